@@ -1,0 +1,60 @@
+# make quickstart   install, generate data, train and evaluate: about 10 minutes on 2 CPU cores
+# make test         install if needed, and run the tests
+# make test-slow    the slow tests too
+# make test-main    the tests against a checkout of Detectron2's main: DETECTRON2_MAIN=/path/to/it
+# make lint         ruff and mypy, as CI does
+
+PYTHON ?= python3
+VENV ?= .venv
+# The pair that the tests run with; any torch >= 2.4 with its torchvision should do.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+CONFIG ?= configs/shapes/retinanet_atss_rs.py
+
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check
+INSTALLED = $(VENV)/.ranking_det-installed
+MAIN_VENV = .venv-main
+PYTEST = -m pytest
+
+.PHONY: install quickstart test test-slow test-main lint format
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py tools/install_detectron2.py
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -c "import torch, torchvision" 2>/dev/null || $(PIP) install $(TORCH)
+	$(PY) tools/install_detectron2.py
+	$(PIP) install -e ".[detectors,dev]"
+	touch $@
+
+quickstart: $(INSTALLED)
+	$(PY) -m ranking_det.data.shapes
+	$(PY) train_net.py --config-file $(CONFIG)
+
+test: $(INSTALLED)
+	$(PY) $(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PY) $(PYTEST)
+
+# Upstream main needs pkg_resources, which setuptools 81 was the last to bring.
+test-main: $(INSTALLED)
+	@test -d "$(DETECTRON2_MAIN)/detectron2" || \
+	  { echo "DETECTRON2_MAIN must name a checkout of Detectron2's main, got '$(DETECTRON2_MAIN)'"; exit 2; }
+	test -x $(MAIN_VENV)/bin/python || $(PYTHON) -m venv $(MAIN_VENV)
+	$(MAIN_VENV)/bin/python -c "import torch, torchvision" 2>/dev/null || \
+	  $(MAIN_VENV)/bin/python -m pip install $(TORCH)
+	$(MAIN_VENV)/bin/python -m pip install "setuptools<81" -e ".[detectors,dev]" \
+	  $$($(PYTHON) tools/install_detectron2.py --requirements)
+	test -e "$(DETECTRON2_MAIN)/detectron2/model_zoo/configs" || \
+	  ln -s ../../configs "$(DETECTRON2_MAIN)/detectron2/model_zoo/configs"
+	PYTHONPATH="$(DETECTRON2_MAIN)" $(MAIN_VENV)/bin/python $(PYTEST) -m "not slow"
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(INSTALLED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .

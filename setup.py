@@ -1,0 +1,37 @@
+"""Packaging of ranking_det; Detectron2 itself comes from tools/install_detectron2.py."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ranking_det/__init__.py").read_text())[1]
+
+setup(
+    name="ranking_det",
+    version=VERSION,
+    description="Ranking-based training of object detectors on Detectron2",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ranking_det", "ranking_det.*"]),
+    python_requires=">=3.10",
+    # All that the losses and assigners need, so that they can be used in any other detector.
+    install_requires=["torch>=2.4", "numpy"],
+    extras_require={
+        # To train detectors. detectron2 is missing here because no index has it under that name.
+        "detectors": [
+            "torchvision",  # NMS, RoIAlign, ResNet weights
+            "fvcore>=0.1.5,<0.1.6",  # Detectron2's base: config, checkpoints, schedules
+            "iopath>=0.1.7,<0.1.10",  # Detectron2's paths; the range is Detectron2's own
+            "pycocotools>=2.0.2",  # the COCO API: masks, and the reference evaluator
+            "faster-coco-eval",  # the fast evaluator, for COCO and LVIS
+            "opencv-python-headless",  # Detectron2's visualizer
+            "matplotlib",  # training curves and pictures
+            "scikit-learn",  # the reference for the assigners' Gaussian mixture
+        ],
+        # To work on this project.
+        "dev": ["ruff==0.17.5", "mypy==2.4.1", "pytest", "hypothesis", "pre-commit"],
+    },
+)
