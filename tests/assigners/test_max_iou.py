@@ -1,0 +1,74 @@
+import pytest
+import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
+
+from ranking_det.assigners import BACKGROUND, IGNORE, MaxIoU, blocks
+from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.reference import max_iou
+
+
+def expected(anchors, gt_boxes, gt_classes, valid, **rule):
+    boxes = torch.cat(anchors).tolist()
+    matches = max_iou(boxes, gt_boxes.tolist(), valid.tolist(), **rule)
+    special = {None: BACKGROUND, ...: IGNORE}
+    labels = [special[m] if m in special else gt_classes[m].item() for m in matches]
+    index = [-1 if m in special else m for m in matches]
+    labels = torch.tensor(labels).masked_fill(~valid, IGNORE)
+    return labels, torch.tensor(index)
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_agrees_with_the_loop_on_two_images(scene, low_quality):
+    anchors, gt_boxes, gt_classes, valid = scene
+    result = MaxIoU(0.5, 0.3, low_quality)(*scene)
+    half = len(valid) // 2
+    rule = dict(positive=0.5, negative=0.3, low_quality=low_quality)
+    for i in range(2):
+        rows = slice(i * half, (i + 1) * half)
+        labels, index = expected(anchors, gt_boxes[i], gt_classes[i], valid[rows], **rule)
+        torch.testing.assert_close(result.labels[rows], labels)
+        torch.testing.assert_close(result.gt_index[rows], index)
+    assert (result.labels >= 0).any() and (result.labels == IGNORE).any()
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_agrees_with_detectron2_where_every_object_overlaps_an_anchor(low_quality):
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.cat([grid(128, s, (4.0, 5.04, 6.35)) for s in (8, 16, 32)]).float()
+    boxes = random_boxes(12, 128, generator).float()
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=low_quality)
+    index, matched = matcher(pairwise_iou(Boxes(boxes), Boxes(anchors)))
+    classes = torch.arange(12)
+    result = MaxIoU(0.5, 0.4, low_quality)(
+        [anchors], [boxes], [classes], torch.ones(len(anchors), dtype=torch.bool)
+    )
+    torch.testing.assert_close(result.labels >= 0, matched == 1)
+    torch.testing.assert_close(result.labels == IGNORE, matched == -1)
+    torch.testing.assert_close(result.gt_index[matched == 1], index[matched == 1])
+
+
+def test_an_object_without_any_overlap_claims_no_anchor():
+    anchors = [torch.tensor([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]])]
+    far = torch.tensor([[100.0, 100.0, 110.0, 110.0]])
+    result = MaxIoU()(anchors, [far], [torch.tensor([3])], torch.ones(2, dtype=torch.bool))
+    assert result.labels.tolist() == [BACKGROUND, BACKGROUND]
+
+
+def test_a_low_quality_anchor_goes_to_the_object_it_overlaps_most():
+    anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0]])]
+    objects = torch.tensor([[0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 2.0, 10.0]])
+    result = MaxIoU(0.9, 0.9)(anchors, [objects], [torch.tensor([5, 6])], torch.tensor([True]))
+    assert result.labels.tolist() == [5]
+
+
+def test_blocks_of_objects_change_nothing(scene, monkeypatch):
+    whole = MaxIoU(0.5, 0.3)(*scene)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 2 * sum(map(len, scene[0])))
+    for name in ("labels", "gt_index"):
+        torch.testing.assert_close(getattr(MaxIoU(0.5, 0.3)(*scene), name), getattr(whole, name))
+
+
+def test_wrong_thresholds_are_named():
+    with pytest.raises(ValueError, match="negative_iou 0.6 and positive_iou 0.5"):
+        MaxIoU(0.5, 0.6)
