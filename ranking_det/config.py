@@ -1,0 +1,151 @@
+"""Checks of names, keys and types in configs, shared by yaml nodes, LazyConfigs and overrides.
+
+The constructor of a component is the only place where its arguments, types and defaults are
+written; a config is checked against it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pydoc
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A fault in what the user wrote; its one line says what is wrong and what would be right."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the choice most like ``word``, or the choices if none is alike.
+
+    >>> nearest("tokp", ["topk", "delta"])
+    " (did you mean 'topk'?)"
+    """
+    names = sorted(choices)
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {lower[close[0]]!r}?)"
+    return f" (known: {', '.join(names)})" if names else ""
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The keyword arguments that ``target`` takes; None if it takes any, or cannot tell."""
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        return None
+    return {name: p for name, p in found.items() if p.kind is not p.VAR_POSITIONAL}
+
+
+def check_key(target: Callable[..., Any], key: str, where: str) -> None:
+    """Raise ConfigError unless ``target`` takes a keyword argument ``key``.
+
+    Args:
+        target: a class or function.
+        key: the argument's name.
+        where: what the message calls the place, such as ``model.assigner``.
+    """
+    known = parameters(target)
+    if known is not None and key not in known:
+        raise ConfigError(f"{where}: {_name(target)} has no argument {key!r}{nearest(key, known)}")
+
+
+def check_value(target: Callable[..., Any], key: str, value: Any, where: str) -> None:
+    """Raise ConfigError if ``value`` is not of the type that ``target`` declares for ``key``.
+
+    An int is accepted for a float. An annotation that says nothing about plain values (a module, a
+    tensor) accepts everything.
+    """
+    try:
+        callee = target.__init__ if inspect.isclass(target) else target
+        hint = typing.get_type_hints(callee).get(key)
+    except (NameError, TypeError, AttributeError):
+        return
+    if hint is not None and not _fits(value, hint):
+        raise ConfigError(
+            f"{where}.{key} must be {_describe(hint)} for {_name(target)}, got {value!r}"
+        )
+
+
+def build_component(node: Mapping[str, Any], namespace: ModuleType, where: str) -> Any:
+    """Build a component from a yaml node such as ``{NAME: ATSS, TOPK: 9}``.
+
+    Args:
+        node: NAME and the constructor's arguments in capitals; an argument that is itself a node
+            with a NAME is built first, from the same namespace.
+        namespace: the package whose ``__all__`` has the constructors. A NAME with a dot is imported
+            instead, so that a component of one's own needs no registration.
+        where: the node's name in messages.
+
+    Returns:
+        The constructed object.
+
+    Raises:
+        ConfigError: an unknown name, an unknown or missing argument, a wrong type or value.
+    """
+    if "NAME" not in node:
+        raise ConfigError(f"{where}: needs a NAME{nearest('', namespace.__all__)}")
+    target = _resolve(str(node["NAME"]), namespace, where)
+    arguments = {}
+    for upper, value in node.items():
+        if upper == "NAME":
+            continue
+        key = upper.lower()
+        check_key(target, key, where)
+        if isinstance(value, Mapping) and "NAME" in value:
+            value = build_component(value, namespace, f"{where}.{upper}")
+        else:
+            check_value(target, key, value, where)
+        arguments[key] = value
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]:
+    if "." in name:
+        found = pydoc.locate(name)
+        if not callable(found):
+            raise ConfigError(f"{where}: {name!r} cannot be imported, or is not a class")
+        return found
+    if name not in namespace.__all__:
+        known = [n for n in namespace.__all__ if inspect.isclass(getattr(namespace, n))]
+        raise ConfigError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
+    constructor: Callable[..., Any] = getattr(namespace, name)
+    return constructor
+
+
+def _name(target: Callable[..., Any]) -> str:
+    return getattr(target, "__qualname__", repr(target))
+
+
+def _describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value fits an annotation; whatever is not plain fits."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
+        return not isinstance(value, (str, int, float, Mapping))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, types.NoneType):
+        return isinstance(value, hint)
+    # A module or tensor: anything but a plain value can be one.
+    return not isinstance(value, (bool, int, float, str)) or not isinstance(hint, type)

@@ -1,0 +1,57 @@
+import pytest
+
+from ranking_det import assigners, losses
+from ranking_det.config import ConfigError, build_component
+
+
+def build(node, namespace=losses):
+    return build_component(node, namespace, "MODEL.X")
+
+
+def test_a_node_gives_its_values_to_the_constructor():
+    assert build({"NAME": "ATSS", "TOPK": 5}, assigners).topk == 5
+    assert build({"NAME": "ATSS"}, assigners).topk == assigners.ATSS().topk
+
+
+def test_nodes_within_a_node_are_built_first():
+    node = {
+        "NAME": "Criterion",
+        "CLASSIFICATION": {"NAME": "RankSort", "DELTA": 0.25},
+        "LOCALIZATION": {"NAME": "SmoothL1", "WEIGHTS": [10.0, 10.0, 5.0, 5.0]},
+    }
+    criterion = build(node)
+    assert criterion.classification.delta == 0.25
+    assert criterion.localization.weights == (10.0, 10.0, 5.0, 5.0)
+
+
+def test_an_int_is_accepted_for_a_float():
+    assert build({"NAME": "RankSort", "DELTA": 1}).delta == 1
+
+
+def test_a_name_with_a_dot_is_imported():
+    assert isinstance(build({"NAME": "ranking_det.losses.GIoU"}), losses.GIoU)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"NAME": "RankSrt"}, r"no 'RankSrt' in ranking_det.losses \(did you mean 'RankSort'\?\)"),
+        ({"NAME": "rank_sort"}, r"did you mean 'RankSort'"),
+        ({"NAME": "RankSort", "DELTAS": 1.0}, r"no argument 'deltas' \(did you mean 'delta'\?\)"),
+        ({"NAME": "RankSort", "DELTA": "x"}, "MODEL.X.delta must be float for RankSort, got 'x'"),
+        ({"NAME": "RankSort", "DELTA": True}, "delta must be float for RankSort, got True"),
+        ({"NAME": "RankSort", "DELTA": -1.0}, "MODEL.X: delta must be >= 0, got -1.0"),
+        ({"NAME": "Criterion"}, "missing 1 required keyword-only argument: 'classification'"),
+        ({"NAME": "Criterion", "CLASSIFICATION": "RankSort"}, "must be Module for Criterion"),
+        ({"DELTA": 1.0}, "MODEL.X: needs a NAME"),
+        ({"NAME": "no.such.thing"}, "'no.such.thing' cannot be imported"),
+        (
+            {"NAME": "Criterion", "CLASSIFICATION": {"NAME": "RankSort", "DELT": 1.0}},
+            r"MODEL.X.CLASSIFICATION: RankSort has no argument 'delt' \(did you mean 'delta'",
+        ),
+    ],
+)
+def test_each_fault_is_one_line_that_names_it(node, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(node)
+    assert "\n" not in str(caught.value)

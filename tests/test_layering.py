@@ -1,0 +1,85 @@
+"""Imports point down only; see the map of folders in the README."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "ranking_det"
+TORCH = {"torch", "numpy"}
+DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotools", "yacs"}
+# layer -> (its own packages it may import, other packages beside the standard library)
+LAYERS = {
+    "labels": (set(), set()),
+    "config": (set(), set()),
+    "boxes": (set(), {"torch"}),
+    "losses": ({"labels", "boxes", "config"}, {"torch"}),
+    "assigners": ({"labels", "boxes", "config"}, {"torch"}),
+    "analysis": (set(), {"matplotlib", "numpy"}),
+    "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
+    "modeling": ({"labels", "boxes", "config", "losses", "assigners"}, TORCH | DETECTRON2),
+    "engine": (
+        {"config", "losses", "assigners", "modeling", "data", "analysis"},
+        TORCH | DETECTRON2 | {"matplotlib", "yaml"},
+    ),
+}
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "ranking_det":
+                yield from (f"ranking_det.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if layer != "__init__":
+            yield pytest.param(layer, path, id=str(path.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize(("layer", "path"), modules())
+def test_imports_point_down(layer, path):
+    own, others = LAYERS[layer]
+    for name in imported_modules(path):
+        top, *rest = name.split(".")
+        if top == "ranking_det":
+            assert not rest or rest[0] in own | {layer}, f"{layer} may not import {name}"
+        else:
+            assert top in others | sys.stdlib_module_names, f"{layer} may not import {name}"
+
+
+def test_the_package_itself_holds_the_version_only():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    assert [type(node) for node in tree.body] == [ast.Expr, ast.Assign]
+
+
+@pytest.mark.parametrize("package", ["losses", "assigners"])
+def test_losses_and_assigners_import_without_detectron2(package):
+    code = (
+        "import sys\n"
+        f"for name in {DETECTRON2 | {'torchvision', 'matplotlib', 'PIL', 'sklearn'}!r}:\n"
+        "    sys.modules[name] = None\n"  # importing it now raises ImportError
+        f"import ranking_det.{package}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+def test_importing_the_models_changes_no_default_of_detectron2():
+    code = (
+        "from detectron2.config import get_cfg\n"
+        "before = get_cfg().dump()\n"
+        "import ranking_det.modeling\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "assert get_cfg().dump() == before\n"
+        "assert 'RankingRetinaNet' in META_ARCH_REGISTRY\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT.parent)
