@@ -50,7 +50,7 @@ REQUIREMENTS = (
 
 
 class Fix(NamedTuple):
-    """One mend of the unpacked archive: ``pattern`` becomes ``replacement`` in files of ``glob``."""
+    """One mend: ``pattern`` becomes ``replacement`` in the archive's files of ``glob``."""
 
     glob: str
     pattern: str
