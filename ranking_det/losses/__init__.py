@@ -1,0 +1,79 @@
+"""Losses: torch only, for the detectors of this project and for any other.
+
+Functions, each with its own gradient:
+
+- :func:`rank_sort_loss`: Rank & Sort Loss (ICCV 2021).
+- :func:`ap_loss`: AP Loss (CVPR 2019), with the distances and balances of APE Loss's study.
+- :func:`alrp_loss`: aLRP Loss (NeurIPS 2020).
+- :func:`ape_loss`: APE Loss (CVPR 2022).
+- :func:`global_ranking_loss`, :func:`class_specific_ranking_loss` and
+  :func:`iou_guided_ranking_loss`: RankDetNet (CVPR 2021), with the negatives of
+  :func:`group_negatives` or :func:`hardest_negatives`.
+- :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines that do not rank.
+- :func:`check_values`: also check values on a GPU, for debugging.
+
+The criterion is what a detector calls: :class:`Criterion` takes :class:`Candidates` and labels
+(``BACKGROUND`` and ``IGNORE`` are no classes) and returns :class:`CriterionOutput`. It is composed of
+
+- a classification or ranking loss: :class:`RankSort`, :class:`Focal`;
+- a localisation loss: :class:`GIoU`, :class:`SmoothL1`;
+- an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`;
+- a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`;
+- for losses that are sums, a normaliser: :class:`PositiveCount`.
+"""
+
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses.alrp import ALRPLosses, alrp_loss
+from ranking_det.losses.ape import ape_loss
+from ranking_det.losses.average_precision import ap_loss
+from ranking_det.losses.balance import ConstantBalance, ValueBalance
+from ranking_det.losses.candidates import Candidates, CriterionOutput
+from ranking_det.losses.classification import Focal, RankSort
+from ranking_det.losses.criterion import Criterion
+from ranking_det.losses.focal import focal
+from ranking_det.losses.iou_guided import iou_guided_ranking_loss
+from ranking_det.losses.localization import GIoU, SmoothL1
+from ranking_det.losses.normalizers import PositiveCount
+from ranking_det.losses.quality_focal import quality_focal, varifocal
+from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
+from ranking_det.losses.rankdetnet import (
+    class_specific_ranking_loss,
+    global_ranking_loss,
+    group_negatives,
+    hardest_negatives,
+)
+from ranking_det.losses.validation import check_values
+from ranking_det.losses.weights import IoUWeight, ScoreWeight, UniformWeight
+
+__all__ = [
+    "BACKGROUND",
+    "IGNORE",
+    "ALRPLosses",
+    "Candidates",
+    "ConstantBalance",
+    "Criterion",
+    "CriterionOutput",
+    "Focal",
+    "GIoU",
+    "IoUWeight",
+    "PositiveCount",
+    "RankSort",
+    "RankSortLosses",
+    "ScoreWeight",
+    "SmoothL1",
+    "UniformWeight",
+    "ValueBalance",
+    "alrp_loss",
+    "ap_loss",
+    "ape_loss",
+    "check_values",
+    "class_specific_ranking_loss",
+    "focal",
+    "global_ranking_loss",
+    "group_negatives",
+    "hardest_negatives",
+    "iou_guided_ranking_loss",
+    "quality_focal",
+    "rank_sort_loss",
+    "varifocal",
+]

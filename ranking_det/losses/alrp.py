@@ -1,0 +1,93 @@
+"""ALRP Loss: a Ranking-based, Balanced Loss (Oksuz, Cam, Akbas and Kalkan, NeurIPS 2020)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.entries import gather_entries
+from ranking_det.losses.interval_sums import IntervalSums
+from ranking_det.losses.validation import check_per_positive, check_ranking
+
+# Positives with fewer false positives send no gradient.
+EPSILON = 1e-5
+
+
+class ALRPLosses(NamedTuple):
+    """The two parts of aLRP Loss, each a scalar with its own gradient."""
+
+    classification: Tensor
+    localization: Tensor
+
+
+def alrp_loss(
+    logits: Tensor,
+    positives: Tensor,
+    localization_errors: Tensor,
+    *,
+    delta: float = 1.0,
+    group: dist.ProcessGroup | None = None,
+) -> ALRPLosses:
+    """Lower the mean localisation-recall-precision error over the thresholds at the positives.
+
+    A positive's error counts the negatives above it, and the localisation errors of the positives
+    above it, over its rank. The classification part trains the logits by the error-driven update
+    of the paper, in which badly localised positives are pushed less; the localisation part trains
+    the boxes, and above all those of high logits.
+
+    Takes O(M log P) time and O(M) memory.
+
+    Args:
+        logits: (M,) float, raw. Negatives may be infinite: -inf takes no part.
+        positives: (P,) int64, unique indices into ``logits``; P may be 0.
+        localization_errors: (P,) float >= 0, E of each positive: (1 - IoU) / (1 - tau), or a GIoU
+            loss over 2 (1 - tau), with the threshold tau of the assignment; with gradient.
+        delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
+        group: rank the logits of all its workers together. The values are then those of the whole,
+            the gradients this worker's slices of the gradients of the whole. Every worker must
+            call.
+
+    Returns:
+        ``classification``, in [0, 1], with its gradient at ``logits``, and ``localization`` with
+        its gradient at ``localization_errors``; zeros attached to the graph if there are no
+        positives, NaN if a logit is NaN or a positive infinite.
+
+    Raises:
+        ValueError: if a shape, dtype, device or value is not as described.
+
+    Example:
+        >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])
+        >>> errors = torch.tensor([0.1, 0.6, 0.2, 0.9])
+        >>> print(f"{alrp_loss(logits, torch.tensor([0, 1, 4, 6]), errors).classification:.6f}")
+        0.207143
+    """
+    check_ranking(logits, positives, delta)
+    check_per_positive("localization_errors", localization_errors, positives, high=torch.inf)
+    with exact_arithmetic(logits):
+        entries = gather_entries(logits, positives, [localization_errors], group)
+        if entries is not None:
+            (errors,), count = entries.columns, len(entries.scores)
+            sums = IntervalSums(entries, delta)
+            false_positives = sums.false_positives
+            rank = 1 + sums.over_other_positives(torch.ones_like(errors)) + false_positives
+            share = (sums.over_other_positives(errors) + false_positives) / rank
+            share = share.masked_fill_(false_positives <= EPSILON, 0) / count
+            # Shared in proportion to H; 0 / 0 can only be where the share is 0 as well.
+            weights = (share / false_positives).masked_fill_(share == 0, 0)
+            at_logits = sums.gradient(weights, -share)
+            at_errors = _inverse_ranks_below(entries.scores, rank) / count
+            classification = Part((false_positives / rank).mean().to(at_logits.dtype), at_logits)
+            localization = Part((errors * at_errors).sum().to(at_logits.dtype), at_errors)
+    if entries is None:
+        return ALRPLosses(attached_zero(logits), attached_zero(localization_errors))
+    own = localization._replace(gradient=localization.gradient[entries.mine])
+    return ALRPLosses(*carry(logits, classification), *carry(localization_errors, own))
+
+
+def _inverse_ranks_below(scores: Tensor, rank: Tensor) -> Tensor:
+    """Sum 1 / rank(i) over the positives i with s_i <= s_k, for every positive k."""
+    ordered, order = torch.sort(scores)
+    below = (1 / rank)[order].cumsum(0)
+    return below[torch.searchsorted(ordered, scores, right=True) - 1]

@@ -1,0 +1,149 @@
+"""APE Loss (Xu et al., CVPR 2022): Adaptive Pairwise Error.
+
+Equations are those of "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
+Selection".
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.entries import Entries, gather_entries
+from ranking_det.losses.sigmoid_sums import PAIRS, SigmoidSums, highest_negatives
+from ranking_det.losses.validation import (
+    check_at_least,
+    check_choice,
+    check_per_positive,
+    check_ranking,
+)
+
+# A smaller balance constant is taken for this one, whose inverse is finite in single precision.
+LEAST = 1e-30
+
+
+def ape_loss(
+    logits: Tensor,
+    positives: Tensor,
+    quality: Tensor,
+    *,
+    lam: float = 8.0,
+    cutoff: float | None = -4.0,
+    count_self: bool = True,
+    max_negatives: int | None = 100_000,
+    weight_by_quality: bool = True,
+    saturate: bool = False,
+    normalizer: str = "positives",
+) -> Tensor:
+    """Push below each positive u the negatives and the positives that are worse localised (A_u).
+
+    The mean over u of I_u / BC_u times the sum over v in A_u of softplus(lam d_vu) / lam, with
+    d_vu = s_v - s_u and the balance constant BC_u = sum of sigmoid(lam d_vu) over the negatives and
+    positives, which counts as a constant (eq. 9 and 10; I_u of section 7.1). Unlike the paper, the
+    defaults leave out pairs far apart and let u count in BC_u, as its code does:
+    ``cutoff=None, count_self=False`` is eq. 10. Unlike the code, pairs of the wrong order by more
+    than 16.6 / lam keep their gradient, unless ``saturate``.
+
+    Takes time in the number of pairs that are neither cut off nor certain; memory is bounded by a
+    block of them, and O(M).
+
+    Args:
+        logits: (M,) float, raw. Negatives may be -inf, which takes no part.
+        positives: (P,) int64, unique indices into ``logits``; P may be 0.
+        quality: (P,) float in [0, 1], I, the IoU of each positive with its object. No gradient.
+        lam: slope of the sigmoid, > 0.
+        cutoff: leave out pairs with lam d <= cutoff, < 0; None for none.
+        count_self: let u itself add 1/2 to BC_u.
+        max_negatives: keep only so many negatives, of the highest logits; None for all.
+        weight_by_quality: weigh by I_u.
+        saturate: compute softplus as the cross entropy of a single-precision sigmoid: where that is
+            1, the pair counts 100 / lam and sends no gradient.
+        normalizer: divide by the number of all "positives" or of the "active", whose A_u is not
+            empty.
+
+    Returns:
+        A scalar; zero, attached to the graph, without positives, NaN if a logit is NaN or a
+        positive infinite, infinite if a negative is +inf.
+
+    Raises:
+        ValueError: if a shape, dtype, device, option or value is not as described.
+
+    Example:
+        >>> logits = torch.tensor([1.4, 1.2, 0.8, 0.5, 0.4, 0.3, 0.1, -0.5])
+        >>> positives, quality = torch.tensor([1, 2, 3, 5]), torch.tensor([0.3, 0.9, 0.6, 0.8])
+        >>> print(f"{ape_loss(logits, positives, quality):.6f}")
+        0.257076
+    """
+    check_ranking(logits, positives, 0.0)
+    check_per_positive("quality", quality, positives)
+    check_at_least("lam", lam, 0.0, strictly=True)
+    check_choice("normalizer", normalizer, ("positives", "active"))
+    if cutoff is not None and not cutoff < 0:
+        raise ValueError(f"cutoff: expected a number below 0 or None, got {cutoff!r}")
+    if max_negatives is not None:
+        check_at_least("max_negatives", max_negatives, 0)
+    with exact_arithmetic(logits):
+        index = None
+        if max_negatives is not None:
+            index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
+        entries = gather_entries(logits, positives, [quality], index=index)
+        if entries is not None:
+            sums = SigmoidSums(entries, lam, cutoff, saturate)
+            pairs = _between_positives(sums, entries, count_self)
+            weights = pairs.share * entries.columns[0] if weight_by_quality else pairs.share
+            active = (sums.visible + pairs.visible > 0).sum().clamp_min(1)
+            weights = weights / (active if normalizer == "active" else len(weights))
+            value = weights @ (sums.softplus + pairs.softplus) / lam
+            pushed = _push_positives(sums, entries, weights)
+            pulled = weights * (sums.trained + pairs.trained)
+            gradient = sums.gradient(weights, pushed - pulled)
+            part = Part(value.to(gradient.dtype), gradient, index)
+    return attached_zero(logits) if entries is None else carry(logits, part)[0]
+
+
+class _Pairs(NamedTuple):
+    """What each positive u finds among the positives v.
+
+    Attributes:
+        share: 1 / BC_u; 0 where A_u is empty.
+        visible: the number of v in A_u.
+        softplus: the sum of softplus(lam d_vu) over A_u.
+        trained: the sum of sigmoid(lam d_vu) over the v in A_u that have a gradient.
+    """
+
+    share: Tensor
+    visible: Tensor
+    softplus: Tensor
+    trained: Tensor
+
+
+def _blocks(entries: Entries) -> list[slice]:
+    count = len(entries.scores)
+    size = max(1, PAIRS // count)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) -> _Pairs:
+    (quality,), blocks = entries.columns, []
+    for rows in _blocks(entries):
+        pairs = sums.pairs(rows)
+        worse = (quality[None, :] < quality[rows, None]) & (pairs.sigmoid > 0)
+        visible = worse.sum(1)
+        if not count_self:
+            pairs.sigmoid.diagonal(rows.start).zero_()
+        constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
+        # Without u itself the constant may underflow, together with what it divides.
+        share = (1 / constant.clamp_min(LEAST)).masked_fill_(sums.visible[rows] + visible == 0, 0)
+        softplus, trained = ((column * worse).sum(1) for column in (pairs.softplus, pairs.trained))
+        blocks.append(_Pairs(share, visible, softplus, trained))
+    return _Pairs(*map(torch.cat, zip(*blocks, strict=True)))
+
+
+def _push_positives(sums: SigmoidSums, entries: Entries, weights: Tensor) -> Tensor:
+    """The sum over u of weights_u sigmoid(lam d_vu) for those v that are in A_u; (P,)."""
+    (quality,), received = entries.columns, torch.zeros_like(weights)
+    for rows in _blocks(entries):
+        worse = quality[None, :] < quality[rows, None]
+        received += weights[rows] @ (sums.pairs(rows).trained * worse)
+    return received

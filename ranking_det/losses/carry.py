@@ -1,0 +1,102 @@
+"""Losses whose gradient is not the derivative of their value.
+
+Error-driven losses (AP, aLRP, Rank & Sort) assign the gradient; it is computed beside the value and
+only has to be carried to the logits. M is the number of logits.
+"""
+
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Part(NamedTuple):
+    """One scalar and the gradient that belongs to it.
+
+    Attributes:
+        value: the scalar.
+        gradient: (M,), or as long as ``where``; in at least single precision.
+        where: int64, unique, the entries that the gradient is for; None for all of them.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    where: Tensor | None = None
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, indices: list[Tensor | None], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        count = len(indices)
+        values, gradients = tensors[:count], tensors[count:]
+        ctx.save_for_backward(*gradients, *[index for index in indices if index is not None])
+        ctx.indexed = [index is not None for index in indices]
+        ctx.like = (logits.shape, logits.dtype, logits.device)
+        ctx.set_materialize_grads(False)
+        return tuple(value.clone() for value in values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
+        count = len(ctx.indexed)
+        gradients, indices = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+        shape, dtype, device = ctx.like
+        dense: Tensor | None = None
+        sparse: list[tuple[Tensor, Tensor]] = []
+        for scale, gradient, indexed in zip(incoming, gradients, ctx.indexed, strict=True):
+            index = next(indices) if indexed else None
+            if scale is None:
+                continue
+            # Scaled before it is cast: a mean entry of a large batch is below float16's range.
+            scaled = gradient * scale
+            if index is not None:
+                sparse.append((index, scaled))
+            else:
+                dense = scaled if dense is None else dense.add_(scaled)
+        if dense is None:
+            dense = torch.zeros(
+                shape, dtype=torch.promote_types(dtype, torch.float32), device=device
+            )
+        for index, scaled in sparse:
+            dense.index_add_(0, index, scaled.to(dense.dtype))
+        return (dense.to(dtype), None) + (None,) * (2 * count)
+
+
+def carry(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
+    """Give each part's value a graph in which it sends its own gradient to ``logits``.
+
+    Args:
+        logits: (M,) float of any precision.
+        parts: the scalars; backward multiplies each gradient by what arrives at its scalar.
+
+    Returns:
+        The scalars, differentiable once.
+    """
+    device = logits.device
+    indices = [None if part.where is None else part.where.to(device) for part in parts]
+    values = [part.value.to(device) for part in parts]
+    gradients = [part.gradient.to(device) for part in parts]
+    return _Carry.apply(logits, indices, *values, *gradients)
+
+
+def attached_zero(logits: Tensor) -> Tensor:
+    """A zero that depends on ``logits``, for a batch that has nothing to rank."""
+    # Of no entries at all: 0 * sum would be NaN as soon as one logit is infinite.
+    return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def exact_arithmetic(logits: Tensor) -> ExitStack:
+    """A context for computing values and gradients by hand: no graph, no autocast."""
+    stack = ExitStack()
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(torch.autocast(logits.device.type, enabled=False))
+    return stack
+
+
+def needs_gradient(logits: Tensor) -> bool:
+    """Whether anybody can ask for the gradient later."""
+    return torch.is_grad_enabled() and logits.requires_grad

@@ -1,0 +1,45 @@
+"""The two collectives that one ranking over several workers needs; both are O(P).
+
+P is the number of positives of this worker, or of all of them once gathered.
+"""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def gather_positives(
+    columns: Tensor, group: dist.ProcessGroup | None = None
+) -> tuple[Tensor, slice]:
+    """Concatenate every worker's rows in the order of the ranks.
+
+    Args:
+        columns: (P, c) float64, what the others need to know of each positive; P may differ
+            between workers and may be 0.
+        group: the workers that share the ranking; None for this one alone.
+
+    Returns:
+        All rows, and the slice of them that is this worker's own.
+    """
+    if group is None:
+        return columns, slice(0, len(columns))
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    count = torch.tensor([len(columns)], device=columns.device)
+    counts = [torch.empty_like(count) for _ in range(size)]
+    dist.all_gather(counts, count, group=group)
+    lengths = torch.cat(counts).tolist()
+    # Collectives want equal shapes, so everyone pads to the longest.
+    padded = columns.new_zeros(max(lengths), columns.shape[1])
+    padded[: len(columns)] = columns
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded, group=group)
+    start = sum(lengths[:rank])
+    rows = torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+    return rows, slice(start, start + lengths[rank])
+
+
+def sum_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Add up ``values`` over the workers of ``group``, in place."""
+    if group is not None:
+        dist.all_reduce(values, group=group)
+    return values

@@ -1,0 +1,110 @@
+"""P smoothed steps as one piecewise-linear function, and exact sums of it.
+
+H(x) = clip(x / (2 delta) + 1/2, 0, 1), and [x >= 0] for delta = 0. Seen from a logit x, the P steps
+H(x - s_i) bend at the 2P breakpoints s_i - delta and s_i + delta only. Between two of them every
+weighted sum of the steps is linear in x, and every sum over x follows from how many x there are
+(mass) and what they add up to (moment). With K = 2P + 1 intervals, interval k holds the x that are
+not below exactly k breakpoints.
+"""
+
+import torch
+from torch import Tensor
+
+
+def step(x: Tensor, delta: float) -> Tensor:
+    """H(x), in place."""
+    if delta == 0:
+        return (x >= 0).to(x.dtype)
+    return x.mul_(0.5 / delta).add_(0.5).clamp_(0, 1)
+
+
+def split(values: Tensor) -> Tensor:
+    """Split float64 (n,) into coarse and fine halves (2, n) whose sums do not round.
+
+    All coarse halves are multiples of one power of two, so that any sum of them is exact; prefix
+    sums may then be subtracted from each other however much they have grown.
+    """
+    exponent = torch.frexp(values.abs().sum()).exponent
+    unit = torch.ldexp(values.new_ones(()), exponent - 52)
+    coarse = torch.round(values / unit) * unit
+    return torch.stack([coarse, values - coarse])
+
+
+def range_sums(values: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Sum ``values[first[i]:last[i]]`` for every i; (n,) and twice (P,) to (P,)."""
+    prefix = torch.nn.functional.pad(split(values).cumsum(1), (1, 0))
+    return (prefix[:, last] - prefix[:, first]).sum(0)
+
+
+class Ramps:
+    """The steps H(x - s_i) of P logits s, P > 0.
+
+    Attributes:
+        scores: (P,) float64.
+        edges: (2P,) float64, the breakpoints in ascending order.
+    """
+
+    def __init__(self, scores: Tensor, delta: float) -> None:
+        self.scores = scores
+        # A step has no ramp: both its breakpoints fall together and no x is ever between them.
+        self.slope = 0.5 / delta if delta > 0 else 0.0
+        lower, upper = scores - delta, scores + delta
+        self.edges = torch.sort(torch.cat([lower, upper])).values
+        self.first, self.last = self.interval(lower), self.interval(upper)
+
+    def interval(self, x: Tensor) -> Tensor:
+        """The interval 0..2P of each x; 0 for NaN."""
+        x = x.to(torch.float64).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        return torch.bucketize(x, self.edges, right=True)
+
+    def at_each_step(self, mass: Tensor, moment: Tensor) -> Tensor:
+        """Sum H(x - s_i) over all x, for every step i.
+
+        Args:
+            mass: (K,) the sum of the weights of the x in each interval.
+            moment: (K,) the sum of weight times x; ignored above the last breakpoint.
+
+        Returns:
+            (P,); each is within rounding of the sum over x, one at a time.
+        """
+        end = torch.full_like(self.last, len(mass))
+        inside = range_sums(mass, self.first, self.last)
+        # The outermost intervals lie on no ramp, and their moments may be infinite.
+        inner = torch.nn.functional.pad(moment[1:-1], (1, 1))
+        lifted = range_sums(inner, self.first, self.last) - inside * self.scores
+        return range_sums(mass, self.last, end) + self.slope * lifted + 0.5 * inside
+
+    def over_steps(self, values: Tensor) -> Tensor:
+        """Sum values_j H(s_j - s_i) over the P logits themselves, for every i; (P,) to (P,)."""
+        interval = self.interval(self.scores)
+        return self.at_each_step(
+            self.scatter(interval, values), self.scatter(interval, values * self.scores)
+        )
+
+    def scatter(self, interval: Tensor, values: Tensor) -> Tensor:
+        """Add up values by interval; (n,) and (n,) to (K,)."""
+        total = values.new_zeros(len(self.edges) + 1)
+        return total.scatter_add_(0, interval, values)
+
+    def lines(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of weights_i H(x - s_i) over the steps i, as a function of x.
+
+        Args:
+            weights: (P,) float64.
+
+        Returns:
+            Slope and intercept (K,) in each interval; the slopes of the outermost two are 0.
+        """
+        slope = self._accumulate(weights * self.slope, -weights * self.slope)
+        rising = weights * (0.5 - self.slope * self.scores)
+        intercept = self._accumulate(rising, weights - rising)
+        # Rounding must not leave a slope there: these intervals reach to infinity.
+        slope[0] = slope[-1] = 0
+        return slope, intercept
+
+    def _accumulate(self, entering: Tensor, leaving: Tensor) -> Tensor:
+        """Prefix sums (K,) of what sets in at each step's lower and at its upper breakpoint."""
+        parts = split(torch.cat([entering, leaving]))
+        at = torch.cat([self.first, self.last]).expand(2, -1)
+        jumps = parts.new_zeros(2, len(self.edges) + 1).scatter_add_(1, at, parts)
+        return jumps.cumsum(1).sum(0)

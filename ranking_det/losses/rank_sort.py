@@ -1,0 +1,129 @@
+"""Rank & Sort Loss (Oksuz, Cam, Akbas and Kalkan, ICCV 2021; equations of its supplement).
+
+Among all logits every positive should be above every negative (ranking), and the positives should
+be in the order of their quality (sorting).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.entries import Entries, gather_entries
+from ranking_det.losses.interval_sums import IntervalSums
+from ranking_det.losses.ramps import step
+from ranking_det.losses.validation import check_per_positive, check_ranking
+
+# Errors below it are rounding and send no gradient.
+EPSILON = 1e-10
+# Pairs of positives at a time.
+PAIRS = 1 << 18
+
+
+class RankSortLosses(NamedTuple):
+    """The two parts of Rank & Sort Loss, each a scalar with its own gradient."""
+
+    ranking: Tensor
+    sorting: Tensor
+
+
+def rank_sort_loss(
+    logits: Tensor,
+    positives: Tensor,
+    quality: Tensor,
+    *,
+    delta: float = 0.5,
+    group: dist.ProcessGroup | None = None,
+) -> RankSortLosses:
+    """Rank positives above negatives and sort the positives by their localisation quality.
+
+    The gradients are those of the paper's identity update (eq. S7 and S16), not derivatives of the
+    values. Unlike the paper, what is positive is said by ``positives`` and not by a quality above
+    0, so that a positive whose box does not overlap its object stays one.
+
+    Takes O(M log P + P^2) time and O(M) memory.
+
+    Args:
+        logits: (M,) float, raw. Negatives may be infinite: -inf takes no part.
+        positives: (P,) int64, unique indices into ``logits``; P may be 0.
+        quality: (P,) float in [0, 1], the IoU of each positive with its object. No gradient.
+        delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
+        group: rank the logits of all its workers together. The values are then those of the whole,
+            the gradient this worker's slice of the gradient of the whole. Every worker must call.
+
+    Returns:
+        ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error above that of
+        the best order; zeros attached to the graph if there are no positives, NaN if a logit is
+        NaN or a positive infinite.
+
+    Raises:
+        ValueError: if a shape, dtype, device or value is not as described.
+
+    Example:
+        >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])
+        >>> positives = torch.tensor([0, 1, 4, 6])
+        >>> quality = torch.tensor([0.9, 0.4, 0.8, 0.1])
+        >>> losses = rank_sort_loss(logits, positives, quality, delta=0.0)
+        >>> print(f"{losses.ranking:.6f} {losses.sorting:.6f}")
+        0.207143 0.037500
+    """
+    check_ranking(logits, positives, delta)
+    check_per_positive("quality", quality, positives)
+    with exact_arithmetic(logits):
+        entries = gather_entries(logits, positives, [quality], group)
+        parts = [] if entries is None else _parts(entries, positives, delta)
+    if not parts:
+        return RankSortLosses(attached_zero(logits), attached_zero(logits))
+    return RankSortLosses(*carry(logits, *parts))
+
+
+def _parts(entries: Entries, positives: Tensor, delta: float) -> list[Part]:
+    (quality,), count = entries.columns, len(entries.scores)
+    sums = IntervalSums(entries, delta)
+    true_rank = sums.over_positives(torch.ones_like(quality))
+    rank = true_rank + sums.false_positives
+    ranking = sums.false_positives / rank
+    silent = sums.false_positives <= EPSILON
+    dense = sums.gradient(
+        (1 / rank).masked_fill(silent, 0) / count, -ranking.masked_fill(silent, 0) / count
+    )
+    error = sums.over_positives(1 - quality)
+    sorting, received = _sorting(entries.scores, quality, true_rank, error, delta)
+    sparse = ((received - sorting) / count)[entries.mine]
+    return [
+        Part(ranking.mean().to(dense.dtype), dense),
+        Part(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
+    ]
+
+
+def _sorting(
+    scores: Tensor, quality: Tensor, true_rank: Tensor, error: Tensor, delta: float
+) -> tuple[Tensor, Tensor]:
+    """The sorting error of each positive, and what each receives of the others' errors.
+
+    Those to blame for the error of i are the positives above it of strictly lower quality. They are
+    visited in blocks of rows i, the positives in descending order of quality, so that the columns
+    before a block need no visit.
+    """
+    order = torch.argsort(quality, descending=True)
+    # Equal places are equal qualities; integers are quicker to compare.
+    place = torch.searchsorted(quality[order].flip(0), quality[order], out_int32=True)
+    scores, true_rank, error = scores[order], true_rank[order], error[order]
+    # What a positive adds to the rank and to the error of one below it.
+    terms = torch.stack([torch.ones_like(quality), 1 - quality[order]], dim=1)
+    sorting, received = torch.zeros_like(error), torch.zeros_like(error)
+    rows = max(1, PAIRS // len(order))
+    for start in range(0, len(order), rows):
+        block = slice(start, start + rows)
+        blamed = step(scores[None, start:] - scores[block, None], delta)
+        blamed.masked_fill_(place[None, start:] >= place[block, None], 0)
+        mass, wrong = (blamed @ terms[start:]).unbind(1)
+        # l_S - l_S* over a common denominator: both are far larger than what is left of them.
+        best_rank, best_error = true_rank[block] - mass, error[block] - wrong
+        sorting[block] = (wrong * best_rank - best_error * mass) / (true_rank[block] * best_rank)
+        share = (sorting[block] / mass).masked_fill_(mass <= EPSILON, 0)
+        received[start:] += share @ blamed
+    back = torch.argsort(order)
+    return sorting[back], received[back]

@@ -1,0 +1,195 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ranking_det.losses import ape_loss
+from ranking_det.losses.sigmoid_sums import SATURATION
+from tests.losses.cases import assert_close, gradient, ramp, random_case
+
+
+def by_autograd(
+    logits,
+    positives,
+    quality,
+    lam=8.0,
+    cutoff=-4.0,
+    count_self=True,
+    weight_by_quality=True,
+    normalizer="positives",
+):
+    """Equations 9 and 10 as autograd derives them, one positive at a time."""
+    members = torch.zeros(len(logits), dtype=torch.bool)
+    members[positives] = True
+    total, active = 0.0, 0
+    for u, i_u in zip(positives.tolist(), quality.tolist(), strict=True):
+        x = lam * (logits - logits[u])
+        seen = x > (-math.inf if cutoff is None else cutoff)
+        worse = torch.zeros_like(members)
+        worse[positives] = quality < i_u
+        pushed = seen & (worse | ~members)
+        sigmoid = torch.sigmoid(x.detach())
+        if not count_self:
+            sigmoid[u] = 0
+        constant = (sigmoid * seen).sum().clamp_min(1e-30)
+        active += bool(pushed.any())
+        if pushed.any():
+            weight = i_u if weight_by_quality else 1.0
+            total = total + weight / constant * functional.softplus(x[pushed], threshold=50).sum()
+    return total / lam / (active if normalizer == "active" else len(positives))
+
+
+CASES = {
+    "narrow": random_case(spread=0.1),
+    "normal": random_case(60, 400),
+    "wide": random_case(60, 400, spread=10.0),
+    "very wide": random_case(60, 400, spread=1e4),
+    "ties": random_case(ties=True),
+    "no negative": random_case(20, 0),
+    "one positive": random_case(1, 50),
+    "offset": random_case(offset=1e4),
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cutoff": None, "count_self": False},
+        {"weight_by_quality": False},
+        {"normalizer": "active"},
+        {"lam": 2.0},
+        {"lam": 16.0, "cutoff": -1.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_agree_with_autograd(name, options):
+    case = CASES[name]
+    loss = ape_loss(*case, **options)
+    expected = by_autograd(*case, **options)
+    assert_close(loss, expected, 1e-9)
+    assert_close(gradient(loss, case.logits), gradient(expected, case.logits), 1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_agrees_with_autograd_in_float64_on_the_same_logits(name):
+    case = CASES[name]
+    logits = case.logits.detach().float().requires_grad_()
+    same = logits.detach().double().requires_grad_()
+    loss = ape_loss(logits, case.positives, case.quality)
+    expected = by_autograd(same, case.positives, case.quality)
+    assert_close(loss, expected, 1e-5)
+    assert_close(gradient(loss, logits), gradient(expected, same), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "at_logits"),
+    [
+        ({}, 0.257076,
+         [0.208989, 0.115126, -0.181311, -0.050057, 0.041942, -0.142681, 0.007992, 0]),
+        ({"cutoff": None, "count_self": False}, 0.303687, None),
+    ],
+)  # fmt: skip
+def test_published_examples_hold_to_the_printed_digits(options, value, at_logits):
+    case = ramp()
+    loss = ape_loss(*case, **options)
+    assert loss.item() == pytest.approx(value, abs=6e-7)
+    if at_logits is not None:
+        assert gradient(loss, case.logits).tolist() == pytest.approx(at_logits, abs=6e-7)
+
+
+def test_saturation_is_that_of_a_cross_entropy_of_single_precision_sigmoids():
+    case = random_case(30, 200, spread=3.0)
+    logits = case.logits.detach().float().requires_grad_()
+    quality = case.quality.float()
+    total, members = 0.0, set(case.positives.tolist())
+    for u, i_u in zip(case.positives.tolist(), quality.tolist(), strict=True):
+        x = 8.0 * (logits - logits[u])
+        worse = {
+            v for v, i_v in zip(case.positives.tolist(), quality.tolist(), strict=True) if i_v < i_u
+        }
+        pushed = [v for v in range(len(x)) if x[v] > -4 and (v in worse or v not in members)]
+        if not pushed:
+            continue
+        sigmoid = torch.sigmoid(x)
+        constant = (sigmoid.detach() * (x > -4)).sum()
+        entropy = functional.binary_cross_entropy(
+            sigmoid[pushed], torch.zeros(len(pushed)), reduction="sum"
+        )
+        total = total + i_u * entropy / constant / 8.0 / len(quality)
+    loss = ape_loss(logits, case.positives, quality, saturate=True)
+    # Next to the threshold a single-precision 1 - p has few digits left.
+    assert_close(loss, total, 1e-3)
+    assert_close(gradient(loss, logits), gradient(total, logits), 1e-4)
+
+
+def test_a_pair_far_in_the_wrong_order_trains_unless_saturated():
+    logits = torch.tensor([0.0, 3.0], requires_grad=True)
+    positives, quality = torch.tensor([0]), torch.tensor([1.0])
+    assert 3 * 8 > SATURATION
+    trained = ape_loss(logits, positives, quality, count_self=False)
+    assert gradient(trained, logits).tolist() == pytest.approx([-1, 1])
+    saturated = ape_loss(logits, positives, quality, count_self=False, saturate=True)
+    assert saturated.item() == pytest.approx(100 / 8)
+    assert gradient(saturated, logits).tolist() == [0, 0]
+
+
+def test_only_the_highest_negatives_are_kept():
+    case = random_case(10, 60)
+    logits = case.logits.detach().clone()
+    members = torch.zeros(len(logits), dtype=torch.bool)
+    members[case.positives] = True
+    dropped = torch.argsort(logits.masked_fill(members, torch.inf))[: 60 - 9]
+    limited = ape_loss(*case, max_negatives=9)
+    logits[dropped] = -torch.inf
+    full = ape_loss(logits.requires_grad_(), case.positives, case.quality, max_negatives=None)
+    assert_close(limited, full, 1e-12)
+    assert_close(gradient(limited, case.logits), gradient(full, logits), 1e-12)
+
+
+def test_nothing_to_push_gives_a_zero_attached_to_the_graph():
+    logits = torch.tensor([5.0, -5.0], requires_grad=True)
+    for positives, quality in (
+        (torch.tensor([0]), torch.tensor([0.7])),
+        (torch.zeros(0, dtype=torch.int64), torch.zeros(0)),
+    ):
+        for normalizer in ("positives", "active"):
+            for count_self in (True, False):
+                loss = ape_loss(
+                    logits, positives, quality, normalizer=normalizer, count_self=count_self
+                )
+                assert loss.item() == 0
+                assert gradient(loss, logits).tolist() == [0, 0]
+
+
+def test_what_is_not_finite_is_treated_as_by_the_ranking_losses():
+    case = random_case()
+    low = torch.full((2,), -math.inf, dtype=torch.float64)
+    padded = torch.cat([case.logits.detach(), low]).requires_grad_()
+    loss = ape_loss(padded, case.positives, case.quality)
+    assert_close(loss, ape_loss(*case), 1e-12)
+    assert not gradient(loss, padded)[-2:].any()
+    above = torch.cat([case.logits.detach(), -low]).requires_grad_()
+    loss = ape_loss(above, case.positives, case.quality)
+    assert loss.item() == math.inf and gradient(loss, above).isfinite().all()
+    with_nan = torch.cat([case.logits.detach(), torch.tensor([math.nan])])
+    assert ape_loss(with_nan, case.positives, case.quality).isnan()
+    infinite = case.logits.detach().clone()
+    infinite[case.positives[0]] = math.inf
+    assert ape_loss(infinite, case.positives, case.quality).isnan()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cutoff": 1.0}, "cutoff: expected a number below 0 or None, got 1.0"),
+        ({"normalizer": "all"}, "normalizer: expected one of positives, active, got 'all'"),
+        ({"max_negatives": -3}, "max_negatives: expected a finite number of at least 0, got -3"),
+        ({"lam": -1.0}, "lam: expected a finite number above 0, got -1.0"),
+    ],
+)
+def test_bad_options_are_named_with_what_was_expected_and_what_came(change, message):
+    with pytest.raises(ValueError, match=message):
+        ape_loss(*ramp(), **change)

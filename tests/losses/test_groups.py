@@ -1,0 +1,122 @@
+"""One ranking over several workers: the value is that of all logits together, to rounding."""
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from ranking_det.losses import alrp_loss, ap_loss, rank_sort_loss
+from tests.losses.cases import gradient, random_case
+
+LOSSES = {
+    "rank_sort": lambda logits, positives, quality, group=None: tuple(
+        rank_sort_loss(logits, positives, quality, group=group)
+    ),
+    "ap": lambda logits, positives, _, group=None: (ap_loss(logits, positives, group=group),),
+    "ap by negatives": lambda logits, positives, _, group=None: (
+        ap_loss(logits, positives, balance="negatives", group=group),
+    ),
+    "ap by sigmoid": lambda logits, positives, _, group=None: (
+        ap_loss(logits, positives, distance="sigmoid", group=group),
+    ),
+    "ap by cross entropy": lambda logits, positives, _, group=None: (
+        ap_loss(logits, positives, distance="cross_entropy", group=group),
+    ),
+    "alrp": lambda logits, positives, quality, group=None: tuple(
+        alrp_loss(logits, positives, 1 - quality, group=group)
+    ),
+}
+
+# The numbers of (positives, negatives) of each worker.
+SHARES = {
+    2: {
+        "even": [(10, 40), (10, 40)],
+        "uneven": [(3, 90), (17, 20)],
+        "a worker without positives": [(0, 50), (12, 30)],
+        "a worker without rows": [(12, 30), (0, 0)],
+        "nobody has positives": [(0, 20), (0, 30)],
+    },
+    3: {
+        "uneven": [(1, 40), (20, 5), (7, 60)],
+        "workers without positives and without rows": [(0, 25), (9, 30), (0, 0)],
+    },
+}
+
+
+def share(counts, rank):
+    positives, negatives = counts[rank]
+    case = random_case(positives, negatives, seed=rank) if positives + negatives else None
+    if case is None:
+        empty = torch.zeros(0, dtype=torch.float64)
+        return empty.clone().requires_grad_(), torch.zeros(0, dtype=torch.int64), empty
+    return case
+
+
+def results(logits, positives, quality, group=None):
+    found = {}
+    for name, loss in LOSSES.items():
+        quality = quality.detach().requires_grad_()
+        values = loss(logits, positives, quality, group=group)
+        gradients = [
+            torch.autograd.grad(value, (logits, quality), retain_graph=True, allow_unused=True)
+            for value in values
+        ]
+        found[name] = [value.detach() for value in values], gradients
+    return found
+
+
+def work(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    found = {
+        name: results(*share(counts, rank), group=dist.group.WORLD)
+        for name, counts in SHARES[size].items()
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def together(counts):
+    cases = [share(counts, rank) for rank in range(len(counts))]
+    lengths = [len(logits) for logits, _, _ in cases]
+    offsets = [sum(lengths[:rank]) for rank in range(len(cases))]
+    logits = torch.cat([logits.detach() for logits, _, _ in cases]).requires_grad_()
+    shifted = [case[1] + offset for case, offset in zip(cases, offsets, strict=True)]
+    quality = torch.cat([quality for _, _, quality in cases])
+    return results(logits, torch.cat(shifted), quality), (lengths, [len(case[1]) for case in cases])
+
+
+def assert_same(own, whole):
+    torch.testing.assert_close(own, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SHARES)
+def test_every_worker_has_the_value_of_all_and_its_slice_of_the_gradient(size, tmp_path):
+    multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
+    for name, counts in SHARES[size].items():
+        expected, lengths = together(counts)
+        for loss, (values, gradients) in expected.items():
+            for rank in range(size):
+                own_values, own_gradients = found[rank][name][loss]
+                for part, value in enumerate(values):
+                    assert_same(own_values[part], value)
+                    for own, whole, cuts in zip(
+                        own_gradients[part], gradients[part], lengths, strict=True
+                    ):
+                        assert (own is None) == (whole is None)
+                        if whole is not None:
+                            assert_same(own, torch.split(whole, cuts)[rank])
+
+
+def test_a_group_of_one_changes_nothing(tmp_path):
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        case = random_case()
+        alone = rank_sort_loss(*case)
+        grouped = rank_sort_loss(*case, group=dist.group.WORLD)
+        for one, other in zip(alone, grouped, strict=True):
+            assert torch.equal(one, other)
+            assert torch.equal(gradient(one, case.logits), gradient(other, case.logits))
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from ranking_det.losses import interval_sums, rank_sort, rank_sort_loss, sigmoid_sums
+from ranking_det.losses.entries import gather_entries
+from ranking_det.losses.interval_sums import IntervalSums
+from ranking_det.losses.ramps import range_sums
+from ranking_det.losses.sigmoid_sums import SigmoidSums
+from tests.losses.cases import CASES, DELTAS, assert_close, random_case
+
+
+def dense_sums(case, delta):
+    """Both sums with the whole P x N matrix; the second for weights 1..P."""
+    members = torch.zeros(len(case.logits), dtype=torch.bool)
+    members[case.positives] = True
+    logits = case.logits.detach()
+    x = logits[None, ~members] - logits[case.positives, None]
+    steps = (x >= 0).double() if delta == 0 else (x / (2 * delta) + 0.5).clamp(0, 1)
+    received = torch.zeros_like(logits)
+    received[~members] = torch.arange(1.0, len(steps) + 1, dtype=torch.float64) @ steps
+    return steps.sum(1), received
+
+
+def assert_exact(case, delta):
+    sums = IntervalSums(gather_entries(case.logits, case.positives, []), delta)
+    counted, received = dense_sums(case, delta)
+    assert_close(sums.false_positives, counted, 1e-10)
+    weights = torch.arange(1.0, len(counted) + 1, dtype=torch.float64)
+    assert_close(sums.gradient(weights, torch.zeros_like(weights)), received, 1e-10)
+
+
+@pytest.mark.parametrize("delta", DELTAS)
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_size_of_a_chunk_changes_nothing(chunk, delta, monkeypatch):
+    monkeypatch.setattr(interval_sums, "CHUNK", chunk)
+    assert_exact(random_case(13, 100), delta)
+
+
+@pytest.mark.parametrize("delta", DELTAS)
+@pytest.mark.parametrize("cells", [0, 4, 5, 64, 10_000])
+@pytest.mark.parametrize("name", ["ties", "wide", "narrow", "all equal", "offset", "one logit"])
+def test_the_number_of_cells_changes_nothing(name, cells, delta, monkeypatch):
+    monkeypatch.setattr(interval_sums, "MAX_CELLS", cells)
+    assert_exact(CASES[name], delta)
+
+
+def test_an_outlier_that_squeezes_all_logits_into_one_cell_changes_nothing():
+    case = random_case(200, 5000)
+    logits = case.logits.detach().clone()
+    logits[case.positives[0]], logits[case.positives[1]] = 1e7, -1e7
+    assert_exact(case._replace(logits=logits), 0.5)
+
+
+def test_range_sums_do_not_lose_small_terms_beside_large_ones():
+    values = torch.tensor([1e15, 1e-3, 2e-3, -1e15, 4e-3], dtype=torch.float64)
+    first, last = torch.tensor([1, 4, 0, 2]), torch.tensor([3, 5, 5, 2])
+    assert range_sums(values, first, last).tolist() == pytest.approx([3e-3, 4e-3, 7e-3, 0])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_the_blocks_of_the_pairs_of_positives_change_nothing(rows, monkeypatch):
+    case = random_case(40, 60, ties=True)
+    expected = rank_sort_loss(*case).sorting.item()
+    monkeypatch.setattr(rank_sort, "PAIRS", rows * 40)
+    assert rank_sort_loss(*case).sorting.item() == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize(("rows", "pairs"), [(1, 1), (3, 10), (64, 1 << 18)])
+@pytest.mark.parametrize("cutoff", [-4.0, None])
+def test_the_blocks_of_the_sigmoid_sums_change_nothing(rows, pairs, cutoff, monkeypatch):
+    monkeypatch.setattr(sigmoid_sums, "ROWS", rows)
+    monkeypatch.setattr(sigmoid_sums, "PAIRS", pairs)
+    case = random_case(20, 80, spread=2.0)
+    sums = SigmoidSums(gather_entries(case.logits, case.positives, []), 8.0, cutoff)
+    members = torch.zeros(100, dtype=torch.bool)
+    members[case.positives] = True
+    logits = case.logits.detach()
+    x = 8 * (logits[None, ~members] - logits[case.positives, None])
+    seen = x > (-torch.inf if cutoff is None else cutoff)
+    assert_close(sums.false_positives, (torch.sigmoid(x) * seen).sum(1), 1e-12)
+    softplus = -torch.nn.functional.logsigmoid(-x) * seen
+    assert_close(sums.softplus, softplus.sum(1), 1e-12)
+    weights = torch.arange(1.0, 21, dtype=torch.float64)
+    received = sums.gradient(weights, torch.zeros_like(weights))[~members]
+    assert_close(received, weights @ (torch.sigmoid(x) * seen), 1e-12)
+
+
+def test_the_gradient_takes_over_the_memory_of_the_slots():
+    case = random_case(10, 500)
+    for dtype in (torch.float32, torch.float64):
+        logits = case.logits.detach().to(dtype)
+        sums = IntervalSums(gather_entries(logits, case.positives, []), 0.5)
+        at = sums._slots.data_ptr()
+        weights = torch.ones(10, dtype=torch.float64)
+        assert sums.gradient(weights, weights).data_ptr() == at
