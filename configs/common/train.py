@@ -1,0 +1,17 @@
+"""Run settings that are the same for all experiments."""
+
+import torch
+
+train = dict(
+    output_dir="./output",
+    # Weights to start from or to evaluate; the backbone's alone will do to start from.
+    init_checkpoint="",
+    max_iter=90000,
+    seed=0,
+    device="cuda" if torch.cuda.is_available() else "cpu",
+    amp=dict(enabled=False),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    checkpointer=dict(period=5000, max_to_keep=5),
+    eval_period=5000,
+    log_period=20,
+)

@@ -1,0 +1,13 @@
+"""The baseline: RetinaNet as in its paper; the data and schedule of retinanet_atss_rs.py."""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.assigners import MaxIoU
+
+from ..common.criteria import focal_smooth_l1
+from .retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer, train
+
+model.assigner = L(MaxIoU)(positive_iou=0.5, negative_iou=0.4)
+model.criterion = focal_smooth_l1
+model.criterion.localization.weights = model.box2box_transform.weights
+train.output_dir = "output/shapes/retinanet_maxiou_focal"

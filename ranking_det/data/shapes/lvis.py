@@ -1,0 +1,111 @@
+"""The long-tailed variant: 98 classes, each a shape with a filling, and the fields of LVIS v1.
+
+Categories carry LVIS's `frequency`: r(are), c(ommon) or f(requent) by the number of training
+images that have one. LVIS draws the lines at 10 and 100 of its 100,000 training images; a set
+of 1,000 images needs larger shares to have the same make-up, so here they are 1 % and 3 % of
+the training images: 23 % r, 45 % c and 32 % f by default (LVIS: 28, 38 and 34 %). As in LVIS
+the validation file repeats the categories with their training counts.
+
+The annotation is federated, as in LVIS. In each image every category is one of
+- present and annotated exhaustively: a detection that matches nothing is wrong;
+- present and in `not_exhaustive_category_ids`: some are not annotated, so it is ignored;
+- in `neg_category_ids`: verified to be absent, so every detection is wrong;
+- in no list: unknown, so every detection is ignored. Some of these are in the picture.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ranking_det.data.shapes.outlines import SHAPES
+from ranking_det.data.shapes.paint import STYLES
+from ranking_det.data.shapes.scene import Category
+
+RARE_SHARE, COMMON_SHARE = 0.01, 0.03
+_ZIPF_EXPONENT = 1.3
+# Shares of (image, category) pairs left unannotated, or annotated in part.
+_UNKNOWN_SHARE, _NOT_EXHAUSTIVE_SHARE = 0.1, 0.15
+_NEGATIVES = (4, 10)
+
+
+def lvis_categories() -> list[Category]:
+    """All classes, sorted by name as in LVIS; category ids are 1 + the index."""
+    pairs = ((shape, style) for shape in SHAPES for style in STYLES)
+    return sorted(
+        (Category(f"{style}_{shape}", shape, style) for shape, style in pairs),
+        key=lambda category: category.name,
+    )
+
+
+def class_probabilities(count: int) -> np.ndarray:
+    """Zipf-like probabilities of the classes, the same for every set and seed."""
+    ranks = np.random.default_rng(2024).permutation(count) + 1
+    weights = 1.0 / ranks**_ZIPF_EXPONENT
+    return weights / weights.sum()
+
+
+def federate(
+    objects: Sequence[dict], count: int, forced: int | None, rng: np.random.Generator
+) -> tuple[list[dict], dict[str, list[int]]]:
+    """Decides what an annotator of LVIS would have been asked about one image.
+
+    Args:
+        objects: all that is in the image, from `render`.
+        count: number of categories.
+        forced: a category which is annotated exhaustively if it is there.
+        rng: draws the rest.
+
+    Returns:
+        The objects that are annotated, and the image's `neg_category_ids` and
+        `not_exhaustive_category_ids`.
+    """
+    present = sorted({item["category"] for item in objects})
+    kept: list[dict] = []
+    not_exhaustive = []
+    for category in present:
+        items = [item for item in objects if item["category"] == category]
+        draw = rng.random()
+        if category != forced and draw < _UNKNOWN_SHARE:
+            continue
+        if category != forced and len(items) > 1 and draw < _UNKNOWN_SHARE + _NOT_EXHAUSTIVE_SHARE:
+            not_exhaustive.append(category + 1)
+            items = items[: int(rng.integers(1, len(items)))]
+        kept.extend(items)
+    absent = np.setdiff1d(np.arange(count), present)
+    asked = rng.choice(absent, int(rng.integers(*_NEGATIVES)), replace=False)
+    fields = {
+        "neg_category_ids": sorted(int(c) + 1 for c in asked),
+        "not_exhaustive_category_ids": not_exhaustive,
+    }
+    return kept, fields
+
+
+def frequency_group(image_count: int, train_images: int) -> str:
+    """LVIS's r, c or f for a category found in this many of the training images."""
+    if image_count <= RARE_SHARE * train_images:
+        return "r"
+    return "c" if image_count <= COMMON_SHARE * train_images else "f"
+
+
+def category_records(
+    categories: Sequence[Category], annotations: Sequence[dict], train_images: int
+) -> list[dict]:
+    """The "categories" of an LVIS file, counted over the training annotations."""
+    instances = np.zeros(len(categories), int)
+    images: list[set[int]] = [set() for _ in categories]
+    for annotation in annotations:
+        instances[annotation["category_id"] - 1] += 1
+        images[annotation["category_id"] - 1].add(annotation["image_id"])
+    return [
+        {
+            "id": index + 1,
+            "name": category.name,
+            "synset": f"{category.name}.n.01",
+            "synonyms": [category.name],
+            "def": f"a {category.shape.replace('_', ' ')} with a {category.style} filling",
+            "frequency": frequency_group(len(images[index]), train_images),
+            "image_count": len(images[index]),
+            "instance_count": int(instances[index]),
+        }
+        for index, category in enumerate(categories)
+    ]

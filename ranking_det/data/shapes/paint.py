@@ -1,0 +1,180 @@
+"""Textures, backgrounds and anti-aliased filling.
+
+Images are float32 (height, width, 3) in 0..255; the order of the channels means nothing, as
+all colours are random. A texture is a field in 0..1 that blends two colours. Masks are uint8
+(0 or 255) with `SUPERSAMPLING` samples a pixel along each axis.
+"""
+
+import cv2
+import numpy as np
+
+SUPERSAMPLING = 4
+STYLES = ("solid", "shaded", "striped", "checkered", "dotted", "grained", "bordered")
+_BACKGROUNDS = ("grained", "grained", "shaded", "striped", "checkered", "patchy")
+
+
+def rasterise(
+    contours: list[np.ndarray], size: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
+    """Fills contours in pixels by the even-odd rule, in their own corner of the image.
+
+    Returns:
+        The supersampled mask and its place (x0, y0, x1, y1) in whole pixels of a square image
+        of this size; None if the contours lie outside of it.
+    """
+    points = np.concatenate(contours)
+    # One pixel of margin, so that the distance to the outside can be taken within the place.
+    x0, y0 = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, size)
+    x1, y1 = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, size)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    mask = np.zeros(((y1 - y0) * SUPERSAMPLING, (x1 - x0) * SUPERSAMPLING), np.uint8)
+    # OpenCV counts from the centre of a sample, and takes fixed-point numbers of 4 bits.
+    shifted = [((c - [x0, y0]) * SUPERSAMPLING - 0.5) * 16 for c in contours]
+    cv2.fillPoly(mask, [np.round(c).astype(np.int32) for c in shifted], 255, shift=4)
+    return mask, (int(x0), int(y0), int(x1), int(y1))
+
+
+def _wave(x: np.ndarray, sharpness: float = 2.0) -> np.ndarray:
+    """A square wave of period 1 with softened edges, which need no anti-aliasing."""
+    return np.clip(0.5 + sharpness * np.sin(2 * np.pi * x), 0, 1)
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, coarsest: float) -> np.ndarray:
+    """Octaves of smooth noise, stretched to 0..1; `coarsest` is the first one's cell in pixels."""
+    field = np.zeros((height, width), np.float32)
+    weight, cell = 1.0, coarsest
+    while cell >= 2 and weight > 0.1:
+        rows, columns = int(height / cell) + 2, int(width / cell) + 2
+        grid = rng.random((rows, columns), dtype=np.float32)
+        field += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        weight, cell = weight * 0.6, cell / 2
+    low, high = float(field.min()), float(field.max())
+    return (field - low) / max(high - low, 1e-6)
+
+
+def texture(
+    style: str, rng: np.random.Generator, frame: tuple[np.ndarray, np.ndarray], period: float
+) -> np.ndarray:
+    """Draws the field of a style.
+
+    Args:
+        style: one of `STYLES`, or "patchy".
+        rng: draws phases and noise.
+        frame: the two pixel coordinates along the axes of the figure, (height, width) each.
+        period: length of a repetition in pixels.
+
+    Returns:
+        float32 (height, width) in 0..1.
+    """
+    along, across = frame
+    height, width = along.shape
+    phase = float(rng.random())
+    if style == "striped":
+        return _wave(along / period + phase)
+    if style == "checkered":
+        waves = np.sin(np.pi * along / period + phase) * np.sin(np.pi * across / period)
+        return np.clip(0.5 + 3 * waves, 0, 1)
+    if style == "dotted":
+        waves = np.cos(2 * np.pi * along / period) + np.cos(2 * np.pi * across / period)
+        return np.clip(0.5 + 1.5 * (waves - 0.3), 0, 1)
+    if style == "grained":
+        return _noise(rng, height, width, max(period, 3.0))
+    if style == "patchy":
+        return np.round(_noise(rng, height, width, 2 * period) * 5) / 5
+    if style == "shaded":
+        reach = float(np.ptp(along)) or 1.0
+        return (along - along.min()) / reach
+    return np.zeros((height, width), np.float32)
+
+
+def _coordinates(
+    place: tuple[int, int, int, int], centre: np.ndarray, angle: float
+) -> tuple[np.ndarray, np.ndarray]:
+    x0, y0, x1, y1 = place
+    x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - centre[0])
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - centre[1])
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def _colour_away_from(rng: np.random.Generator, other: np.ndarray, distance: float) -> np.ndarray:
+    """A random colour at least this far (Euclidean) from another, or the farthest of 20."""
+    colours = rng.uniform(15, 240, (20, 3))
+    gaps = np.linalg.norm(colours - other, axis=1)
+    far = np.flatnonzero(gaps >= distance)
+    return colours[far[0] if len(far) else gaps.argmax()].astype(np.float32)
+
+
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A textured background of two or three colours."""
+    style = str(rng.choice(_BACKGROUNDS))
+    frame = _coordinates((0, 0, size, size), np.full(2, size / 2), rng.uniform(0, 2 * np.pi))
+    field = texture(style, rng, frame, size * rng.uniform(0.04, 0.3))
+    base = rng.uniform(40, 215, 3)
+    swing = rng.normal(size=3)
+    swing *= rng.uniform(15, 60) / np.linalg.norm(swing)
+    grain = _noise(rng, size, size, size * rng.uniform(0.03, 0.15))
+    grain = (grain - np.float32(0.5)) * np.float32(rng.uniform(10, 60))
+    field = (field - np.float32(0.5)) * 2
+    pairs = zip(swing, base, strict=True)
+    channels = [field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs]
+    return cv2.merge(channels)
+
+
+def fill(
+    image: np.ndarray,
+    mask: np.ndarray,
+    place: tuple[int, int, int, int],
+    rng: np.random.Generator,
+    *,
+    style: str,
+    diameter: float,
+    angle: float,
+    contrast: float,
+) -> None:
+    """Paints a figure into the image, in place, with colours unlike what is behind it.
+
+    Args:
+        image: the picture so far.
+        mask: supersampled mask from `rasterise`, and
+        place: its place.
+        rng: draws the colours and the details of the texture.
+        style: one of `STYLES`.
+        diameter: of the figure in pixels; textures scale with it.
+        angle: of the figure; textures turn with it.
+        contrast: least distance in RGB of the figure's mean colour from what is behind it.
+    """
+    x0, y0, x1, y1 = place
+    behind = image[y0:y1, x0:x1]
+    alpha = cv2.resize(mask, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)[..., None]
+    alpha = alpha.astype(np.float32) / 255
+    mean_behind = (alpha * behind).sum((0, 1)) / max(float(alpha.sum()), 1e-6)
+    first = _colour_away_from(rng, mean_behind, contrast)
+    second = _colour_away_from(rng, first, 90)
+    if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
+        # Both colours on the far side, so that a fine texture does not melt into the background.
+        second = first + (second - first) * np.float32(0.5)
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
+    field = texture(style, rng, _coordinates(place, centre, angle), period)
+    if style == "bordered":
+        width = max(1.2, diameter * rng.uniform(0.07, 0.11))
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) / SUPERSAMPLING
+        border = (depth < width).astype(np.float32)
+        field = cv2.resize(border, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+    colour = first + field[..., None] * (second - first)
+    behind += alpha * (colour - behind)
+
+
+def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Adds uneven light, blur and sensor noise, and rounds to uint8."""
+    size = image.shape[0]
+    along, _ = _coordinates((0, 0, size, size), np.full(2, size / 2), rng.uniform(0, 2 * np.pi))
+    image = image * (1 + along * np.float32(rng.uniform(0, 0.35) / size))[..., None]
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.7)))
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise *= np.float32(rng.uniform(1, 7))
+    image += noise
+    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)

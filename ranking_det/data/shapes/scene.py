@@ -1,0 +1,210 @@
+"""Lays out one image: background, clutter, objects that hide each other, and what is annotated.
+
+Figures are painted from back to front. At four samples a pixel along each axis a map of owners
+says which figure is on top, so that masks, boxes and areas are those of the visible part, and
+a figure which would hide too much of an earlier one is put elsewhere: of every object at least
+`LEAST_VISIBLE` of the part inside the image stays in sight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ranking_det.data.shapes.masks import (
+    Place,
+    crowd_annotation,
+    polygon_annotation,
+    without_crumbs,
+)
+from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, place
+from ranking_det.data.shapes.paint import (
+    STYLES,
+    SUPERSAMPLING,
+    background,
+    fill,
+    finish,
+    rasterise,
+)
+
+LEAST_VISIBLE = 0.35
+# Diameters, as a share of the image's side; log-uniform. 12 to 128 px at 256.
+DIAMETERS = (12 / 256, 128 / 256)
+MOST_OBJECTS = 15
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class: a shape, and for the long-tailed variant how it is filled."""
+
+    name: str
+    shape: str
+    style: str | None = None
+
+
+class _Scene:
+    """The picture so far, and per owner how much of it is visible."""
+
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        self.rng = rng
+        self.size = size
+        self.image = background(rng, size)
+        self.owner = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
+        self.full = np.zeros(256, np.int64)
+        self.visible = np.zeros(256, np.int64)
+        self.places: dict[int, Place] = {}
+
+    def _window(self, where: Place) -> tuple[slice, slice]:
+        x0, y0, x1, y1 = (v * SUPERSAMPLING for v in where)
+        return slice(y0, y1), slice(x0, x1)
+
+    def add(
+        self,
+        outline: Outline,
+        owner: int,
+        *,
+        diameter: float,
+        style: str | None,
+        keep_visible: float,
+        centre: np.ndarray | None = None,
+    ) -> bool:
+        """Paints a figure where it leaves `keep_visible` of all others in sight.
+
+        Owner 0 is whatever is not annotated. Returns whether a place was found.
+        """
+        rng = self.rng
+        angle = rng.uniform(0, 2 * np.pi)
+        for _ in range(12):
+            # Up to a third of the diameter may lie outside of the image.
+            margin = diameter / 6
+            at = rng.uniform(margin, self.size - margin, 2) if centre is None else centre
+            drawn = rasterise(place(outline, at, diameter, angle), self.size)
+            if drawn is None:
+                continue
+            mask, where = drawn
+            window = self._window(where)
+            hidden = np.bincount(self.owner[window][mask > 0], minlength=256)
+            own, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
+            if np.any(self.visible - hidden < np.ceil(keep_visible * self.full) * (hidden > 0)):
+                if centre is not None:
+                    return False
+                continue
+            self.owner[window][mask > 0] = owner
+            self.visible -= hidden
+            self.visible[owner] += int((mask > 0).sum()) - own
+            self.full[owner] = self.visible[owner]
+            self.places[owner] = _union(self.places.get(owner, where), where)
+            contrast = rng.uniform(25, 45) if rng.random() < 0.12 else rng.uniform(60, 110)
+            fill(
+                self.image,
+                mask,
+                where,
+                rng,
+                style=style or str(rng.choice(STYLES)),
+                diameter=diameter,
+                angle=angle,
+                contrast=contrast,
+            )
+            return True
+        return False
+
+    def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
+        """The cleaned visible mask of an owner and its place in whole pixels."""
+        where = self.places[owner]
+        return without_crumbs(self.owner[self._window(where)] == owner), where
+
+
+def _union(a: Place, b: Place) -> Place:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _diameters(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+    low, high = np.log(DIAMETERS)
+    return np.exp(rng.uniform(low, high, count)) * size
+
+
+def _add_clutter(scene: _Scene, count: int, keep_visible: float) -> None:
+    for diameter in _diameters(scene.rng, count, scene.size):
+        kind = CLUTTER[int(scene.rng.integers(len(CLUTTER)))]
+        scene.add(
+            kind(scene.rng), 0, diameter=diameter * 0.8, style=None, keep_visible=keep_visible
+        )
+
+
+def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
+    """Many small objects of a class side by side, with one annotation for all."""
+    rng, size = scene.rng, scene.size
+    diameter = size * rng.uniform(0.05, 0.09)
+    middle = rng.uniform(0.2, 0.8, 2) * size
+    for _ in range(int(rng.integers(10, 25))):
+        scene.add(
+            SHAPES[category.shape](rng),
+            owner,
+            diameter=diameter * rng.uniform(0.8, 1.2),
+            style=category.style,
+            keep_visible=0.9,
+            centre=middle + rng.normal(size=2) * size * 0.08,
+        )
+
+
+def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence[int]) -> list[int]:
+    """Paints one object of each chosen category, as far as there is room."""
+    rng = scene.rng
+    placed: list[int] = []
+    # Mostly from large to small: a small object in front of a large one hides little of it.
+    order = _diameters(rng, len(chosen), scene.size)
+    order = order[np.argsort(-order * rng.uniform(0.5, 2.0, len(order)))]
+    for index, diameter in zip(chosen, order, strict=True):
+        category = categories[index]
+        keep_visible = 0.9 if rng.random() < 0.6 else LEAST_VISIBLE
+        outline = SHAPES[category.shape](rng)
+        owner = len(placed) + 1
+        for shrink in (1.0, 0.6):
+            if scene.add(
+                outline,
+                owner,
+                diameter=max(diameter * shrink, DIAMETERS[0] * scene.size),
+                style=category.style,
+                keep_visible=keep_visible,
+            ):
+                placed.append(index)
+                break
+    return placed
+
+
+def render(
+    rng: np.random.Generator,
+    size: int,
+    categories: Sequence[Category],
+    chosen: Sequence[int],
+    crowd: int | None = None,
+) -> tuple[np.ndarray, list[dict]]:
+    """Draws an image with one object for each of the chosen categories.
+
+    Args:
+        rng: all that is random about the image.
+        size: its side in pixels.
+        categories: all classes.
+        chosen: per object, its index into `categories`; may be empty. Later ones lie in front;
+            one for which no room is found is left out.
+        crowd: index of the category of which to add a crowd.
+
+    Returns:
+        The image, uint8 (size, size, 3), and per object (the crowd last) a dict with
+        "category" (index into `categories`), "iscrowd" and COCO's "bbox", "area" and
+        "segmentation".
+    """
+    scene = _Scene(rng, size)
+    _add_clutter(scene, int(rng.integers(2, 9)), keep_visible=0.0)
+    placed = _add_objects(scene, categories, chosen)
+    if crowd is not None:
+        _add_crowd(scene, categories[crowd], owner=255)
+    _add_clutter(scene, int(rng.integers(0, 3)), keep_visible=0.7)
+    objects = []
+    for owner, category in enumerate(placed, start=1):
+        annotation = polygon_annotation(*scene.mask_of(owner))
+        objects.append({"category": category, "iscrowd": 0, **annotation})
+    if scene.visible[255] > 0:
+        annotation = crowd_annotation(*scene.mask_of(255), size)
+        objects.append({"category": crowd, "iscrowd": 1, **annotation})
+    return finish(scene.image, rng), objects

@@ -1,0 +1,19 @@
+"""The keys that the project's models add to Detectron2's yaml configs."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+
+def add_ranking_config(cfg: CfgNode) -> None:
+    """Add MODEL.ASSIGNER and MODEL.CRITERION to one config; Detectron2's defaults stay as they are.
+
+    Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
+    :mod:`ranking_det.assigners` and :mod:`ranking_det.losses`; an argument that is a component
+    itself is a node of its own. Only the names have defaults here: what else a component takes, and
+    its defaults, are in its constructor, which the node is checked against when it is built.
+    """
+    cfg.MODEL.ASSIGNER = CfgNode({"NAME": "ATSS"}, new_allowed=True)
+    cfg.MODEL.CRITERION = CfgNode({"NAME": "Criterion"}, new_allowed=True)
+    # Given to the constructor above it would lose its new_allowed.
+    cfg.MODEL.CRITERION.CLASSIFICATION = CfgNode({"NAME": "RankSort"}, new_allowed=True)

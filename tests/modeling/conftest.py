@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.structures import Boxes, Instances
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def load(name):
+    return LazyConfig.load(str(CONFIGS / "shapes" / name))
+
+
+def make_instances(count, height, width, num_classes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6
+    extent = 8 + torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.3
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.cat([corner, corner + extent], dim=1))
+    instances.gt_classes = torch.randint(0, num_classes, (count,), generator=generator)
+    return instances
+
+
+def make_batch(counts, sizes=((96, 96),), num_classes=12):
+    batch = []
+    for i, count in enumerate(counts):
+        height, width = sizes[i % len(sizes)]
+        generator = torch.Generator().manual_seed(i)
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        instances = make_instances(count, height, width, num_classes, seed=i)
+        batch.append({"image": image, "instances": instances, "height": height, "width": width})
+    return batch
+
+
+@pytest.fixture
+def build():
+    """Build the model of a shapes config, the same weights each time."""
+
+    def _build(name="retinanet_atss_rs.py", **changes):
+        cfg = load(name).model
+        for key, value in changes.items():
+            cfg[key] = value
+        torch.manual_seed(0)
+        return instantiate(cfg)
+
+    return _build
