@@ -1,0 +1,69 @@
+"""Training curves from the metrics.json that Detectron2's JSONWriter leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read one record per logged iteration; of records of one iteration the later one wins.
+
+    A resumed run appends to the file, so iterations may repeat. A last line that was cut off when
+    the run was killed is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    for line in Path(path).read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records.setdefault(record["iteration"], {}).update(record)
+    return [records[iteration] for iteration in sorted(records)]
+
+
+def plot_curves(metrics: str | Path, picture: str | Path) -> None:
+    """Draw losses, learning rate, IoU of the positives and AP over the iterations.
+
+    Args:
+        metrics: a metrics.json.
+        picture: the PNG to write.
+    """
+    records = read_metrics(metrics)
+    names = sorted({name for record in records for name in record})
+    losses = [name for name in names if name.startswith("loss_")]
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    _panel(axes[0, 0], records, {name: name for name in losses}, "losses")
+    _panel(axes[0, 1], records, {"mean_iou": "IoU of positives with their objects"}, "localisation")
+    _panel(axes[1, 0], records, {"lr": "learning rate"}, "schedule")
+    accuracies = {f"bbox/{name}": name for name in ("AP", "AP50", "AP75")}
+    _panel(axes[1, 1], records, accuracies, "validation, box AP in percent")
+    for axis in axes[1]:
+        axis.set_xlabel("iteration")
+    figure.savefig(picture, dpi=110)
+
+
+def _panel(
+    axis: Axes, records: Sequence[Mapping[str, Any]], lines: dict[str, str], title: str
+) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    for name, label in lines.items():
+        points = [(record["iteration"], record[name]) for record in records if name in record]
+        if points:
+            # An evaluation at the end only is one point; a line would not show it.
+            axis.plot(
+                *zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else ""
+            )
+    if axis.lines:
+        axis.legend(fontsize=8)
+        axis.set_ylim(bottom=0)

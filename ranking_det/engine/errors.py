@@ -1,0 +1,55 @@
+"""One clear line for what a user got wrong, instead of a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ranking_det.config import ConfigError, nearest
+
+
+def check_file(path: str, what: str) -> None:
+    """Raise ConfigError unless the file exists; a path with a scheme is left to Detectron2."""
+    if "://" not in path and not Path(path).is_file():
+        raise ConfigError(f"{what} {path!r} does not exist (current folder: {Path.cwd()})")
+
+
+def check_device(device: str, key: str) -> None:
+    """Raise ConfigError unless torch can compute on ``device``; ``key`` is where it was written."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        usable = "cpu"
+        if torch.cuda.is_available():
+            usable += f" or cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{key} is {device!r}, which does not work here ({reason}); usable: {usable}"
+        ) from None
+
+
+def check_datasets(names: list[str], key: str) -> None:
+    """Raise ConfigError unless all data sets are registered."""
+    for name in names:
+        if name not in DatasetCatalog:
+            known = DatasetCatalog.list()
+            raise ConfigError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
+
+
+def check_classes(names: list[str], num_classes: int, key: str) -> None:
+    """Raise ConfigError unless the model has as many classes as each (loaded) data set."""
+    for name in names:
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != num_classes:
+            raise ConfigError(
+                f"{key} is {num_classes}, but the data set {name!r} has {len(classes)} classes"
+            )
+
+
+def check_num_gpus(num_gpus: int, num_machines: int) -> None:
+    """Raise ConfigError if this machine has not the GPUs that were asked for."""
+    found = torch.cuda.device_count()
+    if (num_gpus > 1 or num_machines > 1) and num_gpus > found:
+        raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {found} usable GPUs")

@@ -1,0 +1,142 @@
+"""LazyConfigs: loading them, and checking their keys, their values and the overrides.
+
+Detectron2 accepts a mistyped override silently: it adds a key that nobody reads.
+"""
+
+from __future__ import annotations
+
+import pydoc
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ranking_det.config import ConfigError, check_key, check_value, nearest, parameters
+from ranking_det.engine.errors import check_file
+
+REQUIRED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
+    """Load a LazyConfig, apply ``key=value`` overrides and check both.
+
+    Args:
+        path: a .py file that defines ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier``
+            and ``train``.
+        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type.
+    """
+    check_file(path, "the config file")
+    try:
+        cfg = LazyConfig.load(path)
+    except Exception as error:  # a config is a program; anything can go wrong in it
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{path}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        ) from error
+    absent = [name for name in REQUIRED if name not in cfg]
+    if absent:
+        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
+    for override in overrides:
+        _apply(cfg, override)
+    _check_nodes(cfg, "")
+    return cfg
+
+
+def _apply(cfg: DictConfig, override: str) -> None:
+    key, equals, _ = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not an override of the form key=value")
+    _check_override_key(cfg, key)
+    before = _select(cfg, key)
+    try:
+        LazyConfig.apply_overrides(cfg, [override])
+    except (HydraException, OmegaConfBaseException, NotImplementedError) as error:
+        raise ConfigError(f"{override!r}: {str(error).splitlines()[0]}") from error
+    _check_type(key, before, _select(cfg, key))
+
+
+def _select(cfg: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(cfg, key)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+
+
+def _check_override_key(cfg: DictConfig, key: str) -> None:
+    """A key is valid if it is in the config, or in the signature of its node's ``_target_``."""
+    node: Any = cfg
+    where = ""
+    for part in key.split("."):
+        if isinstance(node, ListConfig):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(f"{where}: has entries 0 to {len(node) - 1}, got {part!r}")
+            node = node[int(part)]
+        elif isinstance(node, DictConfig):
+            if part not in node:
+                _check_new_key(node, part, where)
+                return
+            node = node[part]
+        else:
+            raise ConfigError(f"{where} is {node!r} and has no key {part!r}")
+        where = f"{where}.{part}" if where else part
+
+
+def _check_new_key(node: DictConfig, key: str, where: str) -> None:
+    target = _target(node)
+    known = {str(k) for k in node} - {"_target_"}
+    if target is not None:
+        accepted = parameters(target)
+        if accepted is None or key in accepted:
+            return
+        known |= set(accepted)
+    raise ConfigError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
+
+
+def _check_type(key: str, before: Any, after: Any) -> None:
+    """A plain value is replaced by one of its type; an int may stand for a float."""
+    plain = (bool, int, float, str)
+    if not isinstance(before, plain) or after is None:
+        return
+    same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
+    if not same:
+        raise ConfigError(f"{key} must be {type(before).__name__}, got {after!r}")
+
+
+def _target(node: DictConfig) -> Callable[..., Any] | None:
+    target = node.get("_target_")
+    if isinstance(target, str):
+        target = pydoc.locate(target)
+    return target if callable(target) else None
+
+
+def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
+    """Check the keys of every node against its target, and the values of this project's own."""
+    target = _target(node) if isinstance(node, DictConfig) else None
+    own = target is not None and getattr(target, "__module__", "").startswith("ranking_det.")
+    keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for key in keys:
+        if key == "_target_" or OmegaConf.is_missing(node, key):
+            continue
+        if target is not None:
+            check_key(target, key, where)
+        child = f"{where}.{key}" if where else str(key)
+        try:
+            value = node[key]
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{child}: {str(error).splitlines()[0]}") from error
+        if own and target is not None and not isinstance(value, DictConfig):
+            check_value(target, key, value, where)
+        if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(
+            node, key
+        ):
+            _check_nodes(value, child)

@@ -1,0 +1,12 @@
+import json
+
+from ranking_det.analysis.curves import plot_curves, read_metrics
+
+
+def test_an_early_end_of_metrics_does_not_spoil_the_curves(tmp_path):
+    lines = [{"iteration": i, "total_loss": 1.0, "loss_rank": 1 / (i + 1)} for i in (0, 20, 10, 30)]
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 40, "tot'
+    (tmp_path / "metrics.json").write_text(text)
+    assert [r["iteration"] for r in read_metrics(tmp_path / "metrics.json")] == [0, 10, 20, 30]
+    plot_curves(tmp_path / "metrics.json", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

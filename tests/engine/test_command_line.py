@@ -1,0 +1,202 @@
+"""The command line, on a few small images: what runs leave, and what errors say."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from ranking_det.config import ConfigError
+from ranking_det.data.shapes import prepare_shapes
+from ranking_det.engine import main
+from ranking_det.engine.checkpoint import load_weights
+
+ROOT = Path(__file__).parents[2]
+RS = "configs/shapes/retinanet_atss_rs.py"
+TWIN = "configs/shapes/retinanet_atss_rs.yaml"
+# A few short steps on tiny images; the schedule's shape stays.
+QUICK = [
+    "train.device=cpu",
+    "train.max_iter=4",
+    "train.log_period=2",
+    "train.checkpointer.period=2",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "dataloader.train.total_batch_size=2",
+]
+
+
+TWIN_QUICK = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
+TWIN_QUICK += ["DATALOADER.NUM_WORKERS", "0"]
+
+
+def start(environment, code):
+    command = [sys.executable, "-W", "ignore", "-c", f"from ranking_det.engine import main\n{code}"]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A shapes data set of 8 + 4 images of 64 px."""
+    root = tmp_path_factory.mktemp("datasets")
+    prepare_shapes(root, train=8, val=4, size=64)
+    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(environment, tmp_path_factory):
+    """The output folder of a short training, and what the process printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", RS]
+    command += [*QUICK, f"train.output_dir={folder}"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(trained, environment, tmp_path_factory):
+    """The output folders of further runs, all of one process: starting one takes seconds."""
+    folder, _ = trained
+    out = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
+    shutil.copy(folder / "results.json", out["eval"] / "trained.json")
+    weights = f"train.init_checkpoint={folder}/model_final.pth"
+
+    def lazy(name, *args):
+        return ["--config-file", RS, *args, f"train.output_dir={out[name]}"]
+
+    twin = ["--config-file", TWIN, *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])]
+    commands = [
+        lazy("eval", "--eval-only", *QUICK, weights),
+        ["--config-file", RS, "--eval-only", *QUICK, f"train.output_dir={folder}"],
+        lazy("again", *QUICK),
+        lazy("resumed", *QUICK, "train.max_iter=2"),
+        lazy("resumed", "--resume", *QUICK),
+        twin,
+        ["--config-file", TWIN, "--eval-only", *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])],
+    ]
+    code = f"for command in {commands!r}:\n    assert main(command) == 0"
+    done = start(environment, code)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_training_leaves_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained):
+    folder, printed = trained
+    for name in ("log.txt", "metrics.json", "results.json", "model_final.pth", "config.yaml"):
+        assert (folder / name).stat().st_size > 0, name
+    for name in ("curves.png", "detections.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
+    assert printed.strip().splitlines()[-1] == str(folder)
+    assert {"AP", "AP50", "APs"} <= results(folder)["bbox"].keys()
+
+
+def test_eval_only_gives_the_metrics_of_the_training_to_the_last_digit(runs):
+    before = json.loads((runs["eval"] / "trained.json").read_text())
+    assert results(runs["eval"]) == before
+
+
+def test_eval_only_without_weights_takes_the_last_of_the_output_folder(runs, trained):
+    log = (trained[0] / "log.txt").read_text()
+    assert f"Evaluating {trained[0]}/model_final.pth" in log
+    assert results(trained[0]) == results(runs["eval"])
+
+
+def test_a_seed_gives_the_same_weights(runs, trained):
+    models = [
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (trained[0], runs["again"])
+    ]
+    assert models[0].keys() == models[1].keys()
+    for name, value in models[0].items():
+        assert torch.equal(value, models[1][name]), name
+
+
+def test_resume_goes_on_from_the_last_checkpoint_and_says_where(runs):
+    assert "at iteration 2" in (runs["resumed"] / "log.txt").read_text()
+    assert torch.load(runs["resumed"] / "model_final.pth", weights_only=True)["iteration"] == 3
+
+
+def test_the_yaml_twin_trains_and_evaluates(runs):
+    assert (runs["yaml"] / "detections.png").exists()
+    assert "AP" in results(runs["yaml"])["bbox"]
+
+
+WRONG = {
+    "an unknown key": ([RS, "train.max_itr=3"], "no key 'max_itr' in train (did you mean"),
+    "an unknown yaml key": ([TWIN, "SOLVER.MAX_ITR", "3"], "(did you mean 'MAX_ITER'?)"),
+    "a missing config": (["configs/none.py"], "the config file 'configs/none.py' does not exist"),
+    "another kind of file": (["README.md"], "must end in .py, .yaml or .yml, got 'README.md'"),
+    "a wrong type": ([RS, "train.max_iter=x"], "train.max_iter must be int, got 'x'"),
+    "a wrong device": ([RS, "train.device=gpu"], "train.device is 'gpu', which does not work here"),
+    "a wrong yaml device": ([TWIN, "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', which does not"),
+    "missing weights": (
+        [RS, "--eval-only", "train.init_checkpoint=none.pth"],
+        "the checkpoint 'none.pth' does not exist",
+    ),
+    "no weights": (
+        [RS, "--eval-only", "train.output_dir=/nonexistent"],
+        "--eval-only has no weights: give train.init_checkpoint=FILE",
+    ),
+    "nothing to resume": (
+        [RS, "--resume", "train.output_dir=/nonexistent"],
+        "--resume: no checkpoint in train.output_dir=/nonexistent",
+    ),
+    "too many GPUs": ([RS, "--num-gpus", "99"], "--num-gpus is 99, but this machine has"),
+    "an unknown data set": (
+        [RS, "dataloader.train.dataset.names=shapes_trian"],
+        "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
+    ),
+    "another number of classes": ([RS, "model.num_classes=3"], "model.num_classes is 3, but the"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    args, message = WRONG[case]
+    if args[0] == RS and not any("output_dir" in a for a in args):
+        args = [*args, f"train.output_dir={tmp_path / 'out'}"]
+    assert main(["--config-file", *args]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("another model", "is of another model: it lacks"),
+        ("not a checkpoint", "cannot be read as a checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
+    path = tmp_path / "other.pth"
+    if kind == "another model":
+        torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
+    else:
+        path.write_text("no weights here")
+    checkpointer = DetectionCheckpointer(torch.nn.Linear(3, 3))
+    for whole in (True, False):
+        with pytest.raises(ConfigError, match=message) as caught:
+            load_weights(checkpointer, str(path), whole=whole)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
+    torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
+    load_weights(DetectionCheckpointer(model), str(tmp_path / "part.pth"), whole=False)
+    assert (model[0].weight == 1).all()
+    with pytest.raises(ConfigError, match="it lacks 3 of the model's 4 parameters"):
+        load_weights(DetectionCheckpointer(model), str(tmp_path / "part.pth"), whole=True)

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.lazy_config import load_lazy_config
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.py")
+
+
+def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
+    cfg = load_lazy_config(
+        CONFIG,
+        [
+            "train.max_iter=7",
+            "optimizer.lr=1",  # an int for a float
+            "model.assigner.topk=5",  # not in the config, but in the signature
+            "model.criterion.classification.delta=0.25",
+            "model.head.norm=GN",
+            "train.init_checkpoint=/a/b.pth",
+        ],
+    )
+    assert cfg.train.max_iter == 7 and cfg.optimizer.lr == 1
+    assert cfg.model.assigner.topk == 5
+    assert cfg.model.criterion.classification.delta == 0.25
+    assert cfg.train.init_checkpoint == "/a/b.pth"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_itr=7", r"no key 'max_itr' in train \(did you mean 'max_iter'\?\)"),
+        ("trian.max_iter=7", r"no key 'trian' in the config \(did you mean 'train'\?\)"),
+        ("model.assigner.top=5", r"no key 'top' in model.assigner \(did you mean 'topk'\?\)"),
+        ("model.assigner.topk=abc", "model.assigner.topk must be int for ATSS, got 'abc'"),
+        ("model.assigner.topk=2.5", "model.assigner.topk must be int for ATSS, got 2.5"),
+        ("train.max_iter=many", "train.max_iter must be int, got 'many'"),
+        ("train.amp.enabled=1", "train.amp.enabled must be bool, got 1"),
+        ("train.max_iter.x=1", "train.max_iter is 1500 and has no key 'x'"),
+        ("train.max_iter", "'train.max_iter' is not an override of the form key=value"),
+        ("--eval-onyl", "'--eval-onyl' is not an override of the form key=value"),
+        ("train.output_dir=[1", "train.output_dir=\\[1"),
+        ("model.pixel_mean.3=1", "model.pixel_mean: has entries 0 to 2, got '3'"),
+        ("model.criterion.classification=rs", "must be .*Module.* for Criterion, got 'rs'"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_lazy_config(CONFIG, [override])
+    assert "\n" not in str(caught.value)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match="'no/such.py' does not exist"):
+        load_lazy_config("no/such.py", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def", "SyntaxError"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("model = dict()", "must define dataloader, optimizer, lr_multiplier, train"),
+    ],
+)
+def test_a_faulty_file_is_one_line(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_lazy_config(write(tmp_path, text), [])
+
+
+def test_a_mistyped_key_in_the_file_is_found(tmp_path):
+    text = (
+        "from detectron2.config import LazyCall as L\n"
+        "from ranking_det.assigners import ATSS\n"
+        "model = L(ATSS)(topkk=9)\n"
+        "dataloader = optimizer = lr_multiplier = train = dict()\n"
+    )
+    with pytest.raises(ConfigError, match=r"ATSS has no argument 'topkk' \(did you mean 'topk'"):
+        load_lazy_config(write(tmp_path, text), [])
