@@ -12,57 +12,87 @@ Functions, each with its own gradient:
 - :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines that do not rank.
 - :func:`check_values`: also check values on a GPU, for debugging.
 
-The criterion is what a detector calls: :class:`Criterion` takes :class:`Candidates` and labels
-(``BACKGROUND`` and ``IGNORE`` are no classes) and returns :class:`CriterionOutput`. It is composed of
+A criterion is what a detector calls: it takes :class:`Candidates` and labels (``BACKGROUND`` and
+``IGNORE`` are no classes) and returns :class:`CriterionOutput`. :class:`Criterion` is composed of
 
-- a classification or ranking loss: :class:`RankSort`, :class:`Focal`;
-- a localisation loss: :class:`GIoU`, :class:`SmoothL1`;
-- an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`;
-- a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`;
+- a classification loss that ranks, :class:`RankSort`, :class:`AveragePrecision`, :class:`APE`,
+  :class:`RankDet`, or does not, :class:`Focal`, :class:`QualityFocal`, :class:`Varifocal`;
+- a localisation loss: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`;
+- an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
+  :class:`CenternessWeight`, :class:`RankingWeight`;
+- a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
+  :class:`MagnitudeBalance`, :class:`HistoryBalance`;
 - for losses that are sums, a normaliser: :class:`PositiveCount`.
+
+:class:`ALRPCriterion` is the one whose ranking also gives the box loss.
 """
 
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses.alrp import ALRPLosses, alrp_loss
 from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
-from ranking_det.losses.balance import ConstantBalance, ValueBalance
+from ranking_det.losses.balance import (
+    ConstantBalance,
+    HistoryBalance,
+    MagnitudeBalance,
+    ValueBalance,
+)
 from ranking_det.losses.candidates import Candidates, CriterionOutput
-from ranking_det.losses.classification import Focal, RankSort
-from ranking_det.losses.criterion import Criterion
+from ranking_det.losses.classification import Classification, Focal, QualityFocal, Varifocal
+from ranking_det.losses.criterion import ALRPCriterion, Criterion
 from ranking_det.losses.focal import focal
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
-from ranking_det.losses.localization import GIoU, SmoothL1
+from ranking_det.losses.localization import GIoU, IoU, SmoothL1
 from ranking_det.losses.normalizers import PositiveCount
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
+from ranking_det.losses.rankdet import RankDet
 from ranking_det.losses.rankdetnet import (
     class_specific_ranking_loss,
     global_ranking_loss,
     group_negatives,
     hardest_negatives,
 )
+from ranking_det.losses.ranking import APE, AveragePrecision, RankSort
 from ranking_det.losses.validation import check_values
-from ranking_det.losses.weights import IoUWeight, ScoreWeight, UniformWeight
+from ranking_det.losses.weights import (
+    CenternessWeight,
+    IoUWeight,
+    RankingWeight,
+    ScoreWeight,
+    UniformWeight,
+)
 
 __all__ = [
-    "BACKGROUND",
-    "IGNORE",
+    "ALRPCriterion",
     "ALRPLosses",
+    "APE",
+    "AveragePrecision",
+    "BACKGROUND",
     "Candidates",
+    "CenternessWeight",
+    "Classification",
     "ConstantBalance",
     "Criterion",
     "CriterionOutput",
     "Focal",
     "GIoU",
+    "HistoryBalance",
+    "IGNORE",
+    "IoU",
     "IoUWeight",
+    "MagnitudeBalance",
     "PositiveCount",
+    "QualityFocal",
+    "RankDet",
     "RankSort",
     "RankSortLosses",
+    "RankingWeight",
     "ScoreWeight",
     "SmoothL1",
     "UniformWeight",
     "ValueBalance",
+    "Varifocal",
     "alrp_loss",
     "ap_loss",
     "ape_loss",

@@ -1,13 +1,25 @@
 """Task balance: the factor of the box loss beside the classification or ranking loss.
 
-Each takes ``(task_loss, box_loss)``, two detached scalars, and returns a detached scalar, without a
-synchronisation of host and device.
+Each takes ``(task_loss, box_loss, candidates, group)``: two scalars with their graphs, what they
+were computed from, and the workers that share one ranking, or None. It returns a detached scalar,
+without a synchronisation of host and device.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+
+from ranking_det.losses.candidates import Candidates
+from ranking_det.losses.distributed import sum_over_workers
+from ranking_det.losses.validation import check_at_least
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """``above / below``, or 1 where either is 0 and one task has nothing to weigh."""
+    usable = (above > 0) & (below > 0)
+    return torch.where(usable, above / below, torch.ones_like(below))
 
 
 class ConstantBalance(nn.Module):
@@ -19,22 +31,111 @@ class ConstantBalance(nn.Module):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"weight must be >= 0, got {weight}")
+        check_at_least("weight", weight, 0.0)
         self.weight = weight
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor) -> Tensor:
+    def forward(
+        self,
+        task_loss: Tensor,
+        box_loss: Tensor,
+        candidates: Candidates,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
         """Return ``weight``."""
-        return torch.full_like(box_loss, self.weight)
+        return torch.full_like(box_loss, self.weight, requires_grad=False)
 
 
 class ValueBalance(nn.Module):
     """task_loss / box_loss, so that both tasks weigh the same in every step.
 
     The value-based self-balance of Rank & Sort Loss (Oksuz et al., section S2.1). Unlike the
-    paper's code, it is 1 where the box loss is 0, which would otherwise give NaN.
+    paper's code, it is 1 where a loss is 0, which would otherwise give NaN or stop the boxes.
     """
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor) -> Tensor:
-        """Return the ratio, or 1 where ``box_loss`` is 0."""
-        return torch.where(box_loss > 0, task_loss / box_loss, torch.ones_like(box_loss))
+    def forward(
+        self,
+        task_loss: Tensor,
+        box_loss: Tensor,
+        candidates: Candidates,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Return the ratio."""
+        return _ratio(task_loss.detach(), box_loss.detach())
+
+
+class MagnitudeBalance(nn.Module):
+    """The ratio of the L1 norms of the two losses' gradients at the head's outputs.
+
+    |dL_task / d logits| / |dL_box / d box outputs| (Oksuz et al., section S2.1); 1 where either is
+    0, or where nothing has a graph.
+    """
+
+    def forward(
+        self,
+        task_loss: Tensor,
+        box_loss: Tensor,
+        candidates: Candidates,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Return the ratio."""
+        task = self._norm(task_loss, candidates.logits)
+        box = self._norm(box_loss, candidates.box_outputs)
+        norms = sum_over_workers(torch.stack([task, box]), group)
+        return _ratio(norms[0], norms[1]).to(box_loss.dtype)
+
+    @staticmethod
+    def _norm(loss: Tensor, at: Tensor) -> Tensor:
+        zero = torch.zeros((), dtype=torch.float32, device=at.device)
+        if not (loss.requires_grad and at.requires_grad):
+            return zero
+        (gradient,) = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
+        return zero if gradient is None else gradient.abs().sum(dtype=torch.float32)
+
+
+class HistoryBalance(nn.Module):
+    """(mean box loss + mean task loss) / mean box loss over the last period of steps.
+
+    The self-balance of aLRP Loss (Oksuz et al., NeurIPS 2020): the box loss, bounded by the same
+    range as the ranking loss, is promoted to the size of both. The state is in buffers, so a
+    resumed run goes on with it; the sums of all workers are added up once a period.
+
+    Args:
+        period: steps between two updates, >= 1; the paper takes an epoch (3,665 steps of 32 images
+            on COCO).
+        initial: the factor of the first period, >= 0.
+    """
+
+    sums: Tensor
+    factor: Tensor
+    step: Tensor
+
+    def __init__(self, period: int, initial: float = 50.0) -> None:
+        super().__init__()
+        check_at_least("period", period, 1)
+        check_at_least("initial", initial, 0.0)
+        self.period = period
+        self.register_buffer("sums", torch.zeros(2))
+        self.register_buffer("factor", torch.tensor(float(initial)))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        # The step is counted on the host too, which must not ask the device every time.
+        self._step: int | None = None
+        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "_step", None))
+
+    def forward(
+        self,
+        task_loss: Tensor,
+        box_loss: Tensor,
+        candidates: Candidates,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Take the step into account and return the factor for it."""
+        factor = self.factor.clone()
+        self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
+        self.step += 1
+        self._step = int(self.step) if self._step is None else self._step + 1
+        if self._step % self.period == 0:
+            workers = dist.group.WORLD if dist.is_initialized() else None
+            task, box = sum_over_workers(self.sums.clone(), workers)
+            self.factor.copy_(torch.where(box > 0, (task + box) / box, self.factor))
+            self.sums.zero_()
+        return factor

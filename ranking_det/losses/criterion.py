@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
+from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.balance import ValueBalance
+from ranking_det.losses.candidates import (
+    Candidates,
+    CriterionOutput,
+    ranked_entries,
+    split_images,
+)
+from ranking_det.losses.classification import Classification, positive_rows
+from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.localization import GIoU
-from ranking_det.losses.candidates import Candidates, CriterionOutput
-from ranking_det.losses.validation import looks_at_values
+from ranking_det.losses.validation import check_choice, check_labels
 from ranking_det.losses.weights import ScoreWeight
+
+Task = Callable[[Candidates, Tensor, Tensor, "dist.ProcessGroup | None"], Mapping[str, Tensor]]
 
 
 class Criterion(nn.Module):
@@ -22,32 +35,46 @@ class Criterion(nn.Module):
     of the two losses' values.
 
     Args:
-        classification: ``(candidates, labels, quality) -> dict of scalars``; see
-            :mod:`ranking_det.losses.classification`.
+        classification: such as :class:`ranking_det.losses.RankSort`.
         localization: ``(candidates) -> (P,)`` errors; see :mod:`ranking_det.losses.localization`.
-        instance_weight: ``(candidates, rows, quality) -> (P,)``; see
-            :mod:`ranking_det.losses.weights`.
-        balance: ``(task_loss, box_loss) -> scalar``; see :mod:`ranking_det.losses.balance`.
+        instance_weight: see :mod:`ranking_det.losses.weights`.
+        balance: see :mod:`ranking_det.losses.balance`.
         normalizer: ``(num_positives) -> scalar`` that divides the classification loss and the
-            weighted sum of box errors, for classification losses that are sums. By default the
-            classification loss is left as it is and the box loss is the weighted mean.
+            weighted sum of box errors, for classification losses that are sums. A ranking loss
+            normalises itself, and the box loss beside it is the weighted mean.
+        rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
+            "image", each image alone, mean over the images with a positive; "global", the images
+            of all processes: losses and gradients, once DistributedDataParallel has averaged them,
+            are those of one process with all the images.
     """
 
     def __init__(
         self,
         *,
-        classification: nn.Module,
+        classification: Classification,
         localization: nn.Module | None = None,
         instance_weight: nn.Module | None = None,
         balance: nn.Module | None = None,
         normalizer: nn.Module | None = None,
+        rank_scope: str = "gpu",
     ) -> None:
         super().__init__()
+        check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
+        name = type(classification).__name__
+        if classification.is_sum and normalizer is None:
+            raise ValueError(f"normalizer: {name} is a sum and needs one, such as PositiveCount")
+        if not classification.is_sum and normalizer is not None:
+            raise ValueError(f"normalizer: {name} normalises itself and takes none")
+        if classification.is_sum and rank_scope != "gpu":
+            raise ValueError(f"rank_scope: {name} ranks nothing, got {rank_scope!r}")
+        if rank_scope == "global" and not classification.across_workers:
+            raise ValueError(f"rank_scope: {name} cannot rank across processes, got 'global'")
         self.classification = classification
         self.localization = localization or GIoU()
         self.instance_weight = instance_weight or ScoreWeight()
         self.balance = balance or ValueBalance()
         self.normalizer = normalizer
+        self.rank_scope = rank_scope
 
     def forward(self, candidates: Candidates, labels: Tensor) -> CriterionOutput:
         """Compute the losses of one step.
@@ -63,54 +90,147 @@ class Criterion(nn.Module):
         Raises:
             ValueError: labels do not fit the candidates.
         """
-        rows = self._positive_rows(candidates, labels)
+        check_labels("candidates.logits", candidates.logits, labels)
+        rows = positive_rows(labels)
+        if len(rows) != len(candidates.boxes):
+            raise ValueError(
+                f"candidates: expected one box for each of the {len(rows)} positive labels, got "
+                f"{len(candidates.boxes)}"
+            )
+        group = self._group()
         with torch.no_grad():
             # A diverged box has no IoU; its box loss is NaN and tells.
             quality = box_iou(candidates.boxes, candidates.gt_boxes).nan_to_num(0).clamp(0, 1)
-        losses = self.classification(candidates, labels, quality)
-        weights = self.instance_weight(candidates, rows, quality)
-        box_loss = (weights * self.localization(candidates)).sum()
-        if self.normalizer is None:
-            total = weights.sum()
-            box_loss = box_loss / torch.where(total < 1e-10, torch.ones_like(total), total)
-        else:
-            count = self.normalizer(len(rows))
-            losses = {name: loss / count for name, loss in losses.items()}
-            box_loss = box_loss / count
-        task_loss = torch.stack([loss.detach() for loss in losses.values()]).sum()
-        factor = self.balance(task_loss, box_loss.detach())
-        metrics = self._metrics(candidates, labels, quality) | {"box_balance": factor}
+        weights = self.instance_weight(candidates, labels, rows, quality, group)
+        losses, box_loss = self._losses(candidates, labels, quality, weights)
+        task_loss = torch.stack(list(losses.values())).sum()
+        factor = self.balance(task_loss, box_loss, candidates, group).detach()
         losses["loss_box"] = factor * box_loss
-        return CriterionOutput(losses, weights, task_loss, metrics)
+        if group is not None:
+            # The average over processes is to be the gradient of the whole, not 1/W of it.
+            size = dist.get_world_size(group)
+            losses = {name: _scale_gradient(loss, size) for name, loss in losses.items()}
+        metrics = _metrics(candidates, labels, quality) | {"box_balance": factor}
+        return CriterionOutput(losses, weights, task_loss.detach(), metrics)
 
-    @staticmethod
-    def _positive_rows(candidates: Candidates, labels: Tensor) -> Tensor:
-        if labels.shape != candidates.logits.shape[:1]:
-            raise ValueError(
-                f"labels must have shape ({len(candidates.logits)},) as logits have rows, "
-                f"got {tuple(labels.shape)}"
-            )
-        rows = torch.nonzero(labels >= 0).squeeze(1)
-        if len(rows) != len(candidates.boxes):
-            raise ValueError(
-                f"candidates must hold one box per positive label, got {len(candidates.boxes)} "
-                f"boxes and {len(rows)} positives"
-            )
-        num_classes = candidates.logits.shape[1]
-        if looks_at_values(labels) and len(rows) and int(labels.max()) >= num_classes:
-            raise ValueError(
-                f"labels must be below the {num_classes} classes of the logits, got "
-                f"{int(labels.max())}"
-            )
-        return rows
+    def _losses(
+        self, candidates: Candidates, labels: Tensor, quality: Tensor, weights: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The classification loss's parts and the box loss, before the balance."""
+        losses = self._over_scope(self.classification, candidates, labels, quality)
+        errors = self.localization(candidates)
+        if self.normalizer is not None:
+            count = self.normalizer(len(errors))
+            losses = {name: loss / count for name, loss in losses.items()}
+            return losses, (weights * errors).sum() / count
+        # Over all processes if they share one ranking: the mean is over all their positives.
+        local = torch.stack([(weights * errors).sum(), weights.sum()])
+        total = sum_over_workers(local.detach().clone(), self._group())
+        denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
+        box_loss = local[0] + (total[0] - local[0]).detach()
+        return losses, box_loss / denominator
 
-    @staticmethod
-    def _metrics(candidates: Candidates, labels: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """Counts per image, and the imbalance in entries (Oksuz et al., section S3.5)."""
-        positives = (labels >= 0).sum()
-        entries = (labels != IGNORE).sum() * candidates.logits.shape[1]
-        return {
-            "num_positives": positives / max(candidates.num_images, 1),
-            "negatives_per_positive": (entries - positives) / positives.clamp(min=1),
-            "mean_iou": quality.sum() / positives.clamp(min=1),
-        }
+    def _over_scope(
+        self, task: Task, candidates: Candidates, labels: Tensor, values: Tensor
+    ) -> dict[str, Tensor]:
+        """Call a loss on what is ranked together; ``values`` (P,) is what it takes per positive."""
+        if self.rank_scope != "image":
+            return dict(task(candidates, labels, values, self._group()))
+        parts = [
+            task(part, own, values[boxes], None)
+            for part, own, boxes in split_images(candidates, labels)
+            if boxes.stop > boxes.start
+        ]
+        if not parts:
+            return dict(task(candidates, labels, values, None))
+        return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+    def _group(self) -> dist.ProcessGroup | None:
+        if self.rank_scope == "global" and dist.is_available() and dist.is_initialized():
+            return dist.group.WORLD
+        return None
+
+
+class ALRPCriterion(Criterion):
+    """aLRP Loss (Oksuz et al., NeurIPS 2020): one error for ranking and localisation.
+
+    See :func:`ranking_det.losses.alrp_loss`. The localisation loss is not a weighted mean of its
+    own, but follows from the ranking.
+
+    Args:
+        balance: such as :class:`ranking_det.losses.HistoryBalance`, the paper's, whose period is
+            the number of steps of an epoch.
+        delta: half-width of the smoothed step, in logits, >= 0.
+        tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
+            assignment, .5 (.7 in an RPN). The localisation error is GIoU loss / (2 (1 - tau)).
+        localization: ``(candidates) -> (P,)`` errors in [0, 2].
+        instance_weight: for further heads only; see :mod:`ranking_det.losses.weights`.
+        rank_scope: see :class:`Criterion`.
+    """
+
+    def __init__(
+        self,
+        *,
+        balance: nn.Module,
+        delta: float = 1.0,
+        tau: float = 0.5,
+        localization: nn.Module | None = None,
+        instance_weight: nn.Module | None = None,
+        rank_scope: str = "gpu",
+    ) -> None:
+        if not 0 <= tau < 1:
+            raise ValueError(f"tau: expected a number in [0, 1), got {tau!r}")
+        super().__init__(
+            classification=_ALRP(delta),
+            localization=localization,
+            instance_weight=instance_weight,
+            balance=balance,
+            rank_scope=rank_scope,
+        )
+        self.tau = tau
+
+    def _losses(
+        self, candidates: Candidates, labels: Tensor, quality: Tensor, weights: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        errors = self.localization(candidates) / (2 * (1 - self.tau))
+        losses = self._over_scope(self.classification, candidates, labels, errors)
+        return {"loss_cls": losses["classification"]}, losses["localization"]
+
+
+class _ALRP(Classification):
+    """Takes the localisation errors in the place of the quality, and returns both parts."""
+
+    across_workers = True
+
+    def __init__(self, delta: float) -> None:
+        super().__init__()
+        self.delta = delta
+        nothing = torch.zeros(0)
+        alrp_loss(nothing, torch.zeros(0, dtype=torch.int64), nothing, delta=delta)
+
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> dict[str, Tensor]:
+        entries, positives = ranked_entries(candidates.logits, labels, positive_rows(labels))
+        return alrp_loss(entries, positives, quality, delta=self.delta, group=group)._asdict()
+
+
+def _scale_gradient(loss: Tensor, factor: int) -> Tensor:
+    """The same value with a gradient ``factor`` times as large."""
+    scaled = loss * factor
+    return scaled + (loss - scaled).detach()
+
+
+def _metrics(candidates: Candidates, labels: Tensor, quality: Tensor) -> dict[str, Tensor]:
+    """Counts per image, and the imbalance in entries (Oksuz et al., section S3.5)."""
+    positives = (labels >= 0).sum()
+    entries = (labels != IGNORE).sum() * candidates.logits.shape[1]
+    return {
+        "num_positives": positives / max(candidates.num_images, 1),
+        "negatives_per_positive": (entries - positives) / positives.clamp(min=1),
+        "mean_iou": quality.sum() / positives.clamp(min=1),
+    }

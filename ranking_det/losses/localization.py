@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ranking_det.boxes import box_giou
+from ranking_det.boxes import box_giou, box_iou
 from ranking_det.losses.candidates import Candidates
+from ranking_det.losses.validation import check_at_least
+
+
+class IoU(nn.Module):
+    """1 - IoU of the decoded box and its object, in [0, 1]."""
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Return (P,), with gradient."""
+        return 1 - box_iou(candidates.boxes, candidates.gt_boxes)
 
 
 class GIoU(nn.Module):
@@ -33,8 +42,7 @@ class SmoothL1(nn.Module):
 
     def __init__(self, beta: float = 0.0, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         super().__init__()
-        if beta < 0:
-            raise ValueError(f"beta must be >= 0, got {beta}")
+        check_at_least("beta", beta, 0.0)
         if len(weights) != 4:
             raise ValueError(f"weights must be four numbers, got {tuple(weights)}")
         self.beta = beta

@@ -23,6 +23,8 @@ ROWS = 64
 SPREAD = 4.0
 # Below it, in units of 1 / lam, the published AP and APE losses leave a pair out.
 CUTOFF = -4.0
+# And below it any pair: its sigmoid is 1e-260.
+LOWEST = -600.0
 # From here on a sigmoid in single precision is 1, and the cross entropy of it stops at 100.
 SATURATION = 16.635532333438686
 SATURATED = 100.0
@@ -76,7 +78,11 @@ class SigmoidSums:
         cutoff: float | None = CUTOFF,
         saturate: bool = False,
     ) -> None:
-        self._entries, self._lam, self._cutoff, self._saturate = entries, lam, cutoff, saturate
+        self._entries, self._lam, self._saturate = entries, lam, saturate
+        # Without a cut-off x reaches far down, where x - log sigmoid(x) is all rounding in single
+        # precision; and still further down, everything is 0.
+        self._dtype = torch.float64 if cutoff is None else entries.dtype
+        self._cutoff = LOWEST if cutoff is None else cutoff
         self._scores, order = torch.sort(torch.nan_to_num(entries.scores, 0, 0, 0), descending=True)
         self._back = torch.argsort(order)
         self._order = order
@@ -91,7 +97,7 @@ class SigmoidSums:
         """Sort the negatives that anyone can see in descending order."""
         logits = self._entries.logits.clone()
         logits[self._entries.positives] = -torch.inf
-        lowest = -torch.inf if self._cutoff is None else self._scores[-1] + self._cutoff / self._lam
+        lowest = self._scores[-1] + self._cutoff / self._lam
         seen = torch.nonzero(logits > lowest).squeeze(1)
         values, order = torch.sort(logits[seen].double(), descending=True)
         self._seen = seen[order]
@@ -101,14 +107,13 @@ class SigmoidSums:
 
     def _find_stretches(self) -> None:
         """Find where each positive's sigmoid stops being 1 and where it becomes 0."""
-        single = self._entries.dtype == torch.float32
+        single = self._dtype == torch.float32
         one = SATURATION if self._saturate else 20.0 if single else 40.0
         ascending = -self._values
         self._first = torch.searchsorted(ascending, -(self._scores + one / self._lam), right=True)
-        self._last = torch.full_like(self._first, len(ascending))
-        if self._cutoff is not None:
-            lowest = self._scores + self._cutoff / self._lam
-            self._last = torch.searchsorted(ascending, -lowest)
+        lowest = self._scores + self._cutoff / self._lam
+        self._last = torch.searchsorted(ascending, -lowest)
+        self._seen_by_all: dict[int, tuple[int, int]] = {}
         self._plan = list(self._blocks())
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
@@ -123,32 +128,44 @@ class SigmoidSums:
             width = max(1, PAIRS // (stop - start))
             for column in range(first[start], last[stop - 1], width):
                 yield slice(start, stop), slice(column, min(column + width, last[stop - 1]))
+            self._seen_by_all[start] = (first[stop - 1], last[start])
             start = stop
 
-    def _block(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """The sigmoids of a block, and where a row does not see a column."""
-        scores, dtype = self._scores[rows], self._entries.dtype
+    def _block(self, rows: slice, columns: slice, hidden: float) -> Tensor:
+        """The sigmoids of a block, and ``hidden`` where a row does not see a column."""
+        scores = self._scores[rows]
         # e^-x is a product of two factors, so that no pair costs an exponential.
-        up = torch.exp(self._lam * (scores - scores[-1])).to(dtype)
-        down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(dtype)
+        up = torch.exp(self._lam * (scores - scores[-1])).to(self._dtype)
+        down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self._dtype)
         sigmoid = torch.outer(up, down).add_(1).reciprocal_()
-        at = torch.arange(columns.start, columns.stop, device=sigmoid.device, dtype=torch.int32)
-        first, last = (bound[rows, None].int() for bound in (self._first, self._last))
-        return sigmoid, (at < first) | (at >= last)
+        return self._hide(sigmoid, rows, columns, hidden)
+
+    def _hide(self, block: Tensor, rows: slice, columns: slice, hidden: float) -> Tensor:
+        """Overwrite, in place, what is outside of each row's stretch."""
+        # All rows see the columns in the middle.
+        begin, end = self._seen_by_all[rows.start]
+        for start, stop in (
+            (columns.start, min(begin, columns.stop)),
+            (max(begin, end, columns.start), columns.stop),
+        ):
+            if start < stop:
+                at = torch.arange(start, stop, device=block.device)
+                unseen = (at < self._first[rows, None]) | (at >= self._last[rows, None])
+                part = block[:, start - columns.start : stop - columns.start]
+                part.masked_fill_(unseen, hidden)
+        return block
 
     def _sum(self) -> tuple[Tensor, Tensor]:
         """The sums over the negatives of all workers, in the order of the entries."""
         ones, logs = torch.zeros_like(self._scores), torch.zeros_like(self._scores)
         for rows, columns in self._plan:
-            sigmoid, unseen = self._block(rows, columns)
-            # softplus(x) = max(x, 0) - log(1 - m), and the sum of max(x, 0) is one of logits.
-            smaller = torch.minimum(sigmoid, 1 - sigmoid)
-            logs[rows] += smaller.neg_().log1p_().masked_fill_(unseen, 0).sum(1)
-            ones[rows] += sigmoid.masked_fill_(unseen, 0).sum(1)
+            sigmoid = self._block(rows, columns, hidden=1.0)
+            # softplus(x) = x - log sigmoid(x), and the sum of x is one of logits.
+            logs[rows] += torch.log(sigmoid).sum(1)
+            ones[rows] += self._hide(sigmoid, rows, columns, 0.0).sum(1)
         begin = self._first if self._saturate else torch.zeros_like(self._first)
-        above = torch.searchsorted(-self._values, -self._scores)
-        total = range_sums(self._values.masked_fill(self._infinite, 0), begin, above)
-        softplus = self._lam * (total - (above - begin) * self._scores) - logs
+        total = range_sums(self._values.masked_fill(self._infinite, 0), begin, self._last)
+        softplus = self._lam * (total - (self._last - begin) * self._scores) - logs
         softplus += SATURATED * begin
         if not self._saturate:
             softplus += torch.where(self._infinite.any(), torch.inf, 0.0)
@@ -162,7 +179,7 @@ class SigmoidSums:
         """The pairs of some positives with all of them."""
         scores = self._entries.scores
         x = (scores[None, :] - scores[rows, None]).mul_(self._lam)
-        cut = x <= (-torch.inf if self._cutoff is None else self._cutoff)
+        cut = x <= self._cutoff
         sigmoid = torch.sigmoid(x).masked_fill_(cut, 0)
         softplus = -torch.nn.functional.logsigmoid(-x).masked_fill_(cut, 0)
         if not self._saturate:
@@ -203,9 +220,8 @@ class SigmoidSums:
             received = received.flip(0).cumsum(0).flip(0)[1:]
         received = received[: len(self._values)]
         for rows, columns in self._plan:
-            sigmoid, unseen = self._block(rows, columns)
-            sigmoid.masked_fill_(unseen, 0)
-            received[columns] += weights[rows].to(entries.dtype) @ sigmoid
+            sigmoid = self._block(rows, columns, hidden=0.0)
+            received[columns] += weights[rows].to(sigmoid.dtype) @ sigmoid
         gradient = torch.zeros(len(entries.logits), dtype=entries.dtype, device=weights.device)
         gradient[self._seen] = received.to(entries.dtype)
         gradient[entries.positives] = at_positives[entries.mine].to(entries.dtype)

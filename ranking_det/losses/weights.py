@@ -1,22 +1,35 @@
 """Instance weights: how much the box error of each positive counts (Oksuz et al., table S1).
 
-Each takes ``(candidates, rows, quality)``, where ``rows`` (P,) are the positives' rows and
-``quality`` (P,) their IoU, and returns detached weights (P,) >= 0, without a synchronisation of
-host and device.
+Each takes ``(candidates, labels, rows, quality, group)``: labels (R,), the ``rows`` (P,) of the
+positives, their IoU ``quality`` (P,), and the workers that share one ranking, or None. It returns
+detached weights (P,) >= 0, without a synchronisation of host and device.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from ranking_det.losses.candidates import Candidates
+from ranking_det.losses.candidates import Candidates, ranked_entries
+from ranking_det.losses.carry import exact_arithmetic
+from ranking_det.losses.entries import gather_entries
+from ranking_det.losses.interval_sums import IntervalSums
+from ranking_det.losses.ramps import Ramps
+from ranking_det.losses.validation import check_at_least
 
 
 class UniformWeight(nn.Module):
     """Every positive counts the same."""
 
-    def forward(self, candidates: Candidates, rows: Tensor, quality: Tensor) -> Tensor:
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        rows: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
         """Return ones (P,)."""
         return torch.ones_like(quality)
 
@@ -24,7 +37,14 @@ class UniformWeight(nn.Module):
 class ScoreWeight(nn.Module):
     """The highest class score of the row, a probability; what Rank & Sort Loss uses."""
 
-    def forward(self, candidates: Candidates, rows: Tensor, quality: Tensor) -> Tensor:
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        rows: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
         """Return (P,) in (0, 1)."""
         # In the type of quality: a float16 sigmoid loses small weights.
         logits = candidates.logits.detach()[rows].to(quality.dtype)
@@ -34,6 +54,75 @@ class ScoreWeight(nn.Module):
 class IoUWeight(nn.Module):
     """The IoU of the decoded box with its object."""
 
-    def forward(self, candidates: Candidates, rows: Tensor, quality: Tensor) -> Tensor:
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        rows: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
         """Return (P,) in [0, 1]."""
         return quality
+
+
+class CenternessWeight(nn.Module):
+    """How central the anchor lies in its object (Tian et al., FCOS, ICCV 2019, eq. 3).
+
+    0 for an anchor whose centre is outside, as IoU assigners allow.
+    """
+
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        rows: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Return (P,) in [0, 1]."""
+        centers = (candidates.anchors[:, :2] + candidates.anchors[:, 2:]).to(quality.dtype) / 2
+        before, after = centers - candidates.gt_boxes[:, :2], candidates.gt_boxes[:, 2:] - centers
+        # A tiny floor: a centre exactly on both edges of an empty object is not central.
+        ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
+        return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
+
+
+class RankingWeight(nn.Module):
+    """The share of the precision errors that a positive's box has in aLRP Loss.
+
+    w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., eq. S21): positives
+    of high logits count most. O(M log P).
+
+    Args:
+        delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).
+        rank_delta: half-width of the step in the rank, in logits, >= 0.
+    """
+
+    def __init__(self, delta: float = 0.0, rank_delta: float = 0.5) -> None:
+        super().__init__()
+        check_at_least("delta", delta, 0.0)
+        check_at_least("rank_delta", rank_delta, 0.0)
+        self.delta = delta
+        self.rank_delta = rank_delta
+
+    def forward(
+        self,
+        candidates: Candidates,
+        labels: Tensor,
+        rows: Tensor,
+        quality: Tensor,
+        group: dist.ProcessGroup | None = None,
+    ) -> Tensor:
+        """Return (P,) in [0, 1]."""
+        with exact_arithmetic(candidates.logits):
+            logits, positives = ranked_entries(candidates.logits, labels, rows)
+            entries = gather_entries(logits, positives, [], group)
+            if entries is None:
+                return torch.zeros_like(quality)
+            sums = IntervalSums(entries, self.rank_delta)
+            others = sums.over_other_positives(torch.ones_like(entries.scores))
+            rank = 1 + others + sums.false_positives
+            # Mirrored: over_steps adds up what is above each logit, and here it is what is below.
+            weights = Ramps(-entries.scores, self.delta).over_steps(1 / rank)
+            return (weights / len(rank))[entries.mine].to(quality)

@@ -6,23 +6,52 @@ import torch
 from ranking_det import losses
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
+    APE,
+    ALRPCriterion,
+    AveragePrecision,
     Candidates,
+    CenternessWeight,
     ConstantBalance,
     Criterion,
     Focal,
     GIoU,
+    HistoryBalance,
+    IoU,
     IoUWeight,
+    MagnitudeBalance,
     PositiveCount,
+    QualityFocal,
+    RankDet,
+    RankingWeight,
     RankSort,
     ScoreWeight,
     SmoothL1,
     UniformWeight,
     ValueBalance,
+    Varifocal,
+    alrp_loss,
     rank_sort_loss,
 )
+from ranking_det.losses.candidates import split_images
 
 CRITERIA = {
     "rank_sort": lambda: Criterion(classification=RankSort()),
+    "ap": lambda: Criterion(classification=AveragePrecision()),
+    "ap_sigmoid": lambda: Criterion(classification=AveragePrecision(distance="sigmoid")),
+    "alrp": lambda: ALRPCriterion(balance=HistoryBalance(period=2)),
+    "ape": lambda: Criterion(classification=APE(), balance=ConstantBalance(2.0)),
+    "rankdet": lambda: Criterion(classification=RankDet(), instance_weight=UniformWeight()),
+    "rankdet_ohem": lambda: Criterion(
+        classification=RankDet(negatives="ohem", probabilities=False, merge_levels=True),
+        balance=MagnitudeBalance(),
+        rank_scope="image",
+    ),
+    "ranking_weight": lambda: Criterion(
+        classification=RankSort(), instance_weight=RankingWeight(), localization=IoU()
+    ),
+    "centerness": lambda: Criterion(
+        classification=RankSort(), instance_weight=CenternessWeight(), balance=MagnitudeBalance()
+    ),
     "focal": lambda: Criterion(
         classification=Focal(),
         localization=SmoothL1(beta=0.1),
@@ -30,6 +59,8 @@ CRITERIA = {
         balance=ConstantBalance(1.0),
         normalizer=PositiveCount(),
     ),
+    "qfl": lambda: Criterion(classification=QualityFocal(), normalizer=PositiveCount()),
+    "vfl": lambda: Criterion(classification=Varifocal(), normalizer=PositiveCount()),
 }
 
 
@@ -144,12 +175,12 @@ def test_a_diverged_box_makes_the_box_loss_nan_and_not_an_error():
     assert output.losses["loss_rank"].isfinite()
 
 
-@pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight])
+@pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
 def test_instance_weights_are_detached_and_of_the_right_range(weight):
     candidates = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
     quality = torch.tensor([0.1, 0.0, 0.9, 0.5])
-    weights = weight()(candidates, rows, quality)
+    weights = weight()(candidates, LABELS, rows, quality)
     assert weights.shape == (4,) and not weights.requires_grad
     assert (weights >= 0).all() and (weights <= 1).all()
     if weight is IoUWeight:
@@ -165,8 +196,9 @@ def test_weights_of_zero_do_not_divide_by_zero():
 
 
 def test_value_balance_is_one_without_a_box_loss():
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0)) == 1
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0)) == 0.5
+    candidates = make(LABELS)
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), candidates) == 1
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), candidates) == 0.5
 
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
@@ -192,28 +224,163 @@ def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
     torch.testing.assert_close(error, expected.reshape(1))
 
 
+def rank_sort(**options):
+    return Criterion(classification=RankSort(), **options)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: RankSort(delta=-1), "delta must be >= 0, got -1"),
-        (lambda: SmoothL1(beta=-0.1), "beta must be >= 0, got -0.1"),
+        (lambda: RankSort(delta=-1), "delta: expected a finite number of at least 0, got -1"),
+        (lambda: AveragePrecision(distance="steep"), "distance: expected one of step, sigmoid"),
+        (lambda: APE(lam=0), "lam: expected a finite number above 0"),
+        (lambda: RankDet(negatives="all"), "negatives: expected one of group, ohem"),
+        (lambda: RankDet(iou_gradient="lower"), "iou_gradient: expected one of higher"),
+        (lambda: RankDet(class_weight=-1), "class_weight: expected"),
+        (lambda: SmoothL1(beta=-0.1), "beta: expected a finite number of at least 0, got -0.1"),
         (lambda: SmoothL1(weights=(1.0, 2.0)), r"four numbers, got \(1.0, 2.0\)"),
-        (lambda: ConstantBalance(-2), "weight must be >= 0, got -2"),
+        (lambda: ConstantBalance(-2), "weight: expected a finite number of at least 0, got -2"),
+        (lambda: HistoryBalance(0), "period: expected"),
+        (lambda: ALRPCriterion(balance=ValueBalance(), tau=1.0), r"tau: .* in \[0, 1\), got 1.0"),
         (lambda: PositiveCount(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
         (lambda: PositiveCount(initial=0), "initial must be > 0, got 0"),
-        (lambda: Criterion(classification=RankSort())(make(LABELS), LABELS[:3]), r"shape \(8,\)"),
+        (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
+        (lambda: rank_sort(normalizer=PositiveCount()), "RankSort normalises itself"),
+        (lambda: Criterion(classification=Focal()), "normalizer: Focal is a sum and needs one"),
         (
-            lambda: Criterion(classification=RankSort())(
-                make(LABELS), LABELS.clamp(max=BACKGROUND)
-            ),
-            "4 boxes and 0 positives",
+            lambda: Criterion(classification=APE(), rank_scope="global"),
+            "APE cannot rank across processes",
         ),
         (
-            lambda: Criterion(classification=RankSort())(make(LABELS, num_classes=3), LABELS),
-            "below the 3 classes of the logits, got 3",
+            lambda: Criterion(
+                classification=Focal(), normalizer=PositiveCount(), rank_scope="image"
+            ),
+            "rank_scope: Focal ranks nothing",
+        ),
+        (lambda: rank_sort()(make(LABELS), LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
+        (
+            lambda: rank_sort()(make(LABELS), LABELS.clamp(max=BACKGROUND)),
+            "each of the 0 positive labels, got 4",
+        ),
+        (
+            lambda: rank_sort()(make(LABELS, num_classes=3), LABELS),
+            "labels: expected a class below 3",
         ),
     ],
 )
 def test_wrong_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
+    candidates = make(LABELS)
+    criterion = rank_sort(balance=MagnitudeBalance())
+    output, grad, box_grad = gradients(criterion, candidates, LABELS)
+    # Balanced so, the box loss's gradient has the norm of the ranking's.
+    torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        assert criterion(make(LABELS), LABELS).metrics["box_balance"] == 1
+
+
+def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
+    balance = HistoryBalance(period=2, initial=50.0)
+    candidates = make(LABELS)
+
+    def step(task, box):
+        return balance(torch.tensor(task), torch.tensor(box), candidates).item()
+
+    assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, 50.0]
+    assert step(9.0, 1.0) == pytest.approx((1.0 + 0.4) / 0.4)
+    resumed = HistoryBalance(period=2)
+    resumed.load_state_dict(balance.state_dict())
+    balance, original = resumed, balance
+    assert step(1.0, 1.0) == pytest.approx(3.5)
+    assert step(0.0, 0.0) == pytest.approx((2.0 + 10.0) / 2.0)
+    assert original.sums.tolist() == [9.0, 1.0]  # nothing is shared
+    balance = HistoryBalance(period=1)
+    step(1.0, 0.0)
+    assert step(1.0, 1.0) == 50.0  # without a box loss the factor stays
+
+
+def test_ranking_weights_are_those_of_the_definition():
+    candidates = make(LABELS)
+    rows = (LABELS >= 0).nonzero().squeeze(1)
+    for delta, rank_delta in ((0.0, 0.5), (1.5, 1.0), (0.0, 0.0)):
+        weight = RankingWeight(delta, rank_delta)
+        found = weight(candidates, LABELS, rows, torch.ones(4))
+        kept = candidates.logits.detach()[LABELS != IGNORE].double()
+        scores = candidates.logits.detach()[rows, LABELS[rows]].double()
+        negatives = sorted(set(kept.flatten().tolist()) - set(scores.tolist()))
+
+        def h(x, d):
+            return float(x >= 0) if d == 0 else min(max(x / (2 * d) + 0.5, 0.0), 1.0)
+
+        expected = []
+        for i in scores.tolist():
+            total = 0.0
+            for k, other in enumerate(scores.tolist()):
+                rank = 1.0
+                rank += sum(h(n - other, rank_delta) for n in negatives)
+                rank += sum(
+                    h(p - other, rank_delta) for j, p in enumerate(scores.tolist()) if j != k
+                )
+                total += h(i - other, delta) / rank
+            expected.append(total / 4)
+        torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_centerness_is_one_in_the_middle_and_zero_outside():
+    candidates = make(torch.tensor([0, 0, 0]))
+    moved = dataclasses.replace(
+        candidates,
+        anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
+        gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
+    )
+    weights = CenternessWeight()(moved, torch.tensor([0, 0, 0]), torch.arange(3), torch.ones(3))
+    torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
+
+
+def test_alrp_takes_the_errors_of_its_boxes_and_weighs_them_by_rank():
+    candidates = make(LABELS)
+    criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
+    output, grad, box_grad = gradients(criterion, candidates, LABELS)
+    fresh = make(LABELS)
+    rows = (LABELS >= 0).nonzero().squeeze(1)
+    errors = GIoU()(fresh) / (2 * 0.3)
+    entries = fresh.logits.masked_fill((LABELS == IGNORE)[:, None], -torch.inf).reshape(-1)
+    expected = alrp_loss(entries, rows * 4 + LABELS[rows], errors)
+    torch.testing.assert_close(output.losses["loss_cls"], expected.classification)
+    torch.testing.assert_close(output.losses["loss_box"], 3 * expected.localization)
+    (expected.classification + 3 * expected.localization).backward()
+    torch.testing.assert_close(grad, fresh.logits.grad)
+    torch.testing.assert_close(box_grad, fresh.box_outputs.grad)
+
+
+@pytest.mark.parametrize("name", ["rank_sort", "ap", "alrp", "ape", "rankdet"])
+def test_the_scope_of_an_image_is_the_mean_over_images_with_a_positive(name):
+    labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
+    candidates = make(labels, num_images=3)
+    assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive
+    whole = with_scope(CRITERIA[name], "image")(candidates, labels)
+    fresh = make(labels, num_images=3)
+    criterion = with_scope(CRITERIA[name], "gpu")
+    parts = [
+        criterion(part, own).losses
+        for part, own, _ in split_images(fresh, labels)
+        if (own >= 0).any()
+    ]
+    task = [key for key in whole.losses if key != "loss_box"]
+    assert len(parts) == 2
+    for key in task:
+        expected = (parts[0][key] + parts[1][key]) / 2
+        torch.testing.assert_close(whole.losses[key], expected)
+    sum(whole.losses[key] for key in task).backward()
+    sum(sum(part[key] for key in task) / 2 for part in parts).backward()
+    torch.testing.assert_close(candidates.logits.grad, fresh.logits.grad)
+
+
+def with_scope(build, scope):
+    criterion = build()
+    criterion.rank_scope = scope
+    return criterion

@@ -1,17 +1,24 @@
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
-from detectron2.layers import ShapeSpec
 from detectron2.utils.events import EventStorage
 
 from ranking_det.assigners import IGNORE, Assigner, MaxIoU
-from ranking_det.losses import ConstantBalance, Criterion, Focal, GIoU, PositiveCount, SmoothL1
-from ranking_det.losses import UniformWeight
+from ranking_det.losses import (
+    ConstantBalance,
+    Criterion,
+    Focal,
+    GIoU,
+    PositiveCount,
+    SmoothL1,
+    UniformWeight,
+)
 from ranking_det.modeling import DenseHead, RankingRetinaNet
 from ranking_det.modeling.adapters import flatten_level, image_and_level, valid_cells
 from tests.modeling.conftest import make_batch
