@@ -1,0 +1,131 @@
+"""rank_scope="global": training W processes is training one process on all their images."""
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import (
+    ALRPCriterion,
+    AveragePrecision,
+    Candidates,
+    Criterion,
+    HistoryBalance,
+    MagnitudeBalance,
+    RankingWeight,
+    RankSort,
+)
+
+CLASSES = 3
+CRITERIA = {
+    "rank_sort": lambda: Criterion(classification=RankSort(), rank_scope="global"),
+    "ap": lambda: Criterion(
+        classification=AveragePrecision(), balance=MagnitudeBalance(), rank_scope="global"
+    ),
+    "ranking_weight": lambda: Criterion(
+        classification=RankSort(), instance_weight=RankingWeight(), rank_scope="global"
+    ),
+    "alrp": lambda: ALRPCriterion(balance=HistoryBalance(period=3), rank_scope="global"),
+}
+# Per worker, per image: rows, and how many of them are positive.
+SHARES = {
+    2: {
+        "even": [[(20, 4), (20, 5)], [(20, 3), (20, 6)]],
+        "uneven": [[(40, 1), (10, 0)], [(9, 7)]],
+        "a worker without positives": [[(30, 0)], [(25, 6)]],
+        "a worker without objects or rows": [[(0, 0)], [(25, 6)]],
+        "nobody has positives": [[(20, 0)], [(15, 0)]],
+    },
+    3: {"uneven": [[(30, 5)], [(10, 0), (12, 2)], [(50, 9)]]},
+}
+
+
+class Detector(nn.Module):
+    """A linear head on random features; a box is its anchor plus the head's outputs."""
+
+    def __init__(self, criterion):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cls = nn.Linear(6, CLASSES)
+        self.box = nn.Linear(6, 4)
+        self.criterion = criterion
+        self.double()
+
+    def forward(self, images):
+        features = torch.cat([image["features"] for image in images])
+        labels = torch.cat([image["labels"] for image in images])
+        anchors = torch.cat([image["anchors"] for image in images])
+        gt_boxes = torch.cat([image["gt_boxes"] for image in images])
+        rows = labels >= 0
+        outputs = self.box(features)[rows]
+        candidates = Candidates(
+            logits=self.cls(features),
+            image=torch.cat([torch.full_like(x["labels"], i) for i, x in enumerate(images)]),
+            level=torch.zeros_like(labels),
+            num_images=len(images),
+            box_outputs=outputs,
+            boxes=anchors[rows] + outputs,
+            anchors=anchors[rows],
+            gt_boxes=gt_boxes[rows],
+        )
+        return self.criterion(candidates, labels).losses
+
+
+def make_image(rows, positives, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.full((rows,), BACKGROUND)
+    chosen = torch.randperm(rows, generator=generator)
+    labels[chosen[:positives]] = torch.randint(0, CLASSES, (positives,), generator=generator)
+    if rows > positives + 2:
+        labels[chosen[-2:]] = IGNORE
+    corner = 50 * torch.rand(rows, 2, generator=generator, dtype=torch.float64)
+    anchors = torch.cat([corner, corner + 20], dim=1)
+    shift = 3 * torch.rand(rows, 4, generator=generator, dtype=torch.float64)
+    features = torch.randn(rows, 6, generator=generator, dtype=torch.float64)
+    return dict(features=features, labels=labels, anchors=anchors, gt_boxes=anchors + shift)
+
+
+def images_of(worker, share):
+    return [make_image(*size, seed=100 * worker + i) for i, size in enumerate(share[worker])]
+
+
+def train_step(model, images):
+    losses = model(images)
+    model.zero_grad()
+    sum(losses.values()).backward()
+    return (
+        {name: loss.detach() for name, loss in losses.items()},
+        [parameter.grad.clone() for parameter in model.parameters()],
+    )
+
+
+def work(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    found = {}
+    for case, share in SHARES[size].items():
+        for name, build in CRITERIA.items():
+            model = DistributedDataParallel(Detector(build()), broadcast_buffers=False)
+            found[case, name] = train_step(model, images_of(rank, share))
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", SHARES)
+def test_global_scope_gives_the_losses_and_gradients_of_one_process_with_all_images(size, tmp_path):
+    multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
+    workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
+    for case, share in SHARES[size].items():
+        images = [image for worker in range(size) for image in images_of(worker, share)]
+        for name, build in CRITERIA.items():
+            losses, gradients = train_step(Detector(build()), images)
+            if case != "nobody has positives":
+                assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
+            for found, found_gradients in (worker[case, name] for worker in workers):
+                torch.testing.assert_close(
+                    found, losses, rtol=1e-6, atol=1e-9, msg=f"{case} {name}"
+                )
+                for mine, whole in zip(found_gradients, gradients):
+                    torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-9)
