@@ -48,7 +48,7 @@ dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
 
 optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),
-    lr=1e-3,
+    lr=2e-3,
     weight_decay=1e-4,
 )
 

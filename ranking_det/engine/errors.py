@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ranking_det.config import ConfigError, nearest
+from ranking_det.data import prepare_registered
 
 
 def check_file(path: str, what: str) -> None:
@@ -36,6 +37,18 @@ def check_datasets(names: list[str], key: str) -> None:
         if name not in DatasetCatalog:
             known = DatasetCatalog.list()
             raise ConfigError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
+
+
+def prepare_datasets(names: list[str]) -> None:
+    """Draw the shapes sets among these that are missing.
+
+    Raises:
+        ConfigError: there is another folder in the place of one.
+    """
+    try:
+        prepare_registered(names)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_classes(names: list[str], num_classes: int, key: str) -> None:

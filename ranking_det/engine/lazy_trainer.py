@@ -19,9 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ranking_det.config import ConfigError
-from ranking_det.data import prepare_registered
 from ranking_det.engine.checkpoint import find_weights, load_weights
-from ranking_det.engine.errors import check_classes, check_datasets, check_device
+from ranking_det.engine.errors import (
+    check_classes,
+    check_datasets,
+    check_device,
+    prepare_datasets,
+)
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.results import PictureWriter, write_results
 
@@ -40,7 +44,7 @@ def run_lazy(args: argparse.Namespace) -> str:
     )
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
-    prepare_registered([*_names(cfg, "train"), *_names(cfg, "test")])
+    prepare_datasets([*_names(cfg, "train"), *_names(cfg, "test")])
     torch.manual_seed(cfg.train.get("seed", 0) + comm.get_rank())
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:

@@ -20,9 +20,14 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ranking_det.config import ConfigError, nearest
-from ranking_det.data import prepare_registered
 from ranking_det.engine.checkpoint import find_weights, load_weights
-from ranking_det.engine.errors import check_classes, check_datasets, check_device, check_file
+from ranking_det.engine.errors import (
+    check_classes,
+    check_datasets,
+    check_device,
+    check_file,
+    prepare_datasets,
+)
 from ranking_det.engine.results import PictureWriter, write_results
 from ranking_det.modeling import add_ranking_config
 
@@ -74,7 +79,7 @@ def run_yaml(args: argparse.Namespace) -> str:
     )
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ranking_det")
-    prepare_registered([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    prepare_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if args.eval_only:
         model = RankingTrainer.build_model(cfg)
         load_weights(DetectionCheckpointer(model), weights, whole=True)

@@ -3,7 +3,7 @@
 Categories carry LVIS's `frequency`: r(are), c(ommon) or f(requent) by the number of training
 images that have one. LVIS draws the lines at 10 and 100 of its 100,000 training images; a set
 of 1,000 images needs larger shares to have the same make-up, so here they are 1 % and 3 % of
-the training images: 23 % r, 45 % c and 32 % f by default (LVIS: 28, 38 and 34 %). As in LVIS
+the training images: 23 % r, 46 % c and 31 % f by default (LVIS: 28, 38 and 34 %). As in LVIS
 the validation file repeats the categories with their training counts.
 
 The annotation is federated, as in LVIS. In each image every category is one of

@@ -163,3 +163,12 @@ def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -
     """Rotates an outline and maps the unit circle to a circle in pixels."""
     turn = _rotation(angle).T * (diameter / 2)
     return [contour @ turn + centre for contour in outline]
+
+
+def area(outline: Outline) -> float:
+    """Area of the first contour less that of the others, which are its holes."""
+    first, *holes = (
+        abs(np.sum(c[:, 0] * np.roll(c[:, 1], -1) - c[:, 1] * np.roll(c[:, 0], -1))) / 2
+        for c in outline
+    )
+    return float(first - sum(holes))

@@ -153,7 +153,7 @@ def fill(
     first = _colour_away_from(rng, mean_behind, contrast)
     second = _colour_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
-        # Both colours on the far side, so that a fine texture does not melt into the background.
+        # Nearer to the first, so that a fine texture does not melt into the background.
         second = first + (second - first) * np.float32(0.5)
     centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)

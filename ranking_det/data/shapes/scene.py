@@ -3,7 +3,7 @@
 Figures are painted from back to front. At four samples a pixel along each axis a map of owners
 says which figure is on top, so that masks, boxes and areas are those of the visible part, and
 a figure which would hide too much of an earlier one is put elsewhere: of every object at least
-`LEAST_VISIBLE` of the part inside the image stays in sight.
+`LEAST_VISIBLE` stays in sight, what lies outside of the image counted as hidden.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ranking_det.data.shapes.masks import (
     polygon_annotation,
     without_crumbs,
 )
-from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, place
+from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
 from ranking_det.data.shapes.paint import (
     STYLES,
     SUPERSAMPLING,
@@ -28,8 +28,8 @@ from ranking_det.data.shapes.paint import (
 )
 
 LEAST_VISIBLE = 0.35
-# Diameters, as a share of the image's side; log-uniform. 12 to 128 px at 256.
-DIAMETERS = (12 / 256, 128 / 256)
+# Diameters, as a share of the image's side; log-uniform. 18 to 180 px at 256.
+DIAMETERS = (18 / 256, 180 / 256)
 MOST_OBJECTS = 15
 
 
@@ -70,43 +70,52 @@ class _Scene:
     ) -> bool:
         """Paints a figure where it leaves `keep_visible` of all others in sight.
 
-        Owner 0 is whatever is not annotated. Returns whether a place was found.
+        Owner 0 is whatever is not annotated. Returns whether a place was found: one of a few
+        random ones, or the given centre.
         """
         rng = self.rng
         angle = rng.uniform(0, 2 * np.pi)
-        for _ in range(12):
+        for _ in range(12 if centre is None else 1):
             # Up to a third of the diameter may lie outside of the image.
             margin = diameter / 6
             at = rng.uniform(margin, self.size - margin, 2) if centre is None else centre
-            drawn = rasterise(place(outline, at, diameter, angle), self.size)
-            if drawn is None:
+            contours = place(outline, at, diameter, angle)
+            drawn = rasterise(contours, self.size)
+            if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
-            mask, where = drawn
-            window = self._window(where)
-            hidden = np.bincount(self.owner[window][mask > 0], minlength=256)
-            own, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
-            if np.any(self.visible - hidden < np.ceil(keep_visible * self.full) * (hidden > 0)):
-                if centre is not None:
-                    return False
-                continue
-            self.owner[window][mask > 0] = owner
-            self.visible -= hidden
-            self.visible[owner] += int((mask > 0).sum()) - own
-            self.full[owner] = self.visible[owner]
-            self.places[owner] = _union(self.places.get(owner, where), where)
-            contrast = rng.uniform(25, 45) if rng.random() < 0.12 else rng.uniform(60, 110)
-            fill(
-                self.image,
-                mask,
-                where,
-                rng,
-                style=style or str(rng.choice(STYLES)),
-                diameter=diameter,
-                angle=angle,
-                contrast=contrast,
-            )
+            contrast = rng.uniform(35, 60) if rng.random() < 0.1 else rng.uniform(80, 130)
+            # Every third one plain: a texture hides the outline, which is what the class is.
+            style = style or ("solid" if rng.random() < 0.33 else str(rng.choice(STYLES)))
+            looks = {"style": style, "diameter": diameter, "angle": angle, "contrast": contrast}
+            fill(self.image, *drawn, rng, **looks)
             return True
         return False
+
+    def _claim(
+        self, owner: int, mask: np.ndarray, where: Place, whole: float, keep_visible: float
+    ) -> bool:
+        """Gives the samples of a mask to an owner, unless too much would be out of sight.
+
+        That is so if less than `LEAST_VISIBLE` of the figure, whose area is `whole` pixels, lies
+        inside the image, or if less than `keep_visible` of one behind it would be left.
+        """
+        mine = mask > 0
+        samples = int(mine.sum())
+        whole *= SUPERSAMPLING**2
+        window = self._window(where)
+        hidden = np.bincount(self.owner[window][mine], minlength=256)
+        own, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
+        left = self.visible - hidden
+        if np.any(left < keep_visible * self.full * (hidden > 0)):
+            return False
+        if owner and samples < LEAST_VISIBLE * whole:
+            return False
+        self.owner[window][mine] = owner
+        self.visible = left
+        self.visible[owner] += samples - own
+        self.full[owner] = max(self.visible[owner], int(whole))
+        self.places[owner] = _union(self.places.get(owner, where), where)
+        return True
 
     def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
         """The cleaned visible mask of an owner and its place in whole pixels."""
@@ -152,9 +161,9 @@ def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence
     rng = scene.rng
     placed: list[int] = []
     # Mostly from large to small: a small object in front of a large one hides little of it.
-    order = _diameters(rng, len(chosen), scene.size)
-    order = order[np.argsort(-order * rng.uniform(0.5, 2.0, len(order)))]
-    for index, diameter in zip(chosen, order, strict=True):
+    diameters = _diameters(rng, len(chosen), scene.size)
+    diameters = diameters[np.argsort(-diameters * rng.uniform(0.5, 2.0, len(chosen)))]
+    for index, diameter in zip(chosen, diameters, strict=True):
         category = categories[index]
         keep_visible = 0.9 if rng.random() < 0.6 else LEAST_VISIBLE
         outline = SHAPES[category.shape](rng)
@@ -195,7 +204,7 @@ def render(
         "segmentation".
     """
     scene = _Scene(rng, size)
-    _add_clutter(scene, int(rng.integers(2, 9)), keep_visible=0.0)
+    _add_clutter(scene, int(rng.integers(1, 6)), keep_visible=0.0)
     placed = _add_objects(scene, categories, chosen)
     if crowd is not None:
         _add_crowd(scene, categories[crowd], owner=255)
