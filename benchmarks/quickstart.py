@@ -1,15 +1,14 @@
 #!/usr/bin/env python
 """Time the quick start's training and keep its figures for the README.
 
-Runs ``train_net.py`` on the quick start's config as a user would, and writes
-``results/quickstart.json`` and ``results/quickstart.png`` here. Nothing else should run meanwhile.
+From the root of the repository: ``python -m benchmarks.quickstart``. Runs ``train_net.py`` on the
+quick start's config as a user would, and writes ``benchmarks/results/quickstart.json`` and
+``quickstart.png``. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,20 +18,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import describe_machine
+
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/shapes/retinanet_atss_rs.py"
 SEED = 0
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def main() -> None:
@@ -50,7 +40,7 @@ def main() -> None:
             "seed": SEED,
             "minutes": round(minutes, 1),
             "metrics": json.loads(Path(folder, "results.json").read_text()),
-            "machine": machine(),
+            "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
         }
         (results / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
         shutil.copy(Path(folder, "detections.png"), results / "quickstart.png")

@@ -1,0 +1,161 @@
+"""Inputs of the loss benchmark, the losses on them, and how one is measured."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor
+from torch.nn import functional
+
+from ranking_det.losses import alrp_loss, ap_loss, ape_loss, rank_sort_loss
+
+# Mean and deviation of the negatives' logits, then of the positives': how training starts, half
+# way, and at its end.
+STAGES = {
+    "init": (-4.6, 0.1, -4.6, 0.1),
+    "mid": (-5.0, 1.0, -1.0, 1.2),
+    "late": (-6.0, 1.0, 1.0, 0.8),
+}
+
+
+class Problem:
+    """Logits of one stage, and the losses on them, forward and backward."""
+
+    def __init__(self, stage: str, positives: int, logits: int, device: str) -> None:
+        torch.manual_seed(0)
+        low, low_deviation, high, high_deviation = STAGES[stage]
+        self.logits = torch.empty(logits, device=device).normal_(low, low_deviation)
+        stride = logits // positives
+        order = torch.randperm(positives, device=device)
+        self.positives = order * stride
+        self.logits[self.positives] = torch.randn(positives, device=device) * high_deviation + high
+        self.logits.requires_grad_()
+        self.quality = torch.rand(positives, device=device)
+
+    def run(self, name: str) -> None:
+        """Compute one loss and its gradient."""
+        self.logits.grad = None
+        getattr(self, name)().backward()
+
+    def prepare_focal(self) -> None:
+        """Targets are part of no loss's time."""
+        self.targets = torch.zeros_like(self.logits, requires_grad=False)
+        self.targets[self.positives] = 1
+
+    def focal(self) -> Tensor:
+        """Focal loss as fvcore writes it."""
+        return sigmoid_focal_loss(self.logits, self.targets, reduction="sum")
+
+    def rank_sort(self) -> Tensor:
+        """Both parts of Rank & Sort Loss."""
+        return sum(rank_sort_loss(self.logits, self.positives, self.quality))
+
+    def ap(self) -> Tensor:
+        """AP Loss."""
+        return ap_loss(self.logits, self.positives)
+
+    def alrp(self) -> Tensor:
+        """Both parts of aLRP Loss; the boxes have no gradient here."""
+        return sum(alrp_loss(self.logits, self.positives, 1 - self.quality))
+
+    def ape(self) -> Tensor:
+        """APE Loss."""
+        return ape_loss(self.logits, self.positives, self.quality)
+
+    def rank_sort_loop(self) -> Tensor:
+        """The usual way: one positive at a time against all relevant negatives."""
+        logits, delta, count = self.logits.detach(), 0.5, len(self.positives)
+        scores = logits[self.positives]
+        relevant = logits >= scores.min() - delta
+        relevant[self.positives] = False
+        negatives, y = logits[relevant], self.quality
+        at_negatives, at_positives = torch.zeros_like(negatives), torch.zeros_like(scores)
+        for i in range(count):
+            above = (scores - scores[i]).div_(2 * delta).add_(0.5).clamp_(0, 1)
+            above_n = (negatives - scores[i]).div_(2 * delta).add_(0.5).clamp_(0, 1)
+            false, rank = above_n.sum(), above.sum()
+            error = false / (rank + false)
+            at_negatives += above_n * (error / false.clamp_min(1e-10))
+            better = above * (y >= y[i])
+            sorting = (above * (1 - y)).sum() / rank - (better * (1 - y)).sum() / better.sum()
+            worse = above - better
+            at_positives += worse * (sorting / worse.sum().clamp_min(1e-10))
+            at_positives[i] -= error + sorting
+        gradient = torch.zeros_like(logits)
+        gradient[relevant] = at_negatives / count
+        gradient[self.positives] = at_positives / count
+        return (self.logits * gradient).sum()
+
+    def ape_loop(self) -> Tensor:
+        """One positive at a time, with autograd through its pairs."""
+        members = torch.zeros_like(self.logits, dtype=torch.bool)
+        members[self.positives] = True
+        negatives, scores, total = self.logits[~members], self.logits[self.positives], 0.0
+        for score, quality in zip(scores, self.quality, strict=True):
+            d, other = negatives - score, scores - score
+            x = 8 * torch.cat([d[d > -0.5], other[(self.quality < quality) & (other > -0.5)]])
+            constant = torch.sigmoid(x.detach()).sum() + 0.5
+            total = total + quality / constant * functional.softplus(x).sum()
+        return total / 8 / len(scores)
+
+
+def seconds(function: Callable[[], None], device: str) -> float:
+    """Time one call."""
+    if device == "cpu":
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    function()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def compare(problem: Problem, names: list[str], device: str, rounds: int) -> dict[str, float]:
+    """Median time of each loss, in turns after one round to warm up."""
+    if "focal" in names:
+        problem.prepare_focal()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name in names:
+            taken = seconds(lambda name=name: problem.run(name), device)
+            # A single round of something slow needs no warming up.
+            if turn or rounds == 1:
+                times[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def peak_memory() -> int:
+    """The most bytes that this process was resident with."""
+    # Not getrusage, which on Linux starts from the peak of the process that started this one.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure(stage: str, positives: int, logits: int, name: str, device: str) -> dict[str, float]:
+    """Time and peak memory of one loss in this process, which should be a fresh one."""
+    Problem(stage, 10, 1000, device).ap().backward()
+    problem = Problem(stage, positives, logits, device)
+    if name == "focal":
+        problem.prepare_focal()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = peak_memory()
+    taken = seconds(lambda: problem.run(name), device)
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = peak_memory()
+    return {"seconds": taken, "extra": peak - before, "resident": peak, "logit_bytes": logits * 4}

@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Time and memory of the ranking losses beside focal loss, on the CPU or a GPU.
+
+From the root of the repository: ``python -m benchmarks.losses``. Prints a table of ratios, and
+writes ``benchmarks/results/losses_<device>.json`` and ``losses.png`` beside it. The losses of a row
+take turns, so that a busy machine slows all of them. ``--quick`` leaves out what takes minutes;
+``--annotations`` adds the numbers of positives that ATSS finds in a COCO file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.loss_problems import STAGES, Problem, compare, measure
+from benchmarks.machine import describe_machine
+from ranking_det.assigners import ATSS
+
+RESULTS = Path(__file__).parent / "results"
+RANKING = ["rank_sort", "ap", "alrp"]
+# What a row holds: positives, logits, the losses, and how many rounds they take turns.
+TABLE = [
+    (1000, 1_000_000, ["focal", *RANKING], 11),
+    (3000, 1_000_000, ["focal", "rank_sort"], 11),
+    (500, 20_000_000, ["focal", *RANKING], 3),
+    (1000, 1_000_000, ["rank_sort", "ap", "rank_sort_loop"], 1),
+    (1000, 101_000, ["ape", "ape_loop"], 1),
+]
+LIMITS = {
+    (1000, 1_000_000): {"rank_sort": 2.0, "ap": 1.5, "alrp": 1.5},
+    (3000, 1_000_000): {"rank_sort": 4.0},
+    (500, 20_000_000): {"rank_sort": 0.8, "ap": 0.8, "alrp": 0.8},
+}
+GROWTH_IN_LOGITS = [(500, 10**exponent) for exponent in (5, 6, 7)] + [(500, 20_000_000)]
+GROWTH_IN_POSITIVES = [(positives, 1_000_000) for positives in (10, 100, 1000, 3000, 10_000)]
+LARGEST = (1000, 240_000_000)
+
+
+def in_fresh_process(*arguments: object) -> dict[str, float]:
+    """What ``measure`` says in a process of its own, whose peak nothing else has raised."""
+    command = [sys.executable, "-m", "benchmarks.losses", "--measure", *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def table(device: str) -> list[dict[str, Any]]:
+    """Time every row of the table at every stage of training, and print the ratios."""
+    rows = []
+    for positives, logits, names, rounds in TABLE:
+        for stage in STAGES:
+            if "loop" in names[-1] and stage == "late":
+                continue
+            problem = Problem(stage, positives, logits, device)
+            times = compare(problem, names, device, rounds)
+            base = "focal" if "focal" in names else names[-1]
+            ratios = {name: times[name] / times[base] for name in names if name != base}
+            rows.append(
+                {"positives": positives, "logits": logits, "stage": stage, "base": base}
+                | {"seconds": times, "ratios": ratios}
+            )
+            print_row(rows[-1])
+    return rows
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """Print one line: ratios to focal loss with their limits, or factors over a loop."""
+    cells, limits = [], LIMITS.get((row["positives"], row["logits"]), {})
+    for name, ratio in row["ratios"].items():
+        if row["base"] != "focal":
+            cells.append(f"{name} {1 / ratio:.1f} times faster")
+        elif name in limits and row["stage"] != "late":
+            verdict = "ok" if ratio <= limits[name] else "MISSED"
+            cells.append(f"{name} {ratio:.2f} (limit {limits[name]:g} {verdict})")
+        else:
+            cells.append(f"{name} {ratio:.2f}")
+    base = f"{row['base']} {row['seconds'][row['base']] * 1e3:.1f} ms"
+    head = f"P {row['positives']:>6,}  M {row['logits']:>11,}  {row['stage']:<5}"
+    print(f"{head} {base:>22}:  " + ",  ".join(cells), flush=True)
+
+
+def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
+    """Time and peak memory of focal and Rank & Sort loss at the mid stage."""
+    rows = []
+    for positives, logits in cases:
+        for name in ("focal", "rank_sort", "ap"):
+            figures = in_fresh_process("mid", positives, logits, name, device)
+            if logits < 10**7:
+                problem = Problem("mid", positives, logits, device)
+                names = [name] if name == "focal" else ["focal", name]
+                figures["seconds"] = compare(problem, names, device, 5)[name]
+            rows.append({"positives": positives, "logits": logits, "loss": name} | figures)
+            print(
+                f"P {positives:>6,}  M {logits:>11,}  {name:<9} {figures['seconds'] * 1e3:9.1f} ms"
+                f"  extra {figures['extra'] / figures['logit_bytes']:.1f} times the logits",
+                flush=True,
+            )
+    return rows
+
+
+def largest(device: str) -> dict[str, Any]:
+    """An LVIS batch: 1,203 classes and 200,000 anchors."""
+    figures = in_fresh_process("mid", *LARGEST, "rank_sort", device)
+    print(
+        f"P {LARGEST[0]:>6,}  M {LARGEST[1]:>11,}  rank_sort {figures['seconds']:.1f} s, "
+        f"{figures['resident'] / 1e9:.1f} GB resident (limit 8)"
+    )
+    return {"positives": LARGEST[0], "logits": LARGEST[1]} | figures
+
+
+def real_positives(path: Path, images_per_batch: int = 4) -> list[int]:
+    """P of each batch when ATSS assigns 3 anchors a cell to the boxes of a COCO file."""
+    data = json.loads(path.read_text())
+    height, width = 800, 1333
+    anchors = []
+    for stride in (8, 16, 32, 64, 128):
+        y = (torch.arange(-(-height // stride)) + 0.5) * stride
+        x = (torch.arange(-(-width // stride)) + 0.5) * stride
+        centers = torch.cartesian_prod(y, x).flip(1).repeat_interleave(3, 0)
+        sides = stride * 4 * torch.tensor([1, 2 ** (1 / 3), 2 ** (2 / 3)]).repeat(len(y) * len(x))
+        half = sides[:, None] / 2
+        anchors.append(torch.cat([centers - half, centers + half], dim=1))
+    boxes = []
+    for image in data["images"]:
+        scale = min(height / min(image["height"], image["width"]),
+                    width / max(image["height"], image["width"]))  # fmt: skip
+        own = [a["bbox"] for a in data["annotations"]
+               if a["image_id"] == image["id"] and not a.get("iscrowd")]  # fmt: skip
+        xywh = torch.tensor(own, dtype=torch.float32).reshape(-1, 4) * scale
+        boxes.append(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1))
+    valid = torch.ones(sum(map(len, anchors)), dtype=torch.bool)
+    counts = []
+    for own in boxes:
+        matched = ATSS().match(anchors, own, torch.zeros(len(own), dtype=torch.int64), valid, None)
+        counts.append(int((matched >= 0).sum()))
+    size = images_per_batch
+    return [sum(counts[start : start + size]) for start in range(0, len(counts), size)]
+
+
+def real(path: Path, device: str) -> list[dict[str, Any]]:
+    """Ratios at the smallest, median and largest P of the batches of 4 images."""
+    positives = sorted(real_positives(path))
+    rows = []
+    for count in (positives[0], positives[len(positives) // 2], positives[-1]):
+        problem = Problem("mid", max(count, 1), 4 * 22_400 * 3 * 80, device)
+        times = compare(problem, ["focal", *RANKING], device, 1)
+        ratios = {name: times[name] / times["focal"] for name in RANKING}
+        rows.append(
+            {"positives": count, "logits": len(problem.logits), "stage": "mid", "base": "focal"}
+            | {"seconds": times, "ratios": ratios}
+        )
+        print_row(rows[-1])
+    return rows
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Time and peak memory over M and over P."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    for column, (key, axis, fixed) in enumerate(
+        [("logits", "logits M", "P = 500"), ("positives", "positives P", "M = 1,000,000")]
+    ):
+        for name in ("focal", "rank_sort", "ap"):
+            rows = [row for row in report[f"growth_in_{key}"] if row["loss"] == name]
+            x = [row[key] for row in rows]
+            axes[0, column].plot(x, [row["seconds"] for row in rows], "o-", label=name)
+            axes[1, column].plot(x, [row["extra"] / 2**20 for row in rows], "o-", label=name)
+        for row, label in ((0, "forward and backward, s"), (1, "peak extra memory, MiB")):
+            axes[row, column].set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+            axes[row, column].set_title(fixed, fontsize=10)
+            axes[row, column].grid(alpha=0.3)
+    axes[0, 0].legend()
+    figure.suptitle(f"{report['machine']['device']}, {report['machine']['threads']} threads")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run everything and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="leave out the growth and M = 240e6")
+    parser.add_argument("--annotations", type=Path, help="a COCO file with real boxes")
+    parser.add_argument("--growth-only", action="store_true", help="add to the last report")
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        stage, positives, logits, name, device = arguments.measure
+        print(json.dumps(measure(stage, int(positives), int(logits), name, device)))
+        return
+    device = arguments.device
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"losses_{device}.json"
+    report: dict[str, Any] = {"machine": describe_machine(device)}
+    if arguments.growth_only:
+        report = json.loads(path.read_text())
+    else:
+        report["table"] = table(device)
+
+    def keep() -> None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
+    keep()
+    if arguments.annotations:
+        report["real"] = real(arguments.annotations, device)
+        keep()
+    if not arguments.quick:
+        report["growth_in_logits"] = growth(GROWTH_IN_LOGITS, device)
+        report["growth_in_positives"] = growth(GROWTH_IN_POSITIVES, device)
+        draw(report, RESULTS / ("losses.png" if device == "cpu" else f"losses_{device}.png"))
+        keep()
+        report["largest"] = largest(device)
+        keep()
+
+
+if __name__ == "__main__":
+    main()
