@@ -36,6 +36,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """The keyword arguments that ``target`` takes; None if it takes any, or cannot tell."""
+    if inspect.isclass(target) and target.__init__.__module__.startswith("torch.nn.modules.module"):
+        return {}  # a module without arguments inherits a constructor that takes any, and fails
     try:
         found = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -92,7 +94,7 @@ def build_component(node: Mapping[str, Any], namespace: ModuleType, where: str) 
         ConfigError: an unknown name, an unknown or missing argument, a wrong type or value.
     """
     if "NAME" not in node:
-        raise ConfigError(f"{where}: needs a NAME{nearest('', namespace.__all__)}")
+        raise ConfigError(f"{where}: needs a NAME{nearest('', _classes(namespace))}")
     target = _resolve(str(node["NAME"]), namespace, where)
     arguments = {}
     for upper, value in node.items():
@@ -100,7 +102,7 @@ def build_component(node: Mapping[str, Any], namespace: ModuleType, where: str) 
             continue
         key = upper.lower()
         check_key(target, key, where)
-        if isinstance(value, Mapping) and "NAME" in value:
+        if isinstance(value, Mapping):
             value = build_component(value, namespace, f"{where}.{upper}")
         else:
             check_value(target, key, value, where)
@@ -117,11 +119,17 @@ def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]
         if not callable(found):
             raise ConfigError(f"{where}: {name!r} cannot be imported, or is not a class")
         return found
-    if name not in namespace.__all__:
-        known = [n for n in namespace.__all__ if inspect.isclass(getattr(namespace, n))]
+    known = _classes(namespace)
+    if name not in known:
         raise ConfigError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
     constructor: Callable[..., Any] = getattr(namespace, name)
     return constructor
+
+
+def _classes(namespace: ModuleType) -> list[str]:
+    """The components of a package: those of its classes that can be called with tensors."""
+    found = {name: getattr(namespace, name) for name in namespace.__all__}
+    return [name for name, c in found.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
 
 def _name(target: Callable[..., Any]) -> str:

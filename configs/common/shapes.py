@@ -24,24 +24,24 @@ dataloader.train = L(build_detection_train_loader)(
     mapper=L(DatasetMapper)(
         is_train=True,
         augmentations=[
-            L(T.ResizeShortestEdge)(short_edge_length=192, max_size=192),
+            L(T.ResizeShortestEdge)(short_edge_length=160, max_size=160),
             L(T.RandomFlip)(),
         ],
         image_format="RGB",
     ),
     total_batch_size=8,
     aspect_ratio_grouping=False,
-    num_workers=1,
+    num_workers=0,
 )
 
 dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="shapes_val", filter_empty=False),
     mapper=L(DatasetMapper)(
         is_train=False,
-        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=192, max_size=192)],
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=160, max_size=160)],
         image_format="RGB",
     ),
-    num_workers=1,
+    num_workers=0,
 )
 
 dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")

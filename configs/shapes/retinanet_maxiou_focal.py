@@ -1,4 +1,4 @@
-"""The baseline: RetinaNet as in its paper; the data and schedule of retinanet_atss_rs.py."""
+"""The baseline: RetinaNet's assigner and losses; all else as in retinanet_atss_rs.py."""
 
 from detectron2.config import LazyCall as L
 

@@ -123,6 +123,11 @@ class Assigner(nn.Module):
                 f"{len(gt_classes)}"
             )
         for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
+            if classes.dim() != 1 or classes.dtype != torch.int64:
+                raise ValueError(
+                    f"gt_classes[{i}] must be int64 of one dimension, got {classes.dtype} of shape "
+                    f"{tuple(classes.shape)}"
+                )
             if boxes.shape != (len(classes), 4):
                 raise ValueError(
                     f"gt_boxes[{i}] must have shape ({len(classes)}, 4) as gt_classes[{i}] has "

@@ -31,8 +31,8 @@ class ATSS(Assigner):
 
     def __init__(self, topk: int = 9) -> None:
         super().__init__()
-        if topk < 1:
-            raise ValueError(f"topk must be >= 1, got {topk}")
+        if not isinstance(topk, int) or topk < 1:
+            raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
         self.topk = topk
 
     def match(

@@ -15,6 +15,19 @@ from ranking_det.engine.errors import check_file
 
 logger = logging.getLogger(__name__)
 
+# What torch, pickle and Detectron2 raise over a file that is no checkpoint, or cannot be fetched.
+UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
 
 def find_last(output_dir: str) -> str:
     """The path of the last checkpoint of a run, or "" if there is none."""
@@ -38,6 +51,8 @@ def find_weights(
         ConfigError: there are no weights to evaluate or to resume, or no such file.
     """
     last = find_last(output_dir)
+    if last and (args.resume or (args.eval_only and not given)):
+        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
     if args.resume and not args.eval_only:
         if not last:
             raise ConfigError(f"--resume: no checkpoint in {keys[1]}={output_dir}")
@@ -74,7 +89,7 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
     )
     try:
         checkpointer.load(path, checkpointables=[])
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})") from error
     finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ranking_det.config import ConfigError, nearest
@@ -13,8 +16,39 @@ from ranking_det.data import prepare_registered
 
 def check_file(path: str, what: str) -> None:
     """Raise ConfigError unless the file exists; a path with a scheme is left to Detectron2."""
-    if "://" not in path and not Path(path).is_file():
+    if "://" in path:
+        return
+    if Path(path).is_dir():
+        raise ConfigError(f"{what} {path!r} is a folder, not a file")
+    if not Path(path).is_file():
         raise ConfigError(f"{what} {path!r} does not exist (current folder: {Path.cwd()})")
+
+
+def build(node: Any, where: str) -> Any:
+    """Instantiate a node of a LazyConfig.
+
+    Raises:
+        ConfigError: what it names cannot be imported, or refuses its arguments.
+    """
+    try:
+        return instantiate(node)
+    except ConfigError:
+        raise
+    # What constructors and Detectron2's own assertions raise; anything else is a fault of ours.
+    except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{where} cannot be built: {reason}") from error
+
+
+def check_output_dir(path: str | None, key: str) -> None:
+    """Raise ConfigError unless files can be written in the folder, which may not be there yet."""
+    if not path:
+        raise ConfigError(f"{key} is empty; it must name a folder")
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"{key}={path}: {folder} is no folder that can be written to")
 
 
 def check_device(device: str, key: str) -> None:
@@ -47,15 +81,15 @@ def prepare_datasets(names: list[str]) -> None:
     """
     try:
         prepare_registered(names)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
 
-def check_classes(names: list[str], num_classes: int, key: str) -> None:
+def check_classes(names: list[str], num_classes: int | None, key: str) -> None:
     """Raise ConfigError unless the model has as many classes as each (loaded) data set."""
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is not None and len(classes) != num_classes:
+        if classes is not None and num_classes is not None and len(classes) != num_classes:
             raise ConfigError(
                 f"{key} is {num_classes}, but the data set {name!r} has {len(classes)} classes"
             )
@@ -63,6 +97,8 @@ def check_classes(names: list[str], num_classes: int, key: str) -> None:
 
 def check_num_gpus(num_gpus: int, num_machines: int) -> None:
     """Raise ConfigError if this machine has not the GPUs that were asked for."""
+    if num_gpus < 1 or num_machines < 1:
+        raise ConfigError("--num-gpus and --num-machines must be at least 1")
     found = torch.cuda.device_count()
     if (num_gpus > 1 or num_machines > 1) and num_gpus > found:
         raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {found} usable GPUs")

@@ -49,6 +49,10 @@ def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
+    for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key} must be an integer of at least 1, got {value!r}")
     return cfg
 
 
@@ -104,8 +108,11 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
 
 def _check_type(key: str, before: Any, after: Any) -> None:
     """A plain value is replaced by one of its type; an int may stand for a float."""
-    plain = (bool, int, float, str)
-    if not isinstance(before, plain) or after is None:
+    if isinstance(before, (DictConfig, ListConfig)):
+        if not isinstance(after, type(before)):
+            raise ConfigError(f"{key} is a node of the config and cannot become {after!r}")
+        return
+    if not isinstance(before, (bool, int, float, str)):
         return
     same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
     if not same:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_setup, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -21,9 +20,11 @@ from torch import nn
 from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import find_weights, load_weights
 from ranking_det.engine.errors import (
+    build,
     check_classes,
     check_datasets,
     check_device,
+    check_output_dir,
     prepare_datasets,
 )
 from ranking_det.engine.lazy_config import load_lazy_config
@@ -42,11 +43,12 @@ def run_lazy(args: argparse.Namespace) -> str:
         cfg.train.output_dir,
         ("train.init_checkpoint=FILE", "train.output_dir"),
     )
+    # Before anything is written: the constructors refuse what the config has wrong.
+    torch.manual_seed(cfg.train.get("seed", 0) + comm.get_rank())
+    model = build(cfg.model, "model").to(cfg.train.device)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
     prepare_datasets([*_names(cfg, "train"), *_names(cfg, "test")])
-    torch.manual_seed(cfg.train.get("seed", 0) + comm.get_rank())
-    model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         load_weights(DetectionCheckpointer(model), weights, whole=True)
         logger.info("Evaluating %s", weights)
@@ -58,12 +60,13 @@ def run_lazy(args: argparse.Namespace) -> str:
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for what can be known to be wrong before anything is written."""
+    check_output_dir(cfg.train.output_dir, "train.output_dir")
     check_device(cfg.train.device, "train.device")
     if cfg.train.amp.enabled and not str(cfg.train.device).startswith("cuda"):
         raise ConfigError("train.amp.enabled needs train.device=cuda")
     for split in ("train", "test"):
         check_datasets(_names(cfg, split), f"dataloader.{split}.dataset.names")
-        check_classes(_names(cfg, split), cfg.model.num_classes, "model.num_classes")
+        check_classes(_names(cfg, split), _num_classes(cfg), "model.num_classes")
 
 
 def build_loader(cfg: DictConfig, split: str) -> Any:
@@ -72,18 +75,17 @@ def build_loader(cfg: DictConfig, split: str) -> Any:
     Raises:
         ConfigError: a file of the data set is missing.
     """
-    try:
-        loader = instantiate(cfg.dataloader[split])
-    except FileNotFoundError as error:
-        raise ConfigError(f"the data of dataloader.{split} is not there: {error}") from error
-    check_classes(_names(cfg, split), cfg.model.num_classes, "model.num_classes")
+    loader = build(cfg.dataloader[split], f"dataloader.{split}")
+    check_classes(_names(cfg, split), _num_classes(cfg), "model.num_classes")
     return loader
 
 
 def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict[str, Any]:
     """Run the config's evaluator over its test set; log the metrics and write results.json."""
     loader = build_loader(cfg, "test")
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    results = inference_on_dataset(
+        model, loader, build(cfg.dataloader.evaluator, "dataloader.evaluator")
+    )
     print_csv_format(results)
     write_results(results, cfg.train.output_dir)
     return results
@@ -93,7 +95,7 @@ def train(cfg: DictConfig, model: nn.Module, weights: str, *, resume: bool) -> N
     """Train from ``weights``, or go on with the run whose checkpoint they are."""
     loader = build_loader(cfg, "train")
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build(cfg.optimizer, "optimizer")
     ddp_model = create_ddp_model(model, **cfg.train.ddp)
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(ddp_model, loader, optimizer)
@@ -101,6 +103,8 @@ def train(cfg: DictConfig, model: nn.Module, weights: str, *, resume: bool) -> N
     trainer.register_hooks(build_hooks(cfg, ddp_model, checkpointer))
     start = 0
     if resume:
+        # First alone: of another model's checkpoint the optimizer would only report a size.
+        load_weights(DetectionCheckpointer(model), weights, whole=True)
         checkpointer.load(weights)
         start = trainer.iter + 1
         logger.info("Resuming %s at iteration %d", weights, start)
@@ -118,12 +122,17 @@ def build_hooks(
     writers = default_writers(output_dir, cfg.train.max_iter) if is_main else []
     return [
         hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.LRScheduler(scheduler=build(cfg.lr_multiplier, "lr_multiplier")),
         hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
         hooks.EvalHook(cfg.train.eval_period, lambda: evaluate(cfg, model)),
         hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         PictureWriter(output_dir, model, lambda: build_loader(cfg, "test"), _names(cfg, "test")[0]),
     ]
+
+
+def _num_classes(cfg: DictConfig) -> int | None:
+    """The model's number of classes; None if it is not of the usual form."""
+    return OmegaConf.select(cfg, "model.num_classes")
 
 
 def _names(cfg: DictConfig, split: str) -> list[str]:

@@ -26,6 +26,7 @@ from ranking_det.engine.errors import (
     check_datasets,
     check_device,
     check_file,
+    check_output_dir,
     prepare_datasets,
 )
 from ranking_det.engine.results import PictureWriter, write_results
@@ -70,6 +71,7 @@ class RankingTrainer(DefaultTrainer):
 def run_yaml(args: argparse.Namespace) -> str:
     """Train or evaluate; ``args`` are those of the command line. Return the output folder."""
     cfg = load_yaml_config(args.config_file, args.opts)
+    check_output_dir(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     check_device(cfg.MODEL.DEVICE, "MODEL.DEVICE")
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         check_datasets([name], "DATASETS")
@@ -86,7 +88,7 @@ def run_yaml(args: argparse.Namespace) -> str:
         logger.info("Evaluating %s", weights)
         RankingTrainer.test(cfg, model)
         return str(cfg.OUTPUT_DIR)
-    trainer = RankingTrainer(cfg)
+    trainer = _build_trainer(cfg)
     if args.resume:
         trainer.resume_or_load(resume=True)
         logger.info("Resuming %s at iteration %d", weights, trainer.start_iter)
@@ -94,6 +96,13 @@ def run_yaml(args: argparse.Namespace) -> str:
         load_weights(trainer.checkpointer, weights, whole=False)
     trainer.train()
     return str(cfg.OUTPUT_DIR)
+
+
+def _build_trainer(cfg: CfgNode) -> RankingTrainer:
+    try:
+        return RankingTrainer(cfg)
+    except FileNotFoundError as error:
+        raise ConfigError(f"the data of DATASETS.TRAIN is not there: {error}") from error
 
 
 def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
@@ -121,7 +130,7 @@ def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
             cfg.merge_from_list([key, value])
     except (KeyError, AssertionError) as error:
         raise ConfigError(_unknown_key(cfg, str(error))) from error
-    except (ValueError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, AttributeError, TypeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
@@ -147,7 +156,8 @@ def _add_component_key(cfg: CfgNode, key: str) -> None:
         node = node.get(part)
         if not isinstance(node, CfgNode):
             return
-    node.setdefault(last, None)
+    # None takes a value of any type; the constructor's types are checked when it is built.
+    node[last] = None
 
 
 def _unknown_key(cfg: CfgNode, message: str) -> str:
@@ -164,5 +174,7 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
     return message
 
 
-def _num_classes(cfg: CfgNode) -> int:
-    return int(cfg.MODEL.RETINANET.NUM_CLASSES)
+def _num_classes(cfg: CfgNode) -> int | None:
+    """The number of classes of the project's own models; only the model knows another's key."""
+    ours = cfg.MODEL.META_ARCHITECTURE == "RankingRetinaNet"
+    return int(cfg.MODEL.RETINANET.NUM_CLASSES) if ours else None

@@ -15,12 +15,14 @@ from ranking_det.losses.sigmoid_sums import PAIRS, SigmoidSums, highest_negative
 from ranking_det.losses.validation import (
     check_at_least,
     check_choice,
+    check_integer,
     check_per_positive,
     check_ranking,
 )
 
-# A smaller balance constant is taken for this one, whose inverse is finite in single precision.
-LEAST = 1e-30
+# A smaller balance constant is taken for this one, lest its inverse overflow; without a cut-off the
+# sums are in double precision.
+LEAST, LEAST_WITHOUT_CUTOFF = 1e-30, 1e-300
 
 
 def ape_loss(
@@ -79,10 +81,10 @@ def ape_loss(
     check_per_positive("quality", quality, positives)
     check_at_least("lam", lam, 0.0, strictly=True)
     check_choice("normalizer", normalizer, ("positives", "active"))
-    if cutoff is not None and not cutoff < 0:
+    if cutoff is not None and not (isinstance(cutoff, (int, float)) and cutoff < 0):
         raise ValueError(f"cutoff: expected a number below 0 or None, got {cutoff!r}")
     if max_negatives is not None:
-        check_at_least("max_negatives", max_negatives, 0)
+        check_integer("max_negatives", max_negatives, 0)
     with exact_arithmetic(logits):
         index = None
         if max_negatives is not None:
@@ -90,7 +92,8 @@ def ape_loss(
         entries = gather_entries(logits, positives, [quality], index=index)
         if entries is not None:
             sums = SigmoidSums(entries, lam, cutoff, saturate)
-            pairs = _between_positives(sums, entries, count_self)
+            least = LEAST_WITHOUT_CUTOFF if cutoff is None else LEAST
+            pairs = _between_positives(sums, entries, count_self, least)
             weights = pairs.share * entries.columns[0] if weight_by_quality else pairs.share
             active = (sums.visible + pairs.visible > 0).sum().clamp_min(1)
             weights = weights / (active if normalizer == "active" else len(weights))
@@ -124,7 +127,9 @@ def _blocks(entries: Entries) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) -> _Pairs:
+def _between_positives(
+    sums: SigmoidSums, entries: Entries, count_self: bool, least: float
+) -> _Pairs:
     (quality,), blocks = entries.columns, []
     for rows in _blocks(entries):
         pairs = sums.pairs(rows)
@@ -134,7 +139,7 @@ def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) ->
             pairs.sigmoid.diagonal(rows.start).zero_()
         constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
         # Without u itself the constant may underflow, together with what it divides.
-        share = (1 / constant.clamp_min(LEAST)).masked_fill_(sums.visible[rows] + visible == 0, 0)
+        share = (1 / constant.clamp_min(least)).masked_fill_(sums.visible[rows] + visible == 0, 0)
         softplus, trained = ((column * worse).sum(1) for column in (pairs.softplus, pairs.trained))
         blocks.append(_Pairs(share, visible, softplus, trained))
     return _Pairs(*map(torch.cat, zip(*blocks, strict=True)))

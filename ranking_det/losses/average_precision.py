@@ -12,7 +12,12 @@ from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmeti
 from ranking_det.losses.entries import Entries, gather_entries
 from ranking_det.losses.interval_sums import IntervalSums
 from ranking_det.losses.sigmoid_sums import SigmoidSums, highest_negatives
-from ranking_det.losses.validation import check_at_least, check_choice, check_ranking
+from ranking_det.losses.validation import (
+    check_at_least,
+    check_choice,
+    check_integer,
+    check_ranking,
+)
 
 
 def ap_loss(
@@ -74,7 +79,7 @@ def ap_loss(
     check_at_least("margin", margin, 0.0)
     check_at_least("self_count", self_count, 0.0, strictly=True)
     if max_negatives is not None:
-        check_at_least("max_negatives", max_negatives, 0)
+        check_integer("max_negatives", max_negatives, 0)
     with exact_arithmetic(logits):
         index = None
         if max_negatives is not None:

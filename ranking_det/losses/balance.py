@@ -13,7 +13,7 @@ from torch import distributed as dist
 
 from ranking_det.losses.candidates import Candidates
 from ranking_det.losses.distributed import sum_over_workers
-from ranking_det.losses.validation import check_at_least
+from ranking_det.losses.validation import check_at_least, check_integer
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
@@ -92,6 +92,11 @@ class MagnitudeBalance(nn.Module):
         return zero if gradient is None else gradient.abs().sum(dtype=torch.float32)
 
 
+def _forget_step(module: nn.Module, _: object) -> None:
+    """Count on from the loaded step."""
+    module._step = None  # type: ignore[assignment]
+
+
 class HistoryBalance(nn.Module):
     """(mean box loss + mean task loss) / mean box loss over the last period of steps.
 
@@ -111,7 +116,7 @@ class HistoryBalance(nn.Module):
 
     def __init__(self, period: int, initial: float = 50.0) -> None:
         super().__init__()
-        check_at_least("period", period, 1)
+        check_integer("period", period, 1)
         check_at_least("initial", initial, 0.0)
         self.period = period
         self.register_buffer("sums", torch.zeros(2))
@@ -119,7 +124,7 @@ class HistoryBalance(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         # The step is counted on the host too, which must not ask the device every time.
         self._step: int | None = None
-        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "_step", None))
+        self.register_load_state_dict_post_hook(_forget_step)
 
     def forward(
         self,
@@ -134,7 +139,8 @@ class HistoryBalance(nn.Module):
         self.step += 1
         self._step = int(self.step) if self._step is None else self._step + 1
         if self._step % self.period == 0:
-            workers = dist.group.WORLD if dist.is_initialized() else None
+            together = dist.is_available() and dist.is_initialized()
+            workers = dist.group.WORLD if together else None
             task, box = sum_over_workers(self.sums.clone(), workers)
             self.factor.copy_(torch.where(box > 0, (task + box) / box, self.factor))
             self.sums.zero_()

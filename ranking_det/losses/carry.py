@@ -95,8 +95,3 @@ def exact_arithmetic(logits: Tensor) -> ExitStack:
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(logits.device.type, enabled=False))
     return stack
-
-
-def needs_gradient(logits: Tensor) -> bool:
-    """Whether anybody can ask for the gradient later."""
-    return torch.is_grad_enabled() and logits.requires_grad

@@ -16,6 +16,8 @@ from ranking_det.losses.candidates import Candidates
 from ranking_det.losses.focal import focal
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 
+_NOTHING = torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
+
 
 def positive_rows(labels: Tensor) -> Tensor:
     """The rows (P,) whose label is a class."""
@@ -53,6 +55,7 @@ class Focal(Classification):
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
+        focal(*_NOTHING, alpha=alpha, gamma=gamma)  # checks the options
 
     def forward(
         self,
@@ -73,6 +76,7 @@ class QualityFocal(Classification):
     def __init__(self, beta: float = 2.0) -> None:
         super().__init__()
         self.beta = beta
+        quality_focal(*_NOTHING, torch.zeros(0), beta=beta)  # checks the option
 
     def forward(
         self,
@@ -94,6 +98,7 @@ class Varifocal(Classification):
         super().__init__()
         self.alpha = alpha
         self.gamma = gamma
+        varifocal(*_NOTHING, torch.zeros(0), alpha=alpha, gamma=gamma)  # checks the options
 
     def forward(
         self,

@@ -92,10 +92,17 @@ class Criterion(nn.Module):
         """
         check_labels("candidates.logits", candidates.logits, labels)
         rows = positive_rows(labels)
-        if len(rows) != len(candidates.boxes):
+        for name in ("box_outputs", "boxes", "anchors", "gt_boxes"):
+            shape = tuple(getattr(candidates, name).shape)
+            if shape != (len(rows), 4):
+                raise ValueError(
+                    f"candidates.{name}: expected one row of 4 for each of the {len(rows)} "
+                    f"positive labels, got shape {shape}"
+                )
+        if candidates.image.shape != labels.shape:
             raise ValueError(
-                f"candidates: expected one box for each of the {len(rows)} positive labels, got "
-                f"{len(candidates.boxes)}"
+                f"candidates.image: expected one entry for each of the {len(labels)} rows, got "
+                f"shape {tuple(candidates.image.shape)}"
             )
         group = self._group()
         with torch.no_grad():
@@ -193,6 +200,8 @@ class ALRPCriterion(Criterion):
         self, candidates: Candidates, labels: Tensor, quality: Tensor, weights: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         errors = self.localization(candidates) / (2 * (1 - self.tau))
+        # A diverged box makes the loss infinite, which tells; NaN would be refused as an argument.
+        errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
         losses = self._over_scope(self.classification, candidates, labels, errors)
         return {"loss_cls": losses["classification"]}, losses["localization"]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranking_det.labels import IGNORE
+from ranking_det.losses.validation import check_at_least, check_labels
 
 
 def focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -24,16 +25,16 @@ def focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float =
         A scalar, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: a shape, dtype, label or option is not as described.
 
     >>> focal(torch.zeros(1, 1), torch.tensor([0]), alpha=1.0, gamma=0.0)
     tensor(0.6931)
     """
-    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            "logits must have shape (R, K) and labels (R,), got "
-            f"{tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
+    check_labels("logits", logits, labels)
+    check_at_least("alpha", alpha, 0.0)
+    check_at_least("gamma", gamma, 0.0)
+    if alpha > 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha!r}")
     keep = labels != IGNORE
     logits, labels = logits[keep], labels[keep]
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -44,4 +45,6 @@ def focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float =
     score = logits.sigmoid()
     wrong = score + targets - 2 * score * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
+    # Not 0, where a power below 1 has an infinite slope.
+    wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
     return (weight * wrong**gamma * entropy).sum()

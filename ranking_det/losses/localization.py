@@ -43,7 +43,7 @@ class SmoothL1(nn.Module):
     def __init__(self, beta: float = 0.0, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         super().__init__()
         check_at_least("beta", beta, 0.0)
-        if len(weights) != 4:
+        if len(weights) != 4 or not all(isinstance(w, (int, float)) for w in weights):
             raise ValueError(f"weights must be four numbers, got {tuple(weights)}")
         self.beta = beta
         self.weights = tuple(weights)

@@ -33,7 +33,9 @@ def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, *, beta: floa
     check_at_least("beta", beta, 0.0)
     logits, targets, _ = _with_targets(logits, labels, quality)
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return ((targets - logits.sigmoid()).abs() ** beta * entropy).sum()
+    # Not 0, where a power below 1 has an infinite slope.
+    wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
+    return (wrong**beta * entropy).sum()
 
 
 def varifocal(

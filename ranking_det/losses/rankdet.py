@@ -17,7 +17,7 @@ from ranking_det.losses.rankdetnet import (
     group_negatives,
     hardest_negatives,
 )
-from ranking_det.losses.validation import check_at_least
+from ranking_det.losses.validation import check_at_least, check_integer
 
 
 class RankDet(Classification):
@@ -67,7 +67,9 @@ class RankDet(Classification):
             ("iou_weight", iou_weight),
         ):
             check_at_least(name, weight, 0.0)
-        check_at_least("global_groups", global_groups, 1)
+        check_integer("global_groups", global_groups, 1)
+        if not (global_weight or class_weight or iou_weight):
+            raise ValueError("global_weight, class_weight and iou_weight: all are 0")
         self.global_weight = global_weight
         self.class_weight = class_weight
         self.iou_weight = iou_weight

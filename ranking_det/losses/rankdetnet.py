@@ -11,8 +11,8 @@ from torch.nn import functional
 from ranking_det.labels import IGNORE
 from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
 from ranking_det.losses.validation import (
-    check_at_least,
     check_choice,
+    check_integer,
     check_labels,
     check_vector,
 )
@@ -151,8 +151,8 @@ def class_specific_ranking_loss(
     check_labels("scores", scores, labels)
     check_choice("negatives", negatives, ("group", "ohem"))
     check_choice("distance", distance, DISTANCES)
-    check_at_least("ratio", ratio, 1)
-    check_at_least("groups", groups, 1)
+    check_integer("ratio", ratio, 1)
+    check_integer("groups", groups, 1)
     total = attached_zero(scores.flatten())
     for label in torch.unique(labels[labels >= 0]).tolist():
         channel, own = scores[:, label], labels == label
@@ -182,6 +182,7 @@ def hardest_negatives(scores: Tensor, count: int) -> Tensor:
         tensor([0.9000, 0.5000])
     """
     check_vector("scores", scores)
+    check_integer("count", count, 0)
     return torch.topk(scores, min(count, len(scores))).values
 
 
@@ -201,7 +202,7 @@ def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -
         tensor([0.2000, 1.0000])
     """
     check_vector("scores", scores)
-    check_at_least("groups", groups, 1)
+    check_integer("groups", groups, 1)
     if len(scores) == 0:
         return scores
     # Sums of many in half precision would stop growing.

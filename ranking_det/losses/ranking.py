@@ -103,7 +103,7 @@ class APE(Classification):
         lam: float = 8.0,
         cutoff: float | None = -4.0,
         count_self: bool = True,
-        max_negatives: int = 100_000,
+        max_negatives: int | None = 100_000,
         weight_by_quality: bool = True,
         saturate: bool = False,
         normalizer: str = "positives",

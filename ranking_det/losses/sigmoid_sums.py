@@ -79,8 +79,8 @@ class SigmoidSums:
         saturate: bool = False,
     ) -> None:
         self._entries, self._lam, self._saturate = entries, lam, saturate
-        # Without a cut-off x reaches far down, where x - log sigmoid(x) is all rounding in single
-        # precision; and still further down, everything is 0.
+        # Without a cut-off x reaches far down, below what single precision can hold of a sigmoid;
+        # and still further down, everything is 0.
         self._dtype = torch.float64 if cutoff is None else entries.dtype
         self._cutoff = LOWEST if cutoff is None else cutoff
         self._scores, order = torch.sort(torch.nan_to_num(entries.scores, 0, 0, 0), descending=True)
@@ -160,12 +160,14 @@ class SigmoidSums:
         ones, logs = torch.zeros_like(self._scores), torch.zeros_like(self._scores)
         for rows, columns in self._plan:
             sigmoid = self._block(rows, columns, hidden=1.0)
-            # softplus(x) = x - log sigmoid(x), and the sum of x is one of logits.
-            logs[rows] += torch.log(sigmoid).sum(1)
+            # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)): no digit is lost where
+            # the sigmoid is close to 0 or 1, and the sum of max(x, 0) is one of logits.
+            logs[rows] += torch.minimum(sigmoid, 1 - sigmoid).neg_().log1p_().sum(1)
             ones[rows] += self._hide(sigmoid, rows, columns, 0.0).sum(1)
         begin = self._first if self._saturate else torch.zeros_like(self._first)
-        total = range_sums(self._values.masked_fill(self._infinite, 0), begin, self._last)
-        softplus = self._lam * (total - (self._last - begin) * self._scores) - logs
+        above = torch.searchsorted(-self._values, -self._scores, right=True)
+        total = range_sums(self._values.masked_fill(self._infinite, 0), begin, above)
+        softplus = self._lam * (total - (above - begin) * self._scores) - logs
         softplus += SATURATED * begin
         if not self._saturate:
             softplus += torch.where(self._infinite.any(), torch.inf, 0.0)

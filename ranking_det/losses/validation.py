@@ -100,6 +100,12 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         raise ValueError(f"{name}: expected a finite number {relation} {low:g}, got {value!r}")
 
 
+def check_integer(name: str, value: int, low: int) -> None:
+    """Raise unless ``value`` is an integer of at least ``low``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:

@@ -177,6 +177,8 @@ class RankingRetinaNet(DenseDetector):
         num_anchors = sum(len(level) for level in anchors)
         positive_anchors = torch.cat(anchors)[rows % num_anchors]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
+        own = outputs[rows]
         image, level = image_and_level(
             len(gt_instances), [len(level) for level in anchors], logits.device
         )
@@ -185,8 +187,8 @@ class RankingRetinaNet(DenseDetector):
             image=image,
             level=level,
             num_images=len(gt_instances),
-            box_outputs=outputs[rows],
-            boxes=self.decode(outputs[rows], positive_anchors),
+            box_outputs=own,
+            boxes=self.decode(own, positive_anchors),
             anchors=positive_anchors,
             gt_boxes=gt_boxes[assignment.gt_index[rows]],
         )

@@ -10,10 +10,8 @@ def add_ranking_config(cfg: CfgNode) -> None:
 
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
     :mod:`ranking_det.assigners` and :mod:`ranking_det.losses`; an argument that is a component
-    itself is a node of its own. Only the names have defaults here: what else a component takes, and
-    its defaults, are in its constructor, which the node is checked against when it is built.
+    itself is a node of its own. What a component takes, and its defaults, are in its constructor,
+    which the node is checked against when it is built; there is no default criterion.
     """
     cfg.MODEL.ASSIGNER = CfgNode({"NAME": "ATSS"}, new_allowed=True)
-    cfg.MODEL.CRITERION = CfgNode({"NAME": "Criterion"}, new_allowed=True)
-    # Given to the constructor above it would lose its new_allowed.
-    cfg.MODEL.CRITERION.CLASSIFICATION = CfgNode({"NAME": "RankSort"}, new_allowed=True)
+    cfg.MODEL.CRITERION = CfgNode({"NAME": ""}, new_allowed=True)

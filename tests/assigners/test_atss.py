@@ -104,5 +104,5 @@ def test_wrong_arguments_are_named(change, message):
     )
     with pytest.raises(ValueError, match=message):
         ATSS()(**(arguments | change))
-    with pytest.raises(ValueError, match="topk must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="topk must be an integer >= 1, got 0"):
         ATSS(0)

@@ -83,7 +83,7 @@ def test_preparing_makes_the_missing_sets_of_ours_only(tmp_path, root, monkeypat
 def test_metadata_is_complete_before_and_after_loading(root, name):
     metadata = MetadataCatalog.get(name)
     before = metadata.as_dict()
-    assert len(before["thing_classes"]) == (98 if "lvis" in name else 14)
+    assert len(before["thing_classes"]) == (98 if "lvis" in name else 12)
     assert before["evaluator_type"] == ("lvis" if "lvis" in name else "coco")
     assert Path(before["json_file"]).is_file() and Path(before["image_root"]).is_dir()
     DatasetCatalog.get(name)

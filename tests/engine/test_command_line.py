@@ -156,12 +156,30 @@ WRONG = {
         [RS, "dataloader.train.dataset.names=shapes_trian"],
         "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
     ),
+    "a refused value": ([RS, "model.assigner.topk=0"], "topk must be an integer >= 1, got 0"),
+    "a refused value within": (
+        [RS, "model.criterion.rank_scope=imge"],
+        "model cannot be built: rank_scope: expected one of image, gpu, global, got 'imge'",
+    ),
+    "an unknown argument of a module without any": (
+        [RS, "model.criterion.localization.beta=1"],
+        "no key 'beta' in model.criterion.localization",
+    ),
+    "null for a number": ([RS, "train.max_iter=null"], "train.max_iter must be int, got None"),
+    "a value for a node": ([RS, "model=5"], "model is a node of the config and cannot become 5"),
+    "no iterations": ([RS, "train.max_iter=0"], "train.max_iter must be an integer of at least 1"),
+    "no output folder": ([RS, "train.output_dir="], "train.output_dir is empty"),
+    "an output folder that is a file": ([RS, "train.output_dir=/dev/null"], "is no folder that"),
+    "a folder as weights": (
+        [RS, "--eval-only", "train.init_checkpoint=configs"],
+        "the checkpoint 'configs' is a folder, not a file",
+    ),
     "another number of classes": ([RS, "model.num_classes=3"], "model.num_classes is 3, but the"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     args, message = WRONG[case]
     if args[0] == RS and not any("output_dir" in a for a in args):
@@ -178,11 +196,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(case, tmp_path, monkeypatch, c
     [
         ("another model", "is of another model: it lacks"),
         ("not a checkpoint", "cannot be read as a checkpoint"),
+        ("a list", "cannot be read as a checkpoint"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
     path = tmp_path / "other.pth"
-    if kind == "another model":
+    if kind == "a list":
+        torch.save([1, 2], path)
+    elif kind == "another model":
         torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
     else:
         path.write_text("no weights here")

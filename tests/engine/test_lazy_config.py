@@ -41,7 +41,7 @@ def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
         ("--eval-onyl", "'--eval-onyl' is not an override of the form key=value"),
         ("train.output_dir=[1", "train.output_dir=\\[1"),
         ("model.pixel_mean.3=1", "model.pixel_mean: has entries 0 to 2, got '3'"),
-        ("model.criterion.classification=rs", "must be Classification for Criterion, got"),
+        ("model.criterion.classification=rs", "is a node of the config and cannot become 'rs'"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_it(override, message):

@@ -32,7 +32,7 @@ def by_autograd(
         sigmoid = torch.sigmoid(x.detach())
         if not count_self:
             sigmoid[u] = 0
-        constant = (sigmoid * seen).sum().clamp_min(1e-30)
+        constant = (sigmoid * seen).sum().clamp_min(1e-300)
         active += bool(pushed.any())
         if pushed.any():
             weight = i_u if weight_by_quality else 1.0
@@ -186,10 +186,33 @@ def test_what_is_not_finite_is_treated_as_by_the_ranking_losses():
     [
         ({"cutoff": 1.0}, "cutoff: expected a number below 0 or None, got 1.0"),
         ({"normalizer": "all"}, "normalizer: expected one of positives, active, got 'all'"),
-        ({"max_negatives": -3}, "max_negatives: expected a finite number of at least 0, got -3"),
+        ({"max_negatives": -3}, "max_negatives: expected an integer of at least 0, got -3"),
         ({"lam": -1.0}, "lam: expected a finite number above 0, got -1.0"),
     ],
 )
 def test_bad_options_are_named_with_what_was_expected_and_what_came(change, message):
     with pytest.raises(ValueError, match=message):
         ape_loss(*ramp(), **change)
+
+
+@pytest.mark.parametrize("gap", [1.0, 4.0, 8.0, 9.0, 40.0])
+def test_one_negative_far_below_still_counts_by_equation_10(gap):
+    """softplus(x) / sigmoid(x) tends to 1: the value is 1 / lam, and the gradient 1."""
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor([0.0, -gap], dtype=dtype, requires_grad=True)
+        quality = torch.ones(1, dtype=dtype)
+        loss = ape_loss(logits, torch.tensor([0]), quality, cutoff=None, count_self=False)
+        x = torch.tensor(-8.0 * gap, dtype=torch.float64)
+        expected = torch.nn.functional.softplus(x) / x.sigmoid() / 8
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+        loss.backward()
+        torch.testing.assert_close(logits.grad, torch.tensor([-1.0, 1.0], dtype=dtype))
+
+
+def test_many_negatives_far_below_lose_no_digit_in_single_precision():
+    values = []
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.full((2050,), -2.5, dtype=dtype)
+        logits[:50] = 0
+        values.append(ape_loss(logits, torch.arange(50), torch.ones(50, dtype=dtype), cutoff=-20.0))
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)

@@ -178,7 +178,7 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta, interp
         ({"lam": 0.0}, "lam: expected a finite number above 0, got 0.0"),
         ({"margin": -1.0}, "margin: expected a finite number of at least 0, got -1.0"),
         ({"self_count": 0.0}, "self_count: expected a finite number above 0"),
-        ({"max_negatives": -1}, "max_negatives: expected a finite number of at least 0"),
+        ({"max_negatives": -1}, "max_negatives: expected an integer of at least 0"),
         ({"delta": math.inf}, "delta: expected a finite number"),
     ],
 )

@@ -167,12 +167,14 @@ def test_one_class_and_perfect_boxes_leave_the_balance_finite():
     assert output.losses["loss_box"] < 1e-5
 
 
-def test_a_diverged_box_makes_the_box_loss_nan_and_not_an_error():
+@pytest.mark.parametrize("name", ["rank_sort", "alrp", "ape", "rankdet", "focal"])
+def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_and_not_an_error(name):
     candidates = make(LABELS)
-    broken = dataclasses.replace(candidates, boxes=candidates.boxes * torch.nan)
-    output = Criterion(classification=RankSort())(broken, LABELS)
-    assert output.losses["loss_box"].isnan()
-    assert output.losses["loss_rank"].isfinite()
+    broken = dict(
+        boxes=candidates.boxes * torch.nan, box_outputs=candidates.box_outputs * torch.nan
+    )
+    output = CRITERIA[name]()(dataclasses.replace(candidates, **broken), LABELS)
+    assert not output.losses["loss_box"].isfinite()
 
 
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
@@ -260,7 +262,7 @@ def rank_sort(**options):
         (lambda: rank_sort()(make(LABELS), LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
         (
             lambda: rank_sort()(make(LABELS), LABELS.clamp(max=BACKGROUND)),
-            "each of the 0 positive labels, got 4",
+            "box_outputs: expected one row of 4 for each of the 0 positive labels",
         ),
         (
             lambda: rank_sort()(make(LABELS, num_classes=3), LABELS),

@@ -1,13 +1,15 @@
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
 
 from ranking_det.engine.yaml_trainer import load_yaml_config
-from tests.modeling.conftest import CONFIGS, load, make_batch
+from tests.modeling.conftest import CONFIGS, make_batch
 
 
 def test_the_yaml_twin_builds_the_model_of_the_lazyconfig():
-    lazy = instantiate(load("retinanet_atss_rs.py").model)
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg.num_classes = 12
+    lazy = instantiate(cfg)
     yaml_cfg = load_yaml_config(
         str(CONFIGS / "shapes" / "retinanet_atss_rs.yaml"), ["MODEL.DEVICE", "cpu"]
     )

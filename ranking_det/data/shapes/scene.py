@@ -27,10 +27,12 @@ from ranking_det.data.shapes.paint import (
     rasterise,
 )
 
-LEAST_VISIBLE = 0.35
-# Diameters, as a share of the image's side; log-uniform. 18 to 180 px at 256.
-DIAMETERS = (18 / 256, 180 / 256)
+LEAST_VISIBLE = 0.4
+# Diameters, as a share of the image's side; log-uniform. 20 to 200 px at 256.
+DIAMETERS = (20 / 256, 200 / 256)
 MOST_OBJECTS = 15
+# Figures lean to either side by up to 15 degrees; upside down they would take far longer to learn.
+MOST_TURNED = np.deg2rad(15)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class _Scene:
         random ones, or the given centre.
         """
         rng = self.rng
-        angle = rng.uniform(0, 2 * np.pi)
+        angle = rng.uniform(-MOST_TURNED, MOST_TURNED)
         for _ in range(12 if centre is None else 1):
             # Up to a third of the diameter may lie outside of the image.
             margin = diameter / 6
@@ -83,9 +85,9 @@ class _Scene:
             drawn = rasterise(contours, self.size)
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
-            contrast = rng.uniform(35, 60) if rng.random() < 0.1 else rng.uniform(80, 130)
-            # Every third one plain: a texture hides the outline, which is what the class is.
-            style = style or ("solid" if rng.random() < 0.33 else str(rng.choice(STYLES)))
+            contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
+            # Most are plain: a texture hides the outline, which is what the class is.
+            style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
             looks = {"style": style, "diameter": diameter, "angle": angle, "contrast": contrast}
             fill(self.image, *drawn, rng, **looks)
             return True
@@ -165,7 +167,7 @@ def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence
     diameters = diameters[np.argsort(-diameters * rng.uniform(0.5, 2.0, len(chosen)))]
     for index, diameter in zip(chosen, diameters, strict=True):
         category = categories[index]
-        keep_visible = 0.9 if rng.random() < 0.6 else LEAST_VISIBLE
+        keep_visible = 0.9 if rng.random() < 0.8 else LEAST_VISIBLE
         outline = SHAPES[category.shape](rng)
         owner = len(placed) + 1
         for shrink in (1.0, 0.6):
@@ -204,7 +206,7 @@ def render(
         "segmentation".
     """
     scene = _Scene(rng, size)
-    _add_clutter(scene, int(rng.integers(1, 6)), keep_visible=0.0)
+    _add_clutter(scene, int(rng.integers(1, 5)), keep_visible=0.0)
     placed = _add_objects(scene, categories, chosen)
     if crowd is not None:
         _add_crowd(scene, categories[crowd], owner=255)

@@ -54,7 +54,7 @@ def prepare_shapes(
 
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
-        variant: "shapes" (14 classes, COCO fields) or "shapes_lvis" (98 classes, LVIS v1 fields).
+        variant: "shapes" (12 classes, COCO fields) or "shapes_lvis" (98 classes, LVIS v1 fields).
         train: number of training images. None takes a set that is there as it is, and makes a
             new one with 1,000; the same holds for
         val: number of validation images (250),
