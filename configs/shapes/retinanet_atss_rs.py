@@ -1,4 +1,4 @@
-"""The quick start: RetinaNet, ATSS, Rank & Sort Loss; 1,350 x 8 images = 10.8 epochs of 1,000."""
+"""The quick start: RetinaNet, ATSS, Rank & Sort Loss; 1,500 x 8 images = 12 epochs of 1,000."""
 
 from ..common.resnet_half import WIDTH, bottom_up
 from ..common.retinanet_r18 import model
@@ -10,6 +10,6 @@ model.backbone.top_block.in_channels = 8 * WIDTH
 model.head.norm = "GN"
 model.num_classes = NUM_CLASSES
 train.output_dir = "output/shapes/retinanet_atss_rs"
-train.max_iter = 1350
-train.eval_period = 1350
+train.max_iter = 1500
+train.eval_period = 1500
 train.checkpointer.period = 500
