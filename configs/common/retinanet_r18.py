@@ -31,7 +31,7 @@ model = L(RankingRetinaNet)(
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     anchor_generator=L(DefaultAnchorGenerator)(
-        # Three scales of one square, 2 to 3.2 strides: objects here are 12 to 200 px.
+        # Three scales of one square, 2 to 3.2 strides: the shapes are 12 to 125 px at 160.
         sizes=[[2 * x, 2 * x * 2 ** (1 / 3), 2 * x * 2 ** (2 / 3)] for x in (8, 16, 32, 64, 128)],
         aspect_ratios=[1.0],
         strides=[8, 16, 32, 64, 128],
