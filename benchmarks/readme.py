@@ -48,20 +48,12 @@ def losses() -> str:
             focal = f"{row['seconds']['focal'] * 1000:.0f} ms"
             head = f"| {row['positives']:,} | {row['logits']:,} | {row['stage']} | {focal} | "
             rows.append(head + " | ".join(cells) + " |")
-    alone = {
-        row["loss"]: f"{row['seconds'] * 1000:.0f} ms"
-        for row in report["growth_in_positives"]
-        if row["positives"] == 1000
-    }
     largest = report["largest"]
     return (
         "Forward and backward, as ratios to fvcore's focal loss on the same logits "
         f"({describe(report['machine'])}, {report['machine']['threads']} threads); *init*, *mid* "
         "and *late* are logits of the start, the middle and the end of a training:\n\n"
         + "\n".join(rows)
-        + "\n\nIn the table the losses take turns, as beside a network's other work. Repeated by "
-        f"itself, with its memory at hand, focal loss takes {alone['focal']} on a million logits; "
-        f"with 1,000 positives Rank & Sort then takes {alone['rank_sort']} and AP {alone['ap']}."
         + f"\n\n{largest['logits']:,} logits with {largest['positives']:,} positives (1,203 "
         f"classes x 200,000 anchors) take {largest['seconds']:.1f} s and "
         f"{largest['resident'] / 1e9:.1f} GB, all told. On a GPU: not run."

@@ -147,13 +147,14 @@ class IntervalSums:
         slope, intercept = (
             line.index_select(0, self._interval_of_slot) for line in self._ramps.lines(weights)
         )
-        edges = self._ramps.edges
+        # Beyond the outer breakpoints infinity times slope 0 would be NaN. The bounds are numbers,
+        # since those that are tensors take five times as long.
+        largest = torch.finfo(self._logits.dtype).max
         # Each chunk overwrites the slots that it was read from.
         gradient = self._slots.view(self._dtype)
         for chunk in self._chunks():
             slot = self._slots[chunk]
-            # Constant beyond the outer breakpoints, where an infinity times slope 0 would be NaN.
-            x = self._logits[chunk].double().clamp(edges[0], edges[-1])
+            x = self._logits[chunk].clamp(-largest, largest).double()
             line = intercept.index_select(0, slot)
             gradient[chunk] = line.addcmul_(slope.index_select(0, slot), x)
         own = at_positives[self._entries.mine]
