@@ -22,9 +22,11 @@ A criterion is what a detector calls: it takes :class:`Candidates` and labels (`
   :class:`CenternessWeight`, :class:`RankingWeight`;
 - a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
   :class:`MagnitudeBalance`, :class:`HistoryBalance`;
-- for losses that are sums, a normaliser: :class:`PositiveCount`.
+- for losses that are sums, a normaliser: :class:`PositiveCount`;
+- for heads with an IoU or centreness branch, its :class:`BranchLoss`.
 
-:class:`ALRPCriterion` is the one whose ranking also gives the box loss.
+:class:`ALRPCriterion` is the one whose ranking also gives the box loss. :class:`CriterionSchedule`
+trains with one criterion after the other.
 """
 
 from ranking_det.labels import BACKGROUND, IGNORE
@@ -37,7 +39,8 @@ from ranking_det.losses.balance import (
     MagnitudeBalance,
     ValueBalance,
 )
-from ranking_det.losses.candidates import Candidates, CriterionOutput
+from ranking_det.losses.branch import BranchLoss
+from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches
 from ranking_det.losses.classification import Classification, Focal, QualityFocal, Varifocal
 from ranking_det.losses.criterion import ALRPCriterion, Criterion
 from ranking_det.losses.focal import focal
@@ -54,6 +57,7 @@ from ranking_det.losses.rankdetnet import (
     hardest_negatives,
 )
 from ranking_det.losses.ranking import APE, AveragePrecision, RankSort
+from ranking_det.losses.schedule import CriterionSchedule
 from ranking_det.losses.validation import check_values
 from ranking_det.losses.weights import (
     CenternessWeight,
@@ -69,12 +73,14 @@ __all__ = [
     "APE",
     "AveragePrecision",
     "BACKGROUND",
+    "BranchLoss",
     "Candidates",
     "CenternessWeight",
     "Classification",
     "ConstantBalance",
     "Criterion",
     "CriterionOutput",
+    "CriterionSchedule",
     "Focal",
     "GIoU",
     "HistoryBalance",
@@ -82,6 +88,7 @@ __all__ = [
     "IoU",
     "IoUWeight",
     "MagnitudeBalance",
+    "Matches",
     "PositiveCount",
     "QualityFocal",
     "RankDet",

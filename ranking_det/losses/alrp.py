@@ -9,6 +9,7 @@ from torch import distributed as dist
 from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
 from ranking_det.losses.entries import gather_entries
 from ranking_det.losses.interval_sums import IntervalSums
+from ranking_det.losses.ramps import Ramps
 from ranking_det.losses.validation import check_per_positive, check_ranking
 
 # Positives with fewer false positives send no gradient.
@@ -77,7 +78,7 @@ def alrp_loss(
             # Shared in proportion to H; 0 / 0 can only be where the share is 0 as well.
             weights = (share / false_positives).masked_fill_(share == 0, 0)
             at_logits = sums.gradient(weights, -share)
-            at_errors = _inverse_ranks_below(entries.scores, rank) / count
+            at_errors = inverse_ranks_below(entries.scores, rank, 0.0) / count
             classification = Part((false_positives / rank).mean().to(at_logits.dtype), at_logits)
             localization = Part((errors * at_errors).sum().to(at_logits.dtype), at_errors)
     if entries is None:
@@ -86,8 +87,7 @@ def alrp_loss(
     return ALRPLosses(*carry(logits, classification), *carry(localization_errors, own))
 
 
-def _inverse_ranks_below(scores: Tensor, rank: Tensor) -> Tensor:
-    """Sum 1 / rank(i) over the positives i with s_i <= s_k, for every positive k."""
-    ordered, order = torch.sort(scores)
-    below = (1 / rank)[order].cumsum(0)
-    return below[torch.searchsorted(ordered, scores, right=True) - 1]
+def inverse_ranks_below(scores: Tensor, rank: Tensor, delta: float) -> Tensor:
+    """Sum H(s_k - s_i) / rank(i) over the positives i, for every positive k; all (P,)."""
+    # Mirrored: over_steps adds up what is above each logit, and here it is what is below.
+    return Ramps(-scores, delta).over_steps(1 / rank)

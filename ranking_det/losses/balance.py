@@ -1,8 +1,7 @@
 """Task balance: the factor of the box loss beside the classification or ranking loss.
 
-Each takes ``(task_loss, box_loss, candidates, group)``: two scalars with their graphs, what they
-were computed from, and the workers that share one ranking, or None. It returns a detached scalar,
-without a synchronisation of host and device.
+Each takes ``(task_loss, box_loss, matches)``: two scalars with their graphs, and what they were
+computed from. It returns a detached scalar, without a synchronisation of host and device.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ranking_det.losses.candidates import Candidates
+from ranking_det.losses.candidates import Matches
+from ranking_det.losses.counter import StepCounter
 from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.validation import check_at_least, check_integer
 
@@ -34,13 +34,7 @@ class ConstantBalance(nn.Module):
         check_at_least("weight", weight, 0.0)
         self.weight = weight
 
-    def forward(
-        self,
-        task_loss: Tensor,
-        box_loss: Tensor,
-        candidates: Candidates,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Return ``weight``."""
         return torch.full_like(box_loss, self.weight, requires_grad=False)
 
@@ -52,13 +46,7 @@ class ValueBalance(nn.Module):
     paper's code, it is 1 where a loss is 0, which would otherwise give NaN or stop the boxes.
     """
 
-    def forward(
-        self,
-        task_loss: Tensor,
-        box_loss: Tensor,
-        candidates: Candidates,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Return the ratio."""
         return _ratio(task_loss.detach(), box_loss.detach())
 
@@ -70,17 +58,11 @@ class MagnitudeBalance(nn.Module):
     0, or where nothing has a graph.
     """
 
-    def forward(
-        self,
-        task_loss: Tensor,
-        box_loss: Tensor,
-        candidates: Candidates,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Return the ratio."""
-        task = self._norm(task_loss, candidates.logits)
-        box = self._norm(box_loss, candidates.box_outputs)
-        norms = sum_over_workers(torch.stack([task, box]), group)
+        task = self._norm(task_loss, matches.candidates.logits)
+        box = self._norm(box_loss, matches.candidates.box_outputs)
+        norms = sum_over_workers(torch.stack([task, box]), matches.group)
         return _ratio(norms[0], norms[1]).to(box_loss.dtype)
 
     @staticmethod
@@ -90,11 +72,6 @@ class MagnitudeBalance(nn.Module):
             return zero
         (gradient,) = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
         return zero if gradient is None else gradient.abs().sum(dtype=torch.float32)
-
-
-def _forget_step(module: nn.Module, _: object) -> None:
-    """Count on from the loaded step."""
-    module._step = None  # type: ignore[assignment]
 
 
 class HistoryBalance(nn.Module):
@@ -112,7 +89,6 @@ class HistoryBalance(nn.Module):
 
     sums: Tensor
     factor: Tensor
-    step: Tensor
 
     def __init__(self, period: int, initial: float = 50.0) -> None:
         super().__init__()
@@ -121,24 +97,13 @@ class HistoryBalance(nn.Module):
         self.period = period
         self.register_buffer("sums", torch.zeros(2))
         self.register_buffer("factor", torch.tensor(float(initial)))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        # The step is counted on the host too, which must not ask the device every time.
-        self._step: int | None = None
-        self.register_load_state_dict_post_hook(_forget_step)
+        self.counter = StepCounter()
 
-    def forward(
-        self,
-        task_loss: Tensor,
-        box_loss: Tensor,
-        candidates: Candidates,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Take the step into account and return the factor for it."""
         factor = self.factor.clone()
         self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
-        self.step += 1
-        self._step = int(self.step) if self._step is None else self._step + 1
-        if self._step % self.period == 0:
+        if (self.counter() + 1) % self.period == 0:
             together = dist.is_available() and dist.is_initialized()
             workers = dist.group.WORLD if together else None
             task, box = sum_over_workers(self.sums.clone(), workers)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from ranking_det.labels import IGNORE
 
@@ -42,6 +44,64 @@ class Candidates:
     branch_logits: Tensor | None = None
 
 
+class Matches(NamedTuple):
+    """Candidates and what they are to find: what every component of a criterion sees.
+
+    Attributes:
+        candidates: R rows, and the boxes of the P positives.
+        labels: (R,) int64, a class or BACKGROUND or IGNORE.
+        rows: (P,) int64, the rows whose label is a class.
+        quality: (P,) detached, the IoU of each positive's box with its object.
+        group: the workers that share one ranking, or None.
+    """
+
+    candidates: Candidates
+    labels: Tensor
+    rows: Tensor
+    quality: Tensor
+    group: dist.ProcessGroup | None = None
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """The (R, K) logits as the M = R K entries that a ranking loss ranks.
+
+        Entry (row r, class c) has index r K + c. Ignored rows become -inf, which never takes part,
+        so that no index moves.
+
+        Returns:
+            The logits (M,) and the indices (P,) int64 of the positive entries, in row order.
+        """
+        logits = self.candidates.logits
+        ignored = (self.labels == IGNORE)[:, None]
+        positives = self.rows * logits.shape[1] + self.labels[self.rows]
+        return logits.masked_fill(ignored, -torch.inf).reshape(-1), positives
+
+    def images(self) -> list[Matches]:
+        """The images of the batch, each alone, those without a row included."""
+        candidates, count = self.candidates, self.candidates.num_images
+        sizes = torch.bincount(candidates.image, minlength=count).tolist()
+        own = torch.bincount(candidates.image[self.rows], minlength=count).tolist()
+        parts, row, positive = [], 0, 0
+        for size, positives in zip(sizes, own, strict=True):
+            rows, boxes = slice(row, row + size), slice(positive, positive + positives)
+            branch = candidates.branch_logits
+            part = Candidates(
+                logits=candidates.logits[rows],
+                image=torch.zeros_like(candidates.image[rows]),
+                level=candidates.level[rows],
+                num_images=1,
+                box_outputs=candidates.box_outputs[boxes],
+                boxes=candidates.boxes[boxes],
+                anchors=candidates.anchors[boxes],
+                gt_boxes=candidates.gt_boxes[boxes],
+                branch_logits=None if branch is None else branch[rows],
+            )
+            parts.append(
+                Matches(part, self.labels[rows], self.rows[boxes] - row, self.quality[boxes])
+            )
+            row, positive = rows.stop, boxes.stop
+        return parts
+
+
 @dataclass
 class CriterionOutput:
     """What a criterion returns.
@@ -57,54 +117,3 @@ class CriterionOutput:
     weights: Tensor
     task_loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
-
-
-def ranked_entries(logits: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Flatten (R, K) logits to the M = R K entries that a ranking loss ranks.
-
-    Entry (row r, class c) has index r K + c. Ignored rows become -inf, which never takes part, so
-    that no index moves.
-
-    Args:
-        logits: (R, K).
-        labels: (R,) int64, a class or BACKGROUND or IGNORE.
-        rows: (P,) int64, the rows whose label is a class.
-
-    Returns:
-        The logits (M,) and the indices (P,) int64 of the positive entries, in row order.
-    """
-    entries = logits.masked_fill((labels == IGNORE)[:, None], -torch.inf).reshape(-1)
-    return entries, rows * logits.shape[1] + labels[rows]
-
-
-def split_images(candidates: Candidates, labels: Tensor) -> list[tuple[Candidates, Tensor, slice]]:
-    """Split a batch into its images, those without a row included.
-
-    Args:
-        candidates: of all images, image-major.
-        labels: (R,) int64.
-
-    Returns:
-        Per image its candidates, its labels, and which of the batch's positives are its own.
-    """
-    count = candidates.num_images
-    sizes = torch.bincount(candidates.image, minlength=count).tolist()
-    own = torch.bincount(candidates.image[labels >= 0], minlength=count).tolist()
-    parts, row, positive = [], 0, 0
-    for size, positives in zip(sizes, own, strict=True):
-        rows, boxes = slice(row, row + size), slice(positive, positive + positives)
-        branch = candidates.branch_logits
-        part = Candidates(
-            logits=candidates.logits[rows],
-            image=torch.zeros_like(candidates.image[rows]),
-            level=candidates.level[rows],
-            num_images=1,
-            box_outputs=candidates.box_outputs[boxes],
-            boxes=candidates.boxes[boxes],
-            anchors=candidates.anchors[boxes],
-            gt_boxes=candidates.gt_boxes[boxes],
-            branch_logits=None if branch is None else branch[rows],
-        )
-        parts.append((part, labels[rows], boxes))
-        row, positive = rows.stop, boxes.stop
-    return parts

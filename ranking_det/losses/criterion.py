@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -12,19 +10,13 @@ from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.balance import ValueBalance
-from ranking_det.losses.candidates import (
-    Candidates,
-    CriterionOutput,
-    ranked_entries,
-    split_images,
-)
-from ranking_det.losses.classification import Classification, positive_rows
+from ranking_det.losses.branch import BranchLoss
+from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches
+from ranking_det.losses.classification import Classification
 from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.localization import GIoU
 from ranking_det.losses.validation import check_choice, check_labels
 from ranking_det.losses.weights import ScoreWeight
-
-Task = Callable[[Candidates, Tensor, Tensor, "dist.ProcessGroup | None"], Mapping[str, Tensor]]
 
 
 class Criterion(nn.Module):
@@ -42,6 +34,8 @@ class Criterion(nn.Module):
         normalizer: ``(num_positives) -> scalar`` that divides the classification loss and the
             weighted sum of box errors, for classification losses that are sums. A ranking loss
             normalises itself, and the box loss beside it is the weighted mean.
+        branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
+            put the scores in order themselves: what the test ranks must be what was trained.
         rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
             "image", each image alone, mean over the images with a positive; "global", the images
             of all processes: losses and gradients, once DistributedDataParallel has averaged them,
@@ -56,6 +50,7 @@ class Criterion(nn.Module):
         instance_weight: nn.Module | None = None,
         balance: nn.Module | None = None,
         normalizer: nn.Module | None = None,
+        branch: BranchLoss | None = None,
         rank_scope: str = "gpu",
     ) -> None:
         super().__init__()
@@ -69,11 +64,14 @@ class Criterion(nn.Module):
             raise ValueError(f"rank_scope: {name} ranks nothing, got {rank_scope!r}")
         if rank_scope == "global" and not classification.across_workers:
             raise ValueError(f"rank_scope: {name} cannot rank across processes, got 'global'")
+        if branch is not None and not classification.takes_branch:
+            raise ValueError(f"branch: {name} orders the scores itself and takes none")
         self.classification = classification
         self.localization = localization or GIoU()
         self.instance_weight = instance_weight or ScoreWeight()
         self.balance = balance or ValueBalance()
         self.normalizer = normalizer
+        self.branch = branch
         self.rank_scope = rank_scope
 
     def forward(self, candidates: Candidates, labels: Tensor) -> CriterionOutput:
@@ -90,8 +88,24 @@ class Criterion(nn.Module):
         Raises:
             ValueError: labels do not fit the candidates.
         """
+        matches = self._match(candidates, labels)
+        weights = self.instance_weight(matches)
+        losses, box_loss = self._losses(matches, weights)
+        task_loss = torch.stack(list(losses.values())).sum()
+        factor = self.balance(task_loss, box_loss, matches).detach()
+        losses["loss_box"] = factor * box_loss
+        if self.branch is not None:
+            losses["loss_branch"] = self.branch(matches)
+        if matches.group is not None:
+            # The average over processes is to be the gradient of the whole, not 1/W of it.
+            size = dist.get_world_size(matches.group)
+            losses = {name: _scale_gradient(loss, size) for name, loss in losses.items()}
+        metrics = _metrics(matches) | {"box_balance": factor}
+        return CriterionOutput(losses, weights, task_loss.detach(), metrics)
+
+    def _match(self, candidates: Candidates, labels: Tensor) -> Matches:
         check_labels("candidates.logits", candidates.logits, labels)
-        rows = positive_rows(labels)
+        rows = torch.nonzero(labels >= 0).squeeze(1)
         for name in ("box_outputs", "boxes", "anchors", "gt_boxes"):
             shape = tuple(getattr(candidates, name).shape)
             if shape != (len(rows), 4):
@@ -104,53 +118,38 @@ class Criterion(nn.Module):
                 f"candidates.image: expected one entry for each of the {len(labels)} rows, got "
                 f"shape {tuple(candidates.image.shape)}"
             )
-        group = self._group()
+        if (self.branch is None) != (candidates.branch_logits is None):
+            raise ValueError(
+                "candidates.branch_logits: expected "
+                + ("None, as the criterion has no branch" if self.branch is None else "a tensor")
+            )
         with torch.no_grad():
             # A diverged box has no IoU; its box loss is NaN and tells.
             quality = box_iou(candidates.boxes, candidates.gt_boxes).nan_to_num(0).clamp(0, 1)
-        weights = self.instance_weight(candidates, labels, rows, quality, group)
-        losses, box_loss = self._losses(candidates, labels, quality, weights)
-        task_loss = torch.stack(list(losses.values())).sum()
-        factor = self.balance(task_loss, box_loss, candidates, group).detach()
-        losses["loss_box"] = factor * box_loss
-        if group is not None:
-            # The average over processes is to be the gradient of the whole, not 1/W of it.
-            size = dist.get_world_size(group)
-            losses = {name: _scale_gradient(loss, size) for name, loss in losses.items()}
-        metrics = _metrics(candidates, labels, quality) | {"box_balance": factor}
-        return CriterionOutput(losses, weights, task_loss.detach(), metrics)
+        return Matches(candidates, labels, rows, quality, self._group())
 
-    def _losses(
-        self, candidates: Candidates, labels: Tensor, quality: Tensor, weights: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The classification loss's parts and the box loss, before the balance."""
-        losses = self._over_scope(self.classification, candidates, labels, quality)
-        errors = self.localization(candidates)
+        losses = self._over_scope(matches)
+        errors = self.localization(matches.candidates)
         if self.normalizer is not None:
             count = self.normalizer(len(errors))
             losses = {name: loss / count for name, loss in losses.items()}
             return losses, (weights * errors).sum() / count
         # Over all processes if they share one ranking: the mean is over all their positives.
         local = torch.stack([(weights * errors).sum(), weights.sum()])
-        total = sum_over_workers(local.detach().clone(), self._group())
+        total = sum_over_workers(local.detach().clone(), matches.group)
         denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
         box_loss = local[0] + (total[0] - local[0]).detach()
         return losses, box_loss / denominator
 
-    def _over_scope(
-        self, task: Task, candidates: Candidates, labels: Tensor, values: Tensor
-    ) -> dict[str, Tensor]:
-        """Call a loss on what is ranked together; ``values`` (P,) is what it takes per positive."""
-        if self.rank_scope != "image":
-            return dict(task(candidates, labels, values, self._group()))
-        parts = [
-            task(part, own, values[boxes], None)
-            for part, own, boxes in split_images(candidates, labels)
-            if boxes.stop > boxes.start
-        ]
-        if not parts:
-            return dict(task(candidates, labels, values, None))
-        return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+    def _over_scope(self, matches: Matches) -> dict[str, Tensor]:
+        """Call the classification loss on what is ranked together."""
+        parts = [matches]
+        if self.rank_scope == "image":
+            parts = [part for part in matches.images() if len(part.rows)] or parts
+        losses = [self.classification(part) for part in parts]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def _group(self) -> dist.ProcessGroup | None:
         if self.rank_scope == "global" and dist.is_available() and dist.is_initialized():
@@ -196,13 +195,11 @@ class ALRPCriterion(Criterion):
         )
         self.tau = tau
 
-    def _losses(
-        self, candidates: Candidates, labels: Tensor, quality: Tensor, weights: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        errors = self.localization(candidates) / (2 * (1 - self.tau))
+    def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        errors = self.localization(matches.candidates) / (2 * (1 - self.tau))
         # A diverged box makes the loss infinite, which tells; NaN would be refused as an argument.
         errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        losses = self._over_scope(self.classification, candidates, labels, errors)
+        losses = self._over_scope(matches._replace(quality=errors))
         return {"loss_cls": losses["classification"]}, losses["localization"]
 
 
@@ -217,15 +214,9 @@ class _ALRP(Classification):
         nothing = torch.zeros(0)
         alrp_loss(nothing, torch.zeros(0, dtype=torch.int64), nothing, delta=delta)
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
-        entries, positives = ranked_entries(candidates.logits, labels, positive_rows(labels))
-        return alrp_loss(entries, positives, quality, delta=self.delta, group=group)._asdict()
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
+        errors, group = matches.quality, matches.group
+        return alrp_loss(*matches.entries(), errors, delta=self.delta, group=group)._asdict()
 
 
 def _scale_gradient(loss: Tensor, factor: int) -> Tensor:
@@ -234,12 +225,12 @@ def _scale_gradient(loss: Tensor, factor: int) -> Tensor:
     return scaled + (loss - scaled).detach()
 
 
-def _metrics(candidates: Candidates, labels: Tensor, quality: Tensor) -> dict[str, Tensor]:
+def _metrics(matches: Matches) -> dict[str, Tensor]:
     """Counts per image, and the imbalance in entries (Oksuz et al., section S3.5)."""
-    positives = (labels >= 0).sum()
-    entries = (labels != IGNORE).sum() * candidates.logits.shape[1]
+    candidates, count = matches.candidates, len(matches.rows)
+    entries = (matches.labels != IGNORE).sum() * candidates.logits.shape[1]
     return {
-        "num_positives": positives / max(candidates.num_images, 1),
-        "negatives_per_positive": (entries - positives) / positives.clamp(min=1),
-        "mean_iou": quality.sum() / positives.clamp(min=1),
+        "num_positives": torch.full_like(entries, count) / max(candidates.num_images, 1),
+        "negatives_per_positive": (entries - count) / max(count, 1),
+        "mean_iou": matches.quality.sum() / max(count, 1),
     }

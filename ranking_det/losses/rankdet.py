@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from ranking_det.boxes import box_iou
 from ranking_det.labels import BACKGROUND
-from ranking_det.losses.candidates import Candidates
-from ranking_det.losses.classification import Classification, positive_rows
+from ranking_det.losses.candidates import Matches
+from ranking_det.losses.classification import Classification
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
 from ranking_det.losses.rankdetnet import (
     class_specific_ranking_loss,
@@ -42,6 +41,8 @@ class RankDet(Classification):
         merge_levels: compare the positives of all levels of a class with each other.
         probabilities: rank sigmoids, in [0, 1]; False ranks logits.
     """
+
+    takes_branch = True
 
     def __init__(
         self,
@@ -88,17 +89,11 @@ class RankDet(Classification):
         self._class_specific(torch.zeros(0, 1), none)
         iou_guided_ranking_loss(nothing, nothing, none, alpha=alpha, iou_gradient=iou_gradient)
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
         """Return ``loss_global``, ``loss_class`` and ``loss_iou``, those with a weight."""
-        logits = candidates.logits.float()
+        labels, rows = matches.labels, matches.rows
+        logits = matches.candidates.logits.float()
         scores = logits.sigmoid() if self.probabilities else logits
-        rows = positive_rows(labels)
         losses = {}
         if self.global_weight:
             losses["loss_global"] = self.global_weight * self._global(scores, labels, rows)
@@ -106,7 +101,7 @@ class RankDet(Classification):
             losses["loss_class"] = self.class_weight * self._class_specific(scores, labels)
         if self.iou_weight:
             own = scores[rows, labels[rows]]
-            losses["loss_iou"] = self.iou_weight * self._iou_guided(candidates, labels, rows, own)
+            losses["loss_iou"] = self.iou_weight * self._iou_guided(matches, own)
         return losses
 
     def _global(self, scores: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
@@ -130,10 +125,9 @@ class RankDet(Classification):
             reweight=self.reweight,
         )
 
-    def _iou_guided(
-        self, candidates: Candidates, labels: Tensor, rows: Tensor, scores: Tensor
-    ) -> Tensor:
-        groups = labels[rows]
+    def _iou_guided(self, matches: Matches, scores: Tensor) -> Tensor:
+        candidates, rows = matches.candidates, matches.rows
+        groups = matches.labels[rows]
         if not self.merge_levels:
             groups = groups + candidates.logits.shape[1] * candidates.level[rows]
         ious = box_iou(candidates.boxes, candidates.gt_boxes).to(scores.dtype)

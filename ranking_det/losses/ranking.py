@@ -11,8 +11,8 @@ from torch import distributed as dist
 
 from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
-from ranking_det.losses.candidates import Candidates, ranked_entries
-from ranking_det.losses.classification import Classification, positive_rows
+from ranking_det.losses.candidates import Matches
+from ranking_det.losses.classification import Classification
 from ranking_det.losses.rank_sort import rank_sort_loss
 
 _NO_LOGITS, _NO_INDICES = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -28,16 +28,12 @@ class RankSort(Classification):
         self.delta = delta
         rank_sort_loss(_NO_LOGITS, _NO_INDICES, _NO_LOGITS, delta=delta)
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
         """Return ``loss_rank`` and ``loss_sort``."""
-        entries, positives = ranked_entries(candidates.logits, labels, positive_rows(labels))
-        losses = rank_sort_loss(entries, positives, quality, delta=self.delta, group=group)
+        entries, positives = matches.entries()
+        losses = rank_sort_loss(
+            entries, positives, matches.quality, delta=self.delta, group=matches.group
+        )
         return {"loss_rank": losses.ranking, "loss_sort": losses.sorting}
 
 
@@ -68,16 +64,10 @@ class AveragePrecision(Classification):
         self.max_negatives = max_negatives
         self._loss(_NO_LOGITS, _NO_INDICES, None)
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
         """Return ``loss_cls``."""
-        entries, positives = ranked_entries(candidates.logits, labels, positive_rows(labels))
-        return {"loss_cls": self._loss(entries, positives, group)}
+        entries, positives = matches.entries()
+        return {"loss_cls": self._loss(entries, positives, matches.group)}
 
     def _loss(self, entries: Tensor, positives: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         return ap_loss(
@@ -118,16 +108,10 @@ class APE(Classification):
         self.normalizer = normalizer
         self._loss(_NO_LOGITS, _NO_INDICES, _NO_LOGITS)
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
         """Return ``loss_cls``."""
-        entries, positives = ranked_entries(candidates.logits, labels, positive_rows(labels))
-        return {"loss_cls": self._loss(entries, positives, quality)}
+        entries, positives = matches.entries()
+        return {"loss_cls": self._loss(entries, positives, matches.quality)}
 
     def _loss(self, entries: Tensor, positives: Tensor, quality: Tensor) -> Tensor:
         return ape_loss(

@@ -1,69 +1,46 @@
 """Instance weights: how much the box error of each positive counts (Oksuz et al., table S1).
 
-Each takes ``(candidates, labels, rows, quality, group)``: labels (R,), the ``rows`` (P,) of the
-positives, their IoU ``quality`` (P,), and the workers that share one ranking, or None. It returns
-detached weights (P,) >= 0, without a synchronisation of host and device.
+Each takes the :class:`Matches` of a step and returns detached weights (P,) >= 0, without a
+synchronisation of host and device.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
-from ranking_det.losses.candidates import Candidates, ranked_entries
+from ranking_det.losses.alrp import inverse_ranks_below
+from ranking_det.losses.candidates import Matches
 from ranking_det.losses.carry import exact_arithmetic
 from ranking_det.losses.entries import gather_entries
 from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.ramps import Ramps
 from ranking_det.losses.validation import check_at_least
 
 
 class UniformWeight(nn.Module):
     """Every positive counts the same."""
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        rows: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return ones (P,)."""
-        return torch.ones_like(quality)
+        return torch.ones_like(matches.quality)
 
 
 class ScoreWeight(nn.Module):
     """The highest class score of the row, a probability; what Rank & Sort Loss uses."""
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        rows: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in (0, 1)."""
         # In the type of quality: a float16 sigmoid loses small weights.
-        logits = candidates.logits.detach()[rows].to(quality.dtype)
+        logits = matches.candidates.logits.detach()[matches.rows].to(matches.quality.dtype)
         return logits.amax(dim=1).sigmoid()
 
 
 class IoUWeight(nn.Module):
     """The IoU of the decoded box with its object."""
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        rows: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in [0, 1]."""
-        return quality
+        return matches.quality
 
 
 class CenternessWeight(nn.Module):
@@ -72,17 +49,11 @@ class CenternessWeight(nn.Module):
     0 for an anchor whose centre is outside, as IoU assigners allow.
     """
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        rows: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in [0, 1]."""
-        centers = (candidates.anchors[:, :2] + candidates.anchors[:, 2:]).to(quality.dtype) / 2
-        before, after = centers - candidates.gt_boxes[:, :2], candidates.gt_boxes[:, 2:] - centers
+        anchors, objects = matches.candidates.anchors, matches.candidates.gt_boxes
+        centers = (anchors[:, :2] + anchors[:, 2:]).to(matches.quality.dtype) / 2
+        before, after = centers - objects[:, :2], objects[:, 2:] - centers
         # A tiny floor: a centre exactly on both edges of an empty object is not central.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
@@ -107,23 +78,15 @@ class RankingWeight(nn.Module):
         self.delta = delta
         self.rank_delta = rank_delta
 
-    def forward(
-        self,
-        candidates: Candidates,
-        labels: Tensor,
-        rows: Tensor,
-        quality: Tensor,
-        group: dist.ProcessGroup | None = None,
-    ) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in [0, 1]."""
-        with exact_arithmetic(candidates.logits):
-            logits, positives = ranked_entries(candidates.logits, labels, rows)
-            entries = gather_entries(logits, positives, [], group)
+        with exact_arithmetic(matches.candidates.logits):
+            logits, positives = matches.entries()
+            entries = gather_entries(logits, positives, [], matches.group)
             if entries is None:
-                return torch.zeros_like(quality)
+                return torch.zeros_like(matches.quality)
             sums = IntervalSums(entries, self.rank_delta)
             others = sums.over_other_positives(torch.ones_like(entries.scores))
             rank = 1 + others + sums.false_positives
-            # Mirrored: over_steps adds up what is above each logit, and here it is what is below.
-            weights = Ramps(-entries.scores, self.delta).over_steps(1 / rank)
-            return (weights / len(rank))[entries.mine].to(quality)
+            weights = inverse_ranks_below(entries.scores, rank, self.delta)
+            return (weights / len(rank))[entries.mine].to(matches.quality)

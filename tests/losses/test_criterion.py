@@ -19,6 +19,7 @@ from ranking_det.losses import (
     IoU,
     IoUWeight,
     MagnitudeBalance,
+    Matches,
     PositiveCount,
     QualityFocal,
     RankDet,
@@ -32,7 +33,6 @@ from ranking_det.losses import (
     alrp_loss,
     rank_sort_loss,
 )
-from ranking_det.losses.candidates import split_images
 
 CRITERIA = {
     "rank_sort": lambda: Criterion(classification=RankSort()),
@@ -83,6 +83,10 @@ def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
         anchors=anchors,
         gt_boxes=anchors + 3 * torch.rand(positives, 4, generator=generator),
     )
+
+
+def match(candidates, labels, quality):
+    return Matches(candidates, labels, (labels >= 0).nonzero().squeeze(1), quality)
 
 
 LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
@@ -180,9 +184,8 @@ def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_and_not_an_error(name
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
 def test_instance_weights_are_detached_and_of_the_right_range(weight):
     candidates = make(LABELS)
-    rows = (LABELS >= 0).nonzero().squeeze(1)
     quality = torch.tensor([0.1, 0.0, 0.9, 0.5])
-    weights = weight()(candidates, LABELS, rows, quality)
+    weights = weight()(match(candidates, LABELS, quality))
     assert weights.shape == (4,) and not weights.requires_grad
     assert (weights >= 0).all() and (weights <= 1).all()
     if weight is IoUWeight:
@@ -198,9 +201,9 @@ def test_weights_of_zero_do_not_divide_by_zero():
 
 
 def test_value_balance_is_one_without_a_box_loss():
-    candidates = make(LABELS)
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), candidates) == 1
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), candidates) == 0.5
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), matches) == 1
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), matches) == 0.5
 
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
@@ -287,10 +290,10 @@ def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
 
 def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     balance = HistoryBalance(period=2, initial=50.0)
-    candidates = make(LABELS)
+    matches = match(make(LABELS), LABELS, torch.ones(4))
 
     def step(task, box):
-        return balance(torch.tensor(task), torch.tensor(box), candidates).item()
+        return balance(torch.tensor(task), torch.tensor(box), matches).item()
 
     assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, 50.0]
     assert step(9.0, 1.0) == pytest.approx((1.0 + 0.4) / 0.4)
@@ -310,7 +313,7 @@ def test_ranking_weights_are_those_of_the_definition():
     rows = (LABELS >= 0).nonzero().squeeze(1)
     for delta, rank_delta in ((0.0, 0.5), (1.5, 1.0), (0.0, 0.0)):
         weight = RankingWeight(delta, rank_delta)
-        found = weight(candidates, LABELS, rows, torch.ones(4))
+        found = weight(match(candidates, LABELS, torch.ones(4)))
         kept = candidates.logits.detach()[LABELS != IGNORE].double()
         scores = candidates.logits.detach()[rows, LABELS[rows]].double()
         negatives = sorted(set(kept.flatten().tolist()) - set(scores.tolist()))
@@ -339,7 +342,7 @@ def test_centerness_is_one_in_the_middle_and_zero_outside():
         anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
         gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
     )
-    weights = CenternessWeight()(moved, torch.tensor([0, 0, 0]), torch.arange(3), torch.ones(3))
+    weights = CenternessWeight()(match(moved, torch.tensor([0, 0, 0]), torch.ones(3)))
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
 
 
@@ -368,9 +371,9 @@ def test_the_scope_of_an_image_is_the_mean_over_images_with_a_positive(name):
     fresh = make(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")
     parts = [
-        criterion(part, own).losses
-        for part, own, _ in split_images(fresh, labels)
-        if (own >= 0).any()
+        criterion(part.candidates, part.labels).losses
+        for part in match(fresh, labels, torch.ones(4)).images()
+        if len(part.rows)
     ]
     task = [key for key in whole.losses if key != "loss_box"]
     assert len(parts) == 2

@@ -1,0 +1,36 @@
+"""The loss of an IoU or centreness branch, whose score multiplies the class scores in the test."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ranking_det.losses.candidates import Matches
+from ranking_det.losses.validation import check_at_least
+
+
+class BranchLoss(nn.Module):
+    """Binary cross entropy of the branch at the positives, averaged over them.
+
+    Args:
+        target: what the branch predicts, an instance weight in [0, 1]:
+            :class:`ranking_det.losses.CenternessWeight` (Tian et al., FCOS, ICCV 2019, eq. 3) or
+            :class:`ranking_det.losses.IoUWeight` (Kim and Lee, PAA, ECCV 2020).
+        weight: factor of the loss, >= 0.
+    """
+
+    def __init__(self, target: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        check_at_least("weight", weight, 0.0)
+        self.target = target
+        self.weight = weight
+
+    def forward(self, matches: Matches) -> Tensor:
+        """Return a scalar; zero, attached to the branch, without a positive."""
+        branch = matches.candidates.branch_logits
+        if branch is None:
+            raise ValueError("candidates.branch_logits: expected a tensor, got None")
+        logits = branch[matches.rows].float()
+        target = self.target(matches).to(logits.dtype)
+        error = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        return self.weight * error / max(len(logits), 1)

@@ -1,0 +1,114 @@
+import dataclasses
+
+import pytest
+import torch
+
+from ranking_det.labels import BACKGROUND
+from ranking_det.losses import (
+    BranchLoss,
+    CenternessWeight,
+    Criterion,
+    CriterionSchedule,
+    Focal,
+    IoUWeight,
+    PositiveCount,
+    QualityFocal,
+    RankDet,
+    RankSort,
+)
+from tests.losses.test_criterion import LABELS, make
+
+
+def focal(**options):
+    return Criterion(classification=Focal(), normalizer=PositiveCount(), **options)
+
+
+def names(output):
+    return sorted(output.losses)
+
+
+def test_stages_take_turns_and_the_last_goes_on():
+    schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [2, 1])
+    seen = [names(schedule(make(LABELS), LABELS)) for _ in range(5)]
+    assert seen == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
+    assert schedule(make(LABELS), LABELS).metrics["stage"] == 1
+
+
+def test_a_checkpoint_keeps_the_stage():
+    def build():
+        return CriterionSchedule([focal(), Criterion(classification=RankSort())], [3, 1])
+
+    first, resumed = build(), build()
+    for _ in range(2):
+        first(make(LABELS), LABELS)
+    resumed(make(LABELS), LABELS)
+    resumed.load_state_dict(first.state_dict())
+    assert [names(resumed(make(LABELS), LABELS))[-1] for _ in range(2)] == ["loss_cls", "loss_sort"]
+
+
+def test_only_training_steps_count():
+    schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [1, 1]).eval()
+    for _ in range(3):
+        assert "loss_cls" in schedule(make(LABELS), LABELS).losses
+    schedule.train()(make(LABELS), LABELS)
+    assert "loss_rank" in schedule(make(LABELS), LABELS).losses
+
+
+@pytest.mark.parametrize("target", [IoUWeight, CenternessWeight])
+@pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
+def test_the_branch_learns_its_target_at_the_positives(target, labels):
+    candidates = make(labels)
+    logits = torch.randn(len(labels), generator=torch.Generator().manual_seed(1)).requires_grad_()
+    candidates = dataclasses.replace(candidates, branch_logits=logits)
+    criterion = focal(branch=BranchLoss(target(), weight=0.5))
+    loss = criterion(candidates, labels).losses["loss_branch"]
+    loss.backward()
+    rows = labels >= 0
+    assert (logits.grad[~rows] == 0).all()
+    if not rows.any():
+        assert loss == 0
+        return
+    expected = target()(criterion._match(candidates, labels))
+    found = logits.detach()[rows].sigmoid() - 2 * rows.sum() * logits.grad[rows]
+    torch.testing.assert_close(found, expected)
+    error = torch.nn.functional.binary_cross_entropy(logits.detach()[rows].sigmoid(), expected)
+    torch.testing.assert_close(loss.detach(), error / 2)
+
+
+@pytest.mark.parametrize("classification", [RankDet(), QualityFocal()])
+def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
+    normalizer = PositiveCount() if classification.is_sum else None
+    branch = BranchLoss(CenternessWeight())
+    Criterion(classification=classification, normalizer=normalizer, branch=branch)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: Criterion(classification=RankSort(), branch=BranchLoss(IoUWeight())),
+            "branch: RankSort orders the scores itself",
+        ),
+        (lambda: BranchLoss(IoUWeight(), weight=-1), "weight: expected a finite number"),
+        (lambda: CriterionSchedule([focal()], [1, 2]), "lengths: expected one for each of the 1"),
+        (lambda: CriterionSchedule([], []), "lengths: expected one for each of the 0"),
+        (lambda: CriterionSchedule([focal()], [0]), "lengths: expected"),
+        (
+            lambda: CriterionSchedule([focal(), focal(branch=BranchLoss(IoUWeight()))], [1, 1]),
+            "stages: expected a branch in all",
+        ),
+        (
+            lambda: focal(branch=BranchLoss(IoUWeight()))(make(LABELS), LABELS),
+            "branch_logits: expected a tensor",
+        ),
+        (
+            lambda: focal()(
+                dataclasses.replace(make(LABELS), branch_logits=torch.zeros(8)), LABELS
+            ),
+            "branch_logits: expected None",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
