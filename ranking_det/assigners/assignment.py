@@ -39,10 +39,15 @@ class Assignment(NamedTuple):
 class Assigner(nn.Module):
     """Base class: splits the batch into images; a subclass matches the objects of one image.
 
-    A subclass that sets ``needs_predictions`` is given the predictions of the step.
+    A subclass that gains from seeing all images at once overrides :meth:`match_all` instead.
+
+    Attributes:
+        needs_predictions: whether it is to be given the predictions of the step.
+        one_per_location: whether it needs one square anchor of 8 strides per cell.
     """
 
     needs_predictions = False
+    one_per_location = False
 
     @torch.no_grad()
     def forward(
@@ -71,21 +76,44 @@ class Assigner(nn.Module):
         """
         num_anchors = sum(len(level) for level in anchors)
         self._check(num_anchors, gt_boxes, gt_classes, valid, predictions)
-        labels, indices, offset = [], [], 0
+        matched = self.match_all(anchors, gt_boxes, gt_classes, valid, predictions)
+        positive = matched >= 0
+        # Clamped, not masked: indexing with a mask would synchronise host and device. One class
+        # more, so that there is something to index without an object.
+        classes = torch.cat([*gt_classes, matched.new_zeros(1)])
+        labels = torch.where(positive, classes[matched.clamp(min=0)], matched)
+        return Assignment(labels.masked_fill(~valid, IGNORE), torch.where(positive, matched, -1))
+
+    def match_all(
+        self,
+        anchors: Sequence[Tensor],
+        gt_boxes: Sequence[Tensor],
+        gt_classes: Sequence[Tensor],
+        valid: Tensor,
+        predictions: Predictions | None,
+    ) -> Tensor:
+        """Match the candidates of a batch: by default image by image.
+
+        Args:
+            anchors: per level (R_l, 4).
+            gt_boxes: per image (G_i, 4).
+            gt_classes: per image (G_i,) int64.
+            valid: (R,) bool; a candidate that is not valid must not be matched.
+            predictions: of all R candidates.
+
+        Returns:
+            (R,) int64: the object as an index into the batch's concatenated ground truth, or
+            BACKGROUND or IGNORE.
+        """
+        num_anchors = sum(len(level) for level in anchors)
+        matched, offset = [torch.zeros(0, dtype=torch.int64, device=valid.device)], 0
         for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
             rows = slice(i * num_anchors, (i + 1) * num_anchors)
             own = predictions and Predictions(predictions.logits[rows], predictions.boxes[rows])
-            matched = self.match(anchors, boxes, classes, valid[rows], own)
-            # Clamped, not masked: indexing with a mask would synchronise host and device. Without
-            # an object there is nothing to index, and nothing is matched.
-            found = classes[matched.clamp(min=0)] if len(classes) else matched
-            labels.append(torch.where(matched >= 0, found, matched))
-            indices.append(torch.where(matched >= 0, matched + offset, -1))
+            found = self.match(anchors, boxes, classes, valid[rows], own)
+            matched.append(torch.where(found >= 0, found + offset, found))
             offset += len(boxes)
-        if not labels:
-            empty = torch.zeros(0, dtype=torch.int64, device=valid.device)
-            return Assignment(empty, empty)
-        return Assignment(torch.cat(labels).masked_fill(~valid, IGNORE), torch.cat(indices))
+        return torch.cat(matched)
 
     def match(
         self,
@@ -141,6 +169,13 @@ class Assigner(nn.Module):
             )
         if self.needs_predictions and predictions is None:
             raise ValueError(f"{type(self).__name__} needs predictions, got None")
+        if self.needs_predictions and predictions is not None:
+            logits, decoded = predictions
+            if logits.dim() != 2 or len(logits) != expected or decoded.shape != (expected, 4):
+                raise ValueError(
+                    f"predictions must have logits of shape ({expected}, K) and boxes of shape "
+                    f"({expected}, 4), got {tuple(logits.shape)} and {tuple(decoded.shape)}"
+                )
 
 
 def unmatched(valid: Tensor) -> Tensor:

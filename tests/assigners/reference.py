@@ -3,6 +3,9 @@
 import math
 import statistics
 
+import numpy as np
+from sklearn.mixture import GaussianMixture
+
 
 def iou(a, b):
     w = min(a[2], b[2]) - max(a[0], b[0])
@@ -57,3 +60,114 @@ def atss(levels, objects, valid, topk):
             if value >= threshold and inside and value > claims.get(r, (-1, None))[0]:
                 claims[r] = (value, g)
     return [claims[r][1] if r in claims else None for r in range(len(anchors))]
+
+
+def fcos(levels, objects, valid, radius, ranges):
+    """Tian et al., ICCV 2019, section 3, with centre sampling; the object of each location."""
+    limits, result, r = (0.0, *ranges, math.inf), [], 0
+    for number, level in enumerate(levels):
+        for anchor in level:
+            (x, y), stride = center(anchor), (anchor[2] - anchor[0]) / 8
+            claims = []
+            for g, (x1, y1, x2, y2) in enumerate(objects):
+                left, right, top, bottom = x1, x2, y1, y2
+                if radius:
+                    cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+                    left, right = max(x1, cx - radius * stride), min(x2, cx + radius * stride)
+                    top, bottom = max(y1, cy - radius * stride), min(y2, cy + radius * stride)
+                largest = max(x - x1, y - y1, x2 - x, y2 - y)
+                inside = left < x < right and top < y < bottom
+                if valid[r] and inside and limits[number] < largest <= limits[number + 1]:
+                    claims.append(((x2 - x1) * (y2 - y1), g))
+            result.append(min(claims)[1] if claims else None)
+            r += 1
+    return result
+
+
+def mixture(values):
+    """Scikit-learn's fit of two Gaussians, started as PAA starts it."""
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    return GaussianMixture(
+        2,
+        weights_init=[0.5, 0.5],
+        means_init=[[column.min()], [column.max()]],
+        precisions_init=[[[1.0]], [[1.0]]],
+    ).fit(column)
+
+
+def paa(levels, objects, valid, costs, topk, min_iou, single):
+    """Kim and Lee, ECCV 2020, algorithm 1; costs(g, rows) are those of an object's anchors."""
+    anchors = [a for level in levels for a in level]
+    number = [i for i, level in enumerate(levels) for _ in level]
+    matched = max_iou(anchors, objects, valid, min_iou, min_iou, True)
+    result = [None] * len(anchors)
+    for g in range(len(objects)):
+        rows = [r for r in range(len(anchors)) if matched[r] == g]
+        cost = dict(zip(rows, costs(g, rows)))
+        samples = []
+        for i in range(len(levels)):
+            own = [r for r in rows if number[r] == i]
+            samples += sorted(own, key=cost.get)[:topk]
+        samples.sort(key=cost.get)
+        positives = samples if len(samples) == 2 or single == "positive" else []
+        if len(samples) > 2:
+            positives = [samples[k] for k in cheaper([cost[r] for r in samples])]
+        for r in positives:
+            result[r] = g
+    return result
+
+
+def cheaper(costs):
+    """Of ascending costs, those of component 0 up to the likeliest of them."""
+    fit = mixture(costs)
+    column = np.asarray(costs)[:, None]
+    own = np.flatnonzero(fit.predict(column) == 0)
+    if not len(own):
+        return []
+    return own[: 1 + int(np.argmax(fit.score_samples(column)[own]))].tolist()
+
+
+def paa_costs(logits, boxes, objects, classes, box_weight):
+    """The costs of PAA: focal loss over all classes, and GIoU loss."""
+
+    def costs(g, rows):
+        result = []
+        for r in rows:
+            total = 0.0
+            for k, logit in enumerate(logits[r]):
+                p = 1 / (1 + math.exp(-logit))
+                if k == classes[g]:
+                    total -= 0.25 * (1 - p) ** 2 * math.log(p)
+                else:
+                    total -= 0.75 * p**2 * math.log(1 - p)
+            result.append(total + box_weight * (1 - giou(boxes[r], objects[g])))
+        return result
+
+    return costs
+
+
+def giou(a, b):
+    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    value = iou(a, b)
+    union = areas / (1 + value)
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return value - (hull - union) / hull
+
+
+def normalized_costs(logits, boxes, objects, classes, scores, normalize):
+    """The costs of PAA*: what the scores lack to 1."""
+
+    def costs(g, rows):
+        p = [1 / (1 + math.exp(-logits[r][classes[g]])) for r in rows]
+        i = [iou(boxes[r], objects[g]) for r in rows]
+        used = {"both": [p, i], "classification": [p], "localization": [i]}[scores]
+        if normalize:
+            used = [stretch(values) for values in used]
+        return [sum(1 - value for value in values) for values in zip(*used)]
+
+    return costs
+
+
+def stretch(values):
+    low, high = min(values, default=0), max(values, default=0)
+    return [(v - low) / (high - low) if high > low else 0.0 for v in values]

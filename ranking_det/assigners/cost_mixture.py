@@ -1,0 +1,162 @@
+"""Assignment by a mixture of two Gaussians on what each anchor would cost.
+
+n is the number of anchors that take part, G of objects, both in the whole batch: but for the IoU of
+anchors and objects, nothing here runs per image or per object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ranking_det.assigners.assignment import Assigner, Predictions
+from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
+from ranking_det.assigners.max_iou import MaxIoU
+from ranking_det.labels import BACKGROUND
+
+SingleCandidate = Literal["positive", "none"]
+
+
+class CostMixture(Assigner):
+    """Base class of assigners that split an object's anchors by their costs.
+
+    An anchor competes for the object it overlaps most, if their IoU is at least ``min_iou`` or the
+    highest of that object. The ``topk`` anchors of lowest cost per object and level are its
+    samples. A mixture of two Gaussians is fitted to the samples of all levels together. Positive
+    are the samples of the cheaper component whose cost is at most that of its likeliest one; if it
+    has none, the object has no positive. All other anchors are background.
+
+    Two samples are both positive. An anchor whose cost is not finite does not compete.
+
+    Args:
+        topk: samples per object and level, >= 1.
+        min_iou: in [0, 1].
+        single_candidate: what an object's only sample is: "positive", or "none" to leave the object
+            without.
+    """
+
+    needs_predictions = True
+
+    def __init__(
+        self, topk: int = 9, min_iou: float = 0.1, single_candidate: SingleCandidate = "positive"
+    ) -> None:
+        super().__init__()
+        if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
+            raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
+        if not 0 <= min_iou <= 1:
+            raise ValueError(f"min_iou must be in [0, 1], got {min_iou!r}")
+        check_choice("single_candidate", single_candidate, ("positive", "none"))
+        self.topk = topk
+        self.single_candidate = single_candidate
+        self.competitors = MaxIoU(min_iou, min_iou, low_quality=True)
+
+    def costs(
+        self,
+        predictions: Predictions,
+        rows: Tensor,
+        objects: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+    ) -> Tensor:
+        """What it costs to give anchors to objects.
+
+        Args:
+            predictions: of all R candidates.
+            rows: (n,) int64, the competing ones.
+            objects: (n,) int64, the object 0..G-1 that each competes for.
+            boxes: (G, 4).
+            classes: (G,) int64.
+
+        Returns:
+            (n,) float; not finite to keep an anchor out.
+        """
+        raise NotImplementedError
+
+    def match(
+        self,
+        anchors: Sequence[Tensor],
+        gt_boxes: Tensor,
+        gt_classes: Tensor,
+        valid: Tensor,
+        predictions: Predictions | None,
+    ) -> Tensor:
+        """See :meth:`Assigner.match`."""
+        return self.match_all(anchors, [gt_boxes], [gt_classes], valid, predictions)
+
+    def match_all(
+        self,
+        anchors: Sequence[Tensor],
+        gt_boxes: Sequence[Tensor],
+        gt_classes: Sequence[Tensor],
+        valid: Tensor,
+        predictions: Predictions | None,
+    ) -> Tensor:
+        """See :meth:`Assigner.match_all`."""
+        matched = self.competitors.match_all(anchors, gt_boxes, gt_classes, valid, None)
+        # The one synchronisation, beside those of the mixture.
+        rows = torch.nonzero(matched >= 0).squeeze(1)
+        if predictions is None or not len(rows):
+            return matched
+        objects, boxes = matched[rows], torch.cat(list(gt_boxes))
+        costs = self.costs(predictions, rows, objects, boxes, torch.cat(list(gt_classes)))
+        levels = [torch.full_like(a[:, 0], i, dtype=torch.int64) for i, a in enumerate(anchors)]
+        cells = torch.cat(levels)
+        groups = objects * len(levels) + cells[rows % len(cells)]
+        samples, values = self._cheapest(costs, groups, len(boxes) * len(levels))
+        positive = self._positives(values.reshape(len(boxes), -1))
+        # Index n stands for no anchor; what is not positive is written behind the last.
+        rows = torch.cat([rows, rows.new_full((1,), len(matched))])
+        where = torch.where(positive.reshape(-1), rows[samples], len(matched))
+        owners = torch.arange(len(boxes), device=where.device).repeat_interleave(positive.shape[1])
+        result = torch.full((len(matched) + 1,), BACKGROUND, device=where.device)
+        return result.scatter_(0, where, owners)[:-1]
+
+    def _cheapest(self, costs: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+        """The ``topk`` of lowest cost of each group, of equal costs the first.
+
+        Args:
+            costs: (n,).
+            groups: (n,) int64 in 0..num_groups-1.
+            num_groups: pairs of object and level.
+
+        Returns:
+            (num_groups topk,) int64 indices into costs, n where there are too few; and their costs,
+            infinite there.
+        """
+        costs = costs.masked_fill(~costs.isfinite(), torch.inf)
+        order = costs.argsort(stable=True)
+        sorted_groups, by_group = groups[order].sort(stable=True)
+        order = order[by_group]
+        places = torch.arange(len(costs), device=costs.device)
+        rank = places - torch.searchsorted(sorted_groups, sorted_groups)
+        size = num_groups * self.topk
+        slots = torch.where(rank < self.topk, sorted_groups * self.topk + rank, size)
+        samples = torch.full((size + 1,), len(costs), device=costs.device)
+        samples = samples.scatter_(0, slots, order)[:-1]
+        return samples, torch.cat([costs, costs.new_full((1,), torch.inf)])[samples]
+
+    def _positives(self, values: Tensor) -> Tensor:
+        """Which of the samples' costs (G, C), infinite where there is none, are positive: bool."""
+        device, values = values.device, in_float64(values)
+        exists = values.isfinite()
+        component, likelihood = components(values, fit_two_gaussians(values, exists))
+        cheaper = exists & (component == 0)
+        best = likelihood.masked_fill(~cheaper, -torch.inf).amax(dim=1, keepdim=True)
+        # By cost, not by place: samples of equal cost are treated alike.
+        likeliest = cheaper & (likelihood == best)
+        limit = values.masked_fill(~likeliest, torch.inf).amin(dim=1, keepdim=True)
+        positive = cheaper & (values <= limit)
+        count = exists.sum(dim=1, keepdim=True)
+        few = count == 2
+        if self.single_candidate == "positive":
+            few = few | (count == 1)
+        return torch.where(count > 2, positive, exists & few).to(device)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,115 @@
+"""Assignment of locations to the objects around them (FCOS: Tian et al., ICCV 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ranking_det.assigners.assignment import Assigner, Predictions, unmatched
+from ranking_det.assigners.blocks import blocks
+
+
+class FCOS(Assigner):
+    """Positives are the locations near an object's centre, on the level of the object's size.
+
+    A location is the centre of its anchor, whose side is 8 strides. It belongs to an object if it
+    lies strictly inside the object's box and strictly inside the square of ``center_radius``
+    strides around the object's centre, and if the largest of its four distances to the sides of
+    the box is within the range of its level. A location of several objects goes to the smallest, of
+    equal areas to the first. All other locations are background.
+
+    Unlike in the paper, a distance on the border of two ranges belongs to the lower level only.
+
+    Args:
+        center_radius: half the side of the square in strides; 0 for the whole box, as at first
+            published.
+        size_ranges: the largest distance in pixels of each level but the last, ascending; the last
+            level has no limit.
+    """
+
+    one_per_location = True
+    STRIDES_PER_SIDE = 8
+
+    def __init__(
+        self,
+        center_radius: float = 1.5,
+        size_ranges: Sequence[float] = (64, 128, 256, 512),
+    ) -> None:
+        super().__init__()
+        if not 0 <= center_radius < float("inf"):
+            raise ValueError(f"center_radius must be a finite number >= 0, got {center_radius!r}")
+        limits = [0.0, *size_ranges]
+        if not all(low < high for low, high in zip(limits, limits[1:], strict=False)):
+            raise ValueError(f"size_ranges must be above 0 and ascending, got {size_ranges!r}")
+        self.center_radius = center_radius
+        self.size_ranges = tuple(size_ranges)
+
+    def match(
+        self,
+        anchors: Sequence[Tensor],
+        gt_boxes: Tensor,
+        gt_classes: Tensor,
+        valid: Tensor,
+        predictions: Predictions | None,
+    ) -> Tensor:
+        """See :meth:`Assigner.match`.
+
+        Raises:
+            ValueError: another number of levels than of ranges, or anchors that are not square
+                (looked at on the CPU only, since a GPU would have to wait).
+        """
+        self._check_anchors(anchors)
+        matched = unmatched(valid)
+        if not len(gt_boxes) or not len(valid):
+            return matched
+        boxes = torch.cat(list(anchors))
+        points = (boxes[:, :2] + boxes[:, 2:]) / 2
+        radius = (boxes[:, 2] - boxes[:, 0]) * (self.center_radius / self.STRIDES_PER_SIDE)
+        limits = (0.0, *self.size_ranges, torch.inf)
+        low, high = (
+            torch.cat([torch.full_like(a[:, 0], b) for a, b in zip(anchors, bounds, strict=True)])
+            for bounds in (limits[:-1], limits[1:])
+        )
+        smallest = torch.full_like(radius, torch.inf)
+        for rows in blocks(len(gt_boxes), len(boxes)):
+            inside, largest = self._distances(points, radius, gt_boxes[rows])
+            belongs = inside & (largest > low) & (largest <= high) & valid
+            sides = gt_boxes[rows, 2:] - gt_boxes[rows, :2]
+            area = sides.prod(dim=1, keepdim=True).to(radius.dtype)
+            value, row = torch.where(belongs, area, torch.inf).min(dim=0)
+            smaller = value < smallest
+            smallest = torch.where(smaller, value, smallest)
+            matched = torch.where(smaller, row + rows.start, matched)
+        return matched
+
+    def _distances(self, points: Tensor, radius: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether points (R, 2) are inside (G, R), and their largest distance to a side (G, R)."""
+        x, y = points.unbind(dim=1)
+        x1, y1, x2, y2 = gt_boxes[:, :, None].unbind(dim=1)
+        nearest = x - x1
+        largest = nearest
+        for distance in (y - y1, x2 - x, y2 - y):
+            nearest = torch.minimum(nearest, distance)
+            largest = torch.maximum(largest, distance)
+        inside = nearest > 0
+        if self.center_radius:
+            inside &= (x - (x1 + x2) / 2).abs_() < radius
+            inside &= (y - (y1 + y2) / 2).abs_() < radius
+        return inside, largest
+
+    def _check_anchors(self, anchors: Sequence[Tensor]) -> None:
+        if len(anchors) != len(self.size_ranges) + 1:
+            raise ValueError(
+                f"anchors must have {len(self.size_ranges) + 1} levels, one more than size_ranges "
+                f"{self.size_ranges}, got {len(anchors)}"
+            )
+        for i, boxes in enumerate(anchors):
+            width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
+            if boxes.device.type == "cpu" and bool(((width - height).abs() > 1e-3 * width).any()):
+                odd = int((width - height).abs().argmax())
+                raise ValueError(
+                    f"anchors[{i}] must be square, one of 8 strides per cell, got one of "
+                    f"{float(width[odd]):g} x {float(height[odd]):g}"
+                )

@@ -1,0 +1,142 @@
+"""Probabilistic anchor assignment, with the costs of PAA and of PAA*.
+
+n is the number of anchors that take part, G of objects, both in the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ranking_det.assigners.assignment import Predictions
+from ranking_det.assigners.blocks import blocks
+from ranking_det.assigners.cost_mixture import CostMixture, SingleCandidate, check_choice
+from ranking_det.boxes import box_giou, box_iou
+
+Scores = Literal["both", "classification", "localization"]
+
+
+class PAA(CostMixture):
+    """The cost is the training loss of the anchor (Kim and Lee, ECCV 2020).
+
+    Focal loss summed over the classes, with the object's class as target, plus ``box_weight`` times
+    the GIoU loss of the predicted box. See :class:`CostMixture` for how the costs are split.
+
+    Unlike the paper's code, two samples are not split by a mixture but are both positive.
+
+    Args:
+        topk: samples per object and level, >= 1.
+        min_iou: of an anchor that competes for an object, in [0, 1].
+        single_candidate: what an object's only sample is: "positive" as in the paper's code, "none"
+            as with Rank & Sort Loss (Oksuz et al., ICCV 2021).
+        box_weight: of the GIoU loss, >= 0.
+    """
+
+    ALPHA, GAMMA = 0.25, 2
+
+    def __init__(
+        self,
+        topk: int = 9,
+        min_iou: float = 0.1,
+        single_candidate: SingleCandidate = "positive",
+        box_weight: float = 1.0,
+    ) -> None:
+        super().__init__(topk, min_iou, single_candidate)
+        if not 0 <= box_weight < float("inf"):
+            raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
+        self.box_weight = box_weight
+
+    def costs(
+        self,
+        predictions: Predictions,
+        rows: Tensor,
+        objects: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+    ) -> Tensor:
+        """See :meth:`CostMixture.costs`."""
+        targets = classes[objects][:, None]
+        focal = torch.cat(
+            [
+                self._focal(predictions.logits[rows[part]], targets[part])
+                for part in blocks(len(rows), predictions.logits.shape[1])
+            ]
+        )
+        overlap = box_giou(predictions.boxes[rows], boxes[objects])
+        return focal + self.box_weight * (1 - overlap)
+
+    def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Focal loss (n,) of logits (n, K), each row with its one positive class (n, 1)."""
+        logits = _at_least_float32(logits)
+        own = logits.gather(1, targets)
+        hit = (-own).sigmoid().pow(self.GAMMA) * functional.softplus(-own) * self.ALPHA
+        loss = logits.sigmoid().pow_(self.GAMMA).mul_(functional.softplus(logits))
+        return loss.mul_(1 - self.ALPHA).scatter_(1, targets, hit).sum(dim=1)
+
+
+class NormalizedPAA(CostMixture):
+    """The cost is what normalised scores lack to 1: PAA* of APE Loss (Xu et al., CVPR 2022).
+
+    The scores are the sigmoid of the object's class and the IoU of the predicted box with the
+    object. Each is stretched to [0, 1] over the anchors of all levels that compete for the object;
+    scores that are all equal become 0. The cost is the sum of 1 - score. See :class:`CostMixture`
+    for how the costs are split.
+
+    Args:
+        topk: samples per object and level, >= 1.
+        min_iou: of an anchor that competes for an object, in [0, 1].
+        single_candidate: what an object's only sample is: "positive", or "none".
+        scores: "both", or the "classification" or "localization" score alone.
+        normalize: False to take the scores as they are.
+    """
+
+    def __init__(
+        self,
+        topk: int = 9,
+        min_iou: float = 0.1,
+        single_candidate: SingleCandidate = "positive",
+        scores: Scores = "both",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(topk, min_iou, single_candidate)
+        check_choice("scores", scores, ("both", "classification", "localization"))
+        self.scores = scores
+        self.normalize = normalize
+
+    def costs(
+        self,
+        predictions: Predictions,
+        rows: Tensor,
+        objects: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+    ) -> Tensor:
+        """See :meth:`CostMixture.costs`."""
+        scores = []
+        if self.scores != "localization":
+            scores.append(_at_least_float32(predictions.logits[rows, classes[objects]]).sigmoid())
+        if self.scores != "classification":
+            scores.append(box_iou(predictions.boxes[rows], boxes[objects]))
+        # An anchor that does not compete must not stretch the scores of the others either.
+        competes = torch.stack([score.isfinite() for score in scores]).all(dim=0)
+        if self.normalize:
+            scores = [_stretch(score, competes, objects, len(boxes)) for score in scores]
+        cost = torch.stack([1 - score for score in scores]).sum(dim=0)
+        return cost.masked_fill(~competes, torch.inf)
+
+
+def _stretch(scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int) -> Tensor:
+    """Scores (n,) on [0, 1] over those of the same object; 0 if they are all equal."""
+    limits = scores.new_full((2, num_objects), torch.inf)
+    for limit, signed in zip(limits, (scores, -scores), strict=True):
+        limit.scatter_reduce_(0, objects, signed.masked_fill(~competes, torch.inf), "amin")
+    low, high = limits[0][objects], -limits[1][objects]
+    width = high - low
+    return torch.where(width > 0, (scores - low) / width, 0.0)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,309 @@
+import pytest
+import torch
+
+from ranking_det.assigners import (
+    BACKGROUND,
+    IGNORE,
+    PAA,
+    Assigner,
+    NormalizedPAA,
+    Predictions,
+    blocks,
+    cost_mixture,
+)
+from ranking_det.assigners.cost_mixture import CostMixture
+from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.reference import cheaper, normalized_costs, paa, paa_costs
+
+BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
+CLASSES = 5
+
+
+class Given(CostMixture):
+    """The cost of an anchor is its first logit."""
+
+    def costs(self, predictions, rows, objects, boxes, classes):
+        return predictions.logits[rows, 0]
+
+
+class FirstLogit(Assigner):
+    """Image by image: an anchor is of the first object if its logit and its box say so."""
+
+    needs_predictions = True
+
+    def match(self, anchors, gt_boxes, gt_classes, valid, predictions):
+        agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
+        return torch.where(agree, 0, BACKGROUND)
+
+
+def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
+    """Images with objects, and predictions about as good as half way through training."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = [grid(64, stride, scales, jitter=generator) for stride in (8, 16, 32)]
+    boxes = [random_boxes(count, 64, generator) for count in counts]
+    classes = [torch.randint(0, CLASSES, (count,), generator=generator) for count in counts]
+    rows = len(counts) * sum(map(len, anchors))
+    valid = torch.rand(rows, generator=generator) > 0.1
+    logits = torch.randn(rows, CLASSES, generator=generator, dtype=torch.float64) * 2 - 2
+    decoded = torch.cat(anchors).repeat(len(counts), 1)
+    shift = torch.randn(rows, 4, generator=generator, dtype=torch.float64) * 3
+    return anchors, boxes, classes, valid, Predictions(logits, decoded + shift)
+
+
+def same_anchors(first_logits, **options):
+    """Labels of anchors on the one object, of class 0, with these costs."""
+    logits = torch.tensor(first_logits)[:, None]
+    box = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    boxes = box.repeat(len(logits), 1)
+    return Given(**options)(
+        [boxes], [box], [torch.tensor([0])], torch.ones(len(boxes)) > 0, Predictions(logits, boxes)
+    ).labels.tolist()
+
+
+def check_against_the_loop(assigner, scene, make_costs):
+    anchors, boxes, classes, valid, predictions = scene
+    result = assigner(*scene)
+    assert (result.labels >= 0).any()
+    size, offset = sum(map(len, anchors)), 0
+    for i, (own, labels) in enumerate(zip(boxes, classes)):
+        rows = slice(i * size, (i + 1) * size)
+        costs = make_costs(
+            predictions.logits[rows].tolist(),
+            predictions.boxes[rows].tolist(),
+            own.tolist(),
+            labels.tolist(),
+        )
+        matches = paa(
+            [a.tolist() for a in anchors],
+            own.tolist(),
+            valid[rows].tolist(),
+            costs,
+            assigner.topk,
+            assigner.competitors.positive_iou,
+            assigner.single_candidate,
+        )
+        index = torch.tensor([-1 if m is None else m + offset for m in matches])
+        found = torch.tensor([BACKGROUND if m is None else labels[m].item() for m in matches])
+        torch.testing.assert_close(result.gt_index[rows], index)
+        torch.testing.assert_close(result.labels[rows], found.masked_fill(~valid[rows], IGNORE))
+        offset += len(own)
+
+
+@pytest.mark.parametrize("single", ["positive", "none"])
+@pytest.mark.parametrize(("topk", "min_iou"), [(1, 0.1), (2, 0.3), (9, 0.1), (1000, 0.1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_paa_agrees_with_the_loop(seed, topk, min_iou, single):
+    check_against_the_loop(
+        PAA(topk, min_iou, single, box_weight=1.3),
+        crowd(seed),
+        lambda *given: paa_costs(*given, box_weight=1.3),
+    )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("scores", ["both", "classification", "localization"])
+@pytest.mark.parametrize("seed", range(3))
+def test_normalized_paa_agrees_with_the_loop(seed, scores, normalize):
+    check_against_the_loop(
+        NormalizedPAA(topk=4, scores=scores, normalize=normalize),
+        crowd(seed),
+        lambda *given: normalized_costs(*given, scores, normalize),
+    )
+
+
+@BOTH
+def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypatch):
+    anchors, boxes, classes, valid, predictions = scene = crowd(3, counts=(5, 8, 0, 6))
+    calls = []
+    fit = cost_mixture.fit_two_gaussians
+    monkeypatch.setattr(cost_mixture, "fit_two_gaussians", lambda *a: calls.append(a) or fit(*a))
+    batch = assigner()(*scene).labels
+    assert len(calls) == 1
+    size = sum(map(len, anchors))
+    for i in range(4):
+        rows = slice(i * size, (i + 1) * size)
+        own = Predictions(predictions.logits[rows], predictions.boxes[rows])
+        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], own)
+        torch.testing.assert_close(alone.labels, batch[rows])
+        matched = assigner().match(anchors, boxes[i], classes[i], valid[rows], own)
+        torch.testing.assert_close(matched >= 0, alone.labels >= 0)
+
+
+def test_an_assigner_of_single_images_is_given_their_own_predictions():
+    anchors, boxes, classes, valid, predictions = crowd(3, counts=(5, 8))
+    result = FirstLogit()(anchors, boxes, classes, valid | True, predictions)
+    agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
+    torch.testing.assert_close(result.labels >= 0, agree)
+
+
+@BOTH
+def test_blocks_change_nothing(assigner, monkeypatch):
+    scene = crowd(4)
+    whole = assigner()(*scene)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 3 * CLASSES)
+    torch.testing.assert_close(assigner()(*scene).gt_index, whole.gt_index)
+
+
+def test_the_cheaper_component_is_positive_up_to_its_likeliest_sample():
+    costs = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1, 5.2, 5.3]
+    chosen = cheaper(costs)
+    assert 1 < len(chosen) < 5
+    expected = [0 if i in chosen else BACKGROUND for i in range(len(costs))]
+    assert same_anchors(costs) == expected
+    assert same_anchors(costs[::-1]) == expected[::-1]
+
+
+def test_samples_of_equal_cost_are_treated_alike():
+    assert same_anchors([2.0] * 6) == [0] * 6
+    assert same_anchors([0.1] * 4 + [3.0] * 3) == [0] * 4 + [BACKGROUND] * 3
+
+
+def test_only_the_cheapest_of_each_level_are_samples():
+    assert same_anchors([1.0, 0.0, 1.0, 0.0, 1.0], topk=2) == [-1, 0, -1, 0, -1]
+    # Of equal costs the first.
+    assert same_anchors([1.0] * 5, topk=3) == [0, 0, 0, -1, -1]
+
+
+def test_without_a_sample_in_the_cheaper_component_there_is_no_positive():
+    generator = torch.Generator().manual_seed(2)
+    tried = (1e-4 * torch.rand(100, 9, generator=generator, dtype=torch.float64)).tolist()
+    costs = next(row for row in tried if not cheaper(sorted(row)))
+    assert same_anchors(costs) == [BACKGROUND] * 9
+
+
+@pytest.mark.parametrize("single", ["positive", "none"])
+def test_two_samples_are_both_positive(single):
+    assert same_anchors([0.0, 100.0], single_candidate=single) == [0, 0]
+
+
+def test_a_single_sample_is_positive_or_not_as_asked():
+    assert same_anchors([3.0]) == [0]
+    assert same_anchors([3.0], single_candidate="none") == [BACKGROUND]
+    assert same_anchors([3.0, 2.0], topk=1, single_candidate="none") == [BACKGROUND] * 2
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_an_anchor_whose_cost_is_not_finite_does_not_compete(bad):
+    good = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
+    labels = same_anchors(good)
+    assert same_anchors([bad, *good, bad], topk=len(good)) == [BACKGROUND, *labels, BACKGROUND]
+    assert same_anchors([bad, 1.0, 9.0]) == [BACKGROUND, 0, 0]
+    assert same_anchors([bad, bad, 1.0], single_candidate="none") == [BACKGROUND] * 3
+    assert same_anchors([bad] * 4) == [BACKGROUND] * 4
+
+
+@BOTH
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_diverged_model_does_not_crash(assigner, bad):
+    anchors, boxes, classes, valid, predictions = crowd(5)
+    some = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
+    logits = predictions.logits.masked_fill(some[:, None], bad)
+    decoded = predictions.boxes.masked_fill(some.flip(0)[:, None], bad)
+    for broken in (
+        Predictions(logits, predictions.boxes),
+        Predictions(predictions.logits, decoded),
+        Predictions(logits * 0 + bad, decoded * 0 + bad),
+    ):
+        result = assigner()(anchors, boxes, classes, valid, broken)
+        assert result.labels.min() >= IGNORE and result.labels.max() < CLASSES
+        assert (result.gt_index[result.labels < 0] == -1).all()
+    assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(bad))
+
+
+def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
+    box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(5, 1)
+    logits = torch.tensor([[torch.nan], [0.0], [0.5], [1.0], [9.0]])
+    decoded = box.clone()
+    decoded[4] = torch.nan
+    costs = NormalizedPAA().costs(
+        Predictions(logits, decoded),
+        torch.arange(5),
+        torch.zeros(5, dtype=torch.int64),
+        box[:1],
+        torch.tensor([0]),
+    )
+    assert costs[[0, 4]].tolist() == [torch.inf] * 2
+    assert costs[1] == 2 and costs[3] == 1  # the IoUs are all equal, so they become 0
+    assert 1 < costs[2] < 2
+
+
+def test_equal_scores_become_0():
+    box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(4, 1)
+    given = (Predictions(torch.zeros(4, 1), box), torch.arange(4), torch.zeros(4).long())
+    assert NormalizedPAA().costs(*given, box[:1], torch.tensor([0])).tolist() == [2.0] * 4
+    raw = NormalizedPAA(normalize=False).costs(*given, box[:1], torch.tensor([0]))
+    assert raw.tolist() == [0.5] * 4
+
+
+@BOTH
+def test_images_without_objects_are_background(assigner):
+    anchors, boxes, classes, valid, predictions = crowd(6, counts=(0, 3))
+    result = assigner()(anchors, boxes, classes, valid, predictions)
+    half = len(valid) // 2
+    assert set(result.labels[:half].tolist()) == {BACKGROUND, IGNORE}
+    assert (result.labels[half:] >= 0).any()
+    first = Predictions(predictions.logits[:half], predictions.boxes[:half])
+    alone = assigner()(anchors, boxes[:1], classes[:1], valid[:half], first)
+    torch.testing.assert_close(alone.labels, result.labels[:half])
+    nothing = assigner()(anchors, [], [], valid[:0], Predictions(*(p[:0] for p in predictions)))
+    assert len(nothing.labels) == 0
+
+
+@BOTH
+def test_no_valid_anchor_means_no_positive(assigner):
+    anchors, boxes, classes, valid, predictions = crowd(6)
+    result = assigner()(anchors, boxes, classes, valid & False, predictions)
+    assert set(result.labels.tolist()) == {IGNORE} and set(result.gt_index.tolist()) == {-1}
+
+
+@BOTH
+def test_half_precision_logits_and_a_level_without_anchors_are_no_trouble(assigner):
+    anchors, boxes, classes, valid, predictions = crowd(7)
+    half = predictions.logits.bfloat16()
+    got = assigner()(
+        [*anchors, anchors[0][:0]], boxes, classes, valid, Predictions(half, predictions.boxes)
+    )
+    same = Predictions(half.float(), predictions.boxes)
+    torch.testing.assert_close(got.labels, assigner()(anchors, boxes, classes, valid, same).labels)
+    assert (got.labels >= 0).any()
+
+
+@BOTH
+def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
+    anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
+    once = assigner()(anchors, boxes, classes, valid, predictions)
+    x = boxes[0][:, :1]
+    more = [torch.cat([boxes[0], boxes[0], x.repeat(1, 4)])]
+    result = assigner()(anchors, more, [classes[0].repeat(3)], valid, predictions)
+    torch.testing.assert_close(result.gt_index, once.gt_index)
+    assert (once.gt_index == 0).any()
+
+
+@BOTH
+def test_wrong_arguments_are_named(assigner):
+    anchors, boxes, classes, valid, predictions = crowd(9)
+    for topk in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"topk must be an integer >= 1, got {topk}"):
+            assigner(topk)
+    with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
+        assigner(min_iou=1.5)
+    with pytest.raises(ValueError, match="single_candidate must be one of positive, none, got 'x'"):
+        assigner(single_candidate="x")
+    with pytest.raises(ValueError, match=f"{assigner.__name__} needs predictions, got None"):
+        assigner()(anchors, boxes, classes, valid)
+    rows = len(valid)
+    for wrong in (
+        Predictions(predictions.logits[1:], predictions.boxes),
+        Predictions(predictions.logits, predictions.boxes[1:]),
+        Predictions(predictions.logits[:, 0], predictions.boxes),
+    ):
+        with pytest.raises(ValueError, match=rf"must have logits of shape \({rows}, K\) and boxes"):
+            assigner()(anchors, boxes, classes, valid, wrong)
+
+
+def test_wrong_options_of_the_costs_are_named():
+    for weight in (-1.0, float("inf")):
+        with pytest.raises(ValueError, match="box_weight must be a finite number >= 0, got"):
+            PAA(box_weight=weight)
+    with pytest.raises(ValueError, match="scores must be one of both, classification, localizat"):
+        NormalizedPAA(scores="iou")
