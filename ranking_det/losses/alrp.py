@@ -72,8 +72,11 @@ def alrp_loss(
             (errors,), count = entries.columns, len(entries.scores)
             sums = IntervalSums(entries, delta)
             false_positives = sums.false_positives
-            rank = 1 + sums.over_other_positives(torch.ones_like(errors)) + false_positives
-            share = (sums.over_other_positives(errors) + false_positives) / rank
+            others, errors_above = sums.over_other_positives(
+                torch.stack([torch.ones_like(errors), errors])
+            )
+            rank = 1 + others + false_positives
+            share = (errors_above + false_positives) / rank
             share = share.masked_fill_(false_positives <= EPSILON, 0) / count
             # Shared in proportion to H; 0 / 0 can only be where the share is 0 as well.
             weights = (share / false_positives).masked_fill_(share == 0, 0)

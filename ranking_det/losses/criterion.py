@@ -31,9 +31,9 @@ class Criterion(nn.Module):
         localization: ``(candidates) -> (P,)`` errors; see :mod:`ranking_det.losses.localization`.
         instance_weight: see :mod:`ranking_det.losses.weights`.
         balance: see :mod:`ranking_det.losses.balance`.
-        normalizer: ``(num_positives) -> scalar`` that divides the classification loss and the
-            weighted sum of box errors, for classification losses that are sums. A ranking loss
-            normalises itself, and the box loss beside it is the weighted mean.
+        normalizer: ``(num_positives) -> scalar`` that divides the classification loss, for those
+            that are sums; a ranking loss normalises itself. The box loss is the mean of the errors
+            by their weights, times the positives over this scalar if there is one.
         branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
             put the scores in order themselves: what the test ranks must be what was trained.
         rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
@@ -132,16 +132,16 @@ class Criterion(nn.Module):
         """The classification loss's parts and the box loss, before the balance."""
         losses = self._over_scope(matches)
         errors = self.localization(matches.candidates)
-        if self.normalizer is not None:
-            count = self.normalizer(len(errors))
-            losses = {name: loss / count for name, loss in losses.items()}
-            return losses, (weights * errors).sum() / count
         # Over all processes if they share one ranking: the mean is over all their positives.
         local = torch.stack([(weights * errors).sum(), weights.sum()])
         total = sum_over_workers(local.detach().clone(), matches.group)
         denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
-        box_loss = local[0] + (total[0] - local[0]).detach()
-        return losses, box_loss / denominator
+        box_loss = (local[0] + (total[0] - local[0]).detach()) / denominator
+        if self.normalizer is not None:
+            count = self.normalizer(len(errors))
+            losses = {name: loss / count for name, loss in losses.items()}
+            box_loss = box_loss * (len(errors) / count)
+        return losses, box_loss
 
     def _over_scope(self, matches: Matches) -> dict[str, Tensor]:
         """Call the classification loss on what is ranked together."""

@@ -115,7 +115,7 @@ class IntervalSums:
         terms[0], terms[1, : len(x)] = -1, -x
         add(x)
         by_slot = sums.view(2, copies, slots).sum(1)
-        mass, moment = (self._ramps.scatter(self._interval_of_slot, row) for row in by_slot)
+        mass, moment = self._ramps.scatter(self._interval_of_slot, by_slot)
         # NaN is in interval 0, and of the infinities only the negative.
         invalid = torch.isnan(moment[0]) | self._invalid
         packed = torch.stack([mass, moment.masked_fill(mass == 0, 0)])
@@ -127,7 +127,10 @@ class IntervalSums:
         return counted + self._poison
 
     def over_positives(self, values: Tensor) -> Tensor:
-        """Sum values_j H(s_j - s_i) over all positives j, i included, for every positive i."""
+        """Sum values_j H(s_j - s_i) over all positives j, i included, for every positive i.
+
+        Both are (..., P): several sums at once cost little more than one.
+        """
         return self._ramps.over_steps(values) + self._poison
 
     def over_other_positives(self, values: Tensor) -> Tensor:

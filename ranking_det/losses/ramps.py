@@ -19,25 +19,35 @@ def step(x: Tensor, delta: float) -> Tensor:
 
 
 def split(values: Tensor) -> Tensor:
-    """Split float64 (n,) into coarse and fine halves (2, n) whose sums do not round.
+    """Split float64 (..., n) into coarse and fine halves (2, ..., n) whose sums do not round.
 
-    All coarse halves are multiples of one power of two, so that any sum of them is exact; prefix
-    sums may then be subtracted from each other however much they have grown.
+    All coarse halves of a row are multiples of one power of two, so that any sum of them is exact;
+    prefix sums may then be subtracted from each other however much they have grown.
     """
-    exponent = torch.frexp(values.abs().sum()).exponent
-    unit = torch.ldexp(values.new_ones(()), exponent - 52)
+    exponent = torch.frexp(values.abs().sum(-1, keepdim=True)).exponent
+    unit = torch.ldexp(torch.ones_like(exponent, dtype=values.dtype), exponent - 52)
     coarse = torch.round(values / unit) * unit
     return torch.stack([coarse, values - coarse])
 
 
+def prefix_sums(values: Tensor) -> Tensor:
+    """Sums of the first 0..n values of each row (..., n), in two halves to subtract: (2, ..., n+1).
+
+    The difference of two entries, added over the halves, is exact but for one rounding.
+    """
+    return torch.nn.functional.pad(split(values).cumsum(-1), (1, 0))
+
+
 def range_sums(values: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Sum ``values[first[i]:last[i]]`` for every i; (n,) and twice (P,) to (P,)."""
-    prefix = torch.nn.functional.pad(split(values).cumsum(1), (1, 0))
+    prefix = prefix_sums(values)
     return (prefix[:, last] - prefix[:, first]).sum(0)
 
 
 class Ramps:
     """The steps H(x - s_i) of P logits s, P > 0.
+
+    Sums may be taken of several rows at once, (...) below, which costs little more than one.
 
     Attributes:
         scores: (P,) float64.
@@ -48,9 +58,10 @@ class Ramps:
         self.scores = scores
         # A step has no ramp: both its breakpoints fall together and no x is ever between them.
         self.slope = 0.5 / delta if delta > 0 else 0.0
-        lower, upper = scores - delta, scores + delta
-        self.edges = torch.sort(torch.cat([lower, upper])).values
-        self.first, self.last = self.interval(lower), self.interval(upper)
+        breakpoints = torch.stack([scores - delta, scores + delta])
+        self.edges = torch.sort(breakpoints.reshape(-1)).values
+        self._own = self.interval(scores)
+        self._bends = self.interval(breakpoints)  # (2, P)
 
     def interval(self, x: Tensor) -> Tensor:
         """The interval 0..2P of each x; 0 for NaN."""
@@ -61,30 +72,29 @@ class Ramps:
         """Sum H(x - s_i) over all x, for every step i.
 
         Args:
-            mass: (K,) the sum of the weights of the x in each interval.
-            moment: (K,) the sum of weight times x; ignored above the last breakpoint.
+            mass: (..., K) the sum of the weights of the x in each interval.
+            moment: (..., K) the sum of weight times x; ignored above the last breakpoint.
 
         Returns:
-            (P,); each is within rounding of the sum over x, one at a time.
+            (..., P); each is within rounding of the sum over x, one at a time.
         """
-        end = torch.full_like(self.last, len(mass))
-        inside = range_sums(mass, self.first, self.last)
         # The outermost intervals lie on no ramp, and their moments may be infinite.
-        inner = torch.nn.functional.pad(moment[1:-1], (1, 1))
-        lifted = range_sums(inner, self.first, self.last) - inside * self.scores
-        return range_sums(mass, self.last, end) + self.slope * lifted + 0.5 * inside
+        inner = torch.nn.functional.pad(moment[..., 1:-1], (1, 1))
+        prefix = prefix_sums(torch.stack([mass, inner]))
+        below = prefix[..., self._bends]  # halves, mass and moment, ..., lower and upper, P
+        on_ramp, lifted = (below[..., 1, :] - below[..., 0, :]).sum(0)
+        beyond = (prefix[:, 0, ..., -1:] - below[:, 0, ..., 1, :]).sum(0)
+        return beyond + self.slope * (lifted - on_ramp * self.scores) + 0.5 * on_ramp
 
     def over_steps(self, values: Tensor) -> Tensor:
-        """Sum values_j H(s_j - s_i) over the P logits themselves, for every i; (P,) to (P,)."""
-        interval = self.interval(self.scores)
-        return self.at_each_step(
-            self.scatter(interval, values), self.scatter(interval, values * self.scores)
-        )
+        """Sum values_j H(s_j - s_i) over the P logits themselves, for every i; both (..., P)."""
+        terms = torch.stack([values, values * self.scores])
+        return self.at_each_step(*self.scatter(self._own, terms))
 
     def scatter(self, interval: Tensor, values: Tensor) -> Tensor:
-        """Add up values by interval; (n,) and (n,) to (K,)."""
-        total = values.new_zeros(len(self.edges) + 1)
-        return total.scatter_add_(0, interval, values)
+        """Add up values (..., n) by interval (n,); (..., K)."""
+        total = values.new_zeros(*values.shape[:-1], len(self.edges) + 1)
+        return total.scatter_add_(-1, interval.expand_as(values), values)
 
     def lines(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of weights_i H(x - s_i) over the steps i, as a function of x.
@@ -95,16 +105,11 @@ class Ramps:
         Returns:
             Slope and intercept (K,) in each interval; the slopes of the outermost two are 0.
         """
-        slope = self._accumulate(weights * self.slope, -weights * self.slope)
+        steep = weights * self.slope
         rising = weights * (0.5 - self.slope * self.scores)
-        intercept = self._accumulate(rising, weights - rising)
+        # What sets in at each step's lower breakpoint, and at its upper one.
+        jumps = torch.stack([torch.cat([steep, -steep]), torch.cat([rising, weights - rising])])
+        slope, intercept = self.scatter(self._bends.reshape(-1), split(jumps)).cumsum(-1).sum(0)
         # Rounding must not leave a slope there: these intervals reach to infinity.
         slope[0] = slope[-1] = 0
         return slope, intercept
-
-    def _accumulate(self, entering: Tensor, leaving: Tensor) -> Tensor:
-        """Prefix sums (K,) of what sets in at each step's lower and at its upper breakpoint."""
-        parts = split(torch.cat([entering, leaving]))
-        at = torch.cat([self.first, self.last]).expand(2, -1)
-        jumps = parts.new_zeros(2, len(self.edges) + 1).scatter_add_(1, at, parts)
-        return jumps.cumsum(1).sum(0)

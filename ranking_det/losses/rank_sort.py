@@ -82,14 +82,13 @@ def rank_sort_loss(
 def _parts(entries: Entries, positives: Tensor, delta: float) -> list[Part]:
     (quality,), count = entries.columns, len(entries.scores)
     sums = IntervalSums(entries, delta)
-    true_rank = sums.over_positives(torch.ones_like(quality))
+    true_rank, error = sums.over_positives(torch.stack([torch.ones_like(quality), 1 - quality]))
     rank = true_rank + sums.false_positives
     ranking = sums.false_positives / rank
     silent = sums.false_positives <= EPSILON
     dense = sums.gradient(
         (1 / rank).masked_fill(silent, 0) / count, -ranking.masked_fill(silent, 0) / count
     )
-    error = sums.over_positives(1 - quality)
     sorting, received = _sorting(entries.scores, quality, true_rank, error, delta)
     sparse = ((received - sorting) / count)[entries.mine]
     return [

@@ -26,12 +26,22 @@ class UniformWeight(nn.Module):
 
 
 class ScoreWeight(nn.Module):
-    """The highest class score of the row, a probability; what Rank & Sort Loss uses."""
+    """A class score of the row, a probability.
+
+    Args:
+        own_class: of the object's class, as APE Loss has it; else the highest, as Rank & Sort Loss.
+    """
+
+    def __init__(self, own_class: bool = False) -> None:
+        super().__init__()
+        self.own_class = own_class
 
     def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in (0, 1)."""
         # In the type of quality: a float16 sigmoid loses small weights.
         logits = matches.candidates.logits.detach()[matches.rows].to(matches.quality.dtype)
+        if self.own_class:
+            return logits.gather(1, matches.labels[matches.rows, None]).squeeze(1).sigmoid()
         return logits.amax(dim=1).sigmoid()
 
 

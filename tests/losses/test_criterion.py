@@ -192,6 +192,16 @@ def test_instance_weights_are_detached_and_of_the_right_range(weight):
         torch.testing.assert_close(weights, quality)
 
 
+def test_the_score_weight_is_the_highest_or_that_of_the_objects_class():
+    candidates = make(LABELS)
+    matches = match(candidates, LABELS, torch.ones(4))
+    scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
+    torch.testing.assert_close(ScoreWeight()(matches), scores.amax(dim=1))
+    own = scores[torch.arange(4), LABELS[LABELS >= 0]]
+    torch.testing.assert_close(ScoreWeight(own_class=True)(matches), own)
+    assert (own < scores.amax(dim=1)).any()
+
+
 def test_weights_of_zero_do_not_divide_by_zero():
     candidates = make(LABELS)
     far = dataclasses.replace(candidates, gt_boxes=candidates.gt_boxes + 1000)
@@ -204,6 +214,20 @@ def test_value_balance_is_one_without_a_box_loss():
     matches = match(make(LABELS), LABELS, torch.ones(4))
     assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), matches) == 1
     assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), matches) == 0.5
+
+
+def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_share():
+    candidates = make(LABELS)
+    criterion = Criterion(
+        classification=Focal(),
+        instance_weight=CenternessWeight(),
+        balance=ConstantBalance(2.0),
+        normalizer=PositiveCount(momentum=0.5, initial=12.0),
+    )
+    weights = CenternessWeight()(match(candidates, LABELS, torch.ones(4)))
+    mean = (weights * GIoU()(candidates)).sum() / weights.sum()
+    found = criterion(candidates, LABELS).losses["loss_box"]
+    torch.testing.assert_close(found, 2 * mean * 4 / 8)  # 4 positives, an average of 8
 
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
