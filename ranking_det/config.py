@@ -77,15 +77,18 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
         )
 
 
-def build_component(node: Mapping[str, Any], namespace: ModuleType, where: str) -> Any:
+def build_component(
+    node: Mapping[str, Any], namespace: ModuleType, where: str, **given: Any
+) -> Any:
     """Build a component from a yaml node such as ``{NAME: ATSS, TOPK: 9}``.
 
     Args:
         node: NAME and the constructor's arguments in capitals; an argument that is itself a node
             with a NAME is built first, from the same namespace.
-        namespace: the package whose ``__all__`` has the constructors. A NAME with a dot is imported
-            instead, so that a component of one's own needs no registration.
+        namespace: the package or module whose ``__all__`` has the constructors. A NAME with a dot
+            is imported instead, so that a component of one's own needs no registration.
         where: the node's name in messages.
+        given: arguments that the node need not have; those that it has come first.
 
     Returns:
         The constructed object.
@@ -96,21 +99,29 @@ def build_component(node: Mapping[str, Any], namespace: ModuleType, where: str) 
     if "NAME" not in node:
         raise ConfigError(f"{where}: needs a NAME{nearest('', _classes(namespace))}")
     target = _resolve(str(node["NAME"]), namespace, where)
-    arguments = {}
+    arguments = dict(given)
     for upper, value in node.items():
         if upper == "NAME":
             continue
         key = upper.lower()
         check_key(target, key, where)
-        if isinstance(value, Mapping):
-            value = build_component(value, namespace, f"{where}.{upper}")
-        else:
-            check_value(target, key, value, where)
-        arguments[key] = value
+        arguments[key] = _build_value(target, key, value, namespace, f"{where}.{upper}")
     try:
         return target(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _build_value(
+    target: Callable[..., Any], key: str, value: Any, namespace: ModuleType, where: str
+) -> Any:
+    """One argument of a node: a plain value, a node, or a list of nodes."""
+    if isinstance(value, Mapping):
+        return build_component(value, namespace, where)
+    if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+        return [build_component(entry, namespace, f"{where}[{i}]") for i, entry in enumerate(value)]
+    check_value(target, key, value, where.rpartition(".")[0])
+    return value
 
 
 def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]:

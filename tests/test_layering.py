@@ -17,9 +17,13 @@ LAYERS = {
     "boxes": (set(), {"torch"}),
     "losses": ({"labels", "boxes", "config"}, {"torch"}),
     "assigners": ({"labels", "boxes", "config"}, {"torch"}),
+    "layers": ({"labels", "boxes"}, {"torch", "torchvision"}),
     "analysis": (set(), {"matplotlib", "numpy"}),
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
-    "modeling": ({"labels", "boxes", "config", "losses", "assigners"}, TORCH | DETECTRON2),
+    "modeling": (
+        {"labels", "boxes", "config", "losses", "assigners", "layers"},
+        TORCH | DETECTRON2,
+    ),
     "engine": (
         {"config", "losses", "assigners", "modeling", "data", "analysis"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml"},
@@ -62,11 +66,14 @@ def test_the_package_itself_holds_the_version_only():
     assert [type(node) for node in tree.body] == [ast.Expr, ast.Assign]
 
 
-@pytest.mark.parametrize("package", ["losses", "assigners"])
-def test_losses_and_assigners_import_without_detectron2(package):
+@pytest.mark.parametrize("package", ["losses", "assigners", "layers"])
+def test_losses_assigners_and_layers_import_without_detectron2(package):
+    blocked = DETECTRON2 | {"torchvision", "matplotlib", "PIL", "sklearn"}
+    if package == "layers":
+        blocked -= {"torchvision", "PIL"}  # torchvision imports PIL
     code = (
         "import sys\n"
-        f"for name in {DETECTRON2 | {'torchvision', 'matplotlib', 'PIL', 'sklearn'}!r}:\n"
+        f"for name in {blocked!r}:\n"
         "    sys.modules[name] = None\n"  # importing it now raises ImportError
         f"import ranking_det.{package}\n"
     )

@@ -7,7 +7,7 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.assigners import ATSS
-from ranking_det.modeling import DenseHead, RankingRetinaNet
+from ranking_det.modeling import DenseHead, DenseInference, RankingRetinaNet
 
 from .criteria import rank_sort
 
@@ -42,8 +42,7 @@ model = L(RankingRetinaNet)(
     criterion=rank_sort,
     num_classes=80,
     # A short run's ranking scores have no scale yet; a threshold would delete good detections.
-    test_score_thresh=0.0,
-    test_nms_thresh=0.6,
+    inference=L(DenseInference)(score_thresh=0.0, nms_thresh=0.6),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",

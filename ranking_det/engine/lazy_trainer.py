@@ -29,6 +29,7 @@ from ranking_det.engine.errors import (
 )
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.results import PictureWriter, write_results
+from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def run_lazy(args: argparse.Namespace) -> str:
     # Before anything is written: the constructors refuse what the config has wrong.
     torch.manual_seed(cfg.train.get("seed", 0) + comm.get_rank())
     model = build(cfg.model, "model").to(cfg.train.device)
+    augment(cfg, model)
     default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
     prepare_datasets([*_names(cfg, "train"), *_names(cfg, "test")])
@@ -84,11 +86,23 @@ def evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict[str, Any]:
     """Run the config's evaluator over its test set; log the metrics and write results.json."""
     loader = build_loader(cfg, "test")
     results = inference_on_dataset(
-        model, loader, build(cfg.dataloader.evaluator, "dataloader.evaluator")
+        augment(cfg, model), loader, build(cfg.dataloader.evaluator, "dataloader.evaluator")
     )
     print_csv_format(results)
     write_results(results, cfg.train.output_dir)
     return results
+
+
+def augment(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """The model to evaluate: with test-time augmentation if ``train.tta.enabled``.
+
+    Raises:
+        ConfigError: it is no dense detector, or the sizes are no sizes.
+    """
+    tta = dict(cfg.train.get("tta") or {})
+    if not tta.pop("enabled", False):
+        return model
+    return build({"_target_": DenseDetectorWithTTA, "model": model, **tta}, "train.tta")
 
 
 def train(cfg: DictConfig, model: nn.Module, weights: str, *, resume: bool) -> None:

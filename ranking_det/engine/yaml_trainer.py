@@ -22,6 +22,7 @@ from torch import nn
 from ranking_det.config import ConfigError, nearest
 from ranking_det.engine.checkpoint import find_weights, load_weights
 from ranking_det.engine.errors import (
+    build,
     check_classes,
     check_datasets,
     check_device,
@@ -30,7 +31,8 @@ from ranking_det.engine.errors import (
     prepare_datasets,
 )
 from ranking_det.engine.results import PictureWriter, write_results
-from ranking_det.modeling import add_ranking_config
+from ranking_det.modeling import COMPONENTS, add_ranking_config
+from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class RankingTrainer(DefaultTrainer):
         """Evaluate; also write results.json."""
         for name in cfg.DATASETS.TEST:
             check_classes([name], _num_classes(cfg), "the model's NUM_CLASSES")
-        results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, augment(cfg, model), evaluators)
         write_results(results, cfg.OUTPUT_DIR)
         return results
 
@@ -89,6 +91,7 @@ def run_yaml(args: argparse.Namespace) -> str:
         RankingTrainer.test(cfg, model)
         return str(cfg.OUTPUT_DIR)
     trainer = _build_trainer(cfg)
+    augment(cfg, trainer.model)  # to refuse what does not fit before the training, not after it
     if args.resume:
         trainer.resume_or_load(resume=True)
         logger.info("Resuming %s at iteration %d", weights, trainer.start_iter)
@@ -96,6 +99,19 @@ def run_yaml(args: argparse.Namespace) -> str:
         load_weights(trainer.checkpointer, weights, whole=False)
     trainer.train()
     return str(cfg.OUTPUT_DIR)
+
+
+def augment(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model to evaluate: with test-time augmentation if TEST.AUG.ENABLED.
+
+    Raises:
+        ConfigError: it is no dense detector, or the sizes are no sizes.
+    """
+    aug = cfg.TEST.AUG
+    if not aug.ENABLED:
+        return model
+    arguments = {"min_sizes": aug.MIN_SIZES, "max_size": aug.MAX_SIZE, "flip": aug.FLIP}
+    return build({"_target_": DenseDetectorWithTTA, "model": model, **arguments}, "TEST.AUG")
 
 
 def _build_trainer(cfg: CfgNode) -> RankingTrainer:
@@ -149,7 +165,7 @@ def _add_component_key(cfg: CfgNode, key: str) -> None:
     The component's constructor says later whether there is such an argument.
     """
     *parents, last = key.split(".")
-    if parents[:2] not in (["MODEL", "ASSIGNER"], ["MODEL", "CRITERION"]):
+    if parents[:1] != ["MODEL"] or parents[1:2] not in [[name] for name in COMPONENTS]:
         return
     node = cfg
     for part in parents:
@@ -176,5 +192,5 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
 
 def _num_classes(cfg: CfgNode) -> int | None:
     """The number of classes of the project's own models; only the model knows another's key."""
-    ours = cfg.MODEL.META_ARCHITECTURE == "RankingRetinaNet"
+    ours = cfg.MODEL.META_ARCHITECTURE in ("RankingRetinaNet", "RankingFCOS")
     return int(cfg.MODEL.RETINANET.NUM_CLASSES) if ours else None

@@ -3,8 +3,21 @@
 Detectron2's defaults are left as they are.
 """
 
+from ranking_det.modeling.dense_detector import RankingDenseDetector
 from ranking_det.modeling.dense_head import DenseHead
+from ranking_det.modeling.fcos import PointTransform, RankingFCOS
+from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.retinanet import RankingRetinaNet
-from ranking_det.modeling.yaml_config import add_ranking_config
+from ranking_det.modeling.yaml_config import COMPONENTS, add_ranking_config
 
-__all__ = ["DenseHead", "RankingRetinaNet", "add_ranking_config"]
+__all__ = [
+    "COMPONENTS",
+    "DenseHead",
+    "DenseInference",
+    "PointTransform",
+    "RankingDenseDetector",
+    "RankingFCOS",
+    "RankingRetinaNet",
+    "RawDetections",
+    "add_ranking_config",
+]

@@ -9,6 +9,8 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+__all__ = ["DenseHead"]
+
 
 class DenseHead(nn.Module):
     """Two towers of convolutions, shared by all levels, for class logits and box outputs.
@@ -26,6 +28,8 @@ class DenseHead(nn.Module):
         prior_prob: the score of every class at the start, in (0, 1).
         num_scales: the number of levels, for one learnable factor of the box outputs per level;
             0 for none.
+        branch: add a third output per anchor, from the box tower: the logit of its IoU or
+            centreness, as the criterion trains it.
     """
 
     def __init__(
@@ -38,14 +42,18 @@ class DenseHead(nn.Module):
         norm: str = "",
         prior_prob: float = 0.01,
         num_scales: int = 0,
+        branch: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < prior_prob < 1:
             raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
+        self.num_classes = num_classes
+        self.num_anchors = num_anchors
         self.cls_subnet = self._tower(in_channels, num_convs, norm)
         self.bbox_subnet = self._tower(in_channels, num_convs, norm)
         self.cls_score = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
+        self.branch = nn.Conv2d(in_channels, num_anchors, 3, padding=1) if branch else None
         self.scales = nn.Parameter(torch.ones(num_scales)) if num_scales else None
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -64,14 +72,15 @@ class DenseHead(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         return nn.Sequential(*layers)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
         """Predict on every level.
 
         Args:
             features: per level (N, in_channels, H_l, W_l), the finest first.
 
         Returns:
-            Per level the logits (N, A K, H_l, W_l) and the box outputs (N, A 4, H_l, W_l).
+            Per level the logits (N, A K, H_l, W_l) and the box outputs (N, A 4, H_l, W_l); with a
+            branch, also its logits (N, A, H_l, W_l).
 
         Raises:
             ValueError: the head has scales for another number of levels.
@@ -80,9 +89,12 @@ class DenseHead(nn.Module):
             raise ValueError(
                 f"num_scales is {len(self.scales)}, but there are {len(features)} levels"
             )
-        logits, outputs = [], []
+        logits, outputs, branch = [], [], []
         for level, feature in enumerate(features):
             logits.append(self.cls_score(self.cls_subnet(feature)))
-            output = self.bbox_pred(self.bbox_subnet(feature))
+            tower = self.bbox_subnet(feature)
+            output = self.bbox_pred(tower)
             outputs.append(output if self.scales is None else output * self.scales[level])
-        return logits, outputs
+            if self.branch is not None:
+                branch.append(self.branch(tower))
+        return (logits, outputs) if self.branch is None else (logits, outputs, branch)

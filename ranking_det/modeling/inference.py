@@ -1,58 +1,192 @@
-"""From dense predictions to the detections of one image."""
+"""From the dense predictions of an image to its detections.
+
+Shapes: R_l anchors of level l, K classes, n detections of one image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
+
+from ranking_det.layers import soft_nms, vote_boxes
+from ranking_det.losses.validation import check_at_least, check_choice, check_integer
+
+__all__ = ["DenseInference", "RawDetections"]
+
+MAX_COORDINATE = 1e8
+"""Boxes beyond this many pixels are those of a diverged model; their areas would overflow."""
+
+MIN_SOFT_SCORE = 1e-3
+"""Lowered scores of at most this are dropped, if score_thresh is not below it."""
 
 
-def select_detections(
-    logits: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    decode: Callable[[Tensor, Tensor], Tensor],
-    image_size: tuple[int, int],
-    *,
-    score_thresh: float,
-    topk_candidates: int,
-    nms_thresh: float,
-    max_detections: int,
-) -> Instances:
-    """Threshold, keep the best of each level, decode and suppress duplicates.
+class RawDetections(NamedTuple):
+    """The candidates of one image before suppression, in no order."""
+
+    boxes: Tensor
+    """(n, 4) XYXY pixels; they may leave the image."""
+    scores: Tensor
+    """(n,) in [0, 1], float32."""
+    classes: Tensor
+    """(n,) int64, 0..K-1."""
+
+
+class DenseInference(nn.Module):
+    """Choose candidates by score, then suppress duplicates, the same for all dense detectors.
+
+    The score of an anchor and a class is sigmoid(logit); with a second branch (centreness, IoU) it
+    is the geometric mean sqrt(sigmoid(logit) sigmoid(branch)).
 
     Args:
-        logits: per level (R_l, K).
-        outputs: per level (R_l, 4) raw box outputs.
-        anchors: per level (R_l, 4) XYXY.
-        decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY.
-        image_size: (height, width) of the input image in pixels.
-        score_thresh: detections of at most this score are dropped.
-        topk_candidates: (anchor, class) pairs kept per level, those of highest score.
-        nms_thresh: IoU above which the lower-scored of two boxes of a class is dropped.
-        max_detections: detections kept per image.
-
-    Returns:
-        Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
+        score_thresh: candidates of at most this score are dropped, in [0, 1]. The scores of a
+            ranking loss have no scale of their own, so 0 is the safe value for short trainings.
+        topk: candidates kept per level, >= 1.
+        topk_by: what is counted: "pair", (anchor, class) pairs, as Detectron2 does; "anchor",
+            anchors by their best class, with all their classes, as the papers' code does.
+        nms: "hard" drops the lower-scored of two boxes of a class; "linear" and "gaussian" lower
+            its score (Soft-NMS; Bodla et al., ICCV 2017).
+        nms_thresh: the IoU above which hard NMS drops, or from which on the linear one lowers, in
+            [0, 1].
+        sigma: of the Gaussian one, which lowers by exp(-IoU^2 / sigma), > 0.
+        score_voting: whether kept boxes become the weighted mean of the boxes of their class that
+            overlap them (Kim and Lee, ECCV 2020); the scores stay.
+        max_detections: detections kept per image, >= 1.
     """
-    boxes, scores, classes = [], [], []
-    for level_logits, level_outputs, level_anchors in zip(logits, outputs, anchors, strict=True):
-        # In float32: float16 and bfloat16 sigmoids tie thousands of high scores.
-        score = level_logits.float().sigmoid().flatten()
-        top, index = score.topk(min(topk_candidates, len(score)))
-        index = index[top > score_thresh]
-        rows = torch.div(index, level_logits.shape[1], rounding_mode="floor")
-        boxes.append(decode(level_outputs[rows].float(), level_anchors[rows]))
-        scores.append(score[index])
-        classes.append(index % level_logits.shape[1])
-    all_boxes, all_scores, all_classes = torch.cat(boxes), torch.cat(scores), torch.cat(classes)
-    keep = batched_nms(all_boxes, all_scores, all_classes, nms_thresh)[:max_detections]
-    return Instances(
-        image_size,
-        pred_boxes=Boxes(all_boxes[keep]),
-        scores=all_scores[keep],
-        pred_classes=all_classes[keep],
-    )
+
+    def __init__(
+        self,
+        *,
+        score_thresh: float = 0.05,
+        topk: int = 1000,
+        topk_by: str = "pair",
+        nms: str = "hard",
+        nms_thresh: float = 0.5,
+        sigma: float = 0.5,
+        score_voting: bool = False,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        for name, value in (("score_thresh", score_thresh), ("nms_thresh", nms_thresh)):
+            check_at_least(name, value, 0.0)
+            if value > 1:
+                raise ValueError(f"{name}: expected a number of at most 1, got {value!r}")
+        check_integer("topk", topk, 1)
+        check_choice("topk_by", topk_by, ("pair", "anchor"))
+        check_choice("nms", nms, ("hard", "linear", "gaussian"))
+        check_at_least("sigma", sigma, 0.0, strictly=True)
+        if not isinstance(score_voting, bool):
+            raise ValueError(f"score_voting: expected True or False, got {score_voting!r}")
+        check_integer("max_detections", max_detections, 1)
+        self.score_thresh = score_thresh
+        self.topk = topk
+        self.topk_by = topk_by
+        self.nms = nms
+        self.nms_thresh = nms_thresh
+        self.sigma = sigma
+        self.score_voting = score_voting
+        self.max_detections = max_detections
+
+    def extra_repr(self) -> str:
+        """The options."""
+        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+    def propose(
+        self,
+        logits: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        decode: Callable[[Tensor, Tensor], Tensor],
+        branch_logits: Sequence[Tensor] | None = None,
+    ) -> RawDetections:
+        """The best candidates of each level of one image.
+
+        Args:
+            logits: per level (R_l, K).
+            outputs: per level (R_l, 4) raw box outputs.
+            anchors: per level (R_l, 4) XYXY.
+            decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY.
+            branch_logits: per level (R_l,) of the second branch, or None.
+
+        Returns:
+            Those of a score above the threshold, at most ``topk`` pairs or anchors per level.
+        """
+        found = []
+        branches = [None] * len(logits) if branch_logits is None else branch_logits
+        for level in zip(logits, outputs, anchors, branches, strict=True):
+            level_logits, level_outputs, level_anchors, branch = level
+            score = _scores(level_logits, branch)
+            rows, classes = self._select(score)
+            boxes = decode(level_outputs[rows].float(), level_anchors[rows])
+            found.append(RawDetections(boxes, score[rows, classes], classes))
+        return RawDetections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (n,) and classes (n,) of the candidates among the scores (R_l, K) of a level."""
+        if self.topk_by == "pair":
+            top, index = score.flatten().topk(min(self.topk, score.numel()))
+            index = index[top > self.score_thresh]
+            return index // score.shape[1], index % score.shape[1]
+        rows = score.amax(dim=1).topk(min(self.topk, len(score))).indices
+        kept, classes = (score[rows] > self.score_thresh).nonzero(as_tuple=True)
+        return rows[kept], classes
+
+    def suppress(self, raw: RawDetections, image_size: tuple[int, int]) -> Instances:
+        """Suppress duplicates and keep the best.
+
+        Boxes are not clipped to the image, so that overlaps are those of the boxes as predicted;
+        Detectron2's postprocessing clips them.
+
+        Args:
+            raw: the candidates, in any order.
+            image_size: (height, width) of the image whose pixels the boxes are in.
+
+        Returns:
+            Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
+        """
+        # NaN fails the comparison; Detectron2's postprocessing stops at boxes that are not finite.
+        usable = (raw.boxes.abs().amax(dim=1) < MAX_COORDINATE) & raw.scores.isfinite()
+        raw = RawDetections(*(field[usable] for field in raw))
+        if self.nms == "hard":
+            kept = _hard_nms(raw, self.nms_thresh)[: self.max_detections]
+            scores = raw.scores[kept]
+        else:
+            kept, scores = soft_nms(
+                *raw,
+                method=self.nms,
+                iou_thresh=self.nms_thresh,
+                sigma=self.sigma,
+                min_score=min(self.score_thresh, MIN_SOFT_SCORE),
+                max_detections=self.max_detections,
+            )
+        boxes = vote_boxes(kept, *raw) if self.score_voting else raw.boxes[kept]
+        return Instances(
+            image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=raw.classes[kept]
+        )
+
+
+def _scores(logits: Tensor, branch: Tensor | None) -> Tensor:
+    """Scores (R_l, K) of a level; NaN becomes 0, which no threshold lets pass."""
+    # In float32: float16 and bfloat16 sigmoids tie thousands of high scores.
+    score = logits.float().sigmoid()
+    if branch is not None:
+        if branch.shape != logits.shape[:1]:
+            raise ValueError(
+                f"branch_logits: expected shape ({len(logits)},), one entry per anchor, got "
+                f"{tuple(branch.shape)}"
+            )
+        score = (score * branch.float().sigmoid()[:, None]).sqrt()
+    return score.nan_to_num(nan=0.0)
+
+
+def _hard_nms(raw: RawDetections, thresh: float) -> Tensor:
+    """Indices of the boxes that survive, by descending score."""
+    # Coordinates from 0 up: batched_nms keeps classes apart by offsets that assume it, and lets
+    # boxes left of or above the image suppress those of another class.
+    boxes = raw.boxes - raw.boxes.min() if len(raw.boxes) else raw.boxes
+    return batched_nms(boxes, raw.scores, raw.classes, thresh)

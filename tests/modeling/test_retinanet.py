@@ -143,7 +143,7 @@ def test_an_assigner_that_needs_predictions_gets_them_detached_and_decoded(build
             seen.append(args)
             return super().forward(*args)
 
-    model = build(assigner=None)
+    model = build()
     model.assigner = Spy()
     model(make_batch((2, 3)))
     anchors, *_, valid, predictions = seen[0]
@@ -164,7 +164,8 @@ def test_metrics_reach_the_event_storage_and_outside_a_trainer_nothing_breaks(bu
 
 
 def test_detections_are_sorted_limited_and_within_the_image(build):
-    model = build(max_detections_per_image=20).eval()
+    model = build().eval()
+    model.inference.max_detections = 20
     with torch.no_grad():
         outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
     for output, (height, width) in zip(outputs, ((96, 128), (64, 64))):
@@ -186,7 +187,8 @@ def test_a_balance_by_gradients_sees_the_boxes_gradient(build):
 
 
 def test_a_score_threshold_above_every_score_leaves_no_detection(build):
-    model = build(test_score_thresh=0.9).eval()
+    model = build().eval()
+    model.inference.score_thresh = 0.9
     with torch.no_grad():
         assert len(model(make_batch((1,)))[0]["instances"]) == 0
 
@@ -202,6 +204,16 @@ def test_bfloat16_autocast_trains(build):
 
 def test_it_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingRetinaNet") is RankingRetinaNet
+
+
+def test_a_branch_is_an_output_per_anchor_from_the_box_tower():
+    head = DenseHead(in_channels=32, num_classes=2, num_anchors=3, branch=True)
+    features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
+    _, _, branch = head(features)
+    assert [tuple(x.shape) for x in branch] == [(1, 3, 4, 4), (1, 3, 2, 2)]
+    branch[0].sum().backward()
+    assert head.bbox_subnet[0].weight.grad.abs().sum() > 0
+    assert head.cls_subnet[0].weight.grad is None
 
 
 def test_the_head_has_a_scale_per_level_and_group_norm_on_request():

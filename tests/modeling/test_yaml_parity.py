@@ -1,3 +1,4 @@
+import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
@@ -6,13 +7,13 @@ from ranking_det.engine.yaml_trainer import load_yaml_config
 from tests.modeling.conftest import CONFIGS, make_batch
 
 
-def test_the_yaml_twin_builds_the_model_of_the_lazyconfig():
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(name):
+    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{name}_r18.py")).model
     cfg.num_classes = 12
     lazy = instantiate(cfg)
-    yaml_cfg = load_yaml_config(
-        str(CONFIGS / "shapes" / "retinanet_atss_rs.yaml"), ["MODEL.DEVICE", "cpu"]
-    )
+    file = {"retinanet": "retinanet_atss_rs.yaml", "fcos": "fcos_fcos_rs.yaml"}[name]
+    yaml_cfg = load_yaml_config(str(CONFIGS / "shapes" / file), ["MODEL.DEVICE", "cpu"])
     twin = build_model(yaml_cfg)
     assert str(twin) == str(lazy)
     twin.load_state_dict(lazy.state_dict(), strict=True)

@@ -1,0 +1,276 @@
+"""What dense detectors share: an injected assigner, criterion and inference over a grid of boxes.
+
+Shapes: N images, R anchors of all levels and images, K classes, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ranking_det import assigners, losses
+from ranking_det.assigners import Assigner, Assignment, Predictions
+from ranking_det.config import build_component
+from ranking_det.losses import Candidates
+from ranking_det.modeling import dense_head, inference
+from ranking_det.modeling.adapters import (
+    flatten_level,
+    flatten_levels,
+    image_and_level,
+    valid_cells,
+)
+from ranking_det.modeling.inference import DenseInference, RawDetections
+from ranking_det.modeling.logging import log_metrics
+
+
+class RankingDenseDetector(DenseDetector):
+    """A dense detector with any assigner, any criterion and any inference.
+
+    The criterion sees the raw logits of all classes, levels and images of the process at once.
+
+    Args:
+        backbone: Detectron2 backbone.
+        head: ``(features) -> (logits, box outputs)`` per level, and the logits of a branch as a
+            third if the criterion has one, such as :class:`DenseHead`.
+        head_in_features: names of the backbone's features for the head, the finest first.
+        anchor_generator: Detectron2 anchor generator.
+        box2box_transform: Detectron2 box coder.
+        assigner: see :mod:`ranking_det.assigners`.
+        criterion: see :mod:`ranking_det.losses`.
+        inference: see :class:`DenseInference`, whose defaults are taken if None.
+        num_classes: K.
+        pixel_mean: per channel, in the order of the input format.
+        pixel_std: per channel.
+        input_format: "RGB" or "BGR", what the data loader gives.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        box2box_transform: Any,
+        assigner: Assigner,
+        criterion: nn.Module,
+        num_classes: int,
+        inference: DenseInference | None = None,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "BGR",
+    ) -> None:
+        super().__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.assigner = assigner
+        self.criterion = criterion
+        self.inference = inference or DenseInference()
+        self.num_classes = num_classes
+        self.input_format = input_format
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in self.head_in_features]
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Refuse what would fail, or train something else than it tests, in the first step."""
+        counts = set(self.anchor_generator.num_anchors)
+        if getattr(self.assigner, "one_per_location", False) and counts != {1}:
+            raise ValueError(
+                f"assigner: {type(self.assigner).__name__} needs one anchor per cell, but the "
+                f"anchor generator gives {sorted(counts)}"
+            )
+        if not isinstance(self.head, dense_head.DenseHead):
+            return
+        if counts != {self.head.num_anchors}:
+            raise ValueError(
+                f"head.num_anchors: {self.head.num_anchors}, but the anchor generator gives "
+                f"{sorted(counts)} per cell"
+            )
+        if self.head.num_classes != self.num_classes:
+            raise ValueError(
+                f"head.num_classes: {self.head.num_classes}, but the model has {self.num_classes}"
+            )
+        trained = getattr(self.criterion, "branch", None) is not None
+        if trained != (self.head.branch is not None):
+            raise ValueError(
+                "head.branch: the head has no branch, but the criterion trains one"
+                if trained
+                else "head.branch: the head has a branch, but the criterion has no loss for it"
+            )
+
+    @classmethod
+    def arguments_from_config(
+        cls, cfg: CfgNode, generator: Callable[[Backbone], nn.Module] | None = None
+    ) -> dict[str, Any]:
+        """Translate what a yaml config says of all dense detectors.
+
+        What Detectron2 has keys for is read from MODEL.RETINANET; see
+        :func:`ranking_det.modeling.add_ranking_config` for the others.
+
+        Args:
+            cfg: the config.
+            generator: makes the anchor generator for the backbone; None for one point per cell.
+        """
+        node = cfg.MODEL.RETINANET
+        backbone = build_backbone(cfg)
+        grid = {} if generator is None else {"anchor_generator": generator(backbone)}
+        head = build_component(
+            cfg.MODEL.HEAD,
+            dense_head,
+            "MODEL.HEAD",
+            in_channels=backbone.output_shape()[node.IN_FEATURES[0]].channels,
+            num_classes=node.NUM_CLASSES,
+            num_anchors=grid["anchor_generator"].num_anchors[0] if grid else 1,
+            num_convs=node.NUM_CONVS,
+            norm=node.NORM,
+            prior_prob=node.PRIOR_PROB,
+        )
+        select = build_component(
+            cfg.MODEL.INFERENCE,
+            inference,
+            "MODEL.INFERENCE",
+            score_thresh=node.SCORE_THRESH_TEST,
+            topk=node.TOPK_CANDIDATES_TEST,
+            nms_thresh=node.NMS_THRESH_TEST,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+        return {
+            "backbone": backbone,
+            "head": head,
+            "head_in_features": node.IN_FEATURES,
+            "assigner": build_component(cfg.MODEL.ASSIGNER, assigners, "MODEL.ASSIGNER"),
+            "criterion": build_component(cfg.MODEL.CRITERION, losses, "MODEL.CRITERION"),
+            "inference": select,
+            "num_classes": node.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            **grid,
+        }
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: tuple[list[Tensor], ...],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Assign, gather the candidates, and call the criterion."""
+        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        logits = flatten_levels(predictions[0], self.num_classes)
+        outputs = flatten_levels(predictions[1], 4).float()
+        grids = [feature.shape[-2:] for feature in features]
+        valid = valid_cells(
+            images.image_sizes, grids, self.strides, self.anchor_generator.num_anchors, self.device
+        )
+        assignment = self.assign(anchors, gt_instances, valid, logits, outputs)
+        branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
+        candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
+        output = self.criterion(candidates, assignment.labels)
+        log_metrics(output.metrics)
+        return output.losses
+
+    def assign(
+        self,
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        valid: Tensor,
+        logits: Tensor,
+        outputs: Tensor,
+    ) -> Assignment:
+        """Call the assigner; the predictions are decoded only for one that needs them."""
+        predictions = None
+        if self.assigner.needs_predictions:
+            with torch.no_grad():
+                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
+            predictions = Predictions(logits.detach(), boxes)
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
+        gt_classes = [instances.gt_classes for instances in gt_instances]
+        return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
+
+    def gather(
+        self,
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        assignment: Assignment,
+        logits: Tensor,
+        outputs: Tensor,
+        branch: Tensor | None = None,
+    ) -> Candidates:
+        """All rows' logits, and the boxes of the positives."""
+        rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
+        num_anchors = sum(len(level) for level in anchors)
+        positive_anchors = torch.cat(anchors)[rows % num_anchors]
+        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
+        own = outputs[rows]
+        image, level = image_and_level(
+            len(gt_instances), [len(level) for level in anchors], logits.device
+        )
+        return Candidates(
+            logits=logits,
+            image=image,
+            level=level,
+            num_images=len(gt_instances),
+            box_outputs=own,
+            boxes=self.decode(own, positive_anchors),
+            anchors=positive_anchors,
+            gt_boxes=gt_boxes[assignment.gt_index[rows]],
+            branch_logits=branch,
+        )
+
+    def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        """Raw box outputs (n, 4) relative to anchors (n, 4) -> XYXY boxes (n, 4) in pixels."""
+        return self.box2box_transform.apply_deltas(outputs, anchors)
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]
+    ) -> list[Instances]:
+        """Detections of every image, in its input coordinates."""
+        proposed = self._propose(features, predictions, len(images.image_sizes))
+        return [
+            self.inference.suppress(raw, size)
+            for raw, size in zip(proposed, images.image_sizes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def propose(self, batched_inputs: list[dict[str, Any]]) -> list[RawDetections]:
+        """Every image's detections before duplicates are suppressed, in its input coordinates."""
+        images = self.preprocess_image(batched_inputs)
+        pyramid = self.backbone(images.tensor)
+        features = [pyramid[name] for name in self.head_in_features]
+        return self._propose(features, self.head(features), len(images.image_sizes))
+
+    def _propose(
+        self, features: list[Tensor], predictions: tuple[list[Tensor], ...], num_images: int
+    ) -> list[RawDetections]:
+        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        logits = [flatten_level(level, self.num_classes) for level in predictions[0]]
+        outputs = [flatten_level(level, 4) for level in predictions[1]]
+        # A third prediction is the branch's.
+        maps = predictions[2] if len(predictions) > 2 else []
+        branch = [flatten_level(level, 1).squeeze(2) for level in maps]
+        return [
+            self.inference.propose(
+                [level[i] for level in logits],
+                [level[i] for level in outputs],
+                anchors,
+                self.decode,
+                [level[i] for level in branch] or None,
+            )
+            for i in range(num_images)
+        ]

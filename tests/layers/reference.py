@@ -1,0 +1,42 @@
+"""Loops over Python numbers, straight from the papers' equations."""
+
+import math
+
+
+def iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    inter = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+    return inter / union if union > 0 else 0.0
+
+
+def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
+    """Each class by itself and to the end: (index, lowered score) of all, by descending score."""
+    found = []
+    for c in set(classes):
+        left = {i: s for i, s in enumerate(scores) if classes[i] == c}
+        while left:
+            best = max(left, key=left.get)
+            found.append((best, left.pop(best)))
+            for i in left:
+                overlap = iou(boxes[best], boxes[i])
+                if method == "gaussian":
+                    left[i] *= math.exp(-(overlap**2) / sigma)
+                elif overlap >= iou_thresh:
+                    left[i] *= 1 - overlap
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def vote(kept, boxes, scores, classes, min_iou, sigma):
+    voted = []
+    for k in kept:
+        total, mean = 0.0, [0.0] * 4
+        for box, score, c in zip(boxes, scores, classes):
+            overlap = iou(boxes[k], box)
+            if c == classes[k] and overlap > min_iou:
+                weight = score * math.exp(-((1 - overlap) ** 2) / sigma)
+                total += weight
+                mean = [m + weight * x for m, x in zip(mean, box)]
+        voted.append([m / total for m in mean] if total > 0 else boxes[k])
+    return voted

@@ -1,0 +1,132 @@
+"""One training step of every model with every assigner and every criterion."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import nn
+from torch.nn import functional
+
+from ranking_det import losses as L
+from ranking_det.assigners import ATSS, FCOS, PAA, MaxIoU, NormalizedPAA
+from tests.modeling.conftest import CONFIGS, make_batch
+
+SIZES = [16, 32, 64, 128]
+ASSIGNERS = {
+    "max_iou": lambda: MaxIoU(),
+    "fcos": lambda: FCOS(size_ranges=SIZES),
+    "atss": lambda: ATSS(),
+    "paa": lambda: PAA(),
+    "paa_rs": lambda: PAA(single_candidate="none"),
+    "paa_star": lambda: NormalizedPAA(),
+    "paa_star_raw": lambda: NormalizedPAA(normalize=False),
+    "paa_star_scores": lambda: NormalizedPAA(scores="classification"),
+    "paa_star_boxes": lambda: NormalizedPAA(scores="localization"),
+}
+
+
+def rank(classification, **options):
+    return L.Criterion(classification=classification, **options)
+
+
+def baseline(classification, **options):
+    return rank(classification, normalizer=L.PositiveCount(), **options)
+
+
+CRITERIA = {
+    "focal": lambda: baseline(L.Focal()),
+    "focal_smooth_l1": lambda: baseline(L.Focal(), localization=L.SmoothL1()),
+    "focal_branch": lambda: baseline(L.Focal(), branch=L.BranchLoss(L.CenternessWeight())),
+    "qfl": lambda: baseline(L.QualityFocal()),
+    "vfl": lambda: baseline(L.Varifocal()),
+    "rs": lambda: rank(L.RankSort()),
+    "ap": lambda: rank(L.AveragePrecision()),
+    "ap_sigmoid": lambda: rank(L.AveragePrecision(distance="sigmoid")),
+    "ap_cross_entropy": lambda: rank(L.AveragePrecision(distance="cross_entropy")),
+    "ap_negatives": lambda: rank(L.AveragePrecision(balance="negatives")),
+    "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5)),
+    "ape": lambda: rank(L.APE()),
+    "rankdet": lambda: rank(L.RankDet(), rank_scope="image"),
+    "rankdet_ohem": lambda: rank(L.RankDet(negatives="ohem", distance="logistic", alpha=5.0)),
+    "rankdet_global": lambda: rank(L.RankDet(class_weight=0.0, iou_weight=0.0, reweight=False)),
+    "rankdet_merged": lambda: rank(L.RankDet(merge_levels=True, iou_gradient="none")),
+    "rankdet_both": lambda: rank(L.RankDet(iou_gradient="both", distance="sigmoid")),
+    "rankdet_branch": lambda: rank(L.RankDet(), branch=L.BranchLoss(L.CenternessWeight())),
+    "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [1, 1]),
+}
+REFUSED = {
+    ("retinanet", "fcos"): "assigner: FCOS needs one anchor per cell",
+    ("fcos", "focal_smooth_l1"): "SmoothL1 encodes boxes relative to anchors",
+}
+
+
+class Pyramid(Backbone):
+    """Five levels of 8 channels at next to no cost."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in range(5))
+
+    def forward(self, images):
+        levels = range(3, 8)
+        pooled = [functional.avg_pool2d(images, 2**i, ceil_mode=True) for i in levels]
+        return {f"p{i}": conv(x) for i, conv, x in zip(levels, self.convs, pooled)}
+
+    def output_shape(self):
+        return {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in range(3, 8)}
+
+
+def build(model, assigner, criterion):
+    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg.num_classes = 12
+    cfg.head.in_channels = 8
+    cfg.head.num_convs = 1
+    cfg.backbone = Pyramid()
+    cfg.assigner, cfg.criterion = ASSIGNERS[assigner](), CRITERIA[criterion]()
+    cfg.head.branch = cfg.criterion.branch is not None
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("assigner", ASSIGNERS)
+@pytest.mark.parametrize("model", ["retinanet", "fcos"])
+def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assigner, criterion):
+    refused = REFUSED.get((model, assigner)) or REFUSED.get((model, criterion))
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            build(model, assigner, criterion)
+        return
+    detector = build(model, assigner, criterion)
+    losses = detector(make_batch((4, 2), sizes=((64, 64),)))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    # Both towers learn: an assignment without a positive would leave the boxes' alone.
+    for layer in (detector.head.cls_score, detector.head.bbox_pred):
+        assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_anchors": 9}, r"head.num_anchors: 9, but the anchor generator gives \[3\] per cell"),
+        ({"num_classes": 80}, "head.num_classes: 80, but the model has 12"),
+        ({"branch": True}, "the head has a branch, but the criterion has no loss for it"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(changes, message):
+    cfg = LazyConfig.load(str(CONFIGS / "shapes" / "retinanet_atss_rs.py")).model
+    for key, value in changes.items():
+        cfg.head[key] = value
+    with pytest.raises(ValueError, match=message):
+        instantiate(cfg)
+
+
+def test_a_branch_that_the_head_lacks_is_refused():
+    cfg = LazyConfig.load(str(CONFIGS / "shapes" / "retinanet_atss_rs.py")).model
+    cfg.criterion = CRITERIA["focal_branch"]()
+    with pytest.raises(ValueError, match="the head has no branch, but the criterion trains one"):
+        instantiate(cfg)

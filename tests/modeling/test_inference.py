@@ -1,0 +1,259 @@
+import math
+
+import pytest
+import torch
+from torchvision.ops import nms
+
+from ranking_det.layers import soft_nms, vote_boxes
+from ranking_det.modeling.inference import DenseInference, RawDetections
+from tests.layers.cases import detections
+
+
+def decode(outputs, anchors):
+    return anchors + outputs
+
+
+def dense(sizes=(60, 20, 3), num_classes=4, seed=0, shift=-2.0):
+    """Logits, outputs, anchors and branch logits of an image, per level."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = [torch.randn(n, num_classes, generator=generator) * 2 + shift for n in sizes]
+    outputs = [torch.randn(n, 4, generator=generator) for n in sizes]
+    corners = [torch.rand(n, 2, generator=generator) * 40 for n in sizes]
+    anchors = [torch.cat([c, c + 16], dim=1) for c in corners]
+    branch = [torch.randn(n, generator=generator) for n in sizes]
+    return logits, outputs, anchors, branch
+
+
+def as_set(raw):
+    return {
+        (*(round(x, 4) for x in box), round(score, 5), label)
+        for box, score, label in zip(
+            raw.boxes.tolist(), raw.scores.tolist(), raw.classes.tolist(), strict=True
+        )
+    }
+
+
+def expected_proposals(logits, outputs, anchors, branch, *, score_thresh, topk, topk_by):
+    found = []
+    for level in range(len(logits)):
+        score = logits[level].sigmoid()
+        if branch is not None:
+            score = (score * branch[level].sigmoid()[:, None]).sqrt()
+        pairs = [
+            (score[r, c].item(), r, c) for r in range(len(score)) for c in range(score.shape[1])
+        ]
+        if topk_by == "pair":
+            pairs = sorted(pairs, reverse=True)[:topk]
+        else:
+            best = sorted(range(len(score)), key=lambda r: -score[r].max().item())[:topk]
+            pairs = [pair for pair in pairs if pair[1] in best]
+        boxes = anchors[level] + outputs[level]
+        found += [(boxes[r], s, c) for s, r, c in pairs if s > score_thresh]
+    return {(*(round(x, 4) for x in b.tolist()), round(s, 5), c) for b, s, c in found}
+
+
+@pytest.mark.parametrize("topk_by", ["pair", "anchor"])
+@pytest.mark.parametrize("has_branch", [False, True])
+@pytest.mark.parametrize("topk", [1, 10, 10**6])
+@pytest.mark.parametrize("score_thresh", [0.0, 0.3])
+def test_proposals_agree_with_the_loop(topk_by, has_branch, topk, score_thresh):
+    options = dict(score_thresh=score_thresh, topk=topk, topk_by=topk_by)
+    *levels, branch = dense()
+    branch = branch if has_branch else None
+    raw = DenseInference(**options).propose(*levels, decode, branch)
+    found = as_set(raw)
+    assert found == expected_proposals(*levels, branch, **options) and found
+    assert len(found) == len(raw.boxes)
+    assert raw.classes.dtype == torch.int64 and raw.scores.dtype == torch.float32
+
+
+def test_topk_by_anchor_keeps_all_classes_of_the_best_anchors():
+    logits = [torch.tensor([[4.0, 3.0], [3.5, -1.0], [3.4, 3.3]])]
+    outputs, anchors = [torch.zeros(3, 4)], [torch.arange(12.0).view(3, 4)]
+    by_pair = DenseInference(topk=3).propose(logits, outputs, anchors, decode)
+    by_anchor = DenseInference(topk=2, topk_by="anchor").propose(logits, outputs, anchors, decode)
+    rows = [(raw.boxes[:, 0] / 4).long().tolist() for raw in (by_pair, by_anchor)]
+    pairs = [sorted(zip(r, raw.classes.tolist())) for r, raw in zip(rows, (by_pair, by_anchor))]
+    assert pairs == [[(0, 0), (1, 0), (2, 0)], [(0, 0), (0, 1), (1, 0), (1, 1)]]
+
+
+def test_a_threshold_of_1_leaves_nothing_and_nothing_is_no_error():
+    inference = DenseInference(score_thresh=1.0)
+    raw = inference.propose(*dense()[:3], decode)
+    assert raw.boxes.shape == (0, 4) and raw.scores.shape == raw.classes.shape == (0,)
+    for nms_ in ("hard", "linear", "gaussian"):
+        for voting in (False, True):
+            inference = DenseInference(nms=nms_, score_voting=voting)
+            assert len(inference.suppress(raw, (5, 7))) == 0
+    empty = [torch.zeros(0, 4)]
+    assert len(DenseInference().propose([torch.zeros(0, 3)], empty, empty, decode).scores) == 0
+    by_anchor = DenseInference(topk_by="anchor")
+    assert len(by_anchor.propose([torch.zeros(0, 3)], empty, empty, decode).scores) == 0
+
+
+def test_half_precision_logits_become_float32_scores_that_do_not_tie():
+    logits = [torch.tensor([[9.0], [9.5], [10.0]], dtype=torch.float16)]
+    anchors = [torch.zeros(3, 4)]
+    branch = [torch.zeros(3, dtype=torch.float16)]
+
+    def decode_float32(outputs, anchors):
+        assert outputs.dtype == torch.float32
+        return anchors + outputs
+
+    for given in (None, branch):
+        outputs = [anchors[0].half()]
+        raw = DenseInference().propose(logits, outputs, anchors, decode_float32, given)
+        assert raw.scores.dtype == raw.boxes.dtype == torch.float32
+        assert len(raw.scores.unique()) == 3
+
+
+def raw_detections(n=80, seed=0):
+    boxes, scores, classes = detections(n, seed=seed, dtype=torch.float32)
+    return RawDetections(boxes, scores, classes)
+
+
+def per_class_nms(raw, thresh):
+    kept = []
+    for label in raw.classes.unique():
+        rows = (raw.classes == label).nonzero().squeeze(1)
+        kept.append(rows[nms(raw.boxes[rows], raw.scores[rows], thresh)])
+    kept = torch.cat(kept)
+    return kept[raw.scores[kept].argsort(descending=True)]
+
+
+def assert_is(found, raw, kept, scores=None, boxes=None):
+    assert torch.equal(found.pred_boxes.tensor, raw.boxes[kept] if boxes is None else boxes)
+    assert torch.equal(found.scores, raw.scores[kept] if scores is None else scores)
+    assert torch.equal(found.pred_classes, raw.classes[kept])
+
+
+@pytest.mark.parametrize("thresh", [0.2, 0.6])
+def test_hard_nms_is_that_of_each_class_also_left_of_and_above_the_image(thresh):
+    inside = raw_detections()
+    for shift in (0.0, -20.0, -1000.0):
+        raw = inside._replace(boxes=inside.boxes + shift)
+        found = DenseInference(nms_thresh=thresh).suppress(raw, (32, 48))
+        kept = per_class_nms(raw, thresh)
+        assert 10 < len(kept) < 80
+        assert_is(found, raw, kept)
+        assert found.image_size == (32, 48)
+
+
+def test_a_box_left_of_the_image_is_not_taken_for_one_of_another_class():
+    # What Detectron2's batched_nms does: it moves class 1 by the largest coordinate plus 1.
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-11.0, -11.0, -1.0, -1.0]])
+    raw = RawDetections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
+    assert len(DenseInference().suppress(raw, (20, 20))) == 2
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_nms_takes_its_options(method):
+    raw = raw_detections()
+    options = dict(nms_thresh=0.3, sigma=0.2, max_detections=50, score_thresh=0.0)
+    found = DenseInference(nms=method, **options).suppress(raw, (32, 32))
+    kept, scores = soft_nms(*raw, method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
+    assert_is(found, raw, kept, scores)
+    assert (scores < raw.scores[kept]).any()
+
+
+@pytest.mark.parametrize(("thresh", "expected"), [(0.05, [0.9, 0.04]), (0.0, [0.9, 0.04, 0.0006])])
+def test_lowered_scores_may_fall_below_the_threshold_down_to_a_thousandth(thresh, expected):
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
+    raw = RawDetections(boxes, torch.tensor([0.9, 0.4, 0.06]), torch.tensor([0, 0, 0]))
+    sigma = 1 / math.log(10)  # each pick of the same place divides by 10
+    inference = DenseInference(nms="gaussian", sigma=sigma, score_thresh=thresh)
+    torch.testing.assert_close(inference.suppress(raw, (10, 10)).scores, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
+def test_voting_moves_kept_boxes_by_all_candidates_and_leaves_their_scores(method):
+    raw = raw_detections()
+    options = dict(nms=method, max_detections=20)
+    plain = DenseInference(**options).suppress(raw, (32, 32))
+    voted = DenseInference(score_voting=True, **options).suppress(raw, (32, 32))
+    assert torch.equal(voted.scores, plain.scores)
+    assert torch.equal(voted.pred_classes, plain.pred_classes)
+    difference = (raw.boxes[None] - plain.pred_boxes.tensor[:, None]).abs().sum(dim=2)
+    boxes = vote_boxes(difference.argmin(dim=1), *raw)
+    assert torch.equal(voted.pred_boxes.tensor, boxes)
+    assert not torch.equal(boxes, plain.pred_boxes.tensor)
+
+
+@pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
+def test_the_best_are_kept_in_descending_order_and_not_clipped(method):
+    raw = raw_detections()
+    raw = raw._replace(boxes=raw.boxes - 25)
+    few = DenseInference(nms=method, max_detections=7).suppress(raw, (10, 10))
+    many = DenseInference(nms=method, max_detections=70).suppress(raw, (10, 10))
+    assert len(few) == 7 < len(many)
+    assert (many.scores.diff() <= 0).all() and torch.equal(few.scores, many.scores[:7])
+    assert torch.equal(few.pred_boxes.tensor, many.pred_boxes.tensor[:7])
+    assert (many.pred_boxes.tensor < 0).any() and (many.pred_boxes.tensor > 10).any()
+
+
+@pytest.mark.parametrize("topk_by", ["pair", "anchor"])
+@pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
+def test_a_diverged_model_loses_what_is_not_finite_and_nothing_else(topk_by, method):
+    logits, outputs, anchors, _ = dense()
+    options = dict(topk=12, topk_by=topk_by, nms=method, score_voting=True)
+    inference = DenseInference(**options)
+    logits[0][5:45] = torch.nan
+    logits[1][3:6] = 2.0
+    outputs[1][3], outputs[1][4, 2], outputs[1][5] = torch.nan, torch.inf, 1e30
+    raw = inference.propose(logits, outputs, anchors, decode)
+    assert raw.scores.isfinite().all()
+    # The NaN do not take the places of others among the best.
+    good = [*range(5), *range(45, 60)]
+    logits[0], outputs[0], anchors[0] = logits[0][good], outputs[0][good], anchors[0][good]
+    again = inference.propose(logits, outputs, anchors, decode)
+    assert torch.equal(raw.scores, again.scores) and len(raw.scores) > 12
+    found = inference.suppress(raw, (40, 40))
+    assert found.pred_boxes.tensor.isfinite().all() and len(found) > 5
+    usable = raw.boxes.isfinite().all(dim=1) & (raw.boxes.abs() < 1e20).all(dim=1)
+    assert not usable.all()
+    clean = inference.suppress(RawDetections(*(x[usable] for x in raw)), (40, 40))
+    assert torch.equal(clean.pred_boxes.tensor, found.pred_boxes.tensor)
+
+
+def test_all_nan_leaves_nothing():
+    logits, outputs, anchors, branch = dense()
+    nan = [torch.full_like(level, torch.nan) for level in logits]
+    assert len(DenseInference(score_thresh=0).propose(nan, outputs, anchors, decode).scores) == 0
+    nan = [torch.full_like(level, torch.nan) for level in branch]
+    raw = DenseInference(score_thresh=0).propose(logits, outputs, anchors, decode, nan)
+    assert len(raw.scores) == 0
+
+
+def test_its_options_are_shown():
+    shown = repr(DenseInference(nms="linear", sigma=0.25))
+    assert shown == (
+        "DenseInference(score_thresh=0.05, topk=1000, topk_by='pair', nms='linear', "
+        "nms_thresh=0.5, sigma=0.25, score_voting=False, max_detections=100)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_thresh": -0.1}, "score_thresh: expected a finite number of at least 0, got -0.1"),
+        ({"score_thresh": 1.5}, "score_thresh: expected a number of at most 1, got 1.5"),
+        ({"score_thresh": float("nan")}, "score_thresh: expected a finite number .* got nan"),
+        ({"nms_thresh": 2}, "nms_thresh: expected a number of at most 1, got 2"),
+        ({"topk": 0}, "topk: expected an integer of at least 1, got 0"),
+        ({"topk": 10.0}, "topk: expected an integer of at least 1, got 10.0"),
+        ({"topk_by": "box"}, "topk_by: expected one of pair, anchor, got 'box'"),
+        ({"nms": "soft"}, "nms: expected one of hard, linear, gaussian, got 'soft'"),
+        ({"sigma": 0.0}, "sigma: expected a finite number above 0, got 0.0"),
+        ({"score_voting": "yes"}, "score_voting: expected True or False, got 'yes'"),
+        ({"max_detections": 0}, "max_detections: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_a_wrong_option_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        DenseInference(**options)
+
+
+def test_a_branch_of_another_shape_is_refused():
+    *levels, branch = dense()
+    with pytest.raises(ValueError, match=r"branch_logits: expected shape \(60,\), .*\(60, 1\)"):
+        DenseInference().propose(*levels, decode, [level[:, None] for level in branch])

@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.modeling.postprocessing import detector_postprocess
+from PIL import Image
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ranking_det.modeling.inference import DenseInference, RawDetections
+from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from tests.modeling.conftest import make_batch
+
+BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64
+
+
+class Finder(nn.Module):
+    """Finds the bright rectangle of an image, at full score in the left half only."""
+
+    input_format = "RGB"
+
+    def __init__(self, **options):
+        super().__init__()
+        self.inference = DenseInference(**options)
+        self.seen = []
+
+    def propose(self, batched_inputs):
+        assert not torch.is_grad_enabled()
+        return [self.find(x["image"]) for x in batched_inputs]
+
+    def find(self, image):
+        self.seen.append(image)
+        bright = image.float().mean(dim=0) > 127
+        rows, columns = bright.any(dim=1).nonzero(), bright.any(dim=0).nonzero()
+        if not len(rows):
+            empty = torch.zeros(0)
+            return RawDetections(empty.view(0, 4), empty, empty.long())
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        score = 0.9 if box[2] <= image.shape[2] / 2 else 0.6
+        boxes = torch.tensor([[float(x) for x in box]])
+        return RawDetections(boxes, torch.tensor([score]), torch.tensor([2]))
+
+    def forward(self, batched_inputs):
+        outputs = []
+        with torch.no_grad():
+            for inputs, raw in zip(batched_inputs, self.propose(batched_inputs)):
+                found = self.inference.suppress(raw, tuple(inputs["image"].shape[-2:]))
+                found = detector_postprocess(found, inputs["height"], inputs["width"])
+                outputs.append({"instances": found})
+        return outputs
+
+
+def picture(box=BOX, height=48, width=64):
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    x1, y1, x2, y2 = (int(x) for x in box)
+    image[:, y1:y2, x1:x2] = 255
+    return image
+
+
+def augment(model, **options):
+    options = dict(min_sizes=[48], max_size=1000, flip=False) | options
+    return DenseDetectorWithTTA(model, **options)
+
+
+def detect(model, inputs, **options):
+    (output,) = augment(model, **options)([inputs])
+    return output["instances"]
+
+
+@pytest.mark.parametrize("scale", [1, 2, (2, 3)])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("min_sizes", [[48], [96], [96, 48, 144]])
+def test_boxes_come_back_to_the_original_image(scale, flip, min_sizes):
+    y, x = scale if isinstance(scale, tuple) else (scale, scale)
+    inputs = {"image": picture(), "height": 48 * y, "width": 64 * x}
+    model = Finder()
+    found = detect(model, inputs, min_sizes=min_sizes, flip=flip)
+    assert [min(image.shape[1:]) for image in model.seen] == [
+        size for size in min_sizes for _ in range(1 + flip)
+    ]
+    expected = torch.tensor([BOX]) * torch.tensor([x, y, x, y])
+    torch.testing.assert_close(found.pred_boxes.tensor, expected)
+    assert found.image_size == (48 * y, 64 * x) and found.pred_classes.tolist() == [2]
+
+
+def test_a_mirror_image_shows_what_the_image_does_not():
+    inputs = {"image": picture([44, 8, 60, 40]), "height": 48, "width": 64}
+    assert detect(Finder(), inputs).scores.item() == pytest.approx(0.6)
+    found = detect(Finder(), inputs, flip=True)
+    assert found.scores.item() == pytest.approx(0.9)
+    assert found.pred_boxes.tensor.tolist() == [[44, 8, 60, 40]]
+
+
+def test_with_flip_the_detections_of_a_mirrored_image_are_the_mirrored_ones():
+    image = picture([40, 8, 52, 40])
+    both = [
+        detect(Finder(), {"image": x, "height": 48, "width": 64}, flip=True, min_sizes=[48, 96])
+        for x in (image, image.flip(2))
+    ]
+    mirrored = 64 - both[1].pred_boxes.tensor[:, [2, 1, 0, 3]]
+    mirrored[:, [1, 3]] = both[1].pred_boxes.tensor[:, [1, 3]]
+    torch.testing.assert_close(both[0].pred_boxes.tensor, mirrored)
+    torch.testing.assert_close(both[0].scores, both[1].scores)
+
+
+def test_all_candidates_are_suppressed_at_once():
+    model = Finder(nms="linear", nms_thresh=0.5, max_detections=3)
+    calls = []
+    suppress = model.inference.suppress
+    model.inference.suppress = lambda *args: calls.append(args) or suppress(*args)
+    inputs = {"image": picture(), "height": 96, "width": 128}
+    detect(model, inputs, min_sizes=[48, 96], flip=True)
+    ((raw, size),) = calls
+    assert size == (96, 128) and len(raw.boxes) == len(raw.scores) == len(raw.classes) == 4
+    assert raw.boxes.dtype == torch.float32 and raw.classes.dtype == torch.int64
+    torch.testing.assert_close(raw.scores, torch.tensor([0.9, 0.6, 0.9, 0.6]))
+
+
+@pytest.mark.parametrize("options", [{}, {"nms": "gaussian", "score_voting": True}])
+def test_its_own_size_without_flip_is_plain_inference(build, options):
+    model = build(inference=DenseInference(score_thresh=0.0, **options)).eval()
+    batch = make_batch((1, 1), sizes=((96, 128), (64, 64)))
+    batch[0] |= {"height": 192, "width": 300}  # as if the loader had shrunk it
+    with torch.no_grad():
+        plain = [model([inputs])[0]["instances"] for inputs in batch]
+    for inputs, expected in zip(batch, plain):
+        size = min(inputs["image"].shape[1:])
+        found = detect(model, inputs, min_sizes=[size])
+        assert found.image_size == expected.image_size and len(found) == len(expected) > 50
+        torch.testing.assert_close(found.scores, expected.scores)
+        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_a_real_detector_in_several_sizes(build):
+    model = build()
+    batch = make_batch((1, 1), sizes=((96, 128), (64, 80)))
+    with inference_context(augmented := augment(model, min_sizes=[64, 96], flip=True)):
+        outputs = augmented(batch)
+    for inputs, output in zip(batch, outputs):
+        boxes = output["instances"].pred_boxes.tensor
+        assert 0 < len(boxes) <= 100 and not boxes.requires_grad
+        assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= inputs["width"]).all()
+        assert (boxes[:, [1, 3]] <= inputs["height"]).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_without_a_height_and_width_the_image_is_the_original():
+    found = detect(Finder(), {"image": picture()}, min_sizes=[96])
+    assert found.image_size == (48, 64)
+    assert found.pred_boxes.tensor.tolist() == [BOX]
+
+
+def test_without_an_image_the_file_is_read(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.ascontiguousarray(picture().permute(1, 2, 0).numpy())).save(path)
+    found = detect(Finder(), {"file_name": str(path)}, min_sizes=[96], flip=True)
+    assert found.image_size == (48, 64)
+    assert found.pred_boxes.tensor.tolist() == [BOX]
+
+
+def test_an_empty_image_has_no_detections():
+    inputs = {"image": torch.zeros(3, 48, 64, dtype=torch.uint8), "height": 48, "width": 64}
+    assert len(detect(Finder(), inputs, min_sizes=[48, 96], flip=True)) == 0
+
+
+def test_boxes_beyond_the_image_are_clipped_and_empty_ones_dropped():
+    model = Finder()
+    boxes = torch.tensor([[-9.0, 4.0, 30.0, 90.0], [70.0, 4.0, 90.0, 8.0], [torch.nan] * 4])
+    raw = RawDetections(boxes, torch.tensor([0.5, 0.9, 0.9]), torch.tensor([0, 1, 1]))
+    model.find = lambda image: raw
+    found = detect(model, {"image": picture()})
+    assert found.pred_boxes.tensor.tolist() == [[0, 4, 30, 48]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_after_an_evaluation_the_model_is_in_its_mode_again(training):
+    model = Finder().train(training)
+    with inference_context(augmented := augment(model)):
+        assert not model.training
+        augmented([{"image": picture()}])
+    assert model.training == training
+
+
+def test_a_model_of_a_distributed_training_is_taken_out_of_its_wrapper():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = Finder()
+        model.weight = nn.Parameter(torch.zeros(1))
+        assert augment(DistributedDataParallel(model)).model is model
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_sizes": []}, "min_sizes: expected at least one size, got none"),
+        ({"min_sizes": [480, 0]}, "min_sizes: expected an integer of at least 1, got 0"),
+        ({"min_sizes": [1.5]}, "min_sizes: expected an integer of at least 1, got 1.5"),
+        ({"max_size": 0}, "max_size: expected an integer of at least 1, got 0"),
+        ({"flip": "horizontal"}, "flip: expected True or False, got 'horizontal'"),
+    ],
+)
+def test_a_wrong_option_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        augment(Finder(), **options)
+
+
+def test_another_kind_of_model_is_refused():
+    with pytest.raises(ValueError, match="model: expected a dense detector, .* got Linear"):
+        augment(nn.Linear(2, 2))
