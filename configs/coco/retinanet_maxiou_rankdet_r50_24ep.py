@@ -1,0 +1,19 @@
+"""RankDetNet (Liu et al., CVPR 2021), table 1: RetinaNet, ResNet-50, published AP 37.8.
+
+12 epochs of focal loss, then 12 of the ranking losses with the learning rate started again.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.losses import CriterionSchedule
+
+from ..common.coco import dataloader, iterations, optimizer, restarted, schedule, train
+from ..common.criteria import rankdet, retinanet_focal
+from ..common.retinanet_r50 import model
+
+stages = [retinanet_focal, rankdet]
+model.criterion = L(CriterionSchedule)(stages=stages, lengths=[iterations(12), iterations(12)])
+model.inference.nms, model.inference.nms_thresh = "linear", 0.6
+lr_multiplier = restarted(schedule(12, [8, 11]))  # at 8, 11, 20 and 23 x 7,330
+train.max_iter = iterations(24)  # x 7,330 = 175,920
+train.output_dir = "output/coco/retinanet_maxiou_rankdet_r50_24ep"

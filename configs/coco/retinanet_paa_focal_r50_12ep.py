@@ -1,0 +1,14 @@
+"""The baseline: PAA (Kim and Lee, ECCV 2020), ResNet-50, 12 epochs; AP 40.4 by its authors."""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.assigners import PAA
+
+from ..common.criteria import paa_focal
+from ..common.retinanet_r50 import atss as model
+from .retinanet_maxiou_focal_r50_12ep import dataloader, lr_multiplier, optimizer, train
+
+model.assigner = L(PAA)(topk=9, min_iou=0.1, single_candidate="positive")
+model.criterion = paa_focal
+model.inference.score_voting = True
+train.output_dir = "output/coco/retinanet_paa_focal_r50_12ep"

@@ -1,0 +1,118 @@
+"""COCO as the papers train on it: two ways of loading, SGD, and step schedules.
+
+``dataloader`` is the usual one, 800 pixels of the short edge, and ``dataloader_512`` that of AP,
+aLRP and APE Loss at 512 x 512 with SSD's augmentation.
+
+Detectron2 leaves out the images without objects (or with crowds only): 117,266 are left. The papers
+also leave out those with a side below 32 pixels, which COCO has not, and objects of less than a
+pixel in width or height, which the mapper does.
+"""
+
+from copy import deepcopy
+
+import detectron2.data.transforms as T
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import COCOEvaluator
+from detectron2.solver import WarmupParamScheduler
+from detectron2.solver.build import get_default_optimizer_params
+from fvcore.common.param_scheduler import CompositeParamScheduler, MultiStepParamScheduler
+from omegaconf import DictConfig, OmegaConf
+
+from ranking_det.data.augmentation import Expand, MinIoURandomCrop, PhotometricDistortion
+from ranking_det.data.mapper import BoxMapper
+
+from .train import train
+
+IMAGES = 117_266
+
+dataloader = OmegaConf.create()
+
+dataloader.train = L(build_detection_train_loader)(
+    dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
+    mapper=L(BoxMapper)(
+        augmentations=[
+            L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333),
+            L(T.RandomFlip)(),
+        ],
+        image_format="RGB",
+    ),
+    total_batch_size=16,
+    num_workers=4,
+)
+
+dataloader.test = L(build_detection_test_loader)(
+    dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
+    mapper=L(DatasetMapper)(
+        is_train=False,
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+        image_format="RGB",
+    ),
+    num_workers=4,
+)
+
+dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
+
+# In the place of augmentations[0], for the multi-scale trainings of APE Loss.
+multi_scale = L(T.ResizeShortestEdge)(
+    short_edge_length=[480, 960], max_size=1333, sample_style="range"
+)
+
+dataloader_512 = deepcopy(dataloader)
+dataloader_512.train.mapper.augmentations = [
+    L(PhotometricDistortion)(),
+    L(Expand)(fill=[123.675, 116.28, 103.53]),
+    L(MinIoURandomCrop)(),
+    L(T.Resize)(shape=[512, 512]),
+    L(T.RandomFlip)(),
+]
+# All images are of one size.
+dataloader_512.train.aspect_ratio_grouping = False
+dataloader_512.test.mapper.augmentations = [
+    L(T.ResizeShortestEdge)(short_edge_length=500, max_size=833)
+]
+
+# Weight decay on norms and biases too.
+optimizer = L(torch.optim.SGD)(
+    params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
+)
+
+
+def iterations(epochs: int, batch: int = 16) -> int:
+    """Of so many epochs: 7,330 each at 16 images an iteration, 3,665 at 32."""
+    return epochs * -(-IMAGES // batch)
+
+
+def schedule(epochs: int, steps: list[int], batch: int = 16) -> DictConfig:
+    """Warm up for 500 iterations; from each of ``steps``, in epochs, on a tenth of the rate."""
+    return L(WarmupParamScheduler)(
+        scheduler=L(MultiStepParamScheduler)(
+            values=[10.0**-i for i in range(len(steps) + 1)],
+            milestones=[iterations(step, batch) for step in steps],
+            num_updates=iterations(epochs, batch),
+        ),
+        warmup_factor=0.001,
+        warmup_length=500 / iterations(epochs, batch),
+        warmup_method="linear",
+    )
+
+
+def restarted(part: DictConfig, count: int = 2) -> DictConfig:
+    """The same schedule so many times, one after the other, each from its warm-up on."""
+    return L(CompositeParamScheduler)(
+        schedulers=[part] * count,
+        lengths=[1 / count] * count,
+        interval_scaling=["rescaled"] * count,
+    )
+
+
+# torchvision's weights, in Detectron2's format.
+train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+train.checkpointer.period = iterations(1)
+train.eval_period = iterations(4)

@@ -1,0 +1,35 @@
+"""FCOS on ResNet-50 (Tian et al., ICCV 2019): points, P6 from P5 and a ReLU before P7.
+
+As first published: positive is all of an object's box, and the centreness branch is to lower the
+scores at its rim. Unlike there, the branch hangs on the box tower, as in the authors' later
+versions.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.assigners import FCOS
+from ranking_det.modeling import DenseHead, DenseInference, RankingFCOS
+
+from .criteria import fcos_focal
+from .retinanet_r50 import atss
+
+model = L(RankingFCOS)(
+    backbone=atss.backbone,
+    head=L(DenseHead)(
+        in_channels="${..backbone.out_channels}",
+        num_classes="${..num_classes}",
+        num_anchors=1,
+        norm="GN",
+        num_scales=5,
+        branch=True,
+    ),
+    head_in_features=["p3", "p4", "p5", "p6", "p7"],
+    assigner=L(FCOS)(center_radius=0.0),
+    criterion=fcos_focal,
+    num_classes=80,
+    inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.5),
+    pixel_mean=[123.675, 116.28, 103.53],
+    pixel_std=[58.395, 57.12, 57.375],
+    input_format="RGB",
+)
+model.backbone.top_block.relu = True

@@ -1,0 +1,83 @@
+"""From a dataset dict to what a detector is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from ranking_det.data.augmentation import centers_inside
+
+
+class BoxMapper:
+    """Read an image, augment it with its boxes, and keep the objects whose centre is still in it.
+
+    For training with boxes. Unlike Detectron2's DatasetMapper, it shows the boxes to the
+    augmentations, which :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs, and drops an
+    object of which a crop has left less than the centre, where Detectron2 would keep a sliver.
+    Crowds are left out.
+
+    Args:
+        augmentations: Detectron2 augmentations or transforms, in order.
+        image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
+        min_side: objects of less width or height in the file are left out; pixels, >= 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        min_side: float = 1.0,
+    ) -> None:
+        if min_side < 0:
+            raise ValueError(f"min_side must be >= 0, got {min_side!r}")
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.min_side = min_side
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one image.
+
+        Args:
+            dataset_dict: in Detectron2's format; it is left as it is.
+
+        Returns:
+            The same without ``annotations``, with ``image`` (3, H, W) and ``instances``, which has
+            ``gt_boxes`` (G, 4) XYXY within the image and ``gt_classes`` (G,); G may be 0.
+        """
+        result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        image = detection_utils.read_image(result["file_name"], format=self.image_format)
+        detection_utils.check_image_size(result, image)
+        boxes, classes = self._objects(dataset_dict.get("annotations", ()))
+        inputs = T.AugInput(image, boxes=boxes)
+        self.augmentations(inputs)
+        size = inputs.image.shape[:2]
+        # What comes after a crop maps the whole image onto the whole, so the end is as good a place
+        # as the crop to look for centres.
+        keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
+        instances = Instances(size)
+        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
+        instances.gt_boxes.clip(size)
+        instances.gt_classes = torch.as_tensor(classes[keep])
+        result["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        result["instances"] = instances
+        return result
+
+    def _objects(self, annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """The boxes (G, 4) XYXY and classes (G,) of the objects that count."""
+        boxes, classes = [np.zeros((0, 4))], []
+        for annotation in annotations:
+            if annotation.get("iscrowd", 0):
+                continue
+            box = np.asarray(annotation["bbox"], dtype=np.float64)[None]
+            box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
+            if (box[:, 2:] - box[:, :2]).min() >= self.min_side:
+                boxes.append(box)
+                classes.append(annotation["category_id"])
+        return np.concatenate(boxes), np.asarray(classes, dtype=np.int64)

@@ -1,0 +1,292 @@
+import copy
+
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from ranking_det.data.augmentation import (
+    Expand,
+    MinIoURandomCrop,
+    PhotometricDistortion,
+    centers_inside,
+)
+from ranking_det.data.mapper import BoxMapper
+
+MEAN = (123.675, 116.28, 103.53)
+NO_BOXES = np.zeros((0, 4))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    np.random.seed(0)
+
+
+def picture(height=120, width=160):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def augmentation():
+    return [
+        PhotometricDistortion(),
+        Expand(MEAN),
+        MinIoURandomCrop(),
+        T.Resize((512, 512)),
+        T.RandomFlip(),
+    ]
+
+
+def photometric(**changes):
+    """With every step off but those that are named."""
+    off = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
+    aug = PhotometricDistortion(**(off | changes), prob=1.0)
+    np.random.seed(4)  # a permutation of the channels that moves none
+    return aug
+
+
+def unpermuted(aug, image):
+    """Apply all steps but the last, the permutation."""
+    return T.TransformList(aug.get_transform(image).transforms[:-1]).apply_image(image)
+
+
+def test_photometric_distortion_changes_each_quantity_within_its_range():
+    gray = np.full((2, 2, 3), 100, np.uint8)
+    orange = np.array([[[200, 120, 40]]], np.uint8)
+    shifts, factors, ratios, reds = [], [], [], []
+    for _ in range(300):
+        shifts.append(unpermuted(PhotometricDistortion(prob=1.0, contrast=(1, 1)), gray)[0, 0, 0])
+        aug = PhotometricDistortion(brightness=0, prob=1.0)
+        factors.append(unpermuted(aug, gray)[0, 0, 0])
+        aug = PhotometricDistortion(brightness=0, contrast=(1, 1), hue=0, prob=1.0)
+        changed = unpermuted(aug, orange)[0, 0].astype(float)
+        assert abs(changed.max() - 200) <= 1  # the value stays
+        ratios.append((changed.max() - changed.min()) / changed.max() / 0.8)
+        aug = PhotometricDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), prob=1.0)
+        changed = unpermuted(aug, orange)[0, 0].astype(float)
+        assert (abs(np.sort(changed)[[0, 2]] - (40, 200)) <= 1).all()
+        reds.append(30 * 2 * (changed[1] - 40) / 160)  # hue 0 is red, 60 is yellow; orange is 30
+    for values, low, high in (
+        (shifts, 100 - 32, 100 + 32),
+        (factors, 50, 150),
+        (ratios, 0.5, 1.25),  # saturation .8 grows to 1 at most
+        (reds, 30 - 18, 30 + 18),
+    ):
+        margin = 0.05 * (high - low)
+        assert low - 1 <= min(values) < low + margin, values
+        assert high - margin < max(values) <= high + 1, values
+
+
+def test_half_of_the_images_change_in_each_step_and_contrast_comes_first_in_half():
+    image, aug, lengths, first = picture(4, 4), PhotometricDistortion(), [], []
+    for _ in range(2000):
+        steps = aug.get_transform(image).transforms
+        lengths.append(len(steps))
+        kinds = [
+            "contrast" if getattr(step, "src_image", 1) == 0 else step.op.func.__name__
+            for step in steps
+            if not (isinstance(step, T.BlendTransform) and step.dst_weight == 1)
+        ]
+        if {"contrast", "_change_colors"} <= set(kinds):
+            first.append(kinds.index("contrast") < kinds.index("_change_colors"))
+    # Brightness, contrast and permutation each in 1/2, saturation or hue in 3/4.
+    assert abs(np.mean(lengths) - 2.25) < 0.1
+    assert abs(np.mean(first) - 0.5) < 0.06
+    unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
+    assert np.array_equal(unchanged, image)
+
+
+def test_channels_are_permuted_with_all_orders_equally_often():
+    image, aug = np.array([[[10, 20, 30]]], np.uint8), photometric()
+    orders = [tuple(aug.get_transform(image).apply_image(image)[0, 0]) for _ in range(1200)]
+    counts = {order: orders.count(order) for order in set(orders)}
+    assert len(counts) == 6 and min(counts.values()) > 140
+
+
+def test_expand_shrinks_half_of_the_images_on_a_canvas_of_the_mean():
+    image, aug, ratios = picture(), Expand(MEAN), []
+    boxes = np.array([[0.0, 0.0, 160.0, 120.0]])
+    for _ in range(200):
+        transform = aug.get_transform(image)
+        larger, (box,) = transform.apply_image(image), transform.apply_box(boxes.copy())
+        x0, y0, x1, y1 = box.astype(int)
+        assert np.array_equal(larger[y0:y1, x0:x1], image)
+        canvas = np.ones(larger.shape[:2], bool)
+        canvas[y0:y1, x0:x1] = False
+        assert (larger[canvas] == np.rint(MEAN)).all()
+        ratios.append(larger.shape[0] / 120)
+        assert abs(larger.shape[1] / 160 - ratios[-1]) < 0.02
+    expanded = np.array(ratios)[np.array(ratios) > 1]
+    assert abs(len(expanded) / 200 - 0.5) < 0.1
+    assert expanded.max() <= 4 and abs(expanded.mean() - 2.5) < 0.25
+
+
+def crops(boxes, count=400, **options):
+    image, aug = picture(), MinIoURandomCrop(**options)
+    for _ in range(count):
+        transform = aug.get_transform(image, boxes)
+        if isinstance(transform, T.CropTransform):
+            t = transform
+            yield np.array([t.x0, t.y0, t.x0 + t.w, t.y0 + t.h], float)
+        else:
+            yield None
+
+
+def iou(window, boxes):
+    shared = np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2])
+    shared = shared.clip(0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (window[2:] - window[:2]).prod()
+    return shared / (areas - shared)
+
+
+@pytest.mark.parametrize("boxes", [[[20, 10, 140, 110]], [[20, 10, 100, 90], [60, 30, 150, 115]]])
+def test_windows_have_their_size_shape_and_place(boxes):
+    for window in crops(np.array(boxes, float)):
+        if window is None:
+            continue
+        x0, y0, x1, y1 = window
+        assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 120
+        # Both ends are rounded down to a pixel.
+        assert x1 - x0 > 0.3 * 160 - 1 and y1 - y0 > 0.3 * 120 - 1
+        assert 0.5 - 0.03 < (y1 - y0) / (x1 - x0) < 2 + 0.06
+        assert centers_inside(np.array(boxes, float), window).any()
+
+
+@pytest.mark.parametrize("minimum", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_minimum_holds_for_every_box(minimum, monkeypatch):
+    boxes = np.array([[6.0, 5.0, 152.0, 116.0], [9.0, 7.0, 155.0, 118.0]])
+    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # neither whole nor free
+    ious = np.array([iou(window, boxes).min() for window in crops(boxes, 25, min_ious=[minimum])])
+    assert ious.min() >= minimum
+    assert ious.min() < minimum + 0.15  # and not much more
+
+
+def test_the_whole_image_stays_in_a_seventh():
+    whole = [window is None for window in crops(NO_BOXES, 2000)]
+    assert abs(np.mean(whole) - 1 / 7) < 0.025
+
+
+def test_a_minimum_that_cannot_be_had_is_drawn_anew():
+    """Two boxes in opposite corners have no window of IoU .9 with both."""
+    corners = np.array([[0.0, 0.0, 30.0, 30.0], [130.0, 90.0, 160.0, 120.0]])
+    found = list(crops(corners, 60, min_ious=[0.9]))
+    assert any(window is None for window in found)
+    assert all(window is None or centers_inside(corners, window).any() for window in found)
+
+
+def test_without_being_shown_the_boxes_the_crop_refuses():
+    with pytest.raises(ValueError, match="boxes must be given to the augmentation"):
+        T.AugmentationList([MinIoURandomCrop()])(T.AugInput(picture()))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PhotometricDistortion(brightness=-1), "brightness must be >= 0, got -1"),
+        (lambda: PhotometricDistortion(contrast=(2, 1)), r"contrast must be two .*got \(2, 1\)"),
+        (lambda: PhotometricDistortion(prob=2), r"prob must be in \[0, 1\], got 2"),
+        (lambda: Expand(MEAN, ratio=(0.5, 2)), r"ratio must be two ascending numbers >= 1"),
+        (lambda: Expand((1, 2), prob=1).get_transform(picture()).apply_image(picture()), "color"),
+        (lambda: MinIoURandomCrop(min_ious=[0.0]), r"min_ious must be in \(0, 1\], got 0.0"),
+        (lambda: MinIoURandomCrop(min_size=0), r"min_size must be in \(0, 1\], got 0"),
+        (lambda: MinIoURandomCrop(trials=0), "trials must be an integer >= 1, got 0"),
+        (lambda: BoxMapper(augmentations=[], image_format="RGB", min_side=-1), "min_side must be"),
+    ],
+)
+def test_a_wrong_option_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def write(tmp_path, boxes, crowd=(), size=(120, 160)):
+    """A gray image with a filled rectangle of a shade of its own for each box, and its dict."""
+    image = np.full((*size, 3), 128, np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        image[int(y0) : int(y1), int(x0) : int(x1)] = (255, 60 * i, 0)
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    annotations = [
+        {
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": i,
+            "iscrowd": int(i in crowd),
+        }
+        for i, (x0, y0, x1, y1) in enumerate(boxes)
+    ]
+    return {
+        "file_name": str(path),
+        "image_id": 7,
+        "height": size[0],
+        "width": size[1],
+        "annotations": annotations,
+    }
+
+
+def test_boxes_follow_the_image_and_stay_with_their_class(tmp_path):
+    """Wherever the augmentation puts a rectangle, its box bounds what is visible of it."""
+    boxes = [(10, 10, 60, 50), (70, 20, 150, 60), (20, 70, 90, 110), (100, 80, 150, 115)]
+    item = write(tmp_path, boxes)
+    before = copy.deepcopy(item)
+    mapper = BoxMapper(augmentations=augmentation()[1:], image_format="RGB")
+    kept = []
+    for _ in range(40):
+        result = mapper(item)
+        assert result["image"].shape == (3, 512, 512) and result["image"].dtype == torch.uint8
+        assert "annotations" not in result and result["image_id"] == 7
+        instances = result["instances"]
+        kept.append(len(instances))
+        red, green, blue = result["image"].int()
+        for box, label in zip(instances.gt_boxes, instances.gt_classes.tolist()):
+            mine = (red > 240) & (blue < 15) & ((green - 60 * label).abs() < 25)
+            ys, xs = torch.nonzero(mine, as_tuple=True)
+            seen = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            # Enlarged, the edges are blurred over about a pixel of the original.
+            blur = 512 / 0.3 / 120
+            assert (box - seen).abs().max() < blur, (box, seen)
+            assert box.min() >= 0 and box.max() <= 512
+    assert item == before
+    assert min(kept) < 4 and max(kept) == 4
+
+
+def crop(x0, y0, x1, y1):
+    return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
+
+
+def test_an_object_is_kept_if_its_centre_is_inside(tmp_path):
+    item = write(tmp_path, [(0, 40, 59, 60), (0, 40, 61, 60), (0, 40, 60, 60), (50, 40, 90, 60)])
+    mapper = BoxMapper(augmentations=[crop(30, 0, 100, 120)], image_format="RGB")
+    instances = mapper(item)["instances"]
+    assert instances.gt_classes.tolist() == [1, 3]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 40, 31, 60], [20, 40, 60, 60]]
+    assert instances.image_size == (120, 70)
+
+
+def test_crowds_and_slivers_are_left_out(tmp_path):
+    boxes = [(10, 10, 50, 50), (20, 20, 20.9, 60), (20, 20, 21, 60), (60, 60, 90, 90)]
+    item = write(tmp_path, boxes, crowd=[3])
+    mapper = BoxMapper(augmentations=[], image_format="RGB")
+    assert mapper(item)["instances"].gt_classes.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_images_without_objects_work(tmp_path, annotated):
+    item = write(tmp_path, [])
+    if not annotated:
+        item.pop("annotations")
+    mapper = BoxMapper(augmentations=augmentation(), image_format="BGR")
+    for _ in range(20):
+        instances = mapper(item)["instances"]
+        assert instances.gt_boxes.tensor.shape == (0, 4)
+        assert instances.gt_classes.dtype == torch.int64 and len(instances) == 0
+
+
+def test_the_same_seed_gives_the_same_image(tmp_path):
+    item = write(tmp_path, [(10, 10, 60, 50)])
+    mapper = BoxMapper(augmentations=augmentation(), image_format="RGB")
+    images = []
+    for _ in range(2):
+        np.random.seed(3)
+        images.append(mapper(item)["image"])
+    assert torch.equal(*images)
