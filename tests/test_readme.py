@@ -24,7 +24,7 @@ def test_the_criterion_by_example_builds():
     exec(code, {"model": model})
     criterion = instantiate(model.criterion)
     assert criterion.balance.weight == 2.0
-    assert instantiate(model.assigner).positive_iou == 0.5
+    assert instantiate(model.assigner).topk == 9
 
 
 def test_links_into_the_repository_lead_somewhere():

@@ -5,27 +5,25 @@ Shapes: N images, R anchors of all levels and images, K classes, P positives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.config import configurable
+from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ranking_det import assigners, losses
 from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.config import build_component
 from ranking_det.losses import Candidates
-from ranking_det.modeling import dense_head, inference
 from ranking_det.modeling.adapters import (
     flatten_level,
     flatten_levels,
     image_and_level,
     valid_cells,
 )
+from ranking_det.modeling.dense_head import DenseHead
 from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.logging import log_metrics
 
@@ -93,7 +91,7 @@ class RankingDenseDetector(DenseDetector):
                 f"assigner: {type(self.assigner).__name__} needs one anchor per cell, but the "
                 f"anchor generator gives {sorted(counts)}"
             )
-        if not isinstance(self.head, dense_head.DenseHead):
+        if not isinstance(self.head, DenseHead):
             return
         if counts != {self.head.num_anchors}:
             raise ValueError(
@@ -111,56 +109,6 @@ class RankingDenseDetector(DenseDetector):
                 if trained
                 else "head.branch: the head has a branch, but the criterion has no loss for it"
             )
-
-    @classmethod
-    def arguments_from_config(
-        cls, cfg: CfgNode, generator: Callable[[Backbone], nn.Module] | None = None
-    ) -> dict[str, Any]:
-        """Translate what a yaml config says of all dense detectors.
-
-        What Detectron2 has keys for is read from MODEL.RETINANET; see
-        :func:`ranking_det.modeling.add_ranking_config` for the others.
-
-        Args:
-            cfg: the config.
-            generator: makes the anchor generator for the backbone; None for one point per cell.
-        """
-        node = cfg.MODEL.RETINANET
-        backbone = build_backbone(cfg)
-        grid = {} if generator is None else {"anchor_generator": generator(backbone)}
-        head = build_component(
-            cfg.MODEL.HEAD,
-            dense_head,
-            "MODEL.HEAD",
-            in_channels=backbone.output_shape()[node.IN_FEATURES[0]].channels,
-            num_classes=node.NUM_CLASSES,
-            num_anchors=grid["anchor_generator"].num_anchors[0] if grid else 1,
-            num_convs=node.NUM_CONVS,
-            norm=node.NORM,
-            prior_prob=node.PRIOR_PROB,
-        )
-        select = build_component(
-            cfg.MODEL.INFERENCE,
-            inference,
-            "MODEL.INFERENCE",
-            score_thresh=node.SCORE_THRESH_TEST,
-            topk=node.TOPK_CANDIDATES_TEST,
-            nms_thresh=node.NMS_THRESH_TEST,
-            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-        )
-        return {
-            "backbone": backbone,
-            "head": head,
-            "head_in_features": node.IN_FEATURES,
-            "assigner": build_component(cfg.MODEL.ASSIGNER, assigners, "MODEL.ASSIGNER"),
-            "criterion": build_component(cfg.MODEL.CRITERION, losses, "MODEL.CRITERION"),
-            "inference": select,
-            "num_classes": node.NUM_CLASSES,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
-            **grid,
-        }
 
     def forward_training(
         self,

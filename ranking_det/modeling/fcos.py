@@ -16,6 +16,7 @@ from ranking_det.assigners import Assigner
 from ranking_det.losses import SmoothL1
 from ranking_det.modeling.dense_detector import RankingDenseDetector
 from ranking_det.modeling.inference import DenseInference
+from ranking_det.modeling.yaml_config import dense_arguments
 
 POINT_SIZE = 8
 """A point stands for a square of this many strides, so that IoU assigners can use it too."""
@@ -114,4 +115,4 @@ class RankingFCOS(RankingDenseDetector):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
-        return cls.arguments_from_config(cfg)
+        return dense_arguments(cfg)

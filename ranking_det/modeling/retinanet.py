@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.modeling.dense_detector import RankingDenseDetector
+from ranking_det.modeling.yaml_config import dense_arguments
 
 
 @META_ARCH_REGISTRY.register()
@@ -28,5 +29,5 @@ class RankingRetinaNet(RankingDenseDetector):
             shapes = backbone.output_shape()
             return build_anchor_generator(cfg, [shapes[name] for name in node.IN_FEATURES])
 
-        arguments = cls.arguments_from_config(cfg, generate)
+        arguments = dense_arguments(cfg, generate)
         return arguments | {"box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS)}

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from detectron2.config import CfgNode
+from detectron2.modeling import Backbone, build_backbone
+from torch import nn
+
+from ranking_det import assigners, losses
+from ranking_det.config import build_component
+from ranking_det.modeling import dense_head, inference
 
 COMPONENTS = {
     "ASSIGNER": "ATSS",
@@ -27,3 +36,50 @@ def add_ranking_config(cfg: CfgNode) -> None:
     """
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
+
+
+def dense_arguments(
+    cfg: CfgNode, generator: Callable[[Backbone], nn.Module] | None = None
+) -> dict[str, Any]:
+    """Translate what a yaml config says of all dense detectors into constructor arguments.
+
+    Args:
+        cfg: a config that :func:`add_ranking_config` was called on.
+        generator: makes the anchor generator for the backbone; None for one point per cell.
+    """
+    node = cfg.MODEL.RETINANET
+    backbone = build_backbone(cfg)
+    grid = {} if generator is None else {"anchor_generator": generator(backbone)}
+    head = build_component(
+        cfg.MODEL.HEAD,
+        dense_head,
+        "MODEL.HEAD",
+        in_channels=backbone.output_shape()[node.IN_FEATURES[0]].channels,
+        num_classes=node.NUM_CLASSES,
+        num_anchors=grid["anchor_generator"].num_anchors[0] if grid else 1,
+        num_convs=node.NUM_CONVS,
+        norm=node.NORM,
+        prior_prob=node.PRIOR_PROB,
+    )
+    selection = build_component(
+        cfg.MODEL.INFERENCE,
+        inference,
+        "MODEL.INFERENCE",
+        score_thresh=node.SCORE_THRESH_TEST,
+        topk=node.TOPK_CANDIDATES_TEST,
+        nms_thresh=node.NMS_THRESH_TEST,
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
+    return {
+        "backbone": backbone,
+        "head": head,
+        "head_in_features": node.IN_FEATURES,
+        "assigner": build_component(cfg.MODEL.ASSIGNER, assigners, "MODEL.ASSIGNER"),
+        "criterion": build_component(cfg.MODEL.CRITERION, losses, "MODEL.CRITERION"),
+        "inference": selection,
+        "num_classes": node.NUM_CLASSES,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "input_format": cfg.INPUT.FORMAT,
+        **grid,
+    }

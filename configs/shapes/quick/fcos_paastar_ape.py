@@ -1,0 +1,14 @@
+"""FCOS with PAA* and APE Loss."""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.assigners import NormalizedPAA
+
+from ...common.criteria import ape
+from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
+from ...common.shapes_quick import fcos as model
+
+model.assigner = L(NormalizedPAA)()
+model.criterion = ape
+model.criterion.classification.max_negatives = 10_000  # the images are small
+train.output_dir = "output/shapes/quick/fcos_paastar_ape"

@@ -1,0 +1,11 @@
+"""AP Loss; beside it the box loss of Rank & Sort."""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.losses import AveragePrecision
+
+from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
+from ...common.shapes_quick import retinanet as model
+
+model.criterion.classification = L(AveragePrecision)()
+train.output_dir = "output/shapes/quick/retinanet_atss_ap"

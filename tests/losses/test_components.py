@@ -1,0 +1,137 @@
+import dataclasses
+
+import pytest
+import torch
+
+from ranking_det.labels import IGNORE
+from ranking_det.losses import (
+    CenternessWeight,
+    HistoryBalance,
+    IoUWeight,
+    MagnitudeBalance,
+    PositiveCount,
+    RankingWeight,
+    ScoreWeight,
+    SmoothL1,
+    UniformWeight,
+    ValueBalance,
+)
+from tests.losses.test_criterion import LABELS, gradients, make, match, rank_sort
+
+
+@pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
+def test_instance_weights_are_detached_and_of_the_right_range(weight):
+    candidates = make(LABELS)
+    quality = torch.tensor([0.1, 0.0, 0.9, 0.5])
+    weights = weight()(match(candidates, LABELS, quality))
+    assert weights.shape == (4,) and not weights.requires_grad
+    assert (weights >= 0).all() and (weights <= 1).all()
+    if weight is IoUWeight:
+        torch.testing.assert_close(weights, quality)
+
+
+def test_the_score_weight_is_the_highest_or_that_of_the_objects_class():
+    candidates = make(LABELS)
+    matches = match(candidates, LABELS, torch.ones(4))
+    scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
+    torch.testing.assert_close(ScoreWeight()(matches), scores.amax(dim=1))
+    own = scores[torch.arange(4), LABELS[LABELS >= 0]]
+    torch.testing.assert_close(ScoreWeight(own_class=True)(matches), own)
+    assert (own < scores.amax(dim=1)).any()
+
+
+def test_value_balance_is_one_without_a_box_loss():
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), matches) == 1
+    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), matches) == 0.5
+
+
+def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
+    normalizer = PositiveCount(momentum=0.9, initial=100.0)
+    assert normalizer(50) == pytest.approx(95)
+    assert normalizer(0) == pytest.approx(95 * 0.9 + 0.1)
+    fresh = PositiveCount()
+    fresh.load_state_dict(normalizer.state_dict())
+    assert fresh(7) == normalizer(7)
+
+
+def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
+    candidates = make(torch.tensor([0]))
+    anchor = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
+    shifted = dataclasses.replace(
+        candidates,
+        anchors=anchor,
+        gt_boxes=torch.tensor([[1.0, 2.0, 21.0, 22.0]]),
+        box_outputs=torch.zeros(1, 4),
+    )
+    error = SmoothL1(beta=0.0, weights=(10.0, 10.0, 5.0, 5.0))(shifted)
+    expected = 10 * 0.6 + 10 * 0.1 + 5 * torch.log(torch.tensor(2.0)) + 0
+    torch.testing.assert_close(error, expected.reshape(1))
+
+
+def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
+    candidates = make(LABELS)
+    criterion = rank_sort(balance=MagnitudeBalance())
+    output, grad, box_grad = gradients(criterion, candidates, LABELS)
+    # Balanced so, the box loss's gradient has the norm of the ranking's.
+    torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        assert criterion(make(LABELS), LABELS).metrics["box_balance"] == 1
+
+
+def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
+    balance = HistoryBalance(period=2, initial=50.0)
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+
+    def step(task, box):
+        return balance(torch.tensor(task), torch.tensor(box), matches).item()
+
+    assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, 50.0]
+    assert step(9.0, 1.0) == pytest.approx((1.0 + 0.4) / 0.4)
+    resumed = HistoryBalance(period=2)
+    resumed.load_state_dict(balance.state_dict())
+    balance, original = resumed, balance
+    assert step(1.0, 1.0) == pytest.approx(3.5)
+    assert step(0.0, 0.0) == pytest.approx((2.0 + 10.0) / 2.0)
+    assert original.sums.tolist() == [9.0, 1.0]  # nothing is shared
+    balance = HistoryBalance(period=1)
+    step(1.0, 0.0)
+    assert step(1.0, 1.0) == 50.0  # without a box loss the factor stays
+
+
+def test_ranking_weights_are_those_of_the_definition():
+    candidates = make(LABELS)
+    rows = (LABELS >= 0).nonzero().squeeze(1)
+    for delta, rank_delta in ((0.0, 0.5), (1.5, 1.0), (0.0, 0.0)):
+        weight = RankingWeight(delta, rank_delta)
+        found = weight(match(candidates, LABELS, torch.ones(4)))
+        kept = candidates.logits.detach()[LABELS != IGNORE].double()
+        scores = candidates.logits.detach()[rows, LABELS[rows]].double()
+        negatives = sorted(set(kept.flatten().tolist()) - set(scores.tolist()))
+
+        def h(x, d):
+            return float(x >= 0) if d == 0 else min(max(x / (2 * d) + 0.5, 0.0), 1.0)
+
+        expected = []
+        for i in scores.tolist():
+            total = 0.0
+            for k, other in enumerate(scores.tolist()):
+                rank = 1.0
+                rank += sum(h(n - other, rank_delta) for n in negatives)
+                rank += sum(
+                    h(p - other, rank_delta) for j, p in enumerate(scores.tolist()) if j != k
+                )
+                total += h(i - other, delta) / rank
+            expected.append(total / 4)
+        torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_centerness_is_one_in_the_middle_and_zero_outside():
+    candidates = make(torch.tensor([0, 0, 0]))
+    moved = dataclasses.replace(
+        candidates,
+        anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
+        gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
+    )
+    weights = CenternessWeight()(match(moved, torch.tensor([0, 0, 0]), torch.ones(3)))
+    torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
