@@ -99,8 +99,11 @@ class Problem:
         negatives, scores, total = self.logits[~members], self.logits[self.positives], 0.0
         for score, quality in zip(scores, self.quality, strict=True):
             d, other = negatives - score, scores - score
-            x = 8 * torch.cat([d[d > -0.5], other[(self.quality < quality) & (other > -0.5)]])
-            constant = torch.sigmoid(x.detach()).sum() + 0.5
+            near, worse = other > -0.5, self.quality < quality
+            x = 8 * torch.cat([d[d > -0.5], other[near & worse]])
+            # The positives of at least this quality, itself included, are in the rank only.
+            better = torch.sigmoid(8 * other.detach()[near & ~worse]).sum()
+            constant = torch.sigmoid(x.detach()).sum() + better
             total = total + quality / constant * functional.softplus(x).sum()
         return total / 8 / len(scores)
 

@@ -82,8 +82,10 @@ def alrp_loss(
             weights = (share / false_positives).masked_fill_(share == 0, 0)
             at_logits = sums.gradient(weights, -share)
             at_errors = inverse_ranks_below(entries.scores, rank, 0.0) / count
+            lost = (errors * at_errors).sum()
+            at_errors = at_errors.to(at_logits.dtype)
             classification = Part((false_positives / rank).mean().to(at_logits.dtype), at_logits)
-            localization = Part((errors * at_errors).sum().to(at_logits.dtype), at_errors)
+            localization = Part(lost.to(at_logits.dtype), at_errors)
     if entries is None:
         return ALRPLosses(attached_zero(logits), attached_zero(localization_errors))
     own = localization._replace(gradient=localization.gradient[entries.mine])

@@ -22,7 +22,7 @@ from ranking_det.losses.validation import (
 
 # A smaller balance constant is taken for this one, lest its inverse overflow; without a cut-off the
 # sums are in double precision.
-LEAST, LEAST_WITHOUT_CUTOFF = 1e-30, 1e-300
+LEAST = {torch.float32: 1e-30, torch.float64: 1e-300}
 
 
 def ape_loss(
@@ -92,8 +92,7 @@ def ape_loss(
         entries = gather_entries(logits, positives, [quality], index=index)
         if entries is not None:
             sums = SigmoidSums(entries, lam, cutoff, saturate)
-            least = LEAST_WITHOUT_CUTOFF if cutoff is None else LEAST
-            pairs = _between_positives(sums, entries, count_self, least)
+            pairs = _between_positives(sums, entries, count_self)
             weights = pairs.share * entries.columns[0] if weight_by_quality else pairs.share
             active = (sums.visible + pairs.visible > 0).sum().clamp_min(1)
             weights = weights / (active if normalizer == "active" else len(weights))
@@ -127,9 +126,7 @@ def _blocks(entries: Entries) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _between_positives(
-    sums: SigmoidSums, entries: Entries, count_self: bool, least: float
-) -> _Pairs:
+def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) -> _Pairs:
     (quality,), blocks = entries.columns, []
     for rows in _blocks(entries):
         pairs = sums.pairs(rows)
@@ -139,7 +136,9 @@ def _between_positives(
             pairs.sigmoid.diagonal(rows.start).zero_()
         constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
         # Without u itself the constant may underflow, together with what it divides.
-        share = (1 / constant.clamp_min(least)).masked_fill_(sums.visible[rows] + visible == 0, 0)
+        share = (1 / constant.clamp_min(LEAST[sums.dtype])).masked_fill_(
+            sums.visible[rows] + visible == 0, 0
+        )
         softplus, trained = ((column * worse).sum(1) for column in (pairs.softplus, pairs.trained))
         blocks.append(_Pairs(share, visible, softplus, trained))
     return _Pairs(*map(torch.cat, zip(*blocks, strict=True)))

@@ -15,6 +15,8 @@ from ranking_det.losses.counter import StepCounter
 from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.validation import check_at_least, check_integer
 
+SCALE = 4096.0
+
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     """``above / below``, or 1 where either is 0 and one task has nothing to weigh."""
@@ -70,8 +72,10 @@ class MagnitudeBalance(nn.Module):
         zero = torch.zeros((), dtype=torch.float32, device=at.device)
         if not (loss.requires_grad and at.requires_grad):
             return zero
-        (gradient,) = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
-        return zero if gradient is None else gradient.abs().sum(dtype=torch.float32)
+        # Scaled, as the entries of a mean over millions of float16 logits are below its range.
+        scale = torch.full_like(loss, SCALE)
+        (gradient,) = torch.autograd.grad(loss, at, scale, retain_graph=True, allow_unused=True)
+        return zero if gradient is None else gradient.abs().sum(dtype=torch.float32) / SCALE
 
 
 class HistoryBalance(nn.Module):
@@ -79,7 +83,9 @@ class HistoryBalance(nn.Module):
 
     The self-balance of aLRP Loss (Oksuz et al., NeurIPS 2020): the box loss, bounded by the same
     range as the ranking loss, is promoted to the size of both. The state is in buffers, so a
-    resumed run goes on with it; the sums of all workers are added up once a period.
+    resumed run goes on with it; the sums of all workers are added up once a period. Unlike
+    DistributedDataParallel's default, buffers must not be broadcast (``broadcast_buffers=False``,
+    as Detectron2 has it), or the first worker's sums would replace the others'.
 
     Args:
         period: steps between two updates, >= 1; the paper takes an epoch (3,665 steps of 32 images
@@ -100,13 +106,17 @@ class HistoryBalance(nn.Module):
         self.counter = StepCounter()
 
     def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
-        """Take the step into account and return the factor for it."""
+        """Return the factor of the step; in training, take the step into account."""
         factor = self.factor.clone()
+        if not self.training:
+            return factor
         self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
             together = dist.is_available() and dist.is_initialized()
             workers = dist.group.WORLD if together else None
             task, box = sum_over_workers(self.sums.clone(), workers)
-            self.factor.copy_(torch.where(box > 0, (task + box) / box, self.factor))
+            # A step that diverged must not spoil a whole period.
+            usable = (box > 0) & torch.isfinite(task + box)
+            self.factor.copy_(torch.where(usable, (task + box) / box, self.factor))
             self.sums.zero_()
         return factor

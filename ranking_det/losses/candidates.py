@@ -117,3 +117,29 @@ class CriterionOutput:
     weights: Tensor
     task_loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+def check_rows(candidates: Candidates, labels: Tensor) -> None:
+    """Raise ValueError unless the fields of rows fit the labels (R,), and images are in order.
+
+    The order is looked at on the CPU only, where this does not wait for a device.
+    """
+    for name, value in (("image", candidates.image), ("level", candidates.level)):
+        if value.shape != labels.shape or value.dtype != torch.int64:
+            raise ValueError(
+                f"candidates.{name}: expected int64 of shape {tuple(labels.shape)}, one entry per "
+                f"row, got {value.dtype} of shape {tuple(value.shape)}"
+            )
+    branch, image = candidates.branch_logits, candidates.image
+    if branch is not None and branch.shape != labels.shape:
+        raise ValueError(
+            f"candidates.branch_logits: expected shape {tuple(labels.shape)}, one entry per row, "
+            f"got {tuple(branch.shape)}"
+        )
+    if image.device.type != "cpu" or not len(image):
+        return
+    if (image.diff() < 0).any() or image[0] < 0 or image[-1] >= candidates.num_images:
+        raise ValueError(
+            f"candidates.image: expected ascending images 0..{candidates.num_images - 1}, as rows "
+            "are image-major"
+        )

@@ -4,7 +4,8 @@ Error-driven losses (AP, aLRP, Rank & Sort) assign the gradient; it is computed 
 only has to be carried to the logits. M is the number of logits.
 """
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -89,9 +90,8 @@ def attached_zero(logits: Tensor) -> Tensor:
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def exact_arithmetic(logits: Tensor) -> ExitStack:
+@contextmanager
+def exact_arithmetic(logits: Tensor) -> Iterator[None]:
     """A context for computing values and gradients by hand: no graph, no autocast."""
-    stack = ExitStack()
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(logits.device.type, enabled=False))
-    return stack
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        yield

@@ -11,7 +11,7 @@ from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.balance import ValueBalance
 from ranking_det.losses.branch import BranchLoss
-from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches
+from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches, check_rows
 from ranking_det.losses.classification import Classification
 from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.localization import GIoU
@@ -66,6 +66,8 @@ class Criterion(nn.Module):
             raise ValueError(f"rank_scope: {name} cannot rank across processes, got 'global'")
         if branch is not None and not classification.takes_branch:
             raise ValueError(f"branch: {name} orders the scores itself and takes none")
+        if branch is not None and rank_scope == "global":
+            raise ValueError("rank_scope: a branch is averaged per process, got 'global'")
         self.classification = classification
         self.localization = localization or GIoU()
         self.instance_weight = instance_weight or ScoreWeight()
@@ -82,8 +84,9 @@ class Criterion(nn.Module):
             labels: (R,) int64; a class 0..K-1 is a positive, BACKGROUND or IGNORE is not.
 
         Returns:
-            The classification loss's parts and ``loss_box``. Without a positive all are zeros that
-            are attached to the graph.
+            The classification loss's parts, ``loss_box``, and ``loss_branch`` if there is a branch.
+            Without a positive those that rank, and those of boxes and branch, are zeros that are
+            attached to the graph.
 
         Raises:
             ValueError: labels do not fit the candidates.
@@ -113,11 +116,7 @@ class Criterion(nn.Module):
                     f"candidates.{name}: expected one row of 4 for each of the {len(rows)} "
                     f"positive labels, got shape {shape}"
                 )
-        if candidates.image.shape != labels.shape:
-            raise ValueError(
-                f"candidates.image: expected one entry for each of the {len(labels)} rows, got "
-                f"shape {tuple(candidates.image.shape)}"
-            )
+        check_rows(candidates, labels)
         if (self.branch is None) != (candidates.branch_logits is None):
             raise ValueError(
                 "candidates.branch_logits: expected "

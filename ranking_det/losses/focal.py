@@ -14,6 +14,8 @@ def focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float =
     """Sum of the binary cross entropies of all entries, those already right weighed down.
 
     Focal Loss (Lin et al., ICCV 2017), eq. 5, with one sigmoid per class. Time and memory O(R K).
+    As fvcore's sigmoid_focal_loss, but with torch alone, for labels instead of one-hot targets, and
+    with finite slopes where fvcore's have none (gamma below 1).
 
     Args:
         logits: (R, K) float.

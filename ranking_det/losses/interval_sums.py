@@ -19,7 +19,7 @@ from ranking_det.losses.ramps import Ramps
 
 # Logits at a time: temporaries stay in the cache, and their memory does not grow with M.
 CHUNK = 1 << 17
-CHUNK_ON_GPU = 1 << 24
+CHUNK_ON_GPU = 1 << 21
 # Two tables of this many float64 still fit the second-level cache.
 MAX_CELLS = 1 << 15
 # Partial tables on a GPU, lest all logits wait for the same address.
@@ -122,7 +122,8 @@ class IntervalSums:
         packed[1, 0] = torch.where(invalid, torch.nan, 0.0)
         packed[1, -1] = 0
         mass, moment = sum_over_workers(packed, self._entries.group)
-        counted = self._ramps.at_each_step(mass, moment).clamp_min_(0)
+        centered = moment - self._ramps.center * mass
+        counted = self._ramps.at_each_step(mass, centered).clamp_min_(0)
         self._poison = moment[0]
         return counted + self._poison
 
@@ -157,7 +158,7 @@ class IntervalSums:
         gradient = self._slots.view(self._dtype)
         for chunk in self._chunks():
             slot = self._slots[chunk]
-            x = self._logits[chunk].clamp(-largest, largest).double()
+            x = self._logits[chunk].clamp(-largest, largest).double().sub_(self._ramps.center)
             line = intercept.index_select(0, slot)
             gradient[chunk] = line.addcmul_(slope.index_select(0, slot), x)
         own = at_positives[self._entries.mine]

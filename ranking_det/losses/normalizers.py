@@ -23,12 +23,14 @@ class PositiveCount(nn.Module):
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if initial <= 0:
+        if not 0 < initial < float("inf"):
             raise ValueError(f"initial must be > 0, got {initial}")
         self.momentum = momentum
         self.register_buffer("average", torch.tensor(float(initial)))
 
     def forward(self, num_positives: int) -> Tensor:
-        """Take the step's count into the average and return the average, a scalar."""
+        """Return the average, a scalar, in training with the step's count taken into it."""
+        if not self.training:
+            return self.average.clone()
         self.average.mul_(self.momentum).add_((1 - self.momentum) * max(num_positives, 1))
         return self.average.clone()

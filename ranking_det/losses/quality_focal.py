@@ -31,7 +31,7 @@ def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, *, beta: floa
         tensor(0.1733)
     """
     check_at_least("beta", beta, 0.0)
-    logits, targets, _ = _with_targets(logits, labels, quality)
+    logits, targets = _with_targets(logits, labels, quality)
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     # Not 0, where a power below 1 has an infinite slope.
     wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
@@ -49,7 +49,7 @@ def varifocal(
     """Let scores be qualities; weigh positives by their quality and easy negatives down.
 
     Varifocal Loss (Zhang et al., "VarifocalNet", CVPR 2021, eq. 2), summed over all entries. The
-    weights have no gradient. O(R K) time and memory.
+    weights have no gradient. A positive of quality 0 counts as a negative. O(R K) time and memory.
 
     Args:
         logits: (R, K) float.
@@ -70,21 +70,19 @@ def varifocal(
     """
     check_at_least("alpha", alpha, 0.0)
     check_at_least("gamma", gamma, 0.0)
-    logits, targets, positive = _with_targets(logits, labels, quality)
+    logits, targets = _with_targets(logits, labels, quality)
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     score = logits.detach().sigmoid()
-    return (torch.where(positive, targets, alpha * score**gamma) * entropy).sum()
+    return (torch.where(targets > 0, targets, alpha * score**gamma) * entropy).sum()
 
 
-def _with_targets(logits: Tensor, labels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows that count, their targets, and which entries are positives."""
+def _with_targets(logits: Tensor, labels: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (R', K) of the rows that count, and their targets."""
     check_labels("logits", logits, labels)
     rows = torch.nonzero(labels >= 0).squeeze(1)
     check_per_positive("quality", quality, rows)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = torch.zeros_like(logits)
     targets[rows, labels[rows]] = quality.detach().to(targets.dtype)
-    positive = torch.zeros_like(targets, dtype=torch.bool)
-    positive[rows, labels[rows]] = True
     keep = labels != IGNORE
-    return logits[keep], targets[keep], positive[keep]
+    return logits[keep], targets[keep]

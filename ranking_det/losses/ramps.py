@@ -50,12 +50,14 @@ class Ramps:
     Sums may be taken of several rows at once, (...) below, which costs little more than one.
 
     Attributes:
-        scores: (P,) float64.
+        center: the mean of the logits, which moments are relative to: far from 0, those of the
+            logits themselves would cancel.
         edges: (2P,) float64, the breakpoints in ascending order.
     """
 
     def __init__(self, scores: Tensor, delta: float) -> None:
-        self.scores = scores
+        self.center = scores.mean()
+        self._scores = scores - self.center
         # A step has no ramp: both its breakpoints fall together and no x is ever between them.
         self.slope = 0.5 / delta if delta > 0 else 0.0
         breakpoints = torch.stack([scores - delta, scores + delta])
@@ -73,7 +75,7 @@ class Ramps:
 
         Args:
             mass: (..., K) the sum of the weights of the x in each interval.
-            moment: (..., K) the sum of weight times x; ignored above the last breakpoint.
+            moment: (..., K) the sum of weight times (x - center); ignored in the outermost two.
 
         Returns:
             (..., P); each is within rounding of the sum over x, one at a time.
@@ -84,11 +86,11 @@ class Ramps:
         below = prefix[..., self._bends]  # halves, mass and moment, ..., lower and upper, P
         on_ramp, lifted = (below[..., 1, :] - below[..., 0, :]).sum(0)
         beyond = (prefix[:, 0, ..., -1:] - below[:, 0, ..., 1, :]).sum(0)
-        return beyond + self.slope * (lifted - on_ramp * self.scores) + 0.5 * on_ramp
+        return beyond + self.slope * (lifted - on_ramp * self._scores) + 0.5 * on_ramp
 
     def over_steps(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over the P logits themselves, for every i; both (..., P)."""
-        terms = torch.stack([values, values * self.scores])
+        terms = torch.stack([values, values * self._scores])
         return self.at_each_step(*self.scatter(self._own, terms))
 
     def scatter(self, interval: Tensor, values: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class Ramps:
         return total.scatter_add_(-1, interval.expand_as(values), values)
 
     def lines(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of weights_i H(x - s_i) over the steps i, as a function of x.
+        """The sum of weights_i H(x - s_i) over the steps i, as a function of x - center.
 
         Args:
             weights: (P,) float64.
@@ -106,7 +108,7 @@ class Ramps:
             Slope and intercept (K,) in each interval; the slopes of the outermost two are 0.
         """
         steep = weights * self.slope
-        rising = weights * (0.5 - self.slope * self.scores)
+        rising = weights * (0.5 - self.slope * self._scores)
         # What sets in at each step's lower breakpoint, and at its upper one.
         jumps = torch.stack([torch.cat([steep, -steep]), torch.cat([rising, weights - rising])])
         slope, intercept = self.scatter(self._bends.reshape(-1), split(jumps)).cumsum(-1).sum(0)

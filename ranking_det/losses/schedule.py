@@ -1,4 +1,4 @@
-"""What depends on how far the training is: a step counter, and criteria one after the other."""
+"""Criteria that take turns over one training."""
 
 from __future__ import annotations
 

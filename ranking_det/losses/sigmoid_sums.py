@@ -23,6 +23,7 @@ ROWS = 64
 SPREAD = 4.0
 # Below it, in units of 1 / lam, the published AP and APE losses leave a pair out.
 CUTOFF = -4.0
+FAR = -60.0
 # And below it any pair: its sigmoid is 1e-260.
 LOWEST = -600.0
 # From here on a sigmoid in single precision is 1, and the cross entropy of it stops at 100.
@@ -64,6 +65,7 @@ class SigmoidSums:
             have a softplus of 100, and no gradient.
 
     Attributes:
+        dtype: that of the arithmetic on pairs.
         false_positives: (P,) float64, sums of sigmoid(x).
         trained: (P,) float64, sums of what of it is a derivative of softplus(x).
         softplus: (P,) float64, sums of softplus(x).
@@ -81,7 +83,9 @@ class SigmoidSums:
         self._entries, self._lam, self._saturate = entries, lam, saturate
         # Without a cut-off x reaches far down, below what single precision can hold of a sigmoid;
         # and still further down, everything is 0.
-        self._dtype = torch.float64 if cutoff is None else entries.dtype
+        # Where pairs far below count, so do sigmoids that single precision has not.
+        far = cutoff is None or cutoff < FAR
+        self.dtype = torch.float64 if far else entries.dtype
         self._cutoff = LOWEST if cutoff is None else cutoff
         self._scores, order = torch.sort(torch.nan_to_num(entries.scores, 0, 0, 0), descending=True)
         self._back = torch.argsort(order)
@@ -107,7 +111,7 @@ class SigmoidSums:
 
     def _find_stretches(self) -> None:
         """Find where each positive's sigmoid stops being 1 and where it becomes 0."""
-        single = self._dtype == torch.float32
+        single = self.dtype == torch.float32
         one = SATURATION if self._saturate else 20.0 if single else 40.0
         ascending = -self._values
         self._first = torch.searchsorted(ascending, -(self._scores + one / self._lam), right=True)
@@ -135,8 +139,8 @@ class SigmoidSums:
         """The sigmoids of a block, and ``hidden`` where a row does not see a column."""
         scores = self._scores[rows]
         # e^-x is a product of two factors, so that no pair costs an exponential.
-        up = torch.exp(self._lam * (scores - scores[-1])).to(self._dtype)
-        down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self._dtype)
+        up = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
+        down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self.dtype)
         sigmoid = torch.outer(up, down).add_(1).reciprocal_()
         return self._hide(sigmoid, rows, columns, hidden)
 

@@ -1,7 +1,7 @@
 """Instance weights: how much the box error of each positive counts (Oksuz et al., table S1).
 
 Each takes the :class:`Matches` of a step and returns detached weights (P,) >= 0, without a
-synchronisation of host and device.
+synchronisation of host and device on one process.
 """
 
 from __future__ import annotations

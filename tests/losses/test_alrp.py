@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking_det.losses import alrp_loss
+from ranking_det.losses import alrp, alrp_loss
 from tests.losses import reference
 from tests.losses.cases import (
     CASES,
@@ -123,3 +123,18 @@ def test_bad_errors_are_named_with_what_was_expected_and_what_came(errors, messa
     case = ramp()
     with pytest.raises(ValueError, match=message):
         alrp_loss(case.logits, case.positives, errors)
+
+
+def test_a_device_without_autocast_leaves_gradients_enabled():
+    logits, positives = torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(Exception):  # noqa: B017 - torch's own, of whatever kind
+        alrp_loss(logits, positives.to("meta"), torch.zeros(1, device="meta"))
+    assert torch.is_grad_enabled()
+
+
+def test_both_gradients_are_of_the_logits_precision(monkeypatch):
+    seen = []
+    original = alrp.carry
+    monkeypatch.setattr(alrp, "carry", lambda x, *parts: seen.extend(parts) or original(x, *parts))
+    alrp_loss(torch.randn(9), torch.tensor([1, 4]), torch.tensor([0.3, 0.4]))
+    assert [part.gradient.dtype for part in seen] == [torch.float32] * 2

@@ -216,3 +216,12 @@ def test_many_negatives_far_below_lose_no_digit_in_single_precision():
         logits[:50] = 0
         values.append(ape_loss(logits, torch.arange(50), torch.ones(50, dtype=dtype), cutoff=-20.0))
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+
+
+def test_a_far_cutoff_is_as_good_as_none_for_pairs_within_it():
+    logits = torch.tensor([0.0, -10.0], requires_grad=True)
+    positives, quality = torch.tensor([0]), torch.tensor([1.0])
+    found = ape_loss(logits, positives, quality, cutoff=-100.0, count_self=False)
+    expected = ape_loss(logits, positives, quality, cutoff=None, count_self=False)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, torch.tensor(0.125))

@@ -99,6 +99,33 @@ def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     assert step(1.0, 1.0) == 50.0  # without a box loss the factor stays
 
 
+def test_a_step_that_diverged_does_not_spoil_the_history():
+    balance = HistoryBalance(period=2)
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+    found = [
+        balance(torch.tensor(0.5), torch.tensor(box), matches).item()
+        for box in (0.1, torch.inf, 0.2, 0.3, 0.1)
+    ]
+    assert found == pytest.approx([50, 50, 50, 50, 3.0])
+
+
+def test_evaluation_does_not_count_as_training():
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+    balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount(initial=10.0).eval()
+    for _ in range(3):
+        assert balance(torch.tensor(1.0), torch.tensor(1.0), matches) == 50
+        assert normalizer(3) == 10
+
+
+def test_magnitude_balance_sees_gradients_below_the_range_of_float16():
+    logits = torch.zeros(1, 4, dtype=torch.float16, requires_grad=True)
+    outputs = torch.zeros(1, 4, requires_grad=True)
+    candidates = dataclasses.replace(make(torch.tensor([0])), logits=logits, box_outputs=outputs)
+    task, box = (logits.float() * 2e-8).sum(), outputs.sum()
+    ratio = MagnitudeBalance()(task, box, match(candidates, torch.tensor([0]), torch.ones(1)))
+    torch.testing.assert_close(ratio, torch.tensor(2e-8), rtol=1e-2, atol=0)
+
+
 def test_ranking_weights_are_those_of_the_definition():
     candidates = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)

@@ -9,6 +9,7 @@ from ranking_det.losses import (
     APE,
     ALRPCriterion,
     AveragePrecision,
+    BranchLoss,
     Candidates,
     CenternessWeight,
     ConstantBalance,
@@ -202,6 +203,10 @@ def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_sha
     torch.testing.assert_close(found, 2 * mean * 4 / 8)  # 4 positives, an average of 8
 
 
+def changed(**fields):
+    return dataclasses.replace(make(LABELS), **fields)
+
+
 def rank_sort(**options):
     return Criterion(classification=RankSort(), **options)
 
@@ -239,6 +244,26 @@ def rank_sort(**options):
         (
             lambda: rank_sort()(make(LABELS), LABELS.clamp(max=BACKGROUND)),
             "box_outputs: expected one row of 4 for each of the 0 positive labels",
+        ),
+        (
+            lambda: rank_sort()(changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])), LABELS),
+            "image: expected ascending images 0..1, as rows are image-major",
+        ),
+        (
+            lambda: rank_sort()(changed(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])), LABELS),
+            "image: expected ascending images 0..1",
+        ),
+        (
+            lambda: rank_sort()(changed(level=torch.zeros(8)), LABELS),
+            "level: expected int64 of shape .8,., one entry per row, got torch.float32",
+        ),
+        (
+            lambda: Criterion(
+                classification=Focal(),
+                normalizer=PositiveCount(),
+                branch=BranchLoss(IoUWeight()),
+            )(changed(branch_logits=torch.zeros(7)), LABELS),
+            "branch_logits: expected shape .8,., one entry per row, got .7,.",
         ),
         (
             lambda: rank_sort()(make(LABELS, num_classes=3), LABELS),

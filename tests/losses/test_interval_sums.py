@@ -4,7 +4,7 @@ import torch
 from ranking_det.losses import interval_sums, rank_sort, rank_sort_loss, sigmoid_sums
 from ranking_det.losses.entries import gather_entries
 from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.ramps import range_sums
+from ranking_det.losses.ramps import Ramps, range_sums
 from ranking_det.losses.sigmoid_sums import SigmoidSums
 from tests.losses.cases import CASES, DELTAS, assert_close, random_case
 
@@ -49,6 +49,16 @@ def test_an_outlier_that_squeezes_all_logits_into_one_cell_changes_nothing():
     logits = case.logits.detach().clone()
     logits[case.positives[0]], logits[case.positives[1]] = 1e7, -1e7
     assert_exact(case._replace(logits=logits), 0.5)
+
+
+def test_sums_over_positives_far_from_zero_are_those_near_it():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(30, generator=generator, dtype=torch.float64) * 0.01
+    values = 0.5 + 0.01 * torch.rand(30, generator=generator, dtype=torch.float64)
+    far = (scores - 1e4) + 1e4  # what is left of the differences at the offset
+    expected = Ramps(far, 0.5).over_steps(values)
+    found = Ramps(far - 1e4, 0.5).over_steps(values)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
 
 def test_range_sums_do_not_lose_small_terms_beside_large_ones():

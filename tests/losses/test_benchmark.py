@@ -1,0 +1,18 @@
+"""The loops that the benchmark compares with are the losses that it says."""
+
+import pytest
+import torch
+
+from benchmarks.loss_problems import Problem
+
+
+@pytest.mark.parametrize("stage", ["init", "mid", "late"])
+@pytest.mark.parametrize("name", ["rank_sort", "ape"])
+def test_a_loop_has_the_gradient_of_its_loss(name, stage):
+    problem = Problem(stage, 40, 2000, "cpu")
+    problem.run(name)
+    expected = problem.logits.grad
+    problem.run(f"{name}_loop")
+    torch.testing.assert_close(problem.logits.grad, expected, rtol=1e-4, atol=1e-8)
+    if name == "ape":
+        torch.testing.assert_close(problem.ape_loop(), problem.ape())

@@ -1,0 +1,246 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ranking_det.losses import alrp_loss, ap_loss, rank_sort_loss
+from tests.losses.cases import assert_close, random_case, small_problems
+
+DELTAS = [0.0, 0.25, 1.0]
+OFFSETS = st.integers(-640_000, 640_000).map(lambda n: n / 64) | st.sampled_from([-1e4, 1e4])
+SCALES = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 65536.0])
+EPSILON = 1e-5
+
+
+def rank_sort(logits, positives, quality, delta):
+    losses = rank_sort_loss(logits, positives, quality, delta=delta)
+    return [(losses.ranking, logits), (losses.sorting, logits)]
+
+
+def alrp(logits, positives, quality, delta):
+    # Of a GIoU loss the errors reach 2.
+    errors = (2 * (1 - quality)).requires_grad_()
+    losses = alrp_loss(logits, positives, errors, delta=delta)
+    return [(losses.classification, logits), (losses.localization, errors)]
+
+
+def average_precision(**options):
+    def outputs(logits, positives, quality, delta):
+        return [(ap_loss(logits, positives, delta=delta, **options), logits)]
+
+    return outputs
+
+
+AP = {
+    "ap step": average_precision(),
+    "ap step, not interpolated": average_precision(interpolated=False),
+    "ap sigmoid": average_precision(distance="sigmoid"),
+    "ap sigmoid, not interpolated": average_precision(distance="sigmoid", interpolated=False),
+}
+# Each returns its outputs, and beside each what it trains.
+LOSSES = {"rank sort": rank_sort, "alrp": alrp, **AP}
+
+
+def each(*names):
+    return pytest.mark.parametrize(
+        ("loss", "delta"),
+        [
+            pytest.param(LOSSES[name], delta, id=f"{name}-{delta}")
+            for name in names
+            # The sigmoid has no delta.
+            for delta in (DELTAS[:1] if "sigmoid" in name else DELTAS)
+        ],
+    )
+
+
+every_loss = each(*LOSSES)
+every_ap = each(*AP)
+every_ap_and_alrp = each("alrp", *AP)
+every_delta = pytest.mark.parametrize("delta", DELTAS)
+few = settings(max_examples=15, deadline=None)
+
+
+def values_and_gradients(outputs):
+    """Detached, of all outputs, one after the other."""
+    results = []
+    for value, trained in outputs:
+        (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)
+        results += [value.detach(), gradient]
+    return results
+
+
+def assert_all_close(actual, expected, tolerance=1e-9):
+    for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape
+        assert_close(one, other, tolerance)
+
+
+def with_negatives(case, *values):
+    more = torch.tensor(values, dtype=torch.float64)
+    return case._replace(logits=torch.cat([case.logits.detach(), more]).requires_grad_())
+
+
+@every_ap
+@few
+@given(problem=small_problems())
+def test_gradients_of_every_ap_loss_sum_to_0_and_those_of_the_negatives_to_the_value(
+    loss, delta, problem
+):
+    value, gradient = values_and_gradients(loss(*problem, delta))
+    assert abs(gradient.sum().item()) < 1e-9
+    gradient[problem[1]] = 0
+    assert (gradient > -1e-12).all()
+    assert gradient.sum().item() == pytest.approx(value.item(), abs=1e-9)
+
+
+@every_delta
+@few
+@given(problem=small_problems())
+def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_of_what_is_above_over_the_rank(
+    delta, problem
+):
+    def h(x):
+        return float(x >= 0) if delta == 0 else min(1.0, max(0.0, 0.5 + x / delta / 2))
+
+    logits, positives, quality = problem
+    errors = dict(zip(positives.tolist(), (2 * (1 - quality)).tolist(), strict=True))
+    at = logits.tolist()
+    expected = 0.0
+    for i in errors:
+        false_positives = others = errors_above = 0.0
+        for j in range(len(at)):
+            if j not in errors:
+                false_positives += h(at[j] - at[i])
+            elif j != i:
+                others += h(at[j] - at[i])
+                errors_above += h(at[j] - at[i]) * errors[j]
+        if false_positives > EPSILON:
+            rank = 1 + others + false_positives
+            expected += (errors_above + false_positives) / rank / len(errors)
+
+    _, gradient, _, _ = values_and_gradients(alrp(*problem, delta))
+    assert abs(gradient.sum().item()) < 1e-9
+    gradient[positives] = 0
+    assert gradient.sum().item() == pytest.approx(expected, abs=1e-9)
+
+
+@every_loss
+@few
+@given(problem=small_problems(), offset=OFFSETS)
+def test_a_shift_of_all_logits_changes_neither_value_nor_gradient(loss, delta, problem, offset):
+    logits, positives, quality = problem
+    # On a grid where the shift does not round.
+    logits = ((logits.detach() * 64).round() / 64).requires_grad_()
+    shifted = (logits.detach() + offset).requires_grad_()
+    assert torch.equal(shifted - offset, logits)
+    assert_all_close(
+        values_and_gradients(loss(shifted, positives, quality, delta)),
+        values_and_gradients(loss(logits, positives, quality, delta)),
+    )
+
+
+@every_loss
+@few
+@given(
+    problem=small_problems(),
+    random=st.randoms(use_true_random=False),
+)
+def test_a_permutation_of_logits_and_of_positives_permutes_the_gradients(
+    loss, delta, problem, random
+):
+    logits, positives, quality = problem
+    order = torch.tensor(random.sample(range(len(logits)), len(logits)))
+    turn = torch.tensor(random.sample(range(len(positives)), len(positives)))
+    shuffled = logits.detach()[order].requires_grad_()
+    moved = torch.argsort(order)[positives][turn]
+    expected = values_and_gradients(loss(*problem, delta))
+    outputs = loss(shuffled, moved, quality[turn], delta)
+    for index, (_, trained) in enumerate(outputs):
+        at = 2 * index + 1
+        expected[at] = expected[at][order if trained is shuffled else turn]
+    assert_all_close(values_and_gradients(outputs), expected)
+
+
+@every_loss
+@few
+@given(problem=small_problems(), scales=st.tuples(SCALES, SCALES))
+def test_a_factor_on_one_output_scales_its_own_gradient_only(loss, delta, problem, scales):
+    outputs = loss(*problem, delta)
+    inputs = {id(trained): trained for _, trained in outputs}
+    expected = {key: torch.zeros_like(trained) for key, trained in inputs.items()}
+    total = 0.0
+    for (value, trained), scale in zip(outputs, scales, strict=False):
+        (own,) = torch.autograd.grad(value, trained, retain_graph=True)
+        expected[id(trained)] += scale * own
+        total = total + scale * value
+    actual = torch.autograd.grad(total, list(inputs.values()))
+    assert_all_close(actual, expected.values(), 1e-12)
+
+
+@every_ap_and_alrp
+def test_negatives_at_minus_infinity_take_no_part_in_ap_and_alrp(loss, delta):
+    case = random_case()
+    padded = with_negatives(case, *[-math.inf] * 30)
+    actual = values_and_gradients(loss(*padded, delta))
+    assert not actual[1][-30:].any()
+    actual[1] = actual[1][:-30]
+    assert_all_close(actual, values_and_gradients(loss(*case, delta)), 1e-12)
+
+
+@every_ap_and_alrp
+def test_negatives_at_plus_infinity_count_like_huge_ones_in_ap_and_alrp(loss, delta):
+    case = random_case()
+    infinite = values_and_gradients(loss(*with_negatives(case, *[math.inf] * 5), delta))
+    huge = values_and_gradients(loss(*with_negatives(case, *[1e6] * 5), delta))
+    assert_all_close(infinite, huge)
+    assert (infinite[1][-5:] > 0).all()
+
+
+@every_ap_and_alrp
+def test_infinite_negatives_alone_leave_finite_values_and_gradients_of_ap_and_alrp(loss, delta):
+    case = random_case(3, 0)
+    for value in (-math.inf, math.inf):
+        padded = with_negatives(case, value, value)
+        results = values_and_gradients(loss(*padded, delta))
+        assert all(result.isfinite().all() for result in results)
+        assert results[1][-2:].any() == (value > 0)
+        assert abs(results[1].sum().item()) < 1e-12
+
+
+@every_ap_and_alrp
+@pytest.mark.parametrize("others", [[], [-math.inf, math.inf]], ids=["alone", "with infinities"])
+def test_a_negative_that_is_nan_makes_every_part_of_ap_and_alrp_nan(loss, delta, others):
+    case = with_negatives(random_case(), math.nan, *others)
+    assert all(value.isnan() for value, _ in loss(*case, delta))
+
+
+@every_ap_and_alrp
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, bad):
+    case = random_case()
+    for at in (0, 17, 39):
+        logits = case.logits.detach().clone()
+        logits[case.positives[at]] = bad
+        assert all(value.isnan() for value, _ in loss(logits.requires_grad_(), *case[1:], delta))
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)], ids=str
+)
+def test_16_bit_logits_give_the_float64_value_of_the_rounded_logits(loss, delta, dtype, rounding):
+    for seed, spread in enumerate((0.3, 1.0, 5.0, 50.0)):
+        case = random_case(20, 180, spread=spread, seed=seed)
+        rounded = case.logits.detach().to(dtype)
+        half = loss(rounded.requires_grad_(), *case[1:], delta)
+        exact = loss(rounded.detach().double().requires_grad_(), *case[1:], delta)
+        for (value, trained), (same, wide) in zip(half, exact, strict=True):
+            assert value.dtype == torch.float32
+            assert value.item() == pytest.approx(same.item(), rel=1e-6, abs=1e-7)
+            (actual,) = torch.autograd.grad(value, trained, retain_graph=True)
+            (expected,) = torch.autograd.grad(same, wide, retain_graph=True)
+            assert actual.dtype == trained.dtype
+            # Rounded once; below 6e-5 float16 has fewer digits.
+            torch.testing.assert_close(actual.double(), expected, rtol=1.01 * rounding, atol=2**-24)
