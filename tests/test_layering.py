@@ -22,7 +22,7 @@ LAYERS = {
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
     "modeling": (
         {"labels", "boxes", "config", "losses", "assigners", "layers"},
-        TORCH | DETECTRON2,
+        TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
         {"config", "losses", "assigners", "modeling", "data", "analysis"},

@@ -57,6 +57,10 @@ def test_everything_else_is_the_same(name):
     assert {**cfg.train, "output_dir": ""} == {**base.train, "output_dir": ""}
     assert (cfg.train.max_iter, cfg.model.inference.score_thresh) == (400, 0.0)
     assert cfg.dataloader.test.mapper.augmentations[0].max_size == 128
+    inference = {**cfg.model.inference}
+    assert inference.pop("nms", "hard") == ("linear" if "rankdet" in name else "hard")
+    assert inference.pop("score_voting", False) == ("_paa_" in name)
+    assert inference == {**base.model.inference}
     if "rankdet" not in name:
         assert OmegaConf.to_yaml(cfg.lr_multiplier) == OmegaConf.to_yaml(base.lr_multiplier)
 
@@ -66,7 +70,8 @@ def test_rankdetnet_restarts_the_learning_rate_with_its_second_stage():
     schedule = instantiate(cfg.lr_multiplier)
     stages = cfg.model.criterion.stages
     assert [class_name(stage.classification) for stage in stages] == ["Focal", "RankDet"]
-    switch = cfg.model.criterion.lengths[0] / cfg.train.max_iter
-    assert sum(cfg.model.criterion.lengths) == cfg.train.max_iter
+    switch = cfg.model.criterion.shares[0]
+    cfg.train.max_iter = 60  # the stages follow
+    assert instantiate(cfg.model.criterion).ends == [30, 60]
     assert schedule(switch - 1e-3) < 1e-3 < 0.99 < schedule(switch)
     assert schedule(1 - 1e-3) < 1e-3

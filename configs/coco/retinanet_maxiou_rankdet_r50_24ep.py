@@ -11,8 +11,9 @@ from ..common.coco import dataloader, iterations, optimizer, restarted, schedule
 from ..common.criteria import rankdet, retinanet_focal
 from ..common.retinanet_r50 import model
 
-stages = [retinanet_focal, rankdet]
-model.criterion = L(CriterionSchedule)(stages=stages, lengths=[iterations(12), iterations(12)])
+model.criterion = L(CriterionSchedule)(
+    stages=[retinanet_focal, rankdet], shares=[0.5, 0.5], max_iter="${train.max_iter}"
+)
 model.inference.nms, model.inference.nms_thresh = "linear", 0.6
 lr_multiplier = restarted(schedule(12, [8, 11]))  # at 8, 11, 20 and 23 x 7,330
 train.max_iter = iterations(24)  # x 7,330 = 175,920

@@ -18,8 +18,9 @@ model = L(RankingFCOS)(
         num_scales=5,
     ),
     head_in_features=retinanet.head_in_features,
-    # Half the paper's ranges, as the images and their objects are a fifth of COCO's.
-    assigner=L(FCOS)(size_ranges=[16, 32, 64, 128]),
+    # The paper's ranges: nearly all of these objects are for the finest level. Smaller ranges would
+    # leave half as many positives, on levels of a few cells.
+    assigner=L(FCOS)(),
     criterion=rank_sort,
     num_classes=80,
     inference=L(DenseInference)(score_thresh=0.0, nms_thresh=0.6),

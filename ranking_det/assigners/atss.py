@@ -31,7 +31,7 @@ class ATSS(Assigner):
 
     def __init__(self, topk: int = 9) -> None:
         super().__init__()
-        if not isinstance(topk, int) or topk < 1:
+        if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
             raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
         self.topk = topk
 

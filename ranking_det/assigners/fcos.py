@@ -46,6 +46,11 @@ class FCOS(Assigner):
         self.center_radius = center_radius
         self.size_ranges = tuple(size_ranges)
 
+    @property
+    def num_levels(self) -> int:
+        """The number of feature levels that the ranges are for."""
+        return len(self.size_ranges) + 1
+
     def match(
         self,
         anchors: Sequence[Tensor],

@@ -27,7 +27,7 @@ class MaxIoU(Assigner):
         negative_iou: an anchor of less than this with every object is background; one between the
             two is ignored.
         low_quality: whether the anchors that overlap an object most are positive however small
-            their IoU, so that every object has one. They go to the object *they* overlap most.
+            their IoU. They go to the object *they* overlap most, which may leave another without.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class PAA(CostMixture):
     Focal loss summed over the classes, with the object's class as target, plus ``box_weight`` times
     the GIoU loss of the predicted box. See :class:`CostMixture` for how the costs are split.
 
-    Unlike the paper's code, two samples are not split by a mixture but are both positive.
+    Unlike in the paper's code, two samples are both positive: they tell of no two components.
 
     Args:
         topk: samples per object and level, >= 1.

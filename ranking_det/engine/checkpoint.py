@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import pickle
 from pathlib import Path
@@ -71,6 +72,9 @@ def find_weights(
 def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool) -> None:
     """Load the model's weights, and nothing else, from a checkpoint.
 
+    What a criterion remembers of a training (steps, averages, balances) is left as it is unless
+    ``whole``: a new training begins its own.
+
     Args:
         checkpointer: holds the model.
         path: a checkpoint, or "" to leave the model as it was initialised.
@@ -84,6 +88,8 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
         return
     missing: list[str] = []
     model: nn.Module = checkpointer.model
+    criterion = None if whole else getattr(model, "criterion", None)
+    memory = {} if criterion is None else copy.deepcopy(criterion.state_dict())
     hook = model.register_load_state_dict_post_hook(
         lambda _, keys: missing.extend(keys.missing_keys)
     )
@@ -94,6 +100,8 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
         raise ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})") from error
     finally:
         hook.remove()
+    if criterion is not None:
+        criterion.load_state_dict(memory)
     names = [name for name, _ in model.named_parameters()]
     absent = [name for name in names if name in set(missing)]
     if len(absent) == len(names) or (whole and absent):

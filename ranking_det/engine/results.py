@@ -28,7 +28,7 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN, the AP of what has no ground truth, as null: JSON has no other word for it."""
+    """NaN as null, for which JSON has no other word: no ground truth, or no detection at all."""
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

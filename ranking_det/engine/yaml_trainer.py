@@ -81,17 +81,17 @@ def run_yaml(args: argparse.Namespace) -> str:
     weights = find_weights(
         args, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, ("MODEL.WEIGHTS FILE", "OUTPUT_DIR")
     )
+    # Before anything is written: the constructors refuse what the config has wrong.
+    model = _build_model(cfg)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="ranking_det")
     prepare_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if args.eval_only:
-        model = RankingTrainer.build_model(cfg)
         load_weights(DetectionCheckpointer(model), weights, whole=True)
         logger.info("Evaluating %s", weights)
         RankingTrainer.test(cfg, model)
         return str(cfg.OUTPUT_DIR)
     trainer = _build_trainer(cfg)
-    augment(cfg, trainer.model)  # to refuse what does not fit before the training, not after it
     if args.resume:
         trainer.resume_or_load(resume=True)
         logger.info("Resuming %s at iteration %d", weights, trainer.start_iter)
@@ -112,6 +112,19 @@ def augment(cfg: CfgNode, model: nn.Module) -> nn.Module:
         return model
     arguments = {"min_sizes": aug.MIN_SIZES, "max_size": aug.MAX_SIZE, "flip": aug.FLIP}
     return build({"_target_": DenseDetectorWithTTA, "model": model, **arguments}, "TEST.AUG")
+
+
+def _build_model(cfg: CfgNode) -> nn.Module:
+    """The model, if its parts fit each other and the way in which it is to be tested."""
+    try:
+        model = RankingTrainer.build_model(cfg)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"MODEL cannot be built: {reason}") from error
+    augment(cfg, model)
+    return model
 
 
 def _build_trainer(cfg: CfgNode) -> RankingTrainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ranking_det.losses.candidates import Candidates, CriterionOutput
 from ranking_det.losses.counter import StepCounter
 from ranking_det.losses.criterion import Criterion
-from ranking_det.losses.validation import check_integer
+from ranking_det.losses.validation import check_at_least, check_integer
 
 
 class CriterionSchedule(nn.Module):
@@ -22,29 +23,32 @@ class CriterionSchedule(nn.Module):
 
     Args:
         stages: the criteria, in order; all or none with a ``branch``.
-        lengths: training steps of each stage, >= 1; the last stage goes on beyond its own.
+        shares: what each stage has of the training, > 0 and 1 in sum.
+        max_iter: training steps in all, >= 1; the last stage goes on beyond them.
     """
 
-    def __init__(self, stages: Sequence[Criterion], lengths: Sequence[int]) -> None:
+    def __init__(self, stages: Sequence[Criterion], shares: Sequence[float], max_iter: int) -> None:
         super().__init__()
-        if not stages or len(stages) != len(lengths):
+        if not stages or len(stages) != len(shares):
             raise ValueError(
-                f"lengths: expected one for each of the {len(stages)} stages, at least one, got "
-                f"{len(lengths)}"
+                f"shares: expected one for each of the {len(stages)} stages, at least one, got "
+                f"{len(shares)}"
             )
-        for length in lengths:
-            check_integer("lengths", length, 1)
-        if len({stage.branch is None for stage in stages}) > 1:
+        for share in shares:
+            check_at_least("shares", share, 0.0, strictly=True)
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"shares: expected a sum of 1, got {sum(shares):g}")
+        check_integer("max_iter", max_iter, 1)
+        if len({getattr(stage, "branch", None) is None for stage in stages}) > 1:
             raise ValueError("stages: expected a branch in all of them or in none")
         self.stages = nn.ModuleList(stages)
-        self.ends = torch.tensor(list(lengths)).cumsum(0).tolist()
+        self.ends = [round(end * max_iter) for end in accumulate(shares)]
         self.counter = StepCounter()
 
     @property
     def branch(self) -> nn.Module | None:
         """The first stage's branch loss; the others have one if it has."""
-        branch: nn.Module | None = self.stages[0].branch  # type: ignore[assignment]
-        return branch
+        return getattr(self.stages[0], "branch", None)
 
     def forward(self, candidates: Candidates, labels: Tensor) -> CriterionOutput:
         """Call the criterion of the step; see :class:`Criterion`. In training, count the step."""

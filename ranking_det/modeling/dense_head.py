@@ -45,6 +45,9 @@ class DenseHead(nn.Module):
         branch: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in (("num_convs", num_convs), ("num_scales", num_scales)):
+            if value < 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
         if not 0 < prior_prob < 1:
             raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
         self.num_classes = num_classes

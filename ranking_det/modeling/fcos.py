@@ -13,7 +13,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner
-from ranking_det.losses import SmoothL1
 from ranking_det.modeling.dense_detector import RankingDenseDetector
 from ranking_det.modeling.inference import DenseInference
 from ranking_det.modeling.yaml_config import dense_arguments
@@ -85,11 +84,6 @@ class RankingFCOS(RankingDenseDetector):
         pixel_std: Sequence[float],
         input_format: str = "BGR",
     ) -> None:
-        if any(isinstance(module, SmoothL1) for module in criterion.modules()):
-            raise ValueError(
-                "criterion.localization: SmoothL1 encodes boxes relative to anchors; points need a "
-                "loss on decoded boxes, such as GIoU"
-            )
         shapes = backbone.output_shape()
         strides = [shapes[name].stride for name in head_in_features]
         super().__init__(

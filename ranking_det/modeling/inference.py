@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from ranking_det.layers import soft_nms, vote_boxes
 from ranking_det.losses.validation import check_at_least, check_choice, check_integer
@@ -186,7 +186,9 @@ def _scores(logits: Tensor, branch: Tensor | None) -> Tensor:
 
 def _hard_nms(raw: RawDetections, thresh: float) -> Tensor:
     """Indices of the boxes that survive, by descending score."""
-    # Coordinates from 0 up: batched_nms keeps classes apart by offsets that assume it, and lets
-    # boxes left of or above the image suppress those of another class.
-    boxes = raw.boxes - raw.boxes.min() if len(raw.boxes) else raw.boxes
-    return batched_nms(boxes, raw.scores, raw.classes, thresh)
+    if not len(raw.boxes):
+        return raw.classes
+    # batched_nms moves the classes apart by multiples of the largest coordinate. None may be
+    # negative; and in double precision one box far away does not round all the others.
+    boxes = raw.boxes if raw.boxes.device.type == "mps" else raw.boxes.double()
+    return batched_nms(boxes - boxes.min(), raw.scores.to(boxes.dtype), raw.classes, thresh)

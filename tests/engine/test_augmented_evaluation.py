@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from detectron2.engine import DefaultTrainer
@@ -104,15 +103,13 @@ def test_what_the_wrapper_refuses_is_one_line(module):
         assert "\n" not in str(caught.value)
 
 
-def test_a_refusal_comes_before_the_training_of_a_yaml_config(monkeypatch):
-    trainer = SimpleNamespace(model=nn.Linear(1, 1))  # it cannot train
-    monkeypatch.setattr(yaml_trainer, "_build_trainer", lambda cfg: trainer)
-    for name in ("default_setup", "setup_logger", "prepare_datasets"):
-        monkeypatch.setattr(yaml_trainer, name, lambda *args, **kwargs: None)
-    opts = [*YAML_ON, "MODEL.DEVICE=cpu"]
+def test_a_refusal_comes_before_anything_is_written_for_a_yaml_config(monkeypatch, tmp_path):
+    monkeypatch.setattr(RankingTrainer, "build_model", lambda cfg: nn.Linear(1, 1))
+    opts = [*YAML_ON, "MODEL.DEVICE=cpu", f"OUTPUT_DIR={tmp_path / 'out'}"]
     args = Namespace(config_file=TWIN, opts=opts, eval_only=False, resume=False)
     with pytest.raises(ConfigError, match="TEST.AUG cannot be built: model: expected a dense"):
         yaml_trainer.run_yaml(args)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refusal_comes_before_anything_is_written(tmp_path, monkeypatch, capsys):

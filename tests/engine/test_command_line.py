@@ -15,6 +15,7 @@ from ranking_det.config import ConfigError
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
+from ranking_det.losses import HistoryBalance
 
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
@@ -139,6 +140,18 @@ WRONG = {
     "a wrong type": ([RS, "train.max_iter=x"], "train.max_iter must be int, got 'x'"),
     "a wrong device": ([RS, "train.device=gpu"], "train.device is 'gpu', which does not work here"),
     "a wrong yaml device": ([TWIN, "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', which does not"),
+    "parts that do not fit": (
+        [RS, "model.head.branch=True"],
+        "model cannot be built: head.branch: the head has a branch, but the criterion",
+    ),
+    "yaml parts that do not fit": (
+        ["configs/shapes/fcos_fcos_rs.yaml", "MODEL.HEAD.BRANCH", "True", "MODEL.DEVICE", "cpu"],
+        "MODEL cannot be built: head.branch: the head has a branch, but the criterion",
+    ),
+    "a wrong option of the inference": (
+        [TWIN, "MODEL.INFERENCE.NMS", "fast", "MODEL.DEVICE", "cpu"],
+        "MODEL.INFERENCE: nms: expected one of hard, linear, gaussian, got 'fast'",
+    ),
     "missing weights": (
         [RS, "--eval-only", "train.init_checkpoint=none.pth"],
         "the checkpoint 'none.pth' does not exist",
@@ -189,6 +202,7 @@ def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, capsys):
     assert message in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+    assert not Path("output/shapes/fcos_fcos_rs_yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -212,6 +226,21 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
         with pytest.raises(ConfigError, match=message) as caught:
             load_weights(checkpointer, str(path), whole=whole)
         assert "\n" not in str(caught.value)
+
+
+def test_a_new_training_starts_its_criterion_afresh_and_an_evaluation_does_not(tmp_path):
+    def build():
+        model = torch.nn.Linear(2, 2)
+        model.criterion = HistoryBalance(period=9)
+        return model
+
+    trained, model = build(), build()
+    trained.criterion.sums.fill_(7)
+    torch.save({"model": trained.state_dict()}, tmp_path / "model.pth")
+    load_weights(DetectionCheckpointer(model), str(tmp_path / "model.pth"), whole=False)
+    assert (model.weight == trained.weight).all() and (model.criterion.sums == 0).all()
+    load_weights(DetectionCheckpointer(model), str(tmp_path / "model.pth"), whole=True)
+    assert (model.criterion.sums == 7).all()
 
 
 def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_path):

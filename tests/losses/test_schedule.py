@@ -28,7 +28,7 @@ def names(output):
 
 
 def test_stages_take_turns_and_the_last_goes_on():
-    schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [2, 1])
+    schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.4, 0.6], 5)
     seen = [names(schedule(make(LABELS), LABELS)) for _ in range(5)]
     assert seen == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
     assert schedule(make(LABELS), LABELS).metrics["stage"] == 1
@@ -36,7 +36,7 @@ def test_stages_take_turns_and_the_last_goes_on():
 
 def test_a_checkpoint_keeps_the_stage():
     def build():
-        return CriterionSchedule([focal(), Criterion(classification=RankSort())], [3, 1])
+        return CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.75, 0.25], 4)
 
     first, resumed = build(), build()
     for _ in range(2):
@@ -47,7 +47,9 @@ def test_a_checkpoint_keeps_the_stage():
 
 
 def test_only_training_steps_count():
-    schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [1, 1]).eval()
+    schedule = CriterionSchedule(
+        [focal(), Criterion(classification=RankSort())], [0.5, 0.5], 2
+    ).eval()
     for _ in range(3):
         assert "loss_cls" in schedule(make(LABELS), LABELS).losses
     schedule.train()(make(LABELS), LABELS)
@@ -90,11 +92,21 @@ def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
             "branch: RankSort orders the scores itself",
         ),
         (lambda: BranchLoss(IoUWeight(), weight=-1), "weight: expected a finite number"),
-        (lambda: CriterionSchedule([focal()], [1, 2]), "lengths: expected one for each of the 1"),
-        (lambda: CriterionSchedule([], []), "lengths: expected one for each of the 0"),
-        (lambda: CriterionSchedule([focal()], [0]), "lengths: expected"),
         (
-            lambda: CriterionSchedule([focal(), focal(branch=BranchLoss(IoUWeight()))], [1, 1]),
+            lambda: CriterionSchedule([focal()], [0.5, 0.5], 9),
+            "shares: expected one for each of the 1",
+        ),
+        (lambda: CriterionSchedule([], [], 9), "shares: expected one for each of the 0"),
+        (
+            lambda: CriterionSchedule([focal(), focal()], [0, 1], 9),
+            "shares: expected a finite number",
+        ),
+        (lambda: CriterionSchedule([focal(), focal()], [0.5, 0.6], 9), "a sum of 1, got 1.1"),
+        (lambda: CriterionSchedule([focal()], [1.0], 0), "max_iter: expected"),
+        (
+            lambda: CriterionSchedule(
+                [focal(), focal(branch=BranchLoss(IoUWeight()))], [0.5, 0.5], 2
+            ),
             "stages: expected a branch in all",
         ),
         (

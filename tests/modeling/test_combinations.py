@@ -5,17 +5,17 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
 from ranking_det import losses as L
-from ranking_det.assigners import ATSS, FCOS, PAA, MaxIoU, NormalizedPAA
+from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from tests.modeling.conftest import CONFIGS, make_batch
 
-SIZES = [16, 32, 64, 128]
 ASSIGNERS = {
     "max_iou": lambda: MaxIoU(),
-    "fcos": lambda: FCOS(size_ranges=SIZES),
+    "fcos": lambda: FCOS(),
     "atss": lambda: ATSS(),
     "paa": lambda: PAA(),
     "paa_rs": lambda: PAA(single_candidate="none"),
@@ -36,7 +36,9 @@ def baseline(classification, **options):
 
 CRITERIA = {
     "focal": lambda: baseline(L.Focal()),
-    "focal_smooth_l1": lambda: baseline(L.Focal(), localization=L.SmoothL1()),
+    "focal_smooth_l1": lambda: baseline(
+        L.Focal(), localization=L.SmoothL1(weights=(10.0, 10.0, 5.0, 5.0))
+    ),
     "focal_branch": lambda: baseline(L.Focal(), branch=L.BranchLoss(L.CenternessWeight())),
     "qfl": lambda: baseline(L.QualityFocal()),
     "vfl": lambda: baseline(L.Varifocal()),
@@ -53,11 +55,11 @@ CRITERIA = {
     "rankdet_merged": lambda: rank(L.RankDet(merge_levels=True, iou_gradient="none")),
     "rankdet_both": lambda: rank(L.RankDet(iou_gradient="both", distance="sigmoid")),
     "rankdet_branch": lambda: rank(L.RankDet(), branch=L.BranchLoss(L.CenternessWeight())),
-    "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [1, 1]),
+    "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [0.5, 0.5], 2),
 }
 REFUSED = {
     ("retinanet", "fcos"): "assigner: FCOS needs one anchor per cell",
-    ("fcos", "focal_smooth_l1"): "SmoothL1 encodes boxes relative to anchors",
+    ("fcos", "focal_smooth_l1"): "SmoothL1 encodes boxes relative to anchors with the weights",
 }
 
 
@@ -110,23 +112,62 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("model", "key", "value", "message"),
     [
-        ({"num_anchors": 9}, r"head.num_anchors: 9, but the anchor generator gives \[3\] per cell"),
-        ({"num_classes": 80}, "head.num_classes: 80, but the model has 12"),
-        ({"branch": True}, "the head has a branch, but the criterion has no loss for it"),
+        (
+            "retinanet",
+            "head.num_anchors",
+            9,
+            r"num_anchors: 9, but the anchor generator gives \[3\]",
+        ),
+        ("retinanet", "head.num_classes", 80, "head.num_classes: 80, but the model has 12"),
+        ("retinanet", "head.branch", True, "has a branch, but the criterion has no loss for it"),
+        ("fcos", "head.num_scales", 2, "head.num_scales: 2, but there are 5 levels"),
+        ("fcos", "assigner.size_ranges", [64, 128], "FCOS is for 3 levels, but there are 5"),
+        (
+            "retinanet",
+            "box2box_transform.weights",
+            [1.0, 1.0, 1.0, 1.0],
+            r"the weights \(10.0, 10.0, 5.0, 5.0\), the box coder with \(1.0, 1.0, 1.0, 1.0\)",
+        ),
     ],
 )
-def test_a_head_that_does_not_fit_is_refused(changes, message):
-    cfg = LazyConfig.load(str(CONFIGS / "shapes" / "retinanet_atss_rs.py")).model
-    for key, value in changes.items():
-        cfg.head[key] = value
+def test_parts_that_do_not_fit_are_refused(model, key, value, message):
+    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg.num_classes = 12
+    if "weights" in key:
+        cfg.criterion = CRITERIA["focal_smooth_l1"]()
+    OmegaConf.update(cfg, key, value)
     with pytest.raises(ValueError, match=message):
         instantiate(cfg)
 
 
+@pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
+def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg.assigner, cfg.head.num_anchors = FCOS(), 1
+    cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]
+    cfg.anchor_generator.aspect_ratios = [ratio]
+    with pytest.raises(ValueError, match="FCOS needs squares of 8 strides"):
+        instantiate(cfg)
+
+
 def test_a_branch_that_the_head_lacks_is_refused():
-    cfg = LazyConfig.load(str(CONFIGS / "shapes" / "retinanet_atss_rs.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
     cfg.criterion = CRITERIA["focal_branch"]()
     with pytest.raises(ValueError, match="the head has no branch, but the criterion trains one"):
         instantiate(cfg)
+
+
+def test_an_assigner_of_ones_own_need_not_inherit():
+    class Nobody(nn.Module):
+        def forward(self, anchors, gt_boxes, gt_classes, valid, predictions):
+            assert predictions is None
+            return Assignment(
+                torch.full(valid.shape, BACKGROUND), torch.full(valid.shape, -1, dtype=torch.int64)
+            )
+
+    model = build("fcos", "atss", "rs")
+    model.assigner = Nobody()
+    model._check_parts()
+    assert sum(model(make_batch((2,))).values()) == 0

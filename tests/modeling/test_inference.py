@@ -146,6 +146,12 @@ def test_a_box_left_of_the_image_is_not_taken_for_one_of_another_class():
     assert len(DenseInference().suppress(raw, (20, 20))) == 2
 
 
+def test_one_box_far_away_does_not_round_those_of_other_classes():
+    boxes = torch.tensor([[0.0, 0.0, 5e7, 5e7], [1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0]])
+    raw = RawDetections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 70, 70]))
+    assert len(DenseInference().suppress(raw, (20, 20))) == 2
+
+
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
 def test_soft_nms_takes_its_options(method):
     raw = raw_detections()

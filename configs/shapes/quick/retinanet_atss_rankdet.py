@@ -11,7 +11,9 @@ from ...common.shapes_quick import dataloader, optimizer, train
 from ...common.shapes_quick import retinanet as model
 
 rankdet.localization = L(GIoU)()
-model.criterion = L(CriterionSchedule)(stages=[focal_giou, rankdet], lengths=[200, 200])
+model.criterion = L(CriterionSchedule)(
+    stages=[focal_giou, rankdet], shares=[0.5, 0.5], max_iter="${train.max_iter}"
+)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CompositeParamScheduler)(
         schedulers=[L(CosineParamScheduler)(start_value=1.0, end_value=0.0) for _ in range(2)],
