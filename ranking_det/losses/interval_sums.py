@@ -158,7 +158,7 @@ class IntervalSums:
         gradient = self._slots.view(self._dtype)
         for chunk in self._chunks():
             slot = self._slots[chunk]
-            x = self._logits[chunk].clamp(-largest, largest).double().sub_(self._ramps.center)
+            x = self._logits[chunk].clamp(-largest, largest).double()
             line = intercept.index_select(0, slot)
             gradient[chunk] = line.addcmul_(slope.index_select(0, slot), x)
         own = at_positives[self._entries.mine]

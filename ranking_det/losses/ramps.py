@@ -99,7 +99,7 @@ class Ramps:
         return total.scatter_add_(-1, interval.expand_as(values), values)
 
     def lines(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of weights_i H(x - s_i) over the steps i, as a function of x - center.
+        """The sum of weights_i H(x - s_i) over the steps i, as a function of x.
 
         Args:
             weights: (P,) float64.
@@ -114,4 +114,4 @@ class Ramps:
         slope, intercept = self.scatter(self._bends.reshape(-1), split(jumps)).cumsum(-1).sum(0)
         # Rounding must not leave a slope there: these intervals reach to infinity.
         slope[0] = slope[-1] = 0
-        return slope, intercept
+        return slope, intercept - slope * self.center
