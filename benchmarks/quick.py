@@ -9,37 +9,24 @@ run meanwhile.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.training import ROOT, SEED, train
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "shapes" / "quick"
-SEED = 0
 
 
-def train(name: str) -> dict[str, Any]:
-    """Train and evaluate one config in a process of its own."""
-    config = f"configs/shapes/quick/{name}.py"
+def measure(name: str) -> dict[str, Any]:
+    """Train and evaluate one config."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [f"train.seed={SEED}", f"train.output_dir={folder}"]
-        start = time.monotonic()
-        subprocess.run(
-            [sys.executable, "train_net.py", "--config-file", config, *options],
-            check=True,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
-        minutes = (time.monotonic() - start) / 60
-        metrics = json.loads(Path(folder, "results.json").read_text())["bbox"]
-    overall = {key: value for key, value in metrics.items() if "-" not in key}
+        minutes, metrics = train(f"configs/shapes/quick/{name}.py", folder, quiet=True)
+    overall = {key: value for key, value in metrics["bbox"].items() if "-" not in key}
     return {"minutes": round(minutes, 2), "metrics": overall}
 
 
@@ -49,7 +36,7 @@ def main() -> None:
     names = sys.argv[1:] or sorted(config.stem for config in CONFIGS.glob("*.py"))
     runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}
     for name in names:
-        runs[name] = train(name)
+        runs[name] = measure(name)
         print(f"{name:<26} AP {runs[name]['metrics']['AP']:5.1f}  {runs[name]['minutes']} minutes")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         report = {"machine": describe_machine(device), "seed": SEED, "runs": runs}

@@ -10,36 +10,27 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.training import SEED, train
 
-ROOT = Path(__file__).parents[1]
 CONFIG = "configs/shapes/retinanet_atss_rs.py"
-SEED = 0
 
 
 def main() -> None:
     """Train, evaluate, and keep metrics, time and picture."""
     results = Path(__file__).parent / "results"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "train_net.py", "--config-file", CONFIG]
-        start = time.monotonic()
-        subprocess.run(
-            [*command, f"train.seed={SEED}", f"train.output_dir={folder}"], check=True, cwd=ROOT
-        )
-        minutes = (time.monotonic() - start) / 60
+        minutes, metrics = train(CONFIG, folder)
         record = {
             "command": f"python train_net.py --config-file {CONFIG}",
             "seed": SEED,
             "minutes": round(minutes, 1),
-            "metrics": json.loads(Path(folder, "results.json").read_text()),
+            "metrics": metrics,
             "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
         }
         (results / "quickstart.json").write_text(json.dumps(record, indent=1) + "\n")
