@@ -1,0 +1,178 @@
+"""The report: versions, the machine, what was tried, and the remedies."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ranking_det
+from ranking_det.doctor.diagnosis import Check, find_package
+from ranking_det.doctor.probes import compiled_operators
+from ranking_det.doctor.runner import run_probes
+
+PYTHON = (3, 10)  # as in setup.py
+PACKAGES = (
+    *("torch", "torchvision", "detectron2", "numpy", "Pillow", "fvcore", "iopath", "omegaconf"),
+    *("hydra-core", "pycocotools", "faster-coco-eval", "lvis", "scikit-learn", "matplotlib"),
+    *("opencv", "setuptools"),
+)
+OPTIONAL = ("faster-coco-eval", "lvis", "scikit-learn", "setuptools")
+GIB = 2**30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; return 0 if training will work, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ranking_det.doctor",
+        description="Say what is installed, whether it works, and how to mend what does not.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    args = parser.parse_args(argv)
+    facts = {**describe_machine(), **{name: describe_package(name) for name in PACKAGES}}
+    if not args.json:  # the probes take seconds: begin before
+        sys.stdout.write(_table(facts) + "\n")
+        sys.stdout.flush()
+    checks = [
+        c._replace(remedy=for_this_python(c.remedy)) for c in [*check_machine(), *run_probes()]
+    ]
+    faults = sum(check.status == "FAULT" for check in checks)
+    if args.json:
+        report = {"facts": facts, "checks": [c._asdict() for c in checks], "faults": faults}
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    else:
+        sys.stdout.write(format_checks(checks, faults))
+    return 1 if faults else 0
+
+
+def describe_machine() -> dict[str, str]:
+    """What there is beside packages."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "ranking_det": f"{ranking_det.__version__}, in {Path(ranking_det.__file__).parent}",
+        "Python": f"{platform.python_version()}, {sys.executable}",
+        "system": platform.platform(),
+        "CPU cores": f"{cores}, OMP_NUM_THREADS {'is not set' if threads is None else threads}",
+        "CUDA toolkit": f"{_nvcc()} (only to build Detectron2 with CUDA)",
+    }
+
+
+def _nvcc() -> str:
+    program = shutil.which("nvcc")
+    if program is None:
+        return "none"
+    try:
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return f"{program} does not run"
+    found = re.search(r"release ([\d.]+)", result.stdout)
+    return f"{found[1]}, {program}" if found else f"{program} does not run"
+
+
+def describe_package(name: str) -> str:
+    """A package's version, without importing it."""
+    if name == "opencv":  # several packages bring the same module, and get in each other's way
+        names = {str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()}
+        found = [f"{n} {_version(n)}" for n in sorted(names) if n.startswith("opencv-")]
+        return ", ".join(found) or "none"
+    if name == "detectron2":
+        return _describe_detectron2()
+    return _version(name) or ("none (optional)" if name in OPTIONAL else "none")
+
+
+def _version(name: str) -> str:
+    try:
+        return str(importlib.metadata.version(name))
+    except Exception:  # absent, or its metadata are broken
+        return ""
+
+
+def _describe_detectron2() -> str:
+    place = find_package("detectron2")
+    if place is None:
+        return "none"
+    source = Path(place, "__init__.py")
+    text = source.read_text("utf-8", "replace") if source.is_file() else ""
+    # The metadata can be another copy's, where PYTHONPATH names a checkout.
+    found = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
+    kind = "with compiled operators" if compiled_operators(place) else "pure Python"
+    return f"{found[1] if found else 'unknown version'}, {kind}, in {place}"
+
+
+def check_machine() -> list[Check]:
+    """What needs no process of its own."""
+    checks = []
+    if sys.version_info < PYTHON:
+        wanted = ".".join(map(str, PYTHON))
+        text = f"{platform.python_version()} is older than {wanted}"
+        checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {wanted}"))
+    free = shutil.disk_usage(".").free / GIB
+    low = "checkpoints need space: free some, or train in another folder"
+    checks.append(_enough("disk", free, f"{free:.1f} GiB free in {Path.cwd()}", low))
+    if os.path.isdir("/dev/shm"):
+        free = shutil.disk_usage("/dev/shm").free / GIB
+        low = "for data loaders: docker run --shm-size=8g, or dataloader.train.num_workers=0"
+        checks.append(_enough("/dev/shm", free, f"{free:.1f} GiB of shared memory free", low))
+    checks.append(_check_datasets())
+    return checks
+
+
+def _enough(name: str, free: float, text: str, remedy: str) -> Check:
+    return Check(name, "ok", text) if free >= 1 else Check(name, "note", text, remedy)
+
+
+def _check_datasets() -> Check:
+    given = os.environ.get("DETECTRON2_DATASETS")
+    root = Path(given or "datasets")
+    text = f"in {root.absolute()}"
+    text += "" if given else ", as $DETECTRON2_DATASETS is not set"
+    if root.is_dir():
+        return Check("data sets", "ok", text)
+    if not given:
+        return Check("data sets", "ok", f"{text}; made at first use")
+    text = f"$DETECTRON2_DATASETS is {given!r}, and there is no such folder"
+    return Check("data sets", "note", text, f"mkdir -p {shlex.quote(given)}, or another folder")
+
+
+def for_this_python(remedy: str) -> str:
+    """The remedy with the interpreter's path, unless `python` and `pip` mean this one anyway."""
+    here = os.path.dirname(sys.executable)
+    found = [os.path.dirname(shutil.which(name) or "") for name in ("python", "pip")]
+    if found == [here, here]:
+        return remedy
+    python = shlex.quote(sys.executable)
+    remedy = re.sub(r"(?<![\w/])python (?=tools/)", f"{python} ", remedy)
+    return re.sub(r"(?<![\w/])pip (?=(un)?install )", f"{python} -m pip ", remedy)
+
+
+def _table(facts: Mapping[str, str]) -> str:
+    width = max(map(len, facts))
+    return "".join(f"{name:{width}}  {text}\n" for name, text in facts.items())
+
+
+def format_checks(checks: Sequence[Check], faults: int) -> str:
+    """The checks, the remedy under each that has one, and the verdict."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:7}  {check.name:{width}}  {check.text}")
+        if check.remedy:
+            lines.append(f"{'':7}  {'':{width}}  -> {check.remedy}")
+    notes = sum(check.status == "note" for check in checks)
+    verdict = _plural(faults, "fault") if faults else "all is well"
+    verdict += f" ({_plural(notes, 'note')})" if notes else ""
+    return "\n".join([*lines, "", verdict, ""])
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count > 1)}"

@@ -1,0 +1,91 @@
+"""Run the probes in a process of their own, which may die, and go on behind the one that killed it.
+
+The child writes a line of JSON for each probe that it is done with; the probe without a line is the
+one that took the child down, or still ran at the time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from ranking_det.doctor.diagnosis import Check, diagnose, explain
+from ranking_det.doctor.probes import PROBES
+
+LIMIT = 120  # seconds; the first import of torch from a slow disk takes one of the two minutes
+# With this process's path, so that both find the same packages.
+CHILD = """
+import sys
+sys.path[:] = {path!r}
+from ranking_det.doctor.runner import child
+child({done!r})
+"""
+
+
+def run_probes() -> list[Check]:
+    """All probes' checks, in their order."""
+    done: dict[str, Check] = {}
+    while len(done) < len(PROBES):
+        failed = {name: check.status in ("FAULT", "skipped") for name, check in done.items()}
+        code = CHILD.format(path=sys.path, done=failed)
+        lines, fate = _run(code)
+        for line in lines:
+            check = Check(*json.loads(line))
+            done[check.name] = check
+        culprit = next((name for name in PROBES if name not in done), None)
+        if culprit is not None:
+            remedies = PROBES[culprit].remedies
+            done[culprit] = explain(culprit, remedies.package, fate, remedies.broken)
+    return [_soften(done[name]) for name in PROBES]
+
+
+def _soften(check: Check) -> Check:
+    if check.status != "FAULT" or not PROBES[check.name].optional:
+        return check
+    return check._replace(status="note", text=f"not needed to train, but {check.text}")
+
+
+def _run(code: str) -> tuple[list[str], str]:
+    """The complete lines that the child wrote, and how it ended."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=LIMIT)
+        output, fate = result.stdout, _describe_end(result.returncode)
+        words = result.stderr.decode(errors="replace").strip().splitlines()
+        fate += f", its last words: {words[-1].strip()}" if words else ""
+    except subprocess.TimeoutExpired as error:
+        output, fate = error.stdout or b"", f"gives no answer within {LIMIT} seconds"
+    return output.decode().split("\n")[:-1], fate
+
+
+def _describe_end(status: int) -> str:
+    try:
+        reason = signal.Signals(-status).name
+    except ValueError:
+        reason = f"exit status {status}"
+    return f"takes the interpreter down ({reason})"
+
+
+def child(done: dict[str, bool]) -> None:
+    """Try the probes that are not done; ``done`` says of the others whether they failed."""
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the lines
+    failed = {name for name, bad in done.items() if bad}
+    for name, probe in PROBES.items():
+        if name in done:
+            continue
+        waits_for = [need for need in probe.needs if need in failed]
+        if waits_for:
+            check = Check(name, "skipped", f"{' and '.join(waits_for)} must work first")
+        else:
+            try:
+                check = Check(name, "ok", probe.run())
+            except BaseException as error:  # SystemExit too: a broken package raises anything
+                check = diagnose(name, probe.remedies, error)
+        if check.status in ("FAULT", "skipped"):
+            failed.add(name)
+        report.write(json.dumps(check) + "\n")
+        report.flush()

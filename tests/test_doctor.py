@@ -1,0 +1,174 @@
+"""The report on environments that are broken in the usual ways, and on this one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ranking_det.doctor import diagnosis, report, runner
+from ranking_det.doctor.probes import PROBES, nvidia_smi
+
+ROOT = Path(__file__).parents[1]
+QUICK_TORCHVISION = "class ops:\n    nms = print"  # the real one takes seconds
+PILLOW_10 = "raise AttributeError(\"module 'PIL.Image' has no attribute 'LINEAR'\")"
+
+
+def run(folder, *args, **fakes):
+    """The doctor's exit status and lines, with these packages' sources put first on the path."""
+    for name, source in fakes.items():
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(source + "\n")
+    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "ranking_det.doctor", *args]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
+    assert result.stderr == ""
+    assert "Traceback" not in result.stdout
+    return result.returncode, result.stdout.splitlines()
+
+
+def finding(lines, name):
+    """The status and text of a check, and the remedy's line below it."""
+    (i,) = (i for i, line in enumerate(lines) if line[9:].startswith(f"{name}  "))
+    return lines[i][:8].strip(), lines[i], lines[i + 1]
+
+
+def test_on_this_machine_it_finds_no_fault_but_true_ones(tmp_path):
+    status, lines = run(tmp_path, "--json")
+    content = json.loads("\n".join(lines))
+    checks = {check["name"]: check for check in content["checks"]}
+    assert set(PROBES) <= set(checks)
+    faults = [check for check in checks.values() if check["status"] == "FAULT"]
+    assert (status, content["faults"]) == (bool(faults), len(faults))
+    # Without these no other test would run: a fault of theirs is a false one.
+    working = ["numpy", "Pillow", "torch", "torch, numpy", "torchvision", "Detectron2", "losses"]
+    assert [name for name in working if checks[name]["status"] != "ok"] == []
+    assert content["facts"]["detectron2"].startswith("0.6, ")
+
+
+def test_a_detectron2_older_than_pillow_10_is_named_with_its_remedy(tmp_path):
+    status, lines = run(tmp_path, detectron2=PILLOW_10, torchvision=QUICK_TORCHVISION)
+    found, text, remedy = finding(lines, "Detectron2")
+    assert (status, found, lines[-1]) == (1, "FAULT", "1 fault")
+    assert "Pillow 10 dropped Image.LINEAR" in text and str(tmp_path / "detectron2") in text
+    assert "tools/install_detectron2.py" in remedy
+    assert finding(lines, "training")[0] == "skipped"
+    assert finding(lines, "losses")[0] == "ok"  # they do not need Detectron2
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "remedy"),
+    [
+        (
+            "raise OSError('libcudart.so.12: cannot open')",
+            "OSError: libcudart",
+            "--force-reinstall",
+        ),
+        (
+            "raise ModuleNotFoundError(\"No module named 'torch'\")",
+            "torch is not installed",
+            "pip install torch torchvision",
+        ),
+        ("import os; os.abort()", "takes the interpreter down (SIGABRT)", "--force-reinstall"),
+        ("raise SystemExit(0)", "SystemExit: 0", "--force-reinstall"),
+    ],
+    ids=["raises", "absent", "crashes", "exits"],
+)
+def test_a_torch_that_does_not_import_is_named_and_the_rest_still_examined(
+    tmp_path, source, text, remedy
+):
+    status, lines = run(tmp_path, torch=source)
+    found, line, below = finding(lines, "torch")
+    assert (status, found, lines[-1]) == (1, "FAULT", "1 fault")
+    assert text in line
+    assert remedy in below and "install" in below and "torch torchvision" in below
+    assert finding(lines, "pycocotools")[0] == "ok"
+    for name in ("torchvision", "GPU", "Detectron2", "losses", "training"):
+        assert finding(lines, name)[0] == "skipped"
+
+
+def test_noise_and_a_fault_of_several_packages_do_not_confuse_the_report(tmp_path):
+    broken = 'print(\'["torch", "ok", ""]\'); raise RuntimeError(\'two\\nlines\')'
+    status, lines = run(tmp_path, torch=broken, numpy=broken, PIL=broken)
+    assert (status, lines[-1]) == (1, "3 faults")
+    assert "RuntimeError: two lines" in finding(lines, "numpy")[1]
+
+
+def test_a_folder_that_hides_a_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "hidden_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    remedies = diagnosis.Remedies("hidden_package", "absent", "broken")
+    error = ModuleNotFoundError("No module named 'hidden_package.x'", name="hidden_package.x")
+    check = diagnosis.diagnose("name", remedies, error)
+    assert "is no package, but a folder" in check.text
+    assert check.remedy == f"run this elsewhere, or rename {tmp_path / 'hidden_package'}"
+
+
+@pytest.mark.parametrize(
+    ("probe", "error", "remedy"),
+    [
+        ("model zoo", ModuleNotFoundError("No module named 'pkg_resources'"), '"setuptools<81"'),
+        ("Detectron2", ModuleNotFoundError("No module named 'yacs'"), "--requirements"),
+        ("Detectron2", AttributeError("module 'numpy' has no attribute 'bool'."), "uninstall"),
+        ("torchvision", RuntimeError("operator torchvision::nms does not exist"), "torchvision"),
+        ("torch, numpy", RuntimeError("Numpy is not available"), "--upgrade torch"),
+        (
+            "training",
+            ImportError("libGL.so.1: cannot open shared object"),
+            "opencv-python-headless",
+        ),
+        ("training", ModuleNotFoundError("No module named 'cv2'"), '".[detectors]"'),
+    ],
+)
+def test_known_messages_have_their_remedies(probe, error, remedy):
+    check = diagnosis.diagnose(probe, PROBES[probe].remedies, error)
+    assert check.status == "FAULT" and str(error) in check.text and remedy in check.remedy
+
+
+def test_names_that_numpy_dropped_are_found_in_functions_not_called_yet(tmp_path):
+    from ranking_det.doctor.probes import _check_aliases
+
+    (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float32), np.bool_\n")
+    _check_aliases(tmp_path)
+    (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float)\n")
+    with pytest.raises(diagnosis.Finding, match=r"np\.float, which .* has not, in .*masks\.py"):
+        _check_aliases(tmp_path)
+
+
+def test_a_probe_that_hangs_is_stopped_and_what_was_said_before_is_kept(monkeypatch):
+    monkeypatch.setattr(runner, "LIMIT", 1)
+    lines, fate = runner._run("import time; print('said', flush=True); time.sleep(60)")
+    assert (lines, fate) == (["said"], "gives no answer within 1 seconds")
+
+
+def test_what_training_does_not_need_is_a_note_and_no_fault(monkeypatch):
+    lines = [json.dumps([name, "ok", ""]) for name in PROBES if name != "model zoo"]
+    lines.append(json.dumps(["model zoo", "FAULT", "no pkg_resources", "a remedy"]))
+    monkeypatch.setattr(runner, "_run", lambda code: (lines, ""))
+    checks = {check.name: check for check in runner.run_probes()}
+    assert checks["model zoo"].status == "note"
+    assert report.format_checks(list(checks.values()), 0).splitlines()[-1] == "all is well (1 note)"
+
+
+def test_a_gpu_is_seen_without_torch(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf 'NVIDIA A100, 550.54\\nNVIDIA A100, 550.54\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert nvidia_smi() == "2 x NVIDIA A100, driver 550.54"
+
+
+def test_remedies_name_the_interpreter_unless_it_is_the_one_on_the_path(tmp_path, monkeypatch):
+    remedy = "pip uninstall -y detectron2; python tools/install_detectron2.py"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    path = sys.executable
+    assert report.for_this_python(remedy) == (
+        f"{path} -m pip uninstall -y detectron2; {path} tools/install_detectron2.py"
+    )
+    for name in ("python", "pip"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert report.for_this_python(remedy) == remedy
