@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -11,6 +11,7 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ranking_det.config import ConfigError
 from ranking_det.data.augmentation import centers_inside
 
 
@@ -81,3 +82,30 @@ class BoxMapper:
                 boxes.append(box)
                 classes.append(annotation["category_id"])
         return np.concatenate(boxes), np.asarray(classes, dtype=np.int64)
+
+
+class NamedErrors:
+    """Another mapper, whose failure to read an image names the file.
+
+    Args:
+        mapper: such as Detectron2's DatasetMapper.
+    """
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> Any:
+        """Map one image.
+
+        Raises:
+            ConfigError: its file is missing, is no image or is cut short, or is of another size
+                than the annotations say.
+        """
+        try:
+            return self.mapper(dataset_dict)
+        # What PIL raises over a bad file, and Detectron2 over a size that differs.
+        except (OSError, SyntaxError, detection_utils.SizeMismatchError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"the image {dataset_dict.get('file_name')!r} cannot be read: {reason}"
+            ) from error

@@ -5,15 +5,14 @@ $DETECTRON2_DATASETS (see `ranking_det.data.shapes`). Registering reads and make
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.structures import BoxMode
 
+from ranking_det.data.records import register_set, to_records
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 
 _SPLITS = ("train", "val")
@@ -32,12 +31,9 @@ def register_shapes(root: str | Path | None = None) -> None:
         for split in _SPLITS:
             name = f"{variant}_{split}"
             json_file = folder / "annotations" / f"instances_{split}.json"
-            # Metadata cannot be changed once set, so that of another root is dropped.
-            for catalog in (DatasetCatalog, MetadataCatalog):
-                if name in catalog:
-                    catalog.remove(name)
-            DatasetCatalog.register(name, partial(_load_shapes, json_file, name))
-            MetadataCatalog.get(name).set(
+            register_set(
+                name,
+                partial(_load_shapes, json_file, name),
                 thing_classes=classes,
                 thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
                 json_file=str(json_file),
@@ -79,7 +75,7 @@ def load_lvis_json(json_file: str, image_root: str, dataset_name: str) -> list[d
     Args:
         json_file: annotations in LVIS's format, with category ids 1 to K.
         image_root: where the images lie, by their `file_name`; an image without one (LVIS itself)
-            is found in image_root by the last two parts of its `coco_url`.
+            is found in image_root by the last two parts of its `coco_url`, or the last one.
         dataset_name: name of the data set in Detectron2's catalogs.
 
     Returns:
@@ -98,29 +94,4 @@ def load_lvis_json(json_file: str, image_root: str, dataset_name: str) -> list[d
             for category in categories
         ],
     )
-    of_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(
-            {
-                "bbox": annotation["bbox"],
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": annotation["category_id"] - 1,
-                "segmentation": annotation["segmentation"],
-            }
-        )
-    return [
-        {
-            "file_name": str(Path(image_root, _file_name(image))),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "neg_category_ids": image["neg_category_ids"],
-            "not_exhaustive_category_ids": image["not_exhaustive_category_ids"],
-            "annotations": of_image[image["id"]],
-        }
-        for image in sorted(content["images"], key=lambda image: image["id"])
-    ]
-
-
-def _file_name(image: dict) -> str:
-    return image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
+    return to_records(content, image_root, {identity: identity - 1 for identity in ids})

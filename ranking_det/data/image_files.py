@@ -1,0 +1,120 @@
+"""Finds the image files of an annotation file, and compares their sizes with what it says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ranking_det.data.faults import Fault
+
+# More images than this are not all opened, as that could take minutes on a slow disk.
+MAX_OPENED = 10_000
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class ImageFinder:
+    """Finds images in a folder; each folder is listed once, and no file is asked for by itself.
+
+    Args:
+        image_root: the folder of the images.
+    """
+
+    def __init__(self, image_root: str | Path) -> None:
+        self.image_root = str(image_root)
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def find(self, image: dict[str, Any]) -> str | None:
+        """The path of an image, None if it is missing; see :func:`candidates`."""
+        for name in candidates(image):
+            path = os.path.join(self.image_root, name)
+            folder, base = os.path.split(path)
+            if base in self._listing(folder):
+                return path
+        return None
+
+    def path(self, image: dict[str, Any]) -> str:
+        """As ``find``, but where it should be if it is missing."""
+        return self.find(image) or os.path.join(self.image_root, candidates(image)[0])
+
+    def _listing(self, folder: str) -> frozenset[str]:
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    names = frozenset(entry.name for entry in entries if entry.is_file())
+            except OSError:
+                names = frozenset()
+            self._listed[folder] = names
+        return self._listed[folder]
+
+
+def candidates(image: dict[str, Any]) -> list[str]:
+    """Where an image may lie in its folder.
+
+    Args:
+        image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
+
+    Returns:
+        At least one relative path: the file name, then the last two parts of the URL, such as
+        ``train2017/000000000009.jpg``, then the last.
+    """
+    names = [image["file_name"]] if image.get("file_name") else []
+    parts = (image.get("coco_url") or "").split("/")
+    if parts[-1]:
+        names += ["/".join(parts[-2:]), parts[-1]]
+    return list(dict.fromkeys(names))
+
+
+class FileChecks:
+    """Checks that the image files are there, can be opened and have the size that is said.
+
+    All must be there; the headers of up to ``MAX_OPENED``, evenly spread, are read.
+
+    Args:
+        image_root: the folder of the images.
+        num_images: how many will be checked.
+    """
+
+    def __init__(self, image_root: str | Path, num_images: int) -> None:
+        self._finder = ImageFinder(image_root)
+        self._step = -(-num_images // MAX_OPENED)
+
+    def faults(self, index: int, image: dict[str, Any]) -> Iterator[Fault]:
+        """The faults of the file of ``images[index]``, an entry that has itself none."""
+        path = self._finder.find(image)
+        if path is None:
+            root = self._finder.image_root
+            places = " or ".join(os.path.join(root, name) for name in candidates(image))
+            yield "missing image file", f"no file {places}"
+        elif index % self._step == 0:
+            yield from _header_faults(image, path)
+
+
+def _header_faults(image: dict[str, Any], path: str) -> Iterator[Fault]:
+    try:
+        width, height = read_size(path)
+    except Exception as error:  # the readers of broken files raise many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        yield "unreadable image", f"{path} cannot be read ({reason})"
+        return
+    if (width, height) != (image["width"], image["height"]):
+        yield (
+            "image size",
+            f"the file says {image['width']} x {image['height']} (width x height), "
+            f"but {path} is {width} x {height}",
+        )
+
+
+def read_size(path: str) -> tuple[int, int]:
+    """The (width, height) in pixels of an image as Detectron2 reads it: turned as its EXIF says."""
+    with Image.open(path) as image:
+        width, height = image.size
+        # Pillow would decode the whole of a PNG to look for an EXIF block at its end.
+        if image.format != "PNG" or "exif" in image.info:
+            if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
+                return height, width
+        return width, height

@@ -1,0 +1,70 @@
+"""A user's own data sets, in the format of COCO or of LVIS, in Detectron2's catalogs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ranking_det.data.annotations import AnnotationSummary, read_json
+from ranking_det.data.records import register_set, to_records
+
+
+def register_annotations(
+    name: str, json_file: str | Path, image_root: str | Path, summary: AnnotationSummary
+) -> None:
+    """Register a checked file with Detectron2; a set of the same name is replaced.
+
+    Nothing is read before Detectron2 asks for the set. The metadata suffices for Detectron2's
+    COCOEvaluator, which writes category ids as they are in the file. A file may lack what
+    evaluation needs: see :func:`complete_for_evaluation`.
+
+    Args:
+        name: the set's name in the catalogs.
+        json_file: the annotations.
+        image_root: the folder of the images.
+        summary: what :func:`ranking_det.data.annotations.read_annotations` returned for the two.
+    """
+    class_of = {identity: k for k, identity in enumerate(summary.category_ids)}
+    metadata: dict[str, Any] = {}
+    if summary.format == "lvis":
+        # What Detectron2's federated loss reads.
+        metadata["class_image_count"] = [
+            {"id": identity, "image_count": count}
+            for identity, count in zip(summary.category_ids, summary.image_counts, strict=True)
+        ]
+    register_set(
+        name,
+        partial(_load, str(json_file), str(image_root), class_of),
+        thing_classes=list(summary.class_names),
+        thing_dataset_id_to_contiguous_id=class_of,
+        json_file=str(json_file),
+        image_root=str(image_root),
+        evaluator_type=summary.format,
+        **metadata,
+    )
+
+
+def complete_for_evaluation(content: dict[str, Any]) -> None:
+    """Fill in, in place, what COCO's evaluation needs and LVIS's or a user's file may lack.
+
+    That is ``info``, and ``iscrowd`` and ``area`` (that of the box) of annotations. An annotation
+    of id 0 gets another one: COCO's evaluation takes 0 for "no match", and would count the
+    detection of such an object as false.
+
+    Args:
+        content: the file's content, such as ``dataset`` of a ``pycocotools.coco.COCO``, whose
+            ``createIndex()`` is to be called afterwards.
+    """
+    content.setdefault("info", {})
+    annotations = content["annotations"]
+    for annotation in annotations:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        if annotation["id"] == 0:
+            annotation["id"] = max(other["id"] for other in annotations) + 1
+
+
+def _load(json_file: str, image_root: str, class_of: dict[int, int]) -> list[dict[str, Any]]:
+    return to_records(read_json(json_file), image_root, class_of)

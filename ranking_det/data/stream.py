@@ -1,0 +1,143 @@
+"""A training loader whose every sample follows from a seed and a position.
+
+Position p of the stream is sample p mod S of epoch p div S, for S images in a new order each epoch.
+Iteration i at B images takes positions i B to i B + B - 1, whatever the number of processes and
+loading workers. So a run that goes on at an iteration sees what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import build_detection_train_loader
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+
+def build_train_loader(
+    dataset: Sequence[dict[str, Any]],
+    *,
+    mapper: Callable[[dict[str, Any]], dict[str, Any] | None],
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    seed: int = 0,
+    start_iter: int = 0,
+) -> Any:
+    """A loader for training, in the place of Detectron2's.
+
+    Args:
+        dataset: the images, as Detectron2's dicts.
+        mapper: from a dict to what the model is trained with; its random numbers, of numpy,
+            ``random`` and torch, follow from ``seed`` and the position.
+        total_batch_size: images of an iteration over all processes.
+        aspect_ratio_grouping: batch images of like shape, by Detectron2's loader, which pads less
+            but cannot start at an iteration: ``start_iter`` and ``seed`` are then without effect.
+        num_workers: loading processes of each training process.
+        seed: of the order and the augmentation, >= 0.
+        start_iter: the first iteration, >= 0.
+
+    Returns:
+        An endless iterable of lists of mapped dicts, this process's part of an iteration each.
+
+    Raises:
+        ValueError: no images, or a batch that cannot be shared out among the processes.
+    """
+    world = comm.get_world_size()
+    if len(dataset) == 0:
+        raise ValueError("dataset: has no images to train on")
+    if total_batch_size < 1 or total_batch_size % world:
+        raise ValueError(
+            f"total_batch_size: expected a multiple of the {world} processes, "
+            f"got {total_batch_size}"
+        )
+    if aspect_ratio_grouping:
+        return build_detection_train_loader(
+            list(dataset),
+            mapper=mapper,
+            total_batch_size=total_batch_size,
+            num_workers=num_workers,
+        )
+    return DataLoader(
+        _Stream(dataset, mapper, seed),
+        batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+    )
+
+
+def goes_on(loader: Any) -> bool:
+    """Whether a loader starts at the iteration that it was asked for."""
+    return isinstance(loader, DataLoader) and isinstance(loader.dataset, _Stream)
+
+
+class _Batches:
+    """This process's positions of iteration ``start``, ``start + 1``, and so on."""
+
+    def __init__(self, start: int, total: int, rank: int, world: int) -> None:
+        self.start = start
+        self.total = total
+        self.rank = rank
+        self.each = total // world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start * self.total + self.rank * self.each
+        while True:
+            yield list(range(first, first + self.each))
+            first += self.total
+
+
+class _Stream(Dataset):
+    """The sample of every position."""
+
+    def __init__(
+        self, dataset: Sequence[dict[str, Any]], mapper: Callable[..., Any], seed: int
+    ) -> None:
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        epoch, offset = divmod(position, len(self.dataset))
+        order = self._order(epoch)
+        with seeded(self.seed, position):
+            # A mapper may refuse an image; the next of the epoch takes its place.
+            for step in range(len(order)):
+                index = int(order[(offset + step) % len(order)])
+                mapped = self.mapper(self.dataset[index])
+                if mapped is not None:
+                    return mapped
+        raise ValueError("dataset: the mapper refuses every image")
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._epoch is None or self._epoch[0] != epoch:
+            # The last word keeps an epoch's numbers apart from a position's.
+            generator = np.random.default_rng([self.seed, epoch, 1])
+            self._epoch = epoch, generator.permutation(len(self.dataset))
+        return self._epoch[1]
+
+
+@contextmanager
+def seeded(seed: int, position: int) -> Iterator[None]:
+    """Seed numpy, ``random`` and torch's CPU generator, and put their states back afterwards."""
+    states = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    words = np.random.SeedSequence([seed, position]).generate_state(3)
+    np.random.seed(words[0])
+    random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _as_it_is(batch: list[Any]) -> list[Any]:
+    return batch
