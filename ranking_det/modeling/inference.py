@@ -15,11 +15,14 @@ from torchvision.ops import batched_nms
 
 from ranking_det.layers import soft_nms, vote_boxes
 from ranking_det.losses.validation import check_at_least, check_choice, check_integer
+from ranking_det.modeling.score_watch import count_boxes, count_detections
 
 __all__ = ["DenseInference", "RawDetections"]
 
 MAX_COORDINATE = 1e8
 """Boxes beyond this many pixels are those of a diverged model; their areas would overflow."""
+
+THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 
 MIN_SOFT_SCORE = 1e-3
 """Lowered scores of at most this are dropped, if score_thresh is not below it."""
@@ -121,6 +124,7 @@ class DenseInference(nn.Module):
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
             score = _scores(level_logits, branch)
+            count_boxes(score, self.score_thresh, THRESHOLD)
             rows, classes = self._select(score)
             boxes = decode(level_outputs[rows].float(), level_anchors[rows])
             found.append(RawDetections(boxes, score[rows, classes], classes))
@@ -164,6 +168,7 @@ class DenseInference(nn.Module):
                 min_score=min(self.score_thresh, MIN_SOFT_SCORE),
                 max_detections=self.max_detections,
             )
+        count_detections(len(kept))
         boxes = vote_boxes(kept, *raw) if self.score_voting else raw.boxes[kept]
         return Instances(
             image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=raw.classes[kept]

@@ -1,0 +1,162 @@
+"""Watching a run: a loss that is not finite stops it; what else cannot be right is warned of.
+
+The watch on the scores of an evaluation is :func:`ranking_det.modeling.score_watch.watch_scores`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, distributed, nn
+
+from ranking_det.modeling.score_watch import watch_scores
+
+__all__ = ["NonFiniteLossError", "TrainingGuard", "watch_scores"]
+
+logger = logging.getLogger(__name__)
+
+STEPS_WITHOUT_POSITIVE = 100
+"""Steps in a row without a positive after which a warning is due."""
+
+REMEDIES = (
+    "Try a lower learning rate, a longer warm-up, gradient clipping or training without mixed "
+    "precision (AMP), and check the boxes of these images."
+)
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss became NaN or infinite; the message names it, the iteration and the images."""
+
+
+class TrainingGuard(HookBase):
+    """Stop at the first loss that is NaN or infinite, and warn when there are no positives.
+
+    Detectron2 looks at the losses of the main process only, after the backward pass: the others
+    then wait for it until a timeout, and nobody knows the images. This one looks before, and all
+    workers raise :class:`NonFiniteLossError` in the same step, whichever had the loss. The weights
+    are then as the last step left them, and no checkpoint is written.
+
+    The warning counts what the model logs as ``num_positives`` (with any prefix), over all workers;
+    a model that logs none is not watched for it. It comes after 100 steps in a row, and again only
+    when positives came back and vanished once more.
+
+    Register it on all workers. It works with any model whose training output is a dict of losses,
+    or one loss.
+    """
+
+    def __init__(self) -> None:
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+        self._last_images: list[str] = []
+        self._empty_steps = 0
+        self._objects = 0
+
+    def before_train(self) -> None:
+        """Begin to look at what the model returns."""
+        self._handle = self.trainer.model.register_forward_hook(self._check)
+
+    def after_train(self) -> None:
+        """Leave the model as it was; also called after an exception."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _check(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not model.training or not isinstance(output, (Mapping, Tensor)):
+            return
+        losses = {"total_loss": output} if isinstance(output, Tensor) else output
+        if not losses:
+            return
+        batch = [inputs for inputs in (args[0] if args else ()) if isinstance(inputs, Mapping)]
+        values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
+        faulty = (~values.isfinite()).any().float()
+        counts = values.new_tensor([_num_positives(), _num_objects(batch)])
+        num_faulty, positives, objects = _sum_over_workers(torch.stack([faulty, *counts]))
+        images = _image_names(batch)
+        if num_faulty:
+            self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
+        self._last_images = images
+        self._count_positives(positives, int(objects))
+
+    def _stop(self, model: nn.Module, losses: dict[str, float], images: list[str]) -> None:
+        """Raise, with what all workers know; each of them comes here."""
+        iteration = self.trainer.iter
+        names = [name for name, value in losses.items() if not math.isfinite(value)]
+        broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), "")
+        # After a broken update the images of this step are not those that did it.
+        earlier = bool(broken and self._last_images)
+        suspects = ", ".join(self._last_images if earlier else images)
+        values = ", ".join(f"{name}={value:g}" for name, value in losses.items())
+        reports = comm.all_gather((names, values, suspects))
+        faulty = [(rank, *report) for rank, report in enumerate(reports) if report[0]]
+        name = ", ".join(dict.fromkeys(name for _, names, *_ in faulty for name in names))
+        parts = [
+            (f"on worker {rank} " if len(reports) > 1 else "") + f"({values}), images {suspects}"
+            for rank, _, values, suspects in faulty
+        ]
+        cause = f". {_explain(broken, iteration, earlier)}" if broken else "."
+        raise NonFiniteLossError(
+            f"{name} became NaN or infinite at iteration {iteration} {'; '.join(parts)}{cause} "
+            f"{REMEDIES}"
+        )
+
+    def _count_positives(self, positives: float, objects: int) -> None:
+        if positives > 0:
+            self._empty_steps = self._objects = 0
+            return
+        self._empty_steps += 1
+        self._objects += objects
+        if self._empty_steps == STEPS_WITHOUT_POSITIVE and comm.is_main_process():
+            logger.warning(
+                "No positive in the last %d steps, up to iteration %d, whose images had %d objects "
+                "in all: nothing but background is learnt. Likely causes: anchor sizes (or the "
+                "assigner's size ranges) that do not fit the sizes of the objects in the resized "
+                "images; class ids outside 0 to num_classes - 1; annotations that were filtered "
+                "out (crowd, empty or tiny boxes); images without objects",
+                self._empty_steps,
+                self.trainer.iter,
+                self._objects,
+            )
+
+
+def _explain(parameter: str, iteration: int, earlier: bool) -> str:
+    """Why the images of this step are not to blame."""
+    if not earlier:
+        return f"The weights were not finite from the start (the first: {parameter})."
+    return (
+        f"The weights were not finite before this step (the first: {parameter}): the gradients of "
+        f"iteration {iteration - 1} broke them, so the images named are those of that iteration, "
+        "and a checkpoint written after it is broken too."
+    )
+
+
+def _num_positives() -> float:
+    """What the model logged in this step; 1 if it logs no such number."""
+    storage = get_event_storage()
+    logged = [
+        value
+        for name, (value, iteration) in storage.latest().items()
+        if name.endswith("num_positives") and iteration == storage.iter
+    ]
+    return sum(logged) if logged else 1.0
+
+
+def _num_objects(batch: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(inputs.get("instances", ())) for inputs in batch)
+
+
+def _image_names(batch: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
+
+
+def _sum_over_workers(counts: Tensor) -> list[float]:
+    """On the host; the one synchronisation of a step."""
+    if comm.get_world_size() > 1:
+        distributed.all_reduce(counts)
+    return counts.tolist()

@@ -1,0 +1,246 @@
+"""The guard of a training; the score watch of an evaluation."""
+
+import logging
+import re
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.structures import Instances
+from torch import distributed, multiprocessing, nn
+
+from ranking_det.engine import guards
+from ranking_det.engine.guards import NonFiniteLossError, TrainingGuard, watch_scores
+from ranking_det.modeling import DenseInference
+from ranking_det.modeling.logging import log_metrics
+from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+
+
+class Model(nn.Module):
+    """Its losses are what the batch says."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        if not self.training:
+            return [{"instances": float("nan")} for _ in batch]
+        if "positives" in batch[0]:
+            log_metrics({"num_positives": torch.tensor(batch[0]["positives"])})
+        factor = sum(inputs.get("factor", 1.0) for inputs in batch)
+        return {"loss_cls": self.weight.sum() * factor, "loss_box": self.weight.sum() * 0.5}
+
+
+def make_trainer(batches, max_iter=None, extra=()):
+    model = Model()
+    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer.register_hooks([TrainingGuard(), *extra])
+    return trainer
+
+
+def batches_with(faulty, step, count=6):
+    """Two images a batch, numbered from 0 on; the first of batch ``step`` is faulty."""
+    batches = [[{"image_id": 2 * i}, {"image_id": 2 * i + 1}] for i in range(count)]
+    batches[step][0] |= faulty
+    return batches
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_stops_with_its_name_the_iteration_and_the_images(value):
+    trainer = make_trainer(batches_with({"factor": float(value)}, step=3))
+    message = rf"^loss_cls became NaN or infinite at iteration 3 \(loss_cls={value}, loss_box=0\."
+    with pytest.raises(NonFiniteLossError, match=message + r"\d+\), images 6, 7\. Try a lower"):
+        trainer.train(0, 6)
+    assert trainer.model.weight.isfinite().all()
+
+
+def test_without_an_image_id_the_file_is_named():
+    with pytest.raises(NonFiniteLossError, match=r"images a\.png\."):
+        make_trainer([[{"file_name": "a.png", "factor": float("inf")}]]).train(0, 1)
+
+
+def test_images_whose_gradients_broke_the_weights_are_named_not_those_of_the_next_step():
+    batches = batches_with({}, step=0)
+    trainer = make_trainer(batches)
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (step(), trainer.model.weight.data.mul_(float("nan")))
+    message = r"iteration 1 .*, images 0, 1\. The weights were .* gradients of iteration 0 broke"
+    with pytest.raises(NonFiniteLossError, match=message):
+        trainer.train(0, 6)
+
+
+def test_weights_broken_from_the_start_are_told():
+    trainer = make_trainer(batches_with({}, step=0))
+    trainer.model.weight.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"images 0, 1\. The weights were .* from the sta"):
+        trainer.train(0, 6)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_the_last_good_checkpoint_stays_the_last(step, tmp_path):
+    trainer = make_trainer(batches_with({"factor": float("nan")}, step))
+    checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path), trainer=trainer)
+    trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 2)])
+    with pytest.raises(NonFiniteLossError):
+        trainer.train(0, 6)
+    written = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert written == ["model_0000001.pth", "model_0000003.pth"][: step // 2]
+    assert (tmp_path / "last_checkpoint").read_text() == written[-1]
+
+
+def test_evaluations_pass_and_the_hook_is_taken_off_at_the_end():
+    class Evaluate(hooks.HookBase):
+        def after_step(self):
+            self.trainer.model.eval()
+            self.trainer.model([{}])
+            self.trainer.model.train()
+
+    trainer = make_trainer(batches_with({}, step=0), extra=[Evaluate()])
+    trainer.train(0, 6)
+    assert not trainer.model._forward_hooks
+    trainer.model([{"factor": float("nan")}])
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    logging.getLogger("ranking_det").addHandler(logging.FileHandler(f"{folder}/{rank}.log"))
+    guards.STEPS_WITHOUT_POSITIVE = 2
+    batches = [[{"image_id": 10 * rank + i, "positives": 0.0}] for i in range(9)]
+    batches[1][0]["positives"] = float(rank)  # worker 1 has a positive
+    if rank == 1:
+        batches[5][0]["factor"] = float("nan")
+    model = nn.parallel.DistributedDataParallel(Model())
+    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer.register_hooks([TrainingGuard()])
+    try:
+        trainer.train(0, 9)
+    except NonFiniteLossError as error:
+        with open(f"{folder}/{rank}.txt", "w") as file:
+            file.write(f"{trainer.iter} {error}")
+    evaluate(Detector([LOW] * 10), num_images=3 * rank)  # worker 0 has none
+    distributed.destroy_process_group()
+
+
+def test_all_workers_stop_together_and_are_counted_together(tmp_path):
+    # To import Detectron2 anew takes longer than all tests of this file; but autograd cannot be
+    # forked once it has threads for GPUs.
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
+    own, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert own == other and own.startswith("5 loss_cls became NaN or infinite at iteration 5 on ")
+    assert "worker 1 (loss_cls=nan" in own and "images 15. Try" in own and "worker 0" not in own
+    log = (tmp_path / "0.log").read_text()
+    assert "last 2 steps, up to iteration 3," in log and "0.00 detections an image (3 im" in log
+    assert not (tmp_path / "1.log").read_text()
+
+
+def positives(*runs):
+    instances = Instances((8, 8), gt_classes=torch.zeros(3))
+    return [
+        [{"image_id": 0, "positives": value, "instances": instances}]
+        for value, count in runs
+        for _ in range(count)
+    ]
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("runs", "ends"),
+    [
+        ([(0.0, 99), (0.5, 1), (0.0, 99)], []),
+        ([(0.0, 350)], [99]),
+        ([(0.5, 5), (0.0, 150), (0.5, 1), (0.0, 120)], [104, 255]),
+    ],
+)
+def test_a_hundred_steps_without_a_positive_warn_once_until_positives_return(runs, ends, caplog):
+    batches = positives(*runs)
+    make_trainer(batches).train(0, len(batches))
+    found = warnings(caplog)
+    assert len(found) == len(ends)
+    for message, end in zip(found, ends):
+        assert f"last 100 steps, up to iteration {end}, whose images had 300 objects" in message
+        for cause in ("anchor sizes", "class ids", "filtered out", "images without objects"):
+            assert cause in message
+
+
+def test_a_model_that_logs_no_positives_is_not_watched_for_them(caplog):
+    make_trainer([[{}]] * 150).train(0, 150)
+    assert not warnings(caplog)
+
+
+class Detector(nn.Module):
+    """One level of 10 boxes far from each other, with the logits given, in 2 classes."""
+
+    def __init__(self, logits, **options):
+        super().__init__()
+        self.logits = torch.tensor(logits)[:, None].expand(10, 2)
+        self.inference = DenseInference(**options)
+
+    def propose(self, batch):
+        corners = torch.arange(10.0)[:, None] * torch.tensor([10.0, 0.0])
+        anchors = torch.cat([corners, corners + 5], dim=1)
+        levels = [self.logits], [torch.zeros(10, 4)], [anchors]
+        return [self.inference.propose(*levels, lambda outputs, anchors: anchors) for _ in batch]
+
+    def forward(self, batch):
+        return [self.inference.suppress(raw, (100, 100)) for raw in self.propose(batch)]
+
+
+def evaluate(model, num_images=4):
+    with watch_scores():
+        for _ in range(num_images):
+            model([{"image": torch.zeros(3, 64, 100, dtype=torch.uint8)}])
+
+
+LOW, HIGH = -6.0, 2.0
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize(
+    ("num_high", "options", "message"),
+    [
+        (0, {}, r"is 0.05, which leaves only 0\.00 detections an image \(4 images.* Lower it"),
+        (1, {}, None),
+        (3, {}, None),
+        (4, {}, r"is 0.05, which 40 % of all boxes pass \(4 images\)\. Raise it"),
+        (4, {"topk": 1}, "40 % of all boxes pass"),  # counted before top-k
+        (10, {"score_thresh": 0.0}, None),  # 0 is no threshold
+        (1, {"score_thresh": 0.9}, r"is 0\.9, which leaves only 0\.00"),
+    ],
+)
+def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_named(
+    num_high, options, message, augmented, caplog
+):
+    model = Detector([HIGH] * num_high + [LOW] * (10 - num_high), **options)
+    if augmented:
+        model = DenseDetectorWithTTA(model, min_sizes=[64, 96], max_size=200, flip=True)
+    evaluate(model)
+    found = "\n".join(warnings(caplog))
+    if message is None:
+        assert not found
+    else:
+        assert len(warnings(caplog)) == 1
+        assert found.startswith("model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)")
+        assert re.search(message, found)
+
+
+def test_scores_that_are_not_finite_are_not_blamed_on_the_threshold(caplog):
+    evaluate(Detector([float("nan")] * 10, score_thresh=0.0))
+    (message,) = warnings(caplog)
+    assert "No threshold can be lower: the scores or boxes are not finite" in message
+
+
+def test_nothing_is_said_of_other_models_outside_an_evaluation_or_after_an_error(caplog):
+    evaluate(nn.Identity())
+    Detector([LOW] * 10)([{}])
+    with pytest.raises(ZeroDivisionError), watch_scores():
+        Detector([LOW] * 10)([{}])
+        raise ZeroDivisionError
+    evaluate(Detector([HIGH] * 2 + [LOW] * 8))  # the counts before are gone
+    assert not warnings(caplog)

@@ -1,0 +1,67 @@
+import csv
+import math
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ranking_det.engine.per_class import FILE_NAME, write_per_class
+
+CLASSES = ["car, red", 'the "big" one', "Bär-熊", "nothing"]
+
+
+def register(name, classes):
+    record = {"annotations": [{"category_id": 0}, {"category_id": 0, "iscrowd": 1}]}
+    other = {"annotations": [{"category_id": 0}, {"category_id": 0}, {"category_id": 2}]}
+    DatasetCatalog.register(name, lambda: [record, other, {"annotations": []}])
+    MetadataCatalog.get(name).thing_classes = classes
+    return name
+
+
+@pytest.fixture
+def dataset(request):
+    names = [register(f"{request.node.name}_{i}", CLASSES[:n]) for i, n in enumerate((4, 1))]
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def metrics(*values):
+    return {"AP": 1.0, "APs": 2.0} | {f"AP-{c}": v for c, v in zip(CLASSES, values)}
+
+
+def read(folder):
+    with open(folder / FILE_NAME, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_has_every_class_whatever_its_name(dataset, tmp_path):
+    results = {"bbox": metrics(12.3456, 0.0, 50.0, math.nan), "segm": metrics(1, 2, 3, math.nan)}
+    folder = tmp_path / "new"
+    write_per_class(results, str(folder), dataset[:1])
+    rows = read(folder)
+    assert list(rows[0]) == ["dataset", "class", "bbox_AP", "segm_AP", "objects", "images"]
+    assert [row["class"] for row in rows] == CLASSES
+    assert [row["bbox_AP"] for row in rows] == ["12.346", "0.000", "50.000", ""]
+    assert [row["segm_AP"] for row in rows] == ["1.000", "2.000", "3.000", ""]
+    assert [row["objects"] for row in rows] == ["3", "0", "1", "0"]
+    assert [row["images"] for row in rows] == ["2", "0", "1", "0"]
+    assert [path.name for path in folder.iterdir()] == [FILE_NAME]
+
+
+def test_several_data_sets_share_the_table_and_an_only_class_has_the_ap_of_all(dataset, tmp_path):
+    results = {dataset[0]: {"bbox": metrics(1, 2, 3, 4)}, dataset[1]: {"bbox": {"AP": 7.0}}}
+    write_per_class(results, str(tmp_path), dataset)
+    found = [(row["dataset"], row["class"], row["bbox_AP"]) for row in read(tmp_path)]
+    assert len(found) == 5 and found[-1] == (dataset[1], CLASSES[0], "7.000")
+
+
+def test_a_table_of_an_earlier_evaluation_does_not_stay_beside_results_without_one(
+    dataset, tmp_path
+):
+    write_per_class({"bbox": metrics(1, 2, 3, 4)}, str(tmp_path), dataset[:1])
+    write_per_class({}, str(tmp_path), dataset[:1])  # what all but the main process have
+    assert len(read(tmp_path)) == 4
+    # What Detectron2 returns if there is no detection at all.
+    write_per_class({"bbox": {"AP": math.nan}, "other": 3.0}, str(tmp_path), dataset[:1])
+    assert not list(tmp_path.iterdir())
