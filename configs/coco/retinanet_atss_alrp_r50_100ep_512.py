@@ -10,5 +10,5 @@ from .retinanet_maxiou_alrp_r50_100ep_512 import dataloader, model, optimizer, t
 model.head.num_anchors = 2
 model.anchor_generator.aspect_ratios = [1.0]
 model.assigner = L(ATSS)(topk=9)
-lr_multiplier = schedule(100, [75, 95], batch=32)  # at 75 and 95 x 3,665 = 274,875 and 348,175
+lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
 train.output_dir = "output/coco/retinanet_atss_alrp_r50_100ep_512"

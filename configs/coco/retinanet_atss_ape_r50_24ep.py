@@ -1,6 +1,6 @@
 """APE Loss, ATSS(800) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 40.8."""
 
-from ..common.coco import dataloader, iterations, optimizer, schedule, train
+from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import ape
 from ..common.retinanet_r50 import atss as model
 
@@ -8,5 +8,5 @@ model.head.branch = False
 model.criterion = ape
 model.inference.score_thresh = 0.15
 lr_multiplier = schedule(24, [18, 22])  # steps at 18 and 22 x 7,330 = 131,940 and 161,260
-train.max_iter = iterations(24)  # x 7,330 = 175,920
+train.update(length(24))  # x 7,330 = 175,920
 train.output_dir = "output/coco/retinanet_atss_ape_r50_24ep"

@@ -1,6 +1,6 @@
 """RS-ATSS of Oksuz et al., ICCV 2021: ResNet-50, 12 epochs, published AP 39.9."""
 
-from ..common.coco import dataloader, iterations, optimizer, schedule, train
+from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rank_sort
 from ..common.retinanet_r50 import atss as model
 from ..common.retinanet_r50 import scales
@@ -11,5 +11,5 @@ model.anchor_generator.sizes = scales(3)
 model.criterion = rank_sort
 optimizer.lr = 0.008
 lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
-train.max_iter = iterations(12)  # x 7,330 = 87,960
+train.update(length(12))  # x 7,330 = 87,960
 train.output_dir = "output/coco/retinanet_atss_rs_r50_12ep"

@@ -1,13 +1,14 @@
 """aLRP Loss (Oksuz et al., NeurIPS 2020): RetinaNet, ResNet-50, 512 px, published AP 39.0."""
 
 from ..common.coco import dataloader_512 as dataloader
-from ..common.coco import iterations, optimizer, schedule, train
+from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import alrp
 from ..common.retinanet_r50 import model_512 as model
 
 dataloader.train.total_batch_size = 32
 model.criterion = alrp
+model.criterion.balance.period = "${train.iterations_per_epoch}"
 optimizer.lr = 0.008
-lr_multiplier = schedule(100, [60, 80], batch=32)  # at 60 and 80 x 3,665 = 219,900 and 293,200
-train.max_iter = iterations(100, batch=32)  # x 3,665 = 366,500
+lr_multiplier = schedule(100, [60, 80])  # at 60 and 80 x 3,665 = 219,900 and 293,200
+train.update(length(100, batch=32))  # x 3,665 = 366,500
 train.output_dir = "output/coco/retinanet_maxiou_alrp_r50_100ep_512"

@@ -1,7 +1,7 @@
 """APE Loss, Retina(512) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 38.3."""
 
 from ..common.coco import dataloader_512 as dataloader
-from ..common.coco import iterations, optimizer, schedule, train
+from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import ape
 from ..common.retinanet_r50 import model_512 as model
 
@@ -12,5 +12,5 @@ model.criterion.classification.max_negatives = 1_000_000
 model.inference.score_thresh, model.inference.nms_thresh = 0.15, 0.6
 optimizer.lr = 0.004
 lr_multiplier = schedule(48, [32, 44])  # steps at 32 and 44 x 7,330 = 234,560 and 322,520
-train.max_iter = iterations(48)  # x 7,330 = 351,840
+train.update(length(48))  # x 7,330 = 351,840
 train.output_dir = "output/coco/retinanet_maxiou_ape_r50_48ep_512"

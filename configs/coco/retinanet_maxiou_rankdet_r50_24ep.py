@@ -7,7 +7,7 @@ from detectron2.config import LazyCall as L
 
 from ranking_det.losses import CriterionSchedule
 
-from ..common.coco import dataloader, iterations, optimizer, restarted, schedule, train
+from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rankdet, retinanet_focal
 from ..common.retinanet_r50 import model
 
@@ -15,6 +15,6 @@ model.criterion = L(CriterionSchedule)(
     stages=[retinanet_focal, rankdet], shares=[0.5, 0.5], max_iter="${train.max_iter}"
 )
 model.inference.nms, model.inference.nms_thresh = "linear", 0.6
-lr_multiplier = restarted(schedule(12, [8, 11]))  # at 8, 11, 20 and 23 x 7,330
-train.max_iter = iterations(24)  # x 7,330 = 175,920
+lr_multiplier = schedule(12, [8, 11], stages=2)  # at 8, 11, 20 and 23 x 7,330
+train.update(length(24))  # x 7,330 = 175,920
 train.output_dir = "output/coco/retinanet_maxiou_rankdet_r50_24ep"

@@ -16,17 +16,17 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
-from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CompositeParamScheduler, MultiStepParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from ranking_det.data.augmentation import Expand, MinIoURandomCrop, PhotometricDistortion
 from ranking_det.data.mapper import BoxMapper
+from ranking_det.data.stream import build_train_loader
+from ranking_det.engine.schedule import warm_up
 
 from .train import train
 
@@ -34,7 +34,7 @@ IMAGES = 117_266
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
     mapper=L(BoxMapper)(
         augmentations=[
@@ -44,7 +44,9 @@ dataloader.train = L(build_detection_train_loader)(
         image_format="RGB",
     ),
     total_batch_size=16,
+    aspect_ratio_grouping=True,
     num_workers=4,
+    seed="${train.seed}",
 )
 
 dataloader.test = L(build_detection_test_loader)(
@@ -89,26 +91,36 @@ def iterations(epochs: int, batch: int = 16) -> int:
     return epochs * -(-IMAGES // batch)
 
 
-def schedule(epochs: int, steps: list[int], batch: int = 16) -> DictConfig:
-    """Warm up for 500 iterations; from each of ``steps``, in epochs, on a tenth of the rate."""
-    return L(WarmupParamScheduler)(
+def length(epochs: int, batch: int = 16) -> dict[str, int]:
+    """The entries of ``train`` for so many epochs; with other data or batches they are fitted."""
+    return {
+        "epochs": epochs,
+        "reference_batch": batch,
+        "iterations_per_epoch": iterations(1, batch),
+        "max_iter": iterations(epochs, batch),
+    }
+
+
+def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
+    """Warm up for 500 iterations; from each of ``steps``, in epochs, on a tenth of the rate.
+
+    With several stages of so many epochs each, every one begins anew with its warm-up.
+    """
+    stage = L(warm_up)(
         scheduler=L(MultiStepParamScheduler)(
-            values=[10.0**-i for i in range(len(steps) + 1)],
-            milestones=[iterations(step, batch) for step in steps],
-            num_updates=iterations(epochs, batch),
+            values=[10.0**-i for i in range(len(steps) + 1)], milestones=steps, num_updates=epochs
         ),
-        warmup_factor=0.001,
-        warmup_length=500 / iterations(epochs, batch),
-        warmup_method="linear",
+        factor=0.001,
+        iterations=500,
+        max_iter="${train.max_iter}",
+        share=1 / stages,
     )
-
-
-def restarted(part: DictConfig, count: int = 2) -> DictConfig:
-    """The same schedule so many times, one after the other, each from its warm-up on."""
+    if stages == 1:
+        return stage
     return L(CompositeParamScheduler)(
-        schedulers=[part] * count,
-        lengths=[1 / count] * count,
-        interval_scaling=["rescaled"] * count,
+        schedulers=[stage] * stages,
+        lengths=[1 / stages] * stages,
+        interval_scaling=["rescaled"] * stages,
     )
 
 

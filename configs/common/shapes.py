@@ -6,7 +6,6 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
@@ -16,10 +15,13 @@ from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import OmegaConf
 
 from ranking_det.data.shapes import categories_of
+from ranking_det.data.stream import build_train_loader
+
+from .train import train
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
     mapper=L(DatasetMapper)(
         is_train=True,
@@ -30,8 +32,8 @@ dataloader.train = L(build_detection_train_loader)(
         image_format="RGB",
     ),
     total_batch_size=8,
-    aspect_ratio_grouping=False,
     num_workers=0,
+    seed="${train.seed}",
 )
 
 dataloader.test = L(build_detection_test_loader)(
@@ -60,3 +62,6 @@ lr_multiplier = L(WarmupParamScheduler)(
 )
 
 NUM_CLASSES = len(categories_of("shapes"))
+
+train.reference_batch = 8
+train.iterations_per_epoch = 125  # 1,000 images

@@ -3,8 +3,7 @@
 from .fcos_r18 import model as fcos
 from .resnet_half import WIDTH, bottom_up
 from .retinanet_r18 import model as retinanet
-from .shapes import NUM_CLASSES, dataloader, lr_multiplier, optimizer
-from .train import train
+from .shapes import NUM_CLASSES, dataloader, lr_multiplier, optimizer, train
 
 for mapper in (dataloader.train.mapper, dataloader.test.mapper):
     mapper.augmentations[0].short_edge_length = 128
@@ -16,6 +15,7 @@ for model in (retinanet, fcos):
     model.head.norm = "GN"
     model.num_classes = NUM_CLASSES
 
+train.epochs = 3.2
 train.max_iter = 400
 train.eval_period = 400
 train.checkpointer.period = 200

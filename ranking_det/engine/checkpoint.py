@@ -1,13 +1,17 @@
-"""Loading weights, with an error where Detectron2 would go on with random ones."""
+"""Checkpoints: written whole or not at all; read with an error where Detectron2 would go on."""
 
 from __future__ import annotations
 
 import argparse
 import copy
 import logging
+import os
 import pickle
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
@@ -28,6 +32,103 @@ UNREADABLE = (
     ValueError,
     pickle.UnpicklingError,
 )
+
+
+BEST = "model_best"
+PARTIAL = ".partial"
+
+
+class RunCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which a kill or a full disk leaves with the last good checkpoint.
+
+    A checkpoint is written under a temporary name and renamed when it is whole.
+
+    Args:
+        model: plain or distributed.
+        save_dir: the output folder.
+        extras: what every checkpoint holds beside the model, such as the names of the classes.
+        checkpointables: as in Detectron2.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        extras: dict[str, Any],
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.extras = extras
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth in the output folder.
+
+        Raises:
+            ConfigError: the disk is full, the folder can no longer be written to, or the weights
+                are not finite; earlier checkpoints stay as they are.
+        """
+        broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
+        if broken:  # the next step's loss would tell, too late for this checkpoint
+            raise ConfigError(
+                f"{len(broken)} parameters are not finite (the first: {broken[0]}), so that "
+                f"{name}.pth is not written: a gradient was NaN or infinite. Try a lower learning "
+                "rate, a longer warm-up or gradient clipping"
+            )
+        partial = Path(self.save_dir, f"{name}{PARTIAL}.pth")
+        try:
+            super().save(f"{name}{PARTIAL}", **self.extras, **kwargs)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # torch's writer turns a failed write into a RuntimeError.
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
+                f"free some space and go on with --resume from "
+                f"{find_last(self.save_dir) or 'the start: there is no earlier one'}"
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Give the file, now whole, its name, and point to it."""
+        final = last_filename_basename.replace(PARTIAL, "")
+        _replace(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
+        if final != f"{BEST}.pth":  # the best is not the last to go on from
+            pointer = Path(self.save_dir, "last_checkpoint")
+            partial = pointer.with_name(pointer.name + PARTIAL)
+            partial.write_text(final)
+            _replace(partial, pointer)
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Rename, after the data has reached the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
+
+
+def read_extras(path: str) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and states: iteration, classes and so on.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not path.endswith(".pth") or "://" in path:
+        return {}
+    try:
+        # Mapped, so that the weights stay on the disk; torch's old format cannot be.
+        content = torch.load(path, "cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if key not in ("model", "trainer")}
+
+
+def _unreadable(path: str, error: BaseException) -> ConfigError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})")
 
 
 def find_last(output_dir: str) -> str:
@@ -96,8 +197,7 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
     try:
         checkpointer.load(path, checkpointables=[])
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})") from error
+        raise _unreadable(path, error) from error
     finally:
         hook.remove()
     if criterion is not None:

@@ -6,15 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from detectron2.engine import launch
 from detectron2.utils import comm
 
 import ranking_det.data
 import ranking_det.modeling  # noqa: F401 - both register their parts in Detectron2
 from ranking_det.config import ConfigError
-from ranking_det.engine.errors import check_num_gpus
-from ranking_det.engine.lazy_trainer import run_lazy
-from ranking_det.engine.yaml_trainer import run_yaml
+from ranking_det.engine.guards import NonFiniteLossError
+from ranking_det.engine.launching import check_processes, start, under_torchrun
+from ranking_det.engine.run import prepare, run
 
 EXAMPLES = """\
 examples:
@@ -23,6 +22,9 @@ examples:
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --eval-only \\
       train.init_checkpoint=output/shapes/retinanet_atss_rs/model_final.pth
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.yaml SOLVER.MAX_ITER 300
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \\
+      --train-json train.json --train-images images --val-json val.json --val-images images
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --predict photos/*.jpg
 """
 
 
@@ -50,7 +52,28 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on from the last checkpoint of the output folder; there must be one",
     )
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs per machine")
+    _add_own_data(parser)
+    parser.add_argument(
+        "--preview",
+        type=int,
+        metavar="N",
+        default=0,
+        help="draw N training images as the model sees them, with what is assigned to each object",
+    )
+    parser.add_argument(
+        "--predict",
+        nargs="+",
+        metavar="IMAGE",
+        default=[],
+        help="detect in image files, folders or patterns, with the given weights or the last ones",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="of --predict or --preview")
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="number of GPUs per machine; without any, of processes on the CPU",
+    )
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
     parser.add_argument(
@@ -67,32 +90,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
-    """What each process runs; the last line that it prints is the output folder."""
-    if args.config_file.endswith(".py"):
-        output_dir = run_lazy(args)
-    elif args.config_file.endswith((".yaml", ".yml")):
-        output_dir = run_yaml(args)
-    else:
-        raise ConfigError(f"--config-file must end in .py, .yaml or .yml, got {args.config_file!r}")
-    if comm.is_main_process():
-        sys.stdout.write(f"{output_dir}\n")
+def _add_own_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "your own data", "COCO or LVIS JSON files; the classes of the model are theirs"
+    )
+    for split, what in (("train", "trained on"), ("val", "evaluated on")):
+        group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations {what}")
+        group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
+    group.add_argument(
+        "--keep-empty-images", action="store_true", help="train on images without objects too"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, launch and return the exit status; what the user got wrong is one line on stderr."""
     args = build_parser().parse_args(argv)
     try:
-        check_num_gpus(args.num_gpus, args.num_machines)
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        if [args.eval_only, args.resume, bool(args.preview), bool(args.predict)].count(True) > 1:
+            raise ConfigError("give one of --eval-only, --resume, --preview and --predict")
+        if args.num_gpus * args.num_machines > 1 and not under_torchrun():
+            check_processes(args)
+            prepare(args)  # once, before every process would say what is wrong
+        return start(_work, args)
     except ConfigError as error:
-        sys.stderr.write(f"train_net.py: error: {error}\n")
-        return 2
+        return _complain(error)
+
+
+def _work(args: argparse.Namespace) -> int:
+    """What each process does; the last line printed is the folder with the results."""
+    try:
+        folder = run(args)
+    except ConfigError as error:
+        return _complain(error)
+    except NonFiniteLossError as error:
+        return _complain(error, status=1)
+    if comm.is_main_process():
+        sys.stdout.write(f"{folder}\n")
     return 0
+
+
+def _complain(error: Exception, status: int = 2) -> int:
+    # A loading process hands its error on as a text with the traceback.
+    text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
+    sys.stderr.write(f"train_net.py: error: {text}\n")
+    return status

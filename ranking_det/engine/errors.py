@@ -93,12 +93,3 @@ def check_classes(names: list[str], num_classes: int | None, key: str) -> None:
             raise ConfigError(
                 f"{key} is {num_classes}, but the data set {name!r} has {len(classes)} classes"
             )
-
-
-def check_num_gpus(num_gpus: int, num_machines: int) -> None:
-    """Raise ConfigError if this machine has not the GPUs that were asked for."""
-    if num_gpus < 1 or num_machines < 1:
-        raise ConfigError("--num-gpus and --num-machines must be at least 1")
-    found = torch.cuda.device_count()
-    if (num_gpus > 1 or num_machines > 1) and num_gpus > found:
-        raise ConfigError(f"--num-gpus is {num_gpus}, but this machine has {found} usable GPUs")

@@ -1,8 +1,8 @@
-"""Pictures of detections beside the ground truth."""
+"""Pictures of detections, alone and beside the ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import nn
+
+# Told from each other, from photographs, and from the red that warns.
+COLORS = (
+    *("#ffe119", "#00d5ff", "#7fff00", "#ff6fe0", "#ff9500"),
+    *("#5b8cff", "#5dffc0", "#c79bff", "#c9b36b", "#ffffff"),
+)
 
 
 def draw_detections(
@@ -62,26 +70,50 @@ def draw_detections(
 
 
 def _draw_pair(
-    record: dict[str, Any], found: Instances, classes: list[str] | None
+    record: dict[str, Any], found: Instances, classes: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     image = read_image(record["file_name"], format="RGB")
     objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-    object_boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
-    object_classes = [a["category_id"] for a in objects]
-    found = found[: len(objects)]
+    truth = Instances(image.shape[:2])
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+    truth.pred_boxes = np.array(boxes).reshape(-1, 4)
+    truth.pred_classes = np.array([a["category_id"] for a in objects], dtype=np.int64)
+    return overlay(image, truth, classes), overlay(image, found[: len(objects)], classes)
+
+
+def class_name(classes: Sequence[str] | None, index: int) -> str:
+    """The name of a class, or its index if it has none."""
+    return str(index) if classes is None or index >= len(classes) else classes[index]
+
+
+def overlay(image: np.ndarray, found: Instances, classes: Sequence[str] | None) -> np.ndarray:
+    """Draw boxes, classes, and scores and masks if there are, over an image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        found: on the CPU, with ``pred_boxes`` and ``pred_classes``, perhaps ``scores`` and
+            ``pred_masks``.
+        classes: names of the classes, or None.
+
+    Returns:
+        The picture, uint8 RGB; small images are enlarged.
+    """
     found_classes = found.pred_classes.tolist()
-    names = classes or [str(i) for i in range(max([0, *object_classes, *found_classes]) + 1)]
-    scores = [f"{names[c]} {s:.2f}" for c, s in zip(found_classes, found.scores, strict=True)]
-    return (
-        _overlay(image, object_boxes, [names[c] for c in object_classes]),
-        _overlay(image, found.pred_boxes.tensor.tolist(), scores),
-    )
-
-
-def _overlay(image: np.ndarray, boxes: list[list[float]], labels: list[str]) -> np.ndarray:
+    labels = [class_name(classes, index) for index in found_classes]
+    if found.has("scores"):
+        labels = [f"{a} {b:.2f}" for a, b in zip(labels, found.scores.tolist(), strict=True)]
+    boxes = found.pred_boxes if found.has("pred_boxes") else None
     # Twice as large: the visualizer's letters have a smallest size, too large for small images.
     canvas = Visualizer(image, scale=max(1, 512 // max(image.shape[:2])))
-    white = [(1.0, 1.0, 1.0)] * len(boxes)  # its random colours are lost on colourful images
-    return canvas.overlay_instances(
-        boxes=np.array(boxes).reshape(-1, 4), labels=labels, assigned_colors=white, alpha=1.0
-    ).get_image()
+    canvas.overlay_instances(
+        boxes=getattr(boxes, "tensor", boxes),
+        labels=labels,
+        masks=np.asarray(found.pred_masks) if found.has("pred_masks") else None,
+        assigned_colors=[COLORS[index % len(COLORS)] for index in found_classes],
+        alpha=0.5,
+    )
+    for patch in canvas.output.ax.patches:
+        if isinstance(patch, Rectangle):  # opaque, with an edge that shows on any image
+            edge = withStroke(linewidth=patch.get_linewidth() + 2, foreground="black")
+            patch.set(alpha=1.0, path_effects=[edge])
+    return canvas.output.get_image()

@@ -25,8 +25,9 @@ COMPONENTS = {
 def add_ranking_config(cfg: CfgNode) -> None:
     """Add the project's nodes to one config; Detectron2's defaults stay as they are.
 
-    MODEL.ASSIGNER, MODEL.CRITERION, MODEL.HEAD and MODEL.INFERENCE. Of the head and the inference,
-    what Detectron2 has keys for is taken from MODEL.RETINANET and TEST, for FCOS too.
+    MODEL.ASSIGNER, MODEL.CRITERION, MODEL.HEAD and MODEL.INFERENCE; SOLVER.EPOCHS and
+    SOLVER.REFERENCE_BATCH, 0 for a schedule that stays as it is written. Of the head and the
+    inference, what Detectron2 has keys for is taken from MODEL.RETINANET and TEST, for FCOS too.
 
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
     :mod:`ranking_det.assigners`, :mod:`ranking_det.losses` and this package; an argument that is a
@@ -36,6 +37,9 @@ def add_ranking_config(cfg: CfgNode) -> None:
     """
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
+    # A length in epochs; the batch that the learning rate and the iterations are written for.
+    cfg.SOLVER.EPOCHS = 0.0
+    cfg.SOLVER.REFERENCE_BATCH = 0
 
 
 def dense_arguments(

@@ -1,18 +1,15 @@
 """The switches of test-time augmentation: train.tta.enabled and TEST.AUG.ENABLED."""
 
-from argparse import Namespace
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from detectron2.engine import DefaultTrainer
-from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.config import ConfigError
-from ranking_det.engine import lazy_trainer, main, yaml_trainer
+from ranking_det.engine import main, run
+from ranking_det.engine.evaluation import augment
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.engine.yaml_trainer import RankingTrainer, load_yaml_config
+from ranking_det.engine.run import load_experiment
 from ranking_det.modeling.inference import DenseInference
 from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
 
@@ -36,41 +33,17 @@ def assert_augmented(found, model):
     assert list(found.mapper.min_sizes) == [96, 128] and found.mapper.flip is False
 
 
-def evaluate_lazy(cfg, model, monkeypatch, tmp_path):
-    seen = []
-    cfg.dataloader.evaluator = OmegaConf.create()
-    cfg.train.output_dir = str(tmp_path)
-    monkeypatch.setattr(lazy_trainer, "build_loader", lambda *args: [])
-    monkeypatch.setattr(lazy_trainer, "print_csv_format", lambda results: None)
-    monkeypatch.setattr(lazy_trainer, "inference_on_dataset", lambda m, *_: seen.append(m) or {})
-    lazy_trainer.evaluate(cfg, model)
-    return seen[0]
-
-
-def evaluate_yaml(cfg, model, monkeypatch):
-    seen = []
-    test = classmethod(lambda cls, cfg, model, evaluators: seen.append(model) or OrderedDict())
-    monkeypatch.setattr(DefaultTrainer, "test", test)
-    RankingTrainer.test(cfg, model)
-    return seen[0]
-
-
-def test_lazy_configs_evaluate_the_model_itself_unless_told_otherwise(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("config", "on"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
+def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, on):
     model = Dense()
-    cfg = load_lazy_config(RS, [])
-    assert evaluate_lazy(cfg, model, monkeypatch, tmp_path) is model
-    del cfg.train["tta"]  # a config of one's own need not have it
-    assert evaluate_lazy(cfg, model, monkeypatch, tmp_path) is model
-    cfg = load_lazy_config(RS, LAZY_ON)
-    assert_augmented(evaluate_lazy(cfg, model, monkeypatch, tmp_path), model)
+    assert augment(load_experiment(config, []), model) is model
+    assert_augmented(augment(load_experiment(config, on), model), model)
 
 
-def test_yaml_configs_evaluate_the_model_itself_unless_told_otherwise(monkeypatch):
-    model = Dense()
-    cfg = load_yaml_config(TWIN, ["DATASETS.TEST", "()"])
-    assert evaluate_yaml(cfg, model, monkeypatch) is model
-    cfg = load_yaml_config(TWIN, ["DATASETS.TEST", "()", *YAML_ON])
-    assert_augmented(evaluate_yaml(cfg, model, monkeypatch), model)
+def test_a_config_of_ones_own_need_not_have_the_switch():
+    experiment, model = load_experiment(RS, []), Dense()
+    del experiment.config.train["tta"]
+    assert augment(experiment, model) is model
 
 
 @pytest.mark.parametrize(
@@ -86,35 +59,33 @@ def test_a_wrong_key_or_type_is_one_line(overrides, message):
         load_lazy_config(RS, overrides)
 
 
-@pytest.mark.parametrize("module", [lazy_trainer, yaml_trainer])
-def test_what_the_wrapper_refuses_is_one_line(module):
-    if module is lazy_trainer:
-        where, right = "train.tta", load_lazy_config(RS, LAZY_ON)
-        wrong = load_lazy_config(RS, [*LAZY_ON, "train.tta.min_sizes=[]"])
-    else:
-        where, right = "TEST.AUG", load_yaml_config(TWIN, YAML_ON)
-        wrong = load_yaml_config(TWIN, [*YAML_ON, "TEST.AUG.MIN_SIZES=()"])
-    for cfg, model, reason in (
-        (right, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
-        (wrong, Dense(), "min_sizes: expected at least one size"),
+@pytest.mark.parametrize(
+    ("config", "on", "wrong"),
+    [(RS, LAZY_ON, "train.tta.min_sizes=[]"), (TWIN, YAML_ON, "TEST.AUG.MIN_SIZES=()")],
+)
+def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
+    where = wrong.rpartition(".")[0]
+    for options, model, reason in (
+        (on, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
+        ([*on, wrong], Dense(), "min_sizes: expected at least one size"),
     ):
         with pytest.raises(ConfigError, match=f"{where} cannot be built: {reason}") as caught:
-            module.augment(cfg, model)
+            augment(load_experiment(config, options), model)
         assert "\n" not in str(caught.value)
 
 
-def test_a_refusal_comes_before_anything_is_written_for_a_yaml_config(monkeypatch, tmp_path):
-    monkeypatch.setattr(RankingTrainer, "build_model", lambda cfg: nn.Linear(1, 1))
-    opts = [*YAML_ON, "MODEL.DEVICE=cpu", f"OUTPUT_DIR={tmp_path / 'out'}"]
-    args = Namespace(config_file=TWIN, opts=opts, eval_only=False, resume=False)
-    with pytest.raises(ConfigError, match="TEST.AUG cannot be built: model: expected a dense"):
-        yaml_trainer.run_yaml(args)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_refusal_comes_before_anything_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lazy_trainer, "default_setup", lambda *_: pytest.fail("it goes on"))
-    args = [*LAZY_ON, "train.tta.max_size=0", "train.device=cpu"]
-    assert main(["--config-file", RS, *args, f"train.output_dir={tmp_path / 'out'}"]) == 2
-    assert "train.tta cannot be built: max_size" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("config", "on", "folder"),
+    [(RS, LAZY_ON, "train.output_dir"), (TWIN, YAML_ON, "OUTPUT_DIR")],
+)
+def test_a_model_that_cannot_be_augmented_is_found_before_anything_is_written(
+    config, on, folder, monkeypatch, tmp_path, capsys
+):
+    experiment = type(load_experiment(config, []))
+    monkeypatch.setattr(experiment, "model", lambda self: nn.Linear(1, 1))
+    monkeypatch.setattr(run, "default_setup", lambda *_: pytest.fail("it goes on"))
+    device = "MODEL.DEVICE=cpu" if config == TWIN else "train.device=cpu"
+    options = [*on, device, f"{folder}={tmp_path / 'out'}"]
+    assert main(["--config-file", config, *options]) == 2
+    assert "expected a dense detector" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

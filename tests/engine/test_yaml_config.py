@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ranking_det.config import ConfigError
-from ranking_det.engine.yaml_trainer import load_yaml_config
+from ranking_det.engine.yaml_config import load_yaml_config
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.yaml")
 

@@ -3,7 +3,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
 
-from ranking_det.engine.yaml_trainer import load_yaml_config
+from ranking_det.engine.yaml_config import load_yaml_config
 from tests.modeling.conftest import CONFIGS, make_batch
 
 

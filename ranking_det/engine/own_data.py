@@ -1,0 +1,99 @@
+"""The user's own COCO or LVIS files, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import NamedTuple
+
+from ranking_det.config import ConfigError
+from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
+from ranking_det.data.own import register_annotations
+from ranking_det.engine.experiment import Experiment
+
+logger = logging.getLogger(__name__)
+
+NAMES = {"train": "own_train", "val": "own_val"}
+"""Of the sets in Detectron2's catalogs."""
+
+
+class OwnData(NamedTuple):
+    """The files that were given; None for a split that was not."""
+
+    train: AnnotationSummary | None
+    val: AnnotationSummary | None
+
+
+def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
+    """Check the files of the command line, register them, and set them in the config.
+
+    Args:
+        experiment: gets the data sets and the number of classes.
+        args: ``train_json``, ``train_images``, ``val_json``, ``val_images``, ``keep_empty_images``,
+            and what is to be done: ``eval_only``, ``preview``, ``predict``.
+
+    Raises:
+        ConfigError: a file or folder is missing on the command line or on the disk, or is faulty.
+    """
+    # Processes that this one starts need not check the files again.
+    if getattr(args, "own_data", None) is None:
+        args.own_data = OwnData(_read(args, "train"), _read(args, "val"))
+    data: OwnData = args.own_data
+    if data.train is None and data.val is None:
+        if args.keep_empty_images:
+            raise ConfigError("--keep-empty-images needs --train-json")
+        return data
+    trains = not (args.eval_only or args.preview or args.predict)
+    if data.train is None and (trains or args.preview):
+        raise ConfigError("--val-json is given without --train-json FILE --train-images FOLDER")
+    if data.val is None and (trains or args.eval_only):
+        raise ConfigError("--train-json is given without --val-json FILE --val-images FOLDER")
+    if data.train is not None and data.val is not None:
+        check_same_categories(data.train, data.val)
+    for split, given in zip(OwnData._fields, data, strict=True):
+        if given is not None:
+            images = getattr(args, f"{split}_images")
+            register_annotations(NAMES[split], given.json_file, images, given)
+    summary = data.train or data.val
+    assert summary is not None  # one of them is there
+    experiment.set_data(
+        None if data.train is None else NAMES["train"],
+        None if data.val is None else NAMES["val"],
+        len(summary.class_names),
+        keep_empty=args.keep_empty_images,
+    )
+    return data
+
+
+def log_own_data(data: OwnData) -> None:
+    """Say what was found, once the log is there."""
+    for split, summary in zip(OwnData._fields, data, strict=True):
+        if summary is not None:
+            logger.info(
+                "%s: %s, %s format, %d images (%d without objects), %d objects, %d classes: %s",
+                split,
+                summary.json_file,
+                summary.format.upper(),
+                summary.num_images,
+                summary.num_empty_images,
+                summary.num_objects,
+                len(summary.class_names),
+                ", ".join(summary.class_names[:20]) + (" ..." * (len(summary.class_names) > 20)),
+            )
+    if data.val is not None and data.val.format == "lvis":
+        logger.warning(
+            "%s is evaluated by COCO's rules, where all classes count as annotated in all images; "
+            "LVIS's federated rules give a higher AP",
+            data.val.json_file,
+        )
+
+
+def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:
+    json_file = getattr(args, f"{split}_json")
+    images = getattr(args, f"{split}_images")
+    if json_file is None and images is None:
+        return None
+    if json_file is None or images is None:
+        given, absent = ("json", "images") if images is None else ("images", "json")
+        raise ConfigError(f"--{split}-{given} is given without --{split}-{absent}")
+    return read_annotations(json_file, images)

@@ -1,0 +1,257 @@
+"""From the arguments of the command line to a training, an evaluation, predictions or a preview."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import setup_logger
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.checkpoint import find_weights, load_weights, read_extras
+from ranking_det.engine.errors import (
+    check_classes,
+    check_datasets,
+    check_device,
+    check_output_dir,
+    prepare_datasets,
+)
+from ranking_det.engine.evaluation import augment, evaluate
+from ranking_det.engine.experiment import Experiment, Settings
+from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.own_data import OwnData, log_own_data, take_own_data
+from ranking_det.engine.predict import predict
+from ranking_det.engine.preview import preview
+from ranking_det.engine.schedule import fit_schedule
+from ranking_det.engine.training import distribute, train
+from ranking_det.engine.yaml_experiment import YamlExperiment
+
+logger = logging.getLogger(__name__)
+
+
+def load_experiment(path: str, overrides: list[str]) -> Experiment:
+    """Load a config of either kind.
+
+    Raises:
+        ConfigError: it is missing or faulty, or an override is.
+    """
+    if path.endswith((".yaml", ".yml")):
+        # The config that a run of a LazyConfig leaves in its folder is yaml too.
+        saved = Path(path).is_file() and "_target_" in Path(path).read_text(errors="replace")
+        return (LazyExperiment if saved else YamlExperiment)(path, overrides)
+    if not path.endswith(".py"):
+        raise ConfigError(f"--config-file must end in .py, .yaml or .yml, got {path!r}")
+    return LazyExperiment(path, overrides)
+
+
+def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
+    """The config, the user's data and the weights, all checked; nothing is written.
+
+    Raises:
+        ConfigError: whatever can be known to be wrong before anything is written.
+    """
+    experiment = load_experiment(args.config_file, args.opts)
+    data = take_own_data(experiment, args)
+    settings, keys = experiment.settings(), experiment.keys
+    check_output_dir(settings.output_dir, keys.output_dir)
+    check_device(settings.device, keys.device)
+    weights = find_weights(
+        args, settings.weights, settings.output_dir, (f"{keys.weights}=FILE", keys.output_dir)
+    )
+    if args.predict:
+        _take_classes(experiment, weights)
+    else:
+        _check_data(experiment)
+    if experiment.schedule()[0].lr <= 0:
+        raise ConfigError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
+    _check_processes(settings, args)
+    # The constructors refuse what the config has wrong.
+    augment(experiment, experiment.model())
+    return experiment, data, weights
+
+
+def run(args: argparse.Namespace) -> str:
+    """Do what the command line asks for; return the folder where the results are."""
+    experiment, data, weights = prepare(args)
+    output_dir = experiment.settings().output_dir
+    if args.predict:
+        return _predict(experiment, weights, args)
+    if args.preview:
+        return _preview(experiment, data, weights, args)
+    with _sole_writer(output_dir, wanted=not args.eval_only):
+        default_setup(experiment.config, args)
+        setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
+        log_own_data(data)
+        prepare_datasets([*experiment.names("train"), *experiment.names("test")])
+        if args.eval_only:
+            model = experiment.model()
+            load_weights(DetectionCheckpointer(model), weights, whole=True)
+            logger.info("Evaluating %s", weights)
+            evaluate(experiment, distribute(model, experiment.settings().device))
+            return output_dir
+        records = experiment.records()
+        _fit_schedule(experiment, records)
+        train(
+            experiment,
+            records,
+            weights,
+            _save_config(experiment),
+            lambda model: evaluate(experiment, model),
+            resume=args.resume,
+        )
+    return output_dir
+
+
+def _check_processes(settings: Settings, args: argparse.Namespace) -> None:
+    # Before they are started there is one.
+    world = max(comm.get_world_size(), args.num_gpus * args.num_machines)
+    if settings.batch % world:
+        raise ConfigError(f"a batch of {settings.batch} cannot be shared by {world} processes")
+    if world > 1 and settings.device == "cpu" and torch.cuda.is_available():
+        raise ConfigError(
+            "several processes on the CPU of a machine with GPUs need "
+            "CUDA_VISIBLE_DEVICES= in front of the command"
+        )
+
+
+def _check_data(experiment: Experiment) -> None:
+    settings, keys = experiment.settings(), experiment.keys
+    for split, key in (("train", keys.train_names), ("test", keys.test_names)):
+        names = experiment.names(split)
+        check_datasets(names, key)
+        check_classes(names, settings.num_classes, keys.classes)
+
+
+def _fit_schedule(experiment: Experiment, records: list[dict[str, Any]] | None) -> None:
+    settings = experiment.settings()
+    written, fixed = experiment.schedule()
+    if not records or not settings.batch:
+        return
+    epochs = settings.epochs
+    if epochs and written.epoch and written.max_iter != round(epochs * written.epoch):
+        fixed = {*fixed, "max_iter"}  # a config of the user's own, which sets only this
+    fitted, lines = fit_schedule(
+        written,
+        epochs=epochs,
+        num_images=len(records),
+        batch=settings.batch,
+        reference_batch=settings.reference_batch,
+        fixed=fixed,
+    )
+    for line in lines:
+        logger.info("%s", line)
+    experiment.set_schedule(fitted)
+
+
+def _classes(experiment: Experiment) -> tuple[list[str] | None, list[int] | None]:
+    """The names of the classes, and their ids in the annotations, if the data sets tell."""
+    for name in (*experiment.names("train"), *experiment.names("test")):
+        metadata = MetadataCatalog.get(name)
+        names = metadata.get("thing_classes")
+        if names is not None:
+            class_of = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+            ids = sorted(class_of, key=class_of.__getitem__)
+            return list(names), ids if len(ids) == len(names) else list(range(len(names)))
+    return None, None
+
+
+def _save_config(experiment: Experiment) -> dict[str, Any]:
+    """Write config and classes beside the weights; return them for the checkpoints too."""
+    names, ids = _classes(experiment)
+    folder = Path(experiment.settings().output_dir)
+    if comm.is_main_process():
+        experiment.save(str(folder / "config.yaml"))
+        if names is not None:
+            entries = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+            (folder / "classes.json").write_text(json.dumps(entries, indent=1) + "\n")
+    comm.synchronize()
+    config = (folder / "config.yaml").read_text() if comm.is_main_process() else ""
+    return {"class_names": names, "category_ids": ids, "config": config}
+
+
+def _take_classes(experiment: Experiment, weights: str) -> None:
+    """As many classes as the checkpoint says it was trained with."""
+    names = read_extras(weights).get("class_names") if weights else None
+    if names is not None and experiment.settings().num_classes is not None:
+        experiment.set_data(None, None, len(names), keep_empty=False)
+
+
+def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> str:
+    setup_logger(name="ranking_det")
+    extras = read_extras(weights)
+    names, ids = extras.get("class_names"), extras.get("category_ids")
+    if names is None:
+        names, ids = _classes(experiment)
+    count = experiment.settings().num_classes
+    model = experiment.model()
+    load_weights(DetectionCheckpointer(model), weights, whole=True)
+    output_dir = args.output or str(Path(experiment.settings().output_dir, "predictions"))
+    predict(
+        augment(experiment, model),
+        args.predict,
+        output_dir,
+        class_names=names,
+        category_ids=ids if ids is not None else range(count or 0),
+        mapper=experiment.mapper("test"),
+    )
+    return output_dir
+
+
+def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse.Namespace) -> str:
+    setup_logger(name="ranking_det")
+    log_own_data(data)
+    prepare_datasets(experiment.names("train"))
+    model = experiment.model().train()
+    load_weights(DetectionCheckpointer(model), weights, whole=False)
+    folder = args.output or str(Path(experiment.settings().output_dir, "preview"))
+    with EventStorage():
+        summary = preview(
+            model,
+            experiment.train_loader(experiment.records(), 0),
+            args.preview,
+            folder,
+            _classes(experiment)[0],
+        )
+    if summary.without_positive:
+        logger.warning(
+            "%d of %d objects have no positive: the assigner finds no anchor for them",
+            summary.without_positive,
+            summary.objects,
+        )
+    return folder
+
+
+@contextmanager
+def _sole_writer(output_dir: str, *, wanted: bool) -> Iterator[None]:
+    """Keep a second training out of the folder; a lock of the system's ends with its process."""
+    if not wanted or not comm.is_main_process():
+        yield
+        return
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    path = Path(output_dir, ".lock")
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(
+                f"{output_dir}: another training (process {file.read().strip()}) writes there; "
+                "give this one a folder of its own"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,133 @@
+"""The training loop: Detectron2's trainer, with the hooks and checkpoints of this project."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import HookBase, default_writers, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.utils import comm
+from torch import nn
+
+from ranking_det.data.stream import goes_on
+from ranking_det.engine.best import BestCheckpoint
+from ranking_det.engine.checkpoint import RunCheckpointer, load_weights, read_extras
+from ranking_det.engine.experiment import Experiment
+from ranking_det.engine.guards import TrainingGuard
+from ranking_det.engine.precision import build_trainer
+from ranking_det.engine.results import PictureWriter
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    experiment: Experiment,
+    records: list[dict[str, Any]] | None,
+    weights: str,
+    extras: dict[str, Any],
+    evaluate: Callable[[nn.Module], dict[str, Any]],
+    *,
+    resume: bool,
+) -> None:
+    """Train from ``weights``, or go on with the run whose checkpoint they are.
+
+    Args:
+        experiment: the config, its schedule fitted to the data.
+        records: the training set, as :meth:`Experiment.records` gives it.
+        weights: a checkpoint, or "" to start from scratch.
+        extras: what every checkpoint is to hold beside weights and states.
+        evaluate: called with the model, for the metrics.
+        resume: whether to go on.
+    """
+    settings = experiment.settings()
+    start = read_extras(weights).get("iteration", -1) + 1 if resume else 0
+    model = experiment.model()
+    loader = experiment.train_loader(records, start)
+    optimizer = experiment.optimizer(model)
+    ddp_model = distribute(model, settings.device, **settings.ddp)
+    trainer = build_trainer(ddp_model, loader, optimizer, settings.amp, settings.device)
+    checkpointer = RunCheckpointer(ddp_model, settings.output_dir, extras=extras, trainer=trainer)
+    trainer.register_hooks(
+        _build_hooks(experiment, ddp_model, optimizer, checkpointer, evaluate, goes_on(loader))
+    )
+    if resume:
+        # First alone: of another model's checkpoint the optimizer would only report a size.
+        load_weights(DetectionCheckpointer(model), weights, whole=True)
+        checkpointer.load(weights)
+        logger.info(
+            "Resuming %s at iteration %d, %s",
+            weights,
+            start,
+            "exactly as if it had not stopped"
+            if goes_on(loader) and settings.seed >= 0
+            else "with weights, optimizer and iteration; the order of the images begins anew",
+        )
+    else:
+        load_weights(DetectionCheckpointer(model), weights, whole=False)
+        # A run killed before its first checkpoint must not go on with that of an earlier run.
+        if comm.is_main_process():
+            Path(settings.output_dir, "last_checkpoint").unlink(missing_ok=True)
+    trainer.train(start, experiment.schedule()[0].max_iter)
+
+
+def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
+    """The model for all processes; itself if there is one."""
+    if not str(device).startswith("cuda"):
+        options["device_ids"] = None  # of GPUs
+    distributed: nn.Module = create_ddp_model(model, **options)
+    return distributed
+
+
+def _build_hooks(
+    experiment: Experiment,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    checkpointer: RunCheckpointer,
+    evaluate: Callable[[nn.Module], dict[str, Any]],
+    exact: bool,
+) -> list[HookBase | None]:
+    """Detectron2's hooks, and the project's."""
+    settings, schedule = experiment.settings(), experiment.schedule()[0]
+    is_main, output_dir = comm.is_main_process(), settings.output_dir
+    names = experiment.names("test")
+    metric = f"{names[0]}/bbox/AP" if len(experiment.test_sets()) > 1 else "bbox/AP"
+    return [
+        _Seed(settings.seed) if exact and settings.seed >= 0 else None,
+        TrainingGuard(),
+        hooks.IterationTimer(),
+        hooks.LRScheduler(optimizer, experiment.scheduler(optimizer)),
+        *experiment.hooks(model),
+        hooks.PeriodicCheckpointer(
+            checkpointer, schedule.checkpoint_period, max_to_keep=settings.max_to_keep
+        )
+        if is_main
+        else None,
+        hooks.EvalHook(schedule.eval_period, lambda: evaluate(model)),
+        BestCheckpoint(checkpointer, metric) if is_main else None,
+        hooks.PeriodicWriter(
+            default_writers(output_dir, schedule.max_iter), period=settings.log_period
+        )
+        if is_main
+        else None,
+        PictureWriter(output_dir, model, lambda: experiment.test_loader(names[0]), names[0])
+        if names
+        else None,
+    ]
+
+
+class _Seed(HookBase):
+    """Seed the random numbers of a step by its iteration, so that a resumed run has the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        """Seed torch; the loader seeds its samples itself."""
+        words = [self.seed, self.trainer.iter, comm.get_rank()]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))

@@ -1,0 +1,182 @@
+"""A yaml config as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import hooks
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.data.mapper import NamedErrors
+from ranking_det.engine.experiment import Experiment, Keys, Settings
+from ranking_det.engine.precision import choose_dtype
+from ranking_det.engine.schedule import Schedule
+from ranking_det.engine.yaml_config import load_yaml_config, split_overrides
+
+# What a field of a schedule is called in the config.
+FIELDS = {
+    "max_iter": "SOLVER.MAX_ITER",
+    "lr": "SOLVER.BASE_LR",
+    "checkpoint_period": "SOLVER.CHECKPOINT_PERIOD",
+    "eval_period": "TEST.EVAL_PERIOD",
+}
+
+
+class YamlExperiment(Experiment):
+    """Of Detectron2's keys and the project's, with the loaders and solvers of Detectron2."""
+
+    keys = Keys(
+        output_dir="OUTPUT_DIR",
+        weights="MODEL.WEIGHTS",
+        device="MODEL.DEVICE",
+        classes="MODEL.RETINANET.NUM_CLASSES",
+        train_names="DATASETS.TRAIN",
+        test_names="DATASETS.TEST",
+        amp="SOLVER.AMP",
+        tta="TEST.AUG",
+    )
+
+    def __init__(self, path: str, overrides: Sequence[str]) -> None:
+        self.cfg = load_yaml_config(path, overrides)
+        self.overridden = {key for key, _ in split_overrides(overrides)}
+
+    @property
+    def config(self) -> CfgNode:
+        """The yaml config."""
+        return self.cfg
+
+    def settings(self) -> Settings:
+        """See :class:`Experiment`."""
+        cfg, aug = self.cfg, self.cfg.TEST.AUG
+        tta = {"min_sizes": aug.MIN_SIZES, "max_size": aug.MAX_SIZE, "flip": aug.FLIP}
+        # Only the model knows the key of another one's classes.
+        ours = cfg.MODEL.META_ARCHITECTURE in ("RankingRetinaNet", "RankingFCOS")
+        return Settings(
+            output_dir=cfg.OUTPUT_DIR,
+            weights=cfg.MODEL.WEIGHTS,
+            device=cfg.MODEL.DEVICE,
+            seed=cfg.SEED,
+            batch=cfg.SOLVER.IMS_PER_BATCH,
+            reference_batch=cfg.SOLVER.REFERENCE_BATCH,
+            epochs=cfg.SOLVER.EPOCHS,
+            log_period=20,
+            max_to_keep=None,
+            amp=choose_dtype({"enabled": cfg.SOLVER.AMP.ENABLED}, cfg.MODEL.DEVICE),
+            ddp={"broadcast_buffers": False},
+            tta=tta if aug.ENABLED else None,
+            num_classes=int(cfg.MODEL.RETINANET.NUM_CLASSES) if ours else None,
+        )
+
+    def schedule(self) -> tuple[Schedule, Collection[str]]:
+        """See :class:`Experiment`."""
+        cfg = self.cfg
+        written = Schedule(
+            cfg.SOLVER.MAX_ITER,
+            0,
+            cfg.SOLVER.BASE_LR,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            cfg.TEST.EVAL_PERIOD,
+        )
+        return written, [name for name, key in FIELDS.items() if key in self.overridden]
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """See :class:`Experiment`; the steps of the rate keep their share of the whole."""
+        share = schedule.max_iter / self.cfg.SOLVER.MAX_ITER
+        self.cfg.defrost()
+        if "SOLVER.STEPS" not in self.overridden:
+            self.cfg.SOLVER.STEPS = tuple(round(step * share) for step in self.cfg.SOLVER.STEPS)
+        for name, key in FIELDS.items():
+            self.cfg.merge_from_list([key, getattr(schedule, name)])
+        self.cfg.freeze()
+
+    def names(self, split: str) -> list[str]:
+        """See :class:`Experiment`."""
+        return list(self.cfg.DATASETS.TRAIN if split == "train" else self.cfg.DATASETS.TEST)
+
+    def test_sets(self) -> list[str]:
+        """All of DATASETS.TEST."""
+        return self.names("test")
+
+    def set_data(
+        self, train: str | None, test: str | None, num_classes: int, *, keep_empty: bool
+    ) -> None:
+        """See :class:`Experiment`."""
+        self.cfg.defrost()
+        if train is not None:
+            self.cfg.DATASETS.TRAIN = (train,)
+        if test is not None:
+            self.cfg.DATASETS.TEST = (test,)
+        if keep_empty:
+            self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+        self.cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+        self.cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+        self.cfg.freeze()
+
+    def model(self) -> nn.Module:
+        """See :class:`Experiment`."""
+        try:
+            model: nn.Module = build_model(self.cfg)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, KeyError, AssertionError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(f"MODEL cannot be built: {reason}") from error
+        return model
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """See :class:`Experiment`."""
+        filter_empty = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        return list(get_detection_dataset_dicts(self.cfg.DATASETS.TRAIN, filter_empty=filter_empty))
+
+    def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
+        """See :class:`Experiment`; errors name the image."""
+        return NamedErrors(DatasetMapper(self.cfg, is_train=split == "train"))
+
+    def train_loader(self, records: list[dict[str, Any]] | None, start_iter: int) -> Any:
+        """See :class:`Experiment`; Detectron2's loader begins its order of images anew."""
+        return build_detection_train_loader(self.cfg, mapper=self.mapper("train"), dataset=records)
+
+    def test_loader(self, name: str) -> Any:
+        """See :class:`Experiment`."""
+        return build_detection_test_loader(self.cfg, name, mapper=self.mapper("test"))
+
+    def evaluator(self, name: str) -> COCOEvaluator:
+        """Boxes, with COCO's metrics."""
+        return COCOEvaluator(name, output_dir=self.cfg.OUTPUT_DIR)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """See :class:`Experiment`."""
+        return build_optimizer(self.cfg, model)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """See :class:`Experiment`."""
+        return build_lr_scheduler(self.cfg, optimizer)
+
+    def hooks(self, model: nn.Module) -> list[Any]:
+        """Exact statistics of batch norms, where TEST.PRECISE_BN asks for them."""
+        node = self.cfg.TEST.PRECISE_BN
+        if not node.ENABLED:
+            return []
+        return [
+            hooks.PreciseBN(
+                self.cfg.TEST.EVAL_PERIOD, model, self.train_loader(None, 0), node.NUM_ITER
+            )
+        ]
+
+    def save(self, path: str) -> None:
+        """See :class:`Experiment`."""
+        Path(path).write_text(self.cfg.dump())

@@ -1,0 +1,181 @@
+import json
+
+import detectron2.data.transforms as T
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools.coco import COCO
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine import predict as module
+from ranking_det.engine.predict import find_images, predict, unique_names
+
+
+class FindsWhite(nn.Module):
+    """Detects the white rectangle of a black image, in the pixels that it is given, and noise."""
+
+    def __init__(self, masks=False):
+        super().__init__()
+        self.masks = masks
+
+    def forward(self, batched_inputs):
+        assert not self.training and not torch.is_grad_enabled()
+        (inputs,) = batched_inputs
+        white = inputs["image"].float().mean(dim=0) > 127
+        y, x = white.nonzero().unbind(dim=1)
+        box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        found = Instances(white.shape)
+        found.pred_boxes = Boxes(torch.stack([box - box, box]).float() + torch.tensor([0, 0, 1, 0]))
+        found.pred_boxes.tensor[1, 2] -= 1
+        found.pred_boxes.tensor[0, 3] += 1
+        found.scores = torch.tensor([0.25, 0.75])
+        found.pred_classes = torch.tensor([0, 1])
+        found = detector_postprocess(found, inputs["height"], inputs["width"])
+        if self.masks:
+            found.pred_masks = torch.zeros(len(found), *found.image_size, dtype=torch.bool)
+            found.pred_masks[1, :10, :20] = True
+        return [{"instances": found}]
+
+
+def picture(width=80, height=40, box=(20, 10, 60, 30)):
+    pixels = np.zeros((height, width), dtype=np.uint8)
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    return Image.fromarray(pixels)
+
+
+def run(images, output, model=None, **options):
+    mapper = DatasetMapper(
+        is_train=False,
+        augmentations=[T.ResizeShortestEdge(short_edge_length=20, max_size=500)],
+        image_format="BGR",
+    )
+    options = {"class_names": ["noise", "white"], "category_ids": [7, 3], **options}
+    return predict(model or FindsWhite(), images, output, mapper=mapper, **options)
+
+
+def test_detections_of_a_resized_image_are_coco_annotations_in_its_own_pixels(tmp_path):
+    picture().save(tmp_path / "a.png")
+    path = run([str(tmp_path / "a.png")], tmp_path / "out")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["a.jpg", "predictions.json"]
+    coco = COCO(str(path))
+    names = [(category["id"], category["name"]) for category in coco.dataset["categories"]]
+    assert names == [(7, "noise"), (3, "white")]
+    (image,) = coco.dataset["images"]
+    assert (image["file_name"], image["width"], image["height"]) == (f"{tmp_path}/a.png", 80, 40)
+    best, noise = coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))
+    assert best["category_id"] == 3 and best["score"] == 0.75 and best["iscrowd"] == 0
+    np.testing.assert_allclose(best["bbox"], [20, 10, 40, 20], atol=2)  # a pixel of the small one
+    assert best["area"] == best["bbox"][2] * best["bbox"][3] and "segmentation" not in best
+    assert noise["category_id"] == 7 and noise["id"] != best["id"]
+
+
+def test_masks_are_written_with_their_own_area(tmp_path):
+    picture().save(tmp_path / "a.png")
+    coco = COCO(str(run([str(tmp_path / "a.png")], tmp_path / "out", FindsWhite(masks=True))))
+    noise = coco.loadAnns(coco.getAnnIds(catIds=[7]))[0]
+    best = coco.loadAnns(coco.getAnnIds(catIds=[3]))[0]
+    assert (noise["area"], best["area"]) in [(0, 200), (200, 0)]
+    assert coco.annToMask(best).sum() == best["area"]
+
+
+@pytest.mark.parametrize("kind", ["L", "LA", "RGBA", "P", "CMYK", "1", "16 bit", "rotated"])
+def test_images_of_every_kind_are_read(tmp_path, kind):
+    image, path = picture(), tmp_path / ("a.jpg" if kind in ("CMYK", "rotated") else "a.png")
+    if kind == "16 bit":
+        # Not white and black: what Pillow clips to 8 bits would be all white.
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200 + 2000)
+    elif kind != "rotated":
+        image = image.convert("RGBA").convert(kind)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(path, **({"exif": exif} if kind == "rotated" else {}))
+    content = json.loads(run([str(path)], tmp_path / "out").read_text())
+    width, height, expected = (80, 40, [20, 10, 40, 20])
+    if kind == "rotated":
+        width, height, expected = (40, 80, [10, 20, 20, 40])
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (width, height)
+    np.testing.assert_allclose(content["annotations"][0]["bbox"], expected, atol=2.1)
+    with Image.open(tmp_path / "out" / "a.jpg") as drawn:
+        assert (drawn.width > drawn.height) == (width > height)
+
+
+def test_folders_and_patterns_stand_for_their_images_each_once(tmp_path):
+    for name in ("b.JPG", "a.png", ".hidden.png"):
+        picture().save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").write_text("no image")
+    expected = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
+    assert find_images([str(tmp_path)]) == expected
+    assert find_images([str(tmp_path / "*"), expected[0]]) == expected
+    assert find_images([expected[1], str(tmp_path)]) == expected[::-1]
+
+
+def test_images_of_one_stem_get_names_of_their_own():
+    paths = ["a/x.png", "b/X.jpg", "c/x_2.png", "c/x.jpg"]
+    assert unique_names(paths) == ["x.jpg", "X_2.jpg", "x_2_2.jpg", "x_3.jpg"]
+
+
+def test_a_file_broken_inside_is_named_and_the_others_are_kept(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+    picture().save(tmp_path / "c.png")
+    for name in ("a.jpg", "b.jpg"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        ConfigError, match=r"cannot read .*a\.jpg \(.*b\.jpg .*the other 1 "
+    ) as error:
+        run([str(tmp_path)], tmp_path / "out")
+    assert "\n" not in str(error.value)
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [str(tmp_path / "c.png")]
+    assert len(content["annotations"]) == 2
+
+
+def test_faults_that_can_be_known_are_refused_before_anything_is_written(tmp_path):
+    folder, empty, output = tmp_path / "images", tmp_path / "empty", tmp_path / "out"
+    folder.mkdir(), empty.mkdir()
+    picture().save(folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    (tmp_path / "file").write_text("")
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
+    good = str(folder / "a.png")
+    for images, where, message in [
+        ([], output, "there is no image"),
+        ([good, "none.jpg"], output, "'none.jpg' does not exist"),
+        ([str(tmp_path / "*.gif")], output, "gif' matches no image"),
+        ([str(empty)], output, "empty' has no image"),
+        ([str(folder)], output, r"b\.png \(not an image"),
+        ([str(tmp_path / "float.tif")], output, "floating-point pixels"),
+        ([good], tmp_path / "file", "no folder that can be written to"),
+        ([good], tmp_path / "file" / "under", "no folder that can be written to"),
+        ([good], folder, "is the folder of the image"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            run(images, where)
+    assert not output.exists() and len(list(folder.iterdir())) == 2
+
+
+def test_an_image_that_a_link_of_another_folder_stands_for_is_not_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    picture().save(tmp_path / "out" / "a.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "out" / "a.jpg")
+    with pytest.raises(ConfigError, match="is the folder of the image"):
+        run([str(tmp_path / "link.jpg")], tmp_path / "out")
+
+
+def test_only_the_best_detections_are_drawn(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        module,
+        "overlay",
+        lambda image, found, classes: seen.extend(found.scores.tolist()) or image,
+    )
+    picture().save(tmp_path / "a.png")
+    content = json.loads(run([str(tmp_path / "a.png")], tmp_path / "out", max_drawn=1).read_text())
+    assert seen == [0.75] and len(content["annotations"]) == 2

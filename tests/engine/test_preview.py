@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine import preview as module
+from ranking_det.engine.preview import preview
+from tests.modeling.conftest import make_batch
+from tests.modeling.test_combinations import build
+
+
+def norms(model):
+    """A batch norm in the head, whose statistics a training step would move."""
+    channels = model.head.cls_subnet[0].out_channels
+    model.head.cls_subnet.insert(1, nn.BatchNorm2d(channels))
+    return model
+
+
+def assigned(model, batch):
+    """What the criterion is given in a training step: per image the anchors and their objects."""
+    seen = []
+    gather = model.gather
+    model.gather = lambda *args: seen.append((args[2], gather(*args))) or seen[-1][1]
+    model(batch)
+    del model.gather
+    (assignment, candidates), image, first = *seen, 0, 0
+    rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
+    expected = []
+    for i, inputs in enumerate(batch):
+        image = candidates.image[rows] == i
+        expected.append((candidates.anchors[image], assignment.gt_index[rows][image] - first))
+        first += len(inputs["instances"])
+    return expected
+
+
+@pytest.mark.parametrize("assigner", ["atss", "paa_rs"])
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_positives_are_what_the_criterion_gets_and_statistics_stay(name, assigner):
+    model = norms(build(name, assigner, "rs"))
+    batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = model.positives(batch)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    expected = assigned(model, batch)
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())  # can fail
+    assert sum(len(index) for _, index in found) > 0
+    for (anchors, index), (expected_anchors, expected_index) in zip(found, expected):
+        assert torch.equal(anchors, expected_anchors) and torch.equal(index, expected_index)
+        assert not anchors.requires_grad
+
+
+def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypatch):
+    titles, labels = [], []
+    original, draw = module._write_around, module._draw_object
+    monkeypatch.setattr(
+        module, "_write_around", lambda f, title, c: titles.append(title) or original(f, title, c)
+    )
+    monkeypatch.setattr(
+        module, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
+    )
+    model = build("retinanet", "max_iou", "rs")
+    model.assigner.low_quality = False
+    batches = [make_batch((4, 2)), make_batch((3, 3))]
+    batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
+    summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)
+    found = model.positives(batches[0]) + model.positives(batches[1][:1])
+    counts = [torch.bincount(own[1], minlength=n) for own, n in zip(found, (4, 2, 3))]
+    assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
+    assert summary == (3, 9, sum(c.sum() for c in counts), sum((c == 0).sum() for c in counts))
+    assert labels == [("class", i, n) for c in counts for i, n in enumerate(c.tolist())]
+    assert f"4 objects, {counts[0].sum()} positive" in titles[0]
+    assert "WITHOUT A POSITIVE" in titles[0]
+    names = [f"preview_000{i}.png" for i in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
+    model = build("fcos", "fcos", "rs")
+    red = []
+    for corner in (30.0, 46.6):  # around a point, and between two
+        (inputs,) = make_batch((1,))
+        inputs["image"].fill_(0)
+        inputs["instances"].gt_boxes.tensor[0] = torch.tensor([corner, corner, 50.0, 50.0])
+        preview(model, [[inputs]], 1, tmp_path)
+        pixels = imread(tmp_path / "preview_0001.png")[..., :3]
+        red.append((np.abs(pixels - [1, 0.118, 0.118]) < 0.01).all(axis=2).sum())
+    assert red[0] == 0 and red[1] > 100
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_colours_are_those_of_the_image_in_the_file(image_format):
+    red = torch.zeros(3, 4, 6, dtype=torch.float32)
+    red[image_format.index("R")] = 300.0  # an augmentation may leave the range
+    assert (module._rgb(red, image_format) == [255, 0, 0]).all()
+
+
+def test_other_models_get_boxes_only_and_it_is_said_once(tmp_path, caplog):
+    summary = preview(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
+    assert summary == (4, 6, None, None)
+    assert sum("boxes only" in record.message for record in caplog.records) == 1
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    model = build("fcos", "fcos", "rs")
+    (tmp_path / "file").write_text("")
+    bare = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]
+    for batches, count, folder, message in [
+        ([make_batch((1,))], 0, tmp_path, "--preview must be at least 1, got 0"),
+        ([make_batch((1,))], 1, tmp_path / "file", "no folder that can be written to"),
+        ([], 1, tmp_path, "gives no image"),
+        ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            preview(model, batches, count, folder)

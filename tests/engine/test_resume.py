@@ -1,0 +1,118 @@
+"""A run that is killed and resumed gives the weights of one that was not, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranking_det.data.shapes import prepare_shapes
+from ranking_det.engine.checkpoint import PARTIAL, find_last
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 12
+OPTIONS = [
+    "train.device=cpu",
+    f"train.max_iter={ITERATIONS}",
+    "train.eval_period=5",
+    "train.log_period=1",
+    "train.checkpointer.period=2",
+    "train.checkpointer.max_to_keep=2",
+    "dataloader.train.total_batch_size=2",
+    "model.criterion.balance={_target_: ranking_det.losses.HistoryBalance, period: 3}",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=64",
+]
+"""With a balance that has a memory, and flips that are random."""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    prepare_shapes(root, train=7, val=2, size=64)  # an odd number: batches cross the epochs
+    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+
+
+def command(folder, *args):
+    config = "configs/shapes/retinanet_atss_rs.py"
+    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", config]
+    return [*program, *args, *OPTIONS, f"train.output_dir={folder}"]
+
+
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_same(one, other):
+    assert one["model"].keys() == other["model"].keys()
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    assert one["trainer"]["hooks"]["BestCheckpoint"] == other["trainer"]["hooks"]["BestCheckpoint"]
+
+
+def run_and_kill(folder, environment, log, when):
+    """Start or resume, kill when ``when(folder)`` holds; whether there was something to kill."""
+    resume = ["--resume"] if find_last(str(folder)) else []
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            command(folder, *resume), env=environment, cwd=ROOT, stdout=file, stderr=file
+        )
+        while process.poll() is None and not when(folder):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return process.returncode == -signal.SIGKILL
+
+
+def writing(folder):
+    """Whether a checkpoint is being written."""
+    return any(folder.glob(f"*{PARTIAL}*"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(environment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = subprocess.run(
+        command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def finish(folder, environment, log):
+    resume = ["--resume"] if find_last(str(folder)) else []
+    done = subprocess.run(
+        command(folder, *resume), env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint(environment, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    killed = run_and_kill(
+        folder, environment, tmp_path / "log", lambda f: find_last(str(f)) and writing(f)
+    )
+    assert killed and find_last(str(folder))
+    torch.load(find_last(str(folder)), weights_only=True)  # whole
+    finish(folder, environment, tmp_path / "log")
+    assert "exactly as if it had not stopped" in (folder / "log.txt").read_text()
+    assert_same(weights(folder), weights(uninterrupted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_killed_at_random_moments(seed, environment, uninterrupted, tmp_path):
+    folder, moments = tmp_path / "run", random.Random(seed)
+    folder.mkdir()
+    for _ in range(3):
+        end = time.monotonic() + moments.uniform(4, 14)  # seconds, most of them of imports
+        run_and_kill(folder, environment, tmp_path / "log", lambda _: time.monotonic() > end)  # noqa: B023
+    if not (folder / "model_final.pth").exists():
+        finish(folder, environment, tmp_path / "log")
+    assert_same(weights(folder), weights(uninterrupted))
