@@ -140,34 +140,36 @@ def find_last(output_dir: str) -> str:
 def find_weights(
     args: argparse.Namespace, given: str, output_dir: str, keys: tuple[str, str]
 ) -> str:
-    """The checkpoint to evaluate, to resume or to start from; "" to start from scratch.
+    """The checkpoint to evaluate, to predict with, to resume or to start from; "" for none.
 
     Args:
-        args: ``eval_only`` and ``resume`` of the command line.
+        args: ``eval_only``, ``predict`` and ``resume`` of the command line.
         given: the weights that the config names, or "".
         output_dir: the run's folder, whose last checkpoint is what a run resumes, and what is
-            evaluated where none is given.
+            evaluated or predicted with where none is given.
         keys: how messages name the two.
 
     Raises:
-        ConfigError: there are no weights to evaluate or to resume, or no such file.
+        ConfigError: there are no weights to evaluate, to predict with or to resume, or no such
+            file.
     """
+    needs = "--eval-only" if args.eval_only else "--predict" if args.predict else ""
     last = find_last(output_dir)
-    if last and (args.resume or (args.eval_only and not given)):
+    if last and (args.resume or (needs and not given)):
         check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
-    if args.resume and not args.eval_only:
+    if args.resume:
         if not last:
             raise ConfigError(f"--resume: no checkpoint in {keys[1]}={output_dir}")
         return last
     if given:
         check_file(given, "the checkpoint")
         return given
-    if args.eval_only and not last:
+    if needs and not last:
         raise ConfigError(
-            f"--eval-only has no weights: give {keys[0]} (there is no checkpoint in "
+            f"{needs} has no weights: give {keys[0]} (there is no checkpoint in "
             f"{keys[1]}={output_dir})"
         )
-    return last if args.eval_only else ""
+    return last if needs else ""
 
 
 def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool) -> None:

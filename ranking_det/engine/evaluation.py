@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from torch import nn
+from torch import distributed, nn
 
 from ranking_det.data.own import complete_for_evaluation
 from ranking_det.engine.errors import build, check_classes
@@ -37,6 +37,7 @@ def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
         check_classes(experiment.names("test"), settings.num_classes, experiment.keys.classes)
         evaluator = experiment.evaluator(name)
         _complete(evaluator)
+        _share_statistics(model)
         with watch_scores():
             metrics = inference_on_dataset(augment(experiment, model), loader, evaluator)
         if comm.is_main_process():
@@ -47,6 +48,18 @@ def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
     if experiment.names("test"):
         write_per_class(results, settings.output_dir, experiment.test_sets())
     return results
+
+
+def _share_statistics(model: nn.Module) -> None:
+    """Give all processes the main one's batch norm statistics, those that a checkpoint has.
+
+    Each gathers its own in training, which needs none; the criterion's memories stay.
+    """
+    if comm.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                for buffer in module.buffers(recurse=False):
+                    distributed.broadcast(buffer, 0)
 
 
 def _complete(evaluator: Any) -> None:

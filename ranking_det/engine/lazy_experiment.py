@@ -74,7 +74,11 @@ class LazyExperiment(Experiment):
     def schedule(self) -> tuple[Schedule, Collection[str]]:
         """See :class:`Experiment`."""
         written = Schedule(*(self._select(key) or 0 for key in FIELDS.values()))
-        return written, [name for name, key in FIELDS.items() if key in self.overridden]
+        fixed = [name for name, key in FIELDS.items() if key in self.overridden]
+        epochs = self.cfg.train.get("epochs", 0) * written.epoch
+        if epochs and written.max_iter != round(epochs) and "train.epochs" not in self.overridden:
+            fixed.append("max_iter")  # a config of the user's own, which sets only this
+        return written, fixed
 
     def set_schedule(self, schedule: Schedule) -> None:
         """See :class:`Experiment`."""

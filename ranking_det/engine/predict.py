@@ -49,7 +49,7 @@ def predict(
     class_names: Sequence[str] | None,
     category_ids: Sequence[int],
     mapper: Callable[[dict[str, Any]], dict[str, Any]],
-    max_drawn: int = 20,
+    max_drawn: int = 10,
 ) -> Path:
     """Detect in images, one at a time; draw them, and write all detections to one file.
 

@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,11 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     weights = find_weights(
         args, settings.weights, settings.output_dir, (f"{keys.weights}=FILE", keys.output_dir)
     )
+    splits = ["train"] * (not args.eval_only) + ["test"] * (not args.preview)
     if args.predict:
         _take_classes(experiment, weights)
     else:
-        _check_data(experiment)
+        _check_data(experiment, splits)
     if experiment.schedule()[0].lr <= 0:
         raise ConfigError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
     _check_processes(settings, args)
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> str:
         default_setup(experiment.config, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
         log_own_data(data)
-        prepare_datasets([*experiment.names("train"), *experiment.names("test")])
+        trained_on = [] if args.eval_only else experiment.names("train")
+        prepare_datasets([*trained_on, *experiment.names("test")])
         if args.eval_only:
             model = experiment.model()
             load_weights(DetectionCheckpointer(model), weights, whole=True)
@@ -127,11 +129,11 @@ def _check_processes(settings: Settings, args: argparse.Namespace) -> None:
         )
 
 
-def _check_data(experiment: Experiment) -> None:
+def _check_data(experiment: Experiment, splits: Sequence[str]) -> None:
     settings, keys = experiment.settings(), experiment.keys
-    for split, key in (("train", keys.train_names), ("test", keys.test_names)):
+    for split in splits:
         names = experiment.names(split)
-        check_datasets(names, key)
+        check_datasets(names, keys.train_names if split == "train" else keys.test_names)
         check_classes(names, settings.num_classes, keys.classes)
 
 
@@ -140,12 +142,9 @@ def _fit_schedule(experiment: Experiment, records: list[dict[str, Any]] | None) 
     written, fixed = experiment.schedule()
     if not records or not settings.batch:
         return
-    epochs = settings.epochs
-    if epochs and written.epoch and written.max_iter != round(epochs * written.epoch):
-        fixed = {*fixed, "max_iter"}  # a config of the user's own, which sets only this
     fitted, lines = fit_schedule(
         written,
-        epochs=epochs,
+        epochs=settings.epochs,
         num_images=len(records),
         batch=settings.batch,
         reference_batch=settings.reference_batch,

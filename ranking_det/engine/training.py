@@ -64,9 +64,7 @@ def train(
             "Resuming %s at iteration %d, %s",
             weights,
             start,
-            "exactly as if it had not stopped"
-            if goes_on(loader) and settings.seed >= 0
-            else "with weights, optimizer and iteration; the order of the images begins anew",
+            _how_exactly(goes_on(loader) and settings.seed >= 0),
         )
     else:
         load_weights(DetectionCheckpointer(model), weights, whole=False)
@@ -74,6 +72,16 @@ def train(
         if comm.is_main_process():
             Path(settings.output_dir, "last_checkpoint").unlink(missing_ok=True)
     trainer.train(start, experiment.schedule()[0].max_iter)
+
+
+def _how_exactly(same_images: bool) -> str:
+    if not same_images:
+        return "with weights, optimizer and iteration; the order of the images begins anew"
+    if comm.get_world_size() == 1:
+        return "exactly as if it had not stopped"
+    return (
+        "with the same images as if it had not stopped, and the main process's statistics for all"
+    )
 
 
 def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:

@@ -1,0 +1,145 @@
+"""Checkpoints: written whole or not at all, the best kept, and heads that do not fit."""
+
+import logging
+import resource
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.best import BestCheckpoint
+from ranking_det.engine.checkpoint import (
+    RunCheckpointer,
+    find_last,
+    find_weights,
+    load_weights,
+    read_extras,
+)
+
+
+def checkpointer(folder, model=None):
+    return RunCheckpointer(model or nn.Linear(2, 2), str(folder), extras={"class_names": ["a"]})
+
+
+def test_a_checkpoint_holds_the_extras_and_nothing_else_is_left(tmp_path):
+    checkpointer(tmp_path).save("model_0000004", iteration=4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
+    last = find_last(str(tmp_path))
+    assert last == str(tmp_path / "model_0000004.pth")
+    assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path):
+    small = checkpointer(tmp_path)
+    small.save("model_0000001", iteration=1)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="model_0000003.pth could not be written") as caught:
+            checkpointer(tmp_path, nn.Linear(1000, 1000)).save("model_0000003", iteration=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "--resume" in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+    assert read_extras(find_last(str(tmp_path)))["iteration"] == 1
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    model = nn.Linear(2, 2)
+    with torch.no_grad():
+        model.bias[0] = torch.nan
+    with pytest.raises(ConfigError, match=r"1 parameters are not finite \(the first: bias\)"):
+        checkpointer(tmp_path, model).save("model_0000001")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
+def test_a_checkpoint_that_was_cut_short_is_one_line(keep, tmp_path):
+    model = nn.Linear(100, 100)
+    checkpointer(tmp_path, model).save("model_0000001")
+    path = tmp_path / "model_0000001.pth"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    for read in (
+        lambda: read_extras(str(path)),
+        lambda: load_weights(DetectionCheckpointer(model), str(path), whole=True),
+    ):
+        with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+            read()
+        assert "\n" not in str(caught.value) and path.name in str(caught.value)
+
+
+def detector(num_classes):
+    return nn.ModuleDict({"backbone": nn.Linear(3, 4), "score": nn.Linear(4, num_classes)})
+
+
+def test_fine_tuning_takes_what_fits_and_reports_what_starts_afresh(tmp_path, caplog):
+    trained, model = detector(3), detector(5)
+    checkpointer(tmp_path, trained).save("model_final")
+    with caplog.at_level(logging.WARNING, logger="ranking_det"):
+        load_weights(DetectionCheckpointer(model), find_last(str(tmp_path)), whole=False)
+    assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
+    assert "2 of 4 parameters start afresh: ['score.weight', 'score.bias']" in caplog.text
+
+
+def test_another_number_of_classes_cannot_be_resumed(tmp_path):
+    checkpointer(tmp_path, detector(3)).save("model_final")
+    with pytest.raises(ConfigError, match="of another model: it lacks 2 of the model's 4"):
+        load_weights(DetectionCheckpointer(detector(5)), find_last(str(tmp_path)), whole=True)
+
+
+@pytest.mark.parametrize("flag", ["eval_only", "predict"])
+def test_what_needs_weights_takes_the_last_of_the_folder_and_never_random_ones(flag, tmp_path):
+    args = SimpleNamespace(**{"eval_only": False, "predict": [], "resume": False, flag: True})
+    keys = ("train.init_checkpoint=FILE", "train.output_dir")
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} has no weights"):
+        find_weights(args, "", str(tmp_path), keys)
+    checkpointer(tmp_path).save("model_final")
+    assert find_weights(args, "", str(tmp_path), keys) == str(tmp_path / "model_final.pth")
+
+
+def run_best(folder, metrics, *, start=0, state=None):
+    """Steps whose evaluation gives these; None for a step without one. The hook afterwards."""
+    hook = BestCheckpoint(checkpointer(folder), "bbox/AP")
+    if state is not None:
+        hook.load_state_dict(state)
+    with EventStorage(start) as storage:
+        hook.trainer = SimpleNamespace(storage=storage, start_iter=start)
+        hook.before_train()
+        for metric in metrics:
+            if metric is not None:
+                storage.put_scalar("bbox/AP", metric, smoothing_hint=False)
+            hook.after_step()
+            storage.step()
+    return hook
+
+
+def best_iteration(folder):
+    return read_extras(str(folder / "model_best.pth"))["iteration"]
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
+    hook = run_best(tmp_path, [None, 3.0, None, 7.0, 5.0, float("nan")])
+    assert best_iteration(tmp_path) == 3 and hook.best == {"metric": 7.0, "iteration": 3}
+    assert find_last(str(tmp_path)) == ""  # the best is nothing to go on from
+
+
+def test_the_best_outlives_a_resume_also_from_a_checkpoint_before_it(tmp_path):
+    state = run_best(tmp_path, [3.0]).state_dict()
+    run_best(tmp_path, [None, 7.0])
+    assert run_best(tmp_path, [5.0], start=1, state=state).best["metric"] == 7.0
+    assert best_iteration(tmp_path) == 1
+    run_best(tmp_path, [9.0], start=4, state=state)
+    assert best_iteration(tmp_path) == 4
+
+
+def test_a_new_training_in_the_same_folder_has_a_best_of_its_own(tmp_path):
+    run_best(tmp_path, [7.0])
+    run_best(tmp_path, [None, 2.0])
+    assert best_iteration(tmp_path) == 1

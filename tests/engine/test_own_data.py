@@ -1,0 +1,202 @@
+"""The user's own data from the command line: trained, resumed, evaluated, previewed, predicted."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from ranking_det.engine import main
+
+ROOT = Path(__file__).parents[2]
+LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
+TWIN = "configs/shapes/fcos_fcos_rs.yaml"
+SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.log_period=1"]
+TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.MAX_ITER=2"]
+
+
+def flags(root, *splits):
+    found = []
+    for split in splits or ("train", "val"):
+        found += [f"--{split}-json", f"{root}/{split}.json", f"--{split}-images", f"{root}/{split}"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def out(own_data, tmp_path_factory):
+    """The folders of what a user would do, all in one process: starting one takes seconds."""
+    out = tmp_path_factory.mktemp("out")
+    both, val = flags(own_data), flags(own_data, "val")
+
+    def lazy(*args):
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/run"]
+
+    commands = [
+        lazy(*both, "--keep-empty-images"),
+        lazy(*both, "--keep-empty-images", "--resume"),
+        lazy(*val, "--eval-only"),
+        lazy("--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
+        lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
+        ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+        ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
+        + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
+    ]
+    # 9 images in batches of 2 are 5 iterations an epoch: 1 epoch, then 2.
+    commands[0].append("train.epochs=1")
+    commands[1].append("train.epochs=2")
+    code = f"from ranking_det.engine import main\nfor command in {commands!r}:\n"
+    code += "    assert main(command) == 0"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def test_the_classes_of_the_model_are_those_of_the_file(out):
+    checkpoint = torch.load(out / "run" / "model_final.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["red", "green", "blue"]
+    assert checkpoint["category_ids"] == [5, 9, 40]
+    assert "own_train" in checkpoint["config"]
+    # Three scales of an anchor.
+    assert checkpoint["model"]["head.cls_score.weight"].shape[0] == 9
+    classes = json.loads((out / "run" / "classes.json").read_text())
+    assert classes[2] == {"id": 40, "name": "blue"}
+
+
+def test_the_log_says_what_was_found_and_how_the_schedule_fits(out):
+    log = (out / "run" / "log.txt").read_text()
+    assert "COCO format, 9 images (3 without objects), 18 objects, 3 classes: red, green" in log
+    assert "9 images in batches of 2, 0.25 x the batch of 8" in log  # the empty ones are kept
+    assert "max_iter: 400 -> 5" in log and "lr: 0.002 -> 0.0005" in log
+    assert "at iteration 5, exactly as if it had not stopped" in log
+
+
+def test_the_evaluation_names_the_users_classes(out):
+    with (out / "run" / "per_class_ap.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["red", "green", "blue"]
+    assert [row["objects"] for row in rows] == ["3", "3", "3"]
+    assert "AP-blue" in json.loads((out / "run" / "results.json").read_text())["bbox"]
+
+
+def test_predictions_have_the_users_ids_and_are_drawn(out, own_data):
+    found = COCO(str(out / "predictions" / "predictions.json"))
+    assert sorted(found.getCatIds()) == [5, 9, 40] and len(found.getImgIds()) == 4
+    assert {a["category_id"] for a in found.anns.values()} <= {5, 9, 40}
+    assert len(list((out / "predictions").glob("*.jpg"))) == 4
+
+
+def test_the_config_that_a_run_leaves_predicts_too(out):
+    again = json.loads((out / "again" / "predictions.json").read_text())
+    first = json.loads((out / "predictions" / "predictions.json").read_text())
+    scores = [a["score"] for a in first["annotations"] if a["image_id"] == 1]
+    assert [a["score"] for a in again["annotations"]] == scores
+
+
+def test_a_preview_is_drawn(out):
+    assert len(list((out / "preview").glob("preview_*.png"))) == 2
+
+
+def test_a_yaml_config_takes_them_too(out):
+    checkpoint = torch.load(out / "yaml" / "model_final.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["red", "green", "blue"]
+    assert "order of the images begins anew" not in (out / "yaml" / "log.txt").read_text()
+
+
+def broken(root, tmp_path, **changes):
+    """A copy of the training file with other entries of its sections."""
+    content = json.loads((root / "train.json").read_text())
+    for section, (index, change) in changes.items():
+        content[section][index].update(change)
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    return ["--train-json", str(path), "--train-images", f"{root}/train", *flags(root, "val")]
+
+
+WRONG = {
+    "a box outside": (
+        lambda root, tmp: broken(root, tmp, annotations=(3, {"bbox": [60, 4, 20, 20]})),
+        r"train.json: annotation 4 \(annotations\[3\]\): .*outside",
+    ),
+    "an unknown category": (
+        lambda root, tmp: broken(root, tmp, annotations=(3, {"category_id": 6})),
+        r"train.json: annotation 4 .*category.* 6",
+    ),
+    "a missing image": (
+        lambda root, tmp: broken(root, tmp, images=(0, {"file_name": "none.png"})),
+        r"train.json: image 100 .*none.png",
+    ),
+    "other classes in validation": (
+        lambda root, tmp: broken(root, tmp, categories=(2, {"name": "cyan"})),
+        "category 40 is 'cyan' in .* and 'blue' in",
+    ),
+    "a folder that is none": (
+        lambda root, tmp: [*flags(root, "train")[:3], f"{root}/nowhere", *flags(root, "val")],
+        "nowhere' does not exist",
+    ),
+    "no images for a file": (
+        lambda root, tmp: flags(root, "train")[:2],
+        "--train-json is given without --train-images",
+    ),
+    "no validation": (
+        lambda root, tmp: flags(root, "train"),
+        "--train-json is given without --val-json FILE --val-images FOLDER",
+    ),
+    "no training": (
+        lambda root, tmp: flags(root, "val"),
+        "--val-json is given without --train-json FILE --train-images FOLDER",
+    ),
+    "empty images of nothing": (
+        lambda root, tmp: ["--keep-empty-images"],
+        "--keep-empty-images needs --train-json",
+    ),
+    "two things at once": (
+        lambda root, tmp: ["--eval-only", "--preview", "3"],
+        "give one of --eval-only, --resume, --preview and --predict",
+    ),
+    "no such picture": (
+        lambda root, tmp: ["--predict", "none.jpg", f"train.output_dir={tmp}/trained"],
+        "--predict has no weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_told_before_anything_is_written(
+    case, own_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    make, message = WRONG[case]
+    args = [*make(own_data, tmp_path), *SMALL]
+    if "output_dir" not in " ".join(args):
+        args.append(f"train.output_dir={tmp_path / 'out'}")
+    assert main(["--config-file", LAZY, *args]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and re.search(message, said), said
+    assert not (tmp_path / "out").exists()
+
+
+def run(args):
+    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", LAZY, *args]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_off_stops_the_training_with_its_name(workers, own_data, tmp_path):
+    shutil.copytree(own_data, tmp_path / "data")
+    for path in (tmp_path / "data" / "train").glob("*.png"):
+        path.write_bytes(path.read_bytes()[:-30])  # the header is whole
+    options = [*SMALL, f"dataloader.train.num_workers={workers}"]
+    done = run([*flags(tmp_path / "data"), *options, f"train.output_dir={tmp_path}/out"])
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("train_net.py: error: the image '") and "data/train/" in last

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.precision import build_trainer, choose_dtype
+from tests.modeling.conftest import load, make_batch
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "dtype"),
+    [
+        ({}, "cpu", ""),
+        ({"enabled": False, "dtype": "float16"}, "cpu", ""),
+        ({"enabled": True}, "cpu", "bfloat16"),
+        ({"enabled": True}, "cuda", "float16"),
+        ({"enabled": True, "dtype": "bfloat16"}, "cuda:1", "bfloat16"),
+    ],
+)
+def test_the_precision_fits_the_device(amp, device, dtype):
+    assert choose_dtype(amp, device) == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        ("float16", "train.amp.dtype=float16 needs a GPU; on cpu take bfloat16"),
+        ("half", "train.amp.dtype must be one of auto, float16, bfloat16, got 'half'"),
+    ],
+)
+def test_what_does_not_work_is_one_line(dtype, message):
+    with pytest.raises(ConfigError, match=message):
+        choose_dtype({"enabled": True, "dtype": dtype}, "cpu")
+
+
+class Watch(nn.Module):
+    """Notes the type of the logits that the criterion gets, and of what it gives back."""
+
+    def __init__(self, criterion):
+        super().__init__()
+        self.criterion = criterion
+        self.branch = getattr(criterion, "branch", None)
+
+    def forward(self, candidates, labels):
+        self.logits = candidates.logits.dtype
+        output = self.criterion(candidates, labels)
+        self.losses = {loss.dtype for loss in output.losses.values()}
+        self.boxes = candidates.boxes.dtype
+        return output
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quick/retinanet_atss_rs.py",
+        "quick/fcos_fcos_rs.py",
+        "quick/retinanet_atss_ape.py",
+        "quick/retinanet_paa_focal.py",
+    ],
+)
+def test_a_step_in_half_precision_trains_every_parameter_and_ranks_in_single(name):
+    torch.manual_seed(0)
+    model = instantiate(load(name).model).train()
+    model.criterion = watch = Watch(model.criterion)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    loader = [make_batch((3, 0))] * 2
+    trainer = build_trainer(model, loader, optimizer, "bfloat16", "cpu")
+    with EventStorage() as trainer.storage:
+        trainer.run_step()
+    assert watch.logits == torch.bfloat16 and watch.boxes == torch.float32
+    assert watch.losses == {torch.float32}
+    for parameter in model.parameters():
+        assert parameter.dtype == torch.float32 and parameter.grad.isfinite().all()
+    changed = [not torch.equal(p, old) for p, old in zip(model.parameters(), before)]
+    assert sum(changed) > 0.9 * len(changed)
