@@ -6,7 +6,10 @@ import sys
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:
-        sys.exit("train_net.py: Detectron2 is missing; run `python tools/install_detectron2.py`")
+        sys.exit(
+            "train_net.py: Detectron2 is missing; run `python tools/install_detectron2.py` "
+            "(`python -m ranking_det.doctor` examines the rest)"
+        )
     from ranking_det.engine import main
 
     sys.exit(main())

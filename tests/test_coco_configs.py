@@ -70,6 +70,9 @@ ROWS = {
     "retinanet_paastar_ape_r50_48ep_512": Row(
         "41.1", 0.004, 351_840, (234_560, 322_520), 2, "res5", False, 0.15, 0.6, 16, True, 2.0
     ),
+    "retinanet_paastar_ape_r50_96ep_512": Row(
+        "42.9", 0.004, 703_680, (469_120, 645_040), 2, "res5", False, 0.15, 0.6, 16, True, 2.0
+    ),
     "retinanet_maxiou_rankdet_r50_24ep": Row(
         "37.8", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6, soft=True
     ),
@@ -250,13 +253,6 @@ def test_anchors_have_the_papers_sizes():
 def test_every_criterion_can_be_built():
     for name, node in LazyConfig.load(str(ROOT / "common" / "criteria.py")).items():
         assert isinstance(instantiate(node), Criterion), name
-
-
-def test_the_multi_scale_training_draws_the_short_edge_from_480_to_960():
-    cfg = LazyConfig.load(str(ROOT / "common" / "coco.py"))
-    resize, image = instantiate(cfg.multi_scale), np.zeros((480, 640, 3), np.uint8)
-    edges = [min(t.new_h, t.new_w) for t in (resize.get_transform(image) for _ in range(300))]
-    assert 480 <= min(edges) < 500 and 940 < max(edges) <= 960
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: path.stem)

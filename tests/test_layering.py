@@ -14,18 +14,19 @@ DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotoo
 LAYERS = {
     "labels": (set(), set()),
     "config": (set(), set()),
+    "checks": (set(), {"torch"}),
     "boxes": (set(), {"torch"}),
-    "losses": ({"labels", "boxes", "config"}, {"torch"}),
-    "assigners": ({"labels", "boxes", "config"}, {"torch"}),
-    "layers": ({"labels", "boxes"}, {"torch", "torchvision"}),
+    "losses": ({"checks", "labels", "boxes", "config"}, {"torch"}),
+    "assigners": ({"checks", "labels", "boxes", "config"}, {"torch"}),
+    "layers": ({"checks", "labels", "boxes"}, {"torch", "torchvision"}),
     "analysis": (set(), {"matplotlib", "numpy"}),
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
     "modeling": (
-        {"labels", "boxes", "config", "losses", "assigners", "layers"},
+        {"checks", "labels", "boxes", "config", "losses", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"config", "losses", "assigners", "modeling", "data", "analysis"},
+        {"checks", "config", "losses", "assigners", "modeling", "data", "analysis"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml", "PIL"},
     ),
     # Its probes import these when they are run, and nothing before.

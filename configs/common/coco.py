@@ -61,11 +61,6 @@ dataloader.test = L(build_detection_test_loader)(
 
 dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
 
-# In the place of augmentations[0], for the multi-scale trainings of APE Loss.
-multi_scale = L(T.ResizeShortestEdge)(
-    short_edge_length=[480, 960], max_size=1333, sample_style="range"
-)
-
 dataloader_512 = deepcopy(dataloader)
 dataloader_512.train.mapper.augmentations = [
     L(PhotometricDistortion)(),

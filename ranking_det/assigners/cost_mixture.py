@@ -15,6 +15,7 @@ from torch import Tensor
 from ranking_det.assigners.assignment import Assigner, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import MaxIoU
+from ranking_det.checks import check_choice
 from ranking_det.labels import BACKGROUND
 
 SingleCandidate = Literal["positive", "none"]
@@ -154,9 +155,3 @@ class CostMixture(Assigner):
         if self.single_candidate == "positive":
             few = few | (count == 1)
         return torch.where(count > 2, positive, exists & few).to(device)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from ranking_det.assigners.assignment import Predictions
 from ranking_det.assigners.blocks import blocks
-from ranking_det.assigners.cost_mixture import CostMixture, SingleCandidate, check_choice
+from ranking_det.assigners.cost_mixture import CostMixture, SingleCandidate
 from ranking_det.boxes import box_giou, box_iou
+from ranking_det.checks import check_choice
 
 Scores = Literal["both", "classification", "localization"]
 

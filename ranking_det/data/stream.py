@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -64,7 +64,8 @@ def build_train_loader(
             num_workers=num_workers,
         )
     return DataLoader(
-        _Stream(dataset, mapper, seed),
+        # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
+        _Stream(DatasetFromList(list(dataset), copy=False), mapper, seed),
         batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
         num_workers=num_workers,
         collate_fn=_as_it_is,
@@ -95,9 +96,7 @@ class _Batches:
 class _Stream(Dataset):
     """The sample of every position."""
 
-    def __init__(
-        self, dataset: Sequence[dict[str, Any]], mapper: Callable[..., Any], seed: int
-    ) -> None:
+    def __init__(self, dataset: DatasetFromList, mapper: Callable[..., Any], seed: int) -> None:
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -22,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import find_weights, load_weights, read_extras
+from ranking_det.engine.classes import classes_of, save_config, take_classes
 from ranking_det.engine.errors import (
     check_classes,
     check_datasets,
@@ -73,7 +72,7 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     )
     splits = ["train"] * (not args.eval_only) + ["test"] * (not args.preview)
     if args.predict:
-        _take_classes(experiment, weights)
+        take_classes(experiment, weights)
     else:
         _check_data(experiment, splits)
     if experiment.schedule()[0].lr <= 0:
@@ -104,15 +103,15 @@ def run(args: argparse.Namespace) -> str:
             logger.info("Evaluating %s", weights)
             evaluate(experiment, distribute(model, experiment.settings().device))
             return output_dir
-        records = experiment.records()
-        _fit_schedule(experiment, records)
+        start = read_extras(weights).get("iteration", -1) + 1 if args.resume else None
+        loader = _train_loader(experiment, start or 0)
         train(
             experiment,
-            records,
+            loader,
             weights,
-            _save_config(experiment),
+            save_config(experiment),
             lambda model: evaluate(experiment, model),
-            resume=args.resume,
+            resume_at=start,
         )
     return output_dir
 
@@ -137,15 +136,24 @@ def _check_data(experiment: Experiment, splits: Sequence[str]) -> None:
         check_classes(names, settings.num_classes, keys.classes)
 
 
-def _fit_schedule(experiment: Experiment, records: list[dict[str, Any]] | None) -> None:
+def _train_loader(experiment: Experiment, start: int) -> Any:
+    """The loader, once the schedule fits what it loads; the records do not outlive this call."""
+    records = experiment.records()
+    if records:
+        fit_to_data(experiment, len(records))
+    return experiment.train_loader(records, start)
+
+
+def fit_to_data(experiment: Experiment, num_images: int) -> None:
+    """Set the schedule for so many images, and log what changes."""
     settings = experiment.settings()
     written, fixed = experiment.schedule()
-    if not records or not settings.batch:
+    if not settings.batch:
         return
     fitted, lines = fit_schedule(
         written,
         epochs=settings.epochs,
-        num_images=len(records),
+        num_images=num_images,
         batch=settings.batch,
         reference_batch=settings.reference_batch,
         fixed=fixed,
@@ -155,45 +163,12 @@ def _fit_schedule(experiment: Experiment, records: list[dict[str, Any]] | None) 
     experiment.set_schedule(fitted)
 
 
-def _classes(experiment: Experiment) -> tuple[list[str] | None, list[int] | None]:
-    """The names of the classes, and their ids in the annotations, if the data sets tell."""
-    for name in (*experiment.names("train"), *experiment.names("test")):
-        metadata = MetadataCatalog.get(name)
-        names = metadata.get("thing_classes")
-        if names is not None:
-            class_of = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-            ids = sorted(class_of, key=class_of.__getitem__)
-            return list(names), ids if len(ids) == len(names) else list(range(len(names)))
-    return None, None
-
-
-def _save_config(experiment: Experiment) -> dict[str, Any]:
-    """Write config and classes beside the weights; return them for the checkpoints too."""
-    names, ids = _classes(experiment)
-    folder = Path(experiment.settings().output_dir)
-    if comm.is_main_process():
-        experiment.save(str(folder / "config.yaml"))
-        if names is not None:
-            entries = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
-            (folder / "classes.json").write_text(json.dumps(entries, indent=1) + "\n")
-    comm.synchronize()
-    config = (folder / "config.yaml").read_text() if comm.is_main_process() else ""
-    return {"class_names": names, "category_ids": ids, "config": config}
-
-
-def _take_classes(experiment: Experiment, weights: str) -> None:
-    """As many classes as the checkpoint says it was trained with."""
-    names = read_extras(weights).get("class_names") if weights else None
-    if names is not None and experiment.settings().num_classes is not None:
-        experiment.set_data(None, None, len(names), keep_empty=False)
-
-
 def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> str:
     setup_logger(name="ranking_det")
     extras = read_extras(weights)
     names, ids = extras.get("class_names"), extras.get("category_ids")
     if names is None:
-        names, ids = _classes(experiment)
+        names, ids = classes_of(experiment)
     count = experiment.settings().num_classes
     model = experiment.model()
     load_weights(DetectionCheckpointer(model), weights, whole=True)
@@ -222,7 +197,7 @@ def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse
             experiment.train_loader(experiment.records(), 0),
             args.preview,
             folder,
-            _classes(experiment)[0],
+            classes_of(experiment)[0],
         )
     if summary.without_positive:
         logger.warning(

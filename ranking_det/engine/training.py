@@ -17,7 +17,7 @@ from torch import nn
 
 from ranking_det.data.stream import goes_on
 from ranking_det.engine.best import BestCheckpoint
-from ranking_det.engine.checkpoint import RunCheckpointer, load_weights, read_extras
+from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
 from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.guards import TrainingGuard
 from ranking_det.engine.precision import build_trainer
@@ -28,27 +28,25 @@ logger = logging.getLogger(__name__)
 
 def train(
     experiment: Experiment,
-    records: list[dict[str, Any]] | None,
+    loader: Any,
     weights: str,
     extras: dict[str, Any],
     evaluate: Callable[[nn.Module], dict[str, Any]],
     *,
-    resume: bool,
+    resume_at: int | None,
 ) -> None:
     """Train from ``weights``, or go on with the run whose checkpoint they are.
 
     Args:
         experiment: the config, its schedule fitted to the data.
-        records: the training set, as :meth:`Experiment.records` gives it.
+        loader: gives the batches, from ``resume_at`` on if it can.
         weights: a checkpoint, or "" to start from scratch.
         extras: what every checkpoint is to hold beside weights and states.
         evaluate: called with the model, for the metrics.
-        resume: whether to go on.
+        resume_at: the iteration to go on at; None for a new training.
     """
     settings = experiment.settings()
-    start = read_extras(weights).get("iteration", -1) + 1 if resume else 0
     model = experiment.model()
-    loader = experiment.train_loader(records, start)
     optimizer = experiment.optimizer(model)
     ddp_model = distribute(model, settings.device, **settings.ddp)
     trainer = build_trainer(ddp_model, loader, optimizer, settings.amp, settings.device)
@@ -56,14 +54,14 @@ def train(
     trainer.register_hooks(
         _build_hooks(experiment, ddp_model, optimizer, checkpointer, evaluate, goes_on(loader))
     )
-    if resume:
+    if resume_at is not None:
         # First alone: of another model's checkpoint the optimizer would only report a size.
         load_weights(DetectionCheckpointer(model), weights, whole=True)
         checkpointer.load(weights)
         logger.info(
             "Resuming %s at iteration %d, %s",
             weights,
-            start,
+            resume_at,
             _how_exactly(goes_on(loader) and settings.seed >= 0),
         )
     else:
@@ -71,7 +69,7 @@ def train(
         # A run killed before its first checkpoint must not go on with that of an earlier run.
         if comm.is_main_process():
             Path(settings.output_dir, "last_checkpoint").unlink(missing_ok=True)
-    trainer.train(start, experiment.schedule()[0].max_iter)
+    trainer.train(resume_at or 0, experiment.schedule()[0].max_iter)
 
 
 def _how_exactly(same_images: bool) -> str:

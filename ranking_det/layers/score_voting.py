@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
-from ranking_det.layers.validation import check_detections, check_positive
+from ranking_det.checks import check_at_least
+from ranking_det.layers.validation import check_detections
 
 BLOCK_ENTRIES = 1 << 20
 """Entries of one block of a (k, n, 4) tensor, and so some tens of MiB for all that is computed."""
@@ -48,7 +49,7 @@ def vote_boxes(
     tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
     """
     check_detections(boxes, scores, classes)
-    check_positive("sigma", sigma)
+    check_at_least("sigma", sigma, 0.0, strictly=True)
     if kept.dim() != 1 or kept.dtype != torch.int64:
         raise ValueError(
             f"kept: expected int64 of one dimension, got {kept.dtype} of shape {tuple(kept.shape)}"

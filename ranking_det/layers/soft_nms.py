@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
-from ranking_det.layers.validation import check_detections, check_positive
+from ranking_det.checks import check_at_least
+from ranking_det.layers.validation import check_detections
 
 METHODS = ("linear", "gaussian")
 
@@ -76,7 +77,7 @@ def soft_nms(
 def _check_options(method: str, sigma: float, min_score: float, max_detections: int) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    check_positive("sigma", sigma)
+    check_at_least("sigma", sigma, 0.0, strictly=True)
     if not min_score >= 0:
         raise ValueError(f"min_score: expected a number of at least 0, got {min_score!r}")
     if not isinstance(max_detections, int) or max_detections < 1:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ranking_det.checks import describe
+
 
 def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
     """Raise ValueError unless these are boxes (n, 4), scores (n,) and integer classes (n,)."""
     if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-        raise ValueError(f"boxes: expected a float tensor (n, 4), got {_describe(boxes)}")
+        raise ValueError(f"boxes: expected a float tensor (n, 4), got {describe(boxes)}")
     for name, value, floating in (("scores", scores, True), ("classes", classes, False)):
         if value.shape != boxes.shape[:1] or value.is_floating_point() != floating:
             kind = "a float" if floating else "an integer"
             raise ValueError(
                 f"{name}: expected {kind} tensor ({len(boxes)},), one entry per box, got "
-                f"{_describe(value)}"
+                f"{describe(value)}"
             )
         if value.device != boxes.device:
-            raise ValueError(f"{name}: expected a tensor on {boxes.device}, got {_describe(value)}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a number above 0."""
-    if not value > 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+            raise ValueError(f"{name}: expected a tensor on {boxes.device}, got {describe(value)}")

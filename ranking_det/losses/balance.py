@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from ranking_det.checks import check_at_least, check_integer
 from ranking_det.losses.candidates import Matches
 from ranking_det.losses.counter import StepCounter
 from ranking_det.losses.distributed import sum_over_workers
-from ranking_det.losses.validation import check_at_least, check_integer
 
 SCALE = 4096.0
 

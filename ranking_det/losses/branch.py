@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ranking_det.checks import check_at_least
 from ranking_det.losses.candidates import Matches
-from ranking_det.losses.validation import check_at_least
 
 
 class BranchLoss(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ranking_det.boxes import box_iou
+from ranking_det.checks import check_choice
 from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.balance import ValueBalance
@@ -15,7 +16,7 @@ from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches, 
 from ranking_det.losses.classification import Classification
 from ranking_det.losses.distributed import sum_over_workers
 from ranking_det.losses.localization import GIoU
-from ranking_det.losses.validation import check_choice, check_labels
+from ranking_det.losses.validation import check_labels
 from ranking_det.losses.weights import ScoreWeight
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking_det.checks import check_at_least
 from ranking_det.labels import IGNORE
-from ranking_det.losses.validation import check_at_least, check_labels
+from ranking_det.losses.validation import check_labels
 
 
 def focal(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

@@ -3,13 +3,9 @@
 import torch
 from torch import Tensor
 
+from ranking_det.checks import check_at_least, check_choice
 from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.validation import (
-    check_at_least,
-    check_choice,
-    check_group_ids,
-    check_vector,
-)
+from ranking_det.losses.validation import check_group_ids, check_vector
 
 # exp of more overflows single precision.
 MAX_EXPONENT = 80.0

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking_det.boxes import box_giou, box_iou
+from ranking_det.checks import check_at_least
 from ranking_det.losses.candidates import Candidates
-from ranking_det.losses.validation import check_at_least
 
 
 class IoU(nn.Module):

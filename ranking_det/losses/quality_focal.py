@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking_det.checks import check_at_least
 from ranking_det.labels import IGNORE
-from ranking_det.losses.validation import check_at_least, check_labels, check_per_positive
+from ranking_det.losses.validation import check_labels, check_per_positive
 
 
 def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, *, beta: float = 2.0) -> Tensor:

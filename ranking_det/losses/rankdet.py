@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
+from ranking_det.checks import check_at_least, check_integer
 from ranking_det.labels import BACKGROUND
 from ranking_det.losses.candidates import Matches
 from ranking_det.losses.classification import Classification
@@ -16,7 +17,6 @@ from ranking_det.losses.rankdetnet import (
     group_negatives,
     hardest_negatives,
 )
-from ranking_det.losses.validation import check_at_least, check_integer
 
 
 class RankDet(Classification):

@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking_det.checks import check_choice, check_integer
 from ranking_det.labels import IGNORE
 from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.validation import (
-    check_choice,
-    check_integer,
-    check_labels,
-    check_vector,
-)
+from ranking_det.losses.validation import check_labels, check_vector
 
 DISTANCES = ("exp", "sigmoid", "logistic")
 # exp of more overflows single precision.

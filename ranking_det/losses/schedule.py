@@ -8,10 +8,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from ranking_det.checks import check_at_least, check_integer
 from ranking_det.losses.candidates import Candidates, CriterionOutput
 from ranking_det.losses.counter import StepCounter
 from ranking_det.losses.criterion import Criterion
-from ranking_det.losses.validation import check_at_least, check_integer
 
 
 class CriterionSchedule(nn.Module):

@@ -6,6 +6,7 @@ Looking at values makes a GPU wait for the host, so there they are looked at onl
 import torch
 from torch import Tensor
 
+from ranking_det.checks import check_at_least, describe
 from ranking_det.labels import BACKGROUND, IGNORE
 
 _values_are_checked = False
@@ -24,13 +25,6 @@ def check_values(enabled: bool) -> None:
 def looks_at_values(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` may be looked at."""
     return _values_are_checked or tensor.device.type == "cpu"
-
-
-def describe(value: object) -> str:
-    """What came, in the words of an error message."""
-    if not isinstance(value, Tensor):
-        return repr(value)
-    return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
 
 
 def check_vector(name: str, value: Tensor, *, like: Tensor | None = None) -> None:
@@ -90,26 +84,6 @@ def check_ranking(logits: Tensor, positives: Tensor, delta: float) -> None:
     check_vector("logits", logits)
     check_positives(logits, positives)
     check_at_least("delta", delta, 0.0)
-
-
-def check_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
-    """Raise unless ``value`` is a finite number of at least ``low``."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (value > low if strictly else value >= low) or value == float("inf"):
-        relation = "above" if strictly else "of at least"
-        raise ValueError(f"{name}: expected a finite number {relation} {low:g}, got {value!r}")
-
-
-def check_integer(name: str, value: int, low: int) -> None:
-    """Raise unless ``value`` is an integer of at least ``low``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:

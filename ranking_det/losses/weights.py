@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ranking_det.checks import check_at_least
 from ranking_det.losses.alrp import inverse_ranks_below
 from ranking_det.losses.candidates import Matches
 from ranking_det.losses.carry import exact_arithmetic
 from ranking_det.losses.entries import gather_entries
 from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.validation import check_at_least
 
 
 class UniformWeight(nn.Module):

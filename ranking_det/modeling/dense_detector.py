@@ -16,14 +16,14 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.losses import Candidates, SmoothL1
+from ranking_det.losses import Candidates
 from ranking_det.modeling.adapters import (
     flatten_level,
     flatten_levels,
     image_and_level,
     valid_cells,
 )
-from ranking_det.modeling.dense_head import DenseHead
+from ranking_det.modeling.fitting import check_parts
 from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.logging import log_metrics
 
@@ -87,66 +87,7 @@ class RankingDenseDetector(DenseDetector):
         self.input_format = input_format
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
-        self._check_parts()
-
-    def _check_parts(self) -> None:
-        """Refuse what would fail, or train something else than it tests, in the first step."""
-        self._check_grid()
-        for module in self.criterion.modules():
-            coder = tuple(getattr(self.box2box_transform, "weights", ()))
-            if isinstance(module, SmoothL1) and tuple(module.weights) != coder:
-                raise ValueError(
-                    "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
-                    f"weights {module.weights}, the box coder "
-                    + (f"with {coder}" if coder else "does not; take a loss on decoded boxes")
-                )
-        if isinstance(self.head, DenseHead):
-            self._check_head(self.head)
-
-    def _check_grid(self) -> None:
-        name, counts = type(self.assigner).__name__, set(self.anchor_generator.num_anchors)
-        levels = getattr(self.assigner, "num_levels", None)
-        if levels not in (None, len(self.strides)):
-            raise ValueError(
-                f"assigner: {name} is for {levels} levels, but there are {len(self.strides)}"
-            )
-        if not getattr(self.assigner, "one_per_location", False):
-            return
-        if counts != {1}:
-            raise ValueError(
-                f"assigner: {name} needs one anchor per cell, but the anchor generator gives "
-                f"{sorted(counts)}"
-            )
-        for cell, stride in zip(self.anchor_generator.cell_anchors, self.strides, strict=True):
-            sides = cell[0, 2:] - cell[0, :2]
-            if not torch.allclose(sides.cpu(), torch.tensor(8.0 * stride)):
-                raise ValueError(
-                    f"assigner: {name} needs squares of 8 strides, but the anchor of stride "
-                    f"{stride} is {sides.tolist()} px"
-                )
-
-    def _check_head(self, head: DenseHead) -> None:
-        counts = set(self.anchor_generator.num_anchors)
-        if head.scales is not None and len(head.scales) != len(self.strides):
-            raise ValueError(
-                f"head.num_scales: {len(head.scales)}, but there are {len(self.strides)} levels"
-            )
-        if counts != {head.num_anchors}:
-            raise ValueError(
-                f"head.num_anchors: {head.num_anchors}, but the anchor generator gives "
-                f"{sorted(counts)} per cell"
-            )
-        if head.num_classes != self.num_classes:
-            raise ValueError(
-                f"head.num_classes: {head.num_classes}, but the model has {self.num_classes}"
-            )
-        trained = getattr(self.criterion, "branch", None) is not None
-        if trained != (head.branch is not None):
-            raise ValueError(
-                "head.branch: the head has no branch, but the criterion trains one"
-                if trained
-                else "head.branch: the head has a branch, but the criterion has no loss for it"
-            )
+        check_parts(self)
 
     def forward_training(
         self,

@@ -13,8 +13,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from ranking_det.checks import check_at_least, check_choice, check_integer
 from ranking_det.layers import soft_nms, vote_boxes
-from ranking_det.losses.validation import check_at_least, check_choice, check_integer
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
 __all__ = ["DenseInference", "RawDetections"]

@@ -17,7 +17,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranking_det.losses.validation import check_integer
+from ranking_det.checks import check_integer
 from ranking_det.modeling.inference import RawDetections
 
 

@@ -287,7 +287,9 @@ def test_wrong_arguments_are_named(assigner):
             assigner(topk)
     with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
         assigner(min_iou=1.5)
-    with pytest.raises(ValueError, match="single_candidate must be one of positive, none, got 'x'"):
+    with pytest.raises(
+        ValueError, match="single_candidate: expected one of positive, none, got 'x'"
+    ):
         assigner(single_candidate="x")
     with pytest.raises(ValueError, match=f"{assigner.__name__} needs predictions, got None"):
         assigner()(anchors, boxes, classes, valid)
@@ -305,5 +307,5 @@ def test_wrong_options_of_the_costs_are_named():
     for weight in (-1.0, float("inf")):
         with pytest.raises(ValueError, match="box_weight must be a finite number >= 0, got"):
             PAA(box_weight=weight)
-    with pytest.raises(ValueError, match="scores must be one of both, classification, localizat"):
+    with pytest.raises(ValueError, match="scores: expected one of both, classification, localizat"):
         NormalizedPAA(scores="iou")

@@ -1,5 +1,6 @@
 """The command line, on a few small images: what runs leave, and what errors say."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -80,6 +81,8 @@ def runs(trained, environment, tmp_path_factory):
         lazy("resumed", "--resume", *QUICK),
         twin,
         ["--config-file", TWIN, "--eval-only", *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])],
+        ["--config-file", TWIN, "--resume", *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])]
+        + ["SOLVER.MAX_ITER", "3"],
     ]
     code = f"for command in {commands!r}:\n    assert main(command) == 0"
     done = start(environment, code)
@@ -123,8 +126,15 @@ def test_a_seed_gives_the_same_weights(runs, trained):
 
 
 def test_resume_goes_on_from_the_last_checkpoint_and_says_where(runs):
-    assert "at iteration 2" in (runs["resumed"] / "log.txt").read_text()
+    log = (runs["resumed"] / "log.txt").read_text()
+    assert "at iteration 2, exactly as if it had not stopped" in log
     assert torch.load(runs["resumed"] / "model_final.pth", weights_only=True)["iteration"] == 3
+
+
+def test_a_run_that_cannot_be_resumed_exactly_says_so(runs):
+    log = (runs["yaml"] / "log.txt").read_text()
+    assert "at iteration 2, with weights, optimizer and iteration; the order of the images" in log
+    assert torch.load(runs["yaml"] / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
 def test_the_yaml_twin_trains_and_evaluates(runs):
@@ -165,6 +175,30 @@ WRONG = {
         "--resume: no checkpoint in train.output_dir=/nonexistent",
     ),
     "too many GPUs": ([RS, "--num-gpus", "99"], "--num-gpus is 99, but this machine has"),
+    "a negative learning rate": (
+        [RS, "optimizer.lr=-0.1"],
+        "the learning rate must be > 0, got -0.1",
+    ),
+    "a negative yaml learning rate": (
+        [TWIN, "SOLVER.BASE_LR", "-0.1", "MODEL.DEVICE", "cpu"],
+        "the learning rate must be > 0, got -0.1",
+    ),
+    "a batch smaller than the processes": (
+        [RS, "--num-gpus", "2", "dataloader.train.total_batch_size=1"],
+        "a batch of 1 cannot be shared by 2 processes",
+    ),
+    "a machine beyond the last": (
+        [RS, "--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"],
+        "--machine-rank must be 0 to 1, got 2",
+    ),
+    "machines without a place to meet": (
+        [RS, "--num-machines", "2"],
+        "--num-machines needs --dist-url tcp://HOST:PORT",
+    ),
+    "half precision that the device has not": (
+        [RS, "train.amp.enabled=True", "train.amp.dtype=float16", "train.device=cpu"],
+        "train.amp.dtype=float16 needs a GPU; on cpu take bfloat16",
+    ),
     "an unknown data set": (
         [RS, "dataloader.train.dataset.names=shapes_trian"],
         "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
@@ -203,6 +237,20 @@ def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, capsys):
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert not Path("output/shapes/fcos_fcos_rs_yaml").exists()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "notes.txt").write_text("mine")
+    with (tmp_path / ".lock").open("w") as file:
+        file.write("4711")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        args = [*QUICK, f"train.output_dir={tmp_path}"]
+        assert main(["--config-file", RS, *args]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: another training (process 4711) writes there" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,12 @@ def out(own_data, tmp_path_factory):
     """The folders of what a user would do, all in one process: starting one takes seconds."""
     out = tmp_path_factory.mktemp("out")
     both, val = flags(own_data), flags(own_data, "val")
+    prepare_shapes(out, train=4, val=3, size=48, variant="shapes_lvis")
+    lvis = []
+    for split in ("train", "val"):
+        folder = f"{out}/shapes_lvis"
+        lvis += [f"--{split}-json", f"{folder}/annotations/instances_{split}.json"]
+        lvis += [f"--{split}-images", f"{folder}/{split}"]
 
     def lazy(*args):
         return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/run"]
@@ -45,6 +52,7 @@ def out(own_data, tmp_path_factory):
         lazy("--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
         lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
         ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+        ["--config-file", LAZY, *lvis, *SMALL, "train.epochs=1", f"train.output_dir={out}/lvis"],
         ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
         + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
     ]
@@ -105,10 +113,16 @@ def test_a_preview_is_drawn(out):
     assert len(list((out / "preview").glob("preview_*.png"))) == 2
 
 
+def test_lvis_files_are_known_as_such(out):
+    log = (out / "lvis" / "log.txt").read_text()
+    assert "LVIS format, 4 images" in log and "is evaluated by COCO's rules" in log
+    assert "AP" in json.loads((out / "lvis" / "results.json").read_text())["bbox"]
+
+
 def test_a_yaml_config_takes_them_too(out):
     checkpoint = torch.load(out / "yaml" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
-    assert "order of the images begins anew" not in (out / "yaml" / "log.txt").read_text()
+    assert (out / "yaml" / "per_class_ap.csv").exists()
 
 
 def broken(root, tmp_path, **changes):

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from ranking_det.config import ConfigError
+from ranking_det.engine.run import fit_to_data
 from ranking_det.engine.yaml_config import load_yaml_config
+from ranking_det.engine.yaml_experiment import YamlExperiment
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.yaml")
 
@@ -52,3 +54,24 @@ def test_a_faulty_file_is_one_line(tmp_path, text, message):
 def test_a_missing_file_is_named():
     with pytest.raises(ConfigError, match="'no/such.yaml' does not exist"):
         load_yaml_config("no/such.yaml", [])
+
+
+def fitted(*overrides, num_images=500):
+    experiment = YamlExperiment(CONFIG, ["MODEL.DEVICE=cpu", *overrides])
+    fit_to_data(experiment, num_images)
+    return experiment.cfg
+
+
+def test_a_schedule_in_epochs_fits_the_data_and_its_steps_keep_their_share():
+    cfg = fitted("SOLVER.IMS_PER_BATCH=4", "SOLVER.STEPS=(1000,1250)")
+    solver = cfg.SOLVER
+    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (1500, (1000, 1250), 75)
+    assert solver.BASE_LR == 0.01 and cfg.TEST.EVAL_PERIOD == 1500
+    cfg = fitted("SOLVER.LR_SCHEDULER_NAME=WarmupMultiStepLR", num_images=250)
+    assert cfg.SOLVER.MAX_ITER == 384 and cfg.SOLVER.CHECKPOINT_PERIOD == 128
+
+
+def test_a_length_of_the_users_own_stays():
+    assert fitted("SOLVER.MAX_ITER=7").SOLVER.MAX_ITER == 7
+    off = fitted("SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.IMS_PER_BATCH=4")
+    assert (off.SOLVER.MAX_ITER, off.SOLVER.BASE_LR) == (1500, 0.02)

@@ -94,5 +94,5 @@ def test_a_wrong_argument_is_named():
         vote_boxes(boxes, boxes, scores, classes)
     with pytest.raises(ValueError, match=r"scores: expected a float tensor \(5,\), .*\(4,\)"):
         vote_boxes(torch.arange(5), boxes, scores[:4], classes)
-    with pytest.raises(ValueError, match="sigma: expected a number above 0, got 0"):
+    with pytest.raises(ValueError, match="sigma: expected a finite number above 0, got 0"):
         vote_boxes(torch.arange(5), boxes, scores, classes, sigma=0)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ranking_det import losses as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
+from ranking_det.modeling.fitting import check_parts
 from tests.modeling.conftest import CONFIGS, make_batch
 
 ASSIGNERS = {
@@ -169,5 +170,5 @@ def test_an_assigner_of_ones_own_need_not_inherit():
 
     model = build("fcos", "atss", "rs")
     model.assigner = Nobody()
-    model._check_parts()
+    check_parts(model)
     assert sum(model(make_batch((2,))).values()) == 0

@@ -1,0 +1,79 @@
+"""Whether the parts of a dense detector fit each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ranking_det.losses import SmoothL1
+from ranking_det.modeling.dense_head import DenseHead
+
+if TYPE_CHECKING:
+    from ranking_det.modeling.dense_detector import RankingDenseDetector
+
+
+def check_parts(model: RankingDenseDetector) -> None:
+    """Refuse what would fail, or train something else than it tests, in the first step.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+    _check_grid(model)
+    for module in model.criterion.modules():
+        coder = tuple(getattr(model.box2box_transform, "weights", ()))
+        if isinstance(module, SmoothL1) and tuple(module.weights) != coder:
+            raise ValueError(
+                "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
+                f"weights {module.weights}, the box coder "
+                + (f"with {coder}" if coder else "does not; take a loss on decoded boxes")
+            )
+    if isinstance(model.head, DenseHead):
+        _check_head(model, model.head)
+
+
+def _check_grid(model: RankingDenseDetector) -> None:
+    name, counts = type(model.assigner).__name__, set(model.anchor_generator.num_anchors)
+    levels = getattr(model.assigner, "num_levels", None)
+    if levels not in (None, len(model.strides)):
+        raise ValueError(
+            f"assigner: {name} is for {levels} levels, but there are {len(model.strides)}"
+        )
+    if not getattr(model.assigner, "one_per_location", False):
+        return
+    if counts != {1}:
+        raise ValueError(
+            f"assigner: {name} needs one anchor per cell, but the anchor generator gives "
+            f"{sorted(counts)}"
+        )
+    for cell, stride in zip(model.anchor_generator.cell_anchors, model.strides, strict=True):
+        sides = cell[0, 2:] - cell[0, :2]
+        if not torch.allclose(sides.cpu(), torch.tensor(8.0 * stride)):
+            raise ValueError(
+                f"assigner: {name} needs squares of 8 strides, but the anchor of stride "
+                f"{stride} is {sides.tolist()} px"
+            )
+
+
+def _check_head(model: RankingDenseDetector, head: DenseHead) -> None:
+    counts = set(model.anchor_generator.num_anchors)
+    if head.scales is not None and len(head.scales) != len(model.strides):
+        raise ValueError(
+            f"head.num_scales: {len(head.scales)}, but there are {len(model.strides)} levels"
+        )
+    if counts != {head.num_anchors}:
+        raise ValueError(
+            f"head.num_anchors: {head.num_anchors}, but the anchor generator gives "
+            f"{sorted(counts)} per cell"
+        )
+    if head.num_classes != model.num_classes:
+        raise ValueError(
+            f"head.num_classes: {head.num_classes}, but the model has {model.num_classes}"
+        )
+    trained = getattr(model.criterion, "branch", None) is not None
+    if trained != (head.branch is not None):
+        raise ValueError(
+            "head.branch: the head has no branch, but the criterion trains one"
+            if trained
+            else "head.branch: the head has a branch, but the criterion has no loss for it"
+        )
