@@ -9,13 +9,13 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
-from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import OmegaConf
 
 from ranking_det.data.shapes import categories_of
 from ranking_det.data.stream import build_train_loader
+from ranking_det.engine.schedule import warm_up
 
 from .train import train
 
@@ -54,11 +54,11 @@ optimizer = L(torch.optim.AdamW)(
     weight_decay=1e-4,
 )
 
-lr_multiplier = L(WarmupParamScheduler)(
+lr_multiplier = L(warm_up)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
-    warmup_factor=0.01,
-    warmup_length=0.05,  # of the whole training
-    warmup_method="linear",
+    factor=0.01,
+    iterations=75,
+    max_iter="${train.max_iter}",
 )
 
 NUM_CLASSES = len(categories_of("shapes"))

@@ -15,6 +15,7 @@ for model in (retinanet, fcos):
     model.head.norm = "GN"
     model.num_classes = NUM_CLASSES
 
+lr_multiplier.iterations = 20  # of warm-up
 train.epochs = 3.2
 train.max_iter = 400
 train.eval_period = 400

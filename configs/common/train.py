@@ -16,7 +16,7 @@ train = dict(
     seed=0,
     device="cuda" if torch.cuda.is_available() else "cpu",
     amp=dict(enabled=False, dtype="auto"),
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    ddp=dict(find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=5000, max_to_keep=5),
     eval_period=5000,
     log_period=20,

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from ranking_det.config import ConfigError
 from ranking_det.data.faults import Fault
 
 # More images than this are not all opened, as that could take minutes on a slow disk.
@@ -45,11 +46,20 @@ class ImageFinder:
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
-                    names = frozenset(entry.name for entry in entries if entry.is_file())
+                    names = frozenset(entry.name for entry in entries if _is_file(entry))
+            except PermissionError as error:
+                raise ConfigError(f"the folder {folder!r} may not be read") from error
             except OSError:
                 names = frozenset()
             self._listed[folder] = names
         return self._listed[folder]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # such as a link to itself
+        return False
 
 
 def candidates(image: dict[str, Any]) -> list[str]:
@@ -96,11 +106,14 @@ class FileChecks:
 
 def _header_faults(image: dict[str, Any], path: str) -> Iterator[Fault]:
     try:
-        width, height = read_size(path)
+        width, height, mode = read_header(path)
     except Exception as error:  # the readers of broken files raise many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         yield "unreadable image", f"{path} cannot be read ({reason})"
         return
+    if mode.startswith(("I", "F")):
+        # Pillow would make nearly all of it white.
+        yield "pixel format", f"{path} has pixels of more than 8 bits; save it with 8"
     if (width, height) != (image["width"], image["height"]):
         yield (
             "image size",
@@ -109,12 +122,12 @@ def _header_faults(image: dict[str, Any], path: str) -> Iterator[Fault]:
         )
 
 
-def read_size(path: str) -> tuple[int, int]:
-    """The (width, height) in pixels of an image as Detectron2 reads it: turned as its EXIF says."""
+def read_header(path: str) -> tuple[int, int, str]:
+    """Width and height in pixels as Detectron2 reads it, turned as its EXIF says; Pillow's mode."""
     with Image.open(path) as image:
         width, height = image.size
         # Pillow would decode the whole of a PNG to look for an EXIF block at its end.
         if image.format != "PNG" or "exif" in image.info:
             if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
-                return height, width
-        return width, height
+                return height, width, image.mode
+        return width, height, image.mode

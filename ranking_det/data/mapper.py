@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from ranking_det.config import ConfigError
 from ranking_det.data.augmentation import centers_inside
@@ -84,6 +85,16 @@ class BoxMapper:
         return np.concatenate(boxes), np.asarray(classes, dtype=np.int64)
 
 
+# What PIL raises over a bad file, and Detectron2 over a size that differs.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    Image.DecompressionBombError,
+    detection_utils.SizeMismatchError,
+)
+
+
 class NamedErrors:
     """Another mapper, whose failure to read an image names the file.
 
@@ -103,8 +114,7 @@ class NamedErrors:
         """
         try:
             return self.mapper(dataset_dict)
-        # What PIL raises over a bad file, and Detectron2 over a size that differs.
-        except (OSError, SyntaxError, detection_utils.SizeMismatchError) as error:
+        except UNREADABLE as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
                 f"the image {dataset_dict.get('file_name')!r} cannot be read: {reason}"

@@ -57,7 +57,7 @@ def complete_for_evaluation(content: dict[str, Any]) -> None:
             ``createIndex()`` is to be called afterwards.
     """
     content.setdefault("info", {})
-    annotations = content["annotations"]
+    annotations = content.get("annotations", [])
     for annotation in annotations:
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:

@@ -39,7 +39,7 @@ def build_train_loader(
         aspect_ratio_grouping: batch images of like shape, by Detectron2's loader, which pads less
             but cannot start at an iteration: ``start_iter`` and ``seed`` are then without effect.
         num_workers: loading processes of each training process.
-        seed: of the order and the augmentation, >= 0.
+        seed: of the order and the augmentation; below 0 for another one at each start.
         start_iter: the first iteration, >= 0.
 
     Returns:
@@ -63,12 +63,15 @@ def build_train_loader(
             total_batch_size=total_batch_size,
             num_workers=num_workers,
         )
+    if seed < 0:
+        seed = comm.shared_random_seed()
     return DataLoader(
         # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
         _Stream(DatasetFromList(list(dataset), copy=False), mapper, seed),
         batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # or it would draw from the training's
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import ranking_det.modeling  # noqa: F401 - both register their parts in Detectr
 from ranking_det.config import ConfigError
 from ranking_det.engine.guards import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start, under_torchrun
-from ranking_det.engine.run import prepare, run
+from ranking_det.engine.run import check_first, run
 
 EXAMPLES = """\
 examples:
@@ -57,7 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--preview",
         type=int,
         metavar="N",
-        default=0,
         help="draw N training images as the model sees them, with what is assigned to each object",
     )
     parser.add_argument(
@@ -105,12 +105,16 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, launch and return the exit status; what the user got wrong is one line on stderr."""
     args = build_parser().parse_args(argv)
+    # The list of images has taken the overrides behind it.
+    while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
+        args.opts.insert(0, args.predict.pop())
     try:
-        if [args.eval_only, args.resume, bool(args.preview), bool(args.predict)].count(True) > 1:
+        asked = [args.eval_only, args.resume, args.preview is not None, bool(args.predict)]
+        if sum(asked) > 1:
             raise ConfigError("give one of --eval-only, --resume, --preview and --predict")
         if args.num_gpus * args.num_machines > 1 and not under_torchrun():
             check_processes(args)
-            prepare(args)  # once, before every process would say what is wrong
+            check_first(args)
         return start(_work, args)
     except ConfigError as error:
         return _complain(error)

@@ -83,6 +83,10 @@ def prepare_datasets(names: list[str]) -> None:
         prepare_registered(names)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    for name in names:
+        path = MetadataCatalog.get(name).get("json_file")
+        if path:
+            check_file(path, f"the annotation file of {name!r},")
 
 
 def check_classes(names: list[str], num_classes: int | None, key: str) -> None:

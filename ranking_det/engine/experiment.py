@@ -53,10 +53,11 @@ class Experiment(ABC):
 
     Attributes:
         keys: how its settings are written.
-        image_format: "RGB" or "BGR", what the mappers give.
+        overridden: the keys that the command line has set.
     """
 
     keys: Keys
+    overridden: set[str]
 
     @property
     @abstractmethod

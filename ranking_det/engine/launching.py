@@ -92,6 +92,10 @@ def _on_cpu(local_rank: int, url: str, work: Work, args: argparse.Namespace) -> 
 def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> None:
     """Meet the other processes, and make the group of this machine that Detectron2 asks for."""
     on_gpu = torch.cuda.is_available()
+    if on_gpu and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{local_size} processes on this machine, which has {torch.cuda.device_count()} GPUs"
+        )
     if on_gpu:
         torch.cuda.set_device(local_rank)
     distributed.init_process_group(

@@ -19,6 +19,19 @@ from ranking_det.config import ConfigError, check_key, check_value, nearest, par
 from ranking_det.engine.errors import check_file
 
 REQUIRED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+REQUIRED_KEYS = (
+    "dataloader.train",
+    "dataloader.test",
+    "dataloader.evaluator",
+    "optimizer.lr",
+    "train.output_dir",
+    "train.init_checkpoint",
+    "train.device",
+    "train.max_iter",
+    "train.eval_period",
+    "train.log_period",
+    "train.checkpointer.period",
+)
 
 
 def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
@@ -46,6 +59,9 @@ def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
         raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
+    absent = [key for key in REQUIRED_KEYS if OmegaConf.select(cfg, key) is None]
+    if absent:
+        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
@@ -96,7 +112,7 @@ def _check_override_key(cfg: DictConfig, key: str) -> None:
 
 
 def _check_new_key(node: DictConfig, key: str, where: str) -> None:
-    target = _target(node)
+    target = target_of(node)
     known = {str(k) for k in node} - {"_target_"}
     if target is not None:
         accepted = parameters(target)
@@ -119,7 +135,8 @@ def _check_type(key: str, before: Any, after: Any) -> None:
         raise ConfigError(f"{key} must be {type(before).__name__}, got {after!r}")
 
 
-def _target(node: DictConfig) -> Callable[..., Any] | None:
+def target_of(node: DictConfig) -> Callable[..., Any] | None:
+    """What a node calls; a config that was saved has its name."""
     target = node.get("_target_")
     if isinstance(target, str):
         target = pydoc.locate(target)
@@ -128,7 +145,7 @@ def _target(node: DictConfig) -> Callable[..., Any] | None:
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
     """Check the keys of every node against its target, and the values of this project's own."""
-    target = _target(node) if isinstance(node, DictConfig) else None
+    target = target_of(node) if isinstance(node, DictConfig) else None
     own = target is not None and getattr(target, "__module__", "").startswith("ranking_det.")
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:

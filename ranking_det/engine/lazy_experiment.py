@@ -14,7 +14,7 @@ from ranking_det.config import ConfigError, parameters
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine.errors import build
 from ranking_det.engine.experiment import Experiment, Keys, Settings
-from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
 
@@ -66,7 +66,8 @@ class LazyExperiment(Experiment):
             log_period=train.log_period,
             max_to_keep=train.checkpointer.get("max_to_keep"),
             amp=choose_dtype(train.get("amp") or {}, train.device),
-            ddp=dict(train.get("ddp") or {}),
+            # Processes evaluate different numbers of images, in which buffers cannot be shared.
+            ddp={**(train.get("ddp") or {}), "broadcast_buffers": False},
             tta=tta if tta.pop("enabled", False) else None,
             num_classes=self._select("model.num_classes"),
         )
@@ -84,6 +85,9 @@ class LazyExperiment(Experiment):
         """See :class:`Experiment`."""
         for key, value in zip(FIELDS.values(), schedule, strict=True):
             OmegaConf.update(self.cfg, key, value)
+        # What is saved is not to be scaled again.
+        if self.cfg.train.get("reference_batch"):
+            self.cfg.train.reference_batch = self.settings().batch
 
     def names(self, split: str) -> list[str]:
         """See :class:`Experiment`."""
@@ -138,7 +142,8 @@ class LazyExperiment(Experiment):
             node["mapper"] = self.mapper(split)
         if records is not None:
             node["dataset"] = records
-        accepted = parameters(node["_target_"]) if callable(node.get("_target_")) else None
+        target = target_of(self.cfg.dataloader[split])
+        accepted = parameters(target) if target is not None else None
         node.update({key: value for key, value in arguments.items() if key in (accepted or ())})
         return build(node, f"dataloader.{split}")
 

@@ -6,6 +6,8 @@ import argparse
 import logging
 from typing import NamedTuple
 
+from detectron2.data import DatasetCatalog
+
 from ranking_det.config import ConfigError
 from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
 from ranking_det.data.own import register_annotations
@@ -43,8 +45,8 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
         if args.keep_empty_images:
             raise ConfigError("--keep-empty-images needs --train-json")
         return data
-    trains = not (args.eval_only or args.preview or args.predict)
-    if data.train is None and (trains or args.preview):
+    trains = not (args.eval_only or args.preview is not None or args.predict)
+    if data.train is None and (trains or args.preview is not None):
         raise ConfigError("--val-json is given without --train-json FILE --train-images FOLDER")
     if data.val is None and (trains or args.eval_only):
         raise ConfigError("--train-json is given without --val-json FILE --val-images FOLDER")
@@ -63,6 +65,16 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
         keep_empty=args.keep_empty_images,
     )
     return data
+
+
+def check_own_names(names: list[str]) -> None:
+    """Raise ConfigError if the config that a run has left names files that were not given again."""
+    for split, name in NAMES.items():
+        if name in names and name not in DatasetCatalog:
+            raise ConfigError(
+                f"the config was run on files of the command line: give --{split}-json FILE "
+                f"--{split}-images FOLDER again"
+            )
 
 
 def log_own_data(data: OwnData) -> None:

@@ -62,7 +62,7 @@ def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
     found = {task: values for task, values in found.items() if values}
     if not found:
         return []
-    objects, images = _count(dataset)
+    objects, images = _count(dataset, MetadataCatalog.get(dataset).get("json_file"))
     rows: list[Row] = []
     for index, name in enumerate(classes):
         row: Row = {"dataset": dataset, "class": name}
@@ -82,7 +82,7 @@ def _by_class(metrics: Any, classes: Sequence[str]) -> dict[str, float]:
 
 
 @cache
-def _count(dataset: str) -> tuple[Counter[int], Counter[int]]:
+def _count(dataset: str, json_file: str | None) -> tuple[Counter[int], Counter[int]]:
     """By class the objects, and the images that have one; read once, for every evaluation."""
     objects: Counter[int] = Counter()
     images: Counter[int] = Counter()

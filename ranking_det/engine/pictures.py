@@ -13,12 +13,16 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import nn
 
 # Told from each other, from photographs, and from the red that warns.
+PLAIN = {"text.parse_math": False}
+"""Names of files and classes are no formulas, whatever dollar signs they have."""
+
 COLORS = (
     *("#ffe119", "#00d5ff", "#7fff00", "#ff6fe0", "#ff9500"),
     *("#5b8cff", "#5dffc0", "#c79bff", "#c9b36b", "#ffffff"),
@@ -86,6 +90,7 @@ def class_name(classes: Sequence[str] | None, index: int) -> str:
     return str(index) if classes is None or index >= len(classes) else classes[index]
 
 
+@rc_context(PLAIN)
 def overlay(image: np.ndarray, found: Instances, classes: Sequence[str] | None) -> np.ndarray:
     """Draw boxes, classes, and scores and masks if there are, over an image.
 

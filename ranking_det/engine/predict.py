@@ -80,31 +80,32 @@ def predict(
     _check_headers(paths)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    broken = []
-    with inference_context(model), torch.no_grad(), tempfile.TemporaryDirectory() as spare:
-        for i, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
-            try:
-                readable, picture = _read(path, spare)
-            except UNREADABLE as error:
-                broken.append(f"{path} ({_reason(error)})")
-                logger.warning("%d/%d cannot be read: %s", i, len(paths), broken[-1])
-                continue
-            height, width = picture.shape[:2]
-            record = {"id": i, "file_name": path, "width": width, "height": height, "drawn": name}
-            found = _detect(model, mapper, readable, record)
-            drawn = overlay(picture, found[:max_drawn], class_names)
-            Image.fromarray(drawn).save(folder / name, quality=90)
-            records.append(record)
-            annotations += _annotations(found, i, category_ids, len(annotations) + 1)
-            logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, len(found), name)
     names = class_names or [str(index) for index in range(len(category_ids))]
     categories = [{"id": a, "name": b} for a, b in zip(category_ids, names, strict=True)]
-    content = {"images": records, "categories": categories, "annotations": annotations}
-    written = _write(folder / "predictions.json", content)
+    content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
+    broken = []
+    try:
+        with inference_context(model), torch.no_grad(), tempfile.TemporaryDirectory() as spare:
+            for i, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
+                try:
+                    readable, picture = _read(path, spare)
+                except UNREADABLE as error:
+                    broken.append(f"{path} ({_reason(error)})")
+                    logger.warning("%d/%d cannot be read: %s", i, len(paths), broken[-1])
+                    continue
+                height, width = picture.shape[:2]
+                record = {"id": i, "file_name": path, "width": width, "height": height}
+                found = _detect(model, mapper, readable, record)
+                _save(overlay(picture, found[:max_drawn], class_names), folder / name)
+                content["images"].append(record | {"drawn": name})
+                rows = _annotations(found, i, category_ids, len(content["annotations"]) + 1)
+                content["annotations"] += rows
+                logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, len(found), name)
+    finally:  # an interruption keeps what is done
+        written = _write(folder / "predictions.json", content)
     if broken:
-        done = f"the other {len(records)} are in {folder}" if records else "there are no others"
+        count = len(content["images"])
+        done = f"the other {count} are in {folder}" if count else "there are no others"
         raise ConfigError(f"cannot read {_some(broken)}; {done}")
     return written
 
@@ -213,6 +214,14 @@ def _detect(
     inputs = mapper({"file_name": file_name, "image_id": record["id"], **size})
     found = model([inputs])[0]["instances"].to("cpu")
     return found[found.scores.argsort(descending=True, stable=True)]
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    try:
+        Image.fromarray(picture).save(path, quality=90)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ConfigError(f"{path} cannot be written ({_reason(error)})") from error
 
 
 def _annotations(

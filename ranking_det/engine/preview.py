@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
-from ranking_det.engine.pictures import COLORS, class_name
+from ranking_det.engine.pictures import COLORS, PLAIN, class_name
 from ranking_det.modeling import RankingFCOS
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ def _count(inputs: dict[str, Any], positives: tuple[Tensor, Tensor] | None) -> T
     return torch.bincount(index, minlength=len(inputs["instances"]))
 
 
+@rc_context(PLAIN)
 def _draw(
     inputs: dict[str, Any],
     positives: tuple[Tensor, Tensor] | None,

@@ -19,8 +19,13 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 from ranking_det.config import ConfigError
-from ranking_det.engine.checkpoint import find_weights, load_weights, read_extras
-from ranking_det.engine.classes import classes_of, save_config, take_classes
+from ranking_det.engine.checkpoint import find_last, find_weights, load_weights, read_extras
+from ranking_det.engine.classes import (
+    check_trained_classes,
+    classes_of,
+    save_config,
+    take_classes,
+)
 from ranking_det.engine.errors import (
     check_classes,
     check_datasets,
@@ -31,7 +36,7 @@ from ranking_det.engine.errors import (
 from ranking_det.engine.evaluation import augment, evaluate
 from ranking_det.engine.experiment import Experiment, Settings
 from ranking_det.engine.lazy_experiment import LazyExperiment
-from ranking_det.engine.own_data import OwnData, log_own_data, take_own_data
+from ranking_det.engine.own_data import OwnData, check_own_names, log_own_data, take_own_data
 from ranking_det.engine.predict import predict
 from ranking_det.engine.preview import preview
 from ranking_det.engine.schedule import fit_schedule
@@ -65,16 +70,25 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     experiment = load_experiment(args.config_file, args.opts)
     data = take_own_data(experiment, args)
     settings, keys = experiment.settings(), experiment.keys
-    check_output_dir(settings.output_dir, keys.output_dir)
+    writes_elsewhere = args.output and (args.predict or args.preview is not None)
+    if writes_elsewhere:
+        check_output_dir(args.output, "--output")
+    else:
+        check_output_dir(settings.output_dir, keys.output_dir)
     check_device(settings.device, keys.device)
+    # To evaluate, what a run has trained comes before what its config started from.
+    trained = (args.eval_only or args.predict) and find_last(settings.output_dir)
+    given = "" if trained and keys.weights not in experiment.overridden else settings.weights
     weights = find_weights(
-        args, settings.weights, settings.output_dir, (f"{keys.weights}=FILE", keys.output_dir)
+        args, given, settings.output_dir, (f"{keys.weights}=FILE", keys.output_dir)
     )
-    splits = ["train"] * (not args.eval_only) + ["test"] * (not args.preview)
+    splits = ["train"] * (not args.eval_only) + ["test"] * (args.preview is None)
     if args.predict:
         take_classes(experiment, weights)
     else:
         _check_data(experiment, splits)
+    if args.eval_only or args.resume:
+        check_trained_classes(experiment, weights, splits[-1] if args.eval_only else "train")
     if experiment.schedule()[0].lr <= 0:
         raise ConfigError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
     _check_processes(settings, args)
@@ -83,16 +97,29 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     return experiment, data, weights
 
 
+def check_first(args: argparse.Namespace) -> None:
+    """Check once what several processes would each complain about.
+
+    Raises:
+        ConfigError: as :func:`prepare` does.
+    """
+    if torch.cuda.is_available():  # which this process, that only waits, must not hold
+        take_own_data(load_experiment(args.config_file, args.opts), args)
+    else:
+        prepare(args)
+
+
 def run(args: argparse.Namespace) -> str:
     """Do what the command line asks for; return the folder where the results are."""
     experiment, data, weights = prepare(args)
     output_dir = experiment.settings().output_dir
     if args.predict:
         return _predict(experiment, weights, args)
-    if args.preview:
+    if args.preview is not None:
         return _preview(experiment, data, weights, args)
     with _sole_writer(output_dir, wanted=not args.eval_only):
-        default_setup(experiment.config, args)
+        with _kept(Path(output_dir, "config.yaml"), wanted=args.eval_only):
+            default_setup(experiment.config, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
         log_own_data(data)
         trained_on = [] if args.eval_only else experiment.names("train")
@@ -119,8 +146,12 @@ def run(args: argparse.Namespace) -> str:
 def _check_processes(settings: Settings, args: argparse.Namespace) -> None:
     # Before they are started there is one.
     world = max(comm.get_world_size(), args.num_gpus * args.num_machines)
-    if settings.batch % world:
+    if world > 1 and (args.predict or args.preview is not None):
+        raise ConfigError("--predict and --preview take one process")
+    if settings.batch % world and not args.eval_only:
         raise ConfigError(f"a batch of {settings.batch} cannot be shared by {world} processes")
+    if world > 1 and settings.device.startswith("cuda:"):
+        raise ConfigError(f"several processes need the device 'cuda', got {settings.device!r}")
     if world > 1 and settings.device == "cpu" and torch.cuda.is_available():
         raise ConfigError(
             "several processes on the CPU of a machine with GPUs need "
@@ -132,6 +163,7 @@ def _check_data(experiment: Experiment, splits: Sequence[str]) -> None:
     settings, keys = experiment.settings(), experiment.keys
     for split in splits:
         names = experiment.names(split)
+        check_own_names(names)
         check_datasets(names, keys.train_names if split == "train" else keys.test_names)
         check_classes(names, settings.num_classes, keys.classes)
 
@@ -170,6 +202,8 @@ def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> 
     if names is None:
         names, ids = classes_of(experiment)
     count = experiment.settings().num_classes
+    if names is not None and count is not None and len(names) != count:
+        names, ids = None, None  # those of a data set that the weights are not for
     model = experiment.model()
     load_weights(DetectionCheckpointer(model), weights, whole=True)
     output_dir = args.output or str(Path(experiment.settings().output_dir, "predictions"))
@@ -209,6 +243,15 @@ def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse
 
 
 @contextmanager
+def _kept(path: Path, *, wanted: bool) -> Iterator[None]:
+    """Put a file back afterwards: an evaluation's config is not that of the run."""
+    content = path.read_bytes() if wanted and comm.is_main_process() and path.is_file() else None
+    yield
+    if content is not None:
+        path.write_bytes(content)
+
+
+@contextmanager
 def _sole_writer(output_dir: str, *, wanted: bool) -> Iterator[None]:
     """Keep a second training out of the folder; a lock of the system's ends with its process."""
     if not wanted or not comm.is_main_process():
@@ -218,13 +261,16 @@ def _sole_writer(output_dir: str, *, wanted: bool) -> Iterator[None]:
     path = Path(output_dir, ".lock")
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            # Not flock, which processes that load images would inherit and outlive this one with.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise ConfigError(
                 f"{output_dir}: another training (process {file.read().strip()}) writes there; "
                 "give this one a folder of its own"
             ) from None
+        except OSError as error:
+            logger.warning("%s cannot be locked against a second training: %s", output_dir, error)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

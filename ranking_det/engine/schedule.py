@@ -60,7 +60,7 @@ def fit_schedule(
         epoch,
         written.lr if "lr" in fixed else written.lr * ratio,
         max(1, round(written.checkpoint_period * share)),
-        round(written.eval_period * share) or bool(written.eval_period),
+        max(1, round(written.eval_period * share)) if written.eval_period else 0,
     )
     fitted = fitted._replace(**{name: getattr(written, name) for name in fixed})
     lines = [

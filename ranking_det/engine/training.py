@@ -15,9 +15,10 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from torch import nn
 
+from ranking_det.config import ConfigError
 from ranking_det.data.stream import goes_on
 from ranking_det.engine.best import BestCheckpoint
-from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
+from ranking_det.engine.checkpoint import BEST, RunCheckpointer, find_last, load_weights
 from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.guards import TrainingGuard
 from ranking_det.engine.precision import build_trainer
@@ -57,22 +58,32 @@ def train(
     if resume_at is not None:
         # First alone: of another model's checkpoint the optimizer would only report a size.
         load_weights(DetectionCheckpointer(model), weights, whole=True)
-        checkpointer.load(weights)
+        try:
+            found = checkpointer.load(weights)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise ConfigError(
+                f"{weights!r}: its optimizer or other states do not fit this config ({error}); "
+                f"start from its weights with {experiment.keys.weights}={weights}"
+            ) from error
         logger.info(
             "Resuming %s at iteration %d, %s",
             weights,
             resume_at,
-            _how_exactly(goes_on(loader) and settings.seed >= 0),
+            _how_exactly(goes_on(loader) and settings.seed >= 0, found, extras),
         )
     else:
         load_weights(DetectionCheckpointer(model), weights, whole=False)
-        # A run killed before its first checkpoint must not go on with that of an earlier run.
+        # A run killed before its first checkpoint or evaluation must not go on with an earlier's.
         if comm.is_main_process():
-            Path(settings.output_dir, "last_checkpoint").unlink(missing_ok=True)
+            for name in ("last_checkpoint", f"{BEST}.pth"):
+                if Path(settings.output_dir, name).resolve() != Path(weights).resolve():
+                    Path(settings.output_dir, name).unlink(missing_ok=True)
     trainer.train(resume_at or 0, experiment.schedule()[0].max_iter)
 
 
-def _how_exactly(same_images: bool) -> str:
+def _how_exactly(same_images: bool, found: dict[str, Any], extras: dict[str, Any]) -> str:
+    if comm.is_main_process() and found.get("config") != extras["config"]:
+        return "with another config than it was written with; the optimizer's settings are its own"
     if not same_images:
         return "with weights, optimizer and iteration; the order of the images begins anew"
     if comm.get_world_size() == 1:
@@ -109,13 +120,12 @@ def _build_hooks(
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, experiment.scheduler(optimizer)),
         *experiment.hooks(model),
-        hooks.PeriodicCheckpointer(
-            checkpointer, schedule.checkpoint_period, max_to_keep=settings.max_to_keep
-        )
-        if is_main
-        else None,
         hooks.EvalHook(schedule.eval_period, lambda: evaluate(model)),
         BestCheckpoint(checkpointer, metric) if is_main else None,
+        # After the evaluation, so that a checkpoint knows the best and a resumed run misses none.
+        _periodic(checkpointer, schedule.checkpoint_period, settings.max_to_keep)
+        if is_main
+        else None,
         hooks.PeriodicWriter(
             default_writers(output_dir, schedule.max_iter), period=settings.log_period
         )
@@ -125,6 +135,21 @@ def _build_hooks(
         if names
         else None,
     ]
+
+
+def _periodic(
+    checkpointer: RunCheckpointer, period: int, max_to_keep: int | None
+) -> hooks.PeriodicCheckpointer:
+    """Detectron2's, which counts the checkpoints from before a resume among those to keep."""
+    hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
+    last = find_last(checkpointer.save_dir)
+    if last:
+        hook.recent_checkpoints = sorted(
+            str(path)
+            for path in Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth")
+            if str(path) <= last
+        )
+    return hook
 
 
 class _Seed(HookBase):

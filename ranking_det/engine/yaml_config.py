@@ -33,7 +33,7 @@ def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = split_overrides(overrides)
     try:
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(path, allow_unsafe=False)
         for key, value in pairs:
             _add_component_key(cfg, key)
             cfg.merge_from_list([key, value])

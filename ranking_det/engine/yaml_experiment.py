@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.data.mapper import NamedErrors
+from ranking_det.engine.errors import build
 from ranking_det.engine.experiment import Experiment, Keys, Settings
 from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
@@ -94,13 +96,24 @@ class YamlExperiment(Experiment):
         return written, [name for name, key in FIELDS.items() if key in self.overridden]
 
     def set_schedule(self, schedule: Schedule) -> None:
-        """See :class:`Experiment`; the steps of the rate keep their share of the whole."""
+        """See :class:`Experiment`.
+
+        The steps of the rate keep their share of the whole, and the warm-up takes a third at most.
+        """
         share = schedule.max_iter / self.cfg.SOLVER.MAX_ITER
         self.cfg.defrost()
         if "SOLVER.STEPS" not in self.overridden:
-            self.cfg.SOLVER.STEPS = tuple(round(step * share) for step in self.cfg.SOLVER.STEPS)
+            steps = {round(step * share) for step in self.cfg.SOLVER.STEPS}
+            kept = sorted(step for step in steps if 0 < step < schedule.max_iter)
+            self.cfg.SOLVER.STEPS = tuple(kept)
+        if "SOLVER.WARMUP_ITERS" not in self.overridden:
+            longest = max(1, schedule.max_iter // 3)
+            self.cfg.SOLVER.WARMUP_ITERS = min(self.cfg.SOLVER.WARMUP_ITERS, longest)
         for name, key in FIELDS.items():
             self.cfg.merge_from_list([key, getattr(schedule, name)])
+        # What is saved is not to be scaled again.
+        if self.cfg.SOLVER.REFERENCE_BATCH:
+            self.cfg.SOLVER.REFERENCE_BATCH = self.cfg.SOLVER.IMS_PER_BATCH
         self.cfg.freeze()
 
     def names(self, split: str) -> list[str]:
@@ -139,8 +152,12 @@ class YamlExperiment(Experiment):
 
     def records(self) -> list[dict[str, Any]] | None:
         """See :class:`Experiment`."""
-        filter_empty = self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        return list(get_detection_dataset_dicts(self.cfg.DATASETS.TRAIN, filter_empty=filter_empty))
+        node = {
+            "_target_": get_detection_dataset_dicts,
+            "names": list(self.cfg.DATASETS.TRAIN),
+            "filter_empty": self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        }
+        return list(build(node, "DATASETS.TRAIN"))
 
     def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
         """See :class:`Experiment`; errors name the image."""
@@ -152,11 +169,16 @@ class YamlExperiment(Experiment):
 
     def test_loader(self, name: str) -> Any:
         """See :class:`Experiment`."""
-        return build_detection_test_loader(self.cfg, name, mapper=self.mapper("test"))
+        # On the config it is no function of keywords alone, as a LazyConfig's node has it.
+        loader = partial(build_detection_test_loader, self.cfg, name, mapper=self.mapper("test"))
+        return build({"_target_": loader}, "DATASETS.TEST")
 
-    def evaluator(self, name: str) -> COCOEvaluator:
-        """Boxes, with COCO's metrics."""
-        return COCOEvaluator(name, output_dir=self.cfg.OUTPUT_DIR)
+    def evaluator(self, name: str) -> Any:
+        """Boxes, with COCO's metrics, of as many detections as the model keeps."""
+        kept = self.cfg.TEST.DETECTIONS_PER_IMAGE
+        node = {"_target_": COCOEvaluator, "dataset_name": name, "output_dir": self.cfg.OUTPUT_DIR}
+        # COCO's own number is 100, also for a model that keeps fewer.
+        return build(node | {"max_dets_per_image": kept if kept > 100 else None}, "DATASETS.TEST")
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """See :class:`Experiment`."""

@@ -81,6 +81,13 @@ def test_images_of_lvis_are_found_by_both_ends_of_their_url(write, place):
         assert read_annotations(path, images).num_images == 3
 
 
+def test_an_image_of_16_bits_is_a_fault_as_training_would_see_it_white(write):
+    path, images = write(valid())
+    Image.new("I;16", (40, 30)).save(images / "12.png")
+    with pytest.raises(ConfigError, match="image 12 .*12.png has pixels of more than 8 bits"):
+        read_annotations(path, images)
+
+
 def edit(*keys, **values):
     """A mutation: content[keys...].update(values), where None removes."""
 
@@ -116,6 +123,7 @@ def category(**values):
 
 FAULTS = [
     (edit(images=None), "own.json: has no 'images'"),
+    (edit(categories=None), "own.json: has no 'categories'"),
     (edit(annotations={}), "own.json: 'annotations' must be a list, got dict"),
     (edit(categories=[]), "own.json: 'categories' is empty"),
     (edit(images=[]), "own.json: 'images' is empty"),

@@ -42,6 +42,19 @@ def test_every_sample_has_numbers_of_its_own_and_a_seed_others():
     assert take(3) == take(3) != take(3, seed=1)
 
 
+def test_a_negative_seed_is_another_one_each_time():
+    draws = [[sample["draws"] for sample in take(1, seed=-1)[0]] for _ in range(2)]
+    assert draws[0] != draws[1]
+
+
+def test_a_mapper_may_change_its_record():
+    def spoil(record):
+        assert record.pop("image") is not None
+        return record
+
+    assert len(take(9, images=3, mapper=spoil)) == 9
+
+
 def test_two_processes_take_the_two_halves_of_an_iteration(monkeypatch):
     whole = take(3, total_batch_size=4)
     monkeypatch.setattr("ranking_det.data.stream.comm.get_world_size", lambda: 2)

@@ -34,6 +34,7 @@ def flags(root, *splits):
 def out(own_data, tmp_path_factory):
     """The folders of what a user would do, all in one process: starting one takes seconds."""
     out = tmp_path_factory.mktemp("out")
+    best = f"{out}/run/model_best.pth"
     both, val = flags(own_data), flags(own_data, "val")
     prepare_shapes(out, train=4, val=3, size=48, variant="shapes_lvis")
     lvis = []
@@ -52,6 +53,7 @@ def out(own_data, tmp_path_factory):
         lazy("--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
         lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
         ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+        lazy("--predict", f"{own_data}/val/0.png", f"train.init_checkpoint={best}"),
         ["--config-file", LAZY, *lvis, *SMALL, "train.epochs=1", f"train.output_dir={out}/lvis"],
         ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
         + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
@@ -84,7 +86,7 @@ def test_the_log_says_what_was_found_and_how_the_schedule_fits(out):
     assert "COCO format, 9 images (3 without objects), 18 objects, 3 classes: red, green" in log
     assert "9 images in batches of 2, 0.25 x the batch of 8" in log  # the empty ones are kept
     assert "max_iter: 400 -> 5" in log and "lr: 0.002 -> 0.0005" in log
-    assert "at iteration 5, exactly as if it had not stopped" in log
+    assert "Resuming" in log and "at iteration 5" in log
 
 
 def test_the_evaluation_names_the_users_classes(out):
@@ -107,6 +109,21 @@ def test_the_config_that_a_run_leaves_predicts_too(out):
     first = json.loads((out / "predictions" / "predictions.json").read_text())
     scores = [a["score"] for a in first["annotations"] if a["image_id"] == 1]
     assert [a["score"] for a in again["annotations"]] == scores
+
+
+def test_overrides_may_follow_the_images(out):
+    found = COCO(str(out / "run" / "predictions" / "predictions.json"))
+    assert len(found.getImgIds()) == 1
+
+
+def test_weights_are_not_evaluated_on_classes_in_another_order(own_data, out, tmp_path, capsys):
+    content = json.loads((own_data / "val.json").read_text())
+    content["categories"][0]["id"], content["categories"][1]["id"] = 9, 5
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    args = ["--val-json", str(tmp_path / "val.json"), "--val-images", f"{own_data}/val"]
+    config = ["--config-file", str(ROOT / LAZY), "--eval-only", *args]
+    assert main([*config, *SMALL, f"train.output_dir={out}/run"]) == 2
+    assert "class 0 is 'red' there and 'green' here" in capsys.readouterr().err
 
 
 def test_a_preview_is_drawn(out):
@@ -178,7 +195,15 @@ WRONG = {
     ),
     "no such picture": (
         lambda root, tmp: ["--predict", "none.jpg", f"train.output_dir={tmp}/trained"],
-        "--predict has no weights",
+        "--predict has no weights: .* in train.output_dir=.*/trained",
+    ),
+    "predictions by two processes": (
+        lambda root, tmp: ["--num-gpus", "2", "--preview", "3"],
+        "--predict and --preview take one process",
+    ),
+    "no picture to draw": (
+        lambda root, tmp: ["--preview", "0"],
+        "--preview must be at least 1, got 0",
     ),
 }
 

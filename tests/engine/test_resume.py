@@ -37,10 +37,13 @@ def environment(tmp_path_factory):
     return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
 
 
-def command(folder, *args):
+def command(folder):
+    """Start, or go on with the config that the run has left."""
+    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file"]
+    if find_last(str(folder)):
+        return [*program, f"{folder}/config.yaml", "--resume"]
     config = "configs/shapes/retinanet_atss_rs.py"
-    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", config]
-    return [*program, *args, *OPTIONS, f"train.output_dir={folder}"]
+    return [*program, config, *OPTIONS, f"train.output_dir={folder}"]
 
 
 def weights(folder):
@@ -56,10 +59,9 @@ def assert_same(one, other):
 
 def run_and_kill(folder, environment, log, when):
     """Start or resume, kill when ``when(folder)`` holds; whether there was something to kill."""
-    resume = ["--resume"] if find_last(str(folder)) else []
     with log.open("a") as file:
         process = subprocess.Popen(
-            command(folder, *resume), env=environment, cwd=ROOT, stdout=file, stderr=file
+            command(folder), env=environment, cwd=ROOT, stdout=file, stderr=file
         )
         while process.poll() is None and not when(folder):
             time.sleep(0.002)
@@ -84,9 +86,8 @@ def uninterrupted(environment, tmp_path_factory):
 
 
 def finish(folder, environment, log):
-    resume = ["--resume"] if find_last(str(folder)) else []
     done = subprocess.run(
-        command(folder, *resume), env=environment, cwd=ROOT, capture_output=True, text=True
+        command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done

@@ -45,7 +45,7 @@ def test_a_short_training_has_periods_of_at_least_one_and_no_evaluation_stays_no
     fitted, _ = fit(num_images=1)
     assert fitted == Schedule(12, 1, 0.01, 1, 4)
     none = fit_schedule(WRITTEN._replace(eval_period=0), **(COCO | {"num_images": 1}))[0]
-    assert none.eval_period == 0
+    assert none.eval_period == 0 and type(none.eval_period) is int
 
 
 @pytest.mark.parametrize("max_iter", [2_000, 87_960])

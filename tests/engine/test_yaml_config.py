@@ -75,3 +75,9 @@ def test_a_length_of_the_users_own_stays():
     assert fitted("SOLVER.MAX_ITER=7").SOLVER.MAX_ITER == 7
     off = fitted("SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.IMS_PER_BATCH=4")
     assert (off.SOLVER.MAX_ITER, off.SOLVER.BASE_LR) == (1500, 0.02)
+    assert fitted("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
+
+
+def test_the_warm_up_keeps_its_iterations_but_takes_a_third_of_a_short_training():
+    assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 75
+    assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 20

@@ -1,9 +1,9 @@
 """RankDetNet's three losses after a stage of focal loss, the learning rate restarted."""
 
 from detectron2.config import LazyCall as L
-from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler
 
+from ranking_det.engine.schedule import warm_up
 from ranking_det.losses import CriterionSchedule, GIoU
 
 from ...common.criteria import focal_giou, rankdet
@@ -14,15 +14,15 @@ rankdet.localization = L(GIoU)()
 model.criterion = L(CriterionSchedule)(
     stages=[focal_giou, rankdet], shares=[0.5, 0.5], max_iter="${train.max_iter}"
 )
-lr_multiplier = L(WarmupParamScheduler)(
+lr_multiplier = L(warm_up)(
     scheduler=L(CompositeParamScheduler)(
         schedulers=[L(CosineParamScheduler)(start_value=1.0, end_value=0.0) for _ in range(2)],
         lengths=[0.5, 0.5],
         interval_scaling=["rescaled", "rescaled"],
     ),
-    warmup_factor=0.01,
-    warmup_length=0.05,
-    warmup_method="linear",
+    factor=0.01,
+    iterations=20,
+    max_iter="${train.max_iter}",
 )
 model.inference.nms = "linear"
 train.output_dir = "output/shapes/quick/retinanet_atss_rankdet"
