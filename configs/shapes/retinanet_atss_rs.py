@@ -1,4 +1,4 @@
-"""The quick start: RetinaNet, ATSS, Rank & Sort Loss; 1,500 x 8 images = 12 epochs of 1,000."""
+"""The quick start: RetinaNet, ATSS, Rank & Sort Loss; 1,300 x 8 images = 10.4 epochs of 1,000."""
 
 from ..common.resnet_half import WIDTH, bottom_up
 from ..common.retinanet_r18 import model
@@ -9,7 +9,7 @@ model.backbone.top_block.in_channels = 8 * WIDTH
 model.head.norm = "GN"
 model.num_classes = NUM_CLASSES
 train.output_dir = "output/shapes/retinanet_atss_rs"
-train.epochs = 12
-train.max_iter = 1500
-train.eval_period = 1500
+train.epochs = 10.4
+train.max_iter = 1300
+train.eval_period = 1300
 train.checkpointer.period = 500

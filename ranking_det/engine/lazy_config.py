@@ -59,12 +59,12 @@ def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
         raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
-    absent = [key for key in REQUIRED_KEYS if OmegaConf.select(cfg, key) is None]
-    if absent:
-        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
+    absent = [key for key in REQUIRED_KEYS if _select(cfg, key) is None]
+    if absent:
+        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
     for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:

@@ -36,13 +36,21 @@ def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
         cfg.merge_from_file(path, allow_unsafe=False)
         for key, value in pairs:
             _add_component_key(cfg, key)
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, _as_declared(cfg, key, value)])
     except (KeyError, AssertionError) as error:
         raise ConfigError(_unknown_key(cfg, str(error))) from error
     except (ValueError, AttributeError, TypeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
+
+
+def _as_declared(cfg: CfgNode, key: str, value: str) -> str:
+    """An integer as a float where the config has one, which yacs refuses."""
+    node = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
 
 
 def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
         ("model.assigner.topk=2.5", "model.assigner.topk must be int for ATSS, got 2.5"),
         ("train.max_iter=many", "train.max_iter must be int, got 'many'"),
         ("train.amp.enabled=1", "train.amp.enabled must be bool, got 1"),
-        ("train.max_iter.x=1", "train.max_iter is 1500 and has no key 'x'"),
+        ("train.max_iter.x=1", "train.max_iter is 1300 and has no key 'x'"),
         ("train.max_iter", "'train.max_iter' is not an override of the form key=value"),
         ("--eval-onyl", "'--eval-onyl' is not an override of the form key=value"),
         ("train.output_dir=[1", "train.output_dir=\\[1"),

@@ -65,19 +65,19 @@ def fitted(*overrides, num_images=500):
 def test_a_schedule_in_epochs_fits_the_data_and_its_steps_keep_their_share():
     cfg = fitted("SOLVER.IMS_PER_BATCH=4", "SOLVER.STEPS=(1000,1250)")
     solver = cfg.SOLVER
-    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (1500, (1000, 1250), 75)
-    assert solver.BASE_LR == 0.01 and cfg.TEST.EVAL_PERIOD == 1500
+    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (1300, (1000, 1250), 65)
+    assert solver.BASE_LR == 0.01 and cfg.TEST.EVAL_PERIOD == 1300
     cfg = fitted("SOLVER.LR_SCHEDULER_NAME=WarmupMultiStepLR", num_images=250)
-    assert cfg.SOLVER.MAX_ITER == 384 and cfg.SOLVER.CHECKPOINT_PERIOD == 128
+    assert cfg.SOLVER.MAX_ITER == 333 and cfg.SOLVER.CHECKPOINT_PERIOD == 128
 
 
 def test_a_length_of_the_users_own_stays():
     assert fitted("SOLVER.MAX_ITER=7").SOLVER.MAX_ITER == 7
     off = fitted("SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.IMS_PER_BATCH=4")
-    assert (off.SOLVER.MAX_ITER, off.SOLVER.BASE_LR) == (1500, 0.02)
+    assert (off.SOLVER.MAX_ITER, off.SOLVER.BASE_LR) == (1300, 0.02)
     assert fitted("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
 
 
 def test_the_warm_up_keeps_its_iterations_but_takes_a_third_of_a_short_training():
-    assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 75
-    assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 20
+    assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
+    assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
