@@ -79,11 +79,9 @@ def preview(
         What was drawn.
 
     Raises:
-        ConfigError: no number of images, a folder that cannot be written, or a loader that gives
-            no images or no objects.
+        ConfigError: a folder that cannot be written, or a loader that gives no images or no
+            objects.
     """
-    if num_images < 1:
-        raise ConfigError(f"--preview must be at least 1, got {num_images}")
     check_output_dir(str(output_dir), "the folder of the preview")
     folder = Path(output_dir)
     assign: Any = getattr(model, "positives", None)

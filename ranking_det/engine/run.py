@@ -92,6 +92,8 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     if experiment.schedule()[0].lr <= 0:
         raise ConfigError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
     _check_processes(settings, args)
+    if args.preview is not None and args.preview < 1:
+        raise ConfigError(f"--preview must be at least 1, got {args.preview}")
     # The constructors refuse what the config has wrong.
     augment(experiment, experiment.model())
     return experiment, data, weights

@@ -82,10 +82,10 @@ def train(
 
 
 def _how_exactly(same_images: bool, found: dict[str, Any], extras: dict[str, Any]) -> str:
-    if comm.is_main_process() and found.get("config") != extras["config"]:
-        return "with another config than it was written with; the optimizer's settings are its own"
     if not same_images:
         return "with weights, optimizer and iteration; the order of the images begins anew"
+    if comm.is_main_process() and found.get("config") != extras["config"]:
+        return "with another config than it was written with; the optimizer's settings are its own"
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
     return (

@@ -108,7 +108,6 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     bare = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]
     for batches, count, folder, message in [
-        ([make_batch((1,))], 0, tmp_path, "--preview must be at least 1, got 0"),
         ([make_batch((1,))], 1, tmp_path / "file", "no folder that can be written to"),
         ([], 1, tmp_path, "gives no image"),
         ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
