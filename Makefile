@@ -14,7 +14,8 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 INSTALLED = $(VENV)/.ranking_det-installed
 MAIN_VENV = .venv-main
-PYTEST = -m pytest
+# A test file on each of two cores, of one thread each.
+PYTEST = -m pytest -n 2 --dist loadfile
 
 .PHONY: install quickstart test test-slow test-main lint format
 
@@ -30,6 +31,8 @@ $(INSTALLED): setup.py tools/install_detectron2.py
 quickstart: $(INSTALLED)
 	$(PY) -m ranking_det.data.shapes
 	$(PY) train_net.py --config-file $(CONFIG)
+
+test test-slow test-main: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED)
 	$(PY) $(PYTEST) -m "not slow"
