@@ -32,6 +32,13 @@ setup(
             "scikit-learn",  # the reference for the assigners' Gaussian mixture
         ],
         # To work on this project.
-        "dev": ["ruff==0.17.5", "mypy==2.4.1", "pytest", "pytest-xdist", "hypothesis", "pre-commit"],
+        "dev": [
+            "ruff==0.17.5",
+            "mypy==2.4.1",
+            "pytest",
+            "pytest-xdist",  # make test runs on two cores
+            "hypothesis",
+            "pre-commit",
+        ],
     },
 )
