@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_file
+from ranking_det.engine.files import PARTIAL, rename_whole, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ UNREADABLE = (
 
 
 BEST = "model_best"
-PARTIAL = ".partial"
 
 
 class RunCheckpointer(DetectionCheckpointer):
@@ -93,19 +92,9 @@ class RunCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Give the file, now whole, its name, and point to it."""
         final = last_filename_basename.replace(PARTIAL, "")
-        _replace(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
+        rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
         if final != f"{BEST}.pth":  # the best is not the last to go on from
-            pointer = Path(self.save_dir, "last_checkpoint")
-            partial = pointer.with_name(pointer.name + PARTIAL)
-            partial.write_text(final)
-            _replace(partial, pointer)
-
-
-def _replace(partial: Path, final: Path) -> None:
-    """Rename, after the data has reached the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(final)
+            write_whole(Path(self.save_dir, "last_checkpoint"), final)
 
 
 def read_extras(path: str) -> dict[str, Any]:

@@ -21,7 +21,6 @@ class Keys(NamedTuple):
     classes: str
     train_names: str
     test_names: str
-    amp: str
     tta: str
 
 

@@ -38,7 +38,6 @@ class LazyExperiment(Experiment):
         classes="model.num_classes",
         train_names="dataloader.train.dataset.names",
         test_names="dataloader.test.dataset.names",
-        amp="train.amp",
         tta="train.tta",
     )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,6 +13,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
+
+from ranking_det.engine.files import write_whole
 
 __all__ = ["FILE_NAME", "write_per_class"]
 
@@ -46,13 +48,11 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
-    # A reader never sees half a table.
-    partial = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["dataset", "class", *columns, "objects", "images"])
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["dataset", "class", *columns, "objects", "images"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
 
 
 def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:

@@ -23,6 +23,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
+from ranking_det.engine.files import write_whole
 from ranking_det.engine.pictures import overlay
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def predict(
                 content["annotations"] += rows
                 logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, len(found), name)
     finally:  # an interruption keeps what is done
-        written = _write(folder / "predictions.json", content)
+        written = folder / "predictions.json"
+        write_whole(written, json.dumps(content) + "\n")
     if broken:
         count = len(content["images"])
         done = f"the other {count} are in {folder}" if count else "there are no others"
@@ -235,14 +237,6 @@ def _annotations(
         row["area"] = row["bbox"][2] * row["bbox"][3] if masks is None else masks[i]
         row["iscrowd"] = 0
     return rows
-
-
-def _write(path: Path, content: dict[str, Any]) -> Path:
-    """Write JSON so that there is never half a file."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content) + "\n")
-    os.replace(unfinished, path)
-    return path
 
 
 def _reason(error: BaseException) -> str:

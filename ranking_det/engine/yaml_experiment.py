@@ -21,7 +21,6 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine.errors import build
 from ranking_det.engine.experiment import Experiment, Keys, Settings
@@ -48,7 +47,6 @@ class YamlExperiment(Experiment):
         classes="MODEL.RETINANET.NUM_CLASSES",
         train_names="DATASETS.TRAIN",
         test_names="DATASETS.TEST",
-        amp="SOLVER.AMP",
         tta="TEST.AUG",
     )
 
@@ -141,13 +139,7 @@ class YamlExperiment(Experiment):
 
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""
-        try:
-            model: nn.Module = build_model(self.cfg)
-        except ConfigError:
-            raise
-        except (TypeError, ValueError, KeyError, AssertionError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConfigError(f"MODEL cannot be built: {reason}") from error
+        model: nn.Module = build({"_target_": partial(build_model, self.cfg)}, "MODEL")
         return model
 
     def records(self) -> list[dict[str, Any]] | None:

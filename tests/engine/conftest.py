@@ -1,8 +1,19 @@
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+from ranking_det.data.shapes import prepare_shapes
+
+
+def shapes_environment(tmp_path_factory, *, train, val):
+    """Of a process whose shapes data set has so many images of 64 px."""
+    root = tmp_path_factory.mktemp("datasets")
+    prepare_shapes(root, train=train, val=val, size=64)
+    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+
 
 COLORS = {5: (255, 0, 0), 9: (0, 255, 0), 40: (0, 0, 255)}
 

@@ -1,7 +1,6 @@
 """The command line, on a few small images: what runs leave, and what errors say."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ranking_det.config import ConfigError
-from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.losses import HistoryBalance
+from tests.engine.conftest import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
@@ -44,9 +43,7 @@ def start(environment, code):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A shapes data set of 8 + 4 images of 64 px."""
-    root = tmp_path_factory.mktemp("datasets")
-    prepare_shapes(root, train=8, val=4, size=64)
-    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+    return shapes_environment(tmp_path_factory, train=8, val=4)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import socket
 import subprocess
 import sys
@@ -12,9 +11,9 @@ import pytest
 import torch
 from torch import distributed
 
-from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
+from tests.engine.conftest import shapes_environment
 from tests.modeling.conftest import load, make_batch
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +29,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    prepare_shapes(root, train=8, val=5, size=64)  # an odd number of images to share
-    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+    return shapes_environment(tmp_path_factory, train=8, val=5)  # an odd number to share
 
 
 def run(environment, program, folder, *args):

@@ -1,6 +1,5 @@
 """A run that is killed and resumed gives the weights of one that was not, bit for bit."""
 
-import os
 import random
 import signal
 import subprocess
@@ -11,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ranking_det.data.shapes import prepare_shapes
-from ranking_det.engine.checkpoint import PARTIAL, find_last
+from ranking_det.engine.checkpoint import find_last
+from ranking_det.engine.files import PARTIAL
+from tests.engine.conftest import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 12
@@ -32,9 +32,8 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    prepare_shapes(root, train=7, val=2, size=64)  # an odd number: batches cross the epochs
-    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+    # An odd number: batches cross the epochs.
+    return shapes_environment(tmp_path_factory, train=7, val=2)
 
 
 def command(folder):
