@@ -25,8 +25,8 @@ setup(
             "torchvision",  # NMS, RoIAlign, ResNet weights
             "fvcore>=0.1.5,<0.1.6",  # Detectron2's base: config, checkpoints, schedules
             "iopath>=0.1.7,<0.1.10",  # Detectron2's paths; the range is Detectron2's own
-            "pycocotools>=2.0.2",  # the COCO API: masks, and the reference evaluator
-            "faster-coco-eval",  # the fast evaluator, for COCO and LVIS
+            "pycocotools>=2.0.2",  # the COCO API: masks, and its own evaluator as a switch
+            "faster-coco-eval>=1.8.0",  # the evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
             "matplotlib",  # training curves and pictures
             "scikit-learn",  # the reference for the assigners' Gaussian mixture

@@ -21,12 +21,13 @@ LAYERS = {
     "layers": ({"checks", "labels", "boxes"}, {"torch", "torchvision"}),
     "analysis": (set(), {"matplotlib", "numpy"}),
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
+    "evaluation": ({"config", "data"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
     "modeling": (
         {"checks", "labels", "boxes", "config", "losses", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"checks", "config", "losses", "assigners", "modeling", "data", "analysis"},
+        {"checks", "config", "losses", "assigners", "modeling", "data", "evaluation", "analysis"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml", "PIL"},
     ),
     # Its probes import these when they are run, and nothing before.

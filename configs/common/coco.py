@@ -18,7 +18,6 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CompositeParamScheduler, MultiStepParamScheduler
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +26,7 @@ from ranking_det.data.augmentation import Expand, MinIoURandomCrop, PhotometricD
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.stream import build_train_loader
 from ranking_det.engine.schedule import warm_up
+from ranking_det.evaluation import DetectionEvaluator
 
 from .train import train
 
@@ -59,7 +59,9 @@ dataloader.test = L(build_detection_test_loader)(
     num_workers=4,
 )
 
-dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(DetectionEvaluator)(
+    dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
+)
 
 dataloader_512 = deepcopy(dataloader)
 dataloader_512.train.mapper.augmentations = [

@@ -8,7 +8,6 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import OmegaConf
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from ranking_det.data.shapes import categories_of
 from ranking_det.data.stream import build_train_loader
 from ranking_det.engine.schedule import warm_up
+from ranking_det.evaluation import DetectionEvaluator
 
 from .train import train
 
@@ -46,7 +46,9 @@ dataloader.test = L(build_detection_test_loader)(
     num_workers=0,
 )
 
-dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")
+dataloader.evaluator = L(DetectionEvaluator)(
+    dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
+)
 
 optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),

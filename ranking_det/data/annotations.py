@@ -87,7 +87,7 @@ def read_annotations(
         _check_folder(image_root)
         files = FileChecks(image_root, len(content["images"]))
     faults = Faults(path)
-    lvis = _is_lvis(content["images"])
+    lvis = is_lvis(content["images"])
     names = check_categories(content["categories"], lvis, faults)
     sizes = check_images(content["images"], lvis, names, files, faults)
     objects = check_annotations(content["annotations"], sizes, names, faults)
@@ -104,21 +104,30 @@ def read_json(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, it is no JSON, or it holds something else.
     """
+    content = load_json(path, "annotation file")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
+    return content
+
+
+def load_json(path: str, what: str) -> Any:
+    """Whatever is in a JSON file, which messages call ``what`` if it is not there.
+
+    Raises:
+        ConfigError: there is no such file, or it is no JSON.
+    """
     if os.path.isdir(path):
-        raise ConfigError(f"the annotation file {path!r} is a folder, not a file")
+        raise ConfigError(f"the {what} {path!r} is a folder, not a file")
     try:
-        content = _parse(Path(path).read_bytes())
+        return _parse(Path(path).read_bytes())
     except FileNotFoundError:
         place = f"current folder: {Path.cwd()}"
-        raise ConfigError(f"the annotation file {path!r} does not exist ({place})") from None
+        raise ConfigError(f"the {what} {path!r} does not exist ({place})") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{path}: no valid JSON: {error.msg} at {place}") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
-    return content
 
 
 def _parse(content: bytes) -> Any:
@@ -156,7 +165,8 @@ def _check_sections(content: dict[str, Any], path: str) -> None:
             raise ConfigError(f"{path}: {section!r} is empty")
 
 
-def _is_lvis(images: list[Any]) -> bool:
+def is_lvis(images: list[Any]) -> bool:
+    """Whether the images of a file have LVIS's own fields."""
     return any(
         isinstance(image, dict) and not LVIS_LISTS.keys().isdisjoint(image) for image in images
     )

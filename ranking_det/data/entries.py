@@ -20,7 +20,7 @@ LVIS_CATEGORY: dict[str, type] = CATEGORY | {"frequency": str, "image_count": in
 IMAGE: dict[str, type] = {"id": int, "width": int, "height": int}
 LVIS_LISTS: dict[str, type] = {"neg_category_ids": list, "not_exhaustive_category_ids": list}
 ANNOTATION: dict[str, type] = {"id": int, "image_id": int, "category_id": int, "bbox": list}
-_NAMES = {int: "an integer", str: "a string", list: "a list"}
+_NAMES = {int: "an integer", str: "a string", list: "a list", dict: "an object"}
 _NUMBERS = (int, float)
 
 Size = tuple[int, int]  # width, height
@@ -32,7 +32,7 @@ def check_categories(entries: list[Any], lvis: bool, faults: Faults) -> dict[int
     taken: dict[str, int] = {}
     expected = LVIS_CATEGORY if lvis else CATEGORY
     for index, entry in enumerate(entries):
-        found = list(_type_faults(entry, expected))
+        found = list(type_faults(entry, expected))
         if not found:
             identity, name = entry["id"], entry["name"]
             if identity in names:
@@ -62,7 +62,7 @@ def check_images(
     sizes: dict[int, Size | None] = {}
     expected = IMAGE | LVIS_LISTS if lvis else IMAGE
     for index, entry in enumerate(entries):
-        found = list(_type_faults(entry, expected))
+        found = list(type_faults(entry, expected))
         size = None
         if not found:
             found += _image_faults(entry, sizes, names)
@@ -82,7 +82,7 @@ def check_annotations(
     seen: set[int] = set()
     objects: Counter[int] = Counter()
     for index, entry in enumerate(entries):
-        found = list(_type_faults(entry, ANNOTATION))
+        found = list(type_faults(entry, ANNOTATION))
         if not found:
             if entry["id"] in seen:
                 text = f"another annotation has the id {entry['id']}"
@@ -102,7 +102,8 @@ def _remember(known: dict[int, Any], entry: Any, value: Any) -> None:
         known.setdefault(entry["id"], value)
 
 
-def _type_faults(entry: Any, expected: dict[str, type]) -> Iterator[Fault]:
+def type_faults(entry: Any, expected: dict[str, type]) -> Iterator[Fault]:
+    """What keeps an entry from being an object with these keys, of exactly these types."""
     if type(entry) is not dict:
         yield "wrong type", f"must be an object, got {show(entry)}"
         return

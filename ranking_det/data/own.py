@@ -15,9 +15,9 @@ def register_annotations(
 ) -> None:
     """Register a checked file with Detectron2; a set of the same name is replaced.
 
-    Nothing is read before Detectron2 asks for the set. The metadata suffices for Detectron2's
-    COCOEvaluator, which writes category ids as they are in the file. A file may lack what
-    evaluation needs: see :func:`complete_for_evaluation`.
+    Nothing is read before Detectron2 asks for the set. The metadata suffices for evaluators,
+    which write category ids as they are in the file. A file may lack what Detectron2's own need:
+    see :func:`complete_for_evaluation`.
 
     Args:
         name: the set's name in the catalogs.

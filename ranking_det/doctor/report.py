@@ -26,7 +26,7 @@ PACKAGES = (
     *("hydra-core", "pycocotools", "faster-coco-eval", "lvis", "scikit-learn", "matplotlib"),
     *("opencv", "setuptools"),
 )
-OPTIONAL = ("faster-coco-eval", "lvis", "scikit-learn", "setuptools")
+OPTIONAL = ("lvis", "scikit-learn", "setuptools")
 GIB = 2**30
 
 

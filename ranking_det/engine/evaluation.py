@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import OrderedDict
 from typing import Any
 
@@ -11,7 +9,6 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from ranking_det.data.own import complete_for_evaluation
 from ranking_det.engine.errors import build, check_classes
 from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.per_class import write_per_class
@@ -36,7 +33,6 @@ def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
         loader = experiment.test_loader(name)
         check_classes(experiment.names("test"), settings.num_classes, experiment.keys.classes)
         evaluator = experiment.evaluator(name)
-        _complete(evaluator)
         _share_statistics(model)
         with watch_scores():
             metrics = inference_on_dataset(augment(experiment, model), loader, evaluator)
@@ -60,15 +56,6 @@ def _share_statistics(model: nn.Module) -> None:
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 for buffer in module.buffers(recurse=False):
                     distributed.broadcast(buffer, 0)
-
-
-def _complete(evaluator: Any) -> None:
-    """Give the annotations of Detectron2's COCOEvaluator what LVIS's or a user's file may lack."""
-    api = getattr(evaluator, "_coco_api", None)
-    if api is not None:
-        complete_for_evaluation(api.dataset)
-        with contextlib.redirect_stdout(io.StringIO()):
-            api.createIndex()
 
 
 def augment(experiment: Experiment, model: nn.Module) -> nn.Module:

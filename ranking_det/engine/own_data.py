@@ -92,12 +92,6 @@ def log_own_data(data: OwnData) -> None:
                 len(summary.class_names),
                 ", ".join(summary.class_names[:20]) + (" ..." * (len(summary.class_names) > 20)),
             )
-    if data.val is not None and data.val.format == "lvis":
-        logger.warning(
-            "%s is evaluated by COCO's rules, where all classes count as annotated in all images; "
-            "LVIS's federated rules give a higher AP",
-            data.val.json_file,
-        )
 
 
 def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:

@@ -28,12 +28,12 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
 
     A line per data set and class: ``dataset``, ``class``, an AP in percent for each task
     (``bbox_AP``, ``segm_AP``), empty for a class without ground truth, and the number of ground
-    truth ``objects`` (without crowds) and of ``images`` that have one. The log has the same AP from
-    Detectron2's evaluator, whose ``AP-<class>`` entries these are; where there are none there is no
-    file, and one of an earlier evaluation is removed.
+    truth ``objects`` (without crowds) and of ``images`` that have one. The AP are the evaluator's
+    ``AP-<class>`` entries; where there are none there is no file, and one of an earlier evaluation
+    is removed.
 
     Args:
-        results: what Detectron2's evaluation returns: metrics by task, and by data set before that
+        results: what the evaluation returns: metrics by task, and by data set before that
             if there are several.
         output_dir: the folder; created if it is not there.
         datasets: the names of the data sets evaluated.

@@ -16,7 +16,6 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import hooks
-from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
@@ -27,6 +26,7 @@ from ranking_det.engine.experiment import Experiment, Keys, Settings
 from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
 from ranking_det.engine.yaml_config import load_yaml_config, split_overrides
+from ranking_det.evaluation import DetectionEvaluator
 
 # What a field of a schedule is called in the config.
 FIELDS = {
@@ -166,10 +166,14 @@ class YamlExperiment(Experiment):
         return build({"_target_": loader}, "DATASETS.TEST")
 
     def evaluator(self, name: str) -> Any:
-        """Boxes, with COCO's metrics, of as many detections as the model keeps."""
+        """COCO's metrics or LVIS's, as the set is, of as many detections as the model keeps."""
         kept = self.cfg.TEST.DETECTIONS_PER_IMAGE
-        node = {"_target_": COCOEvaluator, "dataset_name": name, "output_dir": self.cfg.OUTPUT_DIR}
-        # COCO's own number is 100, also for a model that keeps fewer.
+        node = {
+            "_target_": DetectionEvaluator,
+            "dataset_name": name,
+            "output_dir": self.cfg.OUTPUT_DIR,
+        }
+        # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
         return build(node | {"max_dets_per_image": kept if kept > 100 else None}, "DATASETS.TEST")
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

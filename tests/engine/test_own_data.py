@@ -132,8 +132,8 @@ def test_a_preview_is_drawn(out):
 
 def test_lvis_files_are_known_as_such(out):
     log = (out / "lvis" / "log.txt").read_text()
-    assert "LVIS format, 4 images" in log and "is evaluated by COCO's rules" in log
-    assert "AP" in json.loads((out / "lvis" / "results.json").read_text())["bbox"]
+    assert "LVIS format, 4 images" in log and "by LVIS's federated rules" in log
+    assert "APr" in json.loads((out / "lvis" / "results.json").read_text())["bbox"]
 
 
 def test_a_yaml_config_takes_them_too(out):

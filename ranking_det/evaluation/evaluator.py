@@ -1,0 +1,203 @@
+"""AP of a model on a data set, through Detectron2's evaluator interface."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+
+from ranking_det.config import ConfigError
+from ranking_det.data.annotations import read_json
+from ranking_det.evaluation.files import (
+    describe,
+    fill_masks,
+    has_masks,
+    prepare_ground_truth,
+    write_json,
+)
+from ranking_det.evaluation.libraries import Library, check_library
+from ranking_det.evaluation.metrics import FIELDS, MAX_DETS, Rules, average_precision
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionEvaluator(DatasetEvaluator):
+    """Boxes and masks, by the rules of COCO or of LVIS, as the data set says.
+
+    The metrics are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent.
+    Unlike in those, AP is 0 and not NaN if a model detects nothing at all, and LVIS's have an
+    ``AP-<class>`` of each class. Keypoints and proposals are not evaluated.
+
+    Args:
+        dataset_name: a registered data set. Its ``json_file`` is the ground truth; without one it
+            is made from the set's dicts. Categories are the classes by
+            ``thing_dataset_id_to_contiguous_id``, or else in the order of their ids.
+        tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
+        distributed: gather the detections of all processes; else each evaluates its own.
+        output_dir: gets ``coco_instances_results.json`` or ``lvis_instances_results.json``, the
+            detections in COCO's result format; None for no file.
+        rules: "coco", "lvis", or "auto" for those of the data set's ``evaluator_type``.
+        library: "faster-coco-eval", or "pycocotools" for COCO's rules.
+        max_dets_per_image: None for 100 of each class (COCO), or 300 of all classes (LVIS).
+
+    Raises:
+        ConfigError: the annotation file is missing or faulty, or arguments do not fit.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        rules: Literal["auto", "coco", "lvis"] = "auto",
+        library: Library = "faster-coco-eval",
+        max_dets_per_image: int | None = None,
+    ) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        self.rules = _choose_rules(rules, metadata.get("evaluator_type"))
+        check_library(library, lvis=self.rules == "lvis")
+        unknown = set(tasks or ()) - set(FIELDS)
+        if unknown:
+            raise ConfigError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
+        self.tasks = None if tasks is None else list(tasks)
+        self.distributed = distributed
+        self.output_dir = output_dir
+        self.library = library
+        self.max_dets = max_dets_per_image or MAX_DETS[self.rules]
+        self.ground_truth, where = _load(metadata, dataset_name)
+        # That of a test set whose objects are not public has none.
+        self.annotated = "annotations" in self.ground_truth
+        self.ground_truth.setdefault("annotations", [])
+        prepare_ground_truth(self.ground_truth, where, self.rules)
+        self.masks = has_masks(self.ground_truth)
+        if self.annotated and not self.masks and "segm" in (tasks or ()):
+            raise ConfigError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
+        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self._results: list[dict[str, Any]] = []
+        self._num_images = 0
+        self._has_masks = False
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take the detections of some images.
+
+        Args:
+            inputs: dicts with ``image_id``.
+            outputs: dicts with ``instances``: ``pred_boxes``, ``scores``, ``pred_classes``, and
+                ``pred_masks`` (n, H, W) if the model has masks.
+        """
+        for given, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            for result in instances_to_coco_json(instances, given["image_id"]):
+                label = result["category_id"]
+                if not 0 <= label < len(self.category_ids):
+                    raise ValueError(
+                        f"image {given['image_id']}: a detection is of class {label}, but the data "
+                        f"set has the classes 0 to {len(self.category_ids) - 1}"
+                    )
+                result["category_id"] = self.category_ids[label]
+                self._results.append(result)
+            self._has_masks |= instances.has("pred_masks")
+            self._num_images += 1
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """The metrics by task, on the main process; empty on others, and without any image."""
+        gathered = [(self._results, self._num_images, self._has_masks)]
+        if self.distributed:
+            comm.synchronize()
+            gathered = comm.gather(gathered[0], dst=0)
+            if not comm.is_main_process():
+                return {}
+        results = list(itertools.chain.from_iterable(part[0] for part in gathered))
+        if not sum(part[1] for part in gathered):
+            logger.warning("There was no image to evaluate")
+            return {}
+        if self.output_dir:
+            path = Path(self.output_dir, f"{self.rules}_instances_results.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, results)
+        if not self.annotated:
+            logger.info("The data set has no annotations to evaluate with")
+            return {}
+        kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
+        logger.info(
+            "Evaluating %d detections by %s rules: %s",
+            *(len(results), kind, describe(self.ground_truth)),
+        )
+        tasks = self._choose_tasks(any(part[2] for part in gathered))
+        return {task: self._average_precision(results, task) for task in tasks}
+
+    def _choose_tasks(self, detects_masks: bool) -> list[str]:
+        if self.tasks is not None:
+            return self.tasks
+        if detects_masks and not self.masks:
+            logger.warning("The data set has no masks: only boxes are evaluated")
+        return ["bbox", "segm"] if detects_masks and self.masks else ["bbox"]
+
+    def _average_precision(self, results: list[dict[str, Any]], task: str) -> dict[str, float]:
+        if task == "segm":
+            fill_masks(self.ground_truth)
+        metrics = average_precision(
+            self.ground_truth,
+            results,
+            task,
+            rules=self.rules,
+            library=self.library,
+            max_dets=self.max_dets,
+            classes=self.classes,
+        )
+        table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
+        logger.info("%s, at most %d detections an image:\n%s", task, self.max_dets, table)
+        return metrics
+
+
+def _choose_rules(rules: str, evaluator_type: str | None) -> Rules:
+    if rules not in ("auto", "coco", "lvis"):
+        raise ConfigError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
+    if rules == "auto":
+        rules = "lvis" if evaluator_type == "lvis" else "coco"
+    return "lvis" if rules == "lvis" else "coco"
+
+
+def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str]:
+    """The ground truth, and what messages call it."""
+    if metadata.get("json_file") is None:
+        content: dict[str, Any] = convert_to_coco_dict(dataset_name)
+        return content, f"data set {dataset_name!r}"
+    path = PathManager.get_local_path(metadata.json_file)
+    return read_json(path), path
+
+
+def _classes(
+    metadata: Any, content: Mapping[str, Any], where: str
+) -> tuple[list[int], dict[int, str]]:
+    """The category ids in the order of classes, and the names by id."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    ids = sorted(mapping, key=mapping.get) if mapping else sorted(names)
+    unknown = sorted(set(ids) - set(names))
+    if unknown:
+        raise ConfigError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
+    classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
+    if len(classes) != len(ids):
+        raise ConfigError(
+            f"{where}: has {len(ids)} categories, the data set {len(classes)} classes"
+        )
+    return ids, dict(zip(ids, classes, strict=True))

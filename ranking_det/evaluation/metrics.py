@@ -1,0 +1,149 @@
+"""From annotations and results to AP, by the rules of COCO or of LVIS."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ranking_det.evaluation.libraries import (
+    Library,
+    check_library,
+    fast_precision,
+    reference_precision,
+)
+
+__all__ = ["MAX_DETS", "average_precision"]
+
+Rules = Literal["coco", "lvis"]
+
+MAX_DETS: dict[Rules, int] = {"coco": 100, "lvis": 300}
+"""Detections of an image that count: of each class by COCO's rules, of all together by LVIS's."""
+
+FIELDS = {"bbox": "bbox", "segm": "segmentation"}
+"""What results must have for an IoU type."""
+
+Result = dict[str, Any]
+
+
+def average_precision(
+    ground_truth: dict[str, Any],
+    results: Iterable[Mapping[str, Any]],
+    iou_type: str,
+    *,
+    rules: Rules = "coco",
+    library: Library = "faster-coco-eval",
+    max_dets: int | None = None,
+    classes: Mapping[int, str] | None = None,
+) -> dict[str, float]:
+    """AP in percent, averaged over IoU .50 to .95, 101 recalls, and classes.
+
+    COCO's rules are those of pycocotools, LVIS's those of lvis-api: the annotation is federated
+    (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019, section 2), so that only those detections
+    can be wrong whose class is among the objects of the image or in its ``neg_category_ids``, and
+    those without an object are left out if the class is in ``not_exhaustive_category_ids``.
+
+    The area of a detected mask is its own, not that of a box which the result may have beside, as
+    in Detectron2. Where there are objects and no detection AP is 0, be it of one class or of all.
+    Unlike lvis-api, an annotation with ``iscrowd`` is a crowd by LVIS's rules too; LVIS has none.
+
+    Args:
+        ground_truth: the content of an annotation file, as :func:`prepare_ground_truth` leaves it.
+        results: of a result file: ``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y,
+            width, height in pixels) or ``segmentation`` (compressed RLE). They stay as they are.
+        iou_type: "bbox" or "segm".
+        rules: "coco" or "lvis".
+        library: which matches; "pycocotools" is slower, for COCO's rules only, and agrees.
+        max_dets: see :data:`MAX_DETS`, which it replaces.
+        classes: names by category id, of the classes that count; all of the file by default.
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl; by LVIS's rules APr, APc, APf; with more than one class an
+        ``AP-<class>`` of each. NaN where there is no object.
+
+    Raises:
+        ConfigError: the library is not there, or does not know the rules.
+    """
+    lvis = rules == "lvis"
+    check_library(library, lvis=lvis)
+    categories = ground_truth["categories"]
+    if classes is None:
+        classes = {category["id"]: category["name"] for category in categories}
+    ids = sorted(classes)
+    limit = MAX_DETS[rules] if max_dets is None else max_dets
+    rows = [_only(result, iou_type) for result in results]
+    if lvis:
+        rows = keep_known(ground_truth, keep_best(rows, limit))
+    if library == "pycocotools":
+        precision = reference_precision(ground_truth, rows, iou_type, ids, limit)
+    else:
+        precision = fast_precision(ground_truth, rows, iou_type, ids, limit, lvis=lvis)
+    metrics = _overall(precision)
+    if lvis:
+        frequency = {category["id"]: category["frequency"] for category in categories}
+        metrics |= _by_frequency(precision[..., 0], [frequency[identity] for identity in ids])
+    if len(ids) > 1:
+        metrics |= _by_class(precision[..., 0], [classes[identity] for identity in ids])
+    return metrics
+
+
+def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
+    """The results of highest score of each image, over all classes, as lvis-api cuts them.
+
+    Of equal scores the first ones stay. faster-coco-eval would cut each class by itself.
+    """
+    of_image: dict[int, list[Result]] = defaultdict(list)
+    for result in results:
+        of_image[result["image_id"]].append(result)
+    kept: list[Result] = []
+    for found in of_image.values():
+        if len(found) > max_dets:
+            found = sorted(found, key=lambda result: result["score"], reverse=True)[:max_dets]
+        kept += found
+    return kept
+
+
+def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> list[Result]:
+    """The results of classes that are annotated in their image, as present or as absent.
+
+    faster-coco-eval leaves out the others too, but fails on masks of an image that has only such.
+    """
+    known = {(a["image_id"], a["category_id"]) for a in ground_truth["annotations"]}
+    for image in ground_truth["images"]:
+        known.update((image["id"], identity) for identity in image["neg_category_ids"])
+    return [result for result in results if (result["image_id"], result["category_id"]) in known]
+
+
+def _only(result: Mapping[str, Any], iou_type: str) -> Result:
+    """A copy for the libraries to write in; beside a mask a box would give the area."""
+    return {key: result[key] for key in ("image_id", "category_id", "score", FIELDS[iou_type])}
+
+
+def _overall(precision: np.ndarray) -> dict[str, float]:
+    """Over all classes, of a precision (T, R, K, A)."""
+    metrics = {
+        "AP": _percent(precision[..., 0]),
+        "AP50": _percent(precision[0, ..., 0]),
+        "AP75": _percent(precision[5, ..., 0]),
+    }
+    for i, area in enumerate("sml", start=1):
+        metrics[f"AP{area}"] = _percent(precision[..., i])
+    return metrics
+
+
+def _by_class(precision: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    return {f"AP-{name}": _percent(precision[..., k]) for k, name in enumerate(names)}
+
+
+def _by_frequency(precision: np.ndarray, frequencies: Sequence[str]) -> dict[str, float]:
+    of_class = np.array(frequencies)
+    return {f"AP{group}": _percent(precision[:, :, of_class == group]) for group in "rcf"}
+
+
+def _percent(precision: np.ndarray) -> float:
+    """The mean over what is defined."""
+    defined = precision[precision > -1]
+    return 100 * float(defined.mean()) if defined.size else math.nan

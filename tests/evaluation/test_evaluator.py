@@ -1,0 +1,220 @@
+"""The evaluator as Detectron2 calls it."""
+
+import json
+import logging
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from torch import distributed, multiprocessing
+
+from ranking_det.config import ConfigError
+from ranking_det.evaluation import DetectionEvaluator
+from tests.evaluation.cases import CLASSES, NAMES, SIDE, A, B, ground_truth, random_set, write
+
+NAME = "evaluated_in_a_test"
+BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Registers a file; returns nothing."""
+
+    def do(content, evaluator_type="lvis", **metadata):
+        MetadataCatalog.get(NAME).set(
+            json_file=write(tmp_path / "gt.json", content),
+            evaluator_type=evaluator_type,
+            thing_classes=list(NAMES.values()),
+            thing_dataset_id_to_contiguous_id=CLASSES,
+            **metadata,
+        )
+
+    yield do
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if NAME in catalog:
+            catalog.remove(NAME)
+
+
+def feed(evaluator, detections, images=(1, 2), masks=False):
+    """Detections are (image, class, box, score)."""
+    for image in images:
+        mine = [d for d in detections if d[0] == image]
+        boxes = torch.tensor([d[2] for d in mine], dtype=torch.float32).reshape(-1, 4)
+        found = Instances((SIDE, SIDE))
+        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        found.scores = torch.tensor([d[3] for d in mine], dtype=torch.float32)
+        found.pred_classes = torch.tensor([d[1] for d in mine], dtype=torch.int64)
+        if masks:
+            found.pred_masks = torch.zeros(len(mine), SIDE, SIDE, dtype=torch.bool)
+            for i, (x, y, width, height) in enumerate(d[2] for d in mine):
+                found.pred_masks[i, y : y + height, x : x + width] = True
+        evaluator.process([{"image_id": image}], [{"instances": found}])
+
+
+# The first is wrong by COCO's rules only.
+DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
+
+
+def test_the_rules_are_those_of_the_data_set_and_classes_become_categories(register, tmp_path):
+    for kind, expected in (("lvis", 100), ("coco", 50)):
+        MetadataCatalog.pop(NAME, None)
+        register(ground_truth((1, A, BOX), (1, B, FAR)), kind)
+        evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path / "new"))
+        feed(evaluator, DETECTIONS)
+        results = evaluator.evaluate()
+        assert list(results) == ["bbox"] and ("APr" in results["bbox"]) == (kind == "lvis")
+        assert results["bbox"]["AP-rare"] == pytest.approx(expected)
+        assert results["bbox"]["AP-common"] == pytest.approx(100)
+        assert evaluator.evaluate()["bbox"]["AP"] == results["bbox"]["AP"]  # nothing is used up
+        written = json.loads((tmp_path / f"new/{kind}_instances_results.json").read_text())
+        assert [entry["category_id"] for entry in written] == [A, B, A]
+        evaluator.reset()
+        feed(evaluator, DETECTIONS[1:])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert DetectionEvaluator(NAME, rules="lvis").rules == "lvis"
+
+
+def test_masks_are_evaluated_if_the_model_and_the_data_have_them(register, caplog):
+    content = ground_truth((1, A, BOX), (1, B, FAR))
+    register(content)
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, DETECTIONS, masks=True)
+    results = evaluator.evaluate()
+    assert list(results) == ["bbox", "segm"]
+    assert results["segm"]["AP"] == pytest.approx(100)
+    evaluator = DetectionEvaluator(NAME, tasks=["segm"])
+    feed(evaluator, [], masks=True)
+    assert evaluator.evaluate()["segm"]["AP"] == 0
+
+    for annotation in content["annotations"]:
+        del annotation["segmentation"], annotation["area"]
+    MetadataCatalog.pop(NAME)
+    register(content)
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, DETECTIONS, masks=True)
+    with caplog.at_level(logging.WARNING):
+        assert list(evaluator.evaluate()) == ["bbox"]
+    assert "The data set has no masks: only boxes are evaluated" in caplog.text
+    with pytest.raises(ConfigError, match="no annotation has a 'segmentation'"):
+        DetectionEvaluator(NAME, tasks=["segm"])
+
+
+@pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
+def test_the_results_are_those_of_detectron2(register, tmp_path, library):
+    content, found = random_set(1)
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+    register(content | {"info": {}}, "coco")
+    found = [(r["image_id"], CLASSES[r["category_id"]], r["bbox"], r["score"]) for r in found]
+    theirs = COCOEvaluator(NAME, output_dir=str(tmp_path), max_dets_per_image=11)
+    ours = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
+    results = []
+    for evaluator in (theirs, ours):
+        evaluator.reset()
+        feed(evaluator, found, images=range(1, 31), masks=True)
+        results.append(evaluator.evaluate())
+    assert list(results[0]) == list(results[1]) == ["bbox", "segm"]
+    for task, metrics in results[0].items():
+        assert list(results[1][task]) == list(metrics)
+        assert results[1][task] == pytest.approx(metrics, abs=1e-9, nan_ok=True)
+
+
+def test_a_data_set_without_a_file_is_evaluated_by_its_dicts():
+    box = {"bbox": BOX, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {"file_name": "1.png", "image_id": 1, "width": SIDE, "height": SIDE}
+    DatasetCatalog.register(NAME, lambda: [record | {"annotations": [box]}])
+    MetadataCatalog.get(NAME).set(thing_classes=["only"])
+    try:
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, [(1, 0, BOX, 0.5)], images=[1])
+        results = evaluator.evaluate()["bbox"]
+        assert results["AP"] == pytest.approx(100) and "AP-only" not in results
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
+    content = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
+    MetadataCatalog.get(NAME).set(json_file=content, evaluator_type="lvis")
+    try:
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, DETECTIONS)
+        assert evaluator.evaluate()["bbox"]["AP-common"] == pytest.approx(100)
+    finally:
+        MetadataCatalog.remove(NAME)
+
+
+def test_no_image_no_annotations_and_no_detection_are_three_things(register, caplog, tmp_path):
+    content = ground_truth((1, A, BOX))
+    register(content)
+    evaluator = DetectionEvaluator(NAME)
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate() == {}
+    assert "There was no image to evaluate" in caplog.text
+    feed(evaluator, [])
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+    del content["annotations"]
+    MetadataCatalog.pop(NAME)
+    register(content)
+    evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path / "test"))
+    feed(evaluator, DETECTIONS)
+    assert evaluator.evaluate() == {}
+    assert len(json.loads((tmp_path / "test/lvis_instances_results.json").read_text())) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["keypoints"]}, "tasks may be bbox, segm, got keypoints"),
+        ({"rules": "voc"}, "rules must be 'auto', 'coco' or 'lvis', got 'voc'"),
+        ({"library": "lvis"}, "library must be one of faster-coco-eval, pycocotools"),
+        ({"library": "pycocotools"}, "LVIS's need faster-coco-eval"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(register, options, message):
+    register(ground_truth((1, A, BOX)))
+    with pytest.raises(ConfigError, match=message):
+        DetectionEvaluator(NAME, **options)
+
+
+def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
+    register(ground_truth((1, A, BOX)), thing_colors=None)
+    evaluator = DetectionEvaluator(NAME)
+    with pytest.raises(ValueError, match="image 1: a detection is of class 4, but .* 0 to 3"):
+        feed(evaluator, [(1, 4, BOX, 0.5)])
+    MetadataCatalog.pop(NAME)
+    path = write(tmp_path / "gt.json", ground_truth((1, A, BOX)))
+    for names, ids, message in (
+        (["one"], CLASSES, "has 4 categories, the data set 1 classes"),
+        (["one"], {77: 0}, "has no category 77"),
+    ):
+        metadata = MetadataCatalog.get(NAME)
+        metadata.set(json_file=path, thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+        with pytest.raises(ConfigError, match=message):
+            DetectionEvaluator(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, DETECTIONS, images=[rank + 1], masks=True)
+    results = evaluator.evaluate()
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump({task: metrics["AP"] for task, metrics in results.items()}, file)
+    distributed.destroy_process_group()
+
+
+def test_the_main_process_evaluates_the_detections_of_all(register, tmp_path):
+    register(ground_truth((1, A, BOX), (2, A, FAR)))
+    # To import Detectron2 anew takes longer than all tests of this file.
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    if method == "spawn":
+        pytest.skip("the data set is registered in this process only")
+    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
+    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert other == {} and main == pytest.approx({"bbox": 100, "segm": 100})
