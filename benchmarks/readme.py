@@ -81,6 +81,7 @@ NAMES = {
     "RankingRetinaNet": "RetinaNet",
     "RankingFCOS": "FCOS",
     "MaxIoU": "max-IoU",
+    "Matcher": "max-IoU",
     "NormalizedPAA": "PAA*",
     "RankSort": "Rank & Sort",
     "AveragePrecision": "AP",
@@ -110,6 +111,20 @@ def name_criterion(node: Any) -> str:
     return name
 
 
+def name_axes(model: Any) -> list[str]:
+    """The architecture, the assigner and the criterion of a detector, or of an R-CNN's box head."""
+    if "roi_heads" not in model:
+        return [name_of(model), name_of(model.assigner), name_criterion(model.criterion)]
+    heads = model.roi_heads
+    if "box_heads" in heads:
+        criterion = name_criterion(heads.criteria[0])
+        return ["Cascade R-CNN", name_of(heads.assigners[0]), criterion]
+    name = "Mask R-CNN" if "mask_head" in heads else "Faster R-CNN"
+    if "criterion" not in heads:
+        return [name, name_of(heads.proposal_matcher), "cross entropy"]
+    return [name, name_of(heads.assigner), name_criterion(heads.criterion)]
+
+
 def quick() -> str:
     """The quick configs, the command of each, and what they reach."""
     report = load("quick.json")
@@ -120,8 +135,7 @@ def quick() -> str:
     ]
     for name in configs:
         path = f"configs/shapes/quick/{name}.py"
-        model = LazyConfig.load(str(ROOT / path)).model
-        axes = [name_of(model), name_of(model.assigner), name_criterion(model.criterion)]
+        axes = name_axes(LazyConfig.load(str(ROOT / path)).model)
         figures = ["not run", ""]
         if name in report["runs"]:
             run = report["runs"][name]

@@ -36,7 +36,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """The keyword arguments that ``target`` takes; None if it takes any, or cannot tell."""
-    if inspect.isclass(target) and target.__init__.__module__.startswith("torch.nn.modules.module"):
+    constructor = getattr(target, "__init__", None)
+    # A tuple with names has a constructor of no module.
+    module = getattr(constructor, "__module__", None) or ""
+    if inspect.isclass(target) and module.startswith("torch.nn.modules.module"):
         return {}  # a module without arguments inherits a constructor that takes any, and fails
     try:
         found = inspect.signature(target).parameters

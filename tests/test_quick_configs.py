@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from tests.modeling.conftest import make_batch
 
 FOLDER = Path(__file__).parents[1] / "configs" / "shapes" / "quick"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+# The R-CNNs have tests of their own.
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem.count("_") == 2)
 AXES = {
     "fcos": "RankingFCOS",
     "retinanet": "RankingRetinaNet",

@@ -44,6 +44,8 @@ class LazyExperiment(Experiment):
     def __init__(self, path: str, overrides: Sequence[str]) -> None:
         self.cfg = load_lazy_config(path, overrides)
         self.overridden = {override.partition("=")[0] for override in overrides}
+        if "num_classes" not in self.cfg.model and "roi_heads" in self.cfg.model:
+            self.keys = self.keys._replace(classes="model.roi_heads.num_classes")
 
     @property
     def config(self) -> DictConfig:
@@ -68,7 +70,7 @@ class LazyExperiment(Experiment):
             # Processes evaluate different numbers of images, in which buffers cannot be shared.
             ddp={**(train.get("ddp") or {}), "broadcast_buffers": False},
             tta=tta if tta.pop("enabled", False) else None,
-            num_classes=self._select("model.num_classes"),
+            num_classes=self._select(self.keys.classes),
         )
 
     def schedule(self) -> tuple[Schedule, Collection[str]]:
@@ -108,9 +110,9 @@ class LazyExperiment(Experiment):
                 self.cfg.dataloader[split].dataset.names = name
         if keep_empty:
             self.cfg.dataloader.train.dataset.filter_empty = False
-        if "num_classes" not in self.cfg.model:
+        if self._select(self.keys.classes) is None:
             raise ConfigError("model has no num_classes to set")
-        self.cfg.model.num_classes = num_classes
+        OmegaConf.update(self.cfg, self.keys.classes, num_classes)
 
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""

@@ -53,6 +53,8 @@ class YamlExperiment(Experiment):
     def __init__(self, path: str, overrides: Sequence[str]) -> None:
         self.cfg = load_yaml_config(path, overrides)
         self.overridden = {key for key, _ in split_overrides(overrides)}
+        if self.cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+            self.keys = self.keys._replace(classes="MODEL.ROI_HEADS.NUM_CLASSES")
 
     @property
     def config(self) -> CfgNode:
@@ -64,7 +66,11 @@ class YamlExperiment(Experiment):
         cfg, aug = self.cfg, self.cfg.TEST.AUG
         tta = {"min_sizes": aug.MIN_SIZES, "max_size": aug.MAX_SIZE, "flip": aug.FLIP}
         # Only the model knows the key of another one's classes.
-        ours = cfg.MODEL.META_ARCHITECTURE in ("RankingRetinaNet", "RankingFCOS")
+        classes = {
+            "RankingRetinaNet": cfg.MODEL.RETINANET,
+            "RankingFCOS": cfg.MODEL.RETINANET,
+            "GeneralizedRCNN": cfg.MODEL.ROI_HEADS,
+        }.get(cfg.MODEL.META_ARCHITECTURE)
         return Settings(
             output_dir=cfg.OUTPUT_DIR,
             weights=cfg.MODEL.WEIGHTS,
@@ -78,7 +84,7 @@ class YamlExperiment(Experiment):
             amp=choose_dtype({"enabled": cfg.SOLVER.AMP.ENABLED}, cfg.MODEL.DEVICE),
             ddp={"broadcast_buffers": False},
             tta=tta if aug.ENABLED else None,
-            num_classes=int(cfg.MODEL.RETINANET.NUM_CLASSES) if ours else None,
+            num_classes=None if classes is None else int(classes.NUM_CLASSES),
         )
 
     def schedule(self) -> tuple[Schedule, Collection[str]]:

@@ -23,7 +23,8 @@ A criterion is what a detector calls: it takes :class:`Candidates` and labels (`
 - a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
   :class:`MagnitudeBalance`, :class:`HistoryBalance`;
 - for losses that are sums, a normaliser: :class:`PositiveCount`;
-- for heads with an IoU or centreness branch, its :class:`BranchLoss`.
+- for heads with an IoU or centreness branch, its :class:`BranchLoss`;
+- for the masks of an R-CNN, beside the criterion of its boxes, :class:`MaskCriterion`.
 
 :class:`ALRPCriterion` is the one whose ranking also gives the box loss. :class:`CriterionSchedule`
 trains with one criterion after the other.
@@ -46,6 +47,7 @@ from ranking_det.losses.criterion import ALRPCriterion, Criterion
 from ranking_det.losses.focal import focal
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
 from ranking_det.losses.localization import GIoU, IoU, SmoothL1
+from ranking_det.losses.masks import MaskCriterion, dice_errors
 from ranking_det.losses.normalizers import PositiveCount
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
@@ -88,6 +90,7 @@ __all__ = [
     "IoU",
     "IoUWeight",
     "MagnitudeBalance",
+    "MaskCriterion",
     "Matches",
     "PositiveCount",
     "QualityFocal",
@@ -105,6 +108,7 @@ __all__ = [
     "ape_loss",
     "check_values",
     "class_specific_ranking_loss",
+    "dice_errors",
     "focal",
     "global_ranking_loss",
     "group_negatives",

@@ -18,7 +18,7 @@ from ranking_det.losses.distributed import sum_over_workers
 SCALE = 4096.0
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
+def ratio_or_one(above: Tensor, below: Tensor) -> Tensor:
     """``above / below``, or 1 where either is 0 and one task has nothing to weigh."""
     usable = (above > 0) & (below > 0)
     return torch.where(usable, above / below, torch.ones_like(below))
@@ -50,7 +50,7 @@ class ValueBalance(nn.Module):
 
     def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Return the ratio."""
-        return _ratio(task_loss.detach(), box_loss.detach())
+        return ratio_or_one(task_loss.detach(), box_loss.detach())
 
 
 class MagnitudeBalance(nn.Module):
@@ -65,7 +65,7 @@ class MagnitudeBalance(nn.Module):
         task = self._norm(task_loss, matches.candidates.logits)
         box = self._norm(box_loss, matches.candidates.box_outputs)
         norms = sum_over_workers(torch.stack([task, box]), matches.group)
-        return _ratio(norms[0], norms[1]).to(box_loss.dtype)
+        return ratio_or_one(norms[0], norms[1]).to(box_loss.dtype)
 
     @staticmethod
     def _norm(loss: Tensor, at: Tensor) -> Tensor:

@@ -15,14 +15,9 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.losses import Candidates
-from ranking_det.modeling.adapters import (
-    flatten_level,
-    flatten_levels,
-    image_and_level,
-    valid_cells,
-)
+from ranking_det.assigners import Assigner
+from ranking_det.modeling.adapters import flatten_level, flatten_levels
+from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.fitting import check_parts
 from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.logging import log_metrics
@@ -34,7 +29,7 @@ def _without_memory(module: nn.Module, inputs: Any) -> Any:
     return torch.func.functional_call(module, copies, (inputs,))
 
 
-class RankingDenseDetector(DenseDetector):
+class RankingDenseDetector(AnchorMatching, DenseDetector):
     """A dense detector with any assigner, any criterion and any inference.
 
     The criterion sees the raw logits of all classes, levels and images of the process at once.
@@ -133,76 +128,6 @@ class RankingDenseDetector(DenseDetector):
             found.append((anchors[rows], gt_index[own][rows] - first))
             first += len(instances)
         return found
-
-    def _assign_all(
-        self,
-        images: ImageList,
-        features: list[Tensor],
-        predictions: tuple[list[Tensor], ...],
-        gt_instances: list[Instances],
-    ) -> tuple[list[Tensor], Tensor, Tensor, Assignment]:
-        """Anchors per level (R_l, 4), logits (R, K), raw box outputs (R, 4), their assignment."""
-        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
-        logits = flatten_levels(predictions[0], self.num_classes)
-        outputs = flatten_levels(predictions[1], 4).float()
-        grids = [feature.shape[-2:] for feature in features]
-        valid = valid_cells(
-            images.image_sizes, grids, self.strides, self.anchor_generator.num_anchors, self.device
-        )
-        return anchors, logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
-
-    def assign(
-        self,
-        anchors: list[Tensor],
-        gt_instances: list[Instances],
-        valid: Tensor,
-        logits: Tensor,
-        outputs: Tensor,
-    ) -> Assignment:
-        """Call the assigner; the predictions are decoded only for one that needs them."""
-        predictions = None
-        if getattr(self.assigner, "needs_predictions", False):
-            with torch.no_grad():
-                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
-            predictions = Predictions(logits.detach(), boxes)
-        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
-        gt_classes = [instances.gt_classes for instances in gt_instances]
-        return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
-
-    def gather(
-        self,
-        anchors: list[Tensor],
-        gt_instances: list[Instances],
-        assignment: Assignment,
-        logits: Tensor,
-        outputs: Tensor,
-        branch: Tensor | None = None,
-    ) -> Candidates:
-        """All rows' logits, and the boxes of the positives."""
-        rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
-        num_anchors = sum(len(level) for level in anchors)
-        positive_anchors = torch.cat(anchors)[rows % num_anchors]
-        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
-        # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
-        own = outputs[rows]
-        image, level = image_and_level(
-            len(gt_instances), [len(level) for level in anchors], logits.device
-        )
-        return Candidates(
-            logits=logits,
-            image=image,
-            level=level,
-            num_images=len(gt_instances),
-            box_outputs=own,
-            boxes=self.decode(own, positive_anchors),
-            anchors=positive_anchors,
-            gt_boxes=gt_boxes[assignment.gt_index[rows]],
-            branch_logits=branch,
-        )
-
-    def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:
-        """Raw box outputs (n, 4) relative to anchors (n, 4) -> XYXY boxes (n, 4) in pixels."""
-        return self.box2box_transform.apply_deltas(outputs, anchors)
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]

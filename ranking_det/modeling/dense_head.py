@@ -12,6 +12,17 @@ from torch import Tensor, nn
 __all__ = ["DenseHead"]
 
 
+def prior_logit(prior_prob: float) -> float:
+    """The bias with which a class's score starts at ``prior_prob``.
+
+    Raises:
+        ValueError: it is not in (0, 1).
+    """
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
+    return -math.log((1 - prior_prob) / prior_prob)
+
+
 class DenseHead(nn.Module):
     """Two towers of convolutions, shared by all levels, for class logits and box outputs.
 
@@ -48,8 +59,7 @@ class DenseHead(nn.Module):
         for name, value in (("num_convs", num_convs), ("num_scales", num_scales)):
             if value < 0:
                 raise ValueError(f"{name} must be >= 0, got {value}")
-        if not 0 < prior_prob < 1:
-            raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
+        prior = prior_logit(prior_prob)
         self.num_classes = num_classes
         self.num_anchors = num_anchors
         self.cls_subnet = self._tower(in_channels, num_convs, norm)
@@ -63,7 +73,7 @@ class DenseHead(nn.Module):
                 nn.init.normal_(layer.weight, std=0.01)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+        nn.init.constant_(self.cls_score.bias, prior)
 
     @staticmethod
     def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:

@@ -1,16 +1,20 @@
-"""Whether the parts of a dense detector fit each other."""
+"""Whether the parts of a detector fit each other."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ranking_det.losses import SmoothL1
+from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.dense_head import DenseHead
 
 if TYPE_CHECKING:
     from ranking_det.modeling.dense_detector import RankingDenseDetector
+    from ranking_det.modeling.roi_heads import RankingROIHeads
+    from ranking_det.modeling.rpn import RankingRPN
 
 
 def check_parts(model: RankingDenseDetector) -> None:
@@ -20,19 +24,60 @@ def check_parts(model: RankingDenseDetector) -> None:
         ValueError: parts that do not fit together.
     """
     _check_grid(model)
-    for module in model.criterion.modules():
-        coder = tuple(getattr(model.box2box_transform, "weights", ()))
+    check_coder(model.criterion, model.box2box_transform)
+    if isinstance(model.head, DenseHead):
+        _check_head(model, model.head)
+
+
+def check_rpn(rpn: RankingRPN) -> None:
+    """The same for the parts of an RPN."""
+    _check_grid(rpn)
+    check_coder(rpn.criterion, rpn.box2box_transform)
+    _check_no_branch(rpn.criterion)
+
+
+def check_roi_heads(heads: RankingROIHeads) -> None:
+    """The same for the parts of the heads on proposals."""
+    for stage in heads.stages():
+        _check_no_branch(stage.criterion)
+        check_coder(stage.criterion, stage.predictor.box2box_transform)
+        if getattr(stage.assigner, "needs_predictions", False):
+            raise ValueError(
+                f"assigner: {type(stage.assigner).__name__} is for anchors on a grid; take MaxIoU "
+                "for proposals"
+            )
+        if stage.predictor.num_classes != heads.num_classes:
+            raise ValueError(
+                f"box_predictor.num_classes: {stage.predictor.num_classes}, but the heads have "
+                f"{heads.num_classes}"
+            )
+    if heads.mask_on and not hasattr(heads.mask_head, "layers"):
+        raise ValueError(
+            "mask_head: expected one with layers(features) -> logits, as Detectron2's "
+            f"BaseMaskRCNNHead, got {type(heads.mask_head).__name__}"
+        )
+    if heads.mask_on and heads.mask_pooler is None:
+        raise ValueError("mask_pooler: expected a pooler, got None")
+
+
+def check_coder(criterion: nn.Module, box2box_transform: Any) -> None:
+    """Raise ValueError if a loss on encoded boxes encodes them otherwise than the box coder."""
+    for module in criterion.modules():
+        coder = tuple(getattr(box2box_transform, "weights", ()))
         if isinstance(module, SmoothL1) and tuple(module.weights) != coder:
             raise ValueError(
                 "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
                 f"weights {module.weights}, the box coder "
                 + (f"with {coder}" if coder else "does not; take a loss on decoded boxes")
             )
-    if isinstance(model.head, DenseHead):
-        _check_head(model, model.head)
 
 
-def _check_grid(model: RankingDenseDetector) -> None:
+def _check_no_branch(criterion: nn.Module) -> None:
+    if getattr(criterion, "branch", None) is not None:
+        raise ValueError("criterion.branch: the heads of an R-CNN have no branch to train")
+
+
+def _check_grid(model: AnchorMatching) -> None:
     name, counts = type(model.assigner).__name__, set(model.anchor_generator.num_anchors)
     levels = getattr(model.assigner, "num_levels", None)
     if levels not in (None, len(model.strides)):

@@ -9,10 +9,14 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 
-def log_metrics(metrics: Mapping[str, Tensor]) -> None:
+def log_metrics(metrics: Mapping[str, Tensor], prefix: str = "") -> None:
     """Write detached scalars to the step's event storage, with one copy to the host.
 
     Outside a trainer there is no storage, and nothing is written.
+
+    Args:
+        metrics: the scalars by name.
+        prefix: of the names, for detectors with several criteria; ``"rpn/"``.
     """
     try:
         storage = get_event_storage()
@@ -20,4 +24,5 @@ def log_metrics(metrics: Mapping[str, Tensor]) -> None:
         return
     if metrics:
         values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()
-        storage.put_scalars(**dict(zip(metrics, values, strict=True)))
+        names = [prefix + name for name in metrics]
+        storage.put_scalars(**dict(zip(names, values, strict=True)))

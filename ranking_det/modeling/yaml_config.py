@@ -11,13 +11,18 @@ from torch import nn
 
 from ranking_det import assigners, losses
 from ranking_det.config import build_component
-from ranking_det.modeling import dense_head, inference
+from ranking_det.modeling import dense_head, inference, sampling
 
 COMPONENTS = {
     "ASSIGNER": "ATSS",
     "CRITERION": "",
     "HEAD": "DenseHead",
     "INFERENCE": "DenseInference",
+    "SAMPLER": "",
+    "RPN_ASSIGNER": "MaxIoU",
+    "RPN_CRITERION": "",
+    "RPN_SAMPLER": "",
+    "MASK_CRITERION": "MaskCriterion",
 }
 """The nodes under MODEL and their default NAME."""
 
@@ -29,6 +34,13 @@ def add_ranking_config(cfg: CfgNode) -> None:
     SOLVER.REFERENCE_BATCH, 0 for a schedule that stays as it is written. Of the head and the
     inference, what Detectron2 has keys for is taken from MODEL.RETINANET and TEST, for FCOS too.
 
+    For an R-CNN, with RankingRPN and RankingROIHeads as Detectron2's MODEL.PROPOSAL_GENERATOR.NAME
+    and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION and MODEL.SAMPLER are those of the box
+    head, MODEL.RPN_ASSIGNER and so on those of the RPN, and MODEL.MASK_CRITERION and
+    MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask head. A sampler without NAME is none. Of
+    Detectron2's keys those for matching, sampling and losses have no effect, but for
+    MODEL.RPN.LOSS_WEIGHT.
+
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
     :mod:`ranking_det.assigners`, :mod:`ranking_det.losses` and this package; an argument that is a
     component itself, or a list of them, is a node or a list of nodes of its own. What a component
@@ -37,9 +49,19 @@ def add_ranking_config(cfg: CfgNode) -> None:
     """
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
+    cfg.MODEL.ROI_MASK_HEAD.MAX_ROIS = 200
     # A length in epochs; the batch that the learning rate and the iterations are written for.
     cfg.SOLVER.EPOCHS = 0.0
     cfg.SOLVER.REFERENCE_BATCH = 0
+
+
+def build_sampler(cfg: CfgNode, key: str) -> nn.Module | None:
+    """The sampler of the node MODEL.``key``, None if it has no NAME."""
+    node = cfg.MODEL[key]
+    if not node.NAME:
+        return None
+    built: nn.Module = build_component(node, sampling, f"MODEL.{key}")
+    return built
 
 
 def dense_arguments(

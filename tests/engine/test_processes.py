@@ -61,20 +61,20 @@ def test_two_processes_evaluate_as_one_does_and_torchrun_is_another_way(environm
     assert results(tmp_path / "two") == results(tmp_path / "one") == results(tmp_path / "torchrun")
 
 
-def train_with_an_idle_process(rank, port, outcome):
-    """100 steps, in which the second process has no objects; the last images have none at all."""
+def train_with_an_idle_process(rank, port, outcome, config, steps):
+    """Steps in which the second process has no objects; the last images have none at all."""
     torch.set_num_threads(1)
     _join(f"tcp://127.0.0.1:{port}", rank, 2, rank, 2)
     torch.manual_seed(0)
     from detectron2.config import instantiate
     from detectron2.utils.events import EventStorage
 
-    cfg = load("quick/fcos_fcos_rs.py").model
+    cfg = load(config).model
     model = distribute(instantiate(cfg).train(), "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with EventStorage():
-        for step in range(100):
-            count = 2 if rank == 0 and step < 90 else 0
+        for step in range(steps):
+            count = 2 if rank == 0 and step < 0.9 * steps else 0
             losses = model(make_batch((count,), sizes=((64, 64),)))
             optimizer.zero_grad()
             sum(losses.values()).backward()
@@ -84,14 +84,19 @@ def train_with_an_idle_process(rank, port, outcome):
     distributed.destroy_process_group()
 
 
-def test_a_process_whose_images_have_no_objects_hangs_nobody():
+@pytest.mark.parametrize(
+    ("config", "steps"), [("quick/fcos_fcos_rs.py", 100), ("quick/mask_rs.py", 20)]
+)
+def test_a_process_whose_images_have_no_objects_hangs_nobody(config, steps):
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     workers = [
-        context.Process(target=train_with_an_idle_process, args=(rank, port, outcome))
+        context.Process(
+            target=train_with_an_idle_process, args=(rank, port, outcome, config, steps)
+        )
         for rank in (0, 1)
     ]
     for worker in workers:

@@ -1,15 +1,31 @@
+import functools
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def load(name):
+@functools.cache
+def _loaded(name):
     return LazyConfig.load(str(CONFIGS / "shapes" / name))
+
+
+def load(name):
+    return deepcopy(_loaded(name))
+
+
+def ellipses(boxes, height, width):
+    """Masks (n, height, width) that fill their boxes (n, 4) up to the corners."""
+    y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
+    across = (2 * x - x1 - x2) / (x2 - x1).clamp(min=1e-6)
+    down = (2 * y - y1 - y2) / (y2 - y1).clamp(min=1e-6)
+    return across.square() + down.square() < 1
 
 
 def make_instances(count, height, width, num_classes, seed=0):
@@ -19,6 +35,7 @@ def make_instances(count, height, width, num_classes, seed=0):
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.cat([corner, corner + extent], dim=1))
     instances.gt_classes = torch.randint(0, num_classes, (count,), generator=generator)
+    instances.gt_masks = BitMasks(ellipses(instances.gt_boxes.tensor, height, width))
     return instances
 
 

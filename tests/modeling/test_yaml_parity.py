@@ -2,19 +2,28 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
+from omegaconf import OmegaConf
 
 from ranking_det.engine.yaml_config import load_yaml_config
+from ranking_det.engine.yaml_experiment import YamlExperiment
 from tests.modeling.conftest import CONFIGS, make_batch
 
+# The common config, the model in it, where its classes are, and the yaml twin.
+TWINS = [
+    ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs"),
+    ("fcos_r18", "model", "num_classes", "fcos_fcos_rs"),
+    ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs"),
+    ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs"),
+]
 
-@pytest.mark.parametrize("name", ["retinanet", "fcos"])
-def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(name):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{name}_r18.py")).model
-    cfg.num_classes = 12
+
+@pytest.mark.parametrize(("common", "name", "classes", "file"), TWINS)
+def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes, file):
+    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{common}.py"))[name]
+    OmegaConf.update(cfg, classes, 12)
     lazy = instantiate(cfg)
-    file = {"retinanet": "retinanet_atss_rs.yaml", "fcos": "fcos_fcos_rs.yaml"}[name]
-    yaml_cfg = load_yaml_config(str(CONFIGS / "shapes" / file), ["MODEL.DEVICE", "cpu"])
-    twin = build_model(yaml_cfg)
+    path = str(CONFIGS / "shapes" / f"{file}.yaml")
+    twin = build_model(load_yaml_config(path, ["MODEL.DEVICE", "cpu"]))
     assert str(twin) == str(lazy)
     twin.load_state_dict(lazy.state_dict(), strict=True)
     batch = make_batch((3, 0, 5))
@@ -24,3 +33,37 @@ def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(name):
         found = [model.eval()(batch)[0]["instances"] for model in (twin, lazy)]
     torch.testing.assert_close(found[0].scores, found[1].scores, rtol=1e-3, atol=1e-5)
     assert len(found[0]) == len(found[1]) > 0
+
+
+def test_other_data_set_the_classes_of_an_rcnn():
+    path = str(CONFIGS / "shapes" / "mask_rs.yaml")
+    experiment = YamlExperiment(path, ["MODEL.DEVICE", "cpu"])
+    assert experiment.settings().num_classes == 12
+    assert experiment.keys.classes == "MODEL.ROI_HEADS.NUM_CLASSES"
+    experiment.set_data(None, None, 5, keep_empty=False)
+    heads = experiment.model().roi_heads
+    assert heads.num_classes == heads.box_predictor.num_classes == 5
+    assert heads.mask_head.predictor.out_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.SAMPLER.NAME", "RandomSampelr"], "no 'RandomSampelr' .* mean 'RandomSampler'"),
+        (["MODEL.SAMPLER.NAME", "NegativeCap"], "MODEL.SAMPLER: .*max_negatives"),
+        (["MODEL.RPN_CRITERION.NAME", "Criterio"], "no 'Criterio' .* mean 'Criterion'"),
+    ],
+)
+def test_a_mistyped_part_of_an_rcnn_is_named(options, message):
+    path = str(CONFIGS / "shapes" / "mask_rs.yaml")
+    with pytest.raises(ValueError, match=message):
+        YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options]).model()
+
+
+def test_samplers_are_parts_of_the_yaml_too():
+    path = str(CONFIGS / "shapes" / "mask_rs.yaml")
+    options = ["MODEL.RPN_SAMPLER.NAME", "RandomSampler", "MODEL.SAMPLER.NAME", "NegativeCap"]
+    options += ["MODEL.SAMPLER.MAX_NEGATIVES", "64", "MODEL.ROI_MASK_HEAD.MAX_ROIS", "50"]
+    model = YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options]).model()
+    assert model.proposal_generator.sampler.size == 256
+    assert model.roi_heads.sampler.max_negatives == 64 and model.roi_heads.max_mask_rois == 50

@@ -1,0 +1,6 @@
+"""Faster R-CNN with cross entropy: Detectron2's own heads and samplers."""
+
+from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train
+from ...common.shapes_quick_rcnn import faster_ce as model
+
+train.output_dir = "output/shapes/quick/faster_ce"

@@ -1,0 +1,93 @@
+"""The loss of the masks of an R-CNN, balanced against its box head.
+
+Shapes: P positives, S x S pixels of a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ranking_det.checks import check_at_least, describe
+from ranking_det.losses.balance import ratio_or_one
+
+EPS = 1e-5
+
+
+def dice_errors(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each mask (Milletari et al., 3DV 2016), with squares in the denominator.
+
+    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5), over the pixels. An empty target gives 1 and no
+    gradient.
+
+    Args:
+        logits: (P, S, S), raw.
+        targets: (P, S, S), in [0, 1].
+
+    Returns:
+        (P,) float32 or better in [0, 1], with gradient.
+
+    Raises:
+        ValueError: other shapes.
+
+    >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
+    True
+    """
+    if logits.dim() != 3 or targets.shape != logits.shape:
+        raise ValueError(
+            f"targets: expected masks of the shape of logits, (P, S, S), got {describe(targets)} "
+            f"for {describe(logits)}"
+        )
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    p, t = logits.to(wide).sigmoid().flatten(1), targets.to(wide).flatten(1)
+    overlap = (p * t).sum(1)
+    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + EPS)
+
+
+class MaskCriterion(nn.Module):
+    """Dice loss, weighted as the boxes are, and balanced against the box head's task loss.
+
+    That of Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5): the mean of the errors by
+    the instance weights of the box head, times the ratio of the box head's task loss to it.
+
+    Args:
+        weighted: whether the instance weights count; otherwise all masks count the same.
+        balanced: whether the loss is brought to the size of the task loss.
+        weight: a further factor, >= 0.
+    """
+
+    def __init__(self, weighted: bool = True, balanced: bool = True, weight: float = 1.0) -> None:
+        super().__init__()
+        check_at_least("weight", weight, 0.0)
+        self.weighted = weighted
+        self.balanced = balanced
+        self.weight = weight
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, weights: Tensor, task_loss: Tensor
+    ) -> Tensor:
+        """Compute the loss of a step.
+
+        Args:
+            logits: (P, S, S), raw, of each positive's class.
+            targets: (P, S, S), in [0, 1].
+            weights: (P,) >= 0, detached.
+            task_loss: detached scalar, what the box head's balance compares with.
+
+        Returns:
+            A scalar; zero, attached to the logits, without a positive.
+
+        Raises:
+            ValueError: the shapes do not fit each other.
+        """
+        if weights.shape != logits.shape[:1]:
+            raise ValueError(
+                f"weights: expected one for each of the {len(logits)} masks, got "
+                f"{describe(weights)}"
+            )
+        errors = dice_errors(logits, targets)
+        weights = weights if self.weighted else torch.ones_like(weights)
+        total = weights.sum()
+        loss = (weights * errors).sum() / torch.where(total < 1e-10, 1.0, total)
+        factor = ratio_or_one(task_loss, loss.detach()) if self.balanced else 1.0
+        return self.weight * factor * loss

@@ -1,0 +1,110 @@
+"""What dense detectors and the RPN share: from predictions on anchors to a criterion's candidates.
+
+Shapes: N images, R anchors of all levels and images, K classes, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ranking_det.assigners import Assigner, Assignment, Predictions
+from ranking_det.losses import Candidates
+from ranking_det.modeling.adapters import flatten_levels, image_and_level, valid_cells
+
+
+class AnchorMatching:
+    """Base of modules that predict on anchors; it only adds methods.
+
+    Attributes:
+        anchor_generator: Detectron2 anchor generator.
+        box2box_transform: Detectron2 box coder.
+        assigner: see :mod:`ranking_det.assigners`.
+        criterion: see :mod:`ranking_det.losses`.
+        num_classes: K.
+        strides: per level, pixels per cell.
+    """
+
+    anchor_generator: Any
+    box2box_transform: Any
+    assigner: Assigner
+    criterion: nn.Module
+    num_classes: int
+    strides: Sequence[int]
+
+    def _assign_all(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: tuple[list[Tensor], ...],
+        gt_instances: list[Instances],
+    ) -> tuple[list[Tensor], Tensor, Tensor, Assignment]:
+        """Anchors per level (R_l, 4), logits (R, K), raw box outputs (R, 4), their assignment."""
+        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        logits = flatten_levels(predictions[0], self.num_classes)
+        outputs = flatten_levels(predictions[1], 4).float()
+        valid = self.valid(images, features, anchors)
+        return anchors, logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
+
+    def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
+        """Which anchors (R,) take part: those that are not in the padding of the batch."""
+        grids = [feature.shape[-2:] for feature in features]
+        counts = self.anchor_generator.num_anchors
+        return valid_cells(images.image_sizes, grids, self.strides, counts, features[0].device)
+
+    def assign(
+        self,
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        valid: Tensor,
+        logits: Tensor,
+        outputs: Tensor,
+    ) -> Assignment:
+        """Call the assigner; the predictions are decoded only for one that needs them."""
+        predictions = None
+        if getattr(self.assigner, "needs_predictions", False):
+            with torch.no_grad():
+                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
+            predictions = Predictions(logits.detach(), boxes)
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
+        gt_classes = [instances.gt_classes for instances in gt_instances]
+        return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
+
+    def gather(
+        self,
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        assignment: Assignment,
+        logits: Tensor,
+        outputs: Tensor,
+        branch: Tensor | None = None,
+    ) -> Candidates:
+        """All rows' logits, and the boxes of the positives."""
+        rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
+        num_anchors = sum(len(level) for level in anchors)
+        positive_anchors = torch.cat(anchors)[rows % num_anchors]
+        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
+        own = outputs[rows]
+        image, level = image_and_level(
+            len(gt_instances), [len(level) for level in anchors], logits.device
+        )
+        return Candidates(
+            logits=logits,
+            image=image,
+            level=level,
+            num_images=len(gt_instances),
+            box_outputs=own,
+            boxes=self.decode(own, positive_anchors),
+            anchors=positive_anchors,
+            gt_boxes=gt_boxes[assignment.gt_index[rows]],
+            branch_logits=branch,
+        )
+
+    def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        """Raw box outputs (n, 4) relative to anchors (n, 4) -> XYXY boxes (n, 4) in pixels."""
+        return self.box2box_transform.apply_deltas(outputs, anchors)

@@ -1,0 +1,221 @@
+"""Box and mask heads on proposals, trained by any criterion.
+
+Shapes: N images, R proposals of all of them, K classes, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ranking_det import assigners, losses
+from ranking_det.assigners import Assigner, Assignment
+from ranking_det.checks import check_integer
+from ranking_det.config import build_component
+from ranking_det.losses import Candidates, CriterionOutput, MaskCriterion
+from ranking_det.modeling.box_predictor import RankingBoxPredictor
+from ranking_det.modeling.fitting import check_roi_heads
+from ranking_det.modeling.logging import log_metrics
+from ranking_det.modeling.mask_head import limit_rois, mask_targets, own_masks
+from ranking_det.modeling.proposals import (
+    collect_positives,
+    gather_candidates,
+    match_proposals,
+)
+from ranking_det.modeling.yaml_config import build_sampler
+
+INHERITED = (
+    *("num_classes", "box_in_features", "box_pooler", "box_head", "box_predictor"),
+    *("proposal_append_gt", "mask_in_features", "mask_pooler", "mask_head"),
+)
+"""What Detectron2's translation of a yaml config gives and this project takes over."""
+
+
+class BoxStage(NamedTuple):
+    """A box head, and what it is trained with."""
+
+    head: nn.Module
+    predictor: RankingBoxPredictor
+    assigner: Assigner
+    criterion: nn.Module
+
+
+class TrainedStage(NamedTuple):
+    """What a stage made of its proposals in a step of training."""
+
+    proposals: list[Instances]
+    outputs: tuple[Tensor, Tensor]
+    assignment: Assignment
+    candidates: Candidates
+    result: CriterionOutput
+
+
+@ROI_HEADS_REGISTRY.register()
+class RankingROIHeads(StandardROIHeads):
+    """The heads of Faster and Mask R-CNN with any criterion; inference is Detectron2's.
+
+    Every proposal is ranked, and the instance weights of the criterion go with the positives to the
+    mask head, as a field of their Instances.
+
+    Args:
+        num_classes: K.
+        box_in_features: names of the backbone's features, the finest first.
+        box_pooler: Detectron2 ROIPooler.
+        box_head: pooled features -> features.
+        box_predictor: such as :class:`RankingBoxPredictor`, class-specific or not.
+        assigner: see :mod:`ranking_det.assigners`; one that looks at one image's proposals alone.
+        criterion: see :mod:`ranking_det.losses`; all proposals are of level 0.
+        sampler: see :mod:`ranking_det.modeling.sampling`; None for every proposal, as the ranking
+            papers have it.
+        proposal_append_gt: whether the objects' own boxes are proposals too; not in aLRP Loss.
+        mask_in_features: names of the backbone's features for masks; None for none.
+        mask_pooler: Detectron2 ROIPooler.
+        mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
+        mask_criterion: see :class:`ranking_det.losses.MaskCriterion`, whose defaults are taken if
+            None.
+        max_mask_rois: positives that get a mask in training, of all images of the process together;
+            random ones where there are more.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        box_in_features: Sequence[str],
+        box_pooler: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        assigner: nn.Module,
+        criterion: nn.Module,
+        sampler: nn.Module | None = None,
+        proposal_append_gt: bool = True,
+        mask_in_features: Sequence[str] | None = None,
+        mask_pooler: nn.Module | None = None,
+        mask_head: nn.Module | None = None,
+        mask_criterion: nn.Module | None = None,
+        max_mask_rois: int = 200,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            # Detectron2's matching and sampling, which are replaced.
+            batch_size_per_image=0,
+            positive_fraction=0.0,
+            proposal_matcher=None,
+            proposal_append_gt=proposal_append_gt,
+            box_in_features=list(box_in_features),
+            box_pooler=box_pooler,
+            box_head=box_head,
+            box_predictor=box_predictor,
+            mask_in_features=None if mask_in_features is None else list(mask_in_features),
+            mask_pooler=mask_pooler,
+            mask_head=mask_head,
+        )
+        check_integer("max_mask_rois", max_mask_rois, 1)
+        self.assigner = assigner
+        self.criterion = criterion
+        self.sampler = sampler
+        self.mask_criterion = mask_criterion or MaskCriterion()
+        self.max_mask_rois = max_mask_rois
+        check_roi_heads(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        theirs = super().from_config(cfg, input_shape)
+        model = cfg.MODEL
+        return {name: theirs[name] for name in INHERITED if name in theirs} | {
+            "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
+            "criterion": build_component(model.CRITERION, losses, "MODEL.CRITERION"),
+            "sampler": build_sampler(cfg, "SAMPLER"),
+            "mask_criterion": build_component(model.MASK_CRITERION, losses, "MODEL.MASK_CRITERION"),
+            "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
+        }
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        theirs: dict[str, Any] = super()._init_box_head(cfg, input_shape)
+        predictor = RankingBoxPredictor(cfg, theirs["box_head"].output_shape)
+        return theirs | {"box_predictor": predictor}
+
+    def stages(self) -> list[BoxStage]:
+        """The box heads that refine one another's boxes: one."""
+        return [BoxStage(self.box_head, self.box_predictor, self.assigner, self.criterion)]
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Detect, or in training compute the losses; see Detectron2's ROIHeads."""
+        if not self.training:
+            detections = self._forward_box(features, proposals)
+            return self.forward_with_given_boxes(features, detections), {}
+        if targets is None:
+            raise ValueError("targets: expected the objects of each image, got None")
+        first, found = self._train_boxes(features, proposals, targets)
+        if self.mask_on:
+            found["loss_mask"] = self._mask_loss(features, targets, first)
+        return first.proposals, found
+
+    def _train_boxes(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> tuple[TrainedStage, dict[str, Tensor]]:
+        """The stage that the mask head goes with, and the losses of all stages."""
+        (stage,) = self.stages()
+        trained = self._train_stage(features, proposals, targets, stage)
+        log_metrics(trained.result.metrics, "roi/")
+        return trained, dict(trained.result.losses)
+
+    def _train_stage(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+        stage: BoxStage,
+    ) -> TrainedStage:
+        proposals, assignment = match_proposals(
+            proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
+        )
+        outputs = self._predict(features, proposals, stage)
+        candidates = gather_candidates(stage.predictor, *outputs, proposals, targets, assignment)
+        result = stage.criterion(candidates, assignment.labels)
+        return TrainedStage(proposals, outputs, assignment, candidates, result)
+
+    def _predict(
+        self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage
+    ) -> tuple[Tensor, Tensor]:
+        """The logits (R, K) and the box outputs (R, 4) or (R, 4 K)."""
+        maps = [features[name] for name in self.box_in_features]
+        pooled = self.box_pooler(maps, [own.proposal_boxes for own in proposals])
+        logits, outputs = stage.predictor(stage.head(pooled))
+        return logits, outputs
+
+    def _mask_loss(
+        self, features: dict[str, Tensor], targets: list[Instances], trained: TrainedStage
+    ) -> Tensor:
+        result = trained.result
+        positives = collect_positives(
+            trained.candidates, trained.assignment, result.weights, targets
+        )
+        positives = limit_rois(positives, self.max_mask_rois)
+        maps = [features[name] for name in self.mask_in_features]
+        pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
+        logits = self.mask_head.layers(pooled)
+        logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
+        masks = mask_targets(positives, targets, logits.shape[-1])
+        weights = torch.cat([own.instance_weights for own in positives])
+        loss: Tensor = self.mask_criterion(logits, masks, weights, result.task_loss)
+        return loss

@@ -1,0 +1,364 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
+
+from ranking_det import losses as L
+from ranking_det.assigners import PAA
+from ranking_det.labels import BACKGROUND
+from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
+from ranking_det.modeling.score_watch import watch_scores
+from tests.modeling.conftest import load, make_instances
+
+SIZE = 128
+
+
+def build(config="quick/faster_rs.py", **changes):
+    cfg = load(config).model.roi_heads
+    for key, value in changes.items():
+        node, _, leaf = key.rpartition("__")
+        (cfg[node] if node else cfg)[leaf] = value
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+def make_features(num_images, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"p{level}": torch.randn(num_images, 64, side, side, generator=generator)
+        for level, side in ((2, 32), (3, 16), (4, 8), (5, 4))
+    }
+
+
+def make_targets(counts, num_classes=12):
+    return [make_instances(n, SIZE, SIZE, num_classes, seed=i) for i, n in enumerate(counts)]
+
+
+def make_proposals(num_images, count=40):
+    """Boxes anywhere, some of which overlap an object or another."""
+    proposals = []
+    for i in range(num_images):
+        boxes = make_instances(count, SIZE, SIZE, 1, seed=100 + i).gt_boxes
+        logits = torch.linspace(3, -3, count)
+        own = Instances((SIZE, SIZE), proposal_boxes=boxes, objectness_logits=logits)
+        proposals.append(own)
+    return proposals
+
+
+def step(heads, targets, count=40):
+    arguments = make_features(len(targets)), make_proposals(len(targets), count), targets
+    return heads(None, *arguments)[1]
+
+
+CRITERIA = {
+    "rs": lambda: L.Criterion(classification=L.RankSort()),
+    "rs_image": lambda: L.Criterion(classification=L.RankSort(), rank_scope="image"),
+    "rs_magnitude": lambda: L.Criterion(classification=L.RankSort(), balance=L.MagnitudeBalance()),
+    "ap": lambda: L.Criterion(classification=L.AveragePrecision()),
+    "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5)),
+    "focal": lambda: L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount()),
+}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "counts"),
+    [(name, counts) for name in CRITERIA for counts in ((3, 5), (0, 0))]
+    + [("rs", (0, 4)), ("rs", (1,))],
+)
+def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
+    heads = build("quick/mask_rs.py", criterion=CRITERIA[criterion]())
+    found = step(heads, make_targets(counts))
+    assert "loss_mask" in found and all(loss.isfinite() for loss in found.values())
+    sum(found.values()).backward()
+    for name, parameter in heads.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    if sum(counts):
+        for layer in (heads.box_predictor.cls_score, heads.box_predictor.bbox_pred):
+            assert layer.weight.grad.any()
+        assert heads.mask_head.predictor.weight.grad.any()
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_one_class_only(agnostic):
+    heads = build("quick/mask_rs.py", num_classes=1, box_predictor__cls_agnostic_bbox_reg=agnostic)
+    found = step(heads, make_targets((3, 2), num_classes=1))
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+
+
+def spy(heads):
+    """The candidates and labels of the next steps."""
+    seen = []
+    original = heads.criterion.forward
+    heads.criterion.forward = lambda candidates, labels: (
+        seen.append((candidates, labels)) or original(candidates, labels)
+    )
+    return seen
+
+
+def test_every_proposal_and_every_object_is_ranked():
+    heads, targets = build(), make_targets((3, 0, 4))
+    seen = spy(heads)
+    step(heads, targets)
+    candidates, labels = seen[0]
+    assert candidates.logits.shape == (3 * 40 + 7, 12)
+    assert torch.bincount(candidates.image).tolist() == [43, 40, 44]
+    assert (labels[43:83] == BACKGROUND).all()
+    # The objects' own boxes follow the proposals of their image, and find themselves.
+    assert labels[40:43].tolist() == targets[0].gt_classes.tolist()
+    assert labels[-4:].tolist() == targets[2].gt_classes.tolist()
+    rows = torch.nonzero(labels >= 0).squeeze(1)
+    own = {int(row): i for i, row in enumerate(rows)}
+    expected = torch.cat([targets[0].gt_boxes.tensor, targets[2].gt_boxes.tensor])
+    places = torch.tensor([own[row] for row in [40, 41, 42, 123, 124, 125, 126]])
+    torch.testing.assert_close(candidates.gt_boxes[places], expected)
+    torch.testing.assert_close(candidates.anchors[places], expected)
+
+
+def test_the_objects_boxes_are_no_proposals_on_request():
+    heads = build(proposal_append_gt=False)
+    seen = spy(heads)
+    step(heads, make_targets((3, 0, 4)))
+    assert len(seen[0][1]) == 120
+
+
+def test_a_cap_keeps_all_positives_and_a_random_sample_its_size():
+    targets = make_targets((3, 0, 4))
+    counts = {}
+    for name, sampler in (("all", None), ("cap", NegativeCap(5)), ("random", RandomSampler(8))):
+        heads = build(sampler=sampler)
+        seen = spy(heads)
+        step(heads, targets)
+        candidates, labels = seen[0]
+        positive = torch.bincount(candidates.image[labels >= 0], minlength=3)
+        counts[name] = positive.tolist(), torch.bincount(candidates.image).tolist()
+    positive = counts["all"][0]
+    assert counts["cap"] == (positive, [n + 5 for n in positive])
+    assert counts["random"][1] == [8, 8, 8]
+
+
+def test_a_box_trains_the_four_outputs_of_its_objects_class():
+    heads = build()
+    seen = spy(heads)
+    loss = step(heads, make_targets((2, 1)))["loss_box"]
+    classes = seen[0][1][seen[0][1] >= 0].unique()
+    loss.backward()
+    trained = heads.box_predictor.bbox_pred.weight.grad.view(12, -1).any(dim=1)
+    assert torch.nonzero(trained).squeeze(1).tolist() == classes.tolist()
+    assert len(classes) < 12
+
+
+def test_class_agnostic_boxes_are_one_for_all():
+    heads = build(box_predictor__cls_agnostic_bbox_reg=True)
+    assert heads.box_predictor.bbox_pred.out_features == 4
+    seen = spy(heads)
+    step(heads, make_targets((2, 1)))["loss_box"].backward()
+    assert seen[0][0].boxes.shape == seen[0][0].gt_boxes.shape
+    assert heads.box_predictor.bbox_pred.weight.grad.any()
+
+
+def test_the_predictor_has_no_background_logit_and_detections_are_detectron2s():
+    heads = build(box_predictor__test_score_thresh=0.3).eval()
+    predictor = heads.box_predictor
+    torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
+    assert predictor.cls_score.out_features == 12 and not predictor.cls_score.bias.any()
+    features, proposals = make_features(2), make_proposals(2)
+    with torch.no_grad():
+        found, losses = heads(None, features, proposals)
+        maps = [features[name] for name in heads.box_in_features]
+        pooled = heads.box_pooler(maps, [own.proposal_boxes for own in proposals])
+        predictions = predictor(heads.box_head(pooled))
+        probs = predictor.predict_probs(predictions, proposals)
+        boxes = predictor.predict_boxes(predictions, proposals)
+    assert losses == {}
+    assert probs[0].shape == (40, 13) and not probs[0][:, -1].any()
+    torch.testing.assert_close(probs[1][:, :-1], predictions[0][40:].sigmoid())
+    expected, _ = fast_rcnn_inference(boxes, probs, [(SIZE, SIZE)] * 2, 0.3, 0.5, 100)
+    for own, theirs in zip(found, expected):
+        torch.testing.assert_close(own.scores, theirs.scores)
+        torch.testing.assert_close(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        assert len(own) > 1 and own.scores.min() > 0.3 and own.pred_classes.max() < 12
+
+
+def test_a_prior_is_the_score_at_the_start():
+    predictor = build(box_predictor__prior_prob=0.01).box_predictor
+    logits, _ = predictor(torch.zeros(3, 256))
+    torch.testing.assert_close(logits.sigmoid(), torch.full((3, 12), 0.01))
+    with pytest.raises(ValueError, match=r"prior_prob must be in \(0, 1\), got 1"):
+        build(box_predictor__prior_prob=1.0)
+
+
+@pytest.mark.parametrize(
+    ("thresh", "message"), [(0.1, "which 100 % of all boxes pass"), (0.99, "leaves only 0.00")]
+)
+def test_a_threshold_that_cannot_be_right_is_told(thresh, message, caplog):
+    heads = build(box_predictor__test_score_thresh=thresh).eval()
+    with caplog.at_level("WARNING"), watch_scores(), torch.no_grad():
+        heads(None, make_features(1), make_proposals(1))
+    assert message in caplog.text and "test_score_thresh" in caplog.text
+
+
+def test_metrics_are_logged_under_a_name_of_their_own():
+    with EventStorage(0) as storage:
+        step(build(), make_targets((3, 3)))
+    assert {"roi/num_positives", "roi/mean_iou", "roi/box_balance"} <= storage.latest().keys()
+
+
+def test_masks_are_balanced_against_the_box_head():
+    found = step(build("quick/mask_rs.py"), make_targets((4, 4)))
+    task = found["loss_rank"] + found["loss_sort"]
+    torch.testing.assert_close(found["loss_mask"], task)
+    torch.testing.assert_close(found["loss_box"], task)
+
+
+class Recorder(L.MaskCriterion):
+    def forward(self, logits, targets, weights, task_loss):
+        self.seen = logits, targets, weights
+        return super().forward(logits, targets, weights, task_loss)
+
+
+@pytest.mark.parametrize("limit", [200, 37, 10_000])
+def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
+    """Three images, 300 positives and more: a positive's weight is the place of its box."""
+    heads = build("quick/mask_rs.py", mask_criterion=Recorder(), max_mask_rois=limit)
+    original, boxes = heads.criterion.forward, []
+
+    def place(candidates, labels):
+        output = original(candidates, labels)
+        output.weights = candidates.anchors @ torch.tensor([1.0, 0.1, 0.01, 0.001])
+        boxes.append(len(candidates.anchors))
+        return output
+
+    heads.criterion.forward = place
+    pool = heads.mask_pooler.forward
+    heads.mask_pooler.forward = lambda maps, lists: boxes.append(lists) or pool(maps, lists)
+    targets = make_targets((100, 0, 150, 60))
+    step(heads, targets)
+    total, lists = boxes
+    assert total > 300 and [len(own) > 0 for own in lists] == [True, False, True, True]
+    _, masks, weights = heads.mask_criterion.seen
+    assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
+    every = torch.cat([own.tensor for own in lists])
+    torch.testing.assert_close(weights, every @ torch.tensor([1.0, 0.1, 0.01, 0.001]))
+    # The mask is that of an object of the same image that overlaps the box by a half.
+    start = 0
+    for own, objects in zip(lists, targets):
+        matched = heads.assigner(
+            [own.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], own.area() >= 0
+        ).gt_index
+        expected = objects.gt_masks[matched].crop_and_resize(own.tensor, 28)
+        assert torch.equal(masks[start : start + len(own)], expected.float())
+        start += len(own)
+
+
+def test_masks_of_zero_area_and_boxes_of_zero_width_train():
+    heads, targets = build("quick/mask_rs.py"), make_targets((3, 2))
+    targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
+    targets[1].gt_boxes.tensor[0, 2] = targets[1].gt_boxes.tensor[0, 0]
+    found = step(heads, targets)
+    sum(found.values()).backward()
+    assert all(loss.isfinite() for loss in found.values())
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+
+
+def test_objects_without_masks_are_refused_by_name():
+    targets = make_targets((2, 1))
+    for own in targets:
+        own.remove("gt_masks")
+    with pytest.raises(ValueError, match="expected gt_masks, .* use_instance_mask=True"):
+        step(build("quick/mask_rs.py"), targets)
+
+
+def test_images_without_proposals_train_on_their_objects_and_give_no_detection():
+    heads = build("quick/mask_rs.py")
+    found = step(heads, make_targets((3, 0)), count=0)
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    with torch.no_grad():
+        detections, _ = heads.eval()(None, make_features(2), make_proposals(2, count=0))
+    assert [len(own) for own in detections] == [0, 0]
+
+
+def test_a_diverged_model_gives_a_loss_that_the_trainers_guard_stops_at():
+    heads = build("quick/mask_rs.py")
+    heads.box_head.fc1.weight.data.fill_(torch.nan)
+    assert step(heads, make_targets((3, 0)))["loss_rank"].isnan()
+
+
+def test_bfloat16_autocast_trains():
+    heads = build("quick/mask_rs.py")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step(heads, make_targets((3, 0)))
+    sum(found.values()).backward()
+    assert all(loss.isfinite() for loss in found.values())
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+
+
+def test_parts_that_do_not_fit_are_refused():
+    branch = L.BranchLoss(L.CenternessWeight())
+    criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
+    with pytest.raises(ValueError, match="criterion.branch: the heads of an R-CNN have no branch"):
+        build(criterion=criterion)
+    with pytest.raises(ValueError, match="PAA is for anchors on a grid; take MaxIoU"):
+        build(assigner=PAA())
+    with pytest.raises(ValueError, match="box_predictor.num_classes: 5, but the heads have 12"):
+        build(box_predictor__num_classes=5)
+    with pytest.raises(ValueError, match="max_mask_rois: expected an integer of at least 1"):
+        build(max_mask_rois=0)
+    with pytest.raises(ValueError, match="targets: expected the objects of each image, got None"):
+        build()(None, make_features(1), make_proposals(1))
+
+
+def test_it_is_registered_in_detectron2():
+    assert ROI_HEADS_REGISTRY.get("RankingROIHeads") is RankingROIHeads
+
+
+MEMORY = """
+import torch
+from ranking_det.losses import BACKGROUND, Candidates, Criterion, RankSort
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+def run(rows, classes, positives):
+    logits = torch.empty(rows, classes).uniform_(-6, 0).requires_grad_()
+    labels = torch.full((rows,), BACKGROUND)
+    labels[:positives] = torch.randint(0, classes, (positives,))
+    boxes = torch.rand(positives, 2) * 100
+    boxes = torch.cat([boxes, boxes + 20 + torch.rand(positives, 2) * 50], dim=1)
+    outputs = torch.zeros(positives, 4, requires_grad=True)
+    image = torch.zeros(rows, dtype=torch.int64)
+    candidates = Candidates(
+        logits=logits, image=image, level=image, num_images=1, box_outputs=outputs,
+        boxes=boxes + outputs, anchors=boxes, gt_boxes=boxes + 3,
+    )
+    before = peak()
+    sum(Criterion(classification=RankSort())(candidates, labels).losses.values()).backward()
+    return (peak() - before) / logits.nbytes
+
+run(100, 100, 10)
+print(run(4000, 1203, 500))
+"""
+
+
+def test_1203_classes_of_4000_proposals_take_three_times_the_memory_of_their_logits():
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 3
+
+
+def test_an_assigner_sees_one_image_at_a_time():
+    heads, calls = build(), []
+    original = heads.assigner.forward
+    heads.assigner.forward = lambda *args: calls.append(args) or original(*args)
+    step(heads, make_targets((3, 0)))
+    assert [len(args[0][0]) for args in calls] == [43, 40]
+    assert [len(args[1]) for args in calls] == [1, 1]

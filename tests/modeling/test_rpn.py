@@ -1,0 +1,227 @@
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
+
+from ranking_det import losses as L
+from ranking_det.labels import IGNORE
+from ranking_det.modeling import NegativeCap, RandomSampler, RankingRPN, RankingRPNHead
+from tests.modeling.conftest import load, make_instances
+
+STRIDES = [4, 8, 16, 32, 64]
+ANCHORS_AT_128 = 3 * sum((128 // stride) ** 2 for stride in STRIDES)
+
+
+def build(**changes):
+    cfg = load("quick/faster_rs.py").model.proposal_generator
+    for key, value in changes.items():
+        cfg[key] = value
+    torch.manual_seed(0)
+    return instantiate(cfg)
+
+
+def inputs(counts, sizes=((128, 128),), seed=0):
+    """Images, features and objects; the features are as large as the largest image."""
+    sizes = [sizes[i % len(sizes)] for i in range(len(counts))]
+    largest = [max(side) for side in zip(*sizes)]
+    generator = torch.Generator().manual_seed(seed)
+    features = {
+        f"p{level}": torch.randn(
+            len(counts), 64, *(-(-side // stride) for side in largest), generator=generator
+        )
+        for level, stride in enumerate(STRIDES, start=2)
+    }
+    images = ImageList(torch.zeros(len(counts), 3, *largest), sizes)
+    objects = [
+        make_instances(n, *size, num_classes=12, seed=i)
+        for i, (n, size) in enumerate(zip(counts, sizes))
+    ]
+    return images, features, objects
+
+
+def labels_of(rpn, arguments):
+    """What the criterion is given, per image."""
+    seen = []
+    original = rpn.criterion.forward
+    rpn.criterion.forward = lambda candidates, labels: (
+        seen.append(labels) or original(candidates, labels)
+    )
+    rpn(*arguments)
+    return seen[0].view(len(arguments[2]), -1)
+
+
+def as_detectron2(rpn):
+    """Detectron2's RPN with the same weights, thresholds and limits, without sampling."""
+    theirs = RPN(
+        in_features=rpn.in_features,
+        head=rpn.rpn_head,
+        anchor_generator=rpn.anchor_generator,
+        anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
+        box2box_transform=rpn.box2box_transform,
+        batch_size_per_image=10**9,
+        positive_fraction=1.0,
+        pre_nms_topk=(500, 500),
+        post_nms_topk=(128, 128),
+        nms_thresh=0.7,
+    )
+    theirs._subsample_labels = lambda label: label
+    return theirs
+
+
+CRITERIA = {
+    "rs": lambda: L.Criterion(classification=L.RankSort()),
+    "ap": lambda: L.Criterion(classification=L.AveragePrecision()),
+    "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5), tau=0.7),
+    "focal": lambda: L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount()),
+    "smooth_l1": lambda: L.Criterion(
+        classification=L.Focal(),
+        normalizer=L.PositiveCount(),
+        localization=L.SmoothL1(weights=(10.0, 10.0, 5.0, 5.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4), (0, 0)])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
+    rpn = build(criterion=CRITERIA[criterion]())
+    proposals, found = rpn(*inputs(counts))
+    assert all(name.startswith("loss_rpn_") for name in found)
+    assert all(loss.isfinite() for loss in found.values())
+    sum(found.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
+    assert not proposals[0].proposal_boxes.tensor.requires_grad
+
+
+def test_all_anchors_are_ranked_as_detectron2s_matcher_labels_them():
+    rpn, arguments = build(), inputs((6, 1, 0))
+    found = labels_of(rpn, arguments)
+    assert found.shape == (3, ANCHORS_AT_128)
+    anchors = rpn.anchor_generator([arguments[1][name] for name in rpn.in_features])
+    expected, _ = as_detectron2(rpn).label_and_sample_anchors(anchors, arguments[2])
+    for own, theirs in zip(found, expected):
+        # Ours are 0 for the one class, -1 for background and -2 for ignored.
+        assert torch.equal(own, torch.tensor([-1, 0, -2])[theirs.long()])
+    assert (found >= 0).sum() > 10 and (found == IGNORE).any()
+
+
+def test_proposals_are_detectron2s():
+    rpn, (images, features, _) = build().eval(), inputs((1, 1))
+    torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
+    with torch.no_grad():
+        found, nothing = rpn(images, features)
+        expected, _ = as_detectron2(rpn).eval()(images, features)
+    assert nothing == {}
+    for own, theirs in zip(found, expected):
+        torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
+        torch.testing.assert_close(own.objectness_logits, theirs.objectness_logits)
+        assert 1 < len(own) <= 128 and (own.objectness_logits.diff() <= 0).all()
+
+
+def test_the_number_of_proposals_is_that_of_training_or_of_the_test():
+    rpn, (images, features, objects) = build(post_nms_topk=[7, 5]), inputs((1, 1))
+    assert [len(own) for own in rpn(images, features, objects)[0]] == [7, 7]
+    assert [len(own) for own in rpn.eval()(images, features)[0]] == [5, 5]
+
+
+def test_checkpoints_of_detectron2s_rpn_load():
+    rpn = build()
+    assert rpn.state_dict().keys() == as_detectron2(rpn).state_dict().keys()
+
+
+def test_the_padding_of_a_small_image_is_ignored():
+    found = labels_of(build(), inputs((3, 3), sizes=((64, 64), (128, 160))))
+    cells = sum(max(64 // stride, 1) ** 2 for stride in STRIDES)
+    # Besides the padding, anchors between the two thresholds are ignored.
+    assert (found[0] != IGNORE).sum() <= 3 * cells < (found[1] != IGNORE).sum()
+    rpn = build()
+    rpn.assigner.negative_iou = rpn.assigner.positive_iou
+    found = labels_of(rpn, inputs((3, 3), sizes=((64, 64), (128, 160))))
+    assert (found[0] != IGNORE).sum() == 3 * cells and (found[1] != IGNORE).all()
+
+
+def test_with_a_boundary_anchors_that_leave_the_image_are_ignored():
+    rpn, arguments = build(boundary=0.0), inputs((3, 2))
+    rpn.assigner.negative_iou = rpn.assigner.positive_iou
+    maps = [arguments[1][name] for name in rpn.in_features]
+    anchors = torch.cat([level.tensor for level in rpn.anchor_generator(maps)])
+    inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2:] < 128).all(dim=1)
+    found = labels_of(rpn, arguments)
+    assert torch.equal(found != IGNORE, inside.expand(2, -1)) and not inside.all()
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(64, 0.5), NegativeCap(20)])
+def test_a_sampler_leaves_the_others_ignored(sampler):
+    arguments = inputs((6, 0))
+    everything = labels_of(build(), arguments)
+    found = labels_of(build(sampler=sampler), arguments)
+    kept = found != IGNORE
+    assert torch.equal(found[kept], everything[kept])
+    positives = (everything >= 0).sum(dim=1)
+    if isinstance(sampler, NegativeCap):
+        assert kept.sum(dim=1).tolist() == (positives + 20).tolist()
+    else:
+        assert kept.sum(dim=1).tolist() == [64, 64]
+
+
+def test_the_weight_comes_after_the_balance():
+    arguments = inputs((3, 5))
+    whole = build(loss_weight=1.0)(*arguments)[1]
+    fifth = build()(*arguments)[1]
+    assert set(whole) == {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
+    for name, loss in whole.items():
+        torch.testing.assert_close(fifth[name], 0.2 * loss)
+    torch.testing.assert_close(
+        whole["loss_rpn_box"], whole["loss_rpn_rank"] + whole["loss_rpn_sort"]
+    )
+
+
+def test_a_diverged_head_gives_a_loss_that_the_trainers_guard_stops_at():
+    rpn = build()
+    rpn.rpn_head.conv.weight.data.fill_(torch.nan)
+    proposals, found = rpn(*inputs((2, 2)))
+    assert [len(own) for own in proposals] == [0, 0]
+    assert found["loss_rpn_rank"].isnan()
+
+
+def test_metrics_are_logged_under_a_name_of_their_own():
+    with EventStorage(0) as storage:
+        build()(*inputs((3, 3)))
+    assert {"rpn/num_positives", "rpn/mean_iou", "rpn/box_balance"} <= storage.latest().keys()
+
+
+def test_bfloat16_autocast_trains():
+    rpn = build()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        proposals, found = rpn(*inputs((3, 0)))
+    sum(found.values()).backward()
+    assert proposals[0].proposal_boxes.tensor.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in rpn.parameters())
+
+
+def test_parts_that_do_not_fit_are_refused():
+    branch = L.BranchLoss(L.CenternessWeight())
+    criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
+    with pytest.raises(ValueError, match="criterion.branch: the heads of an R-CNN have no branch"):
+        build(criterion=criterion)
+    encoded = L.Criterion(classification=L.RankSort(), localization=L.SmoothL1())
+    with pytest.raises(ValueError, match="SmoothL1 encodes boxes relative to anchors"):
+        build(criterion=encoded)
+    with pytest.raises(ValueError, match="gt_instances: expected the objects of each image"):
+        build()(*inputs((1,))[:2])
+
+
+def test_it_is_registered_in_detectron2():
+    assert PROPOSAL_GENERATOR_REGISTRY.get("RankingRPN") is RankingRPN
+
+
+def test_a_prior_is_the_score_at_the_start():
+    head = RankingRPNHead(in_channels=8, num_anchors=3, prior_prob=0.01)
+    (logits,), _ = head([torch.zeros(1, 8, 4, 4)])
+    torch.testing.assert_close(logits.sigmoid(), torch.full((1, 3, 4, 4), 0.01))
+    with pytest.raises(ValueError, match=r"prior_prob must be in \(0, 1\), got 0"):
+        RankingRPNHead(in_channels=8, num_anchors=3, prior_prob=0.0)

@@ -1,0 +1,141 @@
+"""The R-CNNs of the quick configs: all train, and differ in what their name says."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.data.transforms import NoOpTransform
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+from PIL import Image
+
+from ranking_det.engine.lazy_experiment import LazyExperiment
+from tests.modeling.conftest import CONFIGS, load, make_batch
+
+NAMES = ["faster_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
+
+
+def build(name):
+    torch.manual_seed(0)
+    return instantiate(load(f"quick/{name}.py").model)
+
+
+def step(model, batch):
+    with EventStorage(0):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    return losses
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4), (0, 0), (1, 1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_gives_every_parameter_a_finite_gradient(name, counts):
+    model = build(name)
+    losses = step(model, make_batch(counts))
+    assert all(loss.isfinite() for loss in losses.values())
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+def test_the_losses_are_told_apart_by_name():
+    box = {"loss_rank", "loss_sort", "loss_box"}
+    rpn = {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
+    assert step(build("faster_rs"), make_batch((2, 3))).keys() == box | rpn
+    assert step(build("mask_rs"), make_batch((2, 3))).keys() == box | rpn | {"loss_mask"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_are_detectron2s_instances(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
+    for output, (height, width) in zip(outputs, ((96, 128), (64, 64))):
+        found = output["instances"]
+        assert 0 < len(found) <= 100 and (found.scores.diff() <= 0).all()
+        boxes = found.pred_boxes.tensor
+        assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
+        assert (boxes[:, [1, 3]] <= height).all()
+        assert found.pred_classes.min() >= 0 and found.pred_classes.max() < 12
+        assert found.has("pred_masks") == name.startswith("mask")
+        if found.has("pred_masks"):
+            assert found.pred_masks.shape == (len(found), height, width)
+            assert found.pred_masks.dtype == torch.bool
+
+
+@pytest.mark.parametrize("kind", ["faster", "mask"])
+def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
+    ranking, baseline = load(f"quick/{kind}_rs.py"), load(f"quick/{kind}_ce.py")
+    for key in ("optimizer", "dataloader", "lr_multiplier"):
+        assert OmegaConf.to_yaml(ranking[key]) == OmegaConf.to_yaml(baseline[key])
+    assert {**ranking.train, "output_dir": ""} == {**baseline.train, "output_dir": ""}
+    for key in ("anchor_generator", "pre_nms_topk", "post_nms_topk", "box2box_transform", "head"):
+        assert ranking.model.proposal_generator[key] == baseline.model.proposal_generator[key]
+    assert list(baseline.model.proposal_generator.post_nms_topk) == [128, 128]
+    sizes = [
+        {name: tuple(p.shape) for name, p in build(f"{kind}_{loss}").named_parameters()}
+        for loss in ("rs", "ce")
+    ]
+    different = {name for name in sizes[0] | sizes[1] if sizes[0].get(name) != sizes[1].get(name)}
+    # There is no background class.
+    assert different == {f"roi_heads.box_predictor.cls_score.{part}" for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_else_is_as_for_the_dense_detectors(name):
+    cfg, base = load(f"quick/{name}.py"), load("quick/retinanet_atss_rs.py")
+    assert cfg.train.output_dir == f"output/shapes/quick/{name}"
+    assert {**cfg.train, "output_dir": ""} == {**base.train, "output_dir": ""}
+    assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
+    assert cfg.dataloader.train.mapper.get("use_instance_mask", False) == name.startswith("mask")
+    assert cfg.dataloader.test == base.dataloader.test
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_data_set_the_classes_of_all_heads(name):
+    path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
+    experiment = LazyExperiment(path, ["train.device=cpu"])
+    assert experiment.settings().num_classes == 12
+    assert experiment.keys.classes == "model.roi_heads.num_classes"
+    experiment.set_data(None, None, 5, keep_empty=False)
+    assert experiment.settings().num_classes == 5
+    heads = experiment.model().roi_heads
+    predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
+    assert heads.num_classes == 5 and {own.num_classes for own in predictors} == {5}
+    if name.startswith("mask"):
+        assert heads.mask_head.predictor.out_channels == 5
+
+
+def test_crowds_are_background_and_an_image_of_crowds_alone_trains(tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "image.png")
+    crowd = {
+        "bbox": [10, 10, 40, 30],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "iscrowd": 1,
+        "segmentation": [[10, 10, 50, 10, 50, 40]],
+    }
+    mapper = DatasetMapper(
+        is_train=True,
+        augmentations=[NoOpTransform()],
+        image_format="RGB",
+        use_instance_mask=True,
+    )
+    record = {"file_name": str(tmp_path / "image.png"), "height": 96, "width": 96}
+    batch = [
+        mapper({**record, "annotations": [{**crowd}, {**crowd, "iscrowd": 0}]}),
+        mapper({**record, "annotations": [{**crowd}]}),
+    ]
+    assert [len(inputs["instances"]) for inputs in batch] == [1, 0]
+    for part in (batch, batch[1:]):
+        losses = step(build("mask_rs"), part)
+        assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_every_config_is_one_of_these_or_of_a_dense_detector():
+    names = {path.stem for path in (CONFIGS / "shapes" / "quick").glob("*.py")}
+    assert {
+        name
+        for name in names
+        if "roi_heads" in LazyConfig.load(str(CONFIGS / "shapes" / "quick" / f"{name}.py")).model
+    } == set(NAMES)
