@@ -89,5 +89,7 @@ class MaskCriterion(nn.Module):
         weights = weights if self.weighted else torch.ones_like(weights)
         total = weights.sum()
         loss = (weights * errors).sum() / torch.where(total < 1e-10, 1.0, total)
-        factor = ratio_or_one(task_loss, loss.detach()) if self.balanced else 1.0
+        factor: Tensor | float = 1.0
+        if self.balanced:
+            factor = ratio_or_one(task_loss, loss.detach())
         return self.weight * factor * loss
