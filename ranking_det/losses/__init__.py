@@ -9,20 +9,22 @@ Functions, each with its own gradient:
 - :func:`global_ranking_loss`, :func:`class_specific_ranking_loss` and
   :func:`iou_guided_ranking_loss`: RankDetNet (CVPR 2021), with the negatives of
   :func:`group_negatives` or :func:`hardest_negatives`.
-- :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines that do not rank.
+- :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines
+  that do not rank.
 - :func:`check_values`: also check values on a GPU, for debugging.
 
 A criterion is what a detector calls: it takes :class:`Candidates` and labels (``BACKGROUND`` and
 ``IGNORE`` are no classes) and returns :class:`CriterionOutput`. :class:`Criterion` is composed of
 
 - a classification loss that ranks, :class:`RankSort`, :class:`AveragePrecision`, :class:`APE`,
-  :class:`RankDet`, or does not, :class:`Focal`, :class:`QualityFocal`, :class:`Varifocal`;
+  :class:`RankDet`, or does not, :class:`CrossEntropy`, :class:`Focal`, :class:`QualityFocal`,
+  :class:`Varifocal`;
 - a localisation loss: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`;
 - an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
   :class:`CenternessWeight`, :class:`RankingWeight`;
 - a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
   :class:`MagnitudeBalance`, :class:`HistoryBalance`;
-- for losses that are sums, a normaliser: :class:`PositiveCount`;
+- for losses that are sums, a normaliser: :class:`PositiveCount`, :class:`CandidateCount`;
 - for heads with an IoU or centreness branch, its :class:`BranchLoss`;
 - for the masks of an R-CNN, beside the criterion of its boxes, :class:`MaskCriterion`.
 
@@ -42,13 +44,20 @@ from ranking_det.losses.balance import (
 )
 from ranking_det.losses.branch import BranchLoss
 from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches
-from ranking_det.losses.classification import Classification, Focal, QualityFocal, Varifocal
+from ranking_det.losses.classification import (
+    Classification,
+    CrossEntropy,
+    Focal,
+    QualityFocal,
+    Varifocal,
+)
 from ranking_det.losses.criterion import ALRPCriterion, Criterion
+from ranking_det.losses.cross_entropy import cross_entropy
 from ranking_det.losses.focal import focal
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
 from ranking_det.losses.localization import GIoU, IoU, SmoothL1
-from ranking_det.losses.masks import MaskCriterion, dice_errors
-from ranking_det.losses.normalizers import PositiveCount
+from ranking_det.losses.masks import MaskCriterion, dice_errors, mask_cross_entropies
+from ranking_det.losses.normalizers import CandidateCount, PositiveCount
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
 from ranking_det.losses.rankdet import RankDet
@@ -76,6 +85,7 @@ __all__ = [
     "AveragePrecision",
     "BACKGROUND",
     "BranchLoss",
+    "CandidateCount",
     "Candidates",
     "CenternessWeight",
     "Classification",
@@ -83,6 +93,7 @@ __all__ = [
     "Criterion",
     "CriterionOutput",
     "CriterionSchedule",
+    "CrossEntropy",
     "Focal",
     "GIoU",
     "HistoryBalance",
@@ -108,12 +119,14 @@ __all__ = [
     "ape_loss",
     "check_values",
     "class_specific_ranking_loss",
+    "cross_entropy",
     "dice_errors",
     "focal",
     "global_ranking_loss",
     "group_negatives",
     "hardest_negatives",
     "iou_guided_ranking_loss",
+    "mask_cross_entropies",
     "quality_focal",
     "rank_sort_loss",
     "varifocal",

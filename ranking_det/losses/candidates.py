@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
 
 
@@ -31,6 +32,8 @@ class Candidates:
         anchors: (P, 4) XYXY boxes in pixels that ``box_outputs`` are relative to.
         gt_boxes: (P, 4) XYXY boxes in pixels, the object of each positive.
         branch_logits: (R,) raw output of an IoU or centreness branch, if the head has one.
+        quality: (P,) detached, in [0, 1], the continuous labels that a loss ranks the positives by
+            or has as targets; None for the IoU of each box with its object.
     """
 
     logits: Tensor
@@ -42,6 +45,15 @@ class Candidates:
     anchors: Tensor
     gt_boxes: Tensor
     branch_logits: Tensor | None = None
+    quality: Tensor | None = None
+
+    @torch.no_grad()
+    def iou(self) -> Tensor:
+        """The IoU (P,) of each positive's box with its object, in float32 or better.
+
+        That of a diverged box is 0; its box loss is NaN and tells.
+        """
+        return box_iou(self.boxes, self.gt_boxes).nan_to_num(0).clamp(0, 1)
 
 
 class Matches(NamedTuple):
@@ -51,13 +63,15 @@ class Matches(NamedTuple):
         candidates: R rows, and the boxes of the P positives.
         labels: (R,) int64, a class or BACKGROUND or IGNORE.
         rows: (P,) int64, the rows whose label is a class.
-        quality: (P,) detached, the IoU of each positive's box with its object.
+        iou: (P,) detached, of each positive's box with its object.
+        quality: (P,) detached, the continuous labels; the IoU unless the candidates have others.
         group: the workers that share one ranking, or None.
     """
 
     candidates: Candidates
     labels: Tensor
     rows: Tensor
+    iou: Tensor
     quality: Tensor
     group: dist.ProcessGroup | None = None
 
@@ -83,7 +97,7 @@ class Matches(NamedTuple):
         parts, row, positive = [], 0, 0
         for size, positives in zip(sizes, own, strict=True):
             rows, boxes = slice(row, row + size), slice(positive, positive + positives)
-            branch = candidates.branch_logits
+            branch, quality = candidates.branch_logits, candidates.quality
             part = Candidates(
                 logits=candidates.logits[rows],
                 image=torch.zeros_like(candidates.image[rows]),
@@ -94,9 +108,11 @@ class Matches(NamedTuple):
                 anchors=candidates.anchors[boxes],
                 gt_boxes=candidates.gt_boxes[boxes],
                 branch_logits=None if branch is None else branch[rows],
+                quality=None if quality is None else quality[boxes],
             )
+            own_rows = self.rows[boxes] - row
             parts.append(
-                Matches(part, self.labels[rows], self.rows[boxes] - row, self.quality[boxes])
+                Matches(part, self.labels[rows], own_rows, self.iou[boxes], self.quality[boxes])
             )
             row, positive = rows.stop, boxes.stop
         return parts

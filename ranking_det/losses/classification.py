@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking_det.losses.candidates import Matches
+from ranking_det.losses.cross_entropy import cross_entropy
 from ranking_det.losses.focal import focal
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 
@@ -24,15 +25,29 @@ class Classification(nn.Module):
         across_workers: whether ``group`` may be other than None.
         takes_branch: whether the test may multiply the scores by those of an IoU or centreness
             branch. Not if the loss itself puts them in the order that the test needs.
+        softmax: whether the scores are the softmax over the classes and a background of logit 0,
+            and not a sigmoid of each class.
     """
 
     is_sum = False
     across_workers = False
     takes_branch = False
+    softmax = False
 
     def forward(self, matches: Matches) -> dict[str, Tensor]:
         """Return the named scalars."""
         raise NotImplementedError
+
+
+class CrossEntropy(Classification):
+    """Softmax cross entropy; see :func:`ranking_det.losses.cross_entropy`."""
+
+    is_sum = True
+    softmax = True
+
+    def forward(self, matches: Matches) -> dict[str, Tensor]:
+        """Return ``loss_cls``, a sum."""
+        return {"loss_cls": cross_entropy(matches.candidates.logits, matches.labels)}
 
 
 class Focal(Classification):

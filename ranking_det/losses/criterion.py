@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ranking_det.boxes import box_iou
 from ranking_det.checks import check_choice
 from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
@@ -32,8 +31,8 @@ class Criterion(nn.Module):
         localization: ``(candidates) -> (P,)`` errors; see :mod:`ranking_det.losses.localization`.
         instance_weight: see :mod:`ranking_det.losses.weights`.
         balance: see :mod:`ranking_det.losses.balance`.
-        normalizer: ``(num_positives) -> scalar`` that divides the classification loss, for those
-            that are sums; a ranking loss normalises itself. The box loss is the mean of the errors
+        normalizer: ``(matches) -> scalar`` that divides the classification loss, for those that
+            are sums; a ranking loss normalises itself. The box loss is the mean of the errors
             by their weights, times the positives over this scalar if there is one.
         branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
             put the scores in order themselves: what the test ranks must be what was trained.
@@ -123,10 +122,14 @@ class Criterion(nn.Module):
                 "candidates.branch_logits: expected "
                 + ("None, as the criterion has no branch" if self.branch is None else "a tensor")
             )
-        with torch.no_grad():
-            # A diverged box has no IoU; its box loss is NaN and tells.
-            quality = box_iou(candidates.boxes, candidates.gt_boxes).nan_to_num(0).clamp(0, 1)
-        return Matches(candidates, labels, rows, quality, self._group())
+        iou, quality = candidates.iou(), candidates.quality
+        if quality is not None and (quality.shape != iou.shape or not quality.is_floating_point()):
+            raise ValueError(
+                f"candidates.quality: expected a float of shape {tuple(iou.shape)}, one entry per "
+                f"positive, got {quality.dtype} of shape {tuple(quality.shape)}"
+            )
+        quality = iou if quality is None else quality.detach().to(iou.dtype)
+        return Matches(candidates, labels, rows, iou, quality, self._group())
 
     def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The classification loss's parts and the box loss, before the balance."""
@@ -138,7 +141,7 @@ class Criterion(nn.Module):
         denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
         box_loss = (local[0] + (total[0] - local[0]).detach()) / denominator
         if self.normalizer is not None:
-            count = self.normalizer(len(errors))
+            count = self.normalizer(matches)
             losses = {name: loss / count for name, loss in losses.items()}
             box_loss = box_loss * (len(errors) / count)
         return losses, box_loss
@@ -232,5 +235,5 @@ def _metrics(matches: Matches) -> dict[str, Tensor]:
     return {
         "num_positives": torch.full_like(entries, count) / max(candidates.num_images, 1),
         "negatives_per_positive": (entries - count) / max(count, 1),
-        "mean_iou": matches.quality.sum() / max(count, 1),
+        "mean_iou": matches.iou.sum() / max(count, 1),
     }

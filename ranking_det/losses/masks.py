@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ranking_det.checks import check_at_least, describe
+from ranking_det.checks import check_at_least, check_choice, describe
 from ranking_det.losses.balance import ratio_or_one
 
 EPS = 1e-5
@@ -33,32 +34,71 @@ def dice_errors(logits: Tensor, targets: Tensor) -> Tensor:
     >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
     True
     """
+    logits, t = _widen(logits, targets)
+    p = logits.sigmoid()
+    overlap = (p * t).sum(1)
+    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + EPS)
+
+
+def mask_cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each mask, the mean over its pixels (He et al., ICCV 2017).
+
+    Args:
+        logits: (P, S, S), raw.
+        targets: (P, S, S), in [0, 1].
+
+    Returns:
+        (P,) float32 or better, >= 0, with gradient.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    entropies = functional.binary_cross_entropy_with_logits(
+        *_widen(logits, targets), reduction="none"
+    )
+    return entropies.mean(1)
+
+
+def _widen(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (P, S S), in float32 or better."""
     if logits.dim() != 3 or targets.shape != logits.shape:
         raise ValueError(
             f"targets: expected masks of the shape of logits, (P, S, S), got {describe(targets)} "
             f"for {describe(logits)}"
         )
     wide = torch.promote_types(logits.dtype, torch.float32)
-    p, t = logits.to(wide).sigmoid().flatten(1), targets.to(wide).flatten(1)
-    overlap = (p * t).sum(1)
-    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + EPS)
+    return logits.to(wide).flatten(1), targets.to(wide).flatten(1)
+
+
+ERRORS = {"dice": dice_errors, "cross_entropy": mask_cross_entropies}
 
 
 class MaskCriterion(nn.Module):
     """Dice loss, weighted as the boxes are, and balanced against the box head's task loss.
 
     That of Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5): the mean of the errors by
-    the instance weights of the box head, times the ratio of the box head's task loss to it.
+    the instance weights of the box head, times the ratio of the box head's task loss to it. Mask
+    R-CNN's own loss is ``MaskCriterion("cross_entropy", weighted=False, balanced=False)``.
 
     Args:
+        error: of a mask, "dice" or "cross_entropy".
         weighted: whether the instance weights count; otherwise all masks count the same.
         balanced: whether the loss is brought to the size of the task loss.
         weight: a further factor, >= 0.
     """
 
-    def __init__(self, weighted: bool = True, balanced: bool = True, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        error: str = "dice",
+        *,
+        weighted: bool = True,
+        balanced: bool = True,
+        weight: float = 1.0,
+    ) -> None:
         super().__init__()
+        check_choice("error", error, tuple(ERRORS))
         check_at_least("weight", weight, 0.0)
+        self.error = error
         self.weighted = weighted
         self.balanced = balanced
         self.weight = weight
@@ -85,7 +125,7 @@ class MaskCriterion(nn.Module):
                 f"weights: expected one for each of the {len(logits)} masks, got "
                 f"{describe(weights)}"
             )
-        errors = dice_errors(logits, targets)
+        errors = ERRORS[self.error](logits, targets)
         weights = weights if self.weighted else torch.ones_like(weights)
         total = weights.sum()
         loss = (weights * errors).sum() / torch.where(total < 1e-10, 1.0, total)

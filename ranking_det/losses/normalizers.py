@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ranking_det.labels import IGNORE
+from ranking_det.losses.candidates import Matches
+
 
 class PositiveCount(nn.Module):
     """The number of positives, at least 1, as a moving average over the steps.
@@ -28,9 +31,20 @@ class PositiveCount(nn.Module):
         self.momentum = momentum
         self.register_buffer("average", torch.tensor(float(initial)))
 
-    def forward(self, num_positives: int) -> Tensor:
+    def forward(self, matches: Matches) -> Tensor:
         """Return the average, a scalar, in training with the step's count taken into it."""
         if not self.training:
             return self.average.clone()
-        self.average.mul_(self.momentum).add_((1 - self.momentum) * max(num_positives, 1))
+        self.average.mul_(self.momentum).add_((1 - self.momentum) * max(len(matches.rows), 1))
         return self.average.clone()
+
+
+class CandidateCount(nn.Module):
+    """The number of candidates that are not ignored, at least 1: of those in the sample.
+
+    Detectron2's R-CNNs divide both losses of their box heads by it.
+    """
+
+    def forward(self, matches: Matches) -> Tensor:
+        """Return the count, a scalar."""
+        return (matches.labels != IGNORE).sum().clamp(min=1)

@@ -22,7 +22,7 @@ class UniformWeight(nn.Module):
 
     def forward(self, matches: Matches) -> Tensor:
         """Return ones (P,)."""
-        return torch.ones_like(matches.quality)
+        return torch.ones_like(matches.iou)
 
 
 class ScoreWeight(nn.Module):
@@ -38,8 +38,8 @@ class ScoreWeight(nn.Module):
 
     def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in (0, 1)."""
-        # In the type of quality: a float16 sigmoid loses small weights.
-        logits = matches.candidates.logits.detach()[matches.rows].to(matches.quality.dtype)
+        # In the type of the IoU: a float16 sigmoid loses small weights.
+        logits = matches.candidates.logits.detach()[matches.rows].to(matches.iou.dtype)
         if self.own_class:
             return logits.gather(1, matches.labels[matches.rows, None]).squeeze(1).sigmoid()
         return logits.amax(dim=1).sigmoid()
@@ -50,7 +50,7 @@ class IoUWeight(nn.Module):
 
     def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in [0, 1]."""
-        return matches.quality
+        return matches.iou
 
 
 class CenternessWeight(nn.Module):
@@ -62,7 +62,7 @@ class CenternessWeight(nn.Module):
     def forward(self, matches: Matches) -> Tensor:
         """Return (P,) in [0, 1]."""
         anchors, objects = matches.candidates.anchors, matches.candidates.gt_boxes
-        centers = (anchors[:, :2] + anchors[:, 2:]).to(matches.quality.dtype) / 2
+        centers = (anchors[:, :2] + anchors[:, 2:]).to(matches.iou.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
         # A tiny floor: a centre exactly on both edges of an empty object is not central.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
@@ -94,9 +94,9 @@ class RankingWeight(nn.Module):
             logits, positives = matches.entries()
             entries = gather_entries(logits, positives, [], matches.group)
             if entries is None:
-                return torch.zeros_like(matches.quality)
+                return torch.zeros_like(matches.iou)
             sums = IntervalSums(entries, self.rank_delta)
             others = sums.over_other_positives(torch.ones_like(entries.scores))
             rank = 1 + others + sums.false_positives
             weights = inverse_ranks_below(entries.scores, rank, self.delta)
-            return (weights / len(rank))[entries.mine].to(matches.quality)
+            return (weights / len(rank))[entries.mine].to(matches.iou)

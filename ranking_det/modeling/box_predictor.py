@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,13 +18,15 @@ from torch.nn import functional
 from ranking_det.modeling.dense_head import prior_logit
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
+__all__ = ["RankingBoxPredictor"]
+
 THRESHOLD = (
     "model.roi_heads.box_predictor.test_score_thresh (yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
 )
 
 
 class RankingBoxPredictor(FastRCNNOutputLayers):
-    """K class logits and the box outputs of each proposal; Detectron2's inference on the sigmoids.
+    """K class logits and the box outputs of each proposal; Detectron2's inference on the scores.
 
     A proposal is background where all its scores are low: there is no logit for it, and the losses
     are those of the heads' criterion.
@@ -42,9 +43,10 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
         cls_agnostic_bbox_reg: one box per proposal, and not one for each class.
         prior_prob: the score of every class at the start, in (0, 1): .5 in Rank & Sort Loss, .01 in
             aLRP Loss.
+        softmax: whether the scores are the softmax of the logits and a background's of 0, for
+            :class:`ranking_det.losses.CrossEntropy`, and not their sigmoids.
     """
 
-    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -56,6 +58,7 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
         test_topk_per_image: int = 100,
         cls_agnostic_bbox_reg: bool = False,
         prior_prob: float = 0.5,
+        softmax: bool = False,
     ) -> None:
         super().__init__(
             input_shape,
@@ -67,23 +70,10 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
             cls_agnostic_bbox_reg=cls_agnostic_bbox_reg,
         )
         self.num_classes = num_classes
+        self.softmax = softmax
         self.cls_score = nn.Linear(self.cls_score.in_features, num_classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Translate a yaml config, which has Detectron2's keys for all but ``prior_prob``."""
-        heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-        return {
-            "input_shape": input_shape,
-            "box2box_transform": Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
-            "num_classes": heads.NUM_CLASSES,
-            "test_score_thresh": heads.SCORE_THRESH_TEST,
-            "test_nms_thresh": heads.NMS_THRESH_TEST,
-            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
-        }
 
     def outputs_of(self, outputs: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """The box outputs of some proposals for one class each.
@@ -111,17 +101,30 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Per image (R_i, K + 1): the sigmoids, and 0 for the background of Detectron2."""
-        scores = functional.pad(predictions[0].float().sigmoid(), (0, 1))
+        """Per image (R_i, K + 1): the scores of the classes, and of the background (0 if none)."""
+        logits = predictions[0].float()
+        if self.softmax:
+            scores = functional.pad(logits, (0, 1)).softmax(dim=1)
+        else:
+            scores = functional.pad(logits.sigmoid(), (0, 1))
         return scores.split([len(own) for own in proposals])
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
         """Detections, as Detectron2 makes them of scores and boxes."""
-        scores = predictions[0].detach().float().sigmoid()
-        count_boxes(scores, self.test_score_thresh, THRESHOLD)
-        found, kept = super().inference(predictions, proposals)
+        boxes = self.predict_boxes(predictions, proposals)
+        scores = self.predict_probs(predictions, proposals)
+        for own in scores:
+            count_boxes(own[:, :-1], self.test_score_thresh, THRESHOLD)
+        found, kept = fast_rcnn_inference(
+            boxes,
+            scores,
+            [own.image_size for own in proposals],
+            self.test_score_thresh,
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )
         for instances in found:
             count_detections(len(instances))
         return found, kept

@@ -43,6 +43,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
         mask_head: see there.
         mask_criterion: see there.
         max_mask_rois: see there.
+        continuous_label: see there; "dice" and "mean" are for the stage that has masks, the first.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -66,6 +67,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
         mask_head: nn.Module | None = None,
         mask_criterion: nn.Module | None = None,
         max_mask_rois: int = 200,
+        continuous_label: str = "iou",
     ) -> None:
         counts = [len(parts) for parts in (box_heads, box_predictors, assigners, criteria)]
         if len(set(counts)) > 1 or not counts[0]:
@@ -94,6 +96,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
             mask_head=mask_head,
             mask_criterion=mask_criterion,
             max_mask_rois=max_mask_rois,
+            continuous_label=continuous_label,
         )
 
     @classmethod
@@ -130,7 +133,8 @@ class RankingCascadeROIHeads(RankingROIHeads):
         trained: list[TrainedStage] = []
         found: dict[str, Tensor] = {}
         for i, stage in enumerate(self.stages()):
-            trained.append(self._train_stage(features, proposals, targets, stage))
+            with_masks = self.mask_on and i == 0
+            trained.append(self._train_stage(features, proposals, targets, stage, with_masks))
             own = trained[-1]
             log_metrics(own.result.metrics, f"stage{i}/")
             found |= {f"{name}_stage{i}": loss for name, loss in own.result.losses.items()}

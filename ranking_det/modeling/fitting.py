@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ranking_det.losses import SmoothL1
+from ranking_det.losses import Classification, SmoothL1
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.dense_head import DenseHead
 
@@ -25,6 +25,11 @@ def check_parts(model: RankingDenseDetector) -> None:
     """
     _check_grid(model)
     check_coder(model.criterion, model.box2box_transform)
+    if model.num_classes > 1 and _takes_softmax(model.criterion):
+        raise ValueError(
+            "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
+            "and cross entropy is for a softmax; take Focal"
+        )
     if isinstance(model.head, DenseHead):
         _check_head(model, model.head)
 
@@ -39,6 +44,12 @@ def check_rpn(rpn: RankingRPN) -> None:
 def check_roi_heads(heads: RankingROIHeads) -> None:
     """The same for the parts of the heads on proposals."""
     for stage in heads.stages():
+        softmax = _takes_softmax(stage.criterion)
+        if softmax is not None and softmax != stage.predictor.softmax:
+            raise ValueError(
+                f"box_predictor.softmax: expected {softmax}, as the criterion's scores are "
+                + ("a softmax over the classes" if softmax else "a sigmoid of each class")
+            )
         _check_no_branch(stage.criterion)
         check_coder(stage.criterion, stage.predictor.box2box_transform)
         if getattr(stage.assigner, "needs_predictions", False):
@@ -58,6 +69,19 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
         )
     if heads.mask_on and heads.mask_pooler is None:
         raise ValueError("mask_pooler: expected a pooler, got None")
+    if not heads.mask_on and heads.continuous_label in ("dice", "mean"):
+        raise ValueError(
+            f"continuous_label: {heads.continuous_label!r} needs a mask head, but there is none"
+        )
+
+
+def _takes_softmax(criterion: nn.Module) -> bool | None:
+    """Whether the scores that a criterion trains are a softmax; None if it does not tell."""
+    parts = [part for part in criterion.modules() if isinstance(part, Classification)]
+    kinds = {part.softmax for part in parts}
+    if len(kinds) > 1:
+        raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
+    return kinds.pop() if kinds else None
 
 
 def check_coder(criterion: nn.Module, box2box_transform: Any) -> None:

@@ -6,7 +6,7 @@ Shapes: N images, P positives of all of them, K classes, S x S pixels of a predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -15,6 +15,8 @@ from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUp
 from detectron2.structures import Instances
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor
+
+from ranking_det.losses import dice_errors
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -66,6 +68,37 @@ def limit_rois(positives: Sequence[Instances], max_rois: int) -> list[Instances]
         own[torch.nonzero(rows).squeeze(1).to(own.proposal_boxes.device)]
         for own, rows in zip(positives, kept.split(sizes), strict=True)
     ]
+
+
+class TrainedMasks(NamedTuple):
+    """The masks of a step of training.
+
+    Attributes:
+        positive: (M,) int64, which of the P positives have a mask.
+        logits: (M, S, S), each of its object's class, with gradient.
+        targets: (M, S, S), 0 or 1.
+    """
+
+    positive: Tensor
+    logits: Tensor
+    targets: Tensor
+
+
+def blend_labels(iou: Tensor, masks: TrainedMasks, iou_share: float) -> Tensor:
+    """Continuous labels (P,) in [0, 1]: Dice coefficients of the masks, blended with the IoU.
+
+    Section S3.4 of Oksuz et al., ICCV 2021. A positive without a mask keeps its IoU.
+
+    Args:
+        iou: (P,) of the boxes.
+        masks: of some positives.
+        iou_share: 0 for the Dice coefficient, .5 for the mean of both.
+    """
+    dice = 1 - dice_errors(masks.logits.detach(), masks.targets)
+    labels = iou.clone()
+    own = iou[masks.positive]
+    labels[masks.positive] = (iou_share * own + (1 - iou_share) * dice.to(iou.dtype)).clamp(0, 1)
+    return labels
 
 
 def own_masks(logits: Tensor, classes: Tensor) -> Tensor:

@@ -98,19 +98,19 @@ def gather_candidates(
 
 
 def collect_positives(
-    candidates: Candidates, assignment: Assignment, weights: Tensor, targets: Sequence[Instances]
+    candidates: Candidates, assignment: Assignment, targets: Sequence[Instances]
 ) -> list[Instances]:
     """The positives of each image, with all that the mask head needs to know of them.
 
     Args:
         candidates: of all R proposals; their anchors are the positives' proposals.
         assignment: of all R proposals.
-        weights: (P,), the criterion's.
         targets: per image the objects.
 
     Returns:
         Per image Instances with ``proposal_boxes``, ``gt_classes``, ``gt_index`` (the object within
-        the image) and ``instance_weights``.
+        the image) and ``positive``, the place among all P: whatever is dropped or put in another
+        order later, it finds what the criterion says of each, such as its weight.
     """
     labels, gt_index = assignment
     rows = torch.nonzero(labels >= 0).squeeze(1)
@@ -123,7 +123,7 @@ def collect_positives(
                 proposal_boxes=Boxes(candidates.anchors[own]),
                 gt_classes=labels[rows][own],
                 gt_index=gt_index[rows][own] - first,
-                instance_weights=weights[own],
+                positive=torch.nonzero(own).squeeze(1),
             )
         )
         first += len(objects)

@@ -6,24 +6,33 @@ Shapes: N images, R proposals of all of them, K classes, P positives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, losses
-from ranking_det.assigners import Assigner, Assignment
-from ranking_det.checks import check_integer
+from ranking_det.assigners import Assigner
+from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import build_component
 from ranking_det.losses import Candidates, CriterionOutput, MaskCriterion
+from ranking_det.modeling import box_predictor
 from ranking_det.modeling.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.fitting import check_roi_heads
 from ranking_det.modeling.logging import log_metrics
-from ranking_det.modeling.mask_head import limit_rois, mask_targets, own_masks
+from ranking_det.modeling.mask_head import (
+    TrainedMasks,
+    blend_labels,
+    limit_rois,
+    mask_targets,
+    own_masks,
+)
 from ranking_det.modeling.proposals import (
     collect_positives,
     gather_candidates,
@@ -36,6 +45,8 @@ INHERITED = (
     *("proposal_append_gt", "mask_in_features", "mask_pooler", "mask_head"),
 )
 """What Detectron2's translation of a yaml config gives and this project takes over."""
+
+CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
 
 
 class BoxStage(NamedTuple):
@@ -52,17 +63,16 @@ class TrainedStage(NamedTuple):
 
     proposals: list[Instances]
     outputs: tuple[Tensor, Tensor]
-    assignment: Assignment
-    candidates: Candidates
     result: CriterionOutput
+    masks: TrainedMasks | None
 
 
 @ROI_HEADS_REGISTRY.register()
 class RankingROIHeads(StandardROIHeads):
     """The heads of Faster and Mask R-CNN with any criterion; inference is Detectron2's.
 
-    Every proposal is ranked, and the instance weights of the criterion go with the positives to the
-    mask head, as a field of their Instances.
+    Every proposal is ranked. Both heads run before the losses, as the masks may be what positives
+    are ranked by; a mask knows its place among the positives, and so its instance weight.
 
     Args:
         num_classes: K.
@@ -82,6 +92,9 @@ class RankingROIHeads(StandardROIHeads):
             None.
         max_mask_rois: positives that get a mask in training, of all images of the process together;
             random ones where there are more.
+        continuous_label: what positives are ranked by, or what their scores are to be: "iou" of the
+            box, "dice" of the predicted mask, their "mean", or "binary", 1 for all. A positive
+            without a mask has its IoU in the place of the two in the middle.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -105,6 +118,7 @@ class RankingROIHeads(StandardROIHeads):
         mask_head: nn.Module | None = None,
         mask_criterion: nn.Module | None = None,
         max_mask_rois: int = 200,
+        continuous_label: str = "iou",
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -122,11 +136,13 @@ class RankingROIHeads(StandardROIHeads):
             mask_head=mask_head,
         )
         check_integer("max_mask_rois", max_mask_rois, 1)
+        check_choice("continuous_label", continuous_label, CONTINUOUS_LABELS)
         self.assigner = assigner
         self.criterion = criterion
         self.sampler = sampler
         self.mask_criterion = mask_criterion or MaskCriterion()
         self.max_mask_rois = max_mask_rois
+        self.continuous_label = continuous_label
         check_roi_heads(self)
 
     @classmethod
@@ -140,12 +156,25 @@ class RankingROIHeads(StandardROIHeads):
             "sampler": build_sampler(cfg, "SAMPLER"),
             "mask_criterion": build_component(model.MASK_CRITERION, losses, "MODEL.MASK_CRITERION"),
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
+            "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
         }
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         theirs: dict[str, Any] = super()._init_box_head(cfg, input_shape)
-        predictor = RankingBoxPredictor(cfg, theirs["box_head"].output_shape)
+        heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        predictor = build_component(
+            cfg.MODEL.BOX_PREDICTOR,
+            box_predictor,
+            "MODEL.BOX_PREDICTOR",
+            input_shape=theirs["box_head"].output_shape,
+            box2box_transform=Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
+            num_classes=heads.NUM_CLASSES,
+            test_score_thresh=heads.SCORE_THRESH_TEST,
+            test_nms_thresh=heads.NMS_THRESH_TEST,
+            test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
+        )
         return theirs | {"box_predictor": predictor}
 
     def stages(self) -> list[BoxStage]:
@@ -166,8 +195,10 @@ class RankingROIHeads(StandardROIHeads):
         if targets is None:
             raise ValueError("targets: expected the objects of each image, got None")
         first, found = self._train_boxes(features, proposals, targets)
-        if self.mask_on:
-            found["loss_mask"] = self._mask_loss(features, targets, first)
+        if first.masks is not None:
+            positive, logits, masks = first.masks
+            weights, task_loss = first.result.weights[positive], first.result.task_loss
+            found["loss_mask"] = self.mask_criterion(logits, masks, weights, task_loss)
         return first.proposals, found
 
     def _train_boxes(
@@ -175,7 +206,7 @@ class RankingROIHeads(StandardROIHeads):
     ) -> tuple[TrainedStage, dict[str, Tensor]]:
         """The stage that the mask head goes with, and the losses of all stages."""
         (stage,) = self.stages()
-        trained = self._train_stage(features, proposals, targets, stage)
+        trained = self._train_stage(features, proposals, targets, stage, with_masks=self.mask_on)
         log_metrics(trained.result.metrics, "roi/")
         return trained, dict(trained.result.losses)
 
@@ -185,14 +216,30 @@ class RankingROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances],
         stage: BoxStage,
+        with_masks: bool,
     ) -> TrainedStage:
         proposals, assignment = match_proposals(
             proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
         )
         outputs = self._predict(features, proposals, stage)
         candidates = gather_candidates(stage.predictor, *outputs, proposals, targets, assignment)
+        masks = None
+        if with_masks:
+            masks = self._train_masks(
+                features, collect_positives(candidates, assignment, targets), targets
+            )
+        candidates = replace(candidates, quality=self._continuous_labels(candidates, masks))
         result = stage.criterion(candidates, assignment.labels)
-        return TrainedStage(proposals, outputs, assignment, candidates, result)
+        return TrainedStage(proposals, outputs, result, masks)
+
+    def _continuous_labels(
+        self, candidates: Candidates, masks: TrainedMasks | None
+    ) -> Tensor | None:
+        if self.continuous_label == "binary":
+            return torch.ones_like(candidates.boxes[:, 0])
+        if self.continuous_label == "iou" or masks is None:
+            return None
+        return blend_labels(candidates.iou(), masks, 0.5 * (self.continuous_label == "mean"))
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage
@@ -203,19 +250,13 @@ class RankingROIHeads(StandardROIHeads):
         logits, outputs = stage.predictor(stage.head(pooled))
         return logits, outputs
 
-    def _mask_loss(
-        self, features: dict[str, Tensor], targets: list[Instances], trained: TrainedStage
-    ) -> Tensor:
-        result = trained.result
-        positives = collect_positives(
-            trained.candidates, trained.assignment, result.weights, targets
-        )
+    def _train_masks(
+        self, features: dict[str, Tensor], positives: list[Instances], targets: list[Instances]
+    ) -> TrainedMasks:
         positives = limit_rois(positives, self.max_mask_rois)
         maps = [features[name] for name in self.mask_in_features]
         pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
         logits = self.mask_head.layers(pooled)
         logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
         masks = mask_targets(positives, targets, logits.shape[-1])
-        weights = torch.cat([own.instance_weights for own in positives])
-        loss: Tensor = self.mask_criterion(logits, masks, weights, result.task_loss)
-        return loss
+        return TrainedMasks(torch.cat([own.positive for own in positives]), logits, masks)

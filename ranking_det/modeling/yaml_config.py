@@ -18,6 +18,7 @@ COMPONENTS = {
     "CRITERION": "",
     "HEAD": "DenseHead",
     "INFERENCE": "DenseInference",
+    "BOX_PREDICTOR": "RankingBoxPredictor",
     "SAMPLER": "",
     "RPN_ASSIGNER": "MaxIoU",
     "RPN_CRITERION": "",
@@ -35,10 +36,11 @@ def add_ranking_config(cfg: CfgNode) -> None:
     inference, what Detectron2 has keys for is taken from MODEL.RETINANET and TEST, for FCOS too.
 
     For an R-CNN, with RankingRPN and RankingROIHeads as Detectron2's MODEL.PROPOSAL_GENERATOR.NAME
-    and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION and MODEL.SAMPLER are those of the box
-    head, MODEL.RPN_ASSIGNER and so on those of the RPN, and MODEL.MASK_CRITERION and
-    MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask head. A sampler without NAME is none. Of
-    Detectron2's keys those for matching, sampling and losses have no effect, but for
+    and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR
+    (of which Detectron2 has the other keys) are those of the box head, MODEL.RPN_ASSIGNER and so on
+    those of the RPN, and MODEL.MASK_CRITERION and MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask
+    head; MODEL.ROI_HEADS.CONTINUOUS_LABEL is as in :class:`RankingROIHeads`. A sampler without NAME
+    is none. Of Detectron2's keys those for matching, sampling and losses have no effect, but for
     MODEL.RPN.LOSS_WEIGHT.
 
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
@@ -50,6 +52,7 @@ def add_ranking_config(cfg: CfgNode) -> None:
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
     cfg.MODEL.ROI_MASK_HEAD.MAX_ROIS = 200
+    cfg.MODEL.ROI_HEADS.CONTINUOUS_LABEL = "iou"
     # A length in epochs; the batch that the learning rate and the iterations are written for.
     cfg.SOLVER.EPOCHS = 0.0
     cfg.SOLVER.REFERENCE_BATCH = 0

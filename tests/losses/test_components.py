@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from ranking_det.labels import IGNORE
+from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
+    CandidateCount,
     CenternessWeight,
     HistoryBalance,
     IoUWeight,
@@ -17,6 +18,12 @@ from ranking_det.losses import (
     ValueBalance,
 )
 from tests.losses.test_criterion import LABELS, gradients, make, match, rank_sort
+
+
+def counted(positives):
+    """Matches of so many positives, two negatives and an ignored row."""
+    labels = torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE])
+    return match(make(labels), labels, torch.ones(positives))
 
 
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
@@ -48,11 +55,17 @@ def test_value_balance_is_one_without_a_box_loss():
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
     normalizer = PositiveCount(momentum=0.9, initial=100.0)
-    assert normalizer(50) == pytest.approx(95)
-    assert normalizer(0) == pytest.approx(95 * 0.9 + 0.1)
+    assert normalizer(counted(50)) == pytest.approx(95)
+    assert normalizer(counted(0)) == pytest.approx(95 * 0.9 + 0.1)
     fresh = PositiveCount()
     fresh.load_state_dict(normalizer.state_dict())
-    assert fresh(7) == normalizer(7)
+    assert fresh(counted(7)) == normalizer(counted(7))
+
+
+def test_the_candidate_count_is_that_of_the_sample():
+    assert CandidateCount()(counted(5)) == 7
+    nothing = torch.tensor([IGNORE])
+    assert CandidateCount()(match(make(nothing), nothing, torch.ones(0))) == 1
 
 
 def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
@@ -114,7 +127,7 @@ def test_evaluation_does_not_count_as_training():
     balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount(initial=10.0).eval()
     for _ in range(3):
         assert balance(torch.tensor(1.0), torch.tensor(1.0), matches) == 50
-        assert normalizer(3) == 10
+        assert normalizer(counted(3)) == 10
 
 
 def test_magnitude_balance_sees_gradients_below_the_range_of_float16():

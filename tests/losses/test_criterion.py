@@ -86,7 +86,7 @@ def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
 
 
 def match(candidates, labels, quality):
-    return Matches(candidates, labels, (labels >= 0).nonzero().squeeze(1), quality)
+    return Matches(candidates, labels, (labels >= 0).nonzero().squeeze(1), quality, quality)
 
 
 LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
@@ -105,7 +105,7 @@ def test_rank_sort_sees_the_entries_in_row_major_order_without_the_ignored_rows(
     logits = candidates.logits.detach()[kept].reshape(-1).requires_grad_()
     labels = LABELS[kept]
     rows = (labels >= 0).nonzero().squeeze(1)
-    iou = losses.criterion.box_iou(candidates.boxes, candidates.gt_boxes).detach()
+    iou = candidates.iou()
     expected = rank_sort_loss(logits, rows * 4 + labels[rows], iou)
     (expected.ranking + expected.sorting).backward()
     torch.testing.assert_close(output.losses["loss_rank"], expected.ranking)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ranking_det.losses import MaskCriterion, dice_errors
+from ranking_det.losses import MaskCriterion, dice_errors, mask_cross_entropies
 
 
 def by_loops(logits, targets):
@@ -25,6 +25,15 @@ def make(count=5, size=4, seed=0):
 def test_dice_is_its_definition():
     logits, targets = make()
     torch.testing.assert_close(dice_errors(logits, targets), by_loops(logits, targets))
+
+
+def test_cross_entropy_is_the_mean_over_the_pixels():
+    logits, targets = make()
+    p = logits.detach().double().sigmoid()
+    expected = -torch.where(targets > 0, p, 1 - p).log().flatten(1).mean(1).float()
+    torch.testing.assert_close(mask_cross_entropies(logits.detach(), targets), expected)
+    with pytest.raises(ValueError, match=r"targets: expected masks of the shape of logits"):
+        mask_cross_entropies(logits, targets[:3])
 
 
 def test_an_empty_target_gives_1_and_no_gradient():
@@ -80,5 +89,7 @@ def test_shapes_that_do_not_fit_are_refused():
         dice_errors(logits, targets[:3])
     with pytest.raises(ValueError, match="weights: expected one for each of the 5 masks"):
         MaskCriterion()(logits, targets, torch.ones(4), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="error: expected one of dice, cross_entropy, got 'bce'"):
+        MaskCriterion("bce")
     with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
         MaskCriterion(weight=-1.0)

@@ -4,9 +4,11 @@ import sys
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
-from detectron2.structures import BitMasks, Instances
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ranking_det import losses as L
@@ -63,6 +65,7 @@ CRITERIA = {
     "ap": lambda: L.Criterion(classification=L.AveragePrecision()),
     "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5)),
     "focal": lambda: L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount()),
+    "ce": lambda: L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount()),
 }
 
 
@@ -72,7 +75,10 @@ CRITERIA = {
     + [("rs", (0, 4)), ("rs", (1,))],
 )
 def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
-    heads = build("quick/mask_rs.py", criterion=CRITERIA[criterion]())
+    softmax = criterion == "ce"
+    heads = build(
+        "quick/mask_rs.py", criterion=CRITERIA[criterion](), box_predictor__softmax=softmax
+    )
     found = step(heads, make_targets(counts))
     assert "loss_mask" in found and all(loss.isfinite() for loss in found.values())
     sum(found.values()).backward()
@@ -240,7 +246,7 @@ def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
     heads.mask_pooler.forward = lambda maps, lists: boxes.append(lists) or pool(maps, lists)
     targets = make_targets((100, 0, 150, 60))
     step(heads, targets)
-    total, lists = boxes
+    lists, total = boxes
     assert total > 300 and [len(own) > 0 for own in lists] == [True, False, True, True]
     _, masks, weights = heads.mask_criterion.seen
     assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
@@ -255,6 +261,121 @@ def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
         expected = objects.gt_masks[matched].crop_and_resize(own.tensor, 28)
         assert torch.equal(masks[start : start + len(own)], expected.float())
         start += len(own)
+
+
+def labels_of(continuous_label, limit=200, targets=None):
+    """What the positives are ranked by, beside their IoU and the Dice coefficients of the masks."""
+    heads = build(
+        "quick/mask_rs.py",
+        mask_criterion=Recorder(),
+        max_mask_rois=limit,
+        continuous_label=continuous_label,
+    )
+    seen = spy(heads)
+    torch.manual_seed(1)
+    found = step(heads, targets or make_targets((5, 0, 7)))
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    logits, masks, _ = heads.mask_criterion.seen
+    return seen[0][0].quality, seen[0][0].iou(), 1 - L.dice_errors(logits.detach(), masks)
+
+
+def test_positives_are_ranked_by_their_masks_on_request():
+    labels, iou, dice = labels_of("dice")
+    torch.testing.assert_close(labels, dice)
+    torch.testing.assert_close(labels_of("mean")[0], (iou + dice) / 2)
+    assert labels_of("iou")[0] is None
+    assert (labels_of("binary")[0] == 1).all()
+
+
+def test_a_positive_without_a_mask_is_ranked_by_its_iou():
+    targets = make_targets((100, 0, 150))
+    labels, iou, dice = labels_of("dice", limit=37, targets=targets)
+    assert len(iou) > 200 and len(dice) == 37
+    by_mask = torch.nonzero(labels != iou).squeeze(1)
+    torch.testing.assert_close(labels[by_mask], dice)
+
+
+def test_the_sorting_loss_is_zero_with_binary_labels():
+    heads = build(continuous_label="binary")
+    assert step(heads, make_targets((5, 3)))["loss_sort"] == 0
+
+
+def cross_entropy(**changes):
+    criterion = L.Criterion(
+        classification=L.CrossEntropy(),
+        localization=L.SmoothL1(beta=0.0, weights=(10.0, 10.0, 5.0, 5.0)),
+        instance_weight=L.UniformWeight(),
+        balance=L.ConstantBalance(1.0),
+        normalizer=L.CandidateCount(),
+    )
+    return build(
+        "quick/mask_rs.py",
+        criterion=criterion,
+        sampler=RandomSampler(30, 0.25),
+        mask_criterion=L.MaskCriterion("cross_entropy", weighted=False, balanced=False),
+        box_predictor__softmax=True,
+        **changes,
+    )
+
+
+def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
+    heads, targets = cross_entropy(), make_targets((5, 0, 7))
+    seen, kept = spy(heads), []
+    predict = heads.box_predictor.forward
+    heads.box_predictor.forward = lambda x: kept.append((x, predict(x))) or kept[-1][1]
+    proposals = make_proposals(3)
+    sampled, found = heads(None, make_features(3), proposals, targets)
+    features, (logits, deltas) = kept[0]
+    theirs = FastRCNNOutputLayers(
+        ShapeSpec(channels=256),
+        box2box_transform=heads.box_predictor.box2box_transform,
+        num_classes=12,
+        test_score_thresh=0.0,
+        loss_weight=1.0,
+    )
+    # The same logits, with another background's, which all are relative to.
+    shift = torch.randn(len(logits), 1, generator=torch.Generator().manual_seed(0))
+    scores = torch.cat([logits + shift, shift], dim=1)
+    labels, rows = seen[0][1], torch.nonzero(seen[0][1] >= 0).squeeze(1)
+    objects = torch.zeros(len(labels), 4)
+    objects[rows] = seen[0][0].gt_boxes
+    start = 0
+    for own in sampled:
+        part = slice(start, start + len(own))
+        own.gt_classes = torch.where(labels[part] < 0, 12, labels[part])
+        own.gt_boxes, start = Boxes(objects[part]), part.stop
+    with EventStorage(0):
+        expected = theirs.losses((scores, deltas), sampled)
+    torch.testing.assert_close(found["loss_cls"], expected["loss_cls"])
+    torch.testing.assert_close(found["loss_box"], expected["loss_box_reg"])
+    for name, other in (("loss_cls", "loss_cls"), ("loss_box", "loss_box_reg")):
+        (own,) = torch.autograd.grad(found[name], features, retain_graph=True)
+        (other,) = torch.autograd.grad(expected[other], features, retain_graph=True)
+        torch.testing.assert_close(own, other)
+    expected, _ = theirs.inference((scores, deltas), sampled)
+    found, _ = heads.box_predictor.inference((logits, deltas), sampled)
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own.scores, other.scores)
+        assert torch.equal(own.pred_classes, other.pred_classes)
+
+
+def test_cross_entropy_of_masks_is_that_of_detectron2():
+    heads, targets = cross_entropy(), make_targets((5, 0, 7))
+    lists, masks = [], []
+    pool, layers = heads.mask_pooler.forward, heads.mask_head.layers
+    heads.mask_pooler.forward = lambda maps, boxes: lists.append(boxes) or pool(maps, boxes)
+    heads.mask_head.layers = lambda x: masks.append(layers(x)) or masks[-1]
+    found = step(heads, targets)["loss_mask"]
+    instances = []
+    for own, objects in zip(lists[0], targets):
+        arguments = [own.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], own.area() >= 0
+        rows = heads.assigner(*arguments).gt_index
+        part = Instances((SIZE, SIZE), proposal_boxes=own, gt_classes=objects.gt_classes[rows])
+        part.gt_masks = objects.gt_masks[rows] if len(rows) else objects.gt_masks
+        instances.append(part)
+    with EventStorage(0):
+        torch.testing.assert_close(found, mask_rcnn_loss(masks[0], instances))
 
 
 def test_masks_of_zero_area_and_boxes_of_zero_width_train():
@@ -309,6 +430,15 @@ def test_parts_that_do_not_fit_are_refused():
         build(assigner=PAA())
     with pytest.raises(ValueError, match="box_predictor.num_classes: 5, but the heads have 12"):
         build(box_predictor__num_classes=5)
+    with pytest.raises(ValueError, match="box_predictor.softmax: expected False, as the criterion"):
+        build(box_predictor__softmax=True)
+    softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())
+    with pytest.raises(ValueError, match="box_predictor.softmax: expected True, as the criterion"):
+        build(criterion=softmax)
+    with pytest.raises(ValueError, match="continuous_label: 'dice' needs a mask head"):
+        build(continuous_label="dice")
+    with pytest.raises(ValueError, match="continuous_label: expected one of iou, dice, mean, bin"):
+        build(continuous_label="giou")
     with pytest.raises(ValueError, match="max_mask_rois: expected an integer of at least 1"):
         build(max_mask_rois=0)
     with pytest.raises(ValueError, match="targets: expected the objects of each image, got None"):
