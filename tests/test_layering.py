@@ -16,18 +16,20 @@ LAYERS = {
     "config": (set(), set()),
     "checks": (set(), {"torch"}),
     "boxes": (set(), {"torch"}),
+    "files": (set(), set()),
     "losses": ({"checks", "labels", "boxes", "config"}, {"torch"}),
     "assigners": ({"checks", "labels", "boxes", "config"}, {"torch"}),
     "layers": ({"checks", "labels", "boxes"}, {"torch", "torchvision"}),
     "analysis": (set(), {"matplotlib", "numpy"}),
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
-    "evaluation": ({"config", "data"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
+    "evaluation": ({"config", "data", "files"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
     "modeling": (
         {"checks", "labels", "boxes", "config", "losses", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"checks", "config", "losses", "assigners", "modeling", "data", "evaluation", "analysis"},
+        {"checks", "config", "files", "losses", "assigners", "modeling", "data", "evaluation"}
+        | {"analysis"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml", "PIL"},
     ),
     # Its probes import these when they are run, and nothing before.

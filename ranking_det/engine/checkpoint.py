@@ -16,7 +16,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_file
-from ranking_det.engine.files import PARTIAL, rename_whole, write_whole
+from ranking_det.files import PARTIAL, rename_whole, write_whole
 
 logger = logging.getLogger(__name__)
 

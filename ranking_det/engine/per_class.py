@@ -14,7 +14,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ranking_det.engine.files import write_whole
+from ranking_det.files import write_whole
 
 __all__ = ["FILE_NAME", "write_per_class"]
 

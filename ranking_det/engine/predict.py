@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
 import struct
@@ -23,8 +22,8 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
-from ranking_det.engine.files import write_whole
 from ranking_det.engine.pictures import overlay
+from ranking_det.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ def predict(
                 logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, len(found), name)
     finally:  # an interruption keeps what is done
         written = folder / "predictions.json"
-        write_whole(written, json.dumps(content) + "\n")
+        write_json(written, content)
     if broken:
         count = len(content["images"])
         done = f"the other {count} are in {folder}" if count else "there are no others"

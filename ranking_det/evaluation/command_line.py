@@ -14,10 +14,10 @@ from ranking_det.evaluation.files import (
     describe,
     read_ground_truth,
     read_results,
-    write_json,
 )
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import FIELDS, MAX_DETS, average_precision
+from ranking_det.files import write_json
 
 PROGRAM = "python -m ranking_det.evaluation"
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         text, metrics = _evaluate(args)
         if args.output:
-            write_json(args.output, metrics)
+            write_json(Path(args.output), metrics)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"{PROGRAM}: error: {error}\n")
         return 2

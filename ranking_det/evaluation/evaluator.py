@@ -23,10 +23,10 @@ from ranking_det.evaluation.files import (
     fill_masks,
     has_masks,
     prepare_ground_truth,
-    write_json,
 )
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import FIELDS, MAX_DETS, Rules, average_precision
+from ranking_det.files import write_json
 
 logger = logging.getLogger(__name__)
 

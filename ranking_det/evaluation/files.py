@@ -1,13 +1,10 @@
-"""Annotation and result files, checked before anything is evaluated; results written whole."""
+"""Annotation and result files, checked before anything is evaluated."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ranking_det.config import ConfigError
@@ -105,19 +102,6 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
     categories = {category["id"] for category in ground_truth["categories"]}
     _check(path, "result", results, lambda r: _result_faults(r, iou_type, sizes, categories))
     return results
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that there is never half a file."""
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(content, file, allow_nan=False)
-            file.write("\n")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 Faults = Callable[[Any], Iterator[str]]

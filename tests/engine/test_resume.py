@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ranking_det.engine.checkpoint import find_last
-from ranking_det.engine.files import PARTIAL
+from ranking_det.files import PARTIAL
 from tests.engine.conftest import shapes_environment
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from ranking_det import losses
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
     APE,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
 """In the name of a file that is being written."""
@@ -12,8 +14,21 @@ PARTIAL = ".partial"
 def write_whole(path: Path, text: str) -> None:
     """Write a text so that a reader, or a kill, never meets half of it."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8", newline="")
-    rename_whole(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline="")
+        rename_whole(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in the same way.
+
+    Raises:
+        ValueError: a number is not finite, which JSON has not.
+    """
+    write_whole(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def rename_whole(partial: Path, final: Path) -> None:
