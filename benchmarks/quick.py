@@ -26,7 +26,10 @@ def measure(name: str) -> dict[str, Any]:
     """Train and evaluate one config."""
     with tempfile.TemporaryDirectory() as folder:
         minutes, metrics = train(f"configs/shapes/quick/{name}.py", folder, quiet=True)
-    overall = {key: value for key, value in metrics["bbox"].items() if "-" not in key}
+    overall = {
+        task: {key: value for key, value in found.items() if "-" not in key}
+        for task, found in metrics.items()
+    }
     return {"minutes": round(minutes, 2), "metrics": overall}
 
 
@@ -37,7 +40,9 @@ def main() -> None:
     runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}
     for name in names:
         runs[name] = measure(name)
-        print(f"{name:<26} AP {runs[name]['metrics']['AP']:5.1f}  {runs[name]['minutes']} minutes")
+        print(
+            f"{name:<26} AP {runs[name]['metrics']['bbox']['AP']:5.1f}  {runs[name]['minutes']} minutes"
+        )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         report = {"machine": describe_machine(device), "seed": SEED, "runs": runs}
         path.write_text(json.dumps(report, indent=1) + "\n")

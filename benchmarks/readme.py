@@ -130,16 +130,18 @@ def quick() -> str:
     report = load("quick.json")
     configs = sorted(path.stem for path in (ROOT / "configs/shapes/quick").glob("*.py"))
     rows = [
-        "| architecture | assigner | criterion | command | box AP | minutes |",
-        "| --- | --- | --- | --- | ---: | ---: |",
+        "| architecture | assigner | criterion | command | box AP | mask AP | minutes |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
     ]
     for name in configs:
         path = f"configs/shapes/quick/{name}.py"
         axes = name_axes(LazyConfig.load(str(ROOT / path)).model)
-        figures = ["not run", ""]
+        figures = ["not run", "", ""]
         if name in report["runs"]:
             run = report["runs"][name]
-            figures = [f"{run['metrics']['AP']:.1f}", f"{run['minutes']:.1f}"]
+            found = [run["metrics"].get(task) for task in ("bbox", "segm")]
+            figures = [f"{own['AP']:.1f}" if own else "" for own in found]
+            figures.append(f"{run['minutes']:.1f}")
         command = f"`python train_net.py --config-file {path}`"
         rows.append("| " + " | ".join([*axes, command, *figures]) + " |")
     return (
