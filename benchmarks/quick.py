@@ -40,9 +40,8 @@ def main() -> None:
     runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}
     for name in names:
         runs[name] = measure(name)
-        print(
-            f"{name:<26} AP {runs[name]['metrics']['bbox']['AP']:5.1f}  {runs[name]['minutes']} minutes"
-        )
+        ap, minutes = runs[name]["metrics"]["bbox"]["AP"], runs[name]["minutes"]
+        print(f"{name:<26} box AP {ap:5.1f}  {minutes} minutes")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         report = {"machine": describe_machine(device), "seed": SEED, "runs": runs}
         path.write_text(json.dumps(report, indent=1) + "\n")
