@@ -40,3 +40,22 @@ def vote(kept, boxes, scores, classes, min_iou, sigma):
                 mean = [m + weight * x for m, x in zip(mean, box)]
         voted.append([m / total for m in mean] if total > 0 else boxes[k])
     return voted
+
+
+def carafe(features, kernels, size, group, scale):
+    """Nested lists (C, H, W) and (g k k, s H, s W) to (C, s H, s W): section 3.3."""
+    channels, height, width = len(features), len(features[0]), len(features[0][0])
+    reach = size // 2
+
+    def pixel(c, i, j):
+        kernel, total = c // (channels // group) * size**2, 0.0
+        for n in range(-reach, reach + 1):
+            for m in range(-reach, reach + 1):
+                y, x = i // scale + n, j // scale + m
+                if 0 <= y < height and 0 <= x < width:
+                    total = total + kernels[kernel][i][j] * features[c][y][x]
+                kernel += 1
+        return total
+
+    rows, columns = range(scale * height), range(scale * width)
+    return [[[pixel(c, i, j) for j in columns] for i in rows] for c in range(channels)]

@@ -1,0 +1,235 @@
+"""CARAFE, upsampling by kernels made from the content (J. Wang et al., ICCV 2019).
+
+Shapes: N images, C channels in g groups of C/g, coarse maps of H x W, scale s, k x k kernels.
+Within, tensors are laid out by coarse pixel and group, so that the reassembly is a batched matrix
+product of (s^2, k^2) kernels with (k^2, C/g) windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from ranking_det.checks import check_integer, describe
+
+BLOCK_ENTRIES = {"cpu": 1 << 21}
+"""Entries of a block of windows: so many fit a CPU's cache; elsewhere 2^26, for few operations."""
+
+
+def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scale: int) -> Tensor:
+    """Reassemble each fine pixel from the neighbourhood of its coarse one (section 3.3).
+
+    The fine pixel (i, j) is the sum of the k x k window around the coarse pixel (i // s, j // s),
+    weighted by the kernel at (i, j); beyond the border the window is zero. Linear in each of the
+    two inputs, with gradients for both. No more than a few rows' windows are in memory at a time,
+    and only the inputs are kept for the gradient.
+
+    Args:
+        features: (N, C, H, W).
+        kernels: (N, g * k * k, s * H, s * W), a group's window row by row, the groups one after
+            another; the C/g consecutive channels of a group share a kernel. Used as they are, in
+            the features' dtype.
+        kernel_size: k, odd.
+        group: g, divides C.
+        scale: s.
+
+    Returns:
+        (N, C, s * H, s * W), of the features' dtype.
+
+    Raises:
+        ValueError: another shape or device, or an argument out of its range.
+
+    >>> kernels = torch.full((1, 9, 2, 4), 1 / 9)
+    >>> carafe(torch.tensor([[[[9., 18.]]]]), kernels, kernel_size=3, group=1, scale=2)
+    tensor([[[[3., 3., 3., 3.],
+              [3., 3., 3., 3.]]]])
+    """
+    check_integer("group", group, 1)
+    check_integer("scale", scale, 1)
+    _check_odd("kernel_size", kernel_size)
+    if features.dim() != 4 or not features.is_floating_point() or features.shape[1] % group:
+        raise ValueError(
+            f"features: expected a float tensor (N, C, H, W), C a multiple of group = {group}, got "
+            f"{describe(features)}"
+        )
+    images, _, height, width = features.shape
+    shape = (images, group * kernel_size**2, scale * height, scale * width)
+    if kernels.shape != shape or kernels.device != features.device:
+        raise ValueError(
+            f"kernels: expected shape {shape} on {features.device}, got {describe(kernels)}"
+        )
+    upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
+    return upsampled
+
+
+class CARAFE(nn.Module):
+    """Content-aware upsampling: predicts a kernel for each fine pixel and reassembles with it.
+
+    The published settings are the defaults.
+
+    Args:
+        channels: C.
+        scale: s.
+        up_kernel: k, the size of the window that a pixel is made from; odd.
+        group: g, groups of channels with kernels of their own; divides C.
+        encoder_kernel: size of the convolution that predicts the kernels; odd.
+        compressed_channels: the channels that it sees.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        scale: int = 2,
+        up_kernel: int = 5,
+        group: int = 1,
+        encoder_kernel: int = 3,
+        compressed_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        sizes = {"channels": channels, "scale": scale, "group": group}
+        for name, value in {**sizes, "compressed_channels": compressed_channels}.items():
+            check_integer(name, value, 1)
+        _check_odd("up_kernel", up_kernel)
+        _check_odd("encoder_kernel", encoder_kernel)
+        if channels % group:
+            raise ValueError(f"group: expected a divisor of channels = {channels}, got {group}")
+        self.scale, self.up_kernel, self.group = scale, up_kernel, group
+        self.compressor = nn.Conv2d(channels, compressed_channels, 1)
+        self.encoder = nn.Conv2d(
+            compressed_channels,
+            scale**2 * up_kernel**2 * group,
+            encoder_kernel,
+            padding=encoder_kernel // 2,
+        )
+        nn.init.xavier_uniform_(self.compressor.weight)
+        # Almost equal weights at first: each window's mean.
+        nn.init.normal_(self.encoder.weight, std=0.001)
+        for layer in (self.compressor, self.encoder):
+            nn.init.zeros_(layer.bias)
+
+    def kernels(self, features: Tensor) -> Tensor:
+        """Predict the kernels, each of which sums to 1.
+
+        Args:
+            features: (N, C, H, W).
+
+        Returns:
+            (N, g * k * k, s * H, s * W) for :func:`carafe`, in float32 or better.
+        """
+        encoded = functional.pixel_shuffle(self.encoder(self.compressor(features)), self.scale)
+        windows = encoded.unflatten(1, (self.group, self.up_kernel**2))
+        wide = torch.promote_types(encoded.dtype, torch.float32)
+        return windows.softmax(dim=2, dtype=wide).flatten(1, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Upsample.
+
+        Args:
+            features: (N, C, H, W).
+
+        Returns:
+            (N, C, s * H, s * W).
+        """
+        kernels = self.kernels(features)
+        return carafe(features, kernels, self.up_kernel, self.group, self.scale)
+
+
+class _Reassembly(torch.autograd.Function):
+    """A few rows' windows at a time, made again for the gradient: a window is k^2 times its pixel.
+
+    On a CPU (256 channels to 200 x 336) autograd through an unfold takes 6 times as long and 13
+    times the memory, through 25 shifted products 6 times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, kernels: Tensor, size: int, group: int, scale: int
+    ) -> Tensor:
+        ctx.save_for_backward(features, kernels)
+        ctx.sizes = (size, group, scale)
+        padded = _pad(features, size, group)
+        weights = _to_cells(kernels.to(features.dtype), group, scale)
+        out = features.new_empty(*weights.shape[:-1], padded.shape[-1])
+        for image, rows in _blocks(weights, padded):
+            out[image, rows] = weights[image, rows] @ _windows(padded[image], rows, size)
+        return _to_map(out, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        features, kernels = ctx.saved_tensors
+        size, group, scale = ctx.sizes
+        padded = _pad(features, size, group)
+        weights = _to_cells(kernels.to(features.dtype), group, scale)
+        to_out = _to_cells(incoming, group, scale)
+        # k^2 additions to each pixel: too many for half precision.
+        to_padded = padded.new_zeros(
+            padded.shape, dtype=torch.promote_types(padded.dtype, torch.float32)
+        )
+        to_weights = torch.empty_like(weights)
+        for image, rows in _blocks(weights, padded):
+            gradient, windows = to_out[image, rows], _windows(padded[image], rows, size)
+            to_weights[image, rows] = gradient @ windows.mT
+            to_windows = weights[image, rows].mT @ gradient
+            _add_windows(to_padded[image], to_windows, rows, size)
+        border, height, width = size // 2, features.shape[2], features.shape[3]
+        to_features = to_padded[:, border : border + height, border : border + width].unsqueeze(4)
+        to_kernels = _to_map(to_weights, scale).to(kernels.dtype)
+        return _to_map(to_features, 1).to(features.dtype), to_kernels, None, None, None
+
+
+def _to_cells(fine: Tensor, group: int, scale: int) -> Tensor:
+    """Maps (N, g X, s H, s W) as (N, H, W, g, s^2, X), contiguous."""
+    split = fine.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).unflatten(1, (group, -1))
+    return split.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).contiguous()
+
+
+def _to_map(cells: Tensor, scale: int) -> Tensor:
+    """The inverse of _to_cells."""
+    split = cells.unflatten(4, (scale, scale)).permute(0, 3, 6, 1, 4, 2, 5)
+    return split.flatten(5, 6).flatten(3, 4).flatten(1, 2).contiguous()
+
+
+def _pad(features: Tensor, size: int, group: int) -> Tensor:
+    """Features (N, H + k - 1, W + k - 1, g, C/g), zero beyond the border."""
+    return _to_cells(functional.pad(features, [size // 2] * 4), group, 1).squeeze(4)
+
+
+def _blocks(weights: Tensor, padded: Tensor) -> Iterator[tuple[int, slice]]:
+    """Rows of an image whose windows fit into a block."""
+    images, height, width = weights.shape[:3]
+    entries = width * weights.shape[-1] * padded.shape[3:].numel()
+    step = max(1, BLOCK_ENTRIES.get(weights.device.type, 1 << 26) // max(entries, 1))
+    for image in range(images):
+        for start in range(0, height, step):
+            yield image, slice(start, min(start + step, height))
+
+
+def _windows(padded: Tensor, rows: slice, size: int) -> Tensor:
+    """The windows (rows, W, g, k^2, C/g) of one image."""
+    block = padded[rows.start : rows.stop + size - 1]
+    return block.unfold(0, size, 1).unfold(1, size, 1).permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
+
+
+def _add_windows(padded: Tensor, windows: Tensor, rows: slice, size: int) -> None:
+    """Add the windows of _windows to where they were taken from."""
+    width = windows.shape[1]
+    for place in range(size**2):
+        down, right = divmod(place, size)
+        padded[rows.start + down : rows.stop + down, right : right + width] += windows[
+            :, :, :, place
+        ]
+
+
+def _check_odd(name: str, value: int) -> None:
+    check_integer(name, value, 1)
+    if value % 2 == 0:
+        raise ValueError(f"{name}: expected an odd number, got {value}")

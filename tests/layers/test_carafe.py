@@ -1,0 +1,137 @@
+import importlib
+
+import pytest
+import torch
+
+from ranking_det.layers import CARAFE, carafe
+from tests.layers import reference
+
+MODULE = importlib.import_module("ranking_det.layers.carafe")  # the package's name is the function
+
+
+def inputs(shape, size, group, scale, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    images, _, height, width = shape
+    kernels = (images, group * size**2, scale * height, scale * width)
+    return [
+        torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for sizes in (shape, kernels)
+    ]
+
+
+def from_loops(features, kernels, size, group, scale):
+    """The reference on tensors of no dimensions, so that autograd gives its gradients."""
+    images = []
+    for image in zip(features, kernels):
+        lists = [[[list(row) for row in channel] for channel in tensor] for tensor in image]
+        fine = reference.carafe(*lists, size, group, scale)
+        images.append(torch.stack([torch.stack([torch.stack(r) for r in c]) for c in fine]))
+    return torch.stack(images)
+
+
+CASES = [
+    # shape, k, g, s
+    ((1, 2, 3, 4), 5, 1, 2),
+    ((2, 4, 3, 2), 3, 2, 2),
+    ((1, 4, 2, 3), 3, 2, 3),
+    ((1, 1, 1, 1), 5, 1, 3),
+    ((1, 3, 4, 1), 1, 3, 1),
+]
+
+
+@pytest.mark.parametrize("block", [1, 1 << 20])
+@pytest.mark.parametrize(("shape", "size", "group", "scale"), CASES)
+def test_value_and_gradients_are_those_of_plain_loops(
+    shape, size, group, scale, block, monkeypatch
+):
+    monkeypatch.setitem(MODULE.BLOCK_ENTRIES, "cpu", block)
+    tensors = inputs(shape, size, group, scale)
+    expected = from_loops(*tensors, size, group, scale)
+    found = carafe(*tensors, size, group, scale)
+    torch.testing.assert_close(found, expected)
+    incoming = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).double()
+    for ours, theirs in zip(
+        torch.autograd.grad(found, tensors, incoming),
+        torch.autograd.grad(expected, tensors, incoming),
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_layout_in_memory_does_not_matter():
+    features, kernels = inputs((2, 4, 5, 3), 3, 2, 2)
+    expected = carafe(features, kernels, 3, 2, 2)
+    laid_out = [tensor.to(memory_format=torch.channels_last) for tensor in (features, kernels)]
+    torch.testing.assert_close(carafe(*laid_out, 3, 2, 2), expected)
+    incoming = torch.ones((), dtype=torch.float64).expand_as(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(carafe(*laid_out, 3, 2, 2), (features, kernels), incoming),
+        torch.autograd.grad(expected, (features, kernels), torch.ones_like(expected)),
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def sharp(group=1, scale=2):
+    """A module whose kernels differ from pixel to pixel."""
+    torch.manual_seed(0)
+    module = CARAFE(8, scale=scale, group=group)
+    torch.nn.init.normal_(module.encoder.weight, std=0.5)
+    return module
+
+
+@pytest.mark.parametrize(("group", "scale"), [(1, 2), (2, 2), (4, 3)])
+def test_kernels_sum_to_1_and_a_constant_stays_constant_inside_the_border(group, scale):
+    module = sharp(group, scale)
+    kernels = module.kernels(torch.randn(2, 8, 7, 6))
+    assert kernels.shape == (2, 25 * group, 7 * scale, 6 * scale)
+    sums = kernels.unflatten(1, (group, 25)).sum(dim=2)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    assert kernels.std(dim=1).min() > 1e-3
+    out = carafe(torch.full((2, 8, 7, 6), 3.0), kernels, 5, group, scale)
+    inside = out[:, :, 2 * scale : -2 * scale, 2 * scale : -2 * scale]
+    torch.testing.assert_close(inside, torch.full_like(inside, 3.0))
+    assert (out[:, :, 0] < 3.0).all() and out[:, :, 0].mean() < 2.5
+
+
+def test_at_first_a_pixel_is_about_the_mean_of_its_window():
+    torch.manual_seed(0)
+    module = CARAFE(8)
+    features = torch.randn(1, 8, 6, 5)
+    mean = torch.nn.functional.avg_pool2d(features, 5, stride=1, padding=2)
+    expected = mean.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(module(features), expected, rtol=0, atol=0.01)
+    assert module.compressor.weight.shape == (64, 8, 1, 1)
+    assert module.encoder.weight.shape == (100, 64, 3, 3)
+
+
+def test_bfloat16_under_autocast_is_close_to_float32():
+    module = sharp()
+    features = torch.randn(2, 8, 9, 7)
+    results = []
+    for enabled in (False, True):
+        module.zero_grad()
+        given = features.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            seen = given.bfloat16() if enabled else given
+            assert module.kernels(seen).dtype == torch.float32
+            out = module(seen)
+        assert out.dtype == seen.dtype and out.shape == (2, 8, 18, 14)
+        out.float().square().sum().backward()
+        gradients = [p.grad for p in module.parameters()]
+        assert all(gradient.dtype == torch.float32 for gradient in gradients)
+        results.append([out.float(), given.grad, *gradients])
+    for exact, rounded in zip(*results):
+        assert (rounded - exact).norm() < 0.03 * exact.norm()
+
+
+def test_what_does_not_fit_is_named():
+    features, kernels = inputs((1, 4, 3, 3), 3, 2, 2)
+    with pytest.raises(ValueError, match="kernel_size: expected an odd number, got 4"):
+        carafe(features, kernels, 4, 2, 2)
+    with pytest.raises(ValueError, match="features: .* multiple of group = 3, got .*4, 3, 3"):
+        carafe(features, kernels, 3, 3, 2)
+    with pytest.raises(ValueError, match=r"kernels: expected shape \(1, 9, 6, 6\) on cpu, got"):
+        carafe(features, kernels, 3, 1, 2)
+    with pytest.raises(ValueError, match="group: expected a divisor of channels = 8, got 3"):
+        CARAFE(8, group=3)
+    with pytest.raises(ValueError, match="up_kernel: expected an odd number, got 2"):
+        CARAFE(8, up_kernel=2)
