@@ -120,6 +120,8 @@ def name_axes(model: Any) -> list[str]:
         criterion = name_criterion(heads.criteria[0])
         return ["Cascade R-CNN", name_of(heads.assigners[0]), criterion]
     name = "Mask R-CNN" if "mask_head" in heads else "Faster R-CNN"
+    if name_of(model.backbone) == "CARAFEFPN":
+        name += ", CARAFE FPN"
     if "criterion" not in heads:
         return [name, name_of(heads.proposal_matcher), "cross entropy"]
     return [name, name_of(heads.assigner), name_criterion(heads.criterion)]

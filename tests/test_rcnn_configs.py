@@ -13,7 +13,7 @@ from PIL import Image
 from ranking_det.engine.lazy_experiment import LazyExperiment
 from tests.modeling.conftest import CONFIGS, load, make_batch
 
-NAMES = ["faster_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
+NAMES = ["faster_rs", "faster_plus_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
 
 
 def build(name):
@@ -81,6 +81,14 @@ def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
     different = {name for name in sizes[0] | sizes[1] if sizes[0].get(name) != sizes[1].get(name)}
     # There is no background class.
     assert different == {f"roi_heads.box_predictor.cls_score.{part}" for part in ("weight", "bias")}
+
+
+def test_plus_changes_the_neck_alone():
+    plain, plus = load("quick/faster_rs.py").model, load("quick/faster_plus_rs.py").model
+    assert plus.backbone.bottom_up == plain.backbone.bottom_up
+    assert plus.backbone.out_channels == plain.backbone.out_channels
+    plus.backbone = plain.backbone
+    assert plus == plain
 
 
 @pytest.mark.parametrize("name", NAMES)

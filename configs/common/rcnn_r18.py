@@ -1,7 +1,8 @@
 """R-CNNs for small images on a CPU: ResNet-18 trained from scratch, FPN of 64 channels, FC of 256.
 
-``faster``, ``mask`` and ``cascade`` rank. ``faster_ce`` and ``mask_ce`` are Detectron2's own heads
-with its samplers, of the same sizes and with the same proposals, at most 128 an image.
+``faster``, ``mask`` and ``cascade`` rank; ``faster_plus`` has CARAFE in its FPN. ``faster_ce`` and
+``mask_ce`` are Detectron2's own heads with its samplers, of the same sizes and with the same
+proposals, at most 128 an image.
 """
 
 from copy import deepcopy
@@ -27,6 +28,7 @@ from omegaconf import DictConfig
 from ranking_det.assigners import MaxIoU
 from ranking_det.losses import MaskCriterion
 from ranking_det.modeling import (
+    CARAFEFPN,
     RankingBoxPredictor,
     RankingCascadeROIHeads,
     RankingMaskHead,
@@ -101,6 +103,13 @@ faster = L(GeneralizedRCNN)(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",
+)
+
+faster_plus = deepcopy(faster)
+faster_plus.backbone = L(CARAFEFPN)(
+    bottom_up=faster.backbone.bottom_up,
+    in_features=["res2", "res3", "res4", "res5"],
+    out_channels=CHANNELS,
 )
 
 mask = deepcopy(faster)

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 
-from .rcnn_r18 import cascade, faster, faster_ce, mask, mask_ce
+from .rcnn_r18 import cascade, faster, faster_ce, faster_plus, mask, mask_ce
 from .resnet_half import bottom_up
 from .shapes import NUM_CLASSES
 from .shapes_quick import dataloader, lr_multiplier, optimizer, train
@@ -10,7 +10,7 @@ from .shapes_quick import dataloader, lr_multiplier, optimizer, train
 dataloader_masks = deepcopy(dataloader)
 dataloader_masks.train.mapper.use_instance_mask = True
 
-for model in (faster, faster_ce, mask, mask_ce, cascade):
+for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     model.backbone.bottom_up = bottom_up
     model.backbone.bottom_up.out_features = ["res2", "res3", "res4", "res5"]
     model.roi_heads.num_classes = NUM_CLASSES

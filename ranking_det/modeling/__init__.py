@@ -5,6 +5,7 @@ Detectron2's defaults are left as they are.
 
 from ranking_det.modeling.backbones import ExtraLevels, FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.box_predictor import RankingBoxPredictor
+from ranking_det.modeling.carafe_fpn import CARAFEFPN, build_resnet_carafe_fpn_backbone
 from ranking_det.modeling.cascade import RankingCascadeROIHeads
 from ranking_det.modeling.dense_detector import RankingDenseDetector
 from ranking_det.modeling.dense_head import DenseHead
@@ -19,6 +20,7 @@ from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
 from ranking_det.modeling.yaml_config import COMPONENTS, add_ranking_config
 
 __all__ = [
+    "CARAFEFPN",
     "COMPONENTS",
     "DenseDetectorWithTTA",
     "DenseHead",
@@ -39,4 +41,5 @@ __all__ = [
     "RankingRetinaNet",
     "RawDetections",
     "add_ranking_config",
+    "build_resnet_carafe_fpn_backbone",
 ]

@@ -41,7 +41,8 @@ def add_ranking_config(cfg: CfgNode) -> None:
     those of the RPN, and MODEL.MASK_CRITERION and MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask
     head; MODEL.ROI_HEADS.CONTINUOUS_LABEL is as in :class:`RankingROIHeads`. A sampler without NAME
     is none. Of Detectron2's keys those for matching, sampling and losses have no effect, but for
-    MODEL.RPN.LOSS_WEIGHT.
+    MODEL.RPN.LOSS_WEIGHT. MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone, which reads
+    the keys of build_resnet_fpn_backbone (but for MODEL.FPN.FUSE_TYPE).
 
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
     :mod:`ranking_det.assigners`, :mod:`ranking_det.losses` and this package; an argument that is a

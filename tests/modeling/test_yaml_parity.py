@@ -8,22 +8,24 @@ from ranking_det.engine.yaml_config import load_yaml_config
 from ranking_det.engine.yaml_experiment import YamlExperiment
 from tests.modeling.conftest import CONFIGS, make_batch
 
-# The common config, the model in it, where its classes are, and the yaml twin.
+PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
+# The common config, the model in it, where its classes are, the yaml twin, and changes to it.
 TWINS = [
-    ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs"),
-    ("fcos_r18", "model", "num_classes", "fcos_fcos_rs"),
-    ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs"),
-    ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs"),
+    ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs", []),
+    ("fcos_r18", "model", "num_classes", "fcos_fcos_rs", []),
+    ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs", []),
+    ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs", []),
+    ("rcnn_r18", "faster_plus", "roi_heads.num_classes", "mask_rs", PLUS),
 ]
 
 
-@pytest.mark.parametrize(("common", "name", "classes", "file"), TWINS)
-def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes, file):
+@pytest.mark.parametrize(("common", "name", "classes", "file", "changes"), TWINS)
+def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes, file, changes):
     cfg = LazyConfig.load(str(CONFIGS / "common" / f"{common}.py"))[name]
     OmegaConf.update(cfg, classes, 12)
     lazy = instantiate(cfg)
     path = str(CONFIGS / "shapes" / f"{file}.yaml")
-    twin = build_model(load_yaml_config(path, ["MODEL.DEVICE", "cpu"]))
+    twin = build_model(load_yaml_config(path, ["MODEL.DEVICE", "cpu", *changes]))
     assert str(twin) == str(lazy)
     twin.load_state_dict(lazy.state_dict(), strict=True)
     batch = make_batch((3, 0, 5))
