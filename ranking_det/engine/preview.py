@@ -22,6 +22,7 @@ from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
 from ranking_det.engine.pictures import COLORS, PLAIN, class_name
 from ranking_det.modeling import RankingFCOS
+from ranking_det.modeling.positives import find_positives, tells_positives
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,15 @@ DPI = 100
 LONG_SIDE = 900
 """Pixels of the drawn image's longer side, at least."""
 
-MARGIN = 46
-"""Pixels above and below the image, for the title and the caption."""
-
-SIDE_MARGIN = 24
-"""Pixels left and right of it together, for the edges of boxes and labels."""
+# Pixels above and below the image for words; left and right of it together for the edges of boxes.
+MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"
+
+# What the positives are. The boxes of points mean nothing, and are not drawn.
+POINTS = "the points that are to find it"
+ANCHORS = "the anchors that are to find it"
+RPN_ANCHORS = "the RPN's anchors for it"
 
 
 class PreviewSummary(NamedTuple):
@@ -64,8 +67,8 @@ def preview(
     """Draw training images as the model sees them, with their objects and what is assigned to them.
 
     An image becomes ``preview_0001.png`` and so on: each object's box, class and number of
-    positives, and the positives in the object's colour; an object without one is red. A model
-    without ``positives(batched_inputs)`` gets boxes only.
+    positives, and the positives in the object's colour; an object without one is red. Those of an
+    R-CNN are its RPN's. A model that :func:`tells_positives` does not know gets boxes only.
 
     Args:
         model: a detector; it is used in the mode in which it is, which matters to assigners that
@@ -84,22 +87,24 @@ def preview(
     """
     check_output_dir(str(output_dir), "the folder of the preview")
     folder = Path(output_dir)
-    assign: Any = getattr(model, "positives", None)
-    if assign is None:
-        logger.warning("%s does not tell its positives: boxes only", type(model).__name__)
+    told = tells_positives(model)
+    if not told:
+        logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
     image_format = getattr(model, "input_format", None) or "BGR"
+    dense = POINTS if isinstance(model, RankingFCOS) else ANCHORS
+    kind = RPN_ANCHORS if hasattr(model, "proposal_generator") else dense
     counts: list[Tensor] = []
     for batch in _first(batches, num_images):
-        found = assign(batch) if assign else [None] * len(batch)
+        found = find_positives(model, batch) if told else [None] * len(batch)
         for inputs, own in zip(batch, found, strict=True):
             counts.append(_count(inputs, own))
-            figure = _draw(inputs, own, class_names, image_format, isinstance(model, RankingFCOS))
+            figure = _draw(inputs, own, class_names, image_format, kind)
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"preview_{len(counts):04d}.png", dpi=DPI)
     if not counts:
         raise ConfigError("--preview: the training loader gives no image")
     every = torch.cat(counts)
-    totals = (int(every.sum()), int((every == 0).sum())) if assign else (None, None)
+    totals = (int(every.sum()), int((every == 0).sum())) if told else (None, None)
     logger.info("%d images are drawn in %s", len(counts), folder)
     return PreviewSummary(len(counts), len(every), *totals)
 
@@ -132,15 +137,16 @@ def _draw(
     positives: tuple[Tensor, Tensor] | None,
     class_names: Sequence[str] | None,
     image_format: str,
-    points: bool,
+    kind: str,
 ) -> Figure:
-    """A figure of one image; ``points`` if anchors are points, whose boxes mean nothing."""
+    """A figure of one image; ``kind`` is what the positives are."""
     image = _rgb(inputs["image"], image_format)
     counts = None if positives is None else _count(inputs, positives).tolist()
     figure, axis = _canvas(*image.shape[:2])
     axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     if positives is not None:
-        _draw_positives(axis, positives[0].cpu().numpy(), positives[1].cpu().numpy(), points)
+        anchors, index = (own.cpu().numpy() for own in positives)
+        _draw_positives(axis, anchors, index, points=kind == POINTS)
     instances = inputs["instances"].to("cpu")
     for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
         name = class_name(class_names, int(instances.gt_classes[i]))
@@ -151,12 +157,10 @@ def _draw(
         title += f", {_plural(sum(counts), 'positive')}"
         missed = counts.count(0)
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
-        caption += "    in its label's colour: " + (
-            "the points that are to find it (its positives)"
-            if points
-            else "the anchors that are to find it (its positives) and their centres"
-        )
-        caption += "\nred box: object without a positive, which nothing is trained to find"
+        centers = "" if kind == POINTS else " and their centres"
+        caption += f"    in its label's colour: {kind} (its positives){centers}"
+        caption += "\nred box: object without a positive, which nothing is trained to "
+        caption += "propose" if kind == RPN_ANCHORS else "find"
     _write_around(figure, title, caption)
     return figure
 
@@ -188,7 +192,7 @@ def _write_around(figure: Figure, title: str, caption: str) -> None:
     figure.text(0.5, 0.005, caption, ha="center", va="bottom", fontsize=9)
 
 
-def _draw_positives(axis: Axes, anchors: np.ndarray, index: np.ndarray, points: bool) -> None:
+def _draw_positives(axis: Axes, anchors: np.ndarray, index: np.ndarray, *, points: bool) -> None:
     """Anchors as thin boxes, fainter the more there are, and their centres as dots."""
     colors = np.array([_color(int(i)) for i in index])
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2

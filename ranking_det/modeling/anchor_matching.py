@@ -17,6 +17,18 @@ from ranking_det.losses import Candidates
 from ranking_det.modeling.adapters import flatten_levels, image_and_level, valid_cells
 
 
+def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
+    """The boxes of the objects of each image, all of class 0."""
+    return [
+        Instances(
+            instances.image_size,
+            gt_boxes=instances.gt_boxes,
+            gt_classes=torch.zeros_like(instances.gt_classes),
+        )
+        for instances in gt_instances
+    ]
+
+
 class AnchorMatching:
     """Base of modules that predict on anchors; it only adds methods.
 
@@ -36,14 +48,24 @@ class AnchorMatching:
     num_classes: int
     strides: Sequence[int]
 
-    def _assign_all(
+    def assign_all(
         self,
         images: ImageList,
         features: list[Tensor],
         predictions: tuple[list[Tensor], ...],
         gt_instances: list[Instances],
     ) -> tuple[list[Tensor], Tensor, Tensor, Assignment]:
-        """Anchors per level (R_l, 4), logits (R, K), raw box outputs (R, 4), their assignment."""
+        """Assign the objects of the N images to the anchors.
+
+        Args:
+            images: the N images.
+            features: the backbone's, per level.
+            predictions: of the head on them: logits and box outputs per level.
+            gt_instances: the objects of each image.
+
+        Returns:
+            Anchors per level (R_l, 4), logits (R, K), raw box outputs (R, 4), their assignment.
+        """
         anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
         logits = flatten_levels(predictions[0], self.num_classes)
         outputs = flatten_levels(predictions[1], 4).float()

@@ -23,12 +23,6 @@ from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.logging import log_metrics
 
 
-def _without_memory(module: nn.Module, inputs: Any) -> Any:
-    """Call a module so that what it remembers, such as running statistics, stays as it is."""
-    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return torch.func.functional_call(module, copies, (inputs,))
-
-
 class RankingDenseDetector(AnchorMatching, DenseDetector):
     """A dense detector with any assigner, any criterion and any inference.
 
@@ -92,7 +86,7 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Assign, gather the candidates, and call the criterion."""
-        anchors, logits, outputs, assignment = self._assign_all(
+        anchors, logits, outputs, assignment = self.assign_all(
             images, features, predictions, gt_instances
         )
         branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
@@ -100,34 +94,6 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
         output = self.criterion(candidates, assignment.labels)
         log_metrics(output.metrics)
         return output.losses
-
-    @torch.no_grad()
-    def positives(self, batched_inputs: list[dict[str, Any]]) -> list[tuple[Tensor, Tensor]]:
-        """What the assigner picks, as in a training step on these images; nothing is changed.
-
-        The model runs in the mode in which it is, but running statistics stay as they are.
-
-        Args:
-            batched_inputs: as for training, with ``instances``.
-
-        Returns:
-            Per image the anchors (P_i, 4) of its positives, XYXY in pixels of the input, and which
-            of the image's instances each is to find, (P_i,) int64.
-        """
-        images = self.preprocess_image(batched_inputs)
-        pyramid = _without_memory(self.backbone, images.tensor)
-        features = [pyramid[name] for name in self.head_in_features]
-        predictions = _without_memory(self.head, features)
-        gt_instances = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-        levels, _, _, assignment = self._assign_all(images, features, predictions, gt_instances)
-        anchors, (labels, gt_index) = torch.cat(levels), assignment
-        found, first = [], 0
-        for i, instances in enumerate(gt_instances):
-            own = slice(i * len(anchors), (i + 1) * len(anchors))
-            rows = torch.nonzero(labels[own] >= 0).squeeze(1)
-            found.append((anchors[rows], gt_index[own][rows] - first))
-            first += len(instances)
-        return found
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]

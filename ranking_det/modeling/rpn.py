@@ -29,7 +29,7 @@ from ranking_det.checks import check_at_least
 from ranking_det.config import build_component
 from ranking_det.labels import IGNORE
 from ranking_det.modeling.adapters import flatten_level
-from ranking_det.modeling.anchor_matching import AnchorMatching
+from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
 from ranking_det.modeling.dense_head import prior_logit
 from ranking_det.modeling.fitting import check_rpn
 from ranking_det.modeling.logging import log_metrics
@@ -190,15 +190,8 @@ class RankingRPN(AnchorMatching, nn.Module):
         predictions: tuple[list[Tensor], ...],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        objects = [
-            Instances(
-                instances.image_size,
-                gt_boxes=instances.gt_boxes,
-                gt_classes=torch.zeros_like(instances.gt_classes),
-            )
-            for instances in gt_instances
-        ]
-        anchors, logits, outputs, assignment = self._assign_all(images, maps, predictions, objects)
+        objects = as_one_class(gt_instances)
+        anchors, logits, outputs, assignment = self.assign_all(images, maps, predictions, objects)
         assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
         candidates = self.gather(anchors, objects, assignment, logits, outputs)
         output = self.criterion(candidates, assignment.labels)

@@ -1,18 +1,25 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine import preview as module
 from ranking_det.engine.preview import preview
-from tests.modeling.conftest import make_batch
+from ranking_det.modeling.positives import find_positives
+from tests.modeling.conftest import load, make_batch
 from tests.modeling.test_combinations import build
 
 
 def norms(model):
     """A batch norm in the head, whose statistics a training step would move."""
+    if hasattr(model, "proposal_generator"):
+        conv = model.proposal_generator.rpn_head.conv
+        model.proposal_generator.rpn_head.conv = nn.Sequential(nn.BatchNorm2d(64), conv)
+        return model
     channels = model.head.cls_subnet[0].out_channels
     model.head.cls_subnet.insert(1, nn.BatchNorm2d(channels))
     return model
@@ -20,11 +27,12 @@ def norms(model):
 
 def assigned(model, batch):
     """What the criterion is given in a training step: per image the anchors and their objects."""
-    seen = []
-    gather = model.gather
-    model.gather = lambda *args: seen.append((args[2], gather(*args))) or seen[-1][1]
-    model(batch)
-    del model.gather
+    seen, part = [], getattr(model, "proposal_generator", model)
+    gather = part.gather
+    part.gather = lambda *args: seen.append((args[2], gather(*args))) or seen[-1][1]
+    with EventStorage():
+        model(batch)
+    del part.gather
     (assignment, candidates), image, first = *seen, 0, 0
     rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
     expected = []
@@ -35,13 +43,22 @@ def assigned(model, batch):
     return expected
 
 
-@pytest.mark.parametrize("assigner", ["atss", "paa_rs"])
-@pytest.mark.parametrize("name", ["retinanet", "fcos"])
-def test_positives_are_what_the_criterion_gets_and_statistics_stay(name, assigner):
-    model = norms(build(name, assigner, "rs"))
+MODELS = {
+    f"{name}_{assigner}": lambda name=name, assigner=assigner: build(name, assigner, "rs")
+    for name in ("retinanet", "fcos")
+    for assigner in ("atss", "paa_rs")
+} | {
+    name: lambda name=name: instantiate(load(f"quick/{name}.py").model)
+    for name in ("mask_rs", "cascade_rs")
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_positives_are_what_the_criterion_gets_and_statistics_stay(name):
+    model = norms(MODELS[name]())
     batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = model.positives(batch)
+    found = find_positives(model, batch)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     expected = assigned(model, batch)
@@ -66,7 +83,7 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
     summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)
-    found = model.positives(batches[0]) + model.positives(batches[1][:1])
+    found = find_positives(model, batches[0]) + find_positives(model, batches[1][:1])
     counts = [torch.bincount(own[1], minlength=n) for own, n in zip(found, (4, 2, 3))]
     assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
     assert summary == (3, 9, sum(c.sum() for c in counts), sum((c == 0).sum() for c in counts))
