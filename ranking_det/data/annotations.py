@@ -20,6 +20,7 @@ from ranking_det.data.entries import (
 )
 from ranking_det.data.faults import Faults
 from ranking_det.data.image_files import FileChecks
+from ranking_det.data.records import has_mask
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class AnnotationSummary:
         num_empty_images: those without an object that is no crowd, which Detectron2 leaves out of
             training.
         num_objects: number of annotations that are no crowds.
+        num_masks: of these, how many have a ``segmentation``.
+        num_rle: of these, how many have one as RLE and not as polygons.
     """
 
     json_file: str
@@ -53,6 +56,8 @@ class AnnotationSummary:
     num_images: int
     num_empty_images: int
     num_objects: int
+    num_masks: int
+    num_rle: int
 
 
 def read_annotations(
@@ -197,6 +202,7 @@ def _summarize(
     num_objects: int,
 ) -> AnnotationSummary:
     categories = sorted(content["categories"], key=lambda category: category["id"])
+    masks = [a["segmentation"] for a in content["annotations"] if has_mask(a)]
     return AnnotationSummary(
         json_file=path,
         format="lvis" if lvis else "coco",
@@ -206,4 +212,6 @@ def _summarize(
         num_images=len(content["images"]),
         num_empty_images=len(content["images"]) - num_with_objects,
         num_objects=num_objects,
+        num_masks=len(masks),
+        num_rle=sum(isinstance(mask, dict) for mask in masks),
     )

@@ -180,8 +180,8 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
         return
     missing: list[str] = []
     model: nn.Module = checkpointer.model
-    criterion = None if whole else getattr(model, "criterion", None)
-    memory = {} if criterion is None else copy.deepcopy(criterion.state_dict())
+    criteria = [] if whole else _criteria(model)
+    memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     hook = model.register_load_state_dict_post_hook(
         lambda _, keys: missing.extend(keys.missing_keys)
     )
@@ -191,7 +191,7 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
         raise _unreadable(path, error) from error
     finally:
         hook.remove()
-    if criterion is not None:
+    for criterion, memory in zip(criteria, memories, strict=True):
         criterion.load_state_dict(memory)
     names = [name for name, _ in model.named_parameters()]
     absent = [name for name in names if name in set(missing)]
@@ -202,3 +202,8 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool)
         )
     if absent:
         logger.warning("%d of %d parameters start afresh: %s", len(absent), len(names), absent)
+
+
+def _criteria(model: nn.Module) -> list[nn.Module]:
+    """A dense detector's; an R-CNN's of its RPN and of its boxes."""
+    return [m for name, m in model.named_modules() if name.rpartition(".")[2] == "criterion"]

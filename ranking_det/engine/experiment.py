@@ -90,6 +90,14 @@ class Experiment(ABC):
         """Take other data sets, those not None, and as many classes as they have."""
 
     @abstractmethod
+    def learns_masks(self) -> bool:
+        """Whether the model has masks to learn."""
+
+    @abstractmethod
+    def take_bitmasks(self) -> None:
+        """Load masks as bitmaps, which those in RLE need; without effect on a loader of boxes."""
+
+    @abstractmethod
     def model(self) -> nn.Module:
         """Build the model, on its device."""
 

@@ -114,6 +114,15 @@ class LazyExperiment(Experiment):
             raise ConfigError("model has no num_classes to set")
         OmegaConf.update(self.cfg, self.keys.classes, num_classes)
 
+    def learns_masks(self) -> bool:
+        """See :class:`Experiment`."""
+        return self._select("model.roi_heads.mask_head") is not None
+
+    def take_bitmasks(self) -> None:
+        """See :class:`Experiment`."""
+        if self._select("dataloader.train.mapper.use_instance_mask"):
+            self.cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
+
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""
         model: nn.Module = build(self.cfg.model, "model")

@@ -50,6 +50,7 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
         raise ConfigError("--val-json is given without --train-json FILE --train-images FOLDER")
     if data.val is None and (trains or args.eval_only):
         raise ConfigError("--train-json is given without --val-json FILE --val-images FOLDER")
+    _check_masks(experiment, data.train)
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
     for split, given in zip(OwnData._fields, data, strict=True):
@@ -64,6 +65,8 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
         len(summary.class_names),
         keep_empty=args.keep_empty_images,
     )
+    if data.train is not None and data.train.num_rle:
+        experiment.take_bitmasks()
     return data
 
 
@@ -77,8 +80,16 @@ def check_own_names(names: list[str]) -> None:
             )
 
 
-def log_own_data(data: OwnData) -> None:
-    """Say what was found, once the log is there."""
+def _check_masks(experiment: Experiment, train: AnnotationSummary | None) -> None:
+    if train is not None and experiment.learns_masks() and not train.num_masks:
+        raise ConfigError(
+            f"{train.json_file}: no annotation has a 'segmentation', but the model of the config "
+            "learns masks; take a config without masks, or a file with them"
+        )
+
+
+def log_own_data(data: OwnData, *, masks: bool) -> None:
+    """Say what was found, once the log is there; ``masks`` if the model learns them."""
     for split, summary in zip(OwnData._fields, data, strict=True):
         if summary is not None:
             logger.info(
@@ -92,6 +103,15 @@ def log_own_data(data: OwnData) -> None:
                 len(summary.class_names),
                 ", ".join(summary.class_names[:20]) + (" ..." * (len(summary.class_names) > 20)),
             )
+    if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
+        logger.warning(
+            "train: %d of %d objects have no mask: %s",
+            data.train.num_objects - data.train.num_masks,
+            data.train.num_objects,
+            "as others have RLE masks, Detectron2 leaves them out"
+            if data.train.num_rle
+            else "only their boxes are learnt",
+        )
 
 
 def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> str:
         with _kept(Path(output_dir, "config.yaml"), wanted=args.eval_only):
             default_setup(experiment.config, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
-        log_own_data(data)
+        log_own_data(data, masks=experiment.learns_masks())
         trained_on = [] if args.eval_only else experiment.names("train")
         prepare_datasets([*trained_on, *experiment.names("test")])
         if args.eval_only:
@@ -222,7 +222,7 @@ def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> 
 
 def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse.Namespace) -> str:
     setup_logger(name="ranking_det")
-    log_own_data(data)
+    log_own_data(data, masks=experiment.learns_masks())
     prepare_datasets(experiment.names("train"))
     model = experiment.model().train()
     load_weights(DetectionCheckpointer(model), weights, whole=False)

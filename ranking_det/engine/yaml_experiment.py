@@ -143,6 +143,17 @@ class YamlExperiment(Experiment):
         self.cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
         self.cfg.freeze()
 
+    def learns_masks(self) -> bool:
+        """See :class:`Experiment`."""
+        model = self.cfg.MODEL
+        return model.META_ARCHITECTURE == "GeneralizedRCNN" and bool(model.MASK_ON)
+
+    def take_bitmasks(self) -> None:
+        """See :class:`Experiment`."""
+        self.cfg.defrost()
+        self.cfg.INPUT.MASK_FORMAT = "bitmask"
+        self.cfg.freeze()
+
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""
         model: nn.Module = build({"_target_": partial(build_model, self.cfg)}, "MODEL")

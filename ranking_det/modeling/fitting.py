@@ -62,13 +62,8 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
                 f"box_predictor.num_classes: {stage.predictor.num_classes}, but the heads have "
                 f"{heads.num_classes}"
             )
-    if heads.mask_on and not hasattr(heads.mask_head, "layers"):
-        raise ValueError(
-            "mask_head: expected one with layers(features) -> logits, as Detectron2's "
-            f"BaseMaskRCNNHead, got {type(heads.mask_head).__name__}"
-        )
-    if heads.mask_on and heads.mask_pooler is None:
-        raise ValueError("mask_pooler: expected a pooler, got None")
+    if heads.mask_on:
+        _check_masks(heads)
     if not heads.mask_on and heads.continuous_label in ("dice", "mean"):
         raise ValueError(
             f"continuous_label: {heads.continuous_label!r} needs a mask head, but there is none"
@@ -94,6 +89,19 @@ def check_coder(criterion: nn.Module, box2box_transform: Any) -> None:
                 f"weights {module.weights}, the box coder "
                 + (f"with {coder}" if coder else "does not; take a loss on decoded boxes")
             )
+
+
+def _check_masks(heads: RankingROIHeads) -> None:
+    if not hasattr(heads.mask_head, "layers"):
+        raise ValueError(
+            "mask_head: expected one with layers(features) -> logits, as Detectron2's "
+            f"BaseMaskRCNNHead, got {type(heads.mask_head).__name__}"
+        )
+    masks = getattr(getattr(heads.mask_head, "predictor", None), "out_channels", 1)
+    if masks not in (1, heads.num_classes):
+        raise ValueError(f"mask_head.num_classes: {masks}, but the heads have {heads.num_classes}")
+    if heads.mask_pooler is None:
+        raise ValueError("mask_pooler: expected a pooler, got None")
 
 
 def _check_no_branch(criterion: nn.Module) -> None:

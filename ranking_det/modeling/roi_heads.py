@@ -259,4 +259,7 @@ class RankingROIHeads(StandardROIHeads):
         logits = self.mask_head.layers(pooled)
         logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
         masks = mask_targets(positives, targets, logits.shape[-1])
-        return TrainedMasks(torch.cat([own.positive for own in positives]), logits, masks)
+        positive = torch.cat([own.positive for own in positives])
+        # Nothing is known of the mask of an object that has none in its proposal.
+        known = masks.flatten(1).any(dim=1)
+        return TrainedMasks(positive[known], logits[known], masks[known])

@@ -1,0 +1,161 @@
+"""The user's own masks, some of which are missing: an R-CNN with class ids 5, 9 and 40."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from ranking_det.engine import main
+
+ROOT = Path(__file__).parents[2]
+LAZY, TWIN = "configs/shapes/quick/mask_rs.py", "configs/shapes/mask_rs.yaml"
+SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.log_period=1"]
+TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.EPOCHS=0", "SOLVER.MAX_ITER=2"]
+
+
+def flags(root):
+    found = []
+    for split in ("train", "val"):
+        found += [f"--{split}-json", f"{root}/{split}.json", f"--{split}-images", f"{root}/{split}"]
+    return found
+
+
+def add_masks(root, target, rle=False):
+    """A copy of the data whose objects have masks, but for the first and second of each image."""
+    shutil.copytree(root, target, dirs_exist_ok=True)
+    for split in ("train", "val"):
+        content = json.loads((target / f"{split}.json").read_text())
+        for i, annotation in enumerate(content["annotations"]):
+            x, y, width, height = annotation["bbox"]
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            masks = {0: None, 1: [[x, y, x, y, x, y]], 2: [corners]}  # missing, without area
+            if masks[i % 3]:
+                annotation["segmentation"] = masks[i % 3]
+            if rle and i % 3 == 2:
+                columns = np.zeros((64, 48), dtype=int)
+                columns[x : x + width, y : y + height] = 1
+                changes = np.flatnonzero(np.diff(columns.ravel(), prepend=0)).tolist()
+                counts = np.diff([0, *changes, columns.size]).tolist()
+                annotation["segmentation"] = {"size": [48, 64], "counts": counts}
+        crowd = {"size": [48, 64], "counts": [0, 480, 48 * 64 - 480]}
+        content["annotations"].append(
+            {"id": 99, "image_id": 100, "category_id": 9, "iscrowd": 1, "area": 480}
+            | {"bbox": [0, 0, 10, 48], "segmentation": crowd}
+        )
+        (target / f"{split}.json").write_text(json.dumps(content))
+    return target
+
+
+@pytest.fixture(scope="module")
+def out(own_data, tmp_path_factory):
+    """The folders of what a user would do, all in one process: starting one takes seconds."""
+    out = tmp_path_factory.mktemp("masks")
+    data, rle = add_masks(own_data, out / "data"), add_masks(own_data, out / "rle", rle=True)
+    more = add_masks(own_data, out / "more")
+    for path in more.glob("*.json"):  # a fourth class, to fine-tune on
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 41, "name": "grey"})
+        path.write_text(json.dumps(content))
+
+    def lazy(name, *args):
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/{name}"]
+
+    last = f"train.init_checkpoint={out}/run/model_final.pth"
+    commands = [
+        lazy("run", *flags(data), "--keep-empty-images", "train.max_iter=2")
+        + ["train.eval_period=0"],
+        lazy("run", *flags(data), "--keep-empty-images", "--resume", "train.max_iter=3"),
+        lazy("run", *flags(data)[4:], "--eval-only"),
+        lazy("run", "--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
+        lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{out}/preview"),
+        lazy("tuned", *flags(more), last, "train.max_iter=1", "train.eval_period=0"),
+        ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+    ]
+    # The pictures of a training have tests of their own, and take as long as the rest.
+    code = "from ranking_det.engine import main, results\n"
+    code += "results.draw_detections = results.plot_curves = lambda *args: None\n"
+    code += f"for command in {commands!r}:\n"
+    code += "    assert main(command) == 0"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def test_the_classes_of_all_heads_are_those_of_the_file(out):
+    for name in ("run", "yaml"):
+        checkpoint = torch.load(out / name / "model_final.pth", weights_only=True)
+        assert checkpoint["class_names"] == ["red", "green", "blue"]
+        assert checkpoint["category_ids"] == [5, 9, 40]
+        shapes = {key: len(v) for key, v in checkpoint["model"].items() if v.dim()}
+        assert shapes["roi_heads.box_predictor.cls_score.weight"] == 3
+        assert shapes["roi_heads.box_predictor.bbox_pred.weight"] == 12
+        assert shapes["roi_heads.mask_head.predictor.weight"] == 3
+    assert checkpoint["iteration"] == 1
+    checkpoint = torch.load(out / "run" / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == 2  # resumed
+
+
+def test_objects_without_a_mask_are_told_and_train(out):
+    log = (out / "run" / "log.txt").read_text()
+    assert "train: 6 of 18 objects have no mask: only their boxes are learnt" in log
+    losses = [json.loads(line) for line in (out / "run" / "metrics.json").read_text().splitlines()]
+    assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
+    # RLE needs bitmaps, of which Detectron2 drops those without a pixel.
+    log = (out / "yaml" / "log.txt").read_text()
+    assert "as others have RLE masks, Detectron2 leaves them out" in log
+    assert "MASK_FORMAT: bitmask" in (out / "yaml" / "config.yaml").read_text()
+
+
+def test_boxes_and_masks_are_evaluated_by_class(out):
+    results = json.loads((out / "run" / "results.json").read_text())
+    assert "AP-blue" in results["bbox"] and "AP-blue" in results["segm"]
+    assert (
+        (out / "run" / "per_class_ap.csv").read_text().startswith("dataset,class,bbox_AP,segm_AP")
+    )
+
+
+def test_predictions_have_masks_in_the_users_ids(out):
+    found = COCO(str(out / "predictions" / "predictions.json"))
+    assert {a["category_id"] for a in found.anns.values()} <= {5, 9, 40}
+    for annotation in list(found.anns.values())[:5]:
+        assert found.annToMask(annotation).shape == (48, 64)
+        assert isinstance(annotation["segmentation"]["counts"], str)
+
+
+def test_a_preview_is_drawn(out):
+    assert len(list((out / "preview").glob("preview_*.png"))) == 3
+
+
+def test_heads_for_other_classes_start_afresh_and_are_named(out):
+    log = (out / "tuned" / "log.txt").read_text()
+    (line,) = [line for line in log.splitlines() if "start afresh" in line]
+    assert "6 of " in line
+    for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"):
+        assert f"roi_heads.{name}.weight" in line
+    checkpoint = torch.load(out / "tuned" / "model_final.pth", weights_only=True)
+    assert checkpoint["model"]["roi_heads.mask_head.predictor.weight"].shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "small", "folder"),
+    [(LAZY, SMALL, "train.output_dir"), (TWIN, TWIN_SMALL, "OUTPUT_DIR")],
+)
+def test_a_file_without_any_mask_is_told_before_anything_is_written(
+    config, small, folder, own_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    options = [*flags(own_data), *small, f"{folder}={tmp_path / 'out'}"]
+    assert main(["--config-file", config, *options]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "train.json: no annotation has a 'segmentation', but the model" in said
+    assert not (tmp_path / "out").exists()
