@@ -43,9 +43,10 @@ class TrainingGuard(HookBase):
     workers raise :class:`NonFiniteLossError` in the same step, whichever had the loss. The weights
     are then as the last step left them, and no checkpoint is written.
 
-    The warning counts what the model logs as ``num_positives`` (with any prefix), over all workers;
-    a model that logs none is not watched for it. It comes after 100 steps in a row, and again only
-    when positives came back and vanished once more.
+    The warning counts what the model logs as ``num_positives``, over all workers; a model that logs
+    none is not watched for it. An R-CNN logs several, with prefixes, and the fewest count: its box
+    head has positives whenever there are objects, whose own boxes are proposals too. It comes after
+    100 steps in a row, and again only when positives came back and vanished once more.
 
     Register it on all workers. It works with any model whose training output is a dict of losses,
     or one loss.
@@ -76,7 +77,7 @@ class TrainingGuard(HookBase):
         batch = [inputs for inputs in (args[0] if args else ()) if isinstance(inputs, Mapping)]
         values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
         faulty = (~values.isfinite()).any().float()
-        counts = values.new_tensor([_num_positives(), _num_objects(batch)])
+        counts = values.new_tensor([_num_positives()[1], _num_objects(batch)])
         num_faulty, positives, objects = _sum_over_workers(torch.stack([faulty, *counts]))
         images = _image_names(batch)
         if num_faulty:
@@ -114,11 +115,12 @@ class TrainingGuard(HookBase):
         self._objects += objects
         if self._empty_steps == STEPS_WITHOUT_POSITIVE and comm.is_main_process():
             logger.warning(
-                "No positive in the last %d steps, up to iteration %d, whose images had %d objects "
-                "in all: nothing but background is learnt. Likely causes: anchor sizes (or the "
-                "assigner's size ranges) that do not fit the sizes of the objects in the resized "
-                "images; class ids outside 0 to num_classes - 1; annotations that were filtered "
-                "out (crowd, empty or tiny boxes); images without objects",
+                "No positive (%s) in the last %d steps, up to iteration %d, whose images had %d "
+                "objects in all: nothing but background is learnt. Likely causes: anchor sizes (or "
+                "the assigner's size ranges) that do not fit the sizes of the objects in the "
+                "resized images; class ids outside 0 to num_classes - 1; annotations that were "
+                "filtered out (crowd, empty or tiny boxes); images without objects",
+                _num_positives()[0],
                 self._empty_steps,
                 self.trainer.iter,
                 self._objects,
@@ -136,15 +138,15 @@ def _explain(parameter: str, iteration: int, earlier: bool) -> str:
     )
 
 
-def _num_positives() -> float:
-    """What the model logged in this step; 1 if it logs no such number."""
+def _num_positives() -> tuple[str, float]:
+    """The least that the model logged in this step, and its name; 1 if it logs no such number."""
     storage = get_event_storage()
     logged = [
-        value
+        (name, value)
         for name, (value, iteration) in storage.latest().items()
         if name.endswith("num_positives") and iteration == storage.iter
     ]
-    return sum(logged) if logged else 1.0
+    return min(logged, key=lambda entry: entry[1], default=("", 1.0))
 
 
 def _num_objects(batch: Sequence[Mapping[str, Any]]) -> int:

@@ -21,7 +21,8 @@ from ranking_det.modeling.score_watch import count_boxes, count_detections
 __all__ = ["RankingBoxPredictor"]
 
 THRESHOLD = (
-    "model.roi_heads.box_predictor.test_score_thresh (yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
+    "model.roi_heads.box_predictor.test_score_thresh (of a cascade that of the last of "
+    "box_predictors; yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
 )
 
 

@@ -6,7 +6,9 @@ import re
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer, hooks
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.structures import Instances
 from torch import distributed, multiprocessing, nn
 
@@ -15,10 +17,13 @@ from ranking_det.engine.guards import NonFiniteLossError, TrainingGuard, watch_s
 from ranking_det.modeling import DenseInference
 from ranking_det.modeling.logging import log_metrics
 from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from tests.modeling.conftest import load, make_batch
 
 
 class Model(nn.Module):
     """Its losses are what the batch says."""
+
+    prefix = ""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +33,9 @@ class Model(nn.Module):
         if not self.training:
             return [{"instances": float("nan")} for _ in batch]
         if "positives" in batch[0]:
-            log_metrics({"num_positives": torch.tensor(batch[0]["positives"])})
+            log_metrics({"num_positives": torch.tensor(batch[0]["positives"])}, self.prefix)
+            if self.prefix:
+                log_metrics({"num_positives": torch.tensor(8.0)}, "roi/")
         factor = sum(inputs.get("factor", 1.0) for inputs in batch)
         return {"loss_cls": self.weight.sum() * factor, "loss_box": self.weight.sum() * 0.5}
 
@@ -167,6 +174,50 @@ def test_a_hundred_steps_without_a_positive_warn_once_until_positives_return(run
         assert f"last 100 steps, up to iteration {end}, whose images had 300 objects" in message
         for cause in ("anchor sizes", "class ids", "filtered out", "images without objects"):
             assert cause in message
+
+
+def test_an_rpn_without_positives_is_told_though_the_box_head_has_some(caplog, monkeypatch):
+    monkeypatch.setattr(Model, "prefix", "rpn/")
+    make_trainer(positives((0.0, 100))).train(0, 100)
+    (message,) = warnings(caplog)
+    assert message.startswith("No positive (rpn/num_positives) in the last 100 steps")
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("mask_rs", "loss_rank"), ("cascade_rs", "loss_rank_stage0")]
+)
+def test_a_loss_of_an_rcnn_that_is_not_finite_is_named(name, loss):
+    model = instantiate(load(f"quick/{name}.py").model)
+    batches = [make_batch((2, 1), sizes=((64, 64),)) for _ in range(2)]
+    for i, inputs in enumerate(batches[0] + batches[1]):
+        inputs["image_id"] = i
+    batches[1][0]["image"] = torch.full((3, 64, 64), torch.nan)
+    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=1e-4))
+    trainer.register_hooks([TrainingGuard()])
+    with pytest.raises(NonFiniteLossError, match="iteration 1 .*, images 2, 3. Try") as error:
+        trainer.train(0, 2)
+    assert {loss, "loss_rpn_rank"} <= set(re.findall(r"(\w+)=nan", str(error.value)))
+
+
+@pytest.mark.parametrize("name", ["faster_rs", "cascade_rs"])
+@pytest.mark.parametrize(
+    ("thresh", "message"),
+    [(0.1, "is 0.1, which 100 % of all boxes pass"), (0.9, "leaves only 0.00"), (0.0, None)],
+)
+def test_the_threshold_of_an_rcnn_is_watched_in_an_evaluation(name, thresh, message, caplog):
+    cfg = load(f"quick/{name}.py").model
+    heads = cfg.roi_heads
+    for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+        predictor.test_score_thresh = thresh  # all scores are .5 at the start, or nearly
+    with watch_scores():
+        batches = [make_batch((1,), sizes=((64, 64),)) for _ in range(2)]
+        inference_on_dataset(instantiate(cfg), batches, DatasetEvaluators([]))
+    found = warnings(caplog)
+    if message is None:
+        assert not found
+    else:
+        assert len(found) == 1 and message in found[0] and "(2 images" in found[0]
+        assert found[0].startswith("model.roi_heads.box_predictor.test_score_thresh (")
 
 
 def test_a_model_that_logs_no_positives_is_not_watched_for_them(caplog):

@@ -85,7 +85,8 @@ def train_with_an_idle_process(rank, port, outcome, config, steps):
 
 
 @pytest.mark.parametrize(
-    ("config", "steps"), [("quick/fcos_fcos_rs.py", 100), ("quick/mask_rs.py", 20)]
+    ("config", "steps"),
+    [("quick/fcos_fcos_rs.py", 100), ("quick/mask_rs.py", 20), ("quick/cascade_rs.py", 10)],
 )
 def test_a_process_whose_images_have_no_objects_hangs_nobody(config, steps):
     context = multiprocessing.get_context("spawn")

@@ -388,6 +388,21 @@ def test_masks_of_zero_area_and_boxes_of_zero_width_train():
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
+def test_masks_of_zero_area_count_for_nothing():
+    heads, targets = build("quick/mask_rs.py", mask_criterion=Recorder()), make_targets((3, 2))
+    step(heads, targets)
+    every = len(heads.mask_criterion.seen[2])
+    targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
+    step(heads, targets)
+    logits, masks, weights = heads.mask_criterion.seen
+    assert 0 < len(weights) < every and masks.flatten(1).any(dim=1).all()
+    targets[1].gt_masks = BitMasks(torch.zeros(2, SIZE, SIZE))
+    loss = step(heads, targets)["loss_mask"]
+    assert loss == 0
+    loss.backward()
+    assert not heads.mask_head.predictor.weight.grad.any()
+
+
 def test_objects_without_masks_are_refused_by_name():
     targets = make_targets((2, 1))
     for own in targets:
@@ -439,6 +454,8 @@ def test_parts_that_do_not_fit_are_refused():
         build(continuous_label="dice")
     with pytest.raises(ValueError, match="continuous_label: expected one of iou, dice, mean, bin"):
         build(continuous_label="giou")
+    with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):
+        build("quick/mask_rs.py", mask_head__num_classes=5)
     with pytest.raises(ValueError, match="max_mask_rois: expected an integer of at least 1"):
         build(max_mask_rois=0)
     with pytest.raises(ValueError, match="targets: expected the objects of each image, got None"):

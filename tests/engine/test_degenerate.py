@@ -1,0 +1,83 @@
+"""Degenerate data through whole R-CNNs: trained, evaluated, and no crash."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.transforms import NoOpTransform
+from detectron2.evaluation import inference_on_dataset
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from ranking_det.evaluation import DetectionEvaluator
+from tests.modeling.conftest import load
+
+NAME = "degenerate"
+WHOLE = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]
+
+
+def thing(**fields):
+    box = {"bbox": [8, 8, 32, 22], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
+    return box | {"segmentation": WHOLE} | fields
+
+
+CASES = {
+    "no objects at all": [[], []],
+    "no objects in one of two images": [[], [thing()]],
+    "masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], [thing()]],
+    "only masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], []],
+    "crowds alone": [[thing(iscrowd=1)], [thing(iscrowd=1)]],
+    "a crowd over an object": [[thing(iscrowd=1), thing()], []],
+    "an object of a pixel": [[thing(bbox=[8, 8, 1, 1], segmentation=[[8, 8, 9, 8, 9, 9]])], []],
+    "an object as large as the image": [[thing(bbox=[0, 0, 64, 48])], []],
+    "many objects in one place": [[thing() for _ in range(100)], []],
+}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Registers the images and their objects; gives Detectron2's dicts."""
+
+    def do(objects):
+        made = []
+        for i, own in enumerate(objects):
+            path = tmp_path / f"{i}.png"
+            Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(path)
+            size = {"height": 48, "width": 64, "image_id": i}
+            made.append({"file_name": str(path), **size, "annotations": own})
+        DatasetCatalog.register(NAME, lambda: made)
+        MetadataCatalog.get(NAME).set(thing_classes=["thing"], evaluator_type="coco")
+        return made
+
+    yield do
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if NAME in catalog:
+            catalog.remove(NAME)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs"])
+def test_one_class_and_degenerate_objects_train_and_are_evaluated(name, case, records):
+    made = records(CASES[case])
+    cfg = load(f"quick/{name}.py").model
+    cfg.roi_heads.num_classes = 1
+    torch.manual_seed(0)
+    model = instantiate(cfg).train()
+    options = {"augmentations": [NoOpTransform()], "image_format": "RGB"}
+    mapper = DatasetMapper(is_train=True, use_instance_mask=name == "mask_rs", **options)
+    with EventStorage():
+        losses = model([mapper(record) for record in made])
+    assert all(loss.isfinite() for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    tested = DatasetMapper(is_train=False, **options)
+    metrics = inference_on_dataset(
+        model, [[tested(record)] for record in made], DetectionEvaluator(NAME)
+    )
+    tasks = ["bbox", "segm"] if name == "mask_rs" else ["bbox"]
+    assert list(metrics) == (tasks if any(CASES[case]) else [])
+    found = any(not own["iscrowd"] for image in CASES[case] for own in image)
+    for task in metrics.values():
+        assert (0 <= task["AP"] <= 100) == found  # NaN without an object
