@@ -2,6 +2,8 @@
 """Training steps of the ranking criteria beside focal loss: ``python -m benchmarks.steps``.
 
 One model, one batch of the shapes, and the criteria take turns; a step is forward and backward.
+Beside them Mask R-CNN with Rank & Sort Loss and with cross entropy, of the same weights and the
+same RoIs: all proposals, and masks of all positives.
 Writes ``benchmarks/results/steps_<device>.json``.
 """
 
@@ -12,6 +14,7 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,15 @@ CRITERIA = {
 }
 
 
-LIMITED, LIMIT = ("rank_sort", "ap", "alrp"), 1.05
+RCNNS = {"cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
+
+LIMITED, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
+ALL = 10**6
 
 
-def verdict(ratio: float) -> str:
+def verdict(ratio: float, limit: float) -> str:
     """Whether a ratio keeps the limit."""
-    return "ok" if ratio <= LIMIT else "MISSED"
+    return "ok" if ratio <= limit else "MISSED"
 
 
 def load(name: str) -> Any:
@@ -53,6 +59,18 @@ def main() -> None:
     cfg = load(CRITERIA["focal"])
     prepare_registered([cfg.dataloader.train.dataset.names])
     device = cfg.train.device
+    report = {
+        "machine": describe_machine(device),
+        **time_criteria(device, rounds),
+        "rcnn": time_rcnns(device, rounds),
+    }
+    path = Path(__file__).parent / "results" / f"steps_{device}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def time_criteria(device: str, rounds: int) -> dict[str, Any]:
+    """A dense detector's step with each criterion."""
+    cfg = load(CRITERIA["focal"])
     torch.manual_seed(0)
     model = instantiate(cfg.model).to(device).train()
     batch = next(iter(instantiate(cfg.dataloader.train)))
@@ -60,35 +78,87 @@ def main() -> None:
         name: instantiate(load(config).model.criterion).to(device)
         for name, config in CRITERIA.items()
     }
+
+    def run(name: str) -> float:
+        model.criterion = criteria[name]
+        return step(model, batch)
+
+    medians = time_in_turns(criteria, run, rounds)
+    return summary(CRITERIA, medians, "focal", batch, rounds, dict.fromkeys(LIMITED, LIMIT))
+
+
+def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
+    """Mask R-CNN's step with each loss."""
+    batch = next(iter(instantiate(load(RCNNS["rank_sort"]).dataloader.train)))
+    models: dict[str, torch.nn.Module] = {}
+    for name, config in RCNNS.items():
+        torch.manual_seed(0)
+        models[name] = instantiate(without_sampling(load(config).model)).to(device).train()
+    share_weights(*models.values())
+    medians = time_in_turns(models, lambda name: step(models[name], batch), rounds)
+    limits = {"rank_sort": RCNN_LIMIT}
+    return summary(RCNNS, medians, "cross_entropy", batch, rounds, limits)
+
+
+def without_sampling(model: Any) -> Any:
+    """An R-CNN's config that trains with all anchors, all proposals and all positives' masks."""
+    for part in (model.proposal_generator, model.roi_heads):
+        if "batch_size_per_image" in part:  # Detectron2's
+            part.batch_size_per_image, part.positive_fraction = ALL, 1.0
+        else:
+            part.sampler = None
+    if "criterion" in model.roi_heads:
+        model.roi_heads.max_mask_rois = ALL
+    return model
+
+
+def share_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Give another model the weights that fit it, so that both have the same proposals."""
+    own = other.state_dict()
+    shared = {k: v for k, v in model.state_dict().items() if k in own and own[k].shape == v.shape}
+    other.load_state_dict(shared, strict=False)
+
+
+def time_in_turns(
+    names: Iterable[str], run: Callable[[str], float], rounds: int
+) -> dict[str, float]:
+    """The median seconds of each; another order each time, since each leaves its memory behind."""
     order = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in criteria}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     # Two rounds to warm up.
     for turn in range(rounds + 2):
-        # Another order each time: what came before leaves its memory behind.
-        for name in order.sample(sorted(criteria), len(criteria)):
-            taken = step(model, criteria[name], batch)
+        for name in order.sample(sorted(seconds), len(seconds)):
+            taken = run(name)
             if turn > 1:
                 seconds[name].append(taken)
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    ratios = {name: medians[name] / medians["focal"] for name in criteria}
-    for name in criteria:
-        limit = "" if name not in LIMITED else f" (limit {LIMIT} {verdict(ratios[name])})"
-        print(f"{name:<10} {medians[name] * 1e3:7.1f} ms  {ratios[name]:.3f} x focal loss{limit}")
-    report = {
-        "machine": describe_machine(device),
-        "config": f"configs/shapes/quick/{CRITERIA['focal']}.py",
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def summary(
+    configs: dict[str, str],
+    medians: dict[str, float],
+    base: str,
+    batch: list[Any],
+    rounds: int,
+    limits: dict[str, float],
+) -> dict[str, Any]:
+    """Print the ratios to the base, and return what is kept."""
+    ratios = {name: medians[name] / medians[base] for name in medians}
+    for name, ratio in ratios.items():
+        limit = limits.get(name)
+        told = "" if limit is None else f" (limit {limit} {verdict(ratio, limit)})"
+        print(f"{name:<13} {medians[name] * 1e3:7.1f} ms  {ratio:.3f} x {base}{told}", flush=True)
+    return {
+        "config": f"configs/shapes/quick/{configs[base]}.py",
         "images": len(batch),
         "rounds": rounds,
         "seconds": medians,
         "ratios": ratios,
     }
-    path = Path(__file__).parent / "results" / f"steps_{device}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def step(model: torch.nn.Module, criterion: torch.nn.Module, batch: list[dict[str, Any]]) -> float:
+def step(model: torch.nn.Module, batch: list[dict[str, Any]]) -> float:
     """Time one forward and backward."""
-    model.criterion = criterion
     model.zero_grad()
     _wait(model)
     start = time.perf_counter()
