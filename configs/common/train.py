@@ -20,6 +20,6 @@ train = dict(
     checkpointer=dict(period=5000, max_to_keep=5),
     eval_period=5000,
     log_period=20,
-    # Test-time augmentation, in every evaluation; of dense detectors only.
+    # Test-time augmentation, in every evaluation.
     tta=dict(enabled=False, min_sizes=[480, 640, 800], max_size=1333, flip=True),
 )

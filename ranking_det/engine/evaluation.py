@@ -14,7 +14,7 @@ from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.per_class import write_per_class
 from ranking_det.engine.results import write_results
 from ranking_det.modeling.score_watch import watch_scores
-from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from ranking_det.modeling.test_time_augmentation import augment_in_test
 
 
 def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def augment(experiment: Experiment, model: nn.Module) -> nn.Module:
     """The model to evaluate: with test-time augmentation if the config has it enabled.
 
     Raises:
-        ConfigError: it is no dense detector, or the sizes are no sizes.
+        ConfigError: it is neither a dense detector nor an R-CNN, or the sizes are no sizes.
     """
     tta = experiment.settings().tta
     if tta is None:
         return model
     augmented: nn.Module = build(
-        {"_target_": DenseDetectorWithTTA, "model": model, **tta}, experiment.keys.tta
+        {"_target_": augment_in_test, "model": model, **tta}, experiment.keys.tta
     )
     return augmented

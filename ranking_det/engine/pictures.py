@@ -82,6 +82,8 @@ def _draw_pair(
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
     truth.pred_boxes = np.array(boxes).reshape(-1, 4)
     truth.pred_classes = np.array([a["category_id"] for a in objects], dtype=np.int64)
+    if found.has("pred_masks") and all("segmentation" in a for a in objects):
+        truth.pred_masks = [a["segmentation"] for a in objects]
     return overlay(image, truth, classes), overlay(image, found[: len(objects)], classes)
 
 
@@ -97,7 +99,7 @@ def overlay(image: np.ndarray, found: Instances, classes: Sequence[str] | None) 
     Args:
         image: (H, W, 3) uint8, RGB.
         found: on the CPU, with ``pred_boxes`` and ``pred_classes``, perhaps ``scores`` and
-            ``pred_masks``.
+            ``pred_masks``, (n, H, W) or a list of polygons and RLEs.
         classes: names of the classes, or None.
 
     Returns:
@@ -107,13 +109,14 @@ def overlay(image: np.ndarray, found: Instances, classes: Sequence[str] | None) 
     labels = [class_name(classes, index) for index in found_classes]
     if found.has("scores"):
         labels = [f"{a} {b:.2f}" for a, b in zip(labels, found.scores.tolist(), strict=True)]
+    masks = found.pred_masks if found.has("pred_masks") else None
     boxes = found.pred_boxes if found.has("pred_boxes") else None
     # Twice as large: the visualizer's letters have a smallest size, too large for small images.
     canvas = Visualizer(image, scale=max(1, 512 // max(image.shape[:2])))
     canvas.overlay_instances(
         boxes=getattr(boxes, "tensor", boxes),
         labels=labels,
-        masks=np.asarray(found.pred_masks) if found.has("pred_masks") else None,
+        masks=np.asarray(masks) if isinstance(masks, torch.Tensor) else masks,
         assigned_colors=[COLORS[index % len(COLORS)] for index in found_classes],
         alpha=0.5,
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from ranking_det.config import ConfigError
@@ -38,6 +39,18 @@ def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, 
     model = Dense()
     assert augment(load_experiment(config, []), model) is model
     assert_augmented(augment(load_experiment(config, on), model), model)
+
+
+@pytest.mark.parametrize(
+    ("config", "on"), [("quick/mask_rs.py", LAZY_ON), ("mask_rs.yaml", YAML_ON)]
+)
+def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on):
+    device = "MODEL.DEVICE=cpu" if config.endswith(".yaml") else "train.device=cpu"
+    experiment = load_experiment(str(SHAPES / config), [*on, device])
+    model = experiment.model()
+    found = augment(experiment, model)
+    assert isinstance(found, GeneralizedRCNNWithTTA) and found.model is model
+    assert list(found.tta_mapper.min_sizes) == [96, 128] and found.tta_mapper.flip is False
 
 
 def test_a_config_of_ones_own_need_not_have_the_switch():

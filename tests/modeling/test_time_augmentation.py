@@ -8,7 +8,9 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ranking_det.modeling.inference import DenseInference, RawDetections
-from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from ranking_det.modeling.test_time_augmentation import (
+    augment_in_test,
+)
 from tests.modeling.conftest import make_batch
 
 BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64
@@ -59,7 +61,7 @@ def picture(box=BOX, height=48, width=64):
 
 def augment(model, **options):
     options = dict(min_sizes=[48], max_size=1000, flip=False) | options
-    return DenseDetectorWithTTA(model, **options)
+    return augment_in_test(model, **options)
 
 
 def detect(model, inputs, **options):
@@ -210,3 +212,63 @@ def test_a_wrong_option_is_named(options, message):
 def test_another_kind_of_model_is_refused():
     with pytest.raises(ValueError, match="model: expected a dense detector, .* got Linear"):
         augment(nn.Linear(2, 2))
+
+
+def rcnn(build, name):
+    torch.manual_seed(0)
+    model = build(f"quick/{name}.py").eval()
+    heads = model.roi_heads
+    predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
+    for predictor in predictors:
+        torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)  # scores that differ
+    return model
+
+
+@pytest.mark.parametrize("name", ["mask_rs", "mask_ce", "cascade_rs"])
+def test_an_rcnn_in_its_own_size_detects_as_without(build, name):
+    model = rcnn(build, name)
+    inputs = make_batch((1,), sizes=((64, 80),))[0] | {"height": 128, "width": 160}
+    with torch.no_grad():
+        expected = model([inputs])[0]["instances"]
+        found = detect(model, inputs, min_sizes=[64])
+    assert found.image_size == expected.image_size == (128, 160) and len(found) > 20
+    assert len(found) == len(expected) and torch.equal(found.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(found.scores, expected.scores)
+    torch.testing.assert_close(
+        found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01
+    )
+    assert found.has("pred_masks") == name.startswith("mask")
+    if found.has("pred_masks"):
+        assert (found.pred_masks == expected.pred_masks).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs"])
+def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones(build, name):
+    model = rcnn(build, name)
+    (inputs,) = make_batch((1,), sizes=((64, 64),))
+    mirrored = inputs | {"image": inputs["image"].flip(2)}
+    with inference_context(model), torch.no_grad():
+        one, other = (detect(model, x, min_sizes=[64, 96], flip=True) for x in (inputs, mirrored))
+    boxes = 64 - other.pred_boxes.tensor[:, [2, 1, 0, 3]]
+    boxes[:, [1, 3]] = other.pred_boxes.tensor[:, [1, 3]]
+    # Scores that are nearly equal may be in another order.
+    apart = (one.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
+    apart[one.pred_classes[:, None] != other.pred_classes] = torch.inf
+    nearest = apart.min(dim=1)
+    same = nearest.values < 0.01
+    assert len(one) > 20 and same.float().mean() > 0.9
+    twins = other[nearest.indices[same]]
+    torch.testing.assert_close(one.scores[same], twins.scores)
+    if name == "mask_rs":
+        assert (one.pred_masks[same] == twins.pred_masks.flip(2)).float().mean() > 0.99
+
+
+def test_an_rcnn_that_detects_nothing_and_one_in_training(build):
+    model = rcnn(build, "mask_rs").train()
+    model.roi_heads.box_predictor.test_score_thresh = 1.0
+    (inputs,) = make_batch((1,), sizes=((64, 64),))
+    augmented = augment(model, min_sizes=[64, 96], flip=True)
+    with inference_context(augmented), torch.no_grad():
+        found = augmented([inputs])[0]["instances"]
+    assert len(found) == 0 and found.pred_masks.shape == (0, 64, 64)
+    assert model.training and model.roi_heads.mask_on
