@@ -32,7 +32,7 @@ def build_train_loader(
     """A loader for training, in the place of Detectron2's.
 
     Args:
-        dataset: the images, as Detectron2's dicts.
+        dataset: the images, as Detectron2's dicts; one may be there several times.
         mapper: from a dict to what the model is trained with; its random numbers, of numpy,
             ``random`` and torch, follow from ``seed`` and the position.
         total_batch_size: images of an iteration over all processes.
@@ -56,9 +56,10 @@ def build_train_loader(
             f"total_batch_size: expected a multiple of the {world} processes, "
             f"got {total_batch_size}"
         )
+    images = RecordList(dataset)
     if aspect_ratio_grouping:
         return build_detection_train_loader(
-            list(dataset),
+            images,
             mapper=mapper,
             total_batch_size=total_batch_size,
             num_workers=num_workers,
@@ -66,8 +67,7 @@ def build_train_loader(
     if seed < 0:
         seed = comm.shared_random_seed()
     return DataLoader(
-        # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
-        _Stream(DatasetFromList(list(dataset), copy=False), mapper, seed),
+        _Stream(images, mapper, seed),
         batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
         num_workers=num_workers,
         collate_fn=_as_it_is,
@@ -96,10 +96,31 @@ class _Batches:
             first += self.total
 
 
+class RecordList(Dataset):
+    """Dicts for loading processes; of one that is there several times, one copy is kept.
+
+    Args:
+        dataset: the images, as Detectron2's dicts.
+    """
+
+    def __init__(self, dataset: Sequence[dict[str, Any]]) -> None:
+        distinct = {id(image): image for image in dataset}
+        place = {identity: i for i, identity in enumerate(distinct)}
+        self._index = np.array([place[id(image)] for image in dataset], dtype=np.int64)
+        # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
+        self._images = DatasetFromList(list(distinct.values()), copy=False)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._images[int(self._index[index])]
+
+
 class _Stream(Dataset):
     """The sample of every position."""
 
-    def __init__(self, dataset: DatasetFromList, mapper: Callable[..., Any], seed: int) -> None:
+    def __init__(self, dataset: RecordList, mapper: Callable[..., Any], seed: int) -> None:
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed

@@ -44,6 +44,7 @@ class LazyExperiment(Experiment):
     def __init__(self, path: str, overrides: Sequence[str]) -> None:
         self.cfg = load_lazy_config(path, overrides)
         self.overridden = {override.partition("=")[0] for override in overrides}
+        self.keys = self.keys._replace(train_names=f"{self._source('train')}.names")
         if "num_classes" not in self.cfg.model and "roi_heads" in self.cfg.model:
             self.keys = self.keys._replace(classes="model.roi_heads.num_classes")
 
@@ -92,7 +93,7 @@ class LazyExperiment(Experiment):
 
     def names(self, split: str) -> list[str]:
         """See :class:`Experiment`."""
-        names = self._select(f"dataloader.{split}.dataset.names")
+        names = self._select(f"{self._source(split)}.names")
         return [names] if isinstance(names, str) else list(names or [])
 
     def test_sets(self) -> list[str]:
@@ -107,9 +108,9 @@ class LazyExperiment(Experiment):
             if name is not None:
                 if not self.names(split):
                     raise ConfigError(f"dataloader.{split} has no dataset.names to set")
-                self.cfg.dataloader[split].dataset.names = name
+                OmegaConf.update(self.cfg, f"{self._source(split)}.names", name)
         if keep_empty:
-            self.cfg.dataloader.train.dataset.filter_empty = False
+            OmegaConf.update(self.cfg, f"{self._source('train')}.filter_empty", False)
         if self._select(self.keys.classes) is None:
             raise ConfigError("model has no num_classes to set")
         OmegaConf.update(self.cfg, self.keys.classes, num_classes)
@@ -177,6 +178,13 @@ class LazyExperiment(Experiment):
     def save(self, path: str) -> None:
         """See :class:`Experiment`."""
         LazyConfig.save(self.cfg, path)
+
+    def _source(self, split: str) -> str:
+        """The key of the node that names the data sets, in whatever repeats their images."""
+        key = f"dataloader.{split}.dataset"
+        while self._select(f"{key}.names") is None and self._select(f"{key}.dataset") is not None:
+            key += ".dataset"
+        return key
 
     def _select(self, key: str) -> Any:
         return OmegaConf.select(self.cfg, key)

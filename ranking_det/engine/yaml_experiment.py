@@ -15,12 +15,16 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
+from ranking_det.config import ConfigError
 from ranking_det.data.mapper import NamedErrors
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.data.stream import RecordList
 from ranking_det.engine.errors import build
 from ranking_det.engine.experiment import Experiment, Keys, Settings
 from ranking_det.engine.precision import choose_dtype
@@ -166,6 +170,11 @@ class YamlExperiment(Experiment):
             "names": list(self.cfg.DATASETS.TRAIN),
             "filter_empty": self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         }
+        if self._repeats:
+            own = self.cfg.DATALOADER
+            if not own.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
+                raise ConfigError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+            node = {"_target_": repeat_rare, "dataset": node, "threshold": own.REPEAT_THRESHOLD}
         return list(build(node, "DATASETS.TRAIN"))
 
     def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
@@ -174,7 +183,17 @@ class YamlExperiment(Experiment):
 
     def train_loader(self, records: list[dict[str, Any]] | None, start_iter: int) -> Any:
         """See :class:`Experiment`; Detectron2's loader begins its order of images anew."""
-        return build_detection_train_loader(self.cfg, mapper=self.mapper("train"), dataset=records)
+        records = self.records() or [] if records is None else records
+        # The records are repeated already, and Detectron2 would do it again.
+        sampler = TrainingSampler(len(records)) if self._repeats else None
+        return build_detection_train_loader(
+            self.cfg, mapper=self.mapper("train"), dataset=RecordList(records), sampler=sampler
+        )
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether images of rare classes are repeated, by this project's function."""
+        return self.cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
 
     def test_loader(self, name: str) -> Any:
         """See :class:`Experiment`."""

@@ -1,0 +1,117 @@
+import math
+from pathlib import Path
+
+import pytest
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+from ranking_det.config import ConfigError
+from ranking_det.data import register_shapes
+from ranking_det.data.repeat import repeat_factors, repeat_rare
+from ranking_det.data.shapes import prepare_shapes
+from ranking_det.data.stream import RecordList, build_train_loader
+from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.run import fit_to_data
+from ranking_det.engine.yaml_experiment import YamlExperiment
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
+
+
+def image(*classes):
+    return {"annotations": [{"category_id": k} for k in classes]}
+
+
+# Of 8 images: class 0 in 6, class 1 in 2, class 2 in 1.
+IMAGES = [image(0), image(0, 0), image(0), image(0), image(0, 1), image(0, 1, 2), image(), image()]
+
+
+@pytest.fixture
+def root(tmp_path):
+    prepare_shapes(tmp_path, variant="shapes_lvis", train=60, val=2, size=32)
+    register_shapes(tmp_path)
+    yield tmp_path
+    register_shapes()
+
+
+def test_the_factor_of_an_image_is_that_of_its_rarest_class():
+    # sqrt(.5 / (2/8)) = 1.414 and sqrt(.5 / (1/8)) = 2 exactly; an empty image counts once.
+    expected = [1, 1, 1, 1, math.sqrt(2), 2, 1, 1]
+    assert repeat_factors(IMAGES, 0.5) == pytest.approx(expected)
+    theirs = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(IMAGES, 0.5)
+    assert theirs.tolist() == pytest.approx(expected)
+
+
+def test_factors_are_rounded_up_and_nothing_is_copied():
+    found = repeat_rare(IMAGES, threshold=0.5)
+    places = [next(i for i, own in enumerate(IMAGES) if own is kept) for kept in found]
+    assert places == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7]
+    assert len(repeat_rare(IMAGES, threshold=0.1)) == len(IMAGES)
+    assert len(repeat_rare([], threshold=0.1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "threshold", "message"),
+    [
+        (IMAGES, -1.0, "threshold must be >= 0, the share of a rare class, got -1.0"),
+        ([{"file_name": "a.jpg"}], 0.1, "needs the annotations of every image"),
+    ],
+)
+def test_what_cannot_be_repeated_is_one_line(images, threshold, message):
+    with pytest.raises(ConfigError, match=message):
+        repeat_rare(images, threshold)
+
+
+@pytest.mark.parametrize("grouping", [False, True])
+def test_a_loader_keeps_one_copy_of_a_repeated_image_and_gives_it_as_often(grouping):
+    records = [{"name": i, "width": 2, "height": 1, **own} for i, own in enumerate(IMAGES)]
+    repeated = repeat_rare(records, threshold=0.5)
+    kept = RecordList(repeated)
+    assert len(kept) == 10 and len(kept._images) == 8
+    assert [kept[i]["name"] for i in range(10)] == [own["name"] for own in repeated]
+    loader = build_train_loader(
+        repeated, mapper=dict, total_batch_size=2, aspect_ratio_grouping=grouping
+    )
+    batches = [batch for batch, _ in zip(loader, range(25))]
+    names = [own["name"] for batch in batches for own in batch]
+    assert all(names.count(name) == 5 * (2 if name in (4, 5) else 1) for name in range(8))
+
+
+def test_a_lazyconfig_repeats_with_a_node_around_its_data_set(root, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"""
+from detectron2.config import LazyCall as L, LazyConfig
+from ranking_det.data.repeat import repeat_rare
+base = LazyConfig.load({str(CONFIGS / "retinanet_atss_rs.py")!r})
+model, dataloader, optimizer = base.model, base.dataloader, base.optimizer
+lr_multiplier, train = base.lr_multiplier, base.train
+dataloader.train.dataset.names = "shapes_lvis_train"
+dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, threshold=0.2)
+""")
+    overrides = ["train.device=cpu", "dataloader.train.total_batch_size=8", "train.epochs=2"]
+    experiment = LazyExperiment(str(path), overrides)
+    assert experiment.names("train") == ["shapes_lvis_train"]
+    assert experiment.keys.train_names == "dataloader.train.dataset.dataset.names"
+    images = get_detection_dataset_dicts("shapes_lvis_train")
+    expected = sum(math.ceil(factor) for factor in repeat_factors(images, 0.2))
+    records = experiment.records()
+    assert len(images) < expected == len(records)
+    fit_to_data(experiment, len(records))
+    assert experiment.schedule()[0].epoch == math.ceil(expected / 8)
+    loader = experiment.train_loader(records, 0)
+    assert len(loader.dataset.dataset._images) == len(images)
+    experiment.set_data("own_train", None, 3, keep_empty=True)
+    inner = experiment.config.dataloader.train.dataset.dataset
+    assert (inner.names, inner.filter_empty) == ("own_train", False)
+
+
+def test_yaml_repeats_with_detectron2s_keys(root):
+    sampler = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    overrides = [*sampler, "DATALOADER.REPEAT_THRESHOLD", "0.2", "DATALOADER.NUM_WORKERS", "0"]
+    overrides += ["DATASETS.TRAIN", "('shapes_lvis_train',)", "MODEL.DEVICE", "cpu"]
+    experiment = YamlExperiment(str(CONFIGS / "retinanet_atss_rs.yaml"), overrides)
+    images = get_detection_dataset_dicts("shapes_lvis_train")
+    records = experiment.records()
+    assert len(records) == len(repeat_rare(images, 0.2)) > len(images)
+    assert MetadataCatalog.get("shapes_lvis_train").evaluator_type == "lvis"
+    batch = next(iter(experiment.train_loader(records, 0)))
+    assert len(batch) == 8 and "instances" in batch[0]
