@@ -5,23 +5,23 @@ shapes. ``model_512`` is what AP, aLRP and APE Loss train at 512 x 512 pixels: t
 is that of Zhang et al., CVPR 2020: group normalisation in the head, a factor of the box outputs per
 level, P6 from P5, one square of 8 strides. All without ReLU before P7. Anchors are centred on the
 corners of the cells.
-
-The backbone trains from torchvision's weights on RGB: the stride in the 3x3 convolution, stem and
-res2 frozen, and of the other stages the norms' statistics.
 """
 
 from copy import deepcopy
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone import FPN
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.assigners import ATSS, MaxIoU
 from ranking_det.modeling import DenseHead, DenseInference, RankingRetinaNet
-from ranking_det.modeling.backbones import ExtraLevels, FrozenStatisticsBatchNorm2d
+from ranking_det.modeling.backbones import ExtraLevels
 
 from .criteria import atss_focal, retinanet_focal
+from .resnet_50 import bottom_up
+
+bottom_up.out_features = ["res3", "res4", "res5"]
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -33,14 +33,7 @@ def scales(count: int, base: int = 4) -> list[list[float]]:
 
 model = L(RankingRetinaNet)(
     backbone=L(FPN)(
-        bottom_up=L(ResNet)(
-            stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
-            stages=L(ResNet.make_default_stages)(
-                depth=50, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
-            ),
-            out_features=["res3", "res4", "res5"],
-            freeze_at=2,
-        ),
+        bottom_up=bottom_up,
         in_features=["res3", "res4", "res5"],
         out_channels=256,
         top_block=L(ExtraLevels)(

@@ -28,10 +28,15 @@ class MaxIoU(Assigner):
             two is ignored.
         low_quality: whether the anchors that overlap an object most are positive however small
             their IoU. They go to the object *they* overlap most, which may leave another without.
+        low_quality_iou: the least IoU of such an anchor; .3 in the RPN of the ranking papers.
     """
 
     def __init__(
-        self, positive_iou: float = 0.5, negative_iou: float = 0.4, low_quality: bool = True
+        self,
+        positive_iou: float = 0.5,
+        negative_iou: float = 0.4,
+        low_quality: bool = True,
+        low_quality_iou: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= negative_iou <= positive_iou <= 1:
@@ -39,9 +44,12 @@ class MaxIoU(Assigner):
                 "0 <= negative_iou <= positive_iou <= 1 must hold, got "
                 f"negative_iou {negative_iou} and positive_iou {positive_iou}"
             )
+        if not 0 <= low_quality_iou <= 1:
+            raise ValueError(f"low_quality_iou: expected a number in [0, 1], got {low_quality_iou}")
         self.positive_iou = positive_iou
         self.negative_iou = negative_iou
         self.low_quality = low_quality
+        self.low_quality_iou = low_quality_iou
 
     def match(
         self,
@@ -63,7 +71,8 @@ class MaxIoU(Assigner):
             iou = box_iou(gt_boxes[rows, None], boxes).masked_fill_(~valid, -1.0)
             if self.low_quality:
                 highest = iou.amax(dim=1, keepdim=True)
-                low_quality |= ((iou == highest) & (highest > 0)).any(dim=0)
+                enough = (highest > 0) & (highest >= self.low_quality_iou)
+                low_quality |= ((iou == highest) & enough).any(dim=0)
             value, row = iou.max(dim=0)
             better = value > best
             best = torch.where(better, value, best)

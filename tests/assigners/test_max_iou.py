@@ -72,3 +72,15 @@ def test_blocks_of_objects_change_nothing(scene, monkeypatch):
 def test_wrong_thresholds_are_named():
     with pytest.raises(ValueError, match="negative_iou 0.6 and positive_iou 0.5"):
         MaxIoU(0.5, 0.6)
+
+
+def test_a_low_quality_anchor_may_need_an_iou_of_its_own():
+    """As in the ranking papers' RPN; below it the anchor is what it is without the rule."""
+    anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])]
+    objects = torch.tensor([[0.0, 0.0, 10.0, 4.0], [20.0, 0.0, 30.0, 2.0]])  # IoU .4 and .2
+    found = MaxIoU(0.7, 0.3, low_quality_iou=0.3)(
+        anchors, [objects], [torch.tensor([5, 6])], torch.ones(2, dtype=torch.bool)
+    )
+    assert found.labels.tolist() == [5, BACKGROUND]
+    with pytest.raises(ValueError, match=r"low_quality_iou: expected a number in \[0, 1\], got 2"):
+        MaxIoU(low_quality_iou=2)

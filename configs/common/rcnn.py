@@ -1,0 +1,176 @@
+"""What R-CNNs of any size are made of, by Rank & Sort Loss's rules (Oksuz et al., ICCV 2021).
+
+Every anchor and every proposal is ranked. RPN and box head have the same box coder, and the losses
+of the RPN a fifth of their weight.
+"""
+
+from copy import deepcopy
+
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
+from omegaconf import DictConfig
+
+from ranking_det.assigners import MaxIoU
+from ranking_det.losses import MaskCriterion
+from ranking_det.modeling import (
+    RankingBoxPredictor,
+    RankingCascadeROIHeads,
+    RankingMaskHead,
+    RankingROIHeads,
+    RankingRPN,
+)
+
+from .criteria import rank_sort
+
+LEVELS = ["p2", "p3", "p4", "p5"]
+STRIDES = [4, 8, 16, 32, 64]
+coder = L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0])
+
+
+def fpn(bottom_up: DictConfig, channels: int) -> DictConfig:
+    """p2 to p6."""
+    return L(FPN)(
+        bottom_up=bottom_up,
+        in_features=["res2", "res3", "res4", "res5"],
+        out_channels=channels,
+        top_block=L(LastLevelMaxPool)(),
+    )
+
+
+def rpn(
+    channels: int, anchor_scale: int, before_nms: list[int], after_nms: list[int]
+) -> DictConfig:
+    """Anchors of ``anchor_scale`` strides; proposals of a level and of an image, train and test."""
+    return L(RankingRPN)(
+        in_features=[*LEVELS, "p6"],
+        head=L(StandardRPNHead)(in_channels=channels, num_anchors=3),
+        anchor_generator=L(DefaultAnchorGenerator)(
+            sizes=[[anchor_scale * stride] for stride in STRIDES],
+            aspect_ratios=[0.5, 1.0, 2.0],
+            strides=STRIDES,
+            offset=0.0,
+        ),
+        box2box_transform=coder,
+        assigner=L(MaxIoU)(positive_iou=0.7, negative_iou=0.3, low_quality=True),
+        criterion=rank_sort,
+        pre_nms_topk=before_nms,
+        post_nms_topk=after_nms,
+        loss_weight=0.2,
+    )
+
+
+def box_heads(channels: int, features: int, sampling_ratio: int, score_thresh: float) -> DictConfig:
+    """Two layers of so many features; a box of each proposal for each class."""
+    return L(RankingROIHeads)(
+        num_classes=80,
+        box_in_features=LEVELS,
+        box_pooler=L(ROIPooler)(
+            output_size=7,
+            scales=[1 / stride for stride in STRIDES[:4]],
+            sampling_ratio=sampling_ratio,
+            pooler_type="ROIAlignV2",
+            canonical_box_size=224,
+        ),
+        box_head=L(FastRCNNConvFCHead)(
+            input_shape=L(ShapeSpec)(channels=channels, height=7, width=7),
+            conv_dims=[],
+            fc_dims=[features, features],
+        ),
+        box_predictor=L(RankingBoxPredictor)(
+            input_shape=L(ShapeSpec)(channels=features),
+            box2box_transform=coder,
+            num_classes="${..num_classes}",
+            test_score_thresh=score_thresh,
+        ),
+        assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.5, low_quality=False),
+        criterion=rank_sort,
+    )
+
+
+def faster_rcnn(backbone: DictConfig, proposals: DictConfig, heads: DictConfig) -> DictConfig:
+    """The whole; images are RGB, by torchvision's mean and deviation."""
+    return L(GeneralizedRCNN)(
+        backbone=backbone,
+        proposal_generator=proposals,
+        roi_heads=heads,
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+        input_format="RGB",
+    )
+
+
+def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
+    """The same with a mask for each class: ``num_conv`` convolutions and the transposed one."""
+    masked = deepcopy(model)
+    channels = model.backbone.out_channels
+    masked.roi_heads.mask_in_features = LEVELS
+    masked.roi_heads.mask_pooler = deepcopy(model.roi_heads.box_pooler)
+    masked.roi_heads.mask_pooler.output_size = 14
+    masked.roi_heads.mask_head = L(RankingMaskHead)(
+        input_shape=L(ShapeSpec)(channels=channels, height=14, width=14),
+        num_classes="${..num_classes}",
+        conv_dims=[channels] * (num_conv + 1),
+    )
+    masked.roi_heads.mask_criterion = L(MaskCriterion)()
+    return masked
+
+
+def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) -> DictConfig:
+    """A cascade of the model's box head, a box for all classes; no anchor beyond the image."""
+    cascade, own = deepcopy(model), model.roi_heads
+    predictor = deepcopy(own.box_predictor)
+    predictor.num_classes = "${...num_classes}"
+    predictor.cls_agnostic_bbox_reg = True
+    cascade.proposal_generator.boundary = 0.0
+    cascade.roi_heads = L(RankingCascadeROIHeads)(
+        num_classes=own.num_classes,
+        box_in_features=own.box_in_features,
+        box_pooler=own.box_pooler,
+        box_heads=[own.box_head for _ in ious],
+        box_predictors=[predictor for _ in ious],
+        assigners=[
+            L(MaxIoU)(positive_iou=iou, negative_iou=iou, low_quality=False) for iou in ious
+        ],
+        criteria=[own.criterion for _ in ious],
+    )
+    return cascade
+
+
+def with_cross_entropy(model: DictConfig, rois: int = 512) -> DictConfig:
+    """The same detector of Detectron2's own parts, with its samplers: ``rois`` of an image."""
+    ranking, heads = model.proposal_generator, deepcopy(model.roi_heads)
+    baseline = deepcopy(model)
+    baseline.proposal_generator = L(RPN)(
+        **{name: ranking[name] for name in ("in_features", "head", "anchor_generator")},
+        **{name: ranking[name] for name in ("box2box_transform", "pre_nms_topk", "post_nms_topk")},
+        anchor_matcher=L(Matcher)(
+            thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
+        ),
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+    )
+    heads.box_predictor._target_ = FastRCNNOutputLayers
+    if "mask_head" in heads:
+        heads.mask_head._target_ = MaskRCNNConvUpsampleHead
+    ours = ("_target_", "assigner", "criterion", "mask_criterion")
+    baseline.roi_heads = L(StandardROIHeads)(
+        **{name: heads[name] for name in heads if name not in ours},
+        proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
+        batch_size_per_image=rois,
+        positive_fraction=0.25,
+    )
+    return baseline
