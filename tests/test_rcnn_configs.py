@@ -97,7 +97,7 @@ def test_everything_else_is_as_for_the_dense_detectors(name):
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
     assert {**cfg.train, "output_dir": ""} == {**base.train, "output_dir": ""}
     assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
-    assert cfg.dataloader.train.mapper.get("use_instance_mask", False) == name.startswith("mask")
+    assert cfg.dataloader.train.mapper.get("masks", False) == name.startswith("mask")
     assert cfg.dataloader.test == base.dataloader.test
 
 

@@ -1,7 +1,7 @@
 """COCO as the papers train on it: two ways of loading, SGD, and step schedules.
 
-``dataloader`` is the usual one, 800 pixels of the short edge, and ``dataloader_512`` that of AP,
-aLRP and APE Loss at 512 x 512 with SSD's augmentation.
+``dataloader`` is the usual one, 800 pixels of the short edge, ``dataloader_masks`` has masks too,
+and ``dataloader_512`` is that of AP, aLRP and APE Loss at 512 x 512 with SSD's augmentation.
 
 Detectron2 leaves out the images without objects (or with crowds only): 117,266 are left. The papers
 also leave out those with a side below 32 pixels, which COCO has not, and objects of less than a
@@ -63,6 +63,9 @@ dataloader.evaluator = L(DetectionEvaluator)(
     dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
 )
 
+dataloader_masks = deepcopy(dataloader)
+dataloader_masks.train.mapper.masks = True
+
 dataloader_512 = deepcopy(dataloader)
 dataloader_512.train.mapper.augmentations = [
     L(PhotometricDistortion)(),
@@ -81,6 +84,13 @@ dataloader_512.test.mapper.augmentations = [
 optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
 )
+
+
+def resize(*sizes: int) -> DictConfig:
+    """The short edge at random one of these, in pixels; the long one at most 1,333."""
+    return L(T.ResizeShortestEdge)(
+        short_edge_length=list(sizes), max_size=1333, sample_style="choice"
+    )
 
 
 def iterations(epochs: int, batch: int = 16) -> int:

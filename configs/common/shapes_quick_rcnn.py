@@ -2,13 +2,19 @@
 
 from copy import deepcopy
 
+from detectron2.config import LazyCall as L
+
+from ranking_det.data.mapper import BoxMapper
+
 from .rcnn_r18 import cascade, faster, faster_ce, faster_plus, mask, mask_ce
 from .resnet_half import bottom_up
 from .shapes import NUM_CLASSES
 from .shapes_quick import dataloader, lr_multiplier, optimizer, train
 
 dataloader_masks = deepcopy(dataloader)
-dataloader_masks.train.mapper.use_instance_mask = True
+dataloader_masks.train.mapper = L(BoxMapper)(
+    augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
+)
 
 for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     model.backbone.bottom_up = bottom_up

@@ -14,20 +14,22 @@ from PIL import Image
 
 from ranking_det.config import ConfigError
 from ranking_det.data.augmentation import centers_inside
+from ranking_det.data.masks import transform_masks
 
 
 class BoxMapper:
     """Read an image, augment it with its boxes, and keep the objects whose centre is still in it.
 
-    For training with boxes. Unlike Detectron2's DatasetMapper, it shows the boxes to the
-    augmentations, which :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs, and drops an
-    object of which a crop has left less than the centre, where Detectron2 would keep a sliver.
-    Crowds are left out.
+    For training with boxes, or with masks too. Unlike Detectron2's DatasetMapper, it shows the
+    boxes to the augmentations, which :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs,
+    and drops an object of which a crop has left less than the centre, where Detectron2 would keep a
+    sliver. Crowds are left out. Masks may be polygons and RLE in one file, some of them empty.
 
     Args:
         augmentations: Detectron2 augmentations or transforms, in order.
         image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
         min_side: objects of less width or height in the file are left out; pixels, >= 0.
+        masks: whether to give masks; see :func:`ranking_det.data.masks.transform_masks`.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class BoxMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str,
         min_side: float = 1.0,
+        masks: bool = False,
     ) -> None:
         if min_side < 0:
             raise ValueError(f"min_side must be >= 0, got {min_side!r}")
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.min_side = min_side
+        self.masks = masks
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one image.
@@ -51,38 +55,46 @@ class BoxMapper:
 
         Returns:
             The same without ``annotations``, with ``image`` (3, H, W) and ``instances``, which has
-            ``gt_boxes`` (G, 4) XYXY within the image and ``gt_classes`` (G,); G may be 0.
+            ``gt_boxes`` (G, 4) XYXY within the image, ``gt_classes`` (G,) and, if asked for,
+            ``gt_masks``; G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = detection_utils.read_image(result["file_name"], format=self.image_format)
         detection_utils.check_image_size(result, image)
-        boxes, classes = self._objects(dataset_dict.get("annotations", ()))
+        objects, boxes = self._objects(dataset_dict.get("annotations", ()))
         inputs = T.AugInput(image, boxes=boxes)
-        self.augmentations(inputs)
+        transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
         # What comes after a crop maps the whole image onto the whole, so the end is as good a place
         # as the crop to look for centres.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
+        kept = [own for own, inside in zip(objects, keep, strict=True) if inside]
         instances = Instances(size)
         instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
         instances.gt_boxes.clip(size)
-        instances.gt_classes = torch.as_tensor(classes[keep])
+        classes = [own["category_id"] for own in kept]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        if self.masks:
+            segmentations = [own.get("segmentation") for own in kept]
+            instances.gt_masks = transform_masks(segmentations, transforms, size)
         result["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         result["instances"] = instances
         return result
 
-    def _objects(self, annotations: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """The boxes (G, 4) XYXY and classes (G,) of the objects that count."""
-        boxes, classes = [np.zeros((0, 4))], []
+    def _objects(
+        self, annotations: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """The G objects that count, and their boxes (G, 4) XYXY."""
+        objects, boxes = [], [np.zeros((0, 4))]
         for annotation in annotations:
             if annotation.get("iscrowd", 0):
                 continue
             box = np.asarray(annotation["bbox"], dtype=np.float64)[None]
             box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
             if (box[:, 2:] - box[:, :2]).min() >= self.min_side:
+                objects.append(annotation)
                 boxes.append(box)
-                classes.append(annotation["category_id"])
-        return np.concatenate(boxes), np.asarray(classes, dtype=np.int64)
+        return objects, np.concatenate(boxes)
 
 
 # What PIL raises over a bad file, and Detectron2 over a size that differs.
