@@ -18,7 +18,10 @@ from ranking_det.losses import ConstantBalance, Criterion, HistoryBalance, Value
 from tests.modeling.conftest import make_batch
 
 ROOT = Path(__file__).parents[1] / "configs"
-FILES = sorted((ROOT / "coco").glob("*.py"))
+# R-CNNs have a test of their own.
+FILES = [
+    p for p in sorted((ROOT / "coco").glob("*.py")) if p.stem.startswith(("retinanet", "fcos"))
+]
 
 
 class Row(NamedTuple):

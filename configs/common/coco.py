@@ -93,18 +93,18 @@ def resize(*sizes: int) -> DictConfig:
     )
 
 
-def iterations(epochs: int, batch: int = 16) -> int:
+def iterations(epochs: int, batch: int = 16, images: int = IMAGES) -> int:
     """Of so many epochs: 7,330 each at 16 images an iteration, 3,665 at 32."""
-    return epochs * -(-IMAGES // batch)
+    return epochs * -(-images // batch)
 
 
-def length(epochs: int, batch: int = 16) -> dict[str, int]:
+def length(epochs: int, batch: int = 16, images: int = IMAGES) -> dict[str, int]:
     """The entries of ``train`` for so many epochs; with other data or batches they are fitted."""
     return {
         "epochs": epochs,
         "reference_batch": batch,
-        "iterations_per_epoch": iterations(1, batch),
-        "max_iter": iterations(epochs, batch),
+        "iterations_per_epoch": iterations(1, batch, images),
+        "max_iter": iterations(epochs, batch, images),
     }
 
 

@@ -1,0 +1,7 @@
+"""Mask R-CNN with cross entropy: the baseline of RS-Mask R-CNN, of Detectron2's own heads."""
+
+from ..common.rcnn_r50 import mask_ce as model
+from .mask_rs_r50_12ep import dataloader, lr_multiplier, optimizer, train
+
+optimizer.lr = 0.02
+train.output_dir = "output/coco/mask_ce_r50_12ep"

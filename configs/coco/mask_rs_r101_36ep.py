@@ -1,0 +1,13 @@
+"""RS-Mask R-CNN of Oksuz et al., ICCV 2021: ResNet-101, published mask AP 40.3, box AP 44.7."""
+
+from ..common.coco import dataloader_masks as dataloader
+from ..common.coco import length, optimizer, resize, schedule, train
+from ..common.rcnn_r50 import mask as model
+
+model.backbone.bottom_up.stages.depth = 101
+dataloader.train.mapper.augmentations[0] = resize(640, 672, 704, 736, 768, 800)
+optimizer.lr = 0.012
+lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890
+train.update(length(36))  # x 7,330 = 263,880
+train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-101.pkl"
+train.output_dir = "output/coco/mask_rs_r101_36ep"

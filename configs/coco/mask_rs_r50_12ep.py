@@ -1,0 +1,10 @@
+"""RS-Mask R-CNN of Oksuz et al., ICCV 2021: ResNet-50, published mask AP 36.4, box AP 40.0."""
+
+from ..common.coco import dataloader_masks as dataloader
+from ..common.coco import length, optimizer, schedule, train
+from ..common.rcnn_r50 import mask as model
+
+optimizer.lr = 0.012
+lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
+train.update(length(12))  # x 7,330 = 87,960
+train.output_dir = "output/coco/mask_rs_r50_12ep"

@@ -1,0 +1,12 @@
+"""RS-Mask R-CNN of Oksuz et al., ICCV 2021, on LVIS v1: published mask AP 25.2, box AP 25.9."""
+
+from ..common.lvis import IMAGES, NUM_CLASSES, dataloader, length, optimizer, schedule, train
+from ..common.rcnn_r50 import mask as model
+
+model.roi_heads.num_classes = NUM_CLASSES
+model.roi_heads.box_predictor.test_score_thresh = 0.6
+model.roi_heads.box_predictor.test_topk_per_image = 300
+optimizer.lr = 0.012
+lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,674 = 61,392 and 84,414
+train.update(length(12, images=IMAGES))  # x 7,674 = 92,088
+train.output_dir = "output/lvis/mask_rs_lvis_v1_r50_12ep"
