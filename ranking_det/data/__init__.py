@@ -6,7 +6,7 @@ from ranking_det.data.annotations import (
     read_annotations,
 )
 from ranking_det.data.own import complete_for_evaluation, register_annotations
-from ranking_det.data.register import prepare_registered, register_shapes
+from ranking_det.data.register import prepare_registered, register_lvis, register_shapes
 
 __all__ = [
     "AnnotationSummary",
@@ -15,7 +15,9 @@ __all__ = [
     "prepare_registered",
     "read_annotations",
     "register_annotations",
+    "register_lvis",
     "register_shapes",
 ]
 
 register_shapes()
+register_lvis()

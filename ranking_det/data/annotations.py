@@ -86,10 +86,10 @@ def read_annotations(
     """
     path = str(json_file)
     content = read_json(path)
-    _check_sections(content, path)
+    check_sections(content, path)
     files = None
     if image_root is not None:
-        _check_folder(image_root)
+        check_folder(image_root)
         files = FileChecks(image_root, len(content["images"]))
     faults = Faults(path)
     lvis = is_lvis(content["images"])
@@ -159,7 +159,8 @@ def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> N
             )
 
 
-def _check_sections(content: dict[str, Any], path: str) -> None:
+def check_sections(content: dict[str, Any], path: str) -> None:
+    """Raise ConfigError unless a file's content has the three lists of COCO and LVIS."""
     for section in SECTIONS:
         if section not in content:
             raise ConfigError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
@@ -177,7 +178,8 @@ def is_lvis(images: list[Any]) -> bool:
     )
 
 
-def _check_folder(image_root: str | Path) -> None:
+def check_folder(image_root: str | Path) -> None:
+    """Raise ConfigError unless the folder of the images is there and can be read."""
     if not os.path.isdir(image_root):
         what = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
         raise ConfigError(f"the image folder {str(image_root)!r} {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,16 @@ def candidates(image: dict[str, Any]) -> list[str]:
 
     Returns:
         At least one relative path: the file name, then the last two parts of the URL, such as
-        ``train2017/000000000009.jpg``, then the last.
+        ``train2017/000000000009.jpg``, then the last. LVIS v0.5's names are those of COCO's sets of
+        2014, whose images have other names and lie in either folder of 2017.
     """
     names = [image["file_name"]] if image.get("file_name") else []
     parts = (image.get("coco_url") or "").split("/")
     if parts[-1]:
         names += ["/".join(parts[-2:]), parts[-1]]
+    old = re.fullmatch(r"COCO_\w+2014_(\d{12}\.jpg)", names[0] if names else "")
+    if old:
+        names += [f"{folder}/{old[1]}" for folder in ("train2017", "val2017")] + [old[1]]
     return list(dict.fromkeys(names))
 
 
@@ -86,7 +91,7 @@ class FileChecks:
 
     Args:
         image_root: the folder of the images.
-        num_images: how many will be checked.
+        num_images: how many will be checked; 0 to read no header.
     """
 
     def __init__(self, image_root: str | Path, num_images: int) -> None:
@@ -100,7 +105,7 @@ class FileChecks:
             root = self._finder.image_root
             places = " or ".join(os.path.join(root, name) for name in candidates(image))
             yield "missing image file", f"no file {places}"
-        elif index % self._step == 0:
+        elif self._step and index % self._step == 0:
             yield from _header_faults(image, path)
 
 

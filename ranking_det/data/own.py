@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ranking_det.data.annotations import AnnotationSummary, read_json
-from ranking_det.data.records import register_set, to_records
+from ranking_det.data.annotations import AnnotationSummary
+from ranking_det.data.records import load_set, register_set
 
 
 def register_annotations(
@@ -35,7 +35,7 @@ def register_annotations(
         ]
     register_set(
         name,
-        partial(_load, str(json_file), str(image_root), class_of),
+        partial(load_set, name),
         thing_classes=list(summary.class_names),
         thing_dataset_id_to_contiguous_id=class_of,
         json_file=str(json_file),
@@ -64,7 +64,3 @@ def complete_for_evaluation(content: dict[str, Any]) -> None:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
         if annotation["id"] == 0:
             annotation["id"] = max(other["id"] for other in annotations) + 1
-
-
-def _load(json_file: str, image_root: str, class_of: dict[int, int]) -> list[dict[str, Any]]:
-    return to_records(read_json(json_file), image_root, class_of)

@@ -11,9 +11,50 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
-from ranking_det.data.image_files import ImageFinder
+from ranking_det.config import ConfigError
+from ranking_det.data.annotations import check_folder, check_sections, read_json
+from ranking_det.data.entries import check_categories, check_images
+from ranking_det.data.faults import Faults
+from ranking_det.data.image_files import FileChecks, ImageFinder
 
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+def load_set(name: str) -> list[dict[str, Any]]:
+    """Load a registered set, from its file in COCO's or LVIS's format.
+
+    Args:
+        name: of a set whose metadata has ``json_file``, ``image_root``, ``evaluator_type`` ("coco"
+            or "lvis") and ``thing_dataset_id_to_contiguous_id``. That of LVIS gets
+            ``class_image_count``, what Detectron2's federated loss reads.
+
+    Returns:
+        See :func:`to_records`.
+
+    Raises:
+        ConfigError: the file is missing or is none of its format, has other categories than the set
+            is registered with, or an image has no name or is not there. Annotations are not
+            checked; see :func:`ranking_det.data.annotations.read_annotations`.
+    """
+    metadata = MetadataCatalog.get(name)
+    path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
+    content = read_json(path)
+    check_sections(content, path)
+    check_folder(metadata.image_root)
+    faults = Faults(path)
+    names = check_categories(content["categories"], lvis, faults)
+    check_images(content["images"], lvis, names, FileChecks(metadata.image_root, 0), faults)
+    faults.check()
+    class_of = metadata.thing_dataset_id_to_contiguous_id
+    if names.keys() != class_of.keys():
+        raise ConfigError(
+            f"{path}: has {len(names)} categories with ids from {min(names)} to {max(names)}, but "
+            f"the data set {name!r} has {len(class_of)}, {min(class_of)} to {max(class_of)}"
+        )
+    if lvis and metadata.get("class_image_count") is None:
+        counts = {own["id"]: own["image_count"] for own in content["categories"]}
+        metadata.class_image_count = [{"id": i, "image_count": counts[i]} for i in names]
+    return to_records(content, metadata.image_root, class_of)
 
 
 def to_records(

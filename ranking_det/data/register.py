@@ -1,21 +1,22 @@
-"""Registers the data sets of this project with Detectron2.
+"""Registers data sets with Detectron2, without reading or making a file.
 
-`shapes_train`, `shapes_val`, `shapes_lvis_train` and `shapes_lvis_val` lie under
-$DETECTRON2_DATASETS (see `ranking_det.data.shapes`). Registering reads and makes no file.
+They lie under $DETECTRON2_DATASETS: the shapes (see `ranking_det.data.shapes`), and LVIS where
+Detectron2 has it too.
 """
 
-import json
+import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
-from ranking_det.data.records import register_set, to_records
+from ranking_det.data.records import load_set, register_set
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 
 _SPLITS = ("train", "val")
+_LVIS_VERSIONS = ("v1", "v0.5")
 
 
 def register_shapes(root: str | Path | None = None) -> None:
@@ -42,6 +43,32 @@ def register_shapes(root: str | Path | None = None) -> None:
             )
 
 
+def register_lvis(root: str | Path | None = None) -> None:
+    """Registers ``ranking_lvis_v1_train`` and ``_val``, and the same of v0.5.
+
+    Unlike Detectron2's ``lvis_v1_train`` and so on, they need no lvis package. The annotations are
+    lvis/lvis_v1_train.json and so on; the images, of either split, lie in coco/train2017 and
+    coco/val2017. Called again, it moves the sets to the root given then.
+
+    Args:
+        root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
+    """
+    folder = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
+    for version in _LVIS_VERSIONS:
+        classes = get_lvis_instances_meta(f"lvis_{version}")["thing_classes"]
+        for split in _SPLITS:
+            name = f"ranking_lvis_{version}_{split}"
+            register_set(
+                name,
+                partial(load_set, name),
+                thing_classes=classes,
+                thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
+                json_file=str(folder / "lvis" / f"lvis_{version}_{split}.json"),
+                image_root=str(folder / "coco"),
+                evaluator_type="lvis",
+            )
+
+
 def prepare_registered(names: Iterable[str]) -> None:
     """Makes the shapes sets among these registered names that are missing.
 
@@ -62,36 +89,4 @@ def _load_shapes(json_file: Path, name: str) -> list[dict]:
             f"data set {name!r} is not in {folder}: make it with "
             f"`{command} --variant {folder.name}`"
         )
-    load = load_lvis_json if folder.name == "shapes_lvis" else load_coco_json
-    return load(str(json_file), MetadataCatalog.get(name).image_root, name)
-
-
-def load_lvis_json(json_file: str, image_root: str, dataset_name: str) -> list[dict]:
-    """Loads an LVIS v1 file as Detectron2's dicts, without the lvis package.
-
-    Sets `thing_classes` and `class_image_count` (what Detectron2's federated loss reads) in the
-    metadata of the data set.
-
-    Args:
-        json_file: annotations in LVIS's format, with category ids 1 to K.
-        image_root: where the images lie, by their `file_name`; an image without one (LVIS itself)
-            is found in image_root by the last two parts of its `coco_url`, or the last one.
-        dataset_name: name of the data set in Detectron2's catalogs.
-
-    Returns:
-        A dict per image, sorted by image id, with the fields that federated evaluation needs
-        (`neg_category_ids` and `not_exhaustive_category_ids`, as in the file: from 1).
-    """
-    content = json.loads(Path(json_file).read_text())
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    ids = [category["id"] for category in categories]
-    if ids != list(range(1, len(ids) + 1)):
-        raise ValueError(f"{json_file}: category ids are not 1 to {len(ids)}, as in LVIS v1")
-    MetadataCatalog.get(dataset_name).set(
-        thing_classes=[category["name"] for category in categories],
-        class_image_count=[
-            {"id": category["id"], "image_count": category["image_count"]}
-            for category in categories
-        ],
-    )
-    return to_records(content, image_root, {identity: identity - 1 for identity in ids})
+    return load_set(name)

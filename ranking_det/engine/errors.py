@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,23 @@ def check_classes(names: list[str], num_classes: int | None, key: str) -> None:
             raise ConfigError(
                 f"{key} is {num_classes}, but the data set {name!r} has {len(classes)} classes"
             )
+
+
+def check_sets(names: list[str]) -> None:
+    """Load data sets once, to hear of what is wrong before a training rather than after it.
+
+    Raises:
+        ConfigError: a file is missing or faulty, or a set needs a package that is not there.
+    """
+    for name in names:
+        build({"_target_": DatasetCatalog.get, "name": name}, f"the data set {name!r}")
+
+
+def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: list[str]) -> None:
+    """Raise ConfigError if a mapper is to give masks and no object has one."""
+    wanted = getattr(mapper, "masks", False) or getattr(mapper, "use_instance_mask", False)
+    if wanted and not any("segmentation" in a for r in records for a in r["annotations"]):
+        raise ConfigError(
+            f"the objects of {', '.join(names)} have boxes only, but the config trains masks: take "
+            "one without, or annotations with 'segmentation'"
+        )

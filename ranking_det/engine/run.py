@@ -30,7 +30,9 @@ from ranking_det.engine.errors import (
     check_classes,
     check_datasets,
     check_device,
+    check_masks,
     check_output_dir,
+    check_sets,
     prepare_datasets,
 )
 from ranking_det.engine.evaluation import augment, evaluate
@@ -132,6 +134,7 @@ def run(args: argparse.Namespace) -> str:
             logger.info("Evaluating %s", weights)
             evaluate(experiment, distribute(model, experiment.settings().device))
             return output_dir
+        check_sets(experiment.names("test"))
         start = read_extras(weights).get("iteration", -1) + 1 if args.resume else None
         loader = _train_loader(experiment, start or 0)
         train(
@@ -172,8 +175,9 @@ def _check_data(experiment: Experiment, splits: Sequence[str]) -> None:
 
 def _train_loader(experiment: Experiment, start: int) -> Any:
     """The loader, once the schedule fits what it loads; the records do not outlive this call."""
-    records = experiment.records()
+    records, names = experiment.records(), experiment.names("train")
     if records:
+        check_masks(records, experiment.mapper("train").mapper, names)
         fit_to_data(experiment, len(records))
     return experiment.train_loader(records, start)
 

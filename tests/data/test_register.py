@@ -14,7 +14,6 @@ from detectron2.data import (
 from detectron2.structures import BoxMode
 
 from ranking_det.data import prepare_registered, register_shapes
-from ranking_det.data.register import load_lvis_json
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.shapes.lvis import (
     class_probabilities,
@@ -187,19 +186,3 @@ def test_unannotated_categories_are_in_no_list_and_the_forced_one_is_whole():
         partly += len(fields["not_exhaustive_category_ids"])
         assert (left[1] == 1) == (fields["not_exhaustive_category_ids"] == [2])
     assert 50 < unknown < 160 and 10 < partly < 60
-
-
-def test_images_are_found_by_their_url_where_they_have_no_file_name(tmp_path, lvis):
-    content = lvis["val"] | {"images": [dict(image) for image in lvis["val"]["images"]]}
-    for image in content["images"]:
-        del image["file_name"]
-    path = tmp_path / "lvis.json"
-    path.write_text(json.dumps(content))
-    records = load_lvis_json(str(path), "/images", "some_lvis_of_a_test")
-    assert records[0]["file_name"] == "/images/val/000001.jpg"
-    counts = MetadataCatalog.get("some_lvis_of_a_test").class_image_count
-    assert counts[0] == {"id": 1, "image_count": content["categories"][0]["image_count"]}
-    content["categories"] = content["categories"][1:]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="category ids are not 1 to 97"):
-        load_lvis_json(str(path), "/images", "some_lvis_of_a_test")

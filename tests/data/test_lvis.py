@@ -1,0 +1,163 @@
+"""LVIS as it lies on a disk: a few images under the names and ids of the real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from ranking_det.config import ConfigError
+from ranking_det.data import register_lvis
+from ranking_det.data.image_files import candidates
+
+ROOT = Path(__file__).parents[2]
+SQUARE = [[4, 4, 20, 4, 20, 16, 4, 16]]
+COCO_URL = "http://images.cocodataset.org"
+FEDERATED = {"neg_category_ids": [9], "not_exhaustive_category_ids": []}
+
+
+def categories(version):
+    names = MetadataCatalog.get(f"ranking_lvis_{version}_train").thing_classes
+    return [
+        {"id": k + 1, "name": f"{name} {k}", "frequency": "f", "image_count": 2}
+        for k, name in enumerate(names)
+    ]
+
+
+def images(version):
+    """Image 1 in the train folder, 2 in the val folder, whatever the split."""
+    size = {"width": 32, "height": 24, **FEDERATED}
+    if version == "v1":
+        urls = [f"{COCO_URL}/{part}2017/{i:012}.jpg" for i, part in ((1, "train"), (2, "val"))]
+        return [{"id": i + 1, "coco_url": url, **size} for i, url in enumerate(urls)]
+    return [{"id": i, "file_name": f"COCO_val2014_{i:012}.jpg", **size} for i in (1, 2)]
+
+
+def write(root, version, split="train", **changes):
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 7, "bbox": [4, 4, 16, 12], "area": 192.0}
+        | {"segmentation": SQUARE}
+        for i in (1, 2)
+    ]
+    content = {"categories": categories(version), "images": images(version)}
+    content |= {"annotations": annotations, **changes}
+    path = root / "lvis" / f"lvis_{version}_{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    for i, part in ((1, "train2017"), (2, "val2017")):
+        (folder / part).mkdir()
+        Image.fromarray(np.full((24, 32, 3), 90, np.uint8)).save(folder / part / f"{i:012}.jpg")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path, pictures):
+    (tmp_path / "coco").symlink_to(pictures)
+    register_lvis(tmp_path)
+    yield tmp_path
+    register_lvis()
+
+
+@pytest.mark.parametrize(("version", "count"), [("v1", 1203), ("v0.5", 1230)])
+def test_images_are_found_in_either_folder_by_url_or_old_name(root, version, count):
+    write(root, version)
+    name = f"ranking_lvis_{version}_train"
+    records = DatasetCatalog.get(name)
+    found = [Path(own["file_name"]).relative_to(root / "coco").as_posix() for own in records]
+    assert found == ["train2017/000000000001.jpg", "val2017/000000000002.jpg"]
+    assert records[0]["annotations"][0]["category_id"] == 6
+    assert records[0]["neg_category_ids"] == [9]
+    metadata = MetadataCatalog.get(name)
+    assert metadata.evaluator_type == "lvis" and len(metadata.thing_classes) == count
+    assert metadata.class_image_count[1] == {"id": 2, "image_count": 2}
+
+
+def test_only_names_of_coco_2014_are_translated():
+    assert candidates({"file_name": "COCO_mine_000000000001.jpg"}) == ["COCO_mine_000000000001.jpg"]
+    old = candidates({"file_name": "COCO_train2014_000000000001.jpg"})
+    assert old[1:3] == ["train2017/000000000001.jpg", "val2017/000000000001.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            lambda: {"categories": categories("v0.5")},
+            r"has 1230 categories with ids from 1 to 1230, but the data set "
+            r"'ranking_lvis_v1_train' has 1203, 1 to 1203",
+        ),
+        (
+            lambda: {"images": [{k: v for k, v in images("v1")[0].items() if k != "coco_url"}]},
+            "image 1 .*: has no 'file_name' \\(nor LVIS's 'coco_url'\\)",
+        ),
+        (
+            lambda: {"images": [{"id": 1, "file_name": "1.jpg", "width": 32, "height": 24}]},
+            "has no 'neg_category_ids'",
+        ),
+        (
+            lambda: {"images": [images("v1")[0] | {"coco_url": f"{COCO_URL}/val2017/3.jpg"}]},
+            "no file .*coco/val2017/3.jpg",
+        ),
+        (lambda: {"categories": []}, "'categories' is empty"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(root, changes, message):
+    write(root, "v1", **changes())
+    with pytest.raises(ConfigError, match=message):
+        DatasetCatalog.get("ranking_lvis_v1_train")
+
+
+def test_a_missing_file_or_folder_is_named(root):
+    with pytest.raises(ConfigError, match="lvis_v1_val.json' does not exist"):
+        DatasetCatalog.get("ranking_lvis_v1_val")
+    write(root, "v1")
+    (root / "coco").unlink()
+    with pytest.raises(ConfigError, match="image folder .*coco' does not exist"):
+        DatasetCatalog.get("ranking_lvis_v1_train")
+
+
+MASK = "configs/shapes/quick/mask_rs.py"
+LVIS = [
+    *("dataloader.train.dataset.names=ranking_lvis_v1_train", "model.roi_heads.num_classes=1203"),
+    *("dataloader.test.dataset.names=ranking_lvis_v1_val", "train.device=cpu", "train.epochs=1"),
+    *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"),
+    "dataloader.test.num_workers=0",
+]
+
+
+def test_the_command_line_trains_on_odd_masks_and_refuses_what_does_not_fit(root, tmp_path):
+    """All in one process, as starting one takes seconds."""
+    rle = {"size": [24, 32], "counts": [100, 200, 468]}
+    odd = [SQUARE, rle, [[1, 1, 5, 5]], [[3, 3, 3, 3, 3, 3]], []]
+    annotations = [
+        {"id": i, "image_id": 1 + i % 2, "category_id": 7 + i, "bbox": [4, 4, 16, 12], "area": 9.0}
+        | {"segmentation": own}
+        for i, own in enumerate(odd, start=1)
+    ]
+    write(root, "v1", annotations=annotations)
+    write(root, "v0.5", annotations=[{**annotations[0], "segmentation": []}])
+    for version in ("v1", "v0.5"):
+        write(root, version, split="val")
+    first = ["--config-file", MASK, *LVIS, f"train.output_dir={tmp_path / 'out'}"]
+    other = [*first, LVIS[0].replace("v1", "v0.5")]
+    boxes = [*other, LVIS[2].replace("v1", "v0.5"), "model.roi_heads.num_classes=1230"]
+    runs = [first, other, boxes]
+    code = f"from ranking_det.engine import main\nprint([main(run) for run in {runs!r}])"
+    environment = os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[0, 2, 2]"), done.stdout[-2000:] + done.stderr[-3000:]
+    errors = [line for line in done.stderr.splitlines() if "ranking_lvis" in line]
+    assert "num_classes is 1203, but the data set 'ranking_lvis_v0.5_train' has 1230" in errors[0]
+    assert "have boxes only, but the config trains masks" in errors[1]
+    assert (tmp_path / "out" / "model_final.pth").is_file()
