@@ -10,6 +10,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from ranking_det.data.annotations import read_annotations
+from ranking_det.data.image_files import candidates
 from ranking_det.data.own import complete_for_evaluation, register_annotations
 from tests.data.test_annotations import IDS, NAMES, valid
 
@@ -19,12 +20,16 @@ FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 
 @pytest.fixture
 def register(tmp_path):
-    """Writes a file without images and registers it; returns its path."""
+    """Writes a file, with empty ones for its images, and registers it; returns its path."""
 
     def do(content, folder="."):
         path = tmp_path / folder / "own.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
+        for image in content["images"]:
+            place = path.parent / "images" / candidates(image)[0]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
         register_annotations(NAME, path, path.parent / "images", read_annotations(path))
         return path
 

@@ -1,0 +1,232 @@
+"""The R-CNNs of configs/coco, configs/lvis and configs/cityscapes against the papers' rows."""
+
+import ast
+from typing import NamedTuple
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.utils.events import EventStorage
+
+import ranking_det.modeling
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.losses import ALRPCriterion, HistoryBalance, RankSort, ValueBalance
+from tests.modeling.conftest import make_batch
+from tests.test_coco_configs import ROOT, check_step
+
+ONE_SIZE = (800,)
+TWELVE = (87_960, 58_640, 80_630)
+LONG = (263_880, 197_910, 241_890)
+
+
+class Row(NamedTuple):
+    ap: tuple[str, ...]  # as the docstring has them
+    lr: float
+    schedule: tuple[int, ...]  # iterations, and those from which the rate is a tenth
+    sizes: tuple[int, ...] = ONE_SIZE  # of the short edge in training
+    masks: bool = False
+    score: float = 0.4
+    detections: int = 100
+    depth: int = 50
+    batch: int = 16
+    classes: int = 80
+    plus: bool = False
+    stages: int = 1
+    loss: str = "rs"
+
+
+SIX = (640, 672, 704, 736, 768, 800)
+ROWS = {
+    "coco/faster_rs_r50_12ep": Row(("39.6",), 0.012, TWELVE),
+    "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, TWELVE, plus=True),
+    "coco/faster_plus_rs_r101_36ep": Row(
+        ("47.6",), 0.012, LONG, (480, 560, 640, 720, 800, 880, 960), depth=101, plus=True
+    ),
+    "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, TWELVE, stages=3),
+    "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, TWELVE, masks=True),
+    "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, TWELVE, masks=True, plus=True),
+    "coco/mask_rs_r101_36ep": Row(("40.3", "44.7"), 0.012, LONG, SIX, masks=True, depth=101),
+    "coco/faster_alrp_r50_100ep_512": Row(
+        ("40.7",), 0.012, (366_500, 219_900, 293_200), (), score=0.05, batch=32, loss="alrp"
+    ),
+    "coco/faster_ce_r50_12ep": Row(("37.6",), 0.02, TWELVE, score=0.05, loss="ce"),
+    "coco/mask_ce_r50_12ep": Row((), 0.02, TWELVE, masks=True, score=0.05, loss="ce"),
+    "lvis/mask_rs_lvis_v1_r50_12ep": Row(
+        *(("25.2", "25.9"), 0.012, (92_088, 61_392, 84_414), SIX),
+        masks=True,
+        score=0.6,
+        detections=300,
+        classes=1203,
+    ),
+    "cityscapes/mask_rs_r50": Row(
+        *(("no row",), 0.006, (24_000, 18_000), (800, 832, 864, 896, 928, 960, 992, 1024)),
+        masks=True,
+        batch=8,
+        classes=8,
+    ),
+}
+# One of each kind takes a training step.
+STEPS = {"coco/cascade_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
+STEPS |= {"coco/mask_ce_r50_12ep", "coco/mask_plus_rs_r50_12ep"}
+RESNET = "detectron2://ImageNetPretrained/torchvision/R-{}.pkl"
+NECK = pytest.mark.skipif(
+    not hasattr(ranking_det.modeling, "CARAFEFPN"), reason="waits for CARAFEFPN"
+)
+
+
+def test_every_config_has_its_row():
+    found = [
+        f"{path.parent.name}/{path.stem}"
+        for folder in ("coco", "lvis", "cityscapes")
+        for path in (ROOT / folder).glob("*.py")
+        if not path.stem.startswith(("retinanet", "fcos"))
+    ]
+    assert sorted(found) == sorted(ROWS)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=NECK if ROWS[n].plus else ()) for n in sorted(ROWS)],
+)
+def case(request):
+    """A config with its row; its model is built once, in ``test_the_model``."""
+    return (
+        request.param,
+        load_lazy_config(str(ROOT / f"{request.param}.py"), []),
+        ROWS[request.param],
+    )
+
+
+def test_the_file_names_its_row(case):
+    name, cfg, row = case
+    text = ast.get_docstring(ast.parse((ROOT / f"{name}.py").read_text()))
+    assert all(ap in text for ap in row.ap)
+    assert cfg.train.output_dir == f"output/{name}"
+    assert cfg.train.init_checkpoint == RESNET.format(row.depth)
+
+
+def test_the_schedule(case):
+    _, cfg, row = case
+    total, *steps = row.schedule
+    assert cfg.train.max_iter == total
+    multiplier = instantiate(cfg.lr_multiplier)
+    expected = {0: 0.001, 499: 0.001 + 0.999 * 499 / 500, 500: 1.0, total - 1: 0.1 ** len(steps)}
+    for i, step in enumerate(steps):
+        expected |= {step - 1: 0.1**i, step: 0.1 ** (i + 1)}
+    for iteration, factor in expected.items():
+        rate = cfg.optimizer.lr * multiplier(iteration / total)
+        assert rate == pytest.approx(row.lr * factor, rel=1e-6), iteration
+    assert cfg.train.iterations_per_epoch * cfg.train.epochs in (0, total)
+    assert cfg.train.reference_batch == row.batch
+
+
+def test_the_loading_and_the_sizes(case):
+    name, cfg, row = case
+    train, test = cfg.dataloader.train, cfg.dataloader.test
+    assert train.total_batch_size == row.batch and train.mapper.get("masks", False) == row.masks
+    assert train.mapper.image_format == test.mapper.image_format == "RGB"
+    if row.sizes:
+        resize, flip = (instantiate(node) for node in train.mapper.augmentations)
+        assert isinstance(resize, ResizeShortestEdge) and flip.prob == 0.5
+        assert resize.max_size == (2048 if "cityscapes" in name else 1333)
+        # Detectron2 makes of one number a range from it to itself.
+        assert sorted(set(resize.short_edge_length)) == list(row.sizes)
+        assert not resize.is_range or len(set(resize.short_edge_length)) == 1
+    expected = (1024, 2048) if "cityscapes" in name else (800, 1333) if row.sizes else (500, 833)
+    tested = test.mapper.augmentations[0]
+    assert (tested.short_edge_length, tested.max_size) == expected
+    names = {
+        "coco": ("coco_2017_train", "coco_2017_val"),
+        "lvis": ("ranking_lvis_v1_train", "ranking_lvis_v1_val"),
+        "cityscapes": tuple(f"cityscapes_fine_instance_seg_{part}" for part in ("train", "val")),
+    }[name.split("/")[0]]
+    source = train.dataset
+    if "lvis" in name:
+        assert source._target_ is repeat_rare and source.threshold == 0.001
+        source = source.dataset
+    assert (source.names, test.dataset.names) == names
+    assert cfg.dataloader.evaluator.dataset_name == names[1]
+
+
+def check_ranking(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert rpn.sampler is None and heads.sampler is None
+    assert rpn.loss_weight == 0.2 and rpn.boundary == (0.0 if row.stages > 1 else None)
+    rule = rpn.assigner
+    assert (rule.positive_iou, rule.negative_iou) == (0.7, 0.3)
+    assert rule.low_quality and rule.low_quality_iou == 0.3
+    stages = heads.stages()
+    assert [stage.assigner.positive_iou for stage in stages] == [0.5, 0.6, 0.7][: row.stages]
+    low_quality = row.masks and row.stages == 1
+    assert all(stage.assigner.low_quality == low_quality for stage in stages)
+    alrp = row.loss == "alrp"
+    assert heads.proposal_append_gt != alrp
+    bias = -4.595 if alrp else 0.0
+    assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
+    for criterion, tau in [(rpn.criterion, 0.7), *((own.criterion, 0.5) for own in stages)]:
+        if alrp:
+            assert isinstance(criterion, ALRPCriterion) and criterion.tau == tau
+            assert isinstance(criterion.balance, HistoryBalance)
+            assert criterion.balance.period == 3665
+        else:
+            assert isinstance(criterion.classification, RankSort)
+            assert criterion.classification.delta == 0.5
+            assert isinstance(criterion.balance, ValueBalance)
+    for stage in stages:
+        assert stage.predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
+        assert stage.predictor.cls_score.out_features == row.classes
+        agnostic = row.stages > 1
+        assert stage.predictor.bbox_pred.out_features == (4 if agnostic else 4 * row.classes)
+
+
+def check_common(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert rpn.pre_nms_topk == {True: 2000, False: 1000}
+    assert rpn.post_nms_topk == {True: 1000, False: 1000} and rpn.nms_thresh == 0.7
+    areas = [cell.diff(dim=0).shape[0] for cell in rpn.anchor_generator.cell_anchors]
+    assert areas == [2] * 5  # three shapes of a cell
+    sides = [(c[1, 2] - c[1, 0]).item() for c in rpn.anchor_generator.cell_anchors]
+    assert sides == [32, 64, 128, 256, 512]
+    last = list(heads.box_predictor)[-1] if row.stages > 1 else heads.box_predictor
+    assert (last.test_score_thresh, last.test_nms_thresh) == (row.score, 0.5)
+    assert last.test_topk_per_image == row.detections
+    assert tuple(last.box2box_transform.weights) == (10, 10, 5, 5)
+    assert tuple(rpn.box2box_transform.weights) == (10, 10, 5, 5)
+    assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
+    if row.masks:
+        convolutions = [m for n, m in heads.mask_head.named_children() if n.startswith("mask_fcn")]
+        assert len(convolutions) == 4
+        assert heads.mask_head.predictor.out_channels == row.classes
+    names = [name for name, p in model.backbone.bottom_up.named_parameters() if p.requires_grad]
+    assert not any(name.startswith(("stem", "res2")) for name in names)
+    assert sum(name.endswith("conv2.norm.weight") for name in names) == row.depth // 3 - 3
+    block = model.backbone.bottom_up.res3[0]
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+    assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
+
+
+def test_the_model(case):
+    name, cfg, row = case
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).train()
+    check_common(model, row)
+    assert hasattr(model.backbone, "top_block") != row.plus
+    if row.loss != "ce":
+        check_ranking(model, row)
+    cfg.optimizer.params.model = model
+    (group,) = instantiate(cfg.optimizer).param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (row.lr, 0.9, 1e-4)
+    if name in STEPS:
+        model.proposal_generator.post_nms_topk = {True: 32, False: 32}  # for time
+        with EventStorage(0):
+            check_step(model)
+
+
+def test_an_image_without_objects_trains_the_masks_of_lvis():
+    cfg = load_lazy_config(str(ROOT / "lvis" / "mask_rs_lvis_v1_r50_12ep.py"), [])
+    cfg.model.proposal_generator.post_nms_topk = [32, 32]
+    model = instantiate(cfg.model).train()
+    losses = model(make_batch((2, 0), sizes=((96, 96),), num_classes=1203))
+    assert all(loss.isfinite() for loss in losses.values()) and "loss_mask" in losses
