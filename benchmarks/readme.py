@@ -122,8 +122,6 @@ def name_axes(model: Any) -> list[str]:
     name = "Mask R-CNN" if "mask_head" in heads else "Faster R-CNN"
     if name_of(model.backbone) == "CARAFEFPN":
         name += ", CARAFE FPN"
-    if "criterion" not in heads:
-        return [name, name_of(heads.proposal_matcher), "cross entropy"]
     return [name, name_of(heads.assigner), name_criterion(heads.criterion)]
 
 

@@ -22,6 +22,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 
+from benchmarks.detectron2_rcnn import ALL, detectron2_rcnn
 from benchmarks.machine import describe_machine
 from ranking_det.data.register import prepare_registered
 
@@ -35,10 +36,9 @@ CRITERIA = {
 }
 
 
-RCNNS = {"cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
+RCNNS = {"detectron2": "mask_ce", "cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
 
 LIMITED, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
-ALL = 10**6
 
 
 def verdict(ratio: float, limit: float) -> str:
@@ -88,13 +88,15 @@ def time_criteria(device: str, rounds: int) -> dict[str, Any]:
 
 
 def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
-    """Mask R-CNN's step with each loss."""
+    """Mask R-CNN's step with each loss, and with Detectron2's own RPN and heads."""
     batch = next(iter(instantiate(load(RCNNS["rank_sort"]).dataloader.train)))
     models: dict[str, torch.nn.Module] = {}
     for name, config in RCNNS.items():
-        torch.manual_seed(0)
-        models[name] = instantiate(without_sampling(load(config).model)).to(device).train()
-    share_weights(*models.values())
+        node = without_sampling(load(config).model)
+        if name == "detectron2":
+            node = detectron2_rcnn(node)
+        models[name] = instantiate(node).to(device).train()
+        share_weights(models["detectron2"], models[name])
     medians = time_in_turns(models, lambda name: step(models[name], batch), rounds)
     limits = {"rank_sort": RCNN_LIMIT}
     return summary(RCNNS, medians, "cross_entropy", batch, rounds, limits)
@@ -102,13 +104,9 @@ def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
 
 def without_sampling(model: Any) -> Any:
     """An R-CNN's config that trains with all anchors, all proposals and all positives' masks."""
-    for part in (model.proposal_generator, model.roi_heads):
-        if "batch_size_per_image" in part:  # Detectron2's
-            part.batch_size_per_image, part.positive_fraction = ALL, 1.0
-        else:
-            part.sampler = None
-    if "criterion" in model.roi_heads:
-        model.roi_heads.max_mask_rois = ALL
+    model.proposal_generator.sampler = None
+    model.roi_heads.sampler = None
+    model.roi_heads.max_mask_rois = ALL
     return model
 
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN with cross entropy: the baseline of RS-Faster R-CNN, of Detectron2's own heads.
+"""Faster R-CNN with cross entropy: the baseline of RS-Faster R-CNN.
 
 Published AP 37.6 with GIoU (Oksuz et al., ICCV 2021, table S8); here the box loss is L1.
 """

@@ -3,8 +3,8 @@
 The papers' row has deformable convolutions as well: published AP 47.6.
 """
 
-from ..common.carafe import with_carafe
 from ..common.coco import dataloader, length, optimizer, resize, schedule, train
+from ..common.rcnn import with_carafe
 from ..common.rcnn_r50 import faster
 
 model = with_carafe(faster)

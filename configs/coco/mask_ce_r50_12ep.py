@@ -1,4 +1,4 @@
-"""Mask R-CNN with cross entropy: the baseline of RS-Mask R-CNN, of Detectron2's own heads."""
+"""Mask R-CNN with cross entropy: the baseline of RS-Mask R-CNN."""
 
 from ..common.rcnn_r50 import mask_ce as model
 from .mask_rs_r50_12ep import dataloader, lr_multiplier, optimizer, train

@@ -11,9 +11,11 @@ from ranking_det.losses import (
     ALRPCriterion,
     AveragePrecision,
     BranchLoss,
+    CandidateCount,
     CenternessWeight,
     ConstantBalance,
     Criterion,
+    CrossEntropy,
     Focal,
     GIoU,
     HistoryBalance,
@@ -36,6 +38,15 @@ rank_sort = L(Criterion)(
     localization=L(GIoU)(),
     instance_weight=L(ScoreWeight)(),
     balance=L(ValueBalance)(),
+)
+
+# Ren et al., NeurIPS 2015: for the heads of R-CNNs; the box loss as Detectron2 has it.
+cross_entropy = L(Criterion)(
+    classification=L(CrossEntropy)(),
+    localization=L(SmoothL1)(beta=0.0, weights=[10.0, 10.0, 5.0, 5.0]),
+    instance_weight=L(UniformWeight)(),
+    balance=L(ConstantBalance)(weight=1.0),
+    normalizer=L(CandidateCount)(),
 )
 
 # Lin et al., ICCV 2017, as Detectron2 normalises it.

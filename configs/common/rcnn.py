@@ -12,21 +12,17 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
+from detectron2.modeling.proposal_generator import StandardRPNHead
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
 from omegaconf import DictConfig
 
 from ranking_det.assigners import MaxIoU
 from ranking_det.losses import MaskCriterion
 from ranking_det.modeling import (
+    CARAFEFPN,
+    RandomSampler,
     RankingBoxPredictor,
     RankingCascadeROIHeads,
     RankingMaskHead,
@@ -34,7 +30,7 @@ from ranking_det.modeling import (
     RankingRPN,
 )
 
-from .criteria import rank_sort
+from .criteria import cross_entropy, rank_sort
 
 LEVELS = ["p2", "p3", "p4", "p5"]
 STRIDES = [4, 8, 16, 32, 64]
@@ -150,27 +146,47 @@ def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) ->
     return cascade
 
 
-def with_cross_entropy(model: DictConfig, rois: int = 512) -> DictConfig:
-    """The same detector of Detectron2's own parts, with its samplers: ``rois`` of an image."""
-    ranking, heads = model.proposal_generator, deepcopy(model.roi_heads)
-    baseline = deepcopy(model)
-    baseline.proposal_generator = L(RPN)(
-        **{name: ranking[name] for name in ("in_features", "head", "anchor_generator")},
-        **{name: ranking[name] for name in ("box2box_transform", "pre_nms_topk", "post_nms_topk")},
-        anchor_matcher=L(Matcher)(
-            thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
-        ),
-        batch_size_per_image=256,
-        positive_fraction=0.5,
+def with_carafe(model: DictConfig) -> DictConfig:
+    """The "+" model: another neck, which has a p6 of its own (Wang et al., ICCV 2019)."""
+    plus, own = deepcopy(model), model.backbone
+    plus.backbone = L(CARAFEFPN)(
+        bottom_up=own.bottom_up, in_features=own.in_features, out_channels=own.out_channels
     )
-    heads.box_predictor._target_ = FastRCNNOutputLayers
-    if "mask_head" in heads:
-        heads.mask_head._target_ = MaskRCNNConvUpsampleHead
-    ours = ("_target_", "assigner", "criterion", "mask_criterion")
-    baseline.roi_heads = L(StandardROIHeads)(
-        **{name: heads[name] for name in heads if name not in ours},
-        proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
-        batch_size_per_image=rois,
-        positive_fraction=0.25,
-    )
+    return plus
+
+
+def with_criterion(model: DictConfig, criterion: DictConfig) -> DictConfig:
+    """Faster or Mask R-CNN with another criterion in the RPN and the box head."""
+    other = deepcopy(model)
+    other.proposal_generator.criterion = criterion
+    other.roi_heads.criterion = criterion
+    return other
+
+
+def with_samplers(
+    model: DictConfig, anchors: int | None = 256, rois: int | None = 512
+) -> DictConfig:
+    """The same with random samples of an image; None for all anchors or all proposals."""
+    sampled = deepcopy(model)
+    if anchors is not None:
+        sampled.proposal_generator.sampler = L(RandomSampler)(size=anchors, positive_fraction=0.5)
+    if rois is not None:
+        sampled.roi_heads.sampler = L(RandomSampler)(size=rois, positive_fraction=0.25)
+    return sampled
+
+
+def with_cross_entropy(
+    model: DictConfig, anchors: int | None = 256, rois: int | None = 512
+) -> DictConfig:
+    """The baseline: losses and samples, though not the code, of Detectron2's own R-CNNs."""
+    baseline = with_samplers(with_criterion(model, cross_entropy), anchors, rois)
+    baseline.proposal_generator.loss_weight = 1.0
+    baseline.roi_heads.box_predictor.softmax = True
+    if "mask_head" in baseline.roi_heads:
+        baseline.roi_heads.mask_head._target_ = MaskRCNNConvUpsampleHead
+        baseline.roi_heads.mask_criterion = L(MaskCriterion)(
+            error="cross_entropy", weighted=False, balanced=False
+        )
+        # A sample has no more positives than that.
+        baseline.roi_heads.max_mask_rois = 10_000
     return baseline

@@ -1,13 +1,22 @@
 """R-CNNs for small images on a CPU: ResNet-18 trained from scratch, FPN of 64 channels, FC of 256.
 
-``faster``, ``mask`` and ``cascade`` rank; ``faster_plus`` has CARAFE in its FPN. ``faster_ce`` and ``mask_ce`` are Detectron2's own heads
-with its samplers, of the same sizes and with the same proposals, at most 128 an image.
+``faster``, ``mask`` and ``cascade`` rank; ``faster_plus`` has CARAFE in its FPN. ``faster_ce`` and
+``mask_ce`` are the baselines on random samples; all have at most 128 proposals an image.
 """
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import BasicStem, ResNet
 
-from .rcnn import box_heads, faster_rcnn, fpn, rpn, with_cross_entropy, with_masks, with_stages
+from .rcnn import (
+    box_heads,
+    faster_rcnn,
+    fpn,
+    rpn,
+    with_carafe,
+    with_cross_entropy,
+    with_masks,
+    with_stages,
+)
 
 CHANNELS = 64
 
@@ -24,6 +33,7 @@ faster = faster_rcnn(
     # A short run's ranking scores have no scale yet.
     box_heads(CHANNELS, features=256, sampling_ratio=2, score_thresh=0.0),
 )
+faster_plus = with_carafe(faster)
 mask = with_masks(faster, num_conv=2)
 cascade = with_stages(faster)
 faster_ce = with_cross_entropy(faster, rois=128)

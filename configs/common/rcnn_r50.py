@@ -1,7 +1,7 @@
 """R-CNNs on ResNet-50 as Rank & Sort Loss has them (Oksuz et al., ICCV 2021).
 
 ``faster``, ``mask``, ``cascade`` and ``cascade_mask`` rank; ``faster_ce`` and ``mask_ce`` are the
-baselines, of Detectron2's own parts. Detections need a score of .40, those of the baselines of .05.
+baselines on random samples. Detections need a score of .40, those of the baselines of .05.
 """
 
 from .rcnn import box_heads, faster_rcnn, fpn, rpn, with_cross_entropy, with_masks, with_stages

@@ -20,7 +20,6 @@ from ranking_det.data.entries import (
 )
 from ranking_det.data.faults import Faults
 from ranking_det.data.image_files import FileChecks
-from ranking_det.data.records import has_mask
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class AnnotationSummary:
             training.
         num_objects: number of annotations that are no crowds.
         num_masks: of these, how many have a ``segmentation``.
-        num_rle: of these, how many have one as RLE and not as polygons.
     """
 
     json_file: str
@@ -57,7 +55,6 @@ class AnnotationSummary:
     num_empty_images: int
     num_objects: int
     num_masks: int
-    num_rle: int
 
 
 def read_annotations(
@@ -204,7 +201,6 @@ def _summarize(
     num_objects: int,
 ) -> AnnotationSummary:
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    masks = [a["segmentation"] for a in content["annotations"] if has_mask(a)]
     return AnnotationSummary(
         json_file=path,
         format="lvis" if lvis else "coco",
@@ -214,6 +210,7 @@ def _summarize(
         num_images=len(content["images"]),
         num_empty_images=len(content["images"]) - num_with_objects,
         num_objects=num_objects,
-        num_masks=len(masks),
-        num_rle=sum(isinstance(mask, dict) for mask in masks),
+        num_masks=sum(
+            bool(a.get("segmentation")) and not a.get("iscrowd") for a in content["annotations"]
+        ),
     )

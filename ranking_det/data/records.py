@@ -69,17 +69,11 @@ def to_records(
 
     Returns:
         A dict per image, sorted by image id. Those of LVIS have ``neg_category_ids`` and
-        ``not_exhaustive_category_ids``, as in the file. Where only some objects have a mask, the
-        others get one without area, since Detectron2 needs all or none in an image.
+        ``not_exhaustive_category_ids``, as in the file.
     """
     of_image = defaultdict(list)
-    masks = any(has_mask(annotation) for annotation in content["annotations"])
     for annotation in content["annotations"]:
-        record = _to_object(annotation, class_of)
-        if masks and not annotation.get("iscrowd"):
-            # A polygon, which Detectron2 does not take for an empty mask and keeps with its box.
-            record.setdefault("segmentation", [[*annotation["bbox"][:2]] * 3])
-        of_image[annotation["image_id"]].append(record)
+        of_image[annotation["image_id"]].append(_to_object(annotation, class_of))
     finder = ImageFinder(image_root)
     return [
         {
@@ -92,11 +86,6 @@ def to_records(
         }
         for image in sorted(content["images"], key=lambda image: image["id"])
     ]
-
-
-def has_mask(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation is an object, and no crowd, with a mask."""
-    return bool(annotation.get("segmentation")) and not annotation.get("iscrowd")
 
 
 def _to_object(annotation: dict[str, Any], class_of: Mapping[int, int]) -> dict[str, Any]:

@@ -94,10 +94,6 @@ class Experiment(ABC):
         """Whether the model has masks to learn."""
 
     @abstractmethod
-    def take_bitmasks(self) -> None:
-        """Load masks as bitmaps, which those in RLE need; without effect on a loader of boxes."""
-
-    @abstractmethod
     def model(self) -> nn.Module:
         """Build the model, on its device."""
 

@@ -119,11 +119,6 @@ class LazyExperiment(Experiment):
         """See :class:`Experiment`."""
         return self._select("model.roi_heads.mask_head") is not None
 
-    def take_bitmasks(self) -> None:
-        """See :class:`Experiment`."""
-        if self._select("dataloader.train.mapper.use_instance_mask"):
-            self.cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
-
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""
         model: nn.Module = build(self.cfg.model, "model")

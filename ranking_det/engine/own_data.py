@@ -65,8 +65,6 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
         len(summary.class_names),
         keep_empty=args.keep_empty_images,
     )
-    if data.train is not None and data.train.num_rle:
-        experiment.take_bitmasks()
     return data
 
 
@@ -105,12 +103,9 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
             )
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
-            "train: %d of %d objects have no mask: %s",
+            "train: %d of %d objects have no mask: only their boxes are learnt",
             data.train.num_objects - data.train.num_masks,
             data.train.num_objects,
-            "as others have RLE masks, Detectron2 leaves them out"
-            if data.train.num_rle
-            else "only their boxes are learnt",
         )
 
 

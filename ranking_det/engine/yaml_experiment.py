@@ -22,7 +22,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
 from ranking_det.config import ConfigError
-from ranking_det.data.mapper import NamedErrors
+from ranking_det.data.mapper import BoxMapper, NamedErrors
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import RecordList
 from ranking_det.engine.errors import build
@@ -152,12 +152,6 @@ class YamlExperiment(Experiment):
         model = self.cfg.MODEL
         return model.META_ARCHITECTURE == "GeneralizedRCNN" and bool(model.MASK_ON)
 
-    def take_bitmasks(self) -> None:
-        """See :class:`Experiment`."""
-        self.cfg.defrost()
-        self.cfg.INPUT.MASK_FORMAT = "bitmask"
-        self.cfg.freeze()
-
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""
         model: nn.Module = build({"_target_": partial(build_model, self.cfg)}, "MODEL")
@@ -179,7 +173,12 @@ class YamlExperiment(Experiment):
 
     def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
         """See :class:`Experiment`; errors name the image."""
-        return NamedErrors(DatasetMapper(self.cfg, is_train=split == "train"))
+        if split == "test" or not self.learns_masks():
+            return NamedErrors(DatasetMapper(self.cfg, is_train=split == "train"))
+        # Masks may be of several forms, or missing, at which Detectron2's mapper fails.
+        theirs = DatasetMapper.from_config(self.cfg, is_train=True)
+        taken = {name: theirs[name] for name in ("augmentations", "image_format")}
+        return NamedErrors(BoxMapper(**taken, masks=True))
 
     def train_loader(self, records: list[dict[str, Any]] | None, start_iter: int) -> Any:
         """See :class:`Experiment`; Detectron2's loader begins its order of images anew."""

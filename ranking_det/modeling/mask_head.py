@@ -137,7 +137,7 @@ def mask_targets(positives: Sequence[Instances], targets: Sequence[Instances], s
         if not objects.has("gt_masks"):
             raise ValueError(
                 "targets: expected gt_masks, which the data loader gives with "
-                "use_instance_mask=True if the annotations have a segmentation"
+                "masks=True (BoxMapper) or use_instance_mask=True (DatasetMapper)"
             )
         cut = objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, size)
         masks.append(cut.float())

@@ -407,7 +407,7 @@ def test_objects_without_masks_are_refused_by_name():
     targets = make_targets((2, 1))
     for own in targets:
         own.remove("gt_masks")
-    with pytest.raises(ValueError, match="expected gt_masks, .* use_instance_mask=True"):
+    with pytest.raises(ValueError, match="expected gt_masks, .*masks=True"):
         step(build("quick/mask_rs.py"), targets)
 
 

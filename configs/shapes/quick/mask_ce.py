@@ -1,4 +1,4 @@
-"""Mask R-CNN with cross entropy: Detectron2's own heads and samplers."""
+"""Mask R-CNN with cross entropy, of masks too, on the random samples that it needs."""
 
 from ...common.shapes_quick_rcnn import dataloader_masks as dataloader
 from ...common.shapes_quick_rcnn import lr_multiplier, optimizer, train

@@ -1,0 +1,56 @@
+"""The R-CNN of a config, made of Detectron2's own parts: what cross entropy is compared with."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from detectron2.config import LazyCall as L
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
+
+ALL = 10**6
+"""A sample of so many leaves nothing out."""
+
+RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
+RPN_NUMBERS = ("pre_nms_topk", "post_nms_topk")
+OURS = ("_target_", "assigner", "criterion", "mask_criterion", "max_mask_rois", "sampler")
+
+
+def detectron2_rcnn(model: Any) -> Any:
+    """The config of the same Faster or Mask R-CNN with Detectron2's RPN and heads.
+
+    Its samples are of the size of the given model's, or of everything if that has no samplers.
+
+    Args:
+        model: of ``configs/common/rcnn.py``, with cross entropy.
+    """
+    own, heads = model.proposal_generator, model.roi_heads
+    other = deepcopy(model)
+    other.proposal_generator = L(RPN)(
+        **{name: own[name] for name in (*RPN_PARTS, *RPN_NUMBERS)},
+        anchor_matcher=L(Matcher)(
+            thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
+        ),
+        **_sample(own),
+    )
+    other.roi_heads = L(StandardROIHeads)(
+        **{name: heads[name] for name in heads if name not in OURS},
+        proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
+        **_sample(heads),
+    )
+    predictor = other.roi_heads.box_predictor
+    predictor._target_ = FastRCNNOutputLayers
+    del predictor.softmax
+    return other
+
+
+def _sample(part: Any) -> dict[str, Any]:
+    sampler = part.get("sampler")
+    if sampler is None:
+        return {"batch_size_per_image": ALL, "positive_fraction": 1.0}
+    return {
+        "batch_size_per_image": sampler.size,
+        "positive_fraction": sampler.positive_fraction,
+    }
