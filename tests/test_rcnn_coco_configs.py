@@ -9,10 +9,21 @@ from detectron2.config import instantiate
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils.events import EventStorage
 
-import ranking_det.modeling
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.losses import ALRPCriterion, HistoryBalance, RankSort, ValueBalance
+from ranking_det.losses import (
+    ALRPCriterion,
+    CandidateCount,
+    CrossEntropy,
+    Focal,
+    GIoU,
+    HistoryBalance,
+    PositiveCount,
+    RankSort,
+    SmoothL1,
+    ValueBalance,
+)
+from ranking_det.modeling import RandomSampler
 from tests.modeling.conftest import make_batch
 from tests.test_coco_configs import ROOT, check_step
 
@@ -52,6 +63,7 @@ ROWS = {
         ("40.7",), 0.012, (366_500, 219_900, 293_200), (), score=0.05, batch=32, loss="alrp"
     ),
     "coco/faster_ce_r50_12ep": Row(("37.6",), 0.02, TWELVE, score=0.05, loss="ce"),
+    "coco/faster_focal_r50_12ep": Row(("31.8",), 0.01, TWELVE, score=0.05, loss="focal"),
     "coco/mask_ce_r50_12ep": Row((), 0.02, TWELVE, masks=True, score=0.05, loss="ce"),
     "lvis/mask_rs_lvis_v1_r50_12ep": Row(
         *(("25.2", "25.9"), 0.012, (92_088, 61_392, 84_414), SIX),
@@ -70,10 +82,7 @@ ROWS = {
 # One of each kind takes a training step.
 STEPS = {"coco/cascade_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
 STEPS |= {"coco/mask_ce_r50_12ep", "coco/mask_plus_rs_r50_12ep"}
-RESNET = "detectron2://ImageNetPretrained/torchvision/R-{}.pkl"
-NECK = pytest.mark.skipif(
-    not hasattr(ranking_det.modeling, "CARAFEFPN"), reason="waits for CARAFEFPN"
-)
+RESNETS = {50: "detectron2://ImageNetPretrained/torchvision/R-50.pkl", 101: "R-101.pkl"}
 
 
 def test_every_config_has_its_row():
@@ -86,10 +95,7 @@ def test_every_config_has_its_row():
     assert sorted(found) == sorted(ROWS)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(n, marks=NECK if ROWS[n].plus else ()) for n in sorted(ROWS)],
-)
+@pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
     """A config with its row; its model is built once, in ``test_the_model``."""
     return (
@@ -104,7 +110,7 @@ def test_the_file_names_its_row(case):
     text = ast.get_docstring(ast.parse((ROOT / f"{name}.py").read_text()))
     assert all(ap in text for ap in row.ap)
     assert cfg.train.output_dir == f"output/{name}"
-    assert cfg.train.init_checkpoint == RESNET.format(row.depth)
+    assert cfg.train.init_checkpoint == RESNETS[row.depth]
 
 
 def test_the_schedule(case):
@@ -181,6 +187,45 @@ def check_ranking(model, row):
         assert stage.predictor.bbox_pred.out_features == (4 if agnostic else 4 * row.classes)
 
 
+def check_baseline(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert (rpn.sampler.size, rpn.sampler.positive_fraction) == (256, 0.5)
+    assert (heads.sampler.size, heads.sampler.positive_fraction) == (512, 0.25)
+    assert rpn.loss_weight == 1.0 and heads.proposal_append_gt
+    focal = row.loss == "focal"
+    assert heads.box_predictor.softmax != focal
+    bias = -4.595 if focal else 0.0
+    assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
+    assert heads.box_predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
+    kind, normalizer = (Focal, PositiveCount) if focal else (CrossEntropy, CandidateCount)
+    for criterion, ours in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
+        assert isinstance(criterion.classification, kind)
+        assert isinstance(criterion.normalizer, normalizer)
+        assert isinstance(criterion.localization, GIoU if ours else SmoothL1)
+    if focal:
+        assert heads.criterion.normalizer.momentum == 0
+    assert heads.criterion.balance.weight == (2.0 if focal else 1.0 if row.masks else 10.0)
+    if row.masks:
+        masks = heads.mask_criterion
+        assert (masks.error, masks.weighted, masks.balanced) == ("cross_entropy", False, False)
+
+
+SAMPLED = "ranking_det.modeling.RandomSampler"
+
+
+def test_samplers_are_overrides_for_the_table_of_imbalance():
+    path = str(ROOT / "coco" / "faster_rs_r50_12ep.py")
+    parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
+    options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
+    cfg = load_lazy_config(path, [*options, f"{parts[1]}.size=512"])
+    sampler = instantiate(cfg.model.roi_heads.sampler)
+    assert isinstance(sampler, RandomSampler) and sampler.size == 512
+    assert instantiate(cfg.model.proposal_generator.sampler).size == 256
+    path = str(ROOT / "coco" / "faster_ce_r50_12ep.py")
+    cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
+    assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
+
+
 def check_common(model, row):
     rpn, heads = model.proposal_generator, model.roi_heads
     assert rpn.pre_nms_topk == {True: 2000, False: 1000}
@@ -213,7 +258,9 @@ def test_the_model(case):
     model = instantiate(cfg.model).train()
     check_common(model, row)
     assert hasattr(model.backbone, "top_block") != row.plus
-    if row.loss != "ce":
+    if row.loss in ("ce", "focal"):
+        check_baseline(model, row)
+    else:
         check_ranking(model, row)
     cfg.optimizer.params.model = model
     (group,) = instantiate(cfg.optimizer).param_groups

@@ -11,10 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from benchmarks.detectron2_rcnn import detectron2_rcnn
+from ranking_det.data.repeat import repeat_rare
 from ranking_det.engine.lazy_experiment import LazyExperiment
 from tests.modeling.conftest import CONFIGS, load, make_batch
 
 NAMES = ["faster_rs", "faster_plus_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
+LONG_TAILED = "mask_rs_lvis"
 
 
 def build(name):
@@ -185,4 +187,17 @@ def test_every_config_is_one_of_these_or_of_a_dense_detector():
         name
         for name in names
         if "roi_heads" in LazyConfig.load(str(CONFIGS / "shapes" / "quick" / f"{name}.py")).model
-    } == set(NAMES)
+    } == {*NAMES, LONG_TAILED}
+
+
+def test_the_long_tailed_shapes_differ_from_the_others_in_data_and_classes():
+    cfg, base = load(f"quick/{LONG_TAILED}.py"), load("quick/mask_rs.py")
+    assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
+    source = cfg.dataloader.train.dataset
+    assert source._target_ is repeat_rare and source.dataset.names == "shapes_lvis_train"
+    assert cfg.dataloader.evaluator.dataset_name == "shapes_lvis_val"
+    assert cfg.train.max_iter == cfg.train.epochs * cfg.train.iterations_per_epoch
+    model = build(LONG_TAILED)
+    step(model, make_batch((4, 0), num_classes=98))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert model.roi_heads.box_predictor.cls_score.out_features == 98

@@ -1,4 +1,7 @@
-"""RS-Faster R-CNN of Oksuz et al., ICCV 2021: ResNet-50, 12 epochs, published AP 39.6."""
+"""RS-Faster R-CNN of Oksuz et al., ICCV 2021: ResNet-50, 12 epochs, published AP 39.6.
+
+With random samples (table S8) 38.5, with all anchors 39.3: the samplers are overrides.
+"""
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.rcnn_r50 import faster as model

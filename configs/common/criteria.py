@@ -49,6 +49,15 @@ cross_entropy = L(Criterion)(
     normalizer=L(CandidateCount)(),
 )
 
+# The same with GIoU, which is smaller than L1 on encoded boxes.
+cross_entropy_giou = L(Criterion)(
+    classification=L(CrossEntropy)(),
+    localization=L(GIoU)(),
+    instance_weight=L(UniformWeight)(),
+    balance=L(ConstantBalance)(weight=10.0),
+    normalizer=L(CandidateCount)(),
+)
+
 # Lin et al., ICCV 2017, as Detectron2 normalises it.
 focal_smooth_l1 = L(Criterion)(
     classification=L(Focal)(alpha=0.25, gamma=2.0),
