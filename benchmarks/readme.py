@@ -156,12 +156,13 @@ def quick() -> str:
 def published() -> str:
     """The R-CNNs on COCO and LVIS, with what the papers report, as their files say."""
     rows = ["| config | box AP | mask AP | here |", "| --- | ---: | ---: | --- |"]
-    paths = [ROOT / "configs/lvis/mask_rs_lvis_v1_r50_12ep.py"]
-    for kind in ("faster", "mask", "cascade"):
-        paths[-1:-1] = sorted((ROOT / "configs/coco").glob(f"{kind}_*.py"))
-    for path in paths:
+    folder = ROOT / "configs/coco"
+    paths = [path for kind in ("faster", "mask", "cascade") for path in folder.glob(f"{kind}_*.py")]
+    for path in [*sorted(paths), *sorted((ROOT / "configs/lvis").glob("*.py"))]:
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        found = re.search(r"published (?:mask AP (\d+\.\d), box )?AP (\d+\.\d)", text, re.IGNORECASE)
+        found = re.search(
+            r"published (?:mask AP (\d+\.\d), box )?AP (\d+\.\d)", text, re.IGNORECASE
+        )
         masks, boxes = found.groups() if found else (None, None)
         name = path.relative_to(ROOT).as_posix()
         rows.append(f"| [`{path.stem}`]({name}) | {boxes or ''} | {masks or ''} | not run |")

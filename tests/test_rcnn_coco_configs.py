@@ -48,17 +48,19 @@ class Row(NamedTuple):
     loss: str = "rs"
 
 
+SEVEN = (480, 560, 640, 720, 800, 880, 960)
 SIX = (640, 672, 704, 736, 768, 800)
 ROWS = {
     "coco/faster_rs_r50_12ep": Row(("39.6",), 0.012, TWELVE),
     "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, TWELVE, plus=True),
-    "coco/faster_plus_rs_r101_36ep": Row(
-        ("47.6",), 0.012, LONG, (480, 560, 640, 720, 800, 880, 960), depth=101, plus=True
-    ),
+    "coco/faster_plus_rs_r101_36ep": Row(("47.6",), 0.012, LONG, SEVEN, depth=101, plus=True),
     "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, TWELVE, stages=3),
     "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, TWELVE, masks=True),
     "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, TWELVE, masks=True, plus=True),
     "coco/mask_rs_r101_36ep": Row(("40.3", "44.7"), 0.012, LONG, SIX, masks=True, depth=101),
+    "coco/mask_plus_rs_r101_36ep": Row(
+        *(("41.4", "46.1"), 0.012, LONG, SEVEN), masks=True, depth=101, plus=True
+    ),
     "coco/faster_alrp_r50_100ep_512": Row(
         ("40.7",), 0.012, (366_500, 219_900, 293_200), (), score=0.05, batch=32, loss="alrp"
     ),
@@ -71,6 +73,14 @@ ROWS = {
         score=0.6,
         detections=300,
         classes=1203,
+    ),
+    "lvis/mask_ce_lvis_v1_r50_12ep": Row(
+        *(("21.7", "22.5"), 0.02, (92_088, 61_392, 84_414), SIX),
+        masks=True,
+        score=0.001,
+        detections=300,
+        classes=1203,
+        loss="ce",
     ),
     "cityscapes/mask_rs_r50": Row(
         *(("no row",), 0.006, (24_000, 18_000), (800, 832, 864, 896, 928, 960, 992, 1024)),
@@ -217,10 +227,13 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
     path = str(ROOT / "coco" / "faster_rs_r50_12ep.py")
     parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
     options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
-    cfg = load_lazy_config(path, [*options, f"{parts[1]}.size=512"])
-    sampler = instantiate(cfg.model.roi_heads.sampler)
-    assert isinstance(sampler, RandomSampler) and sampler.size == 512
-    assert instantiate(cfg.model.proposal_generator.sampler).size == 256
+    options += [f"{parts[1]}.size=512", f"{parts[1]}.positive_fraction=0.25"]
+    cfg = load_lazy_config(path, options)
+    samplers = [
+        instantiate(cfg.model[part].sampler) for part in ("proposal_generator", "roi_heads")
+    ]
+    assert all(isinstance(own, RandomSampler) for own in samplers)
+    assert [(own.size, own.positive_fraction) for own in samplers] == [(256, 0.5), (512, 0.25)]
     path = str(ROOT / "coco" / "faster_ce_r50_12ep.py")
     cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None

@@ -1,7 +1,8 @@
 """RS-Mask R-CNN on ViTDet's ViT-B (Li et al., ECCV 2022), which Detectron2 0.6 does not have.
 
-Its main does, and needs timm for it. Data, schedule and optimizer are those of ViTDet; the papers
-have no row for it.
+Its main does, and needs timm for it. Augmentation, length, steps and optimizer are those of
+ViTDet's own config; the warm-up (500 iterations) and what becomes of cropped objects are this
+project's. The papers have no row for it.
 """
 
 from functools import partial
@@ -14,7 +15,7 @@ from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
 from ..common.coco import dataloader_masks as dataloader
-from ..common.coco import length, schedule, train
+from ..common.coco import iterations, length, schedule, train
 from ..common.rcnn_r50 import mask as model
 
 try:
@@ -65,7 +66,10 @@ optimizer = L(torch.optim.AdamW)(
 )
 lr_multiplier = schedule(100, [89, 96])
 train.update(length(100, batch=64))
+train.checkpointer.period = iterations(1, batch=64)
+train.eval_period = iterations(4, batch=64)
+train.amp.enabled = True
 train.init_checkpoint = (
-    "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pkl?matching_heuristics=True"
+    "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"
 )
 train.output_dir = "output/coco/mask_rs_vitdet_b"

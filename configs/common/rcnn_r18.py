@@ -36,5 +36,6 @@ faster = faster_rcnn(
 faster_plus = with_carafe(faster)
 mask = with_masks(faster, num_conv=2)
 cascade = with_stages(faster)
+cascade_mask = with_masks(cascade, num_conv=2)
 faster_ce = with_cross_entropy(faster, rois=128)
 mask_ce = with_cross_entropy(mask, rois=128)

@@ -43,10 +43,12 @@ class Assigner(nn.Module):
 
     Attributes:
         needs_predictions: whether it is to be given the predictions of the step.
+        needs_grid: whether it is for anchors on the cells of feature maps, and not for proposals.
         one_per_location: whether it needs one square anchor of 8 strides per cell.
     """
 
     needs_predictions = False
+    needs_grid = True
     one_per_location = False
 
     @torch.no_grad()

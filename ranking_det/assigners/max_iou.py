@@ -31,6 +31,8 @@ class MaxIoU(Assigner):
         low_quality_iou: the least IoU of such an anchor; .3 in the RPN of the ranking papers.
     """
 
+    needs_grid = False
+
     def __init__(
         self,
         positive_iou: float = 0.5,

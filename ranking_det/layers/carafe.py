@@ -63,7 +63,9 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
         raise ValueError(
             f"kernels: expected shape {shape} on {features.device}, got {describe(kernels)}"
         )
-    upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
+    # Autocast would multiply in half precision.
+    with torch.autocast(features.device.type, enabled=False):
+        upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
     return upsampled
 
 

@@ -127,12 +127,14 @@ class CriterionOutput:
         weights: (P,) detached, the instance weights of the box loss, for further heads (masks).
         task_loss: detached scalar that further heads balance their loss against.
         metrics: detached scalars to log.
+        group: the workers whose losses these are together, for further heads; None for this one.
     """
 
     losses: dict[str, Tensor]
     weights: Tensor
     task_loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    group: dist.ProcessGroup | None = None
 
 
 def check_rows(candidates: Candidates, labels: Tensor) -> None:

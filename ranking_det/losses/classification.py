@@ -25,6 +25,7 @@ class Classification(nn.Module):
         across_workers: whether ``group`` may be other than None.
         takes_branch: whether the test may multiply the scores by those of an IoU or centreness
             branch. Not if the loss itself puts them in the order that the test needs.
+        uses_quality: whether the positives have continuous labels, in the matches' ``quality``.
         softmax: whether the scores are the softmax over the classes and a background of logit 0,
             and not a sigmoid of each class.
     """
@@ -32,6 +33,7 @@ class Classification(nn.Module):
     is_sum = False
     across_workers = False
     takes_branch = False
+    uses_quality = False
     softmax = False
 
     def forward(self, matches: Matches) -> dict[str, Tensor]:
@@ -73,6 +75,7 @@ class QualityFocal(Classification):
 
     is_sum = True
     takes_branch = True
+    uses_quality = True
 
     def __init__(self, beta: float = 2.0) -> None:
         super().__init__()
@@ -90,6 +93,7 @@ class Varifocal(Classification):
 
     is_sum = True
     takes_branch = True
+    uses_quality = True
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0) -> None:
         super().__init__()

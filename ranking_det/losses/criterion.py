@@ -13,7 +13,7 @@ from ranking_det.losses.balance import ValueBalance
 from ranking_det.losses.branch import BranchLoss
 from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches, check_rows
 from ranking_det.losses.classification import Classification
-from ranking_det.losses.distributed import sum_over_workers
+from ranking_det.losses.distributed import undo_average, weighted_mean
 from ranking_det.losses.localization import GIoU
 from ranking_det.losses.validation import check_labels
 from ranking_det.losses.weights import ScoreWeight
@@ -99,12 +99,9 @@ class Criterion(nn.Module):
         losses["loss_box"] = factor * box_loss
         if self.branch is not None:
             losses["loss_branch"] = self.branch(matches)
-        if matches.group is not None:
-            # The average over processes is to be the gradient of the whole, not 1/W of it.
-            size = dist.get_world_size(matches.group)
-            losses = {name: _scale_gradient(loss, size) for name, loss in losses.items()}
+        losses = {name: undo_average(loss, matches.group) for name, loss in losses.items()}
         metrics = _metrics(matches) | {"box_balance": factor}
-        return CriterionOutput(losses, weights, task_loss.detach(), metrics)
+        return CriterionOutput(losses, weights, task_loss.detach(), metrics, matches.group)
 
     def _match(self, candidates: Candidates, labels: Tensor) -> Matches:
         check_labels("candidates.logits", candidates.logits, labels)
@@ -136,10 +133,7 @@ class Criterion(nn.Module):
         losses = self._over_scope(matches)
         errors = self.localization(matches.candidates)
         # Over all processes if they share one ranking: the mean is over all their positives.
-        local = torch.stack([(weights * errors).sum(), weights.sum()])
-        total = sum_over_workers(local.detach().clone(), matches.group)
-        denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
-        box_loss = (local[0] + (total[0] - local[0]).detach()) / denominator
+        box_loss = weighted_mean(errors, weights, matches.group)
         if self.normalizer is not None:
             count = self.normalizer(matches)
             losses = {name: loss / count for name, loss in losses.items()}
@@ -220,12 +214,6 @@ class _ALRP(Classification):
     def forward(self, matches: Matches) -> dict[str, Tensor]:
         errors, group = matches.quality, matches.group
         return alrp_loss(*matches.entries(), errors, delta=self.delta, group=group)._asdict()
-
-
-def _scale_gradient(loss: Tensor, factor: int) -> Tensor:
-    """The same value with a gradient ``factor`` times as large."""
-    scaled = loss * factor
-    return scaled + (loss - scaled).detach()
 
 
 def _metrics(matches: Matches) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The two collectives that one ranking over several workers needs; both are O(P).
+"""What one ranking over several workers needs; its two collectives are O(P).
 
 P is the number of positives of this worker, or of all of them once gathered.
 """
@@ -43,3 +43,28 @@ def sum_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> 
     if group is not None:
         dist.all_reduce(values, group=group)
     return values
+
+
+def weighted_mean(
+    errors: Tensor, weights: Tensor, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The mean of errors (P,) by weights (P,), over the workers of ``group``.
+
+    The gradient is this worker's part of that of the whole. Weights that sum to less than 1e-10
+    give 0, attached to the errors.
+    """
+    local = torch.stack([(weights * errors).sum(), weights.sum()])
+    total = sum_over_workers(local.detach().clone(), group)
+    denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
+    return (local[0] + (total[0] - local[0]).detach()) / denominator
+
+
+def undo_average(loss: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The same value with a gradient that DistributedDataParallel's average over ``group`` undoes.
+
+    For a loss over all its workers: the average is to be the gradient of the whole, not 1/W of it.
+    """
+    if group is None:
+        return loss
+    scaled = loss * dist.get_world_size(group)
+    return scaled + (loss - scaled).detach()

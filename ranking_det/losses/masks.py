@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional
 
 from ranking_det.checks import check_at_least, check_choice, describe
 from ranking_det.losses.balance import ratio_or_one
+from ranking_det.losses.distributed import undo_average, weighted_mean
 
 EPS = 1e-5
 
@@ -104,7 +106,12 @@ class MaskCriterion(nn.Module):
         self.weight = weight
 
     def forward(
-        self, logits: Tensor, targets: Tensor, weights: Tensor, task_loss: Tensor
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        task_loss: Tensor,
+        group: dist.ProcessGroup | None = None,
     ) -> Tensor:
         """Compute the loss of a step.
 
@@ -113,6 +120,7 @@ class MaskCriterion(nn.Module):
             targets: (P, S, S), in [0, 1].
             weights: (P,) >= 0, detached.
             task_loss: detached scalar, what the box head's balance compares with.
+            group: the workers over which the boxes' criterion ranks; the mean is over their masks.
 
         Returns:
             A scalar; zero, attached to the logits, without a positive.
@@ -127,9 +135,8 @@ class MaskCriterion(nn.Module):
             )
         errors = ERRORS[self.error](logits, targets)
         weights = weights if self.weighted else torch.ones_like(weights)
-        total = weights.sum()
-        loss = (weights * errors).sum() / torch.where(total < 1e-10, 1.0, total)
+        loss = weighted_mean(errors, weights, group)
         factor: Tensor | float = 1.0
         if self.balanced:
             factor = ratio_or_one(task_loss, loss.detach())
-        return self.weight * factor * loss
+        return undo_average(self.weight * factor * loss, group)

@@ -21,6 +21,7 @@ _NO_LOGITS, _NO_INDICES = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 class RankSort(Classification):
     """Rank & Sort Loss; see :func:`ranking_det.losses.rank_sort_loss`, also for the argument."""
 
+    uses_quality = True
     across_workers = True
 
     def __init__(self, delta: float = 0.5) -> None:
@@ -87,6 +88,8 @@ class AveragePrecision(Classification):
 
 class APE(Classification):
     """APE Loss; see :func:`ranking_det.losses.ape_loss`, also for the arguments."""
+
+    uses_quality = True
 
     def __init__(
         self,

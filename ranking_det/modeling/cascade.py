@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, losses
-from ranking_det.config import build_component
+from ranking_det.config import ConfigError, build_component
 from ranking_det.modeling.logging import log_metrics
 from ranking_det.modeling.proposals import refine_proposals
 from ranking_det.modeling.roi_heads import BoxStage, RankingROIHeads, TrainedStage
@@ -107,6 +107,11 @@ class RankingCascadeROIHeads(RankingROIHeads):
             name: [] for name in ("box_heads", "box_predictors", "assigners", "criteria")
         }
         node = cfg.MODEL.ROI_BOX_CASCADE_HEAD
+        if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS):
+            raise ConfigError(
+                "MODEL.ROI_BOX_CASCADE_HEAD: IOUS and BBOX_REG_WEIGHTS need an entry for every "
+                f"stage, got {len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
+            )
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
             built = cls._init_box_head(cfg, input_shape)
             built["box_predictor"].box2box_transform = Box2BoxTransform(weights=weights)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from torch import nn
 
+from ranking_det.checks import check_at_least
 from ranking_det.losses import Classification, SmoothL1
 from ranking_det.modeling.anchor_matching import AnchorMatching
+from ranking_det.modeling.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.dense_head import DenseHead
 
 if TYPE_CHECKING:
@@ -36,6 +39,22 @@ def check_parts(model: RankingDenseDetector) -> None:
 
 def check_rpn(rpn: RankingRPN) -> None:
     """The same for the parts of an RPN."""
+    check_at_least("loss_weight", rpn.loss_weight, 0.0)
+    check_at_least("nms_thresh", rpn.nms_thresh, 0.0)
+    if rpn.boundary is not None:
+        check_at_least("boundary", rpn.boundary, 0.0)
+    if len(rpn.in_features) != len(rpn.strides):
+        raise ValueError(
+            f"in_features: {len(rpn.in_features)} levels, but the anchor generator has "
+            f"{len(rpn.strides)}"
+        )
+    if isinstance(rpn.rpn_head, StandardRPNHead):
+        own, counts = rpn.rpn_head.objectness_logits.out_channels, rpn.anchor_generator.num_anchors
+        if {own} != set(counts):
+            raise ValueError(
+                f"head.num_anchors: {own}, but the anchor generator gives {sorted(set(counts))} "
+                "per cell"
+            )
     _check_grid(rpn)
     check_coder(rpn.criterion, rpn.box2box_transform)
     _check_no_branch(rpn.criterion)
@@ -44,6 +63,9 @@ def check_rpn(rpn: RankingRPN) -> None:
 def check_roi_heads(heads: RankingROIHeads) -> None:
     """The same for the parts of the heads on proposals."""
     for stage in heads.stages():
+        if not isinstance(stage.predictor, RankingBoxPredictor):
+            kind = type(stage.predictor).__name__
+            raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
         softmax = _takes_softmax(stage.criterion)
         if softmax is not None and softmax != stage.predictor.softmax:
             raise ValueError(
@@ -52,7 +74,7 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
             )
         _check_no_branch(stage.criterion)
         check_coder(stage.criterion, stage.predictor.box2box_transform)
-        if getattr(stage.assigner, "needs_predictions", False):
+        if getattr(stage.assigner, "needs_grid", False):
             raise ValueError(
                 f"assigner: {type(stage.assigner).__name__} is for anchors on a grid; take MaxIoU "
                 "for proposals"
@@ -64,6 +86,17 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
             )
     if heads.mask_on:
         _check_masks(heads)
+    if heads.continuous_label != "iou":
+        _check_continuous_label(heads)
+
+
+def _check_continuous_label(heads: RankingROIHeads) -> None:
+    for part in (part for stage in heads.stages() for part in stage.criterion.modules()):
+        if isinstance(part, Classification) and not part.uses_quality:
+            raise ValueError(
+                f"continuous_label: {type(part).__name__.strip('_')} has no continuous labels, got "
+                f"{heads.continuous_label!r}"
+            )
     if not heads.mask_on and heads.continuous_label in ("dice", "mean"):
         raise ValueError(
             f"continuous_label: {heads.continuous_label!r} needs a mask head, but there is none"

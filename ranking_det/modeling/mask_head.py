@@ -53,6 +53,30 @@ class RankingMaskHead(MaskRCNNConvUpsampleHead):
         c2_msra_fill(self.predictor)
 
 
+def keep_masked(positives: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:
+    """Drop the positives of objects without a mask, of which nothing is known.
+
+    Args:
+        positives: per image, with ``gt_index``, the image's object.
+        targets: per image ``gt_masks``.
+
+    Raises:
+        ValueError: there are objects, but no ``gt_masks``.
+    """
+    kept = []
+    for own, objects in zip(positives, targets, strict=True):
+        if len(own):
+            if not objects.has("gt_masks"):
+                raise ValueError(
+                    "targets: expected gt_masks, which the data loader gives with "
+                    "masks=True (BoxMapper) or use_instance_mask=True (DatasetMapper)"
+                )
+            known = objects.gt_masks.nonempty().to(own.gt_index.device)[own.gt_index]
+            own = own[torch.nonzero(known).squeeze(1)]
+        kept.append(own)
+    return kept
+
+
 def limit_rois(positives: Sequence[Instances], max_rois: int) -> list[Instances]:
     """Drop random instances where all images together have more than ``max_rois``.
 
@@ -126,19 +150,11 @@ def mask_targets(positives: Sequence[Instances], targets: Sequence[Instances], s
 
     Returns:
         (P, S, S) float32, 0 or 1.
-
-    Raises:
-        ValueError: there are objects without masks.
     """
     masks: list[Any] = []
     for own, objects in zip(positives, targets, strict=True):
         if not len(own):
             continue
-        if not objects.has("gt_masks"):
-            raise ValueError(
-                "targets: expected gt_masks, which the data loader gives with "
-                "masks=True (BoxMapper) or use_instance_mask=True (DatasetMapper)"
-            )
         cut = objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, size)
         masks.append(cut.float())
     device = positives[0].proposal_boxes.device

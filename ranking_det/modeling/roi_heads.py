@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ranking_det import assigners, losses
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_choice, check_integer
-from ranking_det.config import build_component
+from ranking_det.config import ConfigError, build_component
 from ranking_det.losses import Candidates, CriterionOutput, MaskCriterion
 from ranking_det.modeling import box_predictor
 from ranking_det.modeling.box_predictor import RankingBoxPredictor
@@ -29,6 +29,7 @@ from ranking_det.modeling.logging import log_metrics
 from ranking_det.modeling.mask_head import (
     TrainedMasks,
     blend_labels,
+    keep_masked,
     limit_rois,
     mask_targets,
     own_masks,
@@ -148,8 +149,10 @@ class RankingROIHeads(StandardROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
-        theirs = super().from_config(cfg, input_shape)
         model = cfg.MODEL
+        if model.KEYPOINT_ON:
+            raise ConfigError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
+        theirs = super().from_config(cfg, input_shape)
         return {name: theirs[name] for name in INHERITED if name in theirs} | {
             "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
             "criterion": build_component(model.CRITERION, losses, "MODEL.CRITERION"),
@@ -197,8 +200,10 @@ class RankingROIHeads(StandardROIHeads):
         first, found = self._train_boxes(features, proposals, targets)
         if first.masks is not None:
             positive, logits, masks = first.masks
-            weights, task_loss = first.result.weights[positive], first.result.task_loss
-            found["loss_mask"] = self.mask_criterion(logits, masks, weights, task_loss)
+            boxes = first.result
+            found["loss_mask"] = self.mask_criterion(
+                logits, masks, boxes.weights[positive], boxes.task_loss, boxes.group
+            )
         return first.proposals, found
 
     def _train_boxes(
@@ -253,13 +258,10 @@ class RankingROIHeads(StandardROIHeads):
     def _train_masks(
         self, features: dict[str, Tensor], positives: list[Instances], targets: list[Instances]
     ) -> TrainedMasks:
-        positives = limit_rois(positives, self.max_mask_rois)
+        positives = limit_rois(keep_masked(positives, targets), self.max_mask_rois)
         maps = [features[name] for name in self.mask_in_features]
         pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
         logits = self.mask_head.layers(pooled)
         logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
         masks = mask_targets(positives, targets, logits.shape[-1])
-        positive = torch.cat([own.positive for own in positives])
-        # Nothing is known of the mask of an object that has none in its proposal.
-        known = masks.flatten(1).any(dim=1)
-        return TrainedMasks(positive[known], logits[known], masks[known])
+        return TrainedMasks(torch.cat([own.positive for own in positives]), logits, masks)

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from ranking_det import assigners, losses
 from ranking_det.assigners import Assigner
-from ranking_det.checks import check_at_least
 from ranking_det.config import build_component
 from ranking_det.labels import IGNORE
 from ranking_det.modeling.adapters import flatten_level
@@ -118,7 +117,6 @@ class RankingRPN(AnchorMatching, nn.Module):
         loss_weight: float = 0.2,
     ) -> None:
         super().__init__()
-        check_at_least("loss_weight", loss_weight, 0.0)
         self.in_features = list(in_features)
         self.rpn_head = head
         self.anchor_generator = anchor_generator
@@ -128,8 +126,8 @@ class RankingRPN(AnchorMatching, nn.Module):
         self.sampler = sampler
         self.strides = list(anchor_generator.strides)
         # By whether the module trains.
-        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk, strict=True))
-        self.post_nms_topk = dict(zip((True, False), post_nms_topk, strict=True))
+        self.pre_nms_topk = _by_mode("pre_nms_topk", pre_nms_topk)
+        self.post_nms_topk = _by_mode("post_nms_topk", post_nms_topk)
         self.nms_thresh = nms_thresh
         self.min_box_size = min_box_size
         self.boundary = boundary
@@ -241,3 +239,11 @@ class RankingRPN(AnchorMatching, nn.Module):
             # losses are not finite either, and the trainer's guard names both.
             training=False,
         )
+
+
+def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
+    if len(numbers) != 2:
+        raise ValueError(
+            f"{name}: expected two numbers, in training and in the test, got {numbers}"
+        )
+    return {True: numbers[0], False: numbers[1]}

@@ -93,7 +93,7 @@ def _warn(own: _Counts) -> None:
     name, thresh = workers[0].name, workers[0].thresh
     images = sum(counts.images for counts in workers)
     detections = sum(counts.detections for counts in workers)
-    share = sum(int(counts.passing) for counts in workers) / sum(c.boxes for c in workers)
+    share = sum(int(counts.passing) for counts in workers) / max(sum(c.boxes for c in workers), 1)
     if detections < MIN_DETECTIONS * images:
         logger.warning(
             "%s is %g, which leaves only %.2f detections an image (%d images; %.3g %% of all boxes "

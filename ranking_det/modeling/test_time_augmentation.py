@@ -49,7 +49,7 @@ def augment_in_test(
     if not isinstance(model, GeneralizedRCNN):
         return DenseDetectorWithTTA(model, min_sizes=min_sizes, max_size=max_size, flip=flip)
     mapper = _make_mapper(min_sizes, max_size, flip)
-    augmented = GeneralizedRCNNWithTTA(_describe(model), model, mapper)
+    augmented = _RCNNWithTTA(_describe(model), model, mapper)
     # Detectron2's evaluation leaves the model in the mode in which it found this one.
     augmented.training = model.training
     return augmented
@@ -118,6 +118,12 @@ class DenseDetectorWithTTA(nn.Module):
             image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         height, width = image.shape[-2:]
         return {"height": height, "width": width, **inputs, "image": image.cpu()}
+
+
+class _RCNNWithTTA(GeneralizedRCNNWithTTA):
+    """Detectron2's, which leaves it to the caller that no gradient is kept."""
+
+    __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
 
 
 def _make_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> DatasetMapperTTA:

@@ -20,7 +20,7 @@ COMPONENTS = {
     "INFERENCE": "DenseInference",
     "BOX_PREDICTOR": "RankingBoxPredictor",
     "SAMPLER": "",
-    "RPN_ASSIGNER": "MaxIoU",
+    "RPN_ASSIGNER": "",
     "RPN_CRITERION": "",
     "RPN_SAMPLER": "",
     "MASK_CRITERION": "MaskCriterion",

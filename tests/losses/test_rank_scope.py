@@ -14,6 +14,7 @@ from ranking_det.losses import (
     Criterion,
     HistoryBalance,
     MagnitudeBalance,
+    MaskCriterion,
     RankingWeight,
     RankSort,
 )
@@ -43,13 +44,15 @@ SHARES = {
 
 
 class Detector(nn.Module):
-    """A linear head on random features; a box is its anchor plus the head's outputs."""
+    """Linear heads on random features; a box is its anchor plus outputs, a mask of 3 x 3 pixels."""
 
     def __init__(self, criterion):
         super().__init__()
         torch.manual_seed(0)
         self.cls = nn.Linear(6, CLASSES)
         self.box = nn.Linear(6, 4)
+        self.mask = nn.Linear(6, 9)
+        self.mask_criterion = MaskCriterion()
         self.criterion = criterion
         self.double()
 
@@ -70,7 +73,11 @@ class Detector(nn.Module):
             anchors=anchors[rows],
             gt_boxes=gt_boxes[rows],
         )
-        return self.criterion(candidates, labels).losses
+        found = self.criterion(candidates, labels)
+        masks = self.mask(features)[rows].view(-1, 3, 3)
+        targets = (anchors[rows][:, :3, None] > features[rows][:, None, :3]).double()
+        further = found.weights, found.task_loss, found.group
+        return found.losses | {"loss_mask": self.mask_criterion(masks, targets, *further)}
 
 
 def make_image(rows, positives, seed):

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ranking_det import losses as L
-from ranking_det.assigners import PAA
+from ranking_det.assigners import ATSS, PAA
 from ranking_det.labels import BACKGROUND
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
 from ranking_det.modeling.score_watch import watch_scores
@@ -224,9 +224,9 @@ def test_masks_are_balanced_against_the_box_head():
 
 
 class Recorder(L.MaskCriterion):
-    def forward(self, logits, targets, weights, task_loss):
+    def forward(self, logits, targets, weights, *others):
         self.seen = logits, targets, weights
-        return super().forward(logits, targets, weights, task_loss)
+        return super().forward(logits, targets, weights, *others)
 
 
 @pytest.mark.parametrize("limit", [200, 37, 10_000])
@@ -411,6 +411,24 @@ def test_objects_without_masks_are_refused_by_name():
         step(build("quick/mask_rs.py"), targets)
 
 
+def test_an_evaluation_without_any_proposal_is_told(caplog):
+    heads = build().eval()
+    with caplog.at_level("WARNING"), watch_scores(), torch.no_grad():
+        heads(None, make_features(1), make_proposals(1, count=0))
+    assert "leaves only 0.00 detections an image" in caplog.text
+
+
+def test_masks_that_are_the_same_for_all_classes_train_and_are_predicted():
+    heads = build("quick/mask_rs.py", mask_head__num_classes=1)
+    found = step(heads, make_targets((3, 2)))
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    assert heads.mask_head.predictor.out_channels == 1
+    with torch.no_grad():
+        (detections,), _ = heads.eval()(None, make_features(1), make_proposals(1))
+    assert detections.pred_masks.shape == (len(detections), 1, 28, 28)
+
+
 def test_images_without_proposals_train_on_their_objects_and_give_no_detection():
     heads = build("quick/mask_rs.py")
     found = step(heads, make_targets((3, 0)), count=0)
@@ -441,8 +459,9 @@ def test_parts_that_do_not_fit_are_refused():
     criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
     with pytest.raises(ValueError, match="criterion.branch: the heads of an R-CNN have no branch"):
         build(criterion=criterion)
-    with pytest.raises(ValueError, match="PAA is for anchors on a grid; take MaxIoU"):
-        build(assigner=PAA())
+    for assigner in (PAA(), ATSS()):
+        with pytest.raises(ValueError, match="(PAA|ATSS) is for anchors on a grid; take MaxIoU"):
+            build(assigner=assigner)
     with pytest.raises(ValueError, match="box_predictor.num_classes: 5, but the heads have 12"):
         build(box_predictor__num_classes=5)
     with pytest.raises(ValueError, match="box_predictor.softmax: expected False, as the criterion"):
@@ -452,6 +471,11 @@ def test_parts_that_do_not_fit_are_refused():
         build(criterion=softmax)
     with pytest.raises(ValueError, match="continuous_label: 'dice' needs a mask head"):
         build(continuous_label="dice")
+    ap = L.Criterion(classification=L.AveragePrecision())
+    with pytest.raises(ValueError, match="continuous_label: AveragePrecision has no continuous"):
+        build("quick/mask_rs.py", continuous_label="dice", criterion=ap)
+    with pytest.raises(ValueError, match="box_predictor: expected a RankingBoxPredictor, got Lin"):
+        build(box_predictor=torch.nn.Linear(256, 13))
     with pytest.raises(ValueError, match="continuous_label: expected one of iou, dice, mean, bin"):
         build(continuous_label="giou")
     with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):

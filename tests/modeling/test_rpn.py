@@ -3,7 +3,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
@@ -211,6 +211,18 @@ def test_parts_that_do_not_fit_are_refused():
     encoded = L.Criterion(classification=L.RankSort(), localization=L.SmoothL1())
     with pytest.raises(ValueError, match="SmoothL1 encodes boxes relative to anchors"):
         build(criterion=encoded)
+    with pytest.raises(ValueError, match="in_features: 2 levels, but the anchor generator has"):
+        build(in_features=["p3", "p4"])
+    with pytest.raises(
+        ValueError, match=r"head.num_anchors: 1, but the anchor generator gives \[3"
+    ):
+        build(head=StandardRPNHead(in_channels=64, num_anchors=1))
+    with pytest.raises(
+        ValueError, match="boundary: expected a finite number of at least 0, got -1"
+    ):
+        build(boundary=-1)
+    with pytest.raises(ValueError, match="pre_nms_topk: expected two numbers, in training and"):
+        build(pre_nms_topk=[500])
     with pytest.raises(ValueError, match="gt_instances: expected the objects of each image"):
         build()(*inputs((1,))[:2])
 

@@ -15,6 +15,7 @@ TWINS = [
     ("fcos_r18", "model", "num_classes", "fcos_fcos_rs", []),
     ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs", []),
     ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs", []),
+    ("rcnn_r18", "cascade_mask", "roi_heads.num_classes", "cascade_rs", ["MODEL.MASK_ON", "True"]),
     ("rcnn_r18", "faster_plus", "roi_heads.num_classes", "mask_rs", PLUS),
 ]
 
@@ -53,6 +54,8 @@ def test_other_data_set_the_classes_of_an_rcnn():
     [
         (["MODEL.SAMPLER.NAME", "RandomSampelr"], "no 'RandomSampelr' .* mean 'RandomSampler'"),
         (["MODEL.SAMPLER.NAME", "NegativeCap"], "MODEL.SAMPLER: .*max_negatives"),
+        (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON: the ranking heads have no keypoints"),
+        (["MODEL.ASSIGNER", "{NAME: ATSS}"], "ATSS is for anchors on a grid; take MaxIoU"),
         (["MODEL.RPN_CRITERION.NAME", "Criterio"], "no 'Criterio' .* mean 'Criterion'"),
     ],
 )
