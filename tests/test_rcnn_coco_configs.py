@@ -237,6 +237,11 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
     path = str(ROOT / "coco" / "faster_ce_r50_12ep.py")
     cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
+    cap = "ranking_det.modeling.NegativeCap"
+    cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])
+    assert instantiate(cfg.model.roi_heads.sampler).max_negatives == 5
+    with pytest.raises(ValueError, match="model.roi_heads is a node of the config and cannot"):
+        load_lazy_config(path, ["model.roi_heads=null"])
 
 
 def check_common(model, row):

@@ -16,11 +16,29 @@ dataloader_masks.train.mapper = L(BoxMapper)(
     augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
 )
 
+# Heads without normalisation want a lower rate than the dense ones, which have it.
+optimizer = deepcopy(optimizer)
+optimizer.lr = 1e-3
+
+LEVELS, STRIDES = ["p3", "p4", "p5"], [8, 16, 32]
+
 for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     model.backbone.bottom_up = bottom_up
-    model.backbone.bottom_up.out_features = ["res2", "res3", "res4", "res5"]
-    model.roi_heads.num_classes = NUM_CLASSES
-    # An object as large in these images as one of 224 px in COCO's is on the same level.
-    model.roi_heads.box_pooler.canonical_box_size = 40
-for model in (mask, mask_ce):
-    model.roi_heads.mask_pooler.canonical_box_size = 40
+    model.backbone.in_features = bottom_up.out_features
+    # For time no level of stride 4, which is two thirds of the work, and coarser pooling.
+    rpn, heads = model.proposal_generator, model.roi_heads
+    rpn.in_features = [*LEVELS, "p6"]
+    rpn.anchor_generator.strides = [*STRIDES, 64]
+    rpn.anchor_generator.sizes = [[16], [32], [64], [128]]
+    rpn.post_nms_topk = [64, 64]
+    heads.num_classes = NUM_CLASSES
+    poolers = [heads.box_pooler]
+    heads.box_in_features = LEVELS
+    if "mask_pooler" in heads:
+        heads.mask_in_features = LEVELS
+        poolers.append(heads.mask_pooler)
+    for pooler in poolers:
+        pooler.scales = [1 / stride for stride in STRIDES]
+        pooler.sampling_ratio = 1
+        # An object as large in these images as one of 224 px in COCO's is on the same level.
+        pooler.canonical_box_size = 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ class BestCheckpoint(HookBase):
 
     Args:
         checkpointer: writes model_best.pth.
-        metric: as the evaluation logs it, such as "bbox/AP"; more is better.
+        metrics: as the evaluation logs them, such as "bbox/AP"; more is better, and the first that
+            there is counts.
     """
 
-    def __init__(self, checkpointer: RunCheckpointer, metric: str) -> None:
+    def __init__(self, checkpointer: RunCheckpointer, metrics: Sequence[str]) -> None:
         self.checkpointer = checkpointer
-        self.metric = metric
+        self.metrics = metrics
         self.best: dict[str, float] = {}
 
     def before_train(self) -> None:
@@ -39,13 +41,16 @@ class BestCheckpoint(HookBase):
 
     def after_step(self) -> None:
         """Compare, if this step was evaluated."""
-        value, iteration = self.trainer.storage.latest().get(self.metric, (math.nan, -1))
-        if iteration != self.trainer.storage.iter or math.isnan(value):
+        storage = self.trainer.storage
+        latest = storage.latest()
+        found = [name for name in self.metrics if latest.get(name, (0, -1))[1] == storage.iter]
+        value, iteration = latest[found[0]] if found else (math.nan, -1)
+        if math.isnan(value):
             return
         if value > self.best.get("metric", -math.inf):
             self.best = {"metric": float(value), "iteration": iteration}
             self.checkpointer.save(BEST, iteration=iteration, best=self.best)
-            logger.info("%s %.2f at iteration %d is the best", self.metric, value, iteration)
+            logger.info("%s %.2f at iteration %d is the best", found[0], value, iteration)
 
     def after_train(self) -> None:
         """Compare after the last evaluation."""

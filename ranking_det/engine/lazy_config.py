@@ -82,7 +82,20 @@ def _apply(cfg: DictConfig, override: str) -> None:
         LazyConfig.apply_overrides(cfg, [override])
     except (HydraException, OmegaConfBaseException, NotImplementedError) as error:
         raise ConfigError(f"{override!r}: {str(error).splitlines()[0]}") from error
-    _check_type(key, before, _select(cfg, key))
+    parent, _, name = key.rpartition(".")
+    node = _select(cfg, parent) if parent else cfg
+    _check_type(key, before, _select(cfg, key), node)
+    if name == "_target_":
+        _drop_arguments(node)
+
+
+def _drop_arguments(node: DictConfig) -> None:
+    """Leave out those of what the node called before that the new target does not take."""
+    target = target_of(node)
+    accepted = None if target is None else parameters(target)
+    for key in list(node) if accepted is not None else ():
+        if key != "_target_" and key not in accepted:
+            del node[key]
 
 
 def _select(cfg: DictConfig, key: str) -> Any:
@@ -122,9 +135,11 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
     raise ConfigError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
 
 
-def _check_type(key: str, before: Any, after: Any) -> None:
+def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
     """A plain value is replaced by one of its type; an int may stand for a float."""
     if isinstance(before, (DictConfig, ListConfig)):
+        if after is None and _may_be_none(parent, key.rpartition(".")[2]):
+            return
         if not isinstance(after, type(before)):
             raise ConfigError(f"{key} is a node of the config and cannot become {after!r}")
         return
@@ -133,6 +148,13 @@ def _check_type(key: str, before: Any, after: Any) -> None:
     same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
     if not same:
         raise ConfigError(f"{key} must be {type(before).__name__}, got {after!r}")
+
+
+def _may_be_none(node: Any, name: str) -> bool:
+    """Whether None is the default of what the node calls."""
+    target = target_of(node) if isinstance(node, DictConfig) else None
+    found = (parameters(target) or {}).get(name) if target is not None else None
+    return found is not None and found.default is None
 
 
 def target_of(node: DictConfig) -> Callable[..., Any] | None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ranking_det.analysis.curves import plot_curves
 from ranking_det.engine.pictures import draw_detections
+from ranking_det.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> None:
     if comm.is_main_process() and results:
         path = Path(output_dir, "results.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n")
+        text = json.dumps(_without_nan(results), indent=1, allow_nan=False)
+        write_whole(path, text + "\n")
 
 
 def _without_nan(value: Any) -> Any:

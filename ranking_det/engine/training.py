@@ -113,7 +113,7 @@ def _build_hooks(
     settings, schedule = experiment.settings(), experiment.schedule()[0]
     is_main, output_dir = comm.is_main_process(), settings.output_dir
     names = experiment.names("test")
-    metric = f"{names[0]}/bbox/AP" if len(experiment.test_sets()) > 1 else "bbox/AP"
+    first = f"{names[0]}/" if len(experiment.test_sets()) > 1 else ""
     return [
         _Seed(settings.seed) if exact and settings.seed >= 0 else None,
         TrainingGuard(),
@@ -121,7 +121,7 @@ def _build_hooks(
         hooks.LRScheduler(optimizer, experiment.scheduler(optimizer)),
         *experiment.hooks(model),
         hooks.EvalHook(schedule.eval_period, lambda: evaluate(model)),
-        BestCheckpoint(checkpointer, metric) if is_main else None,
+        BestCheckpoint(checkpointer, [f"{first}bbox/AP", f"{first}segm/AP"]) if is_main else None,
         # After the evaluation, so that a checkpoint knows the best and a resumed run misses none.
         _periodic(checkpointer, schedule.checkpoint_period, settings.max_to_keep)
         if is_main

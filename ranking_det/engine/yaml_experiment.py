@@ -168,6 +168,11 @@ class YamlExperiment(Experiment):
             own = self.cfg.DATALOADER
             if not own.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
                 raise ConfigError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+            if own.REPEAT_THRESHOLD <= 0:
+                raise ConfigError(
+                    "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
+                    f"got {own.REPEAT_THRESHOLD}"
+                )
             node = {"_target_": repeat_rare, "dataset": node, "threshold": own.REPEAT_THRESHOLD}
         return list(build(node, "DATASETS.TRAIN"))
 

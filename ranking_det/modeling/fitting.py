@@ -86,6 +86,8 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
             )
     if heads.mask_on:
         _check_masks(heads)
+    elif heads.mask_criterion is not None:
+        raise ValueError("mask_criterion: there is no mask head for it")
     if heads.continuous_label != "iou":
         _check_continuous_label(heads)
 

@@ -141,7 +141,9 @@ class RankingROIHeads(StandardROIHeads):
         self.assigner = assigner
         self.criterion = criterion
         self.sampler = sampler
-        self.mask_criterion = mask_criterion or MaskCriterion()
+        self.mask_criterion = mask_criterion
+        if self.mask_on and mask_criterion is None:
+            self.mask_criterion = MaskCriterion()
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
         check_roi_heads(self)
@@ -157,7 +159,9 @@ class RankingROIHeads(StandardROIHeads):
             "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
             "criterion": build_component(model.CRITERION, losses, "MODEL.CRITERION"),
             "sampler": build_sampler(cfg, "SAMPLER"),
-            "mask_criterion": build_component(model.MASK_CRITERION, losses, "MODEL.MASK_CRITERION"),
+            "mask_criterion": build_component(model.MASK_CRITERION, losses, "MODEL.MASK_CRITERION")
+            if model.MASK_ON
+            else None,
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
             "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
         }

@@ -104,9 +104,9 @@ def test_what_needs_weights_takes_the_last_of_the_folder_and_never_random_ones(f
     assert find_weights(args, "", str(tmp_path), keys) == str(tmp_path / "model_final.pth")
 
 
-def run_best(folder, metrics, *, start=0, state=None):
+def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):
     """Steps whose evaluation gives these; None for a step without one. The hook afterwards."""
-    hook = BestCheckpoint(checkpointer(folder), "bbox/AP")
+    hook = BestCheckpoint(checkpointer(folder), ["bbox/AP", "segm/AP"])
     if state is not None:
         hook.load_state_dict(state)
     with EventStorage(start) as storage:
@@ -114,7 +114,7 @@ def run_best(folder, metrics, *, start=0, state=None):
         hook.before_train()
         for metric in metrics:
             if metric is not None:
-                storage.put_scalar("bbox/AP", metric, smoothing_hint=False)
+                storage.put_scalar(name, metric, smoothing_hint=False)
             hook.after_step()
             storage.step()
     return hook
@@ -137,6 +137,11 @@ def test_the_best_outlives_a_resume_also_from_a_checkpoint_before_it(tmp_path):
     assert best_iteration(tmp_path) == 1
     run_best(tmp_path, [9.0], start=4, state=state)
     assert best_iteration(tmp_path) == 4
+
+
+def test_without_boxes_the_masks_decide(tmp_path):
+    run_best(tmp_path, [3.0, 7.0, 5.0], name="segm/AP")
+    assert best_iteration(tmp_path) == 1
 
 
 def test_a_new_training_in_the_same_folder_has_a_best_of_its_own(tmp_path):

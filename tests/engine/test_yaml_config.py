@@ -81,3 +81,10 @@ def test_a_length_of_the_users_own_stays():
 def test_the_warm_up_keeps_its_iterations_but_takes_a_third_of_a_short_training():
     assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
     assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
+
+
+def test_a_sampler_of_rare_classes_without_a_threshold_is_refused():
+    options = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
+    experiment = YamlExperiment(CONFIG, options)
+    with pytest.raises(ConfigError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
+        experiment.records()

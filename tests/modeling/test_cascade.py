@@ -103,14 +103,14 @@ def test_the_gradients_of_the_stages_are_not_scaled_down():
     heads, targets = build(), make_targets((3, 2))
     features = {name: x.requires_grad_() for name, x in make_features(2).items()}
     heads(None, features, make_proposals(2), targets)[1]["loss_rank_stage0"].backward()
-    scaled, features["p2"].grad = features["p2"].grad, None
+    scaled, features["p3"].grad = features["p3"].grad, None
     proposals, assignment = match_proposals(make_proposals(2), targets, heads.assigner[0])
     maps = [features[name] for name in heads.box_in_features]
     pooled = heads.box_pooler(maps, [own.proposal_boxes for own in proposals])
     outputs = heads.box_predictor[0](heads.box_head[0](pooled))
     candidates = gather_candidates(heads.box_predictor[0], *outputs, proposals, targets, assignment)
     heads.criterion[0](candidates, assignment.labels).losses["loss_rank"].backward()
-    torch.testing.assert_close(scaled, features["p2"].grad)
+    torch.testing.assert_close(scaled, features["p3"].grad)
 
 
 def test_in_the_test_logits_are_averaged_and_boxes_are_the_last_stages():

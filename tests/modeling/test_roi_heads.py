@@ -34,7 +34,7 @@ def make_features(num_images, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
         f"p{level}": torch.randn(num_images, 64, side, side, generator=generator)
-        for level, side in ((2, 32), (3, 16), (4, 8), (5, 4))
+        for level, side in ((3, 16), (4, 8), (5, 4))
     }
 
 

@@ -12,7 +12,7 @@ from ranking_det.labels import IGNORE
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingRPN, RankingRPNHead
 from tests.modeling.conftest import load, make_instances
 
-STRIDES = [4, 8, 16, 32, 64]
+STRIDES = [8, 16, 32, 64]
 ANCHORS_AT_128 = 3 * sum((128 // stride) ** 2 for stride in STRIDES)
 
 
@@ -33,7 +33,7 @@ def inputs(counts, sizes=((128, 128),), seed=0):
         f"p{level}": torch.randn(
             len(counts), 64, *(-(-side // stride) for side in largest), generator=generator
         )
-        for level, stride in enumerate(STRIDES, start=2)
+        for level, stride in enumerate(STRIDES, start=3)
     }
     images = ImageList(torch.zeros(len(counts), 3, *largest), sizes)
     objects = [
@@ -65,7 +65,7 @@ def as_detectron2(rpn):
         batch_size_per_image=10**9,
         positive_fraction=1.0,
         pre_nms_topk=(500, 500),
-        post_nms_topk=(128, 128),
+        post_nms_topk=(64, 64),
         nms_thresh=0.7,
     )
     theirs._subsample_labels = lambda label: label
@@ -106,7 +106,7 @@ def test_all_anchors_are_ranked_as_detectron2s_matcher_labels_them():
     for own, theirs in zip(found, expected):
         # Ours are 0 for the one class, -1 for background and -2 for ignored.
         assert torch.equal(own, torch.tensor([-1, 0, -2])[theirs.long()])
-    assert (found >= 0).sum() > 10 and (found == IGNORE).any()
+    assert (found >= 0).sum() > 5 and (found == IGNORE).any()
 
 
 def test_proposals_are_detectron2s():
@@ -119,7 +119,7 @@ def test_proposals_are_detectron2s():
     for own, theirs in zip(found, expected):
         torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
         torch.testing.assert_close(own.objectness_logits, theirs.objectness_logits)
-        assert 1 < len(own) <= 128 and (own.objectness_logits.diff() <= 0).all()
+        assert 1 < len(own) <= 64 and (own.objectness_logits.diff() <= 0).all()
 
 
 def test_the_number_of_proposals_is_that_of_training_or_of_the_test():

@@ -55,7 +55,6 @@ def test_other_data_set_the_classes_of_an_rcnn():
         (["MODEL.SAMPLER.NAME", "RandomSampelr"], "no 'RandomSampelr' .* mean 'RandomSampler'"),
         (["MODEL.SAMPLER.NAME", "NegativeCap"], "MODEL.SAMPLER: .*max_negatives"),
         (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON: the ranking heads have no keypoints"),
-        (["MODEL.ASSIGNER", "{NAME: ATSS}"], "ATSS is for anchors on a grid; take MaxIoU"),
         (["MODEL.RPN_CRITERION.NAME", "Criterio"], "no 'Criterio' .* mean 'Criterion'"),
     ],
 )
