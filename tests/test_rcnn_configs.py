@@ -136,7 +136,7 @@ def test_everything_else_is_as_for_the_dense_detectors(name):
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
     changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")
     assert {**cfg.train, **dict.fromkeys(changed)} == {**base.train, **dict.fromkeys(changed)}
-    assert cfg.train.max_iter == cfg.train.epochs * cfg.train.iterations_per_epoch == 300
+    assert cfg.train.max_iter == cfg.train.epochs * cfg.train.iterations_per_epoch == 250
     assert {**cfg.optimizer, "lr": 0} == {**base.optimizer, "lr": 0} and cfg.optimizer.lr == 1e-3
     assert cfg.dataloader.train.mapper.get("masks", False) == name.startswith("mask")
     assert cfg.dataloader.test == base.dataloader.test
