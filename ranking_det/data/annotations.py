@@ -12,13 +12,13 @@ from typing import Any
 
 from ranking_det.config import ConfigError
 from ranking_det.data.entries import (
-    FLAT,
     LVIS_LISTS,
     check_annotations,
     check_categories,
     check_images,
 )
 from ranking_det.data.faults import Faults
+from ranking_det.data.geometry import FLAT
 from ranking_det.data.image_files import FileChecks
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ def load_json(path: str, what: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{path}: no valid JSON: {error.msg} at {place}") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    # A number of thousands of digits is a plain ValueError.
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
 
 

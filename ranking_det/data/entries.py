@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ranking_det.data.faults import Fault, Faults, show
+from ranking_det.data.geometry import (
+    Size,
+    box_faults,
+    broken_masks,
+    is_number,
+    segmentation_faults,
+)
 from ranking_det.data.image_files import FileChecks
-
-# What boxes may exceed the image by, in pixels: converters that count pixels from 1, or take the
-# last pixel's index for the edge, are off by one. In samples of COCO and LVIS no box exceeds it.
-TOLERANCE = 1.0
-FLAT = "box without area"
 
 CATEGORY: dict[str, type] = {"id": int, "name": str}
 LVIS_CATEGORY: dict[str, type] = CATEGORY | {"frequency": str, "image_count": int}
@@ -21,9 +22,9 @@ IMAGE: dict[str, type] = {"id": int, "width": int, "height": int}
 LVIS_LISTS: dict[str, type] = {"neg_category_ids": list, "not_exhaustive_category_ids": list}
 ANNOTATION: dict[str, type] = {"id": int, "image_id": int, "category_id": int, "bbox": list}
 _NAMES = {int: "an integer", str: "a string", list: "a list", dict: "an object"}
-_NUMBERS = (int, float)
-
-Size = tuple[int, int]  # width, height
+# From here on floats, which evaluation libraries keep ids as, are not exact.
+MAX_ID = 2**53
+MAX_SIDE = 65535  # JPEG's; and the libraries count pixels in 32 bits
 
 
 def check_categories(entries: list[Any], lvis: bool, faults: Faults) -> dict[int, str]:
@@ -42,9 +43,7 @@ def check_categories(entries: list[Any], lvis: bool, faults: Faults) -> dict[int
                 found.append(("duplicate name", text))
             if not name.strip():
                 found.append(("empty name", "the name is empty"))
-            if lvis and entry["frequency"] not in ("r", "c", "f"):
-                text = f"'frequency' must be 'r', 'c' or 'f', got {show(entry['frequency'])}"
-                found.append(("wrong value", text))
+            found += frequency_faults(entry) if lvis else ()
             taken.setdefault(name, identity)
         _remember(names, entry, entry["name"] if not found else "")
         faults.add("categories", index, entry, found)
@@ -66,7 +65,7 @@ def check_images(
         size = None
         if not found:
             found += _image_faults(entry, sizes, names)
-            if min(entry["width"], entry["height"]) > 0:
+            if not list(size_faults(entry)):
                 size = (entry["width"], entry["height"])
         if not found and files is not None:
             found += files.faults(index, entry)
@@ -93,7 +92,19 @@ def check_annotations(
                 objects[entry["image_id"]] += 1
         if found:
             faults.add("annotations", index, entry, found)
+    for index, fault in broken_masks(entries, sizes):
+        faults.add("annotations", index, entries[index], [fault])
     return objects
+
+
+def check_references(
+    entries: list[Any], images: Collection[int], names: Collection[int], faults: Faults
+) -> None:
+    """Add the annotations that lack a key, or are of an unknown image or category."""
+    for index, entry in enumerate(entries):
+        found = list(type_faults(entry, ANNOTATION)) or list(reference_faults(entry, images, names))
+        if found:
+            faults.add("annotations", index, entry, found)
 
 
 def _remember(known: dict[int, Any], entry: Any, value: Any) -> None:
@@ -119,13 +130,8 @@ def _image_faults(
 ) -> Iterator[Fault]:
     if image["id"] in sizes:
         yield "duplicate id", f"another image has the id {image['id']}"
-    for key in ("width", "height"):
-        if image[key] <= 0:
-            yield "image size", f"{key!r} must be positive, got {image[key]}"
-    for key in LVIS_LISTS:
-        for identity in image.get(key) or ():
-            if type(identity) is not int or identity not in names:
-                yield "unknown category", f"{key!r} holds {show(identity)}, which is no category"
+    yield from size_faults(image)
+    yield from list_faults(image, names)
     given = [image.get(key) for key in ("file_name", "coco_url")]
     if given == [None, None]:
         yield "missing key", "has no 'file_name' (nor LVIS's 'coco_url')"
@@ -137,77 +143,58 @@ def _image_faults(
 def _annotation_faults(
     annotation: dict[str, Any], sizes: dict[int, Size | None], names: dict[int, str]
 ) -> Iterator[Fault]:
-    image_id, category_id = annotation["image_id"], annotation["category_id"]
-    if image_id not in sizes:
-        yield "unknown image", f"'image_id' is {image_id}, which is no image of the file"
-    if category_id not in names:
-        yield "unknown category", f"'category_id' is {category_id}, which is no category"
-    size = sizes.get(image_id)
-    yield from _box_faults(annotation["bbox"], image_id, size)
+    yield from reference_faults(annotation, sizes, names)
+    size = sizes.get(annotation["image_id"])
+    yield from box_faults(annotation["bbox"], annotation["image_id"], size)
     if annotation.get("segmentation"):
-        yield from _segmentation_faults(annotation["segmentation"], size)
+        yield from segmentation_faults(annotation["segmentation"], size)
+    yield from value_faults(annotation)
+
+
+def reference_faults(
+    entry: Mapping[str, Any],
+    images: Collection[int],
+    categories: Collection[int],
+    place: str = "the file",
+) -> Iterator[Fault]:
+    """What an annotation or a result refers to and ``place`` has not."""
+    if entry["image_id"] not in images:
+        yield "unknown image", f"'image_id' is {entry['image_id']}, which is no image of {place}"
+    if entry["category_id"] not in categories:
+        text = f"'category_id' is {entry['category_id']}, which is no category of {place}"
+        yield "unknown category", text
+
+
+def value_faults(annotation: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the fields of an annotation that may be missing."""
     if annotation.get("iscrowd", 0) not in (0, 1):
         yield "wrong value", f"'iscrowd' must be 0 or 1, got {show(annotation['iscrowd'])}"
     if annotation.get("ignore"):
         # COCO's evaluation overwrites it, and Detectron2's loader refuses it.
         yield "wrong value", "'ignore' has no effect in COCO's evaluation; use 'iscrowd': 1"
     area = annotation.get("area", 0)
-    if type(area) not in _NUMBERS or not 0 <= area < math.inf:
+    if not is_number(area) or area < 0:
         yield "wrong value", f"'area' must be a finite number of at least 0, got {show(area)}"
 
 
-def _box_faults(box: list[Any], image_id: int, size: Size | None) -> Iterator[Fault]:
-    if len(box) != 4 or any(type(value) not in _NUMBERS for value in box):
-        yield "malformed box", f"'bbox' must be 4 numbers x, y, width, height, got {show(box)}"
-    elif not _finite(box):
-        yield "malformed box", f"'bbox' holds NaN or infinity: {box}"
-    elif box[2] <= 0 or box[3] <= 0:
-        kind = FLAT if min(box[2:]) == 0 < max(box[2:]) else "box of no positive size"
-        yield kind, f"width and height of 'bbox' must be positive, got {box}"
-    elif size is not None:
-        x, y, width, height = box
-        over = (-x, -y, x + width - size[0], y + height - size[1])
-        if max(over) > TOLERANCE:
-            corners = x < width <= size[0] and y < height <= size[1] and min(x, y) >= 0
-            hint = "; is it x1, y1, x2, y2 instead of x, y, width, height?" if corners else ""
-            yield (
-                "box outside the image",
-                f"'bbox' {box} is outside image {image_id} of {size[0]} x {size[1]} by "
-                f"{max(over):g} pixels{hint}",
-            )
+def size_faults(image: Mapping[str, Any]) -> Iterator[Fault]:
+    """What no image can have for its width or height."""
+    for key in ("width", "height"):
+        if not 1 <= image[key] <= MAX_SIDE:
+            text = f"{key!r} must be from 1 to {MAX_SIDE}, got {show(image[key])}"
+            yield "image size", text
 
 
-def _segmentation_faults(segmentation: Any, size: Size | None) -> Iterator[Fault]:
-    if type(segmentation) is dict:
-        yield from _rle_faults(segmentation, size)
-        return
-    if type(segmentation) is not list or any(type(polygon) is not list for polygon in segmentation):
-        text = "must be a list of polygons, which are lists of numbers, or an RLE object"
-        yield "segmentation", f"'segmentation' {text}, got {show(segmentation)}"
-        return
-    for index, polygon in enumerate(segmentation):
-        if len(polygon) < 6 or len(polygon) % 2:
-            text = f"has {len(polygon)} numbers; a polygon has x and y of at least 3 points"
-            yield "segmentation", f"'segmentation'[{index}] {text}"
-        elif not _finite(polygon):
-            yield "segmentation", f"'segmentation'[{index}] must hold finite numbers only"
+def list_faults(image: Mapping[str, Any], categories: Collection[int]) -> Iterator[Fault]:
+    """What is in LVIS's lists of an image and is no category."""
+    for key in LVIS_LISTS:
+        for identity in image.get(key) or ():
+            if type(identity) is not int or identity not in categories:
+                yield "unknown category", f"{key!r} holds {show(identity)}, which is no category"
 
 
-def _rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[Fault]:
-    counts = rle.get("counts")
-    if size is not None and rle.get("size") != [size[1], size[0]]:
-        text = f"must be the image's [height, width] {[size[1], size[0]]}"
-        yield "segmentation", f"the RLE's 'size' {text}, got {show(rle.get('size'))}"
-    elif type(counts) is list:
-        right = all(type(count) is int and count >= 0 for count in counts)
-        if not right or (size is not None and sum(counts) != size[0] * size[1]):
-            yield "segmentation", "the RLE's 'counts' must be integers that sum to the image's area"
-    elif type(counts) is not str or not counts:
-        yield "segmentation", f"the RLE's 'counts' must be a list or a string, got {show(counts)}"
-
-
-def _finite(numbers: list[Any]) -> bool:
-    try:
-        return math.isfinite(sum(numbers))
-    except (TypeError, OverflowError):
-        return False
+def frequency_faults(category: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with LVIS's frequency of a category."""
+    if category["frequency"] not in ("r", "c", "f"):
+        text = f"'frequency' must be 'r', 'c' or 'f', got {show(category['frequency'])}"
+        yield "wrong value", text

@@ -1,16 +1,38 @@
-"""Annotation and result files, checked before anything is evaluated."""
+"""Annotation and result files, checked before anything is evaluated.
+
+The checks are those of a user's own data (:mod:`ranking_det.data.entries`). What no evaluation
+needs is left out: names of images, LVIS's counts, and where a box lies; it may be of no area.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ranking_det.config import ConfigError
 from ranking_det.data.annotations import is_lvis, load_json, read_json
-from ranking_det.data.entries import ANNOTATION, CATEGORY, LVIS_LISTS, type_faults
-from ranking_det.data.faults import show
+from ranking_det.data.entries import (
+    ANNOTATION,
+    CATEGORY,
+    IMAGE,
+    LVIS_LISTS,
+    MAX_ID,
+    frequency_faults,
+    list_faults,
+    reference_faults,
+    size_faults,
+    type_faults,
+    value_faults,
+)
+from ranking_det.data.faults import Fault, show
+from ranking_det.data.geometry import (
+    Size,
+    broken_masks,
+    corner_faults,
+    is_number,
+    segmentation_faults,
+)
 from ranking_det.data.own import complete_for_evaluation
 from ranking_det.evaluation.metrics import FIELDS, Rules
 
@@ -19,7 +41,7 @@ logger = logging.getLogger(__name__)
 LVIS_VERSIONS = {1230: "LVIS v0.5", 1203: "LVIS v1"}
 """By the number of categories, in which alone the two differ for an evaluation."""
 
-Size = tuple[int, int]  # height, width
+PLACE = "the ground truth"
 
 
 def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
@@ -29,37 +51,45 @@ def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
         ConfigError: it is missing, no JSON, or faulty; the message names the first fault.
     """
     content = read_json(path)
-    prepare_ground_truth(content, path, rules)
-    if iou_type == "segm":
+    masks = iou_type == "segm"
+    prepare_ground_truth(content, path, rules, masks=masks)
+    if masks:
         if content["annotations"] and not has_masks(content):
             raise ConfigError(f"{path}: no annotation has a 'segmentation' to evaluate masks with")
         fill_masks(content)
     return content
 
 
-def prepare_ground_truth(content: dict[str, Any], where: str, rules: Rules) -> None:
+def prepare_ground_truth(
+    content: dict[str, Any], where: str, rules: Rules, *, masks: bool = True
+) -> None:
     """Check the content of an annotation file, and fill in what evaluation needs, in place.
 
     Args:
         content: with ``images``, ``annotations`` and ``categories``, as COCO and LVIS have them.
         where: what messages call it, such as its path.
         rules: "lvis" needs LVIS's fields.
+        masks: whether the masks of annotations are checked, where they have one.
 
     Raises:
         ConfigError: it lacks one, or is inconsistent; the message names the first fault.
     """
     lvis = rules == "lvis"
-    category: dict[str, type] = CATEGORY | ({"frequency": str} if lvis else {})
-    image: dict[str, type] = {"id": int, "width": int, "height": int} | (LVIS_LISTS if lvis else {})
-    images = _check_section(content, where, "images", lambda entry: _texts(entry, image))
     categories = _check_section(
-        content, where, "categories", lambda entry: _category_faults(entry, category, lvis)
+        content, where, "categories", lambda entry: _category_faults(entry, lvis)
     )
     if not categories:
         raise ConfigError(f"{where}: 'categories' is empty")
+    _check_section(content, where, "images", lambda entry: _image_faults(entry, categories, lvis))
+    sizes = _sizes(content)
     _check_section(
-        content, where, "annotations", lambda entry: _annotation_faults(entry, images, categories)
+        content,
+        where,
+        "annotations",
+        lambda entry: _annotation_faults(entry, sizes, categories, masks),
     )
+    if masks:
+        _check_masks(where, "annotations", content["annotations"], sizes)
     complete_for_evaluation(content)
 
 
@@ -76,7 +106,7 @@ def fill_masks(content: dict[str, Any]) -> None:
         logger.warning("%d of %d objects have no mask, so none can be found", len(missing), count)
     sizes = _sizes(content) if missing else {}
     for annotation in missing:
-        height, width = sizes[annotation["image_id"]]
+        width, height = sizes[annotation["image_id"]]
         annotation["segmentation"] = {"size": [height, width], "counts": [height * width]}
 
 
@@ -101,14 +131,16 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
     sizes = _sizes(ground_truth)
     categories = {category["id"] for category in ground_truth["categories"]}
     _check(path, "result", results, lambda r: _result_faults(r, iou_type, sizes, categories))
+    if iou_type == "segm":
+        _check_masks(path, "result", results, sizes)
     return results
 
 
-Faults = Callable[[Any], Iterator[str]]
+FaultsOf = Callable[[Any], Iterator[Fault]]
 
 
 def _check_section(
-    content: Mapping[str, Any], where: str, section: str, faults: Faults
+    content: Mapping[str, Any], where: str, section: str, faults: FaultsOf
 ) -> set[int]:
     """Check the entries of a list; return their ids."""
     entries = content.get(section)
@@ -121,71 +153,71 @@ def _check_section(
     return ids
 
 
-def _check(where: str, section: str, entries: list[Any], faults: Faults) -> None:
+def _check(where: str, section: str, entries: list[Any], faults: FaultsOf) -> None:
     for index, entry in enumerate(entries):
-        text = next(faults(entry), None)
-        if text is not None:
+        for _, text in faults(entry):
             raise ConfigError(f"{where}: {section}[{index}]: {text}")
 
 
-def _texts(entry: Any, expected: dict[str, type]) -> Iterator[str]:
-    for _, text in type_faults(entry, expected):
-        yield text
+def _check_masks(
+    where: str, section: str, entries: list[Any], sizes: Mapping[int, Size | None]
+) -> None:
+    for index, (_, text) in broken_masks(entries, sizes):
+        raise ConfigError(f"{where}: {section}[{index}]: {text}")
 
 
-def _category_faults(entry: Any, expected: dict[str, type], lvis: bool) -> Iterator[str]:
-    yield from _texts(entry, expected)
-    if lvis and entry["frequency"] not in ("r", "c", "f"):
-        yield f"has 'frequency' {show(entry['frequency'])}, not 'r', 'c' or 'f'"
+def _category_faults(entry: Any, lvis: bool) -> Iterator[Fault]:
+    yield from type_faults(entry, CATEGORY | ({"frequency": str} if lvis else {}))
+    yield from _id_faults(entry)
+    if lvis:
+        yield from frequency_faults(entry)
 
 
-def _annotation_faults(entry: Any, images: set[int], categories: set[int]) -> Iterator[str]:
-    yield from _texts(entry, ANNOTATION)
-    yield from _reference_faults(entry, images, categories)
-    yield from _box_faults(entry["bbox"])
+def _image_faults(entry: Any, categories: set[int], lvis: bool) -> Iterator[Fault]:
+    yield from type_faults(entry, IMAGE | (LVIS_LISTS if lvis else {}))
+    yield from _id_faults(entry)
+    yield from size_faults(entry)
+    if lvis:
+        yield from list_faults(entry, categories)
+
+
+def _id_faults(entry: Mapping[str, Any]) -> Iterator[Fault]:
+    if abs(entry["id"]) >= MAX_ID:
+        yield "wrong value", f"'id' must be below 2**53, got {show(entry['id'])}"
+
+
+def _annotation_faults(
+    entry: Any, sizes: Mapping[int, Size], categories: Collection[int], masks: bool
+) -> Iterator[Fault]:
+    yield from type_faults(entry, ANNOTATION)
+    yield from reference_faults(entry, sizes, categories, PLACE)
+    yield from corner_faults(entry["bbox"])
+    if min(entry["bbox"][2:]) < 0:
+        yield "malformed box", f"width or height of 'bbox' is negative: {entry['bbox']}"
+    if masks and entry.get("segmentation"):
+        yield from segmentation_faults(entry["segmentation"], sizes[entry["image_id"]])
+    yield from value_faults(entry)
 
 
 def _result_faults(
-    entry: Any, iou_type: str, sizes: Mapping[int, Size], categories: set[int]
-) -> Iterator[str]:
+    entry: Any, iou_type: str, sizes: Mapping[int, Size], categories: Collection[int]
+) -> Iterator[Fault]:
+    field = FIELDS[iou_type]
     kind = list if iou_type == "bbox" else dict
-    yield from _texts(entry, {"image_id": int, "category_id": int, FIELDS[iou_type]: kind})
-    yield from _reference_faults(entry, sizes, categories)
+    yield from type_faults(entry, {"image_id": int, "category_id": int, field: kind})
+    yield from reference_faults(entry, sizes, categories, PLACE)
     if "score" not in entry:
-        yield "has no 'score'"
-    if not _is_number(entry["score"]):
-        yield f"has 'score' {show(entry['score'])}, which is no finite number"
+        yield "missing key", "has no 'score'"
+    if not is_number(entry["score"]):
+        yield "wrong value", f"has 'score' {show(entry['score'])}, which is no finite number"
     if iou_type == "bbox":
-        yield from _box_faults(entry["bbox"])
-    else:
-        yield from _rle_faults(entry["segmentation"], sizes[entry["image_id"]])
-
-
-def _reference_faults(
-    entry: Mapping[str, Any], images: set[int] | Mapping[int, Size], categories: set[int]
-) -> Iterator[str]:
-    if entry["image_id"] not in images:
-        yield f"has 'image_id' {entry['image_id']}, which is no image of the ground truth"
-    if entry["category_id"] not in categories:
-        yield f"has 'category_id' {entry['category_id']}, which is no category of the ground truth"
-
-
-def _box_faults(box: list[Any]) -> Iterator[str]:
-    if len(box) != 4 or not all(map(_is_number, box)):
-        yield f"needs 4 finite numbers x, y, width, height in 'bbox', got {show(box)}"
-
-
-def _rle_faults(mask: Mapping[str, Any], size: Size) -> Iterator[str]:
-    if mask.get("size") != list(size) or type(mask.get("counts")) is not str:
-        yield (
-            f"needs a compressed RLE in 'segmentation', of the image's [height, width] "
-            f"{list(size)}, got {show(mask)}"
-        )
+        yield from corner_faults(entry[field])
+        return
+    yield from segmentation_faults(entry[field], sizes[entry["image_id"]])
+    if type(entry[field]["counts"]) is not str:
+        text = f"must be a string, as a result's RLE is compressed, got {show(entry[field])}"
+        yield "segmentation", f"the RLE's 'counts' {text}"
 
 
 def _sizes(content: Mapping[str, Any]) -> dict[int, Size]:
-    return {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return {image["id"]: (image["width"], image["height"]) for image in content["images"]}

@@ -136,7 +136,7 @@ FAULTS = [
     (add("categories", id=True), "category True .*'id' must be an integer, got True"),
     (image(width=None), r"image 11 \(images\[0\]\): has no 'width'"),
     (image(width=40.0), "image 11 .*'width' must be an integer, got 40.0"),
-    (image(height=0), "image 11 .*'height' must be positive, got 0"),
+    (image(height=0), "image 11 .*'height' must be from 1 to 65535, got 0"),
     (add("images"), "image 11 .*another image has the id 11"),
     (image(file_name=None), "image 11 .*has no 'file_name'"),
     (image(file_name="a.png"), "image 11 .*no file .*images/a.png"),
@@ -165,6 +165,15 @@ FAULTS = [
     (edit("annotations", 3, "segmentation", size=[40, 30]), r"annotation 4 .*\[30, 40\], got"),
     (edit("annotations", 3, "segmentation", counts=[0, 7]), "annotation 4 .*sum to the image"),
     (edit("annotations", 3, "segmentation", counts=None), "annotation 4 .*a list or a string"),
+    (
+        edit("annotations", 3, "segmentation", counts="no RLE"),
+        "annotation 4 .*decode to runs of 12",
+    ),
+    (
+        annotation(segmentation=[[1, 2, 3, 4, 1e9, 5]]),
+        "annotation 1 .*more than an image away from",
+    ),
+    (annotation(area=10**400), "annotation 1 .*'area' must be a finite number of at least 0"),
 ]
 LVIS_FAULTS = [
     (image(neg_category_ids=None), "image 11 .*has no 'neg_category_ids'"),
