@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ranking_det.data.annotations import AnnotationSummary
+from ranking_det.data.entries import MAX_ID
 from ranking_det.data.records import load_set, register_set
 
 
@@ -48,9 +49,10 @@ def register_annotations(
 def complete_for_evaluation(content: dict[str, Any]) -> None:
     """Fill in, in place, what COCO's evaluation needs and LVIS's or a user's file may lack.
 
-    That is ``info``, and ``iscrowd`` and ``area`` (that of the box) of annotations. An annotation
-    of id 0 gets another one: COCO's evaluation takes 0 for "no match", and would count the
-    detection of such an object as false.
+    That is ``info``, and ``iscrowd`` and ``area`` (that of the box) of annotations. These are
+    numbered anew from 1 if any id is below 1 or beyond what a float holds: COCO's evaluation takes
+    0 for "no match", and faster-coco-eval is wrong about negative and larger ones too, so that the
+    detections of such objects would count as false.
 
     Args:
         content: the file's content, such as ``dataset`` of a ``pycocotools.coco.COCO``, whose
@@ -59,8 +61,9 @@ def complete_for_evaluation(content: dict[str, Any]) -> None:
     content.setdefault("info", {})
     annotations = content.get("annotations", [])
     for annotation in annotations:
-        annotation.setdefault("iscrowd", 0)
+        annotation["iscrowd"] = int(annotation.get("iscrowd", 0))
         if "area" not in annotation:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-        if annotation["id"] == 0:
-            annotation["id"] = max(other["id"] for other in annotations) + 1
+    if any(not 1 <= annotation["id"] < MAX_ID for annotation in annotations):
+        for identity, annotation in enumerate(annotations, start=1):
+            annotation["id"] = identity
