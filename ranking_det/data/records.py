@@ -13,7 +13,7 @@ from pycocotools import mask as mask_util
 
 from ranking_det.config import ConfigError
 from ranking_det.data.annotations import check_folder, check_sections, read_json
-from ranking_det.data.entries import check_categories, check_images
+from ranking_det.data.entries import check_categories, check_images, check_references
 from ranking_det.data.faults import Faults
 from ranking_det.data.image_files import FileChecks, ImageFinder
 
@@ -33,8 +33,9 @@ def load_set(name: str) -> list[dict[str, Any]]:
 
     Raises:
         ConfigError: the file is missing or is none of its format, has other categories than the set
-            is registered with, or an image has no name or is not there. Annotations are not
-            checked; see :func:`ranking_det.data.annotations.read_annotations`.
+            is registered with, an image has no name or is not there, or an annotation is of an
+            unknown image or category. Boxes and masks are not checked; see
+            :func:`ranking_det.data.annotations.read_annotations`.
     """
     metadata = MetadataCatalog.get(name)
     path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
@@ -43,7 +44,9 @@ def load_set(name: str) -> list[dict[str, Any]]:
     check_folder(metadata.image_root)
     faults = Faults(path)
     names = check_categories(content["categories"], lvis, faults)
-    check_images(content["images"], lvis, names, FileChecks(metadata.image_root, 0), faults)
+    finder = FileChecks(metadata.image_root, 0)
+    sizes = check_images(content["images"], lvis, names, finder, faults)
+    check_references(content["annotations"], sizes, names, faults)
     faults.check()
     class_of = metadata.thing_dataset_id_to_contiguous_id
     if names.keys() != class_of.keys():

@@ -17,6 +17,7 @@ from ranking_det.data.image_files import candidates
 
 ROOT = Path(__file__).parents[2]
 SQUARE = [[4, 4, 20, 4, 20, 16, 4, 16]]
+OBJECT = {"id": 5, "image_id": 1, "category_id": 7, "bbox": [4, 4, 16, 12]}
 COCO_URL = "http://images.cocodataset.org"
 FEDERATED = {"neg_category_ids": [9], "not_exhaustive_category_ids": []}
 
@@ -109,6 +110,12 @@ def test_only_names_of_coco_2014_are_translated():
             "no file .*coco/val2017/3.jpg",
         ),
         (lambda: {"categories": []}, "'categories' is empty"),
+        (
+            lambda: {"annotations": [OBJECT | {"category_id": 1300}]},
+            r"lvis_v1_train.json: annotation 5 \(annotations\[0\]\): 'category_id' is 1300, which",
+        ),
+        (lambda: {"annotations": [OBJECT | {"image_id": 9}]}, "annotation 5 .*'image_id' is 9, wh"),
+        (lambda: {"annotations": [{"id": 5}]}, "3 faults .*\n.*annotation 5 .*has no 'image_id'"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(root, changes, message):
