@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,7 +11,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ranking_det.files import write_whole
+from ranking_det.evaluation.metrics import class_precision
+from ranking_det.evaluation.tables import precision_cell, write_table
 
 __all__ = ["FILE_NAME", "write_per_class"]
 
@@ -48,17 +46,17 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["dataset", "class", *columns, "objects", "images"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    write_table(path, ["dataset", "class", *columns, "objects", "images"], rows)
 
 
 def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
     """The lines of a data set; none if its evaluator gives no AP of classes."""
     classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
-    found = {task: _by_class(metrics, classes) for task, metrics in tasks.items()}
+    found = {
+        task: class_precision(metrics, classes)
+        for task, metrics in tasks.items()
+        if isinstance(metrics, Mapping)
+    }
     found = {task: values for task, values in found.items() if values}
     if not found:
         return []
@@ -67,18 +65,9 @@ def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
     for index, name in enumerate(classes):
         row: Row = {"dataset": dataset, "class": name}
         for task, values in found.items():
-            row[f"{task}_AP"] = "" if math.isnan(values[name]) else f"{values[name]:.3f}"
+            row[f"{task}_AP"] = precision_cell(values[name])
         rows.append(row | {"objects": objects[index], "images": images[index]})
     return rows
-
-
-def _by_class(metrics: Any, classes: Sequence[str]) -> dict[str, float]:
-    if not isinstance(metrics, Mapping):
-        return {}
-    if len(classes) == 1 and "AP" in metrics:  # Detectron2 does not repeat the AP of the only class
-        return {classes[0]: metrics["AP"]}
-    values = {name: metrics[f"AP-{name}"] for name in classes if f"AP-{name}" in metrics}
-    return {name: values.get(name, math.nan) for name in classes} if values else {}
 
 
 @cache

@@ -6,8 +6,10 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ranking_det.config import ConfigError
 from ranking_det.evaluation.files import (
@@ -16,7 +18,14 @@ from ranking_det.evaluation.files import (
     read_results,
 )
 from ranking_det.evaluation.libraries import check_library
-from ranking_det.evaluation.metrics import FIELDS, MAX_DETS, average_precision
+from ranking_det.evaluation.metrics import (
+    FIELDS,
+    MAX_DETS,
+    average_precision,
+    choose_max_dets,
+    class_precision,
+)
+from ranking_det.evaluation.tables import precision_cell, write_table
 from ranking_det.files import write_json
 
 PROGRAM = "python -m ranking_det.evaluation"
@@ -34,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--results", required=True, metavar="FILE", help="detections")
         command.add_argument("--iou-type", required=True, choices=list(FIELDS))
         command.add_argument("--output", metavar="FILE", help="gets the metrics as JSON")
+        command.add_argument("--per-class", metavar="FILE", help="gets the AP of classes as CSV")
         command.add_argument(
             "--max-dets",
             type=int,
@@ -51,24 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, and return the exit status; what the user got wrong is one line on stderr."""
     args = build_parser().parse_args(argv)
     try:
-        text, metrics = _evaluate(args)
-        if args.output:
-            write_json(Path(args.output), metrics)
+        sys.stdout.write(_evaluate(args))
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"{PROGRAM}: error: {error}\n")
         return 2
-    sys.stdout.write(text)
     return 0
 
 
-def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, float | None]]:
-    """What to print, and the metrics of all classes; None for NaN, which JSON has not."""
+def _evaluate(args: argparse.Namespace) -> str:
+    """What to print, after the files that were asked for are written."""
     check_library(args.library, lvis=args.rules == "lvis")
-    if args.max_dets < 1:
-        raise ConfigError(f"--max-dets must be at least 1, got {args.max_dets}")
-    if args.output:
-        _check_output(Path(args.output), {args.ground_truth, args.results})
+    choose_max_dets(args.max_dets, args.rules, "--max-dets")
+    _check_outputs(args)
     ground_truth = read_ground_truth(args.ground_truth, args.rules, args.iou_type)
+    if args.per_class:
+        _check_names(ground_truth["categories"], args.ground_truth)
     results = read_results(args.results, ground_truth, args.iou_type)
     found = average_precision(
         ground_truth,
@@ -79,16 +86,39 @@ def _evaluate(args: argparse.Namespace) -> tuple[str, dict[str, float | None]]:
         max_dets=args.max_dets,
     )
     metrics = {name: value for name, value in found.items() if not name.startswith("AP-")}
+    if args.output:
+        # JSON has no NaN.
+        content = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        write_json(Path(args.output), content)
+    if args.per_class:
+        categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
+        of_class = class_precision(found, [category["name"] for category in categories])
+        rows = [{"class": name, "AP": precision_cell(ap)} for name, ap in of_class.items()]
+        write_table(Path(args.per_class), ["class", "AP"], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", f"{len(results):,} results"]
     lines += [f"{name:5} {value:7.3f}" for name, value in metrics.items()]
-    content = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-    return "\n".join([*lines, ""]), content
+    return "\n".join([*lines, ""])
 
 
-def _check_output(path: Path, inputs: set[str]) -> None:
-    if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder, not a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
-        raise ConfigError(f"--output {path}: {path.parent} is no folder that can be written to")
-    if path.resolve() in {Path(given).resolve() for given in inputs}:
-        raise ConfigError(f"--output {path} is also an input")
+def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
+    name, count = Counter(category["name"] for category in categories).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(
+            f"{where}: {count} categories have the name {name!r}; --per-class needs 1"
+        )
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    taken = {"the ground truth": args.ground_truth, "the results": args.results}
+    for flag, given in (("--output", args.output), ("--per-class", args.per_class)):
+        if not given:
+            continue
+        path = Path(given)
+        if path.is_dir():
+            raise ConfigError(f"{flag} {path} is a folder, not a file")
+        if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+            raise ConfigError(f"{flag} {path}: {path.parent} is no folder that can be written to")
+        for what, other in taken.items():
+            if path.resolve() == Path(other).resolve():
+                raise ConfigError(f"{flag} {path} is also {what}")
+        taken[flag] = given

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ranking_det.config import ConfigError
 from ranking_det.evaluation.libraries import (
     Library,
     check_library,
@@ -22,6 +23,9 @@ Rules = Literal["coco", "lvis"]
 
 MAX_DETS: dict[Rules, int] = {"coco": 100, "lvis": 300}
 """Detections of an image that count: of each class by COCO's rules, of all together by LVIS's."""
+
+MOST_DETS = 1_000_000
+"""What the libraries take for a limit."""
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 """What results must have for an IoU type."""
@@ -65,15 +69,16 @@ def average_precision(
         ``AP-<class>`` of each. NaN where there is no object.
 
     Raises:
-        ConfigError: the library is not there, or does not know the rules.
+        ConfigError: the library is not there, or does not know the rules, or ``max_dets`` is not
+            from 1 to :data:`MOST_DETS`.
     """
     lvis = rules == "lvis"
     check_library(library, lvis=lvis)
+    limit = choose_max_dets(max_dets, rules, "max_dets")
     categories = ground_truth["categories"]
     if classes is None:
         classes = {category["id"]: category["name"] for category in categories}
     ids = sorted(classes)
-    limit = MAX_DETS[rules] if max_dets is None else max_dets
     rows = [_only(result, iou_type) for result in results]
     if lvis:
         rows = keep_known(ground_truth, keep_best(rows, limit))
@@ -88,6 +93,35 @@ def average_precision(
     if len(ids) > 1:
         metrics |= _by_class(precision[..., 0], [classes[identity] for identity in ids])
     return metrics
+
+
+def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
+    """The limit that was given under a name, or that of the rules.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    if given is None:
+        return MAX_DETS[rules]
+    if type(given) is not int or not 1 <= given <= MOST_DETS:
+        raise ConfigError(f"{name} must be an integer from 1 to {MOST_DETS:,}, got {given!r}")
+    return given
+
+
+def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
+    """AP by class, from metrics such as :func:`average_precision` or Detectron2 gives.
+
+    Args:
+        metrics: with an ``AP-<class>`` of each class, or the ``AP`` of the only one.
+        classes: their names.
+
+    Returns:
+        In percent, NaN for those that the metrics have not; empty if they have none of them.
+    """
+    if len(classes) == 1 and "AP" in metrics:  # which is not repeated as that of the class
+        return {classes[0]: metrics["AP"]}
+    values = {name: metrics[f"AP-{name}"] for name in classes if f"AP-{name}" in metrics}
+    return {name: values.get(name, math.nan) for name in classes} if values else {}
 
 
 def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:

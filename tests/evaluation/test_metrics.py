@@ -148,6 +148,19 @@ def test_both_libraries_agree_on_coco(iou_type, max_dets):
         assert fast == pytest.approx(reference, abs=1e-9, nan_ok=True)
 
 
+@BOTH
+@pytest.mark.parametrize("identity", [0, -1, -5, 2**53 + 1, 2**63 - 1, 10**30])
+def test_ids_of_annotations_do_not_change_ap(iou_type, identity):
+    boxes = [BOX, OTHER, FAR]
+    content = ground_truth(*[(1, A, box) for box in boxes])
+    for i, annotation in enumerate(content["annotations"]):
+        annotation["id"] = identity - i
+    results = [result(1, A, box, 0.9 - i / 10) for i, box in enumerate(boxes)]
+    for library in ("faster-coco-eval", "pycocotools"):
+        found = evaluate(content, results, iou_type, "coco", library=library)
+        assert found["AP"] == pytest.approx(100), library
+
+
 def test_neither_the_number_of_classes_at_once_nor_a_second_evaluation_changes_anything(
     monkeypatch,
 ):
