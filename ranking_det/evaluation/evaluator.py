@@ -19,13 +19,14 @@ from detectron2.utils.logger import create_small_table
 from ranking_det.config import ConfigError
 from ranking_det.data.annotations import read_json
 from ranking_det.evaluation.files import (
+    LVIS_VERSIONS,
     describe,
     fill_masks,
     has_masks,
     prepare_ground_truth,
 )
 from ranking_det.evaluation.libraries import Library, check_library
-from ranking_det.evaluation.metrics import FIELDS, MAX_DETS, Rules, average_precision
+from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
 from ranking_det.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -75,16 +76,19 @@ class DetectionEvaluator(DatasetEvaluator):
         self.distributed = distributed
         self.output_dir = output_dir
         self.library = library
-        self.max_dets = max_dets_per_image or MAX_DETS[self.rules]
+        self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
         self.ground_truth, where = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
         self.annotated = "annotations" in self.ground_truth
         self.ground_truth.setdefault("annotations", [])
-        prepare_ground_truth(self.ground_truth, where, self.rules)
+        masks = tasks is None or "segm" in tasks
+        prepare_ground_truth(self.ground_truth, where, self.rules, masks=masks)
         self.masks = has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise ConfigError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
-        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where)
+        self.category_ids, self.classes = _classes(
+            metadata, self.ground_truth, where, federated=self.rules == "lvis"
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -164,7 +168,10 @@ class DetectionEvaluator(DatasetEvaluator):
             classes=self.classes,
         )
         table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
-        logger.info("%s, at most %d detections an image:\n%s", task, self.max_dets, table)
+        of = "all classes" if self.rules == "lvis" else "each class"
+        logger.info(
+            "%s, at most %d detections of %s in an image:\n%s", task, self.max_dets, of, table
+        )
         return metrics
 
 
@@ -186,7 +193,7 @@ def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str]:
 
 
 def _classes(
-    metadata: Any, content: Mapping[str, Any], where: str
+    metadata: Any, content: Mapping[str, Any], where: str, *, federated: bool
 ) -> tuple[list[int], dict[int, str]]:
     """The category ids in the order of classes, and the names by id."""
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -195,6 +202,13 @@ def _classes(
     unknown = sorted(set(ids) - set(names))
     if unknown:
         raise ConfigError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
+    # The ids of LVIS v1 are all in a file of v0.5, of other classes.
+    if federated and len(ids) < len(names):
+        found, own = (
+            f"{count} ({LVIS_VERSIONS[count]})" if count in LVIS_VERSIONS else str(count)
+            for count in (len(names), len(ids))
+        )
+        raise ConfigError(f"{where}: has {found} categories, but the data set {own}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):
         raise ConfigError(

@@ -172,6 +172,8 @@ def test_no_image_no_annotations_and_no_detection_are_three_things(register, cap
         ({"rules": "voc"}, "rules must be 'auto', 'coco' or 'lvis', got 'voc'"),
         ({"library": "lvis"}, "library must be one of faster-coco-eval, pycocotools"),
         ({"library": "pycocotools"}, "LVIS's need faster-coco-eval"),
+        ({"max_dets_per_image": 0}, "max_dets_per_image must be an integer from 1 to .*, got 0"),
+        ({"max_dets_per_image": -1}, "max_dets_per_image must be .*, got -1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(register, options, message):
@@ -196,6 +198,46 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
         with pytest.raises(ConfigError, match=message):
             DetectionEvaluator(NAME)
         MetadataCatalog.remove(NAME)
+
+
+def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_path):
+    content = ground_truth()
+    frequency = {"frequency": "r"}
+    content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
+    metadata = MetadataCatalog.get("ranking_lvis_v1_val")
+    before = metadata.json_file
+    try:
+        metadata.__dict__["json_file"] = write(tmp_path / "gt.json", content)
+        message = r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set 1203 \(LVIS v1\)"
+        with pytest.raises(ConfigError, match=message):
+            DetectionEvaluator("ranking_lvis_v1_val")
+    finally:
+        metadata.__dict__["json_file"] = before
+
+
+def test_the_log_says_of_what_how_many_detections_count(register, caplog):
+    for kind, expected in (
+        ("lvis", "bbox, at most 300 detections of all classes in an image"),
+        ("coco", "bbox, at most 100 detections of each class in an image"),
+    ):
+        MetadataCatalog.pop(NAME, None)
+        register(ground_truth((1, A, BOX)), kind)
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, DETECTIONS)
+        with caplog.at_level(logging.INFO):
+            evaluator.evaluate()
+        assert expected in caplog.text
+
+
+def test_masks_that_are_to_be_evaluated_are_checked_before_anything_is_detected(register):
+    broken = {"size": [SIDE, SIDE], "counts": "no RLE"}
+    register(ground_truth((1, A, BOX, {"segmentation": broken})))
+    for tasks in (None, ["segm"]):
+        with pytest.raises(ConfigError, match=r"annotations\[0\]: the RLE's 'counts' must decode"):
+            DetectionEvaluator(NAME, tasks=tasks)
+    evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
+    feed(evaluator, [(1, 0, BOX, 0.5)])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 def work(rank, folder):
