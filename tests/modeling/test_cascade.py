@@ -146,7 +146,7 @@ def test_masks_are_predicted_for_the_detections():
     heads = build(masks=True).eval()
     with torch.no_grad():
         found = heads(None, make_features(2), make_proposals(2))[0]
-    assert all(own.pred_masks.shape == (len(own), 1, 28, 28) and len(own) for own in found)
+    assert all(own.pred_masks.shape == (len(own), 1, 14, 14) and len(own) for own in found)
 
 
 def test_metrics_are_logged_by_stage():

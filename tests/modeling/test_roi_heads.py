@@ -185,7 +185,7 @@ def test_the_predictor_has_no_background_logit_and_detections_are_detectron2s():
     assert losses == {}
     assert probs[0].shape == (40, 13) and not probs[0][:, -1].any()
     torch.testing.assert_close(probs[1][:, :-1], predictions[0][40:].sigmoid())
-    expected, _ = fast_rcnn_inference(boxes, probs, [(SIZE, SIZE)] * 2, 0.3, 0.5, 100)
+    expected, _ = fast_rcnn_inference(boxes, probs, [(SIZE, SIZE)] * 2, 0.3, 0.5, 50)
     for own, theirs in zip(found, expected):
         torch.testing.assert_close(own.scores, theirs.scores)
         torch.testing.assert_close(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
@@ -258,7 +258,7 @@ def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
         matched = heads.assigner(
             [own.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], own.area() >= 0
         ).gt_index
-        expected = objects.gt_masks[matched].crop_and_resize(own.tensor, 28)
+        expected = objects.gt_masks[matched].crop_and_resize(own.tensor, 14)
         assert torch.equal(masks[start : start + len(own)], expected.float())
         start += len(own)
 
@@ -332,6 +332,7 @@ def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
         box2box_transform=heads.box_predictor.box2box_transform,
         num_classes=12,
         test_score_thresh=0.0,
+        test_topk_per_image=50,
         loss_weight=1.0,
     )
     # The same logits, with another background's, which all are relative to.
@@ -426,7 +427,7 @@ def test_masks_that_are_the_same_for_all_classes_train_and_are_predicted():
     assert heads.mask_head.predictor.out_channels == 1
     with torch.no_grad():
         (detections,), _ = heads.eval()(None, make_features(1), make_proposals(1))
-    assert detections.pred_masks.shape == (len(detections), 1, 28, 28)
+    assert detections.pred_masks.shape == (len(detections), 1, 14, 14)
 
 
 def test_images_without_proposals_train_on_their_objects_and_give_no_detection():
