@@ -39,6 +39,9 @@ for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
         predictor.test_topk_per_image = 50
     poolers = [heads.box_pooler]
+    heads.box_pooler.output_size = 5
+    for head in heads.get("box_heads") or [heads.box_head]:
+        head.input_shape.update({"height": 5, "width": 5})
     heads.box_in_features = LEVELS
     if "mask_pooler" in heads:
         heads.mask_in_features = LEVELS
