@@ -1,4 +1,4 @@
-"""R-CNNs on the shapes at 128 px: 350 x 8 images = 2.8 epochs, some two minutes on two CPU cores.
+"""R-CNNs on the shapes at 128 px: 350 x 8 images = 2.8 epochs, 2 to 3 minutes on two CPU cores.
 
 ``dataloader_masks`` gives masks as well as boxes.
 """
