@@ -186,8 +186,6 @@ def steps() -> str:
 
 def rcnn_steps(report: dict[str, Any]) -> str:
     """Mask R-CNN's step with Rank & Sort, beside cross entropy and beside Detectron2's own."""
-    if "rcnn" not in report:
-        return "Mask R-CNN's step: not run."
     own = report["rcnn"]
     theirs = own["seconds"]["rank_sort"] / own["seconds"]["detectron2"]
     return (

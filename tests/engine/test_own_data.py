@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
+from tests.engine.conftest import run_commands
 
 ROOT = Path(__file__).parents[2]
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
@@ -61,12 +62,7 @@ def out(own_data, tmp_path_factory):
     # 9 images in batches of 2 are 5 iterations an epoch: 1 epoch, then 2.
     commands[0].append("train.epochs=1")
     commands[1].append("train.epochs=2")
-    code = f"from ranking_det.engine import main\nfor command in {commands!r}:\n"
-    code += "    assert main(command) == 0"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_commands(commands)
     return out
 
 

@@ -1,10 +1,7 @@
 """The user's own masks, some of which are missing: an R-CNN with class ids 5, 9 and 40."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import torch
 from pycocotools.coco import COCO
 
 from ranking_det.engine import main
+from tests.engine.conftest import run_commands
 
 ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/mask_rs.py", "configs/shapes/mask_rs.yaml"
@@ -79,14 +77,7 @@ def out(own_data, tmp_path_factory):
         ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
     ]
     # The pictures of a training have tests of their own, and take as long as the rest.
-    code = "from ranking_det.engine import main, results\n"
-    code += "results.draw_detections = results.plot_curves = lambda *args: None\n"
-    code += f"for command in {commands!r}:\n"
-    code += "    assert main(command) == 0"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_commands(commands, pictures=False)
     return out
 
 
