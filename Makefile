@@ -15,7 +15,7 @@ PIP = $(PY) -m pip --disable-pip-version-check
 INSTALLED = $(VENV)/.ranking_det-installed
 MAIN_VENV = .venv-main
 # A test file on each of two cores, of one thread each.
-PYTEST = -m pytest -n 2 --dist loadfile
+PYTEST = -m pytest -n 2 --dist loadfile --durations 10 --durations-min 20
 
 .PHONY: install quickstart test test-slow test-main lint format
 
