@@ -48,29 +48,34 @@ class AnchorMatching:
     num_classes: int
     strides: Sequence[int]
 
+    def make_anchors(self, features: list[Tensor]) -> list[Tensor]:
+        """The anchors (R_l, 4) of one image on each level, XYXY in pixels."""
+        return [boxes.tensor for boxes in self.anchor_generator(features)]
+
     def assign_all(
         self,
         images: ImageList,
         features: list[Tensor],
+        anchors: list[Tensor],
         predictions: tuple[list[Tensor], ...],
         gt_instances: list[Instances],
-    ) -> tuple[list[Tensor], Tensor, Tensor, Assignment]:
+    ) -> tuple[Tensor, Tensor, Assignment]:
         """Assign the objects of the N images to the anchors.
 
         Args:
             images: the N images.
             features: the backbone's, per level.
+            anchors: on them, per level.
             predictions: of the head on them: logits and box outputs per level.
             gt_instances: the objects of each image.
 
         Returns:
-            Anchors per level (R_l, 4), logits (R, K), raw box outputs (R, 4), their assignment.
+            Logits (R, K), raw box outputs (R, 4), their assignment.
         """
-        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
         logits = flatten_levels(predictions[0], self.num_classes)
         outputs = flatten_levels(predictions[1], 4).float()
         valid = self.valid(images, features, anchors)
-        return anchors, logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
+        return logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
 
     def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""

@@ -86,8 +86,9 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Assign, gather the candidates, and call the criterion."""
-        anchors, logits, outputs, assignment = self.assign_all(
-            images, features, predictions, gt_instances
+        anchors = self.make_anchors(features)
+        logits, outputs, assignment = self.assign_all(
+            images, features, anchors, predictions, gt_instances
         )
         branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
         candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
@@ -116,7 +117,7 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
     def _propose(
         self, features: list[Tensor], predictions: tuple[list[Tensor], ...], num_images: int
     ) -> list[RawDetections]:
-        anchors = [boxes.tensor for boxes in self.anchor_generator(features)]
+        anchors = self.make_anchors(features)
         logits = [flatten_level(level, self.num_classes) for level in predictions[0]]
         outputs = [flatten_level(level, 4) for level in predictions[1]]
         # A third prediction is the branch's.

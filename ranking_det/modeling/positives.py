@@ -57,7 +57,8 @@ def find_positives(
     predictions = _without_memory(head, features)
     gt_instances = [inputs["instances"].to(model.device) for inputs in batched_inputs]
     objects = as_one_class(gt_instances) if isinstance(matching, RankingRPN) else gt_instances
-    levels, _, _, assignment = matching.assign_all(images, features, predictions, objects)
+    levels = matching.make_anchors(features)
+    _, _, assignment = matching.assign_all(images, features, levels, predictions, objects)
     anchors, (labels, gt_index) = torch.cat(levels), assignment
     found, first = [], 0
     for i, instances in enumerate(gt_instances):

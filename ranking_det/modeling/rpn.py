@@ -173,23 +173,24 @@ class RankingRPN(AnchorMatching, nn.Module):
             gradient; and in training the criterion's losses, ``loss_rpn_...``.
         """
         maps = [features[name] for name in self.in_features]
-        predictions = self.rpn_head(maps)
+        predictions, anchors = self.rpn_head(maps), self.make_anchors(maps)
         found = {}
         if self.training:
             if gt_instances is None:
                 raise ValueError("gt_instances: expected the objects of each image, got None")
-            found = self._losses(images, maps, predictions, gt_instances)
-        return self._propose(images, maps, predictions), found
+            found = self._losses(images, maps, anchors, predictions, gt_instances)
+        return self._propose(images, anchors, predictions), found
 
     def _losses(
         self,
         images: ImageList,
         maps: list[Tensor],
+        anchors: list[Tensor],
         predictions: tuple[list[Tensor], ...],
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         objects = as_one_class(gt_instances)
-        anchors, logits, outputs, assignment = self.assign_all(images, maps, predictions, objects)
+        logits, outputs, assignment = self.assign_all(images, maps, anchors, predictions, objects)
         assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
         candidates = self.gather(anchors, objects, assignment, logits, outputs)
         output = self.criterion(candidates, assignment.labels)
@@ -220,12 +221,12 @@ class RankingRPN(AnchorMatching, nn.Module):
 
     @torch.no_grad()
     def _propose(
-        self, images: ImageList, maps: list[Tensor], predictions: tuple[list[Tensor], ...]
+        self, images: ImageList, anchors: list[Tensor], predictions: tuple[list[Tensor], ...]
     ) -> list[Instances]:
         boxes = []
-        for anchors, level in zip(self.anchor_generator(maps), predictions[1], strict=True):
+        for own, level in zip(anchors, predictions[1], strict=True):
             outputs = flatten_level(level, 4).float()
-            tiled = anchors.tensor.repeat(len(outputs), 1)
+            tiled = own.repeat(len(outputs), 1)
             boxes.append(self.decode(outputs.flatten(0, 1), tiled).view_as(outputs))
         return find_top_rpn_proposals(
             boxes,
