@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import ROIAlign
 from detectron2.utils.events import EventStorage
 
 from ranking_det.data.repeat import repeat_rare
@@ -20,10 +21,11 @@ from ranking_det.losses import (
     HistoryBalance,
     PositiveCount,
     RankSort,
+    ScoreWeight,
     SmoothL1,
     ValueBalance,
 )
-from ranking_det.modeling import RandomSampler
+from ranking_det.modeling import RandomSampler, RankingMaskHead
 from tests.modeling.conftest import make_batch
 from tests.test_coco_configs import ROOT, check_step
 
@@ -190,11 +192,19 @@ def check_ranking(model, row):
             assert isinstance(criterion.classification, RankSort)
             assert criterion.classification.delta == 0.5
             assert isinstance(criterion.balance, ValueBalance)
+            assert isinstance(criterion.instance_weight, ScoreWeight)
+        assert isinstance(criterion.localization, GIoU)
+        assert criterion.rank_scope == "gpu"
     for stage in stages:
         assert stage.predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
         assert stage.predictor.cls_score.out_features == row.classes
         agnostic = row.stages > 1
         assert stage.predictor.bbox_pred.out_features == (4 if agnostic else 4 * row.classes)
+
+    if row.masks:
+        masks = heads.mask_criterion
+        assert (masks.error, masks.weighted, masks.balanced) == ("dice", True, True)
+        assert heads.max_mask_rois == 200 and isinstance(heads.mask_head, RankingMaskHead)
 
 
 def check_baseline(model, row):
@@ -244,29 +254,45 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
         load_lazy_config(path, ["model.roi_heads=null"])
 
 
+def check_pooler(pooler, size):
+    assert pooler.output_size == (size, size) and pooler.canonical_box_size == 224
+    scales = [level.spatial_scale for level in pooler.level_poolers]
+    assert scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    for level in pooler.level_poolers:
+        assert isinstance(level, ROIAlign) and level.aligned and level.sampling_ratio == 0
+
+
 def check_common(model, row):
     rpn, heads = model.proposal_generator, model.roi_heads
     assert rpn.pre_nms_topk == {True: 2000, False: 1000}
     assert rpn.post_nms_topk == {True: 1000, False: 1000} and rpn.nms_thresh == 0.7
-    areas = [cell.diff(dim=0).shape[0] for cell in rpn.anchor_generator.cell_anchors]
-    assert areas == [2] * 5  # three shapes of a cell
-    sides = [(c[1, 2] - c[1, 0]).item() for c in rpn.anchor_generator.cell_anchors]
-    assert sides == [32, 64, 128, 256, 512]
+    extents = torch.stack([c[:, 2:] - c[:, :2] for c in rpn.anchor_generator.cell_anchors])
+    sides = torch.tensor([32, 64, 128, 256, 512.0])[:, None].expand(5, 3)
+    torch.testing.assert_close(extents.prod(dim=2).sqrt(), sides)
+    ratios = torch.tensor([0.5, 1, 2]).expand(5, 3)
+    torch.testing.assert_close(extents[..., 1] / extents[..., 0], ratios)
+    assert rpn.anchor_generator.offset == 0
     last = list(heads.box_predictor)[-1] if row.stages > 1 else heads.box_predictor
     assert (last.test_score_thresh, last.test_nms_thresh) == (row.score, 0.5)
     assert last.test_topk_per_image == row.detections
     assert tuple(last.box2box_transform.weights) == (10, 10, 5, 5)
-    assert tuple(rpn.box2box_transform.weights) == (10, 10, 5, 5)
+    own = (1, 1, 1, 1) if row.loss == "ce" else (10, 10, 5, 5)
+    assert tuple(rpn.box2box_transform.weights) == own
+    check_pooler(heads.box_pooler, 7)
+    assert heads.continuous_label == "iou"
     assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
     if row.masks:
         convolutions = [m for n, m in heads.mask_head.named_children() if n.startswith("mask_fcn")]
         assert len(convolutions) == 4
+        check_pooler(heads.mask_pooler, 14)
         assert heads.mask_head.predictor.out_channels == row.classes
     names = [name for name, p in model.backbone.bottom_up.named_parameters() if p.requires_grad]
     assert not any(name.startswith(("stem", "res2")) for name in names)
     assert sum(name.endswith("conv2.norm.weight") for name in names) == row.depth // 3 - 3
     block = model.backbone.bottom_up.res3[0]
     assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+    assert model.input_format == "RGB"
+    assert model.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
     assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.data import DatasetMapper
 from detectron2.data.transforms import NoOpTransform
 from detectron2.structures import BoxMode
@@ -111,9 +111,11 @@ def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
     for key in ("optimizer", "dataloader", "lr_multiplier"):
         assert OmegaConf.to_yaml(ranking[key]) == OmegaConf.to_yaml(baseline[key])
     assert {**ranking.train, "output_dir": ""} == {**baseline.train, "output_dir": ""}
-    for key in ("anchor_generator", "pre_nms_topk", "post_nms_topk", "box2box_transform", "head"):
+    for key in ("anchor_generator", "pre_nms_topk", "post_nms_topk", "head"):
         assert ranking.model.proposal_generator[key] == baseline.model.proposal_generator[key]
     assert list(baseline.model.proposal_generator.post_nms_topk) == [48, 64]
+    own = get_cfg().MODEL.RPN.BBOX_REG_WEIGHTS
+    assert tuple(baseline.model.proposal_generator.box2box_transform.weights) == tuple(own)
     sizes = [
         {name: tuple(p.shape) for name, p in build(f"{kind}_{loss}").named_parameters()}
         for loss in ("rs", "ce")

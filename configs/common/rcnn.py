@@ -180,7 +180,11 @@ def with_cross_entropy(
 ) -> DictConfig:
     """The baseline: losses and samples, though not the code, of Detectron2's own R-CNNs."""
     baseline = with_samplers(with_criterion(model, cross_entropy), anchors, rois)
-    baseline.proposal_generator.loss_weight = 1.0
+    rpn = baseline.proposal_generator
+    rpn.loss_weight = 1.0
+    # Unlike the ranking detectors, with a coder of its own: that of Detectron2's.
+    rpn.box2box_transform = L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0])
+    rpn.criterion.localization.weights = [1.0, 1.0, 1.0, 1.0]
     baseline.roi_heads.box_predictor.softmax = True
     if "mask_head" in baseline.roi_heads:
         baseline.roi_heads.mask_head._target_ = MaskRCNNConvUpsampleHead

@@ -1,6 +1,6 @@
 """R-CNNs on ResNet-50 as Rank & Sort Loss has them (Oksuz et al., ICCV 2021).
 
-``faster``, ``mask``, ``cascade`` and ``cascade_mask`` rank; ``faster_ce`` and ``mask_ce`` are the
+``faster``, ``mask`` and ``cascade`` rank; ``faster_ce`` and ``mask_ce`` are the
 baselines on random samples. Detections need a score of .40, those of the baselines of .05.
 """
 
@@ -18,7 +18,6 @@ faster.proposal_generator.assigner.low_quality_iou = 0.3
 
 mask = with_masks(faster, num_conv=4)
 cascade = with_stages(faster)
-cascade_mask = with_masks(cascade, num_conv=4)
 faster_ce = with_cross_entropy(faster)
 mask_ce = with_cross_entropy(mask)
 

@@ -94,12 +94,14 @@ class Matches(NamedTuple):
         candidates, count = self.candidates, self.candidates.num_images
         sizes = torch.bincount(candidates.image, minlength=count).tolist()
         own = torch.bincount(candidates.image[self.rows], minlength=count).tolist()
+        # Split at once: the gradients of slices would each be as large as all the logits.
+        logits = candidates.logits.split(sizes)
         parts, row, positive = [], 0, 0
-        for size, positives in zip(sizes, own, strict=True):
+        for own_logits, size, positives in zip(logits, sizes, own, strict=True):
             rows, boxes = slice(row, row + size), slice(positive, positive + positives)
             branch, quality = candidates.branch_logits, candidates.quality
             part = Candidates(
-                logits=candidates.logits[rows],
+                logits=own_logits,
                 image=torch.zeros_like(candidates.image[rows]),
                 level=candidates.level[rows],
                 num_images=1,

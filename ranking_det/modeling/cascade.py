@@ -13,11 +13,11 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ranking_det import assigners, losses
+from ranking_det import assigners
 from ranking_det.config import ConfigError, build_component
 from ranking_det.modeling.logging import log_metrics
 from ranking_det.modeling.proposals import refine_proposals
-from ranking_det.modeling.roi_heads import BoxStage, RankingROIHeads, TrainedStage
+from ranking_det.modeling.roi_heads import STAGE, BoxStage, RankingROIHeads, TrainedStage
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -102,30 +102,27 @@ class RankingCascadeROIHeads(RankingROIHeads):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; MODEL.ROI_BOX_CASCADE_HEAD has the thresholds and coders."""
-        given = super().from_config(cfg, input_shape)
-        parts: dict[str, list[Any]] = {
-            name: [] for name in ("box_heads", "box_predictors", "assigners", "criteria")
-        }
+        return super().from_config(cfg, input_shape)
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         node = cfg.MODEL.ROI_BOX_CASCADE_HEAD
-        if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS):
+        if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
             raise ConfigError(
                 "MODEL.ROI_BOX_CASCADE_HEAD: IOUS and BBOX_REG_WEIGHTS need an entry for every "
                 f"stage, got {len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )
+        stages = []
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
-            built = cls._init_box_head(cfg, input_shape)
-            built["box_predictor"].box2box_transform = Box2BoxTransform(weights=weights)
-            parts["box_heads"].append(built["box_head"])
-            parts["box_predictors"].append(built["box_predictor"])
+            stage: dict[str, Any] = super()._init_box_head(cfg, input_shape)
+            stage["box_predictor"].box2box_transform = Box2BoxTransform(weights=weights)
             matching = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
             matching["LOW_QUALITY"] = False
             where = "MODEL.ROI_BOX_CASCADE_HEAD.IOUS"
-            parts["assigners"].append(build_component(matching, assigners, where))
-            parts["criteria"].append(
-                build_component(cfg.MODEL.CRITERION, losses, "MODEL.CRITERION")
-            )
-        single = ("box_head", "box_predictor", "assigner", "criterion")
-        return {name: value for name, value in given.items() if name not in single} | parts
+            stage["assigner"] = build_component(matching, assigners, where)
+            stages.append(stage)
+        shared = {name: value for name, value in stages[0].items() if name not in STAGE}
+        return shared | {plural: [own[name] for own in stages] for name, plural in STAGE.items()}
 
     def stages(self) -> list[BoxStage]:
         """All stages, the first on the RPN's proposals."""
@@ -137,15 +134,18 @@ class RankingCascadeROIHeads(RankingROIHeads):
     ) -> tuple[TrainedStage, dict[str, Tensor]]:
         trained: list[TrainedStage] = []
         found: dict[str, Tensor] = {}
-        for i, stage in enumerate(self.stages()):
+        stages = self.stages()
+        for i, stage in enumerate(stages):
+            if i:
+                last = trained[-1]
+                with torch.no_grad():
+                    boxes = stages[i - 1].predictor.predict_boxes(last.outputs, last.proposals)
+                proposals = refine_proposals(boxes, last.proposals, training=True)
             with_masks = self.mask_on and i == 0
             trained.append(self._train_stage(features, proposals, targets, stage, with_masks))
             own = trained[-1]
             log_metrics(own.result.metrics, f"stage{i}/")
             found |= {f"{name}_stage{i}": loss for name, loss in own.result.losses.items()}
-            with torch.no_grad():
-                boxes = stage.predictor.predict_boxes(own.outputs, own.proposals)
-            proposals = refine_proposals(boxes, own.proposals, training=True)
         return trained[0], found
 
     def _forward_box(

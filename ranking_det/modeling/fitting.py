@@ -62,7 +62,8 @@ def check_rpn(rpn: RankingRPN) -> None:
 
 def check_roi_heads(heads: RankingROIHeads) -> None:
     """The same for the parts of the heads on proposals."""
-    for stage in heads.stages():
+    stages = heads.stages()
+    for stage in stages:
         if not isinstance(stage.predictor, RankingBoxPredictor):
             kind = type(stage.predictor).__name__
             raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
@@ -84,6 +85,10 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
                 f"box_predictor.num_classes: {stage.predictor.num_classes}, but the heads have "
                 f"{heads.num_classes}"
             )
+    if len({stage.predictor.softmax for stage in stages}) > 1:
+        raise ValueError(
+            "criteria: expected either softmax or sigmoid in all stages, whose logits are averaged"
+        )
     if heads.mask_on:
         _check_masks(heads)
     elif heads.mask_criterion is not None:

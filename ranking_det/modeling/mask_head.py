@@ -6,17 +6,18 @@ Shapes: N images, P positives of all of them, K classes, S x S pixels of a predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor
+from torchvision.ops import roi_align
 
-from ranking_det.losses import dice_errors
+from ranking_det.losses import Candidates, dice_errors
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -94,6 +95,9 @@ def limit_rois(positives: Sequence[Instances], max_rois: int) -> list[Instances]
     ]
 
 
+CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
+
+
 class TrainedMasks(NamedTuple):
     """The masks of a step of training.
 
@@ -108,20 +112,28 @@ class TrainedMasks(NamedTuple):
     targets: Tensor
 
 
-def blend_labels(iou: Tensor, masks: TrainedMasks, iou_share: float) -> Tensor:
-    """Continuous labels (P,) in [0, 1]: Dice coefficients of the masks, blended with the IoU.
-
-    Section S3.4 of Oksuz et al., ICCV 2021. A positive without a mask keeps its IoU.
+def continuous_labels(
+    kind: str, candidates: Candidates, masks: TrainedMasks | None
+) -> Tensor | None:
+    """What the positives are ranked by (Oksuz et al., ICCV 2021, section S3.4).
 
     Args:
-        iou: (P,) of the boxes.
-        masks: of some positives.
-        iou_share: 0 for the Dice coefficient, .5 for the mean of both.
+        kind: "binary", 1 for all; "dice", the coefficients of the masks, or their "mean" with the
+            IoU, which a positive without a mask has alone; "iou".
+        candidates: with P positives.
+        masks: of some of them; None for none.
+
+    Returns:
+        (P,) in [0, 1], without gradient; None for the IoU.
     """
-    dice = 1 - dice_errors(masks.logits.detach(), masks.targets)
-    labels = iou.clone()
-    own = iou[masks.positive]
-    labels[masks.positive] = (iou_share * own + (1 - iou_share) * dice.to(iou.dtype)).clamp(0, 1)
+    if kind == "binary":
+        return torch.ones_like(candidates.boxes[:, 0])
+    if kind == "iou" or masks is None:
+        return None
+    labels = candidates.iou()
+    dice = (1 - dice_errors(masks.logits.detach(), masks.targets)).to(labels.dtype)
+    own = labels[masks.positive] if kind == "mean" else dice
+    labels[masks.positive] = ((own + dice) / 2).clamp(0, 1)
     return labels
 
 
@@ -151,11 +163,20 @@ def mask_targets(positives: Sequence[Instances], targets: Sequence[Instances], s
     Returns:
         (P, S, S) float32, 0 or 1.
     """
-    masks: list[Any] = []
+    masks: list[Tensor] = []
     for own, objects in zip(positives, targets, strict=True):
         if not len(own):
             continue
-        cut = objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, size)
-        masks.append(cut.float())
+        masks.append(_cut(objects.gt_masks, own.gt_index, own.proposal_boxes.tensor, size).float())
     device = positives[0].proposal_boxes.device
     return torch.cat([*masks, torch.zeros(0, size, size, device=device)])
+
+
+def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Of each box (P, 4) the mask (size, size) of the object that its index names, bool."""
+    if isinstance(masks, PolygonMasks):
+        return masks[index].crop_and_resize(boxes, size)
+    # As BitMasks cuts them, but without a copy of a whole image's mask for every box.
+    whole = masks.tensor.to(boxes.device, torch.float32)[:, None]
+    rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
+    return roi_align(whole, rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -37,9 +37,14 @@ def match_proposals(
     Returns:
         The proposals of each image, with ``is_object`` for those that are an object's own box, and
         the assignment of all R.
+
+    Raises:
+        ValueError: objects are to be appended to proposals without ``objectness_logits``.
     """
     sizes = [len(own) for own in proposals]
     if append_gt:
+        if not all(own.has("objectness_logits") for own in proposals):
+            raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
         proposals = add_ground_truth_to_proposals(list(targets), list(proposals))
     kept, labels, index, first = [], [], [], 0
     for own, size, objects in zip(proposals, sizes, targets, strict=True):
@@ -143,15 +148,15 @@ def refine_proposals(
 
     Returns:
         Per image ``proposal_boxes``, within the image and without gradient, and
-        ``objectness_logits``.
+        ``objectness_logits`` if there are any.
     """
     refined = []
     for predicted, own in zip(boxes, proposals, strict=True):
         usable = predicted.detach().isfinite().all(dim=1, keepdim=True)
         clipped = Boxes(torch.where(usable, predicted.detach(), 0.0))
         clipped.clip(own.image_size)
-        following = Instances(
-            own.image_size, proposal_boxes=clipped, objectness_logits=own.objectness_logits
-        )
+        following = Instances(own.image_size, proposal_boxes=clipped)
+        if own.has("objectness_logits"):
+            following.objectness_logits = own.objectness_logits
         refined.append(following[clipped.nonempty() & ~own.is_object] if training else following)
     return refined

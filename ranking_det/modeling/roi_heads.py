@@ -21,19 +21,21 @@ from ranking_det import assigners, losses
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import ConfigError, build_component
-from ranking_det.losses import Candidates, CriterionOutput, MaskCriterion
+from ranking_det.losses import CriterionOutput, MaskCriterion
 from ranking_det.modeling import box_predictor
 from ranking_det.modeling.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.fitting import check_roi_heads
 from ranking_det.modeling.logging import log_metrics
 from ranking_det.modeling.mask_head import (
+    CONTINUOUS_LABELS,
     TrainedMasks,
-    blend_labels,
+    continuous_labels,
     keep_masked,
     limit_rois,
     mask_targets,
     own_masks,
 )
+from ranking_det.modeling.pooling import pool_in_float32
 from ranking_det.modeling.proposals import (
     collect_positives,
     gather_candidates,
@@ -41,13 +43,17 @@ from ranking_det.modeling.proposals import (
 )
 from ranking_det.modeling.yaml_config import build_sampler
 
-INHERITED = (
-    *("num_classes", "box_in_features", "box_pooler", "box_head", "box_predictor"),
-    *("proposal_append_gt", "mask_in_features", "mask_pooler", "mask_head"),
+SHARED = (
+    *("num_classes", "proposal_append_gt", "box_in_features", "box_pooler"),
+    *("mask_in_features", "mask_pooler", "mask_head"),
 )
-"""What Detectron2's translation of a yaml config gives and this project takes over."""
-
-CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
+STAGE = {
+    "box_head": "box_heads",
+    "box_predictor": "box_predictors",
+    "assigner": "assigners",
+    "criterion": "criteria",
+}
+"""Arguments that a cascade has one of for each stage, and their names there."""
 
 
 class BoxStage(NamedTuple):
@@ -144,6 +150,9 @@ class RankingROIHeads(StandardROIHeads):
         self.mask_criterion = mask_criterion
         if self.mask_on and mask_criterion is None:
             self.mask_criterion = MaskCriterion()
+        pool_in_float32(self.box_pooler)
+        if self.mask_on:
+            pool_in_float32(self.mask_pooler)
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
         check_roi_heads(self)
@@ -155,9 +164,8 @@ class RankingROIHeads(StandardROIHeads):
         if model.KEYPOINT_ON:
             raise ConfigError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
         theirs = super().from_config(cfg, input_shape)
-        return {name: theirs[name] for name in INHERITED if name in theirs} | {
-            "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
-            "criterion": build_component(model.CRITERION, losses, "MODEL.CRITERION"),
+        names = {*SHARED, *STAGE, *STAGE.values()} & theirs.keys()
+        return {name: theirs[name] for name in names} | {
             "sampler": build_sampler(cfg, "SAMPLER"),
             "mask_criterion": build_component(model.MASK_CRITERION, losses, "MODEL.MASK_CRITERION")
             if model.MASK_ON
@@ -169,9 +177,9 @@ class RankingROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         theirs: dict[str, Any] = super()._init_box_head(cfg, input_shape)
-        heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        model, heads, box = cfg.MODEL, cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
         predictor = build_component(
-            cfg.MODEL.BOX_PREDICTOR,
+            model.BOX_PREDICTOR,
             box_predictor,
             "MODEL.BOX_PREDICTOR",
             input_shape=theirs["box_head"].output_shape,
@@ -182,7 +190,11 @@ class RankingROIHeads(StandardROIHeads):
             test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
         )
-        return theirs | {"box_predictor": predictor}
+        return theirs | {
+            "box_predictor": predictor,
+            "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
+            "criterion": build_component(model.CRITERION, losses, "MODEL.CRITERION"),
+        }
 
     def stages(self) -> list[BoxStage]:
         """The box heads that refine one another's boxes: one."""
@@ -237,18 +249,10 @@ class RankingROIHeads(StandardROIHeads):
             masks = self._train_masks(
                 features, collect_positives(candidates, assignment, targets), targets
             )
-        candidates = replace(candidates, quality=self._continuous_labels(candidates, masks))
+        quality = continuous_labels(self.continuous_label, candidates, masks)
+        candidates = replace(candidates, quality=quality)
         result = stage.criterion(candidates, assignment.labels)
         return TrainedStage(proposals, outputs, result, masks)
-
-    def _continuous_labels(
-        self, candidates: Candidates, masks: TrainedMasks | None
-    ) -> Tensor | None:
-        if self.continuous_label == "binary":
-            return torch.ones_like(candidates.boxes[:, 0])
-        if self.continuous_label == "iou" or masks is None:
-            return None
-        return blend_labels(candidates.iou(), masks, 0.5 * (self.continuous_label == "mean"))
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ranking_det import assigners, losses
 from ranking_det.assigners import Assigner
+from ranking_det.checks import check_integer
 from ranking_det.config import build_component
 from ranking_det.labels import IGNORE
 from ranking_det.modeling.adapters import flatten_level
@@ -247,4 +248,6 @@ def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
         raise ValueError(
             f"{name}: expected two numbers, in training and in the test, got {numbers}"
         )
+    for number in numbers:
+        check_integer(name, number, 1)
     return {True: numbers[0], False: numbers[1]}

@@ -48,6 +48,8 @@ def augment_in_test(
     model = model.module if isinstance(model, DistributedDataParallel) else model
     if not isinstance(model, GeneralizedRCNN):
         return DenseDetectorWithTTA(model, min_sizes=min_sizes, max_size=max_size, flip=flip)
+    if model.proposal_generator is None:
+        raise ValueError("model: an R-CNN on given proposals has none for augmented images")
     mapper = _make_mapper(min_sizes, max_size, flip)
     augmented = _RCNNWithTTA(_describe(model), model, mapper)
     # Detectron2's evaluation leaves the model in the mode in which it found this one.
@@ -148,7 +150,7 @@ def _describe(model: GeneralizedRCNN) -> CfgNode:
             "MODEL": {
                 "MASK_ON": bool(getattr(heads, "mask_on", False)),
                 "KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
-                "LOAD_PROPOSALS": model.proposal_generator is None,
+                "LOAD_PROPOSALS": False,
                 "ROI_HEADS": {
                     "NUM_CLASSES": heads.num_classes,
                     "NMS_THRESH_TEST": predictor.test_nms_thresh,
