@@ -1,13 +1,17 @@
-"""A process without objects in its images keeps no other waiting."""
+"""A process without objects in its images keeps no other waiting, and takes nothing away."""
 
 import multiprocessing
 import socket
 
+import pytest
 import torch
+from detectron2.config import instantiate
+from detectron2.utils.events import EventStorage
 from torch import distributed
 
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
+from ranking_det.losses import Criterion
 from tests.modeling.conftest import load, make_batch
 
 STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs.py": 10}
@@ -15,9 +19,6 @@ STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs
 
 def train_with_an_idle_process(config, rank, steps):
     """The sum of the weights after steps without objects here, and at last without any at all."""
-    from detectron2.config import instantiate
-    from detectron2.utils.events import EventStorage
-
     torch.manual_seed(0)
     model = distribute(instantiate(load(config).model).train(), "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -31,27 +32,73 @@ def train_with_an_idle_process(config, rank, steps):
     return torch.stack([p.detach().double().sum() for p in model.parameters()]).sum().item()
 
 
+def rank_over_all(images):
+    """Losses and gradients of a cascade with masks that ranks over all processes."""
+    cfg = load("quick/cascade_rs.py").model
+    masked = load("quick/mask_rs.py").model.roi_heads
+    for name in ("mask_in_features", "mask_pooler", "mask_head", "mask_criterion"):
+        cfg.roi_heads[name] = masked[name]
+    torch.manual_seed(0)
+    model = instantiate(cfg).train()
+    model.roi_heads.max_mask_rois = 1000  # of each process; none is to be dropped
+    for module in model.modules():
+        if isinstance(module, Criterion):
+            module.rank_scope = "global"
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # its statistics are those of a process
+    for stage in model.roi_heads.stages():
+        torch.nn.init.normal_(stage.predictor.cls_score.weight, std=0.1)
+        torch.nn.init.normal_(stage.predictor.bbox_pred.weight, std=0.02)
+    batch = make_batch((3, 2, 0, 0))[images]
+    wrapped = distribute(model, "cpu")  # averages for as long as it lives
+    with EventStorage(0):
+        losses = wrapped(batch)
+    sum(losses.values()).backward()
+    # Numbers, as tensors would travel by files that a process takes with it when it ends.
+    return (
+        {name: loss.item() for name, loss in losses.items()},
+        {name: p.grad.flatten().tolist() for name, p in model.named_parameters()},
+    )
+
+
 def work(rank, port, outcome):
     torch.set_num_threads(1)
     _join(f"tcp://127.0.0.1:{port}", rank, 2, rank, 2)
-    for config, steps in STEPS.items():
-        outcome.put((config, train_with_an_idle_process(config, rank, steps)))
+    found = {
+        config: train_with_an_idle_process(config, rank, steps) for config, steps in STEPS.items()
+    }
+    found["global"] = rank_over_all(slice(2 * rank, 2 * rank + 2))
+    outcome.put(found)
     distributed.destroy_process_group()
 
 
-def test_a_process_whose_images_have_no_objects_hangs_nobody():
+@pytest.fixture(scope="module")
+def found():
+    """What each of two processes found, of which the second has no objects."""
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     workers = [context.Process(target=work, args=(rank, port, outcome)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    totals = {config: set() for config in STEPS}
-    for _ in range(2 * len(STEPS)):
-        config, total = outcome.get(timeout=300)
-        totals[config].add(total)
+    both = [outcome.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join(10)
-    assert {config: len(found) for config, found in totals.items()} == dict.fromkeys(STEPS, 1)
+    return both
+
+
+@pytest.mark.parametrize("config", STEPS)
+def test_it_hangs_nobody_and_has_the_same_weights(found, config):
+    assert found[0][config] == found[1][config]
+
+
+def test_ranking_over_all_processes_is_that_of_one_process_with_all_images(found):
+    losses, gradients = rank_over_all(slice(0, 4))
+    assert "loss_mask" in losses and "loss_rank_stage2" in losses
+    for own in found:
+        assert own["global"][0] == pytest.approx(losses, rel=1e-4)
+        for name, expected in gradients.items():
+            other, expected = torch.tensor(own["global"][1][name]), torch.tensor(expected)
+            assert (other - expected).norm() <= 1e-3 * expected.norm() + 1e-7, name

@@ -121,7 +121,6 @@ def test_in_the_test_logits_are_averaged_and_boxes_are_the_last_stages():
         torch.nn.init.constant_(predictor.cls_score.bias, [1.0, 2.0, 6.0][i])
         predictor.bbox_pred.bias.data = torch.tensor([1.0, 0.0, 0.0, 0.0])  # a tenth to the right
     own = Instances((SIZE, SIZE), proposal_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
-    own.objectness_logits = torch.zeros(1)
     with torch.no_grad():
         found = heads(None, make_features(1), [own])[0][0]
     assert len(found) == 12
@@ -161,6 +160,12 @@ def test_parts_that_do_not_fit_are_refused():
     cfg = load("quick/cascade_rs.py").model.roi_heads
     cfg.box_predictors[1].cls_agnostic_bbox_reg = False
     with pytest.raises(ValueError, match="needs cls_agnostic_bbox_reg=True"):
+        instantiate(cfg)
+    cfg = load("quick/cascade_rs.py").model.roi_heads
+    softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())
+    cfg.criteria = [softmax, softmax, L.Criterion(classification=L.RankSort())]
+    cfg.box_predictors[0].softmax = cfg.box_predictors[1].softmax = True
+    with pytest.raises(ValueError, match="criteria: expected either softmax or sigmoid in all"):
         instantiate(cfg)
 
 

@@ -223,6 +223,8 @@ def test_parts_that_do_not_fit_are_refused():
         build(boundary=-1)
     with pytest.raises(ValueError, match="pre_nms_topk: expected two numbers, in training and"):
         build(pre_nms_topk=[500])
+    with pytest.raises(ValueError, match="post_nms_topk: expected an integer of at least 1, got"):
+        build(post_nms_topk=[100, -1])
     with pytest.raises(ValueError, match="gt_instances: expected the objects of each image"):
         build()(*inputs((1,))[:2])
 

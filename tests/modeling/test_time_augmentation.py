@@ -214,6 +214,13 @@ def test_another_kind_of_model_is_refused():
         augment(nn.Linear(2, 2))
 
 
+def test_an_rcnn_on_given_proposals_is_refused(build):
+    model = build("quick/faster_rs.py")
+    model.proposal_generator = None
+    with pytest.raises(ValueError, match="model: an R-CNN on given proposals has none for"):
+        augment(model)
+
+
 def rcnn(build, name):
     torch.manual_seed(0)
     model = build(f"quick/{name}.py").eval()
