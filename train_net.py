@@ -3,6 +3,10 @@
 
 import importlib.util
 import sys
+import warnings
+
+# Of Detectron2's own code, at every start and in every process.
+warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:
