@@ -57,6 +57,7 @@ ROWS = {
     "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, TWELVE, plus=True),
     "coco/faster_plus_rs_r101_36ep": Row(("47.6",), 0.012, LONG, SEVEN, depth=101, plus=True),
     "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, TWELVE, stages=3),
+    "coco/cascade_mask_rs_r50_12ep": Row((), 0.012, TWELVE, masks=True, stages=3),
     "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, TWELVE, masks=True),
     "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, TWELVE, masks=True, plus=True),
     "coco/mask_rs_r101_36ep": Row(("40.3", "44.7"), 0.012, LONG, SIX, masks=True, depth=101),
@@ -92,7 +93,7 @@ ROWS = {
     ),
 }
 # One of each kind takes a training step.
-STEPS = {"coco/cascade_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
+STEPS = {"coco/cascade_mask_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
 STEPS |= {"coco/mask_ce_r50_12ep", "coco/mask_plus_rs_r50_12ep"}
 RESNETS = {50: "detectron2://ImageNetPretrained/torchvision/R-50.pkl", 101: "R-101.pkl"}
 
