@@ -54,7 +54,7 @@ def draw_detections(
     with inference_context(model), torch.no_grad():
         for inputs in loader:
             record = records[inputs[0]["image_id"]]
-            if record["annotations"]:
+            if record.get("annotations"):
                 found = model(inputs)[0]["instances"].to("cpu")
                 rows.append(_draw_pair(record, found, classes))
             if len(rows) == num_images:

@@ -41,7 +41,8 @@ class DetectionEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth; without one it
-            is made from the set's dicts. Categories are the classes by
+            is made from the set's dicts, whose images are numbered from 1, in their order, if
+            their ids are no integers. Categories are the classes by
             ``thing_dataset_id_to_contiguous_id``, or else in the order of their ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
         distributed: gather the detections of all processes; else each evaluates its own.
@@ -77,7 +78,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.output_dir = output_dir
         self.library = library
         self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
-        self.ground_truth, where = _load(metadata, dataset_name)
+        self.ground_truth, where, self.numbers = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
         self.annotated = "annotations" in self.ground_truth
         self.ground_truth.setdefault("annotations", [])
@@ -108,12 +109,14 @@ class DetectionEvaluator(DatasetEvaluator):
                 ``pred_masks`` (n, H, W) if the model has masks.
         """
         for given, output in zip(inputs, outputs, strict=True):
+            identity = given["image_id"]
+            number = self.numbers[identity] if self.numbers else identity
             instances = output["instances"].to("cpu")
-            for result in instances_to_coco_json(instances, given["image_id"]):
+            for result in instances_to_coco_json(instances, number):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
                     raise ValueError(
-                        f"image {given['image_id']}: a detection is of class {label}, but the data "
+                        f"image {identity}: a detection is of class {label}, but the data "
                         f"set has the classes 0 to {len(self.category_ids) - 1}"
                     )
                 result["category_id"] = self.category_ids[label]
@@ -183,13 +186,29 @@ def _choose_rules(rules: str, evaluator_type: str | None) -> Rules:
     return "lvis" if rules == "lvis" else "coco"
 
 
-def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str]:
-    """The ground truth, and what messages call it."""
-    if metadata.get("json_file") is None:
-        content: dict[str, Any] = convert_to_coco_dict(dataset_name)
-        return content, f"data set {dataset_name!r}"
-    path = PathManager.get_local_path(metadata.json_file)
-    return read_json(path), path
+def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[Any, int]]:
+    """The ground truth, what messages call it, and the numbers that its images were given."""
+    if metadata.get("json_file") is not None:
+        path = PathManager.get_local_path(metadata.json_file)
+        return read_json(path), path, {}
+    where = f"data set {dataset_name!r}"
+    if metadata.get("thing_classes") is None:
+        raise ConfigError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
+    content: dict[str, Any] = convert_to_coco_dict(dataset_name)
+    return content, where, _number_images(content)
+
+
+def _number_images(content: dict[str, Any]) -> dict[Any, int]:
+    """Give images numbers for ids that are no integers; those by id, or empty if all are."""
+    ids = dict.fromkeys(image["id"] for image in content["images"])
+    if all(type(identity) is int for identity in ids):
+        return {}
+    numbers = {identity: number for number, identity in enumerate(ids, start=1)}
+    for image in content["images"]:
+        image["id"] = numbers[image["id"]]
+    for annotation in content.get("annotations", ()):
+        annotation["image_id"] = numbers[annotation["image_id"]]
+    return numbers
 
 
 def _classes(
