@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from ranking_det.engine.errors import (
 from ranking_det.engine.evaluation import augment, evaluate
 from ranking_det.engine.experiment import Experiment, Settings
 from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.output_folder import kept, sole_writer
 from ranking_det.engine.own_data import OwnData, check_own_names, log_own_data, take_own_data
 from ranking_det.engine.predict import predict
 from ranking_det.engine.preview import preview
@@ -121,8 +119,8 @@ def run(args: argparse.Namespace) -> str:
         return _predict(experiment, weights, args)
     if args.preview is not None:
         return _preview(experiment, data, weights, args)
-    with _sole_writer(output_dir, wanted=not args.eval_only):
-        with _kept(Path(output_dir, "config.yaml"), wanted=args.eval_only):
+    with sole_writer(output_dir, wanted=not args.eval_only):
+        with kept(Path(output_dir, "config.yaml"), wanted=args.eval_only):
             default_setup(experiment.config, args)
         setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
         log_own_data(data, masks=experiment.learns_masks())
@@ -246,38 +244,3 @@ def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse
             summary.objects,
         )
     return folder
-
-
-@contextmanager
-def _kept(path: Path, *, wanted: bool) -> Iterator[None]:
-    """Put a file back afterwards: an evaluation's config is not that of the run."""
-    content = path.read_bytes() if wanted and comm.is_main_process() and path.is_file() else None
-    yield
-    if content is not None:
-        path.write_bytes(content)
-
-
-@contextmanager
-def _sole_writer(output_dir: str, *, wanted: bool) -> Iterator[None]:
-    """Keep a second training out of the folder; a lock of the system's ends with its process."""
-    if not wanted or not comm.is_main_process():
-        yield
-        return
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    path = Path(output_dir, ".lock")
-    with path.open("a+") as file:
-        try:
-            # Not flock, which processes that load images would inherit and outlive this one with.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise ConfigError(
-                f"{output_dir}: another training (process {file.read().strip()}) writes there; "
-                "give this one a folder of its own"
-            ) from None
-        except OSError as error:
-            logger.warning("%s cannot be locked against a second training: %s", output_dir, error)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
