@@ -133,6 +133,8 @@ def run(args: argparse.Namespace) -> str:
             evaluate(experiment, distribute(model, experiment.settings().device))
             return output_dir
         check_sets(experiment.names("test"))
+        for name in experiment.test_sets():
+            experiment.evaluator(name)  # what it refuses would end the training at an evaluation
         start = read_extras(weights).get("iteration", -1) + 1 if args.resume else None
         loader = _train_loader(experiment, start or 0)
         train(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from ranking_det.engine import main
+from ranking_det.engine import main, run
 from tests.engine.conftest import run_commands
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +148,34 @@ def test_a_file_without_any_mask_is_told_before_anything_is_written(
     assert len(said.splitlines()) == 1
     assert "train.json: no annotation has a 'segmentation', but the model" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("library=pycocotools", "pycocotools has COCO's rules only; LVIS's need faster-coco-eval"),
+        ("tasks=[boxes]", "tasks may be bbox, segm, got boxes"),
+    ],
+)
+def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(
+    wrong, message, own_data, tmp_path, monkeypatch, capsys
+):
+    data, out = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
+    for path in data.glob("*.json"):
+        content = json.loads(path.read_text())
+        for image in content["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for category in content["categories"]:
+            category |= {"frequency": "f", "image_count": 3}
+        path.write_text(json.dumps(content))
+    out.mkdir()
+    (out / "last_checkpoint").write_text("that of an earlier run")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("it trains"))
+    for name in ("default_setup", "setup_logger"):  # whose files and handlers would stay
+        monkeypatch.setattr(run, name, lambda *_, **__: None)
+    options = [*flags(data), *SMALL, f"dataloader.evaluator.{wrong}", f"train.output_dir={out}"]
+    assert main(["--config-file", LAZY, *options]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and message in said
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "last_checkpoint"]
