@@ -107,11 +107,18 @@ class DetectionEvaluator(DatasetEvaluator):
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances``: ``pred_boxes``, ``scores``, ``pred_classes``, and
                 ``pred_masks`` (n, H, W) if the model has masks.
+
+        Raises:
+            ConfigError: masks are to be evaluated, and there are none.
+            ValueError: a detection is of an unknown class.
         """
         for given, output in zip(inputs, outputs, strict=True):
             identity = given["image_id"]
             number = self.numbers[identity] if self.numbers else identity
             instances = output["instances"].to("cpu")
+            masks = instances.has("pred_masks")
+            if len(instances) and not masks and "segm" in (self.tasks or ()):
+                raise ConfigError("tasks has 'segm', but the model detects no masks")
             for result in instances_to_coco_json(instances, number):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
@@ -121,7 +128,7 @@ class DetectionEvaluator(DatasetEvaluator):
                     )
                 result["category_id"] = self.category_ids[label]
                 self._results.append(result)
-            self._has_masks |= instances.has("pred_masks")
+            self._has_masks |= masks
             self._num_images += 1
 
     def evaluate(self) -> dict[str, dict[str, float]]:

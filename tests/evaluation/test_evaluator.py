@@ -101,6 +101,14 @@ def test_masks_are_evaluated_if_the_model_and_the_data_have_them(register, caplo
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
+def test_masks_of_a_model_that_has_none_are_refused_at_its_first_detection(register):
+    register(ground_truth((1, A, BOX)))
+    evaluator = DetectionEvaluator(NAME, tasks=["bbox", "segm"])
+    feed(evaluator, [])
+    with pytest.raises(ConfigError, match="tasks has 'segm', but the model detects no masks"):
+        feed(evaluator, DETECTIONS)
+
+
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
 def test_the_results_are_those_of_detectron2(register, tmp_path, library):
     content, found = random_set(1)
