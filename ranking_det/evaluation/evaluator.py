@@ -78,12 +78,15 @@ class DetectionEvaluator(DatasetEvaluator):
         self.output_dir = output_dir
         self.library = library
         self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
-        self.ground_truth, where, self.numbers = _load(metadata, dataset_name)
+        self.dataset_name = dataset_name
+        self.ground_truth, where, numbers = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
         self.annotated = "annotations" in self.ground_truth
         self.ground_truth.setdefault("annotations", [])
         masks = tasks is None or "segm" in tasks
         prepare_ground_truth(self.ground_truth, where, self.rules, masks=masks)
+        images = self.ground_truth["images"]
+        self.numbers = numbers or {image["id"]: image["id"] for image in images}
         self.masks = has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise ConfigError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
@@ -109,17 +112,19 @@ class DetectionEvaluator(DatasetEvaluator):
                 ``pred_masks`` (n, H, W) if the model has masks.
 
         Raises:
-            ConfigError: masks are to be evaluated, and there are none.
+            ConfigError: the data set has no such image, or masks are to be evaluated and there are
+                none.
             ValueError: a detection is of an unknown class.
         """
         for given, output in zip(inputs, outputs, strict=True):
             identity = given["image_id"]
-            number = self.numbers[identity] if self.numbers else identity
+            if identity not in self.numbers:
+                raise ConfigError(f"the data set {self.dataset_name!r} has no image {identity!r}")
             instances = output["instances"].to("cpu")
             masks = instances.has("pred_masks")
             if len(instances) and not masks and "segm" in (self.tasks or ()):
                 raise ConfigError("tasks has 'segm', but the model detects no masks")
-            for result in instances_to_coco_json(instances, number):
+            for result in instances_to_coco_json(instances, self.numbers[identity]):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
                     raise ValueError(

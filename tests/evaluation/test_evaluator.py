@@ -223,6 +223,9 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
     evaluator = DetectionEvaluator(NAME)
     with pytest.raises(ValueError, match="image 1: a detection is of class 4, but .* 0 to 3"):
         feed(evaluator, [(1, 4, BOX, 0.5)])
+    for stranger in (3, "1"):
+        with pytest.raises(ConfigError, match=f"'{NAME}' has no image {stranger!r}"):
+            feed(evaluator, [], images=[stranger])
     MetadataCatalog.pop(NAME)
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX)))
     for names, ids, message in (
