@@ -12,7 +12,11 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text so that a reader, or a kill, never meets half of it."""
+    """Write a text so that a reader, or a kill, never meets half of it.
+
+    A link stays, and what it leads to is written; a device or pipe would become a regular file.
+    """
+    path = path.resolve()
     partial = path.with_name(path.name + PARTIAL)
     try:
         partial.write_text(text, encoding="utf-8", newline="")

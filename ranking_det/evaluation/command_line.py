@@ -114,10 +114,11 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if not given:
             continue
         path = Path(given)
-        if path.is_dir():
-            raise ConfigError(f"{flag} {path} is a folder, not a file")
-        if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
-            raise ConfigError(f"{flag} {path}: {path.parent} is no folder that can be written to")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{flag} {path} is a folder or device, not a file")
+        folder = path.resolve().parent
+        if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+            raise ConfigError(f"{flag} {path}: {folder} is no folder that can be written to")
         for what, other in taken.items():
             if path.resolve() == Path(other).resolve():
                 raise ConfigError(f"{flag} {path} is also {what}")

@@ -285,13 +285,28 @@ def test_the_ap_of_classes_is_a_table(files, tmp_path, capsys):
         ("nowhere/out.json", "is no folder that can"),
         (".", "is a folder"),
         ("gt.json", "is also the ground"),
+        ("pipe", "is a folder or device, not a file"),
+        ("link/out.json", "is no folder that can"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_the_evaluation(
     files, tmp_path, place, message, capsys
 ):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     files["--output"] = str(tmp_path / place)
     check_refused(files, message, capsys)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads(files, tmp_path):
+    (tmp_path / "there").mkdir()
+    Path(files["--output"]).symlink_to(tmp_path / "there" / "metrics.json")
+    for _ in range(2):  # at first there is nothing
+        assert main(arguments("lvis", files)) == 0
+        assert Path(files["--output"]).is_symlink()
+        assert "AP" in json.loads((tmp_path / "there" / "metrics.json").read_text())
+        (tmp_path / "there" / "metrics.json").write_text("of an earlier evaluation")
 
 
 def test_it_is_a_command_of_the_package_without_a_word_of_its_libraries(files):
