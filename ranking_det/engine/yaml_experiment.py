@@ -207,11 +207,12 @@ class YamlExperiment(Experiment):
 
     def evaluator(self, name: str) -> Any:
         """COCO's metrics or LVIS's, as the set is, of as many detections as the model keeps."""
-        kept = self.cfg.TEST.DETECTIONS_PER_IMAGE
+        kept, folder = self.cfg.TEST.DETECTIONS_PER_IMAGE, self.cfg.OUTPUT_DIR
         node = {
             "_target_": DetectionEvaluator,
             "dataset_name": name,
-            "output_dir": self.cfg.OUTPUT_DIR,
+            # The names of the files have the rules only.
+            "output_dir": folder if len(self.test_sets()) == 1 else str(Path(folder, name)),
         }
         # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
         return build(node | {"max_dets_per_image": kept if kept > 100 else None}, "DATASETS.TEST")

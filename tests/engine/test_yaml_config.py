@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ranking_det.config import ConfigError
+from ranking_det.engine import yaml_experiment
 from ranking_det.engine.run import fit_to_data
 from ranking_det.engine.yaml_config import load_yaml_config
 from ranking_det.engine.yaml_experiment import YamlExperiment
@@ -81,6 +82,15 @@ def test_a_length_of_the_users_own_stays():
 def test_the_warm_up_keeps_its_iterations_but_takes_a_third_of_a_short_training():
     assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
     assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
+
+
+def test_several_test_sets_leave_their_detections_in_folders_of_their_names(monkeypatch):
+    monkeypatch.setattr(yaml_experiment, "DetectionEvaluator", lambda **options: options)
+    one, two = "shapes_val", "shapes_lvis_val"
+    for names, folder in (((one,), "out"), ((one, two), f"out/{one}")):
+        options = ["OUTPUT_DIR=out", f"DATASETS.TEST={names}", "MODEL.DEVICE=cpu"]
+        experiment = YamlExperiment(CONFIG, options)
+        assert experiment.evaluator(one)["output_dir"] == folder
 
 
 def test_a_sampler_of_rare_classes_without_a_threshold_is_refused():
