@@ -36,7 +36,7 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
         output_dir: the folder; created if it is not there.
         datasets: the names of the data sets evaluated.
     """
-    if not comm.is_main_process() or not results:
+    if not comm.is_main_process():
         return
     by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
     rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]

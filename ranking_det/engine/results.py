@@ -21,12 +21,19 @@ logger = logging.getLogger(__name__)
 
 
 def write_results(results: Mapping[str, Any], output_dir: str) -> None:
-    """Write the metrics of an evaluation to ``output_dir``/results.json, from the main process."""
-    if comm.is_main_process() and results:
-        path = Path(output_dir, "results.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_without_nan(results), indent=1, allow_nan=False)
-        write_whole(path, text + "\n")
+    """Write the metrics of an evaluation to ``output_dir``/results.json, from the main process.
+
+    Without any, one of an earlier evaluation is removed.
+    """
+    if not comm.is_main_process():
+        return
+    path = Path(output_dir, "results.json")
+    if not results:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_without_nan(results), indent=1, allow_nan=False)
+    write_whole(path, text + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,8 +3,10 @@ import math
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from ranking_det.engine.per_class import FILE_NAME, write_per_class
+from ranking_det.engine.results import write_results
 
 CLASSES = ["car, red", 'the "big" one', "Bär-熊", "nothing"]
 
@@ -59,9 +61,20 @@ def test_several_data_sets_share_the_table_and_an_only_class_has_the_ap_of_all(d
 def test_a_table_of_an_earlier_evaluation_does_not_stay_beside_results_without_one(
     dataset, tmp_path
 ):
-    write_per_class({"bbox": metrics(1, 2, 3, 4)}, str(tmp_path), dataset[:1])
-    write_per_class({}, str(tmp_path), dataset[:1])  # what all but the main process have
-    assert len(read(tmp_path)) == 4
-    # What Detectron2 returns if there is no detection at all.
-    write_per_class({"bbox": {"AP": math.nan}, "other": 3.0}, str(tmp_path), dataset[:1])
-    assert not list(tmp_path.iterdir())
+    # What Detectron2 returns if there is no detection at all, and where there are no annotations.
+    for results in ({"bbox": {"AP": math.nan}, "other": 3.0}, {}):
+        write_per_class({"bbox": metrics(1, 2, 3, 4)}, str(tmp_path), dataset[:1])
+        assert len(read(tmp_path)) == 4
+        write_per_class(results, str(tmp_path), dataset[:1])
+        assert not list(tmp_path.iterdir())
+
+
+def test_metrics_of_an_earlier_evaluation_do_not_stay_after_one_without_any(tmp_path, monkeypatch):
+    write_results({"bbox": {"AP": 1.0}}, str(tmp_path))
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    write_results({}, str(tmp_path))  # what all but the main process have
+    monkeypatch.undo()
+    assert (tmp_path / "results.json").exists()
+    for folder in (tmp_path, tmp_path / "new"):
+        write_results({}, str(folder))
+        assert not (folder / "results.json").exists()
