@@ -43,6 +43,7 @@ def check_categories(entries: list[Any], lvis: bool, faults: Faults) -> dict[int
                 found.append(("duplicate name", text))
             if not name.strip():
                 found.append(("empty name", "the name is empty"))
+            found += name_faults(entry)
             found += frequency_faults(entry) if lvis else ()
             taken.setdefault(name, identity)
         _remember(names, entry, entry["name"] if not found else "")
@@ -191,6 +192,14 @@ def list_faults(image: Mapping[str, Any], categories: Collection[int]) -> Iterat
         for identity in image.get(key) or ():
             if type(identity) is not int or identity not in categories:
                 yield "unknown category", f"{key!r} holds {show(identity)}, which is no category"
+
+
+def name_faults(category: Mapping[str, Any]) -> Iterator[Fault]:
+    """What keeps the name of a category from being written to a file."""
+    try:
+        category["name"].encode()
+    except UnicodeEncodeError:  # JSON may hold half of a pair of UTF-16
+        yield "broken name", f"the name {show(category['name'])} holds what is no character"
 
 
 def frequency_faults(category: Mapping[str, Any]) -> Iterator[Fault]:

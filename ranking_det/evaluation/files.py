@@ -20,6 +20,7 @@ from ranking_det.data.entries import (
     MAX_ID,
     frequency_faults,
     list_faults,
+    name_faults,
     reference_faults,
     size_faults,
     type_faults,
@@ -169,6 +170,7 @@ def _check_masks(
 def _category_faults(entry: Any, lvis: bool) -> Iterator[Fault]:
     yield from type_faults(entry, CATEGORY | ({"frequency": str} if lvis else {}))
     yield from _id_faults(entry)
+    yield from name_faults(entry)
     if lvis:
         yield from frequency_faults(entry)
 

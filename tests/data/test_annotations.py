@@ -131,6 +131,7 @@ FAULTS = [
     (category(name=None), r"category 40 \(categories\[0\]\): has no 'name'"),
     (category(name=3), "category 40 .*'name' must be a string, got 3"),
     (category(name=" "), "category 40 .*the name is empty"),
+    (category(name="\ud800"), r"category 40 .*the name .\\ud800. holds what is no character"),
     (category(name="dog"), "category 5 .*name 'dog' is also that of category 40"),
     (add("categories", name="x"), "category 40 .*another category has the id 40"),
     (add("categories", id=True), "category True .*'id' must be an integer, got True"),

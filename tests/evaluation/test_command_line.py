@@ -98,6 +98,11 @@ FAULTS = {
         edit("categories", 0, frequency="x"),
         "'frequency' must be 'r', 'c' or",
     ),
+    "a name that no file can hold": (
+        GT,
+        edit("categories", 0, name="\ud800"),
+        r"categories[0]: the name '\ud800' holds what",
+    ),
     "a score beyond floats": (RES, edit(None, 0, score=10**400), "result[0]: has 'score' 10000"),
     "a box beyond floats": (RES, edit(None, 0, bbox=[1, 2, 3, 10**400]), "'bbox' holds NaN or inf"),
     "a negative box": (
