@@ -11,13 +11,18 @@ PARTIAL = ".partial"
 """In the name of a file that is being written."""
 
 
+def partial_path(path: Path) -> Path:
+    """Where a file is while it is being written; what is there is replaced, and gone then."""
+    return path.with_name(path.name + PARTIAL)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text so that a reader, or a kill, never meets half of it.
 
     A link stays, and what it leads to is written; a device or pipe would become a regular file.
     """
     path = path.resolve()
-    partial = path.with_name(path.name + PARTIAL)
+    partial = partial_path(path)
     try:
         partial.write_text(text, encoding="utf-8", newline="")
         rename_whole(partial, path)

@@ -26,7 +26,7 @@ from ranking_det.evaluation.metrics import (
     class_precision,
 )
 from ranking_det.evaluation.tables import precision_cell, write_table
-from ranking_det.files import write_json
+from ranking_det.files import partial_path, write_json
 
 PROGRAM = "python -m ranking_det.evaluation"
 
@@ -109,17 +109,25 @@ def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    taken = {"the ground truth": args.ground_truth, "the results": args.results}
-    for flag, given in (("--output", args.output), ("--per-class", args.per_class)):
-        if not given:
+    given = {"the ground truth": args.ground_truth, "the results": args.results}
+    taken = {Path(path).resolve(): what for what, path in given.items()}
+    for flag, path in (("--output", args.output), ("--per-class", args.per_class)):
+        if not path:
             continue
-        path = Path(given)
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{flag} {path} is a folder or device, not a file")
-        folder = path.resolve().parent
-        if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
-            raise ConfigError(f"{flag} {path}: {folder} is no folder that can be written to")
-        for what, other in taken.items():
-            if path.resolve() == Path(other).resolve():
-                raise ConfigError(f"{flag} {path} is also {what}")
-        taken[flag] = given
+        _check_regular(Path(path), flag)
+        final = Path(path).resolve()
+        if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
+            raise ConfigError(f"{flag} {path}: {final.parent} is no folder that can be written to")
+        partial = partial_path(final)
+        if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
+            raise ConfigError(f"{flag} {path}: no file can have the name {partial.name}")
+        _check_regular(partial, flag)
+        for used in (final, partial):
+            if used.resolve() in taken:
+                raise ConfigError(f"{flag} {used} is also {taken[used.resolve()]}")
+        taken |= {final: flag, partial: flag}
+
+
+def _check_regular(path: Path, flag: str) -> None:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{flag} {path} is a folder or device, not a file")

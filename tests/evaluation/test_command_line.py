@@ -292,12 +292,17 @@ def test_the_ap_of_classes_is_a_table(files, tmp_path, capsys):
         ("gt.json", "is also the ground"),
         ("pipe", "is a folder or device, not a file"),
         ("link/out.json", "is no folder that can"),
+        ("n" * 255, "no file can have the name nnn"),
+        ("pip", "pip.partial is a folder or device, not a file"),
+        ("res", "res.partial is also the results"),
     ],
 )
 def test_an_output_that_cannot_be_is_told_before_the_evaluation(
     files, tmp_path, place, message, capsys
 ):
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pip.partial").mkdir()
+    files["--results"] = str(Path(files["--results"]).rename(tmp_path / "res.partial"))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     files["--output"] = str(tmp_path / place)
     check_refused(files, message, capsys)
