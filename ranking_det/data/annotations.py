@@ -128,6 +128,10 @@ def load_json(path: str, what: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"{path}: no valid JSON: {error.msg} at {place}") from None
+    except UnicodeDecodeError as error:
+        packed = error.object.startswith(b"\x1f\x8b")
+        reason = "it is compressed by gzip: unpack it" if packed else "it is no text in UTF-8"
+        raise ConfigError(f"{path}: cannot be read as JSON; {reason}") from None
     # A number of thousands of digits is a plain ValueError.
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None

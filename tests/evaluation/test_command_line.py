@@ -1,5 +1,6 @@
 """The command on files, as a user runs it, and what it says of wrong ones."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -178,11 +179,16 @@ def check_refused(files, message, capsys):
         ("[{", "no valid JSON"),
         ("\xff", "no valid JSON"),
         (f"[{'1' * 5000}]", "cannot be read as JSON (Exceeds the limit"),
+        (gzip.compress(b"[]"), "cannot be read as JSON; it is compressed by gzip: unpack it"),
+        ("[]".encode("utf-16"), "cannot be read as JSON; it is no text in UTF-8"),
     ],
 )
 def test_a_file_that_is_missing_or_no_json_is_named(files, flag, text, message, capsys):
     path = Path(files[flag])
-    path.unlink() if text is None else path.write_text(text)
+    if text is None:
+        path.unlink()
+    else:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     check_refused(files, message, capsys)
     files[flag] = str(path.parent)
     check_refused(files, "is a folder, not a file", capsys)
