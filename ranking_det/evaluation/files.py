@@ -100,11 +100,12 @@ def has_masks(content: Mapping[str, Any]) -> bool:
 
 
 def fill_masks(content: dict[str, Any]) -> None:
-    """Give an empty mask, in place, to objects without one: no detection can find them."""
+    """Give an empty mask, in place, to objects and crowds without one: no detection finds them."""
     missing = [a for a in content["annotations"] if not a.get("segmentation")]
     if missing:
-        count = len(content["annotations"])
-        logger.warning("%d of %d objects have no mask, so none can be found", len(missing), count)
+        (objects, crowds), (bare, none) = _count(content["annotations"]), _count(missing)
+        also = f", {none} of {crowds} crowds" if none else ""
+        logger.warning("Without a mask to be found by: %d of %d objects%s", bare, objects, also)
     sizes = _sizes(content) if missing else {}
     for annotation in missing:
         width, height = sizes[annotation["image_id"]]
@@ -112,11 +113,21 @@ def fill_masks(content: dict[str, Any]) -> None:
 
 
 def describe(content: Mapping[str, Any]) -> str:
-    """The format and the numbers, such as "LVIS v1, 19,809 images, 244,707 objects, ..."."""
+    """The format and the numbers, such as "LVIS v1, 19,809 images, 244,707 objects, ...".
+
+    Crowds are no objects, and are named if there are any.
+    """
     count = len(content["categories"])
     name = LVIS_VERSIONS.get(count, "LVIS format") if is_lvis(content["images"]) else "COCO format"
-    images, objects = len(content["images"]), len(content["annotations"])
-    return f"{name}, {images:,} images, {objects:,} objects, {count:,} categories"
+    images, (objects, crowds) = len(content["images"]), _count(content["annotations"])
+    also = f" and {crowds:,} crowds" if crowds else ""
+    return f"{name}, {images:,} images, {objects:,} objects{also}, {count:,} categories"
+
+
+def _count(annotations: Collection[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many objects there are, and how many crowds."""
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
+    return len(annotations) - crowds, crowds
 
 
 def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:

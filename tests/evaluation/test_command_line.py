@@ -51,6 +51,16 @@ def test_the_metrics_are_written_in_percent_by_the_rules_asked_for(files, iou_ty
     assert json.loads(Path(files["--output"]).read_text()) == pytest.approx(found, abs=1e-9)
 
 
+def test_crowds_are_not_counted_as_objects(files, tmp_path, capsys, caplog):
+    bare, crowd = {"segmentation": None}, {"iscrowd": 1}
+    objects = [(1, A, BOX), (1, A, FAR, bare), (2, A, BOX, crowd), (2, A, FAR, crowd | bare)]
+    files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
+    files["--iou-type"] = "segm"
+    assert main(arguments("coco", files)) == 0
+    assert "2 images, 2 objects and 2 crowds, 4 categories" in capsys.readouterr().out
+    assert "Without a mask to be found by: 1 of 2 objects, 1 of 2 crowds" in caplog.text
+
+
 @pytest.mark.parametrize(("count", "name"), [(1230, "LVIS v0.5"), (1203, "LVIS v1")])
 def test_both_versions_of_lvis_are_known_by_name(files, tmp_path, count, name, capsys):
     content = ground_truth((1, A, BOX))
