@@ -1,14 +1,23 @@
 """Small sets in the formats of LVIS and COCO: images of 200 x 200, objects are rectangles."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
+
+from ranking_det.evaluation.command_line import main
 
 SIDE = 200
 A, B, C, D = 3, 5, 8, 9  # ids of four categories; their classes are 0 to 3
 NAMES = {A: "rare", B: "common", C: "frequent", D: "absent"}
 CLASSES = {A: 0, B: 1, C: 2, D: 3}
+NAME = "evaluated_in_a_test"  # a data set
+BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
+# The first is wrong by COCO's rules only.
+DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
 def mask(box):
@@ -89,3 +98,35 @@ def random_set(seed, images=30, crowds=0.1):
 def write(path, content):
     path.write_text(json.dumps(content))
     return str(path)
+
+
+def feed(evaluator, detections, images=(1, 2), masks=False):
+    """Detections are (image, class, box, score)."""
+    for image in images:
+        mine = [d for d in detections if d[0] == image]
+        boxes = torch.tensor([d[2] for d in mine], dtype=torch.float32).reshape(-1, 4)
+        found = Instances((SIDE, SIDE))
+        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        found.scores = torch.tensor([d[3] for d in mine], dtype=torch.float32)
+        found.pred_classes = torch.tensor([d[1] for d in mine], dtype=torch.int64)
+        if masks:
+            found.pred_masks = torch.zeros(len(mine), SIDE, SIDE, dtype=torch.bool)
+            for i, (x, y, width, height) in enumerate(d[2] for d in mine):
+                found.pred_masks[i, y : y + height, x : x + width] = True
+        evaluator.process([{"image_id": image}], [{"instances": found}])
+
+
+def arguments(rules, files):
+    return [rules, *(part for pair in files.items() for part in pair)]
+
+
+def check_refused(files, message, capsys):
+    output = Path(files["--output"])
+    before = {path: path.read_bytes() for path in output.parent.glob("*") if path.is_file()}
+    assert main(arguments("lvis", files)) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1 and not said.out
+    assert said.err.startswith("python -m ranking_det.evaluation: error: ")
+    assert message in said.err
+    assert before == {path: path.read_bytes() for path in output.parent.glob("*") if path.is_file()}
+    return said.err

@@ -7,15 +7,25 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, BoxMode, Instances
 from torch import distributed, multiprocessing
 
 from ranking_det.config import ConfigError
 from ranking_det.evaluation import DetectionEvaluator
-from tests.evaluation.cases import CLASSES, NAMES, SIDE, A, B, ground_truth, random_set, write
-
-NAME = "evaluated_in_a_test"
-BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
+from tests.evaluation.cases import (
+    BOX,
+    CLASSES,
+    DETECTIONS,
+    FAR,
+    NAME,
+    NAMES,
+    SIDE,
+    A,
+    B,
+    feed,
+    ground_truth,
+    random_set,
+    write,
+)
 
 
 @pytest.fixture
@@ -35,26 +45,6 @@ def register(tmp_path):
     for catalog in (DatasetCatalog, MetadataCatalog):
         if NAME in catalog:
             catalog.remove(NAME)
-
-
-def feed(evaluator, detections, images=(1, 2), masks=False):
-    """Detections are (image, class, box, score)."""
-    for image in images:
-        mine = [d for d in detections if d[0] == image]
-        boxes = torch.tensor([d[2] for d in mine], dtype=torch.float32).reshape(-1, 4)
-        found = Instances((SIDE, SIDE))
-        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-        found.scores = torch.tensor([d[3] for d in mine], dtype=torch.float32)
-        found.pred_classes = torch.tensor([d[1] for d in mine], dtype=torch.int64)
-        if masks:
-            found.pred_masks = torch.zeros(len(mine), SIDE, SIDE, dtype=torch.bool)
-            for i, (x, y, width, height) in enumerate(d[2] for d in mine):
-                found.pred_masks[i, y : y + height, x : x + width] = True
-        evaluator.process([{"image_id": image}], [{"instances": found}])
-
-
-# The first is wrong by COCO's rules only.
-DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
 def test_the_rules_are_those_of_the_data_set_and_classes_become_categories(register, tmp_path):
@@ -129,60 +119,6 @@ def test_the_results_are_those_of_detectron2(register, tmp_path, library):
         assert results[1][task] == pytest.approx(metrics, abs=1e-9, nan_ok=True)
 
 
-def test_a_data_set_without_a_file_is_evaluated_by_its_dicts():
-    box = {"bbox": BOX, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-    record = {"file_name": "1.png", "image_id": 1, "width": SIDE, "height": SIDE}
-    DatasetCatalog.register(NAME, lambda: [record | {"annotations": [box]}])
-    MetadataCatalog.get(NAME).set(thing_classes=["only"])
-    try:
-        evaluator = DetectionEvaluator(NAME)
-        feed(evaluator, [(1, 0, BOX, 0.5)], images=[1])
-        results = evaluator.evaluate()["bbox"]
-        assert results["AP"] == pytest.approx(100) and "AP-only" not in results
-    finally:
-        DatasetCatalog.remove(NAME)
-        MetadataCatalog.remove(NAME)
-
-
-def test_images_of_a_data_set_without_a_file_may_be_called_by_text(tmp_path):
-    corners = [[10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]]
-    thing = {"bbox": (10, 10, 50, 50), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
-    things = [thing | {"segmentation": corners, "iscrowd": False}], []
-    records = [
-        {"file_name": f"{city}.png", "image_id": city, "width": SIDE, "height": SIDE}
-        | {"annotations": own}
-        for city, own in zip(("ulm_0.png", "aachen_0.png"), things)
-    ]
-    DatasetCatalog.register(NAME, lambda: records)
-    MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
-    try:
-        evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path))
-        # In another order than that of the set.
-        found = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
-        feed(evaluator, found, images=("aachen_0.png", "ulm_0.png"), masks=True)
-        results = evaluator.evaluate()
-        assert [results[task]["AP"] for task in ("bbox", "segm")] == pytest.approx([50, 50])
-        written = json.loads((tmp_path / "coco_instances_results.json").read_text())
-        assert [result["image_id"] for result in written] == [2, 1]
-        records[1]["image_id"] = "ulm_0.png"
-        with pytest.raises(ConfigError, match="1 ids of 'images' are not unique"):
-            DetectionEvaluator(NAME)
-    finally:
-        DatasetCatalog.remove(NAME)
-        MetadataCatalog.remove(NAME)
-
-
-def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
-    content = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
-    MetadataCatalog.get(NAME).set(json_file=content, evaluator_type="lvis")
-    try:
-        evaluator = DetectionEvaluator(NAME)
-        feed(evaluator, DETECTIONS)
-        assert evaluator.evaluate()["bbox"]["AP-common"] == pytest.approx(100)
-    finally:
-        MetadataCatalog.remove(NAME)
-
-
 def test_no_image_no_annotations_and_no_detection_are_three_things(register, caplog, tmp_path):
     content = ground_truth((1, A, BOX))
     register(content)
@@ -237,21 +173,6 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
         with pytest.raises(ConfigError, match=message):
             DetectionEvaluator(NAME)
         MetadataCatalog.remove(NAME)
-
-
-def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_path):
-    content = ground_truth()
-    frequency = {"frequency": "r"}
-    content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
-    metadata = MetadataCatalog.get("ranking_lvis_v1_val")
-    before = metadata.json_file
-    try:
-        metadata.__dict__["json_file"] = write(tmp_path / "gt.json", content)
-        message = r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set 1203 \(LVIS v1\)"
-        with pytest.raises(ConfigError, match=message):
-            DetectionEvaluator("ranking_lvis_v1_val")
-    finally:
-        metadata.__dict__["json_file"] = before
 
 
 def test_the_log_says_of_what_how_many_detections_count(register, caplog):

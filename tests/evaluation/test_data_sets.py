@@ -1,0 +1,80 @@
+"""The evaluator on data sets as others register them."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from ranking_det.config import ConfigError
+from ranking_det.evaluation import DetectionEvaluator
+from tests.evaluation.cases import BOX, DETECTIONS, FAR, NAME, SIDE, A, B, feed, ground_truth, write
+
+
+def test_a_data_set_without_a_file_is_evaluated_by_its_dicts():
+    box = {"bbox": BOX, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {"file_name": "1.png", "image_id": 1, "width": SIDE, "height": SIDE}
+    DatasetCatalog.register(NAME, lambda: [record | {"annotations": [box]}])
+    MetadataCatalog.get(NAME).set(thing_classes=["only"])
+    try:
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, [(1, 0, BOX, 0.5)], images=[1])
+        results = evaluator.evaluate()["bbox"]
+        assert results["AP"] == pytest.approx(100) and "AP-only" not in results
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+def test_images_of_a_data_set_without_a_file_may_be_called_by_text(tmp_path):
+    corners = [[10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]]
+    thing = {"bbox": (10, 10, 50, 50), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    things = [thing | {"segmentation": corners, "iscrowd": False}], []
+    records = [
+        {"file_name": f"{city}.png", "image_id": city, "width": SIDE, "height": SIDE}
+        | {"annotations": own}
+        for city, own in zip(("ulm_0.png", "aachen_0.png"), things)
+    ]
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
+    try:
+        evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path))
+        # In another order than that of the set.
+        found = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
+        feed(evaluator, found, images=("aachen_0.png", "ulm_0.png"), masks=True)
+        results = evaluator.evaluate()
+        assert [results[task]["AP"] for task in ("bbox", "segm")] == pytest.approx([50, 50])
+        written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+        assert [result["image_id"] for result in written] == [2, 1]
+        records[1]["image_id"] = "ulm_0.png"
+        with pytest.raises(ConfigError, match="1 ids of 'images' are not unique"):
+            DetectionEvaluator(NAME)
+    finally:
+        DatasetCatalog.remove(NAME)
+        MetadataCatalog.remove(NAME)
+
+
+def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
+    content = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
+    MetadataCatalog.get(NAME).set(json_file=content, evaluator_type="lvis")
+    try:
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, DETECTIONS)
+        assert evaluator.evaluate()["bbox"]["AP-common"] == pytest.approx(100)
+    finally:
+        MetadataCatalog.remove(NAME)
+
+
+def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_path):
+    content = ground_truth()
+    frequency = {"frequency": "r"}
+    content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
+    metadata = MetadataCatalog.get("ranking_lvis_v1_val")
+    before = metadata.json_file
+    try:
+        metadata.__dict__["json_file"] = write(tmp_path / "gt.json", content)
+        message = r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set 1203 \(LVIS v1\)"
+        with pytest.raises(ConfigError, match=message):
+            DetectionEvaluator("ranking_lvis_v1_val")
+    finally:
+        metadata.__dict__["json_file"] = before
