@@ -36,7 +36,7 @@ def make_features(num_images, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
         f"p{level}": torch.randn(num_images, 64, side, side, generator=generator)
-        for level, side in ((3, 16), (4, 8), (5, 4))
+        for level, side in ((2, 32), (3, 16), (4, 8), (5, 4))
     }
 
 
@@ -461,7 +461,7 @@ def test_bfloat16_autocast_trains():
 def test_boxes_are_pooled_where_they_are_in_mixed_precision(part):
     pooler = getattr(build("quick/mask_rs.py"), part)
     # Each feature is its own column; bfloat16 knows multiples of 4 at 1,000 px.
-    columns = [torch.arange(160 // 2**i).expand(1, 64, 4, -1).bfloat16() for i in range(3)]
+    columns = [torch.arange(320 // 2**i).expand(1, 64, 8, -1).bfloat16() for i in range(4)]
     boxes = [Boxes([[1001.0, 2, 1041, 30], [1003.0, 4, 1023, 30]])]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         pooled = pooler(columns, boxes)
