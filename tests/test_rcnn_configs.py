@@ -139,7 +139,8 @@ def test_everything_else_is_as_for_the_dense_detectors(name):
     changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")
     assert {**cfg.train, **dict.fromkeys(changed)} == {**base.train, **dict.fromkeys(changed)}
     assert cfg.train.max_iter == round(cfg.train.epochs * cfg.train.iterations_per_epoch)
-    assert cfg.train.max_iter == cfg.train.eval_period == (250 if "cascade" in name else 325)
+    length = 250 if "cascade" in name else 275 if "mask" in name else 325
+    assert cfg.train.max_iter == cfg.train.eval_period == length
     assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
     assert cfg.dataloader.train.mapper.get("masks", False) == name.startswith("mask")
     assert cfg.dataloader.test == base.dataloader.test
