@@ -15,5 +15,5 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
 dataloader.test.dataset.names = "shapes_lvis_val"
 # An epoch of 979 images with objects and 20 repeated ones is as long as the others'. Shorter than
 # they, as there are more classes.
-train.update({"epochs": 1.6, "max_iter": 200, "eval_period": 200})
+train.update({"epochs": 2, "max_iter": 250, "eval_period": 250})
 train.output_dir = "output/shapes/quick/mask_rs_lvis"
