@@ -100,12 +100,8 @@ class RankingCascadeROIHeads(RankingROIHeads):
         )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a yaml config; MODEL.ROI_BOX_CASCADE_HEAD has the thresholds and coders."""
-        return super().from_config(cfg, input_shape)
-
-    @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Of yaml; MODEL.ROI_BOX_CASCADE_HEAD has the thresholds and coders."""
         node = cfg.MODEL.ROI_BOX_CASCADE_HEAD
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
             raise ConfigError(

@@ -150,12 +150,12 @@ class RankingROIHeads(StandardROIHeads):
         self.mask_criterion = mask_criterion
         if self.mask_on and mask_criterion is None:
             self.mask_criterion = MaskCriterion()
-        pool_in_float32(self.box_pooler)
-        if self.mask_on:
-            pool_in_float32(self.mask_pooler)
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
         check_roi_heads(self)
+        pool_in_float32(self.box_pooler)
+        if self.mask_on:
+            pool_in_float32(self.mask_pooler)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -509,6 +509,8 @@ def test_parts_that_do_not_fit_are_refused():
         build(continuous_label="giou")
     with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):
         build("quick/mask_rs.py", mask_head__num_classes=5)
+    with pytest.raises(ValueError, match="mask_pooler: expected a pooler, got None"):
+        build("quick/mask_rs.py", mask_pooler=None)
     with pytest.raises(ValueError, match="max_mask_rois: expected an integer of at least 1"):
         build(max_mask_rois=0)
     with pytest.raises(ValueError, match="targets: expected the objects of each image, got None"):
