@@ -110,17 +110,25 @@ def faster_rcnn(backbone: DictConfig, proposals: DictConfig, heads: DictConfig) 
 
 
 def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
-    """The same with a mask for each class: ``num_conv`` convolutions and the transposed one."""
+    """The same with a mask for each class: ``num_conv`` convolutions and the transposed one.
+
+    A cascade has such a mask head in every stage.
+    """
     masked = deepcopy(model)
     channels = model.backbone.out_channels
     masked.roi_heads.mask_in_features = LEVELS
     masked.roi_heads.mask_pooler = deepcopy(model.roi_heads.box_pooler)
     masked.roi_heads.mask_pooler.output_size = 14
-    masked.roi_heads.mask_head = L(RankingMaskHead)(
+    head = L(RankingMaskHead)(
         input_shape=L(ShapeSpec)(channels=channels, height=14, width=14),
         num_classes="${..num_classes}",
         conv_dims=[channels] * (num_conv + 1),
     )
+    if "box_heads" in model.roi_heads:
+        head.num_classes = "${...num_classes}"
+        masked.roi_heads.mask_heads = [head for _ in model.roi_heads.box_heads]
+    else:
+        masked.roi_heads.mask_head = head
     masked.roi_heads.mask_criterion = L(MaskCriterion)()
     return masked
 
