@@ -62,6 +62,14 @@ def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
     assert fresh(counted(7)) == normalizer(counted(7))
 
 
+def test_without_a_past_the_positive_count_is_the_steps_own_also_in_evaluation_mode():
+    normalizer = PositiveCount(momentum=0.0)
+    assert normalizer(counted(5)) == 5 and normalizer(counted(0)) == 1
+    assert normalizer.eval()(counted(7)) == 7
+    with pytest.raises(ValueError, match="scope: expected one of gpu, global, got 'image'"):
+        PositiveCount(scope="image")
+
+
 def test_the_candidate_count_is_that_of_the_sample():
     assert CandidateCount()(counted(5)) == 7
     nothing = torch.tensor([IGNORE])
