@@ -211,7 +211,8 @@ def check_ranking(model, row):
     if row.masks:
         masks = heads.mask_criterion
         assert (masks.error, masks.weighted, masks.balanced) == ("dice", True, True)
-        assert heads.max_mask_rois == 200 and isinstance(heads.mask_head, RankingMaskHead)
+        assert heads.max_mask_rois == 200
+        assert all(isinstance(stage.mask_head, RankingMaskHead) for stage in stages)
 
 
 def check_baseline(model, row):
@@ -291,10 +292,10 @@ def check_common(model, row):
     assert heads.continuous_label == "iou"
     assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
     if row.masks:
-        convolutions = [m for n, m in heads.mask_head.named_children() if n.startswith("mask_fcn")]
-        assert len(convolutions) == 4
         check_pooler(heads.mask_pooler, 14)
-        assert heads.mask_head.predictor.out_channels == row.classes
+        for head in (stage.mask_head for stage in heads.stages()):
+            names = [name for name, _ in head.named_children() if name.startswith("mask_fcn")]
+            assert len(names) == 4 and head.predictor.out_channels == row.classes
     names = [name for name, p in model.backbone.bottom_up.named_parameters() if p.requires_grad]
     assert not any(name.startswith(("stem", "res2")) for name in names)
     assert sum(name.endswith("conv2.norm.weight") for name in names) == row.depth // 3 - 3

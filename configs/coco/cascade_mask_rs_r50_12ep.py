@@ -1,4 +1,8 @@
-"""RS-Cascade R-CNN with the mask head of RS-Mask R-CNN: ResNet-50, 12 epochs; in no paper."""
+"""RS-Cascade R-CNN with masks (Oksuz et al., ICCV 2021): ResNet-50, 12 epochs.
+
+As published, there is one mask head per stage, each on that stage's positives. No published AP is
+known to us.
+"""
 
 from ..common.rcnn import with_masks
 from ..common.rcnn_r50 import cascade

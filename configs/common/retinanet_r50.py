@@ -5,6 +5,12 @@ shapes. ``model_512`` is what AP, aLRP and APE Loss train at 512 x 512 pixels: t
 is that of Zhang et al., CVPR 2020: group normalisation in the head, a factor of the box outputs per
 level, P6 from P5, one square of 8 strides. All without ReLU before P7. Anchors are centred on the
 corners of the cells.
+
+Unlike the papers' code, which initialises the FPN with Xavier uniform, of bound
+sqrt(6 / (fan_in + fan_out)), we keep Detectron2's initialisation, of bound sqrt(3 / fan_in). The
+papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5,
+and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as inputs, for
+which both bounds are the same.
 """
 
 from copy import deepcopy

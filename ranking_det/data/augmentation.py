@@ -1,9 +1,10 @@
 """The augmentation of SSD (Liu et al., ECCV 2016), which the papers train with at 512 x 512 pixels.
 
 In this order: :class:`PhotometricDistortion`, :class:`Expand`, :class:`MinIoURandomCrop`, and
-Detectron2's Resize and RandomFlip. They are Detectron2 augmentations: images are (H, W, 3) uint8
-in RGB or BGR, boxes (G, 4) XYXY in pixels, and the randomness is numpy's, which Detectron2 seeds in
-every worker.
+Detectron2's Resize and RandomFlip. They are Detectron2 augmentations: images are (H, W, 3) in RGB
+or BGR, boxes (G, 4) XYXY in pixels, and the randomness is numpy's, which Detectron2 seeds in every
+worker. From the first step on, the image is float32 and is neither rounded nor clipped, as
+published; Detectron2's Resize then interpolates linearly, without antialiasing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ Range = tuple[float, float]
 class PhotometricDistortion(T.Augmentation):
     """Change brightness, contrast, saturation and hue, and permute the channels, each at random.
 
-    Contrast changes before saturation and hue or after them, with even odds. Each step leaves
-    values in 0..255.
+    Contrast changes before saturation and hue or after them, with even odds. The result is float32
+    and may leave 0..255.
 
     Args:
         brightness: the largest shift of all values, >= 0.
@@ -55,7 +56,7 @@ class PhotometricDistortion(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
         """Draw the steps for one image."""
-        steps: list[T.Transform] = []
+        steps: list[T.Transform] = [T.ColorTransform(_to_float)]
         if self._chosen():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
@@ -128,13 +129,14 @@ class ColorPadTransform(T.PadTransform):
             raise ValueError(f"color must have {channels} channels, got {self.color}")
         shape = (self.y0 + height + self.y1, self.x0 + width + self.x1, channels)
         canvas = np.empty(shape, img.dtype)
-        canvas[:] = np.rint(self.color)
+        color = np.asarray(self.color)
+        canvas[:] = np.rint(color) if np.issubdtype(img.dtype, np.integer) else color
         canvas[self.y0 : self.y0 + height, self.x0 : self.x0 + width] = img
         return canvas
 
 
 class MinIoURandomCrop(T.Augmentation):
-    """Crop a random window that overlaps every object by a random minimum, and holds a centre.
+    """Crop a random window that overlaps every box by a random minimum, and holds a centre.
 
     With even odds, the image stays whole, or the window's IoU with *all* boxes is at least one of
     ``min_ious``, or is free. If none of ``trials`` windows will do, the minimum is drawn anew.
@@ -213,15 +215,19 @@ def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float
     return bool(ious.min() >= min_iou and centers_inside(boxes, corners).any())
 
 
+def _to_float(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32)
+
+
 def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
-    """Scale the saturation and shift the hue by degrees.
+    """Scale the saturation and shift the hue by degrees, of a float32 image of any range.
 
     Taken as RGB: as BGR the hue would turn the other way, and both ways are as likely.
     """
-    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # of floats: H in 0..360, S in 0..1, V as it is
     hsv[..., 0] = (hsv[..., 0] + hue) % 360
-    hsv[..., 1] = (hsv[..., 1] * saturation).clip(max=1)
-    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).clip(0, 255).astype(np.uint8)
+    hsv[..., 1] *= saturation
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def _permute_channels(image: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -22,13 +22,14 @@ class BoxMapper:
 
     For training with boxes, or with masks too. Unlike Detectron2's DatasetMapper, it shows the
     boxes to the augmentations, which :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs,
-    and drops an object of which a crop has left less than the centre, where Detectron2 would keep a
-    sliver. Crowds are left out. Masks may be polygons and RLE in one file, some of them empty.
+    and drops an object if a crop has cut off its centre, where Detectron2 would keep a sliver.
+    Crowds are shown to the augmentations too, so that a crop is chosen by all boxes, as published,
+    but are not among the instances. Masks may be polygons and RLE in one file, some of them empty.
 
     Args:
         augmentations: Detectron2 augmentations or transforms, in order.
         image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
-        min_side: objects of less width or height in the file are left out; pixels, >= 0.
+        min_side: objects and crowds of less width or height in the file are left out; pixels, >= 0.
         masks: whether to give masks; see :func:`ranking_det.data.masks.transform_masks`.
     """
 
@@ -54,9 +55,9 @@ class BoxMapper:
             dataset_dict: in Detectron2's format; it is left as it is.
 
         Returns:
-            The same without ``annotations``, with ``image`` (3, H, W) and ``instances``, which has
-            ``gt_boxes`` (G, 4) XYXY within the image, ``gt_classes`` (G,) and, if asked for,
-            ``gt_masks``; G may be 0.
+            The same without ``annotations``, with ``image`` (3, H, W), of the type that the
+            augmentations leave it in, and ``instances``, which has ``gt_boxes`` (G, 4) XYXY within
+            the image, ``gt_classes`` (G,) and, if asked for, ``gt_masks``; G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = detection_utils.read_image(result["file_name"], format=self.image_format)
@@ -68,6 +69,7 @@ class BoxMapper:
         # What comes after a crop maps the whole image onto the whole, so the end is as good a place
         # as the crop to look for centres.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
+        keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
         kept = [own for own, inside in zip(objects, keep, strict=True) if inside]
         instances = Instances(size)
         instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
@@ -84,11 +86,9 @@ class BoxMapper:
     def _objects(
         self, annotations: Sequence[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], np.ndarray]:
-        """The G objects that count, and their boxes (G, 4) XYXY."""
+        """The objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
         objects, boxes = [], [np.zeros((0, 4))]
         for annotation in annotations:
-            if annotation.get("iscrowd", 0):
-                continue
             box = np.asarray(annotation["bbox"], dtype=np.float64)[None]
             box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
             if (box[:, 2:] - box[:, :2]).min() >= self.min_side:

@@ -117,7 +117,8 @@ class LazyExperiment(Experiment):
 
     def learns_masks(self) -> bool:
         """See :class:`Experiment`."""
-        return self._select("model.roi_heads.mask_head") is not None
+        heads = ("model.roi_heads.mask_head", "model.roi_heads.mask_heads")
+        return any(self._select(key) is not None for key in heads)
 
     def model(self) -> nn.Module:
         """See :class:`Experiment`."""

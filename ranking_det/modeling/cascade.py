@@ -1,4 +1,4 @@
-"""Cascade R-CNN: box heads that refine one another's boxes, each with a criterion of its own."""
+"""Cascade R-CNN: box heads that refine one another's boxes, each with its own criterion."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ranking_det import assigners
 from ranking_det.config import ConfigError, build_component
 from ranking_det.modeling.logging import log_metrics
+from ranking_det.modeling.mask_head import CascadeMaskHeads
 from ranking_det.modeling.proposals import refine_proposals
 from ranking_det.modeling.roi_heads import STAGE, BoxStage, RankingROIHeads, TrainedStage
 
@@ -24,9 +25,15 @@ from ranking_det.modeling.roi_heads import STAGE, BoxStage, RankingROIHeads, Tra
 class RankingCascadeROIHeads(RankingROIHeads):
     """The heads of Cascade R-CNN (Cai and Vasconcelos, CVPR 2018), boxes and masks.
 
-    As in Rank & Sort Loss, the gradients of the stages are not scaled down, in the test it is the
-    logits that are averaged, and there is one mask head, on the proposals of the first stage, with
-    that stage's weights and task loss. Losses end in ``_stage0`` and so on.
+    As published with Rank & Sort Loss (Oksuz et al., ICCV 2021), the gradients of the stages are
+    not scaled down, the logits of all stages are averaged at inference, and each stage has a mask
+    head, which is trained on that stage's positives with its weights and task loss. The masks of
+    the detections are the mean of all mask heads' probabilities. Losses end in ``_stage0`` and so
+    on.
+
+    Detectron2's Cascade Mask R-CNN has one mask head, on the first stage's positives; its
+    checkpoints load into ``mask_heads`` of length 1, which is named ``mask_head`` in the state dict
+    as there.
 
     Args:
         box_heads: of each stage, pooled features -> features.
@@ -37,13 +44,13 @@ class RankingCascadeROIHeads(RankingROIHeads):
         box_in_features: see there.
         box_pooler: see there.
         sampler: see there.
-        proposal_append_gt: see there; anew in every stage.
+        proposal_append_gt: see there; in every stage.
         mask_in_features: see there.
-        mask_pooler: see there.
-        mask_head: see there.
+        mask_pooler: see there; all mask heads share it.
+        mask_heads: of each stage, or one for the first stage alone; None for none.
         mask_criterion: see there.
         max_mask_rois: see there.
-        continuous_label: see there; "dice" and "mean" are for the stage that has masks, the first.
+        continuous_label: see there; stages without a mask head take the IoU for "dice" and "mean".
 
     Raises:
         ValueError: parts that do not fit together.
@@ -64,7 +71,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
         proposal_append_gt: bool = True,
         mask_in_features: Sequence[str] | None = None,
         mask_pooler: nn.Module | None = None,
-        mask_head: nn.Module | None = None,
+        mask_heads: Sequence[nn.Module] | None = None,
         mask_criterion: nn.Module | None = None,
         max_mask_rois: int = 200,
         continuous_label: str = "iou",
@@ -81,6 +88,12 @@ class RankingCascadeROIHeads(RankingROIHeads):
                     "box_predictors: a cascade refines one box per proposal and needs "
                     "cls_agnostic_bbox_reg=True"
                 )
+        masks = len(mask_heads or ())
+        if mask_in_features is not None and masks not in (1, counts[0]):
+            raise ValueError(
+                "mask_heads: expected one of each stage, or one for the first stage, got "
+                f"{masks} for {counts[0]} stages"
+            )
         super().__init__(
             num_classes=num_classes,
             box_in_features=box_in_features,
@@ -93,7 +106,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
             proposal_append_gt=proposal_append_gt,
             mask_in_features=mask_in_features,
             mask_pooler=mask_pooler,
-            mask_head=mask_head,
+            mask_head=_join(mask_heads) if mask_heads else None,
             mask_criterion=mask_criterion,
             max_mask_rois=max_mask_rois,
             continuous_label=continuous_label,
@@ -117,17 +130,32 @@ class RankingCascadeROIHeads(RankingROIHeads):
             where = "MODEL.ROI_BOX_CASCADE_HEAD.IOUS"
             stage["assigner"] = build_component(matching, assigners, where)
             stages.append(stage)
-        shared = {name: value for name, value in stages[0].items() if name not in STAGE}
-        return shared | {plural: [own[name] for own in stages] for name, plural in STAGE.items()}
+        return _join_arguments(stages)
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Of yaml: one of each stage, unless MODEL.ROI_MASK_HEAD.EVERY_STAGE is False."""
+        count = len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS)
+        stages = []
+        for _ in range(count if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1):
+            stages.append(super()._init_mask_head(cfg, input_shape))
+        return _join_arguments(stages)
 
     def stages(self) -> list[BoxStage]:
         """All stages, the first on the RPN's proposals."""
         parts = (self.box_head, self.box_predictor, self.assigner, self.criterion)
-        return [BoxStage(*stage) for stage in zip(*parts, strict=True)]
+        masks: list[nn.Module] = []
+        if self.mask_on:
+            several = isinstance(self.mask_head, CascadeMaskHeads)
+            masks = list(self.mask_head) if several else [self.mask_head]
+        return [
+            BoxStage(*stage, mask_head=masks[i] if i < len(masks) else None)
+            for i, stage in enumerate(zip(*parts, strict=True))
+        ]
 
-    def _train_boxes(
+    def _train_stages(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
-    ) -> tuple[TrainedStage, dict[str, Tensor]]:
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         trained: list[TrainedStage] = []
         found: dict[str, Tensor] = {}
         stages = self.stages()
@@ -137,12 +165,10 @@ class RankingCascadeROIHeads(RankingROIHeads):
                 with torch.no_grad():
                     boxes = stages[i - 1].predictor.predict_boxes(last.outputs, last.proposals)
                 proposals = refine_proposals(boxes, last.proposals, training=True)
-            with_masks = self.mask_on and i == 0
-            trained.append(self._train_stage(features, proposals, targets, stage, with_masks))
-            own = trained[-1]
-            log_metrics(own.result.metrics, f"stage{i}/")
-            found |= {f"{name}_stage{i}": loss for name, loss in own.result.losses.items()}
-        return trained[0], found
+            trained.append(self._train_stage(features, proposals, targets, stage))
+            log_metrics(trained[i].metrics, f"stage{i}/")
+            found |= {f"{name}_stage{i}": loss for name, loss in trained[i].losses.items()}
+        return trained[0].proposals, found
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances]
@@ -160,3 +186,17 @@ class RankingCascadeROIHeads(RankingROIHeads):
         mean = total / len(stages)
         detections, _ = stages[-1].predictor.inference((mean, outputs), proposals)
         return detections
+
+
+def _join(mask_heads: Sequence[nn.Module]) -> nn.Module:
+    """One alone stays as it is, for Detectron2's names in the state dict."""
+    return mask_heads[0] if len(mask_heads) == 1 else CascadeMaskHeads(mask_heads)
+
+
+def _join_arguments(stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The arguments of all stages as those of a cascade: lists of what each stage has."""
+    joined = {name: value for name, value in stages[0].items() if name not in STAGE}
+    for name, plural in STAGE.items():
+        if name in stages[0]:
+            joined[plural] = [own[name] for own in stages]
+    return joined

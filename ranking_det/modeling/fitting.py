@@ -132,14 +132,18 @@ def check_coder(criterion: nn.Module, box2box_transform: Any) -> None:
 
 
 def _check_masks(heads: RankingROIHeads) -> None:
-    if not hasattr(heads.mask_head, "layers"):
-        raise ValueError(
-            "mask_head: expected one with layers(features) -> logits, as Detectron2's "
-            f"BaseMaskRCNNHead, got {type(heads.mask_head).__name__}"
-        )
-    masks = getattr(getattr(heads.mask_head, "predictor", None), "out_channels", 1)
-    if masks not in (1, heads.num_classes):
-        raise ValueError(f"mask_head.num_classes: {masks}, but the heads have {heads.num_classes}")
+    masked = [stage.mask_head for stage in heads.stages() if stage.mask_head is not None]
+    for head in masked or [None]:
+        if not hasattr(head, "layers"):
+            raise ValueError(
+                "mask_head: expected one with layers(features) -> logits, as Detectron2's "
+                f"BaseMaskRCNNHead, got {type(head).__name__}"
+            )
+        masks = getattr(getattr(head, "predictor", None), "out_channels", 1)
+        if masks not in (1, heads.num_classes):
+            raise ValueError(
+                f"mask_head.num_classes: {masks}, but the heads have {heads.num_classes}"
+            )
     if heads.mask_pooler is None:
         raise ValueError("mask_pooler: expected a pooler, got None")
 

@@ -14,7 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, MaskRCNNConvUpsampleHead
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from fvcore.nn.weight_init import c2_msra_fill
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from ranking_det.losses import Candidates, dice_errors
@@ -52,6 +52,27 @@ class RankingMaskHead(MaskRCNNConvUpsampleHead):
             vis_period=vis_period,
         )
         c2_msra_fill(self.predictor)
+
+
+class CascadeMaskHeads(nn.ModuleList):
+    """The mask heads of a cascade's stages, whose masks are averaged at inference."""
+
+    def forward(self, features: Tensor, instances: list[Instances]) -> list[Instances]:
+        """Predict masks, as a Detectron2 mask head does in evaluation mode.
+
+        Args:
+            features: (R, C, H, W), pooled at the boxes of all R instances.
+            instances: per image ``pred_classes``.
+
+        Returns:
+            The same with ``pred_masks`` (R_i, 1, S, S), the mean of the heads' probabilities.
+        """
+        masks = []
+        for head in self:
+            masks.append([own.pred_masks for own in head(features, instances)])
+        for own, *stages in zip(instances, *masks, strict=True):
+            own.pred_masks = torch.stack(stages).mean(dim=0)
+        return instances
 
 
 def keep_masked(positives: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:

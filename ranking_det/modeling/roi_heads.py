@@ -45,24 +45,26 @@ from ranking_det.modeling.yaml_config import build_sampler
 
 SHARED = (
     *("num_classes", "proposal_append_gt", "box_in_features", "box_pooler"),
-    *("mask_in_features", "mask_pooler", "mask_head"),
+    *("mask_in_features", "mask_pooler"),
 )
 STAGE = {
     "box_head": "box_heads",
     "box_predictor": "box_predictors",
     "assigner": "assigners",
     "criterion": "criteria",
+    "mask_head": "mask_heads",
 }
 """Arguments that a cascade has one of for each stage, and their names there."""
 
 
 class BoxStage(NamedTuple):
-    """A box head, and what it is trained with."""
+    """A box head, what it is trained with, and the mask head on its positives, if there is one."""
 
     head: nn.Module
     predictor: RankingBoxPredictor
     assigner: Assigner
     criterion: nn.Module
+    mask_head: nn.Module | None
 
 
 class TrainedStage(NamedTuple):
@@ -70,8 +72,8 @@ class TrainedStage(NamedTuple):
 
     proposals: list[Instances]
     outputs: tuple[Tensor, Tensor]
-    result: CriterionOutput
-    masks: TrainedMasks | None
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -97,8 +99,8 @@ class RankingROIHeads(StandardROIHeads):
         mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
         mask_criterion: see :class:`ranking_det.losses.MaskCriterion`, whose defaults are taken if
             None.
-        max_mask_rois: positives that get a mask in training, of all images of the process together;
-            random ones where there are more.
+        max_mask_rois: positives of a stage that get a mask in training, of all images of the
+            process together; random ones where there are more.
         continuous_label: what positives are ranked by, or what their scores are to be: "iou" of the
             box, "dice" of the predicted mask, their "mean", or "binary", 1 for all. A positive
             without a mask has its IoU in the place of the two in the middle.
@@ -198,7 +200,9 @@ class RankingROIHeads(StandardROIHeads):
 
     def stages(self) -> list[BoxStage]:
         """The box heads that refine one another's boxes: one."""
-        return [BoxStage(self.box_head, self.box_predictor, self.assigner, self.criterion)]
+        mask_head = self.mask_head if self.mask_on else None
+        parts = self.box_head, self.box_predictor, self.assigner, self.criterion, mask_head
+        return [BoxStage(*parts)]
 
     def forward(
         self,
@@ -213,23 +217,16 @@ class RankingROIHeads(StandardROIHeads):
             return self.forward_with_given_boxes(features, detections), {}
         if targets is None:
             raise ValueError("targets: expected the objects of each image, got None")
-        first, found = self._train_boxes(features, proposals, targets)
-        if first.masks is not None:
-            positive, logits, masks = first.masks
-            boxes = first.result
-            found["loss_mask"] = self.mask_criterion(
-                logits, masks, boxes.weights[positive], boxes.task_loss, boxes.group
-            )
-        return first.proposals, found
+        return self._train_stages(features, proposals, targets)
 
-    def _train_boxes(
+    def _train_stages(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
-    ) -> tuple[TrainedStage, dict[str, Tensor]]:
-        """The stage that the mask head goes with, and the losses of all stages."""
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """The first stage's proposals, and the losses of all stages."""
         (stage,) = self.stages()
-        trained = self._train_stage(features, proposals, targets, stage, with_masks=self.mask_on)
-        log_metrics(trained.result.metrics, "roi/")
-        return trained, dict(trained.result.losses)
+        trained = self._train_stage(features, proposals, targets, stage)
+        log_metrics(trained.metrics, "roi/")
+        return trained.proposals, trained.losses
 
     def _train_stage(
         self,
@@ -237,7 +234,6 @@ class RankingROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: list[Instances],
         stage: BoxStage,
-        with_masks: bool,
     ) -> TrainedStage:
         proposals, assignment = match_proposals(
             proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
@@ -245,14 +241,22 @@ class RankingROIHeads(StandardROIHeads):
         outputs = self._predict(features, proposals, stage)
         candidates = gather_candidates(stage.predictor, *outputs, proposals, targets, assignment)
         masks = None
-        if with_masks:
-            masks = self._train_masks(
-                features, collect_positives(candidates, assignment, targets), targets
-            )
+        if stage.mask_head is not None:
+            positives = collect_positives(candidates, assignment, targets)
+            masks = self._train_masks(features, positives, targets, stage.mask_head)
         quality = continuous_labels(self.continuous_label, candidates, masks)
         candidates = replace(candidates, quality=quality)
-        result = stage.criterion(candidates, assignment.labels)
-        return TrainedStage(proposals, outputs, result, masks)
+        boxes: CriterionOutput = stage.criterion(candidates, assignment.labels)
+        found = dict(boxes.losses)
+        if masks is not None:
+            found["loss_mask"] = self.mask_criterion(
+                masks.logits,
+                masks.targets,
+                boxes.weights[masks.positive],
+                boxes.task_loss,
+                boxes.group,
+            )
+        return TrainedStage(proposals, outputs, found, boxes.metrics)
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage
@@ -264,12 +268,16 @@ class RankingROIHeads(StandardROIHeads):
         return logits, outputs
 
     def _train_masks(
-        self, features: dict[str, Tensor], positives: list[Instances], targets: list[Instances]
+        self,
+        features: dict[str, Tensor],
+        positives: list[Instances],
+        targets: list[Instances],
+        mask_head: nn.Module,
     ) -> TrainedMasks:
         positives = limit_rois(keep_masked(positives, targets), self.max_mask_rois)
         maps = [features[name] for name in self.mask_in_features]
         pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
-        logits = self.mask_head.layers(pooled)
+        logits = mask_head.layers(pooled)
         logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
         masks = mask_targets(positives, targets, logits.shape[-1])
         return TrainedMasks(torch.cat([own.positive for own in positives]), logits, masks)

@@ -39,10 +39,12 @@ def add_ranking_config(cfg: CfgNode) -> None:
     and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR
     (of which Detectron2 has the other keys) are those of the box head, MODEL.RPN_ASSIGNER and so on
     those of the RPN, and MODEL.MASK_CRITERION and MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask
-    head; MODEL.ROI_HEADS.CONTINUOUS_LABEL is as in :class:`RankingROIHeads`. A sampler without NAME
-    is none. Of Detectron2's keys those for matching, sampling and losses have no effect, but for
-    MODEL.RPN.LOSS_WEIGHT. MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone, which reads
-    the keys of build_resnet_fpn_backbone (but for MODEL.FPN.FUSE_TYPE).
+    head; MODEL.ROI_HEADS.CONTINUOUS_LABEL is as in :class:`RankingROIHeads`. A cascade has a mask
+    head in every stage, or, with MODEL.ROI_MASK_HEAD.EVERY_STAGE False, only in the first one, as
+    Detectron2's Cascade Mask R-CNN does. A sampler without NAME is none. Of Detectron2's keys those
+    for matching, sampling and losses have no effect, but for MODEL.RPN.LOSS_WEIGHT.
+    MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone, which reads the keys of
+    build_resnet_fpn_backbone (but for MODEL.FPN.FUSE_TYPE).
 
     Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
     :mod:`ranking_det.assigners`, :mod:`ranking_det.losses` and this package; an argument that is a
@@ -53,6 +55,7 @@ def add_ranking_config(cfg: CfgNode) -> None:
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
     cfg.MODEL.ROI_MASK_HEAD.MAX_ROIS = 200
+    cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE = True
     cfg.MODEL.ROI_HEADS.CONTINUOUS_LABEL = "iou"
     # A length in epochs; the batch that the learning rate and the iterations are written for.
     cfg.SOLVER.EPOCHS = 0.0

@@ -1,13 +1,17 @@
 import copy
+import functools
 
+import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from ranking_det.data.augmentation import (
+    ColorPadTransform,
     Expand,
     MinIoURandomCrop,
     PhotometricDistortion,
@@ -70,7 +74,7 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
     for values, low, high in (
         (shifts, 100 - 32, 100 + 32),
         (factors, 50, 150),
-        (ratios, 0.5, 1.25),  # saturation .8 grows to 1 at most
+        (ratios, 0.5, 1.5),  # saturation .8 grows beyond 1
         (reds, 30 - 18, 30 + 18),
     ):
         margin = 0.05 * (high - low)
@@ -81,7 +85,7 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
 def test_half_of_the_images_change_in_each_step_and_contrast_comes_first_in_half():
     image, aug, lengths, first = picture(4, 4), PhotometricDistortion(), [], []
     for _ in range(2000):
-        steps = aug.get_transform(image).transforms
+        steps = aug.get_transform(image).transforms[1:]  # the first is the conversion to float
         lengths.append(len(steps))
         kinds = [
             "contrast" if getattr(step, "src_image", 1) == 0 else step.op.func.__name__
@@ -93,8 +97,6 @@ def test_half_of_the_images_change_in_each_step_and_contrast_comes_first_in_half
     # Brightness, contrast and permutation each in 1/2, saturation or hue in 3/4.
     assert abs(np.mean(lengths) - 2.25) < 0.1
     assert abs(np.mean(first) - 0.5) < 0.06
-    unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
-    assert np.array_equal(unchanged, image)
 
 
 def test_channels_are_permuted_with_all_orders_equally_often():
@@ -102,6 +104,113 @@ def test_channels_are_permuted_with_all_orders_equally_often():
     orders = [tuple(aug.get_transform(image).apply_image(image)[0, 0]) for _ in range(1200)]
     counts = {order: orders.count(order) for order in set(orders)}
     assert len(counts) == 6 and min(counts.values()) > 140
+
+
+def record_transforms(aug, transforms):
+    """Append each transform that the augmentation draws to a list."""
+    original = aug.get_transform
+
+    @functools.wraps(original)  # Detectron2 reads the names of the arguments
+    def get_transform(*args):
+        transforms.append(original(*args))
+        return transforms[-1]
+
+    aug.get_transform = get_transform
+
+
+class Draws(dict):
+    """What numpy drew last, by the range that it drew from; "order" for a permutation."""
+
+    def __init__(self, monkeypatch):
+        uniform, permutation = np.random.uniform, np.random.permutation
+        monkeypatch.setattr(
+            np.random, "uniform", lambda *args: self.record(args[:2], uniform(*args))
+        )
+        monkeypatch.setattr(
+            np.random, "permutation", lambda n: self.record("order", permutation(n))
+        )
+
+    def record(self, key, value):
+        self[key] = value
+        return value
+
+
+def distort(image, draws, contrast_first):
+    """The published steps in float32, one after the other, with the numbers that were drawn."""
+    image = image.astype(np.float32) + np.float32(draws[-32.0, 32.0])
+    if contrast_first:
+        image = image * np.float32(draws[0.5, 1.5])
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = hsv[..., 1] * np.float32(draws[0.4, 1.6])
+    hue = hsv[..., 0] + np.float32(draws[-18.0, 18.0])
+    hue[hue > 360] -= 360
+    hue[hue < 0] += 360
+    hsv[..., 0] = hue
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first:
+        image = image * np.float32(draws[0.5, 1.5])
+    return image[..., draws["order"]]
+
+
+@pytest.mark.parametrize("contrast_first", [0, 1])
+def test_photometric_distortion_is_the_published_one_in_float32(contrast_first, monkeypatch):
+    draws, outside = Draws(monkeypatch), 0
+    monkeypatch.setattr(np.random, "randint", lambda n: contrast_first)
+    aug, image = PhotometricDistortion(saturation=(0.4, 1.6), prob=1.0), picture(20, 30)
+    for _ in range(20):
+        distorted = aug.get_transform(image).apply_image(image)
+        expected = distort(image, draws, contrast_first)
+        assert distorted.dtype == np.float32
+        np.testing.assert_allclose(distorted, expected, atol=0.01)
+        outside += ((distorted < 0) | (distorted > 255)).sum()
+        assert (distorted != np.rint(distorted)).any()
+    assert outside > 1000  # nothing is clipped
+
+
+def test_saturation_and_hue_change_a_colour_as_by_hand():
+    orange = np.array([[[200, 120, 40]]], np.uint8)  # hue 30, saturation .8, value 200
+    aug = photometric(saturation=(1.5, 1.5))
+    np.testing.assert_allclose(unpermuted(aug, orange), [[[200, 80, -40]]], atol=1e-3)
+    dark = np.array([[[20, 20, 20]]], np.uint8)
+    changed = photometric(contrast=(1.5, 1.5))
+    assert unpermuted(changed, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
+
+
+def test_what_is_not_chosen_changes_the_type_alone():
+    image = picture(4, 4)
+    unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
+    assert unchanged.dtype == np.float32 and np.array_equal(unchanged, image)
+
+
+def test_the_whole_chain_is_the_published_one_in_float32(tmp_path, monkeypatch):
+    item = write(tmp_path, [(10, 10, 60, 50), (70, 20, 150, 60)])
+    pixels = np.asarray(Image.open(item["file_name"]))
+    chain, transforms = augmentation(), []
+    chain[:2] = PhotometricDistortion(saturation=(0.4, 1.6), prob=1), Expand(MEAN, prob=1)
+    for aug in chain:
+        record_transforms(aug, transforms)
+    draws, cases = Draws(monkeypatch), set()
+    mapper = BoxMapper(augmentations=chain, image_format="RGB")
+    for _ in range(30):
+        transforms.clear()
+        image = mapper(item)["image"]
+        colors, pad, crop, _, flip = transforms
+        # To float, brightness, then contrast (which blends) and colours in either order.
+        contrast_first = isinstance(colors.transforms[2], T.BlendTransform)
+        expected = distort(pixels, draws, contrast_first)
+        height, width = expected.shape[:2]
+        canvas = np.empty((pad.y0 + height + pad.y1, pad.x0 + width + pad.x1, 3), np.float32)
+        canvas[:] = MEAN
+        canvas[pad.y0 : pad.y0 + height, pad.x0 : pad.x0 + width] = expected
+        if isinstance(crop, T.CropTransform):
+            canvas = canvas[crop.y0 : crop.y0 + crop.h, crop.x0 : crop.x0 + crop.w]
+        expected = cv2.resize(canvas, (512, 512), interpolation=cv2.INTER_LINEAR)
+        if isinstance(flip, T.HFlipTransform):
+            expected = expected[:, ::-1]
+        assert image.dtype == torch.float32 and image.shape == (3, 512, 512)
+        np.testing.assert_allclose(image.permute(1, 2, 0), expected, atol=0.05)
+        cases.add((type(crop), type(flip), contrast_first))
+    assert len(cases) == 8
 
 
 def test_expand_shrinks_half_of_the_images_on_a_canvas_of_the_mean():
@@ -261,6 +370,43 @@ def test_an_object_is_kept_if_its_centre_is_inside(tmp_path):
     assert instances.gt_classes.tolist() == [1, 3]
     assert instances.gt_boxes.tensor.tolist() == [[0, 40, 31, 60], [20, 40, 60, 60]]
     assert instances.image_size == (120, 70)
+
+
+def test_an_expanded_float_image_has_a_canvas_of_the_mean_itself():
+    image = picture().astype(np.float32)
+    larger = ColorPadTransform(2, 1, 3, 4, MEAN).apply_image(image)
+    assert larger.dtype == np.float32 and larger.shape == (125, 165, 3)
+    assert np.array_equal(larger[0, 0], np.float32(MEAN))
+
+
+def test_a_crop_is_judged_by_crowds_too(tmp_path, monkeypatch):
+    """An object on the left and a crowd on the right."""
+    item = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
+    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # neither whole nor free
+    aug, crops = MinIoURandomCrop(min_ious=[0.3]), []
+    record_transforms(aug, crops)
+    mapper = BoxMapper(augmentations=[aug], image_format="RGB")
+    boxes = np.array([[0.0, 0, 80, 120], [70, 0, 160, 120]])
+    classes = [mapper(item)["instances"].gt_classes.tolist() for _ in range(30)]
+    for crop in crops:
+        window = np.array([crop.x0, crop.y0, crop.x0 + crop.w, crop.y0 + crop.h], float)
+        assert iou(window, boxes).min() >= 0.3
+    assert all(labels in ([], [0]) for labels in classes) and [0] in classes
+
+
+def test_detectron2s_mapper_passes_float_images_and_masks(tmp_path):
+    item = write(tmp_path, [(10, 10, 60, 50)])
+    item["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 50, 10, 50]]
+    chain = [PhotometricDistortion(), Expand(MEAN), T.Resize((64, 64)), T.RandomFlip()]
+    options = {"augmentations": chain, "image_format": "RGB"}
+    stock = DatasetMapper(is_train=True, use_instance_mask=True, **options)
+    for mapper in (stock, BoxMapper(masks=True, **options)):
+        for _ in range(5):
+            result = mapper(item)
+            assert result["image"].dtype == torch.float32
+            assert result["image"].shape == (3, 64, 64)
+            masks = result["instances"].gt_masks
+            assert len(masks) == 1 and masks.nonempty().all()
 
 
 def test_crowds_and_slivers_are_left_out(tmp_path):

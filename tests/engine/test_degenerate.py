@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from ranking_det.evaluation import DetectionEvaluator
-from tests.modeling.conftest import load
+from tests.modeling.conftest import load, load_masked_cascade
 
 NAME = "degenerate"
 WHOLE = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]
@@ -57,15 +57,15 @@ def records(tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs"])
+@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
 def test_one_class_and_degenerate_objects_train_and_are_evaluated(name, case, records):
     made = records(CASES[case])
-    cfg = load(f"quick/{name}.py").model
+    cfg = load_masked_cascade() if name == "cascade_mask" else load(f"quick/{name}.py").model
     cfg.roi_heads.num_classes = 1
     torch.manual_seed(0)
     model = instantiate(cfg).train()
     options = {"augmentations": [NoOpTransform()], "image_format": "RGB"}
-    mapper = DatasetMapper(is_train=True, use_instance_mask=name == "mask_rs", **options)
+    mapper = DatasetMapper(is_train=True, use_instance_mask="mask" in name, **options)
     with EventStorage():
         losses = model([mapper(record) for record in made])
     assert all(loss.isfinite() for loss in losses.values()), losses
@@ -76,7 +76,7 @@ def test_one_class_and_degenerate_objects_train_and_are_evaluated(name, case, re
     metrics = inference_on_dataset(
         model, [[tested(record)] for record in made], DetectionEvaluator(NAME)
     )
-    tasks = ["bbox", "segm"] if name == "mask_rs" else ["bbox"]
+    tasks = ["bbox", "segm"] if "mask" in name else ["bbox"]
     assert list(metrics) == (tasks if any(CASES[case]) else [])
     found = any(not own["iscrowd"] for image in CASES[case] for own in image)
     for task in metrics.values():

@@ -12,7 +12,7 @@ from torch import distributed
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
 from ranking_det.losses import Criterion
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.conftest import load, load_masked_cascade, make_batch
 
 STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs.py": 10}
 
@@ -34,10 +34,7 @@ def train_with_an_idle_process(config, rank, steps):
 
 def rank_over_all(images):
     """Losses and gradients of a cascade with masks that ranks over all processes."""
-    cfg = load("quick/cascade_rs.py").model
-    masked = load("quick/mask_rs.py").model.roi_heads
-    for name in ("mask_in_features", "mask_pooler", "mask_head", "mask_criterion"):
-        cfg.roi_heads[name] = masked[name]
+    cfg = load_masked_cascade()
     torch.manual_seed(0)
     model = instantiate(cfg).train()
     model.roi_heads.max_mask_rois = 1000  # of each process; none is to be dropped
@@ -96,7 +93,7 @@ def test_it_hangs_nobody_and_has_the_same_weights(found, config):
 
 def test_ranking_over_all_processes_is_that_of_one_process_with_all_images(found):
     losses, gradients = rank_over_all(slice(0, 4))
-    assert "loss_mask" in losses and "loss_rank_stage2" in losses
+    assert "loss_mask_stage2" in losses and "loss_rank_stage2" in losses
     for own in found:
         assert own["global"][0] == pytest.approx(losses, rel=1e-4)
         for name, expected in gradients.items():

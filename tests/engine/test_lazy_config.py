@@ -4,8 +4,10 @@ import pytest
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.engine.lazy_experiment import LazyExperiment
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.py")
+CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIG = str(CONFIGS / "shapes" / "retinanet_atss_rs.py")
 
 
 def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
@@ -83,3 +85,15 @@ def test_a_mistyped_key_in_the_file_is_found(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"ATSS has no argument 'topkk' \(did you mean 'topk'"):
         load_lazy_config(write(tmp_path, text), [])
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [
+        ("mask_rs_r50_12ep", True),
+        ("cascade_mask_rs_r50_12ep", True),
+        ("cascade_rs_r50_12ep", False),
+    ],
+)
+def test_an_experiment_knows_whether_its_model_learns_masks(name, masks):
+    assert LazyExperiment(str(CONFIGS / "coco" / f"{name}.py"), []).learns_masks() == masks

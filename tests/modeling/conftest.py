@@ -19,6 +19,16 @@ def load(name):
     return deepcopy(_loaded(name))
 
 
+def load_masked_cascade(mask_heads=3):
+    """The model node of the quick cascade, with the masks of the quick Mask R-CNN."""
+    model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
+    for name in ("mask_in_features", "mask_pooler", "mask_criterion"):
+        model.roi_heads[name] = masked[name]
+    masked.mask_head.num_classes = "${...num_classes}"
+    model.roi_heads.mask_heads = [masked.mask_head] * mask_heads
+    return model
+
+
 def ellipses(boxes, height, width):
     """Masks (n, height, width) that fill their boxes (n, 4) up to the corners."""
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ranking_det import losses as L
@@ -13,27 +13,25 @@ from ranking_det.modeling.proposals import (
     match_proposals,
     refine_proposals,
 )
-from tests.modeling.conftest import load
+from tests.modeling.conftest import load, load_masked_cascade
 from tests.modeling.test_roi_heads import SIZE, make_features, make_proposals, make_targets, step
 
 
-def build(masks=False, **changes):
-    cfg = load("quick/cascade_rs.py").model.roi_heads
-    if masks:
-        heads = load("quick/mask_rs.py").model.roi_heads
-        for name in ("mask_in_features", "mask_pooler", "mask_head", "mask_criterion"):
-            cfg[name] = heads[name]
+def build(count=0, **changes):
+    """The cascade of the quick config, with ``count`` mask heads."""
+    cfg = (load_masked_cascade(count) if count else load("quick/cascade_rs.py").model).roi_heads
     for name, value in changes.items():
         cfg[name] = value
     torch.manual_seed(0)
     return instantiate(cfg)
 
 
+@pytest.mark.parametrize("mask_heads", [1, 3])
 @pytest.mark.parametrize("counts", [(3, 5), (0, 4), (0, 0)])
-def test_a_step_trains_every_parameter_of_every_stage(counts):
-    heads = build(masks=True)
+def test_a_step_trains_every_parameter_of_every_stage(counts, mask_heads):
+    heads = build(mask_heads)
     found = step(heads, make_targets(counts))
-    assert found.keys() == {"loss_mask"} | {
+    assert found.keys() == {f"loss_mask_stage{i}" for i in range(mask_heads)} | {
         f"loss_{part}_stage{i}" for part in ("rank", "sort", "box") for i in range(3)
     }
     assert all(loss.isfinite() for loss in found.values())
@@ -86,10 +84,114 @@ def test_each_stage_balances_its_own_boxes():
         torch.testing.assert_close(found[f"loss_box_stage{i}"], task)
 
 
-def test_masks_go_with_the_first_stage():
-    found = step(build(masks=True), make_targets((4, 3)))
-    task = found["loss_rank_stage0"] + found["loss_sort_stage0"]
-    torch.testing.assert_close(found["loss_mask"], task)
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_each_stage_balances_its_masks_against_its_task_loss(mask_heads):
+    found = step(build(mask_heads), make_targets((4, 3)))
+    for i in range(mask_heads):
+        task = found[f"loss_rank_stage{i}"] + found[f"loss_sort_stage{i}"]
+        torch.testing.assert_close(found[f"loss_mask_stage{i}"], task)
+
+
+class Recorder(L.MaskCriterion):
+    """Keeps what it is given in every stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, *arguments):
+        self.seen.append(arguments)
+        return super().forward(*arguments)
+
+
+@pytest.mark.parametrize(("mask_heads", "limit"), [(1, 1000), (3, 1000), (3, 5)])
+def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(mask_heads, limit):
+    heads = build(mask_heads, mask_criterion=Recorder(), max_mask_rois=limit)
+    for predictor in heads.box_predictor:
+        torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
+    candidates, pooled, outputs = spy(heads), [], []
+    for criterion in heads.criterion:
+        original = criterion.forward
+        criterion.forward = lambda *args, original=original: (
+            outputs.append(original(*args)) or (outputs[-1])
+        )
+    pool = heads.mask_pooler.forward
+    heads.mask_pooler.forward = lambda maps, boxes: pooled.append(boxes) or pool(maps, boxes)
+    step(heads, make_targets((4, 0, 3)))
+    assert len(pooled) == len(heads.mask_criterion.seen) == mask_heads
+    anchors = [seen.anchors for seen, _ in candidates]
+    for i in range(mask_heads):
+        boxes = torch.cat([own.tensor for own in pooled[i]])
+        assert len(boxes) == min(limit, len(anchors[i]))
+        rows = [int((anchors[i] == box).all(dim=1).nonzero()[0]) for box in boxes]
+        *_, weights, task_loss, _ = heads.mask_criterion.seen[i]
+        torch.testing.assert_close(weights, outputs[i].weights[rows])
+        assert task_loss == outputs[i].task_loss
+    assert len({len(own) for own in anchors}) > 1  # the stages have other positives
+
+
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_a_mask_loss_trains_the_mask_head_of_its_stage_alone(mask_heads):
+    heads = build(mask_heads)
+    found = step(heads, make_targets((4, 3)))
+    found[f"loss_mask_stage{mask_heads - 1}"].backward()
+    masks = [stage.mask_head for stage in heads.stages()]
+    assert [own is not None for own in masks] == [i < mask_heads for i in range(3)]
+    trained = [own.predictor.weight.grad is not None for own in masks[:mask_heads]]
+    assert trained == [False] * (mask_heads - 1) + [True]
+    assert all(head.fc1.weight.grad is None for head in heads.box_head)
+
+
+def test_one_mask_head_has_the_names_of_detectron2s_and_several_are_numbered():
+    names = [{n for n in build(count).state_dict() if "mask" in n} for count in (1, 3)]
+    single = {f"mask_head.{name}" for name in build(3).mask_head[0].state_dict()}
+    assert names[0] == single and "mask_head.mask_fcn1.weight" in single
+    numbered = {name.replace(".", f".{i}.", 1) for name in single for i in range(3)}
+    assert names[1] == numbered
+
+
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_objects_without_a_mask_train_no_mask_head(mask_heads):
+    heads, targets = build(mask_heads), make_targets((3, 2))
+    for own in targets:
+        own.gt_masks = BitMasks(torch.zeros(len(own), SIZE, SIZE))
+    found = step(heads, targets)
+    assert all(found[f"loss_mask_stage{i}"] == 0 for i in range(mask_heads))
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    assert not any(p.grad.any() for p in heads.mask_head.parameters())
+    targets[0].remove("gt_masks")
+    with pytest.raises(ValueError, match="expected gt_masks, .*masks=True"):
+        step(heads, targets)
+
+
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_images_without_proposals_train_on_their_objects_and_give_no_detection(mask_heads):
+    heads = build(mask_heads)
+    found = step(heads, make_targets((3, 0)), count=0)
+    sum(found.values()).backward()
+    assert all(p.grad.isfinite().all() for p in heads.parameters())
+    with torch.no_grad():
+        detections, _ = heads.eval()(None, make_features(2), make_proposals(2, count=0))
+    assert [own.pred_masks.shape for own in detections] == [(0, 1, 14, 14)] * 2
+
+
+@pytest.mark.parametrize("mask_heads", [1, 3])
+def test_positives_are_ranked_by_their_masks_in_the_stages_that_have_some(mask_heads):
+    for label in ("dice", "mean"):
+        heads = build(
+            mask_heads, mask_criterion=Recorder(), max_mask_rois=1000, continuous_label=label
+        )
+        candidates = spy(heads)
+        step(heads, make_targets((4, 3)))
+        for i, (seen, _) in enumerate(candidates):
+            if i >= mask_heads:
+                assert seen.quality is None  # the IoU
+                continue
+            logits, masks, *_ = heads.mask_criterion.seen[i]
+            dice = 1 - L.dice_errors(logits.detach(), masks)
+            expected = dice if label == "dice" else (dice + seen.iou()) / 2
+            torch.testing.assert_close(seen.quality, expected)
 
 
 def test_no_gradient_flows_between_the_stages():
@@ -141,8 +243,33 @@ def test_empty_and_infinite_boxes_are_no_proposals_in_training_but_stay_in_the_t
     assert len(tested) == 4 and tested.proposal_boxes.tensor.isfinite().all()
 
 
-def test_masks_are_predicted_for_the_detections():
-    heads = build(masks=True).eval()
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_masks_are_the_mean_of_the_probabilities_of_all_mask_heads(agnostic):
+    heads = build(3).eval()
+    biases = torch.tensor([-3.0, 0.5, 1.0])
+    for head, bias in zip(heads.mask_head, biases):
+        torch.nn.init.zeros_(head.predictor.weight)
+        # Each class differs by a little.
+        head.predictor.bias.data = bias + 0.1 * torch.arange(12)
+        if agnostic:
+            head.predictor.weight.data = head.predictor.weight.data[:1]
+            head.predictor.bias.data = head.predictor.bias.data[:1]
+    with torch.no_grad():
+        found = heads(None, make_features(2), make_proposals(2))[0]
+        # Boxes that are given, as by test-time augmentation.
+        given = Instances((SIZE, SIZE), pred_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
+        given.pred_classes = torch.tensor([7])
+        found += heads.forward_with_given_boxes(make_features(1), [given])
+    for own in found:
+        classes = 0 * own.pred_classes if agnostic else own.pred_classes
+        mean = (biases + 0.1 * classes[:, None]).sigmoid().mean(dim=1)
+        expected = mean[:, None, None, None].expand(-1, 1, 14, 14)
+        assert len(own)
+        torch.testing.assert_close(own.pred_masks, expected)
+
+
+def test_one_mask_head_predicts_masks_too():
+    heads = build(1).eval()
     with torch.no_grad():
         found = heads(None, make_features(2), make_proposals(2))[0]
     assert all(own.pred_masks.shape == (len(own), 1, 14, 14) and len(own) for own in found)
@@ -160,6 +287,15 @@ def test_parts_that_do_not_fit_are_refused():
     cfg = load("quick/cascade_rs.py").model.roi_heads
     cfg.box_predictors[1].cls_agnostic_bbox_reg = False
     with pytest.raises(ValueError, match="needs cls_agnostic_bbox_reg=True"):
+        instantiate(cfg)
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=f"mask_heads: expected one of each.*got {count} for"):
+            build(count)
+    with pytest.raises(ValueError, match="mask_heads: expected one of each stage.*got 0 for 3"):
+        build(3, mask_heads=None)
+    cfg = load_masked_cascade().roi_heads
+    cfg.mask_heads[2].num_classes = 5
+    with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):
         instantiate(cfg)
     cfg = load("quick/cascade_rs.py").model.roi_heads
     softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())

@@ -11,7 +11,7 @@ from ranking_det.modeling.inference import DenseInference, RawDetections
 from ranking_det.modeling.test_time_augmentation import (
     augment_in_test,
 )
-from tests.modeling.conftest import make_batch
+from tests.modeling.conftest import load_masked_cascade, make_batch
 
 BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64
 
@@ -222,16 +222,17 @@ def test_an_rcnn_on_given_proposals_is_refused(build):
 
 
 def rcnn(build, name):
-    torch.manual_seed(0)
-    model = build(f"quick/{name}.py").eval()
-    heads = model.roi_heads
-    predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
-    for predictor in predictors:
-        torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)  # scores that differ
+    if name == "cascade_mask":
+        name, changes = "cascade_rs", {"roi_heads": load_masked_cascade().roi_heads}
+    else:
+        changes = {}
+    model = build(f"quick/{name}.py", **changes).eval()
+    for stage in model.roi_heads.stages():
+        torch.nn.init.normal_(stage.predictor.cls_score.weight, std=0.3)  # scores that differ
     return model
 
 
-@pytest.mark.parametrize("name", ["mask_rs", "mask_ce", "cascade_rs"])
+@pytest.mark.parametrize("name", ["mask_rs", "mask_ce", "cascade_rs", "cascade_mask"])
 def test_an_rcnn_in_its_own_size_detects_as_without(build, name):
     model = rcnn(build, name)
     inputs = make_batch((1,), sizes=((64, 80),))[0] | {"height": 128, "width": 160}
@@ -244,12 +245,12 @@ def test_an_rcnn_in_its_own_size_detects_as_without(build, name):
     torch.testing.assert_close(
         found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01
     )
-    assert found.has("pred_masks") == name.startswith("mask")
+    assert found.has("pred_masks") == ("mask" in name)
     if found.has("pred_masks"):
         assert (found.pred_masks == expected.pred_masks).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs"])
+@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
 def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones(build, name):
     model = rcnn(build, name)
     (inputs,) = make_batch((1,), sizes=((64, 64),))
@@ -266,7 +267,7 @@ def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones
     assert len(one) > 20 and same.float().mean() > 0.9
     twins = other[nearest.indices[same]]
     torch.testing.assert_close(one.scores[same], twins.scores)
-    if name == "mask_rs":
+    if "mask" in name:
         assert (one.pred_masks[same] == twins.pred_masks.flip(2)).float().mean() > 0.99
 
 

@@ -49,6 +49,15 @@ def test_other_data_set_the_classes_of_an_rcnn():
     assert heads.mask_head.predictor.out_channels == 5
 
 
+def test_a_cascade_of_yaml_has_one_mask_head_on_request():
+    path = str(CONFIGS / "shapes" / "cascade_rs.yaml")
+    options = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.EVERY_STAGE", "False"]
+    experiment = YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options])
+    heads = experiment.model().roi_heads
+    assert [stage.mask_head is not None for stage in heads.stages()] == [True, False, False]
+    assert "mask_head.predictor.weight" in heads.state_dict()  # as Detectron2 names it
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
