@@ -40,6 +40,12 @@ class Classification(nn.Module):
         """Return the named scalars."""
         raise NotImplementedError
 
+    def over_images(self, matches: Matches) -> dict[str, Tensor]:
+        """Return the named scalars of each image alone, the mean over images with a positive."""
+        parts = [part for part in matches.images() if len(part.rows)] or [matches]
+        losses = [self(part) for part in parts]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+
 
 class CrossEntropy(Classification):
     """Softmax cross entropy; see :func:`ranking_det.losses.cross_entropy`."""

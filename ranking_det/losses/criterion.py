@@ -156,11 +156,10 @@ class Criterion(nn.Module):
 
     def _over_scope(self, matches: Matches) -> dict[str, Tensor]:
         """Call the classification loss on what is ranked together."""
-        parts = [matches]
         if self.rank_scope == "image":
-            parts = [part for part in matches.images() if len(part.rows)] or parts
-        losses = [self.classification(part) for part in parts]
-        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+            return self.classification.over_images(matches)
+        losses: dict[str, Tensor] = self.classification(matches)
+        return losses
 
 
 class ALRPCriterion(Criterion):

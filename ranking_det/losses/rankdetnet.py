@@ -4,20 +4,20 @@ Equations are those of "RankDetNet: Delving into Ranking Constraints for Object 
 al., CVPR 2021). f is an object confidence: a probability, or a logit if the caller passes logits.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.labels import IGNORE
 from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.ranked_groups import bin_negatives, rank_groups
 from ranking_det.losses.validation import check_labels, check_vector
 
 DISTANCES = ("exp", "sigmoid", "logistic")
-# exp of more overflows single precision.
-MAX_EXPONENT = 80.0
-# Pairs at a time.
-PAIRS = 1 << 18
+# Scores of a class of an image at a time, over all that are ranked.
+ELEMENTS = 1 << 20
 
 
 def global_ranking_loss(
@@ -31,7 +31,8 @@ def global_ranking_loss(
 
     Args:
         foreground: (P,) float, f of the positives in their own class.
-        background: (N,) float, f of the negatives, their highest over the classes.
+        background: (N,) float, f of the negatives, their highest over the classes. -inf takes no
+            part.
         distance: l, "exp" (e^x), "sigmoid" or "logistic" (softplus).
         reweight: False for the mean over pairs instead of the sum weighted by z.
 
@@ -55,56 +56,10 @@ def global_ranking_loss(
     with exact_arithmetic(both):
         dtype = torch.promote_types(both.dtype, torch.float32)
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
-        rank = _separable if distance == "exp" else _pairwise
-        value, at_high, at_low = rank(high, low, distance, reweight)
-        part = Part(value, torch.cat([at_high, at_low]))
+        together = torch.zeros_like(high, dtype=torch.int64)
+        value, at_high, at_low = rank_groups(high, together, low[None], distance, reweight)
+        part = Part(value[0], torch.cat([at_high, at_low[0]]))
     return carry(both, part)[0]
-
-
-def _separable(
-    high: Tensor, low: Tensor, distance: str, reweight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The value and both gradients for l = e^x, which is a product of two factors."""
-    order = 2 if reweight else 1
-    factors, logs = [], []
-    for x in (-high, low):
-        # The weighted mean of e^x with weights proportional to e^x, or its plain mean.
-        log_terms = order * x - (torch.logsumexp(x, 0) if reweight else x.new_tensor(len(x)).log())
-        logs.append(log_terms)
-        factors.append(torch.logsumexp(log_terms, 0))
-    value, at_high, at_low = (
-        exponent.clamp(max=MAX_EXPONENT).exp()
-        for exponent in (factors[0] + factors[1], logs[0] + factors[1], logs[1] + factors[0])
-    )
-    return value, -at_high, at_low
-
-
-def _pairwise(
-    high: Tensor, low: Tensor, distance: str, reweight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The value and both gradients, block by block of the pairs."""
-    total, squares = high.new_zeros(()), high.new_zeros(())
-    at_high, at_low = torch.zeros_like(high), torch.zeros_like(low)
-    rows = max(1, PAIRS // len(low))
-    for start in range(0, len(high), rows):
-        block = slice(start, start + rows)
-        x = low[None, :] - high[block, None]
-        sigmoid = torch.sigmoid(x)
-        if distance == "sigmoid":
-            loss, slope = sigmoid, sigmoid * (1 - sigmoid)
-        else:
-            loss, slope = -functional.logsigmoid(-x), sigmoid
-        total += loss.sum()
-        squares += (loss * loss).sum()
-        pull = loss * slope if reweight else slope
-        at_high[block] = -pull.sum(1)
-        at_low += pull.sum(0)
-    if not reweight:
-        count = len(high) * len(low)
-        return total / count, at_high / count, at_low / count
-    # All losses may have underflowed to 0; so have their gradients then.
-    total = total.clamp_min(torch.finfo(total.dtype).tiny)
-    return squares / total, at_high / total, at_low / total
 
 
 def class_specific_ranking_loss(
@@ -121,10 +76,11 @@ def class_specific_ranking_loss(
 
     The sum over the classes c that have a positive of the global ranking loss in channel c, between
     the positives of c and negatives mined from all other rows (eq. 4 and 5). O(R) time for each
-    class with a positive.
+    class with a positive, all of them at once; memory for the gradient, O(R K), and for a block of
+    the scores of some classes.
 
     Args:
-        scores: (R, K) float, f of each candidate in each class.
+        scores: (R, K) float, f of each candidate in each class. Negatives of -inf take no part.
         labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE.
         negatives: "group" (:func:`group_negatives`) or "ohem" (:func:`hardest_negatives`).
         ratio: with "ohem", how many negatives for each positive, >= 1.
@@ -149,18 +105,151 @@ def class_specific_ranking_loss(
     check_choice("distance", distance, DISTANCES)
     check_integer("ratio", ratio, 1)
     check_integer("groups", groups, 1)
-    total = attached_zero(scores.flatten())
-    for label in torch.unique(labels[labels >= 0]).tolist():
-        channel, own = scores[:, label], labels == label
-        others = channel[~own & (labels != IGNORE)]
-        if negatives == "group":
-            mined = group_negatives(others, groups)
-        else:
-            mined = hardest_negatives(others, ratio * int(own.sum()))
-        total = total + global_ranking_loss(
-            channel[own], mined, distance=distance, reweight=reweight
-        )
-    return total
+    rows = torch.nonzero(labels >= 0).squeeze(1)
+    ranking = Ranking(negatives, ratio, groups, distance, reweight)
+    return rank_classes(scores, labels, rows, torch.zeros_like(labels), 1, ranking)
+
+
+class Ranking(NamedTuple):
+    """The options of :func:`class_specific_ranking_loss`."""
+
+    negatives: str
+    ratio: int
+    groups: int
+    distance: str
+    reweight: bool
+
+
+class _Layout(NamedTuple):
+    """Where the rows and positives of the G pairs of an image and a class of it are.
+
+    Attributes:
+        bounds: (N + 1,) int64, where the rows of each image begin, and the last ones end.
+        longest: the most rows that an image has.
+        positives: (P,) int64, the rows of the positives in the order of the pairs.
+        pair: (P,) int64, their pair, 0..G-1.
+        key: (G,) int64, the image of each pair times K, plus the class.
+        starts: where the positives of each pair begin, and the last ones end, on the host.
+    """
+
+    bounds: Tensor
+    longest: int
+    positives: Tensor
+    pair: Tensor
+    key: Tensor
+    starts: list[int]
+
+
+def _lay_out(
+    labels: Tensor, rows: Tensor, images: Tensor, num_images: int, num_classes: int
+) -> _Layout:
+    key, order = torch.sort(images[rows] * num_classes + labels[rows], stable=True)
+    bounds = torch.searchsorted(images, torch.arange(num_images + 1, device=images.device))
+    first = torch.searchsorted(key, key)
+    # The one time that the host waits for the device.
+    known = torch.cat([bounds, first]).tolist()
+    ends, starts = known[: num_images + 1], sorted(set(known[num_images + 1 :]))
+    pair = (first == torch.arange(len(key), device=key.device)).cumsum(0) - 1
+    return _Layout(
+        bounds,
+        max(end - start for start, end in zip(ends, ends[1:], strict=False)),
+        rows[order],
+        pair,
+        key.new_empty(len(starts)).scatter_(0, pair, key),
+        starts + [len(rows)],
+    )
+
+
+def rank_classes(
+    scores: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    images: Tensor,
+    num_images: int,
+    ranking: Ranking,
+) -> Tensor:
+    """The sum of the class-specific ranking losses of several images.
+
+    The host waits once for a GPU, whatever the number of images and classes.
+
+    Args:
+        scores: (R, K) float, of all images.
+        labels: (R,) int64.
+        rows: (P,) int64, those whose label is a class, ascending.
+        images: (R,) int64, ascending, the image of each row.
+        num_images: how many.
+        ranking: the options.
+
+    Returns:
+        A scalar; zero, attached to the graph, without positives.
+    """
+    flat = scores.reshape(-1)
+    if len(rows) == 0:
+        return attached_zero(flat)
+    with exact_arithmetic(flat):
+        layout = _lay_out(labels, rows, images, num_images, scores.shape[1])
+        dtype = torch.promote_types(flat.dtype, torch.float32)
+        gradient = torch.zeros_like(flat, dtype=dtype)
+        value = gradient.new_zeros(())
+        size = max(1, ELEMENTS // layout.longest)
+        for start in range(0, len(layout.key), size):
+            value += _rank_pairs(
+                scores.detach(), labels, layout, slice(start, start + size), ranking, gradient
+            )
+    return carry(flat, Part(value, gradient))[0]
+
+
+def _rank_pairs(
+    scores: Tensor,
+    labels: Tensor,
+    layout: _Layout,
+    pairs: slice,
+    ranking: Ranking,
+    gradient: Tensor,
+) -> Tensor:
+    """Return the loss of some pairs of an image and a class, and add its gradient (R K,)."""
+    num_rows, num_classes = scores.shape
+    key, starts = layout.key[pairs], layout.starts[pairs.start : pairs.stop + 1]
+    image, label = key // num_classes, (key % num_classes)[:, None]
+    rows = layout.bounds[image, None] + torch.arange(layout.longest, device=key.device)
+    outside = rows >= layout.bounds[image + 1, None]
+    rows.clamp_(max=num_rows - 1)
+    row_labels = labels[rows]
+    outside |= (row_labels == label) | (row_labels == IGNORE)
+    entries = rows.mul_(num_classes).add_(label)
+    flat = scores.reshape(-1)
+    low = flat[entries].to(gradient.dtype).masked_fill_(outside, -torch.inf)
+
+    positives = layout.positives[starts[0] : starts[-1]]
+    group = layout.pair[starts[0] : starts[-1]] - pairs.start
+    own = positives * num_classes + labels[positives]
+    most = max(end - start for start, end in zip(starts, starts[1:], strict=False))
+    high = flat[own].to(gradient.dtype)
+    value, at_high, at_low = _rank_mined(high, group, low, most, ranking)
+    # Added, as rows beyond the end of an image, which get 0, are rows of others.
+    gradient.scatter_add_(0, entries.view(-1), at_low.view(-1))
+    gradient.scatter_add_(0, own, at_high)
+    return value
+
+
+def _rank_mined(
+    high: Tensor, group: Tensor, low: Tensor, most: int, ranking: Ranking
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum over rankings of at most ``most`` positives, and both gradients, (P,) and (G, N)."""
+    if ranking.negatives == "group":
+        bins = bin_negatives(low, ranking.groups)
+        mined = bins.means
+    else:
+        mined, index = low.topk(min(ranking.ratio * most, low.shape[1]), dim=1)
+        positives = torch.zeros_like(index[:, 0]).index_add_(0, group, torch.ones_like(group))
+        place = torch.arange(mined.shape[1], device=mined.device)
+        mined.masked_fill_(place >= ranking.ratio * positives[:, None], -torch.inf)
+    values, at_high, at_mined = rank_groups(high, group, mined, ranking.distance, ranking.reweight)
+    if ranking.negatives == "group":
+        at_low = bins.share(at_mined).masked_fill_(low == -torch.inf, 0)
+    else:
+        at_low = torch.zeros_like(low).scatter_(1, index, at_mined)
+    return values.sum(), at_high, at_low
 
 
 def hardest_negatives(scores: Tensor, count: int) -> Tensor:
@@ -171,7 +260,8 @@ def hardest_negatives(scores: Tensor, count: int) -> Tensor:
         count: how many, >= 0.
 
     Returns:
-        (min(count, N),), with gradient.
+        (min(count, N),) in descending order, with gradient; -inf, which takes no part in a loss,
+        comes last.
 
     Example:
         >>> hardest_negatives(torch.tensor([0.1, 0.9, 0.5]), 2)
@@ -186,7 +276,7 @@ def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -
     """Stand-ins for all negatives: sort them, cut them into groups, and take each group's mean.
 
     Args:
-        scores: (N,) float, finite.
+        scores: (N,) float; -inf takes no part.
         groups: how many, >= 1; RankDetNet has 15 over all classes and 3 within one.
         equal_count: groups of equally many scores instead of bins of equal width.
 
@@ -203,14 +293,5 @@ def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -
         return scores
     # Sums of many in half precision would stop growing.
     values = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if equal_count:
-        rank = torch.argsort(torch.argsort(values.detach()))
-        member = rank * groups // len(values)
-    else:
-        fixed = values.detach()
-        low, high = torch.aminmax(fixed)
-        width = (high - low).clamp_min(torch.finfo(fixed.dtype).tiny)
-        member = ((fixed - low) / width * groups).long().clamp_(0, groups - 1)
-    counts = torch.bincount(member, minlength=groups)
-    sums = values.new_zeros(groups).index_add(0, member, values)
-    return sums[counts > 0] / counts[counts > 0]
+    bins = bin_negatives(values[None], groups, equal_count)
+    return bins.means[bins.counts > 0]

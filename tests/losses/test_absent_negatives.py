@@ -20,7 +20,11 @@ from ranking_det.losses import (
     alrp_loss,
     ap_loss,
     ape_loss,
+    class_specific_ranking_loss,
     cross_entropy,
+    global_ranking_loss,
+    group_negatives,
+    hardest_negatives,
     rank_sort_loss,
 )
 from ranking_det.losses.sigmoid_sums import highest_negatives
@@ -207,6 +211,64 @@ def compare_criteria(build, seed=0):
 )
 def test_a_criterion_with_ignored_rows_is_the_one_without(scope, name):
     compare_criteria(SCOPED[scope][name])
+
+
+@pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
+def test_a_background_row_of_minus_infinity_is_no_row_to_a_criterion_that_ranks(name):
+    few, many, labels, _ = with_ignored(LABELS, seed=0)
+    logits = many.logits.detach().masked_fill((labels == IGNORE)[:, None], -torch.inf)
+    many = dataclasses.replace(many, logits=logits.requires_grad_())
+    expected = SCOPED["image"][name]()(few, LABELS)
+    output = SCOPED["image"][name]()(many, labels.masked_fill(labels == IGNORE, BACKGROUND))
+    for part, loss in expected.losses.items():
+        torch.testing.assert_close(output.losses[part], loss, rtol=1e-5, atol=1e-7)
+    sum(output.losses.values()).backward()
+    assert logits.grad.any() and not logits.grad[labels == IGNORE].any()
+
+
+@pytest.mark.parametrize("reweight", [True, False])
+@pytest.mark.parametrize("distance", ["exp", "sigmoid", "logistic"])
+def test_rankdets_losses_with_absent_negatives_are_those_without(distance, reweight):
+    generator = torch.Generator().manual_seed(0)
+    options = dict(distance=distance, reweight=reweight)
+    few = torch.randn(30, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    labels = torch.randint(-1, 3, (30,), generator=generator)
+    absent = torch.full((9, 3), -torch.inf, dtype=torch.float64)
+    many = torch.cat([few, absent])
+    all_labels = torch.cat([labels, torch.full((9,), BACKGROUND)])
+    for mined in (
+        dict(negatives="group", groups=4),
+        dict(negatives="ohem", ratio=1),
+        dict(negatives="ohem", ratio=100),
+    ):
+        expected = class_specific_ranking_loss(few, labels, **mined, **options)
+        loss = class_specific_ranking_loss(many, all_labels, **mined, **options)
+        assert_close(loss, expected, 1e-12)
+        assert_close(
+            torch.autograd.grad(loss, few, retain_graph=True)[0],
+            torch.autograd.grad(expected, few)[0],
+            1e-12,
+        )
+    foreground, background = few[:10, 0], few[10:, 0]
+    loss = global_ranking_loss(foreground, torch.cat([background, absent[:, 0]]), **options)
+    expected = global_ranking_loss(foreground, background, **options)
+    assert_close(loss, expected, 1e-12)
+    assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
+    none = absent[:, 0].clone().requires_grad_()
+    loss = global_ranking_loss(foreground, none, **options)
+    assert loss == 0 and not torch.autograd.grad(loss, none)[0].any()
+
+
+@pytest.mark.parametrize("equal_count", [True, False])
+def test_mining_leaves_absent_negatives_out(equal_count):
+    scores = torch.tensor([-torch.inf, 0.0, 0.1, -torch.inf, 0.9, 1.0, -torch.inf])
+    scores.requires_grad_()
+    means = group_negatives(scores, 2, equal_count=equal_count)
+    assert means.tolist() == pytest.approx([0.05, 0.95])
+    (gradient,) = torch.autograd.grad(means.sum(), scores)
+    assert gradient.tolist() == pytest.approx([0, 0.5, 0.5, 0, 0.5, 0.5, 0])
+    assert len(group_negatives(torch.full((3,), -torch.inf), 2, equal_count=equal_count)) == 0
+    assert hardest_negatives(scores, 6)[:4].tolist() == pytest.approx([1.0, 0.9, 0.1, 0.0])
 
 
 def test_a_class_of_minus_infinity_is_none_to_the_cross_entropy():

@@ -7,12 +7,18 @@ import pytest
 
 PROGRAM = """
 import resource, sys, torch
-from ranking_det.losses import alrp_loss, ap_loss, rank_sort_loss
+from ranking_det.losses import alrp_loss, ap_loss, class_specific_ranking_loss, rank_sort_loss
+
+def class_specific(logits, positives, quality):
+    labels = torch.full((len(logits) // 80,), -1)
+    labels[: len(positives)] = torch.arange(len(positives)) % 80
+    return class_specific_ranking_loss(logits.view(-1, 80), labels)
 
 LOSSES = {
     "rank_sort": lambda logits, positives, quality: sum(rank_sort_loss(logits, positives, quality)),
     "ap": lambda logits, positives, _: ap_loss(logits, positives),
     "alrp": lambda logits, positives, quality: sum(alrp_loss(logits, positives, quality)),
+    "class_specific": class_specific,
 }
 
 def peak():
@@ -51,6 +57,11 @@ def extra_memory(losses, logits, positives):
 
 def test_peak_memory_with_the_gradient_is_at_most_four_times_the_logits():
     assert extra_memory("rank_sort ap alrp", 8_000_000, 500) < 4
+
+
+def test_classes_are_ranked_in_blocks_of_bounded_memory():
+    # Scores and places of all 80 classes at once would be over 6 times the logits.
+    assert extra_memory("class_specific", 16_000_000, 500) < 4
 
 
 def test_many_positives_need_no_square_of_memory():

@@ -1,0 +1,149 @@
+"""Many small rankings at once, such as those of each class of each image, without a loop over them.
+
+G rankings. Their positives stand one after the other, (P,), with the ranking (P,) of each; their
+negatives are (G, N), filled up with -inf, which never takes part. Nothing here makes the host wait
+for a GPU.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# exp of more overflows single precision.
+MAX_EXPONENT = 80.0
+# Pairs at a time.
+PAIRS = 1 << 18
+
+
+class Bins(NamedTuple):
+    """The negatives of each ranking in bins.
+
+    Attributes:
+        means: (G, bins), with the graph of the negatives; -inf for an empty bin.
+        counts: (G, bins) float, how many negatives each has.
+        member: (G, N) int64, the bin of each negative; any where it is -inf.
+    """
+
+    means: Tensor
+    counts: Tensor
+    member: Tensor
+
+    def share(self, at_means: Tensor) -> Tensor:
+        """The gradient (G, N) at the negatives from that at the means."""
+        return (at_means / self.counts.clamp_min(1)).gather(1, self.member)
+
+
+def bin_negatives(low: Tensor, bins: int, equal_count: bool = False) -> Bins:
+    """Cut each ranking's negatives (G, N) into bins of equal width, or of equally many."""
+    fixed = low.detach()
+    absent = fixed == -torch.inf
+    if equal_count:
+        # In ascending order what is absent comes first.
+        missing = absent.sum(1, keepdim=True)
+        rank = fixed.argsort(1).argsort(1) - missing
+        member = rank * bins // (low.shape[1] - missing).clamp_min(1)
+    else:
+        high = fixed.amax(1, keepdim=True)
+        least = fixed.masked_fill(absent, torch.inf).amin(1, keepdim=True)
+        width = (high - least).clamp_min(torch.finfo(fixed.dtype).tiny)
+        member = ((fixed - least) / width * bins).long()
+    member = member.clamp_(0, bins - 1)
+    zeros = low.new_zeros(len(low), bins)
+    counts = zeros.scatter_add(1, member, (~absent).to(low.dtype))
+    sums = zeros.scatter_add(1, member, low.masked_fill(absent, 0))
+    return Bins(torch.where(counts > 0, sums / counts.clamp_min(1), -torch.inf), counts, member)
+
+
+def rank_groups(
+    high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank each positive above the negatives of its ranking; see ``global_ranking_loss``.
+
+    Args:
+        high: (P,) float32 or better.
+        group: (P,) int64, the ranking of each, 0..G-1.
+        low: (G, N) of the same dtype, -inf where there is none.
+        distance: "exp", "sigmoid" or "logistic".
+        reweight: weigh the pairs of a ranking by their share in its loss, otherwise equally.
+
+    Returns:
+        The value (G,) of each ranking, 0 without a pair, and the gradients (P,) and (G, N).
+    """
+    rank = _separable if distance == "exp" else _pairwise
+    value, at_high, at_low = rank(high, group, low, distance, reweight)
+    absent = low == -torch.inf
+    # Without a negative their weights are 0 / 0.
+    alone = absent.all(1)
+    return (
+        value.masked_fill(alone, 0),
+        at_high.masked_fill(alone[group], 0),
+        at_low.masked_fill(absent, 0),
+    )
+
+
+def _counts(high: Tensor, group: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of positives and of negatives of each ranking, (G,) float."""
+    positives = high.new_zeros(len(low)).index_add_(0, group, torch.ones_like(high))
+    return positives, (low != -torch.inf).sum(1).to(high.dtype)
+
+
+def _log_sums(x: Tensor, group: Tensor, count: int) -> Tensor:
+    """The logarithm (G,) of the sum of e^x over each ranking's x (P,)."""
+    top = x.new_full((count,), -torch.inf).scatter_reduce_(0, group, x, "amax")
+    return top + torch.zeros_like(top).index_add_(0, group, (x - top[group]).exp_()).log_()
+
+
+def _separable(
+    high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The values and both gradients for l = e^x, which is a product of two factors."""
+    count = len(low)
+    # Each factor is the mean of e^x with weights proportional to e^x, or the plain mean.
+    if reweight:
+        high_total, low_total = _log_sums(-high, group, count), low.logsumexp(1)
+    else:
+        high_total, low_total = (total.log() for total in _counts(high, group, low))
+    order = 2 if reweight else 1
+    at_high = -order * high - high_total[group]
+    at_low = order * low - low_total[:, None]
+    high_factor, low_factor = _log_sums(at_high, group, count), at_low.logsumexp(1)
+    value, at_high, at_low = (
+        exponent.clamp(max=MAX_EXPONENT).exp()
+        for exponent in (
+            high_factor + low_factor,
+            at_high + low_factor[group],
+            at_low + high_factor[:, None],
+        )
+    )
+    return value, -at_high, at_low
+
+
+def _pairwise(
+    high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The values and both gradients, block by block of the pairs."""
+    total, squares = (high.new_zeros(len(low)) for _ in range(2))
+    at_high, at_low = torch.zeros_like(high), torch.zeros_like(low)
+    rows = max(1, PAIRS // low.shape[1])
+    for start in range(0, len(high), rows):
+        block = slice(start, start + rows)
+        x = low[group[block]] - high[block, None]
+        sigmoid = torch.sigmoid(x)
+        if distance == "sigmoid":
+            loss, slope = sigmoid, sigmoid * (1 - sigmoid)
+        else:
+            loss, slope = -functional.logsigmoid(-x), sigmoid
+        total.index_add_(0, group[block], loss.sum(1))
+        squares.index_add_(0, group[block], (loss * loss).sum(1))
+        pull = loss * slope if reweight else slope
+        at_high[block] = -pull.sum(1)
+        at_low.index_add_(0, group[block], pull)
+    if reweight:
+        # All losses may have underflowed to 0; so have their gradients then.
+        total.clamp_min_(torch.finfo(total.dtype).tiny)
+        return squares / total, at_high / total[group], at_low / total[:, None]
+    positives, negatives = _counts(high, group, low)
+    pairs = (positives * negatives).clamp_min_(1)
+    return total / pairs, at_high / pairs[group], at_low / pairs[:, None]

@@ -1,0 +1,145 @@
+"""How often a step makes the host wait for a GPU: calls whose result, or its shape, it needs.
+
+Counted on the CPU, where the checks of values, which are left out on a GPU, are switched off.
+"""
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import (
+    Candidates,
+    ConstantBalance,
+    Criterion,
+    RankDet,
+    UniformWeight,
+    candidates,
+    validation,
+)
+
+aten = torch.ops.aten
+WAITING = {
+    aten._local_scalar_dense.default,
+    aten.is_nonzero.default,
+    aten.equal.default,
+    aten.nonzero.default,
+    aten._unique.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.unique_consecutive.default,
+    aten.bincount.default,
+    aten.masked_select.default,
+}
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+MASKS = (torch.bool, torch.uint8)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations, those of backward too."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        masked = function in INDEXING and any(
+            index is not None and index.dtype in MASKS for index in args[1]
+        )
+        repeats = function is aten.repeat_interleave.Tensor and not (kwargs or {}).get(
+            "output_size"
+        )
+        if function in WAITING or masked or repeats:
+            self.waits.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+class _Lists(TorchFunctionMode):
+    """Counts the calls of ``tolist``, which on the CPU is no operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.tolist:
+            self.waits.append("tolist")
+        return function(*args, **(kwargs or {}))
+
+
+def waits(run):
+    with _Operations() as operations, _Lists() as lists:
+        run()
+    return operations.waits + lists.waits
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x: x.item(),
+        lambda x: int(x),
+        lambda x: bool(x > 0),
+        lambda x: x.view(1).tolist(),
+        lambda x: x.view(1)[x.view(1) > 0],
+        lambda x: x.view(1).clone().__setitem__(x.view(1) > 0, torch.ones(1)),
+        lambda x: torch.unique(x.view(1)),
+        lambda x: torch.bincount(x.view(1).long(), minlength=3),
+        lambda x: torch.nonzero(x.view(1)),
+        lambda x: torch.repeat_interleave(x.view(1), torch.tensor([2])),
+    ],
+)
+def test_the_counter_sees_a_wait(run):
+    assert len(waits(lambda: run(torch.tensor(1.0)))) == 1
+
+
+def batch(images, classes, levels, rows=60):
+    """Candidates of so many images; every second image lacks a class, the last all of them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.full((images, rows), BACKGROUND)
+    labels[:, ::4] = torch.randint(0, classes, labels[:, ::4].shape, generator=generator)
+    labels[:, 1::7] = IGNORE
+    labels[-1] = BACKGROUND
+    labels = labels.flatten()
+    positives = int((labels >= 0).sum())
+    corner = 50 * torch.rand(positives, 2, generator=generator)
+    anchors = torch.cat([corner, corner + 20], dim=1)
+    outputs = torch.randn(positives, 4, generator=generator).requires_grad_()
+    step = Candidates(
+        logits=torch.randn(images * rows, classes, generator=generator).requires_grad_(),
+        image=torch.arange(images).repeat_interleave(rows),
+        level=(torch.arange(rows) * levels // rows).repeat(images),
+        num_images=images,
+        box_outputs=outputs,
+        boxes=anchors + outputs,
+        anchors=anchors,
+        gt_boxes=anchors + 3 * torch.rand(positives, 4, generator=generator),
+    )
+    return step, labels
+
+
+COMPONENTS = {
+    "rankdet": RankDet,
+    "rankdet ohem": lambda: RankDet(negatives="ohem"),
+    "rankdet sigmoid": lambda: RankDet(distance="sigmoid", iou_reduction="mean"),
+}
+
+
+def waits_of_a_step(build, scope, *size):
+    step, labels = batch(*size)
+    criterion = Criterion(
+        classification=build(),
+        instance_weight=UniformWeight(),
+        balance=ConstantBalance(1.0),
+        rank_scope=scope,
+    )
+    return waits(lambda: sum(criterion(step, labels).losses.values()).backward())
+
+
+@pytest.mark.parametrize("scope", ["image", "gpu"])
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_step_of_rankdet_waits_four_times_whatever_its_size(name, scope, monkeypatch):
+    for module in (validation, candidates):
+        monkeypatch.setattr(module, "looks_at_values", lambda tensor: False)
+    for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):
+        assert len(waits_of_a_step(COMPONENTS[name], scope, *size)) <= 4
