@@ -145,7 +145,8 @@ class Criterion(nn.Module):
         count = self.normalizer(matches)
         losses = {name: loss / count for name, loss in losses.items()}
         # A mean by weights for a count that is that of the positives: the mean weight times it.
-        sums = torch.stack([weights.sum(), weights.new_tensor(len(weights))])
+        total = weights.sum()
+        sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
         divisor = total / positives.clamp(min=1e-10) * count
         box_loss = (weights * errors).sum() / torch.where(divisor < 1e-10, 1.0, divisor)
