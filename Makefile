@@ -1,4 +1,5 @@
-# make quickstart   install, generate data, train and evaluate: about 10 minutes on 2 CPU cores
+# make quickstart   install, generate data, train and evaluate: about 10 minutes on 2 CPU cores;
+#                   again: go on with a training that was stopped, or evaluate a finished one
 # make test         install if needed, and run the tests
 # make test-slow    the slow tests too
 # make test-main    the tests against a checkout of Detectron2's main: DETECTRON2_MAIN=/path/to/it
@@ -9,6 +10,8 @@ VENV ?= .venv
 # The pair that the tests run with; any torch >= 2.4 with its torchvision should do.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 CONFIG ?= configs/shapes/retinanet_atss_rs.py
+# The output folder that the configs of the shapes name.
+OUTPUT = $(patsubst %.yaml,%_yaml,$(patsubst %.py,%,$(CONFIG:configs/%=output/%)))
 
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
@@ -30,7 +33,8 @@ $(INSTALLED): setup.py tools/install_detectron2.py
 
 quickstart: $(INSTALLED)
 	$(PY) -m ranking_det.data.shapes
-	$(PY) train_net.py --config-file $(CONFIG)
+	$(PY) train_net.py --config-file $(CONFIG) \
+	  $$(test -e $(OUTPUT)/last_checkpoint && echo --resume || echo --overwrite)
 
 test test-slow test-main: export OMP_NUM_THREADS = 1
 

@@ -6,6 +6,7 @@ import argparse
 import copy
 import logging
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_file
+from ranking_det.engine.output_folder import discard_earlier, has_training
 from ranking_det.files import PARTIAL, rename_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,9 @@ UNREADABLE = (
 )
 
 
-BEST = "model_best"
+BEST, FINAL = "model_best", "model_final"
+# The best is not one to go on from.
+RESUMABLE = re.compile(rf"({FINAL}|model_\d{{7,}})\.pth")
 
 
 class RunCheckpointer(DetectionCheckpointer):
@@ -85,16 +89,25 @@ class RunCheckpointer(DetectionCheckpointer):
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
-                f"free some space and go on with --resume from "
-                f"{find_last(self.save_dir) or 'the start: there is no earlier one'}"
+                f"{after_full_disk(self.save_dir)}"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Give the file, now whole, its name, and point to it."""
         final = last_filename_basename.replace(PARTIAL, "")
         rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
-        if final != f"{BEST}.pth":  # the best is not the last to go on from
+        if RESUMABLE.fullmatch(final):
+            # Before the pointer: a folder with one then has no other training put aside.
+            discard_earlier(self.save_dir)
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
+
+
+def after_full_disk(output_dir: str) -> str:
+    """What to do with a training that a full disk has stopped."""
+    last = find_last(output_dir)
+    if last:
+        return f"free some space and go on from {last} with --resume"
+    return "free some space and start again with --overwrite; there is no checkpoint yet"
 
 
 def read_extras(path: str) -> dict[str, Any]:
@@ -126,6 +139,29 @@ def find_last(output_dir: str) -> str:
     return str(Path(output_dir, pointer.read_text().strip())) if pointer.is_file() else ""
 
 
+def find_resumable(output_dir: str) -> str:
+    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole.
+
+    Returns:
+        Its path; "" if there is none.
+    """
+    last = find_last(output_dir)
+    if last and next_iteration(last):
+        return last
+    paths = Path(output_dir).glob("model_*.pth")
+    found = [(next_iteration(str(p)), str(p)) for p in paths if RESUMABLE.fullmatch(p.name)]
+    iteration, path = max(found, default=(0, ""))
+    return path if iteration else ""
+
+
+def next_iteration(path: str) -> int:
+    """The iteration at which a training goes on from a checkpoint; 0 if it cannot."""
+    try:
+        return int(read_extras(path).get("iteration", -1)) + 1
+    except ConfigError:
+        return 0
+
+
 def find_weights(
     args: argparse.Namespace, given: str, output_dir: str, keys: tuple[str, str]
 ) -> str:
@@ -142,14 +178,12 @@ def find_weights(
         ConfigError: there are no weights to evaluate, to predict with or to resume, or no such
             file.
     """
+    if args.resume:
+        return _find_resumed(output_dir, keys[1])
     needs = "--eval-only" if args.eval_only else "--predict" if args.predict else ""
     last = find_last(output_dir)
-    if last and (args.resume or (needs and not given)):
+    if last and needs and not given:
         check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
-    if args.resume:
-        if not last:
-            raise ConfigError(f"--resume: no checkpoint in {keys[1]}={output_dir}")
-        return last
     if given:
         check_file(given, "the checkpoint")
         return given
@@ -159,6 +193,17 @@ def find_weights(
             f"{keys[1]}={output_dir})"
         )
     return last if needs else ""
+
+
+def _find_resumed(output_dir: str, key: str) -> str:
+    weights = find_resumable(output_dir)
+    if weights:
+        return weights
+    last = find_last(output_dir)
+    reason = f" that can be read ({last} is missing or broken)" if last else ""
+    begun = has_training(Path(output_dir))
+    way_out = "start again with --overwrite" if begun else "start without --resume"
+    raise ConfigError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
 
 
 def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool) -> None:

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import read_extras
 from ranking_det.engine.experiment import Experiment
+from ranking_det.files import write_whole
 
 
 def classes_of(experiment: Experiment) -> tuple[list[str] | None, list[int] | None]:
@@ -34,7 +35,7 @@ def save_config(experiment: Experiment) -> dict[str, Any]:
         experiment.save(str(folder / "config.yaml"))
         if names is not None:
             entries = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
-            (folder / "classes.json").write_text(json.dumps(entries, indent=1) + "\n")
+            write_whole(folder / "classes.json", json.dumps(entries, indent=1) + "\n")
     comm.synchronize()
     config = (folder / "config.yaml").read_text() if comm.is_main_process() else ""
     return {"class_names": names, "category_ids": ids, "config": config}

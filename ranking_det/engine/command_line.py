@@ -19,7 +19,9 @@ from ranking_det.engine.run import check_first, run
 EXAMPLES = """\
 examples:
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py train.max_iter=300
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --resume
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \\
+      train.max_iter=300 train.output_dir=output/try
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --eval-only \\
       train.init_checkpoint=output/shapes/retinanet_atss_rs/model_final.pth
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.yaml SOLVER.MAX_ITER 300
@@ -52,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume",
         action="store_true",
         help="go on from the last checkpoint of the output folder; there must be one",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the training that is in the output folder, once the new one has a checkpoint",
     )
     _add_own_data(parser)
     parser.add_argument(
@@ -109,9 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
         args.opts.insert(0, args.predict.pop())
     try:
-        asked = [args.eval_only, args.resume, args.preview is not None, bool(args.predict)]
-        if sum(asked) > 1:
-            raise ConfigError("give one of --eval-only, --resume, --preview and --predict")
+        asked = [args.eval_only, args.resume, args.overwrite, args.preview is not None]
+        if sum([*asked, bool(args.predict)]) > 1:
+            raise ConfigError(
+                "give one of --eval-only, --resume, --overwrite, --preview and --predict"
+            )
         if args.num_gpus * args.num_machines > 1 and not under_torchrun():
             check_processes(args)
             check_first(args)

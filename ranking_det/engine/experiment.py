@@ -18,6 +18,7 @@ class Keys(NamedTuple):
     output_dir: str
     weights: str
     device: str
+    max_iter: str
     classes: str
     train_names: str
     test_names: str
@@ -33,6 +34,8 @@ class Settings(NamedTuple):
     device: str
     seed: int
     """Below 0 for another one at each start."""
+    cudnn_benchmark: bool
+    """Whether cuDNN tries its algorithms in a training."""
     batch: int
     """Images of an iteration over all processes; 0 if it cannot be told."""
     reference_batch: int
@@ -57,11 +60,6 @@ class Experiment(ABC):
 
     keys: Keys
     overridden: set[str]
-
-    @property
-    @abstractmethod
-    def config(self) -> Any:
-        """The config object, as Detectron2's ``default_setup`` takes it."""
 
     @abstractmethod
     def settings(self) -> Settings:
@@ -131,4 +129,4 @@ class Experiment(ABC):
 
     @abstractmethod
     def save(self, path: str) -> None:
-        """Write the config as it is now, so that it can be loaded again."""
+        """Write the config as it is now, whole or not at all, so that it can be loaded again."""

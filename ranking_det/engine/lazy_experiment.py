@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.config import ConfigError, parameters
@@ -17,6 +18,7 @@ from ranking_det.engine.experiment import Experiment, Keys, Settings
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
+from ranking_det.files import partial_path, rename_whole
 
 # What a field of a schedule is called in the config.
 FIELDS = {
@@ -35,6 +37,7 @@ class LazyExperiment(Experiment):
         output_dir="train.output_dir",
         weights="train.init_checkpoint",
         device="train.device",
+        max_iter="train.max_iter",
         classes="model.num_classes",
         train_names="dataloader.train.dataset.names",
         test_names="dataloader.test.dataset.names",
@@ -48,11 +51,6 @@ class LazyExperiment(Experiment):
         if "num_classes" not in self.cfg.model and "roi_heads" in self.cfg.model:
             self.keys = self.keys._replace(classes="model.roi_heads.num_classes")
 
-    @property
-    def config(self) -> DictConfig:
-        """The LazyConfig."""
-        return self.cfg
-
     def settings(self) -> Settings:
         """What ``train`` says, a config of one's own perhaps less than the project's."""
         train = self.cfg.train
@@ -62,6 +60,7 @@ class LazyExperiment(Experiment):
             weights=train.init_checkpoint,
             device=train.device,
             seed=train.get("seed", 0),
+            cudnn_benchmark=train.get("cudnn_benchmark", False),
             batch=self._select("dataloader.train.total_batch_size") or 0,
             reference_batch=train.get("reference_batch", 0),
             epochs=train.get("epochs", 0),
@@ -173,7 +172,12 @@ class LazyExperiment(Experiment):
 
     def save(self, path: str) -> None:
         """See :class:`Experiment`."""
-        LazyConfig.save(self.cfg, path)
+        partial = partial_path(Path(path))
+        LazyConfig.save(self.cfg, str(partial))
+        rename_whole(partial, Path(path))
+        pickled = Path(f"{partial}.pkl")  # of a config that yaml cannot hold
+        if pickled.is_file():
+            rename_whole(pickled, Path(f"{path}.pkl"))
 
     def _source(self, split: str) -> str:
         """The key of the node that names the data sets, in whatever repeats their images."""

@@ -65,7 +65,7 @@ class PictureWriter(HookBase):
 
     def after_train(self) -> None:
         """Draw, unless the training was interrupted."""
-        if not comm.is_main_process() or self.trainer.iter + 1 < self.trainer.max_iter:
+        if not comm.is_main_process() or self.trainer.iter < self.trainer.max_iter:
             return
         plot_curves(self.output_dir / "metrics.json", self.output_dir / "curves.png")
         picture = self.output_dir / "detections.png"

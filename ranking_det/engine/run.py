@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 from ranking_det.config import ConfigError
-from ranking_det.engine.checkpoint import find_last, find_weights, load_weights, read_extras
-from ranking_det.engine.classes import (
-    check_trained_classes,
-    classes_of,
-    save_config,
-    take_classes,
+from ranking_det.engine.checkpoint import (
+    find_last,
+    find_resumable,
+    find_weights,
+    load_weights,
+    next_iteration,
+    read_extras,
 )
+from ranking_det.engine.classes import check_trained_classes, classes_of, take_classes
 from ranking_det.engine.errors import (
     check_classes,
     check_datasets,
@@ -35,11 +36,18 @@ from ranking_det.engine.errors import (
 from ranking_det.engine.evaluation import augment, evaluate
 from ranking_det.engine.experiment import Experiment, Settings
 from ranking_det.engine.lazy_experiment import LazyExperiment
-from ranking_det.engine.output_folder import kept, sole_writer
+from ranking_det.engine.output_folder import (
+    check_no_training,
+    check_not_put_aside,
+    remove_partial,
+    sole_writer,
+    where_put,
+)
 from ranking_det.engine.own_data import OwnData, check_own_names, log_own_data, take_own_data
 from ranking_det.engine.predict import predict
 from ranking_det.engine.preview import preview
-from ranking_det.engine.schedule import fit_schedule
+from ranking_det.engine.schedule import Schedule, fit_schedule
+from ranking_det.engine.setup import set_up
 from ranking_det.engine.training import distribute, train
 from ranking_det.engine.yaml_experiment import YamlExperiment
 
@@ -75,10 +83,13 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
         check_output_dir(args.output, "--output")
     else:
         check_output_dir(settings.output_dir, keys.output_dir)
+    _check_folder(experiment, args)
     check_device(settings.device, keys.device)
     # To evaluate, what a run has trained comes before what its config started from.
     trained = (args.eval_only or args.predict) and find_last(settings.output_dir)
     given = "" if trained and keys.weights not in experiment.overridden else settings.weights
+    if args.overwrite:
+        given = where_put(settings.output_dir, given)
     weights = find_weights(
         args, given, settings.output_dir, (f"{keys.weights}=FILE", keys.output_dir)
     )
@@ -94,6 +105,8 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     _check_processes(settings, args)
     if args.preview is not None and args.preview < 1:
         raise ConfigError(f"--preview must be at least 1, got {args.preview}")
+    if args.resume:
+        _check_end(experiment, weights)
     # The constructors refuse what the config has wrong.
     augment(experiment, experiment.model())
     return experiment, data, weights
@@ -106,7 +119,9 @@ def check_first(args: argparse.Namespace) -> None:
         ConfigError: as :func:`prepare` does.
     """
     if torch.cuda.is_available():  # which this process, that only waits, must not hold
-        take_own_data(load_experiment(args.config_file, args.opts), args)
+        experiment = load_experiment(args.config_file, args.opts)
+        take_own_data(experiment, args)
+        _check_folder(experiment, args)
     else:
         prepare(args)
 
@@ -114,38 +129,78 @@ def check_first(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> str:
     """Do what the command line asks for; return the folder where the results are."""
     experiment, data, weights = prepare(args)
-    output_dir = experiment.settings().output_dir
+    comm.synchronize()  # a process that is late must not find what another has written
     if args.predict:
         return _predict(experiment, weights, args)
     if args.preview is not None:
         return _preview(experiment, data, weights, args)
-    with sole_writer(output_dir, wanted=not args.eval_only):
-        with kept(Path(output_dir, "config.yaml"), wanted=args.eval_only):
-            default_setup(experiment.config, args)
-        setup_logger(output_dir, distributed_rank=comm.get_rank(), name="ranking_det")
-        log_own_data(data, masks=experiment.learns_masks())
-        trained_on = [] if args.eval_only else experiment.names("train")
-        prepare_datasets([*trained_on, *experiment.names("test")])
-        if args.eval_only:
-            model = experiment.model()
-            load_weights(DetectionCheckpointer(model), weights, whole=True)
-            logger.info("Evaluating %s", weights)
-            evaluate(experiment, distribute(model, experiment.settings().device))
-            return output_dir
-        check_sets(experiment.names("test"))
-        for name in experiment.test_sets():
-            experiment.evaluator(name)  # what it refuses would end the training at an evaluation
-        start = read_extras(weights).get("iteration", -1) + 1 if args.resume else None
-        loader = _train_loader(experiment, start or 0)
-        train(
-            experiment,
-            loader,
-            weights,
-            save_config(experiment),
-            lambda model: evaluate(experiment, model),
-            resume_at=start,
-        )
+    if args.eval_only:
+        return _evaluate(experiment, data, weights, args)
+    with sole_writer(experiment.settings().output_dir):
+        return _train(experiment, data, weights, args)
+
+
+def _evaluate(experiment: Experiment, data: OwnData, weights: str, args: argparse.Namespace) -> str:
+    settings = experiment.settings()
+    set_up(settings, args)
+    log_own_data(data, masks=experiment.learns_masks())
+    prepare_datasets(experiment.names("test"))
+    model = experiment.model()
+    load_weights(DetectionCheckpointer(model), weights, whole=True)
+    logger.info("Evaluating %s", weights)
+    evaluate(experiment, distribute(model, settings.device))
+    return settings.output_dir
+
+
+def _train(experiment: Experiment, data: OwnData, weights: str, args: argparse.Namespace) -> str:
+    output_dir = experiment.settings().output_dir
+    if comm.is_main_process():
+        remove_partial(output_dir)
+    set_up(experiment.settings(), args)
+    if args.resume and weights != find_last(output_dir):
+        logger.warning("The last checkpoint is missing or broken: an earlier one is resumed")
+    log_own_data(data, masks=experiment.learns_masks())
+    prepare_datasets([*experiment.names("train"), *experiment.names("test")])
+    check_sets(experiment.names("test"))
+    for name in experiment.test_sets():
+        experiment.evaluator(name)  # what it refuses would end the training at an evaluation
+    start = next_iteration(weights) if args.resume else None
+    loader = _train_loader(experiment, start or 0)
+    train(experiment, loader, weights, lambda model: evaluate(experiment, model), resume_at=start)
     return output_dir
+
+
+def _check_folder(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Raise ConfigError if a training would lose another one, or resume an unclear one."""
+    output_dir, key = experiment.settings().output_dir, experiment.keys.output_dir
+    if args.resume:
+        check_not_put_aside(output_dir, key)
+    elif not (args.overwrite or args.eval_only or args.predict or args.preview is not None):
+        check_no_training(output_dir, key, resumable=bool(find_resumable(output_dir)))
+
+
+def _check_end(experiment: Experiment, weights: str) -> None:
+    """Raise ConfigError if the checkpoint to resume is past the end of the training."""
+    done, length, keys = next_iteration(weights), _length(experiment), experiment.keys
+    if done > length:
+        raise ConfigError(
+            f"--resume: {weights} has {done} iterations, more than {keys.max_iter}={length}: give "
+            f"{keys.max_iter} of at least {done}, evaluate it with --eval-only, or start again "
+            f"with --overwrite or another {keys.output_dir}=FOLDER"
+        )
+
+
+def _length(experiment: Experiment) -> int:
+    """The iterations of a training, its schedule fitted to the data; only epochs need them."""
+    settings, names = experiment.settings(), experiment.names("train")
+    written, fixed = experiment.schedule()
+    if "max_iter" in fixed or not settings.batch or not names:
+        return written.max_iter
+    num_images = 1
+    if settings.epochs:
+        prepare_datasets(names)
+        num_images = len(experiment.records() or [])
+    return _fit(experiment, num_images)[0].max_iter
 
 
 def _check_processes(settings: Settings, args: argparse.Namespace) -> None:
@@ -184,11 +239,18 @@ def _train_loader(experiment: Experiment, start: int) -> Any:
 
 def fit_to_data(experiment: Experiment, num_images: int) -> None:
     """Set the schedule for so many images, and log what changes."""
+    if not experiment.settings().batch:
+        return
+    fitted, lines = _fit(experiment, num_images)
+    for line in lines:
+        logger.info("%s", line)
+    experiment.set_schedule(fitted)
+
+
+def _fit(experiment: Experiment, num_images: int) -> tuple[Schedule, list[str]]:
     settings = experiment.settings()
     written, fixed = experiment.schedule()
-    if not settings.batch:
-        return
-    fitted, lines = fit_schedule(
+    return fit_schedule(
         written,
         epochs=settings.epochs,
         num_images=num_images,
@@ -196,9 +258,6 @@ def fit_to_data(experiment: Experiment, num_images: int) -> None:
         reference_batch=settings.reference_batch,
         fixed=fixed,
     )
-    for line in lines:
-        logger.info("%s", line)
-    experiment.set_schedule(fitted)
 
 
 def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> str:

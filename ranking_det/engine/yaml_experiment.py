@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
@@ -31,6 +30,7 @@ from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
 from ranking_det.engine.yaml_config import load_yaml_config, split_overrides
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.files import write_whole
 
 # What a field of a schedule is called in the config.
 FIELDS = {
@@ -48,6 +48,7 @@ class YamlExperiment(Experiment):
         output_dir="OUTPUT_DIR",
         weights="MODEL.WEIGHTS",
         device="MODEL.DEVICE",
+        max_iter="SOLVER.MAX_ITER",
         classes="MODEL.RETINANET.NUM_CLASSES",
         train_names="DATASETS.TRAIN",
         test_names="DATASETS.TEST",
@@ -59,11 +60,6 @@ class YamlExperiment(Experiment):
         self.overridden = {key for key, _ in split_overrides(overrides)}
         if self.cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             self.keys = self.keys._replace(classes="MODEL.ROI_HEADS.NUM_CLASSES")
-
-    @property
-    def config(self) -> CfgNode:
-        """The yaml config."""
-        return self.cfg
 
     def settings(self) -> Settings:
         """See :class:`Experiment`."""
@@ -80,6 +76,7 @@ class YamlExperiment(Experiment):
             weights=cfg.MODEL.WEIGHTS,
             device=cfg.MODEL.DEVICE,
             seed=cfg.SEED,
+            cudnn_benchmark=cfg.CUDNN_BENCHMARK,
             batch=cfg.SOLVER.IMS_PER_BATCH,
             reference_batch=cfg.SOLVER.REFERENCE_BATCH,
             epochs=cfg.SOLVER.EPOCHS,
@@ -238,4 +235,4 @@ class YamlExperiment(Experiment):
 
     def save(self, path: str) -> None:
         """See :class:`Experiment`."""
-        Path(path).write_text(self.cfg.dump())
+        write_whole(Path(path), self.cfg.dump())

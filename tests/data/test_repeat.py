@@ -100,7 +100,7 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
     loader = experiment.train_loader(records, 0)
     assert len(loader.dataset.dataset._images) == len(images)
     experiment.set_data("own_train", None, 3, keep_empty=True)
-    inner = experiment.config.dataloader.train.dataset.dataset
+    inner = experiment.cfg.dataloader.train.dataset.dataset
     assert (inner.names, inner.filter_empty) == ("own_train", False)
 
 

@@ -55,7 +55,7 @@ def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on)
 
 def test_a_config_of_ones_own_need_not_have_the_switch():
     experiment, model = load_experiment(RS, []), Dense()
-    del experiment.config.train["tta"]
+    del experiment.cfg.train["tta"]
     assert augment(experiment, model) is model
 
 
@@ -96,7 +96,7 @@ def test_a_model_that_cannot_be_augmented_is_found_before_anything_is_written(
 ):
     experiment = type(load_experiment(config, []))
     monkeypatch.setattr(experiment, "model", lambda self: nn.Linear(1, 1))
-    monkeypatch.setattr(run, "default_setup", lambda *_: pytest.fail("it goes on"))
+    monkeypatch.setattr(run, "set_up", lambda *_: pytest.fail("it goes on"))
     device = "MODEL.DEVICE=cpu" if config == TWIN else "train.device=cpu"
     options = [*on, device, f"{folder}={tmp_path / 'out'}"]
     assert main(["--config-file", config, *options]) == 2

@@ -187,7 +187,7 @@ WRONG = {
     ),
     "two things at once": (
         lambda root, tmp: ["--eval-only", "--preview", "3"],
-        "give one of --eval-only, --resume, --preview and --predict",
+        "give one of --eval-only, --resume, --overwrite, --preview and --predict",
     ),
     "no such picture": (
         lambda root, tmp: ["--predict", "none.jpg", f"train.output_dir={tmp}/trained"],

@@ -172,10 +172,9 @@ def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(
     (out / "last_checkpoint").write_text("that of an earlier run")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("it trains"))
-    for name in ("default_setup", "setup_logger"):  # whose files and handlers would stay
-        monkeypatch.setattr(run, name, lambda *_, **__: None)
+    monkeypatch.setattr(run, "set_up", lambda *_: None)  # whose files and handlers would stay
     options = [*flags(data), *SMALL, f"dataloader.evaluator.{wrong}", f"train.output_dir={out}"]
-    assert main(["--config-file", LAZY, *options]) == 2
+    assert main(["--config-file", LAZY, "--overwrite", *options]) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and message in said
     assert sorted(path.name for path in out.iterdir()) == [".lock", "last_checkpoint"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ranking_det.engine.checkpoint import find_last
+from ranking_det.engine.output_folder import has_training
 from ranking_det.files import PARTIAL
 from tests.engine.conftest import shapes_environment
 
@@ -37,12 +38,13 @@ def environment(tmp_path_factory):
 
 
 def command(folder):
-    """Start, or go on with the config that the run has left."""
+    """Start, go on with the config that the run has left, or start again what has no checkpoint."""
     program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file"]
     if find_last(str(folder)):
         return [*program, f"{folder}/config.yaml", "--resume"]
     config = "configs/shapes/retinanet_atss_rs.py"
-    return [*program, config, *OPTIONS, f"train.output_dir={folder}"]
+    begun = ["--overwrite"] if has_training(folder) else []
+    return [*program, config, *begun, *OPTIONS, f"train.output_dir={folder}"]
 
 
 def weights(folder):
@@ -113,6 +115,7 @@ def test_a_run_killed_at_random_moments(seed, environment, uninterrupted, tmp_pa
     for _ in range(3):
         end = time.monotonic() + moments.uniform(4, 14)  # seconds, most of them of imports
         run_and_kill(folder, environment, tmp_path / "log", lambda _: time.monotonic() > end)  # noqa: B023
-    if not (folder / "model_final.pth").exists():
-        finish(folder, environment, tmp_path / "log")
+    finish(folder, environment, tmp_path / "log")
     assert_same(weights(folder), weights(uninterrupted))
+    results = [(f / "results.json").read_text() for f in (folder, uninterrupted)]
+    assert results[0] == results[1]

@@ -1,0 +1,253 @@
+"""Trainings that are killed at a chosen moment, resumed past their end, repeated or replaced."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranking_det.engine import main
+from tests.engine.conftest import shapes_environment
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "configs/shapes/retinanet_atss_rs.py"
+OPTIONS = [
+    *("train.device=cpu", "train.max_iter=4", "train.eval_period=3", "train.log_period=1"),
+    *("train.checkpointer.period=2", "dataloader.train.total_batch_size=2"),
+    *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+    "dataloader.train.mapper.augmentations.0.short_edge_length=64",
+]
+# What is about to get its name, and how often there was one before.
+MOMENTS = {
+    "the last periodic checkpoint": ("model_0000003.pth", 0),
+    "the pointer to it": ("last_checkpoint", 1),
+    "the final checkpoint": ("model_final.pth", 0),
+    "the pointer to the final checkpoint": ("last_checkpoint", 2),
+    "the results of the last evaluation": ("results.json", 1),
+    "the classes of the last evaluation": ("per_class_ap.csv", 1),
+    "the best checkpoint": ("model_best.pth", 0),
+}
+# One process that imports torch, and a fork for each training: starting one takes seconds.
+DRIVER = """
+import json, os, signal, sys, traceback
+from pathlib import Path
+from ranking_det.engine import main
+
+def kill_before(name, count):
+    seen, replace = [], Path.replace
+    def killing(path, target):
+        if Path(target).name == name:
+            seen.append(name)
+        if len(seen) == count + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+    Path.replace = killing
+
+for command, kill in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            if kill:
+                kill_before(*kill)
+            status = main(command)
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == (-signal.SIGKILL if kill else 0), (command, status)
+"""
+
+
+def command(folder, *flags):
+    return ["--config-file", CONFIG, *flags, *OPTIONS, f"train.output_dir={folder}"]
+
+
+def drive(environment, steps):
+    program = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(steps)]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return shapes_environment(tmp_path_factory, train=7, val=2)
+
+
+@pytest.fixture(scope="module")
+def runs(environment, tmp_path_factory):
+    """The folder of an uninterrupted run, and of one for each moment, killed and resumed."""
+    root = tmp_path_factory.mktemp("runs")
+    folders = {moment: root / moment.replace(" ", "_") for moment in MOMENTS}
+    steps = [(command(root / "whole"), None)]
+    for moment, folder in folders.items():
+        steps += [(command(folder), MOMENTS[moment]), (command(folder, "--resume"), None)]
+    drive(environment, steps)
+    return folders | {"whole": root / "whole"}
+
+
+@pytest.fixture
+def finished(runs, tmp_path):
+    """A finished training of one's own, to be changed."""
+    return shutil.copytree(runs["whole"], tmp_path / "run")
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def assert_same(folder, whole):
+    one, other = (torch.load(f / "model_final.pth", weights_only=True) for f in (folder, whole))
+    assert one["model"].keys() == other["model"].keys()
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    assert one["iteration"] == other["iteration"] == 3
+    assert one["trainer"]["iteration"] == other["trainer"]["iteration"]
+    assert one["trainer"]["hooks"] == other["trainer"]["hooks"]
+    for name in ("results.json", "per_class_ap.csv", "classes.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    best = [torch.load(f / "model_best.pth", weights_only=True)["best"] for f in (folder, whole)]
+    assert best[0] == best[1]
+    assert [r["iteration"] for r in rows(folder)] == [r["iteration"] for r in rows(whole)]
+    assert rows(folder)[-1].get("bbox/AP") == rows(whole)[-1]["bbox/AP"]
+    names = [{p.name for p in f.iterdir() if "tfevents" not in p.name} for f in (folder, whole)]
+    assert names[0] == names[1]
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_any_moment_and_a_resume_give_the_same_training(moment, runs):
+    assert_same(runs[moment], runs["whole"])
+
+
+def test_a_finished_training_is_evaluated_again(finished, runs, environment):
+    for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
+        (finished / name).unlink()
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert_same(finished, runs["whole"])
+    assert (
+        "The training is finished: its final checkpoint is evaluated again"
+        in (finished / "log.txt").read_text()
+    )
+
+
+def test_a_pointer_to_a_file_that_is_missing_gives_way_to_an_earlier_checkpoint(
+    finished, runs, environment
+):
+    (finished / "model_final.pth").unlink()
+    path = finished / "model_0000003.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert "The last checkpoint is missing or broken" in (finished / "log.txt").read_text()
+    assert_same(finished, runs["whole"])
+
+
+def contents(folder):
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(folder, capsys, *flags):
+    """What is said on a command that changes nothing; the environment is a test's own."""
+    before = contents(folder)
+    assert main(command(folder, *flags)) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert contents(folder) == before
+    return said
+
+
+@pytest.fixture
+def here(environment, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DETECTRON2_DATASETS", environment["DETECTRON2_DATASETS"])
+
+
+@pytest.mark.usefixtures("here")
+def test_a_resume_past_the_end_is_refused_with_the_ways_out(finished, capsys, monkeypatch):
+    monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
+    said = refused(finished, capsys, "--resume")
+    assert f"{finished}/model_final.pth has 4 iterations, more than train.max_iter=3: give" in said
+    for way_out in ("train.max_iter of at least 4", "--eval-only", "--overwrite", "train.output_d"):
+        assert way_out in said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_training_is_not_started_where_there_is_one(finished, capsys):
+    said = refused(finished, capsys)
+    assert f"train.output_dir={finished} already has a training: give --resume" in said
+    assert "--overwrite to replace it" in said and "train.output_dir=FOLDER" in said
+    for path in finished.glob("*.pth"):
+        path.unlink()
+    said = refused(finished, capsys)
+    assert "--resume" not in said and "--overwrite to replace it" in said
+    assert "with --overwrite" in refused(finished, capsys, "--resume")
+
+
+@pytest.mark.usefixtures("here")
+def test_overwrite_is_for_a_training_only(finished, capsys):
+    for flag in ("--resume", "--eval-only", "--preview=1", "--predict=a.jpg"):
+        assert "give one of --eval-only, --resume, --ov" in refused(
+            finished, capsys, "--overwrite", flag
+        )
+
+
+def test_an_overwrite_from_weights_of_the_same_folder_outlives_kills(finished, runs, environment):
+    (finished / "notes.txt").write_text("mine")
+    again = command(finished, "--overwrite")
+    again += [f"train.init_checkpoint={finished}/model_final.pth", "optimizer.lr=1e-9"]
+    drive(environment, [(again, ("model_0000001.pth", 0))])
+    moved = finished / "earlier_run"
+    for name in ("model_final.pth", "metrics.json", "results.json", "config.yaml"):
+        assert (moved / name).read_bytes() == (runs["whole"] / name).read_bytes(), name
+    drive(environment, [(again, None)])
+    assert not moved.exists() and (finished / "notes.txt").read_text() == "mine"
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+    start, end = (
+        torch.load(f / "model_final.pth", weights_only=True)["model"]
+        for f in (runs["whole"], finished)
+    )
+    for name in start:
+        if name.endswith((".weight", ".bias")):
+            torch.testing.assert_close(end[name], start[name], rtol=0, atol=1e-5)
+
+
+def test_an_evaluation_leaves_the_config_of_a_training(finished, environment):
+    before = (finished / "config.yaml").read_bytes()
+    evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
+    drive(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
+    assert (finished / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
+def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environment):
+    (finished / "notes.txt").write_text("mine")
+    program = [sys.executable, "-W", "ignore", "train_net.py", *command(finished, flag)]
+    program[4:4] = ["--num-gpus", "2"]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (finished / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+    assert (finished / "notes.txt").read_text() == "mine"
+
+
+def test_make_quickstart_goes_on_where_there_is_a_checkpoint_and_starts_again_else(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+
+    def said(config="configs/shapes/a.py"):
+        tools = ["VENV=env", "INSTALLED=", f"CONFIG={config}", "PY=echo"]
+        done = subprocess.run(
+            ["make", "-s", "quickstart", *tools], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    assert said() == "--overwrite"
+    (tmp_path / "output/shapes/a").mkdir(parents=True)
+    assert said() == "--overwrite"
+    (tmp_path / "output/shapes/a/last_checkpoint").write_text("model_final.pth")
+    assert said() == "--resume"
+    assert said("configs/shapes/a.yaml") == "--overwrite"

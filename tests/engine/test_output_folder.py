@@ -1,0 +1,276 @@
+"""The output folder: what counts as a training there, and what --overwrite does with it."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.checkpoint import RunCheckpointer, find_resumable
+from ranking_det.engine.output_folder import (
+    check_no_training,
+    check_not_put_aside,
+    drop_rows_after,
+    has_training,
+    put_aside,
+    remove_partial,
+    where_put,
+)
+
+KEY = "train.output_dir"
+EARLIER_RUN = (
+    *("model_0000001.pth", "model_final.pth", "model_best.pth", "last_checkpoint"),
+    *("metrics.json", "config.yaml", "classes.json", "results.json", "per_class_ap.csv"),
+    *(
+        "curves.png",
+        "detections.png",
+        "coco_instances_results.json",
+        "events.out.tfevents.1.pc.2.0",
+    ),
+    "shapes_val/coco_instances_results.json",
+)
+NOT_OF_A_RUN = (
+    *("notes.txt", "log.txt", "model_mine.pth", "preview/0.jpg", "predictions/0.jpg"),
+    "mine/coco_instances_results.json",
+)
+
+
+def fill(folder, names, content):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+@pytest.fixture
+def earlier(tmp_path, monkeypatch):
+    """A folder with a finished training and files of the user's."""
+    monkeypatch.setattr("ranking_det.engine.output_folder.DatasetCatalog", {"shapes_val": None})
+    fill(tmp_path, EARLIER_RUN, "earlier")
+    fill(tmp_path, NOT_OF_A_RUN, "mine")
+    return tmp_path
+
+
+def save(folder, name="model_0000003"):
+    RunCheckpointer(nn.Linear(1, 1), str(folder), extras={}).save(name, iteration=3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("preview/0.jpg", "predictions/0.jpg", "predictions/detections.json"),
+        ("log.txt", "results.json", "per_class_ap.csv", "coco_instances_results.json"),
+        ("notes.txt", "model_mine.pth"),
+        ("model_0000001.partial.pth",),
+    ],
+)
+def test_previews_predictions_and_evaluations_are_no_training(names, tmp_path):
+    fill(tmp_path, names, "")
+    assert not has_training(tmp_path)
+    check_no_training(str(tmp_path), KEY, resumable=False)
+    put_aside(str(tmp_path))
+    assert contents(tmp_path).keys() == set(names)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metrics.json", "last_checkpoint", "model_0000001.pth", "model_best.pth", "model_final.pth"]
+    + ["earlier_run/model_final.pth", "earlier_run.partial/metrics.json"],
+)
+def test_what_a_training_leaves_is_one(name, tmp_path):
+    fill(tmp_path, [name], "")
+    assert has_training(tmp_path)
+    with pytest.raises(ConfigError, match="--overwrite") as caught:
+        check_no_training(str(tmp_path), KEY, resumable=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_runs_is_named_rather_than_offered_for_a_resume(tmp_path):
+    fill(tmp_path, ["metrics.json"], "")
+    code = f"""
+import fcntl, os, sys
+file = open({str(tmp_path / ".lock")!r}, "w")
+file.write(str(os.getpid()))
+file.flush()
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(ConfigError, match=rf"\(process {other.pid}\) writes there"):
+            check_no_training(str(tmp_path), KEY, resumable=True)
+        other.stdin.close()
+
+
+def test_other_processes_of_the_command_that_look_are_no_training(tmp_path):
+    fill(tmp_path, ["metrics.json", ".lock"], "")
+    code = f"""
+import fcntl, sys
+file = open({str(tmp_path / ".lock")!r})
+fcntl.lockf(file, fcntl.LOCK_SH)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(ConfigError, match="already has a training"):
+            check_no_training(str(tmp_path), KEY, resumable=False)
+        other.stdin.close()
+
+
+def test_an_earlier_training_is_put_aside_whole_until_the_first_checkpoint(earlier):
+    put_aside(str(earlier))
+    aside = {f"earlier_run/{name}": "earlier" for name in EARLIER_RUN}
+    mine = dict.fromkeys(NOT_OF_A_RUN, "mine")
+    assert contents(earlier) == aside | mine
+    save(earlier)
+    names = {"model_0000003.pth", "last_checkpoint"} | set(NOT_OF_A_RUN)
+    assert {str(p.relative_to(earlier)) for p in earlier.rglob("*") if p.is_file()} == names
+    assert not (earlier / "earlier_run").exists()
+
+
+def test_the_best_checkpoint_alone_replaces_no_earlier_training(earlier):
+    put_aside(str(earlier))
+    save(earlier, "model_best")
+    assert (earlier / "earlier_run" / "model_final.pth").read_text() == "earlier"
+
+
+def test_an_overwrite_that_is_started_again_replaces_the_new_training_only(earlier):
+    put_aside(str(earlier))
+    fill(earlier, ["metrics.json", "config.yaml", "model_best.pth"], "new")
+    before = contents(earlier / "earlier_run")
+    put_aside(str(earlier))
+    assert contents(earlier / "earlier_run") == before
+    assert "new" not in contents(earlier).values()
+    assert not list(earlier.glob("*/earlier_run*"))
+
+
+class Killed(BaseException):
+    """No code handles it, as none does a kill."""
+
+
+@contextmanager
+def killed_at(count, *, after):
+    """End everything at the n-th move or removal of a file, before or after it is done."""
+    calls = iter(range(count, -1, -1))
+
+    def wrap(method):
+        def call(*args, **kwargs):
+            left = next(calls, -1)
+            if left == 0 and not after:
+                raise Killed
+            done = method(*args, **kwargs)
+            if left == 0:
+                raise Killed
+            return done
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        for name in ("rename", "replace", "unlink", "mkdir"):
+            patch.setattr(Path, name, wrap(getattr(Path, name)))
+        yield
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("count", range(2 * len(EARLIER_RUN) + 1))
+def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_goes_on(count, after, earlier):
+    with killed_at(count, after=after):
+        put_aside(str(earlier))
+    found = contents(earlier)
+    places = ("", "earlier_run/", "earlier_run.partial/")
+    for name in EARLIER_RUN:
+        assert [found[p + name] for p in places if p + name in found] == ["earlier"], name
+    if any(earlier.glob("earlier_run*/*")):
+        for check in (
+            lambda: check_no_training(str(earlier), KEY, resumable=False),
+            lambda: check_not_put_aside(str(earlier), KEY),
+        ):
+            with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+                check()
+    init = where_put(str(earlier), str(earlier / "model_final.pth"))
+    assert Path(init).read_text() == "earlier"
+    put_aside(str(earlier))
+    assert all((earlier / "earlier_run" / name).read_text() == "earlier" for name in EARLIER_RUN)
+    assert not (earlier / "earlier_run.partial").exists()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("count", range(3))
+def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
+    count, after, earlier
+):
+    put_aside(str(earlier))
+    with killed_at(count, after=after):
+        save(earlier)
+    if (earlier / "earlier_run").exists():
+        with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+            check_not_put_aside(str(earlier), KEY)
+        return
+    check_not_put_aside(str(earlier), KEY)
+    assert find_resumable(str(earlier)) == str(earlier / "model_0000003.pth")
+    remove_partial(str(earlier))
+    assert {p.name for p in earlier.iterdir() if p.name.startswith((".", "earlier"))} == set()
+
+
+def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
+    put_aside(str(earlier))
+    (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
+    with pytest.raises(ConfigError, match="holds files of an earlier training: delete it, or move"):
+        check_not_put_aside(str(earlier), KEY)
+
+
+def test_a_training_that_was_moved_back_is_as_before(earlier):
+    before = contents(earlier)
+    put_aside(str(earlier))
+    for path in (earlier / "earlier_run").iterdir():
+        path.rename(earlier / path.name)
+    check_not_put_aside(str(earlier), KEY)
+    assert contents(earlier) == before
+
+
+def test_what_was_being_written_at_a_kill_is_removed_and_nothing_else(tmp_path):
+    stale = ["model_0000001.partial.pth", "results.json.partial", "config.yaml.partial"]
+    stale += ["metrics.json.partial", "last_checkpoint.partial", ".obsolete_run/model_final.pth"]
+    others = ["notes.partial", "metrics.json", "model_0000001.pth", "preview/a.partial"]
+    fill(tmp_path, [*stale, *others], "")
+    remove_partial(str(tmp_path))
+    assert contents(tmp_path).keys() == set(others)
+
+
+def test_rows_past_the_checkpoint_are_dropped_and_so_is_a_row_that_was_cut_off(tmp_path):
+    path = tmp_path / "metrics.json"
+    rows = ['{"iteration": 0}\n', '{"iteration": 4, "a": NaN}\n', '{"iteration": 5}\n', '{"iter']
+    path.write_text("".join(rows))
+    drop_rows_after(path, 4)
+    assert path.read_text() == "".join(rows[:2])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    drop_rows_after(tmp_path / "none.json", 4)
+
+
+def test_a_checkpoint_that_is_missing_or_broken_gives_way_to_the_latest_that_is_whole(tmp_path):
+    def write(name, iteration):
+        torch.save({"model": {}, "iteration": iteration}, tmp_path / f"{name}.pth")
+
+    write("model_0000001", 1)
+    write("model_0000003", 3)
+    write("model_0000005.partial", 5)
+    write("model_best", 7)
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    (tmp_path / "model_0000005.pth").write_bytes(b"PK cut off")
+    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    write("model_0000005", 5)
+    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000005.pth")
