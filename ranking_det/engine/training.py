@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
@@ -57,7 +56,7 @@ def train(
     )
     if resume_at is not None:
         # First alone: of another model's checkpoint the optimizer would only report a size.
-        load_weights(DetectionCheckpointer(model), weights, whole=True)
+        load_weights(model, weights, whole=True)
         try:
             found = checkpointer.load(weights)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -72,7 +71,7 @@ def train(
             _how_exactly(goes_on(loader) and settings.seed >= 0, found, extras),
         )
     else:
-        load_weights(DetectionCheckpointer(model), weights, whole=False)
+        load_weights(model, weights, whole=False)
         # A run killed before its first checkpoint or evaluation must not go on with an earlier's.
         if comm.is_main_process():
             for name in ("last_checkpoint", f"{BEST}.pth"):
