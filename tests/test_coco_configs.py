@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from torch import nn
 
+from ranking_det.assigners import PAA, MaxIoU, NormalizedPAA
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.losses import ConstantBalance, Criterion, HistoryBalance, ValueBalance
 from tests.modeling.conftest import make_batch
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     relu: bool = False
     voting: bool = False
     soft: bool = False
+    over_processes: bool = False  # whether the positives are counted over all of them
 
 
 ROWS = {
@@ -71,10 +73,10 @@ ROWS = {
         "39.9", 0.004, 351_840, (234_560, 322_520), 2, "res5", False, 0.15, 0.6, 16, True, 2.0
     ),
     "retinanet_paastar_ape_r50_48ep_512": Row(
-        "41.1", 0.004, 351_840, (234_560, 322_520), 2, "res5", False, 0.15, 0.6, 16, True, 2.0
+        "41.1", 0.004, 351_840, (234_560, 322_520), 2, "res5", True, 0.15, 0.6, 16, True, 2.0
     ),
     "retinanet_paastar_ape_r50_96ep_512": Row(
-        "42.9", 0.004, 703_680, (469_120, 645_040), 2, "res5", False, 0.15, 0.6, 16, True, 2.0
+        "42.9", 0.004, 703_680, (469_120, 645_040), 2, "res5", True, 0.15, 0.6, 16, True, 2.0
     ),
     "retinanet_maxiou_rankdet_r50_24ep": Row(
         "37.8", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6, soft=True
@@ -86,7 +88,9 @@ ROWS = {
         "35.4", 0.01, 87_960, (58_640, 80_630), 9, "res5", False, 0.05, 0.5, box_weight=1.0
     ),
     "retinanet_atss_focal_r50_12ep": Row(
-        "39.2", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6, box_weight=2.0
+        *("39.2", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
+        box_weight=2.0,
+        over_processes=True,
     ),
     "retinanet_paa_focal_r50_12ep": Row(
         "40.4",
@@ -99,10 +103,15 @@ ROWS = {
         0.05,
         0.6,
         box_weight=1.3,
+        relu=True,
         voting=True,
+        over_processes=True,
     ),
     "fcos_fcos_focal_r50_12ep": Row(
-        "37.1", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.5, box_weight=1.0, relu=True
+        *("37.1", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
+        box_weight=1.0,
+        relu=True,
+        over_processes=True,
     ),
 }
 # One of each assigner and criterion takes a training step.
@@ -113,6 +122,13 @@ STEPS = {
     "retinanet_paastar_ape_r50_48ep_512",
     "retinanet_atss_rankdet_r50_24ep",
     "fcos_fcos_focal_r50_12ep",
+}
+
+
+PAA_RULES = {
+    "paa_focal": ("anchor", "positive", "positive", 1e-6),
+    "paa_rs": ("object", "none", "none", 1e-5),
+    "paastar_ape": ("object", "none", "none", 1e-6),
 }
 
 
@@ -221,6 +237,17 @@ def check_step(model):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+def check_assigner(name, assigner):
+    """Of the ranking papers, an object's best anchors are its own; not of the original PAA."""
+    if isinstance(assigner, MaxIoU):
+        assert assigner.low_quality == "object"
+    if isinstance(assigner, (PAA, NormalizedPAA)):
+        kind = name.split("_")[1] + "_" + name.split("_")[2]
+        assert kind in PAA_RULES
+        rule = (assigner.competitors.low_quality, assigner.single_candidate)
+        assert (*rule, assigner.empty_component, assigner.reg_covar) == PAA_RULES[kind]
+
+
 def test_the_model(case):
     name, cfg, row = case
     torch.manual_seed(0)
@@ -239,6 +266,9 @@ def test_the_model(case):
         assert model.criterion.ends == [87_960, 175_920]
     else:
         check_balance(model.criterion.balance, row)
+        normalizer = model.criterion.normalizer
+        assert (normalizer is not None and normalizer.scope == "global") == row.over_processes
+    check_assigner(name, model.assigner)
     if name in STEPS:
         check_step(model)
 

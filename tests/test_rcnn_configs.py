@@ -71,6 +71,7 @@ def test_detections_are_detectron2s_instances(name):
 @pytest.mark.parametrize("sampled", [True, False])
 def test_cross_entropy_gives_the_losses_and_gradients_of_detectron2s_mask_rcnn(sampled):
     cfg = load("quick/mask_ce.py").model
+    cfg.proposal_generator.assigner.low_quality = "anchor"
     if not sampled:
         cfg.proposal_generator.sampler = cfg.roi_heads.sampler = None
     ours, theirs = instantiate(cfg).train(), instantiate(detectron2_rcnn(cfg)).train()

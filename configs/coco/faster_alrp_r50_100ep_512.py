@@ -1,7 +1,4 @@
-"""aLRP Loss (Oksuz et al., NeurIPS 2020): Faster R-CNN, ResNet-50, 512 px, published AP 40.7.
-
-The steps are those of its RetinaNet.
-"""
+"""aLRP Loss (Oksuz et al., NeurIPS 2020): Faster R-CNN, ResNet-50, 512 px, published AP 40.7."""
 
 from detectron2.config import LazyCall as L
 
@@ -22,6 +19,6 @@ model.roi_heads.proposal_append_gt = False
 model.roi_heads.box_predictor.prior_prob = 0.01
 model.roi_heads.box_predictor.test_score_thresh = 0.05
 optimizer.lr = 0.012
-lr_multiplier = schedule(100, [60, 80])  # at 60 and 80 x 3,665 = 219,900 and 293,200
+lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
 train.update(length(100, batch=32))  # x 3,665 = 366,500
 train.output_dir = "output/coco/faster_alrp_r50_100ep_512"

@@ -1,6 +1,8 @@
 """Faster R-CNN with focal loss, not tuned: a row of table S8 of Oksuz et al., ICCV 2021.
 
 Published AP 31.8; 32.0 with all anchors, 30.7 with all proposals too: the samplers are overrides.
+Neither the box coder nor what the losses are divided by is known: here the coder of Rank & Sort
+Loss's detectors, and the number of positives.
 """
 
 from detectron2.config import LazyCall as L

@@ -7,6 +7,8 @@ from ranking_det.losses import IoUWeight
 
 from .retinanet_maxiou_ape_r50_48ep_512 import dataloader, lr_multiplier, model, optimizer, train
 
+model.head.norm = "GN"
+model.head.num_scales = 5
 model.assigner = L(NormalizedPAA)(topk=9, min_iou=0.1)
 model.criterion.instance_weight = L(IoUWeight)()
 train.output_dir = "output/coco/retinanet_paastar_ape_r50_48ep_512"

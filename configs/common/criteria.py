@@ -1,7 +1,7 @@
 """The criteria, with their papers' settings.
 
 Those for coco/ that do not rank divide by the step's own positives, as their papers' code does, and
-not by Detectron2's moving average.
+not by Detectron2's moving average; FCOS, ATSS and PAA by their mean over all processes.
 """
 
 from detectron2.config import LazyCall as L
@@ -135,17 +135,18 @@ atss_focal = L(Criterion)(
     localization=L(GIoU)(),
     instance_weight=L(CenternessWeight)(),
     balance=L(ConstantBalance)(weight=2.0),
-    normalizer=L(PositiveCount)(momentum=0.0),
+    normalizer=L(PositiveCount)(momentum=0.0, scope="global"),
     branch=L(BranchLoss)(target=L(CenternessWeight)(), weight=1.0),
 )
 
-# Tian et al., ICCV 2019. Unlike the paper, 1 - IoU and not -log(IoU).
+# Tian et al., ICCV 2019, with the boxes weighted by centreness as in the authors' code. Unlike the
+# paper, 1 - IoU and not -log(IoU).
 fcos_focal = L(Criterion)(
     classification=L(Focal)(alpha=0.25, gamma=2.0),
     localization=L(IoU)(),
-    instance_weight=L(UniformWeight)(),
+    instance_weight=L(CenternessWeight)(),
     balance=L(ConstantBalance)(weight=1.0),
-    normalizer=L(PositiveCount)(momentum=0.0),
+    normalizer=L(PositiveCount)(momentum=0.0, scope="global"),
     branch=L(BranchLoss)(target=L(CenternessWeight)(), weight=1.0),
 )
 
@@ -155,7 +156,7 @@ paa_focal = L(Criterion)(
     localization=L(GIoU)(),
     instance_weight=L(IoUWeight)(),
     balance=L(ConstantBalance)(weight=1.3),
-    normalizer=L(PositiveCount)(momentum=0.0),
+    normalizer=L(PositiveCount)(momentum=0.0, scope="global"),
     branch=L(BranchLoss)(target=L(IoUWeight)(), weight=0.5),
 )
 

@@ -1,8 +1,8 @@
 """FCOS on ResNet-50 (Tian et al., ICCV 2019): points, P6 from P5 and a ReLU before P7.
 
-As first published: positive is all of an object's box, and the centreness branch is to lower the
-scores at its rim. Unlike there, the branch hangs on the box tower, as in the authors' later
-versions.
+As first published, all of an object's box is positive, and the centreness branch lowers the scores
+at its rim. The branch hangs on the box tower, the box loss is weighted by centreness and NMS has a
+threshold of .6, as in the authors' later versions.
 """
 
 from detectron2.config import LazyCall as L
@@ -27,7 +27,7 @@ model = L(RankingFCOS)(
     assigner=L(FCOS)(center_radius=0.0),
     criterion=fcos_focal,
     num_classes=80,
-    inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.5),
+    inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.6),
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
     input_format="RGB",

@@ -61,7 +61,7 @@ def rpn(
             offset=0.0,
         ),
         box2box_transform=coder,
-        assigner=L(MaxIoU)(positive_iou=0.7, negative_iou=0.3, low_quality=True),
+        assigner=L(MaxIoU)(positive_iou=0.7, negative_iou=0.3, low_quality="object"),
         criterion=rank_sort,
         pre_nms_topk=before_nms,
         post_nms_topk=after_nms,
@@ -92,7 +92,7 @@ def box_heads(channels: int, features: int, sampling_ratio: int, score_thresh: f
             num_classes="${..num_classes}",
             test_score_thresh=score_thresh,
         ),
-        assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.5, low_quality=False),
+        assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.5, low_quality=None),
         criterion=rank_sort,
     )
 
@@ -138,9 +138,7 @@ def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) ->
         box_pooler=own.box_pooler,
         box_heads=[own.box_head for _ in ious],
         box_predictors=[predictor for _ in ious],
-        assigners=[
-            L(MaxIoU)(positive_iou=iou, negative_iou=iou, low_quality=False) for iou in ious
-        ],
+        assigners=[L(MaxIoU)(positive_iou=iou, negative_iou=iou, low_quality=None) for iou in ious],
         criteria=[own.criterion for _ in ious],
     )
     return cascade
@@ -178,7 +176,11 @@ def with_samplers(
 def with_cross_entropy(
     model: DictConfig, anchors: int | None = 256, rois: int | None = 512
 ) -> DictConfig:
-    """The baseline: losses and samples, though not the code, of Detectron2's own R-CNNs."""
+    """The papers' baseline: cross entropy on random samples.
+
+    Detectron2's own R-CNNs have the same losses and samples, but give a low-quality match to the
+    object that the anchor overlaps most (``low_quality="anchor"``).
+    """
     baseline = with_samplers(with_criterion(model, cross_entropy), anchors, rois)
     rpn = baseline.proposal_generator
     rpn.loss_weight = 1.0

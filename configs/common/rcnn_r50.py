@@ -17,12 +17,11 @@ faster = faster_rcnn(
 faster.proposal_generator.assigner.low_quality_iou = 0.3
 
 mask = with_masks(faster, num_conv=4)
+# An object takes its best proposal from another object that this overlaps more, if their IoU is .5.
+mask.roi_heads.assigner.low_quality = "object"
+mask.roi_heads.assigner.low_quality_iou = 0.5
 cascade = with_stages(faster)
 faster_ce = with_cross_entropy(faster)
 mask_ce = with_cross_entropy(mask)
-
-# As the papers have it, though with the objects' own boxes among the proposals it changes nothing.
-mask.roi_heads.assigner.low_quality = True
-mask.roi_heads.assigner.low_quality_iou = 0.5
 for model in (faster_ce, mask_ce):
     model.roi_heads.box_predictor.test_score_thresh = 0.05

@@ -51,7 +51,7 @@ model = L(RankingRetinaNet)(
         sizes=scales(3), aspect_ratios=[0.5, 1.0, 2.0], strides=STRIDES, offset=0.0
     ),
     box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
-    assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.4, low_quality=True),
+    assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.4, low_quality="object"),
     criterion=retinanet_focal,
     num_classes=80,
     inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.5),

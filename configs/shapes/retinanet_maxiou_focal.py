@@ -1,4 +1,4 @@
-"""The baseline: RetinaNet's assigner and losses; all else as in retinanet_atss_rs.py."""
+"""The baseline: assigner and losses of Detectron2's RetinaNet; the rest of retinanet_atss_rs.py."""
 
 from detectron2.config import LazyCall as L
 
@@ -7,7 +7,7 @@ from ranking_det.assigners import MaxIoU
 from ..common.criteria import focal_smooth_l1
 from .retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer, train
 
-model.assigner = L(MaxIoU)(positive_iou=0.5, negative_iou=0.4)
+model.assigner = L(MaxIoU)(positive_iou=0.5, negative_iou=0.4, low_quality="anchor")
 model.criterion = focal_smooth_l1
 model.criterion.localization.weights = model.box2box_transform.weights
 train.output_dir = "output/shapes/retinanet_maxiou_focal"

@@ -14,35 +14,50 @@ from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
-from ranking_det.assigners.max_iou import MaxIoU
-from ranking_det.checks import check_choice
+from ranking_det.assigners.max_iou import LowQuality, MaxIoU
+from ranking_det.checks import check_at_least, check_choice
 from ranking_det.labels import BACKGROUND
 
-SingleCandidate = Literal["positive", "none"]
+Fallback = Literal["positive", "none"]
 
 
 class CostMixture(Assigner):
     """Base class of assigners that split an object's anchors by their costs.
 
-    An anchor competes for the object it overlaps most, if their IoU is at least ``min_iou`` or the
-    highest of that object. The ``topk`` anchors of lowest cost per object and level are its
-    samples. A mixture of two Gaussians is fitted to the samples of all levels together. Positive
-    are the samples of the cheaper component whose cost is at most that of its likeliest one; if it
-    has none, the object has no positive. All other anchors are background.
+    An anchor competes for the object it overlaps most, if their IoU is at least ``min_iou`` or it
+    is a low-quality match; see :class:`MaxIoU`. The ``topk`` anchors of lowest cost per object and
+    level are its samples. A mixture of two Gaussians is fitted to the samples of all levels
+    together. Positive are the samples of the cheaper component whose cost is at most that of its
+    likeliest one. All other anchors are background.
 
-    Two samples are both positive. An anchor whose cost is not finite does not compete.
+    Of two samples the cheaper one is positive, of equal ones the first, as a mixture of two
+    components has it. An anchor whose cost is not finite does not compete.
 
     Args:
         topk: samples per object and level, >= 1.
         min_iou: in [0, 1].
         single_candidate: what an object's only sample is: "positive", or "none" to leave the object
             without.
+        low_quality: which object a low-quality match competes for, "object" or "anchor"; see
+            :class:`MaxIoU`.
+        empty_component: what the samples are if none is of the cheaper component: "positive", all
+            of them, or "none".
+        reg_covar: added to the variances of the mixture, > 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     needs_predictions = True
 
     def __init__(
-        self, topk: int = 9, min_iou: float = 0.1, single_candidate: SingleCandidate = "positive"
+        self,
+        topk: int,
+        min_iou: float,
+        single_candidate: Fallback,
+        low_quality: LowQuality,
+        empty_component: Fallback,
+        reg_covar: float,
     ) -> None:
         super().__init__()
         if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
@@ -50,9 +65,14 @@ class CostMixture(Assigner):
         if not 0 <= min_iou <= 1:
             raise ValueError(f"min_iou must be in [0, 1], got {min_iou!r}")
         check_choice("single_candidate", single_candidate, ("positive", "none"))
+        check_choice("low_quality", low_quality, ("object", "anchor"))
+        check_choice("empty_component", empty_component, ("positive", "none"))
+        check_at_least("reg_covar", reg_covar, 0.0, strictly=True)
         self.topk = topk
         self.single_candidate = single_candidate
-        self.competitors = MaxIoU(min_iou, min_iou, low_quality=True)
+        self.empty_component = empty_component
+        self.reg_covar = reg_covar
+        self.competitors = MaxIoU(min_iou, min_iou, low_quality)
 
     def costs(
         self,
@@ -143,15 +163,18 @@ class CostMixture(Assigner):
         """Which of the samples' costs (G, C), infinite where there is none, are positive: bool."""
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
-        component, likelihood = components(values, fit_two_gaussians(values, exists))
+        mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)
+        component, likelihood = components(values, mixture)
         cheaper = exists & (component == 0)
         best = likelihood.masked_fill(~cheaper, -torch.inf).amax(dim=1, keepdim=True)
         # By cost, not by place: samples of equal cost are treated alike.
         likeliest = cheaper & (likelihood == best)
         limit = values.masked_fill(~likeliest, torch.inf).amin(dim=1, keepdim=True)
         positive = cheaper & (values <= limit)
+        if self.empty_component == "positive":
+            positive |= exists & ~cheaper.any(dim=1, keepdim=True)
+        # Too few for a mixture: the first of the cheapest.
         count = exists.sum(dim=1, keepdim=True)
-        few = count == 2
-        if self.single_candidate == "positive":
-            few = few | (count == 1)
-        return torch.where(count > 2, positive, exists & few).to(device)
+        first = torch.zeros_like(exists).scatter_(1, values.argmin(dim=1, keepdim=True), True)
+        enough = count > (0 if self.single_candidate == "positive" else 1)
+        return torch.where(count > 2, positive, exists & first & enough).to(device)

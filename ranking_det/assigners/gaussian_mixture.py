@@ -38,7 +38,7 @@ def fit_two_gaussians(
     exists: Tensor,
     *,
     tol: float = 1e-3,
-    reg: float = 1e-6,
+    reg_covar: float = 1e-6,
     max_iter: int = 100,
 ) -> TwoGaussians:
     """Fit a mixture to the samples of each row.
@@ -50,7 +50,7 @@ def fit_two_gaussians(
         values: (G, C) float, finite where ``exists``.
         exists: (G, C) bool, which entries are samples; a row without any has a mixture around 0.
         tol: in nats, per row.
-        reg: added to the variances, so that equal samples have one.
+        reg_covar: added to the variances, so that equal samples have one; > 0.
         max_iter: >= 1.
 
     Returns:
@@ -77,7 +77,7 @@ def fit_two_gaussians(
         densities = _log_densities(x, state)
         odds = densities[1] - densities[0]
         membership = torch.stack([-odds, odds]).sigmoid_().mul_(present)
-        state = torch.where(active, _maximize(x, membership, reg), state)
+        state = torch.where(active, _maximize(x, membership, reg_covar), state)
         previous, bound = bound, (_log_sum(densities, odds) * share).sum(dim=1)
         active = active & ((bound - previous).abs() >= tol)
         if step % CHECK_EVERY == CHECK_EVERY - 1 and not bool(active.any()):
@@ -136,13 +136,13 @@ def _log_sum(densities: Tensor, odds: Tensor) -> Tensor:
     return torch.maximum(densities[0], densities[1]) + functional.softplus(-odds.abs())
 
 
-def _maximize(x: Tensor, membership: Tensor, reg: float) -> Tensor:
+def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
     """Means, variances and weights (3, 2, G) of samples x (G, C) with membership (2, G, C)."""
     # As scikit-learn has it, so that a component without samples has a mean.
     size = membership.sum(dim=2) + 10 * torch.finfo(x.dtype).eps
     means = (membership * x).sum(dim=2) / size
     deviation = (x - means[..., None]).square_().mul_(membership)
-    variances = deviation.sum(dim=2) / size + reg
+    variances = deviation.sum(dim=2) / size + reg_covar
     return torch.stack([means, variances, size / size.sum(dim=0)])
 
 

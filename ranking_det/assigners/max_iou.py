@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,23 +13,33 @@ from ranking_det.assigners.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
 
+LowQuality = Literal["object", "anchor"]
+
 
 class MaxIoU(Assigner):
     """Each anchor goes to the object it overlaps most, if it overlaps enough.
 
-    The rule of Faster R-CNN and RetinaNet, as Detectron2's Matcher has it; of several objects of
-    the same IoU the first wins.
+    The rule of Faster R-CNN and RetinaNet; of several objects of the same IoU the first wins.
 
-    Unlike Detectron2's, an object that overlaps no anchor at all makes no anchor a low-quality
-    match; there, all anchors of IoU 0 would become its positives.
+    An object that overlaps no anchor enough would have no positive. Its *low-quality matches* are
+    the anchors that overlap it most (all that tie), if that IoU is above 0 and at least
+    ``low_quality_iou``. Unlike with Detectron2's Matcher, an object that overlaps nothing takes
+    nothing; there, all anchors of IoU 0 would become its positives.
 
     Args:
         positive_iou: an anchor of at least this IoU with an object is positive.
         negative_iou: an anchor of less than this with every object is background; one between the
             two is ignored.
-        low_quality: whether the anchors that overlap an object most are positive however small
-            their IoU. They go to the object *they* overlap most, which may leave another without.
+        low_quality: whom a low-quality match goes to. "object": the object that it is a match of,
+            whatever the anchor overlaps more, and of several such objects the last; every object
+            that overlaps an anchor then has a positive, unless a later object takes it. This is
+            what the ranking papers trained with. "anchor": the object that the anchor overlaps
+            most, as in Detectron2, which may leave the other without a positive. None: there are no
+            low-quality matches.
         low_quality_iou: the least IoU of such an anchor; .3 in the RPN of the ranking papers.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     needs_grid = False
@@ -37,7 +48,7 @@ class MaxIoU(Assigner):
         self,
         positive_iou: float = 0.5,
         negative_iou: float = 0.4,
-        low_quality: bool = True,
+        low_quality: LowQuality | None = "object",
         low_quality_iou: float = 0.0,
     ) -> None:
         super().__init__()
@@ -45,6 +56,10 @@ class MaxIoU(Assigner):
             raise ValueError(
                 "0 <= negative_iou <= positive_iou <= 1 must hold, got "
                 f"negative_iou {negative_iou} and positive_iou {positive_iou}"
+            )
+        if low_quality not in ("object", "anchor", None):
+            raise ValueError(
+                f"low_quality: expected 'object', 'anchor' or None, got {low_quality!r}"
             )
         if not 0 <= low_quality_iou <= 1:
             raise ValueError(f"low_quality_iou: expected a number in [0, 1], got {low_quality_iou}")
@@ -68,16 +83,32 @@ class MaxIoU(Assigner):
         boxes = torch.cat(list(anchors))
         best = torch.full_like(boxes[:, 0], -1.0)
         index = torch.zeros_like(matched)
-        low_quality = torch.zeros_like(valid)
+        claimant = torch.full_like(matched, -1)
         for rows in blocks(len(gt_boxes), len(boxes)):
             iou = box_iou(gt_boxes[rows, None], boxes).masked_fill_(~valid, -1.0)
-            if self.low_quality:
-                highest = iou.amax(dim=1, keepdim=True)
-                enough = (highest > 0) & (highest >= self.low_quality_iou)
-                low_quality |= ((iou == highest) & enough).any(dim=0)
+            if self.low_quality is not None:
+                claimant = torch.maximum(claimant, self._last_claimant(iou, rows.start))
             value, row = iou.max(dim=0)
             better = value > best
             best = torch.where(better, value, best)
             index = torch.where(better, row + rows.start, index)
         matched[best >= self.negative_iou] = IGNORE
-        return torch.where((best >= self.positive_iou) | low_quality, index, matched)
+        matched = torch.where(best >= self.positive_iou, index, matched)
+        owner = claimant if self.low_quality == "object" else index
+        return torch.where(claimant >= 0, owner, matched)
+
+    def _last_claimant(self, iou: Tensor, first: int) -> Tensor:
+        """The last object (R,), counted from ``first``, whose low-quality match an anchor is.
+
+        Args:
+            iou: (g, R) of some of the objects.
+            first: number of the first of them.
+
+        Returns:
+            int64; -1 for an anchor that is nobody's.
+        """
+        highest = iou.amax(dim=1, keepdim=True)
+        enough = (highest > 0) & (highest >= self.low_quality_iou)
+        # In int32, since this is as large as the IoUs.
+        number = torch.arange(first, first + len(iou), dtype=torch.int32, device=iou.device)
+        return torch.where((iou == highest) & enough, number[:, None], -1).amax(dim=0).long()

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from ranking_det.assigners.assignment import Predictions
 from ranking_det.assigners.blocks import blocks
-from ranking_det.assigners.cost_mixture import CostMixture, SingleCandidate
+from ranking_det.assigners.cost_mixture import CostMixture, Fallback
+from ranking_det.assigners.max_iou import LowQuality
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_choice
 
@@ -26,14 +27,19 @@ class PAA(CostMixture):
     Focal loss summed over the classes, with the object's class as target, plus ``box_weight`` times
     the GIoU loss of the predicted box. See :class:`CostMixture` for how the costs are split.
 
-    Unlike in the paper's code, two samples are both positive: they tell of no two components.
+    The defaults are those of the paper's code; RS-PAA (Oksuz et al., ICCV 2021) has
+    ``single_candidate="none"``, ``low_quality="object"``, ``empty_component="none"`` and
+    ``reg_covar=1e-5``.
 
     Args:
         topk: samples per object and level, >= 1.
         min_iou: of an anchor that competes for an object, in [0, 1].
-        single_candidate: what an object's only sample is: "positive" as in the paper's code, "none"
-            as with Rank & Sort Loss (Oksuz et al., ICCV 2021).
+        single_candidate: what an object's only sample is: "positive", or "none".
         box_weight: of the GIoU loss, >= 0.
+        low_quality: which object a low-quality match competes for; see :class:`MaxIoU`.
+        empty_component: what the samples are if none is of the cheaper component: "positive", all
+            of them, or "none".
+        reg_covar: added to the variances of the mixture, > 0.
     """
 
     ALPHA, GAMMA = 0.25, 2
@@ -42,10 +48,13 @@ class PAA(CostMixture):
         self,
         topk: int = 9,
         min_iou: float = 0.1,
-        single_candidate: SingleCandidate = "positive",
+        single_candidate: Fallback = "positive",
         box_weight: float = 1.0,
+        low_quality: LowQuality = "anchor",
+        empty_component: Fallback = "positive",
+        reg_covar: float = 1e-6,
     ) -> None:
-        super().__init__(topk, min_iou, single_candidate)
+        super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
         if not 0 <= box_weight < float("inf"):
             raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
         self.box_weight = box_weight
@@ -92,17 +101,24 @@ class NormalizedPAA(CostMixture):
         single_candidate: what an object's only sample is: "positive", or "none".
         scores: "both", or the "classification" or "localization" score alone.
         normalize: False to take the scores as they are.
+        low_quality: which object a low-quality match competes for; see :class:`MaxIoU`.
+        empty_component: what the samples are if none is of the cheaper component: "positive", all
+            of them, or "none".
+        reg_covar: added to the variances of the mixture, > 0.
     """
 
     def __init__(
         self,
         topk: int = 9,
         min_iou: float = 0.1,
-        single_candidate: SingleCandidate = "positive",
+        single_candidate: Fallback = "none",
         scores: Scores = "both",
         normalize: bool = True,
+        low_quality: LowQuality = "object",
+        empty_component: Fallback = "none",
+        reg_covar: float = 1e-6,
     ) -> None:
-        super().__init__(topk, min_iou, single_candidate)
+        super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
         check_choice("scores", scores, ("both", "classification", "localization"))
         self.scores = scores
         self.normalize = normalize

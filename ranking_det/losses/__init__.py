@@ -24,7 +24,8 @@ A criterion is what a detector calls: it takes :class:`Candidates` and labels (`
   :class:`CenternessWeight`, :class:`RankingWeight`;
 - a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
   :class:`MagnitudeBalance`, :class:`HistoryBalance`;
-- for losses that are sums, a normaliser: :class:`PositiveCount`, :class:`CandidateCount`;
+- for losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
+  :class:`CandidateCount`;
 - for heads with an IoU or centreness branch, its :class:`BranchLoss`;
 - for the masks of an R-CNN, beside the criterion of its boxes, :class:`MaskCriterion`.
 
@@ -57,7 +58,7 @@ from ranking_det.losses.focal import focal
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
 from ranking_det.losses.localization import GIoU, IoU, SmoothL1
 from ranking_det.losses.masks import MaskCriterion, dice_errors, mask_cross_entropies
-from ranking_det.losses.normalizers import CandidateCount, PositiveCount
+from ranking_det.losses.normalizers import CandidateCount, Normalizer, PositiveCount
 from ranking_det.losses.quality_focal import quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
 from ranking_det.losses.rankdet import RankDet
@@ -103,6 +104,7 @@ __all__ = [
     "MagnitudeBalance",
     "MaskCriterion",
     "Matches",
+    "Normalizer",
     "PositiveCount",
     "QualityFocal",
     "RankDet",

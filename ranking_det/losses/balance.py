@@ -82,7 +82,8 @@ class HistoryBalance(nn.Module):
     """(mean box loss + mean task loss) / mean box loss over the last period of steps.
 
     The self-balance of aLRP Loss (Oksuz et al., NeurIPS 2020): the box loss, bounded by the same
-    range as the ranking loss, is promoted to the size of both. The state is in buffers, so a
+    range as the ranking loss, is promoted to the size of both. As in the paper's code, the step
+    that completes a period is part of it and has the new factor. The state is in buffers, so a
     resumed run goes on with it; the sums of all workers are added up once a period. Unlike
     DistributedDataParallel's default, buffers must not be broadcast (``broadcast_buffers=False``,
     as Detectron2 has it), or the first worker's sums would replace the others'.
@@ -90,7 +91,7 @@ class HistoryBalance(nn.Module):
     Args:
         period: steps between two updates, >= 1; the paper takes an epoch (3,665 steps of 32 images
             on COCO).
-        initial: the factor of the first period, >= 0.
+        initial: the factor until the last step of the first period, >= 0.
     """
 
     sums: Tensor
@@ -107,9 +108,8 @@ class HistoryBalance(nn.Module):
 
     def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
         """Return the factor of the step; in training, take the step into account."""
-        factor = self.factor.clone()
         if not self.training:
-            return factor
+            return self.factor.clone()
         self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
             together = dist.is_available() and dist.is_initialized()
@@ -119,4 +119,4 @@ class HistoryBalance(nn.Module):
             usable = (box > 0) & torch.isfinite(task + box)
             self.factor.copy_(torch.where(usable, (task + box) / box, self.factor))
             self.sums.zero_()
-        return factor
+        return self.factor.clone()

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Part(NamedTuple):
@@ -41,10 +40,17 @@ class _Carry(torch.autograd.Function):
         return tuple(value.clone() for value in values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
+        # Autograd records a backward with create_graph=True, and no other.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph: expected False, as this loss is differentiable once: its gradient "
+                "is assigned and has no derivative"
+            )
         count = len(ctx.indexed)
-        gradients, indices = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+        # Read once: activation checkpointing recomputes them, and forgets them at once.
+        saved = ctx.saved_tensors
+        gradients, indices = saved[:count], iter(saved[count:])
         shape, dtype, device = ctx.like
         dense: Tensor | None = None
         sparse: list[tuple[Tensor, Tensor]] = []
@@ -75,7 +81,7 @@ def carry(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
         parts: the scalars; backward multiplies each gradient by what arrives at its scalar.
 
     Returns:
-        The scalars, differentiable once.
+        The scalars, differentiable once: backward with ``create_graph=True`` raises RuntimeError.
     """
     device = logits.device
     indices = [None if part.where is None else part.where.to(device) for part in parts]

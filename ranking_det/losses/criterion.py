@@ -13,8 +13,14 @@ from ranking_det.losses.balance import ValueBalance
 from ranking_det.losses.branch import BranchLoss
 from ranking_det.losses.candidates import Candidates, CriterionOutput, Matches, check_rows
 from ranking_det.losses.classification import Classification
-from ranking_det.losses.distributed import undo_average, weighted_mean
+from ranking_det.losses.distributed import (
+    mean_over_workers,
+    undo_average,
+    weighted_mean,
+    workers_of,
+)
 from ranking_det.losses.localization import GIoU
+from ranking_det.losses.normalizers import Normalizer
 from ranking_det.losses.validation import check_labels
 from ranking_det.losses.weights import ScoreWeight
 
@@ -32,8 +38,9 @@ class Criterion(nn.Module):
         instance_weight: see :mod:`ranking_det.losses.weights`.
         balance: see :mod:`ranking_det.losses.balance`.
         normalizer: ``(matches) -> scalar`` that divides the classification loss, for those that
-            are sums; a ranking loss normalises itself. The box loss is the mean of the errors
-            by their weights, times the positives over this scalar if there is one.
+            are sums; a ranking loss normalises itself. With one, the box loss is the weighted sum
+            of the errors over this scalar times the mean weight; see
+            :mod:`ranking_det.losses.normalizers`.
         branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
             put the scores in order themselves: what the test ranks must be what was trained.
         rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
@@ -49,14 +56,14 @@ class Criterion(nn.Module):
         localization: nn.Module | None = None,
         instance_weight: nn.Module | None = None,
         balance: nn.Module | None = None,
-        normalizer: nn.Module | None = None,
+        normalizer: Normalizer | None = None,
         branch: BranchLoss | None = None,
         rank_scope: str = "gpu",
     ) -> None:
         super().__init__()
         check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
         name = type(classification).__name__
-        if classification.is_sum and normalizer is None:
+        if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(f"normalizer: {name} is a sum and needs one, such as PositiveCount")
         if not classification.is_sum and normalizer is not None:
             raise ValueError(f"normalizer: {name} normalises itself and takes none")
@@ -98,7 +105,7 @@ class Criterion(nn.Module):
         factor = self.balance(task_loss, box_loss, matches).detach()
         losses["loss_box"] = factor * box_loss
         if self.branch is not None:
-            losses["loss_branch"] = self.branch(matches)
+            losses["loss_branch"] = self.branch(matches, self._normalizer_group())
         losses = {name: undo_average(loss, matches.group) for name, loss in losses.items()}
         metrics = _metrics(matches) | {"box_balance": factor}
         return CriterionOutput(losses, weights, task_loss.detach(), metrics, matches.group)
@@ -126,19 +133,26 @@ class Criterion(nn.Module):
                 f"positive, got {quality.dtype} of shape {tuple(quality.shape)}"
             )
         quality = iou if quality is None else quality.detach().to(iou.dtype)
-        return Matches(candidates, labels, rows, iou, quality, self._group())
+        return Matches(candidates, labels, rows, iou, quality, workers_of(self.rank_scope))
 
     def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The classification loss's parts and the box loss, before the balance."""
         losses = self._over_scope(matches)
         errors = self.localization(matches.candidates)
-        # Over all processes if they share one ranking: the mean is over all their positives.
-        box_loss = weighted_mean(errors, weights, matches.group)
-        if self.normalizer is not None:
-            count = self.normalizer(matches)
-            losses = {name: loss / count for name, loss in losses.items()}
-            box_loss = box_loss * (len(errors) / count)
+        if self.normalizer is None:
+            # Over all processes if they share one ranking: the mean is over all their positives.
+            return losses, weighted_mean(errors, weights, matches.group)
+        count = self.normalizer(matches)
+        losses = {name: loss / count for name, loss in losses.items()}
+        # A mean by weights for a count that is that of the positives: the mean weight times it.
+        sums = torch.stack([weights.sum(), weights.new_tensor(len(weights))])
+        total, positives = mean_over_workers(sums, self._normalizer_group())
+        divisor = total / positives.clamp(min=1e-10) * count
+        box_loss = (weights * errors).sum() / torch.where(divisor < 1e-10, 1.0, divisor)
         return losses, box_loss
+
+    def _normalizer_group(self) -> dist.ProcessGroup | None:
+        return None if self.normalizer is None else workers_of(self.normalizer.scope)
 
     def _over_scope(self, matches: Matches) -> dict[str, Tensor]:
         """Call the classification loss on what is ranked together."""
@@ -147,11 +161,6 @@ class Criterion(nn.Module):
             parts = [part for part in matches.images() if len(part.rows)] or parts
         losses = [self.classification(part) for part in parts]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
-
-    def _group(self) -> dist.ProcessGroup | None:
-        if self.rank_scope == "global" and dist.is_available() and dist.is_initialized():
-            return dist.group.WORLD
-        return None
 
 
 class ALRPCriterion(Criterion):

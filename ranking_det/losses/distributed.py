@@ -38,11 +38,23 @@ def gather_positives(
     return rows, slice(start, start + lengths[rank])
 
 
+def workers_of(scope: str) -> dist.ProcessGroup | None:
+    """All workers for the scope "global", if there are several; None for this one alone."""
+    if scope == "global" and dist.is_available() and dist.is_initialized():
+        return dist.group.WORLD
+    return None
+
+
 def sum_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Add up ``values`` over the workers of ``group``, in place."""
     if group is not None:
         dist.all_reduce(values, group=group)
     return values
+
+
+def mean_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The mean of ``values`` over the workers of ``group``; ``values`` is overwritten."""
+    return values if group is None else sum_over_workers(values, group) / dist.get_world_size(group)
 
 
 def weighted_mean(

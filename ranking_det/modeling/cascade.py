@@ -113,7 +113,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
             stage: dict[str, Any] = super()._init_box_head(cfg, input_shape)
             stage["box_predictor"].box2box_transform = Box2BoxTransform(weights=weights)
             matching = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
-            matching["LOW_QUALITY"] = False
+            matching["LOW_QUALITY"] = None
             where = "MODEL.ROI_BOX_CASCADE_HEAD.IOUS"
             stage["assigner"] = build_component(matching, assigners, where)
             stages.append(stage)

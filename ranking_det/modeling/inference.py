@@ -32,7 +32,7 @@ class RawDetections(NamedTuple):
     """The candidates of one image before suppression, in no order."""
 
     boxes: Tensor
-    """(n, 4) XYXY pixels; they may leave the image."""
+    """(n, 4) XYXY pixels; they may reach beyond the image."""
     scores: Tensor
     """(n,) in [0, 1], float32."""
     classes: Tensor
@@ -43,11 +43,13 @@ class DenseInference(nn.Module):
     """Choose candidates by score, then suppress duplicates, the same for all dense detectors.
 
     The score of an anchor and a class is sigmoid(logit); with a second branch (centreness, IoU) it
-    is the geometric mean sqrt(sigmoid(logit) sigmoid(branch)).
+    is the geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image
+    before NMS and score voting.
 
     Args:
-        score_thresh: candidates of at most this score are dropped, in [0, 1]. The scores of a
-            ranking loss have no scale of their own, so 0 is the safe value for short trainings.
+        score_thresh: candidates whose class score, sigmoid(logit) also with a second branch, is at
+            most this are dropped, in [0, 1]. The scores of a ranking loss have no scale of their
+            own, so 0 is the safe value for short trainings.
         topk: candidates kept per level, >= 1.
         topk_by: what is counted: "pair", (anchor, class) pairs, as Detectron2 does; "anchor",
             anchors by their best class, with all their classes, as the papers' code does.
@@ -117,34 +119,35 @@ class DenseInference(nn.Module):
             branch_logits: per level (R_l,) of the second branch, or None.
 
         Returns:
-            Those of a score above the threshold, at most ``topk`` pairs or anchors per level.
+            Those of a class score above the threshold, at most ``topk`` pairs or anchors per level.
         """
         found = []
         branches = [None] * len(logits) if branch_logits is None else branch_logits
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
-            score = _scores(level_logits, branch)
-            count_boxes(score, self.score_thresh, THRESHOLD)
-            rows, classes = self._select(score)
+            # In float32: float16 and bfloat16 sigmoids tie thousands of high scores.
+            class_score = level_logits.float().sigmoid()
+            count_boxes(class_score, self.score_thresh, THRESHOLD)
+            score = _with_branch(class_score, branch)
+            rows, classes = self._select(score.masked_fill(class_score <= self.score_thresh, 0.0))
             boxes = decode(level_outputs[rows].float(), level_anchors[rows])
             found.append(RawDetections(boxes, score[rows, classes], classes))
         return RawDetections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (n,) and classes (n,) of the candidates among the scores (R_l, K) of a level."""
+        """Rows (n,) and classes (n,) of the candidates among the scores (R_l, K), 0 for none."""
         if self.topk_by == "pair":
             top, index = score.flatten().topk(min(self.topk, score.numel()))
-            index = index[top > self.score_thresh]
+            index = index[top > 0]
             return index // score.shape[1], index % score.shape[1]
         rows = score.amax(dim=1).topk(min(self.topk, len(score))).indices
-        kept, classes = (score[rows] > self.score_thresh).nonzero(as_tuple=True)
+        kept, classes = (score[rows] > 0).nonzero(as_tuple=True)
         return rows[kept], classes
 
     def suppress(self, raw: RawDetections, image_size: tuple[int, int]) -> Instances:
         """Suppress duplicates and keep the best.
 
-        Boxes are not clipped to the image, so that overlaps are those of the boxes as predicted;
-        Detectron2's postprocessing clips them.
+        Boxes are clipped to the image first, so that overlaps are those of their visible parts.
 
         Args:
             raw: the candidates, in any order.
@@ -156,6 +159,9 @@ class DenseInference(nn.Module):
         # NaN fails the comparison; Detectron2's postprocessing stops at boxes that are not finite.
         usable = (raw.boxes.abs().amax(dim=1) < MAX_COORDINATE) & raw.scores.isfinite()
         raw = RawDetections(*(field[usable] for field in raw))
+        visible = Boxes(raw.boxes)
+        visible.clip(image_size)
+        raw = raw._replace(boxes=visible.tensor)
         if self.nms == "hard":
             kept = _hard_nms(raw, self.nms_thresh)[: self.max_detections]
             scores = raw.scores[kept]
@@ -175,14 +181,12 @@ class DenseInference(nn.Module):
         )
 
 
-def _scores(logits: Tensor, branch: Tensor | None) -> Tensor:
-    """Scores (R_l, K) of a level; NaN becomes 0, which no threshold lets pass."""
-    # In float32: float16 and bfloat16 sigmoids tie thousands of high scores.
-    score = logits.float().sigmoid()
+def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
+    """Scores (R_l, K) of a level with those of its branch; NaN becomes 0, which is no candidate."""
     if branch is not None:
-        if branch.shape != logits.shape[:1]:
+        if branch.shape != score.shape[:1]:
             raise ValueError(
-                f"branch_logits: expected shape ({len(logits)},), one entry per anchor, got "
+                f"branch_logits: expected shape ({len(score)},), one entry per anchor, got "
                 f"{tuple(branch.shape)}"
             )
         score = (score * branch.float().sigmoid()[:, None]).sqrt()
@@ -191,9 +195,7 @@ def _scores(logits: Tensor, branch: Tensor | None) -> Tensor:
 
 def _hard_nms(raw: RawDetections, thresh: float) -> Tensor:
     """Indices of the boxes that survive, by descending score."""
-    if not len(raw.boxes):
-        return raw.classes
-    # batched_nms moves the classes apart by multiples of the largest coordinate. None may be
-    # negative; and in double precision one box far away does not round all the others.
+    # batched_nms moves the classes apart by multiples of the largest coordinate, which would round
+    # boxes in single precision.
     boxes = raw.boxes if raw.boxes.device.type == "mps" else raw.boxes.double()
-    return batched_nms(boxes - boxes.min(), raw.scores.to(boxes.dtype), raw.classes, thresh)
+    return batched_nms(boxes, raw.scores.to(boxes.dtype), raw.classes, thresh)

@@ -27,6 +27,9 @@ def match_proposals(
 ) -> tuple[list[Instances], Assignment]:
     """Choose the proposals that are trained on and find their objects.
 
+    The objects' own boxes are appended after the others were assigned, each assigned to its own
+    object: as proposals, they would be every object's best and leave no low-quality match.
+
     Args:
         proposals: per image ``proposal_boxes`` and ``objectness_logits``.
         targets: per image ``gt_boxes`` and ``gt_classes``.
@@ -41,24 +44,26 @@ def match_proposals(
     Raises:
         ValueError: objects are to be appended to proposals without ``objectness_logits``.
     """
-    sizes = [len(own) for own in proposals]
-    if append_gt:
-        if not all(own.has("objectness_logits") for own in proposals):
-            raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
-        proposals = add_ground_truth_to_proposals(list(targets), list(proposals))
+    if append_gt and not all(own.has("objectness_logits") for own in proposals):
+        raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
     kept, labels, index, first = [], [], [], 0
-    for own, size, objects in zip(proposals, sizes, targets, strict=True):
-        boxes = own.proposal_boxes.tensor
+    for own, objects in zip(proposals, targets, strict=True):
+        boxes, classes = own.proposal_boxes.tensor, objects.gt_classes
         valid = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-        found = assigner([boxes], [objects.gt_boxes.tensor], [objects.gt_classes], valid, None)
-        rows = torch.arange(len(boxes), device=boxes.device)
+        label, number = assigner([boxes], [objects.gt_boxes.tensor], [classes], valid, None)
+        if append_gt:
+            (own,) = add_ground_truth_to_proposals([objects], [own])
+            label = torch.cat([label, classes])
+            number = torch.cat([number, torch.arange(len(objects), device=boxes.device)])
+        rows = torch.arange(len(label), device=boxes.device)
+        is_object = rows >= len(boxes)
         if sampler is not None:
-            rows = sampler(found.labels)
+            rows = sampler(label)
         chosen = own[rows]
-        chosen.is_object = rows >= size
+        chosen.is_object = is_object[rows]
         kept.append(chosen)
-        labels.append(found.labels[rows])
-        index.append(torch.where(found.gt_index >= 0, found.gt_index + first, -1)[rows])
+        labels.append(label[rows])
+        index.append(torch.where(number >= 0, number + first, -1)[rows])
         first += len(objects)
     return kept, Assignment(torch.cat(labels), torch.cat(index))
 

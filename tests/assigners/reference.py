@@ -20,21 +20,23 @@ def center(box):
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def max_iou(anchors, objects, valid, positive, negative, low_quality):
+def max_iou(anchors, objects, valid, positive, negative, low_quality, low_quality_iou=0.0):
     """The object of each anchor, or None for background and ... for ignored."""
-    result = [None] * len(anchors)
     table = [[iou(a, o) if v else -1.0 for o in objects] for a, v in zip(anchors, valid)]
+    result = [None] * len(anchors)
     for r, row in enumerate(table):
-        if not objects or not valid[r]:
-            continue
-        best = max(row)
-        forced = low_quality and any(
-            row[g] > 0 and row[g] == max(other[g] for other in table) for g in range(len(objects))
-        )
-        if best >= positive or forced:
+        best = max(row, default=-1.0)
+        if best >= positive:
             result[r] = row.index(best)
         elif best >= negative:
             result[r] = ...
+    if low_quality is None:
+        return result
+    for g in range(len(objects)):
+        highest = max(row[g] for row in table)
+        for r, row in enumerate(table):
+            if row[g] == highest and highest > 0 and highest >= low_quality_iou:
+                result[r] = g if low_quality == "object" else row.index(max(row))
     return result
 
 
@@ -84,7 +86,7 @@ def fcos(levels, objects, valid, radius, ranges):
     return result
 
 
-def mixture(values):
+def mixture(values, reg_covar=1e-6):
     """Scikit-learn's fit of two Gaussians, started as PAA starts it."""
     column = np.asarray(values, dtype=np.float64)[:, None]
     return GaussianMixture(
@@ -92,14 +94,16 @@ def mixture(values):
         weights_init=[0.5, 0.5],
         means_init=[[column.min()], [column.max()]],
         precisions_init=[[[1.0]], [[1.0]]],
+        reg_covar=reg_covar,
     ).fit(column)
 
 
-def paa(levels, objects, valid, costs, topk, min_iou, single):
+def paa(levels, objects, valid, costs, rule):
     """Kim and Lee, ECCV 2020, algorithm 1; costs(g, rows) are those of an object's anchors."""
     anchors = [a for level in levels for a in level]
     number = [i for i, level in enumerate(levels) for _ in level]
-    matched = max_iou(anchors, objects, valid, min_iou, min_iou, True)
+    least = rule["min_iou"]
+    matched = max_iou(anchors, objects, valid, least, least, rule["low_quality"])
     result = [None] * len(anchors)
     for g in range(len(objects)):
         rows = [r for r in range(len(anchors)) if matched[r] == g]
@@ -107,19 +111,25 @@ def paa(levels, objects, valid, costs, topk, min_iou, single):
         samples = []
         for i in range(len(levels)):
             own = [r for r in rows if number[r] == i]
-            samples += sorted(own, key=cost.get)[:topk]
+            samples += sorted(own, key=cost.get)[: rule["topk"]]
         samples.sort(key=cost.get)
-        positives = samples if len(samples) == 2 or single == "positive" else []
-        if len(samples) > 2:
-            positives = [samples[k] for k in cheaper([cost[r] for r in samples])]
+        if len(samples) == 1:
+            positives = samples if rule["single_candidate"] == "positive" else []
+        elif samples:
+            chosen = cheaper([cost[r] for r in samples], rule["reg_covar"])
+            positives = [samples[k] for k in chosen]
+            if not chosen and rule["empty_component"] == "positive":
+                positives = samples
+        else:
+            positives = []
         for r in positives:
             result[r] = g
     return result
 
 
-def cheaper(costs):
+def cheaper(costs, reg_covar=1e-6):
     """Of ascending costs, those of component 0 up to the likeliest of them."""
-    fit = mixture(costs)
+    fit = mixture(costs, reg_covar)
     column = np.asarray(costs)[:, None]
     own = np.flatnonzero(fit.predict(column) == 0)
     if not len(own):

@@ -18,26 +18,59 @@ def expected(anchors, gt_boxes, gt_classes, valid, **rule):
     return labels, torch.tensor(index)
 
 
-@pytest.mark.parametrize("low_quality", [True, False])
-def test_agrees_with_the_loop_on_two_images(scene, low_quality):
+RULES = pytest.mark.parametrize("low_quality", ["object", "anchor", None])
+
+
+def check_against_the_loop(assigner, scene):
     anchors, gt_boxes, gt_classes, valid = scene
-    result = MaxIoU(0.5, 0.3, low_quality)(*scene)
-    half = len(valid) // 2
-    rule = dict(positive=0.5, negative=0.3, low_quality=low_quality)
-    for i in range(2):
-        rows = slice(i * half, (i + 1) * half)
-        labels, index = expected(anchors, gt_boxes[i], gt_classes[i], valid[rows], **rule)
+    result = assigner(*scene)
+    rule = dict(
+        positive=assigner.positive_iou,
+        negative=assigner.negative_iou,
+        low_quality=assigner.low_quality,
+        low_quality_iou=assigner.low_quality_iou,
+    )
+    size, offset = sum(map(len, anchors)), 0
+    for i, boxes in enumerate(gt_boxes):
+        rows = slice(i * size, (i + 1) * size)
+        labels, index = expected(anchors, boxes, gt_classes[i], valid[rows], **rule)
         torch.testing.assert_close(result.labels[rows], labels)
-        torch.testing.assert_close(result.gt_index[rows], index)
+        torch.testing.assert_close(
+            result.gt_index[rows], torch.where(index >= 0, index + offset, -1)
+        )
+        offset += len(boxes)
+    return result
+
+
+@RULES
+def test_agrees_with_the_loop_on_two_images(scene, low_quality):
+    result = check_against_the_loop(MaxIoU(0.5, 0.3, low_quality), scene)
     assert (result.labels >= 0).any() and (result.labels == IGNORE).any()
 
 
-@pytest.mark.parametrize("low_quality", [True, False])
+@RULES
+@pytest.mark.parametrize("least", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(8))
+def test_agrees_with_the_loop_in_crowds_full_of_ties(seed, least, low_quality):
+    """Whole pixels and anchors on a grid, so that IoUs tie; some boxes occur twice."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors = [grid(64, stride, (2.0, 4.0)) for stride in (8, 16)]
+    corner = 4 * torch.randint(0, 14, (2, 20, 2), generator=generator, dtype=torch.float64)
+    sides = 4 * torch.randint(1, 9, (2, 20, 2), generator=generator, dtype=torch.float64)
+    boxes = torch.cat([corner, corner + sides], dim=2)
+    boxes[:, 15:] = boxes[:, :5]
+    classes = [torch.randint(0, 4, (20,), generator=generator) for _ in range(2)]
+    valid = torch.rand(2 * sum(map(len, anchors)), generator=generator) > 0.1
+    assigner = MaxIoU(0.6, 0.4, low_quality, least)
+    check_against_the_loop(assigner, (anchors, list(boxes), classes, valid))
+
+
+@pytest.mark.parametrize("low_quality", ["anchor", None])
 def test_agrees_with_detectron2_where_every_object_overlaps_an_anchor(low_quality):
     generator = torch.Generator().manual_seed(0)
     anchors = torch.cat([grid(128, s, (4.0, 5.04, 6.35)) for s in (8, 16, 32)]).float()
     boxes = random_boxes(12, 128, generator).float()
-    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=low_quality)
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=low_quality == "anchor")
     index, matched = matcher(pairwise_iou(Boxes(boxes), Boxes(anchors)))
     classes = torch.arange(12)
     result = MaxIoU(0.5, 0.4, low_quality)(
@@ -55,23 +88,45 @@ def test_an_object_without_any_overlap_claims_no_anchor():
     assert result.labels.tolist() == [BACKGROUND, BACKGROUND]
 
 
-def test_a_low_quality_anchor_goes_to_the_object_it_overlaps_most():
+@pytest.mark.parametrize(("low_quality", "label"), [("object", 6), ("anchor", 5), (None, -1)])
+def test_whom_a_low_quality_match_goes_to(low_quality, label):
+    """The anchor overlaps the first object more (.8); it is the best of both."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 2.0, 10.0]])
-    result = MaxIoU(0.9, 0.9)(anchors, [objects], [torch.tensor([5, 6])], torch.tensor([True]))
-    assert result.labels.tolist() == [5]
+    result = MaxIoU(0.9, 0.9, low_quality)(
+        anchors, [objects], [torch.tensor([5, 6])], torch.tensor([True])
+    )
+    assert result.labels.tolist() == [label]
 
 
-def test_blocks_of_objects_change_nothing(scene, monkeypatch):
-    whole = MaxIoU(0.5, 0.3)(*scene)
+def test_an_object_takes_its_best_anchor_from_one_that_overlaps_it_enough():
+    """Anchor 0 is positive for object 0, but is all that object 1 has."""
+    anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]])]
+    objects = torch.tensor([[0.0, 0.0, 10.0, 9.5], [0.0, 9.0, 10.0, 12.0]])
+    result = MaxIoU(0.5, 0.4)(anchors, [objects], [torch.tensor([5, 6])], torch.ones(2) > 0)
+    assert result.labels.tolist() == [6, 5]
+    result = MaxIoU(0.5, 0.4, "anchor")(
+        anchors, [objects], [torch.tensor([5, 6])], torch.ones(2) > 0
+    )
+    assert result.labels.tolist() == [5, 5]
+
+
+@RULES
+def test_blocks_of_objects_change_nothing(scene, monkeypatch, low_quality):
+    assigner = MaxIoU(0.5, 0.3, low_quality)
+    whole = assigner(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 2 * sum(map(len, scene[0])))
     for name in ("labels", "gt_index"):
-        torch.testing.assert_close(getattr(MaxIoU(0.5, 0.3)(*scene), name), getattr(whole, name))
+        torch.testing.assert_close(getattr(assigner(*scene), name), getattr(whole, name))
 
 
 def test_wrong_thresholds_are_named():
     with pytest.raises(ValueError, match="negative_iou 0.6 and positive_iou 0.5"):
         MaxIoU(0.5, 0.6)
+    with pytest.raises(
+        ValueError, match="low_quality: expected 'object', 'anchor' or None, got True"
+    ):
+        MaxIoU(low_quality=True)
 
 
 def test_a_low_quality_anchor_may_need_an_iou_of_its_own():

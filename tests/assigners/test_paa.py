@@ -11,7 +11,6 @@ from ranking_det.assigners import (
     blocks,
     cost_mixture,
 )
-from ranking_det.assigners.cost_mixture import CostMixture
 from tests.assigners.conftest import grid, random_boxes
 from tests.assigners.reference import cheaper, normalized_costs, paa, paa_costs
 
@@ -19,7 +18,7 @@ BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
 CLASSES = 5
 
 
-class Given(CostMixture):
+class Given(PAA):
     """The cost of an anchor is its first logit."""
 
     def costs(self, predictions, rows, objects, boxes, classes):
@@ -73,15 +72,12 @@ def check_against_the_loop(assigner, scene, make_costs):
             own.tolist(),
             labels.tolist(),
         )
-        matches = paa(
-            [a.tolist() for a in anchors],
-            own.tolist(),
-            valid[rows].tolist(),
-            costs,
-            assigner.topk,
-            assigner.competitors.positive_iou,
-            assigner.single_candidate,
-        )
+        rule = vars(assigner) | {
+            "min_iou": assigner.competitors.positive_iou,
+            "low_quality": assigner.competitors.low_quality,
+        }
+        levels = [a.tolist() for a in anchors]
+        matches = paa(levels, own.tolist(), valid[rows].tolist(), costs, rule)
         index = torch.tensor([-1 if m is None else m + offset for m in matches])
         found = torch.tensor([BACKGROUND if m is None else labels[m].item() for m in matches])
         torch.testing.assert_close(result.gt_index[rows], index)
@@ -90,11 +86,12 @@ def check_against_the_loop(assigner, scene, make_costs):
 
 
 @pytest.mark.parametrize("single", ["positive", "none"])
+@pytest.mark.parametrize("low_quality", ["object", "anchor"])
 @pytest.mark.parametrize(("topk", "min_iou"), [(1, 0.1), (2, 0.3), (9, 0.1), (1000, 0.1)])
 @pytest.mark.parametrize("seed", range(3))
-def test_paa_agrees_with_the_loop(seed, topk, min_iou, single):
+def test_paa_agrees_with_the_loop(seed, topk, min_iou, low_quality, single):
     check_against_the_loop(
-        PAA(topk, min_iou, single, box_weight=1.3),
+        PAA(topk, min_iou, single, 1.3, low_quality, empty_component=single, reg_covar=1e-5),
         crowd(seed),
         lambda *given: paa_costs(*given, box_weight=1.3),
     )
@@ -116,7 +113,9 @@ def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypat
     anchors, boxes, classes, valid, predictions = scene = crowd(3, counts=(5, 8, 0, 6))
     calls = []
     fit = cost_mixture.fit_two_gaussians
-    monkeypatch.setattr(cost_mixture, "fit_two_gaussians", lambda *a: calls.append(a) or fit(*a))
+    monkeypatch.setattr(
+        cost_mixture, "fit_two_gaussians", lambda *a, **k: calls.append(a) or fit(*a, **k)
+    )
     batch = assigner()(*scene).labels
     assert len(calls) == 1
     size = sum(map(len, anchors))
@@ -159,21 +158,40 @@ def test_samples_of_equal_cost_are_treated_alike():
 
 
 def test_only_the_cheapest_of_each_level_are_samples():
-    assert same_anchors([1.0, 0.0, 1.0, 0.0, 1.0], topk=2) == [-1, 0, -1, 0, -1]
+    assert same_anchors([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], topk=3) == [-1, 0, -1, 0, 0, -1]
     # Of equal costs the first.
     assert same_anchors([1.0] * 5, topk=3) == [0, 0, 0, -1, -1]
 
 
-def test_without_a_sample_in_the_cheaper_component_there_is_no_positive():
+@pytest.mark.parametrize(("empty", "label"), [("positive", 0), ("none", BACKGROUND)])
+def test_without_a_sample_in_the_cheaper_component_all_or_none_are_positive(empty, label):
     generator = torch.Generator().manual_seed(2)
     tried = (1e-4 * torch.rand(100, 9, generator=generator, dtype=torch.float64)).tolist()
     costs = next(row for row in tried if not cheaper(sorted(row)))
-    assert same_anchors(costs) == [BACKGROUND] * 9
+    assert same_anchors(costs, empty_component=empty) == [label] * 9
 
 
+@pytest.mark.parametrize("spread", [1e-9, 1e-3, 0.1, 1.0, 100.0])
 @pytest.mark.parametrize("single", ["positive", "none"])
-def test_two_samples_are_both_positive(single):
-    assert same_anchors([0.0, 100.0], single_candidate=single) == [0, 0]
+def test_of_two_samples_the_cheaper_is_positive(single, spread):
+    costs = [spread, 0.0]
+    assert same_anchors(costs, single_candidate=single) == [BACKGROUND, 0]
+    assert cheaper(sorted(costs)) == [0]  # as scikit-learn's mixture has it
+
+
+def test_of_two_samples_of_equal_cost_the_first_is_positive():
+    assert same_anchors([1.0, 1.0]) == [0, BACKGROUND]
+
+
+def test_the_least_variance_of_the_mixture_is_an_argument():
+    """Costs so alike that it decides how far the cheaper component reaches."""
+    generator = torch.Generator().manual_seed(0)
+    tried = torch.rand(200, 9, generator=generator).mul(0.02).sort(dim=1).values.double().tolist()
+    costs = next(row for row in tried if cheaper(row, 1e-6) != cheaper(row, 1e-5))
+    for reg_covar in (1e-6, 1e-5):
+        chosen = cheaper(costs, reg_covar)
+        expected = [0 if i in chosen else BACKGROUND for i in range(len(costs))]
+        assert same_anchors(costs, reg_covar=reg_covar, empty_component="none") == expected
 
 
 def test_a_single_sample_is_positive_or_not_as_asked():
@@ -187,7 +205,7 @@ def test_an_anchor_whose_cost_is_not_finite_does_not_compete(bad):
     good = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
     labels = same_anchors(good)
     assert same_anchors([bad, *good, bad], topk=len(good)) == [BACKGROUND, *labels, BACKGROUND]
-    assert same_anchors([bad, 1.0, 9.0]) == [BACKGROUND, 0, 0]
+    assert same_anchors([bad, 1.0, 9.0]) == [BACKGROUND, 0, BACKGROUND]
     assert same_anchors([bad, bad, 1.0], single_candidate="none") == [BACKGROUND] * 3
     assert same_anchors([bad] * 4) == [BACKGROUND] * 4
 
@@ -271,10 +289,11 @@ def test_half_precision_logits_and_a_level_without_anchors_are_no_trouble(assign
 @BOTH
 def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
     anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
-    once = assigner()(anchors, boxes, classes, valid, predictions)
+    assigner = assigner(low_quality="anchor")
+    once = assigner(anchors, boxes, classes, valid, predictions)
     x = boxes[0][:, :1]
     more = [torch.cat([boxes[0], boxes[0], x.repeat(1, 4)])]
-    result = assigner()(anchors, more, [classes[0].repeat(3)], valid, predictions)
+    result = assigner(anchors, more, [classes[0].repeat(3)], valid, predictions)
     torch.testing.assert_close(result.gt_index, once.gt_index)
     assert (once.gt_index == 0).any()
 

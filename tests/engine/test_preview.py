@@ -79,7 +79,7 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
         module, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
     )
     model = build("retinanet", "max_iou", "rs")
-    model.assigner.low_quality = False
+    model.assigner.low_quality = None
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
     summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)

@@ -62,6 +62,14 @@ def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
     assert fresh(counted(7)) == normalizer(counted(7))
 
 
+def test_without_a_past_the_positive_count_is_the_steps_own_also_in_evaluation_mode():
+    normalizer = PositiveCount(momentum=0.0)
+    assert normalizer(counted(5)) == 5 and normalizer(counted(0)) == 1
+    assert normalizer.eval()(counted(7)) == 7
+    with pytest.raises(ValueError, match="scope: expected one of gpu, global, got 'image'"):
+        PositiveCount(scope="image")
+
+
 def test_the_candidate_count_is_that_of_the_sample():
     assert CandidateCount()(counted(5)) == 7
     nothing = torch.tensor([IGNORE])
@@ -92,6 +100,22 @@ def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
         assert criterion(make(LABELS), LABELS).metrics["box_balance"] == 1
 
 
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_the_step_that_completes_a_period_counts_and_has_the_new_factor(period):
+    generator = torch.Generator().manual_seed(period)
+    steps = torch.rand(17, 2, generator=generator).tolist()
+    balance = HistoryBalance(period, initial=7.0)
+    matches = match(make(LABELS), LABELS, torch.ones(4))
+    factor, tasks, boxes = 7.0, [], []
+    for number, (task, box) in enumerate(steps, start=1):
+        tasks.append(task)
+        boxes.append(box)
+        if number % period == 0:
+            factor = (sum(tasks) + sum(boxes)) / sum(boxes)
+            tasks, boxes = [], []
+        assert balance(torch.tensor(task), torch.tensor(box), matches) == pytest.approx(factor)
+
+
 def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     balance = HistoryBalance(period=2, initial=50.0)
     matches = match(make(LABELS), LABELS, torch.ones(4))
@@ -99,17 +123,16 @@ def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     def step(task, box):
         return balance(torch.tensor(task), torch.tensor(box), matches).item()
 
-    assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, 50.0]
-    assert step(9.0, 1.0) == pytest.approx((1.0 + 0.4) / 0.4)
+    assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, pytest.approx((1.0 + 0.4) / 0.4)]
+    assert step(9.0, 1.0) == pytest.approx(3.5)
     resumed = HistoryBalance(period=2)
     resumed.load_state_dict(balance.state_dict())
     balance, original = resumed, balance
-    assert step(1.0, 1.0) == pytest.approx(3.5)
-    assert step(0.0, 0.0) == pytest.approx((2.0 + 10.0) / 2.0)
+    assert step(1.0, 1.0) == pytest.approx((2.0 + 10.0) / 2.0)
+    assert step(0.0, 0.0) == pytest.approx(6.0)
     assert original.sums.tolist() == [9.0, 1.0]  # nothing is shared
     balance = HistoryBalance(period=1)
-    step(1.0, 0.0)
-    assert step(1.0, 1.0) == 50.0  # without a box loss the factor stays
+    assert step(1.0, 0.0) == 50.0  # without a box loss the factor stays
 
 
 def test_a_step_that_diverged_does_not_spoil_the_history():
@@ -119,7 +142,7 @@ def test_a_step_that_diverged_does_not_spoil_the_history():
         balance(torch.tensor(0.5), torch.tensor(box), matches).item()
         for box in (0.1, torch.inf, 0.2, 0.3, 0.1)
     ]
-    assert found == pytest.approx([50, 50, 50, 50, 3.0])
+    assert found == pytest.approx([50, 50, 50, 3.0, 3.0])
 
 
 def test_evaluation_does_not_count_as_training():

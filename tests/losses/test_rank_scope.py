@@ -1,5 +1,7 @@
 """rank_scope="global": training W processes is training one process on all their images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -10,11 +12,16 @@ from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
     ALRPCriterion,
     AveragePrecision,
+    BranchLoss,
     Candidates,
+    CenternessWeight,
+    ConstantBalance,
     Criterion,
+    Focal,
     HistoryBalance,
     MagnitudeBalance,
     MaskCriterion,
+    PositiveCount,
     RankingWeight,
     RankSort,
 )
@@ -56,7 +63,7 @@ class Detector(nn.Module):
         self.criterion = criterion
         self.double()
 
-    def forward(self, images):
+    def candidates(self, images):
         features = torch.cat([image["features"] for image in images])
         labels = torch.cat([image["labels"] for image in images])
         anchors = torch.cat([image["anchors"] for image in images])
@@ -73,6 +80,12 @@ class Detector(nn.Module):
             anchors=anchors[rows],
             gt_boxes=gt_boxes[rows],
         )
+        return candidates, labels
+
+    def forward(self, images):
+        features = torch.cat([image["features"] for image in images])
+        candidates, labels = self.candidates(images)
+        rows, anchors = labels >= 0, torch.cat([image["anchors"] for image in images])
         found = self.criterion(candidates, labels)
         masks = self.mask(features)[rows].view(-1, 3, 3)
         targets = (anchors[rows][:, :3, None] > features[rows][:, None, :3]).double()
@@ -104,7 +117,7 @@ def train_step(model, images):
     sum(losses.values()).backward()
     return (
         {name: loss.detach() for name, loss in losses.items()},
-        [parameter.grad.clone() for parameter in model.parameters()],
+        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
     )
 
 
@@ -135,4 +148,59 @@ def test_global_scope_gives_the_losses_and_gradients_of_one_process_with_all_ima
                     found, losses, rtol=1e-6, atol=1e-9, msg=f"{case} {name}"
                 )
                 for mine, whole in zip(found_gradients, gradients):
+                    torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-9)
+
+
+COUNT_SHARES = {name: share for name, share in SHARES[2].items() if name != "nobody has positives"}
+
+
+class Baseline(Detector):
+    """A linear head with a centreness branch, trained as the dense baselines are."""
+
+    def __init__(self):
+        super().__init__(
+            Criterion(
+                classification=Focal(),
+                instance_weight=CenternessWeight(),
+                balance=ConstantBalance(2.0),
+                normalizer=PositiveCount(momentum=0.0, scope="global"),
+                branch=BranchLoss(CenternessWeight()),
+            )
+        )
+        self.centerness = nn.Linear(6, 1).double()
+
+    def forward(self, images):
+        features = torch.cat([image["features"] for image in images])
+        candidates, labels = self.candidates(images)
+        branch = self.centerness(features).squeeze(1)
+        return self.criterion(replace(candidates, branch_logits=branch), labels).losses
+
+
+def count_work(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    found = {}
+    for case, share in COUNT_SHARES.items():
+        model = DistributedDataParallel(
+            Baseline(), broadcast_buffers=False, find_unused_parameters=True
+        )
+        found[case] = train_step(model, images_of(rank, share))
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_global_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
+    """And losses whose mean over the processes is that of the one; see FCOS, ATSS and PAA."""
+    multiprocessing.spawn(count_work, (2, str(tmp_path)), nprocs=2)
+    workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for case, share in COUNT_SHARES.items():
+        images = [image for worker in range(2) for image in images_of(worker, share)]
+        losses, gradients = train_step(Baseline(), images)
+        for name, loss in losses.items():
+            mean = torch.stack([worker[case][0][name] for worker in workers]).mean()
+            torch.testing.assert_close(mean, loss, rtol=1e-6, atol=1e-9, msg=f"{case} {name}")
+        assert len([g for g in gradients if g is not None and g.abs().max() > 1e-4]) == 6
+        for worker in workers:
+            for mine, whole in zip(worker[case][1], gradients):
+                if whole is not None:  # the mask head has no loss
                     torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-9)

@@ -65,7 +65,7 @@ def test_each_stage_ranks_the_boxes_of_the_one_before_and_the_objects_anew():
         logits, outputs = heads._predict(features, proposals, stage)
         boxes = stage.predictor.predict_boxes((logits, outputs), proposals)
         refined = refine_proposals(boxes, [own_with_flags(own) for own in proposals], training=True)
-        expected = MaxIoU(0.6, 0.6, low_quality=False)(
+        expected = MaxIoU(0.6, 0.6, low_quality=None)(
             [torch.cat([refined[0].proposal_boxes.tensor, targets[0].gt_boxes.tensor])],
             [targets[0].gt_boxes.tensor],
             [targets[0].gt_classes],

@@ -21,7 +21,7 @@ ASSIGNERS = {
     "paa": lambda: PAA(),
     "paa_rs": lambda: PAA(single_candidate="none"),
     "paa_star": lambda: NormalizedPAA(),
-    "paa_star_raw": lambda: NormalizedPAA(normalize=False),
+    "paa_star_raw": lambda: NormalizedPAA(normalize=False, single_candidate="positive"),
     "paa_star_scores": lambda: NormalizedPAA(scores="classification"),
     "paa_star_boxes": lambda: NormalizedPAA(scores="localization"),
 }

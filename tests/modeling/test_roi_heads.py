@@ -13,10 +13,11 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ranking_det import losses as L
-from ranking_det.assigners import ATSS, PAA
+from ranking_det.assigners import ATSS, PAA, MaxIoU
 from ranking_det.labels import BACKGROUND
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
 from ranking_det.modeling.mask_head import mask_targets
+from ranking_det.modeling.proposals import match_proposals
 from ranking_det.modeling.score_watch import watch_scores
 from tests.modeling.conftest import load, make_instances
 
@@ -127,6 +128,37 @@ def test_every_proposal_and_every_object_is_ranked():
     places = torch.tensor([own[row] for row in [40, 41, 42, 123, 124, 125, 126]])
     torch.testing.assert_close(candidates.gt_boxes[places], expected)
     torch.testing.assert_close(candidates.anchors[places], expected)
+
+
+def make_proposal(boxes):
+    logits = torch.zeros(len(boxes))
+    return Instances((SIZE, SIZE), proposal_boxes=Boxes(boxes), objectness_logits=logits)
+
+
+def test_proposals_are_assigned_before_the_objects_boxes_are_among_them():
+    """The second object's best proposal overlaps the first object more."""
+    objects = Instances((SIZE, SIZE))
+    objects.gt_boxes = Boxes([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 60.0]])
+    objects.gt_classes = torch.tensor([3, 7])
+    boxes = torch.tensor([[0.0, 0.0, 100.0, 95.0], [0.0, 0.0, 100.0, 90.0]])
+    for low_quality, labels in (("object", [3, 7]), ("anchor", [3, 3]), (None, [3, 3])):
+        rule = MaxIoU(0.5, 0.5, low_quality, low_quality_iou=0.5)
+        proposals, found = match_proposals([make_proposal(boxes)], [objects], rule)
+        assert found.labels.tolist() == [*labels, 3, 7]
+        assert found.gt_index.tolist() == [int(label == 7) for label in found.labels]
+        assert proposals[0].is_object.tolist() == [False, False, True, True]
+        torch.testing.assert_close(
+            proposals[0].proposal_boxes.tensor, torch.cat([boxes, objects.gt_boxes.tensor])
+        )
+
+
+def test_an_object_that_covers_another_of_the_same_box_finds_itself():
+    objects = Instances((SIZE, SIZE))
+    objects.gt_boxes = Boxes([[8.0, 8.0, 40.0, 40.0], [8.0, 8.0, 40.0, 40.0]])
+    objects.gt_classes = torch.tensor([3, 7])
+    nothing = make_proposal(torch.zeros(0, 4))
+    _, found = match_proposals([nothing], [objects], MaxIoU(0.5, 0.5, None))
+    assert (found.labels.tolist(), found.gt_index.tolist()) == ([3, 7], [0, 1])
 
 
 def test_the_objects_boxes_are_no_proposals_on_request():
@@ -570,5 +602,5 @@ def test_an_assigner_sees_one_image_at_a_time():
     original = heads.assigner.forward
     heads.assigner.forward = lambda *args: calls.append(args) or original(*args)
     step(heads, make_targets((3, 0)))
-    assert [len(args[0][0]) for args in calls] == [43, 40]
+    assert [len(args[0][0]) for args in calls] == [40, 40]  # the objects' own need no assigner
     assert [len(args[1]) for args in calls] == [1, 1]

@@ -99,6 +99,7 @@ def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
 
 def test_all_anchors_are_ranked_as_detectron2s_matcher_labels_them():
     rpn, arguments = build(), inputs((6, 1, 0))
+    rpn.assigner.low_quality = "anchor"
     found = labels_of(rpn, arguments)
     assert found.shape == (3, ANCHORS_AT_128)
     anchors = rpn.anchor_generator([arguments[1][name] for name in rpn.in_features])

@@ -1,0 +1,218 @@
+"""Negatives of -inf, as ignored rows are, never take part: a loss is what it is without them."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import (
+    APE,
+    AveragePrecision,
+    Criterion,
+    CrossEntropy,
+    PositiveCount,
+    RankDet,
+    RankSort,
+    UniformWeight,
+    alrp_loss,
+    ap_loss,
+    ape_loss,
+    cross_entropy,
+    rank_sort_loss,
+)
+from ranking_det.losses.sigmoid_sums import highest_negatives
+from tests.losses.cases import assert_close, random_case
+from tests.losses.test_criterion import CRITERIA, make
+
+POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
+# None; none; below, equal to and above the finite negatives; above all negatives.
+LIMITS = [None, 0, 7, NEGATIVES, NEGATIVES + 5, NEGATIVES + ABSENT + 50]
+LOSSES = {
+    "rank_sort": lambda logits, positives, quality, group: rank_sort_loss(
+        logits, positives, quality, group=group
+    ),
+    "alrp": lambda logits, positives, quality, group: alrp_loss(
+        logits, positives, 1 - quality, group=group
+    ),
+}
+for _limit in LIMITS:
+    for _distance in ("step", "sigmoid", "cross_entropy"):
+        for _balance in ("rank", "negatives"):
+            LOSSES[f"ap {_distance} {_balance} {_limit}"] = (
+                lambda logits, positives, _, group, limit=_limit, d=_distance, b=_balance: [
+                    ap_loss(
+                        logits, positives, distance=d, balance=b, max_negatives=limit, group=group
+                    )
+                ]
+            )
+APES = {
+    f"ape {cutoff} {limit}": (
+        lambda logits, positives, quality, group, cutoff=cutoff, limit=limit: [
+            ape_loss(logits, positives, quality, cutoff=cutoff, max_negatives=limit)
+        ]
+    )
+    for cutoff in (-4.0, None)
+    for limit in LIMITS
+}
+
+
+def with_absent(case, absent=ABSENT, seed=0):
+    """The case with so many entries of -inf in random places, and the places of the others."""
+    count = len(case.logits)
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randperm(count + absent, generator=generator)[:count].sort().values
+    logits = torch.full((count + absent,), -torch.inf, dtype=case.logits.dtype)
+    logits[places] = case.logits.detach()
+    return case._replace(logits=logits.requires_grad_(), positives=places[case.positives]), places
+
+
+def values_and_gradients(loss, case, group=None):
+    """The values, and the gradients of each at the logits and at the qualities."""
+    inputs = case.logits, case.quality.detach().requires_grad_()
+    values = loss(case.logits, case.positives, inputs[1], group)
+    return torch.stack([value.detach() for value in values]), [
+        torch.autograd.grad(
+            value, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for value in values
+    ]
+
+
+def compare(loss, case, absent=ABSENT, group=None):
+    """Assert that a loss with absent negatives is the one without; return its gradients."""
+    padded, places = with_absent(case, absent)
+    expected, expected_gradients = values_and_gradients(loss, case, group)
+    values, gradients = values_and_gradients(loss, padded, group)
+    assert_close(values, expected, 1e-12)
+    for found, right in zip(gradients, expected_gradients, strict=True):
+        assert_close(found[0][places], right[0], 1e-12)
+        assert_close(found[1], right[1], 1e-12)
+        assert not found[0][padded.logits == -torch.inf].any()
+    return [found for found, _ in gradients]
+
+
+@pytest.mark.parametrize("name", LOSSES | APES)
+def test_a_loss_with_absent_negatives_is_the_one_without(name):
+    loss = (LOSSES | APES)[name]
+    gradients = compare(loss, random_case(POSITIVES, NEGATIVES))
+    assert any(gradient.any() for gradient in gradients) or name.endswith(" 0")
+    compare(loss, random_case(POSITIVES, 0))
+    compare(loss, random_case(POSITIVES, NEGATIVES), absent=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_no_positive_is_among_the_highest_negatives_and_absent_ones_come_last(dtype):
+    case, _ = with_absent(random_case(POSITIVES, NEGATIVES))
+    logits = case.logits.detach().to(dtype)
+    for count in (0, 1, NEGATIVES - 1, NEGATIVES, NEGATIVES + 3, NEGATIVES + ABSENT, 10_000):
+        index = highest_negatives(logits, case.positives, count)
+        assert len(index) == min(count, NEGATIVES + ABSENT)
+        assert not torch.isin(index, case.positives).any() and len(index.unique()) == len(index)
+        assert logits[index].isfinite().sum() == min(count, NEGATIVES)
+
+
+def test_the_lowest_number_of_half_precision_comes_before_absent_negatives():
+    lowest = torch.finfo(torch.float16).min
+    logits = torch.tensor([lowest] + [-torch.inf] * 99 + [1.0], dtype=torch.float16)
+    assert highest_negatives(logits, torch.tensor([100]), 1).tolist() == [0]
+
+
+def work(rank, size, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    for loss in LOSSES.values():
+        compare(loss, random_case(4 + 5 * rank, NEGATIVES, seed=rank), group=dist.group.WORLD)
+        # All of one worker's negatives are absent.
+        compare(loss, random_case(6, 20 * rank, seed=rank), group=dist.group.WORLD)
+    for build in SCOPED["global"].values():
+        compare_criteria(build, seed=rank)
+    dist.destroy_process_group()
+
+
+def test_the_same_holds_of_the_ranking_of_two_processes(tmp_path):
+    multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
+
+
+def scoped(classification, scope, **parts):
+    return lambda: Criterion(
+        classification=classification(),
+        rank_scope=scope,
+        **{name: part() for name, part in parts.items()},
+    )
+
+
+RANKING = {
+    "rank_sort": RankSort,
+    "ap": AveragePrecision,
+    "ap with a limit": lambda: AveragePrecision(max_negatives=30),
+    "ap sigmoid with a limit": lambda: AveragePrecision(distance="sigmoid", max_negatives=30),
+}
+ONE_PROCESS = {
+    "ape": APE,
+    "ape with a limit": lambda: APE(max_negatives=30),
+    "rankdet": RankDet,
+    "rankdet ohem": lambda: RankDet(negatives="ohem"),
+    "rankdet logits": lambda: RankDet(probabilities=False),
+    "rankdet ohem of logits": lambda: RankDet(negatives="ohem", ratio=50, probabilities=False),
+}
+SCOPED = {
+    "global": {name: scoped(loss, "global") for name, loss in RANKING.items()},
+    "image": {
+        name: scoped(loss, "image", instance_weight=UniformWeight)
+        for name, loss in (RANKING | ONE_PROCESS).items()
+    },
+    "gpu": CRITERIA
+    | {name: scoped(loss, "gpu") for name, loss in (RANKING | ONE_PROCESS).items()}
+    | {"cross_entropy": scoped(CrossEntropy, "gpu", normalizer=PositiveCount)},
+}
+
+LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGROUND, 3])
+
+
+def with_ignored(labels, seed):
+    """Candidates with and without ignored rows, between and after the others, and their places."""
+    few = make(labels, seed=seed)
+    places = torch.arange(len(labels)) * 4 // 3
+    rows = int(places[-1]) + 3
+    logits = torch.randn(rows, few.logits.shape[1])
+    logits[1::3] = -torch.inf
+    logits[places] = few.logits.detach()
+    image = few.image[(torch.searchsorted(places, torch.arange(rows), right=True) - 1)]
+    many = dataclasses.replace(
+        few, logits=logits.requires_grad_(), image=image, level=torch.zeros_like(image)
+    )
+    all_labels = torch.full((rows,), IGNORE)
+    all_labels[places] = labels
+    return few, many, all_labels, places
+
+
+def compare_criteria(build, seed=0):
+    few, many, all_labels, places = with_ignored(LABELS, seed)
+    expected, output = build()(few, LABELS), build()(many, all_labels)
+    assert expected.losses.keys() == output.losses.keys()
+    for name, loss in expected.losses.items():
+        torch.testing.assert_close(output.losses[name], loss, rtol=1e-5, atol=1e-7)
+    losses = [sum(x.losses.values()) for x in (expected, output)]
+    right = torch.autograd.grad(losses[0], few.logits)[0]
+    gradient = torch.autograd.grad(losses[1], many.logits)[0]
+    torch.testing.assert_close(gradient[places], right, rtol=1e-5, atol=1e-7)
+    assert right.any() and not gradient[all_labels == IGNORE].any()
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"), [(scope, name) for scope in SCOPED for name in SCOPED[scope]]
+)
+def test_a_criterion_with_ignored_rows_is_the_one_without(scope, name):
+    compare_criteria(SCOPED[scope][name])
+
+
+def test_a_class_of_minus_infinity_is_none_to_the_cross_entropy():
+    few = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, BACKGROUND, 2, 1, IGNORE, BACKGROUND])
+    many = torch.cat([few, torch.full((6, 2), -torch.inf, dtype=torch.float64)], dim=1)
+    expected, loss = cross_entropy(few, labels), cross_entropy(many, labels)
+    assert_close(loss, expected, 1e-12)
+    assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
