@@ -21,7 +21,9 @@ def run(folder, *args, **fakes):
     for name, source in fakes.items():
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(source + "\n")
-    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    # The path that is given may be what brings Detectron2.
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     command = [sys.executable, "-m", "ranking_det.doctor", *args]
     result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
     assert result.stderr == ""

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -51,7 +51,7 @@ class ImageFinder:
                     names = frozenset(entry.name for entry in entries if _is_file(entry))
             except PermissionError as error:
                 raise ConfigError(f"the folder {folder!r} may not be read") from error
-            except OSError:
+            except (OSError, ValueError):  # a name that no file can have is a ValueError
                 names = frozenset()
             self._listed[folder] = names
         return self._listed[folder]
@@ -120,7 +120,7 @@ def _leaves(name: str) -> bool:
     """Whether a path is absolute or climbs, to this system or to Windows; NUL ends it for some."""
     here = posixpath.normpath(name.replace("\\", "/"))
     climbs = here == ".." or here.startswith(("../", "/"))
-    return climbs or "\0" in name or bool(PureWindowsPath(name).drive)
+    return climbs or "\0" in name or name[1:2] == ":"
 
 
 class FileChecks:
