@@ -113,6 +113,7 @@ ARGUMENTS = frozenset(
 """The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
 are not all that it may call."""
 
+PROPOSALS = "and files of proposals are pickles, which can run code"
 _STANDARD = "tag:yaml.org,2002:"  # what "!!" stands for
 # A "$" that begins, alone or with what is put beside it, anything but a plain ${path.of.a.key}.
 _RESOLVER = re.compile(r"\$(?!\{[\w.\[\]-]+\})(?=[{$]|\Z)")
@@ -171,7 +172,7 @@ def check_name(name: str, path: str, key: str) -> None:
     _locate(name, TARGETS, path, key)
 
 
-def refusal(path: str, key: str, text: str, reason: str) -> ConfigError:
+def refusal(path: str, key: str, text: Any, reason: str) -> ConfigError:
     """What is said of a file that needs ``--trust-config``."""
     return ConfigError(
         f"{path}: {key} is {text!r}, {reason}; if you trust whoever wrote the file: --trust-config"
@@ -196,6 +197,8 @@ def _calls(value: Any, seen: set[int]) -> bool:
 
 def _check(value: Any, path: str, key: str) -> Any:
     """The value with the classes that it names in the place of their tags."""
+    if key.endswith(".proposal_files") and value:
+        raise refusal(path, key, value, PROPOSALS)
     if isinstance(value, dict):
         return {
             _check(name, path, f"a key of {key or 'the file'}"): (
@@ -211,8 +214,6 @@ def _check(value: Any, path: str, key: str) -> Any:
         return _locate(value.removeprefix("!!python/name:"), ARGUMENTS, path, key)
     if isinstance(value, str) and _RESOLVER.search(value):
         raise refusal(path, key, value, "and only plain interpolations like ${train.seed} are safe")
-    if key.endswith(".proposal_files") and value:
-        raise refusal(path, key, value, "and files of proposals are pickles, which can run code")
     return value
 
 

@@ -114,8 +114,9 @@ class _Array:
 def _from_bytes(content: Any, dtype: _DType, shape: tuple[int, ...], order: Any) -> _Array:
     raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
     result = _Array()
-    # A copy, as the weights are written to.
-    result.array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order).copy()
+    array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
+    # A copy, as weights are written to; in this machine's byte order, which torch asks for.
+    result.array = array.astype(array.dtype.newbyteorder("="))
     return result
 
 

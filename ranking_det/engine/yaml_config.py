@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ranking_det.config import ConfigError, nearest
 from ranking_det.engine.errors import check_file
-from ranking_det.engine.saved_config import check_name, refusal
+from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 
 
@@ -63,8 +63,7 @@ def _check_calls(cfg: CfgNode, path: str) -> None:
     for split in ("TRAIN", "TEST"):
         key = f"PROPOSAL_FILES_{split}"
         if cfg.DATASETS[key]:
-            reason = "and files of proposals are pickles, which can run code"
-            raise refusal(path, f"DATASETS.{key}", str(cfg.DATASETS[key]), reason)
+            raise refusal(path, f"DATASETS.{key}", cfg.DATASETS[key], PROPOSALS)
 
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
