@@ -161,11 +161,11 @@ def load_saved_config(path: str) -> DictConfig:
     return config
 
 
-def check_name(name: str, path: str, key: str) -> None:
+def check_name(name: Any, path: str, key: str) -> None:
     """Raise ConfigError unless a file may call ``name``.
 
     Args:
-        name: as ``module.Class``.
+        name: as ``module.Class``; anything but a text is refused.
         path: of the file, for the message.
         key: where the file has it, for the message.
     """

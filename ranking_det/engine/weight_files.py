@@ -68,14 +68,19 @@ def read_torch(path: str, *, mmap: bool = False) -> Any:
         # Said explicitly: an environment variable can turn the default off.
         mapped = mmap and zipfile.is_zipfile(path)
         return torch.load(path, "cpu", mmap=mapped, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if "weights_only" not in str(error):
+            raise
         # Torch's message is long, and its advice is to load the file all the same.
         name = re.search(r"GLOBAL (\S+)", str(error))
-        raise (_refusal(name[1]) if name else error) from error
+        plain = "it is no file of torch's that holds tensors and plain values alone"
+        raise (_refusal(name[1]) if name else pickle.UnpicklingError(plain)) from error
 
 
 def read_arrays(path: str) -> Any:
-    """The content of a pickle of dicts, lists, plain values and numpy arrays, of any protocol.
+    """The content of a pickle of dicts, lists, plain values and numpy arrays.
+
+    The protocol is at most 4, as in all files of the model zoo: 5 has other functions build arrays.
 
     Raises:
         pickle.UnpicklingError: it holds something else.
@@ -140,7 +145,6 @@ _KNOWN: dict[str, Callable[..., Any]] = {
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
     _KNOWN[f"{_core}.multiarray._reconstruct"] = lambda *_: _Array()
     _KNOWN[f"{_core}.multiarray.scalar"] = _scalar
-    _KNOWN[f"{_core}.numeric._frombuffer"] = _from_bytes  # the default from Python 3.14 on
 
 
 class _ArrayUnpickler(pickle.Unpickler):

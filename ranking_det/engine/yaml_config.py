@@ -58,7 +58,7 @@ def _check_calls(cfg: CfgNode, path: str) -> None:
     """Raise ConfigError if what the file has, with its bases, could run code that is not ours."""
     for key, name in _names(cfg, ""):
         # One without a dot is looked up among the components.
-        if isinstance(name, str) and "." in name:
+        if "." in str(name):
             check_name(name, path, key)
     for split in ("TRAIN", "TEST"):
         key = f"PROPOSAL_FILES_{split}"

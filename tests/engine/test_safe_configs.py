@@ -16,7 +16,7 @@ from ranking_det.engine.lazy_experiment import LazyExperiment
 from ranking_det.engine.run import load_experiment
 from ranking_det.engine.saved_config import ARGUMENTS, TARGETS
 from ranking_det.engine.yaml_experiment import YamlExperiment
-from tests.malicious import Payload, write_module
+from tests.engine.cases import Payload, write_module
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAZY = str(CONFIGS / "shapes" / "retinanet_atss_rs.py")
@@ -218,6 +218,8 @@ COMPONENTS = [
     "MODEL: {{CRITERION: {{NAME: Criterion, CLASSIFICATION: {{NAME: stranger.build}}}}}}",
     "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: stranger.build}}]}}}}",
     """MODEL: {{ASSIGNER: {{X: "{{'NAME': 'stranger.build'}}"}}}}""",
+    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: [stranger.build]}}]}}}}",
+    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: 1.5}}]}}}}",  # 1.py
     "DATASETS: {{PROPOSAL_FILES_TEST: [{mark}.pkl]}}",
     "MODEL: {{ASSIGNER: {{X: !!python/object/apply:os.mkdir [{mark}]}}}}",
 ]

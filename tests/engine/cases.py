@@ -1,4 +1,4 @@
-"""Files whose content would leave a mark when it is run."""
+"""What the tests of the engine share: files whose content would leave a mark when it is run."""
 
 import os
 
