@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# The pair that the tests run with; any torch >= 2.4 with its torchvision should do.
+# The pair that the tests run with; any torch >= 2.10 with its torchvision should do.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 CONFIG ?= configs/shapes/retinanet_atss_rs.py
 # The output folder that the configs of the shapes name.

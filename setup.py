@@ -22,6 +22,7 @@ setup(
     extras_require={
         # To train detectors. detectron2 is missing here because no index has it under that name.
         "detectors": [
+            "torch>=2.10",  # reads files of weights safely; before, CVE-2026-24747
             "torchvision",  # NMS, RoIAlign, ResNet weights
             "fvcore>=0.1.5,<0.1.6",  # Detectron2's base: config, checkpoints, schedules
             "iopath>=0.1.7,<0.1.10",  # Detectron2's paths; the range is Detectron2's own

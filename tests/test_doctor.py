@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ranking_det.doctor import diagnosis, report, runner
-from ranking_det.doctor.probes import PROBES, nvidia_smi
+from ranking_det.doctor.probes import PROBES, SAFE_TORCH, nvidia_smi
 
 ROOT = Path(__file__).parents[1]
 QUICK_TORCHVISION = "class ops:\n    nms = print"  # the real one takes seconds
@@ -21,7 +21,9 @@ def run(folder, *args, **fakes):
     for name, source in fakes.items():
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(source + "\n")
-    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    # The path that is given may be what brings Detectron2.
+    path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     command = [sys.executable, "-m", "ranking_det.doctor", *args]
     result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
     assert result.stderr == ""
@@ -125,6 +127,21 @@ def test_a_folder_that_hides_a_package_is_named(tmp_path, monkeypatch):
 def test_known_messages_have_their_remedies(probe, error, remedy):
     check = diagnosis.diagnose(probe, PROBES[probe].remedies, error)
     assert check.status == "FAULT" and str(error) in check.text and remedy in check.remedy
+
+
+def test_a_torch_with_a_hole_in_its_reader_of_weights_is_named(monkeypatch):
+    torch = pytest.importorskip("torch")
+    probe = PROBES["weight files"]
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(
+        diagnosis.Finding, match=r"torch 2\.9\.1\+cpu, older than 2\.10 \(CVE"
+    ) as caught:
+        probe.run()
+    check = diagnosis.diagnose("weight files", probe.remedies, caught.value)
+    assert check.status == "FAULT" and "--upgrade torch torchvision" in check.remedy
+    monkeypatch.setattr(torch, "__version__", "2.10.0")
+    assert "without a known hole" in probe.run()
+    assert f'"torch>={".".join(map(str, SAFE_TORCH))}"' in (ROOT / "setup.py").read_text()
 
 
 def test_names_that_numpy_dropped_are_found_in_functions_not_called_yet(tmp_path):

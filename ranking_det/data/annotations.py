@@ -19,7 +19,7 @@ from ranking_det.data.entries import (
 )
 from ranking_det.data.faults import Faults
 from ranking_det.data.geometry import FLAT
-from ranking_det.data.image_files import FileChecks
+from ranking_det.data.image_files import FileChecks, check_inside
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class AnnotationSummary:
 
 
 def read_annotations(
-    json_file: str | Path, image_root: str | Path | None = None
+    json_file: str | Path, image_root: str | Path | None = None, *, allow_outside: bool = False
 ) -> AnnotationSummary:
     """Check a file in COCO's or LVIS's format, and its images, before anything is trained on it.
 
@@ -73,6 +73,7 @@ def read_annotations(
         json_file: the annotations.
         image_root: the folder of the images. They lie in it by their ``file_name``, or by the last
             two parts or the last part of their ``coco_url``. None checks the file alone.
+        allow_outside: whether they may lie outside it. Links inside it are followed anyway.
 
     Returns:
         What the file holds.
@@ -87,6 +88,8 @@ def read_annotations(
     files = None
     if image_root is not None:
         check_folder(image_root)
+        if not allow_outside:
+            check_inside(content["images"], image_root, path)
         files = FileChecks(image_root, len(content["images"]))
     faults = Faults(path)
     lvis = is_lvis(content["images"])

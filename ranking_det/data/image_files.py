@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ranking_det.config import ConfigError
-from ranking_det.data.faults import Fault
+from ranking_det.data.faults import Fault, show
 
 # More images than this are not all opened, as that could take minutes on a slow disk.
 MAX_OPENED = 10_000
@@ -50,7 +51,7 @@ class ImageFinder:
                     names = frozenset(entry.name for entry in entries if _is_file(entry))
             except PermissionError as error:
                 raise ConfigError(f"the folder {folder!r} may not be read") from error
-            except OSError:
+            except (OSError, ValueError):  # a name that no file can have is a ValueError
                 names = frozenset()
             self._listed[folder] = names
         return self._listed[folder]
@@ -70,18 +71,56 @@ def candidates(image: dict[str, Any]) -> list[str]:
         image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
 
     Returns:
-        At least one relative path: the file name, then the last two parts of the URL, such as
-        ``train2017/000000000009.jpg``, then the last. LVIS v0.5's names are those of COCO's sets of
-        2014, whose images have other names and lie in either folder of 2017.
+        At least one path, without parts that change nothing: the file name, then the last two parts
+        of the URL, such as ``train2017/000000000009.jpg``, then the last. LVIS v0.5's names are
+        those of COCO's sets of 2014, whose images have other names and lie in either folder of
+        2017.
     """
     names = [image["file_name"]] if image.get("file_name") else []
-    parts = (image.get("coco_url") or "").split("/")
-    if parts[-1]:
+    parts = [part for part in (image.get("coco_url") or "").split("/") if part]
+    if parts:
         names += ["/".join(parts[-2:]), parts[-1]]
     old = re.fullmatch(r"COCO_\w+2014_(\d{12}\.jpg)", names[0] if names else "")
     if old:
         names += [f"{folder}/{old[1]}" for folder in ("train2017", "val2017")] + [old[1]]
-    return list(dict.fromkeys(names))
+    # "..", too, goes by the names: the system would follow a link first, and leave the folder.
+    return list(dict.fromkeys(map(os.path.normpath, names)))
+
+
+def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> None:
+    """Raise ConfigError if names of a file's images lead out of their folder.
+
+    Args:
+        images: the entries; faulty ones are passed over.
+        image_root: the folder, as the message names it.
+        json_file: the file, as the message names it.
+    """
+    outside = {
+        i: name
+        for i, image in enumerate(images)
+        if (name := next(filter(_leaves, _names(image)), None)) is not None
+    }
+    if outside:
+        index, name = next(iter(outside.items()))
+        raise ConfigError(
+            f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder "
+            f"{str(image_root)!r} (the first: images[{index}], {show(name)}); --allow-outside "
+            "permits it"
+        )
+
+
+def _names(image: Any) -> list[str]:
+    if not isinstance(image, dict):
+        return []
+    given = [image.get(key) for key in ("file_name", "coco_url")]
+    return candidates(image) if all(isinstance(name, (str, type(None))) for name in given) else []
+
+
+def _leaves(name: str) -> bool:
+    """Whether a path is absolute or climbs, to this system or to Windows; NUL ends it for some."""
+    here = posixpath.normpath(name.replace("\\", "/"))
+    climbs = here == ".." or here.startswith(("../", "/"))
+    return climbs or "\0" in name or name[1:2] == ":"
 
 
 class FileChecks:

@@ -12,7 +12,12 @@ from ranking_det.data.records import load_set, register_set
 
 
 def register_annotations(
-    name: str, json_file: str | Path, image_root: str | Path, summary: AnnotationSummary
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    summary: AnnotationSummary,
+    *,
+    allow_outside: bool = False,
 ) -> None:
     """Register a checked file with Detectron2; a set of the same name is replaced.
 
@@ -25,6 +30,7 @@ def register_annotations(
         json_file: the annotations.
         image_root: the folder of the images.
         summary: what :func:`ranking_det.data.annotations.read_annotations` returned for the two.
+        allow_outside: whether images may lie outside the folder.
     """
     class_of = {identity: k for k, identity in enumerate(summary.category_ids)}
     metadata: dict[str, Any] = {}
@@ -42,6 +48,7 @@ def register_annotations(
         json_file=str(json_file),
         image_root=str(image_root),
         evaluator_type=summary.format,
+        allow_outside=allow_outside,
         **metadata,
     )
 

@@ -15,7 +15,7 @@ from ranking_det.config import ConfigError
 from ranking_det.data.annotations import check_folder, check_sections, read_json
 from ranking_det.data.entries import check_categories, check_images, check_references
 from ranking_det.data.faults import Faults
-from ranking_det.data.image_files import FileChecks, ImageFinder
+from ranking_det.data.image_files import FileChecks, ImageFinder, check_inside
 
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -25,16 +25,17 @@ def load_set(name: str) -> list[dict[str, Any]]:
 
     Args:
         name: of a set whose metadata has ``json_file``, ``image_root``, ``evaluator_type`` ("coco"
-            or "lvis") and ``thing_dataset_id_to_contiguous_id``. That of LVIS gets
-            ``class_image_count``, what Detectron2's federated loss reads.
+            or "lvis") and ``thing_dataset_id_to_contiguous_id``; with ``allow_outside`` its images
+            may lie outside ``image_root``. That of LVIS gets ``class_image_count``, what
+            Detectron2's federated loss reads.
 
     Returns:
         See :func:`to_records`.
 
     Raises:
         ConfigError: the file is missing or is none of its format, has other categories than the set
-            is registered with, an image has no name or is not there, or an annotation is of an
-            unknown image or category. Boxes and masks are not checked; see
+            is registered with, an image has no name, leaves its folder or is not there, or an
+            annotation is of an unknown image or category. Boxes and masks are not checked; see
             :func:`ranking_det.data.annotations.read_annotations`.
     """
     metadata = MetadataCatalog.get(name)
@@ -42,6 +43,8 @@ def load_set(name: str) -> list[dict[str, Any]]:
     content = read_json(path)
     check_sections(content, path)
     check_folder(metadata.image_root)
+    if not metadata.get("allow_outside", False):
+        check_inside(content["images"], metadata.image_root, path)
     faults = Faults(path)
     names = check_categories(content["categories"], lvis, faults)
     finder = FileChecks(metadata.image_root, 0)

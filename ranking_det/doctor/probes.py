@@ -24,7 +24,10 @@ from ranking_det.doctor.diagnosis import (
     Remedies,
 )
 
-TORCH = (2, 4)  # as in setup.py
+# As in setup.py. Before 2.10 a file of weights can run code in spite of weights_only
+# (CVE-2026-24747; CVE-2025-32434 before 2.6).
+TORCH = (2, 4)
+SAFE_TORCH = (2, 10)
 
 
 class Probe(NamedTuple):
@@ -53,13 +56,27 @@ def _pillow() -> str:
 def _torch() -> str:
     import torch
 
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < TORCH:
+    if _version(torch) < TORCH:
         wanted = ".".join(map(str, TORCH))
         raise Finding(f"torch {torch.__version__} is older than {wanted}", UPGRADED_PAIR)
     x = torch.ones(2, 2, requires_grad=True)
     (x @ x).sum().backward()
     threads = torch.get_num_threads()
     return f"computes and differentiates, in {threads} thread{'s' * (threads > 1)}"
+
+
+def _version(torch: Any) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+
+
+def _weight_files() -> str:
+    import torch
+
+    if _version(torch) < SAFE_TORCH:
+        wanted = ".".join(map(str, SAFE_TORCH))
+        text = f"those of strangers can run code in torch {torch.__version__}, older than {wanted}"
+        raise Finding(f"{text} (CVE-2026-24747)", UPGRADED_PAIR)
+    return "torch reads those of strangers without a known hole"
 
 
 def _torch_with_numpy() -> str:
@@ -221,6 +238,7 @@ PROBES = {
     "torch, numpy": Probe(
         _torch_with_numpy, Remedies("torch", PAIR, UPGRADED_PAIR), ("torch", "numpy")
     ),
+    "weight files": Probe(_weight_files, Remedies("torch", PAIR, UPGRADED_PAIR), ("torch",)),
     "torchvision": Probe(_torchvision, Remedies("torchvision", PAIR, NEW_PAIR), ("torch",)),
     "GPU": Probe(_gpu, Remedies("torch", PAIR, OTHER_BUILD), ("torch",)),
     "pycocotools": Probe(_pycocotools, _pip("pycocotools", "pycocotools"), ("numpy",)),

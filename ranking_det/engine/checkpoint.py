@@ -1,4 +1,7 @@
-"""Checkpoints: written whole or not at all; read with an error where Detectron2 would go on."""
+"""Checkpoints: written whole or not at all; read with an error where Detectron2 would go on.
+
+All weights are read here, by :class:`SafeCheckpointer`, whoever wrote the file.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ import copy
 import logging
 import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_file
 from ranking_det.engine.output_folder import discard_earlier, has_training
+from ranking_det.engine.weight_files import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
 
 logger = logging.getLogger(__name__)
@@ -39,9 +41,31 @@ UNREADABLE = (
 BEST, FINAL = "model_best", "model_final"
 # The best is not one to go on from.
 RESUMABLE = re.compile(rf"({FINAL}|model_\d{{7,}})\.pth")
+# How Detectron2's main lets a path ask for names to be matched by their ends; 0.6 cannot.
+HEURISTICS = "?matching_heuristics=True"
 
 
-class RunCheckpointer(DetectionCheckpointer):
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which runs nothing that is in a file.
+
+    Detectron2 unpickles ``.pkl`` and ``.pyth`` files as they are, and leaves it to torch's version
+    and environment what a ``.pth`` may do.
+    """
+
+    _by_heuristics = False
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Detectron2's, on 0.6 too with main's ``?matching_heuristics=True`` behind a path."""
+        self._by_heuristics = path.endswith(HEURISTICS)
+        content: dict[str, Any] = super().load(path.removesuffix(HEURISTICS), *args, **kwargs)
+        return content
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_weights(filename)
+        return content | {"matching_heuristics": True} if self._by_heuristics else content
+
+
+class RunCheckpointer(SafeCheckpointer):
     """Detectron2's checkpointer, which a kill or a full disk leaves with the last good checkpoint.
 
     A checkpoint is written under a temporary name and renamed when it is whole.
@@ -119,8 +143,7 @@ def read_extras(path: str) -> dict[str, Any]:
     if not path.endswith(".pth") or "://" in path:
         return {}
     try:
-        # Mapped, so that the weights stay on the disk; torch's old format cannot be.
-        content = torch.load(path, "cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        content = read_torch(path, mmap=True)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict):
@@ -185,7 +208,7 @@ def find_weights(
     if last and needs and not given:
         check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
     if given:
-        check_file(given, "the checkpoint")
+        check_file(given.removesuffix(HEURISTICS), "the checkpoint")
         return given
     if needs and not last:
         raise ConfigError(
@@ -206,32 +229,32 @@ def _find_resumed(output_dir: str, key: str) -> str:
     raise ConfigError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
 
 
-def load_weights(checkpointer: DetectionCheckpointer, path: str, *, whole: bool) -> None:
-    """Load the model's weights, and nothing else, from a checkpoint.
+def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
+    """Load a model's weights, and nothing else, from a checkpoint; nothing in it is run.
 
     What a criterion remembers of a training (steps, averages, balances) is left as it is unless
     ``whole``: a new training begins its own.
 
     Args:
-        checkpointer: holds the model.
+        model: gets the weights; not distributed.
         path: a checkpoint, or "" to leave the model as it was initialised.
         whole: every parameter must be in the checkpoint, as for evaluation. Otherwise some must,
             as when a training starts from a backbone's weights.
 
     Raises:
-        ConfigError: there is no such file, it is no checkpoint, or it is one of another model.
+        ConfigError: there is no such file, it is no checkpoint, or holds more than data, or it is
+            one of another model.
     """
     if not path:
         return
     missing: list[str] = []
-    model: nn.Module = checkpointer.model
     criteria = [] if whole else _criteria(model)
     memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     hook = model.register_load_state_dict_post_hook(
         lambda _, keys: missing.extend(keys.missing_keys)
     )
     try:
-        checkpointer.load(path, checkpointables=[])
+        SafeCheckpointer(model).load(path, checkpointables=[])
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     finally:

@@ -43,7 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file",
         required=True,
         metavar="FILE",
-        help="a LazyConfig (.py), or the config of a registered model (.yaml)",
+        help="a LazyConfig (.py), the config of a registered model (.yaml), or that of a run",
+    )
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let a yaml file call whatever it names, which can run any code",
     )
     parser.add_argument(
         "--eval-only",
@@ -106,6 +111,11 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
     group.add_argument(
         "--keep-empty-images", action="store_true", help="train on images without objects too"
+    )
+    group.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="let the JSON files name images outside their folders",
     )
 
 

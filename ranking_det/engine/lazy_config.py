@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ranking_det.config import ConfigError, check_key, check_value, nearest, parameters
 from ranking_det.engine.errors import check_file
+from ranking_det.engine.saved_config import load_saved_config
 
 REQUIRED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 REQUIRED_KEYS = (
@@ -34,23 +35,30 @@ REQUIRED_KEYS = (
 )
 
 
-def load_lazy_config(path: str, overrides: Sequence[str]) -> DictConfig:
+def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> DictConfig:
     """Load a LazyConfig, apply ``key=value`` overrides and check both.
 
     Args:
         path: a .py file that defines ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier``
-            and ``train``.
-        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them.
+            and ``train``, which is a program; or the yaml file that a run has left of one.
+        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them. They are the user's
+            own, and may name anything.
+        trust: whether a yaml file, too, may call whatever it names.
 
     Returns:
         The config.
 
     Raises:
-        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type.
+        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
+            or a yaml file names what is not on the list of
+            :mod:`ranking_det.engine.saved_config`.
     """
     check_file(path, "the config file")
+    load = LazyConfig.load if path.endswith(".py") or trust else load_saved_config
     try:
-        cfg = LazyConfig.load(path)
+        cfg = load(path)
+    except ConfigError:
+        raise
     except Exception as error:  # a config is a program; anything can go wrong in it
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(

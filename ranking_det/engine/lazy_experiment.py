@@ -44,8 +44,8 @@ class LazyExperiment(Experiment):
         tta="train.tta",
     )
 
-    def __init__(self, path: str, overrides: Sequence[str]) -> None:
-        self.cfg = load_lazy_config(path, overrides)
+    def __init__(self, path: str, overrides: Sequence[str], *, trust: bool = False) -> None:
+        self.cfg = load_lazy_config(path, overrides, trust=trust)
         self.overridden = {override.partition("=")[0] for override in overrides}
         self.keys = self.keys._replace(train_names=f"{self._source('train')}.names")
         if "num_classes" not in self.cfg.model and "roi_heads" in self.cfg.model:

@@ -32,7 +32,7 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
     Args:
         experiment: gets the data sets and the number of classes.
         args: ``train_json``, ``train_images``, ``val_json``, ``val_images``, ``keep_empty_images``,
-            and what is to be done: ``eval_only``, ``preview``, ``predict``.
+            ``allow_outside``, and what is to be done: ``eval_only``, ``preview``, ``predict``.
 
     Raises:
         ConfigError: a file or folder is missing on the command line or on the disk, or is faulty.
@@ -44,6 +44,8 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
     if data.train is None and data.val is None:
         if args.keep_empty_images:
             raise ConfigError("--keep-empty-images needs --train-json")
+        if args.allow_outside:
+            raise ConfigError("--allow-outside needs --train-json or --val-json")
         return data
     trains = not (args.eval_only or args.preview is not None or args.predict)
     if data.train is None and (trains or args.preview is not None):
@@ -56,7 +58,13 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
     for split, given in zip(OwnData._fields, data, strict=True):
         if given is not None:
             images = getattr(args, f"{split}_images")
-            register_annotations(NAMES[split], given.json_file, images, given)
+            register_annotations(
+                NAMES[split],
+                given.json_file,
+                images,
+                given,
+                allow_outside=args.allow_outside,
+            )
     summary = data.train or data.val
     assert summary is not None  # one of them is there
     experiment.set_data(
@@ -117,4 +125,4 @@ def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:
     if json_file is None or images is None:
         given, absent = ("json", "images") if images is None else ("images", "json")
         raise ConfigError(f"--{split}-{given} is given without --{split}-{absent}")
-    return read_annotations(json_file, images)
+    return read_annotations(json_file, images, allow_outside=args.allow_outside)

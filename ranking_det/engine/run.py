@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
@@ -46,6 +45,7 @@ from ranking_det.engine.output_folder import (
 from ranking_det.engine.own_data import OwnData, check_own_names, log_own_data, take_own_data
 from ranking_det.engine.predict import predict
 from ranking_det.engine.preview import preview
+from ranking_det.engine.saved_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.engine.setup import set_up
 from ranking_det.engine.training import distribute, train
@@ -54,16 +54,21 @@ from ranking_det.engine.yaml_experiment import YamlExperiment
 logger = logging.getLogger(__name__)
 
 
-def load_experiment(path: str, overrides: list[str]) -> Experiment:
+def load_experiment(path: str, overrides: list[str], *, trust: bool = False) -> Experiment:
     """Load a config of either kind.
+
+    Args:
+        path: a .py file, which is a program, or a yaml file, which is not.
+        overrides: of its keys; they may name any function or class.
+        trust: whether a yaml file may, too.
 
     Raises:
         ConfigError: it is missing or faulty, or an override is.
     """
     if path.endswith((".yaml", ".yml")):
         # The config that a run of a LazyConfig leaves in its folder is yaml too.
-        saved = Path(path).is_file() and "_target_" in Path(path).read_text(errors="replace")
-        return (LazyExperiment if saved else YamlExperiment)(path, overrides)
+        kind = LazyExperiment if is_saved_config(path) else YamlExperiment
+        return kind(path, overrides, trust=trust)
     if not path.endswith(".py"):
         raise ConfigError(f"--config-file must end in .py, .yaml or .yml, got {path!r}")
     return LazyExperiment(path, overrides)
@@ -75,7 +80,7 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     Raises:
         ConfigError: whatever can be known to be wrong before anything is written.
     """
-    experiment = load_experiment(args.config_file, args.opts)
+    experiment = load_experiment(args.config_file, args.opts, trust=args.trust_config)
     data = take_own_data(experiment, args)
     settings, keys = experiment.settings(), experiment.keys
     writes_elsewhere = args.output and (args.predict or args.preview is not None)
@@ -119,7 +124,7 @@ def check_first(args: argparse.Namespace) -> None:
         ConfigError: as :func:`prepare` does.
     """
     if torch.cuda.is_available():  # which this process, that only waits, must not hold
-        experiment = load_experiment(args.config_file, args.opts)
+        experiment = load_experiment(args.config_file, args.opts, trust=args.trust_config)
         take_own_data(experiment, args)
         _check_folder(experiment, args)
     else:
@@ -146,7 +151,7 @@ def _evaluate(experiment: Experiment, data: OwnData, weights: str, args: argpars
     log_own_data(data, masks=experiment.learns_masks())
     prepare_datasets(experiment.names("test"))
     model = experiment.model()
-    load_weights(DetectionCheckpointer(model), weights, whole=True)
+    load_weights(model, weights, whole=True)
     logger.info("Evaluating %s", weights)
     evaluate(experiment, distribute(model, settings.device))
     return settings.output_dir
@@ -270,7 +275,7 @@ def _predict(experiment: Experiment, weights: str, args: argparse.Namespace) -> 
     if names is not None and count is not None and len(names) != count:
         names, ids = None, None  # those of a data set that the weights are not for
     model = experiment.model()
-    load_weights(DetectionCheckpointer(model), weights, whole=True)
+    load_weights(model, weights, whole=True)
     output_dir = args.output or str(Path(experiment.settings().output_dir, "predictions"))
     predict(
         augment(experiment, model),
@@ -288,7 +293,7 @@ def _preview(experiment: Experiment, data: OwnData, weights: str, args: argparse
     log_own_data(data, masks=experiment.learns_masks())
     prepare_datasets(experiment.names("train"))
     model = experiment.model().train()
-    load_weights(DetectionCheckpointer(model), weights, whole=False)
+    load_weights(model, weights, whole=False)
     folder = args.output or str(Path(experiment.settings().output_dir, "preview"))
     with EventStorage():
         summary = preview(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, TrainerBase, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
@@ -72,7 +71,7 @@ def train(
         _step_hooks(experiment, ddp_model, optimizer, checkpointer, evaluate, exact)
     )
     # On a resume too: of another model's checkpoint the optimizer would only report a size.
-    load_weights(DetectionCheckpointer(model), weights, whole=resume_at is not None)
+    load_weights(model, weights, whole=resume_at is not None)
     if resume_at is None:
         states = {}
         _make_room(settings.output_dir)

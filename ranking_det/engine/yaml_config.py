@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -11,21 +12,25 @@ from detectron2.config import CfgNode, get_cfg
 
 from ranking_det.config import ConfigError, nearest
 from ranking_det.engine.errors import check_file
+from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 
 
-def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
+def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
     """Load a yaml config over Detectron2's defaults and the project's keys.
 
     Args:
         path: a .yaml file.
-        overrides: ``KEY value`` pairs or ``KEY=value``.
+        overrides: ``KEY value`` pairs or ``KEY=value``. They are the user's own, and may name
+            anything.
+        trust: whether the file, too, may call whatever it names.
 
     Returns:
         The frozen config.
 
     Raises:
-        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type.
+        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
+            or the file names a component that is not this project's, or files of proposals.
     """
     check_file(path, "the config file")
     cfg = get_cfg()
@@ -34,15 +39,44 @@ def load_yaml_config(path: str, overrides: Sequence[str]) -> CfgNode:
     pairs = split_overrides(overrides)
     try:
         cfg.merge_from_file(path, allow_unsafe=False)
+        if not trust:
+            _check_calls(cfg, path)
         for key, value in pairs:
             _add_component_key(cfg, key)
             cfg.merge_from_list([key, _as_declared(cfg, key, value)])
+    except ConfigError:
+        raise
     except (KeyError, AssertionError) as error:
         raise ConfigError(_unknown_key(cfg, str(error))) from error
     except (ValueError, AttributeError, TypeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
+
+
+def _check_calls(cfg: CfgNode, path: str) -> None:
+    """Raise ConfigError if what the file has, with its bases, could run code that is not ours."""
+    for key, name in _names(cfg, ""):
+        # One without a dot is looked up among the components.
+        if "." in str(name):
+            check_name(name, path, key)
+    for split in ("TRAIN", "TEST"):
+        key = f"PROPOSAL_FILES_{split}"
+        if cfg.DATASETS[key]:
+            raise refusal(path, f"DATASETS.{key}", cfg.DATASETS[key], PROPOSALS)
+
+
+def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every NAME in a config, with its key."""
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    else:
+        entries = list(enumerate(value)) if isinstance(value, (list, tuple)) else []
+    for name, entry in entries:
+        where = f"{key}.{name}".lstrip(".")
+        if name == "NAME":
+            yield where, entry
+        yield from _names(entry, where)
 
 
 def _as_declared(cfg: CfgNode, key: str, value: str) -> str:

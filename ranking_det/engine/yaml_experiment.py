@@ -55,8 +55,8 @@ class YamlExperiment(Experiment):
         tta="TEST.AUG",
     )
 
-    def __init__(self, path: str, overrides: Sequence[str]) -> None:
-        self.cfg = load_yaml_config(path, overrides)
+    def __init__(self, path: str, overrides: Sequence[str], *, trust: bool = False) -> None:
+        self.cfg = load_yaml_config(path, overrides, trust=trust)
         self.overridden = {key for key, _ in split_overrides(overrides)}
         if self.cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
             self.keys = self.keys._replace(classes="MODEL.ROI_HEADS.NUM_CLASSES")

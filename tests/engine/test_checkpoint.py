@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -68,7 +67,7 @@ def test_a_checkpoint_that_was_cut_short_is_one_line(keep, tmp_path):
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     for read in (
         lambda: read_extras(str(path)),
-        lambda: load_weights(DetectionCheckpointer(model), str(path), whole=True),
+        lambda: load_weights(model, str(path), whole=True),
     ):
         with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
             read()
@@ -83,7 +82,7 @@ def test_fine_tuning_takes_what_fits_and_reports_what_starts_afresh(tmp_path, ca
     trained, model = detector(3), detector(5)
     checkpointer(tmp_path, trained).save("model_final")
     with caplog.at_level(logging.WARNING, logger="ranking_det"):
-        load_weights(DetectionCheckpointer(model), find_last(str(tmp_path)), whole=False)
+        load_weights(model, find_last(str(tmp_path)), whole=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
     assert "2 of 4 parameters start afresh: ['score.weight', 'score.bias']" in caplog.text
 
@@ -91,7 +90,7 @@ def test_fine_tuning_takes_what_fits_and_reports_what_starts_afresh(tmp_path, ca
 def test_another_number_of_classes_cannot_be_resumed(tmp_path):
     checkpointer(tmp_path, detector(3)).save("model_final")
     with pytest.raises(ConfigError, match="of another model: it lacks 2 of the model's 4"):
-        load_weights(DetectionCheckpointer(detector(5)), find_last(str(tmp_path)), whole=True)
+        load_weights(detector(5), find_last(str(tmp_path)), whole=True)
 
 
 @pytest.mark.parametrize("flag", ["eval_only", "predict"])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 
 from ranking_det.config import ConfigError
 from ranking_det.engine import main
@@ -273,10 +272,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
         torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
     else:
         path.write_text("no weights here")
-    checkpointer = DetectionCheckpointer(torch.nn.Linear(3, 3))
+    model = torch.nn.Linear(3, 3)
     for whole in (True, False):
         with pytest.raises(ConfigError, match=message) as caught:
-            load_weights(checkpointer, str(path), whole=whole)
+            load_weights(model, str(path), whole=whole)
         assert "\n" not in str(caught.value)
 
 
@@ -289,16 +288,16 @@ def test_a_new_training_starts_its_criterion_afresh_and_an_evaluation_does_not(t
     trained, model = build(), build()
     trained.criterion.sums.fill_(7)
     torch.save({"model": trained.state_dict()}, tmp_path / "model.pth")
-    load_weights(DetectionCheckpointer(model), str(tmp_path / "model.pth"), whole=False)
+    load_weights(model, str(tmp_path / "model.pth"), whole=False)
     assert (model.weight == trained.weight).all() and (model.criterion.sums == 0).all()
-    load_weights(DetectionCheckpointer(model), str(tmp_path / "model.pth"), whole=True)
+    load_weights(model, str(tmp_path / "model.pth"), whole=True)
     assert (model.criterion.sums == 7).all()
 
 
 def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
-    load_weights(DetectionCheckpointer(model), str(tmp_path / "part.pth"), whole=False)
+    load_weights(model, str(tmp_path / "part.pth"), whole=False)
     assert (model[0].weight == 1).all()
     with pytest.raises(ConfigError, match="it lacks 3 of the model's 4 parameters"):
-        load_weights(DetectionCheckpointer(model), str(tmp_path / "part.pth"), whole=True)
+        load_weights(model, str(tmp_path / "part.pth"), whole=True)

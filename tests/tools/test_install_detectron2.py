@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_a_broken_detectron2_is_reported_and_left_alone(tmp_path):
     package = tmp_path / "detectron2"
     package.mkdir()
     (package / "__init__.py").write_text("import no_such_module\n")
-    env = {"PYTHONPATH": str(tmp_path), "PATH": ""}
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep), "PATH": ""}
     result = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env)
     assert result.returncode == 1
     assert "No module named 'no_such_module'" in result.stderr

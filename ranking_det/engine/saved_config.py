@@ -1,0 +1,235 @@
+"""The config that a run of a LazyConfig leaves, read without running what is in it.
+
+Such a file is yaml that names functions to call. From a file, only names on a list are accepted,
+and compared as text, before anything is imported: importing a name can run code, and names like
+``torch.hub.os.system`` begin with those of harmless packages.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+
+from ranking_det.config import ConfigError
+
+TARGETS = frozenset(
+    """
+    detectron2.data.DatasetMapper
+    detectron2.data.build_detection_test_loader
+    detectron2.data.get_detection_dataset_dicts
+    detectron2.data.transforms.RandomFlip
+    detectron2.data.transforms.Resize
+    detectron2.data.transforms.ResizeShortestEdge
+    detectron2.layers.ShapeSpec
+    detectron2.modeling.FPN
+    detectron2.modeling.GeneralizedRCNN
+    detectron2.modeling.ResNet
+    detectron2.modeling.ResNet.make_default_stages
+    detectron2.modeling.ResNet.make_stage
+    detectron2.modeling.anchor_generator.DefaultAnchorGenerator
+    detectron2.modeling.backbone.BasicStem
+    detectron2.modeling.backbone.fpn.LastLevelMaxPool
+    detectron2.modeling.backbone.fpn.LastLevelP6P7
+    detectron2.modeling.box_regression.Box2BoxTransform
+    detectron2.modeling.poolers.ROIPooler
+    detectron2.modeling.proposal_generator.StandardRPNHead
+    detectron2.modeling.roi_heads.FastRCNNConvFCHead
+    detectron2.modeling.roi_heads.MaskRCNNConvUpsampleHead
+    detectron2.solver.get_default_optimizer_params
+    fvcore.common.param_scheduler.CompositeParamScheduler
+    fvcore.common.param_scheduler.CosineParamScheduler
+    fvcore.common.param_scheduler.MultiStepParamScheduler
+    ranking_det.assigners.ATSS
+    ranking_det.assigners.FCOS
+    ranking_det.assigners.MaxIoU
+    ranking_det.assigners.NormalizedPAA
+    ranking_det.assigners.PAA
+    ranking_det.data.augmentation.Expand
+    ranking_det.data.augmentation.MinIoURandomCrop
+    ranking_det.data.augmentation.PhotometricDistortion
+    ranking_det.data.mapper.BoxMapper
+    ranking_det.data.repeat.repeat_rare
+    ranking_det.data.stream.build_train_loader
+    ranking_det.engine.schedule.warm_up
+    ranking_det.evaluation.DetectionEvaluator
+    ranking_det.losses.ALRPCriterion
+    ranking_det.losses.APE
+    ranking_det.losses.AveragePrecision
+    ranking_det.losses.BranchLoss
+    ranking_det.losses.CandidateCount
+    ranking_det.losses.CenternessWeight
+    ranking_det.losses.ConstantBalance
+    ranking_det.losses.Criterion
+    ranking_det.losses.CriterionSchedule
+    ranking_det.losses.CrossEntropy
+    ranking_det.losses.Focal
+    ranking_det.losses.GIoU
+    ranking_det.losses.HistoryBalance
+    ranking_det.losses.IoU
+    ranking_det.losses.IoUWeight
+    ranking_det.losses.MagnitudeBalance
+    ranking_det.losses.MaskCriterion
+    ranking_det.losses.PositiveCount
+    ranking_det.losses.QualityFocal
+    ranking_det.losses.RankDet
+    ranking_det.losses.RankSort
+    ranking_det.losses.RankingWeight
+    ranking_det.losses.ScoreWeight
+    ranking_det.losses.SmoothL1
+    ranking_det.losses.UniformWeight
+    ranking_det.losses.ValueBalance
+    ranking_det.losses.Varifocal
+    ranking_det.modeling.CARAFEFPN
+    ranking_det.modeling.DenseHead
+    ranking_det.modeling.DenseInference
+    ranking_det.modeling.ExtraLevels
+    ranking_det.modeling.NegativeCap
+    ranking_det.modeling.RandomSampler
+    ranking_det.modeling.RankingBoxPredictor
+    ranking_det.modeling.RankingCascadeROIHeads
+    ranking_det.modeling.RankingFCOS
+    ranking_det.modeling.RankingMaskHead
+    ranking_det.modeling.RankingROIHeads
+    ranking_det.modeling.RankingRPN
+    ranking_det.modeling.RankingRPNHead
+    ranking_det.modeling.RankingRetinaNet
+    torch.optim.AdamW
+    torch.optim.SGD
+    """.split()
+)
+"""What a file may call: the components, and what configs/ call, as a run's config names them."""
+
+ARGUMENTS = frozenset(
+    """
+    detectron2.modeling.backbone.resnet.BasicBlock
+    ranking_det.modeling.backbones.FrozenStatisticsBatchNorm2d
+    """.split()
+)
+"""The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
+are not all that it may call."""
+
+PROPOSALS = "and files of proposals are pickles, which can run code"
+_STANDARD = "tag:yaml.org,2002:"  # what "!!" stands for
+# A "$" that begins, alone or with what is put beside it, anything but a plain ${path.of.a.key}.
+_RESOLVER = re.compile(r"\$(?!\{[\w.\[\]-]+\})(?=[{$]|\Z)")
+
+
+class _Tag(str):
+    """A tag of yaml that has Python import or call something, in the place of its value."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Yaml's plain values and Python's tuples; other tags are left for a check to name."""
+
+
+def _construct_tuple(loader: _Loader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor(f"{_STANDARD}python/tuple", _construct_tuple)
+_Loader.add_multi_constructor("", lambda _, tag, node: _Tag(tag.replace(_STANDARD, "!!")))
+
+
+def is_saved_config(path: str) -> bool:
+    """Whether a local yaml file is the config of a run of a LazyConfig: its content calls."""
+    if not Path(path).is_file():
+        return False
+    try:
+        return _calls(_parse(path), set())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return False  # whoever reads it as a plain yaml config says what is wrong
+
+
+def load_saved_config(path: str) -> DictConfig:
+    """Load the config of a run, if all that it calls is on the list.
+
+    Args:
+        path: a local yaml file.
+
+    Raises:
+        ConfigError: it names something else, or wants something computed.
+        Exception: it is no yaml, or no config; as yaml and OmegaConf raise it.
+    """
+    config: DictConfig = OmegaConf.create(
+        _check(_parse(path), path, ""), flags={"allow_objects": True}
+    )
+    return config
+
+
+def check_name(name: Any, path: str, key: str) -> None:
+    """Raise ConfigError unless a file may call ``name``.
+
+    Args:
+        name: as ``module.Class``; anything but a text is refused.
+        path: of the file, for the message.
+        key: where the file has it, for the message.
+    """
+    _locate(name, TARGETS, path, key)
+
+
+def refusal(path: str, key: str, text: Any, reason: str) -> ConfigError:
+    """What is said of a file that needs ``--trust-config``."""
+    return ConfigError(
+        f"{path}: {key} is {text!r}, {reason}; if you trust whoever wrote the file: --trust-config"
+    )
+
+
+def _parse(path: str) -> Any:
+    with Path(path).open(encoding="utf-8") as file:
+        return yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
+
+
+def _calls(value: Any, seen: set[int]) -> bool:
+    """Whether there is a ``_target_`` somewhere; aliases can make a value hold itself."""
+    if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    entries = value.values() if isinstance(value, dict) else value
+    return (isinstance(value, dict) and "_target_" in value) or any(
+        _calls(entry, seen) for entry in entries
+    )
+
+
+def _check(value: Any, path: str, key: str) -> Any:
+    """The value with the classes that it names in the place of their tags."""
+    if key.endswith(".proposal_files") and value:
+        raise refusal(path, key, value, PROPOSALS)
+    if isinstance(value, dict):
+        return {
+            _check(name, path, f"a key of {key or 'the file'}"): (
+                _check_target(entry, path, f"{key}.{name}".lstrip("."))
+                if name == "_target_"
+                else _check(entry, path, f"{key}.{name}".lstrip("."))
+            )
+            for name, entry in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_check(entry, path, f"{key}.{i}") for i, entry in enumerate(value)]
+    if isinstance(value, _Tag):
+        return _locate(value.removeprefix("!!python/name:"), ARGUMENTS, path, key)
+    if isinstance(value, str) and _RESOLVER.search(value):
+        raise refusal(path, key, value, "and only plain interpolations like ${train.seed} are safe")
+    return value
+
+
+def _check_target(name: Any, path: str, key: str) -> str:
+    check_name(name, path, key)
+    return str(name)
+
+
+def _locate(name: Any, known: frozenset[str], path: str, key: str) -> Any:
+    """What a name on the list stands for."""
+    reason = "which is not on the list of what a config may call"
+    if type(name) is not str or name not in known:
+        raise refusal(path, key, name, reason)
+    found = locate(name)
+    place = name.removesuffix(found.__qualname__)
+    # The list is the guard; that a name on it leads elsewhere would be a fault of the list.
+    if place == name or not f"{found.__module__}.".startswith(place):
+        raise refusal(path, key, name, reason)
+    return found

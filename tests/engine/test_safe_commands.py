@@ -1,0 +1,58 @@
+"""Weights of strangers through the commands themselves."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.cases import Payload
+from tests.engine.conftest import shapes_environment
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    # It would undo torch's default, but not what is said explicitly.
+    unsafe = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    return shapes_environment(tmp_path_factory, train=4, val=2) | unsafe
+
+
+@pytest.mark.parametrize("name", ["evil.pkl", "evil.pth"])
+def test_no_command_runs_what_is_in_a_file_of_weights(environment, tmp_path, name):
+    mark, path, out = tmp_path / "mark", tmp_path / name, tmp_path / "out"
+    content = {"model": {"weight": Payload(mark)}, "__author__": "x", "iteration": 1}
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    (tmp_path / "resumed").mkdir()
+    os.link(path, tmp_path / "resumed" / name)
+    (tmp_path / "resumed" / "last_checkpoint").write_text(name)
+    image = next(Path(environment["DETECTRON2_DATASETS"]).rglob("val/*.*"))
+    start = ["--config-file", CONFIG]
+    given = ["train.device=cpu", f"train.output_dir={out}", f"train.init_checkpoint={path}"]
+    commands = [
+        [*start, *given],
+        [*start, "--eval-only", *given],
+        [*start, "--preview", "1", *given],
+        [*start, "--predict", str(image), *given],
+        [*start, "--resume", "train.device=cpu", f"train.output_dir={tmp_path / 'resumed'}"],
+    ]
+    code = f"from ranking_det.engine import main\nprint([main(c) for c in {commands!r}])"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2]"], done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(lines) == 5 and all(name in line and "posix.mkdir" in line for line in lines)
+    assert not mark.exists()

@@ -1,0 +1,244 @@
+"""Weights of other people: all formats load, and nothing in them is run."""
+
+import http.server
+import io
+import pickle
+import re
+import struct
+import threading
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.utils.file_io import Detectron2Handler
+from torch import nn
+
+from ranking_det.config import ConfigError
+from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
+from ranking_det.engine.weight_files import read_arrays, read_weights
+from tests.engine.cases import Payload
+
+PACKAGE = Path(__file__).parents[2] / "ranking_det"
+ARRAYS = {
+    "half": np.arange(6, dtype=np.float16).reshape(2, 3),
+    "single": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 2, 2),
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+    "strided": np.arange(12, dtype=np.int64)[::3],
+    "big": np.arange(3, dtype=">i4"),
+    "bool": np.array([True, False]),
+    "point": np.array(3.5),
+}
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 did, as strings of its own."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_bytes(self, value):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+
+    dispatch[bytes] = save_bytes
+
+
+def as_python2(content):
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(content)
+    return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
+
+
+WRITERS = {f"protocol {p}": partial(pickle.dumps, protocol=p) for p in range(5)}
+WRITERS["Python 2"] = as_python2
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """What a payload would make; it must not be there afterwards."""
+    path = tmp_path / "mark"
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_arrays_of_any_pickle_are_those_that_numpy_reads(tmp_path, writer):
+    path = tmp_path / "arrays.pkl"
+    content = {
+        "model": OrderedDict(ARRAYS),
+        "scalar": np.float32(0.25),
+        "plain": [1, 2.5, "é", None, True, (1, 2)],
+    }
+    path.write_bytes(WRITERS[writer](content))
+    expected = pickle.loads(path.read_bytes(), encoding="latin1")
+    found = read_arrays(str(path))
+    assert type(found["model"]) is OrderedDict and list(found["model"]) == list(ARRAYS)
+    for name, array in expected["model"].items():
+        assert found["model"][name].dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(found["model"][name], array)
+        assert found["model"][name].flags.writeable
+    assert found["scalar"] == 0.25 and isinstance(found["scalar"], np.float32)
+    assert found["plain"] == expected["plain"]
+
+
+def weights_of(model):
+    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
+
+
+def check_loads(path, trained):
+    model = nn.Sequential(nn.Linear(3, 2))
+    load_weights(model, str(path), whole=True)
+    assert torch.equal(model[0].weight, trained[0].weight)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_of_the_converter_from_torchvision_loads(tmp_path, writer):
+    trained = nn.Sequential(nn.Linear(3, 2))
+    content = {
+        "model": {f"backbone.{name}": value for name, value in weights_of(trained).items()},
+        "__author__": "torchvision",
+        "matching_heuristics": True,
+    }
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(WRITERS[writer](content))
+    wrapped = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(3, 2))})
+    load_weights(wrapped, str(path), whole=True)
+    assert torch.equal(wrapped["backbone"][0].weight, trained[0].weight)
+
+
+def test_the_older_formats_are_read_as_detectron2_reads_them(tmp_path):
+    arrays = {"conv1_w": np.ones(2), "conv1_w_momentum": np.zeros(2)}
+    for name, content in (("detector", {"blobs": arrays}), ("classifier", arrays)):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        found = read_weights(str(tmp_path / f"{name}.pkl"))
+        assert list(found["model"]) == ["conv1_w"] and found["__author__"] == "Caffe2"
+        assert found["matching_heuristics"] is True
+    state = {"stem.w": torch.ones(1), "stem.num_batches_tracked": torch.ones(1)}
+    torch.save({"model_state": state}, tmp_path / "pycls.pyth")
+    found = read_weights(str(tmp_path / "pycls.pyth"))
+    assert list(found["model"]) == ["stem.w"] and found["matching_heuristics"] is True
+    torch.save(state, tmp_path / "plain.pth")
+    assert list(read_weights(str(tmp_path / "plain.pth"))) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth", "w.bin", "w"])
+@pytest.mark.parametrize("environment", ["", "1"])
+def test_a_payload_is_one_line_that_names_it(tmp_path, mark, monkeypatch, name, environment):
+    # It would undo torch's default, but not what is said explicitly.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
+    path = tmp_path / name
+    content = {"model": {"weight": Payload(mark)}, "__author__": "x", "model_state": {}}
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    for load in (
+        lambda: load_weights(nn.Linear(3, 2), str(path), whole=False),
+        lambda: RunCheckpointer(nn.Linear(3, 2), extras={}).load(str(path)),
+    ):
+        with pytest.raises(Exception, match=r"\b(posix|nt)\.mkdir") as caught:
+            load()
+        assert not mark.exists() and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=re.escape(repr(str(path)))):
+        load_weights(nn.Linear(3, 2), str(path), whole=False)
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
+def test_a_pickle_or_a_program_under_the_name_of_a_torch_file_is_refused_too(tmp_path, mark):
+    for protocol in (0, 2, 4):
+        path = tmp_path / f"{protocol}.pth"
+        path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
+    torch.jit.script(nn.Linear(3, 2)).save(tmp_path / "script.pth")
+    for path in tmp_path.glob("*.pth"):
+        with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+            load_weights(nn.Linear(3, 2), str(path), whole=False)
+        assert "\n" not in str(caught.value)
+        # Torch advises to load the file all the same.
+        assert "weights_only" not in str(caught.value) and "Re-running" not in str(caught.value)
+
+
+def test_an_array_that_another_function_builds_is_refused(tmp_path):
+    path = tmp_path / "5.pkl"
+    path.write_bytes(pickle.dumps({"weight": np.ones(2)}, protocol=5))
+    with pytest.raises(ConfigError, match=r"it holds numpy\._?core\.numeric\._frombuffer"):
+        load_weights(nn.Linear(3, 2), str(path), whole=False)
+
+
+class Call:
+    """Pickled, a call of anything."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Call(eval, "1"), "builtins.eval"),
+        (Call(np.load, "x.npy", None, True), "numpy.load"),
+        (np.array([{}], dtype=object), "an array of 'O"),
+        (np.zeros(1, "f4,i8"), "an array of 'V"),
+        (np.zeros(1, "M8[s]"), "an array of 'M8"),
+        (Call(__import__("_codecs").encode, "a", "rot13"), "_codecs.encode with 'rot13'"),
+        (nn.Linear(1, 1), "torch"),
+        ({1, 2}, "must hold a dict, got set"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_only_numbers_and_plain_values_are_known(tmp_path, content, message):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    with pytest.raises(ConfigError, match=message):
+        load_weights(nn.Linear(3, 2), str(path), whole=False)
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    """Of a server for the files in ``tmp_path``."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_downloads_of_the_model_zoo_are_read_likewise(tmp_path, mark, address, monkeypatch):
+    monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", address)
+    trained = nn.Sequential(nn.Linear(3, 2))
+    content = {"model": weights_of(trained), "__author__": "x"}
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps(content, protocol=4))
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(mark)))
+    for prefix in ("detectron2://", address):
+        check_loads(f"{prefix}good.pkl", trained)
+        with pytest.raises(ConfigError, match="mkdir"):
+            load_weights(nn.Linear(3, 2), f"{prefix}evil.pkl", whole=False)
+
+
+def test_names_are_matched_by_their_ends_where_the_path_asks_for_it(tmp_path, address):
+    trained = nn.Sequential(nn.Linear(3, 2))
+    state = trained[0].state_dict()
+    torch.save(state, tmp_path / "ends.pth")
+    (tmp_path / "ends.pkl").write_bytes(
+        pickle.dumps({"model": weights_of(trained[0]), "__author__": "x"}, protocol=4)
+    )
+    for folder in (f"{tmp_path}/", address):
+        for name in ("ends.pth", "ends.pkl"):
+            with pytest.raises(ConfigError, match="of another model"):
+                load_weights(nn.Sequential(nn.Linear(3, 2)), f"{folder}{name}", whole=False)
+            check_loads(f"{folder}{name}?matching_heuristics=True", trained)
+
+
+def test_there_is_one_place_that_reads_weights():
+    readers = re.compile(r"\bDetectionCheckpointer\(|\btorch\.load\(|\bpickle\.load|\bUnpickler\b")
+    places = {
+        path.name for path in PACKAGE.rglob("*.py") if readers.search(path.read_text("utf-8"))
+    }
+    assert places == {"weight_files.py"}
