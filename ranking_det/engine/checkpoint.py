@@ -9,6 +9,7 @@ import argparse
 import copy
 import logging
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ UNREADABLE = (
     AssertionError,
     AttributeError,
     EOFError,
-    KeyError,
+    LookupError,
+    MemoryError,
     OSError,
+    OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
+    struct.error,
 )
 
 
