@@ -10,6 +10,7 @@ import copy
 import logging
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ UNREADABLE = (
     AssertionError,
     AttributeError,
     EOFError,
-    KeyError,
+    LookupError,
+    MemoryError,
     OSError,
+    OverflowError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
+    struct.error,
 )
 
 

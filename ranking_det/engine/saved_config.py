@@ -197,7 +197,7 @@ def _calls(value: Any, seen: set[int]) -> bool:
 
 def _check(value: Any, path: str, key: str) -> Any:
     """The value with the classes that it names in the place of their tags."""
-    if key.endswith(".proposal_files") and value:
+    if key.rpartition(".")[2] == "proposal_files" and value:
         raise refusal(path, key, value, PROPOSALS)
     if isinstance(value, dict):
         return {

@@ -163,6 +163,11 @@ def test_a_value_that_is_computed_is_refused_and_named(tmp_path, mark, saved, va
     assert "\n" not in str(caught.value) and "stranger" not in sys.modules
 
 
+def test_files_of_proposals_are_refused_at_the_top_too(tmp_path, saved):
+    with pytest.raises(ConfigError, match="proposal_files is .*pickles.*--trust-config"):
+        load_experiment(write(tmp_path, f"{saved}\nproposal_files: [x.pkl]\n"), [])
+
+
 def test_a_merged_node_and_an_alias_are_checked_too(tmp_path, mark, saved):
     content = f"{saved}\nevil: &x {{_target_: os.mkdir, path: '{mark}'}}\n"
     for text in (content, f"{saved}\nevil: {{<<: {{_target_: os.mkdir}}}}\n"):

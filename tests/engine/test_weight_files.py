@@ -165,6 +165,18 @@ def test_an_array_that_another_function_builds_is_refused(tmp_path):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x02e.", b"\x80\x02J\x01", b"\x80\x04\x95" + b"\xff" * 8, b"\x80\x02h\x05."],
+)
+@pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth"])
+def test_a_damaged_file_is_one_line_whatever_the_reader_raises(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+        load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
+    assert "\n" not in str(caught.value)
+
+
 class Call:
     """Pickled, a call of anything."""
 
