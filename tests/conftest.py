@@ -3,10 +3,12 @@
 import os
 import tempfile
 
+_folder = tempfile.TemporaryDirectory(prefix="ranking_det-tests-", ignore_cleanup_errors=True)
 # Torch makes this folder when it is imported, and never removes it.
-_cache = tempfile.TemporaryDirectory(prefix="ranking_det-tests-")
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _cache.name)
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
+# The commands that tests run: loading processes that are ended with them leave their sockets.
+os.environ["TMPDIR"] = _folder.name
 
 
 def pytest_unconfigure():
-    _cache.cleanup()
+    _folder.cleanup()

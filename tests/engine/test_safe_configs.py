@@ -179,7 +179,7 @@ def test_a_merged_node_and_an_alias_are_checked_too(tmp_path, mark, saved):
 
 def test_plain_interpolations_and_tuples_stay(tmp_path, saved):
     text = f"{saved}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
-    more = load_experiment(write(tmp_path, text), []).config.more
+    more = load_experiment(write(tmp_path, text), []).cfg.more
     assert (list(more.a), more.b, more.c) == ([1, 2], 0, "USD $5")
 
 
@@ -199,7 +199,7 @@ def test_what_is_typed_may_name_anything_and_then_needs_the_flag_from_the_file(t
     with pytest.raises(ConfigError, match="ConstantParamScheduler.*--trust-config"):
         load_experiment(path, [])
     again = load_experiment(path, [], trust=True)
-    assert OmegaConf.to_container(again.config.lr_multiplier)["value"] == 1.0
+    assert OmegaConf.to_container(again.cfg.lr_multiplier)["value"] == 1.0
 
 
 def test_a_pickled_config_beside_it_is_left_alone(tmp_path, mark, saved, capsys):
@@ -248,14 +248,14 @@ def test_components_that_are_typed_or_on_the_list_are_built(tmp_path):
     name = "ranking_det.assigners.MaxIoU"
     text = f"_BASE_: {YAML}\nMODEL: {{ASSIGNER: {{NAME: {name}}}}}\n"
     experiment = load_experiment(write(tmp_path, text), ["MODEL.DEVICE=cpu"])
-    assert experiment.config.MODEL.ASSIGNER.NAME == name
+    assert experiment.cfg.MODEL.ASSIGNER.NAME == name
     typed = ["MODEL.ASSIGNER.NAME", "my.Assigner"]
     experiment = load_experiment(YAML, ["MODEL.DEVICE=cpu", *typed])
     experiment.save(str(tmp_path / "run.yaml"))
     with pytest.raises(ConfigError, match="MODEL.ASSIGNER.NAME is 'my.Assigner'.*--trust-config"):
         load_experiment(str(tmp_path / "run.yaml"), [])
     again = load_experiment(str(tmp_path / "run.yaml"), [], trust=True)
-    assert again.config.MODEL.ASSIGNER.NAME == "my.Assigner"
+    assert again.cfg.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
 def test_the_command_says_it_in_one_line(tmp_path, mark, saved, capsys):
