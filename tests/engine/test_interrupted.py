@@ -32,8 +32,9 @@ MOMENTS = {
 }
 # One process that imports torch, and a fork for each training: starting one takes seconds.
 DRIVER = """
-import json, os, signal, sys, traceback
+import errno, json, os, signal, sys, traceback
 from pathlib import Path
+import torch
 from ranking_det.engine import main
 
 def kill_before(name, count):
@@ -46,20 +47,32 @@ def kill_before(name, count):
         return replace(path, target)
     Path.replace = killing
 
-for command, kill in json.loads(sys.argv[1]):
+def fill_disk_at(name):
+    save = torch.save
+    def filling(content, file, *args, **kwargs):
+        if name not in file.name:
+            return save(content, file, *args, **kwargs)
+        file.write(b"a part of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    torch.save = filling
+
+for command, kill, *full in json.loads(sys.argv[1]):
     child = os.fork()
     if child == 0:
         status = 99
         try:
             if kill:
                 kill_before(*kill)
+            for name in full:
+                fill_disk_at(name)
             status = main(command)
         except BaseException:
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == (-signal.SIGKILL if kill else 0), (command, status)
+    expected = -signal.SIGKILL if kill else 2 if full else 0
+    assert status == expected, (command, status)
 """
 
 
@@ -68,6 +81,7 @@ def command(folder, *flags):
 
 
 def drive(environment, steps):
+    """Run commands: each with the file before which it is killed, and one that fills the disk."""
     program = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(steps)]
     done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -133,6 +147,17 @@ def test_a_finished_training_is_evaluated_again(finished, runs, environment):
         "The training is finished: its final checkpoint is evaluated again"
         in (finished / "log.txt").read_text()
     )
+
+
+def test_a_full_disk_at_the_final_checkpoint_is_no_end_and_a_resume_is(runs, environment, tmp_path):
+    folder = tmp_path / "run"
+    drive(environment, [(command(folder), None, "model_final")])
+    assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert not (folder / "curves.png").exists()
+    # That after the third iteration, and none at the end.
+    assert (folder / "log.txt").read_text().count("Start inference") == 1
+    drive(environment, [(command(folder, "--resume"), None)])
+    assert_same(folder, runs["whole"])
 
 
 def test_a_pointer_to_a_file_that_is_missing_gives_way_to_an_earlier_checkpoint(
