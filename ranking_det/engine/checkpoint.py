@@ -227,10 +227,20 @@ def _find_resumed(output_dir: str, key: str) -> str:
     if weights:
         return weights
     last = find_last(output_dir)
-    reason = f" that can be read ({last} is missing or broken)" if last else ""
+    reason = f" to go on from: {_why_unusable(last)}" if last else ""
     begun = has_training(Path(output_dir))
     way_out = "start again with --overwrite" if begun else "start without --resume"
     raise ConfigError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
+
+
+def _why_unusable(path: str) -> str:
+    """What is wrong with the checkpoint that ``last_checkpoint`` names."""
+    try:
+        check_file(path, "the last checkpoint")
+        read_extras(path)
+    except ConfigError as error:
+        return str(error)
+    return f"{path!r} has no iteration"
 
 
 def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:

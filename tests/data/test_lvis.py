@@ -156,7 +156,7 @@ def test_the_command_line_trains_on_odd_masks_and_refuses_what_does_not_fit(root
     for version in ("v1", "v0.5"):
         write(root, version, split="val")
     first = ["--config-file", MASK, *LVIS, f"train.output_dir={tmp_path / 'out'}"]
-    other = [*first, LVIS[0].replace("v1", "v0.5")]
+    other = [*first, LVIS[0].replace("v1", "v0.5"), f"train.output_dir={tmp_path / 'other'}"]
     boxes = [*other, LVIS[2].replace("v1", "v0.5"), "model.roi_heads.num_classes=1230"]
     runs = [first, other, boxes]
     code = f"from ranking_det.engine import main\nprint([main(run) for run in {runs!r}])"

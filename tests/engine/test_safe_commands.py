@@ -55,5 +55,5 @@ def test_no_command_runs_what_is_in_a_file_of_weights(environment, tmp_path, nam
     assert done.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2]"], done.stderr[-3000:]
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(lines) == 5 and all(name in line for line in lines)
-    assert all("posix.mkdir" in line for line in lines[:4]) and "broken" in lines[4]
+    assert all("posix.mkdir" in line for line in lines)
     assert not mark.exists()
