@@ -34,7 +34,8 @@ $(INSTALLED): setup.py tools/install_detectron2.py
 quickstart: $(INSTALLED)
 	$(PY) -m ranking_det.data.shapes
 	$(PY) train_net.py --config-file $(CONFIG) \
-	  $$(test -e $(OUTPUT)/last_checkpoint && echo --resume || echo --overwrite)
+	  $$(if test -e $(OUTPUT)/last_checkpoint; then echo --resume; \
+	  elif test -e $(OUTPUT)/metrics.json; then echo --overwrite; fi)
 
 test test-slow test-main: export OMP_NUM_THREADS = 1
 
