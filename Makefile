@@ -35,7 +35,8 @@ quickstart: $(INSTALLED)
 	$(PY) -m ranking_det.data.shapes
 	$(PY) train_net.py --config-file $(CONFIG) \
 	  $$(if test -e $(OUTPUT)/last_checkpoint; then echo --resume; \
-	  elif test -e $(OUTPUT)/metrics.json; then echo --overwrite; fi)
+	  elif ls -d $(OUTPUT)/metrics.json $(OUTPUT)/earlier_run* >/dev/null 2>&1; \
+	  then echo --overwrite; fi)
 
 test test-slow test-main: export OMP_NUM_THREADS = 1
 

@@ -257,6 +257,14 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
     path = str(ROOT / "coco" / "faster_ce_r50_12ep.py")
     cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
+    rule = "model.proposal_generator.assigner.low_quality"
+    assert (
+        load_lazy_config(path, [f"{rule}=null"]).model.proposal_generator.assigner["low_quality"]
+        is None
+    )
+    for wrong in ("optimizer.lr=null", f"{rule}=true", f"{rule}=gt"):
+        with pytest.raises(ValueError, match="must be"):
+            load_lazy_config(path, [wrong])
     cap = "ranking_det.modeling.NegativeCap"
     cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])
     assert instantiate(cfg.model.roi_heads.sampler).max_negatives == 5

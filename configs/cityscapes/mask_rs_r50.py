@@ -15,8 +15,8 @@ IMAGES = 2_975
 model.roi_heads.num_classes = 8
 dataloader.train.dataset.names = "cityscapes_fine_instance_seg_train"
 dataloader.test.dataset.names = "cityscapes_fine_instance_seg_val"
-resize = dataloader.train.mapper.augmentations[0]
-resize.update({"short_edge_length": [800, 1024], "max_size": 2048, "sample_style": "range"})
+_resize = dataloader.train.mapper.augmentations[0]
+_resize.update({"short_edge_length": [800, 1024], "max_size": 2048, "sample_style": "range"})
 dataloader.test.mapper.augmentations[0].short_edge_length = 1024
 dataloader.test.mapper.augmentations[0].max_size = 2048
 optimizer.lr = 0.012

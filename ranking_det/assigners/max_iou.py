@@ -32,8 +32,8 @@ class MaxIoU(Assigner):
             two is ignored.
         low_quality: whom a low-quality match goes to. "object": the object that it is a match of,
             whatever the anchor overlaps more, and of several such objects the last; every object
-            that overlaps an anchor then has a positive, unless a later object takes it. This is
-            what the ranking papers trained with. "anchor": the object that the anchor overlaps
+            whose highest IoU is enough then has a positive, unless a later object takes it. This
+            is what the ranking papers trained with. "anchor": the object that the anchor overlaps
             most, as in Detectron2, which may leave the other without a positive. None: there are no
             low-quality matches.
         low_quality_iou: the least IoU of such an anchor; .3 in the RPN of the ranking papers.

@@ -5,8 +5,10 @@ Detectron2 accepts a mistyped override silently: it adds a key that nobody reads
 
 from __future__ import annotations
 
+import inspect
 import pydoc
 import traceback
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -153,9 +155,22 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
         return
     if not isinstance(before, (bool, int, float, str)):
         return
+    if after is None and _accepts_none(parent, key.rpartition(".")[2]):
+        return
     same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
     if not same:
         raise ConfigError(f"{key} must be {type(before).__name__}, got {after!r}")
+
+
+def _accepts_none(node: Any, name: str) -> bool:
+    """Whether what the node calls says that an argument may be None."""
+    target = target_of(node) if isinstance(node, DictConfig) else None
+    callee = getattr(target, "__init__", None) if inspect.isclass(target) else target
+    try:
+        hint = typing.get_type_hints(callee).get(name) if callee is not None else None
+    except (NameError, TypeError, AttributeError):
+        return False
+    return type(None) in typing.get_args(hint)
 
 
 def _may_be_none(node: Any, name: str) -> bool:

@@ -69,6 +69,15 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
     )
 
 
+def check_still_no_training(output_dir: str, key: str) -> None:
+    """The same check once more under the lock: another command may have trained there meanwhile."""
+    if has_training(Path(output_dir)):
+        raise ConfigError(
+            f"{key}={output_dir} got a training while this one was prepared; give another folder "
+            f"with {key}=FOLDER"
+        )
+
+
 def check_not_put_aside(output_dir: str, key: str) -> None:
     """Raise ConfigError if it is unclear which training of the folder is to be resumed."""
     folder = Path(output_dir)

@@ -38,6 +38,7 @@ from ranking_det.engine.lazy_experiment import LazyExperiment
 from ranking_det.engine.output_folder import (
     check_no_training,
     check_not_put_aside,
+    check_still_no_training,
     remove_partial,
     sole_writer,
     where_put,
@@ -160,6 +161,8 @@ def _evaluate(experiment: Experiment, data: OwnData, weights: str, args: argpars
 def _train(experiment: Experiment, data: OwnData, weights: str, args: argparse.Namespace) -> str:
     output_dir = experiment.settings().output_dir
     if comm.is_main_process():
+        if not (args.resume or args.overwrite):
+            check_still_no_training(output_dir, experiment.keys.output_dir)
         remove_partial(output_dir)
     set_up(experiment.settings(), args)
     if args.resume and weights != find_last(output_dir):

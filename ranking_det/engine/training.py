@@ -72,18 +72,18 @@ def train(
     )
     # On a resume too: of another model's checkpoint the optimizer would only report a size.
     load_weights(model, weights, whole=resume_at is not None)
-    if resume_at is None:
-        states = {}
-        _make_room(settings.output_dir)
-    else:
-        states = _load_states(checkpointer, weights, experiment.keys.weights)
-        _drop_rows(settings.output_dir, resume_at)
-    checkpointer.extras = save_config(experiment)
-    if resume_at is not None:
-        how = _how_exactly(exact, states, checkpointer.extras)
-        logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
-    trainer.register_hooks(_writing_hooks(experiment, ddp_model, checkpointer))
     with _full_disk_in_one_line(settings.output_dir):
+        if resume_at is None:
+            states = {}
+            _make_room(settings.output_dir)
+        else:
+            states = _load_states(checkpointer, weights, experiment.keys.weights)
+            _drop_rows(settings.output_dir, resume_at)
+        checkpointer.extras = save_config(experiment)
+        if resume_at is not None:
+            how = _how_exactly(exact, states, checkpointer.extras)
+            logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
+        trainer.register_hooks(_writing_hooks(experiment, ddp_model, checkpointer))
         if resume_at == schedule.max_iter:
             _finish(trainer, checkpointer, weights, schedule.max_iter)
         else:

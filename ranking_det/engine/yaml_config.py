@@ -48,7 +48,14 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         raise
     except (KeyError, AssertionError) as error:
         raise ConfigError(_unknown_key(cfg, str(error))) from error
-    except (ValueError, AttributeError, TypeError, OSError, yaml.YAMLError) as error:
+    except (
+        ValueError,
+        AttributeError,
+        TypeError,
+        OSError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg

@@ -64,7 +64,10 @@ class Criterion(nn.Module):
         check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
         name = type(classification).__name__
         if classification.is_sum and not isinstance(normalizer, Normalizer):
-            raise ValueError(f"normalizer: {name} is a sum and needs one, such as PositiveCount")
+            raise ValueError(
+                f"normalizer: {name} is a sum and needs one, such as PositiveCount, got "
+                f"{normalizer!r}"
+            )
         if not classification.is_sum and normalizer is not None:
             raise ValueError(f"normalizer: {name} normalises itself and takes none")
         if classification.is_sum and rank_scope != "gpu":
@@ -148,7 +151,7 @@ class Criterion(nn.Module):
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
-        divisor = total / positives.clamp(min=1e-10) * count
+        divisor = total / positives.clamp(min=1) * count
         box_loss = (weights * errors).sum() / torch.where(divisor < 1e-10, 1.0, divisor)
         return losses, box_loss
 

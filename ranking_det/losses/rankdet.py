@@ -120,6 +120,8 @@ class RankDet(Classification):
         logits = matches.candidates.logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         absent = (matches.labels == IGNORE)[:, None] | (logits == -torch.inf)
+        # A positive takes part whatever its logit: as a probability, -inf is 0.
+        absent[matches.rows, matches.labels[matches.rows]] = False
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 

@@ -161,7 +161,9 @@ class DenseInference(nn.Module):
         raw = RawDetections(*(field[usable] for field in raw))
         visible = Boxes(raw.boxes)
         visible.clip(image_size)
-        raw = raw._replace(boxes=visible.tensor)
+        # What lies outside overlaps nothing, so that NMS would let all of it through.
+        inside = visible.nonempty()
+        raw = RawDetections(visible.tensor[inside], raw.scores[inside], raw.classes[inside])
         if self.nms == "hard":
             kept = _hard_nms(raw, self.nms_thresh)[: self.max_detections]
             scores = raw.scores[kept]

@@ -259,7 +259,7 @@ def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environ
     assert (finished / "notes.txt").read_text() == "mine"
 
 
-def test_make_quickstart_goes_on_where_there_is_a_checkpoint_and_starts_again_else(tmp_path):
+def test_make_quickstart_goes_on_from_a_checkpoint_and_replaces_what_has_none(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
 
     def said(config="configs/shapes/a.py"):
@@ -270,9 +270,14 @@ def test_make_quickstart_goes_on_where_there_is_a_checkpoint_and_starts_again_el
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
 
+    folder = tmp_path / "output/shapes/a"
+    assert said() == "configs/shapes/a.py"
+    (folder / "earlier_run").mkdir(parents=True)
     assert said() == "--overwrite"
-    (tmp_path / "output/shapes/a").mkdir(parents=True)
+    (folder / "earlier_run").rmdir()
+    assert said() == "configs/shapes/a.py"
+    (folder / "metrics.json").write_text("")
     assert said() == "--overwrite"
-    (tmp_path / "output/shapes/a/last_checkpoint").write_text("model_final.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
     assert said() == "--resume"
-    assert said("configs/shapes/a.yaml") == "--overwrite"
+    assert said("configs/shapes/a.yaml") == "configs/shapes/a.yaml"

@@ -278,3 +278,15 @@ def test_a_class_of_minus_infinity_is_none_to_the_cross_entropy():
     expected, loss = cross_entropy(few, labels), cross_entropy(many, labels)
     assert_close(loss, expected, 1e-12)
     assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
+
+
+def test_a_positive_of_minus_infinity_is_a_probability_of_0():
+    few = make(LABELS)
+    logits = few.logits.detach().clone()
+    logits[0, 0] = -torch.inf
+    candidates = dataclasses.replace(few, logits=logits.requires_grad_())
+    losses = Criterion(classification=RankDet(), instance_weight=UniformWeight())(
+        candidates, LABELS
+    ).losses
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values()) and logits.grad.isfinite().all()

@@ -143,9 +143,11 @@ def assert_is(found, raw, kept, scores=None, boxes=None):
 
 
 def clipped(raw, height, width):
-    """The candidates with boxes that end at the image."""
+    """The candidates that the image shows, with boxes that end at it."""
     limits = torch.tensor([width, height, width, height])
-    return raw._replace(boxes=raw.boxes.clamp(min=0).minimum(limits))
+    boxes = raw.boxes.clamp(min=0).minimum(limits)
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return RawDetections(boxes[seen], raw.scores[seen], raw.classes[seen])
 
 
 @pytest.mark.parametrize("thresh", [0.2, 0.6])
@@ -167,7 +169,18 @@ def test_boxes_that_differ_beyond_the_image_only_are_duplicates():
     assert len(DenseInference().suppress(raw, (20, 20))) == 1
     voted = DenseInference(score_voting=True).suppress(raw, (20, 20))
     assert torch.equal(voted.pred_boxes.tensor, boxes[:1])
-    assert torch.equal(raw.boxes, boxes.clone())  # the caller's stay as they are
+    assert boxes.min() == -30  # the caller's stay as they are
+
+
+@pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
+def test_boxes_outside_the_image_take_the_place_of_no_detection(method):
+    outside = torch.tensor([[30.0, 2.0, 40.0, 9.0], [2.0, -9.0, 9.0, 0.0]]).repeat(4, 1)
+    inside = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
+    raw = RawDetections(
+        torch.cat([outside, inside]), torch.linspace(0.9, 0.1, 9), torch.zeros(9).long()
+    )
+    found = DenseInference(nms=method, max_detections=3).suppress(raw, (20, 30))
+    assert torch.equal(found.pred_boxes.tensor, inside)
 
 
 def test_a_large_box_of_another_class_does_not_round_the_others():
