@@ -35,7 +35,7 @@ quickstart: $(INSTALLED)
 	$(PY) -m ranking_det.data.shapes
 	$(PY) train_net.py --config-file $(CONFIG) \
 	  $$(if test -e $(OUTPUT)/last_checkpoint; then echo --resume; \
-	  elif ls -d $(OUTPUT)/metrics.json $(OUTPUT)/earlier_run* >/dev/null 2>&1; \
+	  elif test -n "$$(ls -d $(OUTPUT)/metrics.json $(OUTPUT)/earlier_run* 2>/dev/null)"; \
 	  then echo --overwrite; fi)
 
 test test-slow test-main: export OMP_NUM_THREADS = 1
