@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from ranking_det.checks import check_at_least, check_integer
 from ranking_det.losses.candidates import Matches
 from ranking_det.losses.counter import StepCounter
-from ranking_det.losses.distributed import sum_over_workers
+from ranking_det.losses.distributed import sum_over_workers, workers_of
 
 SCALE = 4096.0
 
@@ -112,9 +111,7 @@ class HistoryBalance(nn.Module):
             return self.factor.clone()
         self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
-            together = dist.is_available() and dist.is_initialized()
-            workers = dist.group.WORLD if together else None
-            task, box = sum_over_workers(self.sums.clone(), workers)
+            task, box = sum_over_workers(self.sums.clone(), workers_of("global"))
             # A step that diverged must not spoil a whole period.
             usable = (box > 0) & torch.isfinite(task + box)
             self.factor.copy_(torch.where(usable, (task + box) / box, self.factor))

@@ -13,6 +13,7 @@ from ranking_det.config import ConfigError
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.losses import HistoryBalance
+from tests.engine.cases import locked_by_another_process
 from tests.engine.conftest import shapes_environment
 
 ROOT = Path(__file__).parents[2]
@@ -237,20 +238,8 @@ def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, capsys):
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     (tmp_path / "notes.txt").write_text("mine")
-    code = f"""
-import fcntl, os, sys
-file = open({str(tmp_path / ".lock")!r}, "w")
-file.write(str(os.getpid()))
-file.flush()
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
-        assert other.stdout.readline() == b"locked\n"
+    with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         assert main(["--config-file", RS, *QUICK, f"train.output_dir={tmp_path}"]) == 2
-        other.stdin.close()
     said = capsys.readouterr().err
     assert f"{tmp_path}: another training (process {other.pid}) writes there" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt"]

@@ -1,7 +1,5 @@
 """The output folder: what counts as a training there, and what --overwrite does with it."""
 
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from ranking_det.engine.output_folder import (
     remove_partial,
     where_put,
 )
+from tests.engine.cases import locked_by_another_process
 
 KEY = "train.output_dir"
 EARLIER_RUN = (
@@ -96,38 +95,16 @@ def test_what_a_training_leaves_is_one(name, tmp_path):
 
 def test_a_training_that_runs_is_named_rather_than_offered_for_a_resume(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
-    code = f"""
-import fcntl, os, sys
-file = open({str(tmp_path / ".lock")!r}, "w")
-file.write(str(os.getpid()))
-file.flush()
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
-        assert other.stdout.readline() == b"locked\n"
+    with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         with pytest.raises(ConfigError, match=rf"\(process {other.pid}\) writes there"):
             check_no_training(str(tmp_path), KEY, resumable=True)
-        other.stdin.close()
 
 
 def test_other_processes_of_the_command_that_look_are_no_training(tmp_path):
     fill(tmp_path, ["metrics.json", ".lock"], "")
-    code = f"""
-import fcntl, sys
-file = open({str(tmp_path / ".lock")!r})
-fcntl.lockf(file, fcntl.LOCK_SH)
-print("locked", flush=True)
-sys.stdin.read()
-"""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
-        assert other.stdout.readline() == b"locked\n"
+    with locked_by_another_process(tmp_path / ".lock", "SH"):
         with pytest.raises(ConfigError, match="already has a training"):
             check_no_training(str(tmp_path), KEY, resumable=False)
-        other.stdin.close()
 
 
 def test_an_earlier_training_is_put_aside_whole_until_the_first_checkpoint(earlier):
