@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 
 from ranking_det.assigners import PAA, MaxIoU, NormalizedPAA
+from ranking_det.criteria import ConstantBalance, Criterion, HistoryBalance, ValueBalance
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.losses import ConstantBalance, Criterion, HistoryBalance, ValueBalance
 from tests.modeling.conftest import make_batch
 
 ROOT = Path(__file__).parents[1] / "configs"

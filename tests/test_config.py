@@ -1,10 +1,10 @@
 import pytest
 
-from ranking_det import assigners, losses
+from ranking_det import assigners, criteria
 from ranking_det.config import ConfigError, build_component
 
 
-def build(node, namespace=losses):
+def build(node, namespace=criteria):
     return build_component(node, namespace, "MODEL.X")
 
 
@@ -29,13 +29,16 @@ def test_an_int_is_accepted_for_a_float():
 
 
 def test_a_name_with_a_dot_is_imported():
-    assert isinstance(build({"NAME": "ranking_det.losses.GIoU"}), losses.GIoU)
+    assert isinstance(build({"NAME": "ranking_det.criteria.GIoU"}), criteria.GIoU)
 
 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"NAME": "RankSrt"}, r"no 'RankSrt' in ranking_det.losses \(did you mean 'RankSort'\?\)"),
+        (
+            {"NAME": "RankSrt"},
+            r"no 'RankSrt' in ranking_det.criteria \(did you mean 'RankSort'\?\)",
+        ),
         ({"NAME": "rank_sort"}, r"did you mean 'RankSort'"),
         ({"NAME": "RankSort", "DELTAS": 1.0}, r"no argument 'deltas' \(did you mean 'delta'\?\)"),
         ({"NAME": "RankSort", "DELTA": "x"}, "MODEL.X.delta must be float for RankSort, got 'x'"),

@@ -18,18 +18,23 @@ LAYERS = {
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
     "losses": ({"checks", "labels", "boxes", "config"}, {"torch"}),
+    "criteria": ({"checks", "labels", "boxes", "losses"}, {"torch"}),
     "assigners": ({"checks", "labels", "boxes", "config"}, {"torch"}),
     "layers": ({"checks", "labels", "boxes"}, {"torch", "torchvision"}),
-    "analysis": (set(), {"matplotlib", "numpy"}),
+    "analysis": (set(), {"numpy"}),
+    "visualization": (
+        {"checks", "config", "files", "modeling", "data"},
+        TORCH | DETECTRON2 | {"matplotlib"},
+    ),
     "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
     "evaluation": ({"config", "data", "files"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
     "modeling": (
-        {"checks", "labels", "boxes", "config", "losses", "assigners", "layers"},
+        {"checks", "labels", "boxes", "config", "losses", "criteria", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
         {"checks", "config", "files", "losses", "assigners", "modeling", "data", "evaluation"}
-        | {"analysis"},
+        | {"analysis", "visualization"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml", "PIL"},
     ),
     # Its probes import these when they are run, and nothing before.

@@ -10,9 +10,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import ROIAlign
 from detectron2.utils.events import EventStorage
 
-from ranking_det.data.repeat import repeat_rare
-from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.losses import (
+from ranking_det.criteria import (
     ALRPCriterion,
     CandidateCount,
     CrossEntropy,
@@ -25,6 +23,8 @@ from ranking_det.losses import (
     SmoothL1,
     ValueBalance,
 )
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.modeling import RandomSampler, RankingMaskHead
 from tests.modeling.conftest import make_batch
 from tests.test_coco_configs import ROOT, check_step

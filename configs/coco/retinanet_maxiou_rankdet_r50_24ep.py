@@ -5,7 +5,7 @@
 
 from detectron2.config import LazyCall as L
 
-from ranking_det.losses import CriterionSchedule
+from ranking_det.criteria import CriterionSchedule
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rankdet, retinanet_focal

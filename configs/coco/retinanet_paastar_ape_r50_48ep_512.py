@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from ranking_det.assigners import NormalizedPAA
-from ranking_det.losses import IoUWeight
+from ranking_det.criteria import IoUWeight
 
 from .retinanet_maxiou_ape_r50_48ep_512 import dataloader, lr_multiplier, model, optimizer, train
 

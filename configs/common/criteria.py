@@ -6,7 +6,7 @@ not by Detectron2's moving average; FCOS, ATSS and PAA by their mean over all pr
 
 from detectron2.config import LazyCall as L
 
-from ranking_det.losses import (
+from ranking_det.criteria import (
     APE,
     ALRPCriterion,
     AveragePrecision,

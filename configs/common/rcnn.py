@@ -26,7 +26,7 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsamp
 from omegaconf import DictConfig
 
 from ranking_det.assigners import MaxIoU
-from ranking_det.losses import MaskCriterion
+from ranking_det.criteria import MaskCriterion
 from ranking_det.modeling import (
     CARAFEFPN,
     RandomSampler,

@@ -22,7 +22,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.assigners import ATSS, MaxIoU
 from ranking_det.modeling import DenseHead, DenseInference, RankingRetinaNet
-from ranking_det.modeling.backbones import ExtraLevels
+from ranking_det.modeling.backbones.resnet import ExtraLevels
 
 from .criteria import atss_focal, retinanet_focal
 from .resnet_50 import bottom_up

@@ -13,8 +13,8 @@ from ranking_det.engine.errors import build, check_classes
 from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.per_class import write_per_class
 from ranking_det.engine.results import write_results
+from ranking_det.modeling.augmented_inference import augment_in_test
 from ranking_det.modeling.score_watch import watch_scores
-from ranking_det.modeling.test_time_augmentation import augment_in_test
 
 
 def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:

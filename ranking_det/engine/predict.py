@@ -22,8 +22,8 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
-from ranking_det.engine.pictures import overlay
 from ranking_det.files import write_json
+from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
 

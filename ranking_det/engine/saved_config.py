@@ -57,33 +57,33 @@ TARGETS = frozenset(
     ranking_det.data.stream.build_train_loader
     ranking_det.engine.schedule.warm_up
     ranking_det.evaluation.DetectionEvaluator
-    ranking_det.losses.ALRPCriterion
-    ranking_det.losses.APE
-    ranking_det.losses.AveragePrecision
-    ranking_det.losses.BranchLoss
-    ranking_det.losses.CandidateCount
-    ranking_det.losses.CenternessWeight
-    ranking_det.losses.ConstantBalance
-    ranking_det.losses.Criterion
-    ranking_det.losses.CriterionSchedule
-    ranking_det.losses.CrossEntropy
-    ranking_det.losses.Focal
-    ranking_det.losses.GIoU
-    ranking_det.losses.HistoryBalance
-    ranking_det.losses.IoU
-    ranking_det.losses.IoUWeight
-    ranking_det.losses.MagnitudeBalance
-    ranking_det.losses.MaskCriterion
-    ranking_det.losses.PositiveCount
-    ranking_det.losses.QualityFocal
-    ranking_det.losses.RankDet
-    ranking_det.losses.RankSort
-    ranking_det.losses.RankingWeight
-    ranking_det.losses.ScoreWeight
-    ranking_det.losses.SmoothL1
-    ranking_det.losses.UniformWeight
-    ranking_det.losses.ValueBalance
-    ranking_det.losses.Varifocal
+    ranking_det.criteria.ALRPCriterion
+    ranking_det.criteria.APE
+    ranking_det.criteria.AveragePrecision
+    ranking_det.criteria.BranchLoss
+    ranking_det.criteria.CandidateCount
+    ranking_det.criteria.CenternessWeight
+    ranking_det.criteria.ConstantBalance
+    ranking_det.criteria.Criterion
+    ranking_det.criteria.CriterionSchedule
+    ranking_det.criteria.CrossEntropy
+    ranking_det.criteria.Focal
+    ranking_det.criteria.GIoU
+    ranking_det.criteria.HistoryBalance
+    ranking_det.criteria.IoU
+    ranking_det.criteria.IoUWeight
+    ranking_det.criteria.MagnitudeBalance
+    ranking_det.criteria.MaskCriterion
+    ranking_det.criteria.PositiveCount
+    ranking_det.criteria.QualityFocal
+    ranking_det.criteria.RankDet
+    ranking_det.criteria.RankSort
+    ranking_det.criteria.RankingWeight
+    ranking_det.criteria.ScoreWeight
+    ranking_det.criteria.SmoothL1
+    ranking_det.criteria.UniformWeight
+    ranking_det.criteria.ValueBalance
+    ranking_det.criteria.Varifocal
     ranking_det.modeling.CARAFEFPN
     ranking_det.modeling.DenseHead
     ranking_det.modeling.DenseInference
@@ -107,7 +107,7 @@ TARGETS = frozenset(
 ARGUMENTS = frozenset(
     """
     detectron2.modeling.backbone.resnet.BasicBlock
-    ranking_det.modeling.backbones.FrozenStatisticsBatchNorm2d
+    ranking_det.modeling.backbones.resnet.FrozenStatisticsBatchNorm2d
     """.split()
 )
 """The classes that configs/ hand on as arguments. They get arguments of the file's, so that these

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.entries import gather_entries
-from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.ramps import Ramps
+from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels.interval_sums import IntervalSums
+from ranking_det.losses.kernels.ramps import Ramps
+from ranking_det.losses.kernels.ranked_logits import gather_entries
 from ranking_det.losses.validation import check_per_positive, check_ranking
 
 # Positives with fewer false positives send no gradient.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ranking_det.checks import check_at_least, check_choice, check_integer
-from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.entries import Entries, gather_entries
-from ranking_det.losses.sigmoid_sums import PAIRS, SigmoidSums, highest_negatives
+from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels.ranked_logits import Entries, gather_entries
+from ranking_det.losses.kernels.sigmoid_sums import PAIRS, SigmoidSums, highest_negatives
 from ranking_det.losses.validation import check_per_positive, check_ranking
 
 # A smaller balance constant is taken for this one, lest its inverse overflow; without a cut-off the

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ranking_det.checks import check_at_least, check_choice, check_integer
-from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.entries import Entries, gather_entries
-from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.sigmoid_sums import SigmoidSums, highest_negatives
+from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels.interval_sums import IntervalSums
+from ranking_det.losses.kernels.ranked_logits import Entries, gather_entries
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
 from ranking_det.losses.validation import check_ranking
 
 

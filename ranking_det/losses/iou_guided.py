@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ranking_det.checks import check_at_least, check_choice
-from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.ranked_groups import MAX_EXPONENT, PAIRS
+from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels.ranked_groups import MAX_EXPONENT, PAIRS
 from ranking_det.losses.validation import check_group_ids, check_vector
 
 

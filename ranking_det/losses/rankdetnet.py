@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.labels import IGNORE
-from ranking_det.losses.carry import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.ranked_groups import bin_negatives, rank_groups
+from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels.ranked_groups import bin_negatives, rank_groups
 from ranking_det.losses.validation import check_labels, check_vector
 
 DISTANCES = ("exp", "sigmoid", "logistic")

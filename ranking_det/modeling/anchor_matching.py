@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.losses import Candidates
+from ranking_det.criteria import Candidates
 from ranking_det.modeling.adapters import flatten_levels, image_and_level, valid_cells
 
 
@@ -36,7 +36,7 @@ class AnchorMatching:
         anchor_generator: Detectron2 anchor generator.
         box2box_transform: Detectron2 box coder.
         assigner: see :mod:`ranking_det.assigners`.
-        criterion: see :mod:`ranking_det.losses`.
+        criterion: see :mod:`ranking_det.criteria`.
         num_classes: K.
         strides: per level, pixels per cell.
     """

@@ -13,8 +13,8 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from torch import Tensor, nn
 
 from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
-from ranking_det.modeling.dense_detector import RankingDenseDetector
-from ranking_det.modeling.rpn import RankingRPN
+from ranking_det.modeling.dense.detector import RankingDenseDetector
+from ranking_det.modeling.rcnn.rpn import RankingRPN
 
 __all__ = ["find_positives", "tells_positives"]
 

@@ -1,6 +1,6 @@
 import json
 
-from ranking_det.analysis.curves import plot_curves, read_metrics
+from ranking_det.visualization.curves import plot_curves, read_metrics
 
 
 def test_an_early_end_of_metrics_does_not_spoil_the_curves(tmp_path):

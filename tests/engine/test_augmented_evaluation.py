@@ -11,8 +11,8 @@ from ranking_det.engine import main, run
 from ranking_det.engine.evaluation import augment
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run import load_experiment
-from ranking_det.modeling.inference import DenseInference
-from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
+from ranking_det.modeling.dense.inference import DenseInference
 
 SHAPES = Path(__file__).parents[2] / "configs" / "shapes"
 RS, TWIN = str(SHAPES / "retinanet_atss_rs.py"), str(SHAPES / "retinanet_atss_rs.yaml")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ranking_det.config import ConfigError
+from ranking_det.criteria import HistoryBalance
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
-from ranking_det.losses import HistoryBalance
 from tests.engine.cases import locked_by_another_process
 from tests.engine.conftest import shapes_environment
 

@@ -15,8 +15,8 @@ from torch import distributed, multiprocessing, nn
 from ranking_det.engine import guards
 from ranking_det.engine.guards import NonFiniteLossError, TrainingGuard, watch_scores
 from ranking_det.modeling import DenseInference
-from ranking_det.modeling.logging import log_metrics
-from ranking_det.modeling.test_time_augmentation import DenseDetectorWithTTA
+from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
+from ranking_det.modeling.step_metrics import log_metrics
 from tests.modeling.conftest import load, make_batch
 
 

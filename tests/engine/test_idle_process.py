@@ -9,9 +9,9 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from torch import distributed
 
+from ranking_det.criteria import Criterion
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
-from ranking_det.losses import Criterion
 from tests.modeling.conftest import load, load_masked_cascade, make_batch
 
 STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs.py": 10}

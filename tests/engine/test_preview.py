@@ -7,9 +7,9 @@ from matplotlib.image import imread
 from torch import nn
 
 from ranking_det.config import ConfigError
-from ranking_det.engine import preview as module
-from ranking_det.engine.preview import preview
 from ranking_det.modeling.positives import find_positives
+from ranking_det.visualization import preview as module
+from ranking_det.visualization.preview import preview
 from tests.modeling.conftest import load, make_batch
 from tests.modeling.test_combinations import build
 

@@ -25,7 +25,7 @@ OPTIONS = [
     "train.checkpointer.period=2",
     "train.checkpointer.max_to_keep=2",
     "dataloader.train.total_batch_size=2",
-    "model.criterion.balance={_target_: ranking_det.losses.HistoryBalance, period: 3}",
+    "model.criterion.balance={_target_: ranking_det.criteria.HistoryBalance, period: 3}",
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
 """With a balance that has a memory, and flips that are random."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from ranking_det import assigners, losses, modeling
+from ranking_det import assigners, criteria, modeling
 from ranking_det.config import ConfigError
 from ranking_det.engine import main
 from ranking_det.engine.lazy_experiment import LazyExperiment
@@ -74,7 +74,7 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
         called |= set(names_in(yaml.load(text, yaml.UnsafeLoader)))
     parts = {
         f"{package.__name__}.{name}"
-        for package in (assigners, losses, modeling)
+        for package in (assigners, criteria, modeling)
         for name in package.__all__
         if inspect.isclass(c := getattr(package, name)) and hasattr(c, "forward")
     }
@@ -82,8 +82,8 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
     # Bases that cannot be built, and classes that no node calls.
     unused = {
         "ranking_det.assigners.Assigner",
-        "ranking_det.losses.Classification",
-        "ranking_det.losses.Normalizer",
+        "ranking_det.criteria.Classification",
+        "ranking_det.criteria.Normalizer",
         "ranking_det.modeling.DenseDetectorWithTTA",
         "ranking_det.modeling.FrozenStatisticsBatchNorm2d",
         "ranking_det.modeling.RankingDenseDetector",

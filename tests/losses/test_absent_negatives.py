@@ -7,8 +7,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import (
+from ranking_det.criteria import (
     APE,
     AveragePrecision,
     Criterion,
@@ -17,6 +16,9 @@ from ranking_det.losses import (
     RankDet,
     RankSort,
     UniformWeight,
+)
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import (
     alrp_loss,
     ap_loss,
     ape_loss,
@@ -27,7 +29,7 @@ from ranking_det.losses import (
     hardest_negatives,
     rank_sort_loss,
 )
-from ranking_det.losses.sigmoid_sums import highest_negatives
+from ranking_det.losses.kernels.sigmoid_sums import highest_negatives
 from tests.losses.cases import assert_close, random_case
 from tests.losses.test_criterion import CRITERIA, make
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from ranking_det.losses import ape_loss
-from ranking_det.losses.sigmoid_sums import SATURATION
+from ranking_det.losses.kernels.sigmoid_sums import SATURATION
 from tests.losses.cases import assert_close, gradient, ramp, random_case
 
 

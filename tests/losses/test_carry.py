@@ -17,7 +17,7 @@ from ranking_det.losses import (
     rank_sort_loss,
     varifocal,
 )
-from ranking_det.losses.carry import Part, carry
+from ranking_det.losses.kernels.given_gradient import Part, carry
 from tests.losses.cases import random_case
 
 CASE = random_case(10, 38)

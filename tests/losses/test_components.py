@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import (
+from ranking_det.criteria import (
     CandidateCount,
     CenternessWeight,
     HistoryBalance,
@@ -17,6 +16,7 @@ from ranking_det.losses import (
     UniformWeight,
     ValueBalance,
 )
+from ranking_det.labels import BACKGROUND, IGNORE
 from tests.losses.test_criterion import LABELS, gradients, make, match, rank_sort
 
 

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import (
+from ranking_det.criteria import (
     APE,
     ALRPCriterion,
     AveragePrecision,
@@ -29,9 +28,9 @@ from ranking_det.losses import (
     UniformWeight,
     ValueBalance,
     Varifocal,
-    alrp_loss,
-    rank_sort_loss,
 )
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import alrp_loss, rank_sort_loss
 
 CRITERIA = {
     "rank_sort": lambda: Criterion(classification=RankSort()),

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from ranking_det.losses import interval_sums, rank_sort, rank_sort_loss, sigmoid_sums
-from ranking_det.losses.entries import gather_entries
-from ranking_det.losses.interval_sums import IntervalSums
-from ranking_det.losses.ramps import Ramps, range_sums
-from ranking_det.losses.sigmoid_sums import SigmoidSums
+from ranking_det.losses import rank_sort, rank_sort_loss
+from ranking_det.losses.kernels import interval_sums, sigmoid_sums
+from ranking_det.losses.kernels.interval_sums import IntervalSums
+from ranking_det.losses.kernels.ramps import Ramps, range_sums
+from ranking_det.losses.kernels.ranked_logits import gather_entries
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 from tests.losses.cases import CASES, DELTAS, assert_close, random_case
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ranking_det.losses import MaskCriterion, dice_errors, mask_cross_entropies
+from ranking_det.criteria import MaskCriterion, dice_errors, mask_cross_entropies
 
 
 def by_loops(logits, targets):

@@ -8,8 +8,7 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import (
+from ranking_det.criteria import (
     ALRPCriterion,
     AveragePrecision,
     BranchLoss,
@@ -25,6 +24,7 @@ from ranking_det.losses import (
     RankingWeight,
     RankSort,
 )
+from ranking_det.labels import BACKGROUND, IGNORE
 
 CLASSES = 3
 CRITERIA = {

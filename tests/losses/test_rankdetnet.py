@@ -5,12 +5,10 @@ import torch
 from torch.nn import functional
 
 from ranking_det.boxes import box_iou
+from ranking_det.criteria import Candidates, Criterion, RankDet
 from ranking_det.losses import (
     BACKGROUND,
     IGNORE,
-    Candidates,
-    Criterion,
-    RankDet,
     class_specific_ranking_loss,
     global_ranking_loss,
     group_negatives,
@@ -18,7 +16,7 @@ from ranking_det.losses import (
     iou_guided_ranking_loss,
     rankdetnet,
 )
-from ranking_det.losses.ranked_groups import PAIRS
+from ranking_det.losses.kernels.ranked_groups import PAIRS
 from tests.losses.cases import assert_close, gradient
 
 DISTANCES = {"exp": torch.exp, "sigmoid": torch.sigmoid, "logistic": functional.softplus}

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from ranking_det.labels import BACKGROUND
-from ranking_det.losses import (
+from ranking_det.criteria import (
     BranchLoss,
     CenternessWeight,
     Criterion,
@@ -16,6 +15,7 @@ from ranking_det.losses import (
     RankDet,
     RankSort,
 )
+from ranking_det.labels import BACKGROUND
 from tests.losses.test_criterion import LABELS, make
 
 

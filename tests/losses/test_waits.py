@@ -8,16 +8,16 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import (
+from ranking_det.criteria import (
     Candidates,
     ConstantBalance,
     Criterion,
     RankDet,
     UniformWeight,
     candidates,
-    validation,
 )
+from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import validation
 
 aten = torch.ops.aten
 WAITING = {

@@ -5,10 +5,10 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from ranking_det import losses as L
+from ranking_det import criteria as L
 from ranking_det.assigners import MaxIoU
 from ranking_det.modeling import RankingCascadeROIHeads
-from ranking_det.modeling.proposals import (
+from ranking_det.modeling.rcnn.proposals import (
     gather_candidates,
     match_proposals,
     refine_proposals,

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 
-from ranking_det import losses as L
+from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
-from ranking_det.modeling.fitting import check_parts
+from ranking_det.modeling.compatibility import check_parts
 from tests.modeling.conftest import CONFIGS, make_batch
 
 ASSIGNERS = {

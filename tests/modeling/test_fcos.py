@@ -3,7 +3,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ranking_det.losses import BranchLoss, CenternessWeight, Criterion, Focal, PositiveCount
+from ranking_det.criteria import BranchLoss, CenternessWeight, Criterion, Focal, PositiveCount
 from ranking_det.modeling import DenseHead, PointTransform, RankingFCOS
 from tests.modeling.conftest import CONFIGS, make_batch
 

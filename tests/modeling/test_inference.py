@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import nms
 
 from ranking_det.layers import soft_nms, vote_boxes
-from ranking_det.modeling.inference import DenseInference, RawDetections
+from ranking_det.modeling.dense.inference import DenseInference, RawDetections
 from tests.layers.cases import detections
 
 

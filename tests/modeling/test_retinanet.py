@@ -10,7 +10,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.utils.events import EventStorage
 
 from ranking_det.assigners import IGNORE, MaxIoU
-from ranking_det.losses import (
+from ranking_det.criteria import (
     ConstantBalance,
     Criterion,
     Focal,

@@ -12,12 +12,12 @@ from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from ranking_det import losses as L
+from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, PAA, MaxIoU
 from ranking_det.labels import BACKGROUND
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
-from ranking_det.modeling.mask_head import mask_targets
-from ranking_det.modeling.proposals import match_proposals
+from ranking_det.modeling.rcnn.mask_head import mask_targets
+from ranking_det.modeling.rcnn.proposals import match_proposals
 from ranking_det.modeling.score_watch import watch_scores
 from tests.modeling.conftest import load, make_instances
 

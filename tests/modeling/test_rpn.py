@@ -7,7 +7,7 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
-from ranking_det import losses as L
+from ranking_det import criteria as L
 from ranking_det.labels import IGNORE
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingRPN, RankingRPNHead
 from tests.modeling.conftest import load, make_instances

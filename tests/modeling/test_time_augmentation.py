@@ -7,10 +7,10 @@ from PIL import Image
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranking_det.modeling.inference import DenseInference, RawDetections
-from ranking_det.modeling.test_time_augmentation import (
+from ranking_det.modeling.augmented_inference import (
     augment_in_test,
 )
+from ranking_det.modeling.dense.inference import DenseInference, RawDetections
 from tests.modeling.conftest import load_masked_cascade, make_batch
 
 BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from ranking_det.losses import AveragePrecision
+from ranking_det.criteria import AveragePrecision
 
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import retinanet as model

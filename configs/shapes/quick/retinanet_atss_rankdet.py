@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler
 
+from ranking_det.criteria import CriterionSchedule, GIoU
 from ranking_det.engine.schedule import warm_up
-from ranking_det.losses import CriterionSchedule, GIoU
 
 from ...common.criteria import focal_giou, rankdet
 from ...common.shapes_quick import dataloader, optimizer, train

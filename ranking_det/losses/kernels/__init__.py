@@ -1,0 +1,1 @@
+"""Exact ranking in O(M log P): what the losses compute with."""

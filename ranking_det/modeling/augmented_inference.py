@@ -1,0 +1,167 @@
+"""Test-time augmentation: several sizes and mirror images, suppressed together.
+
+Shapes: n candidates of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.data.transforms import Transform
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ranking_det.checks import check_integer
+from ranking_det.modeling.dense.inference import RawDetections
+
+
+def augment_in_test(
+    model: nn.Module, *, min_sizes: Sequence[int], max_size: int, flip: bool
+) -> nn.Module:
+    """A detector that looks at each image in several sizes, and mirrored.
+
+    An R-CNN's detections, as they are after its own suppression, are suppressed together and then
+    get the mean of their masks in all views, by Detectron2's GeneralizedRCNNWithTTA. Dense
+    detectors: see :class:`DenseDetectorWithTTA`.
+
+    Args:
+        model: a dense detector of this package or Detectron2's GeneralizedRCNN, perhaps
+            distributed.
+        min_sizes: lengths of the shorter side, in pixels.
+        max_size: limit of the longer side, in pixels.
+        flip: whether each size is also seen mirrored.
+
+    Returns:
+        A module that takes and gives what a Detectron2 model does.
+
+    Raises:
+        ValueError: another model, or sizes that are none.
+    """
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    if not isinstance(model, GeneralizedRCNN):
+        return DenseDetectorWithTTA(model, min_sizes=min_sizes, max_size=max_size, flip=flip)
+    if model.proposal_generator is None:
+        raise ValueError("model: an R-CNN on given proposals has none for augmented images")
+    mapper = _make_mapper(min_sizes, max_size, flip)
+    augmented = _RCNNWithTTA(_describe(model), model, mapper)
+    # Detectron2's evaluation leaves the model in the mode in which it found this one.
+    augmented.training = model.training
+    return augmented
+
+
+class DenseDetectorWithTTA(nn.Module):
+    """A detector that looks at each image in several sizes, and mirrored.
+
+    The candidates of all of them are brought into the original image and suppressed once, so that
+    they compete as those of one image do. Takes and gives what a Detectron2 model does.
+
+    The sizes are made of the image that the data loader gives, as Detectron2's own augmentation
+    does: a loader that shrinks images first leaves nothing for larger sizes to show.
+
+    Args:
+        model: a detector with ``propose(batched_inputs)``, a :class:`RawDetections` per image in
+            the coordinates of its input, and ``inference``, a :class:`DenseInference`.
+        min_sizes: lengths of the shorter side, in pixels.
+        max_size: limit of the longer side, in pixels.
+        flip: whether each size is also seen mirrored.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, min_sizes: Sequence[int], max_size: int, flip: bool
+    ) -> None:
+        super().__init__()
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        if not hasattr(model, "propose") or not hasattr(model, "inference"):
+            raise ValueError(
+                "model: expected a dense detector, with propose and inference, got "
+                f"{type(model).__name__}"
+            )
+        self.model = model
+        self.mapper = _make_mapper(min_sizes, max_size, flip)
+        # Detectron2's evaluation leaves the model in the mode in which it found this one.
+        self.training = model.training
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Detect.
+
+        Args:
+            batched_inputs: as for a Detectron2 model; an input without ``image`` is read from its
+                ``file_name``.
+
+        Returns:
+            Per image ``{"instances": Instances}``, in the original image's coordinates.
+        """
+        return [{"instances": self._detect(self._complete(inputs))} for inputs in batched_inputs]
+
+    def _detect(self, inputs: dict[str, Any]) -> Any:
+        found = []
+        # One at a time: in a batch of several sizes the smaller would be padded.
+        for augmented in self.mapper(inputs):
+            (raw,) = self.model.propose([augmented])
+            found.append(_move_back(raw, augmented["transforms"]))
+        size = inputs["height"], inputs["width"]
+        merged = RawDetections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return detector_postprocess(self.model.inference.suppress(merged, size), *size)
+
+    def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs with ``image`` on the CPU, ``height`` and ``width``."""
+        image = inputs.get("image")
+        if image is None:
+            pixels = read_image(inputs["file_name"], format=self.model.input_format)
+            image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        height, width = image.shape[-2:]
+        return {"height": height, "width": width, **inputs, "image": image.cpu()}
+
+
+class _RCNNWithTTA(GeneralizedRCNNWithTTA):
+    """Detectron2's, which leaves it to the caller that no gradient is kept."""
+
+    __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
+
+
+def _make_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> DatasetMapperTTA:
+    if not len(min_sizes):
+        raise ValueError("min_sizes: expected at least one size, got none")
+    for size in min_sizes:
+        check_integer("min_sizes", size, 1)
+    check_integer("max_size", max_size, 1)
+    if not isinstance(flip, bool):
+        raise ValueError(f"flip: expected True or False, got {flip!r}")
+    return DatasetMapperTTA(min_sizes=list(min_sizes), max_size=max_size, flip=flip)
+
+
+def _describe(model: GeneralizedRCNN) -> CfgNode:
+    """What Detectron2's augmentation reads of a yaml config, of the model, which may have none."""
+    heads = model.roi_heads
+    predictor = heads.box_predictor
+    if isinstance(predictor, nn.ModuleList):
+        predictor = predictor[-1]  # a cascade's detections are the last stage's
+    return CfgNode(
+        {
+            "MODEL": {
+                "MASK_ON": bool(getattr(heads, "mask_on", False)),
+                "KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
+                "LOAD_PROPOSALS": False,
+                "ROI_HEADS": {
+                    "NUM_CLASSES": heads.num_classes,
+                    "NMS_THRESH_TEST": predictor.test_nms_thresh,
+                },
+            },
+            "TEST": {"DETECTIONS_PER_IMAGE": predictor.test_topk_per_image},
+        }
+    )
+
+
+def _move_back(raw: RawDetections, transforms: Transform) -> RawDetections:
+    """Candidates of an augmented image -> in the coordinates of the original image."""
+    boxes = transforms.inverse().apply_box(raw.boxes.cpu().numpy())
+    return raw._replace(boxes=torch.as_tensor(boxes).to(raw.boxes))

@@ -1,0 +1,1 @@
+"""Backbones and necks that Detectron2 does not have."""

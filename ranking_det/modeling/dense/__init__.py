@@ -1,0 +1,1 @@
+"""Dense detectors: RetinaNet and FCOS."""

@@ -1,0 +1,135 @@
+"""What dense detectors share: an injected assigner, criterion and inference over a grid of boxes.
+
+Shapes: N images, R anchors of all levels and images, K classes, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import Backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ranking_det.assigners import Assigner
+from ranking_det.modeling.adapters import flatten_level, flatten_levels
+from ranking_det.modeling.anchor_matching import AnchorMatching
+from ranking_det.modeling.compatibility import check_parts
+from ranking_det.modeling.dense.inference import DenseInference, RawDetections
+from ranking_det.modeling.step_metrics import log_metrics
+
+
+class RankingDenseDetector(AnchorMatching, DenseDetector):
+    """A dense detector with any assigner, any criterion and any inference.
+
+    The criterion sees the raw logits of all classes, levels and images of the process at once.
+
+    Args:
+        backbone: Detectron2 backbone.
+        head: ``(features) -> (logits, box outputs)`` per level, and the logits of a branch as a
+            third if the criterion has one, such as :class:`DenseHead`.
+        head_in_features: names of the backbone's features for the head, the finest first.
+        anchor_generator: Detectron2 anchor generator.
+        box2box_transform: Detectron2 box coder.
+        assigner: see :mod:`ranking_det.assigners`.
+        criterion: see :mod:`ranking_det.criteria`.
+        inference: see :class:`DenseInference`, whose defaults are taken if None.
+        num_classes: K.
+        pixel_mean: per channel, in the order of the input format.
+        pixel_std: per channel.
+        input_format: "RGB" or "BGR", what the data loader gives.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        box2box_transform: Any,
+        assigner: Assigner,
+        criterion: nn.Module,
+        num_classes: int,
+        inference: DenseInference | None = None,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "BGR",
+    ) -> None:
+        super().__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.assigner = assigner
+        self.criterion = criterion
+        self.inference = inference or DenseInference()
+        self.num_classes = num_classes
+        self.input_format = input_format
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in self.head_in_features]
+        check_parts(self)
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: tuple[list[Tensor], ...],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Assign, gather the candidates, and call the criterion."""
+        anchors = self.make_anchors(features)
+        logits, outputs, assignment = self.assign_all(
+            images, features, anchors, predictions, gt_instances
+        )
+        branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
+        candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
+        output = self.criterion(candidates, assignment.labels)
+        log_metrics(output.metrics)
+        return output.losses
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]
+    ) -> list[Instances]:
+        """Detections of every image, in its input coordinates."""
+        proposed = self._propose(features, predictions, len(images.image_sizes))
+        return [
+            self.inference.suppress(raw, size)
+            for raw, size in zip(proposed, images.image_sizes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def propose(self, batched_inputs: list[dict[str, Any]]) -> list[RawDetections]:
+        """Every image's detections before duplicates are suppressed, in its input coordinates."""
+        images = self.preprocess_image(batched_inputs)
+        pyramid = self.backbone(images.tensor)
+        features = [pyramid[name] for name in self.head_in_features]
+        return self._propose(features, self.head(features), len(images.image_sizes))
+
+    def _propose(
+        self, features: list[Tensor], predictions: tuple[list[Tensor], ...], num_images: int
+    ) -> list[RawDetections]:
+        anchors = self.make_anchors(features)
+        logits = [flatten_level(level, self.num_classes) for level in predictions[0]]
+        outputs = [flatten_level(level, 4) for level in predictions[1]]
+        # A third prediction is the branch's.
+        maps = predictions[2] if len(predictions) > 2 else []
+        branch = [flatten_level(level, 1).squeeze(2) for level in maps]
+        return [
+            self.inference.propose(
+                [level[i] for level in logits],
+                [level[i] for level in outputs],
+                anchors,
+                self.decode,
+                [level[i] for level in branch] or None,
+            )
+            for i in range(num_images)
+        ]

@@ -1,0 +1,112 @@
+"""FCOS: a dense detector on points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from torch import Tensor, nn
+
+from ranking_det.assigners import Assigner
+from ranking_det.modeling.dense.detector import RankingDenseDetector
+from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.modeling.yaml_keys import dense_arguments
+
+POINT_SIZE = 8
+"""A point stands for a square of this many strides, so that IoU assigners can use it too."""
+
+MAX_FACTOR = 1000 / 16
+"""Largest factor of a distance, against overflow; Detectron2's box coder has the same."""
+
+
+class PointTransform:
+    """Distances (left, top, right, bottom) from a point to a box, as FCOS predicts them.
+
+    distance = side / 2 x exp(output), with the side of the point's square: outputs of 0 are the
+    square itself. FCOS (section 3.1) has the exponential of the output and a learnable factor per
+    level in it; the unit of the level is given here, as its authors' later versions have it.
+    """
+
+    def get_deltas(self, points: Tensor, boxes: Tensor) -> Tensor:
+        """Encode boxes (n, 4) XYXY that contain the centres of points (n, 4) XYXY: (n, 4)."""
+        centers = (points[:, :2] + points[:, 2:]) / 2
+        half = (points[:, 2:] - points[:, :2]) / 2
+        distances = torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1)
+        return (distances / half.repeat(1, 2)).log()
+
+    def apply_deltas(self, outputs: Tensor, points: Tensor) -> Tensor:
+        """Decode outputs (n, 4) at points (n, 4) XYXY: boxes (n, 4) XYXY in pixels."""
+        points = points.to(outputs.dtype)
+        centers = (points[:, :2] + points[:, 2:]) / 2
+        half = (points[:, 2:] - points[:, :2]) / 2
+        distances = outputs.clamp(max=math.log(MAX_FACTOR)).exp() * half.repeat(1, 2)
+        return torch.cat([centers - distances[:, :2], centers + distances[:, 2:]], dim=1)
+
+
+@META_ARCH_REGISTRY.register()
+class RankingFCOS(RankingDenseDetector):
+    """A detector on points (Tian et al., ICCV 2019), one per cell.
+
+    The points lie in the middle of their cells. The paper assigns with
+    :class:`ranking_det.assigners.FCOS`; for IoU assigners a point is a square of 8 strides.
+
+    Args:
+        backbone: see :class:`RankingDenseDetector`, as for the other arguments.
+        head: one anchor per cell; the paper's has a factor per level (``num_scales``), and a
+            centreness branch with losses that do not rank.
+        head_in_features: see there.
+        assigner: see there.
+        criterion: see there; its box loss must be one on decoded boxes.
+        num_classes: see there.
+        inference: see there.
+        pixel_mean: see there.
+        pixel_std: see there.
+        input_format: see there.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        assigner: Assigner,
+        criterion: nn.Module,
+        num_classes: int,
+        inference: DenseInference | None = None,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "BGR",
+    ) -> None:
+        shapes = backbone.output_shape()
+        strides = [shapes[name].stride for name in head_in_features]
+        super().__init__(
+            backbone=backbone,
+            head=head,
+            head_in_features=head_in_features,
+            anchor_generator=DefaultAnchorGenerator(
+                sizes=[[POINT_SIZE * stride] for stride in strides],
+                aspect_ratios=[1.0],
+                strides=strides,
+                offset=0.5,
+            ),
+            box2box_transform=PointTransform(),
+            assigner=assigner,
+            criterion=criterion,
+            num_classes=num_classes,
+            inference=inference,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            input_format=input_format,
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        return dense_arguments(cfg)

@@ -1,0 +1,1 @@
+"""Two-stage detectors: RPN, box heads, cascades and mask heads."""

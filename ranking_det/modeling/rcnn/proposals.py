@@ -1,0 +1,167 @@
+"""From proposals and objects to a criterion's candidates, to positives, and to further proposals.
+
+Shapes: N images, R proposals of all of them, K classes, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ranking_det.assigners import Assigner, Assignment
+from ranking_det.criteria import Candidates
+from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
+
+
+@torch.no_grad()
+def match_proposals(
+    proposals: Sequence[Instances],
+    targets: Sequence[Instances],
+    assigner: Assigner,
+    sampler: nn.Module | None = None,
+    append_gt: bool = True,
+) -> tuple[list[Instances], Assignment]:
+    """Choose the proposals that are trained on and find their objects.
+
+    The objects' own boxes are appended after the others were assigned, each assigned to its own
+    object: as proposals, they would be every object's best and leave no low-quality match.
+
+    Args:
+        proposals: per image ``proposal_boxes`` and ``objectness_logits``.
+        targets: per image ``gt_boxes`` and ``gt_classes``.
+        assigner: is called for each image alone, as if it had anchors of its own on one level.
+        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all proposals.
+        append_gt: whether the objects' own boxes are proposals too, after the others.
+
+    Returns:
+        The proposals of each image, with ``is_object`` for those that are an object's own box, and
+        the assignment of all R.
+
+    Raises:
+        ValueError: objects are to be appended to proposals without ``objectness_logits``.
+    """
+    if append_gt and not all(own.has("objectness_logits") for own in proposals):
+        raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
+    kept, labels, index, first = [], [], [], 0
+    for own, objects in zip(proposals, targets, strict=True):
+        boxes, classes = own.proposal_boxes.tensor, objects.gt_classes
+        valid = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        label, number = assigner([boxes], [objects.gt_boxes.tensor], [classes], valid, None)
+        if append_gt:
+            (own,) = add_ground_truth_to_proposals([objects], [own])
+            label = torch.cat([label, classes])
+            number = torch.cat([number, torch.arange(len(objects), device=boxes.device)])
+        rows = torch.arange(len(label), device=boxes.device)
+        is_object = rows >= len(boxes)
+        if sampler is not None:
+            rows = sampler(label)
+        chosen = own[rows]
+        chosen.is_object = is_object[rows]
+        kept.append(chosen)
+        labels.append(label[rows])
+        index.append(torch.where(number >= 0, number + first, -1)[rows])
+        first += len(objects)
+    return kept, Assignment(torch.cat(labels), torch.cat(index))
+
+
+def gather_candidates(
+    predictor: RankingBoxPredictor,
+    logits: Tensor,
+    outputs: Tensor,
+    proposals: Sequence[Instances],
+    targets: Sequence[Instances],
+    assignment: Assignment,
+) -> Candidates:
+    """All proposals' logits, and the boxes of the positives.
+
+    Args:
+        predictor: what made the logits and outputs.
+        logits: (R, K).
+        outputs: (R, 4) or (R, 4 K).
+        proposals: per image ``proposal_boxes``, R in all.
+        targets: per image ``gt_boxes``.
+        assignment: of all R.
+
+    Returns:
+        The candidates, of level 0.
+    """
+    labels, gt_index = assignment
+    rows = torch.nonzero(labels >= 0).squeeze(1)
+    own = predictor.outputs_of(outputs, rows, labels[rows])
+    anchors = torch.cat([x.proposal_boxes.tensor for x in proposals])[rows]
+    counts = torch.tensor([len(x) for x in proposals])
+    image = torch.arange(len(proposals)).repeat_interleave(counts).to(labels.device)
+    return Candidates(
+        logits=logits,
+        image=image,
+        level=torch.zeros_like(image),
+        num_images=len(proposals),
+        box_outputs=own,
+        boxes=predictor.box2box_transform.apply_deltas(own, anchors),
+        anchors=anchors,
+        gt_boxes=torch.cat([x.gt_boxes.tensor for x in targets])[gt_index[rows]],
+    )
+
+
+def collect_positives(
+    candidates: Candidates, assignment: Assignment, targets: Sequence[Instances]
+) -> list[Instances]:
+    """The positives of each image, with all that the mask head needs to know of them.
+
+    Args:
+        candidates: of all R proposals; their anchors are the positives' proposals.
+        assignment: of all R proposals.
+        targets: per image the objects.
+
+    Returns:
+        Per image Instances with ``proposal_boxes``, ``gt_classes``, ``gt_index`` (the object within
+        the image) and ``positive``, the place among all P: whatever is dropped or put in another
+        order later, it finds what the criterion says of each, such as its weight.
+    """
+    labels, gt_index = assignment
+    rows = torch.nonzero(labels >= 0).squeeze(1)
+    positives, first = [], 0
+    for i, objects in enumerate(targets):
+        own = candidates.image[rows] == i
+        positives.append(
+            Instances(
+                objects.image_size,
+                proposal_boxes=Boxes(candidates.anchors[own]),
+                gt_classes=labels[rows][own],
+                gt_index=gt_index[rows][own] - first,
+                positive=torch.nonzero(own).squeeze(1),
+            )
+        )
+        first += len(objects)
+    return positives
+
+
+def refine_proposals(
+    boxes: Sequence[Tensor], proposals: Sequence[Instances], *, training: bool
+) -> list[Instances]:
+    """The proposals of a cascade's next stage: the boxes that the last one made of its own.
+
+    Args:
+        boxes: per image (R_i, 4) XYXY; those that are not finite become empty.
+        proposals: per image, what the boxes were made of.
+        training: whether to leave out those of the objects' own boxes, which are appended anew, and
+            empty ones. In the test all stages must have the same proposals.
+
+    Returns:
+        Per image ``proposal_boxes``, within the image and without gradient, and
+        ``objectness_logits`` if there are any.
+    """
+    refined = []
+    for predicted, own in zip(boxes, proposals, strict=True):
+        usable = predicted.detach().isfinite().all(dim=1, keepdim=True)
+        clipped = Boxes(torch.where(usable, predicted.detach(), 0.0))
+        clipped.clip(own.image_size)
+        following = Instances(own.image_size, proposal_boxes=clipped)
+        if own.has("objectness_logits"):
+            following.objectness_logits = own.objectness_logits
+        refined.append(following[clipped.nonempty() & ~own.is_object] if training else following)
+    return refined

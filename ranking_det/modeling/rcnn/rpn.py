@@ -1,0 +1,253 @@
+"""A region proposal network on any assigner and any criterion.
+
+Shapes: N images, R_l anchors of level l and one image, R anchors of all levels and images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_anchor_generator
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.proposal_generator import (
+    PROPOSAL_GENERATOR_REGISTRY,
+    RPN_HEAD_REGISTRY,
+    StandardRPNHead,
+    build_rpn_head,
+)
+from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from ranking_det import assigners, criteria
+from ranking_det.assigners import Assigner
+from ranking_det.checks import check_integer
+from ranking_det.config import build_component
+from ranking_det.labels import IGNORE
+from ranking_det.modeling.adapters import flatten_level
+from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
+from ranking_det.modeling.compatibility import check_rpn
+from ranking_det.modeling.dense.head import prior_logit
+from ranking_det.modeling.step_metrics import log_metrics
+from ranking_det.modeling.yaml_keys import build_sampler
+
+
+@RPN_HEAD_REGISTRY.register()
+class RankingRPNHead(StandardRPNHead):
+    """Detectron2's RPN head, whose scores start at a prior as aLRP Loss has them.
+
+    Rank & Sort Loss starts from .5, as StandardRPNHead does.
+
+    Args:
+        in_channels: channels of every feature level.
+        num_anchors: anchors per cell, the same on every level.
+        box_dim: 4.
+        conv_dims: channels of the convolutions; -1 for ``in_channels``.
+        prior_prob: the score of every anchor at the start, in (0, 1).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_anchors: int,
+        box_dim: int = 4,
+        conv_dims: Sequence[int] = (-1,),
+        prior_prob: float = 0.01,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            num_anchors=num_anchors,
+            box_dim=box_dim,
+            conv_dims=list(conv_dims),
+        )
+        nn.init.constant_(self.objectness_logits.bias, prior_logit(prior_prob))
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class RankingRPN(AnchorMatching, nn.Module):
+    """Proposals (Ren et al., NeurIPS 2015) from all anchors, which any criterion trains.
+
+    Its head is Detectron2's, by name too, so that Detectron2's checkpoints load.
+
+    Args:
+        in_features: names of the backbone's features, the finest first.
+        head: ``(features) -> (logits, box outputs)`` per level, one logit an anchor, such as
+            Detectron2's StandardRPNHead.
+        anchor_generator: Detectron2 anchor generator.
+        box2box_transform: Detectron2 box coder.
+        assigner: see :mod:`ranking_det.assigners`.
+        criterion: see :mod:`ranking_det.criteria`; of one class.
+        pre_nms_topk: proposals of a level before suppression, in training and in the test.
+        post_nms_topk: proposals of an image after it, in training and in the test.
+        nms_thresh: IoU above which the lower-scored proposal of a level is dropped.
+        min_box_size: proposals with a side of at most so many pixels are dropped.
+        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all anchors, as the ranking
+            papers have it.
+        boundary: anchors that leave their image by more than so many pixels are ignored; None for
+            no such limit.
+        loss_weight: factor of all losses, after the balance; .2 in Rank & Sort and aLRP Loss.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    num_classes = 1
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: Sequence[str],
+        head: nn.Module,
+        anchor_generator: nn.Module,
+        box2box_transform: Any,
+        assigner: Assigner,
+        criterion: nn.Module,
+        pre_nms_topk: Sequence[int] = (2000, 1000),
+        post_nms_topk: Sequence[int] = (1000, 1000),
+        nms_thresh: float = 0.7,
+        min_box_size: float = 0.0,
+        sampler: nn.Module | None = None,
+        boundary: float | None = None,
+        loss_weight: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.in_features = list(in_features)
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.assigner = assigner
+        self.criterion = criterion
+        self.sampler = sampler
+        self.strides = list(anchor_generator.strides)
+        # By whether the module trains.
+        self.pre_nms_topk = _by_mode("pre_nms_topk", pre_nms_topk)
+        self.post_nms_topk = _by_mode("post_nms_topk", post_nms_topk)
+        self.nms_thresh = nms_thresh
+        self.min_box_size = min_box_size
+        self.boundary = boundary
+        self.loss_weight = loss_weight
+        check_rpn(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        node = cfg.MODEL.RPN
+        shapes = [input_shape[name] for name in node.IN_FEATURES]
+        return {
+            "in_features": node.IN_FEATURES,
+            "head": build_rpn_head(cfg, shapes),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
+            "assigner": build_component(cfg.MODEL.RPN_ASSIGNER, assigners, "MODEL.RPN_ASSIGNER"),
+            "criterion": build_component(cfg.MODEL.RPN_CRITERION, criteria, "MODEL.RPN_CRITERION"),
+            "sampler": build_sampler(cfg, "RPN_SAMPLER"),
+            "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
+            "nms_thresh": node.NMS_THRESH,
+            "min_box_size": float(cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE),
+            "boundary": node.BOUNDARY_THRESH if node.BOUNDARY_THRESH >= 0 else None,
+            "loss_weight": node.LOSS_WEIGHT,
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Propose, as Detectron2's RPN does.
+
+        Args:
+            images: the N images.
+            features: the backbone's, by name.
+            gt_instances: the objects of each image, in training.
+
+        Returns:
+            Per image ``proposal_boxes`` and ``objectness_logits``, by descending score and without
+            gradient; and in training the criterion's losses, ``loss_rpn_...``.
+        """
+        maps = [features[name] for name in self.in_features]
+        predictions, anchors = self.rpn_head(maps), self.make_anchors(maps)
+        found = {}
+        if self.training:
+            if gt_instances is None:
+                raise ValueError("gt_instances: expected the objects of each image, got None")
+            found = self._losses(images, maps, anchors, predictions, gt_instances)
+        return self._propose(images, anchors, predictions), found
+
+    def _losses(
+        self,
+        images: ImageList,
+        maps: list[Tensor],
+        anchors: list[Tensor],
+        predictions: tuple[list[Tensor], ...],
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        objects = as_one_class(gt_instances)
+        logits, outputs, assignment = self.assign_all(images, maps, anchors, predictions, objects)
+        assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
+        candidates = self.gather(anchors, objects, assignment, logits, outputs)
+        output = self.criterion(candidates, assignment.labels)
+        log_metrics(output.metrics, "rpn/")
+        return {
+            name.replace("loss_", "loss_rpn_", 1): self.loss_weight * loss
+            for name, loss in output.losses.items()
+        }
+
+    def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
+        """Which anchors (R,) take part: not in the padding, nor too far beyond their image."""
+        valid = super().valid(images, features, anchors)
+        if self.boundary is None:
+            return valid
+        boxes = Boxes(torch.cat(anchors))
+        inside = [boxes.inside_box(size, self.boundary) for size in images.image_sizes]
+        return valid & torch.cat(inside)
+
+    def _sample(self, labels: Tensor, num_images: int) -> Tensor:
+        """The labels (R,), with IGNORE where an anchor is not in the sample."""
+        if self.sampler is None:
+            return labels
+        sampled = torch.full_like(labels, IGNORE).view(num_images, -1)
+        for own, kept in zip(labels.view(num_images, -1), sampled, strict=True):
+            rows = self.sampler(own)
+            kept[rows] = own[rows]
+        return sampled.view(-1)
+
+    @torch.no_grad()
+    def _propose(
+        self, images: ImageList, anchors: list[Tensor], predictions: tuple[list[Tensor], ...]
+    ) -> list[Instances]:
+        boxes = []
+        for own, level in zip(anchors, predictions[1], strict=True):
+            outputs = flatten_level(level, 4).float()
+            tiled = own.repeat(len(outputs), 1)
+            boxes.append(self.decode(outputs.flatten(0, 1), tiled).view_as(outputs))
+        return find_top_rpn_proposals(
+            boxes,
+            [flatten_level(level, 1).squeeze(2).float() for level in predictions[0]],
+            images.image_sizes,
+            self.nms_thresh,
+            self.pre_nms_topk[self.training],
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            # In training it would stop at what is not finite, naming neither loss nor images. The
+            # losses are not finite either, and the trainer's guard names both.
+            training=False,
+        )
+
+
+def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
+    if len(numbers) != 2:
+        raise ValueError(
+            f"{name}: expected two numbers, in training and in the test, got {numbers}"
+        )
+    for number in numbers:
+        check_integer(name, number, 1)
+    return {True: numbers[0], False: numbers[1]}

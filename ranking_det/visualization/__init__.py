@@ -1,0 +1,1 @@
+"""Drawing: curves, detections and previews."""
