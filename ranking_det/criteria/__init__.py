@@ -35,6 +35,7 @@ from ranking_det.criteria.classification import (
     CrossEntropy,
     Focal,
     QualityFocal,
+    RankDet,
     RankSort,
     Varifocal,
 )
@@ -48,7 +49,6 @@ from ranking_det.criteria.localization import (
     SmoothL1,
 )
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
-from ranking_det.criteria.rankdet import RankDet
 from ranking_det.criteria.stages import CriterionSchedule
 from ranking_det.criteria.weights import (
     CenternessWeight,

@@ -23,17 +23,14 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the task's name among the losses.
-        balance: the task's own balance against the ranking; None for that of the criterion.
+        balance: the task's own balance against the ranking, with which its loss is always a mean;
+            None for the criterion's balance, and for its normalizer if there is one.
         weight: a further factor, after the balance.
-        weighted: whether the instance weights count; otherwise all errors count the same.
-        is_normalized: whether a normalizer of the criterion divides the loss, if there is one.
     """
 
     loss_name = "loss_box"
     balance: nn.Module | None
     weight = 1.0
-    weighted = True
-    is_normalized = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +51,7 @@ class Localization(nn.Module):
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
         """The weight of each error, from those of the positives (P,)."""
-        return weights if self.weighted else torch.ones_like(weights)
+        return weights
 
 
 class IoU(Localization):
@@ -121,7 +118,6 @@ class MaskLocalization(Localization):
     """
 
     loss_name = "loss_mask"
-    is_normalized = False
 
     def __init__(
         self, *, weighted: bool = True, balanced: bool = True, weight: float = 1.0
@@ -138,7 +134,8 @@ class MaskLocalization(Localization):
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
         """The weight of each mask is that of its positive."""
-        return super().instance_weights(candidates, weights[candidates.mask_targets.index])
+        weights = weights[candidates.mask_targets.index]
+        return weights if self.weighted else torch.ones_like(weights)
 
 
 class MaskDice(MaskLocalization):

@@ -9,20 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.checks import (
-    check_at_least,
-    check_choice,
-    check_integer,
-    check_per_positive,
-    check_ranking,
-)
+from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
 
@@ -79,8 +68,7 @@ def ape_loss(
         >>> print(f"{ape_loss(logits, positives, quality):.6f}")
         0.257076
     """
-    check_ranking(logits, positives)
-    check_per_positive("quality", quality, positives)
+    check_ranking(logits, positives, quality=quality)
     check_at_least("lam", lam, 0.0, strictly=True)
     check_choice("normalizer", normalizer, ("positives", "active"))
     if cutoff is not None and not (isinstance(cutoff, (int, float)) and cutoff < 0):
@@ -102,8 +90,8 @@ def ape_loss(
             pushed = _push_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + pairs.trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = LossPart(value.to(gradient.dtype), gradient, index)
-    return attached_zero(logits) if ranked is None else attach_gradients(logits, part)[0]
+            part = Part(value.to(gradient.dtype), gradient, index)
+    return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
 class _Pairs(NamedTuple):

@@ -344,7 +344,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
         ),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(3), torch.ones(2).long()),
-            "groups: expected one entry",
+            "ious: expected a float of shape .2,. on cpu, one entry per score",
         ),
         (
             lambda: iou_guided_ranking_loss(
