@@ -75,8 +75,8 @@ class RankingWeight(nn.Module):
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., eq. S21): positives
     of high logits count most. All images of the process are ranked together, or of all processes
-    that share one ranking, also where the criterion's ``rank_scope`` is "image". The step in the rank
-    has the half-width of Rank & Sort Loss, .5. O(M log P).
+    that share one ranking, also where the criterion's ``rank_scope`` is "image". The step in the
+    rank has the half-width of Rank & Sort Loss, .5. O(M log P).
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).
