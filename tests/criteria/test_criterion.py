@@ -166,6 +166,10 @@ def changed(**fields):
         (lambda: changed(labels=LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
         (
             lambda: changed(positives=torch.zeros(0, dtype=torch.int64)),
+            "boxes.outputs: expected one row of 4 for each of the 0 positive labels",
+        ),
+        (
+            lambda: changed(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
             "positives: expected the 4 rows whose label is a class, ascending, got 0 rows",
         ),
         (
