@@ -26,7 +26,6 @@ from ranking_det.criteria.balance import (
     MagnitudeBalance,
     ValueBalance,
 )
-from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import BoxTargets, Candidates, CriterionOutput, MaskTargets
 from ranking_det.criteria.classification import (
     APE,
@@ -41,6 +40,7 @@ from ranking_det.criteria.classification import (
 )
 from ranking_det.criteria.criterion import ALRPCriterion, Criterion, CriterionBase
 from ranking_det.criteria.localization import (
+    BranchLoss,
     GIoU,
     IoU,
     Localization,

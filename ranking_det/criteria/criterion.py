@@ -11,10 +11,9 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_choice
 from ranking_det.criteria.balance import ValueBalance
-from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
 from ranking_det.criteria.classification import ALRP, Classification
-from ranking_det.criteria.localization import GIoU, Localization
+from ranking_det.criteria.localization import BranchLoss, GIoU, Localization
 from ranking_det.criteria.normalizers import Normalizer
 from ranking_det.criteria.weights import ScoreWeight
 from ranking_det.labels import IGNORE

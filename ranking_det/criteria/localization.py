@@ -1,5 +1,7 @@
 """Localisation tasks: the error of each box or mask, which the criterion weighs and balances.
 
+And the loss of a branch that tells how well a box is localised.
+
 Shapes: P positives, Q predicted masks of some of them.
 """
 
@@ -9,12 +11,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional
 
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_at_least
 from ranking_det.criteria.balance import ConstantBalance, ValueBalance
 from ranking_det.criteria.candidates import Candidates
+from ranking_det.losses.kernels.collectives import mean_over_workers
 from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
 
@@ -161,3 +165,39 @@ class MaskCrossEntropy(MaskLocalization):
         """Return (Q,), with gradient."""
         targets = candidates.mask_targets
         return mask_cross_entropies(targets.logits, targets.masks)
+
+
+class BranchLoss(nn.Module):
+    """Binary cross entropy of the branch at the positives, averaged over them.
+
+    Args:
+        target: what the branch predicts, an instance weight in [0, 1]:
+            :class:`ranking_det.criteria.CenternessWeight` (Tian et al., FCOS, ICCV 2019, eq. 3) or
+            :class:`ranking_det.criteria.IoUWeight` (Kim and Lee, PAA, ECCV 2020).
+        weight: factor of the loss, >= 0.
+    """
+
+    def __init__(self, target: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        check_at_least("weight", weight, 0.0)
+        self.target = target
+        self.weight = weight
+
+    def forward(self, candidates: Candidates, group: dist.ProcessGroup | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            candidates: of one step, with ``branch_logits``.
+            group: divide by the mean number of positives over its workers; None for this worker's.
+
+        Returns:
+            A scalar; zero, attached to the branch, without a positive.
+        """
+        branch = candidates.branch_logits
+        if branch is None:
+            raise ValueError("candidates.branch_logits: expected a tensor, got None")
+        logits = branch[candidates.positives].float()
+        target = self.target(candidates).to(logits.dtype)
+        error = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        count = mean_over_workers(torch.full_like(error.detach(), len(logits)), group)
+        return self.weight * error / count.clamp(min=1)

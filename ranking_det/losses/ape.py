@@ -110,15 +110,9 @@ class _Pairs(NamedTuple):
     trained: Tensor
 
 
-def _blocks(ranked: RankedLogits) -> list[slice]:
-    count = len(ranked.scores)
-    size = max(1, constants.PAIRS // count)
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
 def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool) -> _Pairs:
     (quality,), blocks = ranked.columns, []
-    for rows in _blocks(ranked):
+    for rows in sums.row_blocks():
         pairs = sums.pairs(rows)
         worse = (quality[None, :] < quality[rows, None]) & (pairs.sigmoid > 0)
         visible = worse.sum(1)
@@ -137,7 +131,7 @@ def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool
 def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
     """The sum over u of weights_u sigmoid(lam d_vu) for those v that are in A_u; (P,)."""
     (quality,), received = ranked.columns, torch.zeros_like(weights)
-    for rows in _blocks(ranked):
+    for rows in sums.row_blocks():
         worse = quality[None, :] < quality[rows, None]
         received += weights[rows] @ (sums.pairs(rows).trained * worse)
     return received
