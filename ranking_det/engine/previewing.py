@@ -109,9 +109,9 @@ def to_rgb(image: Tensor, image_format: str) -> np.ndarray:
 def _words(model: nn.Module) -> dict[str, Any]:
     """What the page says of the model's positives."""
     if isinstance(model, RankingFCOS):
-        return {"description": "the points that are to find it", "points": True}
+        return {"description": "the points that are to find it", "are_points": True}
     if hasattr(model, "proposal_generator"):
-        return {"description": "the RPN's anchors for it", "verb": "propose"}
+        return {"description": "the RPN's anchors for it", "task": "propose"}
     return {}
 
 
