@@ -10,7 +10,7 @@ from ranking_det.config import ConfigError
 from ranking_det.engine.previewing import preview, to_rgb
 from ranking_det.modeling.positives import find_positives
 from ranking_det.visualization import preview as module
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 
 
