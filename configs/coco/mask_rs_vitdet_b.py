@@ -4,19 +4,10 @@ Augmentation, length, steps and optimizer are those of ViTDet's own config; the 
 iterations) and what becomes of cropped objects are this project's. The papers have no row for it.
 """
 
-import detectron2.data.transforms as T
-from detectron2.config import LazyCall as L
-
-from ..common.coco import dataloader_masks as dataloader
 from ..common.coco import iterations, length, schedule, train
-from ..common.models.vitdet_b import SIZE, model, optimizer
+from ..common.coco_lsj import dataloader
+from ..common.models.vitdet_b import model, optimizer
 
-dataloader.train.mapper.augmentations = [
-    L(T.RandomFlip)(),
-    L(T.ResizeScale)(min_scale=0.1, max_scale=2.0, target_height=SIZE, target_width=SIZE),
-    L(T.FixedSizeCrop)(crop_size=[SIZE, SIZE], pad=False),
-]
-dataloader.test.mapper.augmentations[0].update({"short_edge_length": SIZE, "max_size": SIZE})
 dataloader.train.total_batch_size = 64
 lr_multiplier = schedule(100, [89, 96])
 train.update(length(100, batch=64))
