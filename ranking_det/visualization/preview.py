@@ -32,16 +32,16 @@ class DrawnPositives(NamedTuple):
     Attributes:
         boxes: (P, 4) XYXY in pixels of the image.
         objects: (P,) int64, the object that each is to find.
-        are_points: whether only the boxes' centres mean something; the boxes are not drawn then.
         description: what they are, such as "the anchors that are to find it".
         task: what they are trained to do with an object, "find" or "propose".
+        are_points: whether only the boxes' centres mean something; the boxes are not drawn then.
     """
 
     boxes: np.ndarray
     objects: np.ndarray
-    are_points: bool = False
     description: str = "the anchors that are to find it"
     task: str = "find"
+    are_points: bool = False
 
 
 @rc_context(PLAIN)
