@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Count the files that a reader walks through: ``python -m benchmarks.walks [--json PATH]``.
 
-A walk is what runs between two named calls: ``sys.setprofile`` notes each file of the package that
-is entered, in order. :data:`WALKS` says what a walk leaves out. The longest chain of imports from a
-run config is counted as well, and the package's lines of code, without comments, docstrings and
-blank lines.
+A walk is what runs inside of named calls, up to the last of them: ``sys.setprofile`` notes each file
+of the package that is entered, in order. The longest chain of imports from a run config is counted
+as well, and the package's lines of code, without comments, docstrings and blank lines.
 
 Run it from the root of a checkout, with ``PYTHONPATH=.``, on the CPU.
 """
@@ -15,11 +14,11 @@ import argparse
 import ast
 import json
 import os
+import re
 import sys
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -31,47 +30,44 @@ DEPTH_LIMIT = 3
 
 
 class Call(NamedTuple):
-    """A function of the package: its file, which may be a pattern, and its name."""
+    """A function of the package: patterns of its file and of its name."""
 
     file: str
     function: str
 
 
 class Walk(NamedTuple):
-    """From the start of one call to the start or the end of another.
+    """What runs inside of some calls.
 
     Attributes:
-        first: the call that it begins with.
-        last: the call that it ends with.
+        calls: what runs between them is no part of the walk: other checks, the log.
+        last: the call that ends the walk.
         through: whether the last call is a part of it.
         limit: files that it may enter.
-        without: calls whose insides are no part of it.
     """
 
-    first: Call
+    calls: tuple[Call, ...]
     last: Call
     through: bool
     limit: int
-    without: tuple[Call, ...] = ()
 
 
-LOAD_CONFIG = Call("engine/lazy_config.py", "load_lazy_config")
-BUILD_MODEL = Call("engine/lazy_experiment.py", "model")
-TAKE_DATA = Call("engine/own_data.py", "take_own_data")
-CRITERION = Call("criteria/criterion.py", "forward")
+# The names that a version of the engine has: the only ones here that depend on it.
+LOAD_CONFIG = Call(r"engine/.*", "load_config|load_experiment")
+BUILD_MODEL = Call(r"engine/.*", "model")
+TAKE_DATA = Call(r"engine/own_data\.py", "take_own_data")
+MAKE_LOADER = Call(r"engine/.*", "train_loader|records")
+
+CRITERION = Call(r"criteria/criterion\.py", "forward")
+LOADER = Call(r"data/stream\.py", "build_train_loader")
+CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
     # The criterion in a training step, forward.
-    "logits -> loss": Walk(CRITERION, CRITERION, through=True, limit=14),
-    # A training on files of the user's own, without reading the config and building the model.
-    "--train-json -> loader": Walk(
-        TAKE_DATA,
-        Call("data/stream.py", "build_train_loader"),
-        through=True,
-        limit=9,
-        without=(LOAD_CONFIG, BUILD_MODEL),
-    ),
-    # Up to the first constructor of the model's parts.
-    "config -> model": Walk(LOAD_CONFIG, Call("modeling/*", "__init__"), through=False, limit=6),
+    "logits -> loss": Walk((CRITERION,), CRITERION, through=True, limit=14),
+    # A training on files of the user's own: from reading them to the loader.
+    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, through=True, limit=9),
+    # From the name of a config to the first constructor of the model's parts.
+    "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, through=False, limit=6),
 }
 
 
@@ -91,40 +87,35 @@ class Recorder:
         self.walk = walk
         self.package = package
         self.files: dict[str, None] = {}
-        self.started_by: FrameType | None = None
-        self.left_out: FrameType | None = None
+        self.call: FrameType | None = None
+        """The call of the walk that is being made."""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """Note a call, or end the walk."""
-        code = frame.f_code
-        if event == "return" and frame is self.left_out:
-            self.left_out = None
-        if not code.co_filename.startswith(str(self.package)) or self.left_out is not None:
+        if event not in ("call", "return"):
             return
-        if event == "call":
-            self._enter(frame)
-        elif event == "return" and self.started_by is not None and self.walk.through:
-            same = self.walk.first == self.walk.last
-            if frame is self.started_by if same else self._makes(frame, self.walk.last):
+        path = Path(frame.f_code.co_filename)
+        if self.package not in path.parents:
+            return
+        file = path.relative_to(self.package).as_posix()
+        is_last = _matches(self.walk.last, file, frame)
+        if event == "return":
+            if is_last and self.call is not None and self.walk.through:
                 raise WalkDone
-
-    def _makes(self, frame: FrameType, call: Call) -> bool:
-        return frame.f_code.co_name == call.function and fnmatch(self._file(frame), call.file)
-
-    def _file(self, frame: FrameType) -> str:
-        return Path(frame.f_code.co_filename).relative_to(self.package).as_posix()
-
-    def _enter(self, frame: FrameType) -> None:
-        if self.started_by is None:
-            if not self._makes(frame, self.walk.first):
-                return
-            self.started_by = frame
-        elif not self.walk.through and self._makes(frame, self.walk.last):
+            self.call = None if frame is self.call else self.call
+            return
+        if self.call is None and any(_matches(call, file, frame) for call in self.walk.calls):
+            self.call = frame
+        if self.call is None or frame.f_code.co_name == "<module>":
+            return
+        if is_last and not self.walk.through:
             raise WalkDone
-        if any(self._makes(frame, call) for call in self.walk.without):
-            self.left_out = frame
-        elif frame.f_code.co_name != "<module>":
-            self.files[self._file(frame)] = None
+        self.files[file] = None
+
+
+def _matches(call: Call, file: str, frame: FrameType) -> bool:
+    name = frame.f_code.co_name
+    return bool(re.fullmatch(call.function, name) and re.fullmatch(call.file, file))
 
 
 def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
@@ -143,8 +134,7 @@ def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
         return list(recorder.files)
     finally:
         sys.setprofile(None)
-    reached = "" if recorder.started_by is None else " the end of"
-    raise RuntimeError(f"never reached{reached} the walk {walk}")
+    raise RuntimeError(f"the last call of {walk} is not reached; entered {list(recorder.files)}")
 
 
 def train_step() -> None:
