@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Count the files that a reader walks through: ``python -m benchmarks.walks [--json PATH]``.
 
-A walk is what runs inside of named calls, up to the last of them: ``sys.setprofile`` notes each file
-of the package that is entered, in order. The longest chain of imports from a run config is counted
-as well, and the package's lines of code, without comments, docstrings and blank lines.
+A walk is what runs inside of named calls, up to the last of them: ``sys.setprofile`` notes each
+file of the package that is entered, in order. The longest chain of imports from a run config is
+counted as well, and the package's lines of code, without comments, docstrings and blank lines.
 
 Run it from the root of a checkout, with ``PYTHONPATH=.``, on the CPU.
 """
@@ -85,19 +85,17 @@ class Recorder:
 
     def __init__(self, walk: Walk, package: Path) -> None:
         self.walk = walk
-        self.package = package
+        self.prefix = f"{package}{os.sep}"
         self.files: dict[str, None] = {}
         self.call: FrameType | None = None
         """The call of the walk that is being made."""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """Note a call, or end the walk."""
-        if event not in ("call", "return"):
+        path = frame.f_code.co_filename
+        if event not in ("call", "return") or not path.startswith(self.prefix):
             return
-        path = Path(frame.f_code.co_filename)
-        if self.package not in path.parents:
-            return
-        file = path.relative_to(self.package).as_posix()
+        file = path.removeprefix(self.prefix)
         is_last = _matches(self.walk.last, file, frame)
         if event == "return":
             if is_last and self.call is not None and self.walk.through:
