@@ -4,9 +4,9 @@ from ..common.coco import dataloader_512 as dataloader
 from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import alrp
 from ..common.models.rcnn import with_criteria, with_rare_positives
-from ..common.models.rcnn_r50 import faster
+from ..common.models.rcnn_r50 import faster as model
 
-model = with_rare_positives(with_criteria(faster, alrp(tau=0.7), alrp()))
+model = with_rare_positives(with_criteria(model, alrp(tau=0.7), alrp()))
 model.roi_heads.proposal_append_gt = False
 dataloader.train.total_batch_size = 32
 optimizer.lr = 0.012
