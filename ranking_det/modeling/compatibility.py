@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.modeling.proposal_generator import StandardRPNHead
-from torch import nn
 
 from ranking_det.checks import check_at_least
-from ranking_det.criteria import Classification, SmoothL1
+from ranking_det.criteria import CriterionBase
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
@@ -28,7 +27,7 @@ def check_parts(model: RankingDenseDetector) -> None:
     """
     _check_grid(model)
     check_coder(model.criterion, model.box2box_transform)
-    if model.num_classes > 1 and _takes_softmax(model.criterion):
+    if model.num_classes > 1 and model.criterion.softmax:
         raise ValueError(
             "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
             "and cross entropy is for a softmax; take Focal"
@@ -67,8 +66,8 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
         if not isinstance(stage.predictor, RankingBoxPredictor):
             kind = type(stage.predictor).__name__
             raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
-        softmax = _takes_softmax(stage.criterion)
-        if softmax is not None and softmax != stage.predictor.softmax:
+        softmax = stage.criterion.softmax
+        if softmax != stage.predictor.softmax:
             raise ValueError(
                 f"box_predictor.softmax: expected {softmax}, as the criterion's scores are "
                 + ("a softmax over the classes" if softmax else "a sigmoid of each class")
@@ -91,42 +90,30 @@ def check_roi_heads(heads: RankingROIHeads) -> None:
         )
     if heads.mask_on:
         _check_masks(heads)
-    elif heads.mask_criterion is not None:
-        raise ValueError("mask_criterion: there is no mask head for it")
     if heads.continuous_label != "iou":
         _check_continuous_label(heads)
 
 
 def _check_continuous_label(heads: RankingROIHeads) -> None:
-    for part in (part for stage in heads.stages() for part in stage.criterion.modules()):
-        if isinstance(part, Classification) and not part.uses_quality:
-            raise ValueError(
-                f"continuous_label: {type(part).__name__.strip('_')} has no continuous labels, got "
-                f"{heads.continuous_label!r}"
-            )
+    if not all(stage.criterion.uses_continuous_labels for stage in heads.stages()):
+        raise ValueError(
+            "continuous_label: the criterion has no continuous labels, got "
+            f"{heads.continuous_label!r}"
+        )
     if not heads.mask_on and heads.continuous_label in ("dice", "mean"):
         raise ValueError(
             f"continuous_label: {heads.continuous_label!r} needs a mask head, but there is none"
         )
 
 
-def _takes_softmax(criterion: nn.Module) -> bool | None:
-    """Whether the scores that a criterion trains are a softmax; None if it does not tell."""
-    parts = [part for part in criterion.modules() if isinstance(part, Classification)]
-    kinds = {part.softmax for part in parts}
-    if len(kinds) > 1:
-        raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
-    return kinds.pop() if kinds else None
-
-
-def check_coder(criterion: nn.Module, box2box_transform: Any) -> None:
+def check_coder(criterion: CriterionBase, box2box_transform: Any) -> None:
     """Raise ValueError if a loss on encoded boxes encodes them otherwise than the box coder."""
-    for module in criterion.modules():
-        coder = tuple(getattr(box2box_transform, "weights", ()))
-        if isinstance(module, SmoothL1) and tuple(module.weights) != coder:
+    coder = tuple(getattr(box2box_transform, "weights", ()))
+    for weights in criterion.coder_weights:
+        if weights != coder:
             raise ValueError(
                 "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
-                f"weights {module.weights}, the box coder "
+                f"weights {weights}, the box coder "
                 + (f"with {coder}" if coder else "does not; take a loss on decoded boxes")
             )
 
@@ -148,8 +135,8 @@ def _check_masks(heads: RankingROIHeads) -> None:
         raise ValueError("mask_pooler: expected a pooler, got None")
 
 
-def _check_no_branch(criterion: nn.Module) -> None:
-    if getattr(criterion, "branch", None) is not None:
+def _check_no_branch(criterion: CriterionBase) -> None:
+    if criterion.branch is not None:
         raise ValueError("criterion.branch: the heads of an R-CNN have no branch to train")
 
 
@@ -191,7 +178,7 @@ def _check_head(model: RankingDenseDetector, head: DenseHead) -> None:
         raise ValueError(
             f"head.num_classes: {head.num_classes}, but the model has {model.num_classes}"
         )
-    trained = getattr(model.criterion, "branch", None) is not None
+    trained = model.criterion.branch is not None
     if trained != (head.branch is not None):
         raise ValueError(
             "head.branch: the head has no branch, but the criterion trains one"

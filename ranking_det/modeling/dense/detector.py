@@ -16,6 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner
+from ranking_det.criteria import CriterionBase
 from ranking_det.modeling.adapters import flatten_level, flatten_levels
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.compatibility import check_parts
@@ -57,7 +58,7 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
         anchor_generator: nn.Module,
         box2box_transform: Any,
         assigner: Assigner,
-        criterion: nn.Module,
+        criterion: CriterionBase,
         num_classes: int,
         inference: DenseInference | None = None,
         pixel_mean: Sequence[float],
@@ -92,7 +93,7 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
         )
         branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
         candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
-        output = self.criterion(candidates, assignment.labels)
+        output = self.criterion(candidates)
         log_metrics(output.metrics)
         return output.losses
 

@@ -48,7 +48,6 @@ class RankingCascadeROIHeads(RankingROIHeads):
         mask_in_features: see there.
         mask_pooler: see there; all mask heads share it.
         mask_heads: of each stage, or one for the first stage alone; None for none.
-        mask_criterion: see there.
         max_mask_rois: see there.
         continuous_label: see there; stages without a mask head take the IoU for "dice" and "mean".
 
@@ -72,7 +71,6 @@ class RankingCascadeROIHeads(RankingROIHeads):
         mask_in_features: Sequence[str] | None = None,
         mask_pooler: nn.Module | None = None,
         mask_heads: Sequence[nn.Module] | None = None,
-        mask_criterion: nn.Module | None = None,
         max_mask_rois: int = 200,
         continuous_label: str = "iou",
     ) -> None:
@@ -107,7 +105,6 @@ class RankingCascadeROIHeads(RankingROIHeads):
             mask_in_features=mask_in_features,
             mask_pooler=mask_pooler,
             mask_head=_join(mask_heads) if mask_heads else None,
-            mask_criterion=mask_criterion,
             max_mask_rois=max_mask_rois,
             continuous_label=continuous_label,
         )

@@ -17,7 +17,8 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from ranking_det.criteria import Candidates, dice_errors
+from ranking_det.criteria import Candidates
+from ranking_det.losses import dice_errors
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -148,10 +149,10 @@ def continuous_labels(
         (P,) in [0, 1], without gradient; None for the IoU.
     """
     if kind == "binary":
-        return torch.ones_like(candidates.boxes[:, 0])
+        return torch.ones_like(candidates.box_targets.boxes[:, 0])
     if kind == "iou" or masks is None:
         return None
-    labels = candidates.iou()
+    labels = candidates.box_targets.overlap()
     dice = (1 - dice_errors(masks.logits.detach(), masks.targets)).to(labels.dtype)
     own = labels[masks.positive] if kind == "mean" else dice
     labels[masks.positive] = ((own + dice) / 2).clamp(0, 1)

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment
-from ranking_det.criteria import Candidates
+from ranking_det.criteria import BoxTargets, Candidates
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
 
@@ -97,13 +97,17 @@ def gather_candidates(
     image = torch.arange(len(proposals)).repeat_interleave(counts).to(labels.device)
     return Candidates(
         logits=logits,
+        labels=labels,
+        positives=rows,
         image=image,
         level=torch.zeros_like(image),
         num_images=len(proposals),
-        box_outputs=own,
-        boxes=predictor.box2box_transform.apply_deltas(own, anchors),
-        anchors=anchors,
-        gt_boxes=torch.cat([x.gt_boxes.tensor for x in targets])[gt_index[rows]],
+        boxes=BoxTargets(
+            outputs=own,
+            boxes=predictor.box2box_transform.apply_deltas(own, anchors),
+            anchors=anchors,
+            gt_boxes=torch.cat([x.gt_boxes.tensor for x in targets])[gt_index[rows]],
+        ),
     )
 
 
@@ -130,7 +134,7 @@ def collect_positives(
         positives.append(
             Instances(
                 objects.image_size,
-                proposal_boxes=Boxes(candidates.anchors[own]),
+                proposal_boxes=Boxes(candidates.box_targets.anchors[own]),
                 gt_classes=labels[rows][own],
                 gt_index=gt_index[rows][own] - first,
                 positive=torch.nonzero(own).squeeze(1),

@@ -21,7 +21,7 @@ from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import ConfigError, build_component
-from ranking_det.criteria import CriterionOutput, MaskCriterion
+from ranking_det.criteria import CriterionBase, MaskTargets
 from ranking_det.modeling.compatibility import check_roi_heads
 from ranking_det.modeling.rcnn import box_predictor
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
@@ -63,7 +63,7 @@ class BoxStage(NamedTuple):
     head: nn.Module
     predictor: RankingBoxPredictor
     assigner: Assigner
-    criterion: nn.Module
+    criterion: CriterionBase
     mask_head: nn.Module | None
 
 
@@ -97,8 +97,6 @@ class RankingROIHeads(StandardROIHeads):
         mask_in_features: names of the backbone's features for masks; None for none.
         mask_pooler: Detectron2 ROIPooler.
         mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
-        mask_criterion: see :class:`ranking_det.criteria.MaskCriterion`, whose defaults are taken if
-            None.
         max_mask_rois: positives of a stage that get a mask in training, of all images of the
             process together; random ones where there are more.
         continuous_label: what positives are ranked by, or what their scores are to be: "iou" of the
@@ -125,7 +123,6 @@ class RankingROIHeads(StandardROIHeads):
         mask_in_features: Sequence[str] | None = None,
         mask_pooler: nn.Module | None = None,
         mask_head: nn.Module | None = None,
-        mask_criterion: nn.Module | None = None,
         max_mask_rois: int = 200,
         continuous_label: str = "iou",
     ) -> None:
@@ -149,9 +146,6 @@ class RankingROIHeads(StandardROIHeads):
         self.assigner = assigner
         self.criterion = criterion
         self.sampler = sampler
-        self.mask_criterion = mask_criterion
-        if self.mask_on and mask_criterion is None:
-            self.mask_criterion = MaskCriterion()
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
         check_roi_heads(self)
@@ -167,13 +161,13 @@ class RankingROIHeads(StandardROIHeads):
             raise ConfigError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
         theirs = super().from_config(cfg, input_shape)
         names = {*SHARED, *STAGE, *STAGE.values()} & theirs.keys()
+        if model.MASK_ON:
+            stages = theirs["criteria"] if "criteria" in theirs else [theirs["criterion"]]
+            for criterion in stages[: len(theirs.get("mask_heads", stages))]:
+                task = build_component(model.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION")
+                criterion.localization.append(task)
         return {name: theirs[name] for name in names} | {
             "sampler": build_sampler(cfg, "SAMPLER"),
-            "mask_criterion": build_component(
-                model.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION"
-            )
-            if model.MASK_ON
-            else None,
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
             "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
         }
@@ -247,18 +241,12 @@ class RankingROIHeads(StandardROIHeads):
             positives = collect_positives(candidates, assignment, targets)
             masks = self._train_masks(features, positives, targets, stage.mask_head)
         quality = continuous_labels(self.continuous_label, candidates, masks)
-        candidates = replace(candidates, quality=quality)
-        boxes: CriterionOutput = stage.criterion(candidates, assignment.labels)
-        found = dict(boxes.losses)
+        mask_targets = None
         if masks is not None:
-            found["loss_mask"] = self.mask_criterion(
-                masks.logits,
-                masks.targets,
-                boxes.weights[masks.positive],
-                boxes.task_loss,
-                boxes.group,
-            )
-        return TrainedStage(proposals, outputs, found, boxes.metrics)
+            mask_targets = MaskTargets(masks.logits, masks.targets, masks.positive)
+        candidates = replace(candidates, continuous_labels=quality, masks=mask_targets)
+        output = stage.criterion(candidates)
+        return TrainedStage(proposals, outputs, output.losses, output.metrics)
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage
