@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import logging
 import os
 import re
 import sys
@@ -226,6 +227,7 @@ def code_lines(path: Path) -> int:
 def measure() -> dict[str, Any]:
     """All figures; each walk is walked twice, as what is imported on the way is no part of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    logging.disable()
     with tempfile.TemporaryDirectory() as folder:
         turns = iter(range(100))
         actions = {
