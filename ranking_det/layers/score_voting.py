@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least
-from ranking_det.layers.validation import check_detections
+from ranking_det.checks import check_at_least, check_detections
 
 BLOCK_ENTRIES = 1 << 20
 """Entries of one block of a (k, n, 4) tensor, and so some tens of MiB for all that is computed."""

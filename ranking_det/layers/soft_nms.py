@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least
-from ranking_det.layers.validation import check_detections
+from ranking_det.checks import check_at_least, check_detections
 
 METHODS = ("linear", "gaussian")
 
