@@ -23,7 +23,7 @@ LAYERS = {
     "labels": (set(), set()),
     "user_errors": (set(), set()),
     "config": ({"user_errors"}, set()),
-    "checks": (set(), {"torch"}),
+    "checks": ({"labels"}, {"torch"}),
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
     "solver": (set(), {"detectron2", "fvcore"}),
