@@ -55,7 +55,6 @@ TARGETS = frozenset(
     ranking_det.data.mapper.BoxMapper
     ranking_det.data.repeat.repeat_rare
     ranking_det.data.stream.build_train_loader
-    ranking_det.engine.schedule.warm_up
     ranking_det.evaluation.DetectionEvaluator
     ranking_det.criteria.ALRPCriterion
     ranking_det.criteria.APE
@@ -99,6 +98,7 @@ TARGETS = frozenset(
     ranking_det.modeling.RankingRPN
     ranking_det.modeling.RankingRPNHead
     ranking_det.modeling.RankingRetinaNet
+    ranking_det.solver.warm_up
     torch.optim.AdamW
     torch.optim.SGD
     """.split()

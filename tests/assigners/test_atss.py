@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ranking_det.assigners import ATSS, BACKGROUND, IGNORE, blocks
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import atss
 
 

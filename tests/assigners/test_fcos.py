@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, IGNORE, PAA, MaxIoU, NormalizedPAA, blocks
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import fcos
 
 RANGES = (16, 32)

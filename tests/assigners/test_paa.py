@@ -11,7 +11,7 @@ from ranking_det.assigners import (
     blocks,
     cost_mixture,
 )
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import cheaper, normalized_costs, paa, paa_costs
 
 BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])

@@ -13,8 +13,7 @@ from ranking_det.config import ConfigError
 from ranking_det.criteria import HistoryBalance
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
-from tests.engine.cases import locked_by_another_process
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import locked_by_another_process, shapes_environment
 
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"

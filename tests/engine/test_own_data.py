@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
-from tests.engine.conftest import run_commands
+from tests.engine.cases import run_commands
 
 ROOT = Path(__file__).parents[2]
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"

@@ -6,7 +6,7 @@ from torch import nn
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.precision import build_trainer, choose_dtype
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.cases import load, make_batch
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
     unused = {
         "ranking_det.assigners.Assigner",
         "ranking_det.criteria.Classification",
+        "ranking_det.criteria.CriterionBase",
+        "ranking_det.criteria.Localization",
         "ranking_det.criteria.Normalizer",
         "ranking_det.modeling.DenseDetectorWithTTA",
         "ranking_det.modeling.FrozenStatisticsBatchNorm2d",

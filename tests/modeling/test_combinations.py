@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from ranking_det.modeling.compatibility import check_parts
-from tests.modeling.conftest import CONFIGS, make_batch
+from tests.modeling.cases import CONFIGS, make_batch
 
 ASSIGNERS = {
     "max_iou": lambda: MaxIoU(),
@@ -82,7 +82,7 @@ class Pyramid(Backbone):
 
 
 def build(model, assigner, criterion):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
     cfg.num_classes = 12
     cfg.head.in_channels = 8
     cfg.head.num_convs = 1
@@ -164,7 +164,7 @@ def test_a_step_finds_the_rows_of_the_positives_once(criterion):
     ],
 )
 def test_parts_that_do_not_fit_are_refused(model, key, value, message):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
     cfg.num_classes = 12
     if "weights" in key:
         cfg.criterion = CRITERIA["focal_smooth_l1"]()
@@ -175,7 +175,7 @@ def test_parts_that_do_not_fit_are_refused(model, key, value, message):
 
 @pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
 def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.assigner, cfg.head.num_anchors = FCOS(), 1
     cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]
     cfg.anchor_generator.aspect_ratios = [ratio]
@@ -184,7 +184,7 @@ def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
 
 
 def test_a_branch_that_the_head_lacks_is_refused():
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.criterion = CRITERIA["focal_branch"]()
     with pytest.raises(ValueError, match="the head has no branch, but the criterion trains one"):
         instantiate(cfg)

@@ -11,7 +11,7 @@ from ranking_det.modeling.augmented_inference import (
     augment_in_test,
 )
 from ranking_det.modeling.dense.inference import DenseInference, RawDetections
-from tests.modeling.conftest import load_masked_cascade, make_batch
+from tests.modeling.cases import load_masked_cascade, make_batch
 
 BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ranking_det.config import ConfigError
 from ranking_det.engine.lazy_config import load_lazy_config
-from tests.modeling.conftest import CONFIGS, make_batch
-from tests.test_coco_configs import check_step
+from tests.configs.cases import check_step
+from tests.modeling.cases import CONFIGS, make_batch
 
 PATH = str(CONFIGS / "coco" / "mask_rs_vitdet_b.py")
 MAIN = importlib.util.find_spec("detectron2.modeling.backbone.vit") is not None

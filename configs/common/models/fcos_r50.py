@@ -10,11 +10,11 @@ from detectron2.config import LazyCall as L
 from ranking_det.assigners import FCOS
 from ranking_det.modeling import DenseHead, DenseInference, RankingFCOS
 
-from .criteria import fcos_focal
-from .retinanet_r50 import atss
+from ..criteria import fcos_focal
+from .backbones import IMAGENET_RGB, fpn_r50
 
 model = L(RankingFCOS)(
-    backbone=atss.backbone,
+    backbone=fpn_r50("p5", relu=True),
     head=L(DenseHead)(
         in_channels="${..backbone.out_channels}",
         num_classes="${..num_classes}",
@@ -25,11 +25,8 @@ model = L(RankingFCOS)(
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     assigner=L(FCOS)(center_radius=0.0),
-    criterion=fcos_focal,
+    criterion=fcos_focal(),
     num_classes=80,
     inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.6),
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
-    input_format="RGB",
+    **IMAGENET_RGB,
 )
-model.backbone.top_block.relu = True

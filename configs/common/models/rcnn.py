@@ -16,10 +16,7 @@ from copy import deepcopy
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import FPN
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsampleHead
@@ -35,27 +32,22 @@ from ranking_det.modeling import (
     RankingMaskHead,
     RankingROIHeads,
     RankingRPN,
+    RankingRPNHead,
 )
-
-from .criteria import cross_entropy, rank_sort
 
 LEVELS = ["p2", "p3", "p4", "p5"]
 STRIDES = [4, 8, 16, 32, 64]
+# Of the box coder in the RPN of the baselines, as Detectron2 has it.
+RPN_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
 coder = L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0])
 
 
-def fpn(bottom_up: DictConfig, channels: int) -> DictConfig:
-    """p2 to p6."""
-    return L(FPN)(
-        bottom_up=bottom_up,
-        in_features=["res2", "res3", "res4", "res5"],
-        out_channels=channels,
-        top_block=L(LastLevelMaxPool)(),
-    )
-
-
 def rpn(
-    channels: int, anchor_scale: int, before_nms: list[int], after_nms: list[int]
+    channels: int,
+    criterion: DictConfig,
+    anchor_scale: int,
+    before_nms: list[int],
+    after_nms: list[int],
 ) -> DictConfig:
     """Anchors of ``anchor_scale`` strides; proposals of a level and of an image, train and test."""
     return L(RankingRPN)(
@@ -69,14 +61,16 @@ def rpn(
         ),
         box2box_transform=coder,
         assigner=L(MaxIoU)(positive_iou=0.7, negative_iou=0.3, low_quality="object"),
-        criterion=rank_sort,
+        criterion=criterion,
         pre_nms_topk=before_nms,
         post_nms_topk=after_nms,
         loss_weight=0.2,
     )
 
 
-def box_heads(channels: int, features: int, sampling_ratio: int, score_thresh: float) -> DictConfig:
+def box_heads(
+    channels: int, criterion: DictConfig, features: int, sampling_ratio: int, score_thresh: float
+) -> DictConfig:
     """Two layers of so many features; a box of each proposal for each class."""
     return L(RankingROIHeads)(
         num_classes=80,
@@ -100,19 +94,7 @@ def box_heads(channels: int, features: int, sampling_ratio: int, score_thresh: f
             test_score_thresh=score_thresh,
         ),
         assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.5, low_quality=None),
-        criterion=rank_sort,
-    )
-
-
-def faster_rcnn(backbone: DictConfig, proposals: DictConfig, heads: DictConfig) -> DictConfig:
-    """The whole; images are RGB, by torchvision's mean and deviation."""
-    return L(GeneralizedRCNN)(
-        backbone=backbone,
-        proposal_generator=proposals,
-        roi_heads=heads,
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
-        input_format="RGB",
+        criterion=criterion,
     )
 
 
@@ -145,37 +127,46 @@ def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
 
 def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) -> DictConfig:
     """A cascade of the model's box head, a box for all classes; no anchor beyond the image."""
-    cascade, own = deepcopy(model), model.roi_heads
-    predictor = deepcopy(own.box_predictor)
+    cascade, heads = deepcopy(model), model.roi_heads
+    predictor = deepcopy(heads.box_predictor)
     predictor.num_classes = "${...num_classes}"
     predictor.cls_agnostic_bbox_reg = True
     cascade.proposal_generator.boundary = 0.0
     cascade.roi_heads = L(RankingCascadeROIHeads)(
-        num_classes=own.num_classes,
-        box_in_features=own.box_in_features,
-        box_pooler=own.box_pooler,
-        box_heads=[own.box_head for _ in ious],
+        num_classes=heads.num_classes,
+        box_in_features=heads.box_in_features,
+        box_pooler=heads.box_pooler,
+        box_heads=[heads.box_head for _ in ious],
         box_predictors=[predictor for _ in ious],
         assigners=[L(MaxIoU)(positive_iou=iou, negative_iou=iou, low_quality=None) for iou in ious],
-        criteria=[own.criterion for _ in ious],
+        criteria=[heads.criterion for _ in ious],
     )
     return cascade
 
 
-def with_carafe(model: DictConfig) -> DictConfig:
-    """The "+" model: another neck, which has a p6 of its own (Wang et al., ICCV 2019)."""
-    plus, own = deepcopy(model), model.backbone
+def with_carafe(model: DictConfig, depth: int | None = None) -> DictConfig:
+    """The "+" model: another neck, which has a p6 of its own (Wang et al., ICCV 2019).
+
+    Args:
+        model: with an FPN.
+        depth: of another ResNet; None for the model's.
+    """
+    plus, neck = deepcopy(model), model.backbone
     plus.backbone = L(CARAFEFPN)(
-        bottom_up=own.bottom_up, in_features=own.in_features, out_channels=own.out_channels
+        bottom_up=neck.bottom_up, in_features=neck.in_features, out_channels=neck.out_channels
     )
+    if depth is not None:
+        plus.backbone.bottom_up.stages.depth = depth
     return plus
 
 
-def with_criterion(model: DictConfig, criterion: DictConfig) -> DictConfig:
-    """Faster or Mask R-CNN with another criterion in the RPN and the box head."""
+def with_criteria(
+    model: DictConfig, rpn_criterion: DictConfig, box_criterion: DictConfig
+) -> DictConfig:
+    """Faster or Mask R-CNN with other criteria in the RPN and the box head."""
     other = deepcopy(model)
-    other.proposal_generator.criterion = criterion
-    other.roi_heads.criterion = criterion
+    other.proposal_generator.criterion = rpn_criterion
+    other.roi_heads.criterion = box_criterion
     return other
 
 
@@ -191,20 +182,32 @@ def with_samplers(
     return sampled
 
 
+def with_rare_positives(
+    model: DictConfig, prior_prob: float = 0.01, score_thresh: float = 0.05
+) -> DictConfig:
+    """The same with first scores of ``prior_prob``, for losses that all negatives enter."""
+    rare, channels = deepcopy(model), model.backbone.out_channels
+    rare.proposal_generator.head = L(RankingRPNHead)(
+        in_channels=channels, num_anchors=3, prior_prob=prior_prob
+    )
+    rare.roi_heads.box_predictor.prior_prob = prior_prob
+    rare.roi_heads.box_predictor.test_score_thresh = score_thresh
+    return rare
+
+
 def with_cross_entropy(
-    model: DictConfig, anchors: int | None = 256, rois: int | None = 512
+    model: DictConfig, rpn_criterion: DictConfig, box_criterion: DictConfig, rois: int = 512
 ) -> DictConfig:
     """The papers' baseline: cross entropy on random samples.
 
     Detectron2's own R-CNNs have the same losses and samples, but give a low-quality match to the
     object that the anchor overlaps most (``low_quality="anchor"``).
     """
-    baseline = with_samplers(with_criterion(model, cross_entropy), anchors, rois)
+    baseline = with_samplers(with_criteria(model, rpn_criterion, box_criterion), rois=rois)
     rpn = baseline.proposal_generator
     rpn.loss_weight = 1.0
     # Unlike the ranking detectors, with a coder of its own: that of Detectron2's.
-    rpn.box2box_transform = L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0])
-    rpn.criterion.localization.weights = [1.0, 1.0, 1.0, 1.0]
+    rpn.box2box_transform = L(Box2BoxTransform)(weights=RPN_WEIGHTS)
     baseline.roi_heads.box_predictor.softmax = True
     if "mask_head" in baseline.roi_heads:
         baseline.roi_heads.mask_head._target_ = MaskRCNNConvUpsampleHead

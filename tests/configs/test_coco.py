@@ -1,27 +1,26 @@
 """The configs of configs/coco against the papers' rows, typed here by hand."""
 
 import ast
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import BoxMode
 from PIL import Image
 from torch import nn
 
 from ranking_det.assigners import PAA, MaxIoU, NormalizedPAA
-from ranking_det.criteria import ConstantBalance, Criterion, HistoryBalance, ValueBalance
+from ranking_det.criteria import ConstantBalance, HistoryBalance, ValueBalance
 from ranking_det.engine.lazy_config import load_lazy_config
-from tests.modeling.conftest import make_batch
+from tests.configs.cases import check_step
+from tests.modeling.cases import CONFIGS
 
-ROOT = Path(__file__).parents[1] / "configs"
 # R-CNNs have a test of their own.
 FILES = [
-    p for p in sorted((ROOT / "coco").glob("*.py")) if p.stem.startswith(("retinanet", "fcos"))
+    p for p in sorted((CONFIGS / "coco").glob("*.py")) if p.stem.startswith(("retinanet", "fcos"))
 ]
 
 
@@ -139,13 +138,13 @@ def test_every_config_has_its_row():
 @pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
     """A config with its row; its model is built once, in ``test_the_model``."""
-    path = ROOT / "coco" / f"{request.param}.py"
+    path = CONFIGS / "coco" / f"{request.param}.py"
     return request.param, load_lazy_config(str(path), []), ROWS[request.param]
 
 
 def test_the_file_names_its_row(case):
     name, cfg, row = case
-    assert row.ap in ast.get_docstring(ast.parse((ROOT / "coco" / f"{name}.py").read_text()))
+    assert row.ap in ast.get_docstring(ast.parse((CONFIGS / "coco" / f"{name}.py").read_text()))
     assert cfg.train.output_dir == f"output/coco/{name}"
     assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 
@@ -228,15 +227,6 @@ def check_balance(balance, row):
         assert isinstance(balance, ValueBalance)
 
 
-def check_step(model):
-    losses = model(make_batch((3, 0), sizes=((128, 128),), num_classes=80))
-    assert all(loss.isfinite() for loss in losses.values())
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
 def check_assigner(name, assigner):
     """Of the ranking papers, an object's best anchors are its own; not of the original PAA."""
     if isinstance(assigner, MaxIoU):
@@ -275,23 +265,9 @@ def test_the_model(case):
 
 def test_anchors_have_the_papers_sizes():
     def sizes(name):
-        cfg = load_lazy_config(str(ROOT / "coco" / f"{name}.py"), [])
+        cfg = load_lazy_config(str(CONFIGS / "coco" / f"{name}.py"), [])
         return list(cfg.model.anchor_generator["sizes"][0])
 
     assert sizes("retinanet_atss_rs_r50_12ep") == pytest.approx([32, 40.317, 50.797], abs=1e-3)
     assert sizes("retinanet_maxiou_ape_r50_48ep_512") == pytest.approx([32, 45.255], abs=1e-3)
     assert sizes("retinanet_atss_ape_r50_24ep") == [64]
-
-
-def test_every_criterion_can_be_built():
-    for name, node in LazyConfig.load(str(ROOT / "common" / "criteria.py")).items():
-        assert isinstance(instantiate(node), Criterion), name
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: path.stem)
-def test_a_config_has_no_lambda_and_removes_nothing(path):
-    """What a base config set stays; a lambda can be neither saved nor overridden."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        assert not isinstance(node, (ast.Lambda, ast.Delete)), node.lineno
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr not in ("pop", "popitem", "clear"), node.lineno

@@ -1,33 +1,23 @@
-"""RetinaNet on ResNet-50 in the three forms of the papers.
+"""RetinaNet on ResNet-50 in the forms of the papers.
 
 ``model`` is that of Lin et al., ICCV 2017: no norm in the head, P6 from C5, three scales of three
-shapes. ``model_512`` is what AP, aLRP and APE Loss train at 512 x 512 pixels: two scales. ``atss``
-is that of Zhang et al., CVPR 2020: group normalisation in the head, a factor of the box outputs per
-level, P6 from P5, one square of 8 strides. All without ReLU before P7. Anchors are centred on the
-corners of the cells.
-
-Unlike the papers' code, which initialises the FPN with Xavier uniform, of bound
-sqrt(6 / (fan_in + fan_out)), we keep Detectron2's initialisation, of bound sqrt(3 / fan_in). The
-papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5,
-and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as inputs, for
-which both bounds are the same.
+shapes. AP and aLRP Loss train ``model_512`` at 512 x 512 pixels: two scales; ATSS and APE Loss
+``squares_512``: two scales of one square. ``atss`` is that of Zhang et al., CVPR 2020: group
+normalisation in the head, a factor of the box outputs per level, P6 from P5, one square of 8
+strides. All without ReLU before P7. Anchors are centred on the corners of the cells.
 """
 
 from copy import deepcopy
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone import FPN
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.assigners import ATSS, MaxIoU
 from ranking_det.modeling import DenseHead, DenseInference, RankingRetinaNet
-from ranking_det.modeling.backbones.resnet import ExtraLevels
 
-from .criteria import atss_focal, retinanet_focal
-from .resnet_50 import bottom_up
-
-bottom_up.out_features = ["res3", "res4", "res5"]
+from ..criteria import atss_focal, retinanet_focal
+from .backbones import IMAGENET_RGB, fpn_r50
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -38,14 +28,7 @@ def scales(count: int, base: int = 4) -> list[list[float]]:
 
 
 model = L(RankingRetinaNet)(
-    backbone=L(FPN)(
-        bottom_up=bottom_up,
-        in_features=["res3", "res4", "res5"],
-        out_channels=256,
-        top_block=L(ExtraLevels)(
-            in_channels=2048, out_channels="${..out_channels}", in_feature="res5", relu=False
-        ),
-    ),
+    backbone=fpn_r50("res5"),
     head=L(DenseHead)(
         in_channels="${..backbone.out_channels}",
         num_classes="${..num_classes}",
@@ -58,12 +41,10 @@ model = L(RankingRetinaNet)(
     ),
     box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
     assigner=L(MaxIoU)(positive_iou=0.5, negative_iou=0.4, low_quality="object"),
-    criterion=retinanet_focal,
+    criterion=retinanet_focal(),
     num_classes=80,
     inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.5),
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
-    input_format="RGB",
+    **IMAGENET_RGB,
 )
 
 model_512 = deepcopy(model)
@@ -71,9 +52,12 @@ model_512.head.num_anchors = 6
 model_512.anchor_generator.sizes = scales(2)
 model_512.box2box_transform.weights = [10.0, 10.0, 5.0, 5.0]
 
+squares_512 = deepcopy(model_512)
+squares_512.head.num_anchors = 2
+squares_512.anchor_generator.aspect_ratios = [1.0]
+
 atss = deepcopy(model)
-atss.backbone.top_block.in_feature = "p5"
-atss.backbone.top_block.in_channels = 256
+atss.backbone = fpn_r50("p5")
 atss.head.num_anchors = 1
 atss.head.norm = "GN"
 atss.head.num_scales = 5
@@ -82,5 +66,5 @@ atss.anchor_generator.sizes = scales(1, base=8)
 atss.anchor_generator.aspect_ratios = [1.0]
 atss.box2box_transform.weights = [10.0, 10.0, 5.0, 5.0]
 atss.assigner = L(ATSS)(topk=9)
-atss.criterion = atss_focal
+atss.criterion = atss_focal()
 atss.inference.nms_thresh = 0.6

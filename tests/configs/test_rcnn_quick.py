@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.detectron2_rcnn import detectron2_rcnn
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.engine.lazy_experiment import LazyExperiment
-from tests.modeling.conftest import CONFIGS, load, make_batch
+from tests.modeling.cases import CONFIGS, load, make_batch
 
 NAMES = ["faster_rs", "faster_plus_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
 LONG_TAILED = "mask_rs_lvis"

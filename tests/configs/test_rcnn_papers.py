@@ -29,8 +29,8 @@ from ranking_det.criteria import (
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.modeling import RandomSampler, RankingMaskHead
-from tests.modeling.conftest import make_batch
-from tests.test_coco_configs import ROOT, check_step
+from tests.configs.cases import check_step
+from tests.modeling.cases import CONFIGS, make_batch
 
 ONE_SIZE = (800,)
 TWELVE = (87_960, 58_640, 80_630)
@@ -102,7 +102,7 @@ def test_every_config_has_its_row():
     found = [
         f"{path.parent.name}/{path.stem}"
         for folder in ("coco", "lvis", "cityscapes")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (CONFIGS / folder).glob("*.py")
         if not path.stem.startswith(("retinanet", "fcos")) and "vitdet" not in path.stem
     ]
     assert sorted(found) == sorted(ROWS)
@@ -113,14 +113,14 @@ def case(request):
     """A config with its row; its model is built once, in ``test_the_model``."""
     return (
         request.param,
-        load_lazy_config(str(ROOT / f"{request.param}.py"), []),
+        load_lazy_config(str(CONFIGS / f"{request.param}.py"), []),
         ROWS[request.param],
     )
 
 
 def test_the_file_names_its_row(case):
     name, cfg, row = case
-    text = ast.get_docstring(ast.parse((ROOT / f"{name}.py").read_text()))
+    text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
     assert all(ap in text for ap in row.ap)
     assert cfg.train.output_dir == f"output/{name}"
     start = RESNETS[row.depth]
@@ -250,7 +250,7 @@ SAMPLED = "ranking_det.modeling.RandomSampler"
 
 
 def test_samplers_are_overrides_for_the_table_of_imbalance():
-    path = str(ROOT / "coco" / "faster_rs_r50_12ep.py")
+    path = str(CONFIGS / "coco" / "faster_rs_r50_12ep.py")
     parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
     options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
     options += [f"{parts[1]}.size=512", f"{parts[1]}.positive_fraction=0.25"]
@@ -260,7 +260,7 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
     ]
     assert all(isinstance(own, RandomSampler) for own in samplers)
     assert [(own.size, own.positive_fraction) for own in samplers] == [(256, 0.5), (512, 0.25)]
-    path = str(ROOT / "coco" / "faster_ce_r50_12ep.py")
+    path = str(CONFIGS / "coco" / "faster_ce_r50_12ep.py")
     cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
     rule = "model.proposal_generator.assigner.low_quality"
@@ -340,7 +340,7 @@ def test_the_model(case):
 
 
 def test_an_image_without_objects_trains_the_masks_of_lvis():
-    cfg = load_lazy_config(str(ROOT / "lvis" / "mask_rs_lvis_v1_r50_12ep.py"), [])
+    cfg = load_lazy_config(str(CONFIGS / "lvis" / "mask_rs_lvis_v1_r50_12ep.py"), [])
     cfg.model.proposal_generator.post_nms_topk = [32, 32]
     model = instantiate(cfg.model).train()
     losses = model(make_batch((2, 0), sizes=((96, 96),), num_classes=1203))

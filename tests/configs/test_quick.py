@@ -1,15 +1,13 @@
 """The quick configs of the shapes differ in what their name says and in nothing else."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from omegaconf import OmegaConf
 
-from tests.modeling.conftest import make_batch
+from tests.modeling.cases import CONFIGS, make_batch
 
-FOLDER = Path(__file__).parents[1] / "configs" / "shapes" / "quick"
+FOLDER = CONFIGS / "shapes" / "quick"
 # The R-CNNs have tests of their own.
 NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if path.stem.startswith(("fcos_", "retinanet_"))
