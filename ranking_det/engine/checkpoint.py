@@ -17,11 +17,11 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_file
 from ranking_det.engine.output_folder import discard_earlier, has_training
 from ranking_det.engine.weight_files import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +96,12 @@ class RunCheckpointer(SafeCheckpointer):
         """Write ``name``.pth in the output folder.
 
         Raises:
-            ConfigError: the disk is full, the folder can no longer be written to, or the weights
+            UserError: the disk is full, the folder can no longer be written to, or the weights
                 are not finite; earlier checkpoints stay as they are.
         """
         broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if broken:  # the next step's loss would tell, too late for this checkpoint
-            raise ConfigError(
+            raise UserError(
                 f"{len(broken)} parameters are not finite (the first: {broken[0]}), so that "
                 f"{name}.pth is not written: a gradient was NaN or infinite. Try a lower learning "
                 "rate, a longer warm-up or gradient clipping"
@@ -115,7 +115,7 @@ class RunCheckpointer(SafeCheckpointer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
+            raise UserError(
                 f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
                 f"{after_full_disk(self.save_dir)}"
             ) from error
@@ -142,7 +142,7 @@ def read_extras(path: str) -> dict[str, Any]:
     """What a checkpoint holds beside weights and states: iteration, classes and so on.
 
     Raises:
-        ConfigError: it cannot be read.
+        UserError: it cannot be read.
     """
     if not path.endswith(".pth") or "://" in path:
         return {}
@@ -155,9 +155,9 @@ def read_extras(path: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in ("model", "trainer")}
 
 
-def _unreadable(path: str, error: BaseException) -> ConfigError:
+def _unreadable(path: str, error: BaseException) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})")
+    return UserError(f"{path!r} cannot be read as a checkpoint ({reason})")
 
 
 def find_last(output_dir: str) -> str:
@@ -185,7 +185,7 @@ def next_iteration(path: str) -> int:
     """The iteration at which a training goes on from a checkpoint; 0 if it cannot."""
     try:
         return int(read_extras(path).get("iteration", -1)) + 1
-    except ConfigError:
+    except UserError:
         return 0
 
 
@@ -202,7 +202,7 @@ def find_weights(
         keys: how messages name the two.
 
     Raises:
-        ConfigError: there are no weights to evaluate, to predict with or to resume, or no such
+        UserError: there are no weights to evaluate, to predict with or to resume, or no such
             file.
     """
     if args.resume:
@@ -215,7 +215,7 @@ def find_weights(
         check_file(given.removesuffix(HEURISTICS), "the checkpoint")
         return given
     if needs and not last:
-        raise ConfigError(
+        raise UserError(
             f"{needs} has no weights: give {keys[0]} (there is no checkpoint in "
             f"{keys[1]}={output_dir})"
         )
@@ -230,7 +230,7 @@ def _find_resumed(output_dir: str, key: str) -> str:
     reason = f" to go on from: {_why_unusable(last)}" if last else ""
     begun = has_training(Path(output_dir))
     way_out = "start again with --overwrite" if begun else "start without --resume"
-    raise ConfigError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
+    raise UserError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
 
 
 def _why_unusable(path: str) -> str:
@@ -238,7 +238,7 @@ def _why_unusable(path: str) -> str:
     try:
         check_file(path, "the last checkpoint")
         read_extras(path)
-    except ConfigError as error:
+    except UserError as error:
         return str(error)
     return f"{path!r} has no iteration"
 
@@ -256,7 +256,7 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
             as when a training starts from a backbone's weights.
 
     Raises:
-        ConfigError: there is no such file, it is no checkpoint, or holds more than data, or it is
+        UserError: there is no such file, it is no checkpoint, or holds more than data, or it is
             one of another model.
     """
     if not path:
@@ -278,7 +278,7 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     names = [name for name, _ in model.named_parameters()]
     absent = [name for name in names if name in set(missing)]
     if len(absent) == len(names) or (whole and absent):
-        raise ConfigError(
+        raise UserError(
             f"the checkpoint {path!r} is of another model: it lacks {len(absent)} of the model's "
             f"{len(names)} parameters, or has them in another shape (the first: {absent[0]!r})"
         )

@@ -9,10 +9,10 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import read_extras
 from ranking_det.engine.experiment import Experiment
 from ranking_det.files import write_whole
+from ranking_det.user_errors import UserError
 
 
 def classes_of(experiment: Experiment) -> tuple[list[str] | None, list[int] | None]:
@@ -42,14 +42,14 @@ def save_config(experiment: Experiment) -> dict[str, Any]:
 
 
 def check_trained_classes(experiment: Experiment, weights: str, split: str) -> None:
-    """Raise ConfigError if the weights were trained on other classes, or in another order."""
+    """Raise UserError if the weights were trained on other classes, or in another order."""
     known = read_extras(weights).get("class_names") if weights else None
     for name in experiment.names(split):
         here = MetadataCatalog.get(name).get("thing_classes")
         if known is not None and here is not None and list(known) != list(here):
             i = next((i for i, (a, b) in enumerate(zip(known, here, strict=False)) if a != b), None)
             first = "" if i is None else f": class {i} is {known[i]!r} there and {here[i]!r} here"
-            raise ConfigError(
+            raise UserError(
                 f"{weights!r} was trained on {len(known)} classes, which are not the {len(here)} "
                 f"of the data set {name!r}{first}"
             )

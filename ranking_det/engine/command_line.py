@@ -11,10 +11,10 @@ from detectron2.utils import comm
 
 import ranking_det.data
 import ranking_det.modeling  # noqa: F401 - both register their parts in Detectron2
-from ranking_det.config import ConfigError
 from ranking_det.engine.guards import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start, under_torchrun
 from ranking_det.engine.run import check_first, run
+from ranking_det.user_errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -128,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked = [args.eval_only, args.resume, args.overwrite, args.preview is not None]
         if sum([*asked, bool(args.predict)]) > 1:
-            raise ConfigError(
+            raise UserError(
                 "give one of --eval-only, --resume, --overwrite, --preview and --predict"
             )
         if args.num_gpus * args.num_machines > 1 and not under_torchrun():
             check_processes(args)
             check_first(args)
         return start(_work, args)
-    except ConfigError as error:
+    except UserError as error:
         return _complain(error)
 
 
@@ -143,7 +143,7 @@ def _work(args: argparse.Namespace) -> int:
     """What each process does; the last line printed is the folder with the results."""
     try:
         folder = run(args)
-    except ConfigError as error:
+    except UserError as error:
         return _complain(error)
     except NonFiniteLossError as error:
         return _complain(error, status=1)

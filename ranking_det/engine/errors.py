@@ -11,49 +11,49 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ranking_det.config import ConfigError, nearest
 from ranking_det.data import prepare_registered
+from ranking_det.user_errors import UserError, nearest
 
 
 def check_file(path: str, what: str) -> None:
-    """Raise ConfigError unless the file exists; a path with a scheme is left to Detectron2."""
+    """Raise UserError unless the file exists; a path with a scheme is left to Detectron2."""
     if "://" in path:
         return
     if Path(path).is_dir():
-        raise ConfigError(f"{what} {path!r} is a folder, not a file")
+        raise UserError(f"{what} {path!r} is a folder, not a file")
     if not Path(path).is_file():
-        raise ConfigError(f"{what} {path!r} does not exist (current folder: {Path.cwd()})")
+        raise UserError(f"{what} {path!r} does not exist (current folder: {Path.cwd()})")
 
 
 def build(node: Any, where: str) -> Any:
     """Instantiate a node of a LazyConfig.
 
     Raises:
-        ConfigError: what it names cannot be imported, or refuses its arguments.
+        UserError: what it names cannot be imported, or refuses its arguments.
     """
     try:
         return instantiate(node)
-    except ConfigError:
+    except UserError:
         raise
     # What constructors and Detectron2's own assertions raise; anything else is a fault of ours.
     except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{where} cannot be built: {reason}") from error
+        raise UserError(f"{where} cannot be built: {reason}") from error
 
 
 def check_output_dir(path: str | None, key: str) -> None:
-    """Raise ConfigError unless files can be written in the folder, which may not be there yet."""
+    """Raise UserError unless files can be written in the folder, which may not be there yet."""
     if not path:
-        raise ConfigError(f"{key} is empty; it must name a folder")
+        raise UserError(f"{key} is empty; it must name a folder")
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError(f"{key}={path}: {folder} is no folder that can be written to")
+        raise UserError(f"{key}={path}: {folder} is no folder that can be written to")
 
 
 def check_device(device: str, key: str) -> None:
-    """Raise ConfigError unless torch can compute on ``device``; ``key`` is where it was written."""
+    """Raise UserError unless torch can compute on ``device``; ``key`` is where it was written."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -61,29 +61,29 @@ def check_device(device: str, key: str) -> None:
         if torch.cuda.is_available():
             usable += f" or cuda:0 to cuda:{torch.cuda.device_count() - 1}"
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
+        raise UserError(
             f"{key} is {device!r}, which does not work here ({reason}); usable: {usable}"
         ) from None
 
 
 def check_datasets(names: list[str], key: str) -> None:
-    """Raise ConfigError unless all data sets are registered."""
+    """Raise UserError unless all data sets are registered."""
     for name in names:
         if name not in DatasetCatalog:
             known = DatasetCatalog.list()
-            raise ConfigError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
+            raise UserError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
 
 
 def prepare_datasets(names: list[str]) -> None:
     """Draw the shapes sets among these that are missing.
 
     Raises:
-        ConfigError: there is another folder in the place of one.
+        UserError: there is another folder in the place of one.
     """
     try:
         prepare_registered(names)
     except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
+        raise UserError(str(error)) from error
     for name in names:
         path = MetadataCatalog.get(name).get("json_file")
         if path:
@@ -91,11 +91,11 @@ def prepare_datasets(names: list[str]) -> None:
 
 
 def check_classes(names: list[str], num_classes: int | None, key: str) -> None:
-    """Raise ConfigError unless the model has as many classes as each (loaded) data set."""
+    """Raise UserError unless the model has as many classes as each (loaded) data set."""
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is not None and num_classes is not None and len(classes) != num_classes:
-            raise ConfigError(
+            raise UserError(
                 f"{key} is {num_classes}, but the data set {name!r} has {len(classes)} classes"
             )
 
@@ -104,17 +104,17 @@ def check_sets(names: list[str]) -> None:
     """Load data sets once, to hear of what is wrong before a training rather than after it.
 
     Raises:
-        ConfigError: a file is missing or faulty, or a set needs a package that is not there.
+        UserError: a file is missing or faulty, or a set needs a package that is not there.
     """
     for name in names:
         build({"_target_": DatasetCatalog.get, "name": name}, f"the data set {name!r}")
 
 
 def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: list[str]) -> None:
-    """Raise ConfigError if a mapper is to give masks and no object has one."""
+    """Raise UserError if a mapper is to give masks and no object has one."""
     wanted = getattr(mapper, "masks", False) or getattr(mapper, "use_instance_mask", False)
     if wanted and not any("segmentation" in a for r in records for a in r["annotations"]):
-        raise ConfigError(
+        raise UserError(
             f"the objects of {', '.join(names)} have boxes only, but the config trains masks: take "
             "one without, or annotations with 'segmentation'"
         )

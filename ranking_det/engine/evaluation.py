@@ -62,7 +62,7 @@ def augment(experiment: Experiment, model: nn.Module) -> nn.Module:
     """The model to evaluate: with test-time augmentation if the config has it enabled.
 
     Raises:
-        ConfigError: it is neither a dense detector nor an R-CNN, or the sizes are no sizes.
+        UserError: it is neither a dense detector nor an R-CNN, or the sizes are no sizes.
     """
     tta = experiment.settings().tta
     if tta is None:

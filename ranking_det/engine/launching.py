@@ -14,7 +14,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 Work = Callable[[argparse.Namespace], int]
 
@@ -28,7 +28,7 @@ def start(work: Work, args: argparse.Namespace) -> int:
             has flags of its own for these, they are not looked at.
 
     Raises:
-        ConfigError: they cannot be had here.
+        UserError: they cannot be had here.
     """
     if under_torchrun():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -59,19 +59,19 @@ def under_torchrun() -> bool:
 
 
 def check_processes(args: argparse.Namespace) -> None:
-    """Raise ConfigError if this machine cannot run the processes that were asked for."""
+    """Raise UserError if this machine cannot run the processes that were asked for."""
     if args.num_gpus < 1 or args.num_machines < 1:
-        raise ConfigError("--num-gpus and --num-machines must be at least 1")
+        raise UserError("--num-gpus and --num-machines must be at least 1")
     if not 0 <= args.machine_rank < args.num_machines:
-        raise ConfigError(
+        raise UserError(
             f"--machine-rank must be 0 to {args.num_machines - 1}, got {args.machine_rank}"
         )
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise ConfigError("--num-machines needs --dist-url tcp://HOST:PORT, machine 0's")
+        raise UserError("--num-machines needs --dist-url tcp://HOST:PORT, machine 0's")
     found = torch.cuda.device_count()
     usable = f"{found} usable GPUs" if found else f"no usable GPU and {os.cpu_count()} CPU cores"
     if args.num_gpus > (found or os.cpu_count() or 1):
-        raise ConfigError(f"--num-gpus is {args.num_gpus}, but this machine has {usable}")
+        raise UserError(f"--num-gpus is {args.num_gpus}, but this machine has {usable}")
 
 
 def _exit_with(work: Work, args: argparse.Namespace) -> None:
@@ -93,7 +93,7 @@ def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> 
     """Meet the other processes, and make the group of this machine that Detectron2 asks for."""
     on_gpu = torch.cuda.is_available()
     if on_gpu and local_rank >= torch.cuda.device_count():
-        raise ConfigError(
+        raise UserError(
             f"{local_size} processes on this machine, which has {torch.cuda.device_count()} GPUs"
         )
     if on_gpu:

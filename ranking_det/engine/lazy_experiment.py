@@ -11,7 +11,7 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from torch import nn
 
-from ranking_det.config import ConfigError, parameters
+from ranking_det.config import parameters
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine.errors import build
 from ranking_det.engine.experiment import Experiment, Keys, Settings
@@ -19,6 +19,7 @@ from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.schedule import Schedule
 from ranking_det.files import partial_path, rename_whole
+from ranking_det.user_errors import UserError
 
 # What a field of a schedule is called in the config.
 FIELDS = {
@@ -106,12 +107,12 @@ class LazyExperiment(Experiment):
         for split, name in (("train", train), ("test", test)):
             if name is not None:
                 if not self.names(split):
-                    raise ConfigError(f"dataloader.{split} has no dataset.names to set")
+                    raise UserError(f"dataloader.{split} has no dataset.names to set")
                 OmegaConf.update(self.cfg, f"{self._source(split)}.names", name)
         if keep_empty:
             OmegaConf.update(self.cfg, f"{self._source('train')}.filter_empty", False)
         if self._select(self.keys.classes) is None:
-            raise ConfigError("model has no num_classes to set")
+            raise UserError("model has no num_classes to set")
         OmegaConf.update(self.cfg, self.keys.classes, num_classes)
 
     def learns_masks(self) -> bool:

@@ -24,8 +24,8 @@ from typing import IO
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ranking_det.config import ConfigError
 from ranking_det.files import PARTIAL, write_whole
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
         resumable: whether it has a checkpoint to go on from.
 
     Raises:
-        ConfigError: a training was begun there, finished or not.
+        UserError: a training was begun there, finished or not.
     """
     folder = Path(output_dir)
     if not has_training(folder):
@@ -61,9 +61,9 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
             _lock(file, output_dir, fcntl.LOCK_SH)  # several processes of a command may look
     aside = _aside(folder)
     if aside:
-        raise ConfigError(_stopped(aside, key, output_dir))
+        raise UserError(_stopped(aside, key, output_dir))
     resume = "--resume to go on with it, " if resumable else ""
-    raise ConfigError(
+    raise UserError(
         f"{key}={output_dir} already has a training: give {resume}--overwrite to replace it, or "
         f"another folder with {key}=FOLDER"
     )
@@ -72,24 +72,24 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
 def check_still_no_training(output_dir: str, key: str) -> None:
     """The same check once more under the lock: another command may have trained there meanwhile."""
     if has_training(Path(output_dir)):
-        raise ConfigError(
+        raise UserError(
             f"{key}={output_dir} got a training while this one was prepared; give another folder "
             f"with {key}=FOLDER"
         )
 
 
 def check_not_put_aside(output_dir: str, key: str) -> None:
-    """Raise ConfigError if it is unclear which training of the folder is to be resumed."""
+    """Raise UserError if it is unclear which training of the folder is to be resumed."""
     folder = Path(output_dir)
     aside = _aside(folder)
     # A move back that was cut off: which of the files are of which training is unclear.
     if aside and aside.name == EARLIER and _has_checkpoint(folder):
-        raise ConfigError(
+        raise UserError(
             f"{aside} holds files of an earlier training: delete it, or move what is in it back to "
             f"{output_dir}; then --resume"
         )
     if aside:
-        raise ConfigError(_stopped(aside, key, output_dir))
+        raise UserError(_stopped(aside, key, output_dir))
 
 
 def _stopped(aside: Path, key: str, output_dir: str) -> str:
@@ -217,7 +217,7 @@ def sole_writer(output_dir: str) -> Iterator[None]:
     """Keep a second training out of the folder; a lock of the system's ends with its process.
 
     Raises:
-        ConfigError: another training writes there.
+        UserError: another training writes there.
     """
     if not comm.is_main_process():
         yield
@@ -240,14 +240,14 @@ def _lock(file: IO[str], output_dir: str, kind: int) -> None:
         kind: ``LOCK_EX`` to train, ``LOCK_SH`` to see whether another process does.
 
     Raises:
-        ConfigError: another process has locked it.
+        UserError: another process has locked it.
     """
     try:
         # Not flock, which processes that load images would inherit and outlive this one with.
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
-        raise ConfigError(
+        raise UserError(
             f"{output_dir}: another training (process {file.read().strip()}) writes there; "
             "give this one a folder of its own"
         ) from None

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 
-from ranking_det.config import ConfigError
 from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
 from ranking_det.data.own import register_annotations
 from ranking_det.engine.experiment import Experiment
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
             ``allow_outside``, and what is to be done: ``eval_only``, ``preview``, ``predict``.
 
     Raises:
-        ConfigError: a file or folder is missing on the command line or on the disk, or is faulty.
+        UserError: a file or folder is missing on the command line or on the disk, or is faulty.
     """
     # Processes that this one starts need not check the files again.
     if getattr(args, "own_data", None) is None:
@@ -43,15 +43,15 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
     data: OwnData = args.own_data
     if data.train is None and data.val is None:
         if args.keep_empty_images:
-            raise ConfigError("--keep-empty-images needs --train-json")
+            raise UserError("--keep-empty-images needs --train-json")
         if args.allow_outside:
-            raise ConfigError("--allow-outside needs --train-json or --val-json")
+            raise UserError("--allow-outside needs --train-json or --val-json")
         return data
     trains = not (args.eval_only or args.preview is not None or args.predict)
     if data.train is None and (trains or args.preview is not None):
-        raise ConfigError("--val-json is given without --train-json FILE --train-images FOLDER")
+        raise UserError("--val-json is given without --train-json FILE --train-images FOLDER")
     if data.val is None and (trains or args.eval_only):
-        raise ConfigError("--train-json is given without --val-json FILE --val-images FOLDER")
+        raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
     _check_masks(experiment, data.train)
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
@@ -77,10 +77,10 @@ def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
 
 
 def check_own_names(names: list[str]) -> None:
-    """Raise ConfigError if the config that a run has left names files that were not given again."""
+    """Raise UserError if the config that a run has left names files that were not given again."""
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
-            raise ConfigError(
+            raise UserError(
                 f"the config was run on files of the command line: give --{split}-json FILE "
                 f"--{split}-images FOLDER again"
             )
@@ -88,7 +88,7 @@ def check_own_names(names: list[str]) -> None:
 
 def _check_masks(experiment: Experiment, train: AnnotationSummary | None) -> None:
     if train is not None and experiment.learns_masks() and not train.num_masks:
-        raise ConfigError(
+        raise UserError(
             f"{train.json_file}: no annotation has a 'segmentation', but the model of the config "
             "learns masks; take a config without masks, or a file with them"
         )
@@ -124,5 +124,5 @@ def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:
         return None
     if json_file is None or images is None:
         given, absent = ("json", "images") if images is None else ("images", "json")
-        raise ConfigError(f"--{split}-{given} is given without --{split}-{absent}")
+        raise UserError(f"--{split}-{given} is given without --{split}-{absent}")
     return read_annotations(json_file, images, allow_outside=args.allow_outside)

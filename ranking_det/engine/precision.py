@@ -9,7 +9,7 @@ import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 DTYPES = ("auto", "float16", "bfloat16")
 
@@ -23,18 +23,18 @@ def choose_dtype(amp: Mapping[str, Any], device: str) -> str:
         device: such as "cuda" or "cpu".
 
     Raises:
-        ConfigError: another dtype, or float16 without a GPU, where torch has no loss scaling.
+        UserError: another dtype, or float16 without a GPU, where torch has no loss scaling.
     """
     if not amp.get("enabled", False):
         return ""
     dtype = amp.get("dtype", "auto")
     on_gpu = str(device).startswith("cuda")
     if dtype not in DTYPES:
-        raise ConfigError(f"train.amp.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise UserError(f"train.amp.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if dtype == "auto":
         return "float16" if on_gpu else "bfloat16"
     if dtype == "float16" and not on_gpu:
-        raise ConfigError(f"train.amp.dtype=float16 needs a GPU; on {device} take bfloat16")
+        raise UserError(f"train.amp.dtype=float16 needs a GPU; on {device} take bfloat16")
     return str(dtype)
 
 

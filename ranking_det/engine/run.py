@@ -13,7 +13,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import (
     find_last,
     find_resumable,
@@ -50,6 +49,7 @@ from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.engine.setup import set_up
 from ranking_det.engine.training import distribute, train
 from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.user_errors import UserError
 from ranking_det.visualization.preview import preview
 
 logger = logging.getLogger(__name__)
@@ -64,14 +64,14 @@ def load_experiment(path: str, overrides: list[str], *, trust: bool = False) -> 
         trust: whether a yaml file may, too.
 
     Raises:
-        ConfigError: it is missing or faulty, or an override is.
+        UserError: it is missing or faulty, or an override is.
     """
     if path.endswith((".yaml", ".yml")):
         # The config that a run of a LazyConfig leaves in its folder is yaml too.
         kind = LazyExperiment if is_saved_config(path) else YamlExperiment
         return kind(path, overrides, trust=trust)
     if not path.endswith(".py"):
-        raise ConfigError(f"--config-file must end in .py, .yaml or .yml, got {path!r}")
+        raise UserError(f"--config-file must end in .py, .yaml or .yml, got {path!r}")
     return LazyExperiment(path, overrides)
 
 
@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     """The config, the user's data and the weights, all checked; nothing is written.
 
     Raises:
-        ConfigError: whatever can be known to be wrong before anything is written.
+        UserError: whatever can be known to be wrong before anything is written.
     """
     experiment = load_experiment(args.config_file, args.opts, trust=args.trust_config)
     data = take_own_data(experiment, args)
@@ -107,10 +107,10 @@ def prepare(args: argparse.Namespace) -> tuple[Experiment, OwnData, str]:
     if args.eval_only or args.resume:
         check_trained_classes(experiment, weights, splits[-1] if args.eval_only else "train")
     if experiment.schedule()[0].lr <= 0:
-        raise ConfigError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
+        raise UserError(f"the learning rate must be > 0, got {experiment.schedule()[0].lr}")
     _check_processes(settings, args)
     if args.preview is not None and args.preview < 1:
-        raise ConfigError(f"--preview must be at least 1, got {args.preview}")
+        raise UserError(f"--preview must be at least 1, got {args.preview}")
     if args.resume:
         _check_end(experiment, weights)
     # The constructors refuse what the config has wrong.
@@ -122,7 +122,7 @@ def check_first(args: argparse.Namespace) -> None:
     """Check once what several processes would each complain about.
 
     Raises:
-        ConfigError: as :func:`prepare` does.
+        UserError: as :func:`prepare` does.
     """
     if torch.cuda.is_available():  # which this process, that only waits, must not hold
         experiment = load_experiment(args.config_file, args.opts, trust=args.trust_config)
@@ -179,7 +179,7 @@ def _train(experiment: Experiment, data: OwnData, weights: str, args: argparse.N
 
 
 def _check_folder(experiment: Experiment, args: argparse.Namespace) -> None:
-    """Raise ConfigError if a training would lose another one, or resume an unclear one."""
+    """Raise UserError if a training would lose another one, or resume an unclear one."""
     output_dir, key = experiment.settings().output_dir, experiment.keys.output_dir
     if args.resume:
         check_not_put_aside(output_dir, key)
@@ -188,10 +188,10 @@ def _check_folder(experiment: Experiment, args: argparse.Namespace) -> None:
 
 
 def _check_end(experiment: Experiment, weights: str) -> None:
-    """Raise ConfigError if the checkpoint to resume is past the end of the training."""
+    """Raise UserError if the checkpoint to resume is past the end of the training."""
     done, length, keys = next_iteration(weights), _length(experiment), experiment.keys
     if done > length:
-        raise ConfigError(
+        raise UserError(
             f"--resume: {weights} has {done} iterations, more than {keys.max_iter}={length}: give "
             f"{keys.max_iter} of at least {done}, evaluate it with --eval-only, or start again "
             f"with --overwrite or another {keys.output_dir}=FOLDER"
@@ -215,13 +215,13 @@ def _check_processes(settings: Settings, args: argparse.Namespace) -> None:
     # Before they are started there is one.
     world = max(comm.get_world_size(), args.num_gpus * args.num_machines)
     if world > 1 and (args.predict or args.preview is not None):
-        raise ConfigError("--predict and --preview take one process")
+        raise UserError("--predict and --preview take one process")
     if settings.batch % world and not args.eval_only:
-        raise ConfigError(f"a batch of {settings.batch} cannot be shared by {world} processes")
+        raise UserError(f"a batch of {settings.batch} cannot be shared by {world} processes")
     if world > 1 and settings.device.startswith("cuda:"):
-        raise ConfigError(f"several processes need the device 'cuda', got {settings.device!r}")
+        raise UserError(f"several processes need the device 'cuda', got {settings.device!r}")
     if world > 1 and settings.device == "cpu" and torch.cuda.is_available():
-        raise ConfigError(
+        raise UserError(
             "several processes on the CPU of a machine with GPUs need "
             "CUDA_VISIBLE_DEVICES= in front of the command"
         )

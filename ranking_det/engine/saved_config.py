@@ -15,7 +15,7 @@ import yaml
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 TARGETS = frozenset(
     """
@@ -152,7 +152,7 @@ def load_saved_config(path: str) -> DictConfig:
         path: a local yaml file.
 
     Raises:
-        ConfigError: it names something else, or wants something computed.
+        UserError: it names something else, or wants something computed.
         Exception: it is no yaml, or no config; as yaml and OmegaConf raise it.
     """
     config: DictConfig = OmegaConf.create(
@@ -162,7 +162,7 @@ def load_saved_config(path: str) -> DictConfig:
 
 
 def check_name(name: Any, path: str, key: str) -> None:
-    """Raise ConfigError unless a file may call ``name``.
+    """Raise UserError unless a file may call ``name``.
 
     Args:
         name: as ``module.Class``; anything but a text is refused.
@@ -172,9 +172,9 @@ def check_name(name: Any, path: str, key: str) -> None:
     _locate(name, TARGETS, path, key)
 
 
-def refusal(path: str, key: str, text: Any, reason: str) -> ConfigError:
+def refusal(path: str, key: str, text: Any, reason: str) -> UserError:
     """What is said of a file that needs ``--trust-config``."""
-    return ConfigError(
+    return UserError(
         f"{path}: {key} is {text!r}, {reason}; if you trust whoever wrote the file: --trust-config"
     )
 

@@ -17,7 +17,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.data.stream import goes_on
 from ranking_det.engine.best import BestCheckpoint
 from ranking_det.engine.checkpoint import (
@@ -33,6 +32,7 @@ from ranking_det.engine.guards import TrainingGuard
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.precision import build_trainer
 from ranking_det.engine.results import PictureWriter
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def train(
             which puts an earlier one in the output folder aside.
 
     Raises:
-        ConfigError: the weights or states are of another config, or the disk is full.
+        UserError: the weights or states are of another config, or the disk is full.
     """
     settings, schedule = experiment.settings(), experiment.schedule()[0]
     model = experiment.model()
@@ -104,12 +104,12 @@ def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str
     """Load weights, optimizer and hooks; return what else the checkpoint holds.
 
     Raises:
-        ConfigError: they do not fit; ``key`` is where the user writes weights to start from.
+        UserError: they do not fit; ``key`` is where the user writes weights to start from.
     """
     try:
         return checkpointer.load(path)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ConfigError(
+        raise UserError(
             f"{path!r}: its optimizer or other states do not fit this config ({error}); "
             f"start from its weights with {key}={path} in another folder or with --overwrite"
         ) from error
@@ -144,7 +144,7 @@ def _full_disk_in_one_line(output_dir: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = f"{output_dir}: {error.strerror}"
-        raise ConfigError(f"{reason}; {after_full_disk(output_dir)}") from error
+        raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
 
 
 def _how_exactly(same_images: bool, found: dict[str, Any], extras: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ranking_det.config import ConfigError, nearest
 from ranking_det.engine.errors import check_file
 from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
 from ranking_det.modeling import COMPONENTS, add_ranking_config
+from ranking_det.user_errors import UserError, nearest
 
 
 def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
@@ -29,7 +29,7 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         The frozen config.
 
     Raises:
-        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
+        UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
             or the file names a component that is not this project's, or files of proposals.
     """
     check_file(path, "the config file")
@@ -44,10 +44,10 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         for key, value in pairs:
             _add_component_key(cfg, key)
             cfg.merge_from_list([key, _as_declared(cfg, key, value)])
-    except ConfigError:
+    except UserError:
         raise
     except (KeyError, AssertionError) as error:
-        raise ConfigError(_unknown_key(cfg, str(error))) from error
+        raise UserError(_unknown_key(cfg, str(error))) from error
     except (
         ValueError,
         AttributeError,
@@ -56,13 +56,13 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         RecursionError,
         yaml.YAMLError,
     ) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
 
 
 def _check_calls(cfg: CfgNode, path: str) -> None:
-    """Raise ConfigError if what the file has, with its bases, could run code that is not ours."""
+    """Raise UserError if what the file has, with its bases, could run code that is not ours."""
     for key, name in _names(cfg, ""):
         # One without a dot is looked up among the components.
         if "." in str(name):
@@ -98,7 +98,7 @@ def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
     """``KEY value`` and ``KEY=value`` as pairs."""
     words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
     if len(words) % 2:
-        raise ConfigError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
+        raise UserError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
     return list(zip(words[::2], words[1::2], strict=True))
 
 

@@ -20,7 +20,6 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.data.mapper import BoxMapper, NamedErrors
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import RecordList
@@ -31,6 +30,7 @@ from ranking_det.engine.schedule import Schedule
 from ranking_det.engine.yaml_config import load_yaml_config, split_overrides
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.files import write_whole
+from ranking_det.user_errors import UserError
 
 # What a field of a schedule is called in the config.
 FIELDS = {
@@ -164,9 +164,9 @@ class YamlExperiment(Experiment):
         if self._repeats:
             own = self.cfg.DATALOADER
             if not own.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
-                raise ConfigError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+                raise UserError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
             if own.REPEAT_THRESHOLD <= 0:
-                raise ConfigError(
+                raise UserError(
                     "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
                     f"got {own.REPEAT_THRESHOLD}"
                 )

@@ -18,10 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.errors import check_output_dir
 from ranking_det.modeling import RankingFCOS
 from ranking_det.modeling.positives import find_positives, tells_positives
+from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import COLORS, PLAIN, class_name
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def preview(
         What was drawn.
 
     Raises:
-        ConfigError: a folder that cannot be written, or a loader that gives no images or no
+        UserError: a folder that cannot be written, or a loader that gives no images or no
             objects.
     """
     check_output_dir(str(output_dir), "the folder of the preview")
@@ -102,7 +102,7 @@ def preview(
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"preview_{len(counts):04d}.png", dpi=DPI)
     if not counts:
-        raise ConfigError("--preview: the training loader gives no image")
+        raise UserError("--preview: the training loader gives no image")
     every = torch.cat(counts)
     totals = (int(every.sum()), int((every == 0).sum())) if told else (None, None)
     logger.info("%d images are drawn in %s", len(counts), folder)
@@ -117,7 +117,7 @@ def _first(
         batch = batch[:num_images]
         for inputs in batch:
             if "instances" not in inputs:
-                raise ConfigError(f"{inputs.get('file_name')}: the loader gives no instances of it")
+                raise UserError(f"{inputs.get('file_name')}: the loader gives no instances of it")
         num_images -= len(batch)
         yield batch
         if not num_images:

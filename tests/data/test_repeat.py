@@ -5,7 +5,6 @@ import pytest
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from ranking_det.config import ConfigError
 from ranking_det.data import register_shapes
 from ranking_det.data.repeat import repeat_factors, repeat_rare
 from ranking_det.data.shapes import prepare_shapes
@@ -13,6 +12,7 @@ from ranking_det.data.stream import RecordList, build_train_loader
 from ranking_det.engine.lazy_experiment import LazyExperiment
 from ranking_det.engine.run import fit_to_data
 from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.user_errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 
@@ -57,7 +57,7 @@ def test_factors_are_rounded_up_and_nothing_is_copied():
     ],
 )
 def test_what_cannot_be_repeated_is_one_line(images, threshold, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         repeat_rare(images, threshold)
 
 

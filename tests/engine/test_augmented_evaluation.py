@@ -6,13 +6,13 @@ import pytest
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine import main, run
 from ranking_det.engine.evaluation import augment
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run import load_experiment
 from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.user_errors import UserError
 
 SHAPES = Path(__file__).parents[2] / "configs" / "shapes"
 RS, TWIN = str(SHAPES / "retinanet_atss_rs.py"), str(SHAPES / "retinanet_atss_rs.yaml")
@@ -68,7 +68,7 @@ def test_a_config_of_ones_own_need_not_have_the_switch():
     ],
 )
 def test_a_wrong_key_or_type_is_one_line(overrides, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_lazy_config(RS, overrides)
 
 
@@ -82,7 +82,7 @@ def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
         (on, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
         ([*on, wrong], Dense(), "min_sizes: expected at least one size"),
     ):
-        with pytest.raises(ConfigError, match=f"{where} cannot be built: {reason}") as caught:
+        with pytest.raises(UserError, match=f"{where} cannot be built: {reason}") as caught:
             augment(load_experiment(config, options), model)
         assert "\n" not in str(caught.value)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import RunCheckpointer, find_resumable
 from ranking_det.engine.output_folder import (
     check_no_training,
@@ -18,6 +17,7 @@ from ranking_det.engine.output_folder import (
     remove_partial,
     where_put,
 )
+from ranking_det.user_errors import UserError
 from tests.engine.cases import locked_by_another_process
 
 KEY = "train.output_dir"
@@ -88,7 +88,7 @@ def test_previews_predictions_and_evaluations_are_no_training(names, tmp_path):
 def test_what_a_training_leaves_is_one(name, tmp_path):
     fill(tmp_path, [name], "")
     assert has_training(tmp_path)
-    with pytest.raises(ConfigError, match="--overwrite") as caught:
+    with pytest.raises(UserError, match="--overwrite") as caught:
         check_no_training(str(tmp_path), KEY, resumable=False)
     assert "\n" not in str(caught.value)
 
@@ -96,14 +96,14 @@ def test_what_a_training_leaves_is_one(name, tmp_path):
 def test_a_training_that_runs_is_named_rather_than_offered_for_a_resume(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
-        with pytest.raises(ConfigError, match=rf"\(process {other.pid}\) writes there"):
+        with pytest.raises(UserError, match=rf"\(process {other.pid}\) writes there"):
             check_no_training(str(tmp_path), KEY, resumable=True)
 
 
 def test_other_processes_of_the_command_that_look_are_no_training(tmp_path):
     fill(tmp_path, ["metrics.json", ".lock"], "")
     with locked_by_another_process(tmp_path / ".lock", "SH"):
-        with pytest.raises(ConfigError, match="already has a training"):
+        with pytest.raises(UserError, match="already has a training"):
             check_no_training(str(tmp_path), KEY, resumable=False)
 
 
@@ -175,7 +175,7 @@ def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_goes_on(count, 
             lambda: check_no_training(str(earlier), KEY, resumable=False),
             lambda: check_not_put_aside(str(earlier), KEY),
         ):
-            with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+            with pytest.raises(UserError, match="was stopped before its first checkpoint"):
                 check()
     init = where_put(str(earlier), str(earlier / "model_final.pth"))
     assert Path(init).read_text() == "earlier"
@@ -193,7 +193,7 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
     with killed_at(count, after=after):
         save(earlier)
     if (earlier / "earlier_run").exists():
-        with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+        with pytest.raises(UserError, match="was stopped before its first checkpoint"):
             check_not_put_aside(str(earlier), KEY)
         return
     check_not_put_aside(str(earlier), KEY)
@@ -205,7 +205,7 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
 def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
     put_aside(str(earlier))
     (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
-    with pytest.raises(ConfigError, match="holds files of an earlier training: delete it, or move"):
+    with pytest.raises(UserError, match="holds files of an earlier training: delete it, or move"):
         check_not_put_aside(str(earlier), KEY)
 
 

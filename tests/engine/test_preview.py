@@ -6,8 +6,8 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.modeling.positives import find_positives
+from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
 from ranking_det.visualization.preview import preview
 from tests.modeling.conftest import load, make_batch
@@ -129,5 +129,5 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         ([], 1, tmp_path, "gives no image"),
         ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             preview(model, batches, count, folder)

@@ -10,12 +10,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from ranking_det import assigners, criteria, modeling
-from ranking_det.config import ConfigError
 from ranking_det.engine import main
 from ranking_det.engine.lazy_experiment import LazyExperiment
 from ranking_det.engine.run import load_experiment
 from ranking_det.engine.saved_config import ARGUMENTS, TARGETS
 from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload, write_module
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -95,11 +95,11 @@ def test_vitdet_needs_the_flag_for_its_partial(tmp_path):
     path = CONFIGS / "coco" / "mask_rs_vitdet_b.py"
     try:
         experiment = LazyExperiment(str(path), [])
-    except ConfigError:
+    except UserError:
         pytest.skip("ViTDet needs Detectron2's main")
     file = str(tmp_path / "config.yaml")
     experiment.save(file)
-    with pytest.raises(ConfigError, match="--trust-config"):
+    with pytest.raises(UserError, match="--trust-config"):
         load_experiment(file, [])
     assert load_experiment(file, [], trust=True).names("test")
 
@@ -125,7 +125,7 @@ CALLS = [
 def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(tmp_path, mark, saved, name):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["lr_multiplier"] = {"_target_": name, "path": str(mark)}
-    with pytest.raises(ConfigError, match="lr_multiplier._target_ is .*--trust-config") as caught:
+    with pytest.raises(UserError, match="lr_multiplier._target_ is .*--trust-config") as caught:
         load_experiment(write(tmp_path, yaml.dump(content)), [])
     assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
     assert "stranger" not in sys.modules
@@ -158,22 +158,22 @@ VALUES = [
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_that_is_computed_is_refused_and_named(tmp_path, mark, saved, value):
     text = f"{saved}\nevil: {value.format(mark=mark)}\n"
-    with pytest.raises(ConfigError, match="evil.*--trust-config") as caught:
+    with pytest.raises(UserError, match="evil.*--trust-config") as caught:
         load_experiment(write(tmp_path, text), [])
     assert "\n" not in str(caught.value) and "stranger" not in sys.modules
 
 
 def test_files_of_proposals_are_refused_at_the_top_too(tmp_path, saved):
-    with pytest.raises(ConfigError, match="proposal_files is .*pickles.*--trust-config"):
+    with pytest.raises(UserError, match="proposal_files is .*pickles.*--trust-config"):
         load_experiment(write(tmp_path, f"{saved}\nproposal_files: [x.pkl]\n"), [])
 
 
 def test_a_merged_node_and_an_alias_are_checked_too(tmp_path, mark, saved):
     content = f"{saved}\nevil: &x {{_target_: os.mkdir, path: '{mark}'}}\n"
     for text in (content, f"{saved}\nevil: {{<<: {{_target_: os.mkdir}}}}\n"):
-        with pytest.raises(ConfigError, match="evil._target_ is 'os.mkdir'"):
+        with pytest.raises(UserError, match="evil._target_ is 'os.mkdir'"):
             load_experiment(write(tmp_path, text), [])
-    with pytest.raises(ConfigError):
+    with pytest.raises(UserError):
         load_experiment(write(tmp_path, f"{saved}\nevil: &x {{a: *x}}\n"), [])
 
 
@@ -187,7 +187,7 @@ def test_plain_interpolations_and_tuples_stay(tmp_path, saved):
 def test_a_node_cannot_be_built_from_a_config_of_its_own(tmp_path, saved, key):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["dataloader"]["test"] |= {key: {"MODEL": {"LOAD_PROPOSALS": True}}}
-    with pytest.raises(ConfigError, match=f"has no argument '{key}'"):
+    with pytest.raises(UserError, match=f"has no argument '{key}'"):
         load_experiment(write(tmp_path, yaml.dump(content)), [])
 
 
@@ -196,7 +196,7 @@ def test_what_is_typed_may_name_anything_and_then_needs_the_flag_from_the_file(t
     typed = "lr_multiplier._target_=fvcore.common.param_scheduler.ConstantParamScheduler"
     experiment = load_experiment(path, [typed, "lr_multiplier.value=1.0"])
     experiment.save(path)
-    with pytest.raises(ConfigError, match="ConstantParamScheduler.*--trust-config"):
+    with pytest.raises(UserError, match="ConstantParamScheduler.*--trust-config"):
         load_experiment(path, [])
     again = load_experiment(path, [], trust=True)
     assert OmegaConf.to_container(again.cfg.lr_multiplier)["value"] == 1.0
@@ -237,7 +237,7 @@ def test_components_of_strangers_in_plain_yaml_are_refused(tmp_path, mark, text,
     if inherited:
         Path(tmp_path, "top.yaml").write_text("_BASE_: config.yaml\n")
         path = str(tmp_path / "top.yaml")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_experiment(path, ["MODEL.DEVICE=cpu"])
     assert "\n" not in str(caught.value) and "stranger" not in sys.modules
     if "!!python" not in text:  # which the flag does not permit either
@@ -252,7 +252,7 @@ def test_components_that_are_typed_or_on_the_list_are_built(tmp_path):
     typed = ["MODEL.ASSIGNER.NAME", "my.Assigner"]
     experiment = load_experiment(YAML, ["MODEL.DEVICE=cpu", *typed])
     experiment.save(str(tmp_path / "run.yaml"))
-    with pytest.raises(ConfigError, match="MODEL.ASSIGNER.NAME is 'my.Assigner'.*--trust-config"):
+    with pytest.raises(UserError, match="MODEL.ASSIGNER.NAME is 'my.Assigner'.*--trust-config"):
         load_experiment(str(tmp_path / "run.yaml"), [])
     again = load_experiment(str(tmp_path / "run.yaml"), [], trust=True)
     assert again.cfg.MODEL.ASSIGNER.NAME == "my.Assigner"

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from ranking_det.config import ConfigError
 from ranking_det.engine import yaml_experiment
 from ranking_det.engine.run import fit_to_data
 from ranking_det.engine.yaml_config import load_yaml_config
 from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.user_errors import UserError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.yaml")
 
@@ -31,7 +31,7 @@ def test_an_argument_of_a_component_can_be_given_though_the_file_has_it_not():
     ],
 )
 def test_a_wrong_override_is_one_line(overrides, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(CONFIG, overrides)
     assert "\n" not in str(caught.value)
 
@@ -47,13 +47,13 @@ def test_a_wrong_override_is_one_line(overrides, message):
 def test_a_faulty_file_is_one_line(tmp_path, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(str(path), [])
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(ConfigError, match="'no/such.yaml' does not exist"):
+    with pytest.raises(UserError, match="'no/such.yaml' does not exist"):
         load_yaml_config("no/such.yaml", [])
 
 
@@ -96,5 +96,5 @@ def test_several_test_sets_leave_their_detections_in_folders_of_their_names(monk
 def test_a_sampler_of_rare_classes_without_a_threshold_is_refused():
     options = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
     experiment = YamlExperiment(CONFIG, options)
-    with pytest.raises(ConfigError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
+    with pytest.raises(UserError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
         experiment.records()
