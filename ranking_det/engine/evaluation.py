@@ -13,7 +13,7 @@ from ranking_det.engine.errors import build, check_classes
 from ranking_det.engine.experiment import Experiment
 from ranking_det.engine.per_class import write_per_class
 from ranking_det.engine.results import write_results
-from ranking_det.modeling.augmented_inference import augment_in_test
+from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.score_watch import watch_scores
 
 
@@ -68,6 +68,6 @@ def augment(experiment: Experiment, model: nn.Module) -> nn.Module:
     if tta is None:
         return model
     augmented: nn.Module = build(
-        {"_target_": augment_in_test, "model": model, **tta}, experiment.keys.tta
+        {"_target_": interface_of(model).augment_inference, **tta}, experiment.keys.tta
     )
     return augmented

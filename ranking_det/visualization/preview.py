@@ -19,8 +19,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
 from ranking_det.engine.errors import check_output_dir
-from ranking_det.modeling import RankingFCOS
-from ranking_det.modeling.positives import find_positives, tells_positives
+from ranking_det.modeling.interface import Positives, interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import COLORS, PLAIN, class_name
 
@@ -34,11 +33,6 @@ LONG_SIDE = 900
 MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"
-
-# What the positives are. The boxes of points mean nothing, and are not drawn.
-POINTS = "the points that are to find it"
-ANCHORS = "the anchors that are to find it"
-RPN_ANCHORS = "the RPN's anchors for it"
 
 
 class PreviewSummary(NamedTuple):
@@ -67,8 +61,8 @@ def preview(
     """Draw training images as the model sees them, with their objects and what is assigned to them.
 
     An image becomes ``preview_0001.png`` and so on: each object's box, class and number of
-    positives, and the positives in the object's colour; an object without one is red. Those of an
-    R-CNN are its RPN's. A model that :func:`tells_positives` does not know gets boxes only.
+    positives, and the positives in the object's colour; an object without one is red. A model that
+    does not tell its positives (see :class:`DetectorInterface`) gets boxes only.
 
     Args:
         model: a detector; it is used in the mode in which it is, which matters to assigners that
@@ -87,18 +81,16 @@ def preview(
     """
     check_output_dir(str(output_dir), "the folder of the preview")
     folder = Path(output_dir)
-    told = tells_positives(model)
-    if not told:
-        logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
-    image_format = getattr(model, "input_format", None) or "BGR"
-    dense = POINTS if isinstance(model, RankingFCOS) else ANCHORS
-    kind = RPN_ANCHORS if hasattr(model, "proposal_generator") else dense
+    detector, told = interface_of(model), True
     counts: list[Tensor] = []
     for batch in _first(batches, num_images):
-        found = find_positives(model, batch) if told else [None] * len(batch)
-        for inputs, own in zip(batch, found, strict=True):
+        positives = detector.find_positives(batch)
+        if positives is None and told:
+            logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
+            told = False
+        for inputs, own in zip(batch, positives or [None] * len(batch), strict=True):
             counts.append(_count(inputs, own))
-            figure = _draw(inputs, own, class_names, image_format, kind)
+            figure = _draw(inputs, own, class_names, detector.input_format)
             folder.mkdir(parents=True, exist_ok=True)
             figure.savefig(folder / f"preview_{len(counts):04d}.png", dpi=DPI)
     if not counts:
@@ -124,43 +116,42 @@ def _first(
             return
 
 
-def _count(inputs: dict[str, Any], positives: tuple[Tensor, Tensor] | None) -> Tensor:
+def _count(inputs: dict[str, Any], positives: Positives | None) -> Tensor:
     """The number of positives (G,) of each object of an image."""
     empty = torch.zeros(0, dtype=torch.int64)
-    index = empty if positives is None else positives[1].cpu()
+    index = empty if positives is None else positives.index.cpu()
     return torch.bincount(index, minlength=len(inputs["instances"]))
 
 
 @rc_context(PLAIN)
 def _draw(
     inputs: dict[str, Any],
-    positives: tuple[Tensor, Tensor] | None,
+    positives: Positives | None,
     class_names: Sequence[str] | None,
     image_format: str,
-    kind: str,
 ) -> Figure:
-    """A figure of one image; ``kind`` is what the positives are."""
+    """A figure of one image."""
     image = _rgb(inputs["image"], image_format)
     counts = None if positives is None else _count(inputs, positives).tolist()
     figure, axis = _canvas(*image.shape[:2])
     axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     if positives is not None:
-        anchors, index = (own.cpu().numpy() for own in positives)
-        _draw_positives(axis, anchors, index, points=kind == POINTS)
+        anchors, index = positives.boxes.cpu().numpy(), positives.index.cpu().numpy()
+        _draw_positives(axis, anchors, index, points=positives.are_points)
     instances = inputs["instances"].to("cpu")
     for i, box in enumerate(instances.gt_boxes.tensor.tolist()):
         name = class_name(class_names, int(instances.gt_classes[i]))
         _draw_object(axis, box, name, i, None if counts is None else counts[i])
     title = f"{Path(inputs.get('file_name', '')).name}   {_plural(len(instances), 'object')}"
     caption = "white box: object as it is annotated"
-    if counts is not None:
+    if positives is not None and counts is not None:
         title += f", {_plural(sum(counts), 'positive')}"
         missed = counts.count(0)
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
-        centers = "" if kind == POINTS else " and their centres"
-        caption += f"    in its label's colour: {kind} (its positives){centers}"
+        centers = "" if positives.are_points else " and their centres"
+        caption += f"    in its label's colour: {positives.description} (its positives){centers}"
         caption += "\nred box: object without a positive, which nothing is trained to "
-        caption += "propose" if kind == RPN_ANCHORS else "find"
+        caption += positives.task
     _write_around(figure, title, caption)
     return figure
 

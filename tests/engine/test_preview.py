@@ -6,7 +6,7 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
-from ranking_det.modeling.positives import find_positives
+from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
 from ranking_det.visualization.preview import preview
@@ -58,13 +58,13 @@ def test_positives_are_what_the_criterion_gets_and_statistics_stay(name):
     model = norms(MODELS[name]())
     batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = find_positives(model, batch)
+    found = interface_of(model).find_positives(batch)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     expected = assigned(model, batch)
     assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())  # can fail
-    assert sum(len(index) for _, index in found) > 0
-    for (anchors, index), (expected_anchors, expected_index) in zip(found, expected):
+    assert sum(len(own.index) for own in found) > 0
+    for (anchors, index, *_), (expected_anchors, expected_index) in zip(found, expected):
         assert torch.equal(anchors, expected_anchors) and torch.equal(index, expected_index)
         assert not anchors.requires_grad
 
@@ -83,8 +83,8 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
     summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)
-    found = find_positives(model, batches[0]) + find_positives(model, batches[1][:1])
-    counts = [torch.bincount(own[1], minlength=n) for own, n in zip(found, (4, 2, 3))]
+    found = model.find_positives(batches[0]) + model.find_positives(batches[1][:1])
+    counts = [torch.bincount(own.index, minlength=n) for own, n in zip(found, (4, 2, 3))]
     assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
     assert summary == (3, 9, sum(c.sum() for c in counts), sum((c == 0).sum() for c in counts))
     assert labels == [("class", i, n) for c in counts for i, n in enumerate(c.tolist())]
