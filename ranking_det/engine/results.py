@@ -13,9 +13,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from ranking_det.engine.pictures import draw_detections
 from ranking_det.files import write_whole
 from ranking_det.visualization.curves import plot_curves
-from ranking_det.visualization.detections import draw_detections
 
 logger = logging.getLogger(__name__)
 

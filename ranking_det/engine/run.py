@@ -44,13 +44,13 @@ from ranking_det.engine.output_folder import (
 )
 from ranking_det.engine.own_data import OwnData, check_own_names, log_own_data, take_own_data
 from ranking_det.engine.predict import predict
+from ranking_det.engine.previewing import preview
 from ranking_det.engine.saved_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.engine.setup import set_up
 from ranking_det.engine.training import distribute, train
 from ranking_det.engine.yaml_experiment import YamlExperiment
 from ranking_det.user_errors import UserError
-from ranking_det.visualization.preview import preview
 
 logger = logging.getLogger(__name__)
 

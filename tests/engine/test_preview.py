@@ -6,10 +6,10 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
+from ranking_det.engine.previewing import preview, to_rgb
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
-from ranking_det.visualization.preview import preview
 from tests.modeling.conftest import load, make_batch
 from tests.modeling.test_combinations import build
 
@@ -111,7 +111,7 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
 def test_colours_are_those_of_the_image_in_the_file(image_format):
     red = torch.zeros(3, 4, 6, dtype=torch.float32)
     red[image_format.index("R")] = 300.0  # an augmentation may leave the range
-    assert (module._rgb(red, image_format) == [255, 0, 0]).all()
+    assert (to_rgb(red, image_format) == [255, 0, 0]).all()
 
 
 def test_other_models_get_boxes_only_and_it_is_said_once(tmp_path, caplog):
