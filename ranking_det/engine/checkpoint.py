@@ -5,20 +5,19 @@ All weights are read here, by :class:`SafeCheckpointer`, whoever wrote the file.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import pickle
-import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ranking_det.engine.errors import check_file
-from ranking_det.engine.output_folder import discard_earlier, has_training
+from ranking_det.engine.command import Command
+from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
+from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.weight_files import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
 from ranking_det.user_errors import UserError
@@ -43,8 +42,6 @@ UNREADABLE = (
 
 
 BEST, FINAL = "model_best", "model_final"
-# The best is not one to go on from.
-RESUMABLE = re.compile(rf"({FINAL}|model_\d{{7,}})\.pth")
 # How Detectron2's main lets a path ask for names to be matched by their ends; 0.6 cannot.
 HEURISTICS = "?matching_heuristics=True"
 
@@ -138,6 +135,23 @@ def after_full_disk(output_dir: str) -> str:
     return "free some space and start again with --overwrite; there is no checkpoint yet"
 
 
+class Checkpoint(NamedTuple):
+    """A file of weights, and what was read of it.
+
+    Attributes:
+        path: a file, a URL, or "" for none.
+        extras: see :func:`read_extras`; empty if it has not been read.
+    """
+
+    path: str
+    extras: dict[str, Any]
+
+    @property
+    def next_iteration(self) -> int:
+        """The iteration at which a training goes on from it; 0 if it cannot."""
+        return int(self.extras.get("iteration", -1)) + 1
+
+
 def read_extras(path: str) -> dict[str, Any]:
     """What a checkpoint holds beside weights and states: iteration, classes and so on.
 
@@ -166,36 +180,36 @@ def find_last(output_dir: str) -> str:
     return str(Path(output_dir, pointer.read_text().strip())) if pointer.is_file() else ""
 
 
-def find_resumable(output_dir: str) -> str:
-    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole.
-
-    Returns:
-        Its path; "" if there is none.
-    """
+def find_resumable(output_dir: str) -> Checkpoint | None:
+    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole."""
     last = find_last(output_dir)
-    if last and next_iteration(last):
-        return last
+    checkpoint = _read_or_skip(last) if last else None
+    if checkpoint is not None:
+        return checkpoint
     paths = Path(output_dir).glob("model_*.pth")
-    found = [(next_iteration(str(p)), str(p)) for p in paths if RESUMABLE.fullmatch(p.name)]
-    iteration, path = max(found, default=(0, ""))
-    return path if iteration else ""
+    found = [_read_or_skip(str(path)) for path in paths if RESUMABLE.fullmatch(path.name)]
+    whole = [checkpoint for checkpoint in found if checkpoint is not None]
+    return max(whole, key=lambda c: (c.next_iteration, c.path), default=None)
 
 
-def next_iteration(path: str) -> int:
-    """The iteration at which a training goes on from a checkpoint; 0 if it cannot."""
+def _read_or_skip(path: str) -> Checkpoint | None:
+    """The checkpoint if a training can go on from it."""
     try:
-        return int(read_extras(path).get("iteration", -1)) + 1
+        checkpoint = Checkpoint(path, read_extras(path))
     except UserError:
-        return 0
+        return None
+    return checkpoint if checkpoint.next_iteration else None
 
 
 def find_weights(
-    args: argparse.Namespace, given: str, output_dir: str, keys: tuple[str, str]
-) -> str:
-    """The checkpoint to evaluate, to predict with, to resume or to start from; "" for none.
+    command: Command, given: str, output_dir: str, keys: tuple[str, str]
+) -> Checkpoint:
+    """The checkpoint to evaluate, to predict with, to resume or to start from.
+
+    It is read unless a training only starts from its weights.
 
     Args:
-        args: ``eval_only``, ``predict`` and ``resume`` of the command line.
+        command: says which of these.
         given: the weights that the config names, or "".
         output_dir: the run's folder, whose last checkpoint is what a run resumes, and what is
             evaluated or predicted with where none is given.
@@ -205,27 +219,27 @@ def find_weights(
         UserError: there are no weights to evaluate, to predict with or to resume, or no such
             file.
     """
-    if args.resume:
+    if command.resume:
         return _find_resumed(output_dir, keys[1])
-    needs = "--eval-only" if args.eval_only else "--predict" if args.predict else ""
-    last = find_last(output_dir)
-    if last and needs and not given:
-        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
+    needs = "--eval-only" if command.eval_only else "--predict" if command.predict else ""
+    last = find_last(output_dir) if needs else ""
     if given:
         check_file(given.removesuffix(HEURISTICS), "the checkpoint")
-        return given
-    if needs and not last:
+    elif last:
+        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
+    elif needs:
         raise UserError(
             f"{needs} has no weights: give {keys[0]} (there is no checkpoint in "
             f"{keys[1]}={output_dir})"
         )
-    return last if needs else ""
+    path = given or last
+    return Checkpoint(path, read_extras(path) if needs else {})
 
 
-def _find_resumed(output_dir: str, key: str) -> str:
-    weights = find_resumable(output_dir)
-    if weights:
-        return weights
+def _find_resumed(output_dir: str, key: str) -> Checkpoint:
+    checkpoint = find_resumable(output_dir)
+    if checkpoint is not None:
+        return checkpoint
     last = find_last(output_dir)
     reason = f" to go on from: {_why_unusable(last)}" if last else ""
     begun = has_training(Path(output_dir))

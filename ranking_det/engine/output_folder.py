@@ -5,6 +5,7 @@ until the new training has a checkpoint. A kill leaves one of these states behin
 
 - ``earlier_run.partial/``: some files are put aside, the others are where they were;
 - ``earlier_run/``: all are, and the new training has no checkpoint yet;
+- ``earlier_run/`` beside a whole checkpoint that is younger: the new training goes on from it;
 - ``.obsolete_run/``: what the first checkpoint of the new training has made superfluous.
 """
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
+# The best is not one to go on from.
+RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
 # An evaluation without a training leaves some of these too. log.txt is not among them: whatever
 # runs in the folder appends to it.
 FILES = {
@@ -155,6 +158,8 @@ def where_put(output_dir: str, path: str) -> str:
 def remove_partial(output_dir: str) -> None:
     """Remove what earlier runs were writing, or removing, when they were killed."""
     folder = Path(output_dir)
+    if (folder / EARLIER).is_dir() and _is_obsolete(folder / EARLIER):
+        discard_earlier(output_dir)
     for path in _files(folder):
         if PARTIAL in path.name:
             path.unlink()
@@ -187,9 +192,24 @@ def _has_checkpoint(folder: Path) -> bool:
 def _aside(folder: Path) -> Path | None:
     """The folder of files that were put aside, if there are any."""
     for path in (folder / f"{EARLIER}{PARTIAL}", folder / EARLIER):
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(path.iterdir()) and not _is_obsolete(path):
             return path
     return None
+
+
+def _is_obsolete(aside: Path) -> bool:
+    """Whether the new training was killed right after the first checkpoint, before its pointer.
+
+    That checkpoint is younger than all that was put aside, unlike one that was moved back.
+    """
+    folder = aside.parent
+    paths = folder.glob("model_*.pth")
+    checkpoints = [path for path in paths if RESUMABLE.fullmatch(path.name)]
+    if aside.name != EARLIER or _has_checkpoint(folder) or not checkpoints:
+        return False
+    files = (path for path in aside.rglob("*") if path.is_file())
+    youngest = max(path.stat().st_mtime_ns for path in files)
+    return max(path.stat().st_mtime_ns for path in checkpoints) >= youngest
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 
-from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
-from ranking_det.data.own import register_annotations
-from ranking_det.engine.experiment import Experiment
+from ranking_det.data import (
+    AnnotationSummary,
+    check_same_categories,
+    read_annotations,
+    register_annotations,
+)
+from ranking_det.engine.command import Command
+from ranking_det.engine.run_config import RunConfig
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,57 +31,44 @@ class OwnData(NamedTuple):
     val: AnnotationSummary | None
 
 
-def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
+def take_own_data(config: RunConfig, command: Command) -> OwnData:
     """Check the files of the command line, register them, and set them in the config.
 
     Args:
-        experiment: gets the data sets and the number of classes.
-        args: ``train_json``, ``train_images``, ``val_json``, ``val_images``, ``keep_empty_images``,
-            ``allow_outside``, and what is to be done: ``eval_only``, ``preview``, ``predict``.
+        config: gets the data sets and the number of classes.
+        command: names the files, which are not read again if it has what was read of them.
 
     Raises:
         UserError: a file or folder is missing on the command line or on the disk, or is faulty.
     """
-    # Processes that this one starts need not check the files again.
-    if getattr(args, "own_data", None) is None:
-        args.own_data = OwnData(_read(args, "train"), _read(args, "val"))
-    data: OwnData = args.own_data
-    if data.train is None and data.val is None:
-        if args.keep_empty_images:
+    data = OwnData(*(command.own_data or (_read(command, split) for split in NAMES)))
+    summary = data.train or data.val
+    if summary is None:
+        if command.keep_empty_images:
             raise UserError("--keep-empty-images needs --train-json")
-        if args.allow_outside:
+        if command.allow_outside:
             raise UserError("--allow-outside needs --train-json or --val-json")
         return data
-    trains = not (args.eval_only or args.preview is not None or args.predict)
-    if data.train is None and (trains or args.preview is not None):
+    if data.train is None and (command.trains or command.preview is not None):
         raise UserError("--val-json is given without --train-json FILE --train-images FOLDER")
-    if data.val is None and (trains or args.eval_only):
+    if data.val is None and (command.trains or command.eval_only):
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
-    _check_masks(experiment, data.train)
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
-    for split, given in zip(OwnData._fields, data, strict=True):
+    images = {"train": command.train_images, "val": command.val_images}
+    names: dict[str, str | None] = {}
+    for (split, name), given in zip(NAMES.items(), data, strict=True):
+        names[split] = None if given is None else name
         if given is not None:
-            images = getattr(args, f"{split}_images")
-            register_annotations(
-                NAMES[split],
-                given.json_file,
-                images,
-                given,
-                allow_outside=args.allow_outside,
-            )
-    summary = data.train or data.val
-    assert summary is not None  # one of them is there
-    experiment.set_data(
-        None if data.train is None else NAMES["train"],
-        None if data.val is None else NAMES["val"],
-        len(summary.class_names),
-        keep_empty=args.keep_empty_images,
-    )
+            folder = images[split] or ""
+            outside = command.allow_outside
+            register_annotations(name, given.json_file, folder, given, allow_outside=outside)
+    config.set_names(names["train"], names["val"], keep_empty=command.keep_empty_images)
+    config.set_num_classes(len(summary.class_names))
     return data
 
 
-def check_own_names(names: list[str]) -> None:
+def check_own_names(names: Sequence[str]) -> None:
     """Raise UserError if the config that a run has left names files that were not given again."""
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
@@ -86,11 +78,12 @@ def check_own_names(names: list[str]) -> None:
             )
 
 
-def _check_masks(experiment: Experiment, train: AnnotationSummary | None) -> None:
-    if train is not None and experiment.learns_masks() and not train.num_masks:
+def check_own_masks(data: OwnData) -> None:
+    """Raise UserError if the training file has no mask, for a model that learns them."""
+    if data.train is not None and not data.train.num_masks:
         raise UserError(
-            f"{train.json_file}: no annotation has a 'segmentation', but the model of the config "
-            "learns masks; take a config without masks, or a file with them"
+            f"{data.train.json_file}: no annotation has a 'segmentation', but the model of the "
+            "config learns masks; take a config without masks, or a file with them"
         )
 
 
@@ -117,12 +110,15 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
         )
 
 
-def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:
-    json_file = getattr(args, f"{split}_json")
-    images = getattr(args, f"{split}_images")
+def _read(command: Command, split: str) -> AnnotationSummary | None:
+    files = {
+        "train": (command.train_json, command.train_images),
+        "val": (command.val_json, command.val_images),
+    }
+    json_file, images = files[split]
     if json_file is None and images is None:
         return None
     if json_file is None or images is None:
         given, absent = ("json", "images") if images is None else ("images", "json")
         raise UserError(f"--{split}-{given} is given without --{split}-{absent}")
-    return read_annotations(json_file, images, allow_outside=args.allow_outside)
+    return read_annotations(json_file, images, allow_outside=command.allow_outside)

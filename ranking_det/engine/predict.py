@@ -20,7 +20,7 @@ from detectron2.structures import Instances
 from PIL import Image, ImageOps
 from torch import nn
 
-from ranking_det.engine.errors import check_output_dir
+from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import overlay
@@ -41,7 +41,7 @@ UNREADABLE = (
 """What Pillow raises for files that are no images, or broken ones."""
 
 
-def predict(
+def predict_images(
     model: nn.Module,
     images: Sequence[str],
     output_dir: str | Path,

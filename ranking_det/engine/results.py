@@ -1,23 +1,25 @@
-"""What a run leaves beside its log and weights: results.json, curves.png and detections.png."""
+"""What an evaluation leaves: results.json, and the AP of each class for spreadsheets."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from detectron2.engine import HookBase
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from torch import nn
 
-from ranking_det.engine.pictures import draw_detections
+from ranking_det.evaluation.metrics import class_precision
+from ranking_det.evaluation.tables import precision_cell, write_table
 from ranking_det.files import write_whole
-from ranking_det.visualization.curves import plot_curves
 
-logger = logging.getLogger(__name__)
+PER_CLASS_FILE = "per_class_ap.csv"
+
+Row = dict[str, str | int]
 
 
 def write_results(results: Mapping[str, Any], output_dir: str) -> None:
@@ -43,31 +45,63 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-class PictureWriter(HookBase):
-    """Draw the training curves and a few detections when a training ends.
+def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Sequence[str]) -> None:
+    """Write ``output_dir``/per_class_ap.csv after an evaluation, from the main process.
 
-    Register it after the writers, whose files it reads.
+    A line per data set and class: ``dataset``, ``class``, an AP in percent for each task
+    (``bbox_AP``, ``segm_AP``), empty for a class without ground truth, and the number of ground
+    truth ``objects`` (without crowds) and of ``images`` that have one. The AP are the evaluator's
+    ``AP-<class>`` entries; where there are none there is no file, and one of an earlier evaluation
+    is removed.
 
     Args:
-        output_dir: holds metrics.json; the pictures go there.
-        model: in inference mode gives the detections.
-        build_loader: gives the test loader, whose first images with objects are drawn.
-        dataset: the name of its data set, for the names of the classes.
+        results: what the evaluation returns: metrics by task, and by data set before that
+            if there are several.
+        output_dir: the folder; created if it is not there.
+        datasets: the names of the data sets evaluated.
     """
+    if not comm.is_main_process():
+        return
+    by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
+    rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]
+    path = Path(output_dir, PER_CLASS_FILE)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
+    write_table(path, ["dataset", "class", *columns, "objects", "images"], rows)
 
-    def __init__(
-        self, output_dir: str, model: nn.Module, build_loader: Callable[[], Any], dataset: str
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.model = model
-        self.build_loader = build_loader
-        self.dataset = dataset
 
-    def after_train(self) -> None:
-        """Draw, unless the training was interrupted."""
-        if not comm.is_main_process() or self.trainer.iter < self.trainer.max_iter:
-            return
-        plot_curves(self.output_dir / "metrics.json", self.output_dir / "curves.png")
-        picture = self.output_dir / "detections.png"
-        draw_detections(self.model, self.build_loader(), self.dataset, picture)
-        logger.info("Curves and detections are drawn in %s", self.output_dir)
+def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
+    """The lines of a data set; none if its evaluator gives no AP of classes."""
+    classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
+    precision = {
+        task: class_precision(metrics, classes)
+        for task, metrics in tasks.items()
+        if isinstance(metrics, Mapping)
+    }
+    precision = {task: values for task, values in precision.items() if values}
+    if not precision:
+        return []
+    objects, images = _count(dataset, MetadataCatalog.get(dataset).get("json_file"))
+    rows: list[Row] = []
+    for index, name in enumerate(classes):
+        row: Row = {"dataset": dataset, "class": name}
+        for task, values in precision.items():
+            row[f"{task}_AP"] = precision_cell(values[name])
+        rows.append(row | {"objects": objects[index], "images": images[index]})
+    return rows
+
+
+@cache
+def _count(dataset: str, json_file: str | None) -> tuple[Counter[int], Counter[int]]:
+    """By class the objects, and the images that have one; read once, for every evaluation."""
+    objects: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    for record in DatasetCatalog.get(dataset):
+        annotations = record.get("annotations", ())
+        classes = [a["category_id"] for a in annotations if not a.get("iscrowd", 0)]
+        objects.update(classes)
+        images.update(set(classes))
+    return objects, images

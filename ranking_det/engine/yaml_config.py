@@ -1,19 +1,60 @@
-"""Yaml configs: loading them, and checking their keys, their values and the overrides."""
+"""The door for yaml configs: loading and checking one, and its translation into nodes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import TrainingSampler
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from omegaconf import DictConfig, OmegaConf
 
-from ranking_det.engine.errors import check_file
+from ranking_det.data.mapper import BoxMapper
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.data.stream import RecordList
+from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
+from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
+from ranking_det.modeling.yaml_keys import learns_masks
 from ranking_det.user_errors import UserError, nearest
+
+YAML_KEYS = {
+    "train.output_dir": "OUTPUT_DIR",
+    "train.init_checkpoint": "MODEL.WEIGHTS",
+    "train.device": "MODEL.DEVICE",
+    "train.max_iter": "SOLVER.MAX_ITER",
+    "train.reference_batch": "SOLVER.REFERENCE_BATCH",
+    "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
+    "train.eval_period": "TEST.EVAL_PERIOD",
+    "train.tta": "TEST.AUG",
+    "model": "MODEL",
+    "dataloader.train": "DATASETS.TRAIN",
+    "dataloader.train.dataset": "DATASETS.TRAIN",
+    "dataloader.train.dataset.names": "DATASETS.TRAIN",
+    "dataloader.train.dataset.filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "dataloader.train.mapper": "INPUT",
+    "dataloader.test": "DATASETS.TEST",
+    "dataloader.test.dataset.names": "DATASETS.TEST",
+    "dataloader.test.mapper": "INPUT",
+    "dataloader.evaluator": "DATASETS.TEST",
+    "optimizer": "SOLVER",
+    "optimizer.lr": "SOLVER.BASE_LR",
+    "lr_multiplier": "SOLVER",
+}
+"""How a yaml config writes what a LazyConfig has at a key."""
 
 
 def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
@@ -59,6 +100,115 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
+
+
+def translate(cfg: CfgNode) -> DictConfig:
+    """The nodes that a LazyConfig has, from a yaml config: they call Detectron2's builders with it.
+
+    Args:
+        cfg: as :func:`load_yaml_config` gives it.
+
+    Returns:
+        ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``. The evaluator's
+        ``dataset_name`` is missing: each test set has an evaluation of its own.
+    """
+    solver, aug, precise_bn = cfg.SOLVER, cfg.TEST.AUG, cfg.TEST.PRECISE_BN
+    max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
+    on_cpu = cfg.clone()
+    on_cpu.merge_from_list(["MODEL.DEVICE", "cpu"])
+    nodes = {
+        # The engine moves it to its device, or leaves it where no device is to be touched.
+        "model": {"_target_": partial(build_model, on_cpu)},
+        "dataloader": {
+            "train": {
+                "_target_": partial(_train_loader, cfg),
+                "dataset": {
+                    "_target_": partial(_train_records, cfg),
+                    "names": list(cfg.DATASETS.TRAIN),
+                    "filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                },
+                "mapper": {"_target_": partial(_train_mapper, cfg)},
+                "total_batch_size": solver.IMS_PER_BATCH,
+            },
+            "test": {
+                "_target_": build_detection_test_loader,
+                "dataset": {
+                    "_target_": partial(_test_records, cfg),
+                    "names": list(cfg.DATASETS.TEST),
+                },
+                "mapper": {"_target_": partial(DatasetMapper, cfg, is_train=False)},
+                "num_workers": cfg.DATALOADER.NUM_WORKERS,
+            },
+            "evaluator": {
+                "_target_": DetectionEvaluator,
+                "dataset_name": "???",
+                "output_dir": cfg.OUTPUT_DIR,
+                # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
+                "max_dets_per_image": max_dets if max_dets > 100 else None,
+            },
+        },
+        "optimizer": {
+            "_target_": partial(_optimizer, cfg),
+            "params": {"model": None},
+            "lr": solver.BASE_LR,
+        },
+        "lr_multiplier": {"_target_": partial(build_lr_scheduler, cfg), "optimizer": None},
+        "train": {
+            "output_dir": cfg.OUTPUT_DIR,
+            "init_checkpoint": cfg.MODEL.WEIGHTS,
+            "device": cfg.MODEL.DEVICE,
+            "seed": cfg.SEED,
+            "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
+            "epochs": solver.EPOCHS,
+            "reference_batch": solver.REFERENCE_BATCH,
+            "max_iter": solver.MAX_ITER,
+            "eval_period": cfg.TEST.EVAL_PERIOD,
+            "log_period": 20,
+            "checkpointer": {"period": solver.CHECKPOINT_PERIOD},
+            "amp": {"enabled": solver.AMP.ENABLED},
+            "tta": {
+                "enabled": aug.ENABLED,
+                "min_sizes": list(aug.MIN_SIZES),
+                "max_size": aug.MAX_SIZE,
+                "flip": aug.FLIP,
+            },
+            "precise_bn": {"enabled": precise_bn.ENABLED, "num_iter": precise_bn.NUM_ITER},
+        },
+    }
+    return OmegaConf.create(nodes, flags={"allow_objects": True})
+
+
+def set_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Change a yaml config, frozen or not; one name stands for a tuple of names."""
+    node = cfg
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[part]
+    cfg.defrost()
+    node[last] = (value,) if isinstance(node[last], tuple) else value
+    cfg.freeze()
+
+
+def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None:
+    """Fit the steps of the rate and its warm-up to another length of the training.
+
+    The steps keep their share of the whole, and the warm-up takes a third at most.
+
+    Args:
+        cfg: with the length as it is written; it may be frozen.
+        max_iter: the length that it will have.
+        overridden: keys that the command line has set, and that stay.
+    """
+    solver = cfg.SOLVER
+    if "SOLVER.STEPS" not in overridden:
+        steps = {round(step * (max_iter / solver.MAX_ITER)) for step in solver.STEPS}
+        inner = tuple(sorted(step for step in steps if 0 < step < max_iter))
+        cfg.defrost()
+        solver.STEPS = inner
+    if "SOLVER.WARMUP_ITERS" not in overridden:
+        cfg.defrost()
+        solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, max(1, max_iter // 3))
+    cfg.freeze()
 
 
 def _check_calls(cfg: CfgNode, path: str) -> None:
@@ -131,3 +281,56 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
             return f"no key {part!r} in the config, as in {found[1]!r}{nearest(part, known)}"
         node = node[part]
     return message
+
+
+def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
+    """The training set; images of rare classes several times if the sampler is to repeat them."""
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    if not _repeats(cfg):
+        return records
+    loading = cfg.DATALOADER
+    if not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
+        raise UserError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+    if loading.REPEAT_THRESHOLD <= 0:
+        raise UserError(
+            "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
+            f"got {loading.REPEAT_THRESHOLD}"
+        )
+    return repeat_rare(records, loading.REPEAT_THRESHOLD)
+
+
+def _test_records(cfg: CfgNode, *, names: list[str]) -> list[dict[str, Any]]:
+    sets = list(cfg.DATASETS.TEST)
+    proposals = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None
+    files = None if proposals is None else [proposals[sets.index(name)] for name in names]
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(
+        names, filter_empty=False, proposal_files=files
+    )
+    return records
+
+
+def _repeats(cfg: CfgNode) -> bool:
+    return bool(cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler")
+
+
+def _train_mapper(cfg: CfgNode) -> DatasetMapper | BoxMapper:
+    if not learns_masks(cfg):
+        return DatasetMapper(cfg, is_train=True)
+    # Masks may be of several forms, or missing, at which Detectron2's mapper fails.
+    arguments = DatasetMapper.from_config(cfg, is_train=True)
+    taken = {name: arguments[name] for name in ("augmentations", "image_format")}
+    return BoxMapper(**taken, masks=True)
+
+
+def _train_loader(cfg: CfgNode, *, dataset: list[dict[str, Any]], **arguments: Any) -> Any:
+    """Detectron2's loader, which begins its order of images anew at each start."""
+    # The records are repeated already, and Detectron2 would do it again.
+    sampler = TrainingSampler(len(dataset)) if _repeats(cfg) else None
+    return build_detection_train_loader(
+        cfg, dataset=RecordList(dataset), sampler=sampler, **arguments
+    )
+
+
+def _optimizer(cfg: CfgNode, *, params: Any, lr: float) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = build_optimizer(cfg, params["model"])
+    return optimizer

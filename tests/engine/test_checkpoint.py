@@ -10,7 +10,6 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.engine.best import BestCheckpoint
 from ranking_det.engine.checkpoint import (
     RunCheckpointer,
     find_last,
@@ -18,6 +17,8 @@ from ranking_det.engine.checkpoint import (
     load_weights,
     read_extras,
 )
+from ranking_det.engine.command import Command
+from ranking_det.engine.hooks import BestCheckpoint
 from ranking_det.user_errors import UserError
 
 
@@ -95,12 +96,12 @@ def test_another_number_of_classes_cannot_be_resumed(tmp_path):
 
 @pytest.mark.parametrize("flag", ["eval_only", "predict"])
 def test_what_needs_weights_takes_the_last_of_the_folder_and_never_random_ones(flag, tmp_path):
-    args = SimpleNamespace(**{"eval_only": False, "predict": [], "resume": False, flag: True})
+    command = Command(config_file="", **{flag: True if flag == "eval_only" else ["a.jpg"]})
     keys = ("train.init_checkpoint=FILE", "train.output_dir")
     with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} has no weights"):
-        find_weights(args, "", str(tmp_path), keys)
+        find_weights(command, "", str(tmp_path), keys)
     checkpointer(tmp_path).save("model_final")
-    assert find_weights(args, "", str(tmp_path), keys) == str(tmp_path / "model_final.pth")
+    assert find_weights(command, "", str(tmp_path), keys).path == str(tmp_path / "model_final.pth")
 
 
 def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):

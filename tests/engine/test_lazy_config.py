@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.run_config import load_config
+from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -95,5 +96,6 @@ def test_a_mistyped_key_in_the_file_is_found(tmp_path):
         ("cascade_rs_r50_12ep", False),
     ],
 )
-def test_an_experiment_knows_whether_its_model_learns_masks(name, masks):
-    assert LazyExperiment(str(CONFIGS / "coco" / f"{name}.py"), []).learns_masks() == masks
+def test_a_model_knows_whether_it_learns_masks(name, masks):
+    model = load_config(str(CONFIGS / "coco" / f"{name}.py"), []).model()
+    assert interface_of(model).learns_masks == masks

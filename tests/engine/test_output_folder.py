@@ -1,5 +1,6 @@
 """The output folder: what counts as a training there, and what --overwrite does with it."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -192,12 +193,14 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
     put_aside(str(earlier))
     with killed_at(count, after=after):
         save(earlier)
-    if (earlier / "earlier_run").exists():
+    if not (earlier / "model_0000003.pth").exists():
         with pytest.raises(UserError, match="was stopped before its first checkpoint"):
             check_not_put_aside(str(earlier), KEY)
         return
     check_not_put_aside(str(earlier), KEY)
-    assert find_resumable(str(earlier)) == str(earlier / "model_0000003.pth")
+    with pytest.raises(UserError, match="already has a training: give --resume to go on with it"):
+        check_no_training(str(earlier), KEY, resumable=True)
+    assert find_resumable(str(earlier)).path == str(earlier / "model_0000003.pth")
     remove_partial(str(earlier))
     assert {p.name for p in earlier.iterdir() if p.name.startswith((".", "earlier"))} == set()
 
@@ -206,6 +209,11 @@ def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
     put_aside(str(earlier))
     (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
     with pytest.raises(UserError, match="holds files of an earlier training: delete it, or move"):
+        check_not_put_aside(str(earlier), KEY)
+    (earlier / "last_checkpoint").rename(earlier / "earlier_run" / "last_checkpoint")
+    os.utime(earlier / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
+    (earlier / "earlier_run" / "model_0000001.pth").rename(earlier / "model_0000001.pth")
+    with pytest.raises(UserError, match="was stopped before its first checkpoint"):
         check_not_put_aside(str(earlier), KEY)
 
 
@@ -246,8 +254,8 @@ def test_a_checkpoint_that_is_missing_or_broken_gives_way_to_the_latest_that_is_
     write("model_0000005.partial", 5)
     write("model_best", 7)
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000003.pth")
     (tmp_path / "model_0000005.pth").write_bytes(b"PK cut off")
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000003.pth")
     write("model_0000005", 5)
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000005.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000005.pth")

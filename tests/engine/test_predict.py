@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from ranking_det.engine import predict as module
-from ranking_det.engine.predict import find_images, predict, unique_names
+from ranking_det.engine.predict import find_images, predict_images, unique_names
 from ranking_det.user_errors import UserError
 
 
@@ -55,7 +55,7 @@ def run(images, output, model=None, **options):
         image_format="BGR",
     )
     options = {"class_names": ["noise", "white"], "category_ids": [7, 3], **options}
-    return predict(model or FindsWhite(), images, output, mapper=mapper, **options)
+    return predict_images(model or FindsWhite(), images, output, mapper=mapper, **options)
 
 
 def test_detections_of_a_resized_image_are_coco_annotations_in_its_own_pixels(tmp_path):

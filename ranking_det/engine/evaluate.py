@@ -9,40 +9,39 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from ranking_det.engine.errors import build, check_classes
-from ranking_det.engine.experiment import Experiment
-from ranking_det.engine.per_class import write_per_class
-from ranking_det.engine.results import write_results
+from ranking_det.engine.results import write_per_class, write_results
+from ranking_det.engine.run_checks import check_classes, named_refusals
+from ranking_det.engine.run_config import RunConfig
 from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.score_watch import watch_scores
 
 
-def evaluate(experiment: Experiment, model: nn.Module) -> dict[str, Any]:
+def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
     """Log the metrics; write results.json and the AP of each class.
 
     Args:
-        experiment: the config.
+        config: has the test sets, their loaders and evaluators.
         model: plain or distributed; every process takes a part of the images.
 
     Returns:
         The metrics by task, and by test set before that if there are several; empty on all
         processes but the main one.
     """
-    settings, found = experiment.settings(), OrderedDict()
-    for name in experiment.test_sets():
-        loader = experiment.test_loader(name)
-        check_classes(experiment.names("test"), settings.num_classes, experiment.keys.classes)
-        evaluator = experiment.evaluator(name)
+    by_set, num_classes = OrderedDict(), interface_of(model).num_classes
+    for name in config.test_sets():
+        loader = config.test_loader(name)
+        check_classes(config.names("test"), num_classes, config.num_classes_key)
+        evaluator = config.evaluator(name)
         _share_statistics(model)
         with watch_scores():
-            metrics = inference_on_dataset(augment(experiment, model), loader, evaluator)
+            metrics = inference_on_dataset(augment(config, model), loader, evaluator)
         if comm.is_main_process():
             print_csv_format(metrics)
-            found[name] = metrics
-    results = next(iter(found.values())) if len(found) == 1 else found
-    write_results(results, settings.output_dir)
-    if experiment.names("test"):
-        write_per_class(results, settings.output_dir, experiment.test_sets())
+            by_set[name] = metrics
+    results = next(iter(by_set.values())) if len(by_set) == 1 else by_set
+    write_results(results, config.train.output_dir)
+    if config.names("test"):
+        write_per_class(results, config.train.output_dir, config.test_sets())
     return results
 
 
@@ -58,16 +57,14 @@ def _share_statistics(model: nn.Module) -> None:
                     distributed.broadcast(buffer, 0)
 
 
-def augment(experiment: Experiment, model: nn.Module) -> nn.Module:
+def augment(config: RunConfig, model: nn.Module) -> nn.Module:
     """The model to evaluate: with test-time augmentation if the config has it enabled.
 
     Raises:
-        UserError: it is neither a dense detector nor an R-CNN, or the sizes are no sizes.
+        UserError: the model cannot be augmented, or the sizes are no sizes.
     """
-    tta = experiment.settings().tta
-    if tta is None:
+    options = dict(config.train.get("tta") or {})
+    if not options.pop("enabled", False):
         return model
-    augmented: nn.Module = build(
-        {"_target_": interface_of(model).augment_inference, **tta}, experiment.keys.tta
-    )
-    return augmented
+    with named_refusals(config.written("train.tta")):
+        return interface_of(model).augment_inference(**options)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from detectron2.utils import comm
-
-import ranking_det.data
-import ranking_det.modeling  # noqa: F401 - both register their parts in Detectron2
-from ranking_det.engine.guards import NonFiniteLossError
-from ranking_det.engine.launching import check_processes, start, under_torchrun
-from ranking_det.engine.run import check_first, run
+from ranking_det.data import AnnotationSummary
 from ranking_det.user_errors import UserError
 
 EXAMPLES = """\
@@ -31,7 +25,60 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What the user asks for; the fields are the flags, which ``--help`` describes."""
+
+    config_file: str
+    overrides: Sequence[str] = ()
+    trust_config: bool = False
+    eval_only: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    keep_empty_images: bool = False
+    allow_outside: bool = False
+    preview: int | None = None
+    predict: Sequence[str] = ()
+    output: str | None = None
+    num_gpus: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+    own_data: Sequence[AnnotationSummary | None] | None = field(default=None, repr=False)
+    """What the process that starts others has read of the files for training and validation."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training, new or resumed."""
+        return not (self.eval_only or self.predict or self.preview is not None)
+
+    @property
+    def num_processes(self) -> int:
+        """The processes on all machines."""
+        return self.num_gpus * self.num_machines
+
+
+def parse(argv: Sequence[str] | None = None) -> Command:
+    """Read the command line; None for the program's own.
+
+    Raises:
+        UserError: flags exclude each other.
+    """
+    args = _build_parser().parse_args(argv)
+    # The list of images has taken the overrides behind it.
+    while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
+        args.overrides.insert(0, args.predict.pop())
+    asked = [args.eval_only, args.resume, args.overwrite, args.preview is not None]
+    if sum([*asked, bool(args.predict)]) > 1:
+        raise UserError("give one of --eval-only, --resume, --overwrite, --preview and --predict")
+    return Command(**vars(args))
+
+
+def _build_parser() -> argparse.ArgumentParser:
     """The parser; the flags are those of Detectron2's own training scripts."""
     parser = argparse.ArgumentParser(
         prog="train_net.py",
@@ -94,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the processes meet, as tcp://HOST:PORT; needed with more than one machine",
     )
     parser.add_argument(
-        "opts",
+        "overrides",
         nargs=argparse.REMAINDER,
         metavar="key=value",
         help="overrides of the config, last on the line; for yaml also KEY value",
@@ -117,43 +164,3 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the JSON files name images outside their folders",
     )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, launch and return the exit status; what the user got wrong is one line on stderr."""
-    args = build_parser().parse_args(argv)
-    # The list of images has taken the overrides behind it.
-    while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
-        args.opts.insert(0, args.predict.pop())
-    try:
-        asked = [args.eval_only, args.resume, args.overwrite, args.preview is not None]
-        if sum([*asked, bool(args.predict)]) > 1:
-            raise UserError(
-                "give one of --eval-only, --resume, --overwrite, --preview and --predict"
-            )
-        if args.num_gpus * args.num_machines > 1 and not under_torchrun():
-            check_processes(args)
-            check_first(args)
-        return start(_work, args)
-    except UserError as error:
-        return _complain(error)
-
-
-def _work(args: argparse.Namespace) -> int:
-    """What each process does; the last line printed is the folder with the results."""
-    try:
-        folder = run(args)
-    except UserError as error:
-        return _complain(error)
-    except NonFiniteLossError as error:
-        return _complain(error, status=1)
-    if comm.is_main_process():
-        sys.stdout.write(f"{folder}\n")
-    return 0
-
-
-def _complain(error: Exception, status: int = 2) -> int:
-    # A loading process hands its error on as a text with the traceback.
-    text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
-    sys.stderr.write(f"train_net.py: error: {text}\n")
-    return status
