@@ -83,7 +83,7 @@ def build_component(
         UserError: an unknown name, an unknown or missing argument, a wrong type or value.
     """
     if "NAME" not in node:
-        raise UserError(f"{where}: needs a NAME{nearest('', _classes(namespace))}")
+        raise UserError(f"{where}: needs a NAME{nearest('', component_names(namespace))}")
     target = _resolve(str(node["NAME"]), namespace, where)
     arguments = dict(given)
     for upper, value in node.items():
@@ -96,6 +96,12 @@ def build_component(
         return target(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def component_names(namespace: ModuleType) -> list[str]:
+    """The components of a package: those of its classes that can be called with tensors."""
+    members = {name: getattr(namespace, name) for name in namespace.__all__}
+    return [name for name, c in members.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
 
 def _build_value(
@@ -116,17 +122,11 @@ def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]
         if not callable(found):
             raise UserError(f"{where}: {name!r} cannot be imported, or is not a class")
         return found
-    known = _classes(namespace)
+    known = component_names(namespace)
     if name not in known:
         raise UserError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
     constructor: Callable[..., Any] = getattr(namespace, name)
     return constructor
-
-
-def _classes(namespace: ModuleType) -> list[str]:
-    """The components of a package: those of its classes that can be called with tensors."""
-    found = {name: getattr(namespace, name) for name in namespace.__all__}
-    return [name for name, c in found.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
 
 def _name(target: Callable[..., Any]) -> str:

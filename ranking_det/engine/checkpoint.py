@@ -26,21 +26,9 @@ logger = logging.getLogger(__name__)
 
 # What torch, pickle and Detectron2 raise over a file that is no checkpoint, or cannot be fetched.
 UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
+    *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
-
-
 BEST, FINAL = "model_best", "model_final"
 # How Detectron2's main lets a path ask for names to be matched by their ends; 0.6 cannot.
 HEURISTICS = "?matching_heuristics=True"

@@ -86,66 +86,30 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config-file",
-        required=True,
-        metavar="FILE",
-        help="a LazyConfig (.py), the config of a registered model (.yaml), or that of a run",
-    )
-    parser.add_argument(
-        "--trust-config",
-        action="store_true",
-        help="let a yaml file call whatever it names, which can run any code",
-    )
-    parser.add_argument(
-        "--eval-only",
-        action="store_true",
-        help="evaluate the given weights, or the last of the output folder",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint of the output folder; there must be one",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the training that is in the output folder, once the new one has a checkpoint",
-    )
+    config = "a LazyConfig (.py), the config of a registered model (.yaml), or that of a run"
+    parser.add_argument("--config-file", required=True, metavar="FILE", help=config)
+    for flag, text in {
+        "--trust-config": "let a yaml file call whatever it names, which can run any code",
+        "--eval-only": "evaluate the given weights, or the last of the output folder",
+        "--resume": "go on from the last checkpoint of the output folder; there must be one",
+        "--overwrite": "replace the training that is in the output folder, once the new one has a "
+        "checkpoint",
+    }.items():
+        parser.add_argument(flag, action="store_true", help=text)
     _add_own_data(parser)
-    parser.add_argument(
-        "--preview",
-        type=int,
-        metavar="N",
-        help="draw N training images as the model sees them, with what is assigned to each object",
-    )
-    parser.add_argument(
-        "--predict",
-        nargs="+",
-        metavar="IMAGE",
-        default=[],
-        help="detect in image files, folders or patterns, with the given weights or the last ones",
-    )
+    preview = "draw N training images as the model sees them, with what is assigned to each object"
+    parser.add_argument("--preview", type=int, metavar="N", help=preview)
+    images = "detect in image files, folders or patterns, with the given weights or the last ones"
+    parser.add_argument("--predict", nargs="+", metavar="IMAGE", default=[], help=images)
     parser.add_argument("--output", metavar="FOLDER", help="of --predict or --preview")
-    parser.add_argument(
-        "--num-gpus",
-        type=int,
-        default=1,
-        help="number of GPUs per machine; without any, of processes on the CPU",
-    )
+    gpus = "number of GPUs per machine; without any, of processes on the CPU"
+    parser.add_argument("--num-gpus", type=int, default=1, help=gpus)
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument(
-        "--dist-url",
-        default="auto",
-        help="where the processes meet, as tcp://HOST:PORT; needed with more than one machine",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs=argparse.REMAINDER,
-        metavar="key=value",
-        help="overrides of the config, last on the line; for yaml also KEY value",
-    )
+    url = "where the processes meet, as tcp://HOST:PORT; needed with more than one machine"
+    parser.add_argument("--dist-url", default="auto", help=url)
+    text = "overrides of the config, last on the line; for yaml also KEY value"
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="key=value", help=text)
     return parser
 
 
@@ -156,11 +120,8 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     for split, what in (("train", "trained on"), ("val", "evaluated on")):
         group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations {what}")
         group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
-    group.add_argument(
-        "--keep-empty-images", action="store_true", help="train on images without objects too"
-    )
-    group.add_argument(
-        "--allow-outside",
-        action="store_true",
-        help="let the JSON files name images outside their folders",
-    )
+    for flag, text in {
+        "--keep-empty-images": "train on images without objects too",
+        "--allow-outside": "let the JSON files name images outside their folders",
+    }.items():
+        group.add_argument(flag, action="store_true", help=text)

@@ -17,26 +17,13 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from ranking_det.data import prepare_registered
+from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command
 from ranking_det.engine.evaluate import augment
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
-from ranking_det.engine.own_data import (
-    OwnData,
-    check_own_masks,
-    check_own_names,
-    take_own_data,
-)
+from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
 from ranking_det.engine.precision import choose_dtype
-from ranking_det.engine.run_checks import (
-    check_batch,
-    check_classes,
-    check_datasets,
-    check_device,
-    check_file,
-    check_output_dir,
-    check_trained_classes,
-)
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.modeling.interface import interface_of
@@ -107,7 +94,7 @@ def make_plan(command: Command, *, on_device: bool = True) -> Plan:
     settings = config.train
     _check_folders(config, command)
     if on_device:
-        check_device(settings.device, config.written("train.device"))
+        run_checks.check_device(settings.device, config.written("train.device"))
     dtype = choose_dtype(settings.get("amp") or {}, settings.device)
     weights = _find_weights(config, command)
     splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
@@ -117,7 +104,7 @@ def make_plan(command: Command, *, on_device: bool = True) -> Plan:
         config.set_num_classes(len(weights.extras["class_names"]))
     if command.eval_only or command.resume:
         names = config.names(splits[-1] if command.eval_only else "train")
-        check_trained_classes(names, weights.extras.get("class_names"), weights.path)
+        run_checks.check_trained_classes(names, weights.extras.get("class_names"), weights.path)
     if config.schedule()[0].lr <= 0:
         raise UserError(f"the learning rate must be > 0, got {config.schedule()[0].lr}")
     _check_processes(config, command)
@@ -147,7 +134,7 @@ def draw_missing_sets(names: Sequence[str]) -> None:
     for name in names:
         path = MetadataCatalog.get(name).get("json_file")
         if path:
-            check_file(path, f"the annotation file of {name!r},")
+            run_checks.check_file(path, f"the annotation file of {name!r},")
 
 
 def fit_to_data(config: RunConfig, num_images: int) -> None:
@@ -176,9 +163,9 @@ def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if nothing can be written, a training would be lost, or it is unclear."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
     if command.output and (command.predict or command.preview is not None):
-        check_output_dir(command.output, "--output")
+        run_checks.check_output_dir(command.output, "--output")
     else:
-        check_output_dir(output_dir, key)
+        run_checks.check_output_dir(output_dir, key)
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
@@ -200,7 +187,7 @@ def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
 def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
     for split in splits:
         check_own_names(config.names(split))
-        check_datasets(config.names(split), config.names_key(split))
+        run_checks.check_datasets(config.names(split), config.names_key(split))
 
 
 def _check_processes(config: RunConfig, command: Command) -> None:
@@ -208,7 +195,7 @@ def _check_processes(config: RunConfig, command: Command) -> None:
     if several and (command.predict or command.preview is not None):
         raise UserError("--predict and --preview take one process")
     batch = 0 if command.eval_only else config.batch
-    check_batch(batch, config.train.device, command.num_processes)
+    run_checks.check_batch(batch, config.train.device, command.num_processes)
     if command.preview is not None and command.preview < 1:
         raise UserError(f"--preview must be at least 1, got {command.preview}")
 
@@ -217,7 +204,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     """Raise UserError unless the model fits the data, and the augmentation of its inference."""
     detector, config = interface_of(plan.model), plan.config
     for split in splits:
-        check_classes(config.names(split), detector.num_classes, config.num_classes_key)
+        run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_key)
     if detector.learns_masks:
         check_own_masks(plan.data)
     augment(config, plan.model)

@@ -15,18 +15,11 @@ from torch import nn
 
 from ranking_det.config import parameters
 from ranking_det.data.mapper import NamedErrors
+from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import named_refusals
 from ranking_det.engine.saved_config import is_saved_config
 from ranking_det.engine.schedule import Schedule
-from ranking_det.engine.yaml_config import (
-    YAML_KEYS,
-    load_yaml_config,
-    scale_steps,
-    set_value,
-    split_overrides,
-    translate,
-)
 from ranking_det.files import partial_path, rename_whole, write_whole
 from ranking_det.modeling.yaml_keys import num_classes_key
 from ranking_det.user_errors import UserError
@@ -60,8 +53,9 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
     if path.endswith(".py") or is_saved_config(path):
         nodes = load_lazy_config(path, overrides, trust=trust)
         return RunConfig(nodes, {override.partition("=")[0] for override in overrides})
-    cfg = load_yaml_config(path, overrides, trust=trust)
-    return RunConfig(translate(cfg), {key for key, _ in split_overrides(overrides)}, cfg)
+    cfg = yaml_config.load_yaml_config(path, overrides, trust=trust)
+    overridden = {key for key, _ in yaml_config.split_overrides(overrides)}
+    return RunConfig(yaml_config.translate(cfg), overridden, cfg)
 
 
 class RunConfig:
@@ -87,7 +81,8 @@ class RunConfig:
 
     def written(self, key: str) -> str:
         """A key of a LazyConfig as a user of this kind of config writes it."""
-        return key if self.yaml is None else YAML_KEYS.get(key, key)
+        names = {} if self.yaml is None else yaml_config.VALUES | yaml_config.NODES
+        return names.get(key, key)
 
     @property
     def batch(self) -> int:
@@ -158,7 +153,7 @@ class RunConfig:
     def set_schedule(self, schedule: Schedule) -> None:
         """Change the config to another schedule."""
         if self.yaml is not None:
-            scale_steps(self.yaml, schedule.max_iter, self.overridden)
+            yaml_config.scale_steps(self.yaml, schedule.max_iter, self.overridden)
         for key, value in zip(SCHEDULE_KEYS.values(), schedule, strict=True):
             self._set(key, value)
         # What is saved is not to be scaled again.
@@ -268,8 +263,8 @@ class RunConfig:
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
         elif self.written(key) != key or key == self.num_classes_key:
-            set_value(self.yaml, self.written(key), value)
-            self.nodes = translate(self.yaml)
+            yaml_config.set_value(self.yaml, self.written(key), value)
+            self.nodes = yaml_config.translate(self.yaml)
 
 
 def _shallowest(node: DictConfig, name: str, key: str) -> str | None:

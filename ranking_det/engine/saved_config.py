@@ -15,9 +15,11 @@ import yaml
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
+from ranking_det import assigners, criteria, modeling
+from ranking_det.config import component_names
 from ranking_det.user_errors import UserError
 
-TARGETS = frozenset(
+_OTHERS = frozenset(
     """
     detectron2.data.DatasetMapper
     detectron2.data.build_detection_test_loader
@@ -44,11 +46,6 @@ TARGETS = frozenset(
     fvcore.common.param_scheduler.CompositeParamScheduler
     fvcore.common.param_scheduler.CosineParamScheduler
     fvcore.common.param_scheduler.MultiStepParamScheduler
-    ranking_det.assigners.ATSS
-    ranking_det.assigners.FCOS
-    ranking_det.assigners.MaxIoU
-    ranking_det.assigners.NormalizedPAA
-    ranking_det.assigners.PAA
     ranking_det.data.augmentation.Expand
     ranking_det.data.augmentation.MinIoURandomCrop
     ranking_det.data.augmentation.PhotometricDistortion
@@ -57,51 +54,16 @@ TARGETS = frozenset(
     ranking_det.data.stream.build_train_loader
     ranking_det.engine.schedule.warm_up
     ranking_det.evaluation.DetectionEvaluator
-    ranking_det.criteria.ALRPCriterion
-    ranking_det.criteria.APE
-    ranking_det.criteria.AveragePrecision
-    ranking_det.criteria.BranchLoss
-    ranking_det.criteria.CandidateCount
-    ranking_det.criteria.CenternessWeight
-    ranking_det.criteria.ConstantBalance
-    ranking_det.criteria.Criterion
-    ranking_det.criteria.CriterionSchedule
-    ranking_det.criteria.CrossEntropy
-    ranking_det.criteria.Focal
-    ranking_det.criteria.GIoU
-    ranking_det.criteria.HistoryBalance
-    ranking_det.criteria.IoU
-    ranking_det.criteria.IoUWeight
-    ranking_det.criteria.MagnitudeBalance
-    ranking_det.criteria.MaskCriterion
-    ranking_det.criteria.PositiveCount
-    ranking_det.criteria.QualityFocal
-    ranking_det.criteria.RankDet
-    ranking_det.criteria.RankSort
-    ranking_det.criteria.RankingWeight
-    ranking_det.criteria.ScoreWeight
-    ranking_det.criteria.SmoothL1
-    ranking_det.criteria.UniformWeight
-    ranking_det.criteria.ValueBalance
-    ranking_det.criteria.Varifocal
-    ranking_det.modeling.CARAFEFPN
-    ranking_det.modeling.DenseHead
-    ranking_det.modeling.DenseInference
-    ranking_det.modeling.ExtraLevels
-    ranking_det.modeling.NegativeCap
-    ranking_det.modeling.RandomSampler
-    ranking_det.modeling.RankingBoxPredictor
-    ranking_det.modeling.RankingCascadeROIHeads
-    ranking_det.modeling.RankingFCOS
-    ranking_det.modeling.RankingMaskHead
-    ranking_det.modeling.RankingROIHeads
-    ranking_det.modeling.RankingRPN
-    ranking_det.modeling.RankingRPNHead
-    ranking_det.modeling.RankingRetinaNet
     torch.optim.AdamW
     torch.optim.SGD
     """.split()
 )
+_COMPONENTS = {
+    f"{package.__name__}.{name}"
+    for package in (assigners, criteria, modeling)
+    for name in component_names(package)
+}
+TARGETS = _OTHERS | _COMPONENTS
 """What a file may call: the components, and what configs/ call, as a run's config names them."""
 
 ARGUMENTS = frozenset(

@@ -28,33 +28,50 @@ from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
-from ranking_det.modeling.yaml_keys import learns_masks
+from ranking_det.modeling.yaml_keys import learns_masks, value_of
 from ranking_det.user_errors import UserError, nearest
 
-YAML_KEYS = {
+VALUES = {
     "train.output_dir": "OUTPUT_DIR",
     "train.init_checkpoint": "MODEL.WEIGHTS",
     "train.device": "MODEL.DEVICE",
-    "train.max_iter": "SOLVER.MAX_ITER",
+    "train.seed": "SEED",
+    "train.cudnn_benchmark": "CUDNN_BENCHMARK",
+    "train.epochs": "SOLVER.EPOCHS",
     "train.reference_batch": "SOLVER.REFERENCE_BATCH",
-    "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
+    "train.max_iter": "SOLVER.MAX_ITER",
     "train.eval_period": "TEST.EVAL_PERIOD",
-    "train.tta": "TEST.AUG",
+    "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
+    "train.amp.enabled": "SOLVER.AMP.ENABLED",
+    "train.tta.enabled": "TEST.AUG.ENABLED",
+    "train.tta.min_sizes": "TEST.AUG.MIN_SIZES",
+    "train.tta.max_size": "TEST.AUG.MAX_SIZE",
+    "train.tta.flip": "TEST.AUG.FLIP",
+    "train.precise_bn.enabled": "TEST.PRECISE_BN.ENABLED",
+    "train.precise_bn.num_iter": "TEST.PRECISE_BN.NUM_ITER",
+    "dataloader.train.dataset.names": "DATASETS.TRAIN",
+    "dataloader.train.dataset.filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "dataloader.train.total_batch_size": "SOLVER.IMS_PER_BATCH",
+    "dataloader.test.dataset.names": "DATASETS.TEST",
+    "dataloader.test.num_workers": "DATALOADER.NUM_WORKERS",
+    "dataloader.evaluator.output_dir": "OUTPUT_DIR",
+    "optimizer.lr": "SOLVER.BASE_LR",
+}
+"""Where a yaml config has what a LazyConfig has at a key."""
+
+NODES = {
     "model": "MODEL",
     "dataloader.train": "DATASETS.TRAIN",
     "dataloader.train.dataset": "DATASETS.TRAIN",
-    "dataloader.train.dataset.names": "DATASETS.TRAIN",
-    "dataloader.train.dataset.filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
     "dataloader.train.mapper": "INPUT",
     "dataloader.test": "DATASETS.TEST",
-    "dataloader.test.dataset.names": "DATASETS.TEST",
     "dataloader.test.mapper": "INPUT",
     "dataloader.evaluator": "DATASETS.TEST",
     "optimizer": "SOLVER",
-    "optimizer.lr": "SOLVER.BASE_LR",
     "lr_multiplier": "SOLVER",
+    "train.tta": "TEST.AUG",
 }
-"""How a yaml config writes what a LazyConfig has at a key."""
+"""Where a yaml config has what a node is built from, for messages."""
 
 
 def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
@@ -112,70 +129,35 @@ def translate(cfg: CfgNode) -> DictConfig:
         ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``. The evaluator's
         ``dataset_name`` is missing: each test set has an evaluation of its own.
     """
-    solver, aug, precise_bn = cfg.SOLVER, cfg.TEST.AUG, cfg.TEST.PRECISE_BN
+    on_cpu = cfg.clone()  # the engine moves the model, or leaves it where no device is touched
+    set_value(on_cpu, "MODEL.DEVICE", "cpu")
     max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
-    on_cpu = cfg.clone()
-    on_cpu.merge_from_list(["MODEL.DEVICE", "cpu"])
-    nodes = {
-        # The engine moves it to its device, or leaves it where no device is to be touched.
-        "model": {"_target_": partial(build_model, on_cpu)},
-        "dataloader": {
-            "train": {
-                "_target_": partial(_train_loader, cfg),
-                "dataset": {
-                    "_target_": partial(_train_records, cfg),
-                    "names": list(cfg.DATASETS.TRAIN),
-                    "filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                },
-                "mapper": {"_target_": partial(_train_mapper, cfg)},
-                "total_batch_size": solver.IMS_PER_BATCH,
-            },
-            "test": {
-                "_target_": build_detection_test_loader,
-                "dataset": {
-                    "_target_": partial(_test_records, cfg),
-                    "names": list(cfg.DATASETS.TEST),
-                },
-                "mapper": {"_target_": partial(DatasetMapper, cfg, is_train=False)},
-                "num_workers": cfg.DATALOADER.NUM_WORKERS,
-            },
-            "evaluator": {
-                "_target_": DetectionEvaluator,
-                "dataset_name": "???",
-                "output_dir": cfg.OUTPUT_DIR,
-                # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
-                "max_dets_per_image": max_dets if max_dets > 100 else None,
-            },
-        },
-        "optimizer": {
-            "_target_": partial(_optimizer, cfg),
-            "params": {"model": None},
-            "lr": solver.BASE_LR,
-        },
-        "lr_multiplier": {"_target_": partial(build_lr_scheduler, cfg), "optimizer": None},
-        "train": {
-            "output_dir": cfg.OUTPUT_DIR,
-            "init_checkpoint": cfg.MODEL.WEIGHTS,
-            "device": cfg.MODEL.DEVICE,
-            "seed": cfg.SEED,
-            "cudnn_benchmark": cfg.CUDNN_BENCHMARK,
-            "epochs": solver.EPOCHS,
-            "reference_batch": solver.REFERENCE_BATCH,
-            "max_iter": solver.MAX_ITER,
-            "eval_period": cfg.TEST.EVAL_PERIOD,
-            "log_period": 20,
-            "checkpointer": {"period": solver.CHECKPOINT_PERIOD},
-            "amp": {"enabled": solver.AMP.ENABLED},
-            "tta": {
-                "enabled": aug.ENABLED,
-                "min_sizes": list(aug.MIN_SIZES),
-                "max_size": aug.MAX_SIZE,
-                "flip": aug.FLIP,
-            },
-            "precise_bn": {"enabled": precise_bn.ENABLED, "num_iter": precise_bn.NUM_ITER},
-        },
+    targets = {
+        "model": partial(build_model, on_cpu),
+        "dataloader.train": partial(_train_loader, cfg),
+        "dataloader.train.dataset": partial(_train_records, cfg),
+        "dataloader.train.mapper": partial(_train_mapper, cfg),
+        "dataloader.test": build_detection_test_loader,
+        "dataloader.test.dataset": partial(_test_records, cfg),
+        "dataloader.test.mapper": partial(DatasetMapper, cfg, is_train=False),
+        "dataloader.evaluator": DetectionEvaluator,
+        "optimizer": partial(_optimizer, cfg),
+        "lr_multiplier": partial(build_lr_scheduler, cfg),
     }
-    return OmegaConf.create(nodes, flags={"allow_objects": True})
+    values = {
+        "dataloader.evaluator.dataset_name": "???",
+        # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
+        "dataloader.evaluator.max_dets_per_image": max_dets if max_dets > 100 else None,
+        "optimizer.params.model": None,
+        "lr_multiplier.optimizer": None,
+        "train.log_period": 20,
+    }
+    values |= {f"{key}._target_": target for key, target in targets.items()}
+    values |= {key: value_of(cfg, name) for key, name in VALUES.items()}
+    nodes = OmegaConf.create(flags={"allow_objects": True})
+    for key, value in values.items():
+        OmegaConf.update(nodes, key, value)
+    return nodes
 
 
 def set_value(cfg: CfgNode, key: str, value: Any) -> None:
@@ -285,18 +267,16 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
 
 def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
     """The training set; images of rare classes several times if the sampler is to repeat them."""
-    records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    if not _repeats(cfg):
-        return records
-    loading = cfg.DATALOADER
-    if not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
+    loading, repeats = cfg.DATALOADER, _repeats(cfg)
+    if repeats and not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
         raise UserError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
-    if loading.REPEAT_THRESHOLD <= 0:
+    if repeats and loading.REPEAT_THRESHOLD <= 0:
         raise UserError(
             "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
             f"got {loading.REPEAT_THRESHOLD}"
         )
-    return repeat_rare(records, loading.REPEAT_THRESHOLD)
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    return repeat_rare(records, loading.REPEAT_THRESHOLD) if repeats else records
 
 
 def _test_records(cfg: CfgNode, *, names: list[str]) -> list[dict[str, Any]]:
