@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 
 from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
 from ranking_det.engine.pictures import draw_detections
+from ranking_det.engine.run_config import RunConfig
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -208,31 +209,27 @@ class StepSeed(HookBase):
 class PictureWriter(HookBase):
     """Draw the training curves and a few detections when a training ends.
 
-    Register it after the writers, whose files it reads.
+    Register it in the main process, after the writers, whose files it reads.
 
     Args:
-        output_dir: holds metrics.json; the pictures go there.
+        config: names the output folder, which holds metrics.json and gets the pictures, and the
+            test set whose first images with objects are drawn.
         model: in inference mode gives the detections.
-        build_loader: gives the test loader, whose first images with objects are drawn.
-        dataset: the name of its data set, for the names of the classes.
     """
 
-    def __init__(
-        self, output_dir: str, model: nn.Module, build_loader: Callable[[], Any], dataset: str
-    ) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, config: RunConfig, model: nn.Module) -> None:
+        self.config = config
         self.model = model
-        self.build_loader = build_loader
-        self.dataset = dataset
 
     def after_train(self) -> None:
         """Draw, unless the training was interrupted."""
-        if not comm.is_main_process() or self.trainer.iter < self.trainer.max_iter:
+        if self.trainer.iter < self.trainer.max_iter:
             return
-        plot_curves(self.output_dir / "metrics.json", self.output_dir / "curves.png")
-        picture = self.output_dir / "detections.png"
-        draw_detections(self.model, self.build_loader(), self.dataset, picture)
-        logger.info("Curves and detections are drawn in %s", self.output_dir)
+        folder, name = Path(self.config.train.output_dir), self.config.names("test")[0]
+        plot_curves(folder / "metrics.json", folder / "curves.png")
+        loader = self.config.test_loader(name)
+        draw_detections(self.model, loader, name, folder / "detections.png")
+        logger.info("Curves and detections are drawn in %s", folder)
 
 
 def _explain(parameter: str, iteration: int, earlier: bool) -> str:

@@ -55,13 +55,11 @@ def take_own_data(config: RunConfig, command: Command) -> OwnData:
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
-    images = {"train": command.train_images, "val": command.val_images}
-    names: dict[str, str | None] = {}
+    names: dict[str, str | None] = dict.fromkeys(NAMES)
     for (split, name), given in zip(NAMES.items(), data, strict=True):
-        names[split] = None if given is None else name
         if given is not None:
-            folder = images[split] or ""
-            outside = command.allow_outside
+            names[split] = name
+            folder, outside = vars(command)[f"{split}_images"], command.allow_outside
             register_annotations(name, given.json_file, folder, given, allow_outside=outside)
     config.set_names(names["train"], names["val"], keep_empty=command.keep_empty_images)
     config.set_num_classes(len(summary.class_names))
@@ -111,14 +109,11 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
 
 
 def _read(command: Command, split: str) -> AnnotationSummary | None:
-    files = {
-        "train": (command.train_json, command.train_images),
-        "val": (command.val_json, command.val_images),
-    }
-    json_file, images = files[split]
-    if json_file is None and images is None:
+    files = {part: vars(command)[f"{split}_{part}"] for part in ("json", "images")}
+    given = [part for part, path in files.items() if path is not None]
+    if not given:
         return None
-    if json_file is None or images is None:
-        given, absent = ("json", "images") if images is None else ("images", "json")
-        raise UserError(f"--{split}-{given} is given without --{split}-{absent}")
-    return read_annotations(json_file, images, allow_outside=command.allow_outside)
+    if len(given) == 1:
+        (absent,) = files.keys() - set(given)
+        raise UserError(f"--{split}-{given[0]} is given without --{split}-{absent}")
+    return read_annotations(*files.values(), allow_outside=command.allow_outside)

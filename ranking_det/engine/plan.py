@@ -23,7 +23,6 @@ from ranking_det.engine.command import Command
 from ranking_det.engine.evaluate import augment
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
 from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
-from ranking_det.engine.precision import choose_dtype
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.modeling.interface import interface_of
@@ -95,7 +94,7 @@ def make_plan(command: Command, *, on_device: bool = True) -> Plan:
     _check_folders(config, command)
     if on_device:
         run_checks.check_device(settings.device, config.written("train.device"))
-    dtype = choose_dtype(settings.get("amp") or {}, settings.device)
+    dtype = run_checks.choose_dtype(settings.get("amp") or {}, settings.device)
     weights = _find_weights(config, command)
     splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
     if not command.predict:

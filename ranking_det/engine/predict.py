@@ -157,13 +157,8 @@ def unique_names(paths: Sequence[str]) -> list[str]:
 
 
 def _only_images(paths: list[str]) -> list[str]:
-    return [
-        path
-        for path in paths
-        if path.lower().endswith(SUFFIXES)
-        and not os.path.basename(path).startswith(".")
-        and os.path.isfile(path)
-    ]
+    images = [path for path in paths if path.lower().endswith(SUFFIXES) and os.path.isfile(path)]
+    return [path for path in images if not os.path.basename(path).startswith(".")]
 
 
 def _check_output(paths: Sequence[str], folder: Path) -> None:

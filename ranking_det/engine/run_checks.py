@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from detectron2.utils import comm
 
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.user_errors import UserError, nearest
+
+DTYPES = ("auto", "float16", "bfloat16")
 
 
 @contextmanager
@@ -66,6 +68,30 @@ def check_device(device: str, key: str) -> None:
         raise UserError(
             f"{key} is {device!r}, which does not work here ({reason}); usable: {usable}"
         ) from None
+
+
+def choose_dtype(amp: Mapping[str, Any], device: str) -> str:
+    """The half precision of a training: "float16", "bfloat16", or "" for none.
+
+    Args:
+        amp: ``enabled``, and ``dtype``, whose default "auto" is float16 on a GPU, as Detectron2
+            has it, and bfloat16 elsewhere.
+        device: such as "cuda" or "cpu".
+
+    Raises:
+        UserError: another dtype, or float16 without a GPU, where torch has no loss scaling.
+    """
+    if not amp.get("enabled", False):
+        return ""
+    dtype = amp.get("dtype", "auto")
+    on_gpu = str(device).startswith("cuda")
+    if dtype not in DTYPES:
+        raise UserError(f"train.amp.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype == "auto":
+        return "float16" if on_gpu else "bfloat16"
+    if dtype == "float16" and not on_gpu:
+        raise UserError(f"train.amp.dtype=float16 needs a GPU; on {device} take bfloat16")
+    return str(dtype)
 
 
 def check_batch(batch: int, device: str, num_processes: int) -> None:

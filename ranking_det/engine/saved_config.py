@@ -17,61 +17,27 @@ from omegaconf import DictConfig, OmegaConf
 
 from ranking_det import assigners, criteria, modeling
 from ranking_det.config import component_names
+from ranking_det.modeling.building_blocks import BLOCK_ARGUMENTS, BUILDING_BLOCKS
 from ranking_det.user_errors import UserError
 
-_OTHERS = frozenset(
-    """
-    detectron2.data.DatasetMapper
-    detectron2.data.build_detection_test_loader
-    detectron2.data.get_detection_dataset_dicts
-    detectron2.data.transforms.RandomFlip
-    detectron2.data.transforms.Resize
-    detectron2.data.transforms.ResizeShortestEdge
-    detectron2.layers.ShapeSpec
-    detectron2.modeling.FPN
-    detectron2.modeling.GeneralizedRCNN
-    detectron2.modeling.ResNet
-    detectron2.modeling.ResNet.make_default_stages
-    detectron2.modeling.ResNet.make_stage
-    detectron2.modeling.anchor_generator.DefaultAnchorGenerator
-    detectron2.modeling.backbone.BasicStem
-    detectron2.modeling.backbone.fpn.LastLevelMaxPool
-    detectron2.modeling.backbone.fpn.LastLevelP6P7
-    detectron2.modeling.box_regression.Box2BoxTransform
-    detectron2.modeling.poolers.ROIPooler
-    detectron2.modeling.proposal_generator.StandardRPNHead
-    detectron2.modeling.roi_heads.FastRCNNConvFCHead
-    detectron2.modeling.roi_heads.MaskRCNNConvUpsampleHead
-    detectron2.solver.get_default_optimizer_params
-    fvcore.common.param_scheduler.CompositeParamScheduler
-    fvcore.common.param_scheduler.CosineParamScheduler
-    fvcore.common.param_scheduler.MultiStepParamScheduler
-    ranking_det.data.augmentation.Expand
-    ranking_det.data.augmentation.MinIoURandomCrop
-    ranking_det.data.augmentation.PhotometricDistortion
-    ranking_det.data.mapper.BoxMapper
-    ranking_det.data.repeat.repeat_rare
-    ranking_det.data.stream.build_train_loader
-    ranking_det.engine.schedule.warm_up
-    ranking_det.evaluation.DetectionEvaluator
-    torch.optim.AdamW
-    torch.optim.SGD
-    """.split()
-)
-_COMPONENTS = {
-    f"{package.__name__}.{name}"
-    for package in (assigners, criteria, modeling)
-    for name in component_names(package)
+_OTHERS = {
+    "detectron2.data": "DatasetMapper build_detection_test_loader get_detection_dataset_dicts",
+    "detectron2.data.transforms": "RandomFlip Resize ResizeShortestEdge",
+    "detectron2.solver": "get_default_optimizer_params",
+    "fvcore.common.param_scheduler": "CompositeParamScheduler CosineParamScheduler "
+    "MultiStepParamScheduler",
+    "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
+    "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
+    "ranking_det.engine.schedule": "warm_up",
+    "ranking_det.evaluation": "DetectionEvaluator",
+    "torch.optim": "AdamW SGD",
 }
-TARGETS = _OTHERS | _COMPONENTS
+_CALLED = {module: names.split() for module, names in (_OTHERS | BUILDING_BLOCKS).items()}
+_CALLED |= {part.__name__: component_names(part) for part in (assigners, criteria, modeling)}
+TARGETS = frozenset(f"{module}.{name}" for module, names in _CALLED.items() for name in names)
 """What a file may call: the components, and what configs/ call, as a run's config names them."""
 
-ARGUMENTS = frozenset(
-    """
-    detectron2.modeling.backbone.resnet.BasicBlock
-    ranking_det.modeling.backbones.resnet.FrozenStatisticsBatchNorm2d
-    """.split()
-)
+ARGUMENTS = frozenset(BLOCK_ARGUMENTS)
 """The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
 are not all that it may call."""
 

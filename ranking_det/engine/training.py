@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase, TrainerBase, default_writers, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    default_writers,
+    hooks,
+)
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -29,7 +36,6 @@ from ranking_det.engine.hooks import (
 )
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.plan import Plan
-from ranking_det.engine.precision import build_trainer
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_whole
 from ranking_det.user_errors import UserError
@@ -82,6 +88,42 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
             _finish(trainer, checkpointer, weights, max_iter)
         else:
             trainer.train(resume_at or 0, max_iter)
+
+
+def build_trainer(
+    model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, dtype: str, device: str
+) -> SimpleTrainer:
+    """Detectron2's trainer, which computes the forward pass in ``dtype`` where torch deems it safe.
+
+    The losses of this project compute in single precision or better whatever arrives.
+    """
+    if dtype == "float16":
+        return AMPTrainer(model, loader, optimizer)
+    if dtype:
+        # Its exponents are those of float32: no loss scaling, hence the plain trainer.
+        half = torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype))
+        return SimpleTrainer(Autocast(model, half), loader, optimizer)
+    return SimpleTrainer(model, loader, optimizer)
+
+
+class Autocast(nn.Module):
+    """A model whose training forward runs under autocast.
+
+    Args:
+        model: plain or distributed.
+        context: a ``torch.autocast``.
+    """
+
+    def __init__(self, model: nn.Module, context: torch.autocast) -> None:
+        super().__init__()
+        self.model = model
+        self.context = context
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return the model's losses."""
+        with self.context:
+            losses: dict[str, torch.Tensor] = self.model(batched_inputs)
+        return losses
 
 
 def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
@@ -208,22 +250,16 @@ def _writing_hooks(
 
     ``last`` is the checkpoint that is resumed, or "".
     """
-    settings, names = config.train, config.names("test")
-    folder = settings.output_dir
-    pictures = (
-        PictureWriter(folder, model, lambda: config.test_loader(names[0]), names[0])
-        if names
-        else None
-    )
     if not comm.is_main_process():
-        return [pictures]
-    saving = settings.checkpointer
+        return []
+    settings, saving = config.train, config.train.checkpointer
+    writers = default_writers(settings.output_dir, settings.max_iter)
     return [
         # Before the checkpoint, so that a resumed run does not miss the row of its last step; and
         # the checkpoint is after the evaluation, so that it knows the best.
-        hooks.PeriodicWriter(default_writers(folder, settings.max_iter), settings.log_period),
+        hooks.PeriodicWriter(writers, settings.log_period),
         _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
-        pictures,
+        PictureWriter(config, model) if config.names("test") else None,
     ]
 
 
@@ -232,14 +268,11 @@ def _periodic(
 ) -> hooks.PeriodicCheckpointer:
     """Detectron2's, which counts the checkpoints from before a resume among those to keep."""
     hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
-    earlier = sorted(
-        str(path)
-        for path in Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth")
-        if str(path) <= last
-    )
+    paths = map(str, Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth"))
+    earlier = sorted(path for path in paths if path <= last)
     # A run that was killed before it removed one has one too many.
-    surplus = len(earlier) - max_to_keep if max_to_keep else 0
-    for path in earlier[: max(0, surplus)]:
+    surplus = max(0, len(earlier) - max_to_keep) if max_to_keep else 0
+    for path in earlier[:surplus]:
         Path(path).unlink()
-    hook.recent_checkpoints = earlier[max(0, surplus) :]
+    hook.recent_checkpoints = earlier[surplus:]
     return hook

@@ -31,6 +31,9 @@ from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
 from ranking_det.user_errors import UserError, nearest
 
+FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
+"""What yaml, yacs and Detectron2 raise over a file, beside unknown keys."""
+
 VALUES = {
     "train.output_dir": "OUTPUT_DIR",
     "train.init_checkpoint": "MODEL.WEIGHTS",
@@ -106,14 +109,7 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         raise
     except (KeyError, AssertionError) as error:
         raise UserError(_unknown_key(cfg, str(error))) from error
-    except (
-        ValueError,
-        AttributeError,
-        TypeError,
-        OSError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
+    except FAULTS as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
@@ -141,7 +137,7 @@ def translate(cfg: CfgNode) -> DictConfig:
         "dataloader.test.dataset": partial(_test_records, cfg),
         "dataloader.test.mapper": partial(DatasetMapper, cfg, is_train=False),
         "dataloader.evaluator": DetectionEvaluator,
-        "optimizer": partial(_optimizer, cfg),
+        "optimizer": lambda params, lr: build_optimizer(cfg, params["model"]),
         "lr_multiplier": partial(build_lr_scheduler, cfg),
     }
     values = {
@@ -167,7 +163,7 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
     for part in parents:
         node = node[part]
     cfg.defrost()
-    node[last] = (value,) if isinstance(node[last], tuple) else value
+    node[last] = (value,) if isinstance(node[last], tuple) and isinstance(value, str) else value
     cfg.freeze()
 
 
@@ -185,12 +181,18 @@ def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None
     if "SOLVER.STEPS" not in overridden:
         steps = {round(step * (max_iter / solver.MAX_ITER)) for step in solver.STEPS}
         inner = tuple(sorted(step for step in steps if 0 < step < max_iter))
-        cfg.defrost()
-        solver.STEPS = inner
+        set_value(cfg, "SOLVER.STEPS", inner)
     if "SOLVER.WARMUP_ITERS" not in overridden:
-        cfg.defrost()
-        solver.WARMUP_ITERS = min(solver.WARMUP_ITERS, max(1, max_iter // 3))
-    cfg.freeze()
+        longest = max(1, max_iter // 3)
+        set_value(cfg, "SOLVER.WARMUP_ITERS", min(solver.WARMUP_ITERS, longest))
+
+
+def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """``KEY value`` and ``KEY=value`` as pairs."""
+    words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
+    if len(words) % 2:
+        raise UserError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _check_calls(cfg: CfgNode, path: str) -> None:
@@ -207,11 +209,8 @@ def _check_calls(cfg: CfgNode, path: str) -> None:
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Every NAME in a config, with its key."""
-    if isinstance(value, Mapping):
-        entries = list(value.items())
-    else:
-        entries = list(enumerate(value)) if isinstance(value, (list, tuple)) else []
-    for name, entry in entries:
+    listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    for name, entry in (value if isinstance(value, Mapping) else listed).items():
         where = f"{key}.{name}".lstrip(".")
         if name == "NAME":
             yield where, entry
@@ -224,14 +223,6 @@ def _as_declared(cfg: CfgNode, key: str, value: str) -> str:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, CfgNode) else None
     return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
-
-
-def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """``KEY value`` and ``KEY=value`` as pairs."""
-    words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
-    if len(words) % 2:
-        raise UserError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
-    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _add_component_key(cfg: CfgNode, key: str) -> None:
@@ -305,12 +296,5 @@ def _train_mapper(cfg: CfgNode) -> DatasetMapper | BoxMapper:
 def _train_loader(cfg: CfgNode, *, dataset: list[dict[str, Any]], **arguments: Any) -> Any:
     """Detectron2's loader, which begins its order of images anew at each start."""
     # The records are repeated already, and Detectron2 would do it again.
-    sampler = TrainingSampler(len(dataset)) if _repeats(cfg) else None
-    return build_detection_train_loader(
-        cfg, dataset=RecordList(dataset), sampler=sampler, **arguments
-    )
-
-
-def _optimizer(cfg: CfgNode, *, params: Any, lr: float) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = build_optimizer(cfg, params["model"])
-    return optimizer
+    arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
+    return build_detection_train_loader(cfg, dataset=RecordList(dataset), **arguments)

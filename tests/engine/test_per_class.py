@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ranking_det.engine.results import PER_CLASS_FILE, write_per_class, write_results
+from ranking_det.engine.evaluate import PER_CLASS_FILE, write_per_class, write_results
 
 CLASSES = ["car, red", 'the "big" one', "Bär-熊", "nothing"]
 

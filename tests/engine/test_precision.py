@@ -4,7 +4,8 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.engine.precision import build_trainer, choose_dtype
+from ranking_det.engine.run_checks import choose_dtype
+from ranking_det.engine.training import build_trainer
 from ranking_det.user_errors import UserError
 from tests.modeling.conftest import load, make_batch
 

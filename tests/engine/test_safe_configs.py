@@ -77,16 +77,7 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
         if inspect.isclass(c := getattr(package, name)) and hasattr(c, "forward")
     }
     assert len(paths) > 50 and called <= TARGETS and arguments - {""} == ARGUMENTS
-    # Bases that cannot be built, and classes that no node calls.
-    unused = {
-        "ranking_det.assigners.Assigner",
-        "ranking_det.criteria.Classification",
-        "ranking_det.criteria.Normalizer",
-        "ranking_det.modeling.DenseDetectorWithTTA",
-        "ranking_det.modeling.FrozenStatisticsBatchNorm2d",
-        "ranking_det.modeling.RankingDenseDetector",
-    }
-    assert called | (parts - unused) == TARGETS
+    assert called | parts == TARGETS
 
 
 def test_vitdet_needs_the_flag_for_its_partial(tmp_path):
