@@ -208,7 +208,7 @@ def _is_obsolete(aside: Path) -> bool:
     if aside.name != EARLIER or _has_checkpoint(folder) or not checkpoints:
         return False
     files = (path for path in aside.rglob("*") if path.is_file())
-    youngest = max(path.stat().st_mtime_ns for path in files)
+    youngest = max((path.stat().st_mtime_ns for path in files), default=0)
     return max(path.stat().st_mtime_ns for path in checkpoints) >= youngest
 
 

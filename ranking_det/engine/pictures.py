@@ -49,8 +49,8 @@ def draw_previews(
 ) -> PreviewSummary:
     """Draw training images as the model gets them, with their objects and their positives.
 
-    An image becomes ``preview_0001.png`` and so on. A model that does not
-    tell its positives (see :class:`DetectorInterface`) gets boxes only.
+    An image becomes ``preview_0001.png`` and so on. A model that does not tell its positives (see
+    :class:`DetectorInterface`) gets boxes only.
 
     Args:
         model: a detector; it is used in the mode in which it is, which matters to assigners that

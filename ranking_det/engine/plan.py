@@ -6,7 +6,6 @@ length of a training to be resumed depends on the number of images.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,8 @@ from ranking_det.engine.evaluate import augment
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
 from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
 from ranking_det.engine.run_config import Records, RunConfig, load_config
-from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,28 +132,6 @@ def draw_missing_sets(names: Sequence[str]) -> None:
             run_checks.check_file(path, f"the annotation file of {name!r},")
 
 
-def fit_to_data(config: RunConfig, num_images: int) -> None:
-    """Set the schedule for so many images, and log what changes."""
-    if not config.batch:
-        return
-    fitted, lines = _fit(config, num_images)
-    for line in lines:
-        logger.info("%s", line)
-    config.set_schedule(fitted)
-
-
-def _fit(config: RunConfig, num_images: int) -> tuple[Schedule, list[str]]:
-    written, fixed = config.schedule()
-    return fit_schedule(
-        written,
-        epochs=config.train.get("epochs", 0),
-        num_images=num_images,
-        batch=config.batch,
-        reference_batch=config.train.get("reference_batch", 0),
-        fixed=fixed,
-    )
-
-
 def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if nothing can be written, a training would be lost, or it is unclear."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
@@ -232,4 +206,4 @@ def _length(plan: Plan) -> int:
         draw_missing_sets(names)
         plan.records = config.records() or []
         num_images = len(plan.records)
-    return _fit(config, num_images)[0].max_iter
+    return config.fitted_schedule(num_images)[0].max_iter

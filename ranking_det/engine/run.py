@@ -25,7 +25,7 @@ from ranking_det.engine.launching import check_processes, start, under_torchrun
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data
 from ranking_det.engine.pictures import draw_previews
-from ranking_det.engine.plan import Plan, draw_missing_sets, fit_to_data, make_plan
+from ranking_det.engine.plan import Plan, draw_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.run_checks import check_loadable, check_masks
 from ranking_det.engine.training import distribute, train_model
@@ -184,7 +184,7 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any]:
     config, records = plan.config, plan.take_records()
     if records:
         check_masks(records, config.mapper("train").mapper, config.names("train"))
-        fit_to_data(config, len(records))
+        config.fit_to_data(len(records))
     loader = config.train_loader(records, plan.resume_at or 0)
     exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
     return loader, config.train_loader(records, 0) if exact_norms else None

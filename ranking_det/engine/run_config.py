@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import named_refusals
 from ranking_det.engine.saved_config import is_saved_config
-from ranking_det.engine.schedule import Schedule
+from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
 from ranking_det.modeling.yaml_keys import num_classes_key
 from ranking_det.user_errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SCHEDULE_KEYS = {
     "max_iter": "train.max_iter",
@@ -150,8 +153,20 @@ class RunConfig:
             fixed.append("max_iter")  # a config of the user's own, which sets only this
         return written, fixed
 
-    def set_schedule(self, schedule: Schedule) -> None:
-        """Change the config to another schedule."""
+    def fitted_schedule(self, num_images: int) -> tuple[Schedule, list[str]]:
+        """The schedule for so many images, and a line for every change."""
+        written, fixed = self.schedule()
+        epochs, reference = (self.train.get(key, 0) for key in ("epochs", "reference_batch"))
+        sizes = {"num_images": num_images, "batch": self.batch, "reference_batch": reference}
+        return fit_schedule(written, epochs=epochs, fixed=fixed, **sizes)
+
+    def fit_to_data(self, num_images: int) -> None:
+        """Set the schedule for so many images, if the batch is known, and log what changes."""
+        if not self.batch:
+            return
+        schedule, lines = self.fitted_schedule(num_images)
+        for line in lines:
+            logger.info("%s", line)
         if self.yaml is not None:
             yaml_config.scale_steps(self.yaml, schedule.max_iter, self.overridden)
         for key, value in zip(SCHEDULE_KEYS.values(), schedule, strict=True):

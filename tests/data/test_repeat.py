@@ -9,7 +9,6 @@ from ranking_det.data import register_shapes
 from ranking_det.data.repeat import repeat_factors, repeat_rare
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.stream import RecordList, build_train_loader
-from ranking_det.engine.plan import fit_to_data
 from ranking_det.engine.run_config import load_config
 from ranking_det.user_errors import UserError
 
@@ -94,7 +93,7 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
     expected = sum(math.ceil(factor) for factor in repeat_factors(images, 0.2))
     records = config.records()
     assert len(images) < expected == len(records)
-    fit_to_data(config, len(records))
+    config.fit_to_data(len(records))
     assert config.schedule()[0].epoch == math.ceil(expected / 8)
     loader = config.train_loader(records, 0)
     assert len(loader.dataset.dataset._images) == len(images)

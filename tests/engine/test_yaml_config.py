@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from ranking_det.engine.plan import fit_to_data
 from ranking_det.engine.run_config import load_config
 from ranking_det.engine.yaml_config import load_yaml_config
 from ranking_det.evaluation import DetectionEvaluator
@@ -59,7 +58,7 @@ def test_a_missing_file_is_named():
 
 def fitted(*overrides, num_images=500):
     config = load_config(CONFIG, ["MODEL.DEVICE=cpu", *overrides])
-    fit_to_data(config, num_images)
+    config.fit_to_data(num_images)
     assert config.train.max_iter == config.yaml.SOLVER.MAX_ITER
     return config.yaml
 
