@@ -11,8 +11,16 @@ from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference, RawDetections
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
+from ranking_det.modeling.interface import (
+    DetectorAdapter,
+    DetectorInterface,
+    Positives,
+    interface_of,
+    register_adapter,
+)
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads
+from ranking_det.modeling.rcnn.generalized_rcnn import RCNNAdapter
 from ranking_det.modeling.rcnn.mask_head import RankingMaskHead
 from ranking_det.modeling.rcnn.roi_heads import RankingROIHeads
 from ranking_det.modeling.rcnn.rpn import RankingRPN, RankingRPNHead
@@ -25,10 +33,14 @@ __all__ = [
     "DenseDetectorWithTTA",
     "DenseHead",
     "DenseInference",
+    "DetectorAdapter",
+    "DetectorInterface",
     "ExtraLevels",
     "FrozenStatisticsBatchNorm2d",
     "NegativeCap",
     "PointTransform",
+    "Positives",
+    "RCNNAdapter",
     "RandomSampler",
     "RankingBoxPredictor",
     "RankingCascadeROIHeads",
@@ -42,4 +54,6 @@ __all__ = [
     "RawDetections",
     "add_ranking_config",
     "build_resnet_carafe_fpn_backbone",
+    "interface_of",
+    "register_adapter",
 ]

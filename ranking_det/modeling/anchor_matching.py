@@ -101,6 +101,44 @@ class AnchorMatching:
         gt_classes = [instances.gt_classes for instances in gt_instances]
         return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
 
+    @torch.no_grad()
+    def pick_positives(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        in_features: Sequence[str],
+        images: ImageList,
+        gt_instances: list[Instances],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the assigner picks in each image, as in a training step; nothing is changed.
+
+        The modules run in the mode in which they are, but running statistics stay as they are.
+
+        Args:
+            backbone: what makes the features of the images.
+            head: what predicts on them.
+            in_features: the names of the features for the head.
+            images: the N images.
+            gt_instances: the objects of each image.
+
+        Returns:
+            Per image the anchors (P_i, 4) of its positives, XYXY in pixels of the input, and which
+            of the image's objects each is to find, (P_i,) int64.
+        """
+        pyramid = _without_memory(backbone, images.tensor)
+        features = [pyramid[name] for name in in_features]
+        predictions = _without_memory(head, features)
+        levels = self.make_anchors(features)
+        _, _, assignment = self.assign_all(images, features, levels, predictions, gt_instances)
+        anchors, (labels, gt_index) = torch.cat(levels), assignment
+        picked, first = [], 0
+        for i, instances in enumerate(gt_instances):
+            part = slice(i * len(anchors), (i + 1) * len(anchors))
+            rows = torch.nonzero(labels[part] >= 0).squeeze(1)
+            picked.append((anchors[rows], gt_index[part][rows] - first))
+            first += len(instances)
+        return picked
+
     def gather(
         self,
         anchors: list[Tensor],
@@ -139,3 +177,9 @@ class AnchorMatching:
     def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:
         """Raw box outputs (n, 4) relative to anchors (n, 4) -> XYXY boxes (n, 4) in pixels."""
         return self.box2box_transform.apply_deltas(outputs, anchors)
+
+
+def _without_memory(module: nn.Module, inputs: Any) -> Any:
+    """Call a module so that what it remembers, such as running statistics, stays as it is."""
+    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return torch.func.functional_call(module, copies, (inputs,))

@@ -10,51 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import Transform
-from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
-from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling import DatasetMapperTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ranking_det.checks import check_integer
 from ranking_det.modeling.dense.inference import RawDetections
-
-
-def augment_in_test(
-    model: nn.Module, *, min_sizes: Sequence[int], max_size: int, flip: bool
-) -> nn.Module:
-    """A detector that looks at each image in several sizes, and mirrored.
-
-    An R-CNN's detections, as they are after its own suppression, are suppressed together and then
-    get the mean of their masks in all views, by Detectron2's GeneralizedRCNNWithTTA. Dense
-    detectors: see :class:`DenseDetectorWithTTA`.
-
-    Args:
-        model: a dense detector of this package or Detectron2's GeneralizedRCNN, perhaps
-            distributed.
-        min_sizes: lengths of the shorter side, in pixels.
-        max_size: limit of the longer side, in pixels.
-        flip: whether each size is also seen mirrored.
-
-    Returns:
-        A module that takes and gives what a Detectron2 model does.
-
-    Raises:
-        ValueError: another model, or sizes that are none.
-    """
-    model = model.module if isinstance(model, DistributedDataParallel) else model
-    if not isinstance(model, GeneralizedRCNN):
-        return DenseDetectorWithTTA(model, min_sizes=min_sizes, max_size=max_size, flip=flip)
-    if model.proposal_generator is None:
-        raise ValueError("model: an R-CNN on given proposals has none for augmented images")
-    mapper = _make_mapper(min_sizes, max_size, flip)
-    augmented = _RCNNWithTTA(_describe(model), model, mapper)
-    # Detectron2's evaluation leaves the model in the mode in which it found this one.
-    augmented.training = model.training
-    return augmented
 
 
 class DenseDetectorWithTTA(nn.Module):
@@ -74,18 +37,15 @@ class DenseDetectorWithTTA(nn.Module):
         flip: whether each size is also seen mirrored.
     """
 
-    def __init__(
-        self, model: nn.Module, *, min_sizes: Sequence[int], max_size: int, flip: bool
-    ) -> None:
+    def __init__(self, model: Any, *, min_sizes: Sequence[int], max_size: int, flip: bool) -> None:
         super().__init__()
-        model = model.module if isinstance(model, DistributedDataParallel) else model
         if not hasattr(model, "propose") or not hasattr(model, "inference"):
             raise ValueError(
                 "model: expected a dense detector, with propose and inference, got "
                 f"{type(model).__name__}"
             )
         self.model = model
-        self.mapper = _make_mapper(min_sizes, max_size, flip)
+        self.mapper = make_tta_mapper(min_sizes, max_size, flip)
         # Detectron2's evaluation leaves the model in the mode in which it found this one.
         self.training = model.training
 
@@ -122,13 +82,8 @@ class DenseDetectorWithTTA(nn.Module):
         return {"height": height, "width": width, **inputs, "image": image.cpu()}
 
 
-class _RCNNWithTTA(GeneralizedRCNNWithTTA):
-    """Detectron2's, which leaves it to the caller that no gradient is kept."""
-
-    __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
-
-
-def _make_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> DatasetMapperTTA:
+def make_tta_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> DatasetMapperTTA:
+    """Check the sizes and make what shows an image in all of them; see Detectron2's mapper."""
     if not len(min_sizes):
         raise ValueError("min_sizes: expected at least one size, got none")
     for size in min_sizes:
@@ -137,28 +92,6 @@ def _make_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> Dataset
     if not isinstance(flip, bool):
         raise ValueError(f"flip: expected True or False, got {flip!r}")
     return DatasetMapperTTA(min_sizes=list(min_sizes), max_size=max_size, flip=flip)
-
-
-def _describe(model: GeneralizedRCNN) -> CfgNode:
-    """What Detectron2's augmentation reads of a yaml config, of the model, which may have none."""
-    heads = model.roi_heads
-    predictor = heads.box_predictor
-    if isinstance(predictor, nn.ModuleList):
-        predictor = predictor[-1]  # a cascade's detections are the last stage's
-    return CfgNode(
-        {
-            "MODEL": {
-                "MASK_ON": bool(getattr(heads, "mask_on", False)),
-                "KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
-                "LOAD_PROPOSALS": False,
-                "ROI_HEADS": {
-                    "NUM_CLASSES": heads.num_classes,
-                    "NMS_THRESH_TEST": predictor.test_nms_thresh,
-                },
-            },
-            "TEST": {"DETECTIONS_PER_IMAGE": predictor.test_topk_per_image},
-        }
-    )
 
 
 def _move_back(raw: RawDetections, transforms: Transform) -> RawDetections:

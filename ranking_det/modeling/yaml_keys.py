@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import nn
 
 from ranking_det import assigners, criteria
 from ranking_det.config import build_component
 from ranking_det.modeling.dense import head as dense_head
 from ranking_det.modeling.dense import inference
+from ranking_det.modeling.interface import DetectorInterface, interface_class
 from ranking_det.modeling.rcnn import sampling
 
 COMPONENTS = {
@@ -62,6 +64,36 @@ def add_ranking_config(cfg: CfgNode) -> None:
     # A length in epochs; the batch that the learning rate and the iterations are written for.
     cfg.SOLVER.EPOCHS = 0.0
     cfg.SOLVER.REFERENCE_BATCH = 0
+
+
+def num_classes_key(cfg: CfgNode) -> str | None:
+    """The key of the number of classes, of the config's model; None if only the model knows."""
+    return _interface(cfg).num_classes_key
+
+
+def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
+    """Set the number of classes of the config's model; the config must not be frozen."""
+    key = num_classes_key(cfg)
+    if key is not None:
+        cfg.merge_from_list([key, num_classes])
+
+
+def learns_masks(cfg: CfgNode) -> bool:
+    """Whether the config's model needs the objects' masks in training."""
+    key = _interface(cfg).masks_key
+    return key is not None and bool(value_of(cfg, key))
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a key such as ``MODEL.RETINANET.NUM_CLASSES``."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _interface(cfg: CfgNode) -> type[DetectorInterface]:
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return interface_class(architecture if inspect.isclass(architecture) else nn.Module)
 
 
 def build_sampler(cfg: CfgNode, key: str) -> nn.Module | None:

@@ -6,9 +6,9 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
-from ranking_det.config import ConfigError
-from ranking_det.engine.previewing import preview, to_rgb
-from ranking_det.modeling.positives import find_positives
+from ranking_det.engine.pictures import draw_previews, to_rgb
+from ranking_det.modeling import interface_of
+from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
 from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
@@ -58,13 +58,13 @@ def test_positives_are_what_the_criterion_gets_and_statistics_stay(name):
     model = norms(MODELS[name]())
     batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = find_positives(model, batch)
+    found = interface_of(model).find_positives(batch)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     expected = assigned(model, batch)
     assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())  # can fail
-    assert sum(len(index) for _, index in found) > 0
-    for (anchors, index), (expected_anchors, expected_index) in zip(found, expected):
+    assert sum(len(own.index) for own in found) > 0
+    for (anchors, index, *_), (expected_anchors, expected_index) in zip(found, expected):
         assert torch.equal(anchors, expected_anchors) and torch.equal(index, expected_index)
         assert not anchors.requires_grad
 
@@ -82,9 +82,9 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
     model.assigner.low_quality = None
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
-    summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)
-    found = find_positives(model, batches[0]) + find_positives(model, batches[1][:1])
-    counts = [torch.bincount(own[1], minlength=n) for own, n in zip(found, (4, 2, 3))]
+    summary = draw_previews(model, iter(batches), 3, tmp_path, ["class"] * 12)
+    found = model.find_positives(batches[0]) + model.find_positives(batches[1][:1])
+    counts = [torch.bincount(own.index, minlength=n) for own, n in zip(found, (4, 2, 3))]
     assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
     assert summary == (3, 9, sum(c.sum() for c in counts), sum((c == 0).sum() for c in counts))
     assert labels == [("class", i, n) for c in counts for i, n in enumerate(c.tolist())]
@@ -101,7 +101,7 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
         (inputs,) = make_batch((1,))
         inputs["image"].fill_(0)
         inputs["instances"].gt_boxes.tensor[0] = torch.tensor([corner, corner, 50.0, 50.0])
-        preview(model, [[inputs]], 1, tmp_path)
+        draw_previews(model, [[inputs]], 1, tmp_path)
         pixels = imread(tmp_path / "preview_0001.png")[..., :3]
         red.append((np.abs(pixels - [1, 0.118, 0.118]) < 0.01).all(axis=2).sum())
     assert red[0] == 0 and red[1] > 100
@@ -115,7 +115,7 @@ def test_colours_are_those_of_the_image_in_the_file(image_format):
 
 
 def test_other_models_get_boxes_only_and_it_is_said_once(tmp_path, caplog):
-    summary = preview(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
+    summary = draw_previews(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
     assert summary == (4, 6, None, None)
     assert sum("boxes only" in record.message for record in caplog.records) == 1
 
@@ -129,5 +129,5 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         ([], 1, tmp_path, "gives no image"),
         ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
     ]:
-        with pytest.raises(ConfigError, match=message):
-            preview(model, batches, count, folder)
+        with pytest.raises(UserError, match=message):
+            draw_previews(model, batches, count, folder)

@@ -7,9 +7,7 @@ from PIL import Image
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranking_det.modeling.augmented_inference import (
-    augment_in_test,
-)
+from ranking_det.modeling import interface_of
 from ranking_det.modeling.dense.inference import DenseInference, RawDetections
 from tests.modeling.cases import load_masked_cascade, make_batch
 
@@ -61,7 +59,7 @@ def picture(box=BOX, height=48, width=64):
 
 def augment(model, **options):
     options = dict(min_sizes=[48], max_size=1000, flip=False) | options
-    return augment_in_test(model, **options)
+    return interface_of(model).augment_inference(**options)
 
 
 def detect(model, inputs, **options):

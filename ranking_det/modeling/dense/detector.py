@@ -21,10 +21,11 @@ from ranking_det.modeling.adapters import flatten_level, flatten_levels
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.compatibility import check_parts
 from ranking_det.modeling.dense.inference import DenseInference, RawDetections
+from ranking_det.modeling.interface import DetectorInterface, Positives
 from ranking_det.modeling.step_metrics import log_metrics
 
 
-class RankingDenseDetector(AnchorMatching, DenseDetector):
+class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
     """A dense detector with any assigner, any criterion and any inference.
 
     The criterion sees the raw logits of all classes, levels and images of the process at once.
@@ -47,6 +48,8 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
     Raises:
         ValueError: parts that do not fit together.
     """
+
+    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # FCOS has no node in Detectron2
 
     @configurable
     def __init__(
@@ -106,6 +109,15 @@ class RankingDenseDetector(AnchorMatching, DenseDetector):
             self.inference.suppress(raw, size)
             for raw, size in zip(proposed, images.image_sizes, strict=True)
         ]
+
+    def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
+        """See :class:`DetectorInterface`."""
+        images = self.preprocess_image(batched_inputs)
+        objects = [inputs["instances"].to(self.device) for inputs in batched_inputs]
+        picked = self.pick_positives(
+            self.backbone, self.head, self.head_in_features, images, objects
+        )
+        return [Positives(boxes, index) for boxes, index in picked]
 
     @torch.no_grad()
     def propose(self, batched_inputs: list[dict[str, Any]]) -> list[RawDetections]:

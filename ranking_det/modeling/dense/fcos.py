@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ranking_det.assigners import Assigner
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.modeling.interface import Positives
 from ranking_det.modeling.yaml_keys import dense_arguments
 
 POINT_SIZE = 8
@@ -105,6 +106,11 @@ class RankingFCOS(RankingDenseDetector):
             pixel_std=pixel_std,
             input_format=input_format,
         )
+
+    def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
+        """See :class:`DetectorInterface`; the boxes of points mean nothing."""
+        kind = {"are_points": True, "description": "the points that are to find it"}
+        return [own._replace(**kind) for own in super().find_positives(batched_inputs)]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners
-from ranking_det.config import ConfigError, build_component
+from ranking_det.config import build_component
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
 from ranking_det.modeling.rcnn.proposals import refine_proposals
 from ranking_det.modeling.rcnn.roi_heads import STAGE, BoxStage, RankingROIHeads, TrainedStage
 from ranking_det.modeling.step_metrics import log_metrics
+from ranking_det.user_errors import UserError
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -114,7 +115,7 @@ class RankingCascadeROIHeads(RankingROIHeads):
         """Of yaml; MODEL.ROI_BOX_CASCADE_HEAD has the thresholds and coders."""
         node = cfg.MODEL.ROI_BOX_CASCADE_HEAD
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
-            raise ConfigError(
+            raise UserError(
                 "MODEL.ROI_BOX_CASCADE_HEAD: IOUS and BBOX_REG_WEIGHTS need an entry for every "
                 f"stage, got {len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )

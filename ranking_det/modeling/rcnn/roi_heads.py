@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_choice, check_integer
-from ranking_det.config import ConfigError, build_component
+from ranking_det.config import build_component
 from ranking_det.criteria import CriterionBase, MaskTargets
 from ranking_det.modeling.compatibility import check_roi_heads
 from ranking_det.modeling.rcnn import box_predictor
@@ -42,6 +42,7 @@ from ranking_det.modeling.rcnn.proposals import (
 )
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_sampler
+from ranking_det.user_errors import UserError
 
 SHARED = (
     *("num_classes", "proposal_append_gt", "box_in_features", "box_pooler"),
@@ -158,7 +159,7 @@ class RankingROIHeads(StandardROIHeads):
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
         model = cfg.MODEL
         if model.KEYPOINT_ON:
-            raise ConfigError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
+            raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
         theirs = super().from_config(cfg, input_shape)
         names = {*SHARED, *STAGE, *STAGE.values()} & theirs.keys()
         if model.MASK_ON:
