@@ -9,7 +9,8 @@ from ranking_det.modeling.backbones.resnet import ExtraLevels, FrozenStatisticsB
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
-from ranking_det.modeling.dense.inference import DenseInference, RawDetections
+from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
 from ranking_det.modeling.interface import (
     DetectorAdapter,

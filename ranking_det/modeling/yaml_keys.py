@@ -27,7 +27,7 @@ COMPONENTS = {
     "RPN_ASSIGNER": "",
     "RPN_CRITERION": "",
     "RPN_SAMPLER": "",
-    "MASK_CRITERION": "MaskCriterion",
+    "MASK_CRITERION": "MaskDice",
 }
 """The nodes under MODEL and their default NAME."""
 

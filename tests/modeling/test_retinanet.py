@@ -22,7 +22,7 @@ from ranking_det.criteria import (
     UniformWeight,
 )
 from ranking_det.modeling import DenseHead, RankingRetinaNet
-from ranking_det.modeling.adapters import flatten_level, image_and_level, valid_cells
+from ranking_det.modeling.feature_maps import flatten_level, image_and_level, valid_cells
 from tests.modeling.conftest import CONFIGS as CONFIG_ROOT
 from tests.modeling.conftest import make_batch
 

@@ -16,7 +16,7 @@ from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, PAA, MaxIoU
 from ranking_det.labels import BACKGROUND
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
-from ranking_det.modeling.rcnn.mask_head import mask_targets
+from ranking_det.modeling.rcnn.mask_head import cut_masks
 from ranking_det.modeling.rcnn.proposals import match_proposals
 from ranking_det.modeling.score_watch import watch_scores
 from tests.modeling.conftest import load, make_instances
@@ -511,7 +511,7 @@ def test_masks_are_cut_out_as_detectron2_cuts_them():
         objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, 14)
         for own, objects in zip(positives, targets, strict=True)
     ]
-    found = mask_targets(positives, targets, 14)
+    found = cut_masks(positives, targets, 14)
     assert found.any() and torch.equal(found, torch.cat(expected).float())
 
 

@@ -6,7 +6,6 @@ Shapes: N images, P positives of all of them, K classes, S x S pixels of a predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -16,8 +15,6 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torchvision.ops import roi_align
-
-from ranking_det.criteria import Candidates, dice_errors
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -116,49 +113,7 @@ def limit_rois(positives: Sequence[Instances], max_rois: int) -> list[Instances]
     ]
 
 
-CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
-
-
-class TrainedMasks(NamedTuple):
-    """The masks of a step of training.
-
-    Attributes:
-        positive: (M,) int64, which of the P positives have a mask.
-        logits: (M, S, S), each of its object's class, with gradient.
-        targets: (M, S, S), 0 or 1.
-    """
-
-    positive: Tensor
-    logits: Tensor
-    targets: Tensor
-
-
-def continuous_labels(
-    kind: str, candidates: Candidates, masks: TrainedMasks | None
-) -> Tensor | None:
-    """What the positives are ranked by (Oksuz et al., ICCV 2021, section S3.4).
-
-    Args:
-        kind: "binary", 1 for all; "dice", the coefficients of the masks, or their "mean" with the
-            IoU, which a positive without a mask has alone; "iou".
-        candidates: with P positives.
-        masks: of some of them; None for none.
-
-    Returns:
-        (P,) in [0, 1], without gradient; None for the IoU.
-    """
-    if kind == "binary":
-        return torch.ones_like(candidates.boxes[:, 0])
-    if kind == "iou" or masks is None:
-        return None
-    labels = candidates.iou()
-    dice = (1 - dice_errors(masks.logits.detach(), masks.targets)).to(labels.dtype)
-    own = labels[masks.positive] if kind == "mean" else dice
-    labels[masks.positive] = ((own + dice) / 2).clamp(0, 1)
-    return labels
-
-
-def own_masks(logits: Tensor, classes: Tensor) -> Tensor:
+def select_class(logits: Tensor, classes: Tensor) -> Tensor:
     """Of masks by class (P, K, S, S) that of each one's class, of others (P, 1, S, S) the one.
 
     Args:
@@ -173,7 +128,7 @@ def own_masks(logits: Tensor, classes: Tensor) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), classes]
 
 
-def mask_targets(positives: Sequence[Instances], targets: Sequence[Instances], size: int) -> Tensor:
+def cut_masks(positives: Sequence[Instances], targets: Sequence[Instances], size: int) -> Tensor:
     """What the mask of each positive's object looks like in its proposal.
 
     Args:

@@ -1,4 +1,4 @@
-"""From proposals and objects to a criterion's candidates, to positives, and to further proposals.
+"""From proposals and objects to positives and their targets, and to further proposals.
 
 Shapes: N images, R proposals of all of them, K classes, P positives.
 """
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment
-from ranking_det.criteria import Candidates
+from ranking_det.criteria import BoxTargets
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
 
@@ -68,52 +68,48 @@ def match_proposals(
     return kept, Assignment(torch.cat(labels), torch.cat(index))
 
 
-def gather_candidates(
+def find_box_targets(
     predictor: RankingBoxPredictor,
-    logits: Tensor,
     outputs: Tensor,
     proposals: Sequence[Instances],
     targets: Sequence[Instances],
     assignment: Assignment,
-) -> Candidates:
-    """All proposals' logits, and the boxes of the positives.
+    positives: Tensor,
+) -> BoxTargets:
+    """The predicted boxes of the positives, and their objects.
 
     Args:
-        predictor: what made the logits and outputs.
-        logits: (R, K).
+        predictor: what made the outputs.
         outputs: (R, 4) or (R, 4 K).
         proposals: per image ``proposal_boxes``, R in all.
         targets: per image ``gt_boxes``.
         assignment: of all R.
-
-    Returns:
-        The candidates, of level 0.
+        positives: (P,) int64 rows.
     """
-    labels, gt_index = assignment
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    own = predictor.outputs_of(outputs, rows, labels[rows])
-    anchors = torch.cat([x.proposal_boxes.tensor for x in proposals])[rows]
-    counts = torch.tensor([len(x) for x in proposals])
-    image = torch.arange(len(proposals)).repeat_interleave(counts).to(labels.device)
-    return Candidates(
-        logits=logits,
-        image=image,
-        level=torch.zeros_like(image),
-        num_images=len(proposals),
-        box_outputs=own,
-        boxes=predictor.box2box_transform.apply_deltas(own, anchors),
+    chosen = predictor.outputs_of(outputs, positives, assignment.labels[positives])
+    anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])[positives]
+    objects = torch.cat([own.gt_boxes.tensor for own in targets])
+    return BoxTargets(
+        outputs=chosen,
+        boxes=predictor.box2box_transform.apply_deltas(chosen, anchors),
         anchors=anchors,
-        gt_boxes=torch.cat([x.gt_boxes.tensor for x in targets])[gt_index[rows]],
+        gt_boxes=objects[assignment.gt_index[positives]],
     )
 
 
-def collect_positives(
-    candidates: Candidates, assignment: Assignment, targets: Sequence[Instances]
+def split_positives(
+    positives: Tensor,
+    image: Tensor,
+    anchors: Tensor,
+    assignment: Assignment,
+    targets: Sequence[Instances],
 ) -> list[Instances]:
     """The positives of each image, with all that the mask head needs to know of them.
 
     Args:
-        candidates: of all R proposals; their anchors are the positives' proposals.
+        positives: (P,) int64 rows of the proposals.
+        image: (R,) int64, the image of each proposal, ascending.
+        anchors: (P, 4), the positives' proposals.
         assignment: of all R proposals.
         targets: per image the objects.
 
@@ -122,22 +118,23 @@ def collect_positives(
         the image) and ``positive``, the place among all P: whatever is dropped or put in another
         order later, it finds what the criterion says of each, such as its weight.
     """
-    labels, gt_index = assignment
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    positives, first = [], 0
-    for i, objects in enumerate(targets):
-        own = candidates.image[rows] == i
-        positives.append(
+    places = torch.arange(len(positives), device=positives.device)
+    counts = torch.bincount(image[positives], minlength=len(targets)).tolist()
+    split, first = [], 0
+    for objects, rows, own in zip(
+        targets, positives.split(counts), places.split(counts), strict=True
+    ):
+        split.append(
             Instances(
                 objects.image_size,
-                proposal_boxes=Boxes(candidates.anchors[own]),
-                gt_classes=labels[rows][own],
-                gt_index=gt_index[rows][own] - first,
-                positive=torch.nonzero(own).squeeze(1),
+                proposal_boxes=Boxes(anchors[own]),
+                gt_classes=assignment.labels[rows],
+                gt_index=assignment.gt_index[rows] - first,
+                positive=own,
             )
         )
         first += len(objects)
-    return positives
+    return split
 
 
 def refine_proposals(
