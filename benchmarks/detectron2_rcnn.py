@@ -15,7 +15,7 @@ ALL = 10**6
 
 RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
 RPN_NUMBERS = ("pre_nms_topk", "post_nms_topk")
-OURS = ("_target_", "assigner", "criterion", "mask_criterion", "max_mask_rois", "sampler")
+OURS = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
 
 
 def detectron2_rcnn(model: Any) -> Any:

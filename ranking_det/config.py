@@ -55,9 +55,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | Non
 
 
 def _callees(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """What takes the arguments: the target, and the bases that a class of this package hands
-    further ones on to.
-    """
+    """The target, and the bases that a class of this package may hand arguments on to."""
     if not inspect.isclass(target) or not target.__module__.startswith(f"{__package__}."):
         return [target]
     return [target, *(base for base in target.__mro__[1:] if "__init__" in vars(base))]

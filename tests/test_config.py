@@ -21,7 +21,7 @@ def test_nodes_within_a_node_are_built_first():
     }
     criterion = build(node)
     assert criterion.classification.delta == 0.25
-    assert criterion.localization.weights == (10.0, 10.0, 5.0, 5.0)
+    assert criterion.localization[0].weights == (10.0, 10.0, 5.0, 5.0)
 
 
 def test_an_int_is_accepted_for_a_float():

@@ -13,10 +13,13 @@ from detectron2.utils.events import EventStorage
 from ranking_det.criteria import (
     ALRPCriterion,
     CandidateCount,
+    ConstantBalance,
     CrossEntropy,
     Focal,
     GIoU,
     HistoryBalance,
+    MaskCrossEntropy,
+    MaskDice,
     PositiveCount,
     RankSort,
     ScoreWeight,
@@ -200,7 +203,7 @@ def check_ranking(model, row):
             assert criterion.classification.delta == 0.5
             assert isinstance(criterion.balance, ValueBalance)
             assert isinstance(criterion.instance_weight, ScoreWeight)
-        assert isinstance(criterion.localization, GIoU)
+        assert isinstance(criterion.localization[0], GIoU)
         assert criterion.rank_scope == "gpu"
     for stage in stages:
         assert stage.predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
@@ -209,8 +212,10 @@ def check_ranking(model, row):
         assert stage.predictor.bbox_pred.out_features == (4 if agnostic else 4 * row.classes)
 
     if row.masks:
-        masks = heads.mask_criterion
-        assert (masks.error, masks.weighted, masks.balanced) == ("dice", True, True)
+        for stage in stages:
+            masks = stage.criterion.localization[1]
+            assert isinstance(masks, MaskDice) and isinstance(masks.balance, ValueBalance)
+            assert (masks.weighted, masks.weight) == (True, 1.0)
         assert heads.max_mask_rois == 200
         assert all(isinstance(stage.mask_head, RankingMaskHead) for stage in stages)
 
@@ -231,13 +236,14 @@ def check_baseline(model, row):
     for criterion, ours in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
         assert isinstance(criterion.classification, kind)
         assert isinstance(criterion.normalizer, normalizer)
-        assert isinstance(criterion.localization, GIoU if ours else SmoothL1)
+        assert isinstance(criterion.localization[0], GIoU if ours else SmoothL1)
     if focal:
         assert heads.criterion.normalizer.momentum == 0
     assert heads.criterion.balance.weight == (2.0 if focal else 1.0 if row.masks else 10.0)
     if row.masks:
-        masks = heads.mask_criterion
-        assert (masks.error, masks.weighted, masks.balanced) == ("cross_entropy", False, False)
+        masks = heads.criterion.localization[1]
+        assert isinstance(masks, MaskCrossEntropy) and isinstance(masks.balance, ConstantBalance)
+        assert (masks.weighted, masks.weight, masks.balance.weight) == (False, 1.0, 1.0)
 
 
 SAMPLED = "ranking_det.modeling.RandomSampler"

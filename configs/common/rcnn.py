@@ -26,7 +26,7 @@ from detectron2.modeling.roi_heads import FastRCNNConvFCHead, MaskRCNNConvUpsamp
 from omegaconf import DictConfig
 
 from ranking_det.assigners import MaxIoU
-from ranking_det.criteria import MaskCriterion
+from ranking_det.criteria import MaskCrossEntropy, MaskDice
 from ranking_det.modeling import (
     CARAFEFPN,
     RandomSampler,
@@ -134,9 +134,12 @@ def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
     if "box_heads" in model.roi_heads:
         head.num_classes = "${...num_classes}"
         masked.roi_heads.mask_heads = [head for _ in model.roi_heads.box_heads]
+        criteria = list(masked.roi_heads.criteria)
     else:
         masked.roi_heads.mask_head = head
-    masked.roi_heads.mask_criterion = L(MaskCriterion)()
+        criteria = [masked.roi_heads.criterion]
+    for criterion in criteria:
+        criterion.localization = [criterion.localization, L(MaskDice)()]
     return masked
 
 
@@ -205,9 +208,9 @@ def with_cross_entropy(
     baseline.roi_heads.box_predictor.softmax = True
     if "mask_head" in baseline.roi_heads:
         baseline.roi_heads.mask_head._target_ = MaskRCNNConvUpsampleHead
-        baseline.roi_heads.mask_criterion = L(MaskCriterion)(
-            error="cross_entropy", weighted=False, balanced=False
-        )
+        criterion = baseline.roi_heads.criterion
+        masks = L(MaskCrossEntropy)(weighted=False, balanced=False)
+        criterion.localization = [criterion.localization, masks]
         # A sample has no more positives than that.
         baseline.roi_heads.max_mask_rois = 10_000
     return baseline

@@ -1,20 +1,20 @@
 """Criteria: what a detector calls to get its losses; torch only.
 
-A criterion takes :class:`Candidates` and labels (``BACKGROUND`` and ``IGNORE`` are no classes) and
-returns :class:`CriterionOutput`. :class:`Criterion` is composed of
+A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` or
+:class:`MaskTargets`, and returns :class:`CriterionOutput`. :class:`Criterion` is composed of
 
 - a classification loss that ranks, :class:`RankSort`, :class:`AveragePrecision`, :class:`APE`,
   :class:`RankDet`, or does not, :class:`CrossEntropy`, :class:`Focal`, :class:`QualityFocal`,
   :class:`Varifocal`;
-- a localisation loss: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`;
+- localisation tasks, on boxes :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`, on masks
+  :class:`MaskDice`, :class:`MaskCrossEntropy`;
 - an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
   :class:`CenternessWeight`, :class:`RankingWeight`;
-- a balance of the two tasks: :class:`ConstantBalance`, :class:`ValueBalance`,
+- a balance of localisation against ranking: :class:`ConstantBalance`, :class:`ValueBalance`,
   :class:`MagnitudeBalance`, :class:`HistoryBalance`;
 - for losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
   :class:`CandidateCount`;
-- for heads with an IoU or centreness branch, its :class:`BranchLoss`;
-- for the masks of an R-CNN, beside the criterion of its boxes, :class:`MaskCriterion`.
+- for heads with an IoU or centreness branch, its :class:`BranchLoss`.
 
 :class:`ALRPCriterion` is the one whose ranking also gives the box loss. :class:`CriterionSchedule`
 trains with one criterion after the other.
@@ -27,21 +27,29 @@ from ranking_det.criteria.balance import (
     ValueBalance,
 )
 from ranking_det.criteria.branch import BranchLoss
-from ranking_det.criteria.candidates import Candidates, CriterionOutput, Matches
+from ranking_det.criteria.candidates import BoxTargets, Candidates, CriterionOutput, MaskTargets
 from ranking_det.criteria.classification import (
+    APE,
+    AveragePrecision,
     Classification,
     CrossEntropy,
     Focal,
     QualityFocal,
+    RankSort,
     Varifocal,
 )
-from ranking_det.criteria.criterion import ALRPCriterion, Criterion
-from ranking_det.criteria.localization import GIoU, IoU, SmoothL1
-from ranking_det.criteria.masks import MaskCriterion, dice_errors, mask_cross_entropies
+from ranking_det.criteria.criterion import ALRPCriterion, Criterion, CriterionBase
+from ranking_det.criteria.localization import (
+    GIoU,
+    IoU,
+    Localization,
+    MaskCrossEntropy,
+    MaskDice,
+    SmoothL1,
+)
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
 from ranking_det.criteria.rankdet import RankDet
-from ranking_det.criteria.ranking import APE, AveragePrecision, RankSort
-from ranking_det.criteria.schedule import CriterionSchedule
+from ranking_det.criteria.stages import CriterionSchedule
 from ranking_det.criteria.weights import (
     CenternessWeight,
     IoUWeight,
@@ -54,6 +62,7 @@ __all__ = [
     "ALRPCriterion",
     "APE",
     "AveragePrecision",
+    "BoxTargets",
     "BranchLoss",
     "CandidateCount",
     "Candidates",
@@ -61,6 +70,7 @@ __all__ = [
     "Classification",
     "ConstantBalance",
     "Criterion",
+    "CriterionBase",
     "CriterionOutput",
     "CriterionSchedule",
     "CrossEntropy",
@@ -69,9 +79,11 @@ __all__ = [
     "HistoryBalance",
     "IoU",
     "IoUWeight",
+    "Localization",
     "MagnitudeBalance",
-    "MaskCriterion",
-    "Matches",
+    "MaskCrossEntropy",
+    "MaskDice",
+    "MaskTargets",
     "Normalizer",
     "PositiveCount",
     "QualityFocal",
@@ -83,6 +95,4 @@ __all__ = [
     "UniformWeight",
     "ValueBalance",
     "Varifocal",
-    "dice_errors",
-    "mask_cross_entropies",
 ]

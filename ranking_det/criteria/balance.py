@@ -1,7 +1,9 @@
-"""Task balance: the factor of the box loss beside the classification or ranking loss.
+"""Task balance: the factor of a localisation loss beside the classification or ranking loss.
 
-Each takes ``(task_loss, box_loss, matches)``: two scalars with their graphs, and what they were
-computed from. It returns a detached scalar, without a synchronisation of host and device.
+Each takes ``(task_loss, loss, candidates, outputs)``: the classification or ranking loss and the
+localisation loss, scalars with their graphs, what they were computed from, and the raw outputs that
+the localisation loss trains. It returns a detached scalar, without a synchronisation of host and
+device.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least, check_integer
-from ranking_det.criteria.candidates import Matches
+from ranking_det.criteria.candidates import Candidates
 from ranking_det.criteria.step_counter import StepCounter
 from ranking_det.losses.kernels.collectives import sum_over_workers, workers_of
 
@@ -35,21 +37,25 @@ class ConstantBalance(nn.Module):
         check_at_least("weight", weight, 0.0)
         self.weight = weight
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
+    def forward(
+        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
+    ) -> Tensor:
         """Return ``weight``."""
-        return torch.full_like(box_loss, self.weight, requires_grad=False)
+        return torch.full_like(loss, self.weight, requires_grad=False)
 
 
 class ValueBalance(nn.Module):
-    """task_loss / box_loss, so that both tasks weigh the same in every step.
+    """task_loss / loss, so that both tasks weigh the same in every step.
 
     The value-based self-balance of Rank & Sort Loss (Oksuz et al., section S2.1). Unlike the
     paper's code, it is 1 where a loss is 0, which would otherwise give NaN or stop the boxes.
     """
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
+    def forward(
+        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
+    ) -> Tensor:
         """Return the ratio."""
-        return ratio_or_one(task_loss.detach(), box_loss.detach())
+        return ratio_or_one(task_loss.detach(), loss.detach())
 
 
 class MagnitudeBalance(nn.Module):
@@ -59,12 +65,13 @@ class MagnitudeBalance(nn.Module):
     0, or where nothing has a graph.
     """
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
+    def forward(
+        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
+    ) -> Tensor:
         """Return the ratio."""
-        task = self._norm(task_loss, matches.candidates.logits)
-        box = self._norm(box_loss, matches.candidates.box_outputs)
-        norms = sum_over_workers(torch.stack([task, box]), matches.group)
-        return ratio_or_one(norms[0], norms[1]).to(box_loss.dtype)
+        norms = [self._norm(task_loss, candidates.logits), self._norm(loss, outputs)]
+        task, localization = sum_over_workers(torch.stack(norms), candidates.group)
+        return ratio_or_one(task, localization).to(loss.dtype)
 
     @staticmethod
     def _norm(loss: Tensor, at: Tensor) -> Tensor:
@@ -105,11 +112,13 @@ class HistoryBalance(nn.Module):
         self.register_buffer("factor", torch.tensor(float(initial)))
         self.counter = StepCounter()
 
-    def forward(self, task_loss: Tensor, box_loss: Tensor, matches: Matches) -> Tensor:
+    def forward(
+        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
+    ) -> Tensor:
         """Return the factor of the step; in training, take the step into account."""
         if not self.training:
             return self.factor.clone()
-        self.sums += torch.stack([task_loss.detach(), box_loss.detach()]).to(self.sums.dtype)
+        self.sums += torch.stack([task_loss.detach(), loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
             task, box = sum_over_workers(self.sums.clone(), workers_of("global"))
             # A step that diverged must not spoil a whole period.

@@ -8,7 +8,7 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from ranking_det.checks import check_at_least
-from ranking_det.criteria.candidates import Matches
+from ranking_det.criteria.candidates import Candidates
 from ranking_det.losses.kernels.collectives import mean_over_workers
 
 
@@ -28,21 +28,21 @@ class BranchLoss(nn.Module):
         self.target = target
         self.weight = weight
 
-    def forward(self, matches: Matches, group: dist.ProcessGroup | None = None) -> Tensor:
+    def forward(self, candidates: Candidates, group: dist.ProcessGroup | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
-            matches: of one step, with ``branch_logits``.
+            candidates: of one step, with ``branch_logits``.
             group: divide by the mean number of positives over its workers; None for this worker's.
 
         Returns:
             A scalar; zero, attached to the branch, without a positive.
         """
-        branch = matches.candidates.branch_logits
+        branch = candidates.branch_logits
         if branch is None:
             raise ValueError("candidates.branch_logits: expected a tensor, got None")
-        logits = branch[matches.rows].float()
-        target = self.target(matches).to(logits.dtype)
+        logits = branch[candidates.positives].float()
+        target = self.target(candidates).to(logits.dtype)
         error = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         count = mean_over_workers(torch.full_like(error.detach(), len(logits)), group)
         return self.weight * error / count.clamp(min=1)

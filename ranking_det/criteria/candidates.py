@@ -1,9 +1,13 @@
-"""What a criterion takes and returns: plain tensors, whatever detector they come from."""
+"""What a criterion takes and returns: plain tensors, whatever detector they come from.
+
+Shapes: R rows (anchors, points or RoIs) of all levels and images, K classes, M = R K ranked
+entries, P positives, Q predicted masks of h x w pixels.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,70 +15,144 @@ from torch import distributed as dist
 
 from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
-from ranking_det.losses.validation import looks_at_values
+from ranking_det.losses.mask_errors import dice_errors
+from ranking_det.losses.validation import check_labels, looks_at_values
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The predictions of one step, for all images and levels of this process together.
-
-    R rows (anchors, points or RoIs) of K class logits, image-major, then level, then cell. The
-    fields of boxes hold only the P positives, in row order; row r is positive where the label given
-    to the criterion is a class.
+class BoxTargets:
+    """The predicted boxes of the P positives and their objects, in row order.
 
     Attributes:
-        logits: (R, K) raw class scores.
-        image: (R,) int64, the image of a row, 0..num_images-1.
-        level: (R,) int64, the feature level of a row, 0 for the finest.
-        num_images: the number of images, those without a row included.
-        box_outputs: (P, 4) raw outputs of the box branch (of a class-specific head: the
-            ground-truth class's four).
-        boxes: (P, 4) XYXY boxes in pixels, decoded from ``box_outputs`` with gradient.
-        anchors: (P, 4) XYXY boxes in pixels that ``box_outputs`` are relative to.
+        outputs: (P, 4) raw outputs of the box branch (of a class-specific head: the ground-truth
+            class's four).
+        boxes: (P, 4) XYXY boxes in pixels, decoded from ``outputs`` with gradient.
+        anchors: (P, 4) XYXY boxes in pixels that ``outputs`` are relative to.
         gt_boxes: (P, 4) XYXY boxes in pixels, the object of each positive.
-        branch_logits: (R,) raw output of an IoU or centreness branch, if the head has one.
-        quality: (P,) detached, in [0, 1], the continuous labels that a loss ranks the positives by
-            or has as targets; None for the IoU of each box with its object.
     """
 
-    logits: Tensor
-    image: Tensor
-    level: Tensor
-    num_images: int
-    box_outputs: Tensor
+    outputs: Tensor
     boxes: Tensor
     anchors: Tensor
     gt_boxes: Tensor
-    branch_logits: Tensor | None = None
-    quality: Tensor | None = None
 
     @torch.no_grad()
-    def iou(self) -> Tensor:
-        """The IoU (P,) of each positive's box with its object, in float32 or better.
+    def overlap(self) -> Tensor:
+        """The IoU (P,) of each box with its object, detached, in float32 or better.
 
         That of a diverged box is 0; its box loss is NaN and tells.
         """
         return box_iou(self.boxes, self.gt_boxes).nan_to_num(0).clamp(0, 1)
 
+    def part(self, rows: slice) -> BoxTargets:
+        """Those of some positives."""
+        return BoxTargets(
+            self.outputs[rows], self.boxes[rows], self.anchors[rows], self.gt_boxes[rows]
+        )
 
-class Matches(NamedTuple):
-    """Candidates and what they are to find: what every component of a criterion sees.
+
+@dataclass(frozen=True)
+class MaskTargets:
+    """Q predicted masks and those of the objects they are to find.
 
     Attributes:
-        candidates: R rows, and the boxes of the P positives.
-        labels: (R,) int64, a class or BACKGROUND or IGNORE.
-        rows: (P,) int64, the rows whose label is a class.
-        iou: (P,) detached, of each positive's box with its object.
-        quality: (P,) detached, the continuous labels; the IoU unless the candidates have others.
-        group: the workers that share one ranking, or None.
+        logits: (Q, h, w) raw, each of its object's class, with gradient.
+        masks: (Q, h, w) in [0, 1], of the objects.
+        index: (Q,) int64, the positive 0..P-1 of each; it may leave some out or name one twice.
     """
 
-    candidates: Candidates
+    logits: Tensor
+    masks: Tensor
+    index: Tensor
+
+    @torch.no_grad()
+    def overlap(self) -> Tensor:
+        """The Dice coefficient (Q,) of each mask with its object's, detached, in [0, 1]."""
+        return (1 - dice_errors(self.logits, self.masks)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The predictions of one step and what they are to find, for all images and levels together.
+
+    Rows are image-major, then level, then cell. Shapes are checked here, values where they are on
+    the CPU.
+
+    Attributes:
+        logits: (R, K) raw class scores.
+        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE.
+        positives: (P,) int64, ascending, the rows whose label is a class.
+        image: (R,) int64, the image of a row, 0..num_images-1.
+        level: (R,) int64, the feature level of a row, 0 for the finest.
+        num_images: the number of images, those without a row included.
+        branch_logits: (R,) raw output of an IoU or centreness branch, if the head has one.
+        boxes: of the P positives; None for a detector without boxes.
+        masks: of some of the P positives; None for a detector without masks.
+        continuous_labels: (P,) in [0, 1], what the positives are sorted by, or what their scores
+            are to be; None for their overlap.
+        group: the workers whose rows are ranked together; set by a criterion that does so.
+
+    Raises:
+        ValueError: fields do not fit each other.
+    """
+
+    logits: Tensor
     labels: Tensor
-    rows: Tensor
-    iou: Tensor
-    quality: Tensor
+    positives: Tensor
+    image: Tensor
+    level: Tensor
+    num_images: int
+    branch_logits: Tensor | None = None
+    boxes: BoxTargets | None = None
+    masks: MaskTargets | None = None
+    continuous_labels: Tensor | None = None
     group: dist.ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        _check_rows(self)
+        _check_positives(self)
+        if self.boxes is not None:
+            _check_boxes(self.boxes, len(self.positives))
+        if self.masks is not None:
+            _check_masks(self.masks, len(self.positives))
+
+    @property
+    def box_targets(self) -> BoxTargets:
+        """``boxes``, for a component that needs them; ValueError if there are none."""
+        if self.boxes is None:
+            raise ValueError("candidates.boxes: expected the boxes of the positives, got None")
+        return self.boxes
+
+    @property
+    def mask_targets(self) -> MaskTargets:
+        """``masks``, for a component that needs them; ValueError if there are none."""
+        if self.masks is None:
+            raise ValueError("candidates.masks: expected the masks of positives, got None")
+        return self.masks
+
+    @cached_property
+    def overlap(self) -> Tensor:
+        """The overlap (P,) of each positive with its object, detached, in [0, 1].
+
+        The IoU of its box; of a detector without boxes the mean Dice coefficient of its masks, 0
+        for a positive without one.
+        """
+        if self.boxes is not None:
+            return self.boxes.overlap()
+        coefficients, index = self.mask_targets.overlap(), self.mask_targets.index
+        sums = coefficients.new_zeros(2, len(self.positives))
+        terms = torch.stack([coefficients, torch.ones_like(coefficients)])
+        total, count = sums.index_add_(1, index, terms)
+        return total / count.clamp(min=1)
+
+    @cached_property
+    def quality(self) -> Tensor:
+        """The continuous labels (P,), detached, in [0, 1]; the overlap if none are given."""
+        labels = self.continuous_labels
+        if labels is None:
+            return self.overlap
+        single = torch.float32 if self.boxes is None else self.overlap.dtype
+        return labels.detach().to(single)
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """The (R, K) logits as the M = R K entries that a ranking loss ranks.
@@ -85,44 +163,41 @@ class Matches(NamedTuple):
         Returns:
             The logits (M,) and the indices (P,) int64 of the positive entries, in row order.
         """
-        logits = self.candidates.logits
         ignored = (self.labels == IGNORE)[:, None]
-        positives = self.rows * logits.shape[1] + self.labels[self.rows]
-        return logits.masked_fill(ignored, -torch.inf).reshape(-1), positives
+        positives = self.positives * self.logits.shape[1] + self.labels[self.positives]
+        return self.logits.masked_fill(ignored, -torch.inf).reshape(-1), positives
 
-    def images(self) -> list[Matches]:
-        """The images of the batch, each alone, those without a row included."""
-        candidates, count = self.candidates, self.candidates.num_images
-        edges = torch.arange(count + 1, device=candidates.image.device)
+    def images(self) -> list[Candidates]:
+        """The images of the batch, each alone, those without a row included.
+
+        They have continuous labels, and no masks.
+        """
+        edges = torch.arange(self.num_images + 1, device=self.image.device)
         bounds = [
-            torch.searchsorted(image, edges)
-            for image in (candidates.image, candidates.image[self.rows])
+            torch.searchsorted(image, edges) for image in (self.image, self.image[self.positives])
         ]
         # In one go, as the host waits for the device.
-        sizes, own = torch.stack(bounds).diff().tolist()
+        row_counts, positive_counts = torch.stack(bounds).diff().tolist()
         # Split at once: the gradients of slices would each be as large as all the logits.
-        logits = candidates.logits.split(sizes)
-        parts, row, positive = [], 0, 0
-        for own_logits, size, positives in zip(logits, sizes, own, strict=True):
-            rows, boxes = slice(row, row + size), slice(positive, positive + positives)
-            branch, quality = candidates.branch_logits, candidates.quality
-            part = Candidates(
-                logits=own_logits,
-                image=torch.zeros_like(candidates.image[rows]),
-                level=candidates.level[rows],
-                num_images=1,
-                box_outputs=candidates.box_outputs[boxes],
-                boxes=candidates.boxes[boxes],
-                anchors=candidates.anchors[boxes],
-                gt_boxes=candidates.gt_boxes[boxes],
-                branch_logits=None if branch is None else branch[rows],
-                quality=None if quality is None else quality[boxes],
-            )
-            own_rows = self.rows[boxes] - row
+        logits = self.logits.split(row_counts)
+        parts, first_row, first_positive = [], 0, 0
+        for i, (row_count, count) in enumerate(zip(row_counts, positive_counts, strict=True)):
+            rows = slice(first_row, first_row + row_count)
+            chosen = slice(first_positive, first_positive + count)
             parts.append(
-                Matches(part, self.labels[rows], own_rows, self.iou[boxes], self.quality[boxes])
+                Candidates(
+                    logits=logits[i],
+                    labels=self.labels[rows],
+                    positives=self.positives[chosen] - first_row,
+                    image=torch.zeros_like(self.image[rows]),
+                    level=self.level[rows],
+                    num_images=1,
+                    branch_logits=None if self.branch_logits is None else self.branch_logits[rows],
+                    boxes=None if self.boxes is None else self.boxes.part(chosen),
+                    continuous_labels=self.quality[chosen],
+                )
             )
-            row, positive = rows.stop, boxes.stop
+            first_row, first_positive = rows.stop, chosen.stop
         return parts
 
 
@@ -132,31 +207,27 @@ class CriterionOutput:
 
     Attributes:
         losses: scalars with gradient; their sum is what is minimised.
-        weights: (P,) detached, the instance weights of the box loss, for further heads (masks).
-        task_loss: detached scalar that further heads balance their loss against.
+        weights: (P,) detached, the instance weights of the localisation losses.
+        task_loss: detached scalar, what localisation losses are balanced against.
         metrics: detached scalars to log.
-        group: the workers whose losses these are together, for further heads; None for this one.
     """
 
     losses: dict[str, Tensor]
     weights: Tensor
     task_loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    group: dist.ProcessGroup | None = None
 
 
-def check_rows(candidates: Candidates, labels: Tensor) -> None:
-    """Raise ValueError unless the fields of rows fit the labels (R,), and images are in order.
-
-    The order is looked at where values are; see :func:`ranking_det.losses.check_values`.
-    """
-    for name, value in (("image", candidates.image), ("level", candidates.level)):
+def _check_rows(candidates: Candidates) -> None:
+    labels, image = candidates.labels, candidates.image
+    check_labels("candidates.logits", candidates.logits, labels)
+    for name, value in (("image", image), ("level", candidates.level)):
         if value.shape != labels.shape or value.dtype != torch.int64:
             raise ValueError(
                 f"candidates.{name}: expected int64 of shape {tuple(labels.shape)}, one entry per "
                 f"row, got {value.dtype} of shape {tuple(value.shape)}"
             )
-    branch, image = candidates.branch_logits, candidates.image
+    branch = candidates.branch_logits
     if branch is not None and branch.shape != labels.shape:
         raise ValueError(
             f"candidates.branch_logits: expected shape {tuple(labels.shape)}, one entry per row, "
@@ -168,4 +239,57 @@ def check_rows(candidates: Candidates, labels: Tensor) -> None:
         raise ValueError(
             f"candidates.image: expected ascending images 0..{candidates.num_images - 1}, as rows "
             "are image-major"
+        )
+
+
+def _check_positives(candidates: Candidates) -> None:
+    labels, positives = candidates.labels, candidates.positives
+    if positives.dim() != 1 or positives.dtype != torch.int64:
+        raise ValueError(
+            f"candidates.positives: expected int64 of one dimension, got {positives.dtype} of "
+            f"shape {tuple(positives.shape)}"
+        )
+    quality, shape = candidates.continuous_labels, tuple(positives.shape)
+    if quality is not None and (quality.shape != shape or not quality.is_floating_point()):
+        raise ValueError(
+            f"candidates.continuous_labels: expected a float of shape {shape}, one entry per "
+            f"positive, got {quality.dtype} of shape {tuple(quality.shape)}"
+        )
+    if not looks_at_values(labels):
+        return
+    count = int((labels >= 0).sum())
+    ascending = not (positives.diff() <= 0).any()
+    if count != len(positives) or not ascending or (labels[positives] < 0).any():
+        raise ValueError(
+            f"candidates.positives: expected the {count} rows whose label is a class, ascending, "
+            f"got {len(positives)} rows"
+        )
+
+
+def _check_boxes(boxes: BoxTargets, count: int) -> None:
+    for name in ("outputs", "boxes", "anchors", "gt_boxes"):
+        shape = tuple(getattr(boxes, name).shape)
+        if shape != (count, 4):
+            raise ValueError(
+                f"candidates.boxes.{name}: expected one row of 4 for each of the {count} positive "
+                f"labels, got shape {shape}"
+            )
+
+
+def _check_masks(masks: MaskTargets, count: int) -> None:
+    logits, index = masks.logits, masks.index
+    if logits.dim() != 3 or masks.masks.shape != logits.shape:
+        raise ValueError(
+            "candidates.masks.masks: expected masks of the shape of logits, (Q, h, w), got "
+            f"{tuple(masks.masks.shape)} for {tuple(logits.shape)}"
+        )
+    if index.shape != logits.shape[:1] or index.dtype != torch.int64:
+        raise ValueError(
+            f"candidates.masks.index: expected int64 of shape ({len(logits)},), one entry per "
+            f"mask, got {index.dtype} of shape {tuple(index.shape)}"
+        )
+    if looks_at_values(index) and len(index) and (index.min() < 0 or index.max() >= count):
+        raise ValueError(
+            f"candidates.masks.index: expected positives 0..{count - 1}, got {int(index.min())} to "
+            f"{int(index.max())}"
         )

@@ -1,6 +1,9 @@
-"""The criterion: a classification loss, a box loss, instance weights and a balance, composed."""
+"""The criterion: a classification loss, localisation tasks, instance weights and a balance."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,24 +12,50 @@ from torch import distributed as dist
 from ranking_det.checks import check_choice
 from ranking_det.criteria.balance import ValueBalance
 from ranking_det.criteria.branch import BranchLoss
-from ranking_det.criteria.candidates import Candidates, CriterionOutput, Matches, check_rows
-from ranking_det.criteria.classification import Classification
-from ranking_det.criteria.localization import GIoU
+from ranking_det.criteria.candidates import Candidates, CriterionOutput
+from ranking_det.criteria.classification import ALRP, Classification
+from ranking_det.criteria.localization import GIoU, Localization
 from ranking_det.criteria.normalizers import Normalizer
 from ranking_det.criteria.weights import ScoreWeight
 from ranking_det.labels import IGNORE
-from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.kernels.collectives import (
     mean_over_workers,
     undo_average,
     weighted_mean,
     workers_of,
 )
-from ranking_det.losses.validation import check_labels
 
 
-class Criterion(nn.Module):
-    """Compose a classification or ranking loss and a localisation loss into one objective.
+class CriterionBase(nn.Module):
+    """Base class: what a model calls to get its losses, and what it must know of it."""
+
+    def forward(self, candidates: Candidates) -> CriterionOutput:
+        """Compute the losses of one step."""
+        raise NotImplementedError
+
+    @property
+    def branch(self) -> BranchLoss | None:
+        """The loss of the head's IoU or centreness branch; None for a head without one."""
+        return None
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the scores are a softmax over the classes, and not a sigmoid of each class."""
+        return False
+
+    @property
+    def uses_continuous_labels(self) -> bool:
+        """Whether the candidates' continuous labels count."""
+        return False
+
+    @property
+    def coder_weights(self) -> list[tuple[float, ...]]:
+        """The weights of the box coder that each loss on encoded boxes is for."""
+        return []
+
+
+class Criterion(CriterionBase):
+    """Compose a classification or ranking loss and localisation tasks into one objective.
 
     The defaults around the classification loss are those of Rank & Sort Loss (Oksuz et al., ICCV
     2021): GIoU, weighted by score, averaged by the weights (supplement, eq. S18), times the ratio
@@ -34,15 +63,17 @@ class Criterion(nn.Module):
 
     Args:
         classification: such as :class:`ranking_det.criteria.RankSort`.
-        localization: ``(candidates) -> (P,)`` errors; see :mod:`ranking_det.criteria.localization`.
+        localization: a task on boxes or on masks, or several with losses of different names; see
+            :mod:`ranking_det.criteria.localization`.
         instance_weight: see :mod:`ranking_det.criteria.weights`.
-        balance: see :mod:`ranking_det.criteria.balance`.
-        normalizer: ``(matches) -> scalar`` that divides the classification loss, for those that
+        balance: of the tasks that have none of their own, which those on masks have; see
+            :mod:`ranking_det.criteria.balance`.
+        normalizer: ``(candidates) -> scalar`` that divides the classification loss, for those that
             are sums; a ranking loss normalises itself. With one, the box loss is the weighted sum
             of the errors over this scalar times the mean weight; see
             :mod:`ranking_det.criteria.normalizers`.
         branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
-            put the scores in order themselves: what the test ranks must be what was trained.
+            put the scores in order themselves: what inference ranks must be what was trained.
         rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
             "image", each image alone, mean over the images with a positive; "global", the images
             of all processes: losses and gradients, once DistributedDataParallel has averaged them,
@@ -53,7 +84,7 @@ class Criterion(nn.Module):
         self,
         *,
         classification: Classification,
-        localization: nn.Module | None = None,
+        localization: Localization | Sequence[Localization] | None = None,
         instance_weight: nn.Module | None = None,
         balance: nn.Module | None = None,
         normalizer: Normalizer | None = None,
@@ -79,98 +110,134 @@ class Criterion(nn.Module):
         if branch is not None and rank_scope == "global":
             raise ValueError("rank_scope: a branch is averaged per process, got 'global'")
         self.classification = classification
-        self.localization = localization or GIoU()
+        self.localization = nn.ModuleList(_list_tasks(localization))
         self.instance_weight = instance_weight or ScoreWeight()
         self.balance = balance or ValueBalance()
         self.normalizer = normalizer
-        self.branch = branch
+        self.branch_loss = branch
         self.rank_scope = rank_scope
 
-    def forward(self, candidates: Candidates, labels: Tensor) -> CriterionOutput:
+    @property
+    def branch(self) -> BranchLoss | None:
+        """The loss of the head's IoU or centreness branch; None for a head without one."""
+        return self.branch_loss
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the scores are a softmax over the classes, and not a sigmoid of each class."""
+        return self.classification.softmax
+
+    @property
+    def uses_continuous_labels(self) -> bool:
+        """Whether the candidates' continuous labels count."""
+        return self.classification.uses_continuous_labels
+
+    @property
+    def coder_weights(self) -> list[tuple[float, ...]]:
+        """The weights of the box coder that each loss on encoded boxes is for."""
+        weights = [task.coder_weights for task in self.tasks]
+        return [coder for coder in weights if coder is not None]
+
+    @property
+    def tasks(self) -> list[Localization]:
+        """The localisation tasks."""
+        return list(self.localization)  # type: ignore[arg-type]
+
+    def forward(self, candidates: Candidates) -> CriterionOutput:
         """Compute the losses of one step.
 
         Args:
-            candidates: R rows of logits, and the boxes of the P positives.
-            labels: (R,) int64; a class 0..K-1 is a positive, BACKGROUND or IGNORE is not.
+            candidates: R rows of logits, and the boxes or masks of the P positives.
 
         Returns:
-            The classification loss's parts, ``loss_box``, and ``loss_branch`` if there is a branch.
-            Without a positive those that rank, and those of boxes and branch, are zeros that are
-            attached to the graph.
+            The classification loss's parts, ``loss_box`` and ``loss_mask`` of the tasks, and
+            ``loss_branch`` if there is a branch. Without a positive those that rank, and those of
+            tasks and branch, are zeros that are attached to the graph.
 
         Raises:
-            ValueError: labels do not fit the candidates.
+            ValueError: the candidates lack what the criterion needs, or have a branch that it does
+                not train.
         """
-        matches = self._match(candidates, labels)
-        weights = self.instance_weight(matches)
-        losses, box_loss = self._losses(matches, weights)
-        task_loss = torch.stack(list(losses.values())).sum()
-        factor = self.balance(task_loss, box_loss, matches).detach()
-        losses["loss_box"] = factor * box_loss
-        if self.branch is not None:
-            losses["loss_branch"] = self.branch(matches, self._normalizer_group())
-        losses = {name: undo_average(loss, matches.group) for name, loss in losses.items()}
-        metrics = _metrics(matches) | {"box_balance": factor}
-        return CriterionOutput(losses, weights, task_loss.detach(), metrics, matches.group)
-
-    def _match(self, candidates: Candidates, labels: Tensor) -> Matches:
-        check_labels("candidates.logits", candidates.logits, labels)
-        rows = torch.nonzero(labels >= 0).squeeze(1)
-        for name in ("box_outputs", "boxes", "anchors", "gt_boxes"):
-            shape = tuple(getattr(candidates, name).shape)
-            if shape != (len(rows), 4):
-                raise ValueError(
-                    f"candidates.{name}: expected one row of 4 for each of the {len(rows)} "
-                    f"positive labels, got shape {shape}"
-                )
-        check_rows(candidates, labels)
         if (self.branch is None) != (candidates.branch_logits is None):
             raise ValueError(
                 "candidates.branch_logits: expected "
                 + ("None, as the criterion has no branch" if self.branch is None else "a tensor")
             )
-        iou, quality = candidates.iou(), candidates.quality
-        if quality is not None and (quality.shape != iou.shape or not quality.is_floating_point()):
-            raise ValueError(
-                f"candidates.quality: expected a float of shape {tuple(iou.shape)}, one entry per "
-                f"positive, got {quality.dtype} of shape {tuple(quality.shape)}"
-            )
-        quality = iou if quality is None else quality.detach().to(iou.dtype)
-        return Matches(candidates, labels, rows, iou, quality, workers_of(self.rank_scope))
+        group = workers_of(self.rank_scope)
+        if group is not None:
+            candidates = replace(candidates, group=group)
+        weights = self.instance_weight(candidates)
+        losses, localization_losses = self._losses(candidates, weights)
+        task_loss = torch.stack(list(losses.values())).sum()
+        metrics = _metrics(candidates)
+        for task, loss in zip(self.tasks, localization_losses, strict=True):
+            balance = self.balance if task.balance is None else task.balance
+            factor = balance(task_loss, loss, candidates, task.outputs(candidates)).detach()
+            losses[task.loss_name] = task.weight * factor * loss
+            if task.loss_name == "loss_box":
+                metrics["box_balance"] = factor
+        if self.branch is not None:
+            losses["loss_branch"] = self.branch(candidates, self._normalizer_group())
+        losses = {name: undo_average(loss, group) for name, loss in losses.items()}
+        return CriterionOutput(losses, weights, task_loss.detach(), metrics)
 
-    def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The classification loss's parts and the box loss, before the balance."""
-        losses = self._over_scope(matches)
-        errors = self.localization(matches.candidates)
+    def _losses(
+        self, candidates: Candidates, weights: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The classification loss's parts, and the loss of each task before its balance."""
+        losses = self._classify(candidates)
         if self.normalizer is None:
-            # Over all processes if they share one ranking: the mean is over all their positives.
-            return losses, weighted_mean(errors, weights, matches.group)
-        count = self.normalizer(matches)
+            return losses, [self._mean(task, candidates, weights) for task in self.tasks]
+        count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
         # A mean by weights for a count that is that of the positives: the mean weight times it.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
         divisor = total / positives.clamp(min=1) * count
-        box_loss = (weights * errors).sum() / torch.where(divisor < 1e-10, 1.0, divisor)
-        return losses, box_loss
+        divisor = torch.where(divisor < 1e-10, 1.0, divisor)
+        return losses, [
+            (weights * task(candidates)).sum() / divisor
+            if task.is_normalized
+            else self._mean(task, candidates, weights)
+            for task in self.tasks
+        ]
+
+    def _classify(self, candidates: Candidates) -> dict[str, Tensor]:
+        """Call the classification loss on what is ranked together."""
+        if self.rank_scope == "image":
+            return self.classification.over_images(candidates)
+        losses: dict[str, Tensor] = self.classification(candidates)
+        return losses
+
+    def _mean(self, task: Localization, candidates: Candidates, weights: Tensor) -> Tensor:
+        """The mean error of a task by its weights, over all workers that share one ranking."""
+        weights = task.instance_weights(candidates, weights)
+        return weighted_mean(task(candidates), weights, candidates.group)
 
     def _normalizer_group(self) -> dist.ProcessGroup | None:
         return None if self.normalizer is None else workers_of(self.normalizer.scope)
 
-    def _over_scope(self, matches: Matches) -> dict[str, Tensor]:
-        """Call the classification loss on what is ranked together."""
-        if self.rank_scope == "image":
-            return self.classification.over_images(matches)
-        losses: dict[str, Tensor] = self.classification(matches)
-        return losses
+
+def _list_tasks(
+    localization: Localization | Sequence[Localization] | None,
+) -> Sequence[Localization]:
+    tasks = localization or [GIoU()]
+    tasks = [tasks] if isinstance(tasks, Localization) else list(tasks)
+    names = [task.loss_name for task in tasks if isinstance(task, Localization)]
+    if len(names) < len(tasks) or len(set(names)) < len(names):
+        raise ValueError(
+            "localization: expected a Localization, or several with losses of different names, got "
+            + ", ".join(type(task).__name__ for task in tasks)
+        )
+    return tasks
 
 
 class ALRPCriterion(Criterion):
     """aLRP Loss (Oksuz et al., NeurIPS 2020): one error for ranking and localisation.
 
-    See :func:`ranking_det.losses.alrp_loss`. The localisation loss is not a weighted mean of its
-    own, but follows from the ranking.
+    See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of its errors, but
+    follows from the ranking.
 
     Args:
         balance: such as :class:`ranking_det.criteria.HistoryBalance`, the paper's, whose period is
@@ -178,8 +245,8 @@ class ALRPCriterion(Criterion):
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
             assignment, .5 (.7 in an RPN). The localisation error is GIoU loss / (2 (1 - tau)).
-        localization: ``(candidates) -> (P,)`` errors in [0, 2].
-        instance_weight: for further heads only; see :mod:`ranking_det.criteria.weights`.
+        localization: a task on boxes with errors in [0, 2]; further tasks, on masks, may follow it.
+        instance_weight: for further tasks only; see :mod:`ranking_det.criteria.weights`.
         rank_scope: see :class:`Criterion`.
     """
 
@@ -189,51 +256,36 @@ class ALRPCriterion(Criterion):
         balance: nn.Module,
         delta: float = 1.0,
         tau: float = 0.5,
-        localization: nn.Module | None = None,
+        localization: Localization | Sequence[Localization] | None = None,
         instance_weight: nn.Module | None = None,
         rank_scope: str = "gpu",
     ) -> None:
-        if not 0 <= tau < 1:
-            raise ValueError(f"tau: expected a number in [0, 1), got {tau!r}")
+        tasks = _list_tasks(localization)
         super().__init__(
-            classification=_ALRP(delta),
-            localization=localization,
+            classification=ALRP(tasks[0], delta, tau),
+            localization=tasks,
             instance_weight=instance_weight,
             balance=balance,
             rank_scope=rank_scope,
         )
         self.tau = tau
 
-    def _losses(self, matches: Matches, weights: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        errors = self.localization(matches.candidates) / (2 * (1 - self.tau))
-        # A diverged box makes the loss infinite, which tells; NaN would be refused as an argument.
-        errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        losses = self._over_scope(matches._replace(quality=errors))
-        return {"loss_cls": losses["classification"]}, losses["localization"]
+    def _losses(
+        self, candidates: Candidates, weights: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        losses = self._classify(candidates)
+        further = [self._mean(task, candidates, weights) for task in self.tasks[1:]]
+        return {"loss_cls": losses["loss_cls"]}, [losses["loss_box"], *further]
 
 
-class _ALRP(Classification):
-    """Takes the localisation errors in the place of the quality, and returns both parts."""
-
-    across_workers = True
-
-    def __init__(self, delta: float) -> None:
-        super().__init__()
-        self.delta = delta
-        nothing = torch.zeros(0)
-        alrp_loss(nothing, torch.zeros(0, dtype=torch.int64), nothing, delta=delta)
-
-    def forward(self, matches: Matches) -> dict[str, Tensor]:
-        errors, group = matches.quality, matches.group
-        return alrp_loss(*matches.entries(), errors, delta=self.delta, group=group)._asdict()
-
-
-def _metrics(matches: Matches) -> dict[str, Tensor]:
+def _metrics(candidates: Candidates) -> dict[str, Tensor]:
     """Counts per image, and the imbalance in entries (Oksuz et al., section S3.5)."""
-    candidates, count = matches.candidates, len(matches.rows)
-    entries = (matches.labels != IGNORE).sum() * candidates.logits.shape[1]
-    return {
+    count = len(candidates.positives)
+    entries = (candidates.labels != IGNORE).sum() * candidates.logits.shape[1]
+    metrics = {
         "num_positives": torch.full_like(entries, count) / max(candidates.num_images, 1),
         "negatives_per_positive": (entries - count) / max(count, 1),
-        "mean_iou": matches.iou.sum() / max(count, 1),
     }
+    if candidates.boxes is not None:
+        metrics["mean_iou"] = candidates.overlap.sum() / max(count, 1)
+    return metrics

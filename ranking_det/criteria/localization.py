@@ -1,4 +1,7 @@
-"""Localisation errors per box, unreduced; the criterion weighs and sums them."""
+"""Localisation tasks: the error of each box or mask, which the criterion weighs and balances.
+
+Shapes: P positives, Q predicted masks of some of them.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,65 @@ from torch.nn import functional
 
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_at_least
+from ranking_det.criteria.balance import ConstantBalance, ValueBalance
 from ranking_det.criteria.candidates import Candidates
+from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
 
-class IoU(nn.Module):
+class Localization(nn.Module):
+    """Base class; a task on boxes as it is.
+
+    Attributes:
+        loss_name: the task's name among the losses.
+        balance: the task's own balance against the ranking; None for that of the criterion.
+        weight: a further factor, after the balance.
+        weighted: whether the instance weights count; otherwise all errors count the same.
+        is_normalized: whether a normalizer of the criterion divides the loss, if there is one.
+    """
+
+    loss_name = "loss_box"
+    balance: nn.Module | None = None
+    weight = 1.0
+    weighted = True
+    is_normalized = True
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Return the errors, (P,) or (Q,), with gradient."""
+        raise NotImplementedError
+
+    @property
+    def coder_weights(self) -> tuple[float, ...] | None:
+        """The factors of dx, dy, dw, dh of the box coder that the errors are for; None for any."""
+        return None
+
+    def outputs(self, candidates: Candidates) -> Tensor:
+        """The raw outputs of the head that the errors train."""
+        return candidates.box_targets.outputs
+
+    def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
+        """The weight of each error, from those of the positives (P,)."""
+        return weights if self.weighted else torch.ones_like(weights)
+
+
+class IoU(Localization):
     """1 - IoU of the decoded box and its object, in [0, 1]."""
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,), with gradient."""
-        return 1 - box_iou(candidates.boxes, candidates.gt_boxes)
+        targets = candidates.box_targets
+        return 1 - box_iou(targets.boxes, targets.gt_boxes)
 
 
-class GIoU(nn.Module):
+class GIoU(Localization):
     """1 - GIoU of the decoded box and its object, in [0, 2]."""
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,), with gradient."""
-        return 1 - box_giou(candidates.boxes, candidates.gt_boxes)
+        targets = candidates.box_targets
+        return 1 - box_giou(targets.boxes, targets.gt_boxes)
 
 
-class SmoothL1(nn.Module):
+class SmoothL1(Localization):
     """Smooth L1 on the raw box outputs, summed over the four coordinates.
 
     The target is the encoding (dx, dy, dw, dh) of the object relative to the anchor (Girshick et
@@ -48,12 +90,73 @@ class SmoothL1(nn.Module):
         self.beta = beta
         self.weights = tuple(weights)
 
+    @property
+    def coder_weights(self) -> tuple[float, ...]:
+        """Its own weights."""
+        return self.weights
+
     def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,), with gradient."""
-        anchors, gt_boxes = candidates.anchors.float(), candidates.gt_boxes.float()
+        targets = candidates.box_targets
+        anchors, gt_boxes = targets.anchors.float(), targets.gt_boxes.float()
         size, gt_size = anchors[:, 2:] - anchors[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
         shift = (gt_boxes[:, :2] + gt_boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
-        target = torch.cat([shift / size, torch.log(gt_size / size)], dim=1)
-        target = target * target.new_tensor(self.weights)
-        outputs = candidates.box_outputs.float()
-        return functional.smooth_l1_loss(outputs, target, reduction="none", beta=self.beta).sum(1)
+        encoded = torch.cat([shift / size, torch.log(gt_size / size)], dim=1)
+        encoded = encoded * encoded.new_tensor(self.weights)
+        outputs = targets.outputs.float()
+        return functional.smooth_l1_loss(outputs, encoded, reduction="none", beta=self.beta).sum(1)
+
+
+class MaskLocalization(Localization):
+    """Base class of tasks on masks.
+
+    Args:
+        weighted: whether the instance weights count; otherwise all masks count the same.
+        balanced: whether the loss is brought to the size of the ranking or classification loss.
+        weight: a further factor, >= 0.
+    """
+
+    loss_name = "loss_mask"
+    is_normalized = False
+
+    def __init__(
+        self, *, weighted: bool = True, balanced: bool = True, weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_at_least("weight", weight, 0.0)
+        self.weighted = weighted
+        self.balance = ValueBalance() if balanced else ConstantBalance(1.0)
+        self.weight = weight
+
+    def outputs(self, candidates: Candidates) -> Tensor:
+        """The masks' logits."""
+        return candidates.mask_targets.logits
+
+    def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
+        """The weight of each mask is that of its positive."""
+        return super().instance_weights(candidates, weights[candidates.mask_targets.index])
+
+
+class MaskDice(MaskLocalization):
+    """Dice loss of each mask, that of Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5).
+
+    See :func:`ranking_det.losses.dice_errors` and, for the arguments, :class:`MaskLocalization`.
+    """
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Return (Q,), with gradient."""
+        targets = candidates.mask_targets
+        return dice_errors(targets.logits, targets.masks)
+
+
+class MaskCrossEntropy(MaskLocalization):
+    """Binary cross entropy of each mask; see :func:`ranking_det.losses.mask_cross_entropies`.
+
+    Mask R-CNN's own loss (He et al., ICCV 2017) is ``MaskCrossEntropy(weighted=False,
+    balanced=False)``. For the arguments see :class:`MaskLocalization`.
+    """
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Return (Q,), with gradient."""
+        targets = candidates.mask_targets
+        return mask_cross_entropies(targets.logits, targets.masks)

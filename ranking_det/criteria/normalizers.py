@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking_det.checks import check_choice
-from ranking_det.criteria.candidates import Matches
+from ranking_det.criteria.candidates import Candidates
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels.collectives import mean_over_workers, workers_of
 
@@ -20,7 +20,7 @@ class Normalizer(nn.Module):
 
     scope = "gpu"
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return the scalar that divides."""
         raise NotImplementedError
 
@@ -52,12 +52,12 @@ class PositiveCount(Normalizer):
         self.scope = scope
         self.register_buffer("average", torch.tensor(float(initial)))
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return the average, a scalar, in training with the step's count taken into it."""
         if not self.training and self.momentum:
             return self.average.clone()
         count = mean_over_workers(
-            torch.full_like(self.average, len(matches.rows)), workers_of(self.scope)
+            torch.full_like(self.average, len(candidates.positives)), workers_of(self.scope)
         )
         average = self.momentum * self.average + (1 - self.momentum) * count.clamp(min=1)
         if self.training:
@@ -71,6 +71,6 @@ class CandidateCount(Normalizer):
     Detectron2's R-CNNs divide both losses of their box heads by it.
     """
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return the count, a scalar."""
-        return (matches.labels != IGNORE).sum().clamp(min=1)
+        return (candidates.labels != IGNORE).sum().clamp(min=1)

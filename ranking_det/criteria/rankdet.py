@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_at_least, check_integer
-from ranking_det.criteria.candidates import Matches
+from ranking_det.criteria.candidates import Candidates
 from ranking_det.criteria.classification import Classification
 from ranking_det.labels import IGNORE
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss, rank_by_iou
@@ -62,91 +59,93 @@ class RankDet(Classification):
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
-        super().__init__()
-        for name, weight in (
-            ("global_weight", global_weight),
-            ("class_weight", class_weight),
-            ("iou_weight", iou_weight),
-        ):
+        weights = dict(
+            global_weight=global_weight, class_weight=class_weight, iou_weight=iou_weight
+        )
+        for name, weight in weights.items():
             check_at_least(name, weight, 0.0)
         check_integer("global_groups", global_groups, 1)
-        if not (global_weight or class_weight or iou_weight):
+        if not any(weights.values()):
             raise ValueError("global_weight, class_weight and iou_weight: all are 0")
-        self.global_weight = global_weight
-        self.class_weight = class_weight
-        self.iou_weight = iou_weight
-        self._over_all = Ranking(negatives, ratio, global_groups, distance, reweight)
-        self._within_classes = Ranking(negatives, ratio, class_groups, distance, reweight)
-        self.alpha = alpha
-        self.iou_gradient = iou_gradient
-        self.iou_reduction = iou_reduction
-        self.merge_levels = merge_levels
-        self.probabilities = probabilities
         # The loss functions check the other options, on nothing to rank.
         nothing, none = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-        class_specific_ranking_loss(torch.zeros(0, 1), none, **self._within_classes._asdict())
-        options: dict[str, Any] = dict(
-            alpha=alpha, iou_gradient=iou_gradient, reduction=iou_reduction
+        class_specific_ranking_loss(
+            torch.zeros(0, 1),
+            none,
+            negatives=negatives,
+            ratio=ratio,
+            groups=class_groups,
+            distance=distance,
+            reweight=reweight,
         )
-        iou_guided_ranking_loss(nothing, nothing, none, **options)
+        iou_guided_ranking_loss(
+            nothing, nothing, none, alpha=alpha, iou_gradient=iou_gradient, reduction=iou_reduction
+        )
+        super().__init__(locals())
 
-    def forward(self, matches: Matches) -> dict[str, Tensor]:
+    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_global``, ``loss_class`` and ``loss_iou``, those with a weight."""
-        image = torch.zeros_like(matches.candidates.image)
-        together = replace(matches.candidates, image=image, num_images=1)
-        return self.over_images(matches._replace(candidates=together))
+        return self._rank(candidates, torch.zeros_like(candidates.image), 1)
 
-    def over_images(self, matches: Matches) -> dict[str, Tensor]:
+    def over_images(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return the same scalars of each image alone, the mean over images with a positive."""
-        labels, rows, candidates = matches.labels, matches.rows, matches.candidates
-        scores = self._scores(matches)
-        own = scores[rows, labels[rows]]
+        return self._rank(candidates, candidates.image, candidates.num_images)
+
+    def _rank(self, candidates: Candidates, image: Tensor, num_images: int) -> dict[str, Tensor]:
+        """Rank the rows of each image (R,) of so many, and take the mean."""
+        labels, rows = candidates.labels, candidates.positives
+        scores = self._scores(candidates)
+        class_scores = scores[rows, labels[rows]]
         losses = {}
         if self.global_weight:
-            losses["loss_global"] = self.global_weight * self._global(matches, scores, own)
-        if self.class_weight:
+            # The class-specific loss of one class, which all objects are of.
+            objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]
             loss = rank_classes(
-                scores, labels, rows, candidates.image, candidates.num_images, self._within_classes
+                objectness, labels.clamp(max=0), rows, image, num_images, self._over_all
             )
+            losses["loss_global"] = self.global_weight * loss
+        if self.class_weight:
+            loss = rank_classes(scores, labels, rows, image, num_images, self._within_classes)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            losses["loss_iou"] = self.iou_weight * self._iou_guided(matches, own)
+            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
+            losses["loss_iou"] = self.iou_weight * loss
         # At least 1; images are in order.
-        count = (candidates.image[rows].diff() != 0).sum() + 1
+        count = (image[rows].diff() != 0).sum() + 1
         return {name: loss / count for name, loss in losses.items()}
 
-    def _scores(self, matches: Matches) -> Tensor:
+    def _scores(self, candidates: Candidates) -> Tensor:
         """What is ranked, (R, K); -inf in ignored rows, and where the logits are."""
-        logits = matches.candidates.logits
+        logits, labels, rows = candidates.logits, candidates.labels, candidates.positives
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        absent = (matches.labels == IGNORE)[:, None] | (logits == -torch.inf)
+        absent = (labels == IGNORE)[:, None] | (logits == -torch.inf)
         # A positive takes part whatever its logit: as a probability, -inf is 0.
-        absent[matches.rows, matches.labels[matches.rows]] = False
+        absent[rows, labels[rows]] = False
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _global(self, matches: Matches, scores: Tensor, own: Tensor) -> Tensor:
-        """The class-specific loss of one class, which all objects are of."""
-        rows, candidates = matches.rows, matches.candidates
-        objectness = scores.amax(dim=1).index_copy(0, rows, own)[:, None]
-        labels = matches.labels.clamp(max=0)
-        return rank_classes(
-            objectness, labels, rows, candidates.image, candidates.num_images, self._over_all
-        )
-
-    def _iou_guided(self, matches: Matches, scores: Tensor) -> Tensor:
-        rows, candidates = matches.rows, matches.candidates
-        images, num_classes = candidates.image[rows], candidates.logits.shape[1]
-        groups = images * num_classes + matches.labels[rows]
+    def _iou_guided(
+        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
+    ) -> Tensor:
+        rows, num_classes = candidates.positives, candidates.logits.shape[1]
+        groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
-            groups = groups + candidates.num_images * num_classes * candidates.level[rows]
-        ious = box_iou(candidates.boxes, candidates.gt_boxes).to(scores.dtype)
+            groups = groups + num_images * num_classes * candidates.level[rows]
+        boxes = candidates.box_targets
         return rank_by_iou(
             scores,
-            ious,
+            box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype),
             groups,
             images if self.iou_reduction == "mean" else None,
-            candidates.num_images,
+            num_images,
             self.alpha,
             self.iou_gradient,
         )
+
+    @property
+    def _over_all(self) -> Ranking:
+        return Ranking(self.negatives, self.ratio, self.global_groups, self.distance, self.reweight)
+
+    @property
+    def _within_classes(self) -> Ranking:
+        return Ranking(self.negatives, self.ratio, self.class_groups, self.distance, self.reweight)

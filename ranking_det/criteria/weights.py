@@ -1,6 +1,6 @@
-"""Instance weights: how much the box error of each positive counts (Oksuz et al., table S1).
+"""Instance weights: how much the errors of each positive count (Oksuz et al., table S1).
 
-Each takes the :class:`Matches` of a step and returns detached weights (P,) >= 0, without a
+Each takes the :class:`Candidates` of a step and returns detached weights (P,) >= 0, without a
 synchronisation of host and device on one process.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least
-from ranking_det.criteria.candidates import Matches
+from ranking_det.criteria.candidates import Candidates
 from ranking_det.losses.alrp import inverse_ranks_below
 from ranking_det.losses.kernels.given_gradient import exact_arithmetic
 from ranking_det.losses.kernels.interval_sums import IntervalSums
@@ -20,9 +20,9 @@ from ranking_det.losses.kernels.ranked_logits import gather_entries
 class UniformWeight(nn.Module):
     """Every positive counts the same."""
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return ones (P,)."""
-        return torch.ones_like(matches.iou)
+        return torch.ones_like(candidates.overlap)
 
 
 class ScoreWeight(nn.Module):
@@ -36,21 +36,22 @@ class ScoreWeight(nn.Module):
         super().__init__()
         self.own_class = own_class
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,) in (0, 1)."""
+        rows = candidates.positives
         # In the type of the IoU: a float16 sigmoid loses small weights.
-        logits = matches.candidates.logits.detach()[matches.rows].to(matches.iou.dtype)
+        logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
         if self.own_class:
-            return logits.gather(1, matches.labels[matches.rows, None]).squeeze(1).sigmoid()
+            return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
         return logits.amax(dim=1).sigmoid()
 
 
 class IoUWeight(nn.Module):
-    """The IoU of the decoded box with its object."""
+    """The overlap of each positive with its object: the IoU of its decoded box."""
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,) in [0, 1]."""
-        return matches.iou
+        return candidates.overlap
 
 
 class CenternessWeight(nn.Module):
@@ -59,10 +60,10 @@ class CenternessWeight(nn.Module):
     0 for an anchor whose centre is outside, as IoU assigners allow.
     """
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,) in [0, 1]."""
-        anchors, objects = matches.candidates.anchors, matches.candidates.gt_boxes
-        centers = (anchors[:, :2] + anchors[:, 2:]).to(matches.iou.dtype) / 2
+        anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
+        centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
         # A tiny floor: a centre exactly on both edges of an empty object is not central.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
@@ -88,15 +89,15 @@ class RankingWeight(nn.Module):
         self.delta = delta
         self.rank_delta = rank_delta
 
-    def forward(self, matches: Matches) -> Tensor:
+    def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,) in [0, 1]."""
-        with exact_arithmetic(matches.candidates.logits):
-            logits, positives = matches.entries()
-            entries = gather_entries(logits, positives, [], matches.group)
+        with exact_arithmetic(candidates.logits):
+            logits, positives = candidates.entries()
+            entries = gather_entries(logits, positives, [], candidates.group)
             if entries is None:
-                return torch.zeros_like(matches.iou)
+                return torch.zeros_like(candidates.overlap)
             sums = IntervalSums(entries, self.rank_delta)
             others = sums.over_other_positives(torch.ones_like(entries.scores))
             rank = 1 + others + sums.false_positives
             weights = inverse_ranks_below(entries.scores, rank, self.delta)
-            return (weights / len(rank))[entries.mine].to(matches.iou)
+            return (weights / len(rank))[entries.mine].to(candidates.overlap)

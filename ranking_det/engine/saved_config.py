@@ -73,7 +73,8 @@ TARGETS = frozenset(
     ranking_det.criteria.IoU
     ranking_det.criteria.IoUWeight
     ranking_det.criteria.MagnitudeBalance
-    ranking_det.criteria.MaskCriterion
+    ranking_det.criteria.MaskCrossEntropy
+    ranking_det.criteria.MaskDice
     ranking_det.criteria.PositiveCount
     ranking_det.criteria.QualityFocal
     ranking_det.criteria.RankDet

@@ -11,6 +11,7 @@ Functions, each with its own gradient:
   :func:`group_negatives` or :func:`hardest_negatives`.
 - :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines
   that do not rank.
+- :func:`dice_errors` and :func:`mask_cross_entropies`: errors of masks.
 - :func:`check_values`: also check values on a GPU, for debugging.
 
 The objects that detectors call, which these are the core of, are in :mod:`ranking_det.criteria`.
@@ -20,10 +21,9 @@ from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses.alrp import ALRPLosses, alrp_loss
 from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
-from ranking_det.losses.cross_entropy import cross_entropy
-from ranking_det.losses.focal import focal
 from ranking_det.losses.iou_guided import iou_guided_ranking_loss
-from ranking_det.losses.quality_focal import quality_focal, varifocal
+from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
+from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
 from ranking_det.losses.rankdetnet import (
     class_specific_ranking_loss,
@@ -44,11 +44,13 @@ __all__ = [
     "check_values",
     "class_specific_ranking_loss",
     "cross_entropy",
+    "dice_errors",
     "focal",
     "global_ranking_loss",
     "group_negatives",
     "hardest_negatives",
     "iou_guided_ranking_loss",
+    "mask_cross_entropies",
     "quality_focal",
     "rank_sort_loss",
     "varifocal",

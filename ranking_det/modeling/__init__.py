@@ -10,7 +10,6 @@ from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference
-from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
 from ranking_det.modeling.interface import (
     DetectorAdapter,
@@ -19,6 +18,7 @@ from ranking_det.modeling.interface import (
     interface_of,
     register_adapter,
 )
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads
 from ranking_det.modeling.rcnn.generalized_rcnn import RCNNAdapter

@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.criteria import Candidates
+from ranking_det.criteria import BoxTargets, Candidates, CriterionBase
 from ranking_det.modeling.feature_maps import (
     MapPredictions,
     flatten_levels,
@@ -49,7 +49,7 @@ class AnchorMatching:
     anchor_generator: Any
     box2box_transform: Any
     assigner: Assigner
-    criterion: nn.Module
+    criterion: CriterionBase
     num_classes: int
     strides: Sequence[int]
 
@@ -154,26 +154,30 @@ class AnchorMatching:
         outputs: Tensor,
         branch: Tensor | None = None,
     ) -> Candidates:
-        """All rows' logits, and the boxes of the positives."""
+        """All rows' logits and labels, and the boxes of the positives."""
         rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
         num_anchors = sum(len(level) for level in anchors)
         positive_anchors = torch.cat(anchors)[rows % num_anchors]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
         # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
-        own = outputs[rows]
+        positive_outputs = outputs[rows]
         image, level = image_and_level(
             len(gt_instances), [len(level) for level in anchors], logits.device
         )
         return Candidates(
             logits=logits,
+            labels=assignment.labels,
+            positives=rows,
             image=image,
             level=level,
             num_images=len(gt_instances),
-            box_outputs=own,
-            boxes=self.decode(own, positive_anchors),
-            anchors=positive_anchors,
-            gt_boxes=gt_boxes[assignment.gt_index[rows]],
             branch_logits=branch,
+            boxes=BoxTargets(
+                outputs=positive_outputs,
+                boxes=self.decode(positive_outputs, positive_anchors),
+                anchors=positive_anchors,
+                gt_boxes=gt_boxes[assignment.gt_index[rows]],
+            ),
         )
 
     def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:

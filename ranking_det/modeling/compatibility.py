@@ -16,7 +16,7 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, MaskRCNNCo
 from torch import nn
 
 from ranking_det.assigners import Assigner
-from ranking_det.criteria import CriterionBase
+from ranking_det.criteria import Classification, CriterionBase
 from ranking_det.criteria.localization import MaskLocalization
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
@@ -24,7 +24,7 @@ from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
 def check_dense_parts(
     assigner: nn.Module,
-    criterion: nn.Module,
+    criterion: CriterionBase,
     head: nn.Module,
     anchor_generator: Any,
     coder: Any,
@@ -34,7 +34,7 @@ def check_dense_parts(
     """Check the parts of a dense detector of K = ``num_classes`` classes."""
     check_grid(assigner, anchor_generator, strides)
     check_coder(criterion, coder)
-    if isinstance(criterion, CriterionBase) and num_classes > 1 and criterion.softmax:
+    if num_classes > 1 and criterion.softmax:
         raise ValueError(
             "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
             "and cross entropy is for a softmax; take Focal"
@@ -53,7 +53,7 @@ def check_dense_parts(
         )
     if head.num_classes != num_classes:
         raise ValueError(f"head.num_classes: {head.num_classes}, but the model has {num_classes}")
-    trained = _branch(criterion) is not None
+    trained = criterion.branch is not None
     if trained != (head.branch is not None):
         raise ValueError(
             "head.branch: the head has no branch, but the criterion trains one"
@@ -64,7 +64,7 @@ def check_dense_parts(
 
 def check_rpn_parts(
     assigner: nn.Module,
-    criterion: nn.Module,
+    criterion: CriterionBase,
     head: nn.Module,
     anchor_generator: Any,
     coder: Any,
@@ -87,13 +87,13 @@ def check_rpn_parts(
 
 
 def check_box_parts(
-    assigner: nn.Module, criterion: nn.Module, predictor: nn.Module, num_classes: int
+    assigner: nn.Module, criterion: CriterionBase, predictor: nn.Module, num_classes: int
 ) -> None:
     """Check the parts of a box head on proposals, of K = ``num_classes`` classes."""
     if not isinstance(predictor, RankingBoxPredictor):
         kind = type(predictor).__name__
         raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
-    if isinstance(criterion, CriterionBase) and criterion.softmax != predictor.softmax:
+    if criterion.softmax != predictor.softmax:
         raise ValueError(
             f"box_predictor.softmax: expected {criterion.softmax}, as the criterion's scores are "
             + ("a softmax over the classes" if criterion.softmax else "a sigmoid of each class")
@@ -111,10 +111,11 @@ def check_box_parts(
         )
 
 
-def check_mask_parts(criterion: nn.Module, mask_head: nn.Module | None, num_classes: int) -> None:
+def check_mask_parts(
+    criterion: CriterionBase, mask_head: nn.Module | None, num_classes: int
+) -> None:
     """Check the mask head on the positives of a box head; None if it has none."""
-    tasks = criterion.tasks if isinstance(criterion, CriterionBase) else []
-    learns = any(isinstance(task, MaskLocalization) for task in tasks)
+    learns = any(isinstance(part, MaskLocalization) for part in criterion.modules())
     if mask_head is None:
         if learns:
             raise ValueError("criterion.localization: there is no mask head for the task on masks")
@@ -128,32 +129,30 @@ def check_mask_parts(criterion: nn.Module, mask_head: nn.Module | None, num_clas
         masks = mask_head.predictor.out_channels
         if masks not in (1, num_classes):
             raise ValueError(f"mask_head.num_classes: {masks}, but the heads have {num_classes}")
-    if isinstance(criterion, CriterionBase) and not learns:
+    if not learns:
         raise ValueError(
             "criterion.localization: expected a task on masks beside the one on boxes, such as "
             "MaskDice, as there is a mask head"
         )
 
 
-def check_continuous_labels(criterion: nn.Module, label: str) -> None:
+def check_continuous_labels(criterion: CriterionBase, label: str) -> None:
     """Check that a criterion has a use for other continuous labels than the overlap."""
-    if isinstance(criterion, CriterionBase):
-        for part in criterion.classifications:
-            if not part.uses_quality:
-                raise ValueError(
-                    f"continuous_label: {type(part).__name__} has no continuous labels, got "
-                    f"{label!r}"
-                )
+    for part in criterion.modules():
+        if isinstance(part, Classification) and not part.uses_continuous_labels:
+            raise ValueError(
+                f"continuous_label: {type(part).__name__} has no continuous labels, got {label!r}"
+            )
 
 
-def check_coder(criterion: nn.Module, coder: Any) -> None:
+def check_coder(criterion: CriterionBase, coder: Any) -> None:
     """Check that a loss on encoded boxes encodes them as the box coder does."""
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else ()
-    for task in criterion.tasks if isinstance(criterion, CriterionBase) else []:
-        if task.coder_weights not in (None, expected):
+    for weights in criterion.coder_weights:
+        if weights != expected:
             raise ValueError(
-                f"criterion.localization: {type(task).__name__} encodes boxes relative to anchors "
-                f"with the weights {task.coder_weights}, the box coder "
+                "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
+                f"weights {weights}, the box coder "
                 + (f"with {expected}" if expected else "does not; take a loss on decoded boxes")
             )
 
@@ -184,10 +183,6 @@ def check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int
             )
 
 
-def _branch(criterion: nn.Module) -> nn.Module | None:
-    return criterion.branch if isinstance(criterion, CriterionBase) else None
-
-
-def _check_no_branch(criterion: nn.Module) -> None:
-    if _branch(criterion) is not None:
+def _check_no_branch(criterion: CriterionBase) -> None:
+    if criterion.branch is not None:
         raise ValueError("criterion.branch: the heads of an R-CNN have no branch to train")

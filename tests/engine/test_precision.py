@@ -41,13 +41,12 @@ class Watch(nn.Module):
     def __init__(self, criterion):
         super().__init__()
         self.criterion = criterion
-        self.branch = getattr(criterion, "branch", None)
 
-    def forward(self, candidates, labels):
+    def forward(self, candidates):
         self.logits = candidates.logits.dtype
-        output = self.criterion(candidates, labels)
+        output = self.criterion(candidates)
         self.losses = {loss.dtype for loss in output.losses.values()}
-        self.boxes = candidates.boxes.dtype
+        self.boxes = candidates.boxes.boxes.dtype
         return output
 
 

@@ -38,7 +38,7 @@ def assigned(model, batch):
     expected = []
     for i, inputs in enumerate(batch):
         image = candidates.image[rows] == i
-        expected.append((candidates.anchors[image], assignment.gt_index[rows][image] - first))
+        expected.append((candidates.boxes.anchors[image], assignment.gt_index[rows][image] - first))
         first += len(inputs["instances"])
     return expected
 

@@ -30,8 +30,8 @@ from ranking_det.losses import (
     rank_sort_loss,
 )
 from ranking_det.losses.kernels.sigmoid_sums import highest_negatives
+from tests.criteria.cases import CRITERIA, make
 from tests.losses.cases import assert_close, random_case
-from tests.losses.test_criterion import CRITERIA, make
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
 # None; none; below, equal to and above the finite negatives; above all negatives.
@@ -179,7 +179,7 @@ LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGR
 
 
 def with_ignored(labels, seed):
-    """Candidates with and without ignored rows, between and after the others, and their places."""
+    """Candidates without and with ignored rows, between and after the others, and their places."""
     few = make(labels, seed=seed)
     places = torch.arange(len(labels)) * 4 // 3
     rows = int(places[-1]) + 3
@@ -187,17 +187,22 @@ def with_ignored(labels, seed):
     logits[1::3] = -torch.inf
     logits[places] = few.logits.detach()
     image = few.image[(torch.searchsorted(places, torch.arange(rows), right=True) - 1)]
-    many = dataclasses.replace(
-        few, logits=logits.requires_grad_(), image=image, level=torch.zeros_like(image)
-    )
     all_labels = torch.full((rows,), IGNORE)
     all_labels[places] = labels
-    return few, many, all_labels, places
+    many = dataclasses.replace(
+        few,
+        logits=logits.requires_grad_(),
+        labels=all_labels,
+        positives=places[few.positives],
+        image=image,
+        level=torch.zeros_like(image),
+    )
+    return few, many, places
 
 
 def compare_criteria(build, seed=0):
-    few, many, all_labels, places = with_ignored(LABELS, seed)
-    expected, output = build()(few, LABELS), build()(many, all_labels)
+    few, many, places = with_ignored(LABELS, seed)
+    expected, output = build()(few), build()(many)
     assert expected.losses.keys() == output.losses.keys()
     for name, loss in expected.losses.items():
         torch.testing.assert_close(output.losses[name], loss, rtol=1e-5, atol=1e-7)
@@ -205,7 +210,7 @@ def compare_criteria(build, seed=0):
     right = torch.autograd.grad(losses[0], few.logits)[0]
     gradient = torch.autograd.grad(losses[1], many.logits)[0]
     torch.testing.assert_close(gradient[places], right, rtol=1e-5, atol=1e-7)
-    assert right.any() and not gradient[all_labels == IGNORE].any()
+    assert right.any() and not gradient[many.labels == IGNORE].any()
 
 
 @pytest.mark.parametrize(
@@ -217,15 +222,16 @@ def test_a_criterion_with_ignored_rows_is_the_one_without(scope, name):
 
 @pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
 def test_a_background_row_of_minus_infinity_is_no_row_to_a_criterion_that_ranks(name):
-    few, many, labels, _ = with_ignored(LABELS, seed=0)
-    logits = many.logits.detach().masked_fill((labels == IGNORE)[:, None], -torch.inf)
-    many = dataclasses.replace(many, logits=logits.requires_grad_())
-    expected = SCOPED["image"][name]()(few, LABELS)
-    output = SCOPED["image"][name]()(many, labels.masked_fill(labels == IGNORE, BACKGROUND))
+    few, many, _ = with_ignored(LABELS, seed=0)
+    ignored = many.labels == IGNORE
+    logits = many.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
+    labels = many.labels.masked_fill(ignored, BACKGROUND)
+    expected = SCOPED["image"][name]()(few)
+    output = SCOPED["image"][name]()(dataclasses.replace(many, logits=logits, labels=labels))
     for part, loss in expected.losses.items():
         torch.testing.assert_close(output.losses[part], loss, rtol=1e-5, atol=1e-7)
     sum(output.losses.values()).backward()
-    assert logits.grad.any() and not logits.grad[labels == IGNORE].any()
+    assert logits.grad.any() and not logits.grad[ignored].any()
 
 
 @pytest.mark.parametrize("reweight", [True, False])
@@ -287,8 +293,7 @@ def test_a_positive_of_minus_infinity_is_a_probability_of_0():
     logits = few.logits.detach().clone()
     logits[0, 0] = -torch.inf
     candidates = dataclasses.replace(few, logits=logits.requires_grad_())
-    losses = Criterion(classification=RankDet(), instance_weight=UniformWeight())(
-        candidates, LABELS
-    ).losses
+    criterion = Criterion(classification=RankDet(), instance_weight=UniformWeight())
+    losses = criterion(candidates).losses
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values()) and logits.grad.isfinite().all()

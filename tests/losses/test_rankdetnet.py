@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from ranking_det.boxes import box_iou
-from ranking_det.criteria import Candidates, Criterion, RankDet
+from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankDet
 from ranking_det.losses import (
     BACKGROUND,
     IGNORE,
@@ -232,7 +232,7 @@ def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduc
         if high and low:
             mined = mined_by_loop(torch.stack(low), negatives, 3, 3 * len(high))
             losses[1] = losses[1] + by_pair_matrix(torch.stack(high), mined)
-    ious = box_iou(candidates.boxes, candidates.gt_boxes)[list(own.values())]
+    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(own.values())]
     level = 0 if merge_levels else candidates.level[list(own)]
     groups = labels[list(own)] * 10 + level
     return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
@@ -252,18 +252,21 @@ def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
     anchors = torch.cat([corner, corner + 20], dim=1)
     outputs = torch.randn(positives, 4, generator=generator, dtype=torch.float64).requires_grad_()
     shift = 3 * torch.rand(positives, 4, generator=generator, dtype=torch.float64)
-    candidates = Candidates(
-        logits=torch.randn(rows, classes, generator=generator, dtype=torch.float64),
+    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    return Candidates(
+        logits=logits.requires_grad_(),
+        labels=labels,
+        positives=(labels >= 0).nonzero().squeeze(1),
         image=image,
         level=torch.randint(0, levels, (rows,), generator=generator),
         num_images=len(sizes),
-        box_outputs=outputs,
-        boxes=anchors + outputs,
-        anchors=anchors,
-        gt_boxes=anchors + shift,
+        boxes=BoxTargets(
+            outputs=outputs,
+            boxes=anchors + outputs,
+            anchors=anchors,
+            gt_boxes=anchors + shift,
+        ),
     )
-    candidates.logits.requires_grad_()
-    return candidates, labels
 
 
 @pytest.mark.parametrize("elements", [40, 1 << 20])
@@ -276,12 +279,13 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
     scope, negatives, probabilities, reduction, merge_levels, elements, monkeypatch
 ):
     monkeypatch.setattr(rankdetnet, "ELEMENTS", elements)
-    candidates, labels = detections()
+    candidates = detections()
+    labels = candidates.labels
     options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
     criterion = Criterion(
         classification=RankDet(iou_reduction=reduction, **options), rank_scope=scope
     )
-    output = criterion(candidates, labels)
+    output = criterion(candidates)
     found = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
     image = candidates.image if scope == "image" else torch.zeros_like(labels)
     parts = [
@@ -299,7 +303,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
     for losses in zip(*parts, strict=True):
         loss, expected = found.pop(0), sum(losses) / len(parts)
         assert_close(loss, expected, 1e-12)
-        for leaf in (candidates.logits, candidates.box_outputs):
+        for leaf in (candidates.logits, candidates.boxes.outputs):
             gradients = [
                 torch.autograd.grad(x, leaf, retain_graph=True, materialize_grads=True)[0]
                 if x.requires_grad

@@ -22,7 +22,7 @@ def load(name):
 def load_masked_cascade(mask_heads=3):
     """The model node of the quick cascade, with the masks of the quick Mask R-CNN."""
     model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
-    for name in ("mask_in_features", "mask_pooler", "mask_criterion"):
+    for name in ("mask_in_features", "mask_pooler"):
         model.roi_heads[name] = masked[name]
     masked.mask_head.num_classes = "${...num_classes}"
     model.roi_heads.mask_heads = [masked.mask_head] * mask_heads

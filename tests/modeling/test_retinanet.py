@@ -114,7 +114,9 @@ def test_the_padding_of_a_small_image_beside_a_large_one_is_ignored_in_training(
     model = build()
     seen = []
     original = model.criterion.forward
-    model.criterion.forward = lambda c, labels: seen.append(labels) or original(c, labels)
+    model.criterion.forward = lambda candidates: (
+        seen.append(candidates.labels) or original(candidates)
+    )
     model(make_batch((3, 3), sizes=((64, 64), (128, 160))))
     labels = seen[0].view(2, -1)
     cells = sum(max(64 // stride, 1) ** 2 for stride in (8, 16, 32, 64, 128))

@@ -47,8 +47,8 @@ def labels_of(rpn, arguments):
     """What the criterion is given, per image."""
     seen = []
     original = rpn.criterion.forward
-    rpn.criterion.forward = lambda candidates, labels: (
-        seen.append(labels) or original(candidates, labels)
+    rpn.criterion.forward = lambda candidates: (
+        seen.append(candidates.labels) or original(candidates)
     )
     rpn(*arguments)
     return seen[0].view(len(arguments[2]), -1)

@@ -4,7 +4,8 @@ What AP, aLRP and Rank & Sort need of the negatives n are, for each positive i, 
 positives FP(i) = sum over n of H(s_n - s_i), and for each n the gradient, the sum over i of
 w_i H(s_n - s_i). With the breakpoints of :mod:`ranking_det.losses.kernels.ramps` both are exact and
 cost O(M log P) time. On two CPU cores the binary search of each logit costs as much as a whole
-focal loss, so a uniform grid answers for nearly all: in a cell without breakpoint the interval is known.
+focal loss, so a uniform grid answers for nearly all: in a cell without breakpoint the interval is
+known.
 
 A logit's *slot* is its cell if that has no breakpoint; beyond the cells there is one slot for each
 interval, found by search.

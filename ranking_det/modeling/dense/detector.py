@@ -16,6 +16,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner
+from ranking_det.criteria import CriterionBase
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.compatibility import check_dense_parts
 from ranking_det.modeling.dense.inference import DenseInference
@@ -61,7 +62,7 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         anchor_generator: nn.Module,
         box2box_transform: Any,
         assigner: Assigner,
-        criterion: nn.Module,
+        criterion: CriterionBase,
         num_classes: int,
         inference: DenseInference | None = None,
         pixel_mean: Sequence[float],
@@ -105,7 +106,7 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         maps = predictions.branch
         branch = None if maps is None else flatten_levels(maps, 1).squeeze(1)
         candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
-        output = self.criterion(candidates, assignment.labels)
+        output = self.criterion(candidates)
         log_metrics(output.metrics)
         return output.losses
 

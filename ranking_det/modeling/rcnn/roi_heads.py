@@ -22,7 +22,13 @@ from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import ConfigError, build_component
-from ranking_det.criteria import Candidates, Criterion, CriterionOutput, MaskTargets
+from ranking_det.criteria import (
+    Candidates,
+    Criterion,
+    CriterionBase,
+    CriterionOutput,
+    MaskTargets,
+)
 from ranking_det.modeling.compatibility import (
     check_box_parts,
     check_continuous_labels,
@@ -53,7 +59,7 @@ class Stage(NamedTuple):
     head: nn.Module
     predictor: RankingBoxPredictor
     assigner: Assigner
-    criterion: nn.Module
+    criterion: CriterionBase
     mask_head: nn.Module | None
 
 
@@ -384,7 +390,7 @@ def build_mask_part(
 ) -> nn.Module:
     """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
     for part in criterion.modules():
-        if isinstance(part, Criterion) and not part.learns_masks:
+        if isinstance(part, Criterion):
             node = cfg.MODEL.MASK_CRITERION
             part.localization.append(build_component(node, criteria, "MODEL.MASK_CRITERION"))
     size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION

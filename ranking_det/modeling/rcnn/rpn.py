@@ -26,6 +26,7 @@ from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_at_least, check_integer
 from ranking_det.config import build_component
+from ranking_det.criteria import CriterionBase
 from ranking_det.labels import IGNORE
 from ranking_det.layers import HardNMS
 from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
@@ -96,7 +97,7 @@ class RankingRPN(AnchorMatching, nn.Module):
         anchor_generator: nn.Module,
         box2box_transform: Any,
         assigner: Assigner,
-        criterion: nn.Module,
+        criterion: CriterionBase,
         pre_nms_topk: Sequence[int] = (2000, 1000),
         post_nms_topk: Sequence[int] = (1000, 1000),
         nms_thresh: float = 0.7,
@@ -189,7 +190,7 @@ class RankingRPN(AnchorMatching, nn.Module):
         logits, outputs, assignment = self.assign_all(images, maps, anchors, predictions, objects)
         assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
         candidates = self.gather(anchors, objects, assignment, logits, outputs)
-        output = self.criterion(candidates, assignment.labels)
+        output = self.criterion(candidates)
         log_metrics(output.metrics, "rpn/")
         return {
             name.replace("loss_", "loss_rpn_", 1): self.loss_weight * loss

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 
@@ -17,40 +15,42 @@ from ranking_det.criteria import (
     ValueBalance,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
-from tests.losses.test_criterion import LABELS, gradients, make, match, rank_sort
+from tests.criteria.cases import LABELS, change, gradients, make, rank_sort
 
 
 def counted(positives):
-    """Matches of so many positives, two negatives and an ignored row."""
-    labels = torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE])
-    return match(make(labels), labels, torch.ones(positives))
+    """Candidates with so many positives, two negatives and an ignored row."""
+    return make(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
 
 
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
 def test_instance_weights_are_detached_and_of_the_right_range(weight):
     candidates = make(LABELS)
-    quality = torch.tensor([0.1, 0.0, 0.9, 0.5])
-    weights = weight()(match(candidates, LABELS, quality))
+    weights = weight()(candidates)
     assert weights.shape == (4,) and not weights.requires_grad
     assert (weights >= 0).all() and (weights <= 1).all()
     if weight is IoUWeight:
-        torch.testing.assert_close(weights, quality)
+        torch.testing.assert_close(weights, candidates.boxes.overlap())
 
 
 def test_the_score_weight_is_the_highest_or_that_of_the_objects_class():
     candidates = make(LABELS)
-    matches = match(candidates, LABELS, torch.ones(4))
     scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
-    torch.testing.assert_close(ScoreWeight()(matches), scores.amax(dim=1))
+    torch.testing.assert_close(ScoreWeight()(candidates), scores.amax(dim=1))
     own = scores[torch.arange(4), LABELS[LABELS >= 0]]
-    torch.testing.assert_close(ScoreWeight(own_class=True)(matches), own)
+    torch.testing.assert_close(ScoreWeight(own_class=True)(candidates), own)
     assert (own < scores.amax(dim=1)).any()
 
 
+def balanced(balance, task_loss, loss):
+    candidates = make(LABELS)
+    losses = torch.tensor(task_loss), torch.tensor(loss)
+    return balance(*losses, candidates, candidates.boxes.outputs)
+
+
 def test_value_balance_is_one_without_a_box_loss():
-    matches = match(make(LABELS), LABELS, torch.ones(4))
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(0.0), matches) == 1
-    assert ValueBalance()(torch.tensor(2.0), torch.tensor(4.0), matches) == 0.5
+    assert balanced(ValueBalance(), 2.0, 0.0) == 1
+    assert balanced(ValueBalance(), 2.0, 4.0) == 0.5
 
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
@@ -73,17 +73,17 @@ def test_without_a_past_the_positive_count_is_the_steps_own_also_in_evaluation_m
 def test_the_candidate_count_is_that_of_the_sample():
     assert CandidateCount()(counted(5)) == 7
     nothing = torch.tensor([IGNORE])
-    assert CandidateCount()(match(make(nothing), nothing, torch.ones(0))) == 1
+    assert CandidateCount()(make(nothing)) == 1
 
 
 def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
     candidates = make(torch.tensor([0]))
     anchor = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
-    shifted = dataclasses.replace(
+    shifted = change(
         candidates,
         anchors=anchor,
         gt_boxes=torch.tensor([[1.0, 2.0, 21.0, 22.0]]),
-        box_outputs=torch.zeros(1, 4),
+        outputs=torch.zeros(1, 4),
     )
     error = SmoothL1(beta=0.0, weights=(10.0, 10.0, 5.0, 5.0))(shifted)
     expected = 10 * 0.6 + 10 * 0.1 + 5 * torch.log(torch.tensor(2.0)) + 0
@@ -93,11 +93,11 @@ def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
 def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
     candidates = make(LABELS)
     criterion = rank_sort(balance=MagnitudeBalance())
-    output, grad, box_grad = gradients(criterion, candidates, LABELS)
+    output, grad, box_grad = gradients(criterion, candidates)
     # Balanced so, the box loss's gradient has the norm of the ranking's.
     torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
     with torch.no_grad():
-        assert criterion(make(LABELS), LABELS).metrics["box_balance"] == 1
+        assert criterion(make(LABELS)).metrics["box_balance"] == 1
 
 
 @pytest.mark.parametrize("period", [1, 2, 5])
@@ -105,7 +105,6 @@ def test_the_step_that_completes_a_period_counts_and_has_the_new_factor(period):
     generator = torch.Generator().manual_seed(period)
     steps = torch.rand(17, 2, generator=generator).tolist()
     balance = HistoryBalance(period, initial=7.0)
-    matches = match(make(LABELS), LABELS, torch.ones(4))
     factor, tasks, boxes = 7.0, [], []
     for number, (task, box) in enumerate(steps, start=1):
         tasks.append(task)
@@ -113,15 +112,14 @@ def test_the_step_that_completes_a_period_counts_and_has_the_new_factor(period):
         if number % period == 0:
             factor = (sum(tasks) + sum(boxes)) / sum(boxes)
             tasks, boxes = [], []
-        assert balance(torch.tensor(task), torch.tensor(box), matches) == pytest.approx(factor)
+        assert balanced(balance, task, box) == pytest.approx(factor)
 
 
 def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     balance = HistoryBalance(period=2, initial=50.0)
-    matches = match(make(LABELS), LABELS, torch.ones(4))
 
     def step(task, box):
-        return balance(torch.tensor(task), torch.tensor(box), matches).item()
+        return balanced(balance, task, box).item()
 
     assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, pytest.approx((1.0 + 0.4) / 0.4)]
     assert step(9.0, 1.0) == pytest.approx(3.5)
@@ -137,28 +135,23 @@ def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
 
 def test_a_step_that_diverged_does_not_spoil_the_history():
     balance = HistoryBalance(period=2)
-    matches = match(make(LABELS), LABELS, torch.ones(4))
-    found = [
-        balance(torch.tensor(0.5), torch.tensor(box), matches).item()
-        for box in (0.1, torch.inf, 0.2, 0.3, 0.1)
-    ]
+    found = [balanced(balance, 0.5, box).item() for box in (0.1, torch.inf, 0.2, 0.3, 0.1)]
     assert found == pytest.approx([50, 50, 50, 3.0, 3.0])
 
 
 def test_evaluation_does_not_count_as_training():
-    matches = match(make(LABELS), LABELS, torch.ones(4))
     balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount(initial=10.0).eval()
     for _ in range(3):
-        assert balance(torch.tensor(1.0), torch.tensor(1.0), matches) == 50
+        assert balanced(balance, 1.0, 1.0) == 50
         assert normalizer(counted(3)) == 10
 
 
 def test_magnitude_balance_sees_gradients_below_the_range_of_float16():
     logits = torch.zeros(1, 4, dtype=torch.float16, requires_grad=True)
     outputs = torch.zeros(1, 4, requires_grad=True)
-    candidates = dataclasses.replace(make(torch.tensor([0])), logits=logits, box_outputs=outputs)
+    candidates = change(make(torch.tensor([0])), logits=logits, outputs=outputs)
     task, box = (logits.float() * 2e-8).sum(), outputs.sum()
-    ratio = MagnitudeBalance()(task, box, match(candidates, torch.tensor([0]), torch.ones(1)))
+    ratio = MagnitudeBalance()(task, box, candidates, outputs)
     torch.testing.assert_close(ratio, torch.tensor(2e-8), rtol=1e-2, atol=0)
 
 
@@ -167,7 +160,7 @@ def test_ranking_weights_are_those_of_the_definition():
     rows = (LABELS >= 0).nonzero().squeeze(1)
     for delta, rank_delta in ((0.0, 0.5), (1.5, 1.0), (0.0, 0.0)):
         weight = RankingWeight(delta, rank_delta)
-        found = weight(match(candidates, LABELS, torch.ones(4)))
+        found = weight(candidates)
         kept = candidates.logits.detach()[LABELS != IGNORE].double()
         scores = candidates.logits.detach()[rows, LABELS[rows]].double()
         negatives = sorted(set(kept.flatten().tolist()) - set(scores.tolist()))
@@ -191,10 +184,10 @@ def test_ranking_weights_are_those_of_the_definition():
 
 def test_centerness_is_one_in_the_middle_and_zero_outside():
     candidates = make(torch.tensor([0, 0, 0]))
-    moved = dataclasses.replace(
+    moved = change(
         candidates,
         anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
         gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
     )
-    weights = CenternessWeight()(match(moved, torch.tensor([0, 0, 0]), torch.ones(3)))
+    weights = CenternessWeight()(moved)
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))

@@ -11,15 +11,18 @@ from torch.nn.parallel import DistributedDataParallel
 from ranking_det.criteria import (
     ALRPCriterion,
     AveragePrecision,
+    BoxTargets,
     BranchLoss,
     Candidates,
     CenternessWeight,
     ConstantBalance,
     Criterion,
     Focal,
+    GIoU,
     HistoryBalance,
     MagnitudeBalance,
-    MaskCriterion,
+    MaskDice,
+    MaskTargets,
     PositiveCount,
     RankingWeight,
     RankSort,
@@ -27,15 +30,25 @@ from ranking_det.criteria import (
 from ranking_det.labels import BACKGROUND, IGNORE
 
 CLASSES = 3
+
+
+def tasks():
+    return [GIoU(), MaskDice()]
+
+
+def ranked(classification, **options):
+    return Criterion(
+        classification=classification, localization=tasks(), rank_scope="global", **options
+    )
+
+
 CRITERIA = {
-    "rank_sort": lambda: Criterion(classification=RankSort(), rank_scope="global"),
-    "ap": lambda: Criterion(
-        classification=AveragePrecision(), balance=MagnitudeBalance(), rank_scope="global"
+    "rank_sort": lambda: ranked(RankSort()),
+    "ap": lambda: ranked(AveragePrecision(), balance=MagnitudeBalance()),
+    "ranking_weight": lambda: ranked(RankSort(), instance_weight=RankingWeight()),
+    "alrp": lambda: ALRPCriterion(
+        balance=HistoryBalance(period=3), localization=tasks(), rank_scope="global"
     ),
-    "ranking_weight": lambda: Criterion(
-        classification=RankSort(), instance_weight=RankingWeight(), rank_scope="global"
-    ),
-    "alrp": lambda: ALRPCriterion(balance=HistoryBalance(period=3), rank_scope="global"),
 }
 # Per worker, per image: rows, and how many of them are positive.
 SHARES = {
@@ -59,7 +72,6 @@ class Detector(nn.Module):
         self.cls = nn.Linear(6, CLASSES)
         self.box = nn.Linear(6, 4)
         self.mask = nn.Linear(6, 9)
-        self.mask_criterion = MaskCriterion()
         self.criterion = criterion
         self.double()
 
@@ -70,27 +82,29 @@ class Detector(nn.Module):
         gt_boxes = torch.cat([image["gt_boxes"] for image in images])
         rows = labels >= 0
         outputs = self.box(features)[rows]
-        candidates = Candidates(
+        return Candidates(
             logits=self.cls(features),
+            labels=labels,
+            positives=rows.nonzero().squeeze(1),
             image=torch.cat([torch.full_like(x["labels"], i) for i, x in enumerate(images)]),
             level=torch.zeros_like(labels),
             num_images=len(images),
-            box_outputs=outputs,
-            boxes=anchors[rows] + outputs,
-            anchors=anchors[rows],
-            gt_boxes=gt_boxes[rows],
+            boxes=BoxTargets(
+                outputs=outputs,
+                boxes=anchors[rows] + outputs,
+                anchors=anchors[rows],
+                gt_boxes=gt_boxes[rows],
+            ),
         )
-        return candidates, labels
 
     def forward(self, images):
         features = torch.cat([image["features"] for image in images])
-        candidates, labels = self.candidates(images)
-        rows, anchors = labels >= 0, torch.cat([image["anchors"] for image in images])
-        found = self.criterion(candidates, labels)
-        masks = self.mask(features)[rows].view(-1, 3, 3)
-        targets = (anchors[rows][:, :3, None] > features[rows][:, None, :3]).double()
-        further = found.weights, found.task_loss, found.group
-        return found.losses | {"loss_mask": self.mask_criterion(masks, targets, *further)}
+        candidates = self.candidates(images)
+        rows, anchors = candidates.positives, candidates.boxes.anchors
+        logits = self.mask(features)[rows].view(-1, 3, 3)
+        masks = (anchors[:, :3, None] > features[rows][:, None, :3]).double()
+        targets = MaskTargets(logits, masks, torch.arange(len(rows)))
+        return self.criterion(replace(candidates, masks=targets)).losses
 
 
 def make_image(rows, positives, seed):
@@ -171,9 +185,9 @@ class Baseline(Detector):
 
     def forward(self, images):
         features = torch.cat([image["features"] for image in images])
-        candidates, labels = self.candidates(images)
+        candidates = self.candidates(images)
         branch = self.centerness(features).squeeze(1)
-        return self.criterion(replace(candidates, branch_logits=branch), labels).losses
+        return self.criterion(replace(candidates, branch_logits=branch)).losses
 
 
 def count_work(rank, size, folder):

@@ -7,103 +7,33 @@ from ranking_det.criteria import (
     APE,
     ALRPCriterion,
     AveragePrecision,
-    BranchLoss,
-    Candidates,
     CenternessWeight,
     ConstantBalance,
     Criterion,
     Focal,
     GIoU,
     HistoryBalance,
-    IoU,
     IoUWeight,
-    MagnitudeBalance,
-    Matches,
+    MaskDice,
     PositiveCount,
-    QualityFocal,
     RankDet,
-    RankingWeight,
     RankSort,
     SmoothL1,
-    UniformWeight,
     ValueBalance,
-    Varifocal,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import alrp_loss, rank_sort_loss
-
-CRITERIA = {
-    "rank_sort": lambda: Criterion(classification=RankSort()),
-    "ap": lambda: Criterion(classification=AveragePrecision()),
-    "ap_sigmoid": lambda: Criterion(classification=AveragePrecision(distance="sigmoid")),
-    "alrp": lambda: ALRPCriterion(balance=HistoryBalance(period=2)),
-    "ape": lambda: Criterion(classification=APE(), balance=ConstantBalance(2.0)),
-    "rankdet": lambda: Criterion(classification=RankDet(), instance_weight=UniformWeight()),
-    "rankdet_ohem": lambda: Criterion(
-        classification=RankDet(negatives="ohem", probabilities=False, merge_levels=True),
-        balance=MagnitudeBalance(),
-        rank_scope="image",
-    ),
-    "ranking_weight": lambda: Criterion(
-        classification=RankSort(), instance_weight=RankingWeight(), localization=IoU()
-    ),
-    "centerness": lambda: Criterion(
-        classification=RankSort(), instance_weight=CenternessWeight(), balance=MagnitudeBalance()
-    ),
-    "focal": lambda: Criterion(
-        classification=Focal(),
-        localization=SmoothL1(beta=0.1),
-        instance_weight=UniformWeight(),
-        balance=ConstantBalance(1.0),
-        normalizer=PositiveCount(),
-    ),
-    "qfl": lambda: Criterion(classification=QualityFocal(), normalizer=PositiveCount()),
-    "vfl": lambda: Criterion(classification=Varifocal(), normalizer=PositiveCount()),
-}
-
-
-def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
-    """Candidates whose logits and box outputs are leaves; a box is its anchor plus its outputs."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = len(labels)
-    positives = int((labels >= 0).sum())
-    logits = torch.randn(rows, num_classes, generator=generator).to(dtype).requires_grad_()
-    outputs = torch.randn(positives, 4, generator=generator).to(dtype).requires_grad_()
-    corner = torch.rand(positives, 2, generator=generator) * 50
-    anchors = torch.cat([corner, corner + 20], dim=1)
-    return Candidates(
-        logits=logits,
-        image=torch.arange(rows) * num_images // max(rows, 1),
-        level=torch.zeros(rows, dtype=torch.int64),
-        num_images=num_images,
-        box_outputs=outputs,
-        boxes=anchors + outputs.float(),
-        anchors=anchors,
-        gt_boxes=anchors + 3 * torch.rand(positives, 4, generator=generator),
-    )
-
-
-def match(candidates, labels, quality):
-    return Matches(candidates, labels, (labels >= 0).nonzero().squeeze(1), quality, quality)
-
-
-LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
-
-
-def gradients(criterion, candidates, labels):
-    output = criterion(candidates, labels)
-    sum(output.losses.values()).backward()
-    return output, candidates.logits.grad, candidates.box_outputs.grad
+from tests.criteria.cases import CRITERIA, LABELS, change, gradients, make, make_masks, rank_sort
 
 
 def test_rank_sort_sees_the_entries_in_row_major_order_without_the_ignored_rows():
     candidates = make(LABELS)
-    output, grad, _ = gradients(Criterion(classification=RankSort()), candidates, LABELS)
+    output, grad, _ = gradients(Criterion(classification=RankSort()), candidates)
     kept = LABELS != IGNORE
     logits = candidates.logits.detach()[kept].reshape(-1).requires_grad_()
     labels = LABELS[kept]
     rows = (labels >= 0).nonzero().squeeze(1)
-    iou = candidates.iou()
+    iou = candidates.boxes.overlap()
     expected = rank_sort_loss(logits, rows * 4 + labels[rows], iou)
     (expected.ranking + expected.sorting).backward()
     torch.testing.assert_close(output.losses["loss_rank"], expected.ranking)
@@ -114,25 +44,25 @@ def test_rank_sort_sees_the_entries_in_row_major_order_without_the_ignored_rows(
 
 def test_the_box_loss_is_the_score_weighted_mean_giou_balanced_to_the_task_loss():
     candidates = make(LABELS)
-    output, _, grad = gradients(Criterion(classification=RankSort()), candidates, LABELS)
+    output, _, grad = gradients(Criterion(classification=RankSort()), candidates)
     weights = candidates.logits.detach()[LABELS >= 0].sigmoid().amax(dim=1)
     torch.testing.assert_close(output.weights, weights)
     torch.testing.assert_close(output.losses["loss_box"].detach(), output.task_loss)
     fresh = make(LABELS)
     mean = (weights * GIoU()(fresh)).sum() / weights.sum()
     (output.task_loss / mean.detach() * mean).backward()
-    torch.testing.assert_close(grad, fresh.box_outputs.grad)
+    torch.testing.assert_close(grad, fresh.boxes.outputs.grad)
 
 
 def test_the_task_loss_is_the_sum_of_the_ranking_parts_and_detached():
-    output = Criterion(classification=RankSort())(make(LABELS), LABELS)
+    output = Criterion(classification=RankSort())(make(LABELS))
     parts = output.losses["loss_rank"] + output.losses["loss_sort"]
     torch.testing.assert_close(output.task_loss, parts.detach())
     assert not output.task_loss.requires_grad and not output.weights.requires_grad
 
 
 def test_metrics_count_per_image_and_in_entries():
-    metrics = Criterion(classification=RankSort())(make(LABELS), LABELS).metrics
+    metrics = Criterion(classification=RankSort())(make(LABELS)).metrics
     assert metrics["num_positives"] == 2  # 4 in 2 images
     assert metrics["negatives_per_positive"] == (6 * 4 - 4) / 4
     assert 0 < metrics["mean_iou"] < 1
@@ -154,7 +84,7 @@ def test_metrics_count_per_image_and_in_entries():
 )
 def test_degenerate_steps_give_finite_losses_and_gradients(name, dtype, labels):
     candidates = make(labels, dtype=dtype)
-    output, grad, box_grad = gradients(CRITERIA[name](), candidates, labels)
+    output, grad, box_grad = gradients(CRITERIA[name](), candidates)
     assert all(loss.isfinite() and loss.dim() == 0 for loss in output.losses.values())
     assert grad is not None and grad.isfinite().all() and grad.dtype == dtype
     assert box_grad is not None and box_grad.isfinite().all()
@@ -163,8 +93,8 @@ def test_degenerate_steps_give_finite_losses_and_gradients(name, dtype, labels):
 
 def test_one_class_and_perfect_boxes_leave_the_balance_finite():
     candidates = make(torch.tensor([0, BACKGROUND]), num_classes=1)
-    perfect = dataclasses.replace(candidates, gt_boxes=candidates.boxes.detach())
-    output = Criterion(classification=RankSort())(perfect, torch.tensor([0, BACKGROUND]))
+    perfect = change(candidates, gt_boxes=candidates.boxes.boxes.detach())
+    output = Criterion(classification=RankSort())(perfect)
     assert output.metrics["box_balance"].isfinite()
     assert output.losses["loss_box"] < 1e-5
 
@@ -172,18 +102,17 @@ def test_one_class_and_perfect_boxes_leave_the_balance_finite():
 @pytest.mark.parametrize("name", ["rank_sort", "alrp", "ape", "rankdet", "focal"])
 def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_and_not_an_error(name):
     candidates = make(LABELS)
-    broken = dict(
-        boxes=candidates.boxes * torch.nan, box_outputs=candidates.box_outputs * torch.nan
-    )
-    output = CRITERIA[name]()(dataclasses.replace(candidates, **broken), LABELS)
+    boxes = candidates.boxes
+    broken = change(candidates, decoded=boxes.boxes * torch.nan, outputs=boxes.outputs * torch.nan)
+    output = CRITERIA[name]()(broken)
     assert not output.losses["loss_box"].isfinite()
 
 
 def test_weights_of_zero_do_not_divide_by_zero():
     candidates = make(LABELS)
-    far = dataclasses.replace(candidates, gt_boxes=candidates.gt_boxes + 1000)
+    far = change(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
     criterion = Criterion(classification=RankSort(), instance_weight=IoUWeight())
-    output, _, grad = gradients(criterion, far, LABELS)
+    output, _, grad = gradients(criterion, far)
     assert output.losses["loss_box"] == 0 and (grad == 0).all()
 
 
@@ -195,18 +124,14 @@ def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_sha
         balance=ConstantBalance(2.0),
         normalizer=PositiveCount(momentum=0.5, initial=12.0),
     )
-    weights = CenternessWeight()(match(candidates, LABELS, torch.ones(4)))
+    weights = CenternessWeight()(candidates)
     mean = (weights * GIoU()(candidates)).sum() / weights.sum()
-    found = criterion(candidates, LABELS).losses["loss_box"]
+    found = criterion(candidates).losses["loss_box"]
     torch.testing.assert_close(found, 2 * mean * 4 / 8)  # 4 positives, an average of 8
 
 
 def changed(**fields):
-    return dataclasses.replace(make(LABELS), **fields)
-
-
-def rank_sort(**options):
-    return Criterion(classification=RankSort(), **options)
+    return change(make(LABELS), **fields)
 
 
 @pytest.mark.parametrize(
@@ -238,35 +163,77 @@ def rank_sort(**options):
             ),
             "rank_scope: Focal ranks nothing",
         ),
-        (lambda: rank_sort()(make(LABELS), LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
+        (lambda: changed(labels=LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
         (
-            lambda: rank_sort()(make(LABELS), LABELS.clamp(max=BACKGROUND)),
-            "box_outputs: expected one row of 4 for each of the 0 positive labels",
+            lambda: changed(positives=torch.zeros(0, dtype=torch.int64)),
+            "positives: expected the 4 rows whose label is a class, ascending, got 0 rows",
         ),
         (
-            lambda: rank_sort()(changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])), LABELS),
+            lambda: changed(positives=torch.tensor([0, 2, 5, 6])),
+            "positives: expected the 4 rows whose label is a class, ascending, got 4 rows",
+        ),
+        (
+            lambda: changed(positives=torch.tensor([2, 0, 5, 7])),
+            "positives: expected the 4 rows whose label is a class, ascending",
+        ),
+        (
+            lambda: changed(positives=torch.tensor([0.0, 2, 5, 7])),
+            "positives: expected int64 of one dimension, got torch.float32 of shape .4,.",
+        ),
+        (
+            lambda: changed(outputs=torch.zeros(3, 4)),
+            "boxes.outputs: expected one row of 4 for each of the 4 positive labels, got shape",
+        ),
+        (
+            lambda: changed(gt_boxes=torch.zeros(4, 5)),
+            "boxes.gt_boxes: expected one row of 4 for each of the 4 positive labels, got shape",
+        ),
+        (
+            lambda: changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])),
             "image: expected ascending images 0..1, as rows are image-major",
         ),
         (
-            lambda: rank_sort()(changed(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])), LABELS),
+            lambda: changed(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])),
             "image: expected ascending images 0..1",
         ),
         (
-            lambda: rank_sort()(changed(level=torch.zeros(8)), LABELS),
+            lambda: changed(level=torch.zeros(8)),
             "level: expected int64 of shape .8,., one entry per row, got torch.float32",
         ),
         (
-            lambda: Criterion(
-                classification=Focal(),
-                normalizer=PositiveCount(),
-                branch=BranchLoss(IoUWeight()),
-            )(changed(branch_logits=torch.zeros(7)), LABELS),
-            "branch_logits: expected shape .8,., one entry per row, got .7,.",
+            lambda: changed(continuous_labels=torch.zeros(3)),
+            "continuous_labels: expected a float of shape .4,., one entry per positive, got",
         ),
         (
-            lambda: rank_sort()(make(LABELS, num_classes=3), LABELS),
-            "labels: expected a class below 3",
+            lambda: changed(masks=dataclasses.replace(make_masks([0, 1]), masks=torch.zeros(2, 4))),
+            "masks.masks: expected masks of the shape of logits, .Q, h, w., got .2, 4. for",
         ),
+        (
+            lambda: changed(masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))),
+            "masks.index: expected int64 of shape .1,., one entry per mask, got torch.int64 of",
+        ),
+        (
+            lambda: changed(masks=make_masks([0, 4])),
+            "masks.index: expected positives 0..3, got 0 to 4",
+        ),
+        (
+            lambda: rank_sort(localization=MaskDice())(make(LABELS)),
+            "candidates.masks: expected the masks of positives, got None",
+        ),
+        (
+            lambda: rank_sort()(changed(boxes=None, masks=make_masks([0]))),
+            "candidates.boxes: expected the boxes of the positives, got None",
+        ),
+        (
+            lambda: rank_sort(localization=[GIoU(), SmoothL1()]),
+            "localization: expected a Localization, or several with losses of different names, got",
+        ),
+        (lambda: rank_sort(localization=[torch.nn.Identity()]), "localization: .* got Identity"),
+        (
+            lambda: changed(branch_logits=torch.zeros(7)),
+            "branch_logits: expected shape .8,., one entry per row, got .7,.",
+        ),
+        (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],
 )
 def test_wrong_arguments_are_named(build, message):
@@ -277,7 +244,7 @@ def test_wrong_arguments_are_named(build, message):
 def test_alrp_takes_the_errors_of_its_boxes_and_weighs_them_by_rank():
     candidates = make(LABELS)
     criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
-    output, grad, box_grad = gradients(criterion, candidates, LABELS)
+    output, grad, box_grad = gradients(criterion, candidates)
     fresh = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
     errors = GIoU()(fresh) / (2 * 0.3)
@@ -287,7 +254,7 @@ def test_alrp_takes_the_errors_of_its_boxes_and_weighs_them_by_rank():
     torch.testing.assert_close(output.losses["loss_box"], 3 * expected.localization)
     (expected.classification + 3 * expected.localization).backward()
     torch.testing.assert_close(grad, fresh.logits.grad)
-    torch.testing.assert_close(box_grad, fresh.box_outputs.grad)
+    torch.testing.assert_close(box_grad, fresh.boxes.outputs.grad)
 
 
 @pytest.mark.parametrize("name", ["rank_sort", "ap", "alrp", "ape", "rankdet"])
@@ -295,14 +262,10 @@ def test_the_scope_of_an_image_is_the_mean_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
     candidates = make(labels, num_images=3)
     assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive
-    whole = with_scope(CRITERIA[name], "image")(candidates, labels)
+    whole = with_scope(CRITERIA[name], "image")(candidates)
     fresh = make(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")
-    parts = [
-        criterion(part.candidates, part.labels).losses
-        for part in match(fresh, labels, torch.ones(4)).images()
-        if len(part.rows)
-    ]
+    parts = [criterion(part).losses for part in fresh.images() if len(part.positives)]
     task = [key for key in whole.losses if key != "loss_box"]
     assert len(parts) == 2
     for key in task:

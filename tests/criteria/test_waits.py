@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ranking_det.criteria import (
+    BoxTargets,
     Candidates,
     ConstantBalance,
     Criterion,
@@ -105,17 +106,20 @@ def batch(images, classes, levels, rows=60):
     corner = 50 * torch.rand(positives, 2, generator=generator)
     anchors = torch.cat([corner, corner + 20], dim=1)
     outputs = torch.randn(positives, 4, generator=generator).requires_grad_()
-    step = Candidates(
+    return Candidates(
         logits=torch.randn(images * rows, classes, generator=generator).requires_grad_(),
+        labels=labels,
+        positives=(labels >= 0).nonzero().squeeze(1),
         image=torch.arange(images).repeat_interleave(rows),
         level=(torch.arange(rows) * levels // rows).repeat(images),
         num_images=images,
-        box_outputs=outputs,
-        boxes=anchors + outputs,
-        anchors=anchors,
-        gt_boxes=anchors + 3 * torch.rand(positives, 4, generator=generator),
+        boxes=BoxTargets(
+            outputs=outputs,
+            boxes=anchors + outputs,
+            anchors=anchors,
+            gt_boxes=anchors + 3 * torch.rand(positives, 4, generator=generator),
+        ),
     )
-    return step, labels
 
 
 COMPONENTS = {
@@ -126,14 +130,14 @@ COMPONENTS = {
 
 
 def waits_of_a_step(build, scope, *size):
-    step, labels = batch(*size)
+    step = batch(*size)
     criterion = Criterion(
         classification=build(),
         instance_weight=UniformWeight(),
         balance=ConstantBalance(1.0),
         rank_scope=scope,
     )
-    return waits(lambda: sum(criterion(step, labels).losses.values()).backward())
+    return waits(lambda: sum(criterion(step).losses.values()).backward())
 
 
 @pytest.mark.parametrize("scope", ["image", "gpu"])

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ranking_det.checks import check_at_least, check_integer
+from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
-from ranking_det.criteria.criterion import Criterion
+from ranking_det.criteria.criterion import CriterionBase
 from ranking_det.criteria.step_counter import StepCounter
 
 
-class CriterionSchedule(nn.Module):
+class CriterionSchedule(CriterionBase):
     """Criteria that take turns over one training, such as a focal stage before a ranking stage.
 
     RankDetNet (Liu et al., CVPR 2021) starts from a detector that was trained with focal loss. The
@@ -27,7 +28,9 @@ class CriterionSchedule(nn.Module):
         max_iter: training steps in all, >= 1; the last stage goes on beyond them.
     """
 
-    def __init__(self, stages: Sequence[Criterion], shares: Sequence[float], max_iter: int) -> None:
+    def __init__(
+        self, stages: Sequence[CriterionBase], shares: Sequence[float], max_iter: int
+    ) -> None:
         super().__init__()
         if not stages or len(stages) != len(shares):
             raise ValueError(
@@ -39,21 +42,47 @@ class CriterionSchedule(nn.Module):
         if abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"shares: expected a sum of 1, got {sum(shares):g}")
         check_integer("max_iter", max_iter, 1)
-        if len({getattr(stage, "branch", None) is None for stage in stages}) > 1:
+        if len({stage.branch is None for stage in stages}) > 1:
             raise ValueError("stages: expected a branch in all of them or in none")
         self.stages = nn.ModuleList(stages)
         self.ends = [round(end * max_iter) for end in accumulate(shares)]
         self.counter = StepCounter()
 
     @property
-    def branch(self) -> nn.Module | None:
+    def branch(self) -> BranchLoss | None:
         """The first stage's branch loss; the others have one if it has."""
-        return getattr(self.stages[0], "branch", None)
+        return self._stages[0].branch
 
-    def forward(self, candidates: Candidates, labels: Tensor) -> CriterionOutput:
+    @property
+    def softmax(self) -> bool:
+        """Whether the scores are a softmax in every stage.
+
+        Raises:
+            ValueError: they are in some stages only.
+        """
+        kinds = {stage.softmax for stage in self._stages}
+        if len(kinds) > 1:
+            raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
+        return kinds.pop()
+
+    @property
+    def uses_continuous_labels(self) -> bool:
+        """Whether the candidates' continuous labels count in every stage."""
+        return all(stage.uses_continuous_labels for stage in self._stages)
+
+    @property
+    def coder_weights(self) -> list[tuple[float, ...]]:
+        """The weights of the box coder that each loss on encoded boxes is for, of all stages."""
+        return [weights for stage in self._stages for weights in stage.coder_weights]
+
+    @property
+    def _stages(self) -> list[CriterionBase]:
+        return list(self.stages)  # type: ignore[arg-type]
+
+    def forward(self, candidates: Candidates) -> CriterionOutput:
         """Call the criterion of the step; see :class:`Criterion`. In training, count the step."""
         step = self.counter(count=self.training)
         stage = sum(step >= end for end in self.ends[:-1])
-        output: CriterionOutput = self.stages[stage](candidates, labels)
+        output: CriterionOutput = self.stages[stage](candidates)
         output.metrics["stage"] = torch.full_like(output.task_loss, stage)
         return output

@@ -16,7 +16,7 @@ from ranking_det.criteria import (
     RankSort,
 )
 from ranking_det.labels import BACKGROUND
-from tests.losses.test_criterion import LABELS, make
+from tests.criteria.cases import LABELS, make
 
 
 def focal(**options):
@@ -29,9 +29,9 @@ def names(output):
 
 def test_stages_take_turns_and_the_last_goes_on():
     schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.4, 0.6], 5)
-    seen = [names(schedule(make(LABELS), LABELS)) for _ in range(5)]
+    seen = [names(schedule(make(LABELS))) for _ in range(5)]
     assert seen == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
-    assert schedule(make(LABELS), LABELS).metrics["stage"] == 1
+    assert schedule(make(LABELS)).metrics["stage"] == 1
 
 
 def test_a_checkpoint_keeps_the_stage():
@@ -40,10 +40,10 @@ def test_a_checkpoint_keeps_the_stage():
 
     first, resumed = build(), build()
     for _ in range(2):
-        first(make(LABELS), LABELS)
-    resumed(make(LABELS), LABELS)
+        first(make(LABELS))
+    resumed(make(LABELS))
     resumed.load_state_dict(first.state_dict())
-    assert [names(resumed(make(LABELS), LABELS))[-1] for _ in range(2)] == ["loss_cls", "loss_sort"]
+    assert [names(resumed(make(LABELS)))[-1] for _ in range(2)] == ["loss_cls", "loss_sort"]
 
 
 def test_only_training_steps_count():
@@ -51,9 +51,9 @@ def test_only_training_steps_count():
         [focal(), Criterion(classification=RankSort())], [0.5, 0.5], 2
     ).eval()
     for _ in range(3):
-        assert "loss_cls" in schedule(make(LABELS), LABELS).losses
-    schedule.train()(make(LABELS), LABELS)
-    assert "loss_rank" in schedule(make(LABELS), LABELS).losses
+        assert "loss_cls" in schedule(make(LABELS)).losses
+    schedule.train()(make(LABELS))
+    assert "loss_rank" in schedule(make(LABELS)).losses
 
 
 @pytest.mark.parametrize("target", [IoUWeight, CenternessWeight])
@@ -63,14 +63,14 @@ def test_the_branch_learns_its_target_at_the_positives(target, labels):
     logits = torch.randn(len(labels), generator=torch.Generator().manual_seed(1)).requires_grad_()
     candidates = dataclasses.replace(candidates, branch_logits=logits)
     criterion = focal(branch=BranchLoss(target(), weight=0.5))
-    loss = criterion(candidates, labels).losses["loss_branch"]
+    loss = criterion(candidates).losses["loss_branch"]
     loss.backward()
     rows = labels >= 0
     assert (logits.grad[~rows] == 0).all()
     if not rows.any():
         assert loss == 0
         return
-    expected = target()(criterion._match(candidates, labels))
+    expected = target()(candidates)
     found = logits.detach()[rows].sigmoid() - 2 * rows.sum() * logits.grad[rows]
     torch.testing.assert_close(found, expected)
     error = torch.nn.functional.binary_cross_entropy(logits.detach()[rows].sigmoid(), expected)
@@ -110,13 +110,11 @@ def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
             "stages: expected a branch in all",
         ),
         (
-            lambda: focal(branch=BranchLoss(IoUWeight()))(make(LABELS), LABELS),
+            lambda: focal(branch=BranchLoss(IoUWeight()))(make(LABELS)),
             "branch_logits: expected a tensor",
         ),
         (
-            lambda: focal()(
-                dataclasses.replace(make(LABELS), branch_logits=torch.zeros(8)), LABELS
-            ),
+            lambda: focal()(dataclasses.replace(make(LABELS), branch_logits=torch.zeros(8))),
             "branch_logits: expected None",
         ),
     ],

@@ -1,0 +1,69 @@
+"""Errors of predicted masks, one for each, as functions on plain tensors.
+
+Shapes: Q masks of h x w pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ranking_det.checks import describe
+
+EPS = 1e-5
+
+
+def dice_errors(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each mask (Milletari et al., 3DV 2016), with squares in the denominator.
+
+    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5), over the pixels. An empty target gives 1 and no
+    gradient.
+
+    Args:
+        logits: (Q, h, w), raw.
+        targets: (Q, h, w), in [0, 1].
+
+    Returns:
+        (Q,) float32 or better in [0, 1], with gradient.
+
+    Raises:
+        ValueError: other shapes.
+
+    >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
+    True
+    """
+    logits, t = _widen(logits, targets)
+    p = logits.sigmoid()
+    overlap = (p * t).sum(1)
+    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + EPS)
+
+
+def mask_cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of each mask, the mean over its pixels (He et al., ICCV 2017).
+
+    Args:
+        logits: (Q, h, w), raw.
+        targets: (Q, h, w), in [0, 1].
+
+    Returns:
+        (Q,) float32 or better, >= 0, with gradient.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    entropies = functional.binary_cross_entropy_with_logits(
+        *_widen(logits, targets), reduction="none"
+    )
+    return entropies.mean(1)
+
+
+def _widen(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (Q, h w), in float32 or better."""
+    if logits.dim() != 3 or targets.shape != logits.shape:
+        raise ValueError(
+            f"targets: expected masks of the shape of logits, (Q, h, w), got {describe(targets)} "
+            f"for {describe(logits)}"
+        )
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide).flatten(1), targets.to(wide).flatten(1)

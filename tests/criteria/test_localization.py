@@ -1,0 +1,148 @@
+"""Localisation tasks in a criterion: boxes, masks, both."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ranking_det.criteria import (
+    ALRPCriterion,
+    ConstantBalance,
+    Criterion,
+    Focal,
+    GIoU,
+    HistoryBalance,
+    MaskCrossEntropy,
+    MaskDice,
+    PositiveCount,
+    RankSort,
+    UniformWeight,
+)
+from ranking_det.criteria.weights import ScoreWeight
+from ranking_det.labels import BACKGROUND
+from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
+from tests.criteria.cases import LABELS, make, make_masks, rank_sort
+
+INDEX = [2, 0, 2, 1]  # of four positives one has two masks, one none
+
+
+def with_masks(index=INDEX, labels=LABELS, **fields):
+    return dataclasses.replace(make(labels), masks=make_masks(index), **fields)
+
+
+def masked_losses(task, candidates=None, instance_weight=None):
+    """The output of Rank & Sort Loss on boxes and masks."""
+    criterion = rank_sort(localization=[GIoU(), task], instance_weight=instance_weight)
+    return criterion(candidates or with_masks())
+
+
+def test_a_mask_has_the_weight_of_its_positive_and_its_loss_that_of_the_ranking():
+    candidates = with_masks()
+    output = masked_losses(MaskDice(), candidates)
+    assert list(output.losses) == ["loss_rank", "loss_sort", "loss_box", "loss_mask"]
+    torch.testing.assert_close(output.losses["loss_mask"].detach(), output.task_loss)
+    masks, weights = candidates.masks, output.weights[INDEX]
+    mean = (weights * dice_errors(masks.logits, masks.masks)).sum() / weights.sum()
+    plain = masked_losses(MaskDice(balanced=False, weight=2.0)).losses["loss_mask"]
+    torch.testing.assert_close(plain, 2 * mean)
+    # The balance is a factor that sends no gradient of its own.
+    (balanced,) = torch.autograd.grad(output.losses["loss_mask"], masks.logits, retain_graph=True)
+    (unbalanced,) = torch.autograd.grad(mean, masks.logits)
+    torch.testing.assert_close(balanced, unbalanced * output.task_loss / mean.detach())
+
+
+def test_masks_that_are_not_weighted_count_the_same():
+    candidates = with_masks()
+    loss = masked_losses(MaskCrossEntropy(weighted=False, balanced=False), candidates)
+    errors = mask_cross_entropies(candidates.masks.logits, candidates.masks.masks)
+    torch.testing.assert_close(loss.losses["loss_mask"], errors.mean())
+
+
+def test_the_masks_change_no_other_loss():
+    plain, masked = rank_sort()(make(LABELS)), masked_losses(MaskDice())
+    for name, loss in plain.losses.items():
+        assert torch.equal(loss, masked.losses[name])
+    assert plain.metrics == masked.metrics
+
+
+@pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
+def test_without_a_mask_the_loss_is_zero_and_attached(labels):
+    candidates = with_masks([], labels)
+    loss = masked_losses(MaskDice(), candidates).losses["loss_mask"]
+    assert loss == 0 and loss.requires_grad
+    loss.backward()
+
+
+def test_weights_or_a_task_loss_of_zero_leave_it_finite():
+    class NoWeight(UniformWeight):
+        def forward(self, candidates):
+            return 0 * super().forward(candidates)
+
+    assert masked_losses(MaskDice(), instance_weight=NoWeight()).losses["loss_mask"] == 0
+    # All positives are far above all negatives and have one quality.
+    sorted_logits = torch.where(LABELS[:, None] >= 0, 50.0, -50.0).expand(-1, 4).clone()
+    for row, label in enumerate(LABELS.clamp(min=0).tolist()):
+        sorted_logits[row, torch.arange(4) != label] = -50.0
+    candidates = with_masks(logits=sorted_logits, continuous_labels=torch.ones(4))
+    output = masked_losses(MaskDice(weighted=False), candidates)
+    assert output.task_loss == 0
+    errors = dice_errors(candidates.masks.logits, candidates.masks.masks)
+    torch.testing.assert_close(output.losses["loss_mask"], errors.mean())
+
+
+def test_of_a_detector_without_boxes_positives_are_sorted_by_their_masks():
+    candidates = dataclasses.replace(with_masks(), boxes=None)
+    output = rank_sort(localization=MaskDice())(candidates)
+    assert list(output.losses) == ["loss_rank", "loss_sort", "loss_mask"]
+    assert list(output.metrics) == ["num_positives", "negatives_per_positive"]
+    dice = 1 - dice_errors(candidates.masks.logits, candidates.masks.masks).detach()
+    quality = torch.stack([dice[1], dice[3], (dice[0] + dice[2]) / 2, torch.tensor(0.0)])
+    torch.testing.assert_close(candidates.overlap, quality)
+    expected = rank_sort_loss(*candidates.entries(), quality)
+    torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
+    torch.testing.assert_close(output.weights, ScoreWeight()(make(LABELS)))
+    sum(output.losses.values()).backward()
+    assert candidates.logits.grad.any() and candidates.masks.logits.grad.any()
+
+
+def test_each_image_alone_is_sorted_by_its_masks_too():
+    candidates = dataclasses.replace(with_masks(), boxes=None)
+    output = rank_sort(localization=MaskDice(), rank_scope="image")(candidates)
+    expected = rank_sort(rank_scope="image")(
+        dataclasses.replace(make(LABELS), continuous_labels=candidates.overlap)
+    )
+    torch.testing.assert_close(output.losses["loss_sort"], expected.losses["loss_sort"])
+
+
+def test_given_continuous_labels_come_before_any_overlap():
+    labels = torch.tensor([0.2, 0.9, 0.4, 0.1])
+    candidates = with_masks(continuous_labels=labels)
+    expected = rank_sort_loss(*candidates.entries(), labels)
+    losses = Criterion(classification=RankSort())(candidates).losses
+    torch.testing.assert_close(losses["loss_sort"], expected.sorting)
+
+
+def test_beside_a_sum_masks_are_a_mean_of_their_own():
+    candidates = with_masks()
+    criterion = Criterion(
+        classification=Focal(),
+        localization=[GIoU(), MaskCrossEntropy(weighted=False, balanced=False, weight=6.0)],
+        balance=ConstantBalance(2.0),
+        normalizer=PositiveCount(),
+    )
+    errors = mask_cross_entropies(candidates.masks.logits, candidates.masks.masks)
+    torch.testing.assert_close(criterion(candidates).losses["loss_mask"], 6 * errors.mean())
+
+
+def test_masks_stand_beside_alrp_with_a_balance_of_their_own():
+    plain = ALRPCriterion(balance=HistoryBalance(period=9))(make(LABELS))
+    tasks = [GIoU(), MaskDice()]
+    output = ALRPCriterion(balance=HistoryBalance(period=9), localization=tasks)(with_masks())
+    assert list(output.losses) == ["loss_cls", "loss_box", "loss_mask"]
+    torch.testing.assert_close(output.losses["loss_box"], plain.losses["loss_box"])
+    torch.testing.assert_close(output.losses["loss_mask"].detach(), output.task_loss)
+
+
+def test_a_weight_below_zero_is_refused():
+    with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
+        MaskDice(weight=-1.0)
