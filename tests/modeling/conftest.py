@@ -26,6 +26,8 @@ def load_masked_cascade(mask_heads=3):
         model.roi_heads[name] = masked[name]
     masked.mask_head.num_classes = "${...num_classes}"
     model.roi_heads.mask_heads = [masked.mask_head] * mask_heads
+    for criterion in model.roi_heads.criteria[:mask_heads]:
+        criterion.localization = masked.criterion.localization
     return model
 
 

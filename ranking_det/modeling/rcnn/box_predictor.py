@@ -159,7 +159,7 @@ class RankingBoxPredictor(nn.Module):
         finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
         boxes, scores = boxes[finite], scores[finite]
         rows, classes = (scores > score_thresh).nonzero(as_tuple=True)
-        by_class = boxes.view(len(boxes), -1, 4)
+        by_class = boxes.view(len(boxes), boxes.shape[1] // 4, 4)
         columns = classes if by_class.shape[1] > 1 else torch.zeros_like(classes)
         limit = self.test_topk_per_image
         best = keep_best(
