@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least, check_choice, check_integer, describe
+from ranking_det.checks import (
+    check_at_least,
+    check_choice,
+    check_detections,
+    check_integer,
+)
 
 METHODS = ("linear", "gaussian")
 
@@ -183,7 +188,7 @@ def soft_nms(
     >>> soft_nms(boxes, torch.tensor([.8, .4, .5]), torch.tensor([0, 0, 0]))
     (tensor([0, 2, 1]), tensor([0.8000, 0.5000, 0.1000]))
     """
-    _check_detections(boxes, scores, classes)
+    check_detections(boxes, scores, classes)
     _check_options(method, sigma, min_score, max_detections)
     # In float32 or better: lowered scores of float16 would tie. A taken score is 0 from then on.
     remaining = scores.to(torch.promote_types(scores.dtype, torch.float32)).nan_to_num(nan=0.0)
@@ -237,7 +242,7 @@ def vote_boxes(
     >>> vote_boxes(torch.tensor([0]), boxes, torch.tensor([.5, .5]), torch.tensor([0, 0]))
     tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
     """
-    _check_detections(boxes, scores, classes)
+    check_detections(boxes, scores, classes)
     check_at_least("sigma", sigma, 0.0, strictly=True)
     if kept.dim() != 1 or kept.dtype != torch.int64:
         raise ValueError(
@@ -268,18 +273,3 @@ def _check_options(method: str, sigma: float, min_score: float, max_detections: 
     if not min_score >= 0:
         raise ValueError(f"min_score: expected a number of at least 0, got {min_score!r}")
     check_integer("max_detections", max_detections, 1)
-
-
-def _check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
-    """Raise ValueError unless these are boxes (n, 4), scores (n,) and integer classes (n,)."""
-    if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-        raise ValueError(f"boxes: expected a float tensor (n, 4), got {describe(boxes)}")
-    for name, value, floating in (("scores", scores, True), ("classes", classes, False)):
-        if value.shape != boxes.shape[:1] or value.is_floating_point() != floating:
-            kind = "a float" if floating else "an integer"
-            raise ValueError(
-                f"{name}: expected {kind} tensor ({len(boxes)},), one entry per box, got "
-                f"{describe(value)}"
-            )
-        if value.device != boxes.device:
-            raise ValueError(f"{name}: expected a tensor on {boxes.device}, got {describe(value)}")

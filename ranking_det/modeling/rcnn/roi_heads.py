@@ -90,11 +90,12 @@ class StagedROIHeads(nn.Module):
         ValueError: parts that do not fit together.
     """
 
-    box_head: nn.Module
-    box_predictor: nn.Module
-    mask_head: nn.Module
-    assigner: nn.Module
-    criterion: nn.Module
+    # A module, or of several stages a list of modules; named as Detectron2 names them.
+    box_head: Any
+    box_predictor: Any
+    mask_head: Any
+    assigner: Any
+    criterion: Any
 
     def __init__(
         self,
