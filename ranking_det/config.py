@@ -24,13 +24,24 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | Non
     module = getattr(constructor, "__module__", None) or ""
     if inspect.isclass(target) and module.startswith("torch.nn.modules.module"):
         return {}  # a module without arguments inherits a constructor that takes any, and fails
-    try:
-        found = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in found.values()):
-        return None
-    return {name: p for name, p in found.items() if p.kind is not p.VAR_POSITIONAL}
+    arguments: dict[str, inspect.Parameter] = {}
+    for callee in _callees(target):
+        try:
+            found = inspect.signature(callee).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        arguments = {p.name: p for p in found if p.kind not in variable} | arguments
+        if all(p.kind is not p.VAR_KEYWORD for p in found):
+            return arguments
+    return None
+
+
+def _callees(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The target, and the bases that a class of this package may hand arguments on to."""
+    if not inspect.isclass(target) or not target.__module__.startswith(f"{__package__}."):
+        return [target]
+    return [target, *(base for base in target.__mro__[1:] if "__init__" in vars(base))]
 
 
 def check_key(target: Callable[..., Any], key: str, where: str) -> None:
@@ -52,11 +63,15 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
     An int is accepted for a float. An annotation that says nothing about plain values (a module, a
     tensor) accepts everything.
     """
-    try:
-        callee = target.__init__ if inspect.isclass(target) else target
-        hint = typing.get_type_hints(callee).get(key)
-    except (NameError, TypeError, AttributeError):
-        return
+    hint = None
+    for callee in _callees(target):
+        try:
+            hints = typing.get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
+        except (NameError, TypeError, AttributeError):
+            return
+        if key in hints:
+            hint = hints[key]
+            break
     if hint is not None and not _fits(value, hint):
         raise UserError(
             f"{where}.{key} must be {_describe(hint)} for {_name(target)}, got {value!r}"

@@ -51,6 +51,11 @@ class Assigner(nn.Module):
     needs_grid = True
     one_per_location = False
 
+    @property
+    def num_levels(self) -> int | None:
+        """The number of feature levels that it is for; None for any."""
+        return None
+
     @torch.no_grad()
     def forward(
         self,

@@ -52,12 +52,12 @@ class CostMixture(Assigner):
 
     def __init__(
         self,
-        topk: int,
-        min_iou: float,
-        single_candidate: Fallback,
-        low_quality: LowQuality,
-        empty_component: Fallback,
-        reg_covar: float,
+        topk: int = 9,
+        min_iou: float = 0.1,
+        single_candidate: Fallback = "positive",
+        low_quality: LowQuality = "anchor",
+        empty_component: Fallback = "positive",
+        reg_covar: float = 1e-6,
     ) -> None:
         super().__init__()
         if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:

@@ -48,7 +48,7 @@ class FCOS(Assigner):
 
     @property
     def num_levels(self) -> int:
-        """The number of feature levels that the ranges are for."""
+        """One more than there are ranges."""
         return len(self.size_ranges) + 1
 
     def match(

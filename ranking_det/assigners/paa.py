@@ -5,7 +5,7 @@ n is the number of anchors that take part, G of objects, both in the whole batch
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,29 +32,14 @@ class PAA(CostMixture):
     ``reg_covar=1e-5``.
 
     Args:
-        topk: samples per object and level, >= 1.
-        min_iou: of an anchor that competes for an object, in [0, 1].
-        single_candidate: what an object's only sample is: "positive", or "none".
         box_weight: of the GIoU loss, >= 0.
-        low_quality: which object a low-quality match competes for; see :class:`MaxIoU`.
-        empty_component: what the samples are if none is of the cheaper component: "positive", all
-            of them, or "none".
-        reg_covar: added to the variances of the mixture, > 0.
+        mixture: the arguments of :class:`CostMixture`.
     """
 
     ALPHA, GAMMA = 0.25, 2
 
-    def __init__(
-        self,
-        topk: int = 9,
-        min_iou: float = 0.1,
-        single_candidate: Fallback = "positive",
-        box_weight: float = 1.0,
-        low_quality: LowQuality = "anchor",
-        empty_component: Fallback = "positive",
-        reg_covar: float = 1e-6,
-    ) -> None:
-        super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
+    def __init__(self, *, box_weight: float = 1.0, **mixture: Any) -> None:
+        super().__init__(**mixture)
         if not 0 <= box_weight < float("inf"):
             raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
         self.box_weight = box_weight
@@ -96,29 +81,30 @@ class NormalizedPAA(CostMixture):
     for how the costs are split.
 
     Args:
-        topk: samples per object and level, >= 1.
-        min_iou: of an anchor that competes for an object, in [0, 1].
-        single_candidate: what an object's only sample is: "positive", or "none".
         scores: "both", or the "classification" or "localization" score alone.
         normalize: False to take the scores as they are.
-        low_quality: which object a low-quality match competes for; see :class:`MaxIoU`.
-        empty_component: what the samples are if none is of the cheaper component: "positive", all
-            of them, or "none".
-        reg_covar: added to the variances of the mixture, > 0.
+        single_candidate: see :class:`CostMixture`, which takes further arguments.
+        low_quality: see there.
+        empty_component: see there.
+        mixture: its other arguments.
     """
 
     def __init__(
         self,
-        topk: int = 9,
-        min_iou: float = 0.1,
-        single_candidate: Fallback = "none",
+        *,
         scores: Scores = "both",
         normalize: bool = True,
+        single_candidate: Fallback = "none",
         low_quality: LowQuality = "object",
         empty_component: Fallback = "none",
-        reg_covar: float = 1e-6,
+        **mixture: Any,
     ) -> None:
-        super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
+        super().__init__(
+            single_candidate=single_candidate,
+            low_quality=low_quality,
+            empty_component=empty_component,
+            **mixture,
+        )
         check_choice("scores", scores, ("both", "classification", "localization"))
         self.scores = scores
         self.normalize = normalize

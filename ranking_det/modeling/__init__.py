@@ -9,15 +9,10 @@ from ranking_det.modeling.backbones.resnet import ExtraLevels, FrozenStatisticsB
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
-from ranking_det.modeling.dense.inference import DenseInference, RawDetections
+from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
-from ranking_det.modeling.interface import (
-    DetectorAdapter,
-    DetectorInterface,
-    Positives,
-    interface_of,
-    register_adapter,
-)
+from ranking_det.modeling.interface import DetectorInterface, Positives, interface_of
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads
 from ranking_det.modeling.rcnn.generalized_rcnn import RCNNAdapter
@@ -33,7 +28,6 @@ __all__ = [
     "DenseDetectorWithTTA",
     "DenseHead",
     "DenseInference",
-    "DetectorAdapter",
     "DetectorInterface",
     "ExtraLevels",
     "FrozenStatisticsBatchNorm2d",
@@ -55,5 +49,4 @@ __all__ = [
     "add_ranking_config",
     "build_resnet_carafe_fpn_backbone",
     "interface_of",
-    "register_adapter",
 ]

@@ -10,11 +10,16 @@ from typing import Any
 
 import torch
 from detectron2.structures import ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment, Predictions
 from ranking_det.criteria import BoxTargets, Candidates, CriterionBase
-from ranking_det.modeling.adapters import flatten_levels, image_and_level, valid_cells
+from ranking_det.modeling.feature_maps import (
+    MapPredictions,
+    flatten_levels,
+    image_and_level,
+    valid_cells,
+)
 
 
 def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
@@ -57,7 +62,7 @@ class AnchorMatching:
         images: ImageList,
         features: list[Tensor],
         anchors: list[Tensor],
-        predictions: tuple[list[Tensor], ...],
+        predictions: MapPredictions,
         gt_instances: list[Instances],
     ) -> tuple[Tensor, Tensor, Assignment]:
         """Assign the objects of the N images to the anchors.
@@ -66,40 +71,34 @@ class AnchorMatching:
             images: the N images.
             features: the backbone's, per level.
             anchors: on them, per level.
-            predictions: of the head on them: logits and box outputs per level.
+            predictions: of the head on them.
             gt_instances: the objects of each image.
 
         Returns:
             Logits (R, K), raw box outputs (R, 4), their assignment.
         """
-        logits = flatten_levels(predictions[0], self.num_classes)
-        outputs = flatten_levels(predictions[1], 4).float()
-        valid = self.valid(images, features, anchors)
-        return logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
+        logits = flatten_levels(predictions.logits, self.num_classes)
+        outputs = flatten_levels(predictions.outputs, 4).float()
+        detached = None
+        # An assigner of the user's own need not derive from the base class.
+        if isinstance(self.assigner, Assigner) and self.assigner.needs_predictions:
+            with torch.no_grad():
+                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
+            detached = Predictions(logits.detach(), boxes)
+        assignment = self.assigner(
+            anchors,
+            [instances.gt_boxes.tensor for instances in gt_instances],
+            [instances.gt_classes for instances in gt_instances],
+            self.valid(images, features, anchors),
+            detached,
+        )
+        return logits, outputs, assignment
 
     def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""
         grids = [feature.shape[-2:] for feature in features]
         counts = self.anchor_generator.num_anchors
         return valid_cells(images.image_sizes, grids, self.strides, counts, features[0].device)
-
-    def assign(
-        self,
-        anchors: list[Tensor],
-        gt_instances: list[Instances],
-        valid: Tensor,
-        logits: Tensor,
-        outputs: Tensor,
-    ) -> Assignment:
-        """Call the assigner; the predictions are decoded only for one that needs them."""
-        predictions = None
-        if getattr(self.assigner, "needs_predictions", False):
-            with torch.no_grad():
-                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
-            predictions = Predictions(logits.detach(), boxes)
-        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
-        gt_classes = [instances.gt_classes for instances in gt_instances]
-        return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
 
     @torch.no_grad()
     def pick_positives(
@@ -127,7 +126,7 @@ class AnchorMatching:
         """
         pyramid = _without_memory(backbone, images.tensor)
         features = [pyramid[name] for name in in_features]
-        predictions = _without_memory(head, features)
+        predictions = MapPredictions(*_without_memory(head, features))
         levels = self.make_anchors(features)
         _, _, assignment = self.assign_all(images, features, levels, predictions, gt_instances)
         anchors, (labels, gt_index) = torch.cat(levels), assignment

@@ -91,7 +91,15 @@ def check_against_the_loop(assigner, scene, make_costs):
 @pytest.mark.parametrize("seed", range(3))
 def test_paa_agrees_with_the_loop(seed, topk, min_iou, low_quality, single):
     check_against_the_loop(
-        PAA(topk, min_iou, single, 1.3, low_quality, empty_component=single, reg_covar=1e-5),
+        PAA(
+            topk=topk,
+            min_iou=min_iou,
+            single_candidate=single,
+            box_weight=1.3,
+            low_quality=low_quality,
+            empty_component=single,
+            reg_covar=1e-5,
+        ),
         crowd(seed),
         lambda *given: paa_costs(*given, box_weight=1.3),
     )
@@ -303,7 +311,7 @@ def test_wrong_arguments_are_named(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"topk must be an integer >= 1, got {topk}"):
-            assigner(topk)
+            assigner(topk=topk)
     with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
         assigner(min_iou=1.5)
     with pytest.raises(

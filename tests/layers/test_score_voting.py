@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking_det.layers import score_voting, vote_boxes
+from ranking_det.layers import suppression, vote_boxes
 from tests.layers import reference
 from tests.layers.cases import detections
 
@@ -21,7 +21,7 @@ def test_agrees_with_the_loop_whatever_the_block(n, num_classes, seed, min_iou, 
     boxes, scores, classes = detections(n, num_classes, seed)
     kept = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: (n + 1) // 2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_voting, "BLOCK_ENTRIES", block)
+        patch.setattr(suppression, "BLOCK_ENTRIES", block)
         voted = vote_boxes(kept, boxes, scores, classes, min_iou=min_iou, sigma=sigma)
     args = kept.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
     expected = torch.tensor(reference.vote(*args, min_iou, sigma), dtype=torch.float64)

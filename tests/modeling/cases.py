@@ -25,10 +25,10 @@ def load_masked_cascade(mask_heads=3):
     model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
     for name in ("mask_in_features", "mask_pooler"):
         model.roi_heads[name] = masked[name]
-    for criterion in model.roi_heads.criteria:
-        criterion.localization = masked.criterion.localization
     masked.mask_head.num_classes = "${...num_classes}"
     model.roi_heads.mask_heads = [masked.mask_head] * mask_heads
+    for criterion in model.roi_heads.criteria[:mask_heads]:
+        criterion.localization = masked.criterion.localization
     return model
 
 

@@ -7,12 +7,9 @@ from detectron2.utils.events import EventStorage
 
 from ranking_det import criteria as L
 from ranking_det.assigners import MaxIoU
+from ranking_det.losses import dice_errors
 from ranking_det.modeling import RankingCascadeROIHeads
-from ranking_det.modeling.rcnn.proposals import (
-    gather_candidates,
-    match_proposals,
-    refine_proposals,
-)
+from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from tests.modeling.cases import load, load_masked_cascade
 from tests.modeling.test_roi_heads import SIZE, make_features, make_proposals, make_targets, step
 
@@ -43,8 +40,8 @@ def spy(heads):
     seen = []
     for criterion in heads.criterion:
         original = criterion.forward
-        criterion.forward = lambda candidates, labels, original=original: (
-            seen.append((candidates, labels)) or original(candidates, labels)
+        criterion.forward = lambda candidates, original=original: (
+            seen.append(candidates) or original(candidates)
         )
     return seen
 
@@ -57,11 +54,11 @@ def test_each_stage_ranks_the_boxes_of_the_one_before_and_the_objects_anew():
     features, proposals = make_features(2), make_proposals(2)
     heads(None, features, proposals, targets)
     # 40 proposals an image; the objects' refined boxes go and their own come in their place.
-    assert [torch.bincount(c.image).tolist() for c, _ in seen] == [[43, 40]] * 3
+    assert [torch.bincount(own.image).tolist() for own in seen] == [[43, 40]] * 3
     with torch.no_grad():
         stage = heads.stages()[0]
-        logits, outputs = heads._predict(features, proposals, stage)
-        boxes = stage.predictor.predict_boxes((logits, outputs), proposals)
+        predictions = heads._predict(features, proposals, stage)
+        boxes = stage.predictor.predict_boxes(predictions, proposals)
         refined = refine_proposals(boxes, [own_with_flags(own) for own in proposals], training=True)
         expected = MaxIoU(0.6, 0.6, low_quality=None)(
             [torch.cat([refined[0].proposal_boxes.tensor, targets[0].gt_boxes.tensor])],
@@ -69,7 +66,7 @@ def test_each_stage_ranks_the_boxes_of_the_one_before_and_the_objects_anew():
             [targets[0].gt_classes],
             torch.ones(43, dtype=torch.bool),
         )
-    assert torch.equal(seen[1][1][:43], expected.labels)
+    assert torch.equal(seen[1].labels[:43], expected.labels)
 
 
 def own_with_flags(own):
@@ -92,21 +89,30 @@ def test_each_stage_balances_its_masks_against_its_task_loss(mask_heads):
         torch.testing.assert_close(found[f"loss_mask_stage{i}"], task)
 
 
-class Recorder(L.MaskCriterion):
+class Recorder(L.MaskDice):
     """Keeps what it is given in every stage."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
-    def forward(self, *arguments):
-        self.seen.append(arguments)
-        return super().forward(*arguments)
+    def instance_weights(self, candidates, weights):
+        chosen = super().instance_weights(candidates, weights)
+        self.seen.append((candidates.masks.logits, candidates.masks.masks, chosen))
+        return chosen
+
+
+def build_with(recorder, mask_heads, **changes):
+    """The cascade with a task on masks in the stages that have a mask head."""
+    tasks = [[L.GIoU(), recorder]] * mask_heads + [None] * (3 - mask_heads)
+    criteria = [L.Criterion(classification=L.RankSort(), localization=own) for own in tasks]
+    return build(mask_heads, criteria=criteria, **changes)
 
 
 @pytest.mark.parametrize(("mask_heads", "limit"), [(1, 1000), (3, 1000), (3, 5)])
 def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(mask_heads, limit):
-    heads = build(mask_heads, mask_criterion=Recorder(), max_mask_rois=limit)
+    recorder = Recorder()
+    heads = build_with(recorder, mask_heads, max_mask_rois=limit)
     for predictor in heads.box_predictor:
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
     candidates, pooled, outputs = spy(heads), [], []
@@ -118,15 +124,14 @@ def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(
     pool = heads.mask_pooler.forward
     heads.mask_pooler.forward = lambda maps, boxes: pooled.append(boxes) or pool(maps, boxes)
     step(heads, make_targets((4, 0, 3)))
-    assert len(pooled) == len(heads.mask_criterion.seen) == mask_heads
-    anchors = [seen.anchors for seen, _ in candidates]
+    assert len(pooled) == len(recorder.seen) == mask_heads
+    anchors = [seen.boxes.anchors for seen in candidates]
     for i in range(mask_heads):
         boxes = torch.cat([own.tensor for own in pooled[i]])
         assert len(boxes) == min(limit, len(anchors[i]))
         rows = [int((anchors[i] == box).all(dim=1).nonzero()[0]) for box in boxes]
-        *_, weights, task_loss, _ = heads.mask_criterion.seen[i]
-        torch.testing.assert_close(weights, outputs[i].weights[rows])
-        assert task_loss == outputs[i].task_loss
+        torch.testing.assert_close(recorder.seen[i][2], outputs[i].weights[rows])
+        torch.testing.assert_close(outputs[i].losses["loss_mask"], outputs[i].task_loss)
     assert len({len(own) for own in anchors}) > 1  # the stages have other positives
 
 
@@ -179,19 +184,18 @@ def test_images_without_proposals_train_on_their_objects_and_give_no_detection(m
 @pytest.mark.parametrize("mask_heads", [1, 3])
 def test_positives_are_ranked_by_their_masks_in_the_stages_that_have_some(mask_heads):
     for label in ("dice", "mean"):
-        heads = build(
-            mask_heads, mask_criterion=Recorder(), max_mask_rois=1000, continuous_label=label
-        )
+        recorder = Recorder()
+        heads = build_with(recorder, mask_heads, max_mask_rois=1000, continuous_label=label)
         candidates = spy(heads)
         step(heads, make_targets((4, 3)))
-        for i, (seen, _) in enumerate(candidates):
+        for i, seen in enumerate(candidates):
             if i >= mask_heads:
-                assert seen.quality is None  # the IoU
+                assert seen.continuous_labels is None  # the IoU
                 continue
-            logits, masks, *_ = heads.mask_criterion.seen[i]
-            dice = 1 - L.dice_errors(logits.detach(), masks)
-            expected = dice if label == "dice" else (dice + seen.iou()) / 2
-            torch.testing.assert_close(seen.quality, expected)
+            logits, masks, _ = recorder.seen[i]
+            dice = 1 - dice_errors(logits.detach(), masks)
+            expected = dice if label == "dice" else (dice + seen.boxes.overlap()) / 2
+            torch.testing.assert_close(seen.continuous_labels, expected)
 
 
 def test_no_gradient_flows_between_the_stages():
@@ -207,11 +211,10 @@ def test_the_gradients_of_the_stages_are_not_scaled_down():
     heads(None, features, make_proposals(2), targets)[1]["loss_rank_stage0"].backward()
     scaled, features["p3"].grad = features["p3"].grad, None
     proposals, assignment = match_proposals(make_proposals(2), targets, heads.assigner[0])
-    maps = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(maps, [own.proposal_boxes for own in proposals])
-    outputs = heads.box_predictor[0](heads.box_head[0](pooled))
-    candidates = gather_candidates(heads.box_predictor[0], *outputs, proposals, targets, assignment)
-    heads.criterion[0](candidates, assignment.labels).losses["loss_rank"].backward()
+    stage = heads.stages()[0]
+    predictions = heads._predict(features, proposals, stage)
+    candidates = heads._gather(features, proposals, targets, stage, assignment, predictions)
+    heads.criterion[0](candidates).losses["loss_rank"].backward()
     torch.testing.assert_close(scaled, features["p3"].grad)
 
 

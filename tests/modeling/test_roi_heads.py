@@ -11,12 +11,14 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_r
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, PAA, MaxIoU
 from ranking_det.labels import BACKGROUND
+from ranking_det.losses import dice_errors
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
-from ranking_det.modeling.rcnn.mask_head import mask_targets
+from ranking_det.modeling.rcnn.mask_head import cut_masks
 from ranking_det.modeling.rcnn.proposals import match_proposals
 from ranking_det.modeling.score_watch import watch_scores
 from tests.modeling.cases import load, make_instances
@@ -61,14 +63,19 @@ def step(heads, targets, count=40):
     return heads(None, *arguments)[1]
 
 
+def rank(kind=L.Criterion, masks=None, **options):
+    """A criterion of boxes and masks."""
+    return kind(localization=[L.GIoU(), masks or L.MaskDice()], **options)
+
+
 CRITERIA = {
-    "rs": lambda: L.Criterion(classification=L.RankSort()),
-    "rs_image": lambda: L.Criterion(classification=L.RankSort(), rank_scope="image"),
-    "rs_magnitude": lambda: L.Criterion(classification=L.RankSort(), balance=L.MagnitudeBalance()),
-    "ap": lambda: L.Criterion(classification=L.AveragePrecision()),
-    "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5)),
-    "focal": lambda: L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount()),
-    "ce": lambda: L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount()),
+    "rs": lambda: rank(classification=L.RankSort()),
+    "rs_image": lambda: rank(classification=L.RankSort(), rank_scope="image"),
+    "rs_magnitude": lambda: rank(classification=L.RankSort(), balance=L.MagnitudeBalance()),
+    "ap": lambda: rank(classification=L.AveragePrecision()),
+    "alrp": lambda: rank(L.ALRPCriterion, balance=L.HistoryBalance(period=5)),
+    "focal": lambda: rank(classification=L.Focal(), normalizer=L.PositiveCount()),
+    "ce": lambda: rank(classification=L.CrossEntropy(), normalizer=L.CandidateCount()),
 }
 
 
@@ -102,12 +109,10 @@ def test_one_class_only(agnostic):
 
 
 def spy(heads):
-    """The candidates and labels of the next steps."""
+    """The candidates of the next steps."""
     seen = []
     original = heads.criterion.forward
-    heads.criterion.forward = lambda candidates, labels: (
-        seen.append((candidates, labels)) or original(candidates, labels)
-    )
+    heads.criterion.forward = lambda candidates: seen.append(candidates) or original(candidates)
     return seen
 
 
@@ -115,7 +120,7 @@ def test_every_proposal_and_every_object_is_ranked():
     heads, targets = build(), make_targets((3, 0, 4))
     seen = spy(heads)
     step(heads, targets)
-    candidates, labels = seen[0]
+    candidates, labels = seen[0], seen[0].labels
     assert candidates.logits.shape == (3 * 40 + 7, 12)
     assert torch.bincount(candidates.image).tolist() == [43, 40, 44]
     assert (labels[43:83] == BACKGROUND).all()
@@ -123,11 +128,12 @@ def test_every_proposal_and_every_object_is_ranked():
     assert labels[40:43].tolist() == targets[0].gt_classes.tolist()
     assert labels[-4:].tolist() == targets[2].gt_classes.tolist()
     rows = torch.nonzero(labels >= 0).squeeze(1)
+    assert torch.equal(candidates.positives, rows)
     own = {int(row): i for i, row in enumerate(rows)}
     expected = torch.cat([targets[0].gt_boxes.tensor, targets[2].gt_boxes.tensor])
     places = torch.tensor([own[row] for row in [40, 41, 42, 123, 124, 125, 126]])
-    torch.testing.assert_close(candidates.gt_boxes[places], expected)
-    torch.testing.assert_close(candidates.anchors[places], expected)
+    torch.testing.assert_close(candidates.boxes.gt_boxes[places], expected)
+    torch.testing.assert_close(candidates.boxes.anchors[places], expected)
 
 
 def make_proposal(boxes):
@@ -165,7 +171,7 @@ def test_the_objects_boxes_are_no_proposals_on_request():
     heads = build(proposal_append_gt=False)
     seen = spy(heads)
     step(heads, make_targets((3, 0, 4)))
-    assert len(seen[0][1]) == 120
+    assert len(seen[0].labels) == 120
 
 
 def test_a_cap_keeps_all_positives_and_a_random_sample_its_size():
@@ -175,8 +181,8 @@ def test_a_cap_keeps_all_positives_and_a_random_sample_its_size():
         heads = build(sampler=sampler)
         seen = spy(heads)
         step(heads, targets)
-        candidates, labels = seen[0]
-        positive = torch.bincount(candidates.image[labels >= 0], minlength=3)
+        candidates = seen[0]
+        positive = torch.bincount(candidates.image[candidates.labels >= 0], minlength=3)
         counts[name] = positive.tolist(), torch.bincount(candidates.image).tolist()
     positive = counts["all"][0]
     assert counts["cap"] == (positive, [n + 5 for n in positive])
@@ -187,7 +193,7 @@ def test_a_box_trains_the_four_outputs_of_its_objects_class():
     heads = build()
     seen = spy(heads)
     loss = step(heads, make_targets((2, 1)))["loss_box"]
-    classes = seen[0][1][seen[0][1] >= 0].unique()
+    classes = seen[0].labels[seen[0].labels >= 0].unique()
     loss.backward()
     trained = heads.box_predictor.bbox_pred.weight.grad.view(12, -1).any(dim=1)
     assert torch.nonzero(trained).squeeze(1).tolist() == classes.tolist()
@@ -199,7 +205,7 @@ def test_class_agnostic_boxes_are_one_for_all():
     assert heads.box_predictor.bbox_pred.out_features == 4
     seen = spy(heads)
     step(heads, make_targets((2, 1)))["loss_box"].backward()
-    assert seen[0][0].boxes.shape == seen[0][0].gt_boxes.shape
+    assert seen[0].boxes.boxes.shape == seen[0].boxes.gt_boxes.shape
     assert heads.box_predictor.bbox_pred.weight.grad.any()
 
 
@@ -257,35 +263,42 @@ def test_masks_are_balanced_against_the_box_head():
     torch.testing.assert_close(found["loss_box"], task)
 
 
-class Recorder(L.MaskCriterion):
-    def forward(self, logits, targets, weights, *others):
-        self.seen = logits, targets, weights
-        return super().forward(logits, targets, weights, *others)
+class Recorder(L.MaskDice):
+    """Keeps what it is given."""
+
+    def instance_weights(self, candidates, weights):
+        chosen = super().instance_weights(candidates, weights)
+        self.seen = candidates.masks.logits, candidates.masks.masks, chosen
+        return chosen
+
+
+class PlaceWeight(nn.Module):
+    """The place of a positive's anchor as its weight."""
+
+    def forward(self, candidates):
+        return place(candidates.boxes.anchors)
+
+
+def place(boxes):
+    return boxes @ torch.tensor([1.0, 0.1, 0.01, 0.001])
 
 
 @pytest.mark.parametrize("limit", [200, 37, 10_000])
 def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
     """Three images, 300 positives and more: a positive's weight is the place of its box."""
-    heads = build("quick/mask_rs.py", mask_criterion=Recorder(), max_mask_rois=limit)
-    original, boxes = heads.criterion.forward, []
-
-    def place(candidates, labels):
-        output = original(candidates, labels)
-        output.weights = candidates.anchors @ torch.tensor([1.0, 0.1, 0.01, 0.001])
-        boxes.append(len(candidates.anchors))
-        return output
-
-    heads.criterion.forward = place
+    recorder = Recorder()
+    criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=PlaceWeight())
+    heads, boxes = build("quick/mask_rs.py", criterion=criterion, max_mask_rois=limit), []
+    seen = spy(heads)
     pool = heads.mask_pooler.forward
     heads.mask_pooler.forward = lambda maps, lists: boxes.append(lists) or pool(maps, lists)
     targets = make_targets((100, 0, 150, 60))
     step(heads, targets)
-    lists, total = boxes
+    (lists,), total = boxes, len(seen[0].positives)
     assert total > 300 and [len(own) > 0 for own in lists] == [True, False, True, True]
-    _, masks, weights = heads.mask_criterion.seen
+    _, masks, weights = recorder.seen
     assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
-    every = torch.cat([own.tensor for own in lists])
-    torch.testing.assert_close(weights, every @ torch.tensor([1.0, 0.1, 0.01, 0.001]))
+    torch.testing.assert_close(weights, place(torch.cat([own.tensor for own in lists])))
     # The mask is that of an object of the same image that overlaps the box by a half.
     start = 0
     for own, objects in zip(lists, targets):
@@ -299,9 +312,10 @@ def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
 
 def labels_of(continuous_label, limit=200, targets=None):
     """What the positives are ranked by, beside their IoU and the Dice coefficients of the masks."""
+    recorder = Recorder()
     heads = build(
         "quick/mask_rs.py",
-        mask_criterion=Recorder(),
+        criterion=rank(classification=L.RankSort(), masks=recorder),
         max_mask_rois=limit,
         continuous_label=continuous_label,
     )
@@ -310,8 +324,9 @@ def labels_of(continuous_label, limit=200, targets=None):
     found = step(heads, targets or make_targets((5, 0, 7)))
     sum(found.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
-    logits, masks, _ = heads.mask_criterion.seen
-    return seen[0][0].quality, seen[0][0].iou(), 1 - L.dice_errors(logits.detach(), masks)
+    logits, masks, _ = recorder.seen
+    iou = seen[0].boxes.overlap()
+    return seen[0].continuous_labels, iou, 1 - dice_errors(logits.detach(), masks)
 
 
 def test_positives_are_ranked_by_their_masks_on_request():
@@ -338,7 +353,10 @@ def test_the_sorting_loss_is_zero_with_binary_labels():
 def cross_entropy(**changes):
     criterion = L.Criterion(
         classification=L.CrossEntropy(),
-        localization=L.SmoothL1(beta=0.0, weights=(10.0, 10.0, 5.0, 5.0)),
+        localization=[
+            L.SmoothL1(beta=0.0, weights=(10.0, 10.0, 5.0, 5.0)),
+            L.MaskCrossEntropy(weighted=False, balanced=False),
+        ],
         instance_weight=L.UniformWeight(),
         balance=L.ConstantBalance(1.0),
         normalizer=L.CandidateCount(),
@@ -347,7 +365,6 @@ def cross_entropy(**changes):
         "quick/mask_rs.py",
         criterion=criterion,
         sampler=RandomSampler(30, 0.25),
-        mask_criterion=L.MaskCriterion("cross_entropy", weighted=False, balanced=False),
         box_predictor__softmax=True,
         **changes,
     )
@@ -372,9 +389,8 @@ def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
     # The same logits, with another background's, which all are relative to.
     shift = torch.randn(len(logits), 1, generator=torch.Generator().manual_seed(0))
     scores = torch.cat([logits + shift, shift], dim=1)
-    labels, rows = seen[0][1], torch.nonzero(seen[0][1] >= 0).squeeze(1)
-    objects = torch.zeros(len(labels), 4)
-    objects[rows] = seen[0][0].gt_boxes
+    labels, objects = seen[0].labels, torch.zeros(len(seen[0].labels), 4)
+    objects[seen[0].positives] = seen[0].boxes.gt_boxes
     start = 0
     for own in sampled:
         part = slice(start, start + len(own))
@@ -389,7 +405,7 @@ def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
         (other,) = torch.autograd.grad(expected[other], features, retain_graph=True)
         torch.testing.assert_close(own, other)
     expected, _ = theirs.inference((scores, deltas), sampled)
-    found, _ = heads.box_predictor.inference((logits, deltas), sampled)
+    found = heads.box_predictor.inference(kept[0][1], sampled)
     for own, other in zip(found, expected, strict=True):
         torch.testing.assert_close(own.scores, other.scores)
         assert torch.equal(own.pred_classes, other.pred_classes)
@@ -424,12 +440,14 @@ def test_masks_of_zero_area_and_boxes_of_zero_width_train():
 
 
 def test_masks_of_zero_area_count_for_nothing():
-    heads, targets = build("quick/mask_rs.py", mask_criterion=Recorder()), make_targets((3, 2))
+    recorder = Recorder()
+    criterion = rank(classification=L.RankSort(), masks=recorder)
+    heads, targets = build("quick/mask_rs.py", criterion=criterion), make_targets((3, 2))
     step(heads, targets)
-    every = len(heads.mask_criterion.seen[2])
+    every = len(recorder.seen[2])
     targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
     step(heads, targets)
-    logits, masks, weights = heads.mask_criterion.seen
+    _, masks, weights = recorder.seen
     assert 0 < len(weights) < every and masks.flatten(1).any(dim=1).all()
     targets[1].gt_masks = BitMasks(torch.zeros(2, SIZE, SIZE))
     loss = step(heads, targets)["loss_mask"]
@@ -502,16 +520,15 @@ def test_boxes_are_pooled_where_they_are_in_mixed_precision(part):
 
 def test_masks_are_cut_out_as_detectron2_cuts_them():
     targets = make_targets((3, 2))
-    positives = []
-    for i, count in enumerate((5, 4)):
-        index = torch.arange(count) % len(targets[i])
-        boxes = Boxes(targets[i].gt_boxes.tensor[index] + torch.arange(float(count))[:, None])
-        positives.append(Instances((SIZE, SIZE), proposal_boxes=boxes, gt_index=index))
-    expected = [
-        objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, 14)
-        for own, objects in zip(positives, targets, strict=True)
-    ]
-    found = mask_targets(positives, targets, 14)
+    rois, indices, expected, first = [], [], [], 0
+    for objects, count in zip(targets, (5, 4), strict=True):
+        index = torch.arange(count) % len(objects)
+        boxes = objects.gt_boxes.tensor[index] + torch.arange(float(count))[:, None]
+        expected.append(objects.gt_masks[index].crop_and_resize(boxes, 14))
+        rois.append(boxes)
+        indices.append(index + first)
+        first += len(objects)
+    found = cut_masks(rois, indices, targets, 14)
     assert found.any() and torch.equal(found, torch.cat(expected).float())
 
 
@@ -559,7 +576,8 @@ def test_it_is_registered_in_detectron2():
 
 MEMORY = """
 import torch
-from ranking_det.losses import BACKGROUND, Candidates, Criterion, RankSort
+from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankSort
+from ranking_det.labels import BACKGROUND
 
 def peak():
     status = open("/proc/self/status").read()
@@ -574,12 +592,13 @@ def run(rows, classes, positives, scope):
     outputs = torch.zeros(positives, 4, requires_grad=True)
     image = torch.arange(4).repeat_interleave(rows // 4)
     candidates = Candidates(
-        logits=logits, image=image, level=0 * image, num_images=4, box_outputs=outputs,
-        boxes=boxes + outputs, anchors=boxes, gt_boxes=boxes + 3,
+        logits=logits, labels=labels, positives=torch.nonzero(labels >= 0).squeeze(1),
+        image=image, level=0 * image, num_images=4,
+        boxes=BoxTargets(outputs, boxes + outputs, boxes, boxes + 3),
     )
     before = peak()
     criterion = Criterion(classification=RankSort(), rank_scope=scope)
-    sum(criterion(candidates, labels).losses.values()).backward()
+    sum(criterion(candidates).losses.values()).backward()
     return (peak() - before) / logits.nbytes
 
 run(100, 100, 10, {scope!r})

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase
-from ranking_det.modeling.adapters import flatten_level, flatten_levels
 from ranking_det.modeling.anchor_matching import AnchorMatching
-from ranking_det.modeling.compatibility import check_parts
-from ranking_det.modeling.dense.inference import DenseInference, RawDetections
+from ranking_det.modeling.compatibility import check_dense_parts
+from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.modeling.feature_maps import MapPredictions, flatten_level, flatten_levels
 from ranking_det.modeling.interface import DetectorInterface, Positives
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.step_metrics import log_metrics
 
 
@@ -32,8 +33,8 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
 
     Args:
         backbone: Detectron2 backbone.
-        head: ``(features) -> (logits, box outputs)`` per level, and the logits of a branch as a
-            third if the criterion has one, such as :class:`DenseHead`.
+        head: ``(features) -> MapPredictions``, such as :class:`DenseHead`; with the logits of a
+            branch if the criterion has one.
         head_in_features: names of the backbone's features for the head, the finest first.
         anchor_generator: Detectron2 anchor generator.
         box2box_transform: Detectron2 box coder.
@@ -80,13 +81,21 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         self.input_format = input_format
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
-        check_parts(self)
+        check_dense_parts(
+            assigner,
+            criterion,
+            head,
+            anchor_generator,
+            box2box_transform,
+            self.strides,
+            num_classes,
+        )
 
     def forward_training(
         self,
         images: ImageList,
         features: list[Tensor],
-        predictions: tuple[list[Tensor], ...],
+        predictions: MapPredictions,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Assign, gather the candidates, and call the criterion."""
@@ -94,14 +103,15 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         logits, outputs, assignment = self.assign_all(
             images, features, anchors, predictions, gt_instances
         )
-        branch = flatten_levels(predictions[2], 1).squeeze(1) if len(predictions) > 2 else None
+        maps = predictions.branch
+        branch = None if maps is None else flatten_levels(maps, 1).squeeze(1)
         candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
         output = self.criterion(candidates)
         log_metrics(output.metrics)
         return output.losses
 
     def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]
+        self, images: ImageList, features: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
         """Detections of every image, in its input coordinates."""
         proposed = self._propose(features, predictions, len(images.image_sizes))
@@ -128,13 +138,12 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         return self._propose(features, self.head(features), len(images.image_sizes))
 
     def _propose(
-        self, features: list[Tensor], predictions: tuple[list[Tensor], ...], num_images: int
+        self, features: list[Tensor], predictions: MapPredictions, num_images: int
     ) -> list[RawDetections]:
         anchors = self.make_anchors(features)
-        logits = [flatten_level(level, self.num_classes) for level in predictions[0]]
-        outputs = [flatten_level(level, 4) for level in predictions[1]]
-        # A third prediction is the branch's.
-        maps = predictions[2] if len(predictions) > 2 else []
+        logits = [flatten_level(level, self.num_classes) for level in predictions.logits]
+        outputs = [flatten_level(level, 4) for level in predictions.outputs]
+        maps = predictions.branch or []
         branch = [flatten_level(level, 1).squeeze(2) for level in maps]
         return [
             self.inference.propose(

@@ -10,11 +10,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ranking_det.assigners import Assigner
 from ranking_det.modeling.dense.detector import RankingDenseDetector
-from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.interface import Positives
 from ranking_det.modeling.yaml_keys import dense_arguments
 
@@ -57,39 +55,21 @@ class RankingFCOS(RankingDenseDetector):
     :class:`ranking_det.assigners.FCOS`; for IoU assigners a point is a square of 8 strides.
 
     Args:
-        backbone: see :class:`RankingDenseDetector`, as for the other arguments.
-        head: one anchor per cell; the paper's has a factor per level (``num_scales``), and a
-            centreness branch with losses that do not rank.
-        head_in_features: see there.
-        assigner: see there.
-        criterion: see there; its box loss must be one on decoded boxes.
-        num_classes: see there.
-        inference: see there.
-        pixel_mean: see there.
-        pixel_std: see there.
-        input_format: see there.
+        backbone: see :class:`RankingDenseDetector`, which takes the other arguments. The head has
+            one anchor per cell; the paper's has a factor per level (``num_scales``), and a
+            centreness branch with losses that do not rank. The criterion's box loss must be one on
+            decoded boxes.
+        head_in_features: names of the backbone's features for the head, the finest first.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        head: nn.Module,
-        head_in_features: Sequence[str],
-        assigner: Assigner,
-        criterion: nn.Module,
-        num_classes: int,
-        inference: DenseInference | None = None,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        input_format: str = "BGR",
+        self, *, backbone: Backbone, head_in_features: Sequence[str], **arguments: Any
     ) -> None:
         shapes = backbone.output_shape()
         strides = [shapes[name].stride for name in head_in_features]
         super().__init__(
             backbone=backbone,
-            head=head,
             head_in_features=head_in_features,
             anchor_generator=DefaultAnchorGenerator(
                 sizes=[[POINT_SIZE * stride] for stride in strides],
@@ -98,19 +78,16 @@ class RankingFCOS(RankingDenseDetector):
                 offset=0.5,
             ),
             box2box_transform=PointTransform(),
-            assigner=assigner,
-            criterion=criterion,
-            num_classes=num_classes,
-            inference=inference,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-            input_format=input_format,
+            **arguments,
         )
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
         """See :class:`DetectorInterface`; the boxes of points mean nothing."""
-        kind = {"are_points": True, "description": "the points that are to find it"}
-        return [own._replace(**kind) for own in super().find_positives(batched_inputs)]
+        description = "the points that are to find it"
+        return [
+            own._replace(are_points=True, description=description)
+            for own in super().find_positives(batched_inputs)
+        ]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

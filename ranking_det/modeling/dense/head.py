@@ -9,6 +9,8 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from ranking_det.modeling.feature_maps import MapPredictions
+
 __all__ = ["DenseHead"]
 
 
@@ -85,15 +87,14 @@ class DenseHead(nn.Module):
             layers.append(nn.ReLU(inplace=True))
         return nn.Sequential(*layers)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    def forward(self, features: Sequence[Tensor]) -> MapPredictions:
         """Predict on every level.
 
         Args:
             features: per level (N, in_channels, H_l, W_l), the finest first.
 
         Returns:
-            Per level the logits (N, A K, H_l, W_l) and the box outputs (N, A 4, H_l, W_l); with a
-            branch, also its logits (N, A, H_l, W_l).
+            Per level the logits, the box outputs, and with a branch its logits.
 
         Raises:
             ValueError: the head has scales for another number of levels.
@@ -102,12 +103,13 @@ class DenseHead(nn.Module):
             raise ValueError(
                 f"num_scales is {len(self.scales)}, but there are {len(features)} levels"
             )
-        logits, outputs, branch = [], [], []
+        branch: list[Tensor] | None = None if self.branch is None else []
+        logits, outputs = [], []
         for level, feature in enumerate(features):
             logits.append(self.cls_score(self.cls_subnet(feature)))
             tower = self.bbox_subnet(feature)
             output = self.bbox_pred(tower)
             outputs.append(output if self.scales is None else output * self.scales[level])
-            if self.branch is not None:
+            if self.branch is not None and branch is not None:
                 branch.append(self.branch(tower))
-        return (logits, outputs) if self.branch is None else (logits, outputs, branch)
+        return MapPredictions(logits, outputs, branch)

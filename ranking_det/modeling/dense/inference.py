@@ -6,18 +6,17 @@ Shapes: R_l anchors of level l, K classes, n detections of one image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from ranking_det.checks import check_at_least, check_choice, check_integer
-from ranking_det.layers import soft_nms, vote_boxes
+from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
+from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
-__all__ = ["DenseInference", "RawDetections"]
+__all__ = ["DenseInference"]
 
 MAX_COORDINATE = 1e8
 """Boxes beyond this many pixels are those of a diverged model; their areas would overflow."""
@@ -26,17 +25,6 @@ THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 
 MIN_SOFT_SCORE = 1e-3
 """Lowered scores of at most this are dropped, if score_thresh is not below it."""
-
-
-class RawDetections(NamedTuple):
-    """The candidates of one image before suppression, in no order."""
-
-    boxes: Tensor
-    """(n, 4) XYXY pixels; they may reach beyond the image."""
-    scores: Tensor
-    """(n,) in [0, 1], float32."""
-    classes: Tensor
-    """(n,) int64, 0..K-1."""
 
 
 class DenseInference(nn.Module):
@@ -61,6 +49,9 @@ class DenseInference(nn.Module):
         score_voting: whether kept boxes become the weighted mean of the boxes of their class that
             overlap them (Kim and Lee, ECCV 2020); the scores stay.
         max_detections: detections kept per image, >= 1.
+        suppression: takes the place of what ``nms``, ``nms_thresh``, ``sigma`` and ``score_voting``
+            describe; see :mod:`ranking_det.layers.suppression`. The lowered scores of Soft-NMS,
+            with a second branch the lowered geometric means, are compared with its least score.
     """
 
     def __init__(
@@ -74,6 +65,7 @@ class DenseInference(nn.Module):
         sigma: float = 0.5,
         score_voting: bool = False,
         max_detections: int = 100,
+        suppression: nn.Module | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("score_thresh", score_thresh), ("nms_thresh", nms_thresh)):
@@ -95,10 +87,12 @@ class DenseInference(nn.Module):
         self.sigma = sigma
         self.score_voting = score_voting
         self.max_detections = max_detections
+        self.suppression = suppression
 
     def extra_repr(self) -> str:
         """The options."""
-        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
+        hidden = ("training", "suppression")
+        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in hidden}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
     def propose(
@@ -156,31 +150,29 @@ class DenseInference(nn.Module):
         Returns:
             Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
         """
-        # NaN fails the comparison; Detectron2's postprocessing stops at boxes that are not finite.
-        usable = (raw.boxes.abs().amax(dim=1) < MAX_COORDINATE) & raw.scores.isfinite()
-        raw = RawDetections(*(field[usable] for field in raw))
-        visible = Boxes(raw.boxes)
-        visible.clip(image_size)
-        # What lies outside overlaps nothing, so that NMS would let all of it through.
-        inside = visible.nonempty()
-        raw = RawDetections(visible.tensor[inside], raw.scores[inside], raw.classes[inside])
-        if self.nms == "hard":
-            kept = _hard_nms(raw, self.nms_thresh)[: self.max_detections]
-            scores = raw.scores[kept]
-        else:
-            kept, scores = soft_nms(
-                *raw,
-                method=self.nms,
+        suppression = self.suppression or self._default_suppression()
+        best = keep_best(
+            raw, image_size, suppression, self.max_detections, max_coordinate=MAX_COORDINATE
+        )
+        count_detections(len(best.boxes))
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(best.boxes),
+            scores=best.scores,
+            pred_classes=best.classes,
+        )
+
+    def _default_suppression(self) -> nn.Module:
+        """What the options describe."""
+        suppression: nn.Module = HardNMS(self.nms_thresh)
+        if self.nms != "hard":
+            suppression = SoftNMS(
+                self.nms,
                 iou_thresh=self.nms_thresh,
                 sigma=self.sigma,
                 min_score=min(self.score_thresh, MIN_SOFT_SCORE),
-                max_detections=self.max_detections,
             )
-        count_detections(len(kept))
-        boxes = vote_boxes(kept, *raw) if self.score_voting else raw.boxes[kept]
-        return Instances(
-            image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=raw.classes[kept]
-        )
+        return ScoreVoting(suppression) if self.score_voting else suppression
 
 
 def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
@@ -193,11 +185,3 @@ def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
             )
         score = (score * branch.float().sigmoid()[:, None]).sqrt()
     return score.nan_to_num(nan=0.0)
-
-
-def _hard_nms(raw: RawDetections, thresh: float) -> Tensor:
-    """Indices of the boxes that survive, by descending score."""
-    # batched_nms moves the classes apart by multiples of the largest coordinate, which would round
-    # boxes in single precision.
-    boxes = raw.boxes if raw.boxes.device.type == "mps" else raw.boxes.double()
-    return batched_nms(boxes, raw.scores.to(boxes.dtype), raw.classes, thresh)

@@ -5,17 +5,17 @@ Shapes: N images, R proposals of all images, K classes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ranking_det.layers import HardNMS
 from ranking_det.modeling.dense.head import prior_logit
+from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
 __all__ = ["RankingBoxPredictor"]
@@ -26,11 +26,20 @@ THRESHOLD = (
 )
 
 
-class RankingBoxPredictor(FastRCNNOutputLayers):
-    """K class logits and the box outputs of each proposal; Detectron2's inference on the scores.
+class BoxPredictions(NamedTuple):
+    """What a box head predicts of each proposal."""
 
-    A proposal is background where all its scores are low: there is no logit for it, and the losses
-    are those of the heads' criterion.
+    logits: Tensor
+    """(R, K), raw class scores."""
+    outputs: Tensor
+    """(R, 4) or (R, 4 K), raw box outputs, of all classes together or of each."""
+
+
+class RankingBoxPredictor(nn.Module):
+    """K class logits and the box outputs of each proposal, and the detections that they make.
+
+    A proposal is background where all its scores are low: there is no logit for it. The layers
+    have the names of Detectron2's FastRCNNOutputLayers.
 
     Args:
         input_shape: of the box head's features.
@@ -40,12 +49,14 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
             loss have no scale of their own: 0 is the safe value for short trainings, .4 the one of
             Rank & Sort Loss on COCO and .6 on LVIS.
         test_nms_thresh: IoU above which the lower-scored detection of a class is dropped.
-        test_topk_per_image: detections kept per image.
+        test_topk_per_image: detections kept per image; below 0 for all.
         cls_agnostic_bbox_reg: one box per proposal, and not one for each class.
         prior_prob: the score of every class at the start, in (0, 1): .5 in Rank & Sort Loss, .01 in
             aLRP Loss.
         softmax: whether the scores are the softmax of the logits and a background's of 0, for
             :class:`ranking_det.criteria.CrossEntropy`, and not their sigmoids.
+        suppression: takes the place of NMS at ``test_nms_thresh``; see
+            :mod:`ranking_det.layers.suppression`.
     """
 
     def __init__(
@@ -60,21 +71,28 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
         cls_agnostic_bbox_reg: bool = False,
         prior_prob: float = 0.5,
         softmax: bool = False,
+        suppression: nn.Module | None = None,
     ) -> None:
-        super().__init__(
-            input_shape,
-            box2box_transform=box2box_transform,
-            num_classes=num_classes,
-            test_score_thresh=test_score_thresh,
-            test_nms_thresh=test_nms_thresh,
-            test_topk_per_image=test_topk_per_image,
-            cls_agnostic_bbox_reg=cls_agnostic_bbox_reg,
-        )
-        self.num_classes = num_classes
-        self.softmax = softmax
-        self.cls_score = nn.Linear(self.cls_score.in_features, num_classes)
+        super().__init__()
+        size = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        self.cls_score = nn.Linear(size, num_classes)
+        self.bbox_pred = nn.Linear(size, 4 if cls_agnostic_bbox_reg else 4 * num_classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.bbox_pred.bias)
+        self.box2box_transform = box2box_transform
+        self.num_classes = num_classes
+        self.test_score_thresh = test_score_thresh
+        self.test_nms_thresh = test_nms_thresh
+        self.test_topk_per_image = test_topk_per_image
+        self.softmax = softmax
+        self.suppression = suppression or HardNMS(test_nms_thresh, exact=False)
+
+    def forward(self, features: Tensor) -> BoxPredictions:
+        """Predict of the features (R, ...) of the proposals."""
+        features = features.flatten(1)
+        return BoxPredictions(self.cls_score(features), self.bbox_pred(features))
 
     def outputs_of(self, outputs: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """The box outputs of some proposals for one class each.
@@ -87,45 +105,73 @@ class RankingBoxPredictor(FastRCNNOutputLayers):
         Returns:
             (n, 4) float32, with gradient.
         """
-        own = outputs[rows].float()
-        if own.shape[1] == 4:
-            return own
+        chosen = outputs[rows].float()
+        if chosen.shape[1] == 4:
+            return chosen
         place = torch.arange(len(rows), device=rows.device)
-        return own.view(len(rows), self.num_classes, 4)[place, classes]
+        return chosen.view(len(rows), self.num_classes, 4)[place, classes]
 
-    def losses(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> dict[str, Tensor]:
-        """Not here: the heads' criterion has them."""
-        raise NotImplementedError("the losses of a RankingBoxPredictor are those of a criterion")
+    def predict_boxes(
+        self, predictions: BoxPredictions, proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
+        """Per image the boxes (R_i, 4) or (R_i, 4 K), XYXY in pixels."""
+        anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])
+        boxes: Tensor = self.box2box_transform.apply_deltas(predictions.outputs, anchors)
+        return boxes.split([len(own) for own in proposals])
 
     def predict_probs(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+        self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
         """Per image (R_i, K + 1): the scores of the classes, and of the background (0 if none)."""
-        logits = predictions[0].float()
+        logits = predictions.logits.float()
         if self.softmax:
             scores = functional.pad(logits, (0, 1)).softmax(dim=1)
         else:
             scores = functional.pad(logits.sigmoid(), (0, 1))
         return scores.split([len(own) for own in proposals])
 
-    def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections, as Detectron2 makes them of scores and boxes."""
+    def inference(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
+        """The detections of each image: ``pred_boxes``, ``scores`` and ``pred_classes``."""
         boxes = self.predict_boxes(predictions, proposals)
-        scores = self.predict_probs(predictions, proposals)
-        for own in scores:
-            count_boxes(own[:, :-1], self.test_score_thresh, THRESHOLD)
-        found, kept = fast_rcnn_inference(
-            boxes,
-            scores,
-            [own.image_size for own in proposals],
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
+        probs = self.predict_probs(predictions, proposals)
+        detections = []
+        for i, own in enumerate(proposals):
+            scores = probs[i][:, :-1]
+            count_boxes(scores, self.test_score_thresh, THRESHOLD)
+            detections.append(self.detect(boxes[i], scores, own.image_size, self.test_score_thresh))
+            count_detections(len(detections[i]))
+        return detections
+
+    def detect(
+        self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int], score_thresh: float
+    ) -> Instances:
+        """The detections of one image, the same as Detectron2's where NMS is.
+
+        Args:
+            boxes: (r, 4) or (r, 4 K) XYXY in pixels.
+            scores: (r, K).
+            image_size: (height, width); boxes are clipped to it.
+            score_thresh: a pair of proposal and class of at most this score is dropped.
+
+        Returns:
+            Instances by descending score.
+        """
+        finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+        boxes, scores = boxes[finite], scores[finite]
+        rows, classes = (scores > score_thresh).nonzero(as_tuple=True)
+        by_class = boxes.view(len(boxes), boxes.shape[1] // 4, 4)
+        columns = classes if by_class.shape[1] > 1 else torch.zeros_like(classes)
+        limit = self.test_topk_per_image
+        best = keep_best(
+            RawDetections(by_class[rows, columns], scores[rows, classes], classes),
+            image_size,
+            self.suppression,
+            len(rows) if limit < 0 else limit,
+            min_side=None,
         )
-        for instances in found:
-            count_detections(len(instances))
-        return found, kept
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(best.boxes),
+            scores=best.scores,
+            pred_classes=best.classes,
+        )

@@ -1,6 +1,6 @@
-"""From proposals and objects to a criterion's candidates, to positives, and to further proposals.
+"""Proposals: which of them are trained on, and those that a box head makes of them.
 
-Shapes: N images, R proposals of all of them, K classes, P positives.
+Shapes: N images, R proposals of all of them, R_i of image i.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment
-from ranking_det.criteria import BoxTargets, Candidates
-from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
 
 @torch.no_grad()
@@ -66,82 +64,6 @@ def match_proposals(
         index.append(torch.where(number >= 0, number + first, -1)[rows])
         first += len(objects)
     return kept, Assignment(torch.cat(labels), torch.cat(index))
-
-
-def gather_candidates(
-    predictor: RankingBoxPredictor,
-    logits: Tensor,
-    outputs: Tensor,
-    proposals: Sequence[Instances],
-    targets: Sequence[Instances],
-    assignment: Assignment,
-) -> Candidates:
-    """All proposals' logits, and the boxes of the positives.
-
-    Args:
-        predictor: what made the logits and outputs.
-        logits: (R, K).
-        outputs: (R, 4) or (R, 4 K).
-        proposals: per image ``proposal_boxes``, R in all.
-        targets: per image ``gt_boxes``.
-        assignment: of all R.
-
-    Returns:
-        The candidates, of level 0.
-    """
-    labels, gt_index = assignment
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    own = predictor.outputs_of(outputs, rows, labels[rows])
-    anchors = torch.cat([x.proposal_boxes.tensor for x in proposals])[rows]
-    counts = torch.tensor([len(x) for x in proposals])
-    image = torch.arange(len(proposals)).repeat_interleave(counts).to(labels.device)
-    return Candidates(
-        logits=logits,
-        labels=labels,
-        positives=rows,
-        image=image,
-        level=torch.zeros_like(image),
-        num_images=len(proposals),
-        boxes=BoxTargets(
-            outputs=own,
-            boxes=predictor.box2box_transform.apply_deltas(own, anchors),
-            anchors=anchors,
-            gt_boxes=torch.cat([x.gt_boxes.tensor for x in targets])[gt_index[rows]],
-        ),
-    )
-
-
-def collect_positives(
-    candidates: Candidates, assignment: Assignment, targets: Sequence[Instances]
-) -> list[Instances]:
-    """The positives of each image, with all that the mask head needs to know of them.
-
-    Args:
-        candidates: of all R proposals; their anchors are the positives' proposals.
-        assignment: of all R proposals.
-        targets: per image the objects.
-
-    Returns:
-        Per image Instances with ``proposal_boxes``, ``gt_classes``, ``gt_index`` (the object within
-        the image) and ``positive``, the place among all P: whatever is dropped or put in another
-        order later, it finds what the criterion says of each, such as its weight.
-    """
-    labels, gt_index = assignment
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    positives, first = [], 0
-    for i, objects in enumerate(targets):
-        own = candidates.image[rows] == i
-        positives.append(
-            Instances(
-                objects.image_size,
-                proposal_boxes=Boxes(candidates.box_targets.anchors[own]),
-                gt_classes=labels[rows][own],
-                gt_index=gt_index[rows][own] - first,
-                positive=torch.nonzero(own).squeeze(1),
-            )
-        )
-        first += len(objects)
-    return positives
 
 
 def refine_proposals(

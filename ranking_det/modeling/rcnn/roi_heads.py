@@ -1,64 +1,51 @@
-"""Box and mask heads on proposals, trained by any criterion.
+"""Stages of box and mask heads on proposals, trained by any criterion.
 
 Shapes: N images, R proposals of all of them, K classes, P positives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_box_head, build_mask_head
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
-from detectron2.structures import ImageList, Instances
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, criteria
-from ranking_det.assigners import Assigner
+from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import build_component
-from ranking_det.criteria import CriterionBase, MaskTargets
-from ranking_det.modeling.compatibility import check_roi_heads
+from ranking_det.criteria import (
+    BoxTargets,
+    Candidates,
+    Criterion,
+    CriterionBase,
+    CriterionOutput,
+    MaskTargets,
+)
+from ranking_det.modeling.compatibility import (
+    check_box_parts,
+    check_continuous_labels,
+    check_mask_parts,
+)
 from ranking_det.modeling.rcnn import box_predictor
-from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
-from ranking_det.modeling.rcnn.mask_head import (
-    CONTINUOUS_LABELS,
-    TrainedMasks,
-    continuous_labels,
-    keep_masked,
-    limit_rois,
-    mask_targets,
-    own_masks,
-)
-from ranking_det.modeling.rcnn.pooling import pool_in_float32
-from ranking_det.modeling.rcnn.proposals import (
-    collect_positives,
-    gather_candidates,
-    match_proposals,
-)
+from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
+from ranking_det.modeling.rcnn.continuous_labels import CONTINUOUS_LABELS
+from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class
+from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_sampler
 from ranking_det.user_errors import UserError
 
-SHARED = (
-    *("num_classes", "proposal_append_gt", "box_in_features", "box_pooler"),
-    *("mask_in_features", "mask_pooler"),
-)
-STAGE = {
-    "box_head": "box_heads",
-    "box_predictor": "box_predictors",
-    "assigner": "assigners",
-    "criterion": "criteria",
-    "mask_head": "mask_heads",
-}
-"""Arguments that a cascade has one of for each stage, and their names there."""
 
-
-class BoxStage(NamedTuple):
+class Stage(NamedTuple):
     """A box head, what it is trained with, and the mask head on its positives, if there is one."""
 
     head: nn.Module
@@ -68,36 +55,23 @@ class BoxStage(NamedTuple):
     mask_head: nn.Module | None
 
 
-class TrainedStage(NamedTuple):
-    """What a stage made of its proposals in a step of training."""
+class StagedROIHeads(nn.Module):
+    """Box heads that refine one another's boxes, and their mask heads; one or several stages.
 
-    proposals: list[Instances]
-    outputs: tuple[Tensor, Tensor]
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-
-
-@ROI_HEADS_REGISTRY.register()
-class RankingROIHeads(StandardROIHeads):
-    """The heads of Faster and Mask R-CNN with any criterion; inference is Detectron2's.
-
-    Every proposal is ranked. Both heads run before the losses, as the masks may be what positives
-    are ranked by; a mask knows its place among the positives, and so its instance weight.
+    Every proposal is ranked. Both heads of a stage run before its losses, as the masks may be what
+    positives are ranked by; a mask knows its place among the positives, and so its instance weight.
+    At inference the logits of all stages are averaged, and the boxes are the last stage's.
 
     Args:
         num_classes: K.
         box_in_features: names of the backbone's features, the finest first.
         box_pooler: Detectron2 ROIPooler.
-        box_head: pooled features -> features.
-        box_predictor: such as :class:`RankingBoxPredictor`, class-specific or not.
-        assigner: see :mod:`ranking_det.assigners`; one that looks at one image's proposals alone.
-        criterion: see :mod:`ranking_det.criteria`; all proposals are of level 0.
         sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for every proposal, as the
             ranking papers have it.
-        proposal_append_gt: whether the objects' own boxes are proposals too; not in aLRP Loss.
+        proposal_append_gt: whether the objects' own boxes are proposals too, in every stage; not in
+            aLRP Loss.
         mask_in_features: names of the backbone's features for masks; None for none.
-        mask_pooler: Detectron2 ROIPooler.
-        mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
+        mask_pooler: Detectron2 ROIPooler, for the mask heads of all stages.
         max_mask_rois: positives of a stage that get a mask in training, of all images of the
             process together; random ones where there are more.
         continuous_label: what positives are ranked by, or what their scores are to be: "iou" of the
@@ -108,98 +82,90 @@ class RankingROIHeads(StandardROIHeads):
         ValueError: parts that do not fit together.
     """
 
-    @configurable
+    # A module, or of several stages a list of modules; named as Detectron2 names them.
+    box_head: Any
+    box_predictor: Any
+    mask_head: Any
+    assigner: Any
+    criterion: Any
+
     def __init__(
         self,
         *,
         num_classes: int,
         box_in_features: Sequence[str],
         box_pooler: nn.Module,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
-        assigner: nn.Module,
-        criterion: nn.Module,
         sampler: nn.Module | None = None,
         proposal_append_gt: bool = True,
         mask_in_features: Sequence[str] | None = None,
         mask_pooler: nn.Module | None = None,
-        mask_head: nn.Module | None = None,
         max_mask_rois: int = 200,
         continuous_label: str = "iou",
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            # Detectron2's matching and sampling, which are replaced.
-            batch_size_per_image=0,
-            positive_fraction=0.0,
-            proposal_matcher=None,
-            proposal_append_gt=proposal_append_gt,
-            box_in_features=list(box_in_features),
-            box_pooler=box_pooler,
-            box_head=box_head,
-            box_predictor=box_predictor,
-            mask_in_features=None if mask_in_features is None else list(mask_in_features),
-            mask_pooler=mask_pooler,
-            mask_head=mask_head,
-        )
+        super().__init__()
         check_integer("max_mask_rois", max_mask_rois, 1)
-        check_choice("continuous_label", continuous_label, CONTINUOUS_LABELS)
-        self.assigner = assigner
-        self.criterion = criterion
+        check_choice("continuous_label", continuous_label, tuple(CONTINUOUS_LABELS))
+        self.num_classes = num_classes
+        self.box_in_features = list(box_in_features)
+        self.box_pooler = box_pooler
         self.sampler = sampler
+        self.proposal_append_gt = proposal_append_gt
+        # Detectron2's test-time augmentation switches masks off for a while.
+        self.mask_on = mask_in_features is not None
+        self.mask_in_features = list(mask_in_features or ())
+        self.mask_pooler = mask_pooler
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
-        check_roi_heads(self)
-        pool_in_float32(self.box_pooler)
-        if self.mask_on:
-            pool_in_float32(self.mask_pooler)
+
+    def stages(self) -> list[Stage]:
+        """All stages, the first on the RPN's proposals."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Refuse parts that do not fit together, and set the poolers up."""
+        stages = self.stages()
+        for stage in stages:
+            check_box_parts(stage.assigner, stage.criterion, stage.predictor, self.num_classes)
+            if self.continuous_label != "iou":
+                check_continuous_labels(stage.criterion, self.continuous_label)
+            check_mask_parts(stage.criterion, stage.mask_head, self.num_classes)
+        if len({stage.predictor.softmax for stage in stages}) > 1:
+            raise ValueError(
+                "criteria: expected either softmax or sigmoid in all stages, whose logits are "
+                "averaged"
+            )
+        if self.mask_on and stages[0].mask_head is None:
+            raise ValueError("mask_head: expected one for mask_in_features, got None")
+        if self.mask_on and self.mask_pooler is None:
+            raise ValueError("mask_pooler: expected a pooler, got None")
+        if not self.mask_on and self.continuous_label in ("dice", "mean"):
+            raise ValueError(
+                f"continuous_label: {self.continuous_label!r} needs a mask head, but there is none"
+            )
+        for pooler in (self.box_pooler, self.mask_pooler):
+            if pooler is not None:
+                pooler.register_forward_pre_hook(_widen)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        """Translate what a yaml config says of all stages together."""
         model = cfg.MODEL
         if model.KEYPOINT_ON:
             raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
-        theirs = super().from_config(cfg, input_shape)
-        names = {*SHARED, *STAGE, *STAGE.values()} & theirs.keys()
-        if model.MASK_ON:
-            stages = theirs["criteria"] if "criteria" in theirs else [theirs["criterion"]]
-            for criterion in stages[: len(theirs.get("mask_heads", stages))]:
-                task = build_component(model.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION")
-                criterion.localization.append(task)
-        return {name: theirs[name] for name in names} | {
+        names = model.ROI_HEADS.IN_FEATURES
+        shared = {
+            "num_classes": model.ROI_HEADS.NUM_CLASSES,
+            "box_in_features": names,
+            "box_pooler": _build_pooler(model.ROI_BOX_HEAD, names, input_shape),
             "sampler": build_sampler(cfg, "SAMPLER"),
+            "proposal_append_gt": model.ROI_HEADS.PROPOSAL_APPEND_GT,
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
             "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
         }
-
-    @classmethod
-    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        theirs: dict[str, Any] = super()._init_box_head(cfg, input_shape)
-        model, heads, box = cfg.MODEL, cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-        predictor = build_component(
-            model.BOX_PREDICTOR,
-            box_predictor,
-            "MODEL.BOX_PREDICTOR",
-            input_shape=theirs["box_head"].output_shape,
-            box2box_transform=Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
-            num_classes=heads.NUM_CLASSES,
-            test_score_thresh=heads.SCORE_THRESH_TEST,
-            test_nms_thresh=heads.NMS_THRESH_TEST,
-            test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-            cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
-        )
-        return theirs | {
-            "box_predictor": predictor,
-            "assigner": build_component(model.ASSIGNER, assigners, "MODEL.ASSIGNER"),
-            "criterion": build_component(model.CRITERION, criteria, "MODEL.CRITERION"),
-        }
-
-    def stages(self) -> list[BoxStage]:
-        """The box heads that refine one another's boxes: one."""
-        mask_head = self.mask_head if self.mask_on else None
-        parts = self.box_head, self.box_predictor, self.assigner, self.criterion, mask_head
-        return [BoxStage(*parts)]
+        if not model.MASK_ON:
+            return shared
+        pooler = _build_pooler(model.ROI_MASK_HEAD, names, input_shape)
+        return shared | {"mask_in_features": names, "mask_pooler": pooler}
 
     def forward(
         self,
@@ -210,65 +176,240 @@ class RankingROIHeads(StandardROIHeads):
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """Detect, or in training compute the losses; see Detectron2's ROIHeads."""
         if not self.training:
-            detections = self._forward_box(features, proposals)
+            detections = self._detect_boxes(features, proposals)
             return self.forward_with_given_boxes(features, detections), {}
         if targets is None:
             raise ValueError("targets: expected the objects of each image, got None")
-        return self._train_stages(features, proposals, targets)
+        first, losses, stages = None, {}, self.stages()
+        for i, stage in enumerate(stages):
+            proposals, assignment = match_proposals(
+                proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
+            )
+            first = first or proposals
+            predictions = self._predict(features, proposals, stage)
+            candidates = self._gather(features, proposals, targets, stage, assignment, predictions)
+            output: CriterionOutput = stage.criterion(candidates)
+            suffix, prefix = (f"_stage{i}", f"stage{i}/") if len(stages) > 1 else ("", "roi/")
+            losses |= {f"{name}{suffix}": loss for name, loss in output.losses.items()}
+            log_metrics(output.metrics, prefix)
+            if i + 1 < len(stages):
+                with torch.no_grad():
+                    boxes = stage.predictor.predict_boxes(predictions, proposals)
+                proposals = refine_proposals(boxes, proposals, training=True)
+        return first or [], losses
 
-    def _train_stages(
-        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """The first stage's proposals, and the losses of all stages."""
-        (stage,) = self.stages()
-        trained = self._train_stage(features, proposals, targets, stage)
-        log_metrics(trained.metrics, "roi/")
-        return trained.proposals, trained.losses
+    def _predict(
+        self, features: dict[str, Tensor], proposals: list[Instances], stage: Stage
+    ) -> BoxPredictions:
+        maps = [features[name] for name in self.box_in_features]
+        pooled = self.box_pooler(maps, [own.proposal_boxes for own in proposals])
+        predictions: BoxPredictions = stage.predictor(stage.head(pooled))
+        return predictions
 
-    def _train_stage(
+    def _gather(
         self,
         features: dict[str, Tensor],
         proposals: list[Instances],
         targets: list[Instances],
-        stage: BoxStage,
-    ) -> TrainedStage:
-        proposals, assignment = match_proposals(
-            proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
+        stage: Stage,
+        assignment: Assignment,
+        predictions: BoxPredictions,
+    ) -> Candidates:
+        """All proposals' logits, and the boxes and masks of the positives."""
+        labels = assignment.labels
+        rows = torch.nonzero(labels >= 0).squeeze(1)
+        classes, gt_index = labels[rows], assignment.gt_index[rows]
+        sizes = torch.tensor([len(own) for own in proposals])
+        image = torch.arange(len(proposals)).repeat_interleave(sizes).to(rows.device)
+        outputs = stage.predictor.outputs_of(predictions.outputs, rows, classes)
+        anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])[rows]
+        boxes = BoxTargets(
+            outputs=outputs,
+            boxes=stage.predictor.box2box_transform.apply_deltas(outputs, anchors),
+            anchors=anchors,
+            gt_boxes=torch.cat([own.gt_boxes.tensor for own in targets])[gt_index],
         )
-        outputs = self._predict(features, proposals, stage)
-        candidates = gather_candidates(stage.predictor, *outputs, proposals, targets, assignment)
         masks = None
         if stage.mask_head is not None:
-            positives = collect_positives(candidates, assignment, targets)
-            masks = self._train_masks(features, positives, targets, stage.mask_head)
-        quality = continuous_labels(self.continuous_label, candidates, masks)
-        mask_targets = None
-        if masks is not None:
-            mask_targets = MaskTargets(masks.logits, masks.targets, masks.positive)
-        candidates = replace(candidates, continuous_labels=quality, masks=mask_targets)
-        output = stage.criterion(candidates)
-        return TrainedStage(proposals, outputs, output.losses, output.metrics)
+            index = choose_masked(gt_index, targets, self.max_mask_rois)
+            counts = torch.bincount(image[rows[index]], minlength=len(targets)).tolist()
+            rois = anchors[index].split(counts)
+            logits = stage.mask_head.layers(self._pool_masks(features, rois))
+            logits = select_class(logits, classes[index])
+            cut = cut_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
+            masks = MaskTargets(logits, cut, index)
+        return Candidates(
+            logits=predictions.logits,
+            labels=labels,
+            positives=rows,
+            image=image,
+            level=torch.zeros_like(image),
+            num_images=len(proposals),
+            boxes=boxes,
+            masks=masks,
+            continuous_labels=CONTINUOUS_LABELS[self.continuous_label](boxes, masks),
+        )
 
-    def _predict(
-        self, features: dict[str, Tensor], proposals: list[Instances], stage: BoxStage
-    ) -> tuple[Tensor, Tensor]:
-        """The logits (R, K) and the box outputs (R, 4) or (R, 4 K)."""
-        maps = [features[name] for name in self.box_in_features]
-        pooled = self.box_pooler(maps, [own.proposal_boxes for own in proposals])
-        logits, outputs = stage.predictor(stage.head(pooled))
-        return logits, outputs
-
-    def _train_masks(
-        self,
-        features: dict[str, Tensor],
-        positives: list[Instances],
-        targets: list[Instances],
-        mask_head: nn.Module,
-    ) -> TrainedMasks:
-        positives = limit_rois(keep_masked(positives, targets), self.max_mask_rois)
+    def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
+        """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
-        pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
-        logits = mask_head.layers(pooled)
-        logits = own_masks(logits, torch.cat([own.gt_classes for own in positives]))
-        masks = mask_targets(positives, targets, logits.shape[-1])
-        return TrainedMasks(torch.cat([own.positive for own in positives]), logits, masks)
+        pooled: Tensor = self.mask_pooler(maps, [Boxes(own) for own in rois])
+        return pooled
+
+    def _detect_boxes(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
+        """Detections from the mean of all stages' logits and the last stage's boxes."""
+        total: Tensor | float = 0.0
+        stages = self.stages()
+        for i, stage in enumerate(stages):
+            predictions = self._predict(features, proposals, stage)
+            total = total + predictions.logits.float()
+            if i + 1 < len(stages):
+                boxes = stage.predictor.predict_boxes(predictions, proposals)
+                proposals = refine_proposals(boxes, proposals, training=False)
+        predictions = predictions._replace(logits=total / len(stages))
+        return stages[-1].predictor.inference(predictions, proposals)
+
+    def forward_with_given_boxes(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Add masks to detections, as Detectron2's heads do.
+
+        Args:
+            features: the backbone's, by name.
+            instances: per image ``pred_boxes`` and ``pred_classes``.
+
+        Returns:
+            The same, with ``pred_masks`` if there is a mask head.
+        """
+        if not self.mask_on:
+            return instances
+        pooled = self._pool_masks(features, [own.pred_boxes.tensor for own in instances])
+        detections: list[Instances] = self.mask_head(pooled, instances)
+        return detections
+
+
+@ROI_HEADS_REGISTRY.register()
+class RankingROIHeads(StagedROIHeads):
+    """The heads of Faster and Mask R-CNN with any criterion: a single stage.
+
+    Args:
+        box_head: pooled features -> features.
+        box_predictor: a :class:`RankingBoxPredictor`, class-specific or not.
+        assigner: see :mod:`ranking_det.assigners`; one that looks at one image's proposals alone.
+        criterion: see :mod:`ranking_det.criteria`; all proposals are of level 0. With a mask head
+            it has a task on masks.
+        mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
+        shared: see :class:`StagedROIHeads`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        assigner: nn.Module,
+        criterion: nn.Module,
+        mask_head: nn.Module | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        if self.mask_on:
+            self.mask_head = mask_head
+        self.assigner = assigner
+        self.criterion = criterion
+        self._check()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
+        parts = build_box_parts(cfg, input_shape, weights, cfg.MODEL.ASSIGNER, "MODEL.ASSIGNER")
+        if cfg.MODEL.MASK_ON:
+            parts |= {"mask_head": build_mask_part(cfg, input_shape, parts["criterion"])}
+        return super().from_config(cfg, input_shape) | parts
+
+    def stages(self) -> list[Stage]:
+        """The one stage."""
+        mask_head = self.mask_head if self.mask_on else None
+        parts = self.box_head, self.box_predictor, self.assigner, self.criterion
+        return [Stage(*parts, mask_head)]
+
+
+def build_box_parts(
+    cfg: CfgNode,
+    input_shape: dict[str, ShapeSpec],
+    coder_weights: Sequence[float],
+    assigner: Mapping[str, Any],
+    where: str,
+) -> dict[str, Any]:
+    """Build the parts of a stage for boxes from a yaml config.
+
+    Args:
+        cfg: the config.
+        input_shape: of the backbone's features.
+        coder_weights: of the box coder.
+        assigner: the node of the assigner.
+        where: the key that says so.
+    """
+    model, heads, box = cfg.MODEL, cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+    size = box.POOLER_RESOLUTION
+    channels = input_shape[heads.IN_FEATURES[0]].channels
+    head = build_box_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
+    return {
+        "box_head": head,
+        "box_predictor": build_component(
+            model.BOX_PREDICTOR,
+            box_predictor,
+            "MODEL.BOX_PREDICTOR",
+            input_shape=head.output_shape,
+            box2box_transform=Box2BoxTransform(weights=coder_weights),
+            num_classes=heads.NUM_CLASSES,
+            test_score_thresh=heads.SCORE_THRESH_TEST,
+            test_nms_thresh=heads.NMS_THRESH_TEST,
+            test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
+        ),
+        "assigner": build_component(assigner, assigners, where),
+        "criterion": build_component(model.CRITERION, criteria, "MODEL.CRITERION"),
+    }
+
+
+def build_mask_part(
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: nn.Module
+) -> nn.Module:
+    """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
+    for part in criterion.modules():
+        if isinstance(part, Criterion):
+            node = cfg.MODEL.MASK_CRITERION
+            part.localization.append(build_component(node, criteria, "MODEL.MASK_CRITERION"))
+    size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+    channels = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
+    return build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
+
+
+def _build_pooler(
+    node: CfgNode, in_features: Sequence[str], input_shape: dict[str, ShapeSpec]
+) -> ROIPooler:
+    return ROIPooler(
+        output_size=node.POOLER_RESOLUTION,
+        scales=tuple(1.0 / input_shape[name].stride for name in in_features),
+        sampling_ratio=node.POOLER_SAMPLING_RATIO,
+        pooler_type=node.POOLER_TYPE,
+    )
+
+
+def _widen(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a Detectron2 ROIPooler widen the features under autocast before it pools.
+
+    It gives the boxes the features' type, and in bfloat16 a box at 1,000 px moves by up to 4 px,
+    away from its label and its mask.
+    """
+    maps, *boxes = args
+    if torch.is_autocast_enabled(maps[0].device.type):
+        maps = [features.float() for features in maps]
+    return (maps, *boxes)

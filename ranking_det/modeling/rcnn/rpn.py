@@ -19,20 +19,21 @@ from detectron2.modeling.proposal_generator import (
     StandardRPNHead,
     build_rpn_head,
 )
-from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
-from ranking_det.checks import check_integer
+from ranking_det.checks import check_at_least, check_integer
 from ranking_det.config import build_component
 from ranking_det.criteria import CriterionBase
 from ranking_det.labels import IGNORE
-from ranking_det.modeling.adapters import flatten_level
+from ranking_det.layers import HardNMS
 from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
-from ranking_det.modeling.compatibility import check_rpn
+from ranking_det.modeling.compatibility import check_rpn_parts
 from ranking_det.modeling.dense.head import prior_logit
+from ranking_det.modeling.feature_maps import MapPredictions, flatten_level
+from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_sampler
 
@@ -44,29 +45,13 @@ class RankingRPNHead(StandardRPNHead):
     Rank & Sort Loss starts from .5, as StandardRPNHead does.
 
     Args:
-        in_channels: channels of every feature level.
-        num_anchors: anchors per cell, the same on every level.
-        box_dim: 4.
-        conv_dims: channels of the convolutions; -1 for ``in_channels``.
         prior_prob: the score of every anchor at the start, in (0, 1).
+        arguments: those of StandardRPNHead.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        num_anchors: int,
-        box_dim: int = 4,
-        conv_dims: Sequence[int] = (-1,),
-        prior_prob: float = 0.01,
-    ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            num_anchors=num_anchors,
-            box_dim=box_dim,
-            conv_dims=list(conv_dims),
-        )
+    def __init__(self, *, prior_prob: float = 0.01, **arguments: Any) -> None:
+        super().__init__(**arguments)
         nn.init.constant_(self.objectness_logits.bias, prior_logit(prior_prob))
 
 
@@ -93,6 +78,9 @@ class RankingRPN(AnchorMatching, nn.Module):
         boundary: anchors that leave their image by more than so many pixels are ignored; None for
             no such limit.
         loss_weight: factor of all losses, after the balance; .2 in Rank & Sort and aLRP Loss.
+        suppression: takes the place of NMS at ``nms_thresh``; see
+            :mod:`ranking_det.layers.suppression`, for which each level is a class. Scores are
+            logits, which Soft-NMS cannot lower.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -117,8 +105,14 @@ class RankingRPN(AnchorMatching, nn.Module):
         sampler: nn.Module | None = None,
         boundary: float | None = None,
         loss_weight: float = 0.2,
+        suppression: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_at_least("loss_weight", loss_weight, 0.0)
+        check_at_least("nms_thresh", nms_thresh, 0.0)
+        if boundary is not None:
+            check_at_least("boundary", boundary, 0.0)
+        check_rpn_parts(assigner, criterion, head, anchor_generator, box2box_transform, in_features)
         self.in_features = list(in_features)
         self.rpn_head = head
         self.anchor_generator = anchor_generator
@@ -134,7 +128,8 @@ class RankingRPN(AnchorMatching, nn.Module):
         self.min_box_size = min_box_size
         self.boundary = boundary
         self.loss_weight = loss_weight
-        check_rpn(self)
+        # As Detectron2 does it, to the bit: what is proposed decides what is trained.
+        self.suppression = suppression or HardNMS(nms_thresh, exact=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -175,7 +170,7 @@ class RankingRPN(AnchorMatching, nn.Module):
             gradient; and in training the criterion's losses, ``loss_rpn_...``.
         """
         maps = [features[name] for name in self.in_features]
-        predictions, anchors = self.rpn_head(maps), self.make_anchors(maps)
+        predictions, anchors = MapPredictions(*self.rpn_head(maps)), self.make_anchors(maps)
         found = {}
         if self.training:
             if gt_instances is None:
@@ -188,7 +183,7 @@ class RankingRPN(AnchorMatching, nn.Module):
         images: ImageList,
         maps: list[Tensor],
         anchors: list[Tensor],
-        predictions: tuple[list[Tensor], ...],
+        predictions: MapPredictions,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         objects = as_one_class(gt_instances)
@@ -223,25 +218,37 @@ class RankingRPN(AnchorMatching, nn.Module):
 
     @torch.no_grad()
     def _propose(
-        self, images: ImageList, anchors: list[Tensor], predictions: tuple[list[Tensor], ...]
+        self, images: ImageList, anchors: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
-        boxes = []
-        for own, level in zip(anchors, predictions[1], strict=True):
-            outputs = flatten_level(level, 4).float()
-            tiled = own.repeat(len(outputs), 1)
-            boxes.append(self.decode(outputs.flatten(0, 1), tiled).view_as(outputs))
-        return find_top_rpn_proposals(
-            boxes,
-            [flatten_level(level, 1).squeeze(2).float() for level in predictions[0]],
-            images.image_sizes,
-            self.nms_thresh,
-            self.pre_nms_topk[self.training],
-            self.post_nms_topk[self.training],
-            self.min_box_size,
-            # In training it would stop at what is not finite, naming neither loss nor images. The
-            # losses are not finite either, and the trainer's guard names both.
-            training=False,
-        )
+        """The best of each level, then the best of each image; scores are logits."""
+        levels = []
+        for i, cells in enumerate(anchors):
+            outputs = flatten_level(predictions.outputs[i], 4).float()
+            tiled = cells.repeat(len(outputs), 1)
+            boxes = self.decode(outputs.flatten(0, 1), tiled).view_as(outputs)
+            logits = flatten_level(predictions.logits[i], 1).squeeze(2).float()
+            logits, order = (
+                part[:, : self.pre_nms_topk[self.training]]
+                for part in logits.sort(descending=True, dim=1)
+            )
+            boxes = boxes.take_along_dim(order[..., None], dim=1)
+            levels.append(RawDetections(boxes, logits, torch.full_like(order, i)))
+        boxes, logits, level = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        proposals = []
+        for i, size in enumerate(images.image_sizes):
+            # Of a diverged model boxes are dropped, and the losses are not finite: the trainer's
+            # guard names both.
+            best = keep_best(
+                RawDetections(boxes[i], logits[i], level[i]),
+                size,
+                self.suppression,
+                self.post_nms_topk[self.training],
+                min_side=self.min_box_size,
+            )
+            proposals.append(
+                Instances(size, proposal_boxes=Boxes(best.boxes), objectness_logits=best.scores)
+            )
+        return proposals
 
 
 def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:

@@ -1,4 +1,4 @@
-"""From Detectron2's structures and feature maps to the plain tensors of the contracts.
+"""From predictions on feature maps to rows: the order of anchors, and which are padding.
 
 N images, R_l anchors of level l, R = N x sum of R_l rows in all, K classes.
 """
@@ -6,12 +6,24 @@ N images, R_l anchors of level l, R = N x sum of R_l rows in all, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 PAD = 32
 """Images are taken to be padded to a multiple of this, as the published ranking detectors do."""
+
+
+class MapPredictions(NamedTuple):
+    """What a head predicts on each level's map, for the A anchors of each cell."""
+
+    logits: list[Tensor]
+    """Per level (N, A K, H_l, W_l), raw class scores."""
+    outputs: list[Tensor]
+    """Per level (N, A 4, H_l, W_l), raw box outputs."""
+    branch: list[Tensor] | None = None
+    """Per level (N, A, H_l, W_l), the logits of an IoU or centreness branch, if there is one."""
 
 
 def flatten_level(maps: Tensor, num_values: int) -> Tensor:
