@@ -46,6 +46,7 @@ from ranking_det.criteria.localization import (
     Localization,
     MaskCrossEntropy,
     MaskDice,
+    MaskLocalization,
     SmoothL1,
 )
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
@@ -83,6 +84,7 @@ __all__ = [
     "MagnitudeBalance",
     "MaskCrossEntropy",
     "MaskDice",
+    "MaskLocalization",
     "MaskTargets",
     "Normalizer",
     "PositiveCount",

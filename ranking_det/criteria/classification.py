@@ -6,6 +6,8 @@ normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +31,8 @@ class Classification(nn.Module):
 
     Args:
         options: the arguments of the subclass's constructor, as ``locals()`` there gives them. Each
-            becomes an attribute; the loss function checks them, on candidates of no row.
+            becomes an attribute; the loss function checks them, on candidates of no row. A subclass
+            that sets its attributes itself needs none.
 
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
@@ -47,12 +50,13 @@ class Classification(nn.Module):
     uses_continuous_labels = False
     softmax = False
 
-    def __init__(self, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
-        self._names = [name for name in options or () if name not in ("self", "__class__")]
+        self._names = [name for name in options if name not in ("self", "__class__")]
         for name in self._names:
-            setattr(self, name, (options or {})[name])
-        self(_no_candidates())
+            setattr(self, name, options[name])
+        if options:
+            self(_no_candidates())
 
     if TYPE_CHECKING:  # the options are attributes of any type
 

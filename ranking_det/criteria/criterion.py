@@ -39,6 +39,11 @@ class CriterionBase(nn.Module):
         raise NotImplementedError
 
     @property
+    def tasks(self) -> list[Localization]:
+        """The localisation tasks of all its criteria."""
+        return [task for criterion in self.criteria for task in criterion.tasks]
+
+    @property
     def branch(self) -> BranchLoss | None:
         """The loss of the head's IoU or centreness branch; None for a head without one."""
         return self.criteria[0].branch_loss
@@ -63,8 +68,7 @@ class CriterionBase(nn.Module):
     @property
     def coder_weights(self) -> list[tuple[float, ...]]:
         """The weights of the box coder that each loss on encoded boxes is for."""
-        tasks = [task for criterion in self.criteria for task in criterion.tasks]
-        return [task.coder_weights for task in tasks if task.coder_weights is not None]
+        return [task.coder_weights for task in self.tasks if task.coder_weights is not None]
 
 
 class Criterion(CriterionBase):

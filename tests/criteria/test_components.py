@@ -4,6 +4,8 @@ import torch
 from ranking_det.criteria import (
     CandidateCount,
     CenternessWeight,
+    Classification,
+    Criterion,
     HistoryBalance,
     IoUWeight,
     MagnitudeBalance,
@@ -190,3 +192,17 @@ def test_centerness_is_one_in_the_middle_and_zero_outside():
     )
     weights = CenternessWeight()(moved)
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
+
+
+def test_a_loss_of_ones_own_needs_no_options():
+    class Hinge(Classification):
+        def __init__(self, margin):
+            super().__init__()
+            self.margin = margin
+
+        def forward(self, candidates):
+            entries, positives = candidates.entries()
+            return {"loss_cls": (self.margin - entries[positives]).clamp(min=0).sum()}
+
+    losses = Criterion(classification=Hinge(9.0))(make(LABELS)).losses
+    assert list(losses) == ["loss_cls", "loss_box"] and losses["loss_cls"] > 0
