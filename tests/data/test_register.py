@@ -19,7 +19,7 @@ from ranking_det.data.shapes.lvis import (
     class_probabilities,
     federate,
     frequency_group,
-    lvis_categories,
+    long_tailed_categories,
 )
 
 NAMES = ("shapes_train", "shapes_val", "shapes_lvis_train", "shapes_lvis_val")
@@ -167,7 +167,7 @@ def test_the_thresholds_are_inclusive_as_in_lvis():
 
 
 def test_classes_are_long_tailed_and_sorted_by_name():
-    names = [category.name for category in lvis_categories()]
+    names = [category.name for category in long_tailed_categories()]
     assert len(set(names)) == 98 and names == sorted(names)
     probabilities = class_probabilities(98)
     assert probabilities.sum() == pytest.approx(1)

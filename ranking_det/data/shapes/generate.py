@@ -15,12 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ranking_det.data.shapes.lvis import (
-    category_records,
-    class_probabilities,
-    federate,
-    lvis_categories,
-)
+from ranking_det.data.shapes import lvis
 from ranking_det.data.shapes.outlines import SHAPES
 from ranking_det.data.shapes.scene import MOST_OBJECTS, Category, render
 
@@ -55,7 +50,7 @@ class Settings:
 def categories_of(variant: str) -> list[Category]:
     """The classes of a variant; category ids are 1 + the index."""
     if variant == "shapes_lvis":
-        return lvis_categories()
+        return lvis.long_tailed_categories()
     return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_ONLY]
 
 
@@ -65,7 +60,7 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
     categories = categories_of(settings.variant)
     long_tailed = settings.variant == "shapes_lvis"
-    probabilities = class_probabilities(len(categories)) if long_tailed else None
+    probabilities = lvis.class_probabilities(len(categories)) if long_tailed else None
     empty = index % _EMPTY_EVERY == _EMPTY_EVERY // 2
     count = 0 if empty else int(rng.integers(2, MOST_OBJECTS + 1))
     chosen = rng.choice(len(categories), count, p=probabilities).tolist()
@@ -79,7 +74,7 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     image, objects = render(rng, settings.size, categories, chosen, crowd)
     fields: dict = {}
     if long_tailed:
-        objects, fields = federate(objects, len(categories), forced, rng)
+        objects, fields = lvis.federate(objects, len(categories), forced, rng)
         for item in objects:
             del item["iscrowd"]
         # The folder of an LVIS image is found from its URL.
@@ -134,7 +129,7 @@ def write_set(folder: Path, settings: Settings, workers: int) -> None:
     for split in SPLITS:
         images, annotations = _write_images(folder, settings, split, workers)
         if settings.variant == "shapes_lvis" and split == "train":
-            records = category_records(categories, annotations, settings.train)
+            records = lvis.category_records(categories, annotations, settings.train)
         content = {
             "info": {"description": f"{settings.variant} {split}", "settings": asdict(settings)},
             "licenses": [],

@@ -30,7 +30,7 @@ _UNKNOWN_SHARE, _NOT_EXHAUSTIVE_SHARE = 0.1, 0.15
 _NEGATIVES = (4, 10)
 
 
-def lvis_categories() -> list[Category]:
+def long_tailed_categories() -> list[Category]:
     """All classes, sorted by name as in LVIS; category ids are 1 + the index."""
     pairs = ((shape, style) for shape in SHAPES for style in STYLES)
     return sorted(

@@ -90,7 +90,7 @@ def texture(
 
 
 def _coordinates(place: Place, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixels of a place along two axes through its centre, turned by an angle."""
+    """Of the pixels of a place, along two axes through its centre that are turned by an angle."""
     x0, y0, x1, y1 = place
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - (x0 + x1) / 2)
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - (y0 + y1) / 2)

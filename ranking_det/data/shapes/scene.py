@@ -46,8 +46,7 @@ class _Scene:
         self.size = size
         self.image = paint.background(rng, size)
         self.owner = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-        self.full = np.zeros(256, np.int64)
-        self.visible = np.zeros(256, np.int64)
+        self.full, self.visible = np.zeros((2, 256), np.int64)
         self.places: dict[int, Place] = {}
 
     def _window(self, where: Place) -> tuple[slice, slice]:
