@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, Predictions
+from ranking_det.assigners.assignment import Assigner, ImageInputs, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import LowQuality, MaxIoU
-from ranking_det.checks import check_at_least, check_choice
+from ranking_det.checks import check_at_least, check_choice, check_integer
 from ranking_det.labels import BACKGROUND
 
 Fallback = Literal["positive", "none"]
@@ -60,10 +60,9 @@ class CostMixture(Assigner):
         reg_covar: float,
     ) -> None:
         super().__init__()
-        if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
-            raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
+        check_integer("topk", topk, 1)
         if not 0 <= min_iou <= 1:
-            raise ValueError(f"min_iou must be in [0, 1], got {min_iou!r}")
+            raise ValueError(f"min_iou: expected a number in [0, 1], got {min_iou!r}")
         check_choice("single_candidate", single_candidate, ("positive", "none"))
         check_choice("low_quality", low_quality, ("object", "anchor"))
         check_choice("empty_component", empty_component, ("positive", "none"))
@@ -96,15 +95,9 @@ class CostMixture(Assigner):
         """
         raise NotImplementedError
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""
+        anchors, gt_boxes, gt_classes, valid, predictions = image
         return self.match_all(anchors, [gt_boxes], [gt_classes], valid, predictions)
 
     def match_all(

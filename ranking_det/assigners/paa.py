@@ -16,7 +16,7 @@ from ranking_det.assigners.blocks import blocks
 from ranking_det.assigners.cost_mixture import CostMixture, Fallback
 from ranking_det.assigners.max_iou import LowQuality
 from ranking_det.boxes import box_giou, box_iou
-from ranking_det.checks import check_choice
+from ranking_det.checks import check_at_least, check_choice
 
 Scores = Literal["both", "classification", "localization"]
 
@@ -55,8 +55,7 @@ class PAA(CostMixture):
         reg_covar: float = 1e-6,
     ) -> None:
         super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
-        if not 0 <= box_weight < float("inf"):
-            raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
+        check_at_least("box_weight", box_weight, 0)
         self.box_weight = box_weight
 
     def costs(
@@ -69,20 +68,17 @@ class PAA(CostMixture):
     ) -> Tensor:
         """See :meth:`CostMixture.costs`."""
         targets = classes[objects][:, None]
-        focal = torch.cat(
-            [
-                self._focal(predictions.logits[rows[part]], targets[part])
-                for part in blocks(len(rows), predictions.logits.shape[1])
-            ]
-        )
+        logits = predictions.logits
+        parts = blocks(len(rows), logits.shape[1])
+        focal = torch.cat([self._focal(logits[rows[part]], targets[part]) for part in parts])
         overlap = box_giou(predictions.boxes[rows], boxes[objects])
         return focal + self.box_weight * (1 - overlap)
 
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Focal loss (n,) of logits (n, K), each row with its one positive class (n, 1)."""
         logits = _at_least_float32(logits)
-        own = logits.gather(1, targets)
-        hit = (-own).sigmoid().pow(self.GAMMA) * functional.softplus(-own) * self.ALPHA
+        against = -logits.gather(1, targets)
+        hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA
         loss = logits.sigmoid().pow_(self.GAMMA).mul_(functional.softplus(logits))
         return loss.mul_(1 - self.ALPHA).scatter_(1, targets, hit).sum(dim=1)
 

@@ -6,6 +6,7 @@ from ranking_det.assigners import (
     IGNORE,
     PAA,
     Assigner,
+    ImageInputs,
     NormalizedPAA,
     Predictions,
     blocks,
@@ -30,7 +31,8 @@ class FirstLogit(Assigner):
 
     needs_predictions = True
 
-    def match(self, anchors, gt_boxes, gt_classes, valid, predictions):
+    def match(self, image):
+        predictions = image.predictions
         agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
         return torch.where(agree, 0, BACKGROUND)
 
@@ -121,10 +123,11 @@ def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypat
     size = sum(map(len, anchors))
     for i in range(4):
         rows = slice(i * size, (i + 1) * size)
-        own = Predictions(predictions.logits[rows], predictions.boxes[rows])
-        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], own)
+        part = Predictions(predictions.logits[rows], predictions.boxes[rows])
+        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
         torch.testing.assert_close(alone.labels, batch[rows])
-        matched = assigner().match(anchors, boxes[i], classes[i], valid[rows], own)
+        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], part)
+        matched = assigner().match(image)
         torch.testing.assert_close(matched >= 0, alone.labels >= 0)
 
 
@@ -302,9 +305,11 @@ def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
 def test_wrong_arguments_are_named(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f"topk must be an integer >= 1, got {topk}"):
+        with pytest.raises(
+            ValueError, match=f"topk: expected an integer of at least 1, got {topk}"
+        ):
             assigner(topk)
-    with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"min_iou: expected a number in \[0, 1\], got 1.5"):
         assigner(min_iou=1.5)
     with pytest.raises(
         ValueError, match="single_candidate: expected one of positive, none, got 'x'"
@@ -318,13 +323,13 @@ def test_wrong_arguments_are_named(assigner):
         Predictions(predictions.logits, predictions.boxes[1:]),
         Predictions(predictions.logits[:, 0], predictions.boxes),
     ):
-        with pytest.raises(ValueError, match=rf"must have logits of shape \({rows}, K\) and boxes"):
+        with pytest.raises(ValueError, match=rf"expected logits of shape \({rows}, K\) and boxes"):
             assigner()(anchors, boxes, classes, valid, wrong)
 
 
 def test_wrong_options_of_the_costs_are_named():
     for weight in (-1.0, float("inf")):
-        with pytest.raises(ValueError, match="box_weight must be a finite number >= 0, got"):
+        with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
             PAA(box_weight=weight)
     with pytest.raises(ValueError, match="scores: expected one of both, classification, localizat"):
         NormalizedPAA(scores="iou")
