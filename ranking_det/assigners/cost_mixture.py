@@ -7,7 +7,7 @@ anchors and objects, nothing here runs per image or per object.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,22 @@ from ranking_det.checks import check_at_least, check_choice, check_integer
 from ranking_det.labels import BACKGROUND
 
 Fallback = Literal["positive", "none"]
+
+
+class Competitors(NamedTuple):
+    """The anchors that compete for an object, and the objects.
+
+    Attributes:
+        rows: (n,) int64, the place of each anchor among the R candidates.
+        objects: (n,) int64, the object 0..G-1 that it competes for.
+        boxes: (G, 4) XYXY boxes of all objects in pixels.
+        classes: (G,) int64.
+    """
+
+    rows: Tensor
+    objects: Tensor
+    boxes: Tensor
+    classes: Tensor
 
 
 class CostMixture(Assigner):
@@ -73,22 +89,12 @@ class CostMixture(Assigner):
         self.reg_covar = reg_covar
         self.competitors = MaxIoU(min_iou, min_iou, low_quality)
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """What it costs to give anchors to objects.
 
         Args:
             predictions: of all R candidates.
-            rows: (n,) int64, the competing ones.
-            objects: (n,) int64, the object 0..G-1 that each competes for.
-            boxes: (G, 4).
-            classes: (G,) int64.
+            competitors: those of them that compete for an object.
 
         Returns:
             (n,) float; not finite to keep an anchor out.
@@ -115,7 +121,8 @@ class CostMixture(Assigner):
         if predictions is None or not len(rows):
             return matched
         objects, boxes = matched[rows], torch.cat(list(gt_boxes))
-        costs = self.costs(predictions, rows, objects, boxes, torch.cat(list(gt_classes)))
+        competitors = Competitors(rows, objects, boxes, torch.cat(list(gt_classes)))
+        costs = self.costs(predictions, competitors)
         levels = [torch.full_like(a[:, 0], i, dtype=torch.int64) for i, a in enumerate(anchors)]
         cells = torch.cat(levels)
         groups = objects * len(levels) + cells[rows % len(cells)]

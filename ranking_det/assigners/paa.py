@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from ranking_det.assigners.assignment import Predictions
 from ranking_det.assigners.blocks import blocks
-from ranking_det.assigners.cost_mixture import CostMixture, Fallback
+from ranking_det.assigners.cost_mixture import Competitors, CostMixture, Fallback
 from ranking_det.assigners.max_iou import LowQuality
 from ranking_det.boxes import box_giou, box_iou
-from ranking_det.checks import check_at_least, check_choice
+from ranking_det.checks import check_choice
 
 Scores = Literal["both", "classification", "localization"]
 
@@ -55,18 +55,13 @@ class PAA(CostMixture):
         reg_covar: float = 1e-6,
     ) -> None:
         super().__init__(topk, min_iou, single_candidate, low_quality, empty_component, reg_covar)
-        check_at_least("box_weight", box_weight, 0)
+        if not 0 <= box_weight < float("inf"):
+            raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
         self.box_weight = box_weight
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """See :meth:`CostMixture.costs`."""
+        rows, objects, boxes, classes = competitors
         targets = classes[objects][:, None]
         logits = predictions.logits
         parts = blocks(len(rows), logits.shape[1])
@@ -119,15 +114,9 @@ class NormalizedPAA(CostMixture):
         self.scores = scores
         self.normalize = normalize
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """See :meth:`CostMixture.costs`."""
+        rows, objects, boxes, classes = competitors
         scores = []
         if self.scores != "localization":
             scores.append(_at_least_float32(predictions.logits[rows, classes[objects]]).sigmoid())

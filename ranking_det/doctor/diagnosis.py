@@ -7,16 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-# Remedies. Their `pip` and `python` are printed as those of the interpreter that is examined.
-PAIR = "pip install torch torchvision"
-UPGRADED_PAIR = "pip install --upgrade torch torchvision"
-NEW_PAIR = "pip install --upgrade --force-reinstall torch torchvision"
-DETECTRON2 = "python tools/install_detectron2.py"
-NEW_DETECTRON2 = f"pip uninstall -y detectron2; {DETECTRON2}"
-REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
-DETECTORS = 'pip install -e ".[detectors]"'
-OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
-
+from ranking_det.doctor.probes import NEW_DETECTRON2, NEW_PAIR, Finding, Remedies
 
 # What a message means that matches a pattern, and what to do.
 HINTS = {
@@ -59,23 +50,6 @@ class Check(NamedTuple):
     status: str
     text: str
     remedy: str = ""
-
-
-class Finding(Exception):
-    """What a probe itself knows to be wrong: a FAULT, or a note that training can live with."""
-
-    def __init__(self, text: str, remedy: str, status: str = "FAULT") -> None:
-        super().__init__(text)
-        self.text, self.remedy, self.status = text, remedy, status
-
-
-class Remedies(NamedTuple):
-    """What mends a package: if it is absent, if it raises, if a module that it needs is absent."""
-
-    package: str
-    absent: str
-    broken: str
-    lacking: str = ""
 
 
 def find_package(name: str) -> str | None:

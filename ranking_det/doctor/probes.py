@@ -10,23 +10,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ranking_det.doctor.diagnosis import (
-    DETECTORS,
-    DETECTRON2,
-    NEW_DETECTRON2,
-    NEW_PAIR,
-    OTHER_BUILD,
-    PAIR,
-    REQUIREMENTS,
-    UPGRADED_PAIR,
-    Finding,
-    Remedies,
-)
+# Remedies. Their `pip` and `python` are printed as those of the interpreter that is examined.
+PAIR = "pip install torch torchvision"
+UPGRADED_PAIR = "pip install --upgrade torch torchvision"
+NEW_PAIR = "pip install --upgrade --force-reinstall torch torchvision"
+DETECTRON2 = "python tools/install_detectron2.py"
+NEW_DETECTRON2 = f"pip uninstall -y detectron2; {DETECTRON2}"
+REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
+DETECTORS = 'pip install -e ".[detectors]"'
+OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
 
 # As in setup.py. Before 2.10 a file of weights can run code in spite of weights_only
 # (CVE-2026-24747; CVE-2025-32434 before 2.6).
 TORCH = "2.4"
 SAFE_TORCH = "2.10"
+
+
+class Finding(Exception):
+    """What a probe itself knows to be wrong: a FAULT, or a note that training can live with."""
+
+    def __init__(self, text: str, remedy: str, status: str = "FAULT") -> None:
+        super().__init__(text)
+        self.text, self.remedy, self.status = text, remedy, status
+
+
+class Remedies(NamedTuple):
+    """What mends a package: if it is absent, if it raises, if a module that it needs is absent."""
+
+    package: str
+    absent: str
+    broken: str
+    lacking: str = ""
 
 
 class Probe(NamedTuple):

@@ -20,11 +20,10 @@ from ranking_det.doctor.probes import compiled_operators, output_of
 from ranking_det.doctor.runner import run_probes
 
 PYTHON = (3, 10)  # as in setup.py
-PACKAGES = (
-    *("torch", "torchvision", "detectron2", "numpy", "Pillow", "fvcore", "iopath", "omegaconf"),
-    *("hydra-core", "pycocotools", "faster-coco-eval", "lvis", "scikit-learn", "matplotlib"),
-    *("opencv", "setuptools"),
-)
+PACKAGES = """
+torch torchvision detectron2 numpy Pillow fvcore iopath omegaconf hydra-core pycocotools
+faster-coco-eval lvis scikit-learn matplotlib opencv setuptools
+""".split()
 OPTIONAL = ("lvis", "scikit-learn", "setuptools")
 GIB = 2**30
 
@@ -110,18 +109,17 @@ def check_machine() -> list[Check]:
         wanted = ".".join(map(str, PYTHON))
         text = f"{platform.python_version()} is older than {wanted}"
         checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {wanted}"))
-    free = shutil.disk_usage(".").free / GIB
     low = "checkpoints need space: free some, or train in another folder"
-    checks.append(_enough("disk", free, f"{free:.1f} GiB free in {Path.cwd()}", low))
+    checks.append(_check_space("disk", ".", f"free in {Path.cwd()}", low))
     if os.path.isdir("/dev/shm"):
-        free = shutil.disk_usage("/dev/shm").free / GIB
         low = "for data loaders: docker run --shm-size=8g, or dataloader.train.num_workers=0"
-        checks.append(_enough("/dev/shm", free, f"{free:.1f} GiB of shared memory free", low))
-    checks.append(_check_datasets())
-    return checks
+        checks.append(_check_space("/dev/shm", "/dev/shm", "of shared memory free", low))
+    return [*checks, _check_datasets()]
 
 
-def _enough(name: str, free: float, text: str, remedy: str) -> Check:
+def _check_space(name: str, folder: str, text: str, remedy: str) -> Check:
+    free = shutil.disk_usage(folder).free / GIB
+    text = f"{free:.1f} GiB {text}"
     return Check(name, "ok", text) if free >= 1 else Check(name, "note", text, remedy)
 
 

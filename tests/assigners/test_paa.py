@@ -22,8 +22,8 @@ CLASSES = 5
 class Given(PAA):
     """The cost of an anchor is its first logit."""
 
-    def costs(self, predictions, rows, objects, boxes, classes):
-        return predictions.logits[rows, 0]
+    def costs(self, predictions, competitors):
+        return predictions.logits[competitors.rows, 0]
 
 
 class FirstLogit(Assigner):
@@ -49,6 +49,12 @@ def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
     decoded = torch.cat(anchors).repeat(len(counts), 1)
     shift = torch.randn(rows, 4, generator=generator, dtype=torch.float64) * 3
     return anchors, boxes, classes, valid, Predictions(logits, decoded + shift)
+
+
+def of_one_object(boxes):
+    """All of these anchors compete for one object of class 0, which is like the first of them."""
+    rows = torch.arange(len(boxes))
+    return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 
 
 def same_anchors(first_logits, **options):
@@ -236,13 +242,7 @@ def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
     logits = torch.tensor([[torch.nan], [0.0], [0.5], [1.0], [9.0]])
     decoded = box.clone()
     decoded[4] = torch.nan
-    costs = NormalizedPAA().costs(
-        Predictions(logits, decoded),
-        torch.arange(5),
-        torch.zeros(5, dtype=torch.int64),
-        box[:1],
-        torch.tensor([0]),
-    )
+    costs = NormalizedPAA().costs(Predictions(logits, decoded), of_one_object(box))
     assert costs[[0, 4]].tolist() == [torch.inf] * 2
     assert costs[1] == 2 and costs[3] == 1  # the IoUs are all equal, so they become 0
     assert 1 < costs[2] < 2
@@ -250,9 +250,9 @@ def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
 
 def test_equal_scores_become_0():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(4, 1)
-    given = (Predictions(torch.zeros(4, 1), box), torch.arange(4), torch.zeros(4).long())
-    assert NormalizedPAA().costs(*given, box[:1], torch.tensor([0])).tolist() == [2.0] * 4
-    raw = NormalizedPAA(normalize=False).costs(*given, box[:1], torch.tensor([0]))
+    given = Predictions(torch.zeros(4, 1), box), of_one_object(box)
+    assert NormalizedPAA().costs(*given).tolist() == [2.0] * 4
+    raw = NormalizedPAA(normalize=False).costs(*given)
     assert raw.tolist() == [0.5] * 4
 
 
@@ -329,7 +329,7 @@ def test_wrong_arguments_are_named(assigner):
 
 def test_wrong_options_of_the_costs_are_named():
     for weight in (-1.0, float("inf")):
-        with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
+        with pytest.raises(ValueError, match="box_weight must be a finite number >= 0, got"):
             PAA(box_weight=weight)
     with pytest.raises(ValueError, match="scores: expected one of both, classification, localizat"):
         NormalizedPAA(scores="iou")
