@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,18 +117,17 @@ class RecordList(Dataset):
         return self._images[int(self._index[index])]
 
 
+@dataclass(frozen=True)
 class _Stream(Dataset):
     """The sample of every position."""
 
-    def __init__(self, dataset: RecordList, mapper: Callable[..., Any], seed: int) -> None:
-        self.dataset = dataset
-        self.mapper = mapper
-        self.seed = seed
-        self._epoch: tuple[int, np.ndarray] | None = None
+    dataset: RecordList
+    mapper: Callable[..., Any]
+    seed: int
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         epoch, offset = divmod(position, len(self.dataset))
-        order = self._order(epoch)
+        order = _epoch_order(self.seed, epoch, len(self.dataset))
         with seeded(self.seed, position):
             # A mapper may refuse an image; the next of the epoch takes its place.
             for step in range(len(order)):
@@ -137,12 +137,11 @@ class _Stream(Dataset):
                     return mapped
         raise ValueError("dataset: the mapper refuses every image")
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._epoch is None or self._epoch[0] != epoch:
-            # The last word keeps an epoch's numbers apart from a position's.
-            generator = np.random.default_rng([self.seed, epoch, 1])
-            self._epoch = epoch, generator.permutation(len(self.dataset))
-        return self._epoch[1]
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    # The last word keeps an epoch's numbers apart from a position's.
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 @contextmanager

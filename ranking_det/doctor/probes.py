@@ -112,7 +112,7 @@ def _gpu() -> str:
     import torch
 
     driver = nvidia_smi()
-    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
+    cuda, hip = torch.version.cuda, torch.version.hip
     built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "the CPU only"
     if torch.cuda.is_available():
         names = [_use_gpu(torch, i) for i in range(torch.cuda.device_count())]

@@ -42,10 +42,6 @@ class Settings:
     seed: int = 0
     generator: int = GENERATOR_VERSION
 
-    def images(self, split: str) -> int:
-        """Number of images of a split."""
-        return self.train if split == "train" else self.val
-
 
 def categories_of(variant: str) -> list[Category]:
     """The classes of a variant; category ids are 1 + the index."""
@@ -104,15 +100,16 @@ def _write_images(folder: Path, settings: Settings, split: str, workers: int) ->
         _write(folder / split / f"{index + 1:06d}.jpg", jpeg)
         return objects, fields
 
+    count = settings.train if split == "train" else settings.val
     images, annotations = [], []
     # Threads, not processes: OpenCV and numpy leave the interpreter free, and when this process
     # is killed, no child outlives it with the lock in its hands.
     # Closing the map drops what is still to be drawn when the run is interrupted.
     with (
         ThreadPoolExecutor(workers) as pool,
-        contextlib.closing(pool.map(make, range(settings.images(split)))) as made,
+        contextlib.closing(pool.map(make, range(count))) as made,
     ):
-        bar = tqdm(made, f"{settings.variant} {split}", settings.images(split), mininterval=0.5)
+        bar = tqdm(made, f"{settings.variant} {split}", count, mininterval=0.5)
         for image_id, (objects, fields) in enumerate(bar, start=1):
             record = {"id": image_id, "file_name": f"{image_id:06d}.jpg"}
             images.append({**record, "height": settings.size, "width": settings.size, **fields})

@@ -37,11 +37,6 @@ def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Place]
     return mask, (int(x0), int(y0), int(x1), int(y1))
 
 
-def _wave(x: np.ndarray, sharpness: float = 2.0) -> np.ndarray:
-    """A square wave of period 1 with softened edges, which need no anti-aliasing."""
-    return np.clip(0.5 + sharpness * np.sin(2 * np.pi * x), 0, 1)
-
-
 def _noise(rng: Generator, height: int, width: int, coarsest: float) -> np.ndarray:
     """Octaves of smooth noise, stretched to 0..1; `coarsest` is the first one's cell in pixels."""
     field = np.zeros((height, width), np.float32)
@@ -72,8 +67,9 @@ def texture(
     along, across = frame
     height, width = along.shape
     phase = float(rng.random())
+    # Clipped waves are squares with softened edges, which need no anti-aliasing.
     if style == "striped":
-        return _wave(along / period + phase)
+        return np.clip(0.5 + 2 * np.sin(2 * np.pi * (along / period + phase)), 0, 1)
     if style == "checkered":
         waves = np.sin(np.pi * along / period + phase) * np.sin(np.pi * across / period)
         return np.clip(0.5 + 3 * waves, 0, 1)
