@@ -27,7 +27,7 @@ LAYERS = {
         {"checks", "user_errors", "files", "modeling", "data"},
         TORCH | DETECTRON2 | {"matplotlib"},
     ),
-    "data": ({"checks", "labels", "user_errors"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
+    "data": ({"labels", "user_errors"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
     "evaluation": ({"user_errors", "data", "files"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
     "modeling": (
         {"checks", "labels", "boxes", "config", "user_errors", "losses", "criteria", "assigners"}
