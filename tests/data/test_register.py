@@ -19,7 +19,7 @@ from ranking_det.data.shapes.lvis import (
     class_probabilities,
     federate,
     frequency_group,
-    lvis_categories,
+    long_tailed_categories,
 )
 
 NAMES = ("shapes_train", "shapes_val", "shapes_lvis_train", "shapes_lvis_val")
@@ -167,7 +167,7 @@ def test_the_thresholds_are_inclusive_as_in_lvis():
 
 
 def test_classes_are_long_tailed_and_sorted_by_name():
-    names = [category.name for category in lvis_categories()]
+    names = [category.name for category in long_tailed_categories()]
     assert len(set(names)) == 98 and names == sorted(names)
     probabilities = class_probabilities(98)
     assert probabilities.sum() == pytest.approx(1)
@@ -175,14 +175,14 @@ def test_classes_are_long_tailed_and_sorted_by_name():
 
 
 def test_unannotated_categories_are_in_no_list_and_the_forced_one_is_whole():
-    objects = [{"category": c} for c in (0, 0, 0, 1, 1, 2, 3, 4, 5)]
+    objects = [{"category_id": c} for c in (1, 1, 1, 2, 2, 3, 4, 5, 6)]
     unknown = partly = 0
     for seed in range(200):
-        kept, fields = federate(objects, 20, 0, np.random.default_rng(seed))
-        left = Counter(item["category"] for item in kept)
-        assert left[0] == 3 and 1 not in fields["not_exhaustive_category_ids"]
+        annotated, fields = federate(objects, 20, 1, np.random.default_rng(seed))
+        left = Counter(item["category_id"] for item in annotated)
+        assert left[1] == 3 and 1 not in fields["not_exhaustive_category_ids"]
         assert all(c > 6 for c in fields["neg_category_ids"])
         unknown += 6 - len(left)
         partly += len(fields["not_exhaustive_category_ids"])
-        assert (left[1] == 1) == (fields["not_exhaustive_category_ids"] == [2])
+        assert (left[2] == 1) == (fields["not_exhaustive_category_ids"] == [2])
     assert 50 < unknown < 160 and 10 < partly < 60

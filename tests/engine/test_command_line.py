@@ -198,7 +198,10 @@ WRONG = {
         [RS, "dataloader.train.dataset.names=shapes_trian"],
         "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
     ),
-    "a refused value": ([RS, "model.assigner.topk=0"], "topk must be an integer >= 1, got 0"),
+    "a refused value": (
+        [RS, "model.assigner.topk=0"],
+        "topk: expected an integer of at least 1, got 0",
+    ),
     "a refused value within": (
         [RS, "model.criterion.rank_scope=imge"],
         "model cannot be built: rank_scope: expected one of image, gpu, global, got 'imge'",

@@ -3,9 +3,7 @@
 import cv2
 import numpy as np
 
-from ranking_det.data.shapes.paint import SUPERSAMPLING
-
-Place = tuple[int, int, int, int]
+from ranking_det.data.shapes.paint import SUPERSAMPLING, Place
 
 
 def without_crumbs(mask: np.ndarray) -> np.ndarray:
@@ -15,16 +13,16 @@ def without_crumbs(mask: np.ndarray) -> np.ndarray:
     largest; a hole is filled if it is under 1 square pixel.
     """
     cleaned = mask.astype(np.uint8)
-    found = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
-    if len(found) == 1 and len(found[0]) > 2:
+    contours = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+    if len(contours) == 1 and len(contours[0]) > 2:
         # Most masks: one piece, no hole. (A crumb that hangs on by a corner may stay.)
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cleaned, connectivity=4)
     if count > 2:
         areas = stats[1:, cv2.CC_STAT_AREA]
         least = max(2 * SUPERSAMPLING**2, 0.01 * float(areas.sum()))
-        kept = areas >= min(least, float(areas.max()))
-        cleaned = np.concatenate([[False], kept])[labels].astype(np.uint8)
+        large = areas >= min(least, float(areas.max()))
+        cleaned = np.concatenate([[False], large])[labels].astype(np.uint8)
     padded = np.pad(1 - cleaned, 1, constant_values=1)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < SUPERSAMPLING**2
@@ -34,7 +32,7 @@ def without_crumbs(mask: np.ndarray) -> np.ndarray:
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Polygons (n, 2) along the edges of the samples; a mask with a hole is cut through it."""
-    doubled = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
+    doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return []
@@ -44,13 +42,9 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
         cut = (left + width // 2 + 1) // 2
         right = [outline + [cut, 0] for outline in _outlines(mask[:, cut:])]
         return _outlines(mask[:, :cut]) + right
-    polygons = []
-    for contour in contours:
-        # A doubled sample has an even and an odd row and column: the vertex is on its outside.
-        simple = cv2.approxPolyDP((contour + 1) // 2, 1.01, closed=True)[:, 0]
-        if len(simple) >= 3:
-            polygons.append(simple.astype(np.float64))
-    return polygons
+    # A doubled sample has an even and an odd row and column: the vertex is on its outside.
+    corners = [cv2.approxPolyDP((c + 1) // 2, 1.01, closed=True)[:, 0] for c in contours]
+    return [polygon.astype(np.float64) for polygon in corners if len(polygon) >= 3]
 
 
 def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
@@ -64,13 +58,10 @@ def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
         place: where it lies, in whole pixels.
     """
     origin = np.array(place[:2])
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x0, y0 = columns[0] / SUPERSAMPLING + origin[0], rows[0] / SUPERSAMPLING + origin[1]
-    width = (columns[-1] + 1 - columns[0]) / SUPERSAMPLING
-    height = (rows[-1] + 1 - rows[0]) / SUPERSAMPLING
+    x0, y0, width, height = np.array(cv2.boundingRect(mask.astype(np.uint8))) / SUPERSAMPLING
     polygons = [outline / SUPERSAMPLING + origin for outline in _outlines(mask)]
     return {
-        "bbox": [float(x0), float(y0), float(width), float(height)],
+        "bbox": [float(x0 + origin[0]), float(y0 + origin[1]), float(width), float(height)],
         "area": float(mask.sum()) / SUPERSAMPLING**2,
         "segmentation": [polygon.ravel().tolist() for polygon in polygons],
     }
@@ -82,15 +73,12 @@ def crowd_annotation(mask: np.ndarray, place: Place, size: int) -> dict:
     samples = (y1 - y0, SUPERSAMPLING, x1 - x0, SUPERSAMPLING)
     pixels = np.zeros((size, size), bool)
     pixels[y0:y1, x0:x1] = mask.reshape(samples).mean((1, 3)) >= 0.5
-    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-    box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
     flat = pixels.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
     # Run lengths begin with the zeros, of which there may be none.
-    counts = [0, *counts] if flat[0] else counts
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    counts = np.diff(changes, prepend=0, append=flat.size).tolist()
     return {
-        "bbox": [float(v) for v in box],
+        "bbox": [float(v) for v in cv2.boundingRect(pixels.astype(np.uint8))],
         "area": float(pixels.sum()),
         "segmentation": {"counts": counts, "size": [size, size]},
     }
