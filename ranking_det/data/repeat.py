@@ -27,13 +27,13 @@ def repeat_factors(dataset: Sequence[dict[str, Any]], threshold: float) -> list[
         A number of at least 1 per image; 1 for an image without objects.
     """
     classes = [{a["category_id"] for a in image["annotations"]} for image in dataset]
-    counts = Counter(k for own in classes for k in own)
+    counts = Counter(k for present in classes for k in present)
     # Rounded, or a factor of exactly 2 would now and then be a little more.
     of_class = {
         k: max(1.0, round(math.sqrt(threshold * len(dataset) / count), 9))
         for k, count in counts.items()
     }
-    return [max((of_class[k] for k in own), default=1.0) for own in classes]
+    return [max((of_class[k] for k in present), default=1.0) for present in classes]
 
 
 def repeat_rare(

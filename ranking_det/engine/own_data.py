@@ -8,8 +8,12 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 
-from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
-from ranking_det.data.own import register_annotations
+from ranking_det.data import (
+    AnnotationSummary,
+    check_same_categories,
+    read_annotations,
+    register_annotations,
+)
 from ranking_det.engine.experiment import Experiment
 from ranking_det.user_errors import UserError
 

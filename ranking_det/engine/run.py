@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
+from ranking_det.data import release_sets
 from ranking_det.engine.checkpoint import (
     find_last,
     find_resumable,
@@ -242,7 +243,9 @@ def _train_loader(experiment: Experiment, start: int) -> Any:
     if records:
         check_masks(records, experiment.mapper("train").mapper, names)
         fit_to_data(experiment, len(records))
-    return experiment.train_loader(records, start)
+    loader = experiment.train_loader(records, start)
+    release_sets(set(names) - set(experiment.names("test")))
+    return loader
 
 
 def fit_to_data(experiment: Experiment, num_images: int) -> None:

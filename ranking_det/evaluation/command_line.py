@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking_det.evaluation.files import (
-    describe,
-    read_ground_truth,
-    read_results,
-)
+from ranking_det.data.coco_json.reader import read_results
+from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import (
     FIELDS,
