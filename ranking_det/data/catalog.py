@@ -176,12 +176,8 @@ def load_set(name: str) -> list[dict[str, Any]]:
     """
     metadata = MetadataCatalog.get(name)
     path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
-    content, finder = open_registered(
-        path,
-        metadata.image_root,
-        lvis=lvis,
-        allow_outside=metadata.get("allow_outside", False),
-    )
+    allow_outside = metadata.get("allow_outside", False)
+    content = open_registered(path, metadata.image_root, lvis=lvis, allow_outside=allow_outside)
     ids = sorted(category["id"] for category in content["categories"])
     class_of = metadata.thing_dataset_id_to_contiguous_id
     if class_of.keys() != set(ids):
@@ -192,7 +188,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
     if lvis and metadata.get("class_image_count") is None:
         counts = {category["id"]: category["image_count"] for category in content["categories"]}
         metadata.class_image_count = _class_image_count((i, counts[i]) for i in ids)
-    return to_records(content, finder, class_of)
+    return to_records(content, metadata.image_root, class_of)
 
 
 def _class_image_count(counts: Iterable[tuple[int, int]]) -> list[dict[str, int]]:
@@ -213,13 +209,13 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
 
 
 def to_records(
-    content: Mapping[str, Any], finder: ImageFinder, class_of: Mapping[int, int]
+    content: Mapping[str, Any], image_root: str | Path, class_of: Mapping[int, int]
 ) -> list[dict[str, Any]]:
     """Detectron2's dicts of a file in COCO's or LVIS's format.
 
     Args:
         content: the file's, without faults; it is left as it is, and shares boxes and masks.
-        finder: finds the images, by ``file_name`` or by the end of their ``coco_url``.
+        image_root: where the images lie, by ``file_name`` or by the end of their ``coco_url``.
         class_of: the class, from 0, by category id.
 
     Returns:
@@ -229,6 +225,7 @@ def to_records(
     objects = defaultdict(list)
     for annotation in content["annotations"]:
         objects[annotation["image_id"]].append(_to_object(annotation, class_of))
+    finder = ImageFinder(image_root)
     return [
         {
             "file_name": finder.path(image),

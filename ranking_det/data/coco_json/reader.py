@@ -246,22 +246,19 @@ def read_annotations(
     """
     path = str(json_file)
     file = open_annotations(path)
-    _check_sections(file.content, path)
+    _check_lists(file.content, path)
     images, annotations = file.content["images"], file.content["annotations"]
-    finder = None
+    context = Context(is_lvis(images), opened=-(-len(images) // rules.MAX_OPENED))
     if image_root is not None:
-        finder = _open_folder(images, image_root, path, allow_outside)
-    context = Context(is_lvis(images), finder=finder, opened=-(-len(images) // rules.MAX_OPENED))
-    faults = Faults(path)
-    for section in SECTIONS:
-        _check_section(section, file.content[section], TRAINING, context, faults)
+        context.finder = _open_folder(images, image_root, path, allow_outside)
+    faults = _check_sections(file.content, path, TRAINING, context)
     _check_compressed_masks("annotations", annotations, context, faults)
     _forgive(faults, annotations)
     faults.check()
     objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
     if not objects:
         raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
-    if finder is not None:  # these rules are a part of those
+    if image_root is not None:  # registered sets have a part of these rules
         file.passed.add((str(image_root), context.lvis, allow_outside))
     categories = file.content["categories"] if context.lvis else []
     counts = {category["id"]: category["image_count"] for category in categories}
@@ -280,7 +277,7 @@ def read_annotations(
 
 def open_registered(
     path: str, image_root: str, *, lvis: bool, allow_outside: bool
-) -> tuple[dict[str, Any], ImageFinder]:
+) -> dict[str, Any]:
     """The content of the file of a registered set, which is not to be changed.
 
     Boxes and masks are not checked.
@@ -291,9 +288,6 @@ def open_registered(
         lvis: whether it must have LVIS's fields.
         allow_outside: whether images may lie outside the folder.
 
-    Returns:
-        The content, and what finds its images.
-
     Raises:
         UserError: the file is missing or is none of its format, an image has no name, leaves its
             folder or is not there, or an annotation is of an unknown image or category.
@@ -301,15 +295,12 @@ def open_registered(
     file, check = open_annotations(path), (str(image_root), lvis, allow_outside)
     content = file.content
     if check in file.passed:
-        return content, ImageFinder(image_root)
-    _check_sections(content, path)
+        return content
+    _check_lists(content, path)
     finder = _open_folder(content["images"], image_root, path, allow_outside)
-    context, faults = Context(lvis, finder=finder), Faults(path)
-    for section in SECTIONS:
-        _check_section(section, content[section], REGISTERED, context, faults)
-    faults.check()
+    _check_sections(content, path, REGISTERED, Context(lvis, finder=finder)).check()
     file.passed.add(check)
-    return content, finder
+    return content
 
 
 def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks: bool) -> None:
@@ -393,7 +384,7 @@ def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
     return {image["id"]: (image["width"], image["height"]) for image in content["images"]}
 
 
-def _check_sections(content: dict[str, Any], path: str) -> None:
+def _check_lists(content: dict[str, Any], path: str) -> None:
     """Raise UserError unless a file's content has the three lists of COCO and LVIS."""
     for section in SECTIONS:
         if section not in content:
@@ -412,6 +403,15 @@ def _open_folder(
     if not allow_outside:
         check_inside(images, image_root, path)
     return ImageFinder(image_root)
+
+
+def _check_sections(
+    content: Mapping[str, Any], path: str, profile: int, context: Context
+) -> Faults:
+    faults = Faults(path)
+    for section in SECTIONS:
+        _check_section(section, content[section], profile, context, faults)
+    return faults
 
 
 def _check_section(

@@ -60,7 +60,7 @@ def federate(
         `not_exhaustive_category_ids`.
     """
     present = sorted({item["category"] for item in objects})
-    kept: list[dict] = []
+    annotated: list[dict] = []
     not_exhaustive = []
     for category in present:
         items = [item for item in objects if item["category"] == category]
@@ -70,14 +70,14 @@ def federate(
         if category != forced and len(items) > 1 and draw < _UNKNOWN_SHARE + _NOT_EXHAUSTIVE_SHARE:
             not_exhaustive.append(category + 1)
             items = items[: int(rng.integers(1, len(items)))]
-        kept.extend(items)
+        annotated.extend(items)
     absent = np.setdiff1d(np.arange(count), present)
     asked = rng.choice(absent, int(rng.integers(*_NEGATIVES)), replace=False)
     fields = {
         "neg_category_ids": sorted(int(c) + 1 for c in asked),
         "not_exhaustive_category_ids": not_exhaustive,
     }
-    return kept, fields
+    return annotated, fields
 
 
 def frequency_group(image_count: int, train_images: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ranking_det.data.shapes.masks import (
+from ranking_det.data.shapes.mask_annotations import (
     Place,
     crowd_annotation,
     polygon_annotation,

@@ -132,19 +132,19 @@ def _lock(folder: Path) -> Iterator[bool]:
 def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
     """Reads what a set was made with, and raises if it is not what is wanted."""
     try:
-        found = Settings(**json.loads((folder / "meta.json").read_text()))
+        settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{folder} exists but was not made by `python -m ranking_det.data.shapes` "
             f"(no valid meta.json): move it away, or give another root"
         ) from error
     wanted = {"variant": variant, "generator": Settings.generator, **wanted}
-    differing = {name: value for name, value in wanted.items() if asdict(found)[name] != value}
+    differing = {name: value for name, value in wanted.items() if asdict(settings)[name] != value}
     if differing:
-        has = ", ".join(f"{name}={asdict(found)[name]}" for name in differing)
+        has = ", ".join(f"{name}={asdict(settings)[name]}" for name in differing)
         asked = ", ".join(f"{name}={value}" for name, value in differing.items())
         raise ValueError(
             f"{folder} was made with {has}, but {asked} is asked for: delete the folder to make "
             f"it anew, or give another root"
         )
-    return found
+    return settings
