@@ -68,7 +68,10 @@ class DetectionEvaluator(DatasetEvaluator):
         max_dets_per_image: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        self.rules = _choose_rules(rules, metadata.get("evaluator_type"))
+        if rules not in ("auto", "coco", "lvis"):
+            raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
+        kind = metadata.get("evaluator_type") if rules == "auto" else rules
+        self.rules: Rules = "lvis" if kind == "lvis" else "coco"
         check_library(library, lvis=self.rules == "lvis")
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
@@ -188,14 +191,6 @@ class DetectionEvaluator(DatasetEvaluator):
             "%s, at most %d detections of %s in an image:\n%s", task, self.max_dets, of, table
         )
         return metrics
-
-
-def _choose_rules(rules: str, evaluator_type: str | None) -> Rules:
-    if rules not in ("auto", "coco", "lvis"):
-        raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
-    if rules == "auto":
-        rules = "lvis" if evaluator_type == "lvis" else "coco"
-    return "lvis" if rules == "lvis" else "coco"
 
 
 def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[Any, int]]:
