@@ -29,11 +29,6 @@ from ranking_det.data.coco_json.rules import (
     Size,
     type_faults,
 )
-from ranking_det.data.coco_json.segmentations import (
-    broken_masks,
-    result_segmentation,
-    segmentation,
-)
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +77,7 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
         rules.references: (TRAINING, REGISTERED, GROUND_TRUTH),
         rules.box_inside: (TRAINING,),
         rules.box_not_negative: (GROUND_TRUTH,),
-        segmentation: (TRAINING, GROUND_TRUTH),
+        rules.segmentation: (TRAINING, GROUND_TRUTH),
         rules.optional_values: (TRAINING, GROUND_TRUTH),
     },
     "bbox": {
@@ -93,7 +88,7 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
     "segm": {
         rules.references: (RESULTS,),
         rules.score: (RESULTS,),
-        result_segmentation: (RESULTS,),
+        rules.result_segmentation: (RESULTS,),
     },
 }
 """The profiles that apply a rule, by section; faults of an entry are told in this order."""
@@ -454,7 +449,7 @@ def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> 
 def _check_compressed_masks(
     section: str, entries: Sequence[Any], context: Context, faults: Faults
 ) -> None:
-    for index, fault in broken_masks(entries, context.sizes):
+    for index, fault in rules.broken_masks(entries, context.sizes):
         faults.add(section, index, entries[index], [fault])
 
 

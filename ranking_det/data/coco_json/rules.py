@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ranking_det.data.coco_json.compressed_masks import are_whole
 from ranking_det.data.coco_json.image_files import ImageFinder, read_header
 from ranking_det.user_errors import UserError, show
 
@@ -25,6 +26,7 @@ MAX_OPENED = 10_000
 # What boxes may exceed the image by, in pixels: converters that count pixels from 1, or take the
 # last pixel's index for the edge, are off by one. In samples of COCO and LVIS no box exceeds it.
 TOLERANCE = 1.0
+MASKS_AT_ONCE = 8192  # compressed masks collected before they are decoded
 FLAT = "box without area"
 FORGIVEN = {FLAT: 1e-5}
 """The share of the objects that may have a fault of a kind, which is then counted in a warning.
@@ -318,6 +320,15 @@ def box_inside(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
     return [Fault("box outside the image", text)]
 
 
+def segmentation(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
+    """The mask of an annotation, if it has one, can be drawn."""
+    mask = annotation.get("segmentation")
+    if not mask or not context.masks:
+        return ()
+    size = context.sizes.get(annotation["image_id"])
+    return [Fault("segmentation", text) for text in _mask_faults(mask, size)]
+
+
 def optional_values(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
     """The fields of an annotation that may be missing have a value that evaluations take."""
     faults = []
@@ -344,6 +355,101 @@ def score(result: dict[str, Any], context: Context) -> Sequence[Fault]:
         text = f"has 'score' {show(value)}, which is no finite number"
         return [Fault("wrong value", text)]
     return ()
+
+
+def result_segmentation(result: dict[str, Any], context: Context) -> Sequence[Fault]:
+    """The mask of a result is a compressed RLE."""
+    mask = result["segmentation"]
+    texts = list(_mask_faults(mask, context.sizes.get(result["image_id"])))
+    if not texts and type(mask["counts"]) is not str:
+        text = f"must be a string, as a result's RLE is compressed, got {show(mask)}"
+        texts = [f"the RLE's 'counts' {text}"]
+    return [Fault("segmentation", text) for text in texts]
+
+
+def broken_masks(
+    entries: Sequence[Any], sizes: Mapping[int, Size | None]
+) -> Iterator[tuple[int, Fault]]:
+    """The compressed masks that do not fill their image, by the index of their entries.
+
+    They are decoded many at once: 10 to 16 microseconds a mask of 120 to 160 characters, where a
+    loop over their numbers takes 50 to 75.
+
+    Args:
+        entries: annotations or results; those with other faults in what matters are passed over.
+        sizes: of the images by id.
+    """
+    for start in range(0, len(entries), MASKS_AT_ONCE):
+        masks = {}
+        for index, entry in enumerate(entries[start : start + MASKS_AT_ONCE], start=start):
+            mask = _compressed(entry, sizes)
+            if mask is not None:
+                masks[index] = mask
+        whole = are_whole(*zip(*masks.values(), strict=True)) if masks else ()
+        for (index, (counts, area)), is_whole in zip(masks.items(), whole, strict=True):
+            if not is_whole:
+                text = f"decode to runs of {area} pixels, the image's area, but are {show(counts)}"
+                yield index, Fault("segmentation", f"the RLE's 'counts' must {text}")
+
+
+def _compressed(entry: Any, sizes: Mapping[int, Size | None]) -> tuple[str | bytes, int] | None:
+    """Counts and area of the image, if the mask is compressed and may be whole."""
+    mask = entry.get("segmentation") if type(entry) is dict else None
+    if type(mask) is not dict or not isinstance(mask.get("counts"), (str, bytes)):
+        return None
+    identity = entry.get("image_id")
+    size = sizes.get(identity) if type(identity) is int else None
+    # An empty string is a fault that the rules have found.
+    if size is None or not mask["counts"] or mask.get("size") != [size[1], size[0]]:
+        return None
+    return mask["counts"], size[0] * size[1]
+
+
+def _mask_faults(mask: Any, size: Size | None) -> Iterator[str]:
+    """What keeps a mask from being drawn; :func:`broken_masks` decodes those that are compressed.
+
+    Args:
+        mask: polygons or an RLE.
+        size: of the image; None if it is not known.
+    """
+    if type(mask) is dict:
+        yield from _rle_faults(mask, size)
+        return
+    if type(mask) is not list or any(type(polygon) is not list for polygon in mask):
+        text = "must be a list of polygons, which are lists of numbers, or an RLE object"
+        yield f"'segmentation' {text}, got {show(mask)}"
+        return
+    for index, polygon in enumerate(mask):
+        if len(polygon) < 6 or len(polygon) % 2:
+            text = f"has {len(polygon)} numbers; a polygon has x and y of at least 3 points"
+        elif not is_finite(polygon):
+            text = "must hold finite numbers only"
+        elif size is not None and _is_far(polygon, size):
+            text = f"is more than an image away from its image of {size[0]} x {size[1]}"
+            text += f": {show(polygon)}"
+        else:
+            continue
+        yield f"'segmentation'[{index}] {text}"
+
+
+def _rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[str]:
+    counts = rle.get("counts")
+    if size is not None and rle.get("size") != [size[1], size[0]]:
+        text = f"must be the image's [height, width] {[size[1], size[0]]}"
+        yield f"the RLE's 'size' {text}, got {show(rle.get('size'))}"
+    elif type(counts) is list:
+        natural = all(type(count) is int and count >= 0 for count in counts)
+        if not natural or (size is not None and sum(counts) != size[0] * size[1]):
+            yield "the RLE's 'counts' must be integers that sum to the image's area"
+    elif not isinstance(counts, (str, bytes)) or not counts:
+        yield f"the RLE's 'counts' must be a list or a string, got {show(counts)}"
+
+
+def _is_far(polygon: list[float], size: Size) -> bool:
+    """Whether a polygon, which is drawn before it is cut, would need memory without end."""
+    xs, ys = polygon[0::2], polygon[1::2]
+    width, height = size
+    return min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height
 
 
 def is_finite(numbers: Sequence[Any]) -> bool:
