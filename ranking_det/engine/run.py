@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
+from ranking_det.data import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import augment, evaluate
@@ -187,4 +188,6 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any]:
         config.fit_to_data(len(records))
     loader = config.train_loader(records, plan.resume_at or 0)
     exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
-    return loader, config.train_loader(records, 0) if exact_norms else None
+    norms_loader = config.train_loader(records, 0) if exact_norms else None
+    release_sets(set(config.names("train")) - set(config.names("test")))
+    return loader, norms_loader

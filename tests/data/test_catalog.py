@@ -72,7 +72,7 @@ def test_loading_a_set_that_is_missing_names_the_command(tmp_path, root):
 def test_preparing_makes_the_missing_sets_of_ours_only(tmp_path, root, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "ranking_det.data.register.prepare_shapes", lambda root, **kw: asked.append((root, kw))
+        "ranking_det.data.catalog.prepare_shapes", lambda root, **kw: asked.append((root, kw))
     )
     prepare_registered(["coco_2017_train", "shapes_lvis_val"])
     assert asked == [(root, {"variant": "shapes_lvis"})]

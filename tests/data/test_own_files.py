@@ -9,10 +9,10 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from ranking_det.data.annotations import read_annotations
-from ranking_det.data.image_files import candidates
-from ranking_det.data.own import complete_for_evaluation, register_annotations
-from tests.data.test_annotations import IDS, NAMES, valid
+from ranking_det.data import read_annotations, register_annotations
+from ranking_det.data.coco_json.image_files import candidates
+from ranking_det.evaluation.ground_truth import complete_for_evaluation
+from tests.data.cases import IDS, NAMES, valid
 
 NAME = "own_data_of_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -85,7 +85,7 @@ def evaluate(output_dir, complete=True):
     """Evaluates perfect predictions; returns the metrics."""
     evaluator = COCOEvaluator(NAME, tasks=("bbox",), output_dir=str(output_dir))
     if complete:
-        complete_for_evaluation(evaluator._coco_api.dataset)
+        evaluator._coco_api.dataset = complete_for_evaluation(evaluator._coco_api.dataset)
         evaluator._coco_api.createIndex()
     evaluator.reset()
     for record in DatasetCatalog.get(NAME):

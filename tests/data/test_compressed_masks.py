@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from ranking_det.data.geometry import broken_masks
-from ranking_det.data.rle import BATCH, are_whole
+from ranking_det.data.coco_json.compressed_masks import BATCH, are_whole
+from ranking_det.data.coco_json.rules import broken_masks
 
 SIZE = (37, 50)
 AREA = SIZE[0] * SIZE[1]

@@ -7,9 +7,8 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from ranking_det.data.annotations import read_annotations
-from ranking_det.data.own import register_annotations
-from ranking_det.data.records import load_set, register_set
+from ranking_det.data.catalog import load_set, register_annotations, register_set
+from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.engine import main
 from ranking_det.user_errors import UserError
 

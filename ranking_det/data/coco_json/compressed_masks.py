@@ -40,7 +40,7 @@ def are_whole(counts: Sequence[str | bytes], areas: Sequence[int]) -> np.ndarray
 
 def _are_whole(counts: Sequence[str | bytes], areas: Sequence[int]) -> np.ndarray:
     """The same; masks of C characters and V runs in all."""
-    texts = [_characters(own) for own in counts]
+    texts = [_characters(text) for text in counts]
     lengths = np.array([len(text) for text in texts])
     stops = lengths.cumsum()
     starts = stops - lengths

@@ -1,21 +1,17 @@
-"""Finds the image files of an annotation file, and compares their sizes with what it says."""
+"""Find the image files of an annotation file, and read their headers."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ranking_det.data.faults import Fault, show
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, show
 
-# More images than this are not all opened, as that could take minutes on a slow disk.
-MAX_OPENED = 10_000
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
@@ -32,9 +28,8 @@ class ImageFinder:
         self._listed: dict[str, frozenset[str]] = {}
 
     def find(self, image: dict[str, Any]) -> str | None:
-        """The path of an image, None if it is missing; see :func:`candidates`."""
-        for name in candidates(image):
-            path = os.path.join(self.image_root, name)
+        """The path of an image, None if it is missing."""
+        for path in self.places(image):
             folder, base = os.path.split(path)
             if base in self._listing(folder):
                 return path
@@ -42,7 +37,11 @@ class ImageFinder:
 
     def path(self, image: dict[str, Any]) -> str:
         """As ``find``, but where it should be if it is missing."""
-        return self.find(image) or os.path.join(self.image_root, candidates(image)[0])
+        return self.find(image) or self.places(image)[0]
+
+    def places(self, image: dict[str, Any]) -> list[str]:
+        """The paths at which an image may lie; see :func:`candidates`."""
+        return [os.path.join(self.image_root, name) for name in candidates(image)]
 
     def _listing(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
@@ -87,6 +86,15 @@ def candidates(image: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(map(os.path.normpath, names)))
 
 
+def check_folder(image_root: str | Path) -> None:
+    """Raise UserError unless the folder of the images is there and can be read."""
+    if not os.path.isdir(image_root):
+        what = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
+        raise UserError(f"the image folder {str(image_root)!r} {what}")
+    if not os.access(image_root, os.R_OK | os.X_OK):
+        raise UserError(f"the image folder {str(image_root)!r} may not be read")
+
+
 def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> None:
     """Raise UserError if names of a file's images lead out of their folder.
 
@@ -112,8 +120,8 @@ def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> N
 def _names(image: Any) -> list[str]:
     if not isinstance(image, dict):
         return []
-    given = [image.get(key) for key in ("file_name", "coco_url")]
-    return candidates(image) if all(isinstance(name, (str, type(None))) for name in given) else []
+    names = [image.get(key) for key in ("file_name", "coco_url")]
+    return candidates(image) if all(isinstance(name, (str, type(None))) for name in names) else []
 
 
 def _leaves(name: str) -> bool:
@@ -121,49 +129,6 @@ def _leaves(name: str) -> bool:
     here = posixpath.normpath(name.replace("\\", "/"))
     climbs = here == ".." or here.startswith(("../", "/"))
     return climbs or "\0" in name or name[1:2] == ":"
-
-
-class FileChecks:
-    """Checks that the image files are there, can be opened and have the size that is said.
-
-    All must be there; the headers of up to ``MAX_OPENED``, evenly spread, are read.
-
-    Args:
-        image_root: the folder of the images.
-        num_images: how many will be checked; 0 to read no header.
-    """
-
-    def __init__(self, image_root: str | Path, num_images: int) -> None:
-        self._finder = ImageFinder(image_root)
-        self._step = -(-num_images // MAX_OPENED)
-
-    def faults(self, index: int, image: dict[str, Any]) -> Iterator[Fault]:
-        """The faults of the file of ``images[index]``, an entry that has itself none."""
-        path = self._finder.find(image)
-        if path is None:
-            root = self._finder.image_root
-            places = " or ".join(os.path.join(root, name) for name in candidates(image))
-            yield "missing image file", f"no file {places}"
-        elif self._step and index % self._step == 0:
-            yield from _header_faults(image, path)
-
-
-def _header_faults(image: dict[str, Any], path: str) -> Iterator[Fault]:
-    try:
-        width, height, mode = read_header(path)
-    except Exception as error:  # the readers of broken files raise many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        yield "unreadable image", f"{path} cannot be read ({reason})"
-        return
-    if mode.startswith(("I", "F")):
-        # Pillow would make nearly all of it white.
-        yield "pixel format", f"{path} has pixels of more than 8 bits; save it with 8"
-    if (width, height) != (image["width"], image["height"]):
-        yield (
-            "image size",
-            f"the file says {image['width']} x {image['height']} (width x height), "
-            f"but {path} is {width} x {height}",
-        )
 
 
 def read_header(path: str) -> tuple[int, int, str]:
