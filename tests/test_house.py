@@ -36,7 +36,7 @@ LAYERS = {
     "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
     "data.coco_json": ({"user_errors", "files"}, {"numpy", "pycocotools", "PIL", "cv2"}),
     "data": (
-        {"labels", "files", "config", "user_errors", "data.shapes", "data.coco_json"},
+        {"checks", "labels", "files", "config", "user_errors", "data.shapes", "data.coco_json"},
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"},
     ),
     "evaluation": (
