@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.utils import comm
 
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.user_errors import UserError, nearest
@@ -76,15 +75,14 @@ def choose_dtype(amp: Mapping[str, Any], device: str) -> str:
     return str(dtype)
 
 
-def check_batch(batch: int, device: str, num_processes: int) -> None:
+def check_batch(batch: int, device: str, world: int) -> None:
     """Raise UserError unless so many processes can share a batch on such devices.
 
     Args:
         batch: images of an iteration; 0 where none is trained on.
         device: of each process.
-        num_processes: that are asked for; those that have been started count where there are more.
+        world: the number of processes.
     """
-    world = max(comm.get_world_size(), num_processes)
     if batch % world:
         raise UserError(f"a batch of {batch} cannot be shared by {world} processes")
     if world > 1 and device.startswith("cuda:"):
