@@ -114,7 +114,8 @@ class RunConfig:
     def num_classes_key(self) -> str | None:
         """The user's key of the number of classes; None if only the model knows."""
         if self.yaml is not None:
-            return num_classes_key(self.yaml)
+            with named_refusals("MODEL"):
+                return num_classes_key(self.yaml)
         return _shallowest(self.nodes.model, "num_classes", "model")
 
     def names_key(self, split: str) -> str:
@@ -261,9 +262,9 @@ class RunConfig:
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         """What Detectron2's LRScheduler hook takes."""
-        node = dict(self.nodes.lr_multiplier.items())
-        if "optimizer" in node:
-            node["optimizer"] = optimizer
+        node = self.nodes.lr_multiplier
+        if isinstance(node, DictConfig) and "optimizer" in node:
+            node = {**node, "optimizer": optimizer}
         return self._build(node, "lr_multiplier")
 
     def save(self, path: Path) -> None:
@@ -280,7 +281,8 @@ class RunConfig:
 
     @property
     def _evaluates_each(self) -> bool:
-        return OmegaConf.is_missing(self.nodes.dataloader.evaluator, "dataset_name")
+        node = self.nodes.dataloader.evaluator
+        return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
     def _loader_node(self, split: str) -> dict[str, Any]:
         """The arguments of a loader, whose mapper is built."""
