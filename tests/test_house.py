@@ -44,7 +44,7 @@ LAYERS = {
         {"numpy", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (
-        BOTTOM | {"config", "user_errors", "criteria", "assigners", "layers"},
+        BOTTOM | {"config", "user_errors", "losses", "criteria", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
