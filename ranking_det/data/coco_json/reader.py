@@ -20,15 +20,7 @@ from typing import Any
 
 from ranking_det.data.coco_json import rules
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder, check_inside
-from ranking_det.data.coco_json.rules import (
-    FLAT,
-    FORGIVEN,
-    Context,
-    Faults,
-    Rule,
-    Size,
-    type_faults,
-)
+from ranking_det.data.coco_json.rules import Context, Faults, Rule, Size
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +29,6 @@ SECTIONS = ("categories", "images", "annotations")
 # A file that was written so shortly before it is read, in seconds, may change again without another
 # time of change.
 CLOCK_TICK = 0.05
-
 
 TRAINING, REGISTERED, GROUND_TRUTH, RESULTS = range(4)
 
@@ -80,16 +71,8 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
         rules.segmentation: (TRAINING, GROUND_TRUTH),
         rules.optional_values: (TRAINING, GROUND_TRUTH),
     },
-    "bbox": {
-        rules.references: (RESULTS,),
-        rules.score: (RESULTS,),
-        rules.box_numbers: (RESULTS,),
-    },
-    "segm": {
-        rules.references: (RESULTS,),
-        rules.score: (RESULTS,),
-        rules.result_segmentation: (RESULTS,),
-    },
+    "bbox": dict.fromkeys([rules.references, rules.score, rules.box_numbers], (RESULTS,)),
+    "segm": dict.fromkeys([rules.references, rules.score, rules.result_segmentation], (RESULTS,)),
 }
 """The profiles that apply a rule, by section; faults of an entry are told in this order."""
 
@@ -415,11 +398,11 @@ def _check_section(
     """Add the faults of the entries; note the categories and images for sections to come."""
     fields = FIELDS[section] | (LVIS_FIELDS.get(section, {}) if context.lvis else {})
     if profile == GROUND_TRUTH:
-        fields.pop("image_count", None)
+        fields.pop("image_count", None)  # which only losses need
     section_rules = [rule for rule, profiles in RULES[section].items() if profile in profiles]
     context.section, context.ids = section, set()
     for index, entry in enumerate(entries):
-        entry_faults = type_faults(entry, fields)
+        entry_faults = rules.type_faults(entry, fields)
         has_fields = not entry_faults
         if has_fields:
             for rule in section_rules:
@@ -455,9 +438,9 @@ def _check_compressed_masks(
 
 def _forgive(faults: Faults, annotations: Sequence[dict[str, Any]]) -> None:
     """Pass the few boxes of no width or height that are in a large file, if they are all."""
-    count = faults.counts[FLAT]
+    count = faults.counts[rules.FLAT]
     if count and count == faults.counts.total():
         num_objects = sum(not annotation.get("iscrowd") for annotation in annotations)
-        if count <= FORGIVEN[FLAT] * num_objects:
+        if count <= rules.FORGIVEN[rules.FLAT] * num_objects:
             logger.warning("%s: boxes without width or height: %d", faults.where, count)
-            del faults.counts[FLAT]
+            del faults.counts[rules.FLAT]
