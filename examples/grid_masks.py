@@ -121,7 +121,8 @@ class GridMasks(DetectorInterface, nn.Module):
 
     Args:
         backbone: Detectron2 backbone, such as an FPN.
-        in_features: the names of its features for the grid and for the shared maps.
+        in_features: the names of its features, the finest first, which has the shared maps' pixels;
+            a cell is twice as wide.
         assigner: such as :class:`CenterRegion`.
         criterion: with a task on masks, and without a branch.
         num_classes: K.
@@ -148,7 +149,7 @@ class GridMasks(DetectorInterface, nn.Module):
         self,
         *,
         backbone: Backbone,
-        in_features: tuple[str, str] = ("p3", "p2"),
+        in_features: Sequence[str] = ("p2", "p3", "p4", "p5"),
         assigner: Assigner,
         criterion: CriterionBase,
         num_classes: int,
@@ -174,11 +175,11 @@ class GridMasks(DetectorInterface, nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
-        grid, fine = (backbone.output_shape()[name] for name in in_features)
-        self.stride, self.map_stride = grid.stride, fine.stride
-        self.class_head = _tower(grid.channels, num_classes, num_convs)
-        self.kernel_head = _tower(grid.channels, num_maps + 5, num_convs)
-        self.map_head = _tower(fine.channels, num_maps, num_convs)
+        finest = backbone.output_shape()[in_features[0]]
+        self.map_stride, self.stride = finest.stride, 2 * finest.stride
+        self.class_head = _tower(finest.channels, num_classes, num_convs)
+        self.kernel_head = _tower(finest.channels, num_maps + 5, num_convs)
+        self.map_head = _tower(finest.channels, num_maps, num_convs)
         # All scores begin at 1 %, all masks as discs around their cells.
         nn.init.constant_(self.class_head[-1].bias, -4.6)
         with torch.no_grad():
@@ -214,7 +215,9 @@ class GridMasks(DetectorInterface, nn.Module):
         """
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
-        grid, fine = (features[name] for name in self.in_features)
+        levels = [features[name] for name in self.in_features]
+        fine = torch.stack([_resize(level, levels[0].shape[-2:]) for level in levels]).mean(dim=0)
+        grid = functional.avg_pool2d(fine, 2)
         predictions = GridPredictions(
             _rows(self.class_head(grid)), _rows(self.kernel_head(grid)), self.map_head(fine)
         )
@@ -310,15 +313,15 @@ class GridMasks(DetectorInterface, nn.Module):
     def shrink_masks(self, images: ImageList, objects: Sequence[Instances]) -> Tensor:
         """The objects' masks (G, h, w): the share of each pixel that they cover, in [0, 1]."""
         height, width = images.tensor.shape[-2:]
-        shrunk = [images.tensor.new_zeros(0, height // self.map_stride, width // self.map_stride)]
+        shrunk = []
         for instances in objects:
             masks = instances.gt_masks
             if isinstance(masks, PolygonMasks):
                 masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-            whole = masks.tensor.to(images.device, torch.float32)
-            padding = (0, width - whole.shape[2], 0, height - whole.shape[1])
+            whole = masks.tensor.to(images.device, torch.float32)[:, None]
+            padding = (0, width - whole.shape[3], 0, height - whole.shape[2])
             shrunk.append(functional.avg_pool2d(functional.pad(whole, padding), self.map_stride))
-        return torch.cat(shrunk)
+        return torch.cat(shrunk).squeeze(1)
 
     def detect(
         self, images: ImageList, predictions: GridPredictions, i: int, inputs: dict[str, Any]
@@ -330,22 +333,17 @@ class GridMasks(DetectorInterface, nn.Module):
         scores, pairs = scores.topk(min(self.topk, len(scores)))
         rows, classes = pairs // self.num_classes, pairs % self.num_classes
         kernels = predictions.kernels[first:last][rows]
-        masks = self.draw_masks(kernels, cells[rows], predictions.maps[i])[None].float()
+        masks = self.draw_masks(kernels, cells[rows], predictions.maps[i])
+        # Duplicates go before the masks are enlarged, which takes most of the time.
+        boxes = BitMasks(masks > 0).get_bounding_boxes().tensor.to(scores.device)
+        best, scores, _ = self.suppression(boxes, scores, classes, self.max_detections)
         # First to the padded image, to cut off the padding.
-        masks = _resize(masks, images.tensor.shape[-2:])[..., :height, :width]
+        masks = _resize(masks[best][None], images.tensor.shape[-2:])[..., :height, :width]
         size = inputs.get("height", height), inputs.get("width", width)
         masks = _resize(masks, size)[0] > 0
-        seen = masks.flatten(1).any(dim=1)
-        masks, scores, classes = masks[seen], scores[seen], classes[seen]
-        boxes = BitMasks(masks).get_bounding_boxes().to(scores.device)
-        best = self.suppression(boxes.tensor, scores, classes, self.max_detections).index
-        return Instances(
-            size,
-            pred_boxes=boxes[best],
-            scores=scores[best],
-            pred_classes=classes[best],
-            pred_masks=masks[best],
-        )
+        detections = Instances(size, scores=scores, pred_classes=classes[best], pred_masks=masks)
+        detections.pred_boxes = BitMasks(masks).get_bounding_boxes().to(scores.device)
+        return detections[detections.pred_boxes.nonempty()]
 
     @torch.no_grad()
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
@@ -377,6 +375,6 @@ def _rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _resize(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """(1, n, h, w) -> (1, n, *size)."""
-    return functional.interpolate(masks, tuple(size), mode="bilinear", align_corners=False)
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, V, h, w) -> (N, V, *size)."""
+    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
