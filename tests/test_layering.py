@@ -14,7 +14,7 @@ DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotoo
 LAYERS = {
     "labels": (set(), set()),
     "config": (set(), set()),
-    "checks": (set(), {"torch"}),
+    "checks": ({"labels"}, {"torch"}),
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
     "losses": ({"checks", "labels", "boxes", "config"}, {"torch"}),

@@ -14,9 +14,15 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ranking_det.boxes import box_iou
+from ranking_det.checks import (
+    check_entries,
+    check_labels,
+    check_masks,
+    describe,
+    looks_at_values,
+)
 from ranking_det.labels import IGNORE
 from ranking_det.losses.mask_errors import dice_errors
-from ranking_det.losses.validation import check_labels, looks_at_values
 
 
 @dataclass(frozen=True)
@@ -219,20 +225,12 @@ class CriterionOutput:
 
 
 def _check_rows(candidates: Candidates) -> None:
-    labels, image = candidates.labels, candidates.image
+    labels, image, branch = candidates.labels, candidates.image, candidates.branch_logits
     check_labels("candidates.logits", candidates.logits, labels)
-    for name, value in (("image", image), ("level", candidates.level)):
-        if value.shape != labels.shape or value.dtype != torch.int64:
-            raise ValueError(
-                f"candidates.{name}: expected int64 of shape {tuple(labels.shape)}, one entry per "
-                f"row, got {value.dtype} of shape {tuple(value.shape)}"
-            )
-    branch = candidates.branch_logits
-    if branch is not None and branch.shape != labels.shape:
-        raise ValueError(
-            f"candidates.branch_logits: expected shape {tuple(labels.shape)}, one entry per row, "
-            f"got {tuple(branch.shape)}"
-        )
+    check_entries("candidates.image", image, len(labels), "row", integer=True)
+    check_entries("candidates.level", candidates.level, len(labels), "row", integer=True)
+    if branch is not None:
+        check_entries("candidates.branch_logits", branch, len(labels), "row")
     if not looks_at_values(image) or not len(image):
         return
     if (image.diff() < 0).any() or image[0] < 0 or image[-1] >= candidates.num_images:
@@ -246,15 +244,11 @@ def _check_positives(candidates: Candidates) -> None:
     labels, positives = candidates.labels, candidates.positives
     if positives.dim() != 1 or positives.dtype != torch.int64:
         raise ValueError(
-            f"candidates.positives: expected int64 of one dimension, got {positives.dtype} of "
-            f"shape {tuple(positives.shape)}"
+            f"candidates.positives: expected int64 of one dimension, got {describe(positives)}"
         )
-    quality, shape = candidates.continuous_labels, tuple(positives.shape)
-    if quality is not None and (quality.shape != shape or not quality.is_floating_point()):
-        raise ValueError(
-            f"candidates.continuous_labels: expected a float of shape {shape}, one entry per "
-            f"positive, got {quality.dtype} of shape {tuple(quality.shape)}"
-        )
+    if candidates.continuous_labels is not None:
+        name, count = "candidates.continuous_labels", len(positives)
+        check_entries(name, candidates.continuous_labels, count, "positive")
     if not looks_at_values(labels):
         return
     count = int((labels >= 0).sum())
@@ -267,27 +261,18 @@ def _check_positives(candidates: Candidates) -> None:
 
 
 def _check_boxes(boxes: BoxTargets, count: int) -> None:
-    for name in ("outputs", "boxes", "anchors", "gt_boxes"):
-        shape = tuple(getattr(boxes, name).shape)
-        if shape != (count, 4):
+    for name, value in vars(boxes).items():
+        if value.shape != (count, 4):
             raise ValueError(
                 f"candidates.boxes.{name}: expected one row of 4 for each of the {count} positive "
-                f"labels, got shape {shape}"
+                f"labels, got shape {tuple(value.shape)}"
             )
 
 
 def _check_masks(masks: MaskTargets, count: int) -> None:
-    logits, index = masks.logits, masks.index
-    if logits.dim() != 3 or masks.masks.shape != logits.shape:
-        raise ValueError(
-            "candidates.masks.masks: expected masks of the shape of logits, (Q, h, w), got "
-            f"{tuple(masks.masks.shape)} for {tuple(logits.shape)}"
-        )
-    if index.shape != logits.shape[:1] or index.dtype != torch.int64:
-        raise ValueError(
-            f"candidates.masks.index: expected int64 of shape ({len(logits)},), one entry per "
-            f"mask, got {index.dtype} of shape {tuple(index.shape)}"
-        )
+    index = masks.index
+    check_masks(masks.logits, masks.masks)
+    check_entries("candidates.masks.index", index, len(masks.logits), "mask", integer=True)
     if looks_at_values(index) and len(index) and (index.min() < 0 or index.max() >= count):
         raise ValueError(
             f"candidates.masks.index: expected positives 0..{count - 1}, got {int(index.min())} to "

@@ -6,7 +6,7 @@ normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,10 @@ class Classification(nn.Module):
         for name in self._names:
             setattr(self, name, (options or {})[name])
         self(_no_candidates())
+
+    if TYPE_CHECKING:  # the options are attributes of any type
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def options(self) -> dict[str, Any]:

@@ -30,10 +30,14 @@ class Localization(nn.Module):
     """
 
     loss_name = "loss_box"
-    balance: nn.Module | None = None
+    balance: nn.Module | None
     weight = 1.0
     weighted = True
     is_normalized = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balance = None
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return the errors, (P,) or (Q,), with gradient."""

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least, check_integer
+from ranking_det.checks import check_at_least
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.criteria.classification import Classification
 from ranking_det.labels import IGNORE
-from ranking_det.losses.iou_guided import iou_guided_ranking_loss, rank_by_iou
-from ranking_det.losses.rankdetnet import Ranking, class_specific_ranking_loss, rank_classes
+from ranking_det.losses.rankdetnet import Ranking, iou_guided_ranking_loss, rank_classes
 
 
 class RankDet(Classification):
@@ -34,7 +33,6 @@ class RankDet(Classification):
         reweight: weigh pairs by their own loss, as the paper does.
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: "higher", "both" or "none".
-        iou_reduction: of the IoU-guided loss over classes and levels, "sum" or "mean".
         merge_levels: compare the positives of all levels of a class with each other.
         probabilities: rank sigmoids, in [0, 1]; False ranks logits.
     """
@@ -55,33 +53,14 @@ class RankDet(Classification):
         reweight: bool = True,
         alpha: float = 1.0,
         iou_gradient: str = "higher",
-        iou_reduction: str = "sum",
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
-        weights = dict(
-            global_weight=global_weight, class_weight=class_weight, iou_weight=iou_weight
-        )
-        for name, weight in weights.items():
-            check_at_least(name, weight, 0.0)
-        check_integer("global_groups", global_groups, 1)
-        if not any(weights.values()):
-            raise ValueError("global_weight, class_weight and iou_weight: all are 0")
-        # The loss functions check the other options, on nothing to rank.
-        nothing, none = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-        class_specific_ranking_loss(
-            torch.zeros(0, 1),
-            none,
-            negatives=negatives,
-            ratio=ratio,
-            groups=class_groups,
-            distance=distance,
-            reweight=reweight,
-        )
-        iou_guided_ranking_loss(
-            nothing, nothing, none, alpha=alpha, iou_gradient=iou_gradient, reduction=iou_reduction
-        )
         super().__init__(locals())
+        for name in ("global_weight", "class_weight", "iou_weight"):
+            check_at_least(name, self.options[name], 0.0)
+        if not (global_weight or class_weight or iou_weight):
+            raise ValueError("global_weight, class_weight and iou_weight: all are 0")
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_global``, ``loss_class`` and ``loss_iou``, those with a weight."""
@@ -108,7 +87,7 @@ class RankDet(Classification):
             loss = rank_classes(scores, labels, rows, image, num_images, self._within_classes)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
+            loss = self._iou_guided(candidates, class_scores, image[rows])
             losses["loss_iou"] = self.iou_weight * loss
         # At least 1; images are in order.
         count = (image[rows].diff() != 0).sum() + 1
@@ -124,22 +103,15 @@ class RankDet(Classification):
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _iou_guided(
-        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
-    ) -> Tensor:
+    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
         rows, num_classes = candidates.positives, candidates.logits.shape[1]
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
-            groups = groups + num_images * num_classes * candidates.level[rows]
+            groups = groups + candidates.num_images * num_classes * candidates.level[rows]
         boxes = candidates.box_targets
-        return rank_by_iou(
-            scores,
-            box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype),
-            groups,
-            images if self.iou_reduction == "mean" else None,
-            num_images,
-            self.alpha,
-            self.iou_gradient,
+        ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
+        return iou_guided_ranking_loss(
+            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
         )
 
     @property

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ranking_det.checks import check_at_least
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.losses.alrp import inverse_ranks_below
-from ranking_det.losses.kernels.given_gradient import exact_arithmetic
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.ranked_logits import gather_entries
+from ranking_det.losses.kernels.precomputed_gradient import exact_arithmetic
+from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
 class UniformWeight(nn.Module):
@@ -93,11 +93,11 @@ class RankingWeight(nn.Module):
         """Return (P,) in [0, 1]."""
         with exact_arithmetic(candidates.logits):
             logits, positives = candidates.entries()
-            entries = gather_entries(logits, positives, [], candidates.group)
-            if entries is None:
+            ranked = gather_ranked_logits(logits, positives, [], candidates.group)
+            if ranked is None:
                 return torch.zeros_like(candidates.overlap)
-            sums = IntervalSums(entries, self.rank_delta)
-            others = sums.over_other_positives(torch.ones_like(entries.scores))
+            sums = IntervalSums(ranked, self.rank_delta)
+            others = sums.over_other_positives(torch.ones_like(ranked.scores))
             rank = 1 + others + sums.false_positives
-            weights = inverse_ranks_below(entries.scores, rank, self.delta)
-            return (weights / len(rank))[entries.mine].to(candidates.overlap)
+            weights = inverse_ranks_below(ranked.scores, rank, self.delta)
+            return (weights / len(rank))[ranked.local].to(candidates.overlap)

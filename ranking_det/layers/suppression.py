@@ -1,8 +1,8 @@
 """Suppression of duplicate detections: hard NMS, Soft-NMS and score voting, class by class.
 
-A suppression is called as ``suppression(boxes, scores, classes, max_detections)`` with the n
-candidates of one image and returns its :class:`Survivors`; dense inference, box heads and region
-proposal networks take one alike, and so does whoever composes a config.
+A suppression is called as ``suppression(boxes, scores, classes, limit)`` with the n candidates of
+one image, (n, 4) XYXY, (n,) and (n,) int64, and returns at most ``limit`` :class:`Survivors`. Dense
+inference, box heads and region proposal networks take one alike.
 
 Shapes: n detections of one image before suppression, k of them after it.
 """
@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least, check_choice, check_integer, describe
+from ranking_det.checks import (
+    check_at_least,
+    check_choice,
+    check_detections,
+    check_integer,
+)
 
 METHODS = ("linear", "gaussian")
 
@@ -27,8 +32,8 @@ BLOCK_ENTRIES = 1 << 20
 class Survivors(NamedTuple):
     """What is left, by descending score."""
 
-    index: Tensor
-    """(k,) int64 into the detections that were given."""
+    rows: Tensor
+    """(k,) int64, indices into the detections that were given."""
     scores: Tensor
     """(k,), lowered or not."""
     boxes: Tensor
@@ -50,27 +55,19 @@ class HardNMS(nn.Module):
         self.iou_thresh = iou_thresh
         self.exact = exact
 
-    def extra_repr(self) -> str:
-        """The options."""
-        return f"iou_thresh={self.iou_thresh:g}, exact={self.exact}"
-
-    def forward(
-        self, boxes: Tensor, scores: Tensor, classes: Tensor, max_detections: int
-    ) -> Survivors:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
-        if self.exact and boxes.device.type != "mps":  # which has no float64
-            index = batched_nms(boxes.double(), scores.double(), classes, self.iou_thresh)
-        else:
-            index = batched_nms(boxes.float(), scores, classes, self.iou_thresh)
-        index = index[:max_detections]
-        return Survivors(index, scores[index], boxes[index])
+        # mps has no float64.
+        wide = torch.float64 if self.exact and boxes.device.type != "mps" else torch.float32
+        rows = batched_nms(boxes.to(wide), scores.to(wide), classes, self.iou_thresh)[:limit]
+        return Survivors(rows, scores[rows], boxes[rows])
 
 
 class SoftNMS(nn.Module):
-    """Lower the scores of duplicates; see :func:`soft_nms`.
+    """Lower the scores of duplicates.
 
     Args:
-        method: "linear" or "gaussian".
+        method: "linear" or "gaussian"; see :func:`soft_nms`, as for the other arguments.
         iou_thresh: of the linear method, in [0, 1].
         sigma: of the Gaussian method, > 0.
         min_score: lowered scores of at most this are dropped, >= 0. They are compared as they
@@ -87,43 +84,25 @@ class SoftNMS(nn.Module):
         min_score: float = 1e-3,
     ) -> None:
         super().__init__()
-        _check_options(method, sigma, min_score, 1)
         check_at_least("iou_thresh", iou_thresh, 0.0)
+        _check_options(method, sigma, min_score, 1)
+        self.options = {"iou_thresh": iou_thresh, "sigma": sigma, "min_score": min_score}
         self.method = method
-        self.iou_thresh = iou_thresh
-        self.sigma = sigma
-        self.min_score = min_score
 
-    def extra_repr(self) -> str:
-        """The options."""
-        return (
-            f"{self.method!r}, iou_thresh={self.iou_thresh:g}, sigma={self.sigma:g}, "
-            f"min_score={self.min_score:g}"
-        )
-
-    def forward(
-        self, boxes: Tensor, scores: Tensor, classes: Tensor, max_detections: int
-    ) -> Survivors:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
-        index, lowered = soft_nms(
-            boxes,
-            scores,
-            classes,
-            method=self.method,
-            iou_thresh=self.iou_thresh,
-            sigma=self.sigma,
-            min_score=self.min_score,
-            max_detections=max_detections,
+        rows, lowered = soft_nms(
+            boxes, scores, classes, method=self.method, max_detections=limit, **self.options
         )
-        return Survivors(index, lowered, boxes[index])
+        return Survivors(rows, lowered, boxes[rows])
 
 
 class ScoreVoting(nn.Module):
-    """Move each survivor to the mean of its neighbours; see :func:`vote_boxes`.
+    """Move each survivor to the mean of its neighbours.
 
     Args:
         suppression: what suppresses; the scores that it leaves stay.
-        min_iou: boxes of at most this IoU with a survivor do not count.
+        min_iou: boxes of at most this IoU with a survivor do not count; see :func:`vote_boxes`.
         sigma: the smaller, the less a distant box counts, > 0.
     """
 
@@ -133,16 +112,12 @@ class ScoreVoting(nn.Module):
         super().__init__()
         check_at_least("sigma", sigma, 0.0, strictly=True)
         self.suppression = suppression
-        self.min_iou = min_iou
-        self.sigma = sigma
+        self.options = {"min_iou": min_iou, "sigma": sigma}
 
-    def forward(
-        self, boxes: Tensor, scores: Tensor, classes: Tensor, max_detections: int
-    ) -> Survivors:
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
-        survivors: Survivors = self.suppression(boxes, scores, classes, max_detections)
-        votes = boxes, scores, classes
-        voted = vote_boxes(survivors.index, *votes, min_iou=self.min_iou, sigma=self.sigma)
+        survivors: Survivors = self.suppression(boxes, scores, classes, limit)
+        voted = vote_boxes(survivors.rows, boxes, scores, classes, **self.options)
         return survivors._replace(boxes=voted)
 
 
@@ -183,7 +158,7 @@ def soft_nms(
     >>> soft_nms(boxes, torch.tensor([.8, .4, .5]), torch.tensor([0, 0, 0]))
     (tensor([0, 2, 1]), tensor([0.8000, 0.5000, 0.1000]))
     """
-    _check_detections(boxes, scores, classes)
+    check_detections(boxes, scores, classes)
     _check_options(method, sigma, min_score, max_detections)
     # In float32 or better: lowered scores of float16 would tie. A taken score is 0 from then on.
     remaining = scores.to(torch.promote_types(scores.dtype, torch.float32)).nan_to_num(nan=0.0)
@@ -237,7 +212,7 @@ def vote_boxes(
     >>> vote_boxes(torch.tensor([0]), boxes, torch.tensor([.5, .5]), torch.tensor([0, 0]))
     tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
     """
-    _check_detections(boxes, scores, classes)
+    check_detections(boxes, scores, classes)
     check_at_least("sigma", sigma, 0.0, strictly=True)
     if kept.dim() != 1 or kept.dtype != torch.int64:
         raise ValueError(
@@ -268,18 +243,3 @@ def _check_options(method: str, sigma: float, min_score: float, max_detections: 
     if not min_score >= 0:
         raise ValueError(f"min_score: expected a number of at least 0, got {min_score!r}")
     check_integer("max_detections", max_detections, 1)
-
-
-def _check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
-    """Raise ValueError unless these are boxes (n, 4), scores (n,) and integer classes (n,)."""
-    if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-        raise ValueError(f"boxes: expected a float tensor (n, 4), got {describe(boxes)}")
-    for name, value, floating in (("scores", scores, True), ("classes", classes, False)):
-        if value.shape != boxes.shape[:1] or value.is_floating_point() != floating:
-            kind = "a float" if floating else "an integer"
-            raise ValueError(
-                f"{name}: expected {kind} tensor ({len(boxes)},), one entry per box, got "
-                f"{describe(value)}"
-            )
-        if value.device != boxes.device:
-            raise ValueError(f"{name}: expected a tensor on {boxes.device}, got {describe(value)}")

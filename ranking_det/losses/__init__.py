@@ -12,7 +12,6 @@ Functions, each with its own gradient:
 - :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines
   that do not rank.
 - :func:`dice_errors` and :func:`mask_cross_entropies`: errors of masks.
-- :func:`check_values`: also check values on a GPU, for debugging.
 
 The objects that detectors call, which these are the core of, are in :mod:`ranking_det.criteria`.
 """
@@ -21,7 +20,6 @@ from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses.alrp import ALRPLosses, alrp_loss
 from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
-from ranking_det.losses.iou_guided import iou_guided_ranking_loss
 from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss
@@ -30,8 +28,8 @@ from ranking_det.losses.rankdetnet import (
     global_ranking_loss,
     group_negatives,
     hardest_negatives,
+    iou_guided_ranking_loss,
 )
-from ranking_det.losses.validation import check_values
 
 __all__ = [
     "ALRPLosses",
@@ -41,7 +39,6 @@ __all__ = [
     "alrp_loss",
     "ap_loss",
     "ape_loss",
-    "check_values",
     "class_specific_ranking_loss",
     "cross_entropy",
     "dice_errors",

@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.checks import check_per_positive, check_ranking
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.interval_sums import IntervalSums
+from ranking_det.losses.kernels.precomputed_gradient import (
+    LossPart,
+    attach_gradients,
+    attached_zero,
+    exact_arithmetic,
+)
 from ranking_det.losses.kernels.ramps import Ramps
-from ranking_det.losses.kernels.ranked_logits import gather_entries
-from ranking_det.losses.validation import check_per_positive, check_ranking
-
-# Positives with fewer false positives send no gradient.
-EPSILON = 1e-5
+from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
 class ALRPLosses(NamedTuple):
@@ -67,29 +70,32 @@ def alrp_loss(
     check_ranking(logits, positives, delta)
     check_per_positive("localization_errors", localization_errors, positives, high=torch.inf)
     with exact_arithmetic(logits):
-        entries = gather_entries(logits, positives, [localization_errors], group)
-        if entries is not None:
-            (errors,), count = entries.columns, len(entries.scores)
-            sums = IntervalSums(entries, delta)
+        ranked = gather_ranked_logits(logits, positives, [localization_errors], group)
+        if ranked is not None:
+            (errors,), count = ranked.columns, len(ranked.scores)
+            sums = IntervalSums(ranked, delta)
             false_positives = sums.false_positives
             others, errors_above = sums.over_other_positives(
                 torch.stack([torch.ones_like(errors), errors])
             )
             rank = 1 + others + false_positives
             share = (errors_above + false_positives) / rank
-            share = share.masked_fill_(false_positives <= EPSILON, 0) / count
+            share = share.masked_fill_(false_positives <= constants.ALRP_EPSILON, 0) / count
             # Shared in proportion to H; 0 / 0 can only be where the share is 0 as well.
             weights = (share / false_positives).masked_fill_(share == 0, 0)
             at_logits = sums.gradient(weights, -share)
-            at_errors = inverse_ranks_below(entries.scores, rank, 0.0) / count
+            at_errors = inverse_ranks_below(ranked.scores, rank, 0.0) / count
             lost = (errors * at_errors).sum()
             at_errors = at_errors.to(at_logits.dtype)
-            classification = Part((false_positives / rank).mean().to(at_logits.dtype), at_logits)
-            localization = Part(lost.to(at_logits.dtype), at_errors)
-    if entries is None:
+            precision_error = (false_positives / rank).mean()
+    if ranked is None:
         return ALRPLosses(attached_zero(logits), attached_zero(localization_errors))
-    own = localization._replace(gradient=localization.gradient[entries.mine])
-    return ALRPLosses(*carry(logits, classification), *carry(localization_errors, own))
+    classification = LossPart(precision_error.to(at_logits.dtype), at_logits)
+    localization = LossPart(lost.to(at_logits.dtype), at_errors[ranked.local])
+    return ALRPLosses(
+        *attach_gradients(logits, classification),
+        *attach_gradients(localization_errors, localization),
+    )
 
 
 def inverse_ranks_below(scores: Tensor, rank: Tensor, delta: float) -> Tensor:

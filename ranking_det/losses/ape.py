@@ -9,15 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.checks import check_at_least, check_choice, check_integer
-from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
-from ranking_det.losses.kernels.ranked_logits import Entries, gather_entries
-from ranking_det.losses.kernels.sigmoid_sums import PAIRS, SigmoidSums, highest_negatives
-from ranking_det.losses.validation import check_per_positive, check_ranking
-
-# A smaller balance constant is taken for this one, lest its inverse overflow; without a cut-off the
-# sums are in double precision.
-LEAST = {torch.float32: 1e-30, torch.float64: 1e-300}
+from ranking_det.checks import (
+    check_at_least,
+    check_choice,
+    check_integer,
+    check_per_positive,
+    check_ranking,
+)
+from ranking_det.losses.kernels import constants
+from ranking_det.losses.kernels.precomputed_gradient import (
+    LossPart,
+    attach_gradients,
+    attached_zero,
+    exact_arithmetic,
+)
+from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
 
 
 def ape_loss(
@@ -72,7 +79,7 @@ def ape_loss(
         >>> print(f"{ape_loss(logits, positives, quality):.6f}")
         0.257076
     """
-    check_ranking(logits, positives, 0.0)
+    check_ranking(logits, positives)
     check_per_positive("quality", quality, positives)
     check_at_least("lam", lam, 0.0, strictly=True)
     check_choice("normalizer", normalizer, ("positives", "active"))
@@ -84,19 +91,19 @@ def ape_loss(
         index = None
         if max_negatives is not None:
             index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        entries = gather_entries(logits, positives, [quality], index=index)
-        if entries is not None:
-            sums = SigmoidSums(entries, lam, cutoff, saturate)
-            pairs = _between_positives(sums, entries, count_self)
-            weights = pairs.share * entries.columns[0] if weight_by_quality else pairs.share
+        ranked = gather_ranked_logits(logits, positives, [quality], index=index)
+        if ranked is not None:
+            sums = SigmoidSums(ranked, lam, cutoff, saturate)
+            pairs = _between_positives(sums, ranked, count_self)
+            weights = pairs.share * ranked.columns[0] if weight_by_quality else pairs.share
             active = (sums.visible + pairs.visible > 0).sum().clamp_min(1)
             weights = weights / (active if normalizer == "active" else len(weights))
             value = weights @ (sums.softplus + pairs.softplus) / lam
-            pushed = _push_positives(sums, entries, weights)
+            pushed = _push_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + pairs.trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = Part(value.to(gradient.dtype), gradient, index)
-    return attached_zero(logits) if entries is None else carry(logits, part)[0]
+            part = LossPart(value.to(gradient.dtype), gradient, index)
+    return attached_zero(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
 class _Pairs(NamedTuple):
@@ -115,15 +122,15 @@ class _Pairs(NamedTuple):
     trained: Tensor
 
 
-def _blocks(entries: Entries) -> list[slice]:
-    count = len(entries.scores)
-    size = max(1, PAIRS // count)
+def _blocks(ranked: RankedLogits) -> list[slice]:
+    count = len(ranked.scores)
+    size = max(1, constants.PAIRS // count)
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) -> _Pairs:
-    (quality,), blocks = entries.columns, []
-    for rows in _blocks(entries):
+def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool) -> _Pairs:
+    (quality,), blocks = ranked.columns, []
+    for rows in _blocks(ranked):
         pairs = sums.pairs(rows)
         worse = (quality[None, :] < quality[rows, None]) & (pairs.sigmoid > 0)
         visible = worse.sum(1)
@@ -131,7 +138,7 @@ def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) ->
             pairs.sigmoid.diagonal(rows.start).zero_()
         constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
         # Without u itself the constant may underflow, together with what it divides.
-        share = (1 / constant.clamp_min(LEAST[sums.dtype])).masked_fill_(
+        share = (1 / constant.clamp_min(constants.APE_LEAST[sums.dtype])).masked_fill_(
             sums.visible[rows] + visible == 0, 0
         )
         softplus, trained = ((column * worse).sum(1) for column in (pairs.softplus, pairs.trained))
@@ -139,10 +146,10 @@ def _between_positives(sums: SigmoidSums, entries: Entries, count_self: bool) ->
     return _Pairs(*map(torch.cat, zip(*blocks, strict=True)))
 
 
-def _push_positives(sums: SigmoidSums, entries: Entries, weights: Tensor) -> Tensor:
+def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
     """The sum over u of weights_u sigmoid(lam d_vu) for those v that are in A_u; (P,)."""
-    (quality,), received = entries.columns, torch.zeros_like(weights)
-    for rows in _blocks(entries):
+    (quality,), received = ranked.columns, torch.zeros_like(weights)
+    for rows in _blocks(ranked):
         worse = quality[None, :] < quality[rows, None]
         received += weights[rows] @ (sums.pairs(rows).trained * worse)
     return received

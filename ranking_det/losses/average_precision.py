@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.checks import check_at_least, check_choice, check_integer
-from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.ranked_logits import Entries, gather_entries
+from ranking_det.losses.kernels.precomputed_gradient import (
+    LossPart,
+    attach_gradients,
+    attached_zero,
+    exact_arithmetic,
+)
+from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
-from ranking_det.losses.validation import check_ranking
 
 
 def ap_loss(
@@ -80,29 +84,29 @@ def ap_loss(
         index = None
         if max_negatives is not None:
             index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        entries = gather_entries(logits, positives, [], group, index)
-        if entries is not None:
-            sums = IntervalSums(entries, delta) if distance == "step" else SigmoidSums(entries, lam)
-            others = sums.over_other_positives(torch.ones_like(entries.scores))
+        ranked = gather_ranked_logits(logits, positives, [], group, index)
+        if ranked is not None:
+            sums = IntervalSums(ranked, delta) if distance == "step" else SigmoidSums(ranked, lam)
+            others = sums.over_other_positives(torch.ones_like(ranked.scores))
             constant = self_count + others + sums.false_positives
             if balance == "negatives":
-                constant = _count_above(entries, margin).clamp_min_(1)
+                constant = _count_above(ranked, margin).clamp_min_(1)
             error = sums.false_positives / constant
-            lowest = _lowest_error_below(entries.scores, error) if interpolated else error
+            lowest = _lowest_error_below(ranked.scores, error) if interpolated else error
             # Where the precision is replaced, the error is shared in the same proportions.
             weights = (lowest / error).masked_fill_(error == 0, 0) / constant / len(error)
             gradient = sums.gradient(weights, -lowest / len(error))
             value = lowest.mean()
             if isinstance(sums, SigmoidSums) and distance == "cross_entropy":
                 value = (weights * sums.softplus).sum() / lam
-            part = Part(value.to(gradient.dtype), gradient, index)
-    return attached_zero(logits) if entries is None else carry(logits, part)[0]
+            part = LossPart(value.to(gradient.dtype), gradient, index)
+    return attached_zero(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
-def _count_above(entries: Entries, margin: float) -> Tensor:
+def _count_above(ranked: RankedLogits, margin: float) -> Tensor:
     """The number of negatives n with s_n > s_i - margin, for every positive i."""
-    above = torch.nextafter(entries.scores - margin, torch.full_like(entries.scores, torch.inf))
-    return IntervalSums(entries._replace(scores=above), delta=0.0).false_positives
+    above = torch.nextafter(ranked.scores - margin, torch.full_like(ranked.scores, torch.inf))
+    return IntervalSums(ranked._replace(scores=above), delta=0.0).false_positives
 
 
 def _lowest_error_below(scores: Tensor, error: Tensor) -> Tensor:

@@ -9,20 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import describe
+from ranking_det.checks import check_masks
+from ranking_det.losses.kernels import constants
 
-EPS = 1e-5
 
-
-def dice_errors(logits: Tensor, targets: Tensor) -> Tensor:
+def dice_errors(logits: Tensor, masks: Tensor) -> Tensor:
     """Dice loss of each mask (Milletari et al., 3DV 2016), with squares in the denominator.
 
-    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5), over the pixels. An empty target gives 1 and no
+    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5), over the pixels. An empty mask gives 1 and no
     gradient.
 
     Args:
         logits: (Q, h, w), raw.
-        targets: (Q, h, w), in [0, 1].
+        masks: (Q, h, w), in [0, 1], of the objects.
 
     Returns:
         (Q,) float32 or better in [0, 1], with gradient.
@@ -33,18 +32,18 @@ def dice_errors(logits: Tensor, targets: Tensor) -> Tensor:
     >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
     True
     """
-    logits, t = _widen(logits, targets)
+    logits, t = _widen(logits, masks)
     p = logits.sigmoid()
     overlap = (p * t).sum(1)
-    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + EPS)
+    return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + constants.DICE_EPSILON)
 
 
-def mask_cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
     """Binary cross entropy of each mask, the mean over its pixels (He et al., ICCV 2017).
 
     Args:
         logits: (Q, h, w), raw.
-        targets: (Q, h, w), in [0, 1].
+        masks: (Q, h, w), in [0, 1], of the objects.
 
     Returns:
         (Q,) float32 or better, >= 0, with gradient.
@@ -53,17 +52,13 @@ def mask_cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: other shapes.
     """
     entropies = functional.binary_cross_entropy_with_logits(
-        *_widen(logits, targets), reduction="none"
+        *_widen(logits, masks), reduction="none"
     )
     return entropies.mean(1)
 
 
-def _widen(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _widen(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Both (Q, h w), in float32 or better."""
-    if logits.dim() != 3 or targets.shape != logits.shape:
-        raise ValueError(
-            f"targets: expected masks of the shape of logits, (Q, h, w), got {describe(targets)} "
-            f"for {describe(logits)}"
-        )
+    check_masks(logits, masks)
     wide = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(wide).flatten(1), targets.to(wide).flatten(1)
+    return logits.to(wide).flatten(1), masks.to(wide).flatten(1)

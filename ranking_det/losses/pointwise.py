@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import check_at_least
+from ranking_det.checks import check_at_least, check_labels, check_per_positive
 from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses.validation import check_labels, check_per_positive
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

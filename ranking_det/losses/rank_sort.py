@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.checks import check_per_positive, check_ranking
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.interval_sums import IntervalSums
+from ranking_det.losses.kernels.precomputed_gradient import (
+    LossPart,
+    attach_gradients,
+    attached_zero,
+    exact_arithmetic,
+)
 from ranking_det.losses.kernels.ramps import step
-from ranking_det.losses.kernels.ranked_logits import Entries, gather_entries
-from ranking_det.losses.validation import check_per_positive, check_ranking
-
-# Errors below it are rounding and send no gradient.
-EPSILON = 1e-10
-# Pairs of positives at a time.
-PAIRS = 1 << 18
+from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 
 
 class RankSortLosses(NamedTuple):
@@ -72,28 +73,28 @@ def rank_sort_loss(
     check_ranking(logits, positives, delta)
     check_per_positive("quality", quality, positives)
     with exact_arithmetic(logits):
-        entries = gather_entries(logits, positives, [quality], group)
-        parts = [] if entries is None else _parts(entries, positives, delta)
+        ranked = gather_ranked_logits(logits, positives, [quality], group)
+        parts = [] if ranked is None else _parts(ranked, positives, delta)
     if not parts:
         return RankSortLosses(attached_zero(logits), attached_zero(logits))
-    return RankSortLosses(*carry(logits, *parts))
+    return RankSortLosses(*attach_gradients(logits, *parts))
 
 
-def _parts(entries: Entries, positives: Tensor, delta: float) -> list[Part]:
-    (quality,), count = entries.columns, len(entries.scores)
-    sums = IntervalSums(entries, delta)
+def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[LossPart]:
+    (quality,), count = ranked.columns, len(ranked.scores)
+    sums = IntervalSums(ranked, delta)
     true_rank, error = sums.over_positives(torch.stack([torch.ones_like(quality), 1 - quality]))
     rank = true_rank + sums.false_positives
     ranking = sums.false_positives / rank
-    silent = sums.false_positives <= EPSILON
+    silent = sums.false_positives <= constants.RANK_SORT_EPSILON
     dense = sums.gradient(
         (1 / rank).masked_fill(silent, 0) / count, -ranking.masked_fill(silent, 0) / count
     )
-    sorting, received = _sorting(entries.scores, quality, true_rank, error, delta)
-    sparse = ((received - sorting) / count)[entries.mine]
+    sorting, received = _sorting(ranked.scores, quality, true_rank, error, delta)
+    sparse = ((received - sorting) / count)[ranked.local]
     return [
-        Part(ranking.mean().to(dense.dtype), dense),
-        Part(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
+        LossPart(ranking.mean().to(dense.dtype), dense),
+        LossPart(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
     ]
 
 
@@ -113,7 +114,7 @@ def _sorting(
     # What a positive adds to the rank and to the error of one below it.
     terms = torch.stack([torch.ones_like(quality), 1 - quality[order]], dim=1)
     sorting, received = torch.zeros_like(error), torch.zeros_like(error)
-    rows = max(1, PAIRS // len(order))
+    rows = max(1, constants.PAIRS // len(order))
     for start in range(0, len(order), rows):
         block = slice(start, start + rows)
         blamed = step(scores[None, start:] - scores[block, None], delta)
@@ -122,7 +123,7 @@ def _sorting(
         # l_S - l_S* over a common denominator: both are far larger than what is left of them.
         best_rank, best_error = true_rank[block] - mass, error[block] - wrong
         sorting[block] = (wrong * best_rank - best_error * mass) / (true_rank[block] * best_rank)
-        share = (sorting[block] / mass).masked_fill_(mass <= EPSILON, 0)
+        share = (sorting[block] / mass).masked_fill_(mass <= constants.RANK_SORT_EPSILON, 0)
         received[start:] += share @ blamed
     back = torch.argsort(order)
     return sorting[back], received[back]

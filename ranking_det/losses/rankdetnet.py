@@ -1,4 +1,4 @@
-"""Global and class-specific ranking losses of RankDetNet, and the choice of their negatives.
+"""The three ranking losses of RankDetNet, and the choice of their negatives.
 
 Equations are those of "RankDetNet: Delving into Ranking Constraints for Object Detection" (Liu et
 al., CVPR 2021). f is an object confidence: a probability, or a logit if the caller passes logits.
@@ -9,15 +9,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.checks import check_choice, check_integer
+from ranking_det.checks import (
+    check_at_least,
+    check_choice,
+    check_group_ids,
+    check_integer,
+    check_labels,
+    check_vector,
+)
 from ranking_det.labels import IGNORE
-from ranking_det.losses.kernels.given_gradient import Part, attached_zero, carry, exact_arithmetic
+from ranking_det.losses.kernels import constants
+from ranking_det.losses.kernels.precomputed_gradient import (
+    LossPart,
+    attach_gradients,
+    attached_zero,
+    exact_arithmetic,
+)
 from ranking_det.losses.kernels.ranked_groups import bin_negatives, rank_groups
-from ranking_det.losses.validation import check_labels, check_vector
 
 DISTANCES = ("exp", "sigmoid", "logistic")
-# Scores of a class of an image at a time, over all that are ranked.
-ELEMENTS = 1 << 20
 
 
 def global_ranking_loss(
@@ -58,8 +68,8 @@ def global_ranking_loss(
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
         together = torch.zeros_like(high, dtype=torch.int64)
         value, at_high, at_low = rank_groups(high, together, low[None], distance, reweight)
-        part = Part(value[0], torch.cat([at_high, at_low[0]]))
-    return carry(both, part)[0]
+        part = LossPart(value[0], torch.cat([at_high, at_low[0]]))
+    return attach_gradients(both, part)[0]
 
 
 def class_specific_ranking_loss(
@@ -101,13 +111,71 @@ def class_specific_ranking_loss(
         0.814852
     """
     check_labels("scores", scores, labels)
-    check_choice("negatives", negatives, ("group", "ohem"))
-    check_choice("distance", distance, DISTANCES)
-    check_integer("ratio", ratio, 1)
-    check_integer("groups", groups, 1)
     rows = torch.nonzero(labels >= 0).squeeze(1)
     ranking = Ranking(negatives, ratio, groups, distance, reweight)
     return rank_classes(scores, labels, rows, torch.zeros_like(labels), 1, ranking)
+
+
+def iou_guided_ranking_loss(
+    scores: Tensor,
+    ious: Tensor,
+    groups: Tensor,
+    *,
+    alpha: float = 1.0,
+    iou_gradient: str = "higher",
+    reduction: str = "sum",
+) -> Tensor:
+    """Make the order of the positives' scores agree with that of their IoU.
+
+    For each pair of positives of one group, a of the higher score and b of the lower,
+    exp(-alpha (f_a - f_b) (s_a - s_b)), averaged over the pairs of a group and summed over the
+    groups (eq. 6). O(P S) time with S positives in the largest group, in blocks of bounded memory.
+    The host waits once for a GPU.
+
+    Args:
+        scores: (P,) float, f of each positive in its own class.
+        ious: (P,) float, s, the IoU of each positive with its object; with gradient.
+        groups: (P,) int64; only positives of the same group are compared, in the paper those of
+            one class and level.
+        alpha: sharpness, > 0.
+        iou_gradient: which of the two IoUs has a gradient: that of the "higher" score, "both" or
+            "none".
+        reduction: "sum" over the groups, or their "mean", of those that have a pair.
+
+    Returns:
+        A scalar; zero, attached to the graph, if there is no pair.
+
+    Raises:
+        ValueError: if a shape, dtype, device, option or value is not as described.
+
+    Example:
+        >>> scores, ious = torch.tensor([0.7, 0.4]), torch.tensor([0.5, 0.8])
+        >>> print(f"{iou_guided_ranking_loss(scores, ious, torch.zeros(2, dtype=torch.int64)):.4f}")
+        1.0942
+    """
+    check_vector("scores", scores)
+    check_vector("ious", ious, like=scores)
+    check_group_ids(groups, scores, ious)
+    check_at_least("alpha", alpha, 0.0, strictly=True)
+    check_choice("iou_gradient", iou_gradient, ("higher", "both", "none"))
+    check_choice("reduction", reduction, ("sum", "mean"))
+    inputs = torch.cat([scores, ious])
+    if len(scores) == 0:
+        return attached_zero(inputs)
+    with exact_arithmetic(inputs):
+        dtype = torch.promote_types(inputs.dtype, torch.float32)
+        groups, order = torch.sort(groups, stable=True)
+        f, s = scores.detach().to(dtype)[order], ious.detach().to(dtype)[order]
+        first = torch.searchsorted(groups, groups)
+        last = torch.searchsorted(groups, groups, right=True)
+        weights = _pair_weights(first, last, dtype)
+        if reduction == "mean":
+            heads = (first == torch.arange(len(f), device=f.device)) & (weights > 0)
+            weights = weights / heads.sum().clamp_min(1)
+        value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
+        back = torch.argsort(order)
+        part = LossPart(value, torch.cat([gradient[back] for gradient in gradients]))
+    return attach_gradients(inputs, part)[0]
 
 
 class Ranking(NamedTuple):
@@ -147,8 +215,8 @@ def _lay_out(
     bounds = torch.searchsorted(images, torch.arange(num_images + 1, device=images.device))
     first = torch.searchsorted(key, key)
     # The one time that the host waits for the device.
-    known = torch.cat([bounds, first]).tolist()
-    ends, starts = known[: num_images + 1], sorted(set(known[num_images + 1 :]))
+    on_host = torch.cat([bounds, first]).tolist()
+    ends, starts = on_host[: num_images + 1], sorted(set(on_host[num_images + 1 :]))
     pair = (first == torch.arange(len(key), device=key.device)).cumsum(0) - 1
     return _Layout(
         bounds,
@@ -183,6 +251,10 @@ def rank_classes(
     Returns:
         A scalar; zero, attached to the graph, without positives.
     """
+    check_choice("negatives", ranking.negatives, ("group", "ohem"))
+    check_choice("distance", ranking.distance, DISTANCES)
+    check_integer("ratio", ranking.ratio, 1)
+    check_integer("groups", ranking.groups, 1)
     flat = scores.reshape(-1)
     if len(rows) == 0:
         return attached_zero(flat)
@@ -191,12 +263,12 @@ def rank_classes(
         dtype = torch.promote_types(flat.dtype, torch.float32)
         gradient = torch.zeros_like(flat, dtype=dtype)
         value = gradient.new_zeros(())
-        size = max(1, ELEMENTS // layout.longest)
+        size = max(1, constants.ELEMENTS // layout.longest)
         for start in range(0, len(layout.key), size):
             value += _rank_pairs(
                 scores.detach(), labels, layout, slice(start, start + size), ranking, gradient
             )
-    return carry(flat, Part(value, gradient))[0]
+    return attach_gradients(flat, LossPart(value, gradient))[0]
 
 
 def _rank_pairs(
@@ -222,13 +294,13 @@ def _rank_pairs(
 
     positives = layout.positives[starts[0] : starts[-1]]
     group = layout.pair[starts[0] : starts[-1]] - pairs.start
-    own = positives * num_classes + labels[positives]
+    positive_entries = positives * num_classes + labels[positives]
     most = max(end - start for start, end in zip(starts, starts[1:], strict=False))
-    high = flat[own].to(gradient.dtype)
+    high = flat[positive_entries].to(gradient.dtype)
     value, at_high, at_low = _rank_mined(high, group, low, most, ranking)
     # Added, as rows beyond the end of an image, which get 0, are rows of others.
     gradient.scatter_add_(0, entries.view(-1), at_low.view(-1))
-    gradient.scatter_add_(0, own, at_high)
+    gradient.scatter_add_(0, positive_entries, at_high)
     return value
 
 
@@ -250,6 +322,45 @@ def _rank_mined(
     else:
         at_low = torch.zeros_like(low).scatter_(1, index, at_mined)
     return values.sum(), at_high, at_low
+
+
+def _pair_weights(first: Tensor, last: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 over the number of pairs of each positive's group, 0 where there is none."""
+    size = last - first
+    pairs = (size * (size - 1) // 2).to(dtype)
+    return (1 / pairs).masked_fill_(pairs == 0, 0)
+
+
+def _visit_pairs(
+    f: Tensor,
+    s: Tensor,
+    first: Tensor,
+    last: Tensor,
+    weights: Tensor,
+    alpha: float,
+    iou_gradient: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare each positive with those from ``first`` to before ``last``, its group."""
+    value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
+    # The one time that the host waits for the device.
+    largest = int((last - first).max())
+    size = max(1, constants.PAIRS // largest)
+    for start in range(0, len(f), size):
+        rows = slice(start, start + size)
+        others = first[rows, None] + torch.arange(largest, device=f.device)
+        outside = others >= last[rows, None]
+        others.clamp_(max=len(f) - 1)
+        df, ds = f[rows, None] - f[others], s[rows, None] - s[others]
+        loss = (-alpha * df * ds).clamp_(max=constants.MAX_EXPONENT).exp_()
+        loss.mul_(weights[rows, None]).masked_fill_(outside, 0)
+        # Both orders of each pair were visited, and each positive with itself, where l = 1.
+        value += (loss.sum() - weights[rows].sum()) / 2
+        at_f[rows] = -alpha * (loss * ds).sum(1)
+        if iou_gradient == "higher":
+            loss.masked_fill_(df < 0, 0)
+        if iou_gradient != "none":
+            at_s[rows] = -alpha * (loss * df).sum(1)
+    return value, at_f, at_s
 
 
 def hardest_negatives(scores: Tensor, count: int) -> Tensor:

@@ -11,13 +11,7 @@ from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
-from ranking_det.modeling.interface import (
-    DetectorAdapter,
-    DetectorInterface,
-    Positives,
-    interface_of,
-    register_adapter,
-)
+from ranking_det.modeling.interface import DetectorInterface, Positives, interface_of
 from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads
@@ -34,7 +28,6 @@ __all__ = [
     "DenseDetectorWithTTA",
     "DenseHead",
     "DenseInference",
-    "DetectorAdapter",
     "DetectorInterface",
     "ExtraLevels",
     "FrozenStatisticsBatchNorm2d",
@@ -56,5 +49,4 @@ __all__ = [
     "add_ranking_config",
     "build_resnet_carafe_fpn_backbone",
     "interface_of",
-    "register_adapter",
 ]

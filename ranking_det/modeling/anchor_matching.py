@@ -79,33 +79,26 @@ class AnchorMatching:
         """
         logits = flatten_levels(predictions.logits, self.num_classes)
         outputs = flatten_levels(predictions.outputs, 4).float()
-        valid = self.valid(images, features, anchors)
-        return logits, outputs, self.assign(anchors, gt_instances, valid, logits, outputs)
+        detached = None
+        # An assigner of the user's own need not derive from the base class.
+        if isinstance(self.assigner, Assigner) and self.assigner.needs_predictions:
+            with torch.no_grad():
+                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
+            detached = Predictions(logits.detach(), boxes)
+        assignment = self.assigner(
+            anchors,
+            [instances.gt_boxes.tensor for instances in gt_instances],
+            [instances.gt_classes for instances in gt_instances],
+            self.valid(images, features, anchors),
+            detached,
+        )
+        return logits, outputs, assignment
 
     def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""
         grids = [feature.shape[-2:] for feature in features]
         counts = self.anchor_generator.num_anchors
         return valid_cells(images.image_sizes, grids, self.strides, counts, features[0].device)
-
-    def assign(
-        self,
-        anchors: list[Tensor],
-        gt_instances: list[Instances],
-        valid: Tensor,
-        logits: Tensor,
-        outputs: Tensor,
-    ) -> Assignment:
-        """Call the assigner; the predictions are decoded only for one that needs them."""
-        predictions = None
-        # One of the user's own need not derive from the base class.
-        if isinstance(self.assigner, Assigner) and self.assigner.needs_predictions:
-            with torch.no_grad():
-                boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
-            predictions = Predictions(logits.detach(), boxes)
-        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
-        gt_classes = [instances.gt_classes for instances in gt_instances]
-        return self.assigner(anchors, gt_boxes, gt_classes, valid, predictions)
 
     @torch.no_grad()
     def pick_positives(

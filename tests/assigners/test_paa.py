@@ -311,7 +311,7 @@ def test_wrong_arguments_are_named(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"topk must be an integer >= 1, got {topk}"):
-            assigner(topk)
+            assigner(topk=topk)
     with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
         assigner(min_iou=1.5)
     with pytest.raises(

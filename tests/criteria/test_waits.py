@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ranking_det import checks
 from ranking_det.criteria import (
     BoxTargets,
     Candidates,
@@ -18,7 +19,6 @@ from ranking_det.criteria import (
     candidates,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
-from ranking_det.losses import validation
 
 aten = torch.ops.aten
 WAITING = {
@@ -125,7 +125,7 @@ def batch(images, classes, levels, rows=60):
 COMPONENTS = {
     "rankdet": RankDet,
     "rankdet ohem": lambda: RankDet(negatives="ohem"),
-    "rankdet sigmoid": lambda: RankDet(distance="sigmoid", iou_reduction="mean"),
+    "rankdet sigmoid": lambda: RankDet(distance="sigmoid"),
 }
 
 
@@ -143,7 +143,7 @@ def waits_of_a_step(build, scope, *size):
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_step_of_rankdet_waits_four_times_whatever_its_size(name, scope, monkeypatch):
-    for module in (validation, candidates):
+    for module in (checks, candidates):
         monkeypatch.setattr(module, "looks_at_values", lambda tensor: False)
     for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):
         assert len(waits_of_a_step(COMPONENTS[name], scope, *size)) <= 4

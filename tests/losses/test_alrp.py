@@ -134,7 +134,9 @@ def test_a_device_without_autocast_leaves_gradients_enabled():
 
 def test_both_gradients_are_of_the_logits_precision(monkeypatch):
     seen = []
-    original = alrp.carry
-    monkeypatch.setattr(alrp, "carry", lambda x, *parts: seen.extend(parts) or original(x, *parts))
+    original = alrp.attach_gradients
+    monkeypatch.setattr(
+        alrp, "attach_gradients", lambda x, *parts: seen.extend(parts) or original(x, *parts)
+    )
     alrp_loss(torch.randn(9), torch.tensor([1, 4]), torch.tensor([0.3, 0.4]))
     assert [part.gradient.dtype for part in seen] == [torch.float32] * 2

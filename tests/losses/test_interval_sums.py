@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from ranking_det.losses import rank_sort, rank_sort_loss
-from ranking_det.losses.kernels import interval_sums, sigmoid_sums
+from ranking_det.losses import rank_sort_loss
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ramps import Ramps, range_sums
-from ranking_det.losses.kernels.ranked_logits import gather_entries
+from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 from tests.losses.cases import CASES, DELTAS, assert_close, random_case
 
@@ -23,7 +23,7 @@ def dense_sums(case, delta):
 
 
 def assert_exact(case, delta):
-    sums = IntervalSums(gather_entries(case.logits, case.positives, []), delta)
+    sums = IntervalSums(gather_ranked_logits(case.logits, case.positives, []), delta)
     counted, received = dense_sums(case, delta)
     assert_close(sums.false_positives, counted, 1e-10)
     weights = torch.arange(1.0, len(counted) + 1, dtype=torch.float64)
@@ -33,7 +33,7 @@ def assert_exact(case, delta):
 @pytest.mark.parametrize("delta", DELTAS)
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_the_size_of_a_chunk_changes_nothing(chunk, delta, monkeypatch):
-    monkeypatch.setattr(interval_sums, "CHUNK", chunk)
+    monkeypatch.setattr(constants, "CHUNK", chunk)
     assert_exact(random_case(13, 100), delta)
 
 
@@ -41,7 +41,7 @@ def test_the_size_of_a_chunk_changes_nothing(chunk, delta, monkeypatch):
 @pytest.mark.parametrize("cells", [0, 4, 5, 64, 10_000])
 @pytest.mark.parametrize("name", ["ties", "wide", "narrow", "all equal", "offset", "one logit"])
 def test_the_number_of_cells_changes_nothing(name, cells, delta, monkeypatch):
-    monkeypatch.setattr(interval_sums, "MAX_CELLS", cells)
+    monkeypatch.setattr(constants, "MAX_CELLS", cells)
     assert_exact(CASES[name], delta)
 
 
@@ -72,17 +72,17 @@ def test_range_sums_do_not_lose_small_terms_beside_large_ones():
 def test_the_blocks_of_the_pairs_of_positives_change_nothing(rows, monkeypatch):
     case = random_case(40, 60, ties=True)
     expected = rank_sort_loss(*case).sorting.item()
-    monkeypatch.setattr(rank_sort, "PAIRS", rows * 40)
+    monkeypatch.setattr(constants, "PAIRS", rows * 40)
     assert rank_sort_loss(*case).sorting.item() == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(("rows", "pairs"), [(1, 1), (3, 10), (64, 1 << 18)])
 @pytest.mark.parametrize("cutoff", [-4.0, None])
 def test_the_blocks_of_the_sigmoid_sums_change_nothing(rows, pairs, cutoff, monkeypatch):
-    monkeypatch.setattr(sigmoid_sums, "ROWS", rows)
-    monkeypatch.setattr(sigmoid_sums, "PAIRS", pairs)
+    monkeypatch.setattr(constants, "SIGMOID_ROWS", rows)
+    monkeypatch.setattr(constants, "PAIRS", pairs)
     case = random_case(20, 80, spread=2.0)
-    sums = SigmoidSums(gather_entries(case.logits, case.positives, []), 8.0, cutoff)
+    sums = SigmoidSums(gather_ranked_logits(case.logits, case.positives, []), 8.0, cutoff)
     members = torch.zeros(100, dtype=torch.bool)
     members[case.positives] = True
     logits = case.logits.detach()
@@ -100,7 +100,7 @@ def test_the_gradient_takes_over_the_memory_of_the_slots():
     case = random_case(10, 500)
     for dtype in (torch.float32, torch.float64):
         logits = case.logits.detach().to(dtype)
-        sums = IntervalSums(gather_entries(logits, case.positives, []), 0.5)
+        sums = IntervalSums(gather_ranked_logits(logits, case.positives, []), 0.5)
         at = sums._slots.data_ptr()
         weights = torch.ones(10, dtype=torch.float64)
         assert sums.gradient(weights, weights).data_ptr() == at

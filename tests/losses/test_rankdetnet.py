@@ -14,9 +14,8 @@ from ranking_det.losses import (
     group_negatives,
     hardest_negatives,
     iou_guided_ranking_loss,
-    rankdetnet,
 )
-from ranking_det.losses.kernels.ranked_groups import PAIRS
+from ranking_det.losses.kernels import constants
 from tests.losses.cases import assert_close, gradient
 
 DISTANCES = {"exp": torch.exp, "sigmoid": torch.sigmoid, "logistic": functional.softplus}
@@ -187,7 +186,7 @@ def test_many_pairs_are_visited_in_blocks():
     df, ds = (x[:, None] - x[None, :] for x in (scores, ious))
     expected = torch.exp(-df * ds)[df > 0].mean()
     loss = iou_guided_ranking_loss(scores, ious, torch.zeros(900, dtype=torch.int64))
-    assert 900 * 900 > PAIRS
+    assert 900 * 900 > constants.PAIRS
     assert_close(loss, expected, 1e-12)
     assert_close(gradient(loss, scores), gradient(expected, scores), 1e-12)
 
@@ -213,7 +212,7 @@ def mined_by_loop(scores, negatives, groups, count):
     return torch.stack([torch.stack(group).mean() for group in members if group])
 
 
-def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduction, merge_levels):
+def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge_levels):
     """The three losses of the given rows as one ranking, and whether they have a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
     own = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
@@ -235,7 +234,7 @@ def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduc
     ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(own.values())]
     level = 0 if merge_levels else candidates.level[list(own)]
     groups = labels[list(own)] * 10 + level
-    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
+    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher")]
 
 
 def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
@@ -271,20 +270,17 @@ def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
 
 @pytest.mark.parametrize("elements", [40, 1 << 20])
 @pytest.mark.parametrize("merge_levels", [True, False])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("probabilities", [True, False])
 @pytest.mark.parametrize("negatives", ["group", "ohem"])
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
-    scope, negatives, probabilities, reduction, merge_levels, elements, monkeypatch
+    scope, negatives, probabilities, merge_levels, elements, monkeypatch
 ):
-    monkeypatch.setattr(rankdetnet, "ELEMENTS", elements)
+    monkeypatch.setattr(constants, "ELEMENTS", elements)
     candidates = detections()
     labels = candidates.labels
     options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
-    criterion = Criterion(
-        classification=RankDet(iou_reduction=reduction, **options), rank_scope=scope
-    )
+    criterion = Criterion(classification=RankDet(**options), rank_scope=scope)
     output = criterion(candidates)
     found = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
     image = candidates.image if scope == "image" else torch.zeros_like(labels)
@@ -293,7 +289,6 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
             candidates,
             labels,
             torch.nonzero(image == i).squeeze(1).tolist(),
-            reduction=reduction,
             **options,
         )
         for i in range(candidates.num_images)
@@ -342,7 +337,6 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
             ),
             "reduction: expected one of sum, mean",
         ),
-        (lambda: RankDet(iou_reduction="max"), "reduction: expected one of sum, mean"),
         (lambda: group_negatives(torch.ones(3), 0), "groups: expected an integer of at least"),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(2), torch.ones(2)),

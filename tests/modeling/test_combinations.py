@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
-from ranking_det.modeling.compatibility import check_parts
+from ranking_det.modeling.compatibility import check_dense_parts
 from tests.modeling.conftest import CONFIGS, make_batch
 
 ASSIGNERS = {
@@ -170,5 +170,6 @@ def test_an_assigner_of_ones_own_need_not_inherit():
 
     model = build("fcos", "atss", "rs")
     model.assigner = Nobody()
-    check_parts(model)
+    parts = model.assigner, model.criterion, model.head, model.anchor_generator
+    check_dense_parts(*parts, model.box2box_transform, model.strides, model.num_classes)
     assert sum(model(make_batch((2,))).values()) == 0

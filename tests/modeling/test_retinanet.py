@@ -221,7 +221,7 @@ def test_a_branch_is_an_output_per_anchor_from_the_box_tower():
 def test_the_head_has_a_scale_per_level_and_group_norm_on_request():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=1, norm="GN", num_scales=2)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
-    logits, outputs = head(features)
+    logits, outputs, _ = head(features)
     assert [tuple(x.shape) for x in logits] == [(1, 2, 4, 4), (1, 2, 2, 2)]
     assert [tuple(x.shape) for x in outputs] == [(1, 4, 4, 4), (1, 4, 2, 2)]
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_the_head_has_a_scale_per_level_and_group_norm_on_request():
 
 def test_the_prior_is_the_score_at_the_start(build):
     model = build()
-    logits, _ = model.head([torch.zeros(1, 64, 4, 4)] * 5)
+    logits, *_ = model.head([torch.zeros(1, 64, 4, 4)] * 5)
     torch.testing.assert_close(logits[0].sigmoid().mean().item(), 0.01, rtol=1e-3, atol=0)
 
 

@@ -520,16 +520,15 @@ def test_boxes_are_pooled_where_they_are_in_mixed_precision(part):
 
 def test_masks_are_cut_out_as_detectron2_cuts_them():
     targets = make_targets((3, 2))
-    positives = []
-    for i, count in enumerate((5, 4)):
-        index = torch.arange(count) % len(targets[i])
-        boxes = Boxes(targets[i].gt_boxes.tensor[index] + torch.arange(float(count))[:, None])
-        positives.append(Instances((SIZE, SIZE), proposal_boxes=boxes, gt_index=index))
-    expected = [
-        objects.gt_masks[own.gt_index].crop_and_resize(own.proposal_boxes.tensor, 14)
-        for own, objects in zip(positives, targets, strict=True)
-    ]
-    found = cut_masks(positives, targets, 14)
+    rois, indices, expected, first = [], [], [], 0
+    for objects, count in zip(targets, (5, 4), strict=True):
+        index = torch.arange(count) % len(objects)
+        boxes = objects.gt_boxes.tensor[index] + torch.arange(float(count))[:, None]
+        expected.append(objects.gt_masks[index].crop_and_resize(boxes, 14))
+        rois.append(boxes)
+        indices.append(index + first)
+        first += len(objects)
+    found = cut_masks(rois, indices, targets, 14)
     assert found.any() and torch.equal(found, torch.cat(expected).float())
 
 

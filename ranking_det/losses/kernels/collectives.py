@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ranking_det.losses.kernels import constants
+
 
 def gather_positives(
     columns: Tensor, group: dist.ProcessGroup | None = None
@@ -19,7 +21,7 @@ def gather_positives(
         group: the workers that share the ranking; None for this one alone.
 
     Returns:
-        All rows, and the slice of them that is this worker's own.
+        All rows, and the slice of them that is this worker's.
     """
     if group is None:
         return columns, slice(0, len(columns))
@@ -67,7 +69,8 @@ def weighted_mean(
     """
     local = torch.stack([(weights * errors).sum(), weights.sum()])
     total = sum_over_workers(local.detach().clone(), group)
-    denominator = torch.where(total[1] < 1e-10, torch.ones_like(total[1]), total[1])
+    nothing = total[1] < constants.WEIGHTS_EPSILON
+    denominator = torch.where(nothing, torch.ones_like(total[1]), total[1])
     return (local[0] + (total[0] - local[0]).detach()) / denominator
 
 

@@ -14,24 +14,17 @@ interval, found by search.
 import torch
 from torch import Tensor
 
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import Ramps
-from ranking_det.losses.kernels.ranked_logits import Entries
-
-# Logits at a time: temporaries stay in the cache, and their memory does not grow with M.
-CHUNK = 1 << 17
-CHUNK_ON_GPU = 1 << 21
-# Two tables of this many float64 still fit the second-level cache.
-MAX_CELLS = 1 << 15
-# Partial tables on a GPU, lest all logits wait for the same address.
-COPIES_ON_GPU = 64
+from ranking_det.losses.kernels.ranked_logits import RankedLogits
 
 
 class IntervalSums:
     """All pairwise sums that a ranking loss needs of its logits.
 
     Args:
-        entries: M logits and P > 0 positives; with a process group the sums run over the positives
+        ranked: M logits and P > 0 positives; with a process group the sums run over the positives
             and negatives of all its workers, each of which must build this.
         delta: half-width of the step, >= 0.
 
@@ -39,12 +32,12 @@ class IntervalSums:
         false_positives: (P,) float64; NaN if a logit is NaN or a positive infinite.
     """
 
-    def __init__(self, entries: Entries, delta: float) -> None:
-        self._entries = entries
-        self._logits, self._dtype = entries.logits, entries.dtype
+    def __init__(self, ranked: RankedLogits, delta: float) -> None:
+        self._ranked = ranked
+        self._logits, self._dtype = ranked.logits, ranked.dtype
         self._at_itself = 0.5 if delta > 0 else 1.0
-        self._invalid = ~torch.isfinite(entries.scores).all()
-        self._ramps = Ramps(torch.nan_to_num(entries.scores, 0.0, 0.0, 0.0), delta)
+        self._invalid = ~torch.isfinite(ranked.scores).all()
+        self._ramps = Ramps(torch.nan_to_num(ranked.scores, 0.0, 0.0, 0.0), delta)
         self._build_grid(len(self._logits), on_gpu=self._logits.is_cuda)
         # Integers as wide as the gradient, which takes over their memory.
         width = torch.int64 if self._dtype == torch.float64 else torch.int32
@@ -55,7 +48,7 @@ class IntervalSums:
         """Lay a grid over the breakpoints and find the interval of every slot."""
         edges = self._ramps.edges
         intervals = torch.arange(len(edges) + 1, device=edges.device)
-        self._cells = 0 if on_gpu else min(MAX_CELLS, 64 + count // 16)
+        self._cells = 0 if on_gpu else min(constants.MAX_CELLS, 64 + count // 16)
         if self._cells:
             # Breakpoints that nearly coincide must not make the scale overflow.
             least = 1e-6 * edges.abs().max().clamp_min(1)
@@ -85,15 +78,15 @@ class IntervalSums:
         return slot.long()
 
     def _chunks(self) -> list[slice]:
-        size = CHUNK_ON_GPU if self._logits.is_cuda else CHUNK
+        size = constants.CHUNK_ON_GPU if self._logits.is_cuda else constants.CHUNK
         count = len(self._logits)
         return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def _count_negatives(self) -> Tensor:
         """Sort all logits of this worker into slots; return the false positives."""
-        positives = self._entries.positives
+        positives = self._ranked.positives
         slots = len(self._interval_of_slot)
-        copies = COPIES_ON_GPU if self._logits.is_cuda else 1
+        copies = constants.COPIES_ON_GPU if self._logits.is_cuda else 1
         sums = torch.zeros(2, copies * slots, dtype=torch.float64, device=self._logits.device)
         chunks = self._chunks()
         size = max([len(positives)] + [chunk.stop - chunk.start for chunk in chunks[:1]])
@@ -122,7 +115,7 @@ class IntervalSums:
         packed = torch.stack([mass, moment.masked_fill(mass == 0, 0)])
         packed[1, 0] = torch.where(invalid, torch.nan, 0.0)
         packed[1, -1] = 0
-        mass, moment = sum_over_workers(packed, self._entries.group)
+        mass, moment = sum_over_workers(packed, self._ranked.group)
         centered = moment - self._ramps.center * mass
         counted = self._ramps.at_each_step(mass, centered).clamp_min_(0)
         self._poison = moment[0]
@@ -162,6 +155,6 @@ class IntervalSums:
             x = self._logits[chunk].clamp(-largest, largest).double()
             line = intercept.index_select(0, slot)
             gradient[chunk] = line.addcmul_(slope.index_select(0, slot), x)
-        own = at_positives[self._entries.mine]
-        gradient[self._entries.positives] = own.to(self._dtype)
+        local = at_positives[self._ranked.local]
+        gradient[self._ranked.positives] = local.to(self._dtype)
         return gradient

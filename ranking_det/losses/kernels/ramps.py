@@ -62,7 +62,7 @@ class Ramps:
         self.slope = 0.5 / delta if delta > 0 else 0.0
         breakpoints = torch.stack([scores - delta, scores + delta])
         self.edges = torch.sort(breakpoints.reshape(-1)).values
-        self._own = self.interval(scores)
+        self._score_intervals = self.interval(scores)
         self._bends = self.interval(breakpoints)  # (2, P)
 
     def interval(self, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Ramps:
     def over_steps(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over the P logits themselves, for every i; both (..., P)."""
         terms = torch.stack([values, values * self._scores])
-        return self.at_each_step(*self.scatter(self._own, terms))
+        return self.at_each_step(*self.scatter(self._score_intervals, terms))
 
     def scatter(self, interval: Tensor, values: Tensor) -> Tensor:
         """Add up values (..., n) by interval (n,); (..., K)."""

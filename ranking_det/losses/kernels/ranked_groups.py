@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# exp of more overflows single precision.
-MAX_EXPONENT = 80.0
-# Pairs at a time.
-PAIRS = 1 << 18
+from ranking_det.losses.kernels import constants
 
 
 class Bins(NamedTuple):
@@ -110,7 +107,7 @@ def _separable(
     at_low = order * low - low_total[:, None]
     high_factor, low_factor = _log_sums(at_high, group, count), at_low.logsumexp(1)
     value, at_high, at_low = (
-        exponent.clamp(max=MAX_EXPONENT).exp()
+        exponent.clamp(max=constants.MAX_EXPONENT).exp()
         for exponent in (
             high_factor + low_factor,
             at_high + low_factor[group],
@@ -126,7 +123,7 @@ def _pairwise(
     """The values and both gradients, block by block of the pairs."""
     total, squares = (high.new_zeros(len(low)) for _ in range(2))
     at_high, at_low = torch.zeros_like(high), torch.zeros_like(low)
-    rows = max(1, PAIRS // low.shape[1])
+    rows = max(1, constants.PAIRS // low.shape[1])
     for start in range(0, len(high), rows):
         block = slice(start, start + rows)
         x = low[group[block]] - high[block, None]

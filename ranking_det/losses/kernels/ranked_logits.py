@@ -9,14 +9,14 @@ from torch import distributed as dist
 from ranking_det.losses.kernels.collectives import gather_positives
 
 
-class Entries(NamedTuple):
+class RankedLogits(NamedTuple):
     """The M logits of this worker and the P positives of all of them.
 
     Attributes:
         logits: (M,) without graph, on a device that has float64.
-        positives: int64, the indices of this worker's own positives in ``logits``.
+        positives: int64, the indices of this worker's positives in ``logits``.
         scores: (P,) float64, the logits of all positives, in the order of the workers.
-        mine: the slice of ``scores`` that is this worker's.
+        local: the slice of ``scores`` that is this worker's.
         columns: what else is known of the positives, (P,) float64 each.
         group: the workers, None for this one alone.
     """
@@ -24,7 +24,7 @@ class Entries(NamedTuple):
     logits: Tensor
     positives: Tensor
     scores: Tensor
-    mine: slice
+    local: slice
     columns: tuple[Tensor, ...]
     group: dist.ProcessGroup | None
 
@@ -34,13 +34,13 @@ class Entries(NamedTuple):
         return torch.promote_types(self.logits.dtype, torch.float32)
 
 
-def gather_entries(
+def gather_ranked_logits(
     logits: Tensor,
     positives: Tensor,
     columns: list[Tensor],
     group: dist.ProcessGroup | None = None,
     index: Tensor | None = None,
-) -> Entries | None:
+) -> RankedLogits | None:
     """Prepare the ranking of all logits, of all workers if there is a group.
 
     Args:
@@ -51,7 +51,7 @@ def gather_entries(
         index: rank these entries only; its first ones are the positives.
 
     Returns:
-        The entries, or None on every worker if no worker has a positive.
+        The ranked logits, or None on every worker if no worker has a positive.
     """
     logits = logits.detach()
     if index is not None:
@@ -59,10 +59,10 @@ def gather_entries(
     # MPS has no float64.
     device = torch.device("cpu") if logits.device.type == "mps" else logits.device
     logits, positives = logits.to(device), positives.to(device)
-    own = [logits[positives], *columns]
-    packed = torch.stack([column.detach().to(device).double() for column in own], dim=1)
-    rows, mine = gather_positives(packed, group)
+    known = [logits[positives], *columns]
+    packed = torch.stack([column.detach().to(device).double() for column in known], dim=1)
+    rows, local = gather_positives(packed, group)
     if len(rows) == 0:
         return None
     scores, *others = rows.t().contiguous().unbind(0)
-    return Entries(logits, positives, scores, mine, tuple(others), group)
+    return RankedLogits(logits, positives, scores, local, tuple(others), group)

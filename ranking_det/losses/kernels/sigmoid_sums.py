@@ -12,15 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import range_sums
-from ranking_det.losses.kernels.ranked_logits import Entries
+from ranking_det.losses.kernels.ranked_logits import RankedLogits
 
-# Pairs at a time.
-PAIRS = 1 << 18
-ROWS = 64
-# Positives of a block lie within SPREAD / lam of each other, so that their stretches are alike.
-SPREAD = 4.0
 # Below it, in units of 1 / lam, the published AP and APE losses leave a pair out.
 CUTOFF = -4.0
 FAR = -60.0
@@ -62,7 +58,7 @@ class SigmoidSums:
     """All pairwise sums that a loss with the sigmoid needs of its logits.
 
     Args:
-        entries: M logits and P > 0 positives; with a process group the sums run over the positives
+        ranked: M logits and P > 0 positives; with a process group the sums run over the positives
             and negatives of all its workers, each of which must build this.
         lam: the slope, > 0.
         cutoff: leave out pairs with x <= cutoff; None for none.
@@ -80,19 +76,19 @@ class SigmoidSums:
 
     def __init__(
         self,
-        entries: Entries,
+        ranked: RankedLogits,
         lam: float,
         cutoff: float | None = CUTOFF,
         saturate: bool = False,
     ) -> None:
-        self._entries, self._lam, self._saturate = entries, lam, saturate
+        self._ranked, self._lam, self._saturate = ranked, lam, saturate
         # Without a cut-off x reaches far down, below what single precision can hold of a sigmoid;
         # and still further down, everything is 0.
         # Where pairs far below count, so do sigmoids that single precision has not.
         far = cutoff is None or cutoff < FAR
-        self.dtype = torch.float64 if far else entries.dtype
+        self.dtype = torch.float64 if far else ranked.dtype
         self._cutoff = LOWEST if cutoff is None else cutoff
-        self._scores, order = torch.sort(torch.nan_to_num(entries.scores, 0, 0, 0), descending=True)
+        self._scores, order = torch.sort(torch.nan_to_num(ranked.scores, 0, 0, 0), descending=True)
         self._back = torch.argsort(order)
         self._order = order
         self._sort_negatives()
@@ -104,14 +100,14 @@ class SigmoidSums:
 
     def _sort_negatives(self) -> None:
         """Sort the negatives that anyone can see in descending order."""
-        logits = self._entries.logits.clone()
-        logits[self._entries.positives] = -torch.inf
+        logits = self._ranked.logits.clone()
+        logits[self._ranked.positives] = -torch.inf
         lowest = self._scores[-1] + self._cutoff / self._lam
         seen = torch.nonzero(logits > lowest).squeeze(1)
         values, order = torch.sort(logits[seen].double(), descending=True)
         self._seen = seen[order]
         self._infinite = torch.isinf(values)
-        self._values = values.masked_fill(self._infinite, torch.finfo(self._entries.dtype).max)
+        self._values = values.masked_fill(self._infinite, torch.finfo(self._ranked.dtype).max)
         self._poison = torch.where(torch.isnan(logits).any(), torch.nan, values.new_zeros(()))
 
     def _find_stretches(self) -> None:
@@ -131,10 +127,10 @@ class SigmoidSums:
         first, last = self._first.tolist(), self._last.tolist()
         start = 0
         while start < len(scores):
-            stop = start + 1
-            while stop < min(len(scores), start + ROWS) and scores[start] - scores[stop] <= SPREAD:
+            stop, end = start + 1, min(len(scores), start + constants.SIGMOID_ROWS)
+            while stop < end and scores[start] - scores[stop] <= constants.SIGMOID_SPREAD:
                 stop += 1
-            width = max(1, PAIRS // (stop - start))
+            width = max(1, constants.PAIRS // (stop - start))
             for column in range(first[start], last[stop - 1], width):
                 yield slice(start, stop), slice(column, min(column + width, last[stop - 1]))
             self._seen_by_all[start] = (first[stop - 1], last[start])
@@ -165,7 +161,7 @@ class SigmoidSums:
         return block
 
     def _sum(self) -> tuple[Tensor, Tensor]:
-        """The sums over the negatives of all workers, in the order of the entries."""
+        """The sums over the negatives of all workers, in the order of the ranked logits."""
         ones, logs = torch.zeros_like(self._scores), torch.zeros_like(self._scores)
         for rows, columns in self._plan:
             sigmoid = self._block(rows, columns, hidden=1.0)
@@ -180,15 +176,15 @@ class SigmoidSums:
         softplus += SATURATED * begin
         if not self._saturate:
             softplus += torch.where(self._infinite.any(), torch.inf, 0.0)
-        invalid = torch.isfinite(self._entries.scores).all().logical_not()
+        invalid = torch.isfinite(self._ranked.scores).all().logical_not()
         packed = torch.stack([ones + self._first, softplus]) + self._poison
-        ones, softplus = sum_over_workers(packed, self._entries.group)
+        ones, softplus = sum_over_workers(packed, self._ranked.group)
         poison = torch.where(invalid, torch.nan, 0.0)
         return (ones + poison)[self._back], (softplus + poison)[self._back]
 
     def pairs(self, rows: slice) -> Pairs:
         """The pairs of some positives with all of them."""
-        scores = self._entries.scores
+        scores = self._ranked.scores
         x = (scores[None, :] - scores[rows, None]).mul_(self._lam)
         cut = x <= self._cutoff
         sigmoid = torch.sigmoid(x).masked_fill_(cut, 0)
@@ -203,7 +199,7 @@ class SigmoidSums:
     def over_positives(self, values: Tensor) -> Tensor:
         """Sum values_j sigmoid(x_ij) over all positives j, i included, for every positive i."""
         count = len(values)
-        size = max(1, PAIRS // count)
+        size = max(1, constants.PAIRS // count)
         starts = range(0, count, size)
         return torch.cat(
             [self.pairs(slice(start, start + size)).sigmoid @ values for start in starts]
@@ -223,7 +219,7 @@ class SigmoidSums:
         Returns:
             (M,) in at least single precision.
         """
-        entries, weights = self._entries, weights[self._order]
+        ranked, weights = self._ranked, weights[self._order]
         received = weights.new_zeros(len(self._values) + 1)
         if not self._saturate:
             # Each positive reaches all negatives up to where its stretch begins.
@@ -233,7 +229,7 @@ class SigmoidSums:
         for rows, columns in self._plan:
             sigmoid = self._block(rows, columns, hidden=0.0)
             received[columns] += weights[rows].to(sigmoid.dtype) @ sigmoid
-        gradient = torch.zeros(len(entries.logits), dtype=entries.dtype, device=weights.device)
-        gradient[self._seen] = received.to(entries.dtype)
-        gradient[entries.positives] = at_positives[entries.mine].to(entries.dtype)
+        gradient = torch.zeros(len(ranked.logits), dtype=ranked.dtype, device=weights.device)
+        gradient[self._seen] = received.to(ranked.dtype)
+        gradient[ranked.positives] = at_positives[ranked.local].to(ranked.dtype)
         return gradient

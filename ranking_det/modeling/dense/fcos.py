@@ -83,8 +83,11 @@ class RankingFCOS(RankingDenseDetector):
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
         """See :class:`DetectorInterface`; the boxes of points mean nothing."""
-        kind = {"are_points": True, "description": "the points that are to find it"}
-        return [own._replace(**kind) for own in super().find_positives(batched_inputs)]
+        description = "the points that are to find it"
+        return [
+            own._replace(are_points=True, description=description)
+            for own in super().find_positives(batched_inputs)
+        ]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

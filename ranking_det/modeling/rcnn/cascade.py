@@ -11,6 +11,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
 from ranking_det.config import ConfigError
+from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
 from ranking_det.modeling.rcnn.roi_heads import (
     Stage,
@@ -52,7 +53,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         self,
         *,
         box_heads: Sequence[nn.Module],
-        box_predictors: Sequence[nn.Module],
+        box_predictors: Sequence[RankingBoxPredictor],
         assigners: Sequence[nn.Module],
         criteria: Sequence[nn.Module],
         mask_heads: Sequence[nn.Module] | None = None,

@@ -1,11 +1,12 @@
 """Masks of positive proposals, in training.
 
-Shapes: N images, P positives of all of them, K classes, S x S pixels of a predicted mask.
+Shapes: P positives of all images, Q that have a mask, K classes, S x S pixels of a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -26,28 +27,13 @@ class RankingMaskHead(MaskRCNNConvUpsampleHead):
 
     Args:
         input_shape: of the pooled features.
-        num_classes: K, or 1 for masks that are the same for all classes.
-        conv_dims: channels of the convolutions, the last of them the transposed one.
-        conv_norm: normalisation, as Detectron2's ``get_norm`` names it.
+        arguments: ``num_classes`` (1 for masks that are the same for all classes), ``conv_dims``
+            and ``conv_norm`` of Detectron2's mask head.
     """
 
     @configurable
-    def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        num_classes: int,
-        conv_dims: Sequence[int],
-        conv_norm: str = "",
-        vis_period: int = 0,
-    ) -> None:
-        super().__init__(
-            input_shape,
-            num_classes=num_classes,
-            conv_dims=list(conv_dims),
-            conv_norm=conv_norm,
-            vis_period=vis_period,
-        )
+    def __init__(self, input_shape: ShapeSpec, **arguments: Any) -> None:
+        super().__init__(input_shape, **arguments)
         c2_msra_fill(self.predictor)
 
 
@@ -72,45 +58,37 @@ class CascadeMaskHeads(nn.ModuleList):
         return instances
 
 
-def keep_masked(positives: Sequence[Instances], targets: Sequence[Instances]) -> list[Instances]:
-    """Drop the positives of objects without a mask, of which nothing is known.
+def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
+    """Choose the positives that get a mask, random ones where there are more than ``max_masks``.
+
+    Nothing is known of the mask of an object that has none.
 
     Args:
-        positives: per image, with ``gt_index``, the image's object.
+        gt_index: (P,) int64, the object of each positive, in all images together.
         targets: per image ``gt_masks``.
+        max_masks: of all images together.
+
+    Returns:
+        (Q,) int64 in 0..P-1, ascending.
 
     Raises:
         ValueError: there are objects, but no ``gt_masks``.
     """
-    kept = []
-    for own, objects in zip(positives, targets, strict=True):
-        if len(own):
-            if not objects.has("gt_masks"):
-                raise ValueError(
-                    "targets: expected gt_masks, which the data loader gives with "
-                    "masks=True (BoxMapper) or use_instance_mask=True (DatasetMapper)"
-                )
-            known = objects.gt_masks.nonempty().to(own.gt_index.device)[own.gt_index]
-            own = own[torch.nonzero(known).squeeze(1)]
-        kept.append(own)
-    return kept
-
-
-def limit_rois(positives: Sequence[Instances], max_rois: int) -> list[Instances]:
-    """Drop random instances where all images together have more than ``max_rois``.
-
-    Each keeps its fields, and the order within an image stays.
-    """
-    sizes = [len(own) for own in positives]
-    if sum(sizes) <= max_rois:
-        return list(positives)
-    kept = torch.zeros(sum(sizes), dtype=torch.bool)
-    kept[torch.randperm(sum(sizes))[:max_rois]] = True
-    # Integers, which every kind of field, such as polygons, can be indexed with.
-    return [
-        own[torch.nonzero(rows).squeeze(1).to(own.proposal_boxes.device)]
-        for own, rows in zip(positives, kept.split(sizes), strict=True)
-    ]
+    known = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
+    for objects in targets:
+        if len(objects) and not objects.has("gt_masks"):
+            raise ValueError(
+                "targets: expected gt_masks, which the data loader gives with masks=True "
+                "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
+            )
+        if len(objects):
+            known.append(objects.gt_masks.nonempty().to(gt_index.device))
+    index = torch.nonzero(torch.cat(known)[gt_index]).squeeze(1)
+    if len(index) > max_masks:
+        chosen = torch.zeros(len(index), dtype=torch.bool)
+        chosen[torch.randperm(len(index))[:max_masks]] = True
+        index = index[chosen.to(index.device)]
+    return index
 
 
 def select_class(logits: Tensor, classes: Tensor) -> Tensor:
@@ -128,24 +106,26 @@ def select_class(logits: Tensor, classes: Tensor) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), classes]
 
 
-def cut_masks(positives: Sequence[Instances], targets: Sequence[Instances], size: int) -> Tensor:
+def cut_masks(
+    rois: Sequence[Tensor], gt_index: Sequence[Tensor], targets: Sequence[Instances], size: int
+) -> Tensor:
     """What the mask of each positive's object looks like in its proposal.
 
     Args:
-        positives: per image ``proposal_boxes`` and ``gt_index``, the image's object.
+        rois: per image (Q_i, 4), the proposals.
+        gt_index: per image (Q_i,) int64, the object of each, in all images together.
         targets: per image ``gt_masks``.
         size: S.
 
     Returns:
-        (P, S, S) float32, 0 or 1.
+        (Q, S, S) float32, 0 or 1.
     """
-    masks: list[Tensor] = []
-    for own, objects in zip(positives, targets, strict=True):
-        if not len(own):
-            continue
-        masks.append(_cut(objects.gt_masks, own.gt_index, own.proposal_boxes.tensor, size).float())
-    device = positives[0].proposal_boxes.device
-    return torch.cat([*masks, torch.zeros(0, size, size, device=device)])
+    masks, first = [torch.zeros(0, size, size, device=rois[0].device)], 0
+    for boxes, index, objects in zip(rois, gt_index, targets, strict=True):
+        if len(boxes):
+            masks.append(_cut(objects.gt_masks, index - first, boxes, size).float())
+        first += len(objects)
+    return torch.cat(masks)
 
 
 def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:

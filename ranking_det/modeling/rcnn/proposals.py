@@ -1,6 +1,6 @@
-"""From proposals and objects to positives and their targets, and to further proposals.
+"""Proposals: which of them are trained on, and those that a box head makes of them.
 
-Shapes: N images, R proposals of all of them, K classes, P positives.
+Shapes: N images, R proposals of all of them, R_i of image i.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment
-from ranking_det.criteria import BoxTargets
-from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
 
 @torch.no_grad()
@@ -66,75 +64,6 @@ def match_proposals(
         index.append(torch.where(number >= 0, number + first, -1)[rows])
         first += len(objects)
     return kept, Assignment(torch.cat(labels), torch.cat(index))
-
-
-def find_box_targets(
-    predictor: RankingBoxPredictor,
-    outputs: Tensor,
-    proposals: Sequence[Instances],
-    targets: Sequence[Instances],
-    assignment: Assignment,
-    positives: Tensor,
-) -> BoxTargets:
-    """The predicted boxes of the positives, and their objects.
-
-    Args:
-        predictor: what made the outputs.
-        outputs: (R, 4) or (R, 4 K).
-        proposals: per image ``proposal_boxes``, R in all.
-        targets: per image ``gt_boxes``.
-        assignment: of all R.
-        positives: (P,) int64 rows.
-    """
-    chosen = predictor.outputs_of(outputs, positives, assignment.labels[positives])
-    anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])[positives]
-    objects = torch.cat([own.gt_boxes.tensor for own in targets])
-    return BoxTargets(
-        outputs=chosen,
-        boxes=predictor.box2box_transform.apply_deltas(chosen, anchors),
-        anchors=anchors,
-        gt_boxes=objects[assignment.gt_index[positives]],
-    )
-
-
-def split_positives(
-    positives: Tensor,
-    image: Tensor,
-    anchors: Tensor,
-    assignment: Assignment,
-    targets: Sequence[Instances],
-) -> list[Instances]:
-    """The positives of each image, with all that the mask head needs to know of them.
-
-    Args:
-        positives: (P,) int64 rows of the proposals.
-        image: (R,) int64, the image of each proposal, ascending.
-        anchors: (P, 4), the positives' proposals.
-        assignment: of all R proposals.
-        targets: per image the objects.
-
-    Returns:
-        Per image Instances with ``proposal_boxes``, ``gt_classes``, ``gt_index`` (the object within
-        the image) and ``positive``, the place among all P: whatever is dropped or put in another
-        order later, it finds what the criterion says of each, such as its weight.
-    """
-    places = torch.arange(len(positives), device=positives.device)
-    counts = torch.bincount(image[positives], minlength=len(targets)).tolist()
-    split, first = [], 0
-    for objects, rows, own in zip(
-        targets, positives.split(counts), places.split(counts), strict=True
-    ):
-        split.append(
-            Instances(
-                objects.image_size,
-                proposal_boxes=Boxes(anchors[own]),
-                gt_classes=assignment.labels[rows],
-                gt_index=assignment.gt_index[rows] - first,
-                positive=own,
-            )
-        )
-        first += len(objects)
-    return split
 
 
 def refine_proposals(

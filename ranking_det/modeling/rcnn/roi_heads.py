@@ -15,7 +15,7 @@ from detectron2.modeling import build_box_head, build_mask_head
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, criteria
@@ -23,6 +23,7 @@ from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.config import ConfigError, build_component
 from ranking_det.criteria import (
+    BoxTargets,
     Candidates,
     Criterion,
     CriterionBase,
@@ -37,18 +38,8 @@ from ranking_det.modeling.compatibility import (
 from ranking_det.modeling.rcnn import box_predictor
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
 from ranking_det.modeling.rcnn.continuous_labels import CONTINUOUS_LABELS
-from ranking_det.modeling.rcnn.mask_head import (
-    cut_masks,
-    keep_masked,
-    limit_rois,
-    select_class,
-)
-from ranking_det.modeling.rcnn.proposals import (
-    find_box_targets,
-    match_proposals,
-    refine_proposals,
-    split_positives,
-)
+from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class
+from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_sampler
 
@@ -90,11 +81,12 @@ class StagedROIHeads(nn.Module):
         ValueError: parts that do not fit together.
     """
 
-    box_head: nn.Module
-    box_predictor: nn.Module
-    mask_head: nn.Module
-    assigner: nn.Module
-    criterion: nn.Module
+    # A module, or of several stages a list of modules; named as Detectron2 names them.
+    box_head: Any
+    box_predictor: Any
+    mask_head: Any
+    assigner: Any
+    criterion: Any
 
     def __init__(
         self,
@@ -187,8 +179,7 @@ class StagedROIHeads(nn.Module):
             return self.forward_with_given_boxes(features, detections), {}
         if targets is None:
             raise ValueError("targets: expected the objects of each image, got None")
-        stages = self.stages()
-        first, losses = None, {}
+        first, losses, stages = None, {}, self.stages()
         for i, stage in enumerate(stages):
             proposals, assignment = match_proposals(
                 proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
@@ -224,19 +215,31 @@ class StagedROIHeads(nn.Module):
         predictions: BoxPredictions,
     ) -> Candidates:
         """All proposals' logits, and the boxes and masks of the positives."""
-        rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
-        counts = torch.tensor([len(own) for own in proposals])
-        image = torch.arange(len(proposals)).repeat_interleave(counts).to(rows.device)
-        boxes = find_box_targets(
-            stage.predictor, predictions.outputs, proposals, targets, assignment, rows
+        labels = assignment.labels
+        rows = torch.nonzero(labels >= 0).squeeze(1)
+        classes, gt_index = labels[rows], assignment.gt_index[rows]
+        sizes = torch.tensor([len(own) for own in proposals])
+        image = torch.arange(len(proposals)).repeat_interleave(sizes).to(rows.device)
+        outputs = stage.predictor.outputs_of(predictions.outputs, rows, classes)
+        anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])[rows]
+        boxes = BoxTargets(
+            outputs=outputs,
+            boxes=stage.predictor.box2box_transform.apply_deltas(outputs, anchors),
+            anchors=anchors,
+            gt_boxes=torch.cat([own.gt_boxes.tensor for own in targets])[gt_index],
         )
         masks = None
         if stage.mask_head is not None:
-            positives = split_positives(rows, image, boxes.anchors, assignment, targets)
-            masks = self._predict_masks(features, positives, targets, stage.mask_head)
+            index = choose_masked(gt_index, targets, self.max_mask_rois)
+            counts = torch.bincount(image[rows[index]], minlength=len(targets)).tolist()
+            rois = anchors[index].split(counts)
+            logits = stage.mask_head.layers(self._pool_masks(features, rois))
+            logits = select_class(logits, classes[index])
+            cut = cut_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
+            masks = MaskTargets(logits, cut, index)
         return Candidates(
             logits=predictions.logits,
-            labels=assignment.labels,
+            labels=labels,
             positives=rows,
             image=image,
             level=torch.zeros_like(image),
@@ -246,20 +249,11 @@ class StagedROIHeads(nn.Module):
             continuous_labels=CONTINUOUS_LABELS[self.continuous_label](boxes, masks),
         )
 
-    def _predict_masks(
-        self,
-        features: dict[str, Tensor],
-        positives: list[Instances],
-        targets: list[Instances],
-        mask_head: nn.Module,
-    ) -> MaskTargets:
-        positives = limit_rois(keep_masked(positives, targets), self.max_mask_rois)
+    def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
+        """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
-        pooled = self.mask_pooler(maps, [own.proposal_boxes for own in positives])
-        logits = mask_head.layers(pooled)
-        logits = select_class(logits, torch.cat([own.gt_classes for own in positives]))
-        masks = cut_masks(positives, targets, logits.shape[-1])
-        return MaskTargets(logits, masks, torch.cat([own.positive for own in positives]))
+        pooled: Tensor = self.mask_pooler(maps, [Boxes(own) for own in rois])
+        return pooled
 
     def _detect_boxes(
         self, features: dict[str, Tensor], proposals: list[Instances]
@@ -290,8 +284,7 @@ class StagedROIHeads(nn.Module):
         """
         if not self.mask_on:
             return instances
-        maps = [features[name] for name in self.mask_in_features]
-        pooled = self.mask_pooler(maps, [own.pred_boxes for own in instances])
+        pooled = self._pool_masks(features, [own.pred_boxes.tensor for own in instances])
         detections: list[Instances] = self.mask_head(pooled, instances)
         return detections
 

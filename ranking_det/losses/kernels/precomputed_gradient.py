@@ -1,7 +1,7 @@
-"""Losses whose gradient is not the derivative of their value.
+"""Attach a precomputed gradient.
 
-Error-driven losses (AP, aLRP, Rank & Sort) assign the gradient; it is computed beside the value and
-only has to be carried to the logits. M is the number of logits.
+Error-driven losses (AP, aLRP, Rank & Sort) assign the gradient: it is not the derivative of their
+value, but computed beside it. M is the number of logits.
 """
 
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 
-class Part(NamedTuple):
+class LossPart(NamedTuple):
     """One scalar and the gradient that belongs to it.
 
     Attributes:
         value: the scalar.
-        gradient: (M,), or as long as ``where``; in at least single precision.
-        where: int64, unique, the entries that the gradient is for; None for all of them.
+        gradient: (M,), or as long as ``places``; in at least single precision.
+        places: int64, unique, the entries that the gradient is for; None for all of them.
     """
 
     value: Tensor
     gradient: Tensor
-    where: Tensor | None = None
+    places: Tensor | None = None
 
 
-class _Carry(torch.autograd.Function):
+class _AttachGradients(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, indices: list[Tensor | None], *tensors: Tensor
@@ -73,8 +73,8 @@ class _Carry(torch.autograd.Function):
         return (dense.to(dtype), None) + (None,) * (2 * count)
 
 
-def carry(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
-    """Give each part's value a graph in which it sends its own gradient to ``logits``.
+def attach_gradients(logits: Tensor, *parts: LossPart) -> tuple[Tensor, ...]:
+    """Give each part's value a graph in which it sends its gradient to ``logits``.
 
     Args:
         logits: (M,) float of any precision.
@@ -84,10 +84,10 @@ def carry(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
         The scalars, differentiable once: backward with ``create_graph=True`` raises RuntimeError.
     """
     device = logits.device
-    indices = [None if part.where is None else part.where.to(device) for part in parts]
+    indices = [None if part.places is None else part.places.to(device) for part in parts]
     values = [part.value.to(device) for part in parts]
     gradients = [part.gradient.to(device) for part in parts]
-    return _Carry.apply(logits, indices, *values, *gradients)
+    return _AttachGradients.apply(logits, indices, *values, *gradients)
 
 
 def attached_zero(logits: Tensor) -> Tensor:
