@@ -6,32 +6,15 @@ written; a config is checked against it.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pydoc
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A fault in what the user wrote; its one line says what is wrong and what would be right."""
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the choice most like ``word``, or the choices if none is alike.
-
-    >>> nearest("tokp", ["topk", "delta"])
-    " (did you mean 'topk'?)"
-    """
-    names = sorted(choices)
-    lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
-    if close:
-        return f" (did you mean {lower[close[0]]!r}?)"
-    return f" (known: {', '.join(names)})" if names else ""
+from ranking_det.user_errors import UserError, nearest
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
@@ -62,7 +45,7 @@ def _callees(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 
 def check_key(target: Callable[..., Any], key: str, where: str) -> None:
-    """Raise ConfigError unless ``target`` takes a keyword argument ``key``.
+    """Raise UserError unless ``target`` takes a keyword argument ``key``.
 
     Args:
         target: a class or function.
@@ -71,11 +54,11 @@ def check_key(target: Callable[..., Any], key: str, where: str) -> None:
     """
     known = parameters(target)
     if known is not None and key not in known:
-        raise ConfigError(f"{where}: {_name(target)} has no argument {key!r}{nearest(key, known)}")
+        raise UserError(f"{where}: {_name(target)} has no argument {key!r}{nearest(key, known)}")
 
 
 def check_value(target: Callable[..., Any], key: str, value: Any, where: str) -> None:
-    """Raise ConfigError if ``value`` is not of the type that ``target`` declares for ``key``.
+    """Raise UserError if ``value`` is not of the type that ``target`` declares for ``key``.
 
     An int is accepted for a float. An annotation that says nothing about plain values (a module, a
     tensor) accepts everything.
@@ -90,7 +73,7 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
             hint = hints[key]
             break
     if hint is not None and not _fits(value, hint):
-        raise ConfigError(
+        raise UserError(
             f"{where}.{key} must be {_describe(hint)} for {_name(target)}, got {value!r}"
         )
 
@@ -112,10 +95,10 @@ def build_component(
         The constructed object.
 
     Raises:
-        ConfigError: an unknown name, an unknown or missing argument, a wrong type or value.
+        UserError: an unknown name, an unknown or missing argument, a wrong type or value.
     """
     if "NAME" not in node:
-        raise ConfigError(f"{where}: needs a NAME{nearest('', _classes(namespace))}")
+        raise UserError(f"{where}: needs a NAME{nearest('', component_names(namespace))}")
     target = _resolve(str(node["NAME"]), namespace, where)
     arguments = dict(given)
     for upper, value in node.items():
@@ -127,7 +110,13 @@ def build_component(
     try:
         return target(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
+
+
+def component_names(namespace: ModuleType) -> list[str]:
+    """The components of a package: those of its classes that can be called with tensors."""
+    members = {name: getattr(namespace, name) for name in namespace.__all__}
+    return [name for name, c in members.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
 
 def _build_value(
@@ -146,19 +135,13 @@ def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]
     if "." in name:
         found = pydoc.locate(name)
         if not callable(found):
-            raise ConfigError(f"{where}: {name!r} cannot be imported, or is not a class")
+            raise UserError(f"{where}: {name!r} cannot be imported, or is not a class")
         return found
-    known = _classes(namespace)
+    known = component_names(namespace)
     if name not in known:
-        raise ConfigError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
+        raise UserError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
     constructor: Callable[..., Any] = getattr(namespace, name)
     return constructor
-
-
-def _classes(namespace: ModuleType) -> list[str]:
-    """The components of a package: those of its classes that can be called with tensors."""
-    found = {name: getattr(namespace, name) for name in namespace.__all__}
-    return [name for name, c in found.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
 
 def _name(target: Callable[..., Any]) -> str:

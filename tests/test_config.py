@@ -1,7 +1,8 @@
 import pytest
 
 from ranking_det import assigners, criteria
-from ranking_det.config import ConfigError, build_component
+from ranking_det.config import build_component
+from ranking_det.user_errors import UserError
 
 
 def build(node, namespace=criteria):
@@ -61,6 +62,6 @@ def test_a_name_with_a_dot_is_imported():
     ],
 )
 def test_each_fault_is_one_line_that_names_it(node, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         build(node)
     assert "\n" not in str(caught.value)

@@ -13,7 +13,8 @@ DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotoo
 # layer -> (its own packages it may import, other packages beside the standard library)
 LAYERS = {
     "labels": (set(), set()),
-    "config": (set(), set()),
+    "user_errors": (set(), set()),
+    "config": ({"user_errors"}, set()),
     "checks": ({"labels"}, {"torch"}),
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
@@ -23,18 +24,19 @@ LAYERS = {
     "layers": ({"checks", "labels", "boxes"}, {"torch", "torchvision"}),
     "analysis": (set(), {"numpy"}),
     "visualization": (
-        {"checks", "config", "files", "modeling", "data"},
+        {"checks", "user_errors", "files", "modeling", "data"},
         TORCH | DETECTRON2 | {"matplotlib"},
     ),
-    "data": ({"labels", "config"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
-    "evaluation": ({"config", "data", "files"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
+    "data": ({"labels", "user_errors"}, TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"}),
+    "evaluation": ({"user_errors", "data", "files"}, {"numpy", "faster_coco_eval"} | DETECTRON2),
     "modeling": (
-        {"checks", "labels", "boxes", "config", "losses", "criteria", "assigners", "layers"},
+        {"checks", "labels", "boxes", "config", "user_errors", "losses", "criteria", "assigners"}
+        | {"layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"checks", "config", "files", "losses", "assigners", "modeling", "data", "evaluation"}
-        | {"analysis", "visualization"},
+        {"checks", "config", "user_errors", "files", "losses", "assigners", "modeling", "data"}
+        | {"evaluation", "analysis", "visualization"},
         TORCH | DETECTRON2 | {"matplotlib", "yaml", "PIL"},
     ),
     # Its probes import these when they are run, and nothing before.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.detectron2_rcnn import detectron2_rcnn
 from ranking_det.data.repeat import repeat_rare
-from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.run_config import load_config
 from tests.modeling.conftest import CONFIGS, load, make_batch
 
 NAMES = ["faster_rs", "faster_plus_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
@@ -150,12 +150,12 @@ def test_everything_else_is_as_for_the_dense_detectors(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_other_data_set_the_classes_of_all_heads(name):
     path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
-    experiment = LazyExperiment(path, ["train.device=cpu"])
-    assert experiment.settings().num_classes == 12
-    assert experiment.keys.classes == "model.roi_heads.num_classes"
-    experiment.set_data(None, None, 5, keep_empty=False)
-    assert experiment.settings().num_classes == 5
-    heads = experiment.model().roi_heads
+    config = load_config(path, ["train.device=cpu"])
+    assert config.nodes.model.roi_heads.num_classes == 12
+    assert config.num_classes_key == "model.roi_heads.num_classes"
+    config.set_num_classes(5)
+    assert config.nodes.model.roi_heads.num_classes == 5
+    heads = config.model().roi_heads
     predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
     assert heads.num_classes == 5 and {own.num_classes for own in predictors} == {5}
     if name.startswith("mask"):

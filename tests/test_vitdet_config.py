@@ -8,8 +8,8 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.user_errors import UserError
 from tests.modeling.conftest import CONFIGS, make_batch
 from tests.test_coco_configs import check_step
 
@@ -20,7 +20,7 @@ VIT = MAIN and importlib.util.find_spec("timm") is not None  # which main's ViT 
 
 @pytest.mark.skipif(MAIN, reason="this Detectron2 has ViT")
 def test_without_vit_the_config_says_what_it_needs():
-    with pytest.raises(ConfigError, match="ViTDet needs Detectron2's main: 0.6 has no ViT") as e:
+    with pytest.raises(UserError, match="ViTDet needs Detectron2's main: 0.6 has no ViT") as e:
         load_lazy_config(PATH, [])
     assert "\n" not in str(e.value)
 

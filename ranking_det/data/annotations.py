@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ranking_det.config import ConfigError
 from ranking_det.data.entries import (
     LVIS_LISTS,
     check_annotations,
@@ -20,6 +19,7 @@ from ranking_det.data.entries import (
 from ranking_det.data.faults import Faults
 from ranking_det.data.geometry import FLAT
 from ranking_det.data.image_files import FileChecks, check_inside
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def read_annotations(
         What the file holds.
 
     Raises:
-        ConfigError: the file is missing or no such file, or entries of it are faulty. The message
+        UserError: the file is missing or no such file, or entries of it are faulty. The message
             counts all faults and shows the first ten, a line each.
     """
     path = str(json_file)
@@ -99,7 +99,7 @@ def read_annotations(
     _pass_flat_boxes(faults, objects.total())
     faults.check()
     if not objects:
-        raise ConfigError(f"{path}: all annotations are crowds; there is no object to train on")
+        raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
     return _summarize(path, content, lvis, names, len(objects), objects.total())
 
 
@@ -107,11 +107,11 @@ def read_json(path: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ConfigError: there is no such file, it is no JSON, or it holds something else.
+        UserError: there is no such file, it is no JSON, or it holds something else.
     """
     content = load_json(path, "annotation file")
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
+        raise UserError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
     return content
 
 
@@ -119,25 +119,25 @@ def load_json(path: str, what: str) -> Any:
     """Whatever is in a JSON file, which messages call ``what`` if it is not there.
 
     Raises:
-        ConfigError: there is no such file, or it is no JSON.
+        UserError: there is no such file, or it is no JSON.
     """
     if os.path.isdir(path):
-        raise ConfigError(f"the {what} {path!r} is a folder, not a file")
+        raise UserError(f"the {what} {path!r} is a folder, not a file")
     try:
         return _parse(Path(path).read_bytes())
     except FileNotFoundError:
         place = f"current folder: {Path.cwd()}"
-        raise ConfigError(f"the {what} {path!r} does not exist ({place})") from None
+        raise UserError(f"the {what} {path!r} does not exist ({place})") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"{path}: no valid JSON: {error.msg} at {place}") from None
+        raise UserError(f"{path}: no valid JSON: {error.msg} at {place}") from None
     except UnicodeDecodeError as error:
         packed = error.object.startswith(b"\x1f\x8b")
         reason = "it is compressed by gzip: unpack it" if packed else "it is no text in UTF-8"
-        raise ConfigError(f"{path}: cannot be read as JSON; {reason}") from None
+        raise UserError(f"{path}: cannot be read as JSON; {reason}") from None
     # A number of thousands of digits is a plain ValueError.
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _parse(content: bytes) -> Any:
@@ -151,29 +151,29 @@ def _parse(content: bytes) -> Any:
 
 
 def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> None:
-    """Raise ConfigError unless two files have the same categories, naming the first difference."""
+    """Raise UserError unless two files have the same categories, naming the first difference."""
     trained = dict(zip(train.category_ids, train.class_names, strict=True))
     evaluated = dict(zip(val.category_ids, val.class_names, strict=True))
     for identity in sorted(trained.keys() | evaluated.keys()):
         one, other = trained.get(identity), evaluated.get(identity)
         if one != other:
             there = ["missing" if name is None else repr(name) for name in (one, other)]
-            raise ConfigError(
+            raise UserError(
                 f"the categories of training and validation must be the same, but category "
                 f"{identity} is {there[0]} in {train.json_file} and {there[1]} in {val.json_file}"
             )
 
 
 def check_sections(content: dict[str, Any], path: str) -> None:
-    """Raise ConfigError unless a file's content has the three lists of COCO and LVIS."""
+    """Raise UserError unless a file's content has the three lists of COCO and LVIS."""
     for section in SECTIONS:
         if section not in content:
-            raise ConfigError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
+            raise UserError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
         if not isinstance(content[section], list):
             kind = type(content[section]).__name__
-            raise ConfigError(f"{path}: {section!r} must be a list, got {kind}")
+            raise UserError(f"{path}: {section!r} must be a list, got {kind}")
         if not content[section]:
-            raise ConfigError(f"{path}: {section!r} is empty")
+            raise UserError(f"{path}: {section!r} is empty")
 
 
 def is_lvis(images: list[Any]) -> bool:
@@ -184,12 +184,12 @@ def is_lvis(images: list[Any]) -> bool:
 
 
 def check_folder(image_root: str | Path) -> None:
-    """Raise ConfigError unless the folder of the images is there and can be read."""
+    """Raise UserError unless the folder of the images is there and can be read."""
     if not os.path.isdir(image_root):
         what = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
-        raise ConfigError(f"the image folder {str(image_root)!r} {what}")
+        raise UserError(f"the image folder {str(image_root)!r} {what}")
     if not os.access(image_root, os.R_OK | os.X_OK):
-        raise ConfigError(f"the image folder {str(image_root)!r} may not be read")
+        raise UserError(f"the image folder {str(image_root)!r} may not be read")
 
 
 def _pass_flat_boxes(faults: Faults, num_objects: int) -> None:

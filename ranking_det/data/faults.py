@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 SHOWN = 10
 Fault = tuple[str, str]  # its kind, by which faults are counted, and what is wrong
@@ -36,15 +36,15 @@ class Faults:
                 self.lines.append(f"{self.json_file}: {place}: {text}")
 
     def check(self) -> None:
-        """Raise ConfigError if there are any."""
+        """Raise UserError if there are any."""
         total = self.counts.total()
         if total == 1:
-            raise ConfigError(self.lines[0])
+            raise UserError(self.lines[0])
         if total:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self.counts.most_common())
             head = f"{self.json_file}: {total} faults ({kinds})"
             more = f"; the first {SHOWN}:" if total > SHOWN else ":"
-            raise ConfigError("\n  ".join([head + more, *self.lines]))
+            raise UserError("\n  ".join([head + more, *self.lines]))
 
 
 def show(value: Any) -> str:

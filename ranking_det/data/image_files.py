@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.data.faults import Fault, show
+from ranking_det.user_errors import UserError
 
 # More images than this are not all opened, as that could take minutes on a slow disk.
 MAX_OPENED = 10_000
@@ -50,7 +50,7 @@ class ImageFinder:
                 with os.scandir(folder) as entries:
                     names = frozenset(entry.name for entry in entries if _is_file(entry))
             except PermissionError as error:
-                raise ConfigError(f"the folder {folder!r} may not be read") from error
+                raise UserError(f"the folder {folder!r} may not be read") from error
             except (OSError, ValueError):  # a name that no file can have is a ValueError
                 names = frozenset()
             self._listed[folder] = names
@@ -88,7 +88,7 @@ def candidates(image: dict[str, Any]) -> list[str]:
 
 
 def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> None:
-    """Raise ConfigError if names of a file's images lead out of their folder.
+    """Raise UserError if names of a file's images lead out of their folder.
 
     Args:
         images: the entries; faulty ones are passed over.
@@ -102,7 +102,7 @@ def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> N
     }
     if outside:
         index, name = next(iter(outside.items()))
-        raise ConfigError(
+        raise UserError(
             f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder "
             f"{str(image_root)!r} (the first: images[{index}], {show(name)}); --allow-outside "
             "permits it"

@@ -12,9 +12,9 @@ from detectron2.data import detection_utils
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.data.augmentation import centers_inside
 from ranking_det.data.masks import transform_masks
+from ranking_det.user_errors import UserError
 
 
 class BoxMapper:
@@ -121,13 +121,13 @@ class NamedErrors:
         """Map one image.
 
         Raises:
-            ConfigError: its file is missing, is no image or is cut short, or is of another size
+            UserError: its file is missing, is no image or is cut short, or is of another size
                 than the annotations say.
         """
         try:
             return self.mapper(dataset_dict)
         except UNREADABLE as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(
+            raise UserError(
                 f"the image {dataset_dict.get('file_name')!r} cannot be read: {reason}"
             ) from error

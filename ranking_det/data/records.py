@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
-from ranking_det.config import ConfigError
 from ranking_det.data.annotations import check_folder, check_sections, read_json
 from ranking_det.data.entries import check_categories, check_images, check_references
 from ranking_det.data.faults import Faults
 from ranking_det.data.image_files import FileChecks, ImageFinder, check_inside
+from ranking_det.user_errors import UserError
 
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -33,7 +33,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
         See :func:`to_records`.
 
     Raises:
-        ConfigError: the file is missing or is none of its format, has other categories than the set
+        UserError: the file is missing or is none of its format, has other categories than the set
             is registered with, an image has no name, leaves its folder or is not there, or an
             annotation is of an unknown image or category. Boxes and masks are not checked; see
             :func:`ranking_det.data.annotations.read_annotations`.
@@ -53,7 +53,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
     faults.check()
     class_of = metadata.thing_dataset_id_to_contiguous_id
     if names.keys() != class_of.keys():
-        raise ConfigError(
+        raise UserError(
             f"{path}: has {len(names)} categories with ids from {min(names)} to {max(names)}, but "
             f"the data set {name!r} has {len(class_of)}, {min(class_of)} to {max(class_of)}"
         )

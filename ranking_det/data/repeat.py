@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def repeat_rare(
         The images in their order, repeated ones one after the other: the same objects, no copies.
 
     Raises:
-        ConfigError: a threshold below 0, or images that have not been annotated.
+        UserError: a threshold below 0, or images that have not been annotated.
 
     >>> common, rare = {"category_id": 0}, {"category_id": 1}
     >>> images = [{"annotations": [common]}] * 8 + [{"annotations": [common, rare]}]
@@ -61,9 +61,9 @@ def repeat_rare(
     10
     """
     if threshold < 0:
-        raise ConfigError(f"threshold must be >= 0, the share of a rare class, got {threshold!r}")
+        raise UserError(f"threshold must be >= 0, the share of a rare class, got {threshold!r}")
     if any("annotations" not in image for image in dataset):
-        raise ConfigError("repeat_rare needs the annotations of every image, to count the classes")
+        raise UserError("repeat_rare needs the annotations of every image, to count the classes")
     factors = repeat_factors(dataset, threshold)
     repeated = [
         image

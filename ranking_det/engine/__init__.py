@@ -1,5 +1,5 @@
 """Running experiments: the command line, training, evaluation, and what they leave behind."""
 
-from ranking_det.engine.command_line import main
+from ranking_det.engine.run import main
 
 __all__ = ["main"]

@@ -5,46 +5,31 @@ All weights are read here, by :class:`SafeCheckpointer`, whoever wrote the file.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import pickle
-import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ranking_det.config import ConfigError
-from ranking_det.engine.errors import check_file
-from ranking_det.engine.output_folder import discard_earlier, has_training
+from ranking_det.engine.command import Command
+from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
+from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.weight_files import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
 # What torch, pickle and Detectron2 raise over a file that is no checkpoint, or cannot be fetched.
 UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
+    *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
-
-
 BEST, FINAL = "model_best", "model_final"
-# The best is not one to go on from.
-RESUMABLE = re.compile(rf"({FINAL}|model_\d{{7,}})\.pth")
 # How Detectron2's main lets a path ask for names to be matched by their ends; 0.6 cannot.
 HEURISTICS = "?matching_heuristics=True"
 
@@ -96,12 +81,12 @@ class RunCheckpointer(SafeCheckpointer):
         """Write ``name``.pth in the output folder.
 
         Raises:
-            ConfigError: the disk is full, the folder can no longer be written to, or the weights
+            UserError: the disk is full, the folder can no longer be written to, or the weights
                 are not finite; earlier checkpoints stay as they are.
         """
         broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if broken:  # the next step's loss would tell, too late for this checkpoint
-            raise ConfigError(
+            raise UserError(
                 f"{len(broken)} parameters are not finite (the first: {broken[0]}), so that "
                 f"{name}.pth is not written: a gradient was NaN or infinite. Try a lower learning "
                 "rate, a longer warm-up or gradient clipping"
@@ -115,7 +100,7 @@ class RunCheckpointer(SafeCheckpointer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
+            raise UserError(
                 f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
                 f"{after_full_disk(self.save_dir)}"
             ) from error
@@ -138,11 +123,28 @@ def after_full_disk(output_dir: str) -> str:
     return "free some space and start again with --overwrite; there is no checkpoint yet"
 
 
+class Checkpoint(NamedTuple):
+    """A file of weights, and what was read of it.
+
+    Attributes:
+        path: a file, a URL, or "" for none.
+        extras: see :func:`read_extras`; empty if it has not been read.
+    """
+
+    path: str
+    extras: dict[str, Any]
+
+    @property
+    def next_iteration(self) -> int:
+        """The iteration at which a training goes on from it; 0 if it cannot."""
+        return int(self.extras.get("iteration", -1)) + 1
+
+
 def read_extras(path: str) -> dict[str, Any]:
     """What a checkpoint holds beside weights and states: iteration, classes and so on.
 
     Raises:
-        ConfigError: it cannot be read.
+        UserError: it cannot be read.
     """
     if not path.endswith(".pth") or "://" in path:
         return {}
@@ -155,9 +157,9 @@ def read_extras(path: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in ("model", "trainer")}
 
 
-def _unreadable(path: str, error: BaseException) -> ConfigError:
+def _unreadable(path: str, error: BaseException) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ConfigError(f"{path!r} cannot be read as a checkpoint ({reason})")
+    return UserError(f"{path!r} cannot be read as a checkpoint ({reason})")
 
 
 def find_last(output_dir: str) -> str:
@@ -166,71 +168,71 @@ def find_last(output_dir: str) -> str:
     return str(Path(output_dir, pointer.read_text().strip())) if pointer.is_file() else ""
 
 
-def find_resumable(output_dir: str) -> str:
-    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole.
-
-    Returns:
-        Its path; "" if there is none.
-    """
+def find_resumable(output_dir: str) -> Checkpoint | None:
+    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole."""
     last = find_last(output_dir)
-    if last and next_iteration(last):
-        return last
+    checkpoint = _read_or_skip(last) if last else None
+    if checkpoint is not None:
+        return checkpoint
     paths = Path(output_dir).glob("model_*.pth")
-    found = [(next_iteration(str(p)), str(p)) for p in paths if RESUMABLE.fullmatch(p.name)]
-    iteration, path = max(found, default=(0, ""))
-    return path if iteration else ""
+    found = [_read_or_skip(str(path)) for path in paths if RESUMABLE.fullmatch(path.name)]
+    whole = [checkpoint for checkpoint in found if checkpoint is not None]
+    return max(whole, key=lambda c: (c.next_iteration, c.path), default=None)
 
 
-def next_iteration(path: str) -> int:
-    """The iteration at which a training goes on from a checkpoint; 0 if it cannot."""
+def _read_or_skip(path: str) -> Checkpoint | None:
+    """The checkpoint if a training can go on from it."""
     try:
-        return int(read_extras(path).get("iteration", -1)) + 1
-    except ConfigError:
-        return 0
+        checkpoint = Checkpoint(path, read_extras(path))
+    except UserError:
+        return None
+    return checkpoint if checkpoint.next_iteration else None
 
 
 def find_weights(
-    args: argparse.Namespace, given: str, output_dir: str, keys: tuple[str, str]
-) -> str:
-    """The checkpoint to evaluate, to predict with, to resume or to start from; "" for none.
+    command: Command, given: str, output_dir: str, keys: tuple[str, str]
+) -> Checkpoint:
+    """The checkpoint to evaluate, to predict with, to resume or to start from.
+
+    It is read unless a training only starts from its weights.
 
     Args:
-        args: ``eval_only``, ``predict`` and ``resume`` of the command line.
+        command: says which of these.
         given: the weights that the config names, or "".
         output_dir: the run's folder, whose last checkpoint is what a run resumes, and what is
             evaluated or predicted with where none is given.
         keys: how messages name the two.
 
     Raises:
-        ConfigError: there are no weights to evaluate, to predict with or to resume, or no such
+        UserError: there are no weights to evaluate, to predict with or to resume, or no such
             file.
     """
-    if args.resume:
+    if command.resume:
         return _find_resumed(output_dir, keys[1])
-    needs = "--eval-only" if args.eval_only else "--predict" if args.predict else ""
-    last = find_last(output_dir)
-    if last and needs and not given:
-        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
+    needs = "--eval-only" if command.eval_only else "--predict" if command.predict else ""
+    last = find_last(output_dir) if needs else ""
     if given:
         check_file(given.removesuffix(HEURISTICS), "the checkpoint")
-        return given
-    if needs and not last:
-        raise ConfigError(
+    elif last:
+        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
+    elif needs:
+        raise UserError(
             f"{needs} has no weights: give {keys[0]} (there is no checkpoint in "
             f"{keys[1]}={output_dir})"
         )
-    return last if needs else ""
+    path = given or last
+    return Checkpoint(path, read_extras(path) if needs else {})
 
 
-def _find_resumed(output_dir: str, key: str) -> str:
-    weights = find_resumable(output_dir)
-    if weights:
-        return weights
+def _find_resumed(output_dir: str, key: str) -> Checkpoint:
+    checkpoint = find_resumable(output_dir)
+    if checkpoint is not None:
+        return checkpoint
     last = find_last(output_dir)
     reason = f" to go on from: {_why_unusable(last)}" if last else ""
     begun = has_training(Path(output_dir))
     way_out = "start again with --overwrite" if begun else "start without --resume"
-    raise ConfigError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
+    raise UserError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
 
 
 def _why_unusable(path: str) -> str:
@@ -238,7 +240,7 @@ def _why_unusable(path: str) -> str:
     try:
         check_file(path, "the last checkpoint")
         read_extras(path)
-    except ConfigError as error:
+    except UserError as error:
         return str(error)
     return f"{path!r} has no iteration"
 
@@ -256,7 +258,7 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
             as when a training starts from a backbone's weights.
 
     Raises:
-        ConfigError: there is no such file, it is no checkpoint, or holds more than data, or it is
+        UserError: there is no such file, it is no checkpoint, or holds more than data, or it is
             one of another model.
     """
     if not path:
@@ -278,7 +280,7 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     names = [name for name, _ in model.named_parameters()]
     absent = [name for name in names if name in set(missing)]
     if len(absent) == len(names) or (whole and absent):
-        raise ConfigError(
+        raise UserError(
             f"the checkpoint {path!r} is of another model: it lacks {len(absent)} of the model's "
             f"{len(names)} parameters, or has them in another shape (the first: {absent[0]!r})"
         )

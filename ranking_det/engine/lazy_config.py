@@ -17,9 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ranking_det.config import ConfigError, check_key, check_value, nearest, parameters
-from ranking_det.engine.errors import check_file
+from ranking_det.config import check_key, check_value, parameters
+from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.saved_config import load_saved_config
+from ranking_det.user_errors import UserError, nearest
 
 REQUIRED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 REQUIRED_KEYS = (
@@ -51,7 +52,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
         The config.
 
     Raises:
-        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
+        UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
             or a yaml file names what is not on the list of
             :mod:`ranking_det.engine.saved_config`.
     """
@@ -59,39 +60,39 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     load = LazyConfig.load if path.endswith(".py") or trust else load_saved_config
     try:
         cfg = load(path)
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:  # a config is a program; anything can go wrong in it
         place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
+        raise UserError(
             f"{path}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         ) from error
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
-        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
+        raise UserError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
     absent = [key for key in REQUIRED_KEYS if _select(cfg, key) is None]
     if absent:
-        raise ConfigError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
+        raise UserError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
     for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{key} must be an integer of at least 1, got {value!r}")
+            raise UserError(f"{key} must be an integer of at least 1, got {value!r}")
     return cfg
 
 
 def _apply(cfg: DictConfig, override: str) -> None:
     key, equals, _ = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r} is not an override of the form key=value")
+        raise UserError(f"{override!r} is not an override of the form key=value")
     _check_override_key(cfg, key)
     before = _select(cfg, key)
     try:
         LazyConfig.apply_overrides(cfg, [override])
     except (HydraException, OmegaConfBaseException, NotImplementedError) as error:
-        raise ConfigError(f"{override!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
     parent, _, name = key.rpartition(".")
     node = _select(cfg, parent) if parent else cfg
     _check_type(key, before, _select(cfg, key), node)
@@ -112,7 +113,7 @@ def _select(cfg: DictConfig, key: str) -> Any:
     try:
         return OmegaConf.select(cfg, key)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _check_override_key(cfg: DictConfig, key: str) -> None:
@@ -122,7 +123,7 @@ def _check_override_key(cfg: DictConfig, key: str) -> None:
     for part in key.split("."):
         if isinstance(node, ListConfig):
             if not part.isdigit() or int(part) >= len(node):
-                raise ConfigError(f"{where}: has entries 0 to {len(node) - 1}, got {part!r}")
+                raise UserError(f"{where}: has entries 0 to {len(node) - 1}, got {part!r}")
             node = node[int(part)]
         elif isinstance(node, DictConfig):
             if part not in node:
@@ -130,7 +131,7 @@ def _check_override_key(cfg: DictConfig, key: str) -> None:
                 return
             node = node[part]
         else:
-            raise ConfigError(f"{where} is {node!r} and has no key {part!r}")
+            raise UserError(f"{where} is {node!r} and has no key {part!r}")
         where = f"{where}.{part}" if where else part
 
 
@@ -142,7 +143,7 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
         if accepted is None or key in accepted:
             return
         known |= set(accepted)
-    raise ConfigError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
+    raise UserError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
 
 
 def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
@@ -151,7 +152,7 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
         if after is None and _may_be_none(parent, key.rpartition(".")[2]):
             return
         if not isinstance(after, type(before)):
-            raise ConfigError(f"{key} is a node of the config and cannot become {after!r}")
+            raise UserError(f"{key} is a node of the config and cannot become {after!r}")
         return
     if not isinstance(before, (bool, int, float, str)):
         return
@@ -159,7 +160,7 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
         return
     same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
     if not same:
-        raise ConfigError(f"{key} must be {type(before).__name__}, got {after!r}")
+        raise UserError(f"{key} must be {type(before).__name__}, got {after!r}")
 
 
 def _accepts_none(node: Any, name: str) -> bool:
@@ -202,7 +203,7 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
         try:
             value = node[key]
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{child}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
         if own and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(

@@ -5,6 +5,7 @@ until the new training has a checkpoint. A kill leaves one of these states behin
 
 - ``earlier_run.partial/``: some files are put aside, the others are where they were;
 - ``earlier_run/``: all are, and the new training has no checkpoint yet;
+- ``earlier_run/`` beside a whole checkpoint that is younger: the new training goes on from it;
 - ``.obsolete_run/``: what the first checkpoint of the new training has made superfluous.
 """
 
@@ -24,14 +25,16 @@ from typing import IO
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ranking_det.config import ConfigError
 from ranking_det.files import PARTIAL, write_whole
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
+# The best is not one to go on from.
+RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
 # An evaluation without a training leaves some of these too. log.txt is not among them: whatever
 # runs in the folder appends to it.
 FILES = {
@@ -50,7 +53,7 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
         resumable: whether it has a checkpoint to go on from.
 
     Raises:
-        ConfigError: a training was begun there, finished or not.
+        UserError: a training was begun there, finished or not.
     """
     folder = Path(output_dir)
     if not has_training(folder):
@@ -61,9 +64,9 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
             _lock(file, output_dir, fcntl.LOCK_SH)  # several processes of a command may look
     aside = _aside(folder)
     if aside:
-        raise ConfigError(_stopped(aside, key, output_dir))
+        raise UserError(_stopped(aside, key, output_dir))
     resume = "--resume to go on with it, " if resumable else ""
-    raise ConfigError(
+    raise UserError(
         f"{key}={output_dir} already has a training: give {resume}--overwrite to replace it, or "
         f"another folder with {key}=FOLDER"
     )
@@ -72,24 +75,24 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
 def check_still_no_training(output_dir: str, key: str) -> None:
     """The same check once more under the lock: another command may have trained there meanwhile."""
     if has_training(Path(output_dir)):
-        raise ConfigError(
+        raise UserError(
             f"{key}={output_dir} got a training while this one was prepared; give another folder "
             f"with {key}=FOLDER"
         )
 
 
 def check_not_put_aside(output_dir: str, key: str) -> None:
-    """Raise ConfigError if it is unclear which training of the folder is to be resumed."""
+    """Raise UserError if it is unclear which training of the folder is to be resumed."""
     folder = Path(output_dir)
     aside = _aside(folder)
     # A move back that was cut off: which of the files are of which training is unclear.
     if aside and aside.name == EARLIER and _has_checkpoint(folder):
-        raise ConfigError(
+        raise UserError(
             f"{aside} holds files of an earlier training: delete it, or move what is in it back to "
             f"{output_dir}; then --resume"
         )
     if aside:
-        raise ConfigError(_stopped(aside, key, output_dir))
+        raise UserError(_stopped(aside, key, output_dir))
 
 
 def _stopped(aside: Path, key: str, output_dir: str) -> str:
@@ -155,6 +158,8 @@ def where_put(output_dir: str, path: str) -> str:
 def remove_partial(output_dir: str) -> None:
     """Remove what earlier runs were writing, or removing, when they were killed."""
     folder = Path(output_dir)
+    if (folder / EARLIER).is_dir() and _is_obsolete(folder / EARLIER):
+        discard_earlier(output_dir)
     for path in _files(folder):
         if PARTIAL in path.name:
             path.unlink()
@@ -187,9 +192,24 @@ def _has_checkpoint(folder: Path) -> bool:
 def _aside(folder: Path) -> Path | None:
     """The folder of files that were put aside, if there are any."""
     for path in (folder / f"{EARLIER}{PARTIAL}", folder / EARLIER):
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(path.iterdir()) and not _is_obsolete(path):
             return path
     return None
+
+
+def _is_obsolete(aside: Path) -> bool:
+    """Whether the new training was killed right after the first checkpoint, before its pointer.
+
+    That checkpoint is younger than all that was put aside, unlike one that was moved back.
+    """
+    folder = aside.parent
+    paths = folder.glob("model_*.pth")
+    checkpoints = [path for path in paths if RESUMABLE.fullmatch(path.name)]
+    if aside.name != EARLIER or _has_checkpoint(folder) or not checkpoints:
+        return False
+    files = (path for path in aside.rglob("*") if path.is_file())
+    youngest = max((path.stat().st_mtime_ns for path in files), default=0)
+    return max(path.stat().st_mtime_ns for path in checkpoints) >= youngest
 
 
 def _files(folder: Path) -> list[Path]:
@@ -217,7 +237,7 @@ def sole_writer(output_dir: str) -> Iterator[None]:
     """Keep a second training out of the folder; a lock of the system's ends with its process.
 
     Raises:
-        ConfigError: another training writes there.
+        UserError: another training writes there.
     """
     if not comm.is_main_process():
         yield
@@ -240,14 +260,14 @@ def _lock(file: IO[str], output_dir: str, kind: int) -> None:
         kind: ``LOCK_EX`` to train, ``LOCK_SH`` to see whether another process does.
 
     Raises:
-        ConfigError: another process has locked it.
+        UserError: another process has locked it.
     """
     try:
         # Not flock, which processes that load images would inherit and outlive this one with.
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
-        raise ConfigError(
+        raise UserError(
             f"{output_dir}: another training (process {file.read().strip()}) writes there; "
             "give this one a folder of its own"
         ) from None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 
-from ranking_det.config import ConfigError
-from ranking_det.data.annotations import AnnotationSummary, check_same_categories, read_annotations
-from ranking_det.data.own import register_annotations
-from ranking_det.engine.experiment import Experiment
+from ranking_det.data import (
+    AnnotationSummary,
+    check_same_categories,
+    read_annotations,
+    register_annotations,
+)
+from ranking_det.engine.command import Command
+from ranking_det.engine.run_config import RunConfig
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -26,71 +31,57 @@ class OwnData(NamedTuple):
     val: AnnotationSummary | None
 
 
-def take_own_data(experiment: Experiment, args: argparse.Namespace) -> OwnData:
+def take_own_data(config: RunConfig, command: Command) -> OwnData:
     """Check the files of the command line, register them, and set them in the config.
 
     Args:
-        experiment: gets the data sets and the number of classes.
-        args: ``train_json``, ``train_images``, ``val_json``, ``val_images``, ``keep_empty_images``,
-            ``allow_outside``, and what is to be done: ``eval_only``, ``preview``, ``predict``.
+        config: gets the data sets and the number of classes.
+        command: names the files, which are not read again if it has what was read of them.
 
     Raises:
-        ConfigError: a file or folder is missing on the command line or on the disk, or is faulty.
+        UserError: a file or folder is missing on the command line or on the disk, or is faulty.
     """
-    # Processes that this one starts need not check the files again.
-    if getattr(args, "own_data", None) is None:
-        args.own_data = OwnData(_read(args, "train"), _read(args, "val"))
-    data: OwnData = args.own_data
-    if data.train is None and data.val is None:
-        if args.keep_empty_images:
-            raise ConfigError("--keep-empty-images needs --train-json")
-        if args.allow_outside:
-            raise ConfigError("--allow-outside needs --train-json or --val-json")
+    data = OwnData(*(command.own_data or (_read(command, split) for split in NAMES)))
+    summary = data.train or data.val
+    if summary is None:
+        if command.keep_empty_images:
+            raise UserError("--keep-empty-images needs --train-json")
+        if command.allow_outside:
+            raise UserError("--allow-outside needs --train-json or --val-json")
         return data
-    trains = not (args.eval_only or args.preview is not None or args.predict)
-    if data.train is None and (trains or args.preview is not None):
-        raise ConfigError("--val-json is given without --train-json FILE --train-images FOLDER")
-    if data.val is None and (trains or args.eval_only):
-        raise ConfigError("--train-json is given without --val-json FILE --val-images FOLDER")
-    _check_masks(experiment, data.train)
+    if data.train is None and (command.trains or command.preview is not None):
+        raise UserError("--val-json is given without --train-json FILE --train-images FOLDER")
+    if data.val is None and (command.trains or command.eval_only):
+        raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
-    for split, given in zip(OwnData._fields, data, strict=True):
+    names: dict[str, str | None] = dict.fromkeys(NAMES)
+    for (split, name), given in zip(NAMES.items(), data, strict=True):
         if given is not None:
-            images = getattr(args, f"{split}_images")
-            register_annotations(
-                NAMES[split],
-                given.json_file,
-                images,
-                given,
-                allow_outside=args.allow_outside,
-            )
-    summary = data.train or data.val
-    assert summary is not None  # one of them is there
-    experiment.set_data(
-        None if data.train is None else NAMES["train"],
-        None if data.val is None else NAMES["val"],
-        len(summary.class_names),
-        keep_empty=args.keep_empty_images,
-    )
+            names[split] = name
+            folder, outside = vars(command)[f"{split}_images"], command.allow_outside
+            register_annotations(name, given.json_file, folder, given, allow_outside=outside)
+    config.set_names(names["train"], names["val"], keep_empty=command.keep_empty_images)
+    config.set_num_classes(len(summary.class_names))
     return data
 
 
-def check_own_names(names: list[str]) -> None:
-    """Raise ConfigError if the config that a run has left names files that were not given again."""
+def check_own_names(names: Sequence[str]) -> None:
+    """Raise UserError if the config that a run has left names files that were not given again."""
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
-            raise ConfigError(
+            raise UserError(
                 f"the config was run on files of the command line: give --{split}-json FILE "
                 f"--{split}-images FOLDER again"
             )
 
 
-def _check_masks(experiment: Experiment, train: AnnotationSummary | None) -> None:
-    if train is not None and experiment.learns_masks() and not train.num_masks:
-        raise ConfigError(
-            f"{train.json_file}: no annotation has a 'segmentation', but the model of the config "
-            "learns masks; take a config without masks, or a file with them"
+def check_own_masks(data: OwnData) -> None:
+    """Raise UserError if the training file has no mask, for a model that learns them."""
+    if data.train is not None and not data.train.num_masks:
+        raise UserError(
+            f"{data.train.json_file}: no annotation has a 'segmentation', but the model of the "
+            "config learns masks; take a config without masks, or a file with them"
         )
 
 
@@ -117,12 +108,12 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
         )
 
 
-def _read(args: argparse.Namespace, split: str) -> AnnotationSummary | None:
-    json_file = getattr(args, f"{split}_json")
-    images = getattr(args, f"{split}_images")
-    if json_file is None and images is None:
+def _read(command: Command, split: str) -> AnnotationSummary | None:
+    files = {part: vars(command)[f"{split}_{part}"] for part in ("json", "images")}
+    given = [part for part, path in files.items() if path is not None]
+    if not given:
         return None
-    if json_file is None or images is None:
-        given, absent = ("json", "images") if images is None else ("images", "json")
-        raise ConfigError(f"--{split}-{given} is given without --{split}-{absent}")
-    return read_annotations(json_file, images, allow_outside=args.allow_outside)
+    if len(given) == 1:
+        (absent,) = files.keys() - set(given)
+        raise UserError(f"--{split}-{given[0]} is given without --{split}-{absent}")
+    return read_annotations(*files.values(), allow_outside=command.allow_outside)

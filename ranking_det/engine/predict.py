@@ -20,9 +20,9 @@ from detectron2.structures import Instances
 from PIL import Image, ImageOps
 from torch import nn
 
-from ranking_det.config import ConfigError
-from ranking_det.engine.errors import check_output_dir
+from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.files import write_json
+from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ UNREADABLE = (
 """What Pillow raises for files that are no images, or broken ones."""
 
 
-def predict(
+def predict_images(
     model: nn.Module,
     images: Sequence[str],
     output_dir: str | Path,
@@ -71,7 +71,7 @@ def predict(
         The path of ``predictions.json``.
 
     Raises:
-        ConfigError: no such image, a file that is none, or a folder that cannot be written; before
+        UserError: no such image, a file that is none, or a folder that cannot be written; before
             anything is predicted. Or images that turned out to be broken when they were read; then
             after those that are not have been predicted and written.
     """
@@ -107,7 +107,7 @@ def predict(
     if broken:
         count = len(content["images"])
         done = f"the other {count} are in {folder}" if count else "there are no others"
-        raise ConfigError(f"cannot read {_some(broken)}; {done}")
+        raise UserError(f"cannot read {_some(broken)}; {done}")
     return written
 
 
@@ -115,7 +115,7 @@ def find_images(images: Sequence[str]) -> list[str]:
     """Resolve files, folders and patterns to files, each once, in the order given.
 
     Raises:
-        ConfigError: one of them stands for no image.
+        UserError: one of them stands for no image.
     """
     found: dict[str, str] = {}
     for item in images:
@@ -129,11 +129,11 @@ def find_images(images: Sequence[str]) -> list[str]:
             reason = "matches no image"
         if not paths:
             known = "" if reason == "does not exist" else f" ({', '.join(SUFFIXES)})"
-            raise ConfigError(f"{item!r} {reason}{known} (current folder: {Path.cwd()})")
+            raise UserError(f"{item!r} {reason}{known} (current folder: {Path.cwd()})")
         for path in paths:
             found.setdefault(os.path.realpath(path), path)
     if not found:
-        raise ConfigError("there is no image to predict: give files, folders or patterns")
+        raise UserError("there is no image to predict: give files, folders or patterns")
     return list(found.values())
 
 
@@ -157,13 +157,8 @@ def unique_names(paths: Sequence[str]) -> list[str]:
 
 
 def _only_images(paths: list[str]) -> list[str]:
-    return [
-        path
-        for path in paths
-        if path.lower().endswith(SUFFIXES)
-        and not os.path.basename(path).startswith(".")
-        and os.path.isfile(path)
-    ]
+    images = [path for path in paths if path.lower().endswith(SUFFIXES) and os.path.isfile(path)]
+    return [path for path in images if not os.path.basename(path).startswith(".")]
 
 
 def _check_output(paths: Sequence[str], folder: Path) -> None:
@@ -171,14 +166,14 @@ def _check_output(paths: Sequence[str], folder: Path) -> None:
     for path in paths:
         for own in (path, os.path.realpath(path)):
             if Path(own).parent.resolve() == folder.resolve():
-                raise ConfigError(
+                raise UserError(
                     f"--output={folder} is the folder of the image {path!r}, which a drawn one "
                     "could overwrite; give another folder"
                 )
 
 
 def _check_headers(paths: Sequence[str]) -> None:
-    """Raise ConfigError for files that are no images; it reads only how they begin."""
+    """Raise UserError for files that are no images; it reads only how they begin."""
     faults = []
     for path in paths:
         try:
@@ -188,7 +183,7 @@ def _check_headers(paths: Sequence[str]) -> None:
         except UNREADABLE as error:
             faults.append(f"{path} ({_reason(error)})")
     if faults:
-        raise ConfigError(f"no image that can be read: {_some(faults)}")
+        raise UserError(f"no image that can be read: {_some(faults)}")
 
 
 def _read(path: str, folder: str) -> tuple[str, np.ndarray]:
@@ -222,7 +217,7 @@ def _save(picture: np.ndarray, path: Path) -> None:
         Image.fromarray(picture).save(path, quality=90)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written ({_reason(error)})") from error
+        raise UserError(f"{path} cannot be written ({_reason(error)})") from error
 
 
 def _annotations(

@@ -15,102 +15,29 @@ import yaml
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
-from ranking_det.config import ConfigError
+from ranking_det import assigners, criteria, modeling
+from ranking_det.config import component_names
+from ranking_det.modeling.building_blocks import BLOCK_ARGUMENTS, BUILDING_BLOCKS
+from ranking_det.user_errors import UserError
 
-TARGETS = frozenset(
-    """
-    detectron2.data.DatasetMapper
-    detectron2.data.build_detection_test_loader
-    detectron2.data.get_detection_dataset_dicts
-    detectron2.data.transforms.RandomFlip
-    detectron2.data.transforms.Resize
-    detectron2.data.transforms.ResizeShortestEdge
-    detectron2.layers.ShapeSpec
-    detectron2.modeling.FPN
-    detectron2.modeling.GeneralizedRCNN
-    detectron2.modeling.ResNet
-    detectron2.modeling.ResNet.make_default_stages
-    detectron2.modeling.ResNet.make_stage
-    detectron2.modeling.anchor_generator.DefaultAnchorGenerator
-    detectron2.modeling.backbone.BasicStem
-    detectron2.modeling.backbone.fpn.LastLevelMaxPool
-    detectron2.modeling.backbone.fpn.LastLevelP6P7
-    detectron2.modeling.box_regression.Box2BoxTransform
-    detectron2.modeling.poolers.ROIPooler
-    detectron2.modeling.proposal_generator.StandardRPNHead
-    detectron2.modeling.roi_heads.FastRCNNConvFCHead
-    detectron2.modeling.roi_heads.MaskRCNNConvUpsampleHead
-    detectron2.solver.get_default_optimizer_params
-    fvcore.common.param_scheduler.CompositeParamScheduler
-    fvcore.common.param_scheduler.CosineParamScheduler
-    fvcore.common.param_scheduler.MultiStepParamScheduler
-    ranking_det.assigners.ATSS
-    ranking_det.assigners.FCOS
-    ranking_det.assigners.MaxIoU
-    ranking_det.assigners.NormalizedPAA
-    ranking_det.assigners.PAA
-    ranking_det.data.augmentation.Expand
-    ranking_det.data.augmentation.MinIoURandomCrop
-    ranking_det.data.augmentation.PhotometricDistortion
-    ranking_det.data.mapper.BoxMapper
-    ranking_det.data.repeat.repeat_rare
-    ranking_det.data.stream.build_train_loader
-    ranking_det.engine.schedule.warm_up
-    ranking_det.evaluation.DetectionEvaluator
-    ranking_det.criteria.ALRPCriterion
-    ranking_det.criteria.APE
-    ranking_det.criteria.AveragePrecision
-    ranking_det.criteria.BranchLoss
-    ranking_det.criteria.CandidateCount
-    ranking_det.criteria.CenternessWeight
-    ranking_det.criteria.ConstantBalance
-    ranking_det.criteria.Criterion
-    ranking_det.criteria.CriterionSchedule
-    ranking_det.criteria.CrossEntropy
-    ranking_det.criteria.Focal
-    ranking_det.criteria.GIoU
-    ranking_det.criteria.HistoryBalance
-    ranking_det.criteria.IoU
-    ranking_det.criteria.IoUWeight
-    ranking_det.criteria.MagnitudeBalance
-    ranking_det.criteria.MaskCrossEntropy
-    ranking_det.criteria.MaskDice
-    ranking_det.criteria.PositiveCount
-    ranking_det.criteria.QualityFocal
-    ranking_det.criteria.RankDet
-    ranking_det.criteria.RankSort
-    ranking_det.criteria.RankingWeight
-    ranking_det.criteria.ScoreWeight
-    ranking_det.criteria.SmoothL1
-    ranking_det.criteria.UniformWeight
-    ranking_det.criteria.ValueBalance
-    ranking_det.criteria.Varifocal
-    ranking_det.modeling.CARAFEFPN
-    ranking_det.modeling.DenseHead
-    ranking_det.modeling.DenseInference
-    ranking_det.modeling.ExtraLevels
-    ranking_det.modeling.NegativeCap
-    ranking_det.modeling.RandomSampler
-    ranking_det.modeling.RankingBoxPredictor
-    ranking_det.modeling.RankingCascadeROIHeads
-    ranking_det.modeling.RankingFCOS
-    ranking_det.modeling.RankingMaskHead
-    ranking_det.modeling.RankingROIHeads
-    ranking_det.modeling.RankingRPN
-    ranking_det.modeling.RankingRPNHead
-    ranking_det.modeling.RankingRetinaNet
-    torch.optim.AdamW
-    torch.optim.SGD
-    """.split()
-)
+_OTHERS = {
+    "detectron2.data": "DatasetMapper build_detection_test_loader get_detection_dataset_dicts",
+    "detectron2.data.transforms": "RandomFlip Resize ResizeShortestEdge",
+    "detectron2.solver": "get_default_optimizer_params",
+    "fvcore.common.param_scheduler": "CompositeParamScheduler CosineParamScheduler "
+    "MultiStepParamScheduler",
+    "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
+    "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
+    "ranking_det.engine.schedule": "warm_up",
+    "ranking_det.evaluation": "DetectionEvaluator",
+    "torch.optim": "AdamW SGD",
+}
+_CALLED = {module: names.split() for module, names in (_OTHERS | BUILDING_BLOCKS).items()}
+_CALLED |= {part.__name__: component_names(part) for part in (assigners, criteria, modeling)}
+TARGETS = frozenset(f"{module}.{name}" for module, names in _CALLED.items() for name in names)
 """What a file may call: the components, and what configs/ call, as a run's config names them."""
 
-ARGUMENTS = frozenset(
-    """
-    detectron2.modeling.backbone.resnet.BasicBlock
-    ranking_det.modeling.backbones.resnet.FrozenStatisticsBatchNorm2d
-    """.split()
-)
+ARGUMENTS = frozenset(BLOCK_ARGUMENTS)
 """The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
 are not all that it may call."""
 
@@ -153,7 +80,7 @@ def load_saved_config(path: str) -> DictConfig:
         path: a local yaml file.
 
     Raises:
-        ConfigError: it names something else, or wants something computed.
+        UserError: it names something else, or wants something computed.
         Exception: it is no yaml, or no config; as yaml and OmegaConf raise it.
     """
     config: DictConfig = OmegaConf.create(
@@ -163,7 +90,7 @@ def load_saved_config(path: str) -> DictConfig:
 
 
 def check_name(name: Any, path: str, key: str) -> None:
-    """Raise ConfigError unless a file may call ``name``.
+    """Raise UserError unless a file may call ``name``.
 
     Args:
         name: as ``module.Class``; anything but a text is refused.
@@ -173,9 +100,9 @@ def check_name(name: Any, path: str, key: str) -> None:
     _locate(name, TARGETS, path, key)
 
 
-def refusal(path: str, key: str, text: Any, reason: str) -> ConfigError:
+def refusal(path: str, key: str, text: Any, reason: str) -> UserError:
     """What is said of a file that needs ``--trust-config``."""
-    return ConfigError(
+    return UserError(
         f"{path}: {key} is {text!r}, {reason}; if you trust whoever wrote the file: --trust-config"
     )
 

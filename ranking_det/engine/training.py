@@ -3,91 +3,135 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from detectron2.engine import HookBase, TrainerBase, default_writers, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    default_writers,
+    hooks,
+)
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.data.stream import goes_on
-from ranking_det.engine.best import BestCheckpoint
-from ranking_det.engine.checkpoint import (
-    FINAL,
-    RunCheckpointer,
-    after_full_disk,
-    find_resumable,
-    load_weights,
+from ranking_det.engine.checkpoint import FINAL, RunCheckpointer, after_full_disk, load_weights
+from ranking_det.engine.evaluate import evaluate
+from ranking_det.engine.hooks import (
+    BestCheckpoint,
+    Evaluation,
+    PictureWriter,
+    StepSeed,
+    TrainingGuard,
 )
-from ranking_det.engine.classes import save_config
-from ranking_det.engine.experiment import Experiment
-from ranking_det.engine.guards import TrainingGuard
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
-from ranking_det.engine.precision import build_trainer
-from ranking_det.engine.results import PictureWriter
+from ranking_det.engine.plan import Plan
+from ranking_det.engine.run_config import RunConfig
+from ranking_det.files import write_whole
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def train(
-    experiment: Experiment,
-    loader: Any,
-    weights: str,
-    evaluate: Callable[[nn.Module], dict[str, Any]],
-    *,
-    resume_at: int | None,
-) -> None:
-    """Train from ``weights``, or go on with the run whose checkpoint they are.
+def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
+    """Train a plan's model, or go on with the run whose checkpoint the plan has.
 
-    A training that was stopped after its last step gets its final checkpoint and its evaluation.
+    A new training puts an earlier one in the output folder aside. A training that was stopped
+    after its last step gets its final checkpoint and its evaluation.
 
     Args:
-        experiment: the config, its schedule fitted to the data.
-        loader: gives the batches, from ``resume_at`` on if it can.
-        weights: a checkpoint, or "" to start from scratch.
-        evaluate: called with the model, for the metrics.
-        resume_at: the iteration to go on at, at most the last one plus 1; None for a new training,
-            which puts an earlier one in the output folder aside.
+        plan: its schedule fitted to the data.
+        loader: gives the batches, from the iteration on at which the training begins if it can.
+        statistics_loader: gives the batches for exact statistics of batch norms; None for none.
 
     Raises:
-        ConfigError: the weights or states are of another config, or the disk is full.
+        UserError: the weights or states are of another config, or the disk is full.
     """
-    settings, schedule = experiment.settings(), experiment.schedule()[0]
-    model = experiment.model()
-    optimizer = experiment.optimizer(model)
-    ddp_model = distribute(model, settings.device, **settings.ddp)
-    trainer = build_trainer(ddp_model, loader, optimizer, settings.amp, settings.device)
-    checkpointer = RunCheckpointer(ddp_model, settings.output_dir, extras={}, trainer=trainer)
-    exact = goes_on(loader) and settings.seed >= 0
+    config, weights, resume_at = plan.config, plan.weights.path, plan.resume_at
+    settings, max_iter = config.train, config.train.max_iter
+    optimizer = config.optimizer(plan.model)
+    # Processes evaluate different numbers of images, in which buffers cannot be shared.
+    options = {**(settings.get("ddp") or {}), "broadcast_buffers": False}
+    model = distribute(plan.model, settings.device, **options)
+    trainer = build_trainer(model, loader, optimizer, plan.dtype, settings.device)
+    checkpointer = RunCheckpointer(model, plan.output_dir, extras={}, trainer=trainer)
+    exact = goes_on(loader) and settings.get("seed", 0) >= 0
     trainer.register_hooks(
-        _step_hooks(experiment, ddp_model, optimizer, checkpointer, evaluate, exact)
+        _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact)
     )
     # On a resume too: of another model's checkpoint the optimizer would only report a size.
-    load_weights(model, weights, whole=resume_at is not None)
-    with _full_disk_in_one_line(settings.output_dir):
+    load_weights(plan.model, weights, whole=resume_at is not None)
+    with _full_disk_in_one_line(plan.output_dir):
         if resume_at is None:
             states = {}
-            _make_room(settings.output_dir)
+            _make_room(plan.output_dir)
         else:
-            states = _load_states(checkpointer, weights, experiment.keys.weights)
-            _drop_rows(settings.output_dir, resume_at)
-        checkpointer.extras = save_config(experiment)
+            states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
+            _drop_rows(plan.output_dir, resume_at)
+        checkpointer.extras = _save_config(config)
         if resume_at is not None:
             how = _how_exactly(exact, states, checkpointer.extras)
             logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
-        trainer.register_hooks(_writing_hooks(experiment, ddp_model, checkpointer))
-        if resume_at == schedule.max_iter:
-            _finish(trainer, checkpointer, weights, schedule.max_iter)
+        last = weights if resume_at is not None else ""
+        trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
+        if resume_at == max_iter:
+            _finish(trainer, checkpointer, weights, max_iter)
         else:
-            trainer.train(resume_at or 0, schedule.max_iter)
+            trainer.train(resume_at or 0, max_iter)
+
+
+def build_trainer(
+    model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, dtype: str, device: str
+) -> SimpleTrainer:
+    """Detectron2's trainer, which computes the forward pass in ``dtype`` where torch deems it safe.
+
+    The losses of this project compute in single precision or better whatever arrives.
+    """
+    if dtype == "float16":
+        return AMPTrainer(model, loader, optimizer)
+    if dtype:
+        # Its exponents are those of float32: no loss scaling, hence the plain trainer.
+        half = torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype))
+        return SimpleTrainer(Autocast(model, half), loader, optimizer)
+    return SimpleTrainer(model, loader, optimizer)
+
+
+class Autocast(nn.Module):
+    """A model whose training forward runs under autocast.
+
+    Args:
+        model: plain or distributed.
+        context: a ``torch.autocast``.
+    """
+
+    def __init__(self, model: nn.Module, context: torch.autocast) -> None:
+        super().__init__()
+        self.model = model
+        self.context = context
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return the model's losses."""
+        with self.context:
+            losses: dict[str, torch.Tensor] = self.model(batched_inputs)
+        return losses
+
+
+def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
+    """The model for all processes; itself if there is one."""
+    if not str(device).startswith("cuda"):
+        options["device_ids"] = None  # of GPUs
+    distributed: nn.Module = create_ddp_model(model, **options)
+    return distributed
 
 
 def _make_room(output_dir: str) -> None:
@@ -104,12 +148,12 @@ def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str
     """Load weights, optimizer and hooks; return what else the checkpoint holds.
 
     Raises:
-        ConfigError: they do not fit; ``key`` is where the user writes weights to start from.
+        UserError: they do not fit; ``key`` is where the user writes weights to start from.
     """
     try:
         return checkpointer.load(path)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise ConfigError(
+        raise UserError(
             f"{path!r}: its optimizer or other states do not fit this config ({error}); "
             f"start from its weights with {key}={path} in another folder or with --overwrite"
         ) from error
@@ -118,6 +162,20 @@ def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str
 def _drop_rows(output_dir: str, resume_at: int) -> None:
     if comm.is_main_process():
         drop_rows_after(Path(output_dir, "metrics.json"), resume_at - 1)
+
+
+def _save_config(config: RunConfig) -> dict[str, Any]:
+    """Write config and classes beside the weights; return them for the checkpoints too."""
+    names, ids = config.class_names()
+    folder = Path(config.train.output_dir)
+    if comm.is_main_process():
+        config.save(folder / "config.yaml")
+        if names is not None and ids is not None:
+            entries = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+            write_whole(folder / "classes.json", json.dumps(entries, indent=1) + "\n")
+    comm.synchronize()
+    text = (folder / "config.yaml").read_text() if comm.is_main_process() else ""
+    return {"class_names": names, "category_ids": ids, "config": text}
 
 
 def _finish(
@@ -144,13 +202,13 @@ def _full_disk_in_one_line(output_dir: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = f"{output_dir}: {error.strerror}"
-        raise ConfigError(f"{reason}; {after_full_disk(output_dir)}") from error
+        raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
 
 
-def _how_exactly(same_images: bool, found: dict[str, Any], extras: dict[str, Any]) -> str:
+def _how_exactly(same_images: bool, states: dict[str, Any], extras: dict[str, Any]) -> str:
     if not same_images:
         return "with weights, optimizer and iteration; the order of the images begins anew"
-    if comm.is_main_process() and found.get("config") != extras["config"]:
+    if comm.is_main_process() and states.get("config") != extras["config"]:
         return "with another config than it was written with; the optimizer's settings are its own"
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
@@ -159,99 +217,62 @@ def _how_exactly(same_images: bool, found: dict[str, Any], extras: dict[str, Any
     )
 
 
-def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
-    """The model for all processes; itself if there is one."""
-    if not str(device).startswith("cuda"):
-        options["device_ids"] = None  # of GPUs
-    distributed: nn.Module = create_ddp_model(model, **options)
-    return distributed
-
-
 def _step_hooks(
-    experiment: Experiment,
+    config: RunConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
-    evaluate: Callable[[nn.Module], dict[str, Any]],
+    statistics_loader: Any,
     exact: bool,
 ) -> list[HookBase | None]:
     """What belongs to a step, some with states that a checkpoint has."""
-    settings, schedule = experiment.settings(), experiment.schedule()[0]
-    names = experiment.names("test")
-    first = f"{names[0]}/" if len(experiment.test_sets()) > 1 else ""
+    settings, sets = config.train, config.test_sets()
+    first = f"{sets[0]}/" if len(sets) > 1 else ""
     metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
+    period = settings.eval_period
     return [
-        _Seed(settings.seed) if exact else None,
+        StepSeed(settings.get("seed", 0)) if exact else None,
         TrainingGuard(),
         hooks.IterationTimer(),
-        hooks.LRScheduler(optimizer, experiment.scheduler(optimizer)),
-        *experiment.hooks(model),
-        _Evaluation(schedule.eval_period, lambda: evaluate(model)),
+        hooks.LRScheduler(optimizer, config.scheduler(optimizer)),
+        hooks.PreciseBN(period, model, statistics_loader, settings.precise_bn.num_iter)
+        if statistics_loader is not None
+        else None,
+        Evaluation(period, lambda: evaluate(config, model)),
         BestCheckpoint(checkpointer, metrics) if comm.is_main_process() else None,
     ]
 
 
 def _writing_hooks(
-    experiment: Experiment, model: nn.Module, checkpointer: RunCheckpointer
+    config: RunConfig, model: nn.Module, checkpointer: RunCheckpointer, last: str
 ) -> list[HookBase | None]:
-    """What writes into the output folder after a step, from the moment when they are built."""
-    settings, schedule = experiment.settings(), experiment.schedule()[0]
-    output_dir, names = settings.output_dir, experiment.names("test")
-    pictures = (
-        PictureWriter(output_dir, model, lambda: experiment.test_loader(names[0]), names[0])
-        if names
-        else None
-    )
+    """What writes into the output folder after a step, from the moment when they are built.
+
+    ``last`` is the checkpoint that is resumed, or "".
+    """
     if not comm.is_main_process():
-        return [pictures]
-    writers = default_writers(output_dir, schedule.max_iter)
+        return []
+    settings, saving = config.train, config.train.checkpointer
+    writers = default_writers(settings.output_dir, settings.max_iter)
     return [
         # Before the checkpoint, so that a resumed run does not miss the row of its last step; and
         # the checkpoint is after the evaluation, so that it knows the best.
-        hooks.PeriodicWriter(writers, period=settings.log_period),
-        _periodic(checkpointer, schedule.checkpoint_period, settings.max_to_keep),
-        pictures,
+        hooks.PeriodicWriter(writers, settings.log_period),
+        _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
+        PictureWriter(config, model) if config.names("test") else None,
     ]
 
 
 def _periodic(
-    checkpointer: RunCheckpointer, period: int, max_to_keep: int | None
+    checkpointer: RunCheckpointer, period: int, max_to_keep: int | None, last: str
 ) -> hooks.PeriodicCheckpointer:
     """Detectron2's, which counts the checkpoints from before a resume among those to keep."""
     hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
-    last = find_resumable(checkpointer.save_dir)
-    earlier = sorted(
-        str(path)
-        for path in Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth")
-        if str(path) <= last
-    )
+    paths = map(str, Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth"))
+    earlier = sorted(path for path in paths if path <= last)
     # A run that was killed before it removed one has one too many.
-    surplus = len(earlier) - max_to_keep if max_to_keep else 0
-    for path in earlier[: max(0, surplus)]:
+    surplus = max(0, len(earlier) - max_to_keep) if max_to_keep else 0
+    for path in earlier[:surplus]:
         Path(path).unlink()
-    hook.recent_checkpoints = earlier[max(0, surplus) :]
+    hook.recent_checkpoints = earlier[surplus:]
     return hook
-
-
-class _Evaluation(hooks.EvalHook):
-    """Detectron2's, but without the evaluation at the end if the last step has failed.
-
-    At a full disk, say: the results would look like those of a training that has ended.
-    """
-
-    def after_train(self) -> None:
-        """Evaluate."""
-        if self.trainer.iter == self.trainer.max_iter:
-            super().after_train()
-
-
-class _Seed(HookBase):
-    """Seed the random numbers of a step by its iteration, so that a resumed run has the same."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_step(self) -> None:
-        """Seed torch; the loader seeds its samples itself."""
-        words = [self.seed, self.trainer.iter, comm.get_rank()]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))

@@ -1,19 +1,80 @@
-"""Yaml configs: loading them, and checking their keys, their values and the overrides."""
+"""The door for yaml configs: loading and checking one, and its translation into nodes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import TrainingSampler
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from omegaconf import DictConfig, OmegaConf
 
-from ranking_det.config import ConfigError, nearest
-from ranking_det.engine.errors import check_file
+from ranking_det.data.mapper import BoxMapper
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.data.stream import RecordList
+from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
+from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
+from ranking_det.modeling.yaml_keys import learns_masks, value_of
+from ranking_det.user_errors import UserError, nearest
+
+FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
+"""What yaml, yacs and Detectron2 raise over a file, beside unknown keys."""
+
+VALUES = {
+    "train.output_dir": "OUTPUT_DIR",
+    "train.init_checkpoint": "MODEL.WEIGHTS",
+    "train.device": "MODEL.DEVICE",
+    "train.seed": "SEED",
+    "train.cudnn_benchmark": "CUDNN_BENCHMARK",
+    "train.epochs": "SOLVER.EPOCHS",
+    "train.reference_batch": "SOLVER.REFERENCE_BATCH",
+    "train.max_iter": "SOLVER.MAX_ITER",
+    "train.eval_period": "TEST.EVAL_PERIOD",
+    "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
+    "train.amp.enabled": "SOLVER.AMP.ENABLED",
+    "train.tta.enabled": "TEST.AUG.ENABLED",
+    "train.tta.min_sizes": "TEST.AUG.MIN_SIZES",
+    "train.tta.max_size": "TEST.AUG.MAX_SIZE",
+    "train.tta.flip": "TEST.AUG.FLIP",
+    "train.precise_bn.enabled": "TEST.PRECISE_BN.ENABLED",
+    "train.precise_bn.num_iter": "TEST.PRECISE_BN.NUM_ITER",
+    "dataloader.train.dataset.names": "DATASETS.TRAIN",
+    "dataloader.train.dataset.filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "dataloader.train.total_batch_size": "SOLVER.IMS_PER_BATCH",
+    "dataloader.test.dataset.names": "DATASETS.TEST",
+    "dataloader.test.num_workers": "DATALOADER.NUM_WORKERS",
+    "dataloader.evaluator.output_dir": "OUTPUT_DIR",
+    "optimizer.lr": "SOLVER.BASE_LR",
+}
+"""Where a yaml config has what a LazyConfig has at a key."""
+
+NODES = {
+    "model": "MODEL",
+    "dataloader.train": "DATASETS.TRAIN",
+    "dataloader.train.dataset": "DATASETS.TRAIN",
+    "dataloader.train.mapper": "INPUT",
+    "dataloader.test": "DATASETS.TEST",
+    "dataloader.test.mapper": "INPUT",
+    "dataloader.evaluator": "DATASETS.TEST",
+    "optimizer": "SOLVER",
+    "lr_multiplier": "SOLVER",
+    "train.tta": "TEST.AUG",
+}
+"""Where a yaml config has what a node is built from, for messages."""
 
 
 def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
@@ -29,7 +90,7 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         The frozen config.
 
     Raises:
-        ConfigError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
+        UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
             or the file names a component that is not this project's, or files of proposals.
     """
     check_file(path, "the config file")
@@ -44,25 +105,98 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         for key, value in pairs:
             _add_component_key(cfg, key)
             cfg.merge_from_list([key, _as_declared(cfg, key, value)])
-    except ConfigError:
+    except UserError:
         raise
     except (KeyError, AssertionError) as error:
-        raise ConfigError(_unknown_key(cfg, str(error))) from error
-    except (
-        ValueError,
-        AttributeError,
-        TypeError,
-        OSError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+        raise UserError(_unknown_key(cfg, str(error))) from error
+    except FAULTS as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     cfg.freeze()
     return cfg
 
 
+def translate(cfg: CfgNode) -> DictConfig:
+    """The nodes that a LazyConfig has, from a yaml config: they call Detectron2's builders with it.
+
+    Args:
+        cfg: as :func:`load_yaml_config` gives it.
+
+    Returns:
+        ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``. The evaluator's
+        ``dataset_name`` is missing: each test set has an evaluation of its own.
+    """
+    on_cpu = cfg.clone()  # the engine moves the model, or leaves it where no device is touched
+    set_value(on_cpu, "MODEL.DEVICE", "cpu")
+    max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
+    targets = {
+        "model": partial(build_model, on_cpu),
+        "dataloader.train": partial(_train_loader, cfg),
+        "dataloader.train.dataset": partial(_train_records, cfg),
+        "dataloader.train.mapper": partial(_train_mapper, cfg),
+        "dataloader.test": build_detection_test_loader,
+        "dataloader.test.dataset": partial(_test_records, cfg),
+        "dataloader.test.mapper": partial(DatasetMapper, cfg, is_train=False),
+        "dataloader.evaluator": DetectionEvaluator,
+        "optimizer": lambda params, lr: build_optimizer(cfg, params["model"]),
+        "lr_multiplier": partial(build_lr_scheduler, cfg),
+    }
+    values = {
+        "dataloader.evaluator.dataset_name": "???",
+        # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
+        "dataloader.evaluator.max_dets_per_image": max_dets if max_dets > 100 else None,
+        "optimizer.params.model": None,
+        "lr_multiplier.optimizer": None,
+        "train.log_period": 20,
+    }
+    values |= {f"{key}._target_": target for key, target in targets.items()}
+    values |= {key: value_of(cfg, name) for key, name in VALUES.items()}
+    nodes = OmegaConf.create(flags={"allow_objects": True})
+    for key, value in values.items():
+        OmegaConf.update(nodes, key, value)
+    return nodes
+
+
+def set_value(cfg: CfgNode, key: str, value: Any) -> None:
+    """Change a yaml config, frozen or not; one name stands for a tuple of names."""
+    node = cfg
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[part]
+    cfg.defrost()
+    node[last] = (value,) if isinstance(node[last], tuple) and isinstance(value, str) else value
+    cfg.freeze()
+
+
+def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None:
+    """Fit the steps of the rate and its warm-up to another length of the training.
+
+    The steps keep their share of the whole, and the warm-up takes a third at most.
+
+    Args:
+        cfg: with the length as it is written; it may be frozen.
+        max_iter: the length that it will have.
+        overridden: keys that the command line has set, and that stay.
+    """
+    solver = cfg.SOLVER
+    if "SOLVER.STEPS" not in overridden:
+        steps = {round(step * (max_iter / solver.MAX_ITER)) for step in solver.STEPS}
+        inner = tuple(sorted(step for step in steps if 0 < step < max_iter))
+        set_value(cfg, "SOLVER.STEPS", inner)
+    if "SOLVER.WARMUP_ITERS" not in overridden:
+        longest = max(1, max_iter // 3)
+        set_value(cfg, "SOLVER.WARMUP_ITERS", min(solver.WARMUP_ITERS, longest))
+
+
+def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """``KEY value`` and ``KEY=value`` as pairs."""
+    words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
+    if len(words) % 2:
+        raise UserError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
 def _check_calls(cfg: CfgNode, path: str) -> None:
-    """Raise ConfigError if what the file has, with its bases, could run code that is not ours."""
+    """Raise UserError if what the file has, with its bases, could run code that is not ours."""
     for key, name in _names(cfg, ""):
         # One without a dot is looked up among the components.
         if "." in str(name):
@@ -75,11 +209,8 @@ def _check_calls(cfg: CfgNode, path: str) -> None:
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Every NAME in a config, with its key."""
-    if isinstance(value, Mapping):
-        entries = list(value.items())
-    else:
-        entries = list(enumerate(value)) if isinstance(value, (list, tuple)) else []
-    for name, entry in entries:
+    listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    for name, entry in (value if isinstance(value, Mapping) else listed).items():
         where = f"{key}.{name}".lstrip(".")
         if name == "NAME":
             yield where, entry
@@ -92,14 +223,6 @@ def _as_declared(cfg: CfgNode, key: str, value: str) -> str:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, CfgNode) else None
     return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
-
-
-def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """``KEY value`` and ``KEY=value`` as pairs."""
-    words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
-    if len(words) % 2:
-        raise ConfigError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
-    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _add_component_key(cfg: CfgNode, key: str) -> None:
@@ -131,3 +254,47 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
             return f"no key {part!r} in the config, as in {found[1]!r}{nearest(part, known)}"
         node = node[part]
     return message
+
+
+def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
+    """The training set; images of rare classes several times if the sampler is to repeat them."""
+    loading, repeats = cfg.DATALOADER, _repeats(cfg)
+    if repeats and not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
+        raise UserError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+    if repeats and loading.REPEAT_THRESHOLD <= 0:
+        raise UserError(
+            "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
+            f"got {loading.REPEAT_THRESHOLD}"
+        )
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    return repeat_rare(records, loading.REPEAT_THRESHOLD) if repeats else records
+
+
+def _test_records(cfg: CfgNode, *, names: list[str]) -> list[dict[str, Any]]:
+    sets = list(cfg.DATASETS.TEST)
+    proposals = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None
+    files = None if proposals is None else [proposals[sets.index(name)] for name in names]
+    records: list[dict[str, Any]] = get_detection_dataset_dicts(
+        names, filter_empty=False, proposal_files=files
+    )
+    return records
+
+
+def _repeats(cfg: CfgNode) -> bool:
+    return bool(cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler")
+
+
+def _train_mapper(cfg: CfgNode) -> DatasetMapper | BoxMapper:
+    if not learns_masks(cfg):
+        return DatasetMapper(cfg, is_train=True)
+    # Masks may be of several forms, or missing, at which Detectron2's mapper fails.
+    arguments = DatasetMapper.from_config(cfg, is_train=True)
+    taken = {name: arguments[name] for name in ("augmentations", "image_format")}
+    return BoxMapper(**taken, masks=True)
+
+
+def _train_loader(cfg: CfgNode, *, dataset: list[dict[str, Any]], **arguments: Any) -> Any:
+    """Detectron2's loader, which begins its order of images anew at each start."""
+    # The records are repeated already, and Detectron2 would do it again.
+    arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
+    return build_detection_train_loader(cfg, dataset=RecordList(dataset), **arguments)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking_det.config import ConfigError
 from ranking_det.evaluation.files import (
     describe,
     read_ground_truth,
@@ -27,6 +26,7 @@ from ranking_det.evaluation.metrics import (
 )
 from ranking_det.evaluation.tables import precision_cell, write_table
 from ranking_det.files import partial_path, write_json
+from ranking_det.user_errors import UserError
 
 PROGRAM = "python -m ranking_det.evaluation"
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         sys.stdout.write(_evaluate(args))
-    except (ConfigError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.stderr.write(f"{PROGRAM}: error: {error}\n")
         return 2
     return 0
@@ -103,9 +103,7 @@ def _evaluate(args: argparse.Namespace) -> str:
 def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
     name, count = Counter(category["name"] for category in categories).most_common(1)[0]
     if count > 1:
-        raise ConfigError(
-            f"{where}: {count} categories have the name {name!r}; --per-class needs 1"
-        )
+        raise UserError(f"{where}: {count} categories have the name {name!r}; --per-class needs 1")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -117,17 +115,17 @@ def _check_outputs(args: argparse.Namespace) -> None:
         _check_regular(Path(path), flag)
         final = Path(path).resolve()
         if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
-            raise ConfigError(f"{flag} {path}: {final.parent} is no folder that can be written to")
+            raise UserError(f"{flag} {path}: {final.parent} is no folder that can be written to")
         partial = partial_path(final)
         if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
-            raise ConfigError(f"{flag} {path}: no file can have the name {partial.name}")
+            raise UserError(f"{flag} {path}: no file can have the name {partial.name}")
         _check_regular(partial, flag)
         for used in (final, partial):
             if used.resolve() in taken:
-                raise ConfigError(f"{flag} {used} is also {taken[used.resolve()]}")
+                raise UserError(f"{flag} {used} is also {taken[used.resolve()]}")
         taken |= {final: flag, partial: flag}
 
 
 def _check_regular(path: Path, flag: str) -> None:
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{flag} {path} is a folder or device, not a file")
+        raise UserError(f"{flag} {path} is a folder or device, not a file")

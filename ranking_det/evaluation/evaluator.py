@@ -16,7 +16,6 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from ranking_det.config import ConfigError
 from ranking_det.data.annotations import read_json
 from ranking_det.evaluation.files import (
     LVIS_VERSIONS,
@@ -28,6 +27,7 @@ from ranking_det.evaluation.files import (
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
 from ranking_det.files import write_json
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class DetectionEvaluator(DatasetEvaluator):
         max_dets_per_image: None for 100 of each class (COCO), or 300 of all classes (LVIS).
 
     Raises:
-        ConfigError: the annotation file is missing or faulty, or arguments do not fit.
+        UserError: the annotation file is missing or faulty, or arguments do not fit.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DetectionEvaluator(DatasetEvaluator):
         check_library(library, lvis=self.rules == "lvis")
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
-            raise ConfigError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
+            raise UserError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
         self.tasks = None if tasks is None else list(tasks)
         self.distributed = distributed
         self.output_dir = output_dir
@@ -89,7 +89,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.numbers = numbers or {image["id"]: image["id"] for image in images}
         self.masks = has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
-            raise ConfigError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
+            raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
         self.category_ids, self.classes = _classes(
             metadata, self.ground_truth, where, federated=self.rules == "lvis"
         )
@@ -112,18 +112,18 @@ class DetectionEvaluator(DatasetEvaluator):
                 ``pred_masks`` (n, H, W) if the model has masks.
 
         Raises:
-            ConfigError: the data set has no such image, or masks are to be evaluated and there are
+            UserError: the data set has no such image, or masks are to be evaluated and there are
                 none.
             ValueError: a detection is of an unknown class.
         """
         for given, output in zip(inputs, outputs, strict=True):
             identity = given["image_id"]
             if identity not in self.numbers:
-                raise ConfigError(f"the data set {self.dataset_name!r} has no image {identity!r}")
+                raise UserError(f"the data set {self.dataset_name!r} has no image {identity!r}")
             instances = output["instances"].to("cpu")
             masks = instances.has("pred_masks")
             if len(instances) and not masks and "segm" in (self.tasks or ()):
-                raise ConfigError("tasks has 'segm', but the model detects no masks")
+                raise UserError("tasks has 'segm', but the model detects no masks")
             for result in instances_to_coco_json(instances, self.numbers[identity]):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
@@ -192,7 +192,7 @@ class DetectionEvaluator(DatasetEvaluator):
 
 def _choose_rules(rules: str, evaluator_type: str | None) -> Rules:
     if rules not in ("auto", "coco", "lvis"):
-        raise ConfigError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
+        raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
     if rules == "auto":
         rules = "lvis" if evaluator_type == "lvis" else "coco"
     return "lvis" if rules == "lvis" else "coco"
@@ -205,7 +205,7 @@ def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[A
         return read_json(path), path, {}
     where = f"data set {dataset_name!r}"
     if metadata.get("thing_classes") is None:
-        raise ConfigError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
+        raise UserError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
     content: dict[str, Any] = convert_to_coco_dict(dataset_name)
     return content, where, _number_images(content)
 
@@ -232,17 +232,15 @@ def _classes(
     ids = sorted(mapping, key=mapping.get) if mapping else sorted(names)
     unknown = sorted(set(ids) - set(names))
     if unknown:
-        raise ConfigError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
+        raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
     # The ids of LVIS v1 are all in a file of v0.5, of other classes.
     if federated and len(ids) < len(names):
         found, own = (
             f"{count} ({LVIS_VERSIONS[count]})" if count in LVIS_VERSIONS else str(count)
             for count in (len(names), len(ids))
         )
-        raise ConfigError(f"{where}: has {found} categories, but the data set {own}")
+        raise UserError(f"{where}: has {found} categories, but the data set {own}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):
-        raise ConfigError(
-            f"{where}: has {len(ids)} categories, the data set {len(classes)} classes"
-        )
+        raise UserError(f"{where}: has {len(ids)} categories, the data set {len(classes)} classes")
     return ids, dict(zip(ids, classes, strict=True))

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from ranking_det.config import ConfigError
 from ranking_det.data.annotations import is_lvis, load_json, read_json
 from ranking_det.data.entries import (
     ANNOTATION,
@@ -36,6 +35,7 @@ from ranking_det.data.geometry import (
 )
 from ranking_det.data.own import complete_for_evaluation
 from ranking_det.evaluation.metrics import FIELDS, Rules
+from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
     """Read an annotation file for evaluation.
 
     Raises:
-        ConfigError: it is missing, no JSON, or faulty; the message names the first fault.
+        UserError: it is missing, no JSON, or faulty; the message names the first fault.
     """
     content = read_json(path)
     masks = iou_type == "segm"
     prepare_ground_truth(content, path, rules, masks=masks)
     if masks:
         if content["annotations"] and not has_masks(content):
-            raise ConfigError(f"{path}: no annotation has a 'segmentation' to evaluate masks with")
+            raise UserError(f"{path}: no annotation has a 'segmentation' to evaluate masks with")
         fill_masks(content)
     return content
 
@@ -73,14 +73,14 @@ def prepare_ground_truth(
         masks: whether the masks of annotations are checked, where they have one.
 
     Raises:
-        ConfigError: it lacks one, or is inconsistent; the message names the first fault.
+        UserError: it lacks one, or is inconsistent; the message names the first fault.
     """
     lvis = rules == "lvis"
     categories = _check_section(
         content, where, "categories", lambda entry: _category_faults(entry, lvis)
     )
     if not categories:
-        raise ConfigError(f"{where}: 'categories' is empty")
+        raise UserError(f"{where}: 'categories' is empty")
     _check_section(content, where, "images", lambda entry: _image_faults(entry, categories, lvis))
     sizes = _sizes(content)
     _check_section(
@@ -134,12 +134,12 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
     """Read a file in COCO's result format, for images and categories of the ground truth.
 
     Raises:
-        ConfigError: it is missing, no JSON, or faulty; the message names the first fault.
+        UserError: it is missing, no JSON, or faulty; the message names the first fault.
     """
     results = load_json(path, "result file")
     if not isinstance(results, list):
         kind = type(results).__name__
-        raise ConfigError(f"{path}: must hold a list of results, got {kind}")
+        raise UserError(f"{path}: must hold a list of results, got {kind}")
     sizes = _sizes(ground_truth)
     categories = {category["id"] for category in ground_truth["categories"]}
     _check(path, "result", results, lambda r: _result_faults(r, iou_type, sizes, categories))
@@ -157,25 +157,25 @@ def _check_section(
     """Check the entries of a list; return their ids."""
     entries = content.get(section)
     if type(entries) is not list:
-        raise ConfigError(f"{where}: has no list {section!r}, as files of COCO and LVIS have")
+        raise UserError(f"{where}: has no list {section!r}, as files of COCO and LVIS have")
     _check(where, section, entries, faults)
     ids = {entry["id"] for entry in entries}
     if len(ids) < len(entries):
-        raise ConfigError(f"{where}: {len(entries) - len(ids)} ids of {section!r} are not unique")
+        raise UserError(f"{where}: {len(entries) - len(ids)} ids of {section!r} are not unique")
     return ids
 
 
 def _check(where: str, section: str, entries: list[Any], faults: FaultsOf) -> None:
     for index, entry in enumerate(entries):
         for _, text in faults(entry):
-            raise ConfigError(f"{where}: {section}[{index}]: {text}")
+            raise UserError(f"{where}: {section}[{index}]: {text}")
 
 
 def _check_masks(
     where: str, section: str, entries: list[Any], sizes: Mapping[int, Size | None]
 ) -> None:
     for index, (_, text) in broken_masks(entries, sizes):
-        raise ConfigError(f"{where}: {section}[{index}]: {text}")
+        raise UserError(f"{where}: {section}[{index}]: {text}")
 
 
 def _category_faults(entry: Any, lvis: bool) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ranking_det.config import ConfigError
+from ranking_det.user_errors import UserError
 
 Library = Literal["faster-coco-eval", "pycocotools"]
 
@@ -24,14 +24,14 @@ PAIRS = 500_000
 
 
 def check_library(library: Library, *, lvis: bool) -> None:
-    """Raise ConfigError unless the library is installed and knows the rules."""
+    """Raise UserError unless the library is installed and knows the rules."""
     modules = {"faster-coco-eval": "faster_coco_eval", "pycocotools": "pycocotools"}
     if library not in modules:
-        raise ConfigError(f"library must be one of {', '.join(modules)}, got {library!r}")
+        raise UserError(f"library must be one of {', '.join(modules)}, got {library!r}")
     if lvis and library == "pycocotools":
-        raise ConfigError("pycocotools has COCO's rules only; LVIS's need faster-coco-eval")
+        raise UserError("pycocotools has COCO's rules only; LVIS's need faster-coco-eval")
     if importlib.util.find_spec(modules[library]) is None:
-        raise ConfigError(f"{library} is not installed: pip install {library}")
+        raise UserError(f"{library} is not installed: pip install {library}")
 
 
 def fast_precision(

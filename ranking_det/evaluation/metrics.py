@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ranking_det.config import ConfigError
 from ranking_det.evaluation.libraries import (
     Library,
     check_library,
     fast_precision,
     reference_precision,
 )
+from ranking_det.user_errors import UserError
 
 __all__ = ["MAX_DETS", "average_precision"]
 
@@ -69,7 +69,7 @@ def average_precision(
         ``AP-<class>`` of each. NaN where there is no object.
 
     Raises:
-        ConfigError: the library is not there, or does not know the rules, or ``max_dets`` is not
+        UserError: the library is not there, or does not know the rules, or ``max_dets`` is not
             from 1 to :data:`MOST_DETS`.
     """
     lvis = rules == "lvis"
@@ -99,12 +99,12 @@ def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
     """The limit that was given under a name, or that of the rules.
 
     Raises:
-        ConfigError: it is out of range.
+        UserError: it is out of range.
     """
     if given is None:
         return MAX_DETS[rules]
     if type(given) is not int or not 1 <= given <= MOST_DETS:
-        raise ConfigError(f"{name} must be an integer from 1 to {MOST_DETS:,}, got {given!r}")
+        raise UserError(f"{name} must be an integer from 1 to {MOST_DETS:,}, got {given!r}")
     return given
 
 

@@ -5,9 +5,9 @@ import logging
 import pytest
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.data import annotations
 from ranking_det.data.annotations import check_same_categories, read_annotations
+from ranking_det.user_errors import UserError
 
 IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
 
@@ -75,7 +75,7 @@ def test_images_of_lvis_are_found_by_both_ends_of_their_url(write, place):
         (images / "11.png").rename(images / "val2017" / "11.png")
     if place == "url":
         (images / "val2017" / "11.png").rename(images / "val2017" / "other.png")
-        with pytest.raises(ConfigError, match=r"no file \S+/val2017/11.png or \S+/11.png"):
+        with pytest.raises(UserError, match=r"no file \S+/val2017/11.png or \S+/11.png"):
             read_annotations(path, images)
     else:
         assert read_annotations(path, images).num_images == 3
@@ -84,7 +84,7 @@ def test_images_of_lvis_are_found_by_both_ends_of_their_url(write, place):
 def test_an_image_of_16_bits_is_a_fault_as_training_would_see_it_white(write):
     path, images = write(valid())
     Image.new("I;16", (40, 30)).save(images / "12.png")
-    with pytest.raises(ConfigError, match="image 12 .*12.png has pixels of more than 8 bits"):
+    with pytest.raises(UserError, match="image 12 .*12.png has pixels of more than 8 bits"):
         read_annotations(path, images)
 
 
@@ -192,7 +192,7 @@ LVIS_FAULTS = [
 def test_a_single_fault_is_one_line_that_names_the_file_and_the_entry(write, lvis, mutate, message):
     content = valid(lvis)
     mutate(content)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_annotations(*write(content))
     assert "own.json: " in str(caught.value) and "\n" not in str(caught.value)
 
@@ -206,7 +206,7 @@ def test_a_single_fault_is_one_line_that_names_the_file_and_the_entry(write, lvi
     ],
 )
 def test_what_is_no_json_object_is_refused(write, text, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         read_annotations(*write(text))
 
 
@@ -218,7 +218,7 @@ def test_missing_files_and_folders_are_named(write, tmp_path):
         ((path, tmp_path / "no"), "image folder .*no' does not exist"),
         ((path, path), "image folder .*own.json' is a file"),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             read_annotations(*arguments)
 
 
@@ -227,7 +227,7 @@ def test_a_broken_image_is_a_fault(write):
     whole = (images / "12.png").read_bytes()
     for content in (b"", b"no image", whole[:20]):
         (images / "12.png").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"image 12 .*12.png cannot be read"):
+        with pytest.raises(UserError, match=r"image 12 .*12.png cannot be read"):
             read_annotations(path, images)
 
 
@@ -236,7 +236,7 @@ def test_the_size_is_that_after_the_rotation_of_the_exif(write):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(images / "12.png", "JPEG", exif=exif)
-    with pytest.raises(ConfigError, match="image 12 .*says 40 x 30 .* is 30 x 40"):
+    with pytest.raises(UserError, match="image 12 .*says 40 x 30 .* is 30 x 40"):
         read_annotations(path, images)
     Image.new("RGB", (30, 40)).save(images / "12.png", "JPEG", exif=exif)
     read_annotations(path, images)
@@ -250,7 +250,7 @@ def test_all_faults_are_counted_and_ten_are_shown(write):
             {"id": 100 + i, "image_id": 13, "category_id": class_id, "bbox": bbox}
         )
     content["images"][0]["file_name"] = "gone.png"
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         read_annotations(*write(content))
     head, *lines = str(caught.value).split("\n")
     kinds = "(box outside the image 20, unknown category 4, missing image file 1)"
@@ -263,14 +263,14 @@ def test_all_faults_are_counted_and_ten_are_shown(write):
 def test_entries_that_refer_to_a_faulty_one_are_no_faults(write):
     content = valid()
     del content["images"][0]["height"], content["categories"][-1]["name"]
-    with pytest.raises(ConfigError, match=r"2 faults \(missing key 2\):"):
+    with pytest.raises(UserError, match=r"2 faults \(missing key 2\):"):
         read_annotations(*write(content))
 
 
 def test_a_file_of_crowds_only_has_no_objects(write):
     content = valid()
     content["annotations"] = content["annotations"][-1:]
-    with pytest.raises(ConfigError, match="own.json: all annotations are crowds"):
+    with pytest.raises(UserError, match="own.json: all annotations are crowds"):
         read_annotations(*write(content))
 
 
@@ -284,7 +284,7 @@ def test_rare_flat_boxes_are_passed_with_a_warning(write, caplog, monkeypatch):
         read_annotations(write(content)[0])
     assert "own.json: boxes without width or height: 1" in caplog.text
     many[8]["bbox"] = [2, 2, 5, 0]
-    with pytest.raises(ConfigError, match=r"own.json: 2 faults \(box without area 2\)"):
+    with pytest.raises(UserError, match=r"own.json: 2 faults \(box without area 2\)"):
         read_annotations(write(content)[0])
 
 
@@ -304,5 +304,5 @@ def test_training_and_validation_must_have_the_same_categories(write, change, me
     content["categories"][-1].update(change)
     for entry in content["annotations"]:
         entry["category_id"] = 9
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         check_same_categories(train, read_annotations(write(content)[0]))

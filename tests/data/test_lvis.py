@@ -11,9 +11,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.data import register_lvis
 from ranking_det.data.image_files import candidates
+from ranking_det.user_errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SQUARE = [[4, 4, 20, 4, 20, 16, 4, 16]]
@@ -120,16 +120,16 @@ def test_only_names_of_coco_2014_are_translated():
 )
 def test_a_file_that_does_not_fit_is_refused(root, changes, message):
     write(root, "v1", **changes())
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         DatasetCatalog.get("ranking_lvis_v1_train")
 
 
 def test_a_missing_file_or_folder_is_named(root):
-    with pytest.raises(ConfigError, match="lvis_v1_val.json' does not exist"):
+    with pytest.raises(UserError, match="lvis_v1_val.json' does not exist"):
         DatasetCatalog.get("ranking_lvis_v1_val")
     write(root, "v1")
     (root / "coco").unlink()
-    with pytest.raises(ConfigError, match="image folder .*coco' does not exist"):
+    with pytest.raises(UserError, match="image folder .*coco' does not exist"):
         DatasetCatalog.get("ranking_lvis_v1_train")
 
 

@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from ranking_det.config import ConfigError
 from ranking_det.data.annotations import read_annotations
 from ranking_det.data.own import register_annotations
 from ranking_det.data.records import load_set, register_set
 from ranking_det.engine import main
+from ranking_det.user_errors import UserError
 
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
 NAME = "set_of_the_test_of_names"
@@ -60,14 +60,14 @@ OUTSIDE = [
 @pytest.mark.parametrize("name", OUTSIDE, ids=str)
 def test_a_name_that_leaves_is_one_line_with_the_count(write, name):
     path, images = write(**name)
-    with pytest.raises(ConfigError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
+    with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
         read_annotations(path, images)
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
     # Sets that are registered are read by the same rule.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
     classes = {"thing_classes": ["x"], "thing_dataset_id_to_contiguous_id": {1: 0}}
     register_set(NAME, partial(load_set, NAME), **metadata, **classes)
-    with pytest.raises(ConfigError, match="1 of 2 images lie outside"):
+    with pytest.raises(UserError, match="1 of 2 images lie outside"):
         load_set(NAME)
 
 
@@ -93,7 +93,7 @@ def test_a_way_back_out_of_a_link_goes_by_the_names(write, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "secret.png")
     (tmp_path / "images" / "link").symlink_to(tmp_path / "other" / "deep")
     path, images = write(file_name="link/../secret.png")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(UserError, match="no file"):
         read_annotations(path, images)
 
 
@@ -105,13 +105,13 @@ def test_the_flag_allows_it(write, tmp_path, absolute):
     register_annotations(NAME, path, images, summary, allow_outside=True)
     assert os.path.samefile(load_set(NAME)[1]["file_name"], tmp_path / "a.png")
     register_annotations(NAME, path, images, summary)
-    with pytest.raises(ConfigError, match="--allow-outside"):
+    with pytest.raises(UserError, match="--allow-outside"):
         load_set(NAME)
 
 
 def test_a_name_that_no_file_can_have_is_a_missing_image_with_the_flag_too(write):
     path, images = write(file_name="a\0/a.png")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(UserError, match="no file"):
         read_annotations(path, images, allow_outside=True)
 
 

@@ -5,14 +5,12 @@ import pytest
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from ranking_det.config import ConfigError
 from ranking_det.data import register_shapes
 from ranking_det.data.repeat import repeat_factors, repeat_rare
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.stream import RecordList, build_train_loader
-from ranking_det.engine.lazy_experiment import LazyExperiment
-from ranking_det.engine.run import fit_to_data
-from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.engine.run_config import load_config
+from ranking_det.user_errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 
@@ -57,7 +55,7 @@ def test_factors_are_rounded_up_and_nothing_is_copied():
     ],
 )
 def test_what_cannot_be_repeated_is_one_line(images, threshold, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         repeat_rare(images, threshold)
 
 
@@ -88,19 +86,19 @@ dataloader.train.dataset.names = "shapes_lvis_train"
 dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, threshold=0.2)
 """)
     overrides = ["train.device=cpu", "dataloader.train.total_batch_size=8", "train.epochs=2"]
-    experiment = LazyExperiment(str(path), overrides)
-    assert experiment.names("train") == ["shapes_lvis_train"]
-    assert experiment.keys.train_names == "dataloader.train.dataset.dataset.names"
+    config = load_config(str(path), overrides)
+    assert config.names("train") == ["shapes_lvis_train"]
+    assert config.names_key("train") == "dataloader.train.dataset.dataset.names"
     images = get_detection_dataset_dicts("shapes_lvis_train")
     expected = sum(math.ceil(factor) for factor in repeat_factors(images, 0.2))
-    records = experiment.records()
+    records = config.records()
     assert len(images) < expected == len(records)
-    fit_to_data(experiment, len(records))
-    assert experiment.schedule()[0].epoch == math.ceil(expected / 8)
-    loader = experiment.train_loader(records, 0)
+    config.fit_to_data(len(records))
+    assert config.schedule()[0].epoch == math.ceil(expected / 8)
+    loader = config.train_loader(records, 0)
     assert len(loader.dataset.dataset._images) == len(images)
-    experiment.set_data("own_train", None, 3, keep_empty=True)
-    inner = experiment.cfg.dataloader.train.dataset.dataset
+    config.set_names("own_train", None, keep_empty=True)
+    inner = config.nodes.dataloader.train.dataset.dataset
     assert (inner.names, inner.filter_empty) == ("own_train", False)
 
 
@@ -108,10 +106,10 @@ def test_yaml_repeats_with_detectron2s_keys(root):
     sampler = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
     overrides = [*sampler, "DATALOADER.REPEAT_THRESHOLD", "0.2", "DATALOADER.NUM_WORKERS", "0"]
     overrides += ["DATASETS.TRAIN", "('shapes_lvis_train',)", "MODEL.DEVICE", "cpu"]
-    experiment = YamlExperiment(str(CONFIGS / "retinanet_atss_rs.yaml"), overrides)
+    config = load_config(str(CONFIGS / "retinanet_atss_rs.yaml"), overrides)
     images = get_detection_dataset_dicts("shapes_lvis_train")
-    records = experiment.records()
+    records = config.records()
     assert len(records) == len(repeat_rare(images, 0.2)) > len(images)
     assert MetadataCatalog.get("shapes_lvis_train").evaluator_type == "lvis"
-    batch = next(iter(experiment.train_loader(records, 0)))
+    batch = next(iter(config.train_loader(records, 0)))
     assert len(batch) == 8 and "instances" in batch[0]

@@ -56,9 +56,9 @@ def own_data(tmp_path_factory):
 
 def run_commands(commands, *, pictures=True):
     """What a user would do one after the other, in one process: starting one takes seconds."""
-    code = "from ranking_det.engine import main, results\n"
+    code = "from ranking_det.engine import hooks, main\n"
     if not pictures:
-        code += "results.draw_detections = results.plot_curves = lambda *args: None\n"
+        code += "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"
     code += f"for command in {commands!r}:\n"
     code += "    assert main(command) == 0"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -6,13 +6,13 @@ import pytest
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine import main, run
-from ranking_det.engine.evaluation import augment
+from ranking_det.engine.evaluate import augment
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.engine.run import load_experiment
+from ranking_det.engine.run_config import RunConfig, load_config
 from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.user_errors import UserError
 
 SHAPES = Path(__file__).parents[2] / "configs" / "shapes"
 RS, TWIN = str(SHAPES / "retinanet_atss_rs.py"), str(SHAPES / "retinanet_atss_rs.yaml")
@@ -37,8 +37,8 @@ def assert_augmented(found, model):
 @pytest.mark.parametrize(("config", "on"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
 def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, on):
     model = Dense()
-    assert augment(load_experiment(config, []), model) is model
-    assert_augmented(augment(load_experiment(config, on), model), model)
+    assert augment(load_config(config, []), model) is model
+    assert_augmented(augment(load_config(config, on), model), model)
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, 
 )
 def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on):
     device = "MODEL.DEVICE=cpu" if config.endswith(".yaml") else "train.device=cpu"
-    experiment = load_experiment(str(SHAPES / config), [*on, device])
-    model = experiment.model()
-    found = augment(experiment, model)
+    loaded = load_config(str(SHAPES / config), [*on, device])
+    model = loaded.model()
+    found = augment(loaded, model)
     assert isinstance(found, GeneralizedRCNNWithTTA) and found.model is model
     assert list(found.tta_mapper.min_sizes) == [96, 128] and found.tta_mapper.flip is False
 
 
 def test_a_config_of_ones_own_need_not_have_the_switch():
-    experiment, model = load_experiment(RS, []), Dense()
-    del experiment.cfg.train["tta"]
-    assert augment(experiment, model) is model
+    loaded, model = load_config(RS, []), Dense()
+    del loaded.train["tta"]
+    assert augment(loaded, model) is model
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_config_of_ones_own_need_not_have_the_switch():
     ],
 )
 def test_a_wrong_key_or_type_is_one_line(overrides, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_lazy_config(RS, overrides)
 
 
@@ -82,8 +82,8 @@ def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
         (on, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
         ([*on, wrong], Dense(), "min_sizes: expected at least one size"),
     ):
-        with pytest.raises(ConfigError, match=f"{where} cannot be built: {reason}") as caught:
-            augment(load_experiment(config, options), model)
+        with pytest.raises(UserError, match=f"{where} cannot be built: {reason}") as caught:
+            augment(load_config(config, options), model)
         assert "\n" not in str(caught.value)
 
 
@@ -94,8 +94,7 @@ def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
 def test_a_model_that_cannot_be_augmented_is_found_before_anything_is_written(
     config, on, folder, monkeypatch, tmp_path, capsys
 ):
-    experiment = type(load_experiment(config, []))
-    monkeypatch.setattr(experiment, "model", lambda self: nn.Linear(1, 1))
+    monkeypatch.setattr(RunConfig, "model", lambda self: nn.Linear(1, 1))
     monkeypatch.setattr(run, "set_up", lambda *_: pytest.fail("it goes on"))
     device = "MODEL.DEVICE=cpu" if config == TWIN else "train.device=cpu"
     options = [*on, device, f"{folder}={tmp_path / 'out'}"]

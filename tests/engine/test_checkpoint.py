@@ -10,8 +10,6 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.config import ConfigError
-from ranking_det.engine.best import BestCheckpoint
 from ranking_det.engine.checkpoint import (
     RunCheckpointer,
     find_last,
@@ -19,6 +17,9 @@ from ranking_det.engine.checkpoint import (
     load_weights,
     read_extras,
 )
+from ranking_det.engine.command import Command
+from ranking_det.engine.hooks import BestCheckpoint
+from ranking_det.user_errors import UserError
 
 
 def checkpointer(folder, model=None):
@@ -40,7 +41,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(ConfigError, match="model_0000003.pth could not be written") as caught:
+        with pytest.raises(UserError, match="model_0000003.pth could not be written") as caught:
             checkpointer(tmp_path, nn.Linear(1000, 1000)).save("model_0000003", iteration=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -54,7 +55,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     model = nn.Linear(2, 2)
     with torch.no_grad():
         model.bias[0] = torch.nan
-    with pytest.raises(ConfigError, match=r"1 parameters are not finite \(the first: bias\)"):
+    with pytest.raises(UserError, match=r"1 parameters are not finite \(the first: bias\)"):
         checkpointer(tmp_path, model).save("model_0000001")
     assert not list(tmp_path.iterdir())
 
@@ -69,7 +70,7 @@ def test_a_checkpoint_that_was_cut_short_is_one_line(keep, tmp_path):
         lambda: read_extras(str(path)),
         lambda: load_weights(model, str(path), whole=True),
     ):
-        with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+        with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
             read()
         assert "\n" not in str(caught.value) and path.name in str(caught.value)
 
@@ -89,18 +90,18 @@ def test_fine_tuning_takes_what_fits_and_reports_what_starts_afresh(tmp_path, ca
 
 def test_another_number_of_classes_cannot_be_resumed(tmp_path):
     checkpointer(tmp_path, detector(3)).save("model_final")
-    with pytest.raises(ConfigError, match="of another model: it lacks 2 of the model's 4"):
+    with pytest.raises(UserError, match="of another model: it lacks 2 of the model's 4"):
         load_weights(detector(5), find_last(str(tmp_path)), whole=True)
 
 
 @pytest.mark.parametrize("flag", ["eval_only", "predict"])
 def test_what_needs_weights_takes_the_last_of_the_folder_and_never_random_ones(flag, tmp_path):
-    args = SimpleNamespace(**{"eval_only": False, "predict": [], "resume": False, flag: True})
+    command = Command(config_file="", **{flag: True if flag == "eval_only" else ["a.jpg"]})
     keys = ("train.init_checkpoint=FILE", "train.output_dir")
-    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} has no weights"):
-        find_weights(args, "", str(tmp_path), keys)
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} has no weights"):
+        find_weights(command, "", str(tmp_path), keys)
     checkpointer(tmp_path).save("model_final")
-    assert find_weights(args, "", str(tmp_path), keys) == str(tmp_path / "model_final.pth")
+    assert find_weights(command, "", str(tmp_path), keys).path == str(tmp_path / "model_final.pth")
 
 
 def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):

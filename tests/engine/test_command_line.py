@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ranking_det.config import ConfigError
 from ranking_det.criteria import HistoryBalance
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
+from ranking_det.user_errors import UserError
 from tests.engine.cases import locked_by_another_process
 from tests.engine.conftest import shapes_environment
 
@@ -263,7 +263,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
         path.write_text("no weights here")
     model = torch.nn.Linear(3, 3)
     for whole in (True, False):
-        with pytest.raises(ConfigError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             load_weights(model, str(path), whole=whole)
         assert "\n" not in str(caught.value)
 
@@ -288,5 +288,5 @@ def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
     load_weights(model, str(tmp_path / "part.pth"), whole=False)
     assert (model[0].weight == 1).all()
-    with pytest.raises(ConfigError, match="it lacks 3 of the model's 4 parameters"):
+    with pytest.raises(UserError, match="it lacks 3 of the model's 4 parameters"):
         load_weights(model, str(tmp_path / "part.pth"), whole=True)

@@ -12,10 +12,11 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.structures import Instances
 from torch import distributed, multiprocessing, nn
 
-from ranking_det.engine import guards
-from ranking_det.engine.guards import NonFiniteLossError, TrainingGuard, watch_scores
+from ranking_det.engine import hooks as engine_hooks
+from ranking_det.engine.hooks import NonFiniteLossError, TrainingGuard
 from ranking_det.modeling import DenseInference
 from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
+from ranking_det.modeling.score_watch import watch_scores
 from ranking_det.modeling.step_metrics import log_metrics
 from tests.modeling.conftest import load, make_batch
 
@@ -114,7 +115,7 @@ def work(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     logging.getLogger("ranking_det").addHandler(logging.FileHandler(f"{folder}/{rank}.log"))
-    guards.STEPS_WITHOUT_POSITIVE = 2
+    engine_hooks.STEPS_WITHOUT_POSITIVE = 2
     batches = [[{"image_id": 10 * rank + i, "positives": 0.0}] for i in range(9)]
     batches[1][0]["positives"] = float(rank)  # worker 1 has a positive
     if rank == 1:

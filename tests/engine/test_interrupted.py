@@ -1,6 +1,7 @@
 """Trainings that are killed at a chosen moment, resumed past their end, repeated or replaced."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -238,6 +239,28 @@ def test_an_overwrite_from_weights_of_the_same_folder_outlives_kills(finished, r
     for name in start:
         if name.endswith((".weight", ".bias")):
             torch.testing.assert_close(end[name], start[name], rtol=0, atol=1e-5)
+
+
+def test_an_overwrite_by_the_config_of_the_same_folder_outlives_kills(finished, runs, environment):
+    again = ["--config-file", f"{finished}/config.yaml", "--overwrite"]
+    again += [f"train.output_dir={finished}"]
+    drive(environment, [(again, ("config.yaml", 0)), (again, None)])
+    assert not (finished / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+
+
+def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
+    finished, runs, environment
+):
+    again = command(finished, "--overwrite")
+    drive(environment, [(again, ("last_checkpoint", 0))])
+    # What a kill some microseconds earlier leaves.
+    shutil.copytree(runs["whole"], finished / "earlier_run", copy_function=shutil.copy)
+    for path in (finished / "earlier_run").iterdir():
+        os.utime(path, (1, 1))
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert "at iteration 2, exactly as if it had not stopped" in (finished / "log.txt").read_text()
+    assert_same(finished, runs["whole"])
 
 
 def test_an_evaluation_leaves_the_config_of_a_training(finished, environment):

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.engine.lazy_experiment import LazyExperiment
+from ranking_det.engine.run_config import load_config
+from ranking_det.modeling import interface_of
+from ranking_det.user_errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = str(CONFIGS / "shapes" / "retinanet_atss_rs.py")
@@ -47,7 +48,7 @@ def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
     ],
 )
 def test_a_wrong_override_is_one_line_that_names_it(override, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_lazy_config(CONFIG, [override])
     assert "\n" not in str(caught.value)
 
@@ -59,7 +60,7 @@ def write(tmp_path, text):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(ConfigError, match="'no/such.py' does not exist"):
+    with pytest.raises(UserError, match="'no/such.py' does not exist"):
         load_lazy_config("no/such.py", [])
 
 
@@ -72,7 +73,7 @@ def test_a_missing_file_is_named():
     ],
 )
 def test_a_faulty_file_is_one_line(tmp_path, text, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_lazy_config(write(tmp_path, text), [])
 
 
@@ -83,7 +84,7 @@ def test_a_mistyped_key_in_the_file_is_found(tmp_path):
         "model = L(ATSS)(topkk=9)\n"
         "dataloader = optimizer = lr_multiplier = train = dict()\n"
     )
-    with pytest.raises(ConfigError, match=r"ATSS has no argument 'topkk' \(did you mean 'topk'"):
+    with pytest.raises(UserError, match=r"ATSS has no argument 'topkk' \(did you mean 'topk'"):
         load_lazy_config(write(tmp_path, text), [])
 
 
@@ -95,5 +96,6 @@ def test_a_mistyped_key_in_the_file_is_found(tmp_path):
         ("cascade_rs_r50_12ep", False),
     ],
 )
-def test_an_experiment_knows_whether_its_model_learns_masks(name, masks):
-    assert LazyExperiment(str(CONFIGS / "coco" / f"{name}.py"), []).learns_masks() == masks
+def test_a_model_knows_whether_it_learns_masks(name, masks):
+    model = load_config(str(CONFIGS / "coco" / f"{name}.py"), []).model()
+    assert interface_of(model).learns_masks == masks

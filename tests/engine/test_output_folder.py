@@ -1,5 +1,6 @@
 """The output folder: what counts as a training there, and what --overwrite does with it."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import RunCheckpointer, find_resumable
 from ranking_det.engine.output_folder import (
     check_no_training,
@@ -18,6 +18,7 @@ from ranking_det.engine.output_folder import (
     remove_partial,
     where_put,
 )
+from ranking_det.user_errors import UserError
 from tests.engine.cases import locked_by_another_process
 
 KEY = "train.output_dir"
@@ -88,7 +89,7 @@ def test_previews_predictions_and_evaluations_are_no_training(names, tmp_path):
 def test_what_a_training_leaves_is_one(name, tmp_path):
     fill(tmp_path, [name], "")
     assert has_training(tmp_path)
-    with pytest.raises(ConfigError, match="--overwrite") as caught:
+    with pytest.raises(UserError, match="--overwrite") as caught:
         check_no_training(str(tmp_path), KEY, resumable=False)
     assert "\n" not in str(caught.value)
 
@@ -96,14 +97,14 @@ def test_what_a_training_leaves_is_one(name, tmp_path):
 def test_a_training_that_runs_is_named_rather_than_offered_for_a_resume(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
-        with pytest.raises(ConfigError, match=rf"\(process {other.pid}\) writes there"):
+        with pytest.raises(UserError, match=rf"\(process {other.pid}\) writes there"):
             check_no_training(str(tmp_path), KEY, resumable=True)
 
 
 def test_other_processes_of_the_command_that_look_are_no_training(tmp_path):
     fill(tmp_path, ["metrics.json", ".lock"], "")
     with locked_by_another_process(tmp_path / ".lock", "SH"):
-        with pytest.raises(ConfigError, match="already has a training"):
+        with pytest.raises(UserError, match="already has a training"):
             check_no_training(str(tmp_path), KEY, resumable=False)
 
 
@@ -175,7 +176,7 @@ def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_goes_on(count, 
             lambda: check_no_training(str(earlier), KEY, resumable=False),
             lambda: check_not_put_aside(str(earlier), KEY),
         ):
-            with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+            with pytest.raises(UserError, match="was stopped before its first checkpoint"):
                 check()
     init = where_put(str(earlier), str(earlier / "model_final.pth"))
     assert Path(init).read_text() == "earlier"
@@ -192,12 +193,14 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
     put_aside(str(earlier))
     with killed_at(count, after=after):
         save(earlier)
-    if (earlier / "earlier_run").exists():
-        with pytest.raises(ConfigError, match="was stopped before its first checkpoint"):
+    if not (earlier / "model_0000003.pth").exists():
+        with pytest.raises(UserError, match="was stopped before its first checkpoint"):
             check_not_put_aside(str(earlier), KEY)
         return
     check_not_put_aside(str(earlier), KEY)
-    assert find_resumable(str(earlier)) == str(earlier / "model_0000003.pth")
+    with pytest.raises(UserError, match="already has a training: give --resume to go on with it"):
+        check_no_training(str(earlier), KEY, resumable=True)
+    assert find_resumable(str(earlier)).path == str(earlier / "model_0000003.pth")
     remove_partial(str(earlier))
     assert {p.name for p in earlier.iterdir() if p.name.startswith((".", "earlier"))} == set()
 
@@ -205,7 +208,12 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
 def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
     put_aside(str(earlier))
     (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
-    with pytest.raises(ConfigError, match="holds files of an earlier training: delete it, or move"):
+    with pytest.raises(UserError, match="holds files of an earlier training: delete it, or move"):
+        check_not_put_aside(str(earlier), KEY)
+    (earlier / "last_checkpoint").rename(earlier / "earlier_run" / "last_checkpoint")
+    os.utime(earlier / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
+    (earlier / "earlier_run" / "model_0000001.pth").rename(earlier / "model_0000001.pth")
+    with pytest.raises(UserError, match="was stopped before its first checkpoint"):
         check_not_put_aside(str(earlier), KEY)
 
 
@@ -246,8 +254,8 @@ def test_a_checkpoint_that_is_missing_or_broken_gives_way_to_the_latest_that_is_
     write("model_0000005.partial", 5)
     write("model_best", 7)
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000003.pth")
     (tmp_path / "model_0000005.pth").write_bytes(b"PK cut off")
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000003.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000003.pth")
     write("model_0000005", 5)
-    assert find_resumable(str(tmp_path)) == str(tmp_path / "model_0000005.pth")
+    assert find_resumable(str(tmp_path)).path == str(tmp_path / "model_0000005.pth")

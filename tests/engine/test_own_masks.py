@@ -171,7 +171,7 @@ def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(
     out.mkdir()
     (out / "last_checkpoint").write_text("that of an earlier run")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("it trains"))
+    monkeypatch.setattr(run, "train_model", lambda *_, **__: pytest.fail("it trains"))
     monkeypatch.setattr(run, "set_up", lambda *_: None)  # whose files and handlers would stay
     options = [*flags(data), *SMALL, f"dataloader.evaluator.{wrong}", f"train.output_dir={out}"]
     assert main(["--config-file", LAZY, "--overwrite", *options]) == 2

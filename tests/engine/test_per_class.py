@@ -5,8 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from ranking_det.engine.per_class import FILE_NAME, write_per_class
-from ranking_det.engine.results import write_results
+from ranking_det.engine.evaluate import PER_CLASS_FILE, write_per_class, write_results
 
 CLASSES = ["car, red", 'the "big" one', "Bär-熊", "nothing"]
 
@@ -33,7 +32,7 @@ def metrics(*values):
 
 
 def read(folder):
-    with open(folder / FILE_NAME, newline="", encoding="utf-8") as file:
+    with open(folder / PER_CLASS_FILE, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -48,7 +47,7 @@ def test_the_table_has_every_class_whatever_its_name(dataset, tmp_path):
     assert [row["segm_AP"] for row in rows] == ["1.000", "2.000", "3.000", ""]
     assert [row["objects"] for row in rows] == ["3", "0", "1", "0"]
     assert [row["images"] for row in rows] == ["2", "0", "1", "0"]
-    assert [path.name for path in folder.iterdir()] == [FILE_NAME]
+    assert [path.name for path in folder.iterdir()] == [PER_CLASS_FILE]
 
 
 def test_several_data_sets_share_the_table_and_an_only_class_has_the_ap_of_all(dataset, tmp_path):

@@ -4,8 +4,9 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.config import ConfigError
-from ranking_det.engine.precision import build_trainer, choose_dtype
+from ranking_det.engine.run_checks import choose_dtype
+from ranking_det.engine.training import build_trainer
+from ranking_det.user_errors import UserError
 from tests.modeling.conftest import load, make_batch
 
 
@@ -31,7 +32,7 @@ def test_the_precision_fits_the_device(amp, device, dtype):
     ],
 )
 def test_what_does_not_work_is_one_line(dtype, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         choose_dtype({"enabled": True, "dtype": dtype}, "cpu")
 
 

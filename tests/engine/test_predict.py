@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine import predict as module
-from ranking_det.engine.predict import find_images, predict, unique_names
+from ranking_det.engine.predict import find_images, predict_images, unique_names
+from ranking_det.user_errors import UserError
 
 
 class FindsWhite(nn.Module):
@@ -55,7 +55,7 @@ def run(images, output, model=None, **options):
         image_format="BGR",
     )
     options = {"class_names": ["noise", "white"], "category_ids": [7, 3], **options}
-    return predict(model or FindsWhite(), images, output, mapper=mapper, **options)
+    return predict_images(model or FindsWhite(), images, output, mapper=mapper, **options)
 
 
 def test_detections_of_a_resized_image_are_coco_annotations_in_its_own_pixels(tmp_path):
@@ -127,9 +127,7 @@ def test_a_file_broken_inside_is_named_and_the_others_are_kept(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        ConfigError, match=r"cannot read .*a\.jpg \(.*b\.jpg .*the other 1 "
-    ) as error:
+    with pytest.raises(UserError, match=r"cannot read .*a\.jpg \(.*b\.jpg .*the other 1 ") as error:
         run([str(tmp_path)], tmp_path / "out")
     assert "\n" not in str(error.value)
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -156,7 +154,7 @@ def test_faults_that_can_be_known_are_refused_before_anything_is_written(tmp_pat
         ([good], tmp_path / "file" / "under", "no folder that can be written to"),
         ([good], folder, "is the folder of the image"),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             run(images, where)
     assert not output.exists() and len(list(folder.iterdir())) == 2
 
@@ -165,7 +163,7 @@ def test_an_image_that_a_link_of_another_folder_stands_for_is_not_overwritten(tm
     (tmp_path / "out").mkdir()
     picture().save(tmp_path / "out" / "a.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "out" / "a.jpg")
-    with pytest.raises(ConfigError, match="is the folder of the image"):
+    with pytest.raises(UserError, match="is the folder of the image"):
         run([str(tmp_path / "link.jpg")], tmp_path / "out")
 
 

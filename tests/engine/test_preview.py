@@ -6,10 +6,10 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
-from ranking_det.config import ConfigError
+from ranking_det.engine.pictures import draw_previews, to_rgb
 from ranking_det.modeling import interface_of
+from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
-from ranking_det.visualization.preview import preview
 from tests.modeling.conftest import load, make_batch
 from tests.modeling.test_combinations import build
 
@@ -82,7 +82,7 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
     model.assigner.low_quality = None
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
-    summary = preview(model, iter(batches), 3, tmp_path, ["class"] * 12)
+    summary = draw_previews(model, iter(batches), 3, tmp_path, ["class"] * 12)
     found = model.find_positives(batches[0]) + model.find_positives(batches[1][:1])
     counts = [torch.bincount(own.index, minlength=n) for own, n in zip(found, (4, 2, 3))]
     assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
@@ -101,7 +101,7 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
         (inputs,) = make_batch((1,))
         inputs["image"].fill_(0)
         inputs["instances"].gt_boxes.tensor[0] = torch.tensor([corner, corner, 50.0, 50.0])
-        preview(model, [[inputs]], 1, tmp_path)
+        draw_previews(model, [[inputs]], 1, tmp_path)
         pixels = imread(tmp_path / "preview_0001.png")[..., :3]
         red.append((np.abs(pixels - [1, 0.118, 0.118]) < 0.01).all(axis=2).sum())
     assert red[0] == 0 and red[1] > 100
@@ -111,11 +111,11 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
 def test_colours_are_those_of_the_image_in_the_file(image_format):
     red = torch.zeros(3, 4, 6, dtype=torch.float32)
     red[image_format.index("R")] = 300.0  # an augmentation may leave the range
-    assert (module._rgb(red, image_format) == [255, 0, 0]).all()
+    assert (to_rgb(red, image_format) == [255, 0, 0]).all()
 
 
 def test_other_models_get_boxes_only_and_it_is_said_once(tmp_path, caplog):
-    summary = preview(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
+    summary = draw_previews(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
     assert summary == (4, 6, None, None)
     assert sum("boxes only" in record.message for record in caplog.records) == 1
 
@@ -129,5 +129,5 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         ([], 1, tmp_path, "gives no image"),
         ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
     ]:
-        with pytest.raises(ConfigError, match=message):
-            preview(model, batches, count, folder)
+        with pytest.raises(UserError, match=message):
+            draw_previews(model, batches, count, folder)

@@ -16,9 +16,9 @@ import torch
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
 from ranking_det.engine.weight_files import read_arrays, read_weights
+from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload
 
 PACKAGE = Path(__file__).parents[2] / "ranking_det"
@@ -140,7 +140,7 @@ def test_a_payload_is_one_line_that_names_it(tmp_path, mark, monkeypatch, name, 
         with pytest.raises(Exception, match=r"\b(posix|nt)\.mkdir") as caught:
             load()
         assert not mark.exists() and "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match=re.escape(repr(str(path)))):
+    with pytest.raises(UserError, match=re.escape(repr(str(path)))):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
@@ -151,7 +151,7 @@ def test_a_pickle_or_a_program_under_the_name_of_a_torch_file_is_refused_too(tmp
         path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
     torch.jit.script(nn.Linear(3, 2)).save(tmp_path / "script.pth")
     for path in tmp_path.glob("*.pth"):
-        with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+        with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
             load_weights(nn.Linear(3, 2), str(path), whole=False)
         assert "\n" not in str(caught.value)
         # Torch advises to load the file all the same.
@@ -161,7 +161,7 @@ def test_a_pickle_or_a_program_under_the_name_of_a_torch_file_is_refused_too(tmp
 def test_an_array_that_another_function_builds_is_refused(tmp_path):
     path = tmp_path / "5.pkl"
     path.write_bytes(pickle.dumps({"weight": np.ones(2)}, protocol=5))
-    with pytest.raises(ConfigError, match=r"it holds numpy\._?core\.numeric\._frombuffer"):
+    with pytest.raises(UserError, match=r"it holds numpy\._?core\.numeric\._frombuffer"):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
@@ -172,7 +172,7 @@ def test_an_array_that_another_function_builds_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth"])
 def test_a_damaged_file_is_one_line_whatever_the_reader_raises(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match="cannot be read as a checkpoint") as caught:
+    with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
         load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
     assert "\n" not in str(caught.value)
 
@@ -204,7 +204,7 @@ class Call:
 def test_only_numbers_and_plain_values_are_known(tmp_path, content, message):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(content, protocol=4))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
@@ -230,7 +230,7 @@ def test_downloads_of_the_model_zoo_are_read_likewise(tmp_path, mark, address, m
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(mark)))
     for prefix in ("detectron2://", address):
         check_loads(f"{prefix}good.pkl", trained)
-        with pytest.raises(ConfigError, match="mkdir"):
+        with pytest.raises(UserError, match="mkdir"):
             load_weights(nn.Linear(3, 2), f"{prefix}evil.pkl", whole=False)
 
 
@@ -243,7 +243,7 @@ def test_names_are_matched_by_their_ends_where_the_path_asks_for_it(tmp_path, ad
     )
     for folder in (f"{tmp_path}/", address):
         for name in ("ends.pth", "ends.pkl"):
-            with pytest.raises(ConfigError, match="of another model"):
+            with pytest.raises(UserError, match="of another model"):
                 load_weights(nn.Sequential(nn.Linear(3, 2)), f"{folder}{name}", whole=False)
             check_loads(f"{folder}{name}?matching_heuristics=True", trained)
 

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from ranking_det.config import ConfigError
-from ranking_det.engine import yaml_experiment
-from ranking_det.engine.run import fit_to_data
+from ranking_det.engine.run_config import load_config
 from ranking_det.engine.yaml_config import load_yaml_config
-from ranking_det.engine.yaml_experiment import YamlExperiment
+from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.user_errors import UserError
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "shapes" / "retinanet_atss_rs.yaml")
 
@@ -31,7 +30,7 @@ def test_an_argument_of_a_component_can_be_given_though_the_file_has_it_not():
     ],
 )
 def test_a_wrong_override_is_one_line(overrides, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(CONFIG, overrides)
     assert "\n" not in str(caught.value)
 
@@ -47,20 +46,21 @@ def test_a_wrong_override_is_one_line(overrides, message):
 def test_a_faulty_file_is_one_line(tmp_path, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(str(path), [])
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(ConfigError, match="'no/such.yaml' does not exist"):
+    with pytest.raises(UserError, match="'no/such.yaml' does not exist"):
         load_yaml_config("no/such.yaml", [])
 
 
 def fitted(*overrides, num_images=500):
-    experiment = YamlExperiment(CONFIG, ["MODEL.DEVICE=cpu", *overrides])
-    fit_to_data(experiment, num_images)
-    return experiment.cfg
+    config = load_config(CONFIG, ["MODEL.DEVICE=cpu", *overrides])
+    config.fit_to_data(num_images)
+    assert config.train.max_iter == config.yaml.SOLVER.MAX_ITER
+    return config.yaml
 
 
 def test_a_schedule_in_epochs_fits_the_data_and_its_steps_keep_their_share():
@@ -85,16 +85,21 @@ def test_the_warm_up_keeps_its_iterations_but_takes_a_third_of_a_short_training(
 
 
 def test_several_test_sets_leave_their_detections_in_folders_of_their_names(monkeypatch):
-    monkeypatch.setattr(yaml_experiment, "DetectionEvaluator", lambda **options: options)
+    folders = []
+    monkeypatch.setattr(
+        DetectionEvaluator, "__init__", lambda self, **options: folders.append(options)
+    )
     one, two = "shapes_val", "shapes_lvis_val"
     for names, folder in (((one,), "out"), ((one, two), f"out/{one}")):
         options = ["OUTPUT_DIR=out", f"DATASETS.TEST={names}", "MODEL.DEVICE=cpu"]
-        experiment = YamlExperiment(CONFIG, options)
-        assert experiment.evaluator(one)["output_dir"] == folder
+        config = load_config(CONFIG, options)
+        assert config.test_sets() == list(names)
+        config.evaluator(one)
+        assert (folders[-1]["dataset_name"], folders[-1]["output_dir"]) == (one, folder)
 
 
 def test_a_sampler_of_rare_classes_without_a_threshold_is_refused():
     options = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
-    experiment = YamlExperiment(CONFIG, options)
-    with pytest.raises(ConfigError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
-        experiment.records()
+    config = load_config(CONFIG, options)
+    with pytest.raises(UserError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
+        config.records()

@@ -6,8 +6,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ranking_det.config import ConfigError
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.user_errors import UserError
 from tests.evaluation.cases import BOX, DETECTIONS, FAR, NAME, SIDE, A, B, feed, ground_truth, write
 
 
@@ -47,7 +47,7 @@ def test_images_of_a_data_set_without_a_file_may_be_called_by_text(tmp_path):
         written = json.loads((tmp_path / "coco_instances_results.json").read_text())
         assert [result["image_id"] for result in written] == [2, 1]
         records[1]["image_id"] = "ulm_0.png"
-        with pytest.raises(ConfigError, match="1 ids of 'images' are not unique"):
+        with pytest.raises(UserError, match="1 ids of 'images' are not unique"):
             DetectionEvaluator(NAME)
     finally:
         DatasetCatalog.remove(NAME)
@@ -74,7 +74,7 @@ def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_
     try:
         metadata.__dict__["json_file"] = write(tmp_path / "gt.json", content)
         message = r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set 1203 \(LVIS v1\)"
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             DetectionEvaluator("ranking_lvis_v1_val")
     finally:
         metadata.__dict__["json_file"] = before

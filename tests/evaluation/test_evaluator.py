@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from torch import distributed, multiprocessing
 
-from ranking_det.config import ConfigError
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.user_errors import UserError
 from tests.evaluation.cases import (
     BOX,
     CLASSES,
@@ -87,7 +87,7 @@ def test_masks_are_evaluated_if_the_model_and_the_data_have_them(register, caplo
     with caplog.at_level(logging.WARNING):
         assert list(evaluator.evaluate()) == ["bbox"]
     assert "The data set has no masks: only boxes are evaluated" in caplog.text
-    with pytest.raises(ConfigError, match="no annotation has a 'segmentation'"):
+    with pytest.raises(UserError, match="no annotation has a 'segmentation'"):
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
@@ -95,7 +95,7 @@ def test_masks_of_a_model_that_has_none_are_refused_at_its_first_detection(regis
     register(ground_truth((1, A, BOX)))
     evaluator = DetectionEvaluator(NAME, tasks=["bbox", "segm"])
     feed(evaluator, [])
-    with pytest.raises(ConfigError, match="tasks has 'segm', but the model detects no masks"):
+    with pytest.raises(UserError, match="tasks has 'segm', but the model detects no masks"):
         feed(evaluator, DETECTIONS)
 
 
@@ -150,7 +150,7 @@ def test_no_image_no_annotations_and_no_detection_are_three_things(register, cap
 )
 def test_arguments_that_do_not_fit_are_refused(register, options, message):
     register(ground_truth((1, A, BOX)))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         DetectionEvaluator(NAME, **options)
 
 
@@ -160,7 +160,7 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
     with pytest.raises(ValueError, match="image 1: a detection is of class 4, but .* 0 to 3"):
         feed(evaluator, [(1, 4, BOX, 0.5)])
     for stranger in (3, "1"):
-        with pytest.raises(ConfigError, match=f"'{NAME}' has no image {stranger!r}"):
+        with pytest.raises(UserError, match=f"'{NAME}' has no image {stranger!r}"):
             feed(evaluator, [], images=[stranger])
     MetadataCatalog.pop(NAME)
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX)))
@@ -170,7 +170,7 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
     ):
         metadata = MetadataCatalog.get(NAME)
         metadata.set(json_file=path, thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(UserError, match=message):
             DetectionEvaluator(NAME)
         MetadataCatalog.remove(NAME)
 
@@ -193,7 +193,7 @@ def test_masks_that_are_to_be_evaluated_are_checked_before_anything_is_detected(
     broken = {"size": [SIDE, SIDE], "counts": "no RLE"}
     register(ground_truth((1, A, BOX, {"segmentation": broken})))
     for tasks in (None, ["segm"]):
-        with pytest.raises(ConfigError, match=r"annotations\[0\]: the RLE's 'counts' must decode"):
+        with pytest.raises(UserError, match=r"annotations\[0\]: the RLE's 'counts' must decode"):
             DetectionEvaluator(NAME, tasks=tasks)
     evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
     feed(evaluator, [(1, 0, BOX, 0.5)])

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from ranking_det.config import ConfigError
 from ranking_det.evaluation import average_precision, libraries
 from ranking_det.evaluation.files import fill_masks, prepare_ground_truth
+from ranking_det.user_errors import UserError
 from tests.evaluation.cases import NAMES, A, B, C, D, ground_truth, random_set, result
 
 BOX, OTHER, FAR = [10, 10, 40, 40], [100, 10, 40, 40], [100, 100, 60, 60]
@@ -113,7 +113,7 @@ def test_of_more_than_300_detections_the_best_count_over_all_classes():
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
 def test_without_detections_ap_is_0_and_without_objects_nan(iou_type, rules, library):
     if rules == "lvis" and library == "pycocotools":
-        with pytest.raises(ConfigError, match="pycocotools has COCO's rules only"):
+        with pytest.raises(UserError, match="pycocotools has COCO's rules only"):
             evaluate(ground_truth(), [], iou_type, rules, library=library)
         return
     found = evaluate(ground_truth((1, A, BOX)), [], iou_type, rules, library=library)

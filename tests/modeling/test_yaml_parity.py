@@ -4,8 +4,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling import build_model
 from omegaconf import OmegaConf
 
+from ranking_det.engine.run_config import load_config
 from ranking_det.engine.yaml_config import load_yaml_config
-from ranking_det.engine.yaml_experiment import YamlExperiment
 from tests.modeling.conftest import CONFIGS, make_batch
 
 PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
@@ -40,11 +40,11 @@ def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes,
 
 def test_other_data_set_the_classes_of_an_rcnn():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
-    experiment = YamlExperiment(path, ["MODEL.DEVICE", "cpu"])
-    assert experiment.settings().num_classes == 12
-    assert experiment.keys.classes == "MODEL.ROI_HEADS.NUM_CLASSES"
-    experiment.set_data(None, None, 5, keep_empty=False)
-    heads = experiment.model().roi_heads
+    config = load_config(path, ["MODEL.DEVICE", "cpu"])
+    assert config.yaml.MODEL.ROI_HEADS.NUM_CLASSES == 12
+    assert config.num_classes_key == "MODEL.ROI_HEADS.NUM_CLASSES"
+    config.set_num_classes(5)
+    heads = config.model().roi_heads
     assert heads.num_classes == heads.box_predictor.num_classes == 5
     assert heads.mask_head.predictor.out_channels == 5
 
@@ -52,8 +52,7 @@ def test_other_data_set_the_classes_of_an_rcnn():
 def test_a_cascade_of_yaml_has_one_mask_head_on_request():
     path = str(CONFIGS / "shapes" / "cascade_rs.yaml")
     options = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.EVERY_STAGE", "False"]
-    experiment = YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options])
-    heads = experiment.model().roi_heads
+    heads = load_config(path, ["MODEL.DEVICE", "cpu", *options]).model().roi_heads
     assert [stage.mask_head is not None for stage in heads.stages()] == [True, False, False]
     assert "mask_head.predictor.weight" in heads.state_dict()  # as Detectron2 names it
 
@@ -70,13 +69,13 @@ def test_a_cascade_of_yaml_has_one_mask_head_on_request():
 def test_a_mistyped_part_of_an_rcnn_is_named(options, message):
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     with pytest.raises(ValueError, match=message):
-        YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options]).model()
+        load_config(path, ["MODEL.DEVICE", "cpu", *options]).model()
 
 
 def test_samplers_are_parts_of_the_yaml_too():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     options = ["MODEL.RPN_SAMPLER.NAME", "RandomSampler", "MODEL.SAMPLER.NAME", "NegativeCap"]
     options += ["MODEL.SAMPLER.MAX_NEGATIVES", "64", "MODEL.ROI_MASK_HEAD.MAX_ROIS", "50"]
-    model = YamlExperiment(path, ["MODEL.DEVICE", "cpu", *options]).model()
+    model = load_config(path, ["MODEL.DEVICE", "cpu", *options]).model()
     assert model.proposal_generator.sampler.size == 256
     assert model.roi_heads.sampler.max_negatives == 64 and model.roi_heads.max_mask_rois == 50

@@ -10,7 +10,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
-from ranking_det.config import ConfigError
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
 from ranking_det.modeling.rcnn.roi_heads import (
@@ -19,6 +18,7 @@ from ranking_det.modeling.rcnn.roi_heads import (
     build_box_parts,
     build_mask_part,
 )
+from ranking_det.user_errors import UserError
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -95,7 +95,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         """
         node, where = cfg.MODEL.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
-            raise ConfigError(
+            raise UserError(
                 f"{where}: IOUS and BBOX_REG_WEIGHTS need an entry for every stage, got "
                 f"{len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
-from ranking_det.config import ConfigError, build_component
+from ranking_det.config import build_component
 from ranking_det.criteria import (
     BoxTargets,
     Candidates,
@@ -42,6 +42,7 @@ from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select
 from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_sampler
+from ranking_det.user_errors import UserError
 
 
 class Stage(NamedTuple):
@@ -150,7 +151,7 @@ class StagedROIHeads(nn.Module):
         """Translate what a yaml config says of all stages together."""
         model = cfg.MODEL
         if model.KEYPOINT_ON:
-            raise ConfigError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
+            raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
         names = model.ROI_HEADS.IN_FEATURES
         shared = {
             "num_classes": model.ROI_HEADS.NUM_CLASSES,

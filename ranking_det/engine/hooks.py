@@ -1,4 +1,4 @@
-"""Watching a run: a loss that is not finite stops it; what else cannot be right is warned of.
+"""Hooks of a training: its guard, the best checkpoint, evaluations, seeds and pictures.
 
 The watch on the scores of an evaluation is :func:`ranking_det.modeling.score_watch.watch_scores`.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, distributed, nn
 
-from ranking_det.modeling.score_watch import watch_scores
-
-__all__ = ["NonFiniteLossError", "TrainingGuard", "watch_scores"]
+from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
+from ranking_det.engine.pictures import draw_detections
+from ranking_det.engine.run_config import RunConfig
+from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +49,9 @@ class TrainingGuard(HookBase):
 
     The warning counts what the model logs as ``num_positives``, over all workers; a model that logs
     none is not watched for it. An R-CNN logs several, with prefixes, and the fewest count: its box
-    head has positives whenever there are objects, whose own boxes are proposals too. It comes after
-    100 steps in a row, and again only when positives came back and vanished once more.
+    head has positives whenever there are objects, if the objects' boxes are among the proposals
+    (``proposal_append_gt``, which aLRP Loss goes without). It comes after 100 steps in a row, and
+    again only when positives came back and vanished once more.
 
     Register it on all workers. It works with any model whose training output is a dict of losses,
     or one loss.
@@ -125,6 +130,106 @@ class TrainingGuard(HookBase):
                 self.trainer.iter,
                 self._objects,
             )
+
+
+class BestCheckpoint(HookBase):
+    """Keep the checkpoint with the best metric, across resumes too.
+
+    Detectron2's forgets the best when a run is resumed. Register it after the evaluation.
+
+    Args:
+        checkpointer: writes model_best.pth.
+        metrics: as the evaluation logs them, such as "bbox/AP"; more is better, and the first that
+            there is counts.
+    """
+
+    def __init__(self, checkpointer: RunCheckpointer, metrics: Sequence[str]) -> None:
+        self.checkpointer = checkpointer
+        self.metrics = metrics
+        self.best: dict[str, float] = {}
+
+    def before_train(self) -> None:
+        """On a resume, look at the best that is there: it may be later than the checkpoint."""
+        path = Path(self.checkpointer.save_dir, f"{BEST}.pth")
+        if self.trainer.start_iter > 0 and path.is_file():
+            written = read_extras(str(path)).get("best") or {}
+            if written.get("metric", -math.inf) > self.best.get("metric", -math.inf):
+                self.best = written
+
+    def after_step(self) -> None:
+        """Compare, if this step was evaluated."""
+        storage = self.trainer.storage
+        latest = storage.latest()
+        fresh = [name for name in self.metrics if latest.get(name, (0, -1))[1] == storage.iter]
+        value, iteration = latest[fresh[0]] if fresh else (math.nan, -1)
+        if math.isnan(value):
+            return
+        if value > self.best.get("metric", -math.inf):
+            self.best = {"metric": float(value), "iteration": iteration}
+            self.checkpointer.save(BEST, iteration=iteration, best=self.best)
+            logger.info("%s %.2f at iteration %d is the best", fresh[0], value, iteration)
+
+    def after_train(self) -> None:
+        """Compare after the last evaluation."""
+        self.after_step()
+
+    def state_dict(self) -> dict[str, float]:
+        """The best metric and its iteration."""
+        return self.best
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.best = dict(state_dict)
+
+
+class Evaluation(EvalHook):
+    """Detectron2's, but without the evaluation at the end if the last step has failed.
+
+    At a full disk, say: the results would look like those of a training that has ended.
+    """
+
+    def after_train(self) -> None:
+        """Evaluate."""
+        if self.trainer.iter == self.trainer.max_iter:
+            super().after_train()
+
+
+class StepSeed(HookBase):
+    """Seed the random numbers of a step by its iteration, so that a resumed run has the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        """Seed torch; the loader seeds its samples itself."""
+        words = [self.seed, self.trainer.iter, comm.get_rank()]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+class PictureWriter(HookBase):
+    """Draw the training curves and a few detections when a training ends.
+
+    Register it in the main process, after the writers, whose files it reads.
+
+    Args:
+        config: names the output folder, which holds metrics.json and gets the pictures, and the
+            test set whose first images with objects are drawn.
+        model: in inference mode gives the detections.
+    """
+
+    def __init__(self, config: RunConfig, model: nn.Module) -> None:
+        self.config = config
+        self.model = model
+
+    def after_train(self) -> None:
+        """Draw, unless the training was interrupted."""
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        folder, name = Path(self.config.train.output_dir), self.config.names("test")[0]
+        plot_curves(folder / "metrics.json", folder / "curves.png")
+        loader = self.config.test_loader(name)
+        draw_detections(self.model, loader, name, folder / "detections.png")
+        logger.info("Curves and detections are drawn in %s", folder)
 
 
 def _explain(parameter: str, iteration: int, earlier: bool) -> str:

@@ -1,1 +1,0 @@
-"""From result files to tables and pictures; without Detectron2."""

@@ -1,0 +1,164 @@
+"""Evaluation of a config's model on its test sets, and what it leaves.
+
+That is results.json, and the AP of each class as a table that spreadsheets read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import distributed, nn
+
+from ranking_det.engine.run_checks import check_classes, named_refusals
+from ranking_det.engine.run_config import RunConfig
+from ranking_det.evaluation.metrics import class_precision
+from ranking_det.evaluation.tables import Row, precision_cell, write_table
+from ranking_det.files import write_whole
+from ranking_det.modeling.interface import interface_of
+from ranking_det.modeling.score_watch import watch_scores
+
+PER_CLASS_FILE = "per_class_ap.csv"
+
+
+def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
+    """Log the metrics; write results.json and the AP of each class.
+
+    Args:
+        config: has the test sets, their loaders and evaluators.
+        model: plain or distributed; every process takes a part of the images.
+
+    Returns:
+        The metrics by task, and by test set before that if there are several; empty on all
+        processes but the main one.
+    """
+    by_set, num_classes = OrderedDict(), interface_of(model).num_classes
+    for name in config.test_sets():
+        loader = config.test_loader(name)
+        check_classes(config.names("test"), num_classes, config.num_classes_key)
+        evaluator = config.evaluator(name)
+        _share_statistics(model)
+        with watch_scores():
+            metrics = inference_on_dataset(augment(config, model), loader, evaluator)
+        if comm.is_main_process():
+            print_csv_format(metrics)
+            by_set[name] = metrics
+    results = next(iter(by_set.values())) if len(by_set) == 1 else by_set
+    write_results(results, config.train.output_dir)
+    if config.names("test"):
+        write_per_class(results, config.train.output_dir, config.test_sets())
+    return results
+
+
+def _share_statistics(model: nn.Module) -> None:
+    """Give all processes the main one's batch norm statistics, those that a checkpoint has.
+
+    Each gathers its own in training, which needs none; the criterion's memories stay.
+    """
+    if comm.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                for buffer in module.buffers(recurse=False):
+                    distributed.broadcast(buffer, 0)
+
+
+def augment(config: RunConfig, model: nn.Module) -> nn.Module:
+    """The model to evaluate: with test-time augmentation if the config has it enabled.
+
+    Raises:
+        UserError: the model cannot be augmented, or the sizes are no sizes.
+    """
+    options = dict(config.train.get("tta") or {})
+    if not options.pop("enabled", False):
+        return model
+    with named_refusals(config.written("train.tta")):
+        return interface_of(model).augment_inference(**options)
+
+
+def write_results(results: Mapping[str, Any], output_dir: str) -> None:
+    """Write the metrics of an evaluation to ``output_dir``/results.json, from the main process.
+
+    Without any, one of an earlier evaluation is removed.
+    """
+    if not comm.is_main_process():
+        return
+    path = Path(output_dir, "results.json")
+    if not results:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_without_nan(results), indent=1, allow_nan=False)
+    write_whole(path, text + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN as null, for which JSON has no other word: no ground truth, or no detection at all."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Sequence[str]) -> None:
+    """Write ``output_dir``/per_class_ap.csv after an evaluation, from the main process.
+
+    A line per data set and class: ``dataset``, ``class``, an AP in percent for each task
+    (``bbox_AP``, ``segm_AP``), empty for a class without ground truth, and the number of ground
+    truth ``objects`` (without crowds) and of ``images`` that have one. The AP are the evaluator's
+    ``AP-<class>`` entries; where there are none there is no file, and one of an earlier evaluation
+    is removed.
+
+    Args:
+        results: what the evaluation returns: metrics by task, and by data set before that
+            if there are several.
+        output_dir: the folder; created if it is not there.
+        datasets: the names of the data sets evaluated.
+    """
+    if not comm.is_main_process():
+        return
+    by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
+    rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]
+    path = Path(output_dir, PER_CLASS_FILE)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
+    write_table(path, ["dataset", "class", *columns, "objects", "images"], rows)
+
+
+def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
+    """The lines of a data set; none if its evaluator gives no AP of classes."""
+    classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
+    measured = {task: entry for task, entry in tasks.items() if isinstance(entry, Mapping)}
+    precision = {task: class_precision(entry, classes) for task, entry in measured.items()}
+    columns = {f"{task}_AP": values for task, values in precision.items() if values}
+    if not columns:
+        return []
+    objects, images = _count(dataset, MetadataCatalog.get(dataset).get("json_file"))
+    return [
+        {"dataset": dataset, "class": name}
+        | {column: precision_cell(values[name]) for column, values in columns.items()}
+        | {"objects": objects[index], "images": images[index]}
+        for index, name in enumerate(classes)
+    ]
+
+
+@cache
+def _count(dataset: str, json_file: str | None) -> tuple[Counter[int], Counter[int]]:
+    """By class the objects, and the images that have one; read once, for every evaluation."""
+    objects: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    for record in DatasetCatalog.get(dataset):
+        annotations = record.get("annotations", ())
+        classes = [a["category_id"] for a in annotations if not a.get("iscrowd", 0)]
+        objects.update(classes)
+        images.update(set(classes))
+    return objects, images

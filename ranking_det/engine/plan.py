@@ -1,0 +1,209 @@
+"""From a command to a plan: all that can be known to be wrong is checked, and nothing is written.
+
+The shapes sets that are missing are drawn when they are loaded; a plan draws them only where the
+length of a training to be resumed depends on the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+
+from ranking_det.data import prepare_registered
+from ranking_det.engine import run_checks
+from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
+from ranking_det.engine.command import Command
+from ranking_det.engine.evaluate import augment
+from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
+from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
+from ranking_det.engine.run_config import Records, RunConfig, load_config
+from ranking_det.modeling.interface import interface_of
+from ranking_det.user_errors import UserError
+
+
+@dataclass
+class Plan:
+    """What a command does, checked.
+
+    Attributes:
+        command: what the user asks for.
+        config: with the user's data and their classes.
+        data: the user's files.
+        weights: to start from, to resume, to evaluate or to predict with; its path may be "".
+        model: built once, on its device; a training begins with the random numbers that it left.
+        dtype: the half precision of a training, "" for none.
+        records: the training set, if it was loaded to be counted.
+    """
+
+    command: Command
+    config: RunConfig
+    data: OwnData
+    weights: Checkpoint
+    model: nn.Module
+    dtype: str
+    records: Records | None = None
+
+    @property
+    def output_dir(self) -> str:
+        """Where a training or an evaluation writes."""
+        return str(self.config.train.output_dir)
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether the model has masks to learn."""
+        return interface_of(self.model).learns_masks
+
+    @property
+    def resume_at(self) -> int | None:
+        """The iteration at which a training goes on; None for a new one."""
+        return self.weights.next_iteration if self.command.resume else None
+
+    def take_records(self) -> Records | None:
+        """Load the training set, unless it is there, and keep no reference to it."""
+        records, self.records = self.records, None
+        return self.config.records() if records is None else records
+
+
+def make_plan(command: Command, *, on_device: bool = True) -> Plan:
+    """Load what a command names, check it and build the model.
+
+    Args:
+        command: what the user asks for.
+        on_device: whether the model is moved to its device. A process that only starts others
+            touches none, and leaves it on the CPU.
+
+    Raises:
+        UserError: whatever can be known to be wrong before anything is written.
+    """
+    path = command.config_file
+    if command.overwrite and not Path(path).exists():
+        path = where_put(str(Path(path).parent), path)
+    config = load_config(path, command.overrides, trust=command.trust_config)
+    data = take_own_data(config, command)
+    settings = config.train
+    _check_folders(config, command)
+    if on_device:
+        run_checks.check_device(settings.device, config.written("train.device"))
+    dtype = run_checks.choose_dtype(settings.get("amp") or {}, settings.device)
+    weights = _find_weights(config, command)
+    splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
+    if not command.predict:
+        _check_data(config, splits)
+    elif weights.extras.get("class_names") is not None and config.num_classes_key is not None:
+        config.set_num_classes(len(weights.extras["class_names"]))
+    if command.eval_only or command.resume:
+        names = config.names(splits[-1] if command.eval_only else "train")
+        run_checks.check_trained_classes(names, weights.extras.get("class_names"), weights.path)
+    if config.schedule()[0].lr <= 0:
+        raise UserError(f"the learning rate must be > 0, got {config.schedule()[0].lr}")
+    _check_processes(config, command)
+    if command.trains or command.eval_only:
+        seed = settings.get("seed", 0)
+        seed_all_rng(None if seed < 0 else seed + comm.get_rank())
+    model = config.model()
+    if on_device:
+        model.to(settings.device)
+    plan = Plan(command, config, data, weights, model, dtype)
+    _check_model(plan, [] if command.predict else splits)
+    if command.resume:
+        _check_end(plan)
+    return plan
+
+
+def draw_missing_sets(names: Sequence[str]) -> None:
+    """Draw the shapes sets among these that are missing.
+
+    Raises:
+        UserError: there is another folder in the place of one, or another set has no file.
+    """
+    try:
+        prepare_registered(names)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    for name in names:
+        path = MetadataCatalog.get(name).get("json_file")
+        if path:
+            run_checks.check_file(path, f"the annotation file of {name!r},")
+
+
+def _check_folders(config: RunConfig, command: Command) -> None:
+    """Raise UserError if nothing can be written, a training would be lost, or it is unclear."""
+    output_dir, key = config.train.output_dir, config.written("train.output_dir")
+    if command.output and (command.predict or command.preview is not None):
+        run_checks.check_output_dir(command.output, "--output")
+    else:
+        run_checks.check_output_dir(output_dir, key)
+    if command.resume:
+        check_not_put_aside(output_dir, key)
+    elif command.trains and not command.overwrite:
+        check_no_training(output_dir, key, resumable=find_resumable(output_dir) is not None)
+
+
+def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
+    output_dir, key = config.train.output_dir, config.written("train.init_checkpoint")
+    given = config.train.init_checkpoint
+    # To evaluate, what a run has trained comes before what its config started from.
+    if (command.eval_only or command.predict) and key not in config.overridden:
+        given = "" if find_last(output_dir) else given
+    if command.overwrite:
+        given = where_put(output_dir, given)
+    keys = f"{key}=FILE", config.written("train.output_dir")
+    return find_weights(command, given, output_dir, keys)
+
+
+def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
+    for split in splits:
+        check_own_names(config.names(split))
+        run_checks.check_datasets(config.names(split), config.names_key(split))
+
+
+def _check_processes(config: RunConfig, command: Command) -> None:
+    several = max(comm.get_world_size(), command.num_processes) > 1
+    if several and (command.predict or command.preview is not None):
+        raise UserError("--predict and --preview take one process")
+    batch = 0 if command.eval_only else config.batch
+    run_checks.check_batch(batch, config.train.device, command.num_processes)
+    if command.preview is not None and command.preview < 1:
+        raise UserError(f"--preview must be at least 1, got {command.preview}")
+
+
+def _check_model(plan: Plan, splits: Sequence[str]) -> None:
+    """Raise UserError unless the model fits the data, and the augmentation of its inference."""
+    detector, config = interface_of(plan.model), plan.config
+    for split in splits:
+        run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_key)
+    if detector.learns_masks:
+        check_own_masks(plan.data)
+    augment(config, plan.model)
+
+
+def _check_end(plan: Plan) -> None:
+    """Raise UserError if the checkpoint to resume is past the end of the training."""
+    config, done, length = plan.config, plan.weights.next_iteration, _length(plan)
+    key = config.written("train.max_iter")
+    if done > length:
+        raise UserError(
+            f"--resume: {plan.weights.path} has {done} iterations, more than {key}={length}: give "
+            f"{key} of at least {done}, evaluate it with --eval-only, or start again "
+            f"with --overwrite or another {config.written('train.output_dir')}=FOLDER"
+        )
+
+
+def _length(plan: Plan) -> int:
+    """The iterations of a training, its schedule fitted to the data; only epochs need them."""
+    config, names = plan.config, plan.config.names("train")
+    written, fixed = config.schedule()
+    if "max_iter" in fixed or not config.batch or not names:
+        return written.max_iter
+    num_images = 1
+    if config.train.get("epochs", 0):
+        draw_missing_sets(names)
+        plan.records = config.records() or []
+        num_images = len(plan.records)
+    return config.fitted_schedule(num_images)[0].max_iter

@@ -1,0 +1,26 @@
+"""What configs build models from, beside this package's components: names that a file may call.
+
+The configs of runs are checked against it before anything is imported; see
+:mod:`ranking_det.engine.saved_config`.
+"""
+
+from __future__ import annotations
+
+BUILDING_BLOCKS = {
+    "detectron2.layers": "ShapeSpec",
+    "detectron2.modeling": "FPN GeneralizedRCNN ResNet",
+    "detectron2.modeling.ResNet": "make_default_stages make_stage",
+    "detectron2.modeling.anchor_generator": "DefaultAnchorGenerator",
+    "detectron2.modeling.backbone": "BasicStem fpn.LastLevelMaxPool fpn.LastLevelP6P7",
+    "detectron2.modeling.box_regression": "Box2BoxTransform",
+    "detectron2.modeling.poolers": "ROIPooler",
+    "detectron2.modeling.proposal_generator": "StandardRPNHead",
+    "detectron2.modeling.roi_heads": "FastRCNNConvFCHead MaskRCNNConvUpsampleHead",
+}
+"""Classes and functions, by the module that configs name them by."""
+
+BLOCK_ARGUMENTS = (
+    "detectron2.modeling.backbone.resnet.BasicBlock",
+    "ranking_det.modeling.backbones.resnet.FrozenStatisticsBatchNorm2d",
+)
+"""Classes that are handed on to blocks, which call them with arguments of the file's."""

@@ -1,0 +1,100 @@
+"""A plan: one model, one look at a checkpoint, no device in a process that only starts others."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ranking_det.engine import main, run
+from ranking_det.engine.command import Command
+from ranking_det.engine.plan import make_plan
+from ranking_det.user_errors import UserError
+from tests.engine.conftest import shapes_environment
+
+ROOT = Path(__file__).parents[2]
+LAZY, TWIN = "configs/shapes/quick/fcos_fcos_rs.py", "configs/shapes/fcos_fcos_rs.yaml"
+SMALL = [
+    *("train.device=cpu", "train.eval_period=0", "dataloader.train.total_batch_size=2"),
+    *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+]
+# Counts what builds a model and what reads the rest of a checkpoint, command by command.
+COUNTED = """
+import sys
+from collections import Counter
+from ranking_det.engine import checkpoint, hooks, main
+from ranking_det.modeling import RankingFCOS
+
+counts = Counter()
+def counted(name, function):
+    def call(*args, **kwargs):
+        counts[name(*args) if callable(name) else name] += 1
+        return function(*args, **kwargs)
+    return call
+
+RankingFCOS.__init__ = counted("models", RankingFCOS.__init__)
+checkpoint.read_extras = counted(lambda path: path.rpartition("/")[2], checkpoint.read_extras)
+hooks.draw_detections = hooks.plot_curves = lambda *args: None
+for command in {commands!r}:
+    counts.clear()
+    assert main(command) == 0
+    print(dict(counts))
+"""
+
+
+def test_a_command_builds_its_model_once_and_reads_the_head_of_its_checkpoint_once(
+    tmp_path_factory, tmp_path
+):
+    environment = shapes_environment(tmp_path_factory, train=4, val=2)
+    common = [*SMALL, f"train.output_dir={tmp_path / 'out'}"]
+    commands = [
+        ["--config-file", LAZY, *common, "train.max_iter=1"],
+        ["--config-file", LAZY, "--resume", *common, "train.epochs=2", "train.reference_batch=2"],
+        ["--config-file", LAZY, "--eval-only", *common],
+    ]
+    program = COUNTED.replace("{commands!r}", repr(commands))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    head = "{'model_final.pth': 1, 'models': 1}"
+    assert counts == ["{'models': 1}", head, head]
+
+
+@pytest.mark.parametrize(
+    ("config", "small", "folder"),
+    [(LAZY, SMALL, "train.output_dir"), (TWIN, ["MODEL.DEVICE=cpu"], "OUTPUT_DIR")],
+)
+def test_a_plan_writes_nothing(config, small, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = [*small, f"{folder}={tmp_path / 'out'}"]
+    plan = make_plan(Command(config_file=str(ROOT / config), overrides=overrides))
+    assert plan.output_dir == str(tmp_path / "out") and plan.resume_at is None
+    assert plan.weights.path == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "device"), [(LAZY, "train.device=cuda"), (TWIN, "MODEL.DEVICE=cuda")]
+)
+def test_a_process_that_starts_others_on_gpus_touches_none(config, device, monkeypatch):
+    started = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it touches a device"))
+    monkeypatch.setattr(run, "start", lambda work, command: started.append(command) or 0)
+    assert main(["--config-file", str(ROOT / config), "--num-gpus", "2", device]) == 0
+    assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None]
+
+
+def test_it_finds_what_several_processes_would_each_complain_about(monkeypatch, capsys):
+    monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it starts others"))
+    wrong = [*SMALL, "model.head.branch=True"]
+    assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *wrong]) == 2
+    assert "the head has a branch, but the criterion" in capsys.readouterr().err
+    with pytest.raises(UserError, match="the learning rate must be > 0"):
+        make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
