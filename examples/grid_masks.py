@@ -1,0 +1,380 @@
+"""A detector of your own in one file: each cell of a grid predicts classes and a mask, no box.
+
+A small relative of SOLO (Wang et al., ECCV 2020) and CondInst (Tian et al., ECCV 2020). A cell near
+an object's centre learns the object's class; its mask is a sum of feature maps that all cells
+share, with factors that the cell predicts. Copy the file and change what differs in yours.
+
+    python train_net.py --config-file examples/grid_masks_shapes.py
+
+trains it; ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` do
+what they do with any detector. Nothing else knows this file, which does four things for that:
+
+1. It takes and gives what Detectron2's models do: a dict of losses in training, otherwise a dict
+   with "instances" for each image (``forward``).
+2. It asks an assigner which cells are to find which object (``assign``): one of
+   :mod:`ranking_det.assigners`, or one of your own, such as :class:`CenterRegion`.
+3. It gathers what it predicts, and what it should predict, as :class:`Candidates`, and calls a
+   criterion of :mod:`ranking_det.criteria` on them (``losses``).
+4. It derives from :class:`DetectorInterface` and answers what the commands ask: how many classes
+   it has, whether it learns masks, what its positives are (``find_positives``).
+
+Names and shapes:
+    N           images of a batch, padded to the same H x W pixels
+    cells       of the grid, one for every 8 x 8 pixels
+    R           cells of all images: image by image, then row by row
+    K           classes; the R x K scores are ranked together
+    P           positives, the cells that are to find an object
+    C           shared maps of h x w pixels, one for every 4 x 4 of the image
+    kernels     (R, C + 5), the factors that a cell predicts, of the shared maps and of an ellipse
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ranking_det import assigners, criteria
+from ranking_det.assigners import Assigner, Assignment
+from ranking_det.config import build_component
+from ranking_det.criteria import Candidates, CriterionBase, MaskTargets
+from ranking_det.labels import BACKGROUND
+from ranking_det.layers import HardNMS
+from ranking_det.modeling import DetectorInterface, Positives
+from ranking_det.modeling.feature_maps import image_and_level, valid_cells
+from ranking_det.modeling.step_metrics import log_metrics
+
+SIDE = 8
+"""Strides of the square around a cell's centre that stands for the cell in the assigners."""
+
+
+class CenterRegion(Assigner):
+    """A cell is positive if its centre lies in the middle of an object, as in SOLO.
+
+    The middle has the object's proportions and ``size`` times its sides, but at least the sides of
+    a cell, so that the cell that holds the object's centre always counts. A cell in the middle of
+    several objects is for the smallest of them. All other cells are background.
+
+    Args:
+        size: of the middle, relative to the object, in [0, 1].
+    """
+
+    one_per_location = True
+
+    def __init__(self, size: float = 0.3) -> None:
+        super().__init__()
+        self.size = size
+
+    def match(
+        self,
+        anchors: Sequence[Tensor],
+        gt_boxes: Tensor,
+        gt_classes: Tensor,
+        valid: Tensor,
+        predictions: Any,
+    ) -> Tensor:
+        """Match the cells of one image; the base class goes through the batch.
+
+        Args:
+            anchors: per level the squares of its cells, XYXY in pixels.
+            gt_boxes: (G, 4) XYXY in pixels, of the objects.
+            gt_classes: (G,).
+            valid: of each cell, False in the padding of the batch.
+            predictions: not looked at.
+
+        Returns:
+            The object 0..G-1 of each cell, or BACKGROUND.
+        """
+        if not len(gt_boxes):
+            return torch.full_like(valid, BACKGROUND, dtype=torch.int64)
+        squares, boxes = torch.cat(list(anchors))[:, None], gt_boxes[None]
+        sides = boxes[..., 2:] - boxes[..., :2]
+        stride = (squares[..., 2:] - squares[..., :2]) / SIDE
+        centers = (squares[..., 2:] + squares[..., :2]) / 2
+        offsets = (centers - (boxes[..., 2:] + boxes[..., :2]) / 2).abs()
+        inside = (offsets <= torch.maximum(self.size * sides, stride) / 2).all(dim=2)
+        area = torch.where(inside & valid[:, None], sides.prod(dim=2), torch.inf)
+        smallest, index = area.min(dim=1)
+        return torch.where(smallest < torch.inf, index, BACKGROUND)
+
+
+class GridPredictions(NamedTuple):
+    """What the network says of N images."""
+
+    logits: Tensor
+    """(R, K) raw class scores."""
+    kernels: Tensor
+    """(R, C + 5)."""
+    maps: Tensor
+    """(N, C, h, w)."""
+
+
+@META_ARCH_REGISTRY.register()
+class GridMasks(DetectorInterface, nn.Module):
+    """Predict classes and a mask for each cell of a grid.
+
+    Args:
+        backbone: Detectron2 backbone, such as an FPN.
+        in_features: the names of its features, the finest first, which has the shared maps' pixels;
+            a cell is twice as wide.
+        assigner: such as :class:`CenterRegion`.
+        criterion: with a task on masks, and without a branch.
+        num_classes: K.
+        num_maps: C.
+        num_convs: convolutions before each output.
+        suppression: of duplicates, by the boxes around their masks; see
+            :mod:`ranking_det.layers.suppression`.
+        topk: candidates of an image, pairs of cell and class, before the suppression.
+        max_detections: of an image.
+        pixel_mean: per channel, in the order of the input format.
+        pixel_std: per channel.
+        input_format: "RGB" or "BGR", what the data loader gives.
+    """
+
+    # What the commands ask; num_classes and input_format are set below.
+    learns_masks = True
+    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # of a yaml config
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_features: Sequence[str] = ("p2", "p3", "p4", "p5"),
+        assigner: Assigner,
+        criterion: CriterionBase,
+        num_classes: int,
+        num_maps: int = 16,
+        num_convs: int = 2,
+        suppression: nn.Module | None = None,
+        topk: int = 100,
+        max_detections: int = 50,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "RGB",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_features = in_features
+        self.assigner = assigner
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.suppression = suppression or HardNMS(0.6)
+        self.topk = topk
+        self.max_detections = max_detections
+        self.input_format = input_format
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+        finest = backbone.output_shape()[in_features[0]]
+        self.map_stride, self.stride = finest.stride, 2 * finest.stride
+        self.class_head = _tower(finest.channels, num_classes, num_convs)
+        self.kernel_head = _tower(finest.channels, num_maps + 5, num_convs)
+        self.map_head = _tower(finest.channels, num_maps, num_convs)
+        # All scores begin at 1 %, all masks as discs around their cells.
+        nn.init.constant_(self.class_head[-1].bias, -4.6)
+        with torch.no_grad():
+            self.kernel_head[-1].bias[-5:] = torch.tensor([2.0, 0.0, -1.0, 0.0, -1.0])
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from a yaml config with the keys of ``add_ranking_config``.
+
+        Detectron2's ``build_model`` calls it; a detector for LazyConfigs only needs none.
+        """
+        return {
+            "backbone": build_backbone(cfg),
+            "assigner": build_component(cfg.MODEL.ASSIGNER, assigners, "MODEL.ASSIGNER"),
+            "criterion": build_component(cfg.MODEL.CRITERION, criteria, "MODEL.CRITERION"),
+            "num_classes": cfg.MODEL.RETINANET.NUM_CLASSES,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Compute losses in training, and detect otherwise.
+
+        Args:
+            batched_inputs: per image ``image`` (3, height, width); in training ``instances`` with
+                ``gt_boxes``, ``gt_classes`` and ``gt_masks``; otherwise perhaps the ``height`` and
+                ``width`` that the detections are to be for.
+
+        Returns:
+            The losses by name; or per image ``{"instances": Instances}``.
+        """
+        images = self.preprocess(batched_inputs)
+        features = self.backbone(images.tensor)
+        levels = [features[name] for name in self.in_features]
+        fine = torch.stack([_resize(level, levels[0].shape[-2:]) for level in levels]).mean(dim=0)
+        grid = functional.avg_pool2d(fine, 2)
+        predictions = GridPredictions(
+            _rows(self.class_head(grid)), _rows(self.kernel_head(grid)), self.map_head(fine)
+        )
+        if self.training:
+            objects = [inputs["instances"].to(images.device) for inputs in batched_inputs]
+            return self.losses(images, predictions, objects)
+        return [
+            {"instances": self.detect(images, predictions, i, inputs)}
+            for i, inputs in enumerate(batched_inputs)
+        ]
+
+    def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """The normalised images, padded to one size."""
+        images = [inputs["image"].to(self.pixel_mean.device) for inputs in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def make_cells(self, images: ImageList) -> Tensor:
+        """The cells of an image as the assigners take them: squares (cells, 4) XYXY in pixels."""
+        y, x = (
+            (torch.arange(side // self.stride, device=images.device) + 0.5) * self.stride
+            for side in images.tensor.shape[-2:]
+        )
+        centers = torch.cartesian_prod(y, x).flip(1)
+        half = SIDE / 2 * self.stride
+        return torch.cat([centers - half, centers + half], dim=1)
+
+    def assign(self, images: ImageList, objects: Sequence[Instances]) -> Assignment:
+        """Which object each of the R cells is to find."""
+        grid = tuple(side // self.stride for side in images.tensor.shape[-2:])
+        return self.assigner(
+            [self.make_cells(images)],
+            [instances.gt_boxes.tensor for instances in objects],
+            [instances.gt_classes for instances in objects],
+            valid_cells(images.image_sizes, [grid], [self.stride], [1], images.device),
+        )
+
+    def losses(
+        self, images: ImageList, predictions: GridPredictions, objects: Sequence[Instances]
+    ) -> dict[str, Tensor]:
+        """Assign, gather the candidates, and call the criterion."""
+        labels, gt_index = self.assign(images, objects)
+        positives = torch.nonzero(labels >= 0).squeeze(1)
+        cells = self.make_cells(images)
+        image, level = image_and_level(len(images), [len(cells)], images.device)
+        # Image by image, as each has its maps.
+        counts = image[positives].bincount(minlength=len(images)).tolist()
+        logits = torch.cat(
+            [
+                self.draw_masks(predictions.kernels[rows], cells[rows % len(cells)], maps)
+                for rows, maps in zip(positives.split(counts), predictions.maps, strict=True)
+            ]
+        )
+        masks = self.shrink_masks(images, objects)[gt_index[positives]]
+        # Data may lack the masks of some objects, and nothing is left of the smallest.
+        index = torch.nonzero(masks.flatten(1).any(dim=1)).squeeze(1)
+        candidates = Candidates(
+            logits=predictions.logits,
+            labels=labels,
+            positives=positives,
+            image=image,
+            level=level,
+            num_images=len(images),
+            masks=MaskTargets(logits=logits[index], masks=masks[index], index=index),
+        )
+        output = self.criterion(candidates)
+        log_metrics(output.metrics)
+        return output.losses
+
+    def draw_masks(self, kernels: Tensor, cells: Tensor, maps: Tensor) -> Tensor:
+        """The masks of n cells of one image.
+
+        Args:
+            kernels: (n, C + 5) of the cells.
+            cells: (n, 4), their squares.
+            maps: (C, h, w) of the image.
+
+        Returns:
+            (n, h, w) raw: the maps by their factors, and an ellipse near the cell, from which they
+            are told apart: constant + a x + b x^2 + c y + d y^2, with x and y in cells.
+        """
+        centers = (cells[:, :2] + cells[:, 2:]) / 2
+        x, y = (
+            ((torch.arange(side, device=maps.device) + 0.5) * self.map_stride - center[:, None])
+            / self.stride
+            for side, center in zip((maps.shape[2], maps.shape[1]), centers.unbind(1), strict=True)
+        )
+        constant, a, b, c, d = kernels[:, -5:, None].unbind(dim=1)
+        across, down = a * x + b * x.square(), constant + c * y + d * y.square()
+        shared = torch.einsum("nc,chw->nhw", kernels[:, :-5], maps)
+        return shared + across[:, None, :] + down[:, :, None]
+
+    def shrink_masks(self, images: ImageList, objects: Sequence[Instances]) -> Tensor:
+        """The objects' masks (G, h, w): the share of each pixel that they cover, in [0, 1]."""
+        height, width = images.tensor.shape[-2:]
+        shrunk = []
+        for instances in objects:
+            masks = instances.gt_masks
+            if isinstance(masks, PolygonMasks):
+                masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+            whole = masks.tensor.to(images.device, torch.float32)[:, None]
+            padding = (0, width - whole.shape[3], 0, height - whole.shape[2])
+            shrunk.append(functional.avg_pool2d(functional.pad(whole, padding), self.map_stride))
+        return torch.cat(shrunk).squeeze(1)
+
+    def detect(
+        self, images: ImageList, predictions: GridPredictions, i: int, inputs: dict[str, Any]
+    ) -> Instances:
+        """The detections of image ``i``, at the size that its inputs ask for."""
+        cells, height, width = self.make_cells(images), *images.image_sizes[i]
+        first, last = i * len(cells), (i + 1) * len(cells)
+        scores = predictions.logits[first:last].float().sigmoid().flatten()
+        scores, pairs = scores.topk(min(self.topk, len(scores)))
+        rows, classes = pairs // self.num_classes, pairs % self.num_classes
+        kernels = predictions.kernels[first:last][rows]
+        masks = self.draw_masks(kernels, cells[rows], predictions.maps[i])
+        # Duplicates go before the masks are enlarged, which takes most of the time.
+        boxes = BitMasks(masks > 0).get_bounding_boxes().tensor.to(scores.device)
+        best, scores, _ = self.suppression(boxes, scores, classes, self.max_detections)
+        # First to the padded image, to cut off the padding.
+        masks = _resize(masks[best][None], images.tensor.shape[-2:])[..., :height, :width]
+        size = inputs.get("height", height), inputs.get("width", width)
+        masks = _resize(masks, size)[0] > 0
+        detections = Instances(size, scores=scores, pred_classes=classes[best], pred_masks=masks)
+        detections.pred_boxes = BitMasks(masks).get_bounding_boxes().to(scores.device)
+        return detections[detections.pred_boxes.nonempty()]
+
+    @torch.no_grad()
+    def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
+        """See :class:`DetectorInterface`: what ``--preview`` draws."""
+        found = []
+        for inputs in batched_inputs:
+            images = self.preprocess([inputs])
+            labels, gt_index = self.assign(images, [inputs["instances"].to(images.device)])
+            rows = torch.nonzero(labels >= 0).squeeze(1)
+            cells = self.make_cells(images)[rows]
+            found.append(Positives(cells, gt_index[rows], True, "the cells that are to find it"))
+        return found
+
+
+def _tower(width: int, outputs: int, num_convs: int) -> nn.Sequential:
+    """3x3 convolutions with group normalisation, and one that predicts."""
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False)]
+        layers += [nn.GroupNorm(32, width), nn.ReLU(inplace=True)]
+    predictor = nn.Conv2d(width, outputs, 3, padding=1)
+    nn.init.normal_(predictor.weight, std=0.01)
+    nn.init.zeros_(predictor.bias)
+    return nn.Sequential(*layers, predictor)
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(N, V, H, W) -> (N H W, V): a row for each cell, image by image."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, V, h, w) -> (N, V, *size)."""
+    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,214 @@
+"""A detector outside the package: it registers, learns, and goes through every command."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from PIL import Image, ImageDraw
+
+from examples.grid_masks import CenterRegion, GridMasks
+from ranking_det.labels import BACKGROUND
+from ranking_det.modeling import add_ranking_config
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "examples/grid_masks_shapes.py"
+
+
+def make_model(num_classes=3):
+    torch.manual_seed(0)
+    model = LazyConfig.load(str(ROOT / CONFIG)).model
+    model.num_classes = num_classes
+    return instantiate(model)
+
+
+def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=False):
+    """Each object a triangle of its own colour on grey, of the class 0, 1, ... ."""
+    height, width = size
+    picture, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
+    polygons = []
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        polygons.append([np.array([x1, y1, x2, y1, x1, y2], dtype=np.float64)])
+        color = tuple(255 * (channel == i) for channel in range(3))
+        ImageDraw.Draw(picture).polygon(polygons[-1][0].tolist(), color)
+    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_classes = torch.arange(len(boxes))
+    instances.gt_masks = PolygonMasks(polygons)
+    if bitmaps:
+        instances.gt_masks = BitMasks.from_polygon_masks(instances.gt_masks, height, width)
+    image = torch.from_numpy(np.array(picture).transpose(2, 0, 1).copy())
+    return {"image": image, "instances": instances, "height": height, "width": width}
+
+
+def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
+    x, y = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="xy")
+    centers = torch.stack([x, y], dim=2).reshape(-1, 2) * 8 + 4
+    cells = torch.cat([centers - 32, centers + 32], dim=1)
+    boxes = torch.tensor([[0.0, 0, 32, 32], [9, 9, 14, 13]])
+    valid = torch.ones(16, dtype=torch.bool)
+    valid[10] = False
+    labels, index = CenterRegion(size=0.5)([cells], [boxes], [torch.tensor([2, 1])], valid)
+    found = index.reshape(4, 4).tolist()
+    assert found == [[-1] * 4, [-1, 1, 0, -1], [-1, 0, -1, -1], [-1] * 4]
+    assert labels[0] == BACKGROUND and labels[5:7].tolist() == [1, 2]
+
+
+def test_yaml_configs_build_it():
+    cfg = get_cfg()
+    add_ranking_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "GridMasks"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.CRITERION.merge_from_other_cfg(
+        type(cfg)(
+            {
+                "NAME": "Criterion",
+                "CLASSIFICATION": {"NAME": "RankSort"},
+                "LOCALIZATION": {"NAME": "MaskDice"},
+            }
+        )
+    )
+    model = build_model(cfg)
+    assert type(model) is META_ARCH_REGISTRY.get("GridMasks") is GridMasks
+    assert model.num_classes == 80
+
+
+BATCHES = {
+    "polygons": [make_image(), make_image()],
+    "bitmaps": [make_image(bitmaps=True), make_image()],
+    "sizes": [make_image((40, 90)), make_image((64, 64))],
+    "one image without objects": [make_image(), make_image(boxes=())],
+    "no objects": [make_image(boxes=()), make_image(boxes=())],
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_step_has_finite_losses_and_gradients(name):
+    model = make_model().train()
+    losses = model(BATCHES[name])
+    assert set(losses) == {"loss_rank", "loss_sort", "loss_mask"}
+    sum(losses.values()).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    assert any(parameter.grad.any() for parameter in model.parameters()) == (name != "no objects")
+
+
+def test_an_object_without_a_mask_is_found_but_trains_no_mask():
+    model = make_model().train()
+    batch = [make_image(), make_image()]
+    before = model(batch)
+    batch[0]["instances"].gt_masks.polygons[0] = []
+    after = model(batch)
+    assert before["loss_mask"] != after["loss_mask"]
+    assert all(loss.isfinite() for loss in after.values())
+
+
+def test_it_overfits_two_images():
+    model = make_model().train()
+    batch = [make_image(), make_image(boxes=((30, 4, 60, 30), (4, 30, 34, 60), (44, 40, 60, 60)))]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        outputs = model.eval()([inputs | {"height": 128, "width": 128} for inputs in batch])
+    for inputs, output in zip(batch, outputs, strict=True):
+        objects, found = inputs["instances"], output["instances"][: len(inputs["instances"])]
+        assert found.image_size == (128, 128) and found.pred_masks.shape[1:] == (128, 128)
+        assert sorted(found.pred_classes.tolist()) == objects.gt_classes.tolist()
+        truth = BitMasks.from_polygon_masks(objects.gt_masks, 64, 64).tensor[found.pred_classes]
+        truth = truth.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        both, either = (truth & found.pred_masks), (truth | found.pred_masks)
+        assert (both.sum((1, 2)) / either.sum((1, 2))).min() > 0.7
+
+
+def test_the_preview_gets_the_positives_of_a_step():
+    model = make_model().train()
+    batch = [make_image((40, 90)), make_image(boxes=()), make_image()]
+    seen = []
+    model.criterion.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    model(batch)
+    found = model.find_positives(batch)
+    image = seen[0].image[seen[0].positives]
+    assert [len(own.index) for own in found] == image.bincount(minlength=3).tolist()
+    labels = torch.cat([b["instances"].gt_classes[f.index] for b, f in zip(batch, found)])
+    assert torch.equal(labels, seen[0].labels[seen[0].positives])
+    assert found[0].are_points and len(found[1].index) == 0
+
+
+def write_set(folder, split, count):
+    """Images of two triangles of two classes, as a COCO file with masks."""
+    images, annotations = [], []
+    (folder / split).mkdir()
+    for i in range(count):
+        x, y = 4 * (i % 5), 3 * (i % 4)
+        inputs = make_image(boxes=((x, y, x + 28, y + 30), (30, 30, 60 - x, 60 - y)))
+        picture = Image.fromarray(inputs["image"].permute(1, 2, 0).numpy())
+        picture.save(folder / split / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+        for label, (box, polygons) in enumerate(
+            zip(inputs["instances"].gt_boxes, inputs["instances"].gt_masks.polygons)
+        ):
+            x1, y1, x2, y2 = box.tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": label + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1) / 2,
+                    "iscrowd": 0,
+                    "segmentation": [polygon.tolist() for polygon in polygons],
+                }
+            )
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def test_every_command_runs_on_files_of_ones_own(tmp_path):
+    for split, count in (("train", 16), ("val", 3)):
+        write_set(tmp_path, split, count)
+    output = tmp_path / "output"
+    data = [
+        word
+        for split in ("train", "val")
+        for word in (f"--{split}-json", f"{tmp_path}/{split}.json")
+        + (f"--{split}-images", f"{tmp_path}/{split}")
+    ]
+    common = ["--config-file", CONFIG, *data, f"train.output_dir={output}"]
+    steps = ["train.eval_period=1000", "train.log_period=5"]
+    pictures = [str(tmp_path / "val" / f"{i}.png") for i in range(2)]
+    commands = [
+        [*common, "train.max_iter=20", *steps],
+        ["--resume", *common, "train.max_iter=40", *steps],
+        ["--preview", "2", *common, "--output", str(tmp_path / "preview")],
+        ["--config-file", CONFIG, f"train.output_dir={output}", "--predict", *pictures],
+        ["--eval-only", *common],
+    ]
+    code = (
+        "from ranking_det.engine import main\n"
+        f"for command in {commands!r}:\n"
+        "    assert main(command) == 0, command\n"
+    )
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    assert re.search(r"Starting training from iteration 20", done.stdout)
+    assert len(list((tmp_path / "preview").glob("*.png"))) == 2
+    predictions = json.loads((output / "predictions" / "predictions.json").read_text())
+    assert predictions
+    results = json.loads((output / "results.json").read_text())
+    assert results["segm"]["AP50"] > 0
