@@ -71,13 +71,6 @@ def num_classes_key(cfg: CfgNode) -> str | None:
     return _interface(cfg).num_classes_key
 
 
-def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Set the number of classes of the config's model; the config must not be frozen."""
-    key = num_classes_key(cfg)
-    if key is not None:
-        cfg.merge_from_list([key, num_classes])
-
-
 def learns_masks(cfg: CfgNode) -> bool:
     """Whether the config's model needs the objects' masks in training."""
     key = _interface(cfg).masks_key
