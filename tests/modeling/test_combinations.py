@@ -8,6 +8,7 @@ from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
@@ -110,6 +111,35 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
     # Both towers learn: an assignment without a positive would leave the boxes' alone.
     for layer in (detector.head.cls_score, detector.head.bbox_pred):
         assert layer.weight.grad.abs().sum() > 0
+
+
+class Searches(TorchDispatchMode):
+    """Notes the masks that are searched for what is true in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if function is aten.nonzero.default:
+            self.masks.append(args[0].clone())
+        elif function in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+            self.masks += [x.clone() for x in args[1] if x is not None and x.dtype == torch.bool]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("criterion", ["rs", "focal", "qfl", "alrp", "ape", "rankdet", "stages"])
+def test_a_step_finds_the_rows_of_the_positives_once(criterion):
+    detector, seen = build("retinanet", "atss", criterion), []
+    original = detector.criterion.forward
+    detector.criterion.forward = lambda x: seen.append(x.labels) or original(x)
+    with Searches() as searches:
+        losses = detector(make_batch((4, 2), sizes=((64, 64),)))
+        sum(losses.values()).backward()
+    positive = seen[0] >= 0
+    assert positive.any()
+    assert sum(torch.equal(mask, positive) for mask in searches.masks) == 1
 
 
 @pytest.mark.parametrize(

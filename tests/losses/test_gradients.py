@@ -17,7 +17,7 @@ from ranking_det.losses import (
     rank_sort_loss,
     varifocal,
 )
-from ranking_det.losses.kernels.precomputed_gradient import LossPart, attach_gradients
+from ranking_det.losses.kernels.gradients import Part, attach_gradients
 from tests.losses.cases import random_case
 
 CASE = random_case(10, 38)
@@ -79,8 +79,8 @@ def test_a_second_derivative_is_refused_in_one_line(name):
 
 def test_parts_add_up_by_what_arrives_at_each():
     logits = torch.zeros(4, requires_grad=True)
-    whole = LossPart(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    some = LossPart(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
+    whole = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    some = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
     first, second = attach_gradients(logits, whole, some)
     (first * 2 + second * 0.5).backward()
     assert logits.grad.tolist() == [12.0, 4.0, 6.0, 13.0]
@@ -90,7 +90,7 @@ def test_compiled_code_has_the_same_gradient():
     gradient = torch.arange(4.0)
 
     def doubled(logits):
-        return attach_gradients(2 * logits, LossPart(torch.tensor(3.0), gradient))[0]
+        return attach_gradients(2 * logits, Part(torch.tensor(3.0), gradient))[0]
 
     logits = torch.zeros(4, requires_grad=True)
     torch.compile(doubled, backend="aot_eager", fullgraph=True)(logits).backward()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class LossPart(NamedTuple):
+class Part(NamedTuple):
     """One scalar and the gradient that belongs to it.
 
     Attributes:
@@ -73,7 +73,7 @@ class _AttachGradients(torch.autograd.Function):
         return (dense.to(dtype), None) + (None,) * (2 * count)
 
 
-def attach_gradients(logits: Tensor, *parts: LossPart) -> tuple[Tensor, ...]:
+def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
     """Give each part's value a graph in which it sends its gradient to ``logits``.
 
     Args:
@@ -90,7 +90,7 @@ def attach_gradients(logits: Tensor, *parts: LossPart) -> tuple[Tensor, ...]:
     return _AttachGradients.apply(logits, indices, *values, *gradients)
 
 
-def attached_zero(logits: Tensor) -> Tensor:
+def zero_loss(logits: Tensor) -> Tensor:
     """A zero that depends on ``logits``, for a batch that has nothing to rank."""
     # Of no entries at all: 0 * sum would be NaN as soon as one logit is infinite.
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
