@@ -16,8 +16,7 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, MaskRCNNCo
 from torch import nn
 
 from ranking_det.assigners import Assigner
-from ranking_det.criteria import Classification, CriterionBase
-from ranking_det.criteria.localization import MaskLocalization
+from ranking_det.criteria import CriterionBase, MaskLocalization
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
@@ -115,7 +114,7 @@ def check_mask_parts(
     criterion: CriterionBase, mask_head: nn.Module | None, num_classes: int
 ) -> None:
     """Check the mask head on the positives of a box head; None if it has none."""
-    learns = any(isinstance(part, MaskLocalization) for part in criterion.modules())
+    learns = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
     if mask_head is None:
         if learns:
             raise ValueError("criterion.localization: there is no mask head for the task on masks")
@@ -138,10 +137,11 @@ def check_mask_parts(
 
 def check_continuous_labels(criterion: CriterionBase, label: str) -> None:
     """Check that a criterion has a use for other continuous labels than the overlap."""
-    for part in criterion.modules():
-        if isinstance(part, Classification) and not part.uses_continuous_labels:
+    for part in criterion.criteria:
+        if not part.classification.uses_continuous_labels:
             raise ValueError(
-                f"continuous_label: {type(part).__name__} has no continuous labels, got {label!r}"
+                f"continuous_label: {type(part.classification).__name__} has no continuous labels, "
+                f"got {label!r}"
             )
 
 

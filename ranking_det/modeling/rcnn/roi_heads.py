@@ -25,7 +25,6 @@ from ranking_det.config import ConfigError, build_component
 from ranking_det.criteria import (
     BoxTargets,
     Candidates,
-    Criterion,
     CriterionBase,
     CriterionOutput,
     MaskTargets,
@@ -379,13 +378,12 @@ def build_box_parts(
 
 
 def build_mask_part(
-    cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: nn.Module
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: CriterionBase
 ) -> nn.Module:
     """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
-    for part in criterion.modules():
-        if isinstance(part, Criterion):
-            node = cfg.MODEL.MASK_CRITERION
-            part.localization.append(build_component(node, criteria, "MODEL.MASK_CRITERION"))
+    for part in criterion.criteria:
+        task = build_component(cfg.MODEL.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION")
+        part.localization.append(task)
     size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
     channels = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
     return build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
