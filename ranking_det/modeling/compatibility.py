@@ -31,8 +31,8 @@ def check_dense_parts(
     num_classes: int,
 ) -> None:
     """Check the parts of a dense detector of K = ``num_classes`` classes."""
-    check_grid(assigner, anchor_generator, strides)
-    check_coder(criterion, coder)
+    _check_grid(assigner, anchor_generator, strides)
+    _check_coder(criterion, coder)
     if num_classes > 1 and criterion.softmax:
         raise ValueError(
             "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
@@ -80,8 +80,8 @@ def check_rpn_parts(
             f"head.num_anchors: {head.objectness_logits.out_channels}, but the anchor generator "
             f"gives {sorted(counts)} per cell"
         )
-    check_grid(assigner, anchor_generator, strides)
-    check_coder(criterion, coder)
+    _check_grid(assigner, anchor_generator, strides)
+    _check_coder(criterion, coder)
     _check_no_branch(criterion)
 
 
@@ -98,7 +98,7 @@ def check_box_parts(
             + ("a softmax over the classes" if criterion.softmax else "a sigmoid of each class")
         )
     _check_no_branch(criterion)
-    check_coder(criterion, predictor.box2box_transform)
+    _check_coder(criterion, predictor.box2box_transform)
     if isinstance(assigner, Assigner) and assigner.needs_grid:
         raise ValueError(
             f"assigner: {type(assigner).__name__} is for anchors on a grid; take MaxIoU for "
@@ -145,7 +145,7 @@ def check_continuous_labels(criterion: CriterionBase, label: str) -> None:
             )
 
 
-def check_coder(criterion: CriterionBase, coder: Any) -> None:
+def _check_coder(criterion: CriterionBase, coder: Any) -> None:
     """Check that a loss on encoded boxes encodes them as the box coder does."""
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else ()
     for weights in criterion.coder_weights:
@@ -157,7 +157,7 @@ def check_coder(criterion: CriterionBase, coder: Any) -> None:
             )
 
 
-def check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
+def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
     """Check that an assigner is for the anchors of these strides."""
     if not isinstance(assigner, Assigner):
         return
