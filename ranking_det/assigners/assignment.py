@@ -116,9 +116,9 @@ class Assigner(nn.Module):
         matched, offset = [torch.zeros(0, dtype=torch.int64, device=valid.device)], 0
         for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
             rows = slice(i * num_anchors, (i + 1) * num_anchors)
-            part = predictions and Predictions(predictions.logits[rows], predictions.boxes[rows])
-            index = self.match(anchors, boxes, classes, valid[rows], part)
-            matched.append(torch.where(index >= 0, index + offset, index))
+            own = predictions and Predictions(predictions.logits[rows], predictions.boxes[rows])
+            found = self.match(anchors, boxes, classes, valid[rows], own)
+            matched.append(torch.where(found >= 0, found + offset, found))
             offset += len(boxes)
         return torch.cat(matched)
 

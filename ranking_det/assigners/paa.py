@@ -66,8 +66,8 @@ class PAA(CostMixture):
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Focal loss (n,) of logits (n, K), each row with its one positive class (n, 1)."""
         logits = _at_least_float32(logits)
-        target = logits.gather(1, targets)
-        hit = (-target).sigmoid().pow(self.GAMMA) * functional.softplus(-target) * self.ALPHA
+        own = logits.gather(1, targets)
+        hit = (-own).sigmoid().pow(self.GAMMA) * functional.softplus(-own) * self.ALPHA
         loss = logits.sigmoid().pow_(self.GAMMA).mul_(functional.softplus(logits))
         return loss.mul_(1 - self.ALPHA).scatter_(1, targets, hit).sum(dim=1)
 
