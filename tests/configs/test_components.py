@@ -36,6 +36,20 @@ def test_a_name_with_a_dot_is_imported():
 @pytest.mark.parametrize(
     ("node", "message"),
     [
+        ({"TOPKK": 9}, r"PAA has no argument 'topkk' \(did you mean 'topk'\?\)"),
+        ({"TOPK": "nine"}, "MODEL.X.topk must be int for PAA, got 'nine'"),
+        ({"BOX_WEIGHT": "x"}, "MODEL.X.box_weight must be float for PAA, got 'x'"),
+    ],
+)
+def test_arguments_that_are_handed_on_to_a_base_are_checked_too(node, message):
+    assert build({"NAME": "PAA", "TOPK": 5, "BOX_WEIGHT": 2}, assigners).topk == 5
+    with pytest.raises(ConfigError, match=message):
+        build({"NAME": "PAA"} | node, assigners)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
         (
             {"NAME": "RankSrt"},
             r"no 'RankSrt' in ranking_det.criteria \(did you mean 'RankSort'\?\)",
