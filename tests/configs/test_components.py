@@ -43,7 +43,7 @@ def test_a_name_with_a_dot_is_imported():
 )
 def test_arguments_that_are_handed_on_to_a_base_are_checked_too(node, message):
     assert build({"NAME": "PAA", "TOPK": 5, "BOX_WEIGHT": 2}, assigners).topk == 5
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         build({"NAME": "PAA"} | node, assigners)
 
 
