@@ -24,7 +24,7 @@ def detectron2_rcnn(model: Any) -> Any:
     Its samples are of the size of the given model's, or of everything if that has no samplers.
 
     Args:
-        model: of ``configs/common/rcnn.py``, with cross entropy.
+        model: of ``configs/common/models/rcnn.py``, with cross entropy.
     """
     own, heads = model.proposal_generator, model.roi_heads
     other = deepcopy(model)

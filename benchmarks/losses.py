@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.loss_problems import STAGES, Problem, compare, measure
 from benchmarks.machine import describe_machine
-from ranking_det.assigners import ATSS
+from ranking_det.assigners import ATSS, ImageInputs
 
 RESULTS = Path(__file__).parent / "results"
 RANKING = ["rank_sort", "ap", "alrp"]
@@ -141,7 +141,8 @@ def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], in
     valid = torch.ones(sum(map(len, anchors)), dtype=torch.bool)
     counts = []
     for own in boxes:
-        matched = ATSS().match(anchors, own, torch.zeros(len(own), dtype=torch.int64), valid, None)
+        classes = torch.zeros(len(own), dtype=torch.int64)
+        matched = ATSS().match(ImageInputs(anchors, own, classes, valid))
         counts.append(int((matched >= 0).sum()))
     size = images_per_batch
     batches = [sum(counts[start : start + size]) for start in range(0, len(counts), size)]

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking_det import assigners, criteria
-from ranking_det.assigners import Assigner, Assignment
+from ranking_det.assigners import Assigner, Assignment, ImageInputs
 from ranking_det.config import build_component
 from ranking_det.criteria import Candidates, CriterionBase, MaskTargets
 from ranking_det.labels import BACKGROUND
@@ -71,35 +71,25 @@ class CenterRegion(Assigner):
         super().__init__()
         self.size = size
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Any,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """Match the cells of one image; the base class goes through the batch.
 
         Args:
-            anchors: per level the squares of its cells, XYXY in pixels.
-            gt_boxes: (G, 4) XYXY in pixels, of the objects.
-            gt_classes: (G,).
-            valid: of each cell, False in the padding of the batch.
-            predictions: not looked at.
+            image: the squares of its cells and its objects.
 
         Returns:
             The object 0..G-1 of each cell, or BACKGROUND.
         """
+        gt_boxes = image.gt_boxes
         if not len(gt_boxes):
-            return torch.full_like(valid, BACKGROUND, dtype=torch.int64)
-        squares, boxes = torch.cat(list(anchors))[:, None], gt_boxes[None]
+            return torch.full_like(image.valid, BACKGROUND, dtype=torch.int64)
+        squares, boxes = torch.cat(list(image.anchors))[:, None], gt_boxes[None]
         sides = boxes[..., 2:] - boxes[..., :2]
         stride = (squares[..., 2:] - squares[..., :2]) / SIDE
         centers = (squares[..., 2:] + squares[..., :2]) / 2
         offsets = (centers - (boxes[..., 2:] + boxes[..., :2]) / 2).abs()
         inside = (offsets <= torch.maximum(self.size * sides, stride) / 2).all(dim=2)
-        area = torch.where(inside & valid[:, None], sides.prod(dim=2), torch.inf)
+        area = torch.where(inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
         smallest, index = area.min(dim=1)
         return torch.where(smallest < torch.inf, index, BACKGROUND)
 

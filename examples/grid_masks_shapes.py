@@ -6,12 +6,12 @@ from detectron2.modeling import FPN
 from examples.grid_masks import CenterRegion, GridMasks
 from ranking_det.criteria import Criterion, MaskDice, RankSort
 
-from ..configs.common.resnet_half import bottom_up
+from ..configs.common.models.backbones import IMAGENET_RGB, resnet_18_half
 from ..configs.common.shapes import NUM_CLASSES
 from ..configs.common.shapes_quick import lr_multiplier, optimizer, train
 from ..configs.common.shapes_quick_rcnn import dataloader_masks as dataloader
 
-bottom_up.out_features = ["res2", "res3", "res4", "res5"]
+bottom_up = resnet_18_half(first=2)
 
 model = L(GridMasks)(
     backbone=L(FPN)(
@@ -21,7 +21,6 @@ model = L(GridMasks)(
     # Rank & Sort Loss: the scores are sorted by the masks' Dice coefficients, which are learnt too.
     criterion=L(Criterion)(classification=L(RankSort)(), localization=L(MaskDice)()),
     num_classes=NUM_CLASSES,
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    **IMAGENET_RGB,
 )
 train.output_dir = "output/examples/grid_masks"

@@ -44,13 +44,16 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
-def check_entries(name: str, value: Tensor, count: int, of: str, *, integer: bool = False) -> None:
-    """Raise unless ``value`` has an int64, or else a float, for each of ``count`` rows and such."""
-    right = value.dtype == torch.int64 if integer else value.is_floating_point()
-    if value.shape != (count,) or not right:
+def check_entries(
+    name: str, value: Tensor, like: Tensor, of: str, *, integer: bool = False
+) -> None:
+    """Raise unless ``value`` has an int64, or else a float, for each entry of ``like``."""
+    tensor = isinstance(value, Tensor) and value.shape == like.shape[:1]
+    right = tensor and (value.dtype == torch.int64 if integer else value.is_floating_point())
+    if not right or value.device != like.device:
         raise ValueError(
-            f"{name}: expected {'int64' if integer else 'a float'} of shape ({count},), one entry "
-            f"per {of}, got {value.dtype} of shape {tuple(value.shape)}"
+            f"{name}: expected {'int64' if integer else 'a float'} of shape ({len(like)},) on "
+            f"{like.device}, one entry per {of}, got {describe(value)}"
         )
 
 
@@ -66,12 +69,7 @@ def check_per_positive(
     name: str, value: Tensor, positives: Tensor, low: float = 0.0, high: float = 1.0
 ) -> None:
     """Raise unless ``value`` holds a float in [low, high] for each positive."""
-    check_vector(name, value, like=positives)
-    if len(value) != len(positives):
-        raise ValueError(
-            f"{name}: expected one entry for each of the {len(positives)} positives, "
-            f"got {len(value)}"
-        )
+    check_entries(name, value, positives, "positive")
     if not looks_at_values(value) or len(value) == 0:
         return
     # NaN fails both comparisons and must be refused, hence the negation.
@@ -82,8 +80,10 @@ def check_per_positive(
         )
 
 
-def check_ranking(logits: Tensor, positives: Tensor, delta: float = 0.0) -> None:
-    """Raise unless these are logits, unique indices of positives and a half-width of the step."""
+def check_ranking(
+    logits: Tensor, positives: Tensor, delta: float = 0.0, *, quality: Tensor | None = None
+) -> None:
+    """Raise unless these are logits, unique indices of positives, a half-width and a quality."""
     check_vector("logits", logits)
     check_at_least("delta", delta, 0.0)
     if (
@@ -96,6 +96,8 @@ def check_ranking(logits: Tensor, positives: Tensor, delta: float = 0.0) -> None
             "positives: expected int64 indices of one dimension on "
             f"{logits.device}, got {describe(positives)}"
         )
+    if quality is not None:
+        check_per_positive("quality", quality, positives)
     if not looks_at_values(positives) or len(positives) == 0:
         return
     low, high = int(positives.min()), int(positives.max())
@@ -129,18 +131,6 @@ def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"labels: expected a class below {classes}, {BACKGROUND} (background) or {IGNORE} "
             f"(ignored), got {low} to {high}"
-        )
-
-
-def check_group_ids(groups: Tensor, *vectors: Tensor) -> None:
-    """Raise unless ``groups`` is int64, and as long as all the vectors."""
-    if not isinstance(groups, Tensor) or groups.dim() != 1 or groups.dtype != torch.int64:
-        raise ValueError(f"groups: expected int64 of one dimension, got {describe(groups)}")
-    lengths = {len(groups)} | {len(vector) for vector in vectors}
-    if len(lengths) > 1 or groups.device != vectors[0].device:
-        raise ValueError(
-            "groups: expected one entry on the same device for each score and IoU, got "
-            f"{describe(groups)} for " + " and ".join(describe(vector) for vector in vectors)
         )
 
 

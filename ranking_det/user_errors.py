@@ -25,3 +25,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f" (did you mean {lower[close[0]]!r}?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def show(value: object) -> str:
+    """The value as a message shows it, cut short if it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

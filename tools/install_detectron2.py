@@ -31,22 +31,12 @@ ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
 # What Detectron2 0.6 imports, less its pins of 2021 (black, future) and what only exports need.
-REQUIREMENTS = (
-    "Pillow>=7.1",
-    "matplotlib",
-    "pycocotools>=2.0.2",
-    "termcolor>=1.1",
-    "yacs>=0.1.8",
-    "tabulate",
-    "cloudpickle",
-    "tqdm>4.29.0",
-    "tensorboard",
-    "fvcore>=0.1.5,<0.1.6",
-    "iopath>=0.1.7,<0.1.10",
-    "omegaconf>=2.1,<2.4",
-    "hydra-core>=1.1",
-    "packaging",
-)
+REQUIREMENTS = """
+Pillow>=7.1 matplotlib pycocotools>=2.0.2 termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle
+tqdm>4.29.0 tensorboard fvcore>=0.1.5,<0.1.6 iopath>=0.1.7,<0.1.10 omegaconf>=2.1,<2.4
+hydra-core>=1.1 packaging
+""".split()
+MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
 
 
 class Fix(NamedTuple):
@@ -66,14 +56,9 @@ FIXES = (
     # numpy 1.24 removed these aliases of the builtins, Pillow 10 this name, setuptools 82 that one.
     Fix("detectron2/**/*.py", r"\bnp\.(bool|int|float|object|str)\b(?!_)", r"\1", 19),
     Fix("detectron2/data/transforms/transform.py", r"\bImage\.LINEAR\b", "Image.BILINEAR", 1),
+    Fix(MODEL_ZOO, r"import pkg_resources\n", "from importlib.resources import files\n", 1),
     Fix(
-        "detectron2/model_zoo/model_zoo.py",
-        r"import pkg_resources\n",
-        "from importlib.resources import files\n",
-        1,
-    ),
-    Fix(
-        "detectron2/model_zoo/model_zoo.py",
+        MODEL_ZOO,
         r'pkg_resources\.resource_filename\(\n\s*"detectron2\.model_zoo", (.*)\n\s*\)',
         r'str(files("detectron2.model_zoo") / \1)',
         1,
@@ -98,14 +83,14 @@ FIXES = (
 def apply_fixes(root: Path) -> None:
     """Mend the unpacked archive at ``root``; a fix that does not fit as often as it must raises."""
     for fix in FIXES:
-        found = 0
+        count = 0
         for path in sorted(root.glob(fix.glob)):
             text, n = re.subn(fix.pattern, fix.replacement, path.read_text(), flags=re.MULTILINE)
             if n:
                 path.write_text(text)
-            found += n
-        if found != fix.count:
-            raise RuntimeError(f"{fix.glob}: {fix.pattern!r} fits {found} times, not {fix.count}")
+            count += n
+        if count != fix.count:
+            raise RuntimeError(f"{fix.glob}: {fix.pattern!r} fits {count} times, not {fix.count}")
     # setup.py packs the model zoo from configs/ at the root; the archive has them in the package.
     shutil.move(root / "detectron2" / "model_zoo" / "configs", root / "configs")
 

@@ -4,8 +4,8 @@ As published, there is one mask head per stage, each on that stage's positives. 
 known to us.
 """
 
-from ..common.rcnn import with_masks
-from ..common.rcnn_r50 import cascade
+from ..common.models.rcnn import with_masks
+from ..common.models.rcnn_r50 import cascade
 from .mask_rs_r50_12ep import dataloader, lr_multiplier, optimizer, train
 
 model = with_masks(cascade, num_conv=4)

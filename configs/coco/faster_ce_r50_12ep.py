@@ -5,9 +5,9 @@ The box head has GIoU Loss, the RPN L1; the weight of 10 is the usual one, the p
 """
 
 from ..common.criteria import cross_entropy_giou
-from ..common.rcnn_r50 import faster_ce as model
+from ..common.models.rcnn_r50 import faster_ce as model
 from .faster_rs_r50_12ep import dataloader, lr_multiplier, optimizer, train
 
-model.roi_heads.criterion = cross_entropy_giou
+model.roi_heads.criterion = cross_entropy_giou()
 optimizer.lr = 0.02
 train.output_dir = "output/coco/faster_ce_r50_12ep"

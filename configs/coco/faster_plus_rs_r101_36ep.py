@@ -4,11 +4,10 @@ The paper's row, of AP 47.6, has deformable convolutions as well.
 """
 
 from ..common.coco import dataloader, length, optimizer, resize, schedule, train
-from ..common.rcnn import with_carafe
-from ..common.rcnn_r50 import faster
+from ..common.models.rcnn import with_carafe
+from ..common.models.rcnn_r50 import faster
 
-model = with_carafe(faster)
-model.backbone.bottom_up.stages.depth = 101
+model = with_carafe(faster, depth=101)
 dataloader.train.mapper.augmentations[0] = resize(480, 560, 640, 720, 800, 880, 960)
 optimizer.lr = 0.012
 lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890

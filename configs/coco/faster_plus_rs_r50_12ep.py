@@ -3,7 +3,7 @@
 It is 40.7 at this score threshold of .40 (table S10 of the supplement).
 """
 
-from ..common.rcnn import with_carafe
+from ..common.models.rcnn import with_carafe
 from .faster_rs_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
 model = with_carafe(model)

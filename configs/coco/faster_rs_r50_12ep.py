@@ -4,7 +4,7 @@ With random samples (table S8) 38.5, with all anchors 39.3: the samplers are ove
 """
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
-from ..common.rcnn_r50 import faster as model
+from ..common.models.rcnn_r50 import faster as model
 
 optimizer.lr = 0.012
 lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630

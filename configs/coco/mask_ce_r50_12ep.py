@@ -1,6 +1,6 @@
 """Mask R-CNN with cross entropy: the baseline of RS-Mask R-CNN."""
 
-from ..common.rcnn_r50 import mask_ce as model
+from ..common.models.rcnn_r50 import mask_ce as model
 from .mask_rs_r50_12ep import dataloader, lr_multiplier, optimizer, train
 
 optimizer.lr = 0.02

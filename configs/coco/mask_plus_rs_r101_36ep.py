@@ -4,7 +4,7 @@ In table S10 of the supplement: published mask AP 41.4, box AP 46.1.
 """
 
 from ..common.coco import resize
-from ..common.rcnn import with_carafe
+from ..common.models.rcnn import with_carafe
 from .mask_rs_r101_36ep import dataloader, lr_multiplier, model, optimizer, train
 
 model = with_carafe(model)

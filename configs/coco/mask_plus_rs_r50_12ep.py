@@ -1,6 +1,6 @@
 """RS-Mask R-CNN+ of Oksuz et al., ICCV 2021: CARAFE, published mask AP 37.3, box AP 41.1."""
 
-from ..common.rcnn import with_carafe
+from ..common.models.rcnn import with_carafe
 from .mask_rs_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
 model = with_carafe(model)

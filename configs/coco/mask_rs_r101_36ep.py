@@ -2,7 +2,7 @@
 
 from ..common.coco import dataloader_masks as dataloader
 from ..common.coco import length, optimizer, resize, schedule, train
-from ..common.rcnn_r50 import mask as model
+from ..common.models.rcnn_r50 import mask as model
 
 model.backbone.bottom_up.stages.depth = 101
 dataloader.train.mapper.augmentations[0] = resize(640, 672, 704, 736, 768, 800)

@@ -2,7 +2,7 @@
 
 from ..common.coco import dataloader_masks as dataloader
 from ..common.coco import length, optimizer, schedule, train
-from ..common.rcnn_r50 import mask as model
+from ..common.models.rcnn_r50 import mask as model
 
 optimizer.lr = 0.012
 lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630

@@ -5,10 +5,11 @@ from detectron2.config import LazyCall as L
 from ranking_det.assigners import ATSS
 
 from ..common.coco import schedule
-from .retinanet_maxiou_alrp_r50_100ep_512 import dataloader, model, optimizer, train
+from ..common.criteria import alrp
+from ..common.models.retinanet_r50 import squares_512 as model
+from .retinanet_maxiou_alrp_r50_100ep_512 import dataloader, optimizer, train
 
-model.head.num_anchors = 2
-model.anchor_generator.aspect_ratios = [1.0]
 model.assigner = L(ATSS)(topk=9)
+model.criterion = alrp()
 lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
 train.output_dir = "output/coco/retinanet_atss_alrp_r50_100ep_512"

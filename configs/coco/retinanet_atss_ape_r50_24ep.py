@@ -2,10 +2,10 @@
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import ape
-from ..common.retinanet_r50 import atss as model
+from ..common.models.retinanet_r50 import atss as model
 
 model.head.branch = False
-model.criterion = ape
+model.criterion = ape()
 model.inference.score_thresh = 0.15
 lr_multiplier = schedule(24, [18, 22])  # steps at 18 and 22 x 7,330 = 131,940 and 161,260
 train.update(length(24))  # x 7,330 = 175,920

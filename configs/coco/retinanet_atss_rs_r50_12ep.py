@@ -2,13 +2,13 @@
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rank_sort
-from ..common.retinanet_r50 import atss as model
-from ..common.retinanet_r50 import scales
+from ..common.models.retinanet_r50 import atss as model
+from ..common.models.retinanet_r50 import scales
 
 model.head.branch = False
 model.head.num_anchors = 3
 model.anchor_generator.sizes = scales(3)
-model.criterion = rank_sort
+model.criterion = rank_sort()
 optimizer.lr = 0.008
 lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
 train.update(length(12))  # x 7,330 = 87,960

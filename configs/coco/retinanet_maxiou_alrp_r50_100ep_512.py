@@ -3,11 +3,10 @@
 from ..common.coco import dataloader_512 as dataloader
 from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import alrp
-from ..common.retinanet_r50 import model_512 as model
+from ..common.models.retinanet_r50 import model_512 as model
 
 dataloader.train.total_batch_size = 32
-model.criterion = alrp
-model.criterion.balance.period = "${train.iterations_per_epoch}"
+model.criterion = alrp()
 optimizer.lr = 0.008
 lr_multiplier = schedule(100, [60, 80])  # at 60 and 80 x 3,665 = 219,900 and 293,200
 train.update(length(100, batch=32))  # x 3,665 = 366,500

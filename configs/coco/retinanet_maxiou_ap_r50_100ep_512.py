@@ -6,6 +6,6 @@ The AP is that of aLRP Loss's authors, whose batch size and learning rate these 
 from ..common.criteria import ap
 from .retinanet_maxiou_alrp_r50_100ep_512 import dataloader, lr_multiplier, model, optimizer, train
 
-model.criterion = ap
+model.criterion = ap()
 optimizer.lr = 0.002
 train.output_dir = "output/coco/retinanet_maxiou_ap_r50_100ep_512"

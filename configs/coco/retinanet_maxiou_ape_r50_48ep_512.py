@@ -3,12 +3,9 @@
 from ..common.coco import dataloader_512 as dataloader
 from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import ape
-from ..common.retinanet_r50 import model_512 as model
+from ..common.models.retinanet_r50 import squares_512 as model
 
-model.head.num_anchors = 2
-model.anchor_generator.aspect_ratios = [1.0]
-model.criterion = ape
-model.criterion.classification.max_negatives = 1_000_000
+model.criterion = ape(max_negatives=1_000_000)
 model.inference.score_thresh, model.inference.nms_thresh = 0.15, 0.6
 optimizer.lr = 0.004
 lr_multiplier = schedule(48, [32, 44])  # steps at 32 and 44 x 7,330 = 234,560 and 322,520

@@ -1,7 +1,7 @@
 """The baseline: RetinaNet, ResNet-50, 12 epochs; AP 35.4 in table 1 of RankDetNet (CVPR 2021)."""
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
-from ..common.retinanet_r50 import model
+from ..common.models.retinanet_r50 import model
 
 lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
 train.update(length(12))  # x 7,330 = 87,960

@@ -9,10 +9,10 @@ from ranking_det.criteria import CriterionSchedule
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rankdet, retinanet_focal
-from ..common.retinanet_r50 import model
+from ..common.models.retinanet_r50 import model
 
 model.criterion = L(CriterionSchedule)(
-    stages=[retinanet_focal, rankdet], shares=[0.5, 0.5], max_iter="${train.max_iter}"
+    stages=[retinanet_focal(), rankdet()], shares=[0.5, 0.5], max_iter="${train.max_iter}"
 )
 model.inference.nms, model.inference.nms_thresh = "linear", 0.6
 lr_multiplier = schedule(12, [8, 11], stages=2)  # at 8, 11, 20 and 23 x 7,330

@@ -5,11 +5,11 @@ from detectron2.config import LazyCall as L
 from ranking_det.assigners import PAA
 
 from ..common.criteria import paa_focal
-from ..common.retinanet_r50 import atss as model
+from ..common.models.retinanet_r50 import atss as model
 from .retinanet_maxiou_focal_r50_12ep import dataloader, lr_multiplier, optimizer, train
 
 model.assigner = L(PAA)(topk=9, min_iou=0.1)
-model.criterion = paa_focal
+model.criterion = paa_focal()
 model.backbone.top_block.relu = True  # as its authors have it
 model.inference.score_voting = True
 train.output_dir = "output/coco/retinanet_paa_focal_r50_12ep"

@@ -3,6 +3,6 @@
 from ..common.assigners import paa_rank_sort
 from .retinanet_atss_rs_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
-model.assigner = paa_rank_sort
+model.assigner = paa_rank_sort()
 model.inference.score_voting = True
 train.output_dir = "output/coco/retinanet_paa_rs_r50_12ep"

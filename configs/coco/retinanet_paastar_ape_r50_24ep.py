@@ -5,10 +5,11 @@ from detectron2.config import LazyCall as L
 from ranking_det.assigners import NormalizedPAA
 from ranking_det.criteria import IoUWeight
 
+from ..common.criteria import ape
 from .retinanet_atss_ape_r50_24ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.top_block.in_feature = "res5"
 model.backbone.top_block.in_channels = 2048
 model.assigner = L(NormalizedPAA)(topk=9, min_iou=0.1)
-model.criterion.instance_weight = L(IoUWeight)()
+model.criterion = ape(weight=L(IoUWeight)())
 train.output_dir = "output/coco/retinanet_paastar_ape_r50_24ep"

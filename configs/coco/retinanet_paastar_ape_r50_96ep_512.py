@@ -1,8 +1,18 @@
 """APE Loss, PAA*(512) for 96 epochs (Xu et al., CVPR 2022): ResNet-50, published AP 42.9."""
 
-from ..common.coco import length, schedule
-from .retinanet_paastar_ape_r50_48ep_512 import dataloader, model, optimizer, train
+from detectron2.config import LazyCall as L
 
+from ranking_det.assigners import NormalizedPAA
+from ranking_det.criteria import IoUWeight
+
+from ..common.coco import length, schedule
+from ..common.criteria import ape
+from .retinanet_maxiou_ape_r50_48ep_512 import dataloader, model, optimizer, train
+
+model.head.norm = "GN"
+model.head.num_scales = 5
+model.assigner = L(NormalizedPAA)(topk=9, min_iou=0.1)
+model.criterion = ape(max_negatives=1_000_000, weight=L(IoUWeight)())
 lr_multiplier = schedule(96, [64, 88])  # steps at 64 and 88 x 7,330 = 469,120 and 645,040
 train.update(length(96))  # x 7,330 = 703,680
 train.output_dir = "output/coco/retinanet_paastar_ape_r50_96ep_512"

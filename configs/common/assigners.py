@@ -1,16 +1,19 @@
 """Assigners whose settings are those of one paper and not the defaults."""
 
 from detectron2.config import LazyCall as L
+from omegaconf import DictConfig
 
 from ranking_det.assigners import PAA
 
-# Oksuz et al., ICCV 2021: RS-PAA; the defaults are those of Kim and Lee, ECCV 2020.
-paa_rank_sort = L(PAA)(
-    topk=9,
-    min_iou=0.1,
-    single_candidate="none",
-    box_weight=1.0,
-    low_quality="object",
-    empty_component="none",
-    reg_covar=1e-5,
-)
+
+def paa_rank_sort() -> DictConfig:
+    """Oksuz et al., ICCV 2021: RS-PAA; the defaults are those of Kim and Lee, ECCV 2020."""
+    return L(PAA)(
+        topk=9,
+        min_iou=0.1,
+        single_candidate="none",
+        box_weight=1.0,
+        low_quality="object",
+        empty_component="none",
+        reg_covar=1e-5,
+    )

@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from ranking_det.data.augmentation import Expand, MinIoURandomCrop, PhotometricDistortion
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.stream import build_train_loader
-from ranking_det.engine.schedule import warm_up
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.solver import warm_up
 
 from .train import train
 

@@ -10,60 +10,80 @@ from detectron2.data import (
 )
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ranking_det.data.shapes import categories_of
 from ranking_det.data.stream import build_train_loader
-from ranking_det.engine.schedule import warm_up
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.solver import warm_up
 
+from .models.backbones import resnet_18_half
 from .train import train
 
-dataloader = OmegaConf.create()
 
-dataloader.train = L(build_train_loader)(
-    dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
-    mapper=L(DatasetMapper)(
-        is_train=True,
-        augmentations=[
-            L(T.ResizeShortestEdge)(short_edge_length=160, max_size=160),
-            L(T.RandomFlip)(),
-        ],
-        image_format="RGB",
-    ),
-    total_batch_size=8,
-    num_workers=0,
-    seed="${train.seed}",
-)
+def loading(size: int) -> DictConfig:
+    """The loaders of images of so many pixels, and the evaluator."""
+    dataloader = OmegaConf.create()
+    dataloader.train = L(build_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
+        mapper=L(DatasetMapper)(
+            is_train=True,
+            augmentations=[
+                L(T.ResizeShortestEdge)(short_edge_length=size, max_size=size),
+                L(T.RandomFlip)(),
+            ],
+            image_format="RGB",
+        ),
+        total_batch_size=8,
+        num_workers=0,
+        seed="${train.seed}",
+    )
+    dataloader.test = L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="shapes_val", filter_empty=False),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=size, max_size=size)],
+            image_format="RGB",
+        ),
+        num_workers=0,
+    )
+    dataloader.evaluator = L(DetectionEvaluator)(
+        dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
+    )
+    return dataloader
 
-dataloader.test = L(build_detection_test_loader)(
-    dataset=L(get_detection_dataset_dicts)(names="shapes_val", filter_empty=False),
-    mapper=L(DatasetMapper)(
-        is_train=False,
-        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=160, max_size=160)],
-        image_format="RGB",
-    ),
-    num_workers=0,
-)
 
-dataloader.evaluator = L(DetectionEvaluator)(
-    dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}"
-)
+def schedule(iterations: int, scheduler: DictConfig | None = None) -> DictConfig:
+    """A warm-up of so many iterations, and half a cosine or another scheduler."""
+    if scheduler is None:
+        scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
+    return L(warm_up)(
+        scheduler=scheduler, factor=0.01, iterations=iterations, max_iter="${train.max_iter}"
+    )
+
+
+def length(epochs: float) -> dict[str, float]:
+    """The entries of ``train`` for so many epochs of 1,000 images, evaluated at the end."""
+    max_iter = round(epochs * 125)
+    return {"epochs": epochs, "max_iter": max_iter, "eval_period": max_iter}
+
+
+def small(model: DictConfig) -> DictConfig:
+    """A dense detector of the shapes with half a ResNet-18 and group normalisation."""
+    model.backbone.bottom_up = resnet_18_half(first=3)
+    model.backbone.top_block.in_channels = model.backbone.bottom_up.stages[-1].out_channels
+    model.head.norm = "GN"
+    model.num_classes = NUM_CLASSES
+    return model
+
+
+NUM_CLASSES = len(categories_of("shapes"))
 
 optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),
     lr=2e-3,
     weight_decay=1e-4,
 )
-
-lr_multiplier = L(warm_up)(
-    scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
-    factor=0.01,
-    iterations=75,
-    max_iter="${train.max_iter}",
-)
-
-NUM_CLASSES = len(categories_of("shapes"))
 
 train.reference_batch = 8
 train.iterations_per_epoch = 125  # 1,000 images

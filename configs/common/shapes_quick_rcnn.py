@@ -10,37 +10,31 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from ranking_det.data.mapper import BoxMapper
 
-from .rcnn_r18 import cascade, faster, faster_ce, faster_plus, mask, mask_ce
-from .resnet_half import bottom_up
-from .shapes import NUM_CLASSES
-from .shapes_quick import dataloader, lr_multiplier, optimizer, train
+from .models.backbones import resnet_18_half
+from .models.rcnn_r18 import cascade, faster, faster_ce, faster_plus, mask, mask_ce
+from .shapes import NUM_CLASSES, length, loading, optimizer, schedule, train
 
+dataloader = loading(size=128)
 dataloader_masks = deepcopy(dataloader)
 dataloader_masks.train.mapper = L(BoxMapper)(
     augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
 )
 
-train = deepcopy(train)
-train.update({"epochs": 2.6, "max_iter": 325, "eval_period": 325})
 train.checkpointer.period = 165
+train.update(length(2.6))
 train_masks = deepcopy(train)
-train_masks.update({"epochs": 2.2, "max_iter": 275, "eval_period": 275})
+train_masks.update(length(2.2))
 
 # Box heads have no normalisation: started faster, most of their units die. They have only begun
 # to learn by the middle, from where a cosine would slow them down.
-lr_multiplier = deepcopy(lr_multiplier)
-lr_multiplier.iterations = 75
-lr_multiplier.scheduler = L(MultiStepParamScheduler)(
-    values=[1.0, 0.2], milestones=[4], num_updates=5
-)
+_steps = L(MultiStepParamScheduler)(values=[1.0, 0.2], milestones=[4], num_updates=5)
+lr_multiplier = schedule(iterations=75, scheduler=_steps)
 
 LEVELS, STRIDES = ["p2", "p3", "p4", "p5"], [4, 8, 16, 32]
-bottom_up = deepcopy(bottom_up)
-bottom_up.out_features = ["res2", "res3", "res4", "res5"]
 
 for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
-    model.backbone.bottom_up = bottom_up
-    model.backbone.in_features = bottom_up.out_features
+    model.backbone.bottom_up = resnet_18_half(first=2)
+    model.backbone.in_features = model.backbone.bottom_up.out_features
     model.backbone.norm = "GN"
     # For time: no proposals of stride 4, coarser pooling, fewer proposals, masks and detections.
     rpn, heads = model.proposal_generator, model.roi_heads

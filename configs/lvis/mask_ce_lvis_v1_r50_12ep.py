@@ -3,12 +3,13 @@
 The baseline in table S11 of Oksuz et al., ICCV 2021, at the score threshold that is best for it.
 """
 
-from ..common.lvis import NUM_CLASSES
-from ..common.rcnn_r50 import mask_ce as model
-from .mask_rs_lvis_v1_r50_12ep import dataloader, lr_multiplier, optimizer, train
+from ..common.lvis import IMAGES, NUM_CLASSES, dataloader, length, optimizer, schedule, train
+from ..common.models.rcnn_r50 import mask_ce as model
 
 model.roi_heads.num_classes = NUM_CLASSES
 model.roi_heads.box_predictor.test_score_thresh = 0.001
 model.roi_heads.box_predictor.test_topk_per_image = 300
 optimizer.lr = 0.02
+lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,674 = 61,392 and 84,414
+train.update(length(12, images=IMAGES))  # x 7,674 = 92,088
 train.output_dir = "output/lvis/mask_ce_lvis_v1_r50_12ep"

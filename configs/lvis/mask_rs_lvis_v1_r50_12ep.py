@@ -1,7 +1,7 @@
 """RS-Mask R-CNN of Oksuz et al., ICCV 2021, on LVIS v1: published mask AP 25.2, box AP 25.9."""
 
 from ..common.lvis import IMAGES, NUM_CLASSES, dataloader, length, optimizer, schedule, train
-from ..common.rcnn_r50 import mask as model
+from ..common.models.rcnn_r50 import mask as model
 
 model.roi_heads.num_classes = NUM_CLASSES
 model.roi_heads.box_predictor.test_score_thresh = 0.6

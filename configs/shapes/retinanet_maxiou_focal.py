@@ -8,6 +8,5 @@ from ..common.criteria import focal_smooth_l1
 from .retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer, train
 
 model.assigner = L(MaxIoU)(positive_iou=0.5, negative_iou=0.4, low_quality="anchor")
-model.criterion = focal_smooth_l1
-model.criterion.localization.weights = model.box2box_transform.weights
+model.criterion = focal_smooth_l1(weights=model.box2box_transform.weights)
 train.output_dir = "output/shapes/retinanet_maxiou_focal"

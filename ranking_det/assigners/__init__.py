@@ -10,7 +10,7 @@ Contract: ``assigner(anchors, gt_boxes, gt_classes, valid, predictions=None) -> 
 - :class:`NormalizedPAA`: by such a mixture on their normalised scores (PAA* of APE Loss).
 """
 
-from ranking_det.assigners.assignment import Assigner, Assignment, Predictions
+from ranking_det.assigners.assignment import Assigner, Assignment, ImageInputs, Predictions
 from ranking_det.assigners.atss import ATSS
 from ranking_det.assigners.fcos import FCOS
 from ranking_det.assigners.max_iou import MaxIoU
@@ -25,6 +25,7 @@ __all__ = [
     "PAA",
     "Assigner",
     "Assignment",
+    "ImageInputs",
     "MaxIoU",
     "NormalizedPAA",
     "Predictions",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ranking_det.checks import describe
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
@@ -21,6 +22,24 @@ class Predictions(NamedTuple):
 
     logits: Tensor
     boxes: Tensor
+
+
+class ImageInputs(NamedTuple):
+    """The candidates and the objects of one image.
+
+    Attributes:
+        anchors: per level (R_l, 4) XYXY boxes in pixels; R is the sum of R_l.
+        gt_boxes: (G, 4) XYXY boxes in pixels; G may be 0.
+        gt_classes: (G,) int64.
+        valid: (R,) bool; a candidate that is not valid must not be matched.
+        predictions: of the R candidates, for assigners with ``needs_predictions``.
+    """
+
+    anchors: Sequence[Tensor]
+    gt_boxes: Tensor
+    gt_classes: Tensor
+    valid: Tensor
+    predictions: Predictions | None = None
 
 
 class Assignment(NamedTuple):
@@ -81,8 +100,15 @@ class Assigner(nn.Module):
         Raises:
             ValueError: the shapes do not fit each other, or predictions are missing.
         """
-        num_anchors = sum(len(level) for level in anchors)
-        self._check(num_anchors, gt_boxes, gt_classes, valid, predictions)
+        _check_objects(gt_boxes, gt_classes)
+        num_rows = len(gt_boxes) * sum(len(level) for level in anchors)
+        if valid.shape != (num_rows,) or valid.dtype != torch.bool:
+            raise ValueError(
+                f"valid: expected bool of shape ({num_rows},), one per image and anchor, got "
+                f"{describe(valid)}"
+            )
+        if self.needs_predictions:
+            _check_predictions(type(self).__name__, predictions, num_rows)
         matched = self.match_all(anchors, gt_boxes, gt_classes, valid, predictions)
         positive = matched >= 0
         # Clamped, not masked: indexing with a mask would synchronise host and device. One class
@@ -116,73 +142,51 @@ class Assigner(nn.Module):
         matched, offset = [torch.zeros(0, dtype=torch.int64, device=valid.device)], 0
         for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
             rows = slice(i * num_anchors, (i + 1) * num_anchors)
-            own = predictions and Predictions(predictions.logits[rows], predictions.boxes[rows])
-            found = self.match(anchors, boxes, classes, valid[rows], own)
-            matched.append(torch.where(found >= 0, found + offset, found))
+            predicted = predictions and Predictions(*(values[rows] for values in predictions))
+            index = self.match(ImageInputs(anchors, boxes, classes, valid[rows], predicted))
+            matched.append(torch.where(index >= 0, index + offset, index))
             offset += len(boxes)
         return torch.cat(matched)
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """Match the candidates of one image.
 
         Args:
-            anchors: per level (R_l, 4).
-            gt_boxes: (G, 4); G may be 0.
-            gt_classes: (G,) int64.
-            valid: (sum of R_l,) bool; a candidate that is not valid must not be matched.
-            predictions: of this image's candidates.
+            image: its candidates and objects.
 
         Returns:
-            (sum of R_l,) int64: the index 0..G-1 of the object, or BACKGROUND or IGNORE.
+            (R,) int64: the index 0..G-1 of the object, or BACKGROUND or IGNORE.
         """
         raise NotImplementedError
 
-    def _check(
-        self,
-        num_anchors: int,
-        gt_boxes: Sequence[Tensor],
-        gt_classes: Sequence[Tensor],
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> None:
-        if len(gt_boxes) != len(gt_classes):
+
+def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> None:
+    if len(gt_boxes) != len(gt_classes):
+        raise ValueError(
+            "gt_boxes and gt_classes: expected entries of the same images, got "
+            f"{len(gt_boxes)} and {len(gt_classes)}"
+        )
+    for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
+        if classes.dim() != 1 or classes.dtype != torch.int64:
             raise ValueError(
-                f"gt_boxes and gt_classes must be of the same images, got {len(gt_boxes)} and "
-                f"{len(gt_classes)}"
+                f"gt_classes[{i}]: expected int64 of one dimension, got {describe(classes)}"
             )
-        for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
-            if classes.dim() != 1 or classes.dtype != torch.int64:
-                raise ValueError(
-                    f"gt_classes[{i}] must be int64 of one dimension, got {classes.dtype} of shape "
-                    f"{tuple(classes.shape)}"
-                )
-            if boxes.shape != (len(classes), 4):
-                raise ValueError(
-                    f"gt_boxes[{i}] must have shape ({len(classes)}, 4) as gt_classes[{i}] has "
-                    f"{len(classes)} entries, got {tuple(boxes.shape)}"
-                )
-        expected = len(gt_boxes) * num_anchors
-        if valid.shape != (expected,) or valid.dtype != torch.bool:
+        if boxes.shape != (len(classes), 4):
             raise ValueError(
-                f"valid must be bool of shape ({expected},), one per image and anchor, got "
-                f"{valid.dtype} of shape {tuple(valid.shape)}"
+                f"gt_boxes[{i}]: expected shape ({len(classes)}, 4) as gt_classes[{i}] has "
+                f"{len(classes)} entries, got {tuple(boxes.shape)}"
             )
-        if self.needs_predictions and predictions is None:
-            raise ValueError(f"{type(self).__name__} needs predictions, got None")
-        if self.needs_predictions and predictions is not None:
-            logits, decoded = predictions
-            if logits.dim() != 2 or len(logits) != expected or decoded.shape != (expected, 4):
-                raise ValueError(
-                    f"predictions must have logits of shape ({expected}, K) and boxes of shape "
-                    f"({expected}, 4), got {tuple(logits.shape)} and {tuple(decoded.shape)}"
-                )
+
+
+def _check_predictions(assigner: str, predictions: Predictions | None, num_rows: int) -> None:
+    if predictions is None:
+        raise ValueError(f"{assigner} needs predictions, got None")
+    logits, decoded = predictions
+    if logits.dim() != 2 or len(logits) != num_rows or decoded.shape != (num_rows, 4):
+        raise ValueError(
+            f"predictions: expected logits of shape ({num_rows}, K) and boxes of shape "
+            f"({num_rows}, 4), got {tuple(logits.shape)} and {tuple(decoded.shape)}"
+        )
 
 
 def unmatched(valid: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, Predictions, unmatched
+from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
 from ranking_det.assigners.blocks import blocks
 from ranking_det.boxes import box_iou
+from ranking_det.checks import check_integer
 
 
 class ATSS(Assigner):
@@ -31,19 +32,12 @@ class ATSS(Assigner):
 
     def __init__(self, topk: int = 9) -> None:
         super().__init__()
-        if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
-            raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
+        check_integer("topk", topk, 1)
         self.topk = topk
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""
+        anchors, gt_boxes, valid = image.anchors, image.gt_boxes, image.valid
         matched = unmatched(valid)
         if not len(gt_boxes) or not len(valid):
             return matched
@@ -52,9 +46,8 @@ class ATSS(Assigner):
         iou = box_iou(boxes, gt_boxes[:, None])
         threshold = _mean_plus_std(iou, exists)
         centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-        margin = torch.cat(
-            [centers - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - centers], dim=-1
-        ).amin(dim=-1)
+        low, high = gt_boxes[:, None, :2], gt_boxes[:, None, 2:]
+        margin = torch.cat([centers - low, high - centers], dim=-1).amin(dim=-1)
         positive = exists & (iou >= threshold) & (margin > self.INSIDE)
         return _resolve(index, iou.masked_fill(~positive, -1.0), positive, matched)
 

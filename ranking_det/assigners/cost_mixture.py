@@ -7,18 +7,34 @@ anchors and objects, nothing here runs per image or per object.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, Predictions
+from ranking_det.assigners.assignment import Assigner, ImageInputs, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import LowQuality, MaxIoU
-from ranking_det.checks import check_at_least, check_choice
+from ranking_det.checks import check_at_least, check_choice, check_integer
 from ranking_det.labels import BACKGROUND
 
 Fallback = Literal["positive", "none"]
+
+
+class Competitors(NamedTuple):
+    """The anchors that compete for an object, and the objects.
+
+    Attributes:
+        rows: (n,) int64, the place of each anchor among the R candidates.
+        objects: (n,) int64, the object 0..G-1 that it competes for.
+        boxes: (G, 4) XYXY boxes of all objects in pixels.
+        classes: (G,) int64.
+    """
+
+    rows: Tensor
+    objects: Tensor
+    boxes: Tensor
+    classes: Tensor
 
 
 class CostMixture(Assigner):
@@ -60,10 +76,9 @@ class CostMixture(Assigner):
         reg_covar: float = 1e-6,
     ) -> None:
         super().__init__()
-        if not isinstance(topk, int) or isinstance(topk, bool) or topk < 1:
-            raise ValueError(f"topk must be an integer >= 1, got {topk!r}")
+        check_integer("topk", topk, 1)
         if not 0 <= min_iou <= 1:
-            raise ValueError(f"min_iou must be in [0, 1], got {min_iou!r}")
+            raise ValueError(f"min_iou: expected a number in [0, 1], got {min_iou!r}")
         check_choice("single_candidate", single_candidate, ("positive", "none"))
         check_choice("low_quality", low_quality, ("object", "anchor"))
         check_choice("empty_component", empty_component, ("positive", "none"))
@@ -74,37 +89,21 @@ class CostMixture(Assigner):
         self.reg_covar = reg_covar
         self.competitors = MaxIoU(min_iou, min_iou, low_quality)
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """What it costs to give anchors to objects.
 
         Args:
             predictions: of all R candidates.
-            rows: (n,) int64, the competing ones.
-            objects: (n,) int64, the object 0..G-1 that each competes for.
-            boxes: (G, 4).
-            classes: (G,) int64.
+            competitors: those of them that compete for an object.
 
         Returns:
             (n,) float; not finite to keep an anchor out.
         """
         raise NotImplementedError
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""
+        anchors, gt_boxes, gt_classes, valid, predictions = image
         return self.match_all(anchors, [gt_boxes], [gt_classes], valid, predictions)
 
     def match_all(
@@ -122,7 +121,8 @@ class CostMixture(Assigner):
         if predictions is None or not len(rows):
             return matched
         objects, boxes = matched[rows], torch.cat(list(gt_boxes))
-        costs = self.costs(predictions, rows, objects, boxes, torch.cat(list(gt_classes)))
+        competitors = Competitors(rows, objects, boxes, torch.cat(list(gt_classes)))
+        costs = self.costs(predictions, competitors)
         levels = [torch.full_like(a[:, 0], i, dtype=torch.int64) for i, a in enumerate(anchors)]
         cells = torch.cat(levels)
         groups = objects * len(levels) + cells[rows % len(cells)]

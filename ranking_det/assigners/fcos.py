@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, Predictions, unmatched
+from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
 from ranking_det.assigners.blocks import blocks
+from ranking_det.checks import check_at_least
 
 
 class FCOS(Assigner):
@@ -33,16 +34,15 @@ class FCOS(Assigner):
     STRIDES_PER_SIDE = 8
 
     def __init__(
-        self,
-        center_radius: float = 1.5,
-        size_ranges: Sequence[float] = (64, 128, 256, 512),
+        self, center_radius: float = 1.5, size_ranges: Sequence[float] = (64, 128, 256, 512)
     ) -> None:
         super().__init__()
-        if not 0 <= center_radius < float("inf"):
-            raise ValueError(f"center_radius must be a finite number >= 0, got {center_radius!r}")
+        check_at_least("center_radius", center_radius, 0)
         limits = [0.0, *size_ranges]
         if not all(low < high for low, high in zip(limits, limits[1:], strict=False)):
-            raise ValueError(f"size_ranges must be above 0 and ascending, got {size_ranges!r}")
+            raise ValueError(
+                f"size_ranges: expected ascending numbers above 0, got {size_ranges!r}"
+            )
         self.center_radius = center_radius
         self.size_ranges = tuple(size_ranges)
 
@@ -51,24 +51,16 @@ class FCOS(Assigner):
         """One more than there are ranges."""
         return len(self.size_ranges) + 1
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`.
 
         Raises:
             ValueError: another number of levels than of ranges, or anchors that are not square
                 (looked at on the CPU only, since a GPU would have to wait).
         """
+        anchors, gt_boxes, valid = image.anchors, image.gt_boxes, image.valid
         self._check_anchors(anchors)
         matched = unmatched(valid)
-        if not len(gt_boxes) or not len(valid):
-            return matched
         boxes = torch.cat(list(anchors))
         points = (boxes[:, :2] + boxes[:, 2:]) / 2
         radius = (boxes[:, 2] - boxes[:, 0]) * (self.center_radius / self.STRIDES_PER_SIDE)
@@ -105,9 +97,9 @@ class FCOS(Assigner):
         return inside, largest
 
     def _check_anchors(self, anchors: Sequence[Tensor]) -> None:
-        if len(anchors) != len(self.size_ranges) + 1:
+        if len(anchors) != self.num_levels:
             raise ValueError(
-                f"anchors must have {len(self.size_ranges) + 1} levels, one more than size_ranges "
+                f"anchors: expected {self.num_levels} levels, one more than size_ranges "
                 f"{self.size_ranges}, got {len(anchors)}"
             )
         for i, boxes in enumerate(anchors):
@@ -115,6 +107,6 @@ class FCOS(Assigner):
             if boxes.device.type == "cpu" and bool(((width - height).abs() > 1e-3 * width).any()):
                 odd = int((width - height).abs().argmax())
                 raise ValueError(
-                    f"anchors[{i}] must be square, one of 8 strides per cell, got one of "
+                    f"anchors[{i}]: expected square ones of 8 strides, one per cell, got one of "
                     f"{float(width[odd]):g} x {float(height[odd]):g}"
                 )

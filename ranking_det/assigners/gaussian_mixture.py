@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking_det.checks import check_integer, describe
+
 CHECK_EVERY = 8
 """Iterations between two looks at whether all rows have converged: each makes a GPU wait."""
 
@@ -148,14 +150,8 @@ def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
 
 def _check(values: Tensor, exists: Tensor, max_iter: int) -> None:
     if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(
-            f"values must be float of shape (G, C), got {values.dtype} of shape "
-            f"{tuple(values.shape)}"
-        )
+        raise ValueError(f"values: expected a float tensor (G, C), got {describe(values)}")
     if exists.shape != values.shape or exists.dtype != torch.bool:
-        raise ValueError(
-            f"exists must be bool of shape {tuple(values.shape)} as values has, got "
-            f"{exists.dtype} of shape {tuple(exists.shape)}"
-        )
-    if not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be an integer >= 1, got {max_iter!r}")
+        expected = f"bool of shape {tuple(values.shape)} as values has"
+        raise ValueError(f"exists: expected {expected}, got {describe(exists)}")
+    check_integer("max_iter", max_iter, 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, Predictions, unmatched
+from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
 from ranking_det.assigners.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.labels import IGNORE
@@ -68,19 +67,13 @@ class MaxIoU(Assigner):
         self.low_quality = low_quality
         self.low_quality_iou = low_quality_iou
 
-    def match(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Tensor,
-        gt_classes: Tensor,
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""
+        gt_boxes, valid = image.gt_boxes, image.valid
         matched = unmatched(valid)
         if not len(gt_boxes) or not len(valid):
             return matched
-        boxes = torch.cat(list(anchors))
+        boxes = torch.cat(list(image.anchors))
         best = torch.full_like(boxes[:, 0], -1.0)
         index = torch.zeros_like(matched)
         claimant = torch.full_like(matched, -1)

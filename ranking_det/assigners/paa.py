@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ranking_det.assigners.assignment import Predictions
 from ranking_det.assigners.blocks import blocks
-from ranking_det.assigners.cost_mixture import CostMixture, Fallback
+from ranking_det.assigners.cost_mixture import Competitors, CostMixture, Fallback
 from ranking_det.assigners.max_iou import LowQuality
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_choice
@@ -44,30 +44,21 @@ class PAA(CostMixture):
             raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
         self.box_weight = box_weight
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """See :meth:`CostMixture.costs`."""
+        rows, objects, boxes, classes = competitors
         targets = classes[objects][:, None]
-        focal = torch.cat(
-            [
-                self._focal(predictions.logits[rows[part]], targets[part])
-                for part in blocks(len(rows), predictions.logits.shape[1])
-            ]
-        )
+        logits = predictions.logits
+        parts = blocks(len(rows), logits.shape[1])
+        focal = torch.cat([self._focal(logits[rows[part]], targets[part]) for part in parts])
         overlap = box_giou(predictions.boxes[rows], boxes[objects])
         return focal + self.box_weight * (1 - overlap)
 
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Focal loss (n,) of logits (n, K), each row with its one positive class (n, 1)."""
         logits = _at_least_float32(logits)
-        own = logits.gather(1, targets)
-        hit = (-own).sigmoid().pow(self.GAMMA) * functional.softplus(-own) * self.ALPHA
+        against = -logits.gather(1, targets)
+        hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA
         loss = logits.sigmoid().pow_(self.GAMMA).mul_(functional.softplus(logits))
         return loss.mul_(1 - self.ALPHA).scatter_(1, targets, hit).sum(dim=1)
 
@@ -109,15 +100,9 @@ class NormalizedPAA(CostMixture):
         self.scores = scores
         self.normalize = normalize
 
-    def costs(
-        self,
-        predictions: Predictions,
-        rows: Tensor,
-        objects: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-    ) -> Tensor:
+    def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
         """See :meth:`CostMixture.costs`."""
+        rows, objects, boxes, classes = competitors
         scores = []
         if self.scores != "localization":
             scores.append(_at_least_float32(predictions.logits[rows, classes[objects]]).sigmoid())

@@ -26,7 +26,6 @@ from ranking_det.criteria.balance import (
     MagnitudeBalance,
     ValueBalance,
 )
-from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import BoxTargets, Candidates, CriterionOutput, MaskTargets
 from ranking_det.criteria.classification import (
     APE,
@@ -35,20 +34,22 @@ from ranking_det.criteria.classification import (
     CrossEntropy,
     Focal,
     QualityFocal,
+    RankDet,
     RankSort,
     Varifocal,
 )
 from ranking_det.criteria.criterion import ALRPCriterion, Criterion, CriterionBase
 from ranking_det.criteria.localization import (
+    BranchLoss,
     GIoU,
     IoU,
     Localization,
     MaskCrossEntropy,
     MaskDice,
+    MaskLocalization,
     SmoothL1,
 )
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
-from ranking_det.criteria.rankdet import RankDet
 from ranking_det.criteria.stages import CriterionSchedule
 from ranking_det.criteria.weights import (
     CenternessWeight,
@@ -83,6 +84,7 @@ __all__ = [
     "MagnitudeBalance",
     "MaskCrossEntropy",
     "MaskDice",
+    "MaskLocalization",
     "MaskTargets",
     "Normalizer",
     "PositiveCount",

@@ -18,7 +18,6 @@ from ranking_det.checks import (
     check_entries,
     check_labels,
     check_masks,
-    describe,
     looks_at_values,
 )
 from ranking_det.labels import IGNORE
@@ -50,11 +49,9 @@ class BoxTargets:
         """
         return box_iou(self.boxes, self.gt_boxes).nan_to_num(0).clamp(0, 1)
 
-    def part(self, rows: slice) -> BoxTargets:
+    def __getitem__(self, rows: slice) -> BoxTargets:
         """Those of some positives."""
-        return BoxTargets(
-            self.outputs[rows], self.boxes[rows], self.anchors[rows], self.gt_boxes[rows]
-        )
+        return BoxTargets(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -115,12 +112,50 @@ class Candidates:
     group: dist.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
-        _check_rows(self)
-        _check_positives(self)
-        if self.boxes is not None:
-            _check_boxes(self.boxes, len(self.positives))
+        rows, count = self.labels, len(self.positives)
+        check_labels("candidates.logits", self.logits, self.labels)
+        check_entries("candidates.image", self.image, rows, "row", integer=True)
+        check_entries("candidates.level", self.level, rows, "row", integer=True)
+        check_entries("candidates.positives", self.positives, self.positives, "row", integer=True)
+        if self.branch_logits is not None:
+            check_entries("candidates.branch_logits", self.branch_logits, rows, "row")
+        if self.continuous_labels is not None:
+            name = "candidates.continuous_labels"
+            check_entries(name, self.continuous_labels, self.positives, "positive")
+        for name, value in {} if self.boxes is None else vars(self.boxes).items():
+            if value.shape != (count, 4):
+                raise ValueError(
+                    f"candidates.boxes.{name}: expected one row of 4 for each of the {count} "
+                    f"positive labels, got shape {tuple(value.shape)}"
+                )
         if self.masks is not None:
-            _check_masks(self.masks, len(self.positives))
+            index, logits = self.masks.index, self.masks.logits
+            check_masks(logits, self.masks.masks)
+            check_entries("candidates.masks.index", index, logits, "mask", integer=True)
+        if looks_at_values(self.labels):
+            self._check_values()
+
+    def _check_values(self) -> None:
+        image, positives, count = self.image, self.positives, int((self.labels >= 0).sum())
+        if len(image) and not bool(
+            (image.diff() >= 0).all() and 0 <= image[0] and image[-1] < self.num_images
+        ):
+            raise ValueError(
+                f"candidates.image: expected ascending images 0..{self.num_images - 1}, as rows "
+                "are image-major"
+            )
+        ascending = bool((positives.diff() > 0).all())
+        if count != len(positives) or not ascending or (self.labels[positives] < 0).any():
+            raise ValueError(
+                f"candidates.positives: expected the {count} rows whose label is a class, "
+                f"ascending, got {len(positives)} rows"
+            )
+        index = positives[:0] if self.masks is None else self.masks.index
+        if len(index) and (index.min() < 0 or index.max() >= count):
+            raise ValueError(
+                f"candidates.masks.index: expected positives 0..{count - 1}, got "
+                f"{int(index.min())} to {int(index.max())}"
+            )
 
     @property
     def box_targets(self) -> BoxTargets:
@@ -154,11 +189,10 @@ class Candidates:
     @cached_property
     def quality(self) -> Tensor:
         """The continuous labels (P,), detached, in [0, 1]; the overlap if none are given."""
-        labels = self.continuous_labels
-        if labels is None:
+        if self.continuous_labels is None:
             return self.overlap
-        single = torch.float32 if self.boxes is None else self.overlap.dtype
-        return labels.detach().to(single)
+        dtype = torch.float32 if self.boxes is None else self.overlap.dtype
+        return self.continuous_labels.detach().to(dtype)
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """The (R, K) logits as the M = R K entries that a ranking loss ranks.
@@ -199,7 +233,7 @@ class Candidates:
                     level=self.level[rows],
                     num_images=1,
                     branch_logits=None if self.branch_logits is None else self.branch_logits[rows],
-                    boxes=None if self.boxes is None else self.boxes.part(chosen),
+                    boxes=None if self.boxes is None else self.boxes[chosen],
                     continuous_labels=self.quality[chosen],
                 )
             )
@@ -222,59 +256,3 @@ class CriterionOutput:
     weights: Tensor
     task_loss: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
-
-
-def _check_rows(candidates: Candidates) -> None:
-    labels, image, branch = candidates.labels, candidates.image, candidates.branch_logits
-    check_labels("candidates.logits", candidates.logits, labels)
-    check_entries("candidates.image", image, len(labels), "row", integer=True)
-    check_entries("candidates.level", candidates.level, len(labels), "row", integer=True)
-    if branch is not None:
-        check_entries("candidates.branch_logits", branch, len(labels), "row")
-    if not looks_at_values(image) or not len(image):
-        return
-    if (image.diff() < 0).any() or image[0] < 0 or image[-1] >= candidates.num_images:
-        raise ValueError(
-            f"candidates.image: expected ascending images 0..{candidates.num_images - 1}, as rows "
-            "are image-major"
-        )
-
-
-def _check_positives(candidates: Candidates) -> None:
-    labels, positives = candidates.labels, candidates.positives
-    if positives.dim() != 1 or positives.dtype != torch.int64:
-        raise ValueError(
-            f"candidates.positives: expected int64 of one dimension, got {describe(positives)}"
-        )
-    if candidates.continuous_labels is not None:
-        name, count = "candidates.continuous_labels", len(positives)
-        check_entries(name, candidates.continuous_labels, count, "positive")
-    if not looks_at_values(labels):
-        return
-    count = int((labels >= 0).sum())
-    ascending = not (positives.diff() <= 0).any()
-    if count != len(positives) or not ascending or (labels[positives] < 0).any():
-        raise ValueError(
-            f"candidates.positives: expected the {count} rows whose label is a class, ascending, "
-            f"got {len(positives)} rows"
-        )
-
-
-def _check_boxes(boxes: BoxTargets, count: int) -> None:
-    for name, value in vars(boxes).items():
-        if value.shape != (count, 4):
-            raise ValueError(
-                f"candidates.boxes.{name}: expected one row of 4 for each of the {count} positive "
-                f"labels, got shape {tuple(value.shape)}"
-            )
-
-
-def _check_masks(masks: MaskTargets, count: int) -> None:
-    index = masks.index
-    check_masks(masks.logits, masks.masks)
-    check_entries("candidates.masks.index", index, len(masks.logits), "mask", integer=True)
-    if looks_at_values(index) and len(index) and (index.min() < 0 or index.max() >= count):
-        raise ValueError(
-            f"candidates.masks.index: expected positives 0..{count - 1}, got {int(index.min())} to "
-            f"{int(index.max())}"
-        )

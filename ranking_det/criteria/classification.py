@@ -6,18 +6,24 @@ normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ranking_det.boxes import box_iou
+from ranking_det.checks import check_at_least
 from ranking_det.criteria.candidates import BoxTargets, Candidates
 from ranking_det.criteria.localization import Localization
+from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import rank_sort_loss
+from ranking_det.losses.rankdetnet import Ranking, iou_guided_ranking_loss, rank_classes
 
 
 class Classification(nn.Module):
@@ -25,7 +31,8 @@ class Classification(nn.Module):
 
     Args:
         options: the arguments of the subclass's constructor, as ``locals()`` there gives them. Each
-            becomes an attribute; the loss function checks them, on candidates of no row.
+            becomes an attribute; the loss function checks them, on candidates of no row. A subclass
+            that sets its attributes itself needs none.
 
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
@@ -43,12 +50,13 @@ class Classification(nn.Module):
     uses_continuous_labels = False
     softmax = False
 
-    def __init__(self, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
-        self._names = [name for name in options or () if name not in ("self", "__class__")]
+        self._names = [name for name in options if name not in ("self", "__class__")]
         for name in self._names:
-            setattr(self, name, (options or {})[name])
-        self(_no_candidates())
+            setattr(self, name, options[name])
+        if options:
+            self(_no_candidates())
 
     if TYPE_CHECKING:  # the options are attributes of any type
 
@@ -72,15 +80,8 @@ class Classification(nn.Module):
 
 def _no_candidates() -> Candidates:
     none, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    return Candidates(
-        logits=torch.zeros(0, 1),
-        labels=none,
-        positives=none,
-        image=none,
-        level=none,
-        num_images=0,
-        boxes=BoxTargets(outputs=boxes, boxes=boxes, anchors=boxes, gt_boxes=boxes),
-    )
+    targets = BoxTargets(boxes, boxes, boxes, boxes)
+    return Candidates(torch.zeros(0, 1), none, none, none, none, num_images=0, boxes=targets)
 
 
 class RankSort(Classification):
@@ -94,9 +95,8 @@ class RankSort(Classification):
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_rank`` and ``loss_sort``."""
-        losses = rank_sort_loss(
-            *candidates.entries(), candidates.quality, group=candidates.group, **self.options
-        )
+        entries, group = candidates.entries(), candidates.group
+        losses = rank_sort_loss(*entries, candidates.quality, group=group, **self.options)
         return {"loss_rank": losses.ranking, "loss_sort": losses.sorting}
 
 
@@ -120,7 +120,8 @@ class AveragePrecision(Classification):
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls``."""
-        return {"loss_cls": ap_loss(*candidates.entries(), group=candidates.group, **self.options)}
+        loss = ap_loss(*candidates.entries(), group=candidates.group, **self.options)
+        return {"loss_cls": loss}
 
 
 class ALRP(Classification):
@@ -160,7 +161,6 @@ class APE(Classification):
         cutoff: float | None = -4.0,
         count_self: bool = True,
         max_negatives: int | None = 100_000,
-        weight_by_quality: bool = True,
         saturate: bool = False,
         normalizer: str = "positives",
     ) -> None:
@@ -169,6 +169,116 @@ class APE(Classification):
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls``."""
         return {"loss_cls": ape_loss(*candidates.entries(), candidates.quality, **self.options)}
+
+
+class RankDet(Classification):
+    """The global, class-specific and IoU-guided losses of RankDetNet (Liu et al., CVPR 2021).
+
+    See :func:`ranking_det.losses.global_ranking_loss`, ``class_specific_ranking_loss`` and
+    ``iou_guided_ranking_loss``. The paper does not say how the losses of images are combined; take
+    ``rank_scope="image"`` in the criterion for the mean over images with a positive. All images and
+    classes are ranked at once: the host waits for a GPU three times, whatever their number.
+
+    Args:
+        global_weight: factor of the global loss, >= 0; 0 leaves it out.
+        class_weight: factor of the class-specific loss, >= 0; 0 leaves it out.
+        iou_weight: factor of the IoU-guided loss, >= 0; 0 leaves it out.
+        negatives: "group" or "ohem", how both classification losses mine their negatives.
+        ratio: with "ohem", negatives per positive, >= 1.
+        global_groups: with "group", groups of the global loss, >= 1.
+        class_groups: with "group", groups of each class, >= 1.
+        distance: "exp", "sigmoid" or "logistic".
+        reweight: weigh pairs by their own loss, as the paper does.
+        alpha: sharpness of the IoU-guided loss, > 0.
+        iou_gradient: "higher", "both" or "none".
+        merge_levels: compare the positives of all levels of a class with each other.
+        probabilities: rank sigmoids, in [0, 1]; False ranks logits.
+    """
+
+    takes_branch = True
+
+    def __init__(
+        self,
+        *,
+        global_weight: float = 1.0,
+        class_weight: float = 1.0,
+        iou_weight: float = 1.0,
+        negatives: str = "group",
+        ratio: int = 3,
+        global_groups: int = 15,
+        class_groups: int = 3,
+        distance: str = "exp",
+        reweight: bool = True,
+        alpha: float = 1.0,
+        iou_gradient: str = "higher",
+        merge_levels: bool = False,
+        probabilities: bool = True,
+    ) -> None:
+        super().__init__(locals())
+        for name in ("global_weight", "class_weight", "iou_weight"):
+            check_at_least(name, self.options[name], 0.0)
+        if not (global_weight or class_weight or iou_weight):
+            raise ValueError("global_weight, class_weight and iou_weight: all are 0")
+
+    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
+        """Return ``loss_global``, ``loss_class`` and ``loss_iou``, those with a weight."""
+        return self._rank(candidates, torch.zeros_like(candidates.image), 1)
+
+    def over_images(self, candidates: Candidates) -> dict[str, Tensor]:
+        """Return the same scalars of each image alone, the mean over images with a positive."""
+        return self._rank(candidates, candidates.image, candidates.num_images)
+
+    def _rank(self, candidates: Candidates, image: Tensor, num_images: int) -> dict[str, Tensor]:
+        """Rank the rows of each image (R,) of so many, and take the mean."""
+        labels, rows = candidates.labels, candidates.positives
+        scores = self._scores(candidates)
+        class_scores = scores[rows, labels[rows]]
+        losses = {}
+        if self.global_weight:
+            # The class-specific loss of one class, which all objects are of.
+            objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]
+            loss = rank_classes(
+                objectness, labels.clamp(max=0), rows, image, num_images, self._over_all
+            )
+            losses["loss_global"] = self.global_weight * loss
+        if self.class_weight:
+            loss = rank_classes(scores, labels, rows, image, num_images, self._within_classes)
+            losses["loss_class"] = self.class_weight * loss
+        if self.iou_weight:
+            loss = self._iou_guided(candidates, class_scores, image[rows])
+            losses["loss_iou"] = self.iou_weight * loss
+        # At least 1; images are in order.
+        count = (image[rows].diff() != 0).sum() + 1
+        return {name: loss / count for name, loss in losses.items()}
+
+    def _scores(self, candidates: Candidates) -> Tensor:
+        """What is ranked, (R, K); -inf in ignored rows, and where the logits are."""
+        logits, labels, rows = candidates.logits, candidates.labels, candidates.positives
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        absent = (labels == IGNORE)[:, None] | (logits == -torch.inf)
+        # A positive takes part whatever its logit: as a probability, -inf is 0.
+        absent[rows, labels[rows]] = False
+        logits = logits.masked_fill(absent, -torch.inf)
+        return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
+
+    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
+        rows, num_classes = candidates.positives, candidates.logits.shape[1]
+        groups = images * num_classes + candidates.labels[rows]
+        if not self.merge_levels:
+            groups = groups + candidates.num_images * num_classes * candidates.level[rows]
+        boxes = candidates.box_targets
+        ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
+        return iou_guided_ranking_loss(
+            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
+        )
+
+    @property
+    def _over_all(self) -> Ranking:
+        return Ranking(self.negatives, self.ratio, self.global_groups, self.distance, self.reweight)
+
+    @property
+    def _within_classes(self) -> Ranking:
+        return Ranking(self.negatives, self.ratio, self.class_groups, self.distance, self.reweight)
 
 
 class CrossEntropy(Classification):
@@ -198,7 +308,7 @@ class Focal(Classification):
 
 
 class QualityFocal(Classification):
-    """Quality Focal Loss; see :func:`ranking_det.losses.quality_focal`, also for the arguments."""
+    """Quality Focal Loss; see :func:`ranking_det.losses.quality_focal`, also for the argument."""
 
     is_sum = True
     takes_branch = True
@@ -209,14 +319,8 @@ class QualityFocal(Classification):
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls``, a sum."""
-        loss = quality_focal(
-            candidates.logits,
-            candidates.labels,
-            candidates.quality,
-            candidates.positives,
-            **self.options,
-        )
-        return {"loss_cls": loss}
+        rows = candidates.labels, candidates.quality, candidates.positives
+        return {"loss_cls": quality_focal(candidates.logits, *rows, **self.options)}
 
 
 class Varifocal(Classification):
@@ -231,11 +335,5 @@ class Varifocal(Classification):
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls``, a sum."""
-        loss = varifocal(
-            candidates.logits,
-            candidates.labels,
-            candidates.quality,
-            candidates.positives,
-            **self.options,
-        )
-        return {"loss_cls": loss}
+        rows = candidates.labels, candidates.quality, candidates.positives
+        return {"loss_cls": varifocal(candidates.logits, *rows, **self.options)}

@@ -11,13 +11,13 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_choice
 from ranking_det.criteria.balance import ValueBalance
-from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
 from ranking_det.criteria.classification import ALRP, Classification
-from ranking_det.criteria.localization import GIoU, Localization
+from ranking_det.criteria.localization import BranchLoss, GIoU, Localization
 from ranking_det.criteria.normalizers import Normalizer
 from ranking_det.criteria.weights import ScoreWeight
 from ranking_det.labels import IGNORE
+from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import (
     mean_over_workers,
     undo_average,
@@ -34,24 +34,41 @@ class CriterionBase(nn.Module):
         raise NotImplementedError
 
     @property
+    def criteria(self) -> list[Criterion]:
+        """The criteria that it consists of."""
+        raise NotImplementedError
+
+    @property
+    def tasks(self) -> list[Localization]:
+        """The localisation tasks of all its criteria."""
+        return [task for criterion in self.criteria for task in criterion.tasks]
+
+    @property
     def branch(self) -> BranchLoss | None:
         """The loss of the head's IoU or centreness branch; None for a head without one."""
-        return None
+        return self.criteria[0].branch_loss
 
     @property
     def softmax(self) -> bool:
-        """Whether the scores are a softmax over the classes, and not a sigmoid of each class."""
-        return False
+        """Whether the scores are a softmax over the classes, and not a sigmoid of each class.
+
+        Raises:
+            ValueError: they are in some of its criteria only.
+        """
+        kinds = {criterion.classification.softmax for criterion in self.criteria}
+        if len(kinds) > 1:
+            raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
+        return kinds.pop()
 
     @property
     def uses_continuous_labels(self) -> bool:
         """Whether the candidates' continuous labels count."""
-        return False
+        return all(one.classification.uses_continuous_labels for one in self.criteria)
 
     @property
     def coder_weights(self) -> list[tuple[float, ...]]:
         """The weights of the box coder that each loss on encoded boxes is for."""
-        return []
+        return [task.coder_weights for task in self.tasks if task.coder_weights is not None]
 
 
 class Criterion(CriterionBase):
@@ -118,25 +135,9 @@ class Criterion(CriterionBase):
         self.rank_scope = rank_scope
 
     @property
-    def branch(self) -> BranchLoss | None:
-        """The loss of the head's IoU or centreness branch; None for a head without one."""
-        return self.branch_loss
-
-    @property
-    def softmax(self) -> bool:
-        """Whether the scores are a softmax over the classes, and not a sigmoid of each class."""
-        return self.classification.softmax
-
-    @property
-    def uses_continuous_labels(self) -> bool:
-        """Whether the candidates' continuous labels count."""
-        return self.classification.uses_continuous_labels
-
-    @property
-    def coder_weights(self) -> list[tuple[float, ...]]:
-        """The weights of the box coder that each loss on encoded boxes is for."""
-        weights = [task.coder_weights for task in self.tasks]
-        return [coder for coder in weights if coder is not None]
+    def criteria(self) -> list[Criterion]:
+        """This one."""
+        return [self]
 
     @property
     def tasks(self) -> list[Localization]:
@@ -195,10 +196,10 @@ class Criterion(CriterionBase):
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
         divisor = total / positives.clamp(min=1) * count
-        divisor = torch.where(divisor < 1e-10, 1.0, divisor)
+        divisor = torch.where(divisor < constants.WEIGHTS_EPSILON, 1.0, divisor)
         return losses, [
             (weights * task(candidates)).sum() / divisor
-            if task.is_normalized
+            if task.balance is None
             else self._mean(task, candidates, weights)
             for task in self.tasks
         ]

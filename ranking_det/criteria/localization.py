@@ -1,5 +1,7 @@
 """Localisation tasks: the error of each box or mask, which the criterion weighs and balances.
 
+And the loss of a branch that tells how well a box is localised.
+
 Shapes: P positives, Q predicted masks of some of them.
 """
 
@@ -9,12 +11,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional
 
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_at_least
 from ranking_det.criteria.balance import ConstantBalance, ValueBalance
 from ranking_det.criteria.candidates import Candidates
+from ranking_det.losses.kernels.collectives import mean_over_workers
 from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
 
@@ -23,17 +27,14 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the task's name among the losses.
-        balance: the task's own balance against the ranking; None for that of the criterion.
+        balance: the task's own balance against the ranking, with which its loss is always a mean;
+            None for the criterion's balance, and for its normalizer if there is one.
         weight: a further factor, after the balance.
-        weighted: whether the instance weights count; otherwise all errors count the same.
-        is_normalized: whether a normalizer of the criterion divides the loss, if there is one.
     """
 
     loss_name = "loss_box"
     balance: nn.Module | None
     weight = 1.0
-    weighted = True
-    is_normalized = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Localization(nn.Module):
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
         """The weight of each error, from those of the positives (P,)."""
-        return weights if self.weighted else torch.ones_like(weights)
+        return weights
 
 
 class IoU(Localization):
@@ -121,7 +122,6 @@ class MaskLocalization(Localization):
     """
 
     loss_name = "loss_mask"
-    is_normalized = False
 
     def __init__(
         self, *, weighted: bool = True, balanced: bool = True, weight: float = 1.0
@@ -138,7 +138,8 @@ class MaskLocalization(Localization):
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
         """The weight of each mask is that of its positive."""
-        return super().instance_weights(candidates, weights[candidates.mask_targets.index])
+        weights = weights[candidates.mask_targets.index]
+        return weights if self.weighted else torch.ones_like(weights)
 
 
 class MaskDice(MaskLocalization):
@@ -164,3 +165,39 @@ class MaskCrossEntropy(MaskLocalization):
         """Return (Q,), with gradient."""
         targets = candidates.mask_targets
         return mask_cross_entropies(targets.logits, targets.masks)
+
+
+class BranchLoss(nn.Module):
+    """Binary cross entropy of the branch at the positives, averaged over them.
+
+    Args:
+        target: what the branch predicts, an instance weight in [0, 1]:
+            :class:`ranking_det.criteria.CenternessWeight` (Tian et al., FCOS, ICCV 2019, eq. 3) or
+            :class:`ranking_det.criteria.IoUWeight` (Kim and Lee, PAA, ECCV 2020).
+        weight: factor of the loss, >= 0.
+    """
+
+    def __init__(self, target: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        check_at_least("weight", weight, 0.0)
+        self.target = target
+        self.weight = weight
+
+    def forward(self, candidates: Candidates, group: dist.ProcessGroup | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            candidates: of one step, with ``branch_logits``.
+            group: divide by the mean number of positives over its workers; None for this worker's.
+
+        Returns:
+            A scalar; zero, attached to the branch, without a positive.
+        """
+        branch = candidates.branch_logits
+        if branch is None:
+            raise ValueError("candidates.branch_logits: expected a tensor, got None")
+        logits = branch[candidates.positives].float()
+        target = self.target(candidates).to(logits.dtype)
+        error = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        count = mean_over_workers(torch.full_like(error.detach(), len(logits)), group)
+        return self.weight * error / count.clamp(min=1)

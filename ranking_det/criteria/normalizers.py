@@ -28,12 +28,11 @@ class Normalizer(nn.Module):
 class PositiveCount(Normalizer):
     """The number of positives, at least 1, as a moving average over the steps.
 
-    Detectron2's RetinaNet divides both its losses by this average with the default values. The
-    state is a buffer, so that a resumed run goes on with the same average.
+    Detectron2's RetinaNet divides both its losses by this average, which starts at 100 there too.
+    The state is a buffer, so that a resumed run goes on with the same average.
 
     Args:
         momentum: weight of the past, in [0, 1); 0 takes the step's own count.
-        initial: the average before the first step, > 0.
         scope: "gpu" counts the positives of this process; "global" takes their mean over all
             processes, as the codes of FCOS, ATSS and PAA do, so that an object weighs the same on
             whichever process it is.
@@ -41,16 +40,14 @@ class PositiveCount(Normalizer):
 
     average: Tensor
 
-    def __init__(self, momentum: float = 0.9, initial: float = 100.0, scope: str = "gpu") -> None:
+    def __init__(self, momentum: float = 0.9, scope: str = "gpu") -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-        if not 0 < initial < float("inf"):
-            raise ValueError(f"initial must be > 0, got {initial}")
         check_choice("scope", scope, ("gpu", "global"))
         self.momentum = momentum
         self.scope = scope
-        self.register_buffer("average", torch.tensor(float(initial)))
+        self.register_buffer("average", torch.tensor(100.0))
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return the average, a scalar, in training with the step's count taken into it."""

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ranking_det.checks import check_at_least, check_integer
-from ranking_det.criteria.branch import BranchLoss
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
-from ranking_det.criteria.criterion import CriterionBase
+from ranking_det.criteria.criterion import Criterion, CriterionBase
 from ranking_det.criteria.step_counter import StepCounter
 
 
@@ -28,9 +27,7 @@ class CriterionSchedule(CriterionBase):
         max_iter: training steps in all, >= 1; the last stage goes on beyond them.
     """
 
-    def __init__(
-        self, stages: Sequence[CriterionBase], shares: Sequence[float], max_iter: int
-    ) -> None:
+    def __init__(self, stages: Sequence[Criterion], shares: Sequence[float], max_iter: int) -> None:
         super().__init__()
         if not stages or len(stages) != len(shares):
             raise ValueError(
@@ -49,34 +46,8 @@ class CriterionSchedule(CriterionBase):
         self.counter = StepCounter()
 
     @property
-    def branch(self) -> BranchLoss | None:
-        """The first stage's branch loss; the others have one if it has."""
-        return self._stages[0].branch
-
-    @property
-    def softmax(self) -> bool:
-        """Whether the scores are a softmax in every stage.
-
-        Raises:
-            ValueError: they are in some stages only.
-        """
-        kinds = {stage.softmax for stage in self._stages}
-        if len(kinds) > 1:
-            raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
-        return kinds.pop()
-
-    @property
-    def uses_continuous_labels(self) -> bool:
-        """Whether the candidates' continuous labels count in every stage."""
-        return all(stage.uses_continuous_labels for stage in self._stages)
-
-    @property
-    def coder_weights(self) -> list[tuple[float, ...]]:
-        """The weights of the box coder that each loss on encoded boxes is for, of all stages."""
-        return [weights for stage in self._stages for weights in stage.coder_weights]
-
-    @property
-    def _stages(self) -> list[CriterionBase]:
+    def criteria(self) -> list[Criterion]:
+        """The stages."""
         return list(self.stages)  # type: ignore[arg-type]
 
     def forward(self, candidates: Candidates) -> CriterionOutput:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ranking_det.checks import check_at_least
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.losses.alrp import inverse_ranks_below
+from ranking_det.losses.kernels.gradients import exact_arithmetic
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.precomputed_gradient import exact_arithmetic
 from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
@@ -75,19 +75,17 @@ class RankingWeight(nn.Module):
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., eq. S21): positives
     of high logits count most. All images of the process are ranked together, or of all processes
-    that share one ranking, also where the criterion's ``rank_scope`` is "image". O(M log P).
+    that share one ranking, also where the criterion's ``rank_scope`` is "image". The step in the
+    rank has the half-width of Rank & Sort Loss, .5. O(M log P).
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).
-        rank_delta: half-width of the step in the rank, in logits, >= 0.
     """
 
-    def __init__(self, delta: float = 0.0, rank_delta: float = 0.5) -> None:
+    def __init__(self, delta: float = 0.0) -> None:
         super().__init__()
         check_at_least("delta", delta, 0.0)
-        check_at_least("rank_delta", rank_delta, 0.0)
         self.delta = delta
-        self.rank_delta = rank_delta
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,) in [0, 1]."""
@@ -96,7 +94,7 @@ class RankingWeight(nn.Module):
             ranked = gather_ranked_logits(logits, positives, [], candidates.group)
             if ranked is None:
                 return torch.zeros_like(candidates.overlap)
-            sums = IntervalSums(ranked, self.rank_delta)
+            sums = IntervalSums(ranked, delta=0.5)
             others = sums.over_other_positives(torch.ones_like(ranked.scores))
             rank = 1 + others + sums.false_positives
             weights = inverse_ranks_below(ranked.scores, rank, self.delta)

@@ -1,22 +1,27 @@
 """Data sets; importing this registers them with Detectron2."""
 
-from ranking_det.data.annotations import (
+from ranking_det.data.catalog import (
+    prepare_registered,
+    register_annotations,
+    register_lvis,
+    register_shapes,
+    release_sets,
+)
+from ranking_det.data.coco_json.reader import (
     AnnotationSummary,
     check_same_categories,
     read_annotations,
 )
-from ranking_det.data.own import complete_for_evaluation, register_annotations
-from ranking_det.data.register import prepare_registered, register_lvis, register_shapes
 
 __all__ = [
     "AnnotationSummary",
     "check_same_categories",
-    "complete_for_evaluation",
     "prepare_registered",
     "read_annotations",
     "register_annotations",
     "register_lvis",
     "register_shapes",
+    "release_sets",
 ]
 
 register_shapes()

@@ -16,6 +16,8 @@ import cv2
 import detectron2.data.transforms as T
 import numpy as np
 
+from ranking_det.checks import check_at_least, check_integer
+
 Range = tuple[float, float]
 
 
@@ -42,17 +44,12 @@ class PhotometricDistortion(T.Augmentation):
         prob: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, value in (("brightness", brightness), ("hue", hue)):
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value!r}")
+        self._init(locals())
+        check_at_least("brightness", brightness, 0)
+        check_at_least("hue", hue, 0)
         _check_range("contrast", contrast)
         _check_range("saturation", saturation)
         _check_probability(prob)
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-        self.prob = prob
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
         """Draw the steps for one image."""
@@ -60,13 +57,12 @@ class PhotometricDistortion(T.Augmentation):
         if self._chosen():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
-        contrast = []
+        contrast, colors = [], []
         if self._chosen():
             factor = np.random.uniform(*self.contrast)
             contrast.append(T.BlendTransform(src_image=0, src_weight=1, dst_weight=factor))
         saturation = np.random.uniform(*self.saturation) if self._chosen() else 1.0
         hue = np.random.uniform(-self.hue, self.hue) if self._chosen() else 0.0
-        colors = []
         if saturation != 1 or hue != 0:
             colors.append(T.ColorTransform(partial(_change_colors, saturation=saturation, hue=hue)))
         steps += contrast + colors if np.random.randint(2) else colors + contrast
@@ -90,11 +86,9 @@ class Expand(T.Augmentation):
 
     def __init__(self, fill: Sequence[float], ratio: Range = (1.0, 4.0), prob: float = 0.5) -> None:
         super().__init__()
+        self._init(locals())
         _check_range("ratio", ratio, low=1.0)
         _check_probability(prob)
-        self.fill = tuple(fill)
-        self.ratio = ratio
-        self.prob = prob
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draw the size of the canvas and the place of the image."""
@@ -124,15 +118,11 @@ class ColorPadTransform(T.PadTransform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """(H, W, C) to (y0 + H + y1, x0 + W + x1, C)."""
-        height, width, channels = img.shape
+        channels = img.shape[2]
         if channels != len(self.color):
             raise ValueError(f"color must have {channels} channels, got {self.color}")
-        shape = (self.y0 + height + self.y1, self.x0 + width + self.x1, channels)
-        canvas = np.empty(shape, img.dtype)
-        color = np.asarray(self.color)
-        canvas[:] = np.rint(color) if np.issubdtype(img.dtype, np.integer) else color
-        canvas[self.y0 : self.y0 + height, self.x0 : self.x0 + width] = img
-        return canvas
+        border = (self.y0, self.y1, self.x0, self.x1)
+        return cv2.copyMakeBorder(img, *border, cv2.BORDER_CONSTANT, value=self.color)
 
 
 class MinIoURandomCrop(T.Augmentation):
@@ -160,16 +150,12 @@ class MinIoURandomCrop(T.Augmentation):
         trials: int = 50,
     ) -> None:
         super().__init__()
+        self._init(locals())
         for name, value in (*(("min_ious", iou) for iou in min_ious), ("min_size", min_size)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {value!r}")
         _check_range("aspect_ratio", aspect_ratio)
-        if not isinstance(trials, int) or trials < 1:
-            raise ValueError(f"trials must be an integer >= 1, got {trials!r}")
-        self.min_ious = tuple(min_ious)
-        self.min_size = min_size
-        self.aspect_ratio = aspect_ratio
-        self.trials = trials
+        check_integer("trials", trials, 1)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
         """Draw windows until one will do."""

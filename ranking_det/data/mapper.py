@@ -9,11 +9,12 @@ import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.data import detection_utils
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
+from pycocotools import mask as mask_util
 
 from ranking_det.data.augmentation import centers_inside
-from ranking_det.data.masks import transform_masks
 from ranking_det.user_errors import UserError
 
 
@@ -30,7 +31,7 @@ class BoxMapper:
         augmentations: Detectron2 augmentations or transforms, in order.
         image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
         min_side: objects and crowds of less width or height in the file are left out; pixels, >= 0.
-        masks: whether to give masks; see :func:`ranking_det.data.masks.transform_masks`.
+        masks: whether to give masks; see :func:`transform_masks`.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class BoxMapper:
         # as the crop to look for centres.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
         keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
-        kept = [own for own, inside in zip(objects, keep, strict=True) if inside]
+        objects = [thing for thing, inside in zip(objects, keep, strict=True) if inside]
         instances = Instances(size)
         instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
         instances.gt_boxes.clip(size)
-        classes = [own["category_id"] for own in kept]
+        classes = [thing["category_id"] for thing in objects]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         if self.masks:
-            segmentations = [own.get("segmentation") for own in kept]
+            segmentations = [thing.get("segmentation") for thing in objects]
             instances.gt_masks = transform_masks(segmentations, transforms, size)
         result["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         result["instances"] = instances
@@ -95,6 +96,43 @@ class BoxMapper:
                 objects.append(annotation)
                 boxes.append(box)
         return objects, np.concatenate(boxes)
+
+
+def transform_masks(
+    segmentations: Sequence[Any], transforms: T.Transform, size: tuple[int, int]
+) -> PolygonMasks | BitMasks:
+    """Masks of any of COCO's forms, even mixed in one image, as Detectron2's.
+
+    Polygons of fewer than three points are left out. An object may be left without a mask: it is
+    trained as a box, and its mask is empty.
+
+    Args:
+        segmentations: of each object a list of polygons [x, y, ...], a compressed RLE with
+            ``counts`` and ``size``, or None for no mask; in pixels of the image as it is read.
+        transforms: what has been done to the image.
+        size: (height, width) of the image thereafter.
+
+    Returns:
+        Polygons if no object has an RLE, else bitmaps.
+    """
+    if not any(isinstance(mask, dict) for mask in segmentations):
+        return PolygonMasks([_polygons(mask, transforms) for mask in segmentations])
+    bitmaps = np.zeros((len(segmentations), *size), dtype=bool)
+    for bitmap, mask in zip(bitmaps, segmentations, strict=True):
+        if isinstance(mask, dict):
+            bitmap[:] = transforms.apply_segmentation(mask_util.decode(mask)) > 0
+        else:
+            bitmap[:] = polygons_to_bitmask(_polygons(mask, transforms), *size)
+    return BitMasks(torch.from_numpy(bitmaps))
+
+
+def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
+    """Flat polygons in the pixels of the augmented image."""
+    usable = [p for p in segmentation or () if len(p) >= 6 and len(p) % 2 == 0]
+    points = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in usable]
+    # By their points, as apply_polygons would cut them at a crop's edges, for which it needs
+    # shapely; whoever draws them cuts them anyway.
+    return [transforms.apply_coords(polygon).reshape(-1) for polygon in points]
 
 
 # What PIL raises over a bad file, and Detectron2 over a size that differs.

@@ -27,13 +27,13 @@ def repeat_factors(dataset: Sequence[dict[str, Any]], threshold: float) -> list[
         A number of at least 1 per image; 1 for an image without objects.
     """
     classes = [{a["category_id"] for a in image["annotations"]} for image in dataset]
-    counts = Counter(k for own in classes for k in own)
+    counts = Counter(k for present in classes for k in present)
     # Rounded, or a factor of exactly 2 would now and then be a little more.
     of_class = {
         k: max(1.0, round(math.sqrt(threshold * len(dataset) / count), 9))
         for k, count in counts.items()
     }
-    return [max((of_class[k] for k in own), default=1.0) for own in classes]
+    return [max((of_class[k] for k in present), default=1.0) for present in classes]
 
 
 def repeat_rare(
@@ -65,12 +65,9 @@ def repeat_rare(
     if any("annotations" not in image for image in dataset):
         raise UserError("repeat_rare needs the annotations of every image, to count the classes")
     factors = repeat_factors(dataset, threshold)
-    repeated = [
-        image
-        for image, factor in zip(dataset, factors, strict=True)
-        for _ in range(math.ceil(factor))
-    ]
-    logger.info(
-        "%d images, those of rare classes repeated: %d an epoch", len(dataset), len(repeated)
-    )
+    repeated: list[dict[str, Any]] = []
+    for image, factor in zip(dataset, factors, strict=True):
+        repeated += [image] * math.ceil(factor)
+    message = "%d images, those of rare classes repeated: %d an epoch"
+    logger.info(message, len(dataset), len(repeated))
     return repeated

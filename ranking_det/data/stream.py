@@ -7,14 +7,18 @@ loading workers. So a run that goes on at an iteration sees what an uninterrupte
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -58,19 +62,15 @@ def build_train_loader(
         )
     images = RecordList(dataset)
     if aspect_ratio_grouping:
-        return build_detection_train_loader(
-            images,
-            mapper=mapper,
-            total_batch_size=total_batch_size,
-            num_workers=num_workers,
-        )
+        options = {"mapper": mapper, "num_workers": num_workers}
+        return build_detection_train_loader(images, total_batch_size=total_batch_size, **options)
     if seed < 0:
         seed = comm.shared_random_seed()
     return DataLoader(
         _Stream(images, mapper, seed),
         batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
         num_workers=num_workers,
-        collate_fn=_as_it_is,
+        collate_fn=trivial_batch_collator,
         generator=torch.Generator(),  # or it would draw from the training's
     )
 
@@ -80,20 +80,20 @@ def goes_on(loader: Any) -> bool:
     return isinstance(loader, DataLoader) and isinstance(loader.dataset, _Stream)
 
 
+@dataclass(frozen=True)
 class _Batches:
     """This process's positions of iteration ``start``, ``start + 1``, and so on."""
 
-    def __init__(self, start: int, total: int, rank: int, world: int) -> None:
-        self.start = start
-        self.total = total
-        self.rank = rank
-        self.each = total // world
+    start: int
+    total: int
+    rank: int
+    world: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.start * self.total + self.rank * self.each
-        while True:
-            yield list(range(first, first + self.each))
-            first += self.total
+        count = self.total // self.world
+        for iteration in itertools.count(self.start):
+            first = iteration * self.total + self.rank * count
+            yield list(range(first, first + count))
 
 
 class RecordList(Dataset):
@@ -117,18 +117,17 @@ class RecordList(Dataset):
         return self._images[int(self._index[index])]
 
 
+@dataclass(frozen=True)
 class _Stream(Dataset):
     """The sample of every position."""
 
-    def __init__(self, dataset: RecordList, mapper: Callable[..., Any], seed: int) -> None:
-        self.dataset = dataset
-        self.mapper = mapper
-        self.seed = seed
-        self._epoch: tuple[int, np.ndarray] | None = None
+    dataset: RecordList
+    mapper: Callable[..., Any]
+    seed: int
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         epoch, offset = divmod(position, len(self.dataset))
-        order = self._order(epoch)
+        order = _epoch_order(self.seed, epoch, len(self.dataset))
         with seeded(self.seed, position):
             # A mapper may refuse an image; the next of the epoch takes its place.
             for step in range(len(order)):
@@ -138,12 +137,11 @@ class _Stream(Dataset):
                     return mapped
         raise ValueError("dataset: the mapper refuses every image")
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._epoch is None or self._epoch[0] != epoch:
-            # The last word keeps an epoch's numbers apart from a position's.
-            generator = np.random.default_rng([self.seed, epoch, 1])
-            self._epoch = epoch, generator.permutation(len(self.dataset))
-        return self._epoch[1]
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    # The last word keeps an epoch's numbers apart from a position's.
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 @contextmanager
@@ -160,7 +158,3 @@ def seeded(seed: int, position: int) -> Iterator[None]:
         np.random.set_state(states[0])
         random.setstate(states[1])
         torch.set_rng_state(states[2])
-
-
-def _as_it_is(batch: list[Any]) -> list[Any]:
-    return batch

@@ -7,63 +7,40 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-# Remedies. Their `pip` and `python` are printed as those of the interpreter that is examined.
-PAIR = "pip install torch torchvision"
-UPGRADED_PAIR = "pip install --upgrade torch torchvision"
-NEW_PAIR = "pip install --upgrade --force-reinstall torch torchvision"
-DETECTRON2 = "python tools/install_detectron2.py"
-NEW_DETECTRON2 = f"pip uninstall -y detectron2; {DETECTRON2}"
-REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
-DETECTORS = 'pip install -e ".[detectors]"'
-OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
+from ranking_det.doctor.probes import NEW_DETECTRON2, NEW_PAIR, Finding, Remedies
 
-
-class Hint(NamedTuple):
-    """What a message means that matches ``pattern``, and what to do."""
-
-    pattern: str
-    meaning: str
-    remedy: str
-
-
-HINTS = (
-    Hint(
-        r"no attribute 'LINEAR'",
+# What a message means that matches a pattern, and what to do.
+HINTS = {
+    r"no attribute 'LINEAR'": (
         "Pillow 10 dropped Image.LINEAR, which this older Detectron2 uses",
         NEW_DETECTRON2,
     ),
-    Hint(
-        r"'numpy' has no attribute '(bool|int|float|object|str)'",
+    r"'numpy' has no attribute '(bool|int|float|object|str)'": (
         "numpy 1.24 dropped this name, which this older Detectron2 uses",
         NEW_DETECTRON2,
     ),
-    Hint(
-        r"pkg_resources",
+    r"pkg_resources": (
         "setuptools 82 dropped pkg_resources, which this Detectron2 imports",
         'pip install "setuptools<81"',
     ),
-    Hint(
-        r"torchvision::|custom C\+\+ ops",
+    r"torchvision::|custom C\+\+ ops": (
         "torch and torchvision are not built for each other",
         NEW_PAIR,
     ),
-    Hint(
-        r"not available in Model Zoo",
+    r"not available in Model Zoo": (
         "a checkout of Detectron2 that was not built has no model zoo",
         "ln -s ../../configs {place}/model_zoo/configs",
     ),
-    Hint(
-        r"Numpy is not available|numpy\.dtype size changed|_ARRAY_API not found",
+    r"Numpy is not available|numpy\.dtype size changed|_ARRAY_API not found": (
         "it is built for another major version of numpy",
         "pip install --upgrade torch torchvision pycocotools",
     ),
-    Hint(
-        r"libGL|libgthread",
+    r"libGL|libgthread": (
         "opencv-python needs a desktop's libraries",
         "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless",
     ),
-    Hint(r"No space left", "the disk is full", "free some space"),
-)
+    r"No space left": ("the disk is full", "free some space"),
+}
 
 
 class Check(NamedTuple):
@@ -73,23 +50,6 @@ class Check(NamedTuple):
     status: str
     text: str
     remedy: str = ""
-
-
-class Finding(Exception):
-    """What a probe itself knows to be wrong: a FAULT, or a note that training can live with."""
-
-    def __init__(self, text: str, remedy: str, status: str = "FAULT") -> None:
-        super().__init__(text)
-        self.text, self.remedy, self.status = text, remedy, status
-
-
-class Remedies(NamedTuple):
-    """What mends a package: if it is absent, if it raises, if a module that it needs is absent."""
-
-    package: str
-    absent: str
-    broken: str
-    lacking: str = ""
 
 
 def find_package(name: str) -> str | None:
@@ -107,16 +67,14 @@ def diagnose(name: str, remedies: Remedies, error: BaseException) -> Check:
     """The fault behind what a probe raised."""
     if isinstance(error, Finding):
         return Check(name, error.status, error.text, error.remedy)
-    package = remedies.package
+    package, remedy = remedies.package, remedies.broken
     message = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
         missing = error.name or (re.findall(r"'([\w.]+)'", message) or [""])[0]
         if missing == package:
             return Check(name, "FAULT", f"{package} is not installed ({message})", remedies.absent)
-        within = missing.startswith(f"{package}.")
-        remedy = remedies.broken if within or not remedies.lacking else remedies.lacking
-    else:
-        remedy = remedies.broken
+        if not missing.startswith(f"{package}."):
+            remedy = remedies.lacking or remedy
     return explain(name, package, f"{type(error).__name__}: {message}", remedy)
 
 
@@ -128,8 +86,8 @@ def explain(name: str, package: str, message: str, remedy: str) -> Check:
     if place and Path(place).is_dir() and not Path(place, "__init__.py").is_file():
         text = f"{place} is no package, but a folder that hides the package {package}: {shown}"
         return Check(name, "FAULT", text, f"run this elsewhere, or rename {place}")
-    for hint in HINTS:
-        if re.search(hint.pattern, message):
-            remedy = hint.remedy.replace("{place}", str(place))
-            return Check(name, "FAULT", f"{hint.meaning}: {shown}{where}", remedy)
+    for pattern, (meaning, known_remedy) in HINTS.items():
+        if re.search(pattern, message):
+            remedy = known_remedy.replace("{place}", str(place))
+            return Check(name, "FAULT", f"{meaning}: {shown}{where}", remedy)
     return Check(name, "FAULT", f"{shown}{where}", remedy)

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ranking_det.doctor.diagnosis import (
-    DETECTORS,
-    DETECTRON2,
-    NEW_DETECTRON2,
-    NEW_PAIR,
-    OTHER_BUILD,
-    PAIR,
-    REQUIREMENTS,
-    UPGRADED_PAIR,
-    Finding,
-    Remedies,
-)
+# Remedies. Their `pip` and `python` are printed as those of the interpreter that is examined.
+PAIR = "pip install torch torchvision"
+UPGRADED_PAIR = "pip install --upgrade torch torchvision"
+NEW_PAIR = "pip install --upgrade --force-reinstall torch torchvision"
+DETECTRON2 = "python tools/install_detectron2.py"
+NEW_DETECTRON2 = f"pip uninstall -y detectron2; {DETECTRON2}"
+REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
+DETECTORS = 'pip install -e ".[detectors]"'
+OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
 
 # As in setup.py. Before 2.10 a file of weights can run code in spite of weights_only
 # (CVE-2026-24747; CVE-2025-32434 before 2.6).
-TORCH = (2, 4)
-SAFE_TORCH = (2, 10)
+TORCH = "2.4"
+SAFE_TORCH = "2.10"
+
+
+class Finding(Exception):
+    """What a probe itself knows to be wrong: a FAULT, or a note that training can live with."""
+
+    def __init__(self, text: str, remedy: str, status: str = "FAULT") -> None:
+        super().__init__(text)
+        self.text, self.remedy, self.status = text, remedy, status
+
+
+class Remedies(NamedTuple):
+    """What mends a package: if it is absent, if it raises, if a module that it needs is absent."""
+
+    package: str
+    absent: str
+    broken: str
+    lacking: str = ""
 
 
 class Probe(NamedTuple):
@@ -56,26 +69,25 @@ def _pillow() -> str:
 def _torch() -> str:
     import torch
 
-    if _version(torch) < TORCH:
-        wanted = ".".join(map(str, TORCH))
-        raise Finding(f"torch {torch.__version__} is older than {wanted}", UPGRADED_PAIR)
+    if _is_older(torch, TORCH):
+        raise Finding(f"torch {torch.__version__} is older than {TORCH}", UPGRADED_PAIR)
     x = torch.ones(2, 2, requires_grad=True)
     (x @ x).sum().backward()
     threads = torch.get_num_threads()
     return f"computes and differentiates, in {threads} thread{'s' * (threads > 1)}"
 
 
-def _version(torch: Any) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+def _is_older(torch: Any, version: str) -> bool:
+    numbers = re.findall(r"\d+", torch.__version__)[:2]
+    return [int(number) for number in numbers] < [int(number) for number in version.split(".")]
 
 
 def _weight_files() -> str:
     import torch
 
-    if _version(torch) < SAFE_TORCH:
-        wanted = ".".join(map(str, SAFE_TORCH))
-        text = f"those of strangers can run code in torch {torch.__version__}, older than {wanted}"
-        raise Finding(f"{text} (CVE-2026-24747)", UPGRADED_PAIR)
+    if _is_older(torch, SAFE_TORCH):
+        text = f"those of strangers can run code in torch {torch.__version__}, older than"
+        raise Finding(f"{text} {SAFE_TORCH} (CVE-2026-24747)", UPGRADED_PAIR)
     return "torch reads those of strangers without a known hole"
 
 
@@ -100,7 +112,7 @@ def _gpu() -> str:
     import torch
 
     driver = nvidia_smi()
-    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
+    cuda, hip = torch.version.cuda, torch.version.hip
     built = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "the CPU only"
     if torch.cuda.is_available():
         names = [_use_gpu(torch, i) for i in range(torch.cuda.device_count())]
@@ -120,9 +132,8 @@ def _gpu() -> str:
         try:
             (torch.ones(2, device="mps") * 2).sum().item()
         except RuntimeError as error:
-            raise Finding(
-                f"Apple's MPS does not compute: {error}", UPGRADED_PAIR, "note"
-            ) from error
+            text = f"Apple's MPS does not compute: {error}"
+            raise Finding(text, UPGRADED_PAIR, "note") from error
         return "Apple's MPS computes; the configs train on the CPU"
     return f"none: training runs on the CPU (torch is built for {built})"
 
@@ -136,16 +147,18 @@ def _use_gpu(torch: Any, index: int) -> str:
 
 def nvidia_smi() -> str:
     """The GPUs and the driver as nvidia-smi sees them, with torch or without; "" if none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    query = ("--query-gpu=name,driver_version", "--format=csv,noheader")
+    lines = output_of("nvidia-smi", *query).split("\n")
+    return _count([", driver ".join(line.rsplit(", ", 1)) for line in lines if line.strip()])
+
+
+def output_of(*command: str) -> str:
+    """What a program writes; "" if it is not there or fails."""
     try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return ""
-    lines = result.stdout.split("\n") if result.returncode == 0 else []
-    return _count([", driver ".join(line.rsplit(", ", 1)) for line in lines if line.strip()])
+    return result.stdout if result.returncode == 0 else ""
 
 
 def _count(names: list[str]) -> str:
@@ -183,9 +196,8 @@ def _model_zoo() -> str:
     from detectron2 import model_zoo
     from detectron2.config import get_cfg
 
-    get_cfg().merge_from_file(
-        model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    )
+    config_file = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    get_cfg().merge_from_file(config_file)
     return "a config of it loads"
 
 
@@ -229,16 +241,15 @@ def _pip(package: str, name: str) -> Remedies:
     return Remedies(package, absent, broken)
 
 
+_OLD_TORCH = Remedies("torch", PAIR, UPGRADED_PAIR)
 _OURS = Remedies("ranking_det", DETECTORS, DETECTORS)
 _DETECTRON2 = Remedies("detectron2", DETECTRON2, NEW_DETECTRON2, REQUIREMENTS)
 PROBES = {
     "numpy": Probe(_numpy, _pip("numpy", "numpy")),
     "Pillow": Probe(_pillow, _pip("PIL", "Pillow")),
     "torch": Probe(_torch, Remedies("torch", PAIR, NEW_PAIR)),
-    "torch, numpy": Probe(
-        _torch_with_numpy, Remedies("torch", PAIR, UPGRADED_PAIR), ("torch", "numpy")
-    ),
-    "weight files": Probe(_weight_files, Remedies("torch", PAIR, UPGRADED_PAIR), ("torch",)),
+    "torch, numpy": Probe(_torch_with_numpy, _OLD_TORCH, ("torch", "numpy")),
+    "weight files": Probe(_weight_files, _OLD_TORCH, ("torch",)),
     "torchvision": Probe(_torchvision, Remedies("torchvision", PAIR, NEW_PAIR), ("torch",)),
     "GPU": Probe(_gpu, Remedies("torch", PAIR, OTHER_BUILD), ("torch",)),
     "pycocotools": Probe(_pycocotools, _pip("pycocotools", "pycocotools"), ("numpy",)),

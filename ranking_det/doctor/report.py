@@ -10,22 +10,20 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ranking_det
 from ranking_det.doctor.diagnosis import Check, find_package
-from ranking_det.doctor.probes import compiled_operators
+from ranking_det.doctor.probes import compiled_operators, output_of
 from ranking_det.doctor.runner import run_probes
 
 PYTHON = (3, 10)  # as in setup.py
-PACKAGES = (
-    *("torch", "torchvision", "detectron2", "numpy", "Pillow", "fvcore", "iopath", "omegaconf"),
-    *("hydra-core", "pycocotools", "faster-coco-eval", "lvis", "scikit-learn", "matplotlib"),
-    *("opencv", "setuptools"),
-)
+PACKAGES = """
+torch torchvision detectron2 numpy Pillow fvcore iopath omegaconf hydra-core pycocotools
+faster-coco-eval lvis scikit-learn matplotlib opencv setuptools
+""".split()
 OPTIONAL = ("lvis", "scikit-learn", "setuptools")
 GIB = 2**30
 
@@ -42,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.json:  # the probes take seconds: begin before
         sys.stdout.write(_table(facts) + "\n")
         sys.stdout.flush()
-    checks = [
-        c._replace(remedy=for_this_python(c.remedy)) for c in [*check_machine(), *run_probes()]
-    ]
+    results = [*check_machine(), *run_probes()]
+    checks = [check._replace(remedy=for_this_python(check.remedy)) for check in results]
     faults = sum(check.status == "FAULT" for check in checks)
     if args.json:
         report = {"facts": facts, "checks": [c._asdict() for c in checks], "faults": faults}
@@ -71,20 +68,16 @@ def _nvcc() -> str:
     program = shutil.which("nvcc")
     if program is None:
         return "none"
-    try:
-        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return f"{program} does not run"
-    found = re.search(r"release ([\d.]+)", result.stdout)
-    return f"{found[1]}, {program}" if found else f"{program} does not run"
+    release = re.search(r"release ([\d.]+)", output_of(program, "--version"))
+    return f"{release[1]}, {program}" if release else f"{program} does not run"
 
 
 def describe_package(name: str) -> str:
     """A package's version, without importing it."""
     if name == "opencv":  # several packages bring the same module, and get in each other's way
         names = {str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()}
-        found = [f"{n} {_version(n)}" for n in sorted(names) if n.startswith("opencv-")]
-        return ", ".join(found) or "none"
+        builds = [f"{n} {_version(n)}" for n in sorted(names) if n.startswith("opencv-")]
+        return ", ".join(builds) or "none"
     if name == "detectron2":
         return _describe_detectron2()
     return _version(name) or ("none (optional)" if name in OPTIONAL else "none")
@@ -104,9 +97,9 @@ def _describe_detectron2() -> str:
     source = Path(place, "__init__.py")
     text = source.read_text("utf-8", "replace") if source.is_file() else ""
     # The metadata can be another copy's, where PYTHONPATH names a checkout.
-    found = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
+    version = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
     kind = "with compiled operators" if compiled_operators(place) else "pure Python"
-    return f"{found[1] if found else 'unknown version'}, {kind}, in {place}"
+    return f"{version[1] if version else 'unknown version'}, {kind}, in {place}"
 
 
 def check_machine() -> list[Check]:
@@ -116,39 +109,34 @@ def check_machine() -> list[Check]:
         wanted = ".".join(map(str, PYTHON))
         text = f"{platform.python_version()} is older than {wanted}"
         checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {wanted}"))
-    free = shutil.disk_usage(".").free / GIB
     low = "checkpoints need space: free some, or train in another folder"
-    checks.append(_enough("disk", free, f"{free:.1f} GiB free in {Path.cwd()}", low))
+    checks.append(_check_space("disk", ".", f"free in {Path.cwd()}", low))
     if os.path.isdir("/dev/shm"):
-        free = shutil.disk_usage("/dev/shm").free / GIB
         low = "for data loaders: docker run --shm-size=8g, or dataloader.train.num_workers=0"
-        checks.append(_enough("/dev/shm", free, f"{free:.1f} GiB of shared memory free", low))
-    checks.append(_check_datasets())
-    return checks
+        checks.append(_check_space("/dev/shm", "/dev/shm", "of shared memory free", low))
+    return [*checks, _check_datasets()]
 
 
-def _enough(name: str, free: float, text: str, remedy: str) -> Check:
+def _check_space(name: str, folder: str, text: str, remedy: str) -> Check:
+    free = shutil.disk_usage(folder).free / GIB
+    text = f"{free:.1f} GiB {text}"
     return Check(name, "ok", text) if free >= 1 else Check(name, "note", text, remedy)
 
 
 def _check_datasets() -> Check:
     given = os.environ.get("DETECTRON2_DATASETS")
     root = Path(given or "datasets")
-    text = f"in {root.absolute()}"
-    text += "" if given else ", as $DETECTRON2_DATASETS is not set"
-    if root.is_dir():
-        return Check("data sets", "ok", text)
-    if not given:
-        return Check("data sets", "ok", f"{text}; made at first use")
-    text = f"$DETECTRON2_DATASETS is {given!r}, and there is no such folder"
-    return Check("data sets", "note", text, f"mkdir -p {shlex.quote(given)}, or another folder")
+    if given and not root.is_dir():
+        text = f"$DETECTRON2_DATASETS is {given!r}, and there is no such folder"
+        return Check("data sets", "note", text, f"mkdir -p {shlex.quote(given)}, or another folder")
+    text = f"in {root.absolute()}" + ("" if given else ", as $DETECTRON2_DATASETS is not set")
+    return Check("data sets", "ok", text + ("" if root.is_dir() else "; made at first use"))
 
 
 def for_this_python(remedy: str) -> str:
     """The remedy with the interpreter's path, unless `python` and `pip` mean this one anyway."""
     here = os.path.dirname(sys.executable)
-    found = [os.path.dirname(shutil.which(name) or "") for name in ("python", "pip")]
-    if found == [here, here]:
+    if all(os.path.dirname(shutil.which(name) or "") == here for name in ("python", "pip")):
         return remedy
     python = shlex.quote(sys.executable)
     remedy = re.sub(r"(?<![\w/])python (?=tools/)", f"{python} ", remedy)

@@ -30,11 +30,9 @@ def run_probes() -> list[Check]:
     done: dict[str, Check] = {}
     while len(done) < len(PROBES):
         failed = {name: check.status in ("FAULT", "skipped") for name, check in done.items()}
-        code = CHILD.format(path=sys.path, done=failed)
-        lines, fate = _run(code)
-        for line in lines:
-            check = Check(*json.loads(line))
-            done[check.name] = check
+        lines, fate = _run(CHILD.format(path=sys.path, done=failed))
+        checks = [Check(*json.loads(line)) for line in lines]
+        done |= {check.name: check for check in checks}
         culprit = next((name for name in PROBES if name not in done), None)
         if culprit is not None:
             remedies = PROBES[culprit].remedies

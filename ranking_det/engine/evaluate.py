@@ -18,8 +18,8 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from ranking_det.engine.run_checks import check_classes, named_refusals
-from ranking_det.engine.run_config import RunConfig
+from ranking_det.engine.run_checks import check_classes
+from ranking_det.engine.run_config import RunConfig, named_refusals
 from ranking_det.evaluation.metrics import class_precision
 from ranking_det.evaluation.tables import Row, precision_cell, write_table
 from ranking_det.files import write_whole

@@ -164,11 +164,12 @@ def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
 
 
 def _check_processes(config: RunConfig, command: Command) -> None:
-    several = max(comm.get_world_size(), command.num_processes) > 1
-    if several and (command.predict or command.preview is not None):
+    # Before they are started there is one.
+    world = max(comm.get_world_size(), command.num_processes)
+    if world > 1 and (command.predict or command.preview is not None):
         raise UserError("--predict and --preview take one process")
     batch = 0 if command.eval_only else config.batch
-    run_checks.check_batch(batch, config.train.device, command.num_processes)
+    run_checks.check_batch(batch, config.train.device, world)
     if command.preview is not None and command.preview < 1:
         raise UserError(f"--preview must be at least 1, got {command.preview}")
 

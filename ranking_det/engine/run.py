@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
+from ranking_det.data import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import augment, evaluate
@@ -27,7 +28,7 @@ from ranking_det.engine.own_data import log_own_data
 from ranking_det.engine.pictures import draw_previews
 from ranking_det.engine.plan import Plan, draw_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
-from ranking_det.engine.run_checks import check_loadable, check_masks
+from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.training import distribute, train_model
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
@@ -96,9 +97,7 @@ def train(plan: Plan) -> str:
     if command.resume and find_last(plan.output_dir) not in ("", plan.weights.path):
         logger.warning("The last checkpoint is missing or broken: an earlier one is resumed")
     draw_missing_sets([*config.names("train"), *config.names("test")])
-    check_loadable(config.names("test"))
-    for name in config.test_sets():
-        config.evaluator(name)  # what it refuses would end the training at an evaluation
+    config.check_test_sets()
     train_model(plan, *_train_loaders(plan))
     return plan.output_dir
 
@@ -187,4 +186,6 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any]:
         config.fit_to_data(len(records))
     loader = config.train_loader(records, plan.resume_at or 0)
     exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
-    return loader, config.train_loader(records, 0) if exact_norms else None
+    norms_loader = config.train_loader(records, 0) if exact_norms else None
+    release_sets(set(config.names("train")) - set(config.names("test")))
+    return loader, norms_loader

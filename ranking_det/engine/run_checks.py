@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.utils import comm
 
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.user_errors import UserError, nearest
 
 DTYPES = ("auto", "float16", "bfloat16")
-
-
-@contextmanager
-def named_refusals(where: str) -> Iterator[None]:
-    """Turn what a constructor refuses into one line; ``where`` is the node of the config.
-
-    Raises:
-        UserError: what the node names cannot be imported, or refuses its arguments.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    # What constructors and Detectron2's own assertions raise; anything else is a fault of ours.
-    except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where} cannot be built: {reason}") from error
 
 
 def check_file(path: str, what: str) -> None:
@@ -94,15 +75,14 @@ def choose_dtype(amp: Mapping[str, Any], device: str) -> str:
     return str(dtype)
 
 
-def check_batch(batch: int, device: str, num_processes: int) -> None:
+def check_batch(batch: int, device: str, world: int) -> None:
     """Raise UserError unless so many processes can share a batch on such devices.
 
     Args:
         batch: images of an iteration; 0 where none is trained on.
         device: of each process.
-        num_processes: that are asked for; those that have been started count where there are more.
+        world: the number of processes.
     """
-    world = max(comm.get_world_size(), num_processes)
     if batch % world:
         raise UserError(f"a batch of {batch} cannot be shared by {world} processes")
     if world > 1 and device.startswith("cuda:"):
@@ -120,17 +100,6 @@ def check_datasets(names: Sequence[str], key: str) -> None:
         if name not in DatasetCatalog:
             known = DatasetCatalog.list()
             raise UserError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
-
-
-def check_loadable(names: Sequence[str]) -> None:
-    """Load data sets once, to hear of what is wrong before a training rather than after it.
-
-    Raises:
-        UserError: a file is missing or faulty, or a set needs a package that is not there.
-    """
-    for name in names:
-        with named_refusals(f"the data set {name!r}"):
-            DatasetCatalog.get(name)
 
 
 def check_classes(names: Sequence[str], num_classes: int | None, key: str | None) -> None:

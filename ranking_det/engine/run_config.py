@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ranking_det.config import parameters
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine import yaml_config
-from ranking_det.engine.lazy_config import load_lazy_config, target_of
-from ranking_det.engine.run_checks import named_refusals
+from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.saved_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
@@ -61,6 +62,23 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
     return RunConfig(yaml_config.translate(cfg), overridden, cfg)
 
 
+@contextmanager
+def named_refusals(where: str) -> Iterator[None]:
+    """Turn what a constructor refuses into one line; ``where`` is the node of the config.
+
+    Raises:
+        UserError: what the node names cannot be imported, or refuses its arguments.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # What constructors and Detectron2's own assertions raise; anything else is a fault of ours.
+    except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where} cannot be built: {reason}") from error
+
+
 class RunConfig:
     """A config, checked when it was loaded.
 
@@ -96,7 +114,8 @@ class RunConfig:
     def num_classes_key(self) -> str | None:
         """The user's key of the number of classes; None if only the model knows."""
         if self.yaml is not None:
-            return num_classes_key(self.yaml)
+            with named_refusals("MODEL"):
+                return num_classes_key(self.yaml)
         return _shallowest(self.nodes.model, "num_classes", "model")
 
     def names_key(self, split: str) -> str:
@@ -196,9 +215,9 @@ class RunConfig:
         node = self._loader_node("train")
         if records is not None:
             node["dataset"] = records
-        target = target_of(self.nodes.dataloader.train)
-        accepted = parameters(target) if target is not None else None
-        if "start_iter" in (accepted or ()):
+        target = node.get("_target_")
+        target = locate(target) if isinstance(target, str) else target
+        if callable(target) and "start_iter" in inspect.signature(target).parameters:
             node["start_iter"] = start_iter
         return self._build(node, "dataloader.train")
 
@@ -219,6 +238,19 @@ class RunConfig:
             node = OmegaConf.merge(node, {"dataset_name": name, "output_dir": folder})
         return self._build(node, "dataloader.evaluator")
 
+    def check_test_sets(self) -> None:
+        """Load the test sets and build their evaluators, which would end a training otherwise.
+
+        Raises:
+            UserError: a file is missing or faulty, a set needs a package that is not there, or an
+                evaluator refuses its arguments.
+        """
+        for name in self.names("test"):
+            with named_refusals(f"the data set {name!r}"):
+                DatasetCatalog.get(name)
+        for name in self.test_sets():
+            self.evaluator(name)
+
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer of the model."""
         self.nodes.optimizer.params.model = model
@@ -230,9 +262,9 @@ class RunConfig:
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         """What Detectron2's LRScheduler hook takes."""
-        node = dict(self.nodes.lr_multiplier.items())
-        if "optimizer" in node:
-            node["optimizer"] = optimizer
+        node = self.nodes.lr_multiplier
+        if isinstance(node, DictConfig) and "optimizer" in node:
+            node = {**node, "optimizer": optimizer}
         return self._build(node, "lr_multiplier")
 
     def save(self, path: Path) -> None:
@@ -249,7 +281,8 @@ class RunConfig:
 
     @property
     def _evaluates_each(self) -> bool:
-        return OmegaConf.is_missing(self.nodes.dataloader.evaluator, "dataset_name")
+        node = self.nodes.dataloader.evaluator
+        return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
     def _loader_node(self, split: str) -> dict[str, Any]:
         """The arguments of a loader, whose mapper is built."""

@@ -28,7 +28,7 @@ _OTHERS = {
     "MultiStepParamScheduler",
     "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
     "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
-    "ranking_det.engine.schedule": "warm_up",
+    "ranking_det.solver": "warm_up",
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",
 }

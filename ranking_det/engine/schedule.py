@@ -6,9 +6,6 @@ import math
 from collections.abc import Collection
 from typing import NamedTuple
 
-from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import ParamScheduler
-
 
 class Schedule(NamedTuple):
     """A training's length, and what depends on it. Iterations, unless said otherwise."""
@@ -78,26 +75,3 @@ def fit_schedule(
             f"{epoch} iterations an epoch, {max_iter / epoch:.4g} epochs",
         )
     return fitted, lines
-
-
-def warm_up(
-    scheduler: ParamScheduler,
-    *,
-    factor: float,
-    iterations: int,
-    max_iter: int,
-    share: float = 1.0,
-) -> WarmupParamScheduler:
-    """A schedule with a linear warm-up of so many iterations, in a training of any length.
-
-    It is cut to a third of a short schedule, lest the rate decays before it is reached.
-
-    Args:
-        scheduler: the schedule without it.
-        factor: of its rate in the first iteration, >= 0.
-        iterations: of the warm-up, >= 0.
-        max_iter: of the training, >= 1.
-        share: of the training, in (0, 1], that the schedule is for.
-    """
-    length = min(1 / 3, iterations / (share * max_iter))
-    return WarmupParamScheduler(scheduler, factor, length, "linear")

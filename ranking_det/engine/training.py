@@ -77,7 +77,8 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
             _make_room(plan.output_dir)
         else:
             states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
-            _drop_rows(plan.output_dir, resume_at)
+            if comm.is_main_process():
+                drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
         checkpointer.extras = _save_config(config)
         if resume_at is not None:
             how = _how_exactly(exact, states, checkpointer.extras)
@@ -157,11 +158,6 @@ def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str
             f"{path!r}: its optimizer or other states do not fit this config ({error}); "
             f"start from its weights with {key}={path} in another folder or with --overwrite"
         ) from error
-
-
-def _drop_rows(output_dir: str, resume_at: int) -> None:
-    if comm.is_main_process():
-        drop_rows_after(Path(output_dir, "metrics.json"), resume_at - 1)
 
 
 def _save_config(config: RunConfig) -> dict[str, Any]:

@@ -113,20 +113,18 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, content = state
-        self.array = _from_bytes(content, dtype, shape, "F" if fortran else "C").array
+        self.array = _from_bytes(content, dtype, shape, "F" if fortran else "C")
 
 
-def _from_bytes(content: Any, dtype: _DType, shape: tuple[int, ...], order: Any) -> _Array:
+def _from_bytes(content: Any, dtype: _DType, shape: tuple[int, ...], order: Any) -> np.ndarray:
     raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
-    result = _Array()
     array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
     # A copy, as weights are written to; in this machine's byte order, which torch asks for.
-    result.array = array.astype(array.dtype.newbyteorder("="))
-    return result
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def _scalar(dtype: _DType, content: Any) -> Any:
-    return _from_bytes(content, dtype, (), "C").array[()]
+    return _from_bytes(content, dtype, (), "C")[()]
 
 
 def _encode(text: str, encoding: str) -> bytes:

@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking_det.evaluation.files import (
-    describe,
-    read_ground_truth,
-    read_results,
-)
+from ranking_det.data.coco_json.reader import read_results
+from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import (
     FIELDS,
@@ -77,7 +74,7 @@ def _evaluate(args: argparse.Namespace) -> str:
     if args.per_class:
         _check_names(ground_truth["categories"], args.ground_truth)
     results = read_results(args.results, ground_truth, args.iou_type)
-    found = average_precision(
+    all_metrics = average_precision(
         ground_truth,
         results,
         args.iou_type,
@@ -85,14 +82,14 @@ def _evaluate(args: argparse.Namespace) -> str:
         library=args.library,
         max_dets=args.max_dets,
     )
-    metrics = {name: value for name, value in found.items() if not name.startswith("AP-")}
+    metrics = {name: value for name, value in all_metrics.items() if not name.startswith("AP-")}
     if args.output:
         # JSON has no NaN.
         content = {name: None if math.isnan(value) else value for name, value in metrics.items()}
         write_json(Path(args.output), content)
     if args.per_class:
         categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-        of_class = class_precision(found, [category["name"] for category in categories])
+        of_class = class_precision(all_metrics, [category["name"] for category in categories])
         rows = [{"class": name, "AP": precision_cell(ap)} for name, ap in of_class.items()]
         write_table(Path(args.per_class), ["class", "AP"], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", f"{len(results):,} results"]

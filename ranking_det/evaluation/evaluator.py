@@ -16,8 +16,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from ranking_det.data.annotations import read_json
-from ranking_det.evaluation.files import (
+from ranking_det.data.coco_json.reader import open_annotations
+from ranking_det.evaluation.ground_truth import (
     LVIS_VERSIONS,
     describe,
     fill_masks,
@@ -68,7 +68,10 @@ class DetectionEvaluator(DatasetEvaluator):
         max_dets_per_image: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        self.rules = _choose_rules(rules, metadata.get("evaluator_type"))
+        if rules not in ("auto", "coco", "lvis"):
+            raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
+        kind = metadata.get("evaluator_type") if rules == "auto" else rules
+        self.rules: Rules = "lvis" if kind == "lvis" else "coco"
         check_library(library, lvis=self.rules == "lvis")
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
@@ -79,12 +82,12 @@ class DetectionEvaluator(DatasetEvaluator):
         self.library = library
         self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
         self.dataset_name = dataset_name
-        self.ground_truth, where, numbers = _load(metadata, dataset_name)
+        content, where, numbers = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
-        self.annotated = "annotations" in self.ground_truth
-        self.ground_truth.setdefault("annotations", [])
+        self.annotated = "annotations" in content
+        content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
-        prepare_ground_truth(self.ground_truth, where, self.rules, masks=masks)
+        self.ground_truth = prepare_ground_truth(content, where, self.rules, masks=masks)
         images = self.ground_truth["images"]
         self.numbers = numbers or {image["id"]: image["id"] for image in images}
         self.masks = has_masks(self.ground_truth)
@@ -190,19 +193,11 @@ class DetectionEvaluator(DatasetEvaluator):
         return metrics
 
 
-def _choose_rules(rules: str, evaluator_type: str | None) -> Rules:
-    if rules not in ("auto", "coco", "lvis"):
-        raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
-    if rules == "auto":
-        rules = "lvis" if evaluator_type == "lvis" else "coco"
-    return "lvis" if rules == "lvis" else "coco"
-
-
 def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[Any, int]]:
     """The ground truth, what messages call it, and the numbers that its images were given."""
     if metadata.get("json_file") is not None:
         path = PathManager.get_local_path(metadata.json_file)
-        return read_json(path), path, {}
+        return open_annotations(path).content, path, {}
     where = f"data set {dataset_name!r}"
     if metadata.get("thing_classes") is None:
         raise UserError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
@@ -235,11 +230,11 @@ def _classes(
         raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
     # The ids of LVIS v1 are all in a file of v0.5, of other classes.
     if federated and len(ids) < len(names):
-        found, own = (
+        of_file, of_set = (
             f"{count} ({LVIS_VERSIONS[count]})" if count in LVIS_VERSIONS else str(count)
             for count in (len(names), len(ids))
         )
-        raise UserError(f"{where}: has {found} categories, but the data set {own}")
+        raise UserError(f"{where}: has {of_file} categories, but the data set {of_set}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):
         raise UserError(f"{where}: has {len(ids)} categories, the data set {len(classes)} classes")

@@ -62,11 +62,11 @@ def fast_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     api = COCO(ground_truth)
-    found = api.loadRes(results)
+    detections = api.loadRes(results)
     step = max(1, PAIRS // max(1, len(ground_truth["images"])))
     parts = []
     for start in range(0, len(ids), step):
-        evaluation = COCOeval_faster(api, found, iou_type, lvis_style=lvis)
+        evaluation = COCOeval_faster(api, detections, iou_type, lvis_style=lvis)
         evaluation.params.catIds = list(ids[start : start + step])
         evaluation.params.maxDets = [max_dets]
         evaluation.evaluate()
@@ -95,8 +95,8 @@ def reference_precision(
     with contextlib.redirect_stdout(io.StringIO()):
         api = index(ground_truth)
         # pycocotools does not read an empty list of results.
-        found = api.loadRes(results) if results else index({**ground_truth, "annotations": []})
-        evaluation = COCOeval(api, found, iou_type)
+        detections = api.loadRes(results) if results else index({**ground_truth, "annotations": []})
+        evaluation = COCOeval(api, detections, iou_type)
         evaluation.params.catIds = list(ids)
         evaluation.params.maxDets = [max_dets]
         evaluation.evaluate()

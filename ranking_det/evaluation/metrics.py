@@ -132,12 +132,13 @@ def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
     of_image: dict[int, list[Result]] = defaultdict(list)
     for result in results:
         of_image[result["image_id"]].append(result)
-    kept: list[Result] = []
-    for found in of_image.values():
-        if len(found) > max_dets:
-            found = sorted(found, key=lambda result: result["score"], reverse=True)[:max_dets]
-        kept += found
-    return kept
+    best: list[Result] = []
+    for rows in of_image.values():
+        # In the order of the file, unless some are left out.
+        if len(rows) > max_dets:
+            rows = sorted(rows, key=lambda result: result["score"], reverse=True)[:max_dets]
+        best += rows
+    return best
 
 
 def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> list[Result]:

@@ -105,17 +105,13 @@ class CARAFE(nn.Module):
             raise ValueError(f"group: expected a divisor of channels = {channels}, got {group}")
         self.scale, self.up_kernel, self.group = scale, up_kernel, group
         self.compressor = nn.Conv2d(channels, compressed_channels, 1)
-        self.encoder = nn.Conv2d(
-            compressed_channels,
-            scale**2 * up_kernel**2 * group,
-            encoder_kernel,
-            padding=encoder_kernel // 2,
-        )
+        weights = scale**2 * up_kernel**2 * group
+        self.encoder = nn.Conv2d(compressed_channels, weights, encoder_kernel, padding="same")
         nn.init.xavier_uniform_(self.compressor.weight)
         # Almost equal weights at first: each window's mean.
         nn.init.normal_(self.encoder.weight, std=0.001)
-        for layer in (self.compressor, self.encoder):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.compressor.bias)
+        nn.init.zeros_(self.encoder.bias)
 
     def kernels(self, features: Tensor) -> Tensor:
         """Predict the kernels, each of which sums to 1.
@@ -173,9 +169,8 @@ class _Reassembly(torch.autograd.Function):
         weights = _to_cells(kernels.to(features.dtype), group, scale)
         to_out = _to_cells(incoming, group, scale)
         # k^2 additions to each pixel: too many for half precision.
-        to_padded = padded.new_zeros(
-            padded.shape, dtype=torch.promote_types(padded.dtype, torch.float32)
-        )
+        wide = torch.promote_types(padded.dtype, torch.float32)
+        to_padded = torch.zeros_like(padded, dtype=wide)
         to_weights = torch.empty_like(weights)
         for image, rows in _blocks(weights, padded):
             gradient, windows = to_out[image, rows], _windows(padded[image], rows, size)
@@ -224,11 +219,9 @@ def _windows(padded: Tensor, rows: slice, size: int) -> Tensor:
 def _add_windows(padded: Tensor, windows: Tensor, rows: slice, size: int) -> None:
     """Add the windows of _windows to where they were taken from."""
     width = windows.shape[1]
-    for place in range(size**2):
+    for place, part in enumerate(windows.unbind(dim=3)):
         down, right = divmod(place, size)
-        padded[rows.start + down : rows.stop + down, right : right + width] += windows[
-            :, :, :, place
-        ]
+        padded[rows.start + down : rows.stop + down, right : right + width] += part
 
 
 def _check_odd(name: str, value: int) -> None:

@@ -176,8 +176,8 @@ def soft_nms(
             factor = torch.exp(-iou.square() / sigma)
         remaining = torch.where(classes == classes[best], remaining * factor, remaining)
         remaining[best] = 0.0
-    kept = lowered > min_score
-    return picks[kept], lowered[kept]
+    passing = lowered > min_score
+    return picks[passing], lowered[passing]
 
 
 def vote_boxes(

@@ -8,13 +8,8 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_per_positive, check_ranking
 from ranking_det.losses.kernels import constants
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
 from ranking_det.losses.kernels.ramps import Ramps
 from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
@@ -89,9 +84,9 @@ def alrp_loss(
             at_errors = at_errors.to(at_logits.dtype)
             precision_error = (false_positives / rank).mean()
     if ranked is None:
-        return ALRPLosses(attached_zero(logits), attached_zero(localization_errors))
-    classification = LossPart(precision_error.to(at_logits.dtype), at_logits)
-    localization = LossPart(lost.to(at_logits.dtype), at_errors[ranked.local])
+        return ALRPLosses(zero_loss(logits), zero_loss(localization_errors))
+    classification = Part(precision_error.to(at_logits.dtype), at_logits)
+    localization = Part(lost.to(at_logits.dtype), at_errors[ranked.local])
     return ALRPLosses(
         *attach_gradients(logits, classification),
         *attach_gradients(localization_errors, localization),

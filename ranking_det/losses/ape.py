@@ -9,20 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.checks import (
-    check_at_least,
-    check_choice,
-    check_integer,
-    check_per_positive,
-    check_ranking,
-)
+from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
 
@@ -79,8 +68,7 @@ def ape_loss(
         >>> print(f"{ape_loss(logits, positives, quality):.6f}")
         0.257076
     """
-    check_ranking(logits, positives)
-    check_per_positive("quality", quality, positives)
+    check_ranking(logits, positives, quality=quality)
     check_at_least("lam", lam, 0.0, strictly=True)
     check_choice("normalizer", normalizer, ("positives", "active"))
     if cutoff is not None and not (isinstance(cutoff, (int, float)) and cutoff < 0):
@@ -102,8 +90,8 @@ def ape_loss(
             pushed = _push_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + pairs.trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = LossPart(value.to(gradient.dtype), gradient, index)
-    return attached_zero(logits) if ranked is None else attach_gradients(logits, part)[0]
+            part = Part(value.to(gradient.dtype), gradient, index)
+    return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
 class _Pairs(NamedTuple):
@@ -122,15 +110,9 @@ class _Pairs(NamedTuple):
     trained: Tensor
 
 
-def _blocks(ranked: RankedLogits) -> list[slice]:
-    count = len(ranked.scores)
-    size = max(1, constants.PAIRS // count)
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
 def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool) -> _Pairs:
     (quality,), blocks = ranked.columns, []
-    for rows in _blocks(ranked):
+    for rows in sums.row_blocks():
         pairs = sums.pairs(rows)
         worse = (quality[None, :] < quality[rows, None]) & (pairs.sigmoid > 0)
         visible = worse.sum(1)
@@ -149,7 +131,7 @@ def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool
 def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
     """The sum over u of weights_u sigmoid(lam d_vu) for those v that are in A_u; (P,)."""
     (quality,), received = ranked.columns, torch.zeros_like(weights)
-    for rows in _blocks(ranked):
+    for rows in sums.row_blocks():
         worse = quality[None, :] < quality[rows, None]
         received += weights[rows] @ (sums.pairs(rows).trained * worse)
     return received

@@ -9,13 +9,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
 
@@ -99,8 +94,8 @@ def ap_loss(
             value = lowest.mean()
             if isinstance(sums, SigmoidSums) and distance == "cross_entropy":
                 value = (weights * sums.softplus).sum() / lam
-            part = LossPart(value.to(gradient.dtype), gradient, index)
-    return attached_zero(logits) if ranked is None else attach_gradients(logits, part)[0]
+            part = Part(value.to(gradient.dtype), gradient, index)
+    return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
 def _count_above(ranked: RankedLogits, margin: float) -> Tensor:

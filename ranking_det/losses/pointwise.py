@@ -172,10 +172,9 @@ def _with_targets(
         positives = torch.nonzero(labels >= 0).squeeze(1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = torch.zeros_like(logits)
-    if quality is None:
-        targets[positives, labels[positives]] = 1
-    else:
+    if quality is not None:
         check_per_positive("quality", quality, positives)
-        targets[positives, labels[positives]] = quality.detach().to(targets.dtype)
+        quality = quality.detach().to(targets.dtype)
+    targets[positives, labels[positives]] = 1 if quality is None else quality
     counted = labels != IGNORE
     return logits[counted], targets[counted]

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.checks import check_per_positive, check_ranking
+from ranking_det.checks import check_ranking
 from ranking_det.losses.kernels import constants
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.interval_sums import IntervalSums
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
 from ranking_det.losses.kernels.ramps import step
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 
@@ -70,17 +65,16 @@ def rank_sort_loss(
         >>> print(f"{losses.ranking:.6f} {losses.sorting:.6f}")
         0.207143 0.037500
     """
-    check_ranking(logits, positives, delta)
-    check_per_positive("quality", quality, positives)
+    check_ranking(logits, positives, delta, quality=quality)
     with exact_arithmetic(logits):
         ranked = gather_ranked_logits(logits, positives, [quality], group)
         parts = [] if ranked is None else _parts(ranked, positives, delta)
     if not parts:
-        return RankSortLosses(attached_zero(logits), attached_zero(logits))
+        return RankSortLosses(zero_loss(logits), zero_loss(logits))
     return RankSortLosses(*attach_gradients(logits, *parts))
 
 
-def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[LossPart]:
+def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
     (quality,), count = ranked.columns, len(ranked.scores)
     sums = IntervalSums(ranked, delta)
     true_rank, error = sums.over_positives(torch.stack([torch.ones_like(quality), 1 - quality]))
@@ -93,8 +87,8 @@ def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[LossPa
     sorting, received = _sorting(ranked.scores, quality, true_rank, error, delta)
     sparse = ((received - sorting) / count)[ranked.local]
     return [
-        LossPart(ranking.mean().to(dense.dtype), dense),
-        LossPart(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
+        Part(ranking.mean().to(dense.dtype), dense),
+        Part(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
     ]
 
 

@@ -12,19 +12,14 @@ from torch import Tensor
 from ranking_det.checks import (
     check_at_least,
     check_choice,
-    check_group_ids,
+    check_entries,
     check_integer,
     check_labels,
     check_vector,
 )
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.precomputed_gradient import (
-    LossPart,
-    attach_gradients,
-    attached_zero,
-    exact_arithmetic,
-)
+from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_groups import bin_negatives, rank_groups
 
 DISTANCES = ("exp", "sigmoid", "logistic")
@@ -62,13 +57,13 @@ def global_ranking_loss(
     check_choice("distance", distance, DISTANCES)
     both = torch.cat([foreground, background])
     if len(foreground) == 0 or len(background) == 0:
-        return attached_zero(both)
+        return zero_loss(both)
     with exact_arithmetic(both):
         dtype = torch.promote_types(both.dtype, torch.float32)
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
         together = torch.zeros_like(high, dtype=torch.int64)
         value, at_high, at_low = rank_groups(high, together, low[None], distance, reweight)
-        part = LossPart(value[0], torch.cat([at_high, at_low[0]]))
+        part = Part(value[0], torch.cat([at_high, at_low[0]]))
     return attach_gradients(both, part)[0]
 
 
@@ -154,14 +149,14 @@ def iou_guided_ranking_loss(
         1.0942
     """
     check_vector("scores", scores)
-    check_vector("ious", ious, like=scores)
-    check_group_ids(groups, scores, ious)
+    check_entries("ious", ious, scores, "score")
+    check_entries("groups", groups, scores, "score", integer=True)
     check_at_least("alpha", alpha, 0.0, strictly=True)
     check_choice("iou_gradient", iou_gradient, ("higher", "both", "none"))
     check_choice("reduction", reduction, ("sum", "mean"))
     inputs = torch.cat([scores, ious])
     if len(scores) == 0:
-        return attached_zero(inputs)
+        return zero_loss(inputs)
     with exact_arithmetic(inputs):
         dtype = torch.promote_types(inputs.dtype, torch.float32)
         groups, order = torch.sort(groups, stable=True)
@@ -174,7 +169,7 @@ def iou_guided_ranking_loss(
             weights = weights / heads.sum().clamp_min(1)
         value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
         back = torch.argsort(order)
-        part = LossPart(value, torch.cat([gradient[back] for gradient in gradients]))
+        part = Part(value, torch.cat([gradient[back] for gradient in gradients]))
     return attach_gradients(inputs, part)[0]
 
 
@@ -257,7 +252,7 @@ def rank_classes(
     check_integer("groups", ranking.groups, 1)
     flat = scores.reshape(-1)
     if len(rows) == 0:
-        return attached_zero(flat)
+        return zero_loss(flat)
     with exact_arithmetic(flat):
         layout = _lay_out(labels, rows, images, num_images, scores.shape[1])
         dtype = torch.promote_types(flat.dtype, torch.float32)
@@ -268,7 +263,7 @@ def rank_classes(
             value += _rank_pairs(
                 scores.detach(), labels, layout, slice(start, start + size), ranking, gradient
             )
-    return attach_gradients(flat, LossPart(value, gradient))[0]
+    return attach_gradients(flat, Part(value, gradient))[0]
 
 
 def _rank_pairs(

@@ -63,13 +63,13 @@ class DenseDetectorWithTTA(nn.Module):
         return [{"instances": self._detect(self._complete(inputs))} for inputs in batched_inputs]
 
     def _detect(self, inputs: dict[str, Any]) -> Any:
-        found = []
+        views = []
         # One at a time: in a batch of several sizes the smaller would be padded.
         for augmented in self.mapper(inputs):
             (raw,) = self.model.propose([augmented])
-            found.append(_move_back(raw, augmented["transforms"]))
+            views.append(_move_back(raw, augmented["transforms"]))
         size = inputs["height"], inputs["width"]
-        merged = RawDetections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        merged = RawDetections(*(torch.cat(parts) for parts in zip(*views, strict=True)))
         return detector_postprocess(self.model.inference.suppress(merged, size), *size)
 
     def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, MaskRCNNCo
 from torch import nn
 
 from ranking_det.assigners import Assigner
-from ranking_det.criteria import Classification, CriterionBase
-from ranking_det.criteria.localization import MaskLocalization
+from ranking_det.criteria import CriterionBase, MaskLocalization
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 
@@ -32,8 +31,8 @@ def check_dense_parts(
     num_classes: int,
 ) -> None:
     """Check the parts of a dense detector of K = ``num_classes`` classes."""
-    check_grid(assigner, anchor_generator, strides)
-    check_coder(criterion, coder)
+    _check_grid(assigner, anchor_generator, strides)
+    _check_coder(criterion, coder)
     if num_classes > 1 and criterion.softmax:
         raise ValueError(
             "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
@@ -81,8 +80,8 @@ def check_rpn_parts(
             f"head.num_anchors: {head.objectness_logits.out_channels}, but the anchor generator "
             f"gives {sorted(counts)} per cell"
         )
-    check_grid(assigner, anchor_generator, strides)
-    check_coder(criterion, coder)
+    _check_grid(assigner, anchor_generator, strides)
+    _check_coder(criterion, coder)
     _check_no_branch(criterion)
 
 
@@ -99,7 +98,7 @@ def check_box_parts(
             + ("a softmax over the classes" if criterion.softmax else "a sigmoid of each class")
         )
     _check_no_branch(criterion)
-    check_coder(criterion, predictor.box2box_transform)
+    _check_coder(criterion, predictor.box2box_transform)
     if isinstance(assigner, Assigner) and assigner.needs_grid:
         raise ValueError(
             f"assigner: {type(assigner).__name__} is for anchors on a grid; take MaxIoU for "
@@ -115,7 +114,7 @@ def check_mask_parts(
     criterion: CriterionBase, mask_head: nn.Module | None, num_classes: int
 ) -> None:
     """Check the mask head on the positives of a box head; None if it has none."""
-    learns = any(isinstance(part, MaskLocalization) for part in criterion.modules())
+    learns = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
     if mask_head is None:
         if learns:
             raise ValueError("criterion.localization: there is no mask head for the task on masks")
@@ -138,14 +137,15 @@ def check_mask_parts(
 
 def check_continuous_labels(criterion: CriterionBase, label: str) -> None:
     """Check that a criterion has a use for other continuous labels than the overlap."""
-    for part in criterion.modules():
-        if isinstance(part, Classification) and not part.uses_continuous_labels:
+    for part in criterion.criteria:
+        if not part.classification.uses_continuous_labels:
             raise ValueError(
-                f"continuous_label: {type(part).__name__} has no continuous labels, got {label!r}"
+                f"continuous_label: {type(part.classification).__name__} has no continuous labels, "
+                f"got {label!r}"
             )
 
 
-def check_coder(criterion: CriterionBase, coder: Any) -> None:
+def _check_coder(criterion: CriterionBase, coder: Any) -> None:
     """Check that a loss on encoded boxes encodes them as the box coder does."""
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else ()
     for weights in criterion.coder_weights:
@@ -157,7 +157,7 @@ def check_coder(criterion: CriterionBase, coder: Any) -> None:
             )
 
 
-def check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
+def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
     """Check that an assigner is for the anchors of these strides."""
     if not isinstance(assigner, Assigner):
         return

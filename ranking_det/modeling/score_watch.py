@@ -84,10 +84,10 @@ def count_detections(num_detections: int) -> None:
         counts.detections += num_detections
 
 
-def _warn(own: _Counts) -> None:
-    own.passing = int(own.passing)
+def _warn(local: _Counts) -> None:
+    local.passing = int(local.passing)
     # A worker without images knows neither the threshold nor its device.
-    workers = [counts for counts in comm.gather(own) if counts.name and counts.images]
+    workers = [counts for counts in comm.gather(local) if counts.name and counts.images]
     if not workers:
         return
     name, thresh = workers[0].name, workers[0].thresh

@@ -41,12 +41,13 @@ def add_ranking_config(cfg: CfgNode) -> None:
 
     For an R-CNN, with RankingRPN and RankingROIHeads as Detectron2's MODEL.PROPOSAL_GENERATOR.NAME
     and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR
-    (of which Detectron2 has the other keys) are those of the box head, MODEL.RPN_ASSIGNER and so on
-    those of the RPN, and MODEL.MASK_CRITERION and MODEL.ROI_MASK_HEAD.MAX_ROIS those of the mask
-    head; MODEL.ROI_HEADS.CONTINUOUS_LABEL is as in :class:`RankingROIHeads`. A cascade has a mask
-    head in every stage, or, with MODEL.ROI_MASK_HEAD.EVERY_STAGE False, only in the first one, as
-    Detectron2's Cascade Mask R-CNN does. A sampler without NAME is none. Of Detectron2's keys those
-    for matching, sampling and losses have no effect, but for MODEL.RPN.LOSS_WEIGHT.
+    (of which Detectron2 has the other keys) are those of the box head, and MODEL.RPN_ASSIGNER and
+    so on those of the RPN. With masks, MODEL.MASK_CRITERION is the task on masks that is added to
+    MODEL.CRITERION; MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are as in
+    :class:`StagedROIHeads`. A cascade has a mask head in every stage, or, with
+    MODEL.ROI_MASK_HEAD.EVERY_STAGE False, only in the first one, as Detectron2's Cascade Mask R-CNN
+    does. A sampler without NAME is none. Of Detectron2's keys those for matching, sampling and
+    losses have no effect, but for MODEL.RPN.LOSS_WEIGHT.
     MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone, which reads the keys of
     build_resnet_fpn_backbone (but for MODEL.FPN.FUSE_TYPE).
 
@@ -69,13 +70,6 @@ def add_ranking_config(cfg: CfgNode) -> None:
 def num_classes_key(cfg: CfgNode) -> str | None:
     """The key of the number of classes, of the config's model; None if only the model knows."""
     return _interface(cfg).num_classes_key
-
-
-def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Set the number of classes of the config's model; the config must not be frozen."""
-    key = num_classes_key(cfg)
-    if key is not None:
-        cfg.merge_from_list([key, num_classes])
 
 
 def learns_masks(cfg: CfgNode) -> bool:

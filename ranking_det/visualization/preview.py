@@ -33,15 +33,15 @@ class DrawnPositives(NamedTuple):
         boxes: (P, 4) XYXY in pixels of the image.
         objects: (P,) int64, the object that each is to find.
         description: what they are, such as "the anchors that are to find it".
-        verb: what is trained with them, "find" or "propose".
-        points: whether only the boxes' centres mean anything; the boxes are not drawn then.
+        task: what they are trained to do with an object, "find" or "propose".
+        are_points: whether only the boxes' centres mean something; the boxes are not drawn then.
     """
 
     boxes: np.ndarray
     objects: np.ndarray
     description: str = "the anchors that are to find it"
-    verb: str = "find"
-    points: bool = False
+    task: str = "find"
+    are_points: bool = False
 
 
 @rc_context(PLAIN)
@@ -76,10 +76,10 @@ def draw_preview(
         counts, missed = numbers, numbers.count(0)
         title += f", {_plural(sum(numbers), 'positive')}"
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
-        centers = "" if positives.points else " and their centres"
+        centers = "" if positives.are_points else " and their centres"
         caption += f"    in its label's colour: {positives.description} (its positives){centers}"
         caption += "\nred box: object without a positive, which nothing is trained to "
-        caption += positives.verb
+        caption += positives.task
     for i, box in enumerate(boxes.tolist()):
         _draw_object(axis, box, labels[i], i, counts[i])
     _write_around(figure, title, caption)
@@ -109,7 +109,7 @@ def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
     """Anchors as thin boxes, fainter the more there are, and their centres as dots."""
     boxes = positives.boxes
     colors = np.array([_color(int(i)) for i in positives.objects])
-    if not positives.points:
+    if not positives.are_points:
         patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
         alpha = min(0.9, max(0.15, 30 / max(len(boxes), 1)))
         axis.add_collection(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ranking_det.assigners import ATSS, BACKGROUND, IGNORE, blocks
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import atss
 
 
@@ -90,9 +90,9 @@ def test_blocks_of_objects_change_nothing(scene, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(valid=torch.ones(3, dtype=torch.bool)), r"valid must be bool of shape \(16,\)"),
-        (dict(gt_classes=[torch.tensor([0, 1])]), r"gt_boxes\[0\] must have shape \(2, 4\)"),
-        (dict(gt_classes=[]), "gt_boxes and gt_classes must be of the same images, got 1 and 0"),
+        (dict(valid=torch.ones(3, dtype=torch.bool)), r"valid: expected bool of shape \(16,\)"),
+        (dict(gt_classes=[torch.tensor([0, 1])]), r"gt_boxes\[0\]: expected shape \(2, 4\)"),
+        (dict(gt_classes=[]), "gt_boxes and gt_classes: .* of the same images, got 1 and 0"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
@@ -104,5 +104,5 @@ def test_wrong_arguments_are_named(change, message):
     )
     with pytest.raises(ValueError, match=message):
         ATSS()(**(arguments | change))
-    with pytest.raises(ValueError, match="topk must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="topk: expected an integer of at least 1, got 0"):
         ATSS(0)

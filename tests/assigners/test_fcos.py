@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, IGNORE, PAA, MaxIoU, NormalizedPAA, blocks
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import fcos
 
 RANGES = (16, 32)
@@ -124,14 +124,16 @@ def test_only_this_assigner_needs_one_square_anchor_per_location():
 
 def test_wrong_arguments_are_named():
     box, label = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]
-    with pytest.raises(ValueError, match=r"anchors must have 5 levels.*\(64, 128, 256, 512\), g"):
+    with pytest.raises(ValueError, match=r"anchors: expected 5 levels.*\(64, 128, 256, 512\), g"):
         FCOS()([grid(64, 8, (8.0,))], box, label, torch.ones(64) > 0)
     flat = torch.tensor([[0.0, 0.0, 64.0, 64.0], [0.0, 0.0, 64.0, 32.0]])
-    with pytest.raises(ValueError, match=r"anchors\[0\] must be square.*got one of 64 x 32"):
+    with pytest.raises(ValueError, match=r"anchors\[0\]: expected square.*got one of 64 x 32"):
         FCOS(size_ranges=())([flat], box, label, torch.ones(2) > 0)
     for ranges in ((0, 64), (64, 64), (128, 64)):
-        with pytest.raises(ValueError, match="size_ranges must be above 0 and ascending, got"):
+        with pytest.raises(
+            ValueError, match="size_ranges: expected ascending numbers above 0, got"
+        ):
             FCOS(size_ranges=ranges)
     for radius in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="center_radius must be a finite number >= 0, got"):
+        with pytest.raises(ValueError, match="center_radius: .* finite number of at least 0, got"):
             FCOS(center_radius=radius)

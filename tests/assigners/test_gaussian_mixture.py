@@ -106,11 +106,13 @@ def test_a_device_without_float64_is_left_for_the_cpu():
 
 def test_wrong_arguments_are_named():
     values = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match=r"values must be float of shape \(G, C\), got torch.int"):
+    with pytest.raises(
+        ValueError, match=r"values: expected a float tensor \(G, C\), got torch.int"
+    ):
         fit_two_gaussians(values.long(), values > 0)
-    with pytest.raises(ValueError, match=r"values must be float .* of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"values: expected a float .* of shape \(3,\)"):
         fit_two_gaussians(values[0], values[0] > 0)
-    with pytest.raises(ValueError, match=r"exists must be bool of shape \(2, 3\) .* \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"exists: expected bool of shape \(2, 3\) .* \(2, 2\)"):
         fit_two_gaussians(values, values[:, :2] > 0)
-    with pytest.raises(ValueError, match="max_iter must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="max_iter: expected an integer of at least 1, got 0"):
         fit_two_gaussians(values, values > 0, max_iter=0)

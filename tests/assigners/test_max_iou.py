@@ -4,7 +4,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
 from ranking_det.assigners import BACKGROUND, IGNORE, MaxIoU, blocks
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import max_iou
 
 

@@ -6,12 +6,13 @@ from ranking_det.assigners import (
     IGNORE,
     PAA,
     Assigner,
+    ImageInputs,
     NormalizedPAA,
     Predictions,
     blocks,
     cost_mixture,
 )
-from tests.assigners.conftest import grid, random_boxes
+from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import cheaper, normalized_costs, paa, paa_costs
 
 BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
@@ -21,8 +22,8 @@ CLASSES = 5
 class Given(PAA):
     """The cost of an anchor is its first logit."""
 
-    def costs(self, predictions, rows, objects, boxes, classes):
-        return predictions.logits[rows, 0]
+    def costs(self, predictions, competitors):
+        return predictions.logits[competitors.rows, 0]
 
 
 class FirstLogit(Assigner):
@@ -30,7 +31,8 @@ class FirstLogit(Assigner):
 
     needs_predictions = True
 
-    def match(self, anchors, gt_boxes, gt_classes, valid, predictions):
+    def match(self, image):
+        predictions = image.predictions
         agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
         return torch.where(agree, 0, BACKGROUND)
 
@@ -47,6 +49,12 @@ def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
     decoded = torch.cat(anchors).repeat(len(counts), 1)
     shift = torch.randn(rows, 4, generator=generator, dtype=torch.float64) * 3
     return anchors, boxes, classes, valid, Predictions(logits, decoded + shift)
+
+
+def of_one_object(boxes):
+    """All of these anchors compete for one object of class 0, which is like the first of them."""
+    rows = torch.arange(len(boxes))
+    return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 
 
 def same_anchors(first_logits, **options):
@@ -129,10 +137,11 @@ def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypat
     size = sum(map(len, anchors))
     for i in range(4):
         rows = slice(i * size, (i + 1) * size)
-        own = Predictions(predictions.logits[rows], predictions.boxes[rows])
-        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], own)
+        part = Predictions(predictions.logits[rows], predictions.boxes[rows])
+        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
         torch.testing.assert_close(alone.labels, batch[rows])
-        matched = assigner().match(anchors, boxes[i], classes[i], valid[rows], own)
+        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], part)
+        matched = assigner().match(image)
         torch.testing.assert_close(matched >= 0, alone.labels >= 0)
 
 
@@ -241,13 +250,7 @@ def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
     logits = torch.tensor([[torch.nan], [0.0], [0.5], [1.0], [9.0]])
     decoded = box.clone()
     decoded[4] = torch.nan
-    costs = NormalizedPAA().costs(
-        Predictions(logits, decoded),
-        torch.arange(5),
-        torch.zeros(5, dtype=torch.int64),
-        box[:1],
-        torch.tensor([0]),
-    )
+    costs = NormalizedPAA().costs(Predictions(logits, decoded), of_one_object(box))
     assert costs[[0, 4]].tolist() == [torch.inf] * 2
     assert costs[1] == 2 and costs[3] == 1  # the IoUs are all equal, so they become 0
     assert 1 < costs[2] < 2
@@ -255,9 +258,9 @@ def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
 
 def test_equal_scores_become_0():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(4, 1)
-    given = (Predictions(torch.zeros(4, 1), box), torch.arange(4), torch.zeros(4).long())
-    assert NormalizedPAA().costs(*given, box[:1], torch.tensor([0])).tolist() == [2.0] * 4
-    raw = NormalizedPAA(normalize=False).costs(*given, box[:1], torch.tensor([0]))
+    given = Predictions(torch.zeros(4, 1), box), of_one_object(box)
+    assert NormalizedPAA().costs(*given).tolist() == [2.0] * 4
+    raw = NormalizedPAA(normalize=False).costs(*given)
     assert raw.tolist() == [0.5] * 4
 
 
@@ -310,9 +313,11 @@ def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
 def test_wrong_arguments_are_named(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f"topk must be an integer >= 1, got {topk}"):
+        with pytest.raises(
+            ValueError, match=f"topk: expected an integer of at least 1, got {topk}"
+        ):
             assigner(topk=topk)
-    with pytest.raises(ValueError, match=r"min_iou must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"min_iou: expected a number in \[0, 1\], got 1.5"):
         assigner(min_iou=1.5)
     with pytest.raises(
         ValueError, match="single_candidate: expected one of positive, none, got 'x'"
@@ -326,7 +331,7 @@ def test_wrong_arguments_are_named(assigner):
         Predictions(predictions.logits, predictions.boxes[1:]),
         Predictions(predictions.logits[:, 0], predictions.boxes),
     ):
-        with pytest.raises(ValueError, match=rf"must have logits of shape \({rows}, K\) and boxes"):
+        with pytest.raises(ValueError, match=rf"expected logits of shape \({rows}, K\) and boxes"):
             assigner()(anchors, boxes, classes, valid, wrong)
 
 

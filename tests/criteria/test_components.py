@@ -4,6 +4,8 @@ import torch
 from ranking_det.criteria import (
     CandidateCount,
     CenternessWeight,
+    Classification,
+    Criterion,
     HistoryBalance,
     IoUWeight,
     MagnitudeBalance,
@@ -54,7 +56,7 @@ def test_value_balance_is_one_without_a_box_loss():
 
 
 def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
-    normalizer = PositiveCount(momentum=0.9, initial=100.0)
+    normalizer = PositiveCount(momentum=0.9)
     assert normalizer(counted(50)) == pytest.approx(95)
     assert normalizer(counted(0)) == pytest.approx(95 * 0.9 + 0.1)
     fresh = PositiveCount()
@@ -140,7 +142,8 @@ def test_a_step_that_diverged_does_not_spoil_the_history():
 
 
 def test_evaluation_does_not_count_as_training():
-    balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount(initial=10.0).eval()
+    balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount().eval()
+    normalizer.average.fill_(10)
     for _ in range(3):
         assert balanced(balance, 1.0, 1.0) == 50
         assert normalizer(counted(3)) == 10
@@ -158,8 +161,8 @@ def test_magnitude_balance_sees_gradients_below_the_range_of_float16():
 def test_ranking_weights_are_those_of_the_definition():
     candidates = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
-    for delta, rank_delta in ((0.0, 0.5), (1.5, 1.0), (0.0, 0.0)):
-        weight = RankingWeight(delta, rank_delta)
+    for delta in (0.0, 1.5):
+        weight = RankingWeight(delta)
         found = weight(candidates)
         kept = candidates.logits.detach()[LABELS != IGNORE].double()
         scores = candidates.logits.detach()[rows, LABELS[rows]].double()
@@ -173,10 +176,8 @@ def test_ranking_weights_are_those_of_the_definition():
             total = 0.0
             for k, other in enumerate(scores.tolist()):
                 rank = 1.0
-                rank += sum(h(n - other, rank_delta) for n in negatives)
-                rank += sum(
-                    h(p - other, rank_delta) for j, p in enumerate(scores.tolist()) if j != k
-                )
+                rank += sum(h(n - other, 0.5) for n in negatives)
+                rank += sum(h(p - other, 0.5) for j, p in enumerate(scores.tolist()) if j != k)
                 total += h(i - other, delta) / rank
             expected.append(total / 4)
         torch.testing.assert_close(found, torch.tensor(expected))
@@ -191,3 +192,17 @@ def test_centerness_is_one_in_the_middle_and_zero_outside():
     )
     weights = CenternessWeight()(moved)
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
+
+
+def test_a_loss_of_ones_own_needs_no_options():
+    class Hinge(Classification):
+        def __init__(self, margin):
+            super().__init__()
+            self.margin = margin
+
+        def forward(self, candidates):
+            entries, positives = candidates.entries()
+            return {"loss_cls": (self.margin - entries[positives]).clamp(min=0).sum()}
+
+    losses = Criterion(classification=Hinge(9.0))(make(LABELS)).losses
+    assert list(losses) == ["loss_cls", "loss_box"] and losses["loss_cls"] > 0

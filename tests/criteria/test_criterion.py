@@ -122,8 +122,9 @@ def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_sha
         classification=Focal(),
         instance_weight=CenternessWeight(),
         balance=ConstantBalance(2.0),
-        normalizer=PositiveCount(momentum=0.5, initial=12.0),
+        normalizer=PositiveCount(momentum=0.5),
     )
+    criterion.normalizer.average.fill_(12)
     weights = CenternessWeight()(candidates)
     mean = (weights * GIoU()(candidates)).sum() / weights.sum()
     found = criterion(candidates).losses["loss_box"]
@@ -149,7 +150,6 @@ def changed(**fields):
         (lambda: HistoryBalance(0), "period: expected"),
         (lambda: ALRPCriterion(balance=ValueBalance(), tau=1.0), r"tau: .* in \[0, 1\), got 1.0"),
         (lambda: PositiveCount(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
-        (lambda: PositiveCount(initial=0), "initial must be > 0, got 0"),
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
         (lambda: rank_sort(normalizer=PositiveCount()), "RankSort normalises itself"),
         (lambda: Criterion(classification=Focal()), "normalizer: Focal is a sum and needs one"),
@@ -166,6 +166,10 @@ def changed(**fields):
         (lambda: changed(labels=LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
         (
             lambda: changed(positives=torch.zeros(0, dtype=torch.int64)),
+            "boxes.outputs: expected one row of 4 for each of the 0 positive labels",
+        ),
+        (
+            lambda: changed(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
             "positives: expected the 4 rows whose label is a class, ascending, got 0 rows",
         ),
         (
@@ -178,7 +182,7 @@ def changed(**fields):
         ),
         (
             lambda: changed(positives=torch.tensor([0.0, 2, 5, 7])),
-            "positives: expected int64 of one dimension, got torch.float32 of shape .4,.",
+            "positives: expected int64 of shape .4,. on cpu, .* got torch.float32 of shape .4,.",
         ),
         (
             lambda: changed(outputs=torch.zeros(3, 4)),
@@ -198,11 +202,11 @@ def changed(**fields):
         ),
         (
             lambda: changed(level=torch.zeros(8)),
-            "level: expected int64 of shape .8,., one entry per row, got torch.float32",
+            "level: expected int64 of shape .8,. on cpu, one entry per row, got torch.float32",
         ),
         (
             lambda: changed(continuous_labels=torch.zeros(3)),
-            "continuous_labels: expected a float of shape .4,., one entry per positive, got",
+            "continuous_labels: expected a float of shape .4,. on cpu, one entry per positive, got",
         ),
         (
             lambda: changed(masks=dataclasses.replace(make_masks([0, 1]), masks=torch.zeros(2, 4))),
@@ -210,7 +214,7 @@ def changed(**fields):
         ),
         (
             lambda: changed(masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))),
-            "masks.index: expected int64 of shape .1,., one entry per mask, got torch.int64 of",
+            "masks.index: expected int64 of shape .1,. on cpu, one entry per mask, got torch.int64",
         ),
         (
             lambda: changed(masks=make_masks([0, 4])),
@@ -231,7 +235,7 @@ def changed(**fields):
         (lambda: rank_sort(localization=[torch.nn.Identity()]), "localization: .* got Identity"),
         (
             lambda: changed(branch_logits=torch.zeros(7)),
-            "branch_logits: expected a float of shape .8,., one entry per row, got .* shape .7,.",
+            "branch_logits: expected a float of shape .8,. on cpu, one entry per row, got .*.7,.",
         ),
         (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],

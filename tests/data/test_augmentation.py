@@ -292,14 +292,14 @@ def test_without_being_shown_the_boxes_the_crop_refuses():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PhotometricDistortion(brightness=-1), "brightness must be >= 0, got -1"),
+        (lambda: PhotometricDistortion(brightness=-1), "brightness: .* of at least 0, got -1"),
         (lambda: PhotometricDistortion(contrast=(2, 1)), r"contrast must be two .*got \(2, 1\)"),
         (lambda: PhotometricDistortion(prob=2), r"prob must be in \[0, 1\], got 2"),
         (lambda: Expand(MEAN, ratio=(0.5, 2)), r"ratio must be two ascending numbers >= 1"),
         (lambda: Expand((1, 2), prob=1).get_transform(picture()).apply_image(picture()), "color"),
         (lambda: MinIoURandomCrop(min_ious=[0.0]), r"min_ious must be in \(0, 1\], got 0.0"),
         (lambda: MinIoURandomCrop(min_size=0), r"min_size must be in \(0, 1\], got 0"),
-        (lambda: MinIoURandomCrop(trials=0), "trials must be an integer >= 1, got 0"),
+        (lambda: MinIoURandomCrop(trials=0), "trials: expected an integer of at least 1, got 0"),
         (lambda: BoxMapper(augmentations=[], image_format="RGB", min_side=-1), "min_side must be"),
     ],
 )

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ranking_det.data import register_lvis
-from ranking_det.data.image_files import candidates
+from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.user_errors import UserError
 
 ROOT = Path(__file__).parents[2]

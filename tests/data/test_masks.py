@@ -6,8 +6,7 @@ from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from ranking_det.data.mapper import BoxMapper
-from ranking_det.data.masks import transform_masks
+from ranking_det.data.mapper import BoxMapper, transform_masks
 
 SQUARE = [[4, 4, 20, 4, 20, 16, 4, 16]]
 

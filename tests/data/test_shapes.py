@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import categories_of, prepare_shapes
 from ranking_det.data.shapes.generate import Settings, write_set
-from ranking_det.data.shapes.masks import polygon_annotation, without_crumbs
+from ranking_det.data.shapes.mask_annotations import polygon_annotation, without_crumbs
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,14 @@
-"""What the tests of the engine share: files that leave a mark when they are run, and locks."""
+"""What the tests of the engine share: commands, files that leave a mark when run, and locks."""
 
 import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
+
+from ranking_det.data.shapes import prepare_shapes
+
+ROOT = Path(__file__).parents[2]
 
 
 class Payload:
@@ -41,3 +46,23 @@ sys.stdin.read()
         assert other.stdout.readline() == b"locked\n"
         yield other
         other.stdin.close()
+
+
+def shapes_environment(tmp_path_factory, *, train, val):
+    """Of a process whose shapes data set has so many images of 64 px."""
+    root = tmp_path_factory.mktemp("datasets")
+    prepare_shapes(root, train=train, val=val, size=64)
+    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
+
+
+def run_commands(commands, *, pictures=True):
+    """What a user would do one after the other, in one process: starting one takes seconds."""
+    code = "from ranking_det.engine import hooks, main\n"
+    if not pictures:
+        code += "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"
+    code += f"for command in {commands!r}:\n"
+    code += "    assert main(command) == 0"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,24 +1,8 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-
-from ranking_det.data.shapes import prepare_shapes
-
-ROOT = Path(__file__).parents[2]
-
-
-def shapes_environment(tmp_path_factory, *, train, val):
-    """Of a process whose shapes data set has so many images of 64 px."""
-    root = tmp_path_factory.mktemp("datasets")
-    prepare_shapes(root, train=train, val=val, size=64)
-    return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
-
 
 COLORS = {5: (255, 0, 0), 9: (0, 255, 0), 40: (0, 0, 255)}
 
@@ -52,16 +36,3 @@ def own_data(tmp_path_factory):
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / f"{split}.json").write_text(json.dumps(content))
     return root
-
-
-def run_commands(commands, *, pictures=True):
-    """What a user would do one after the other, in one process: starting one takes seconds."""
-    code = "from ranking_det.engine import hooks, main\n"
-    if not pictures:
-        code += "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"
-    code += f"for command in {commands!r}:\n"
-    code += "    assert main(command) == 0"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]

@@ -13,8 +13,7 @@ from ranking_det.criteria import HistoryBalance
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.user_errors import UserError
-from tests.engine.cases import locked_by_another_process
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import locked_by_another_process, shapes_environment
 
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
@@ -199,7 +198,10 @@ WRONG = {
         [RS, "dataloader.train.dataset.names=shapes_trian"],
         "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
     ),
-    "a refused value": ([RS, "model.assigner.topk=0"], "topk must be an integer >= 1, got 0"),
+    "a refused value": (
+        [RS, "model.assigner.topk=0"],
+        "topk: expected an integer of at least 1, got 0",
+    ),
     "a refused value within": (
         [RS, "model.criterion.rank_scope=imge"],
         "model cannot be built: rank_scope: expected one of image, gpu, global, got 'imge'",

@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from ranking_det.evaluation import DetectionEvaluator
-from tests.modeling.conftest import load, load_masked_cascade
+from tests.modeling.cases import load, load_masked_cascade
 
 NAME = "degenerate"
 WHOLE = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]

@@ -18,7 +18,7 @@ from ranking_det.modeling import DenseInference
 from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 from ranking_det.modeling.score_watch import watch_scores
 from ranking_det.modeling.step_metrics import log_metrics
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.cases import load, make_batch
 
 
 class Model(nn.Module):

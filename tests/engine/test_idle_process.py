@@ -12,7 +12,7 @@ from torch import distributed
 from ranking_det.criteria import Criterion
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
-from tests.modeling.conftest import load, load_masked_cascade, make_batch
+from tests.modeling.cases import load, load_masked_cascade, make_batch
 
 STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs.py": 10}
 

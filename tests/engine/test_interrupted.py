@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ranking_det.engine import main
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/retinanet_atss_rs.py"

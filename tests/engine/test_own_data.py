@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
-from tests.engine.conftest import run_commands
+from tests.engine.cases import run_commands
 
 ROOT = Path(__file__).parents[2]
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
@@ -136,6 +136,31 @@ def test_a_yaml_config_takes_them_too(out):
     checkpoint = torch.load(out / "yaml" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
     assert (out / "yaml" / "per_class_ap.csv").exists()
+
+
+COUNTED = """
+import sys
+from collections import Counter
+opened = Counter()
+def count(event, args):
+    if event == "open" and str(args[0]).endswith(("train.json", "val.json")):
+        opened[args[0].rpartition("/")[2]] += 1
+sys.addaudithook(count)
+from ranking_det.engine import main
+assert main({command!r}) == 0
+print(dict(opened))
+"""
+
+
+def test_a_training_reads_each_file_once(own_data, tmp_path):
+    command = ["--config-file", LAZY, *flags(own_data), *SMALL, "train.max_iter=2"]
+    command += ["train.eval_period=1", f"train.output_dir={tmp_path}/out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-W", "ignore", "-c", COUNTED.replace("{command!r}", repr(command))]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "{'train.json': 1, 'val.json': 1}", done.stderr[-3000:]
+    assert (tmp_path / "out" / "detections.png").is_file()
+    assert (tmp_path / "out" / "per_class_ap.csv").is_file()
 
 
 def broken(root, tmp_path, **changes):

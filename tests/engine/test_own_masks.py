@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 
 from ranking_det.engine import main, run
-from tests.engine.conftest import run_commands
+from tests.engine.cases import run_commands
 
 ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/mask_rs.py", "configs/shapes/mask_rs.yaml"

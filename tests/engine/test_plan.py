@@ -10,7 +10,7 @@ from ranking_det.engine import main, run
 from ranking_det.engine.command import Command
 from ranking_det.engine.plan import make_plan
 from ranking_det.user_errors import UserError
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/fcos_fcos_rs.py", "configs/shapes/fcos_fcos_rs.yaml"

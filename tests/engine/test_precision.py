@@ -7,7 +7,7 @@ from torch import nn
 from ranking_det.engine.run_checks import choose_dtype
 from ranking_det.engine.training import build_trainer
 from ranking_det.user_errors import UserError
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.cases import load, make_batch
 
 
 @pytest.mark.parametrize(

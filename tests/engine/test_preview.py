@@ -10,7 +10,7 @@ from ranking_det.engine.pictures import draw_previews, to_rgb
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization import preview as module
-from tests.modeling.conftest import load, make_batch
+from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/quick/fcos_fcos_rs.py"

@@ -13,7 +13,7 @@ import torch
 from ranking_det.engine.checkpoint import find_last
 from ranking_det.engine.output_folder import has_training
 from ranking_det.files import PARTIAL
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 12

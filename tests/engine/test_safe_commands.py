@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.cases import Payload
-from tests.engine.conftest import shapes_environment
+from tests.engine.cases import Payload, shapes_environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"

@@ -1,7 +1,8 @@
 import pytest
 from fvcore.common.param_scheduler import ConstantParamScheduler
 
-from ranking_det.engine.schedule import Schedule, fit_schedule, warm_up
+from ranking_det.engine.schedule import Schedule, fit_schedule
+from ranking_det.solver import warm_up
 
 WRITTEN = Schedule(max_iter=87_960, epoch=7330, lr=0.01, checkpoint_period=7330, eval_period=29_320)
 COCO = {"epochs": 12, "num_images": 117_266, "batch": 16, "reference_batch": 16}

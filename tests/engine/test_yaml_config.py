@@ -103,3 +103,11 @@ def test_a_sampler_of_rare_classes_without_a_threshold_is_refused():
     config = load_config(CONFIG, options)
     with pytest.raises(UserError, match="REPEAT_THRESHOLD must be above 0 to repeat images"):
         config.records()
+
+
+def test_an_architecture_that_is_not_registered_is_one_line():
+    config = load_config(CONFIG, ["MODEL.DEVICE=cpu", "MODEL.META_ARCHITECTURE=RetinaNett"])
+    for use in (config.model, lambda: config.set_num_classes(3)):
+        with pytest.raises(UserError, match="MODEL cannot be built: .*'RetinaNett'") as caught:
+            use()
+        assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ranking_det.evaluation import average_precision, libraries
-from ranking_det.evaluation.files import fill_masks, prepare_ground_truth
+from ranking_det.evaluation.ground_truth import fill_masks, prepare_ground_truth
 from ranking_det.user_errors import UserError
 from tests.evaluation.cases import NAMES, A, B, C, D, ground_truth, random_set, result
 
@@ -15,8 +15,7 @@ BOTH = pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 
 
 def evaluate(content, results, iou_type="bbox", rules="lvis", **options):
-    content = copy.deepcopy(content)
-    prepare_ground_truth(content, "the set", rules)
+    content = prepare_ground_truth(copy.deepcopy(content), "the set", rules)
     fill_masks(content)
     return average_precision(content, results, iou_type, rules=rules, **options)
 
@@ -165,7 +164,7 @@ def test_neither_the_number_of_classes_at_once_nor_a_second_evaluation_changes_a
     monkeypatch,
 ):
     content, results = random_set(0)
-    prepare_ground_truth(content, "the set", "lvis")
+    content = prepare_ground_truth(content, "the set", "lvis")
     before = copy.deepcopy(results)
     found = average_precision(content, results, "segm", rules="lvis")
     assert results == before

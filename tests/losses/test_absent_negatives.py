@@ -1,22 +1,10 @@
 """Negatives of -inf, as ignored rows are, never take part: a loss is what it is without them."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from ranking_det.criteria import (
-    APE,
-    AveragePrecision,
-    Criterion,
-    CrossEntropy,
-    PositiveCount,
-    RankDet,
-    RankSort,
-    UniformWeight,
-)
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
     alrp_loss,
@@ -30,7 +18,6 @@ from ranking_det.losses import (
     rank_sort_loss,
 )
 from ranking_det.losses.kernels.sigmoid_sums import highest_negatives
-from tests.criteria.cases import CRITERIA, make
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
@@ -133,105 +120,11 @@ def work(rank, size, folder):
         compare(loss, random_case(4 + 5 * rank, NEGATIVES, seed=rank), group=dist.group.WORLD)
         # All of one worker's negatives are absent.
         compare(loss, random_case(6, 20 * rank, seed=rank), group=dist.group.WORLD)
-    for build in SCOPED["global"].values():
-        compare_criteria(build, seed=rank)
     dist.destroy_process_group()
 
 
 def test_the_same_holds_of_the_ranking_of_two_processes(tmp_path):
     multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
-
-
-def scoped(classification, scope, **parts):
-    return lambda: Criterion(
-        classification=classification(),
-        rank_scope=scope,
-        **{name: part() for name, part in parts.items()},
-    )
-
-
-RANKING = {
-    "rank_sort": RankSort,
-    "ap": AveragePrecision,
-    "ap with a limit": lambda: AveragePrecision(max_negatives=30),
-    "ap sigmoid with a limit": lambda: AveragePrecision(distance="sigmoid", max_negatives=30),
-}
-ONE_PROCESS = {
-    "ape": APE,
-    "ape with a limit": lambda: APE(max_negatives=30),
-    "rankdet": RankDet,
-    "rankdet ohem": lambda: RankDet(negatives="ohem"),
-    "rankdet logits": lambda: RankDet(probabilities=False),
-    "rankdet ohem of logits": lambda: RankDet(negatives="ohem", ratio=50, probabilities=False),
-}
-SCOPED = {
-    "global": {name: scoped(loss, "global") for name, loss in RANKING.items()},
-    "image": {
-        name: scoped(loss, "image", instance_weight=UniformWeight)
-        for name, loss in (RANKING | ONE_PROCESS).items()
-    },
-    "gpu": CRITERIA
-    | {name: scoped(loss, "gpu") for name, loss in (RANKING | ONE_PROCESS).items()}
-    | {"cross_entropy": scoped(CrossEntropy, "gpu", normalizer=PositiveCount)},
-}
-
-LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGROUND, 3])
-
-
-def with_ignored(labels, seed):
-    """Candidates without and with ignored rows, between and after the others, and their places."""
-    few = make(labels, seed=seed)
-    places = torch.arange(len(labels)) * 4 // 3
-    rows = int(places[-1]) + 3
-    logits = torch.randn(rows, few.logits.shape[1])
-    logits[1::3] = -torch.inf
-    logits[places] = few.logits.detach()
-    image = few.image[(torch.searchsorted(places, torch.arange(rows), right=True) - 1)]
-    all_labels = torch.full((rows,), IGNORE)
-    all_labels[places] = labels
-    many = dataclasses.replace(
-        few,
-        logits=logits.requires_grad_(),
-        labels=all_labels,
-        positives=places[few.positives],
-        image=image,
-        level=torch.zeros_like(image),
-    )
-    return few, many, places
-
-
-def compare_criteria(build, seed=0):
-    few, many, places = with_ignored(LABELS, seed)
-    expected, output = build()(few), build()(many)
-    assert expected.losses.keys() == output.losses.keys()
-    for name, loss in expected.losses.items():
-        torch.testing.assert_close(output.losses[name], loss, rtol=1e-5, atol=1e-7)
-    losses = [sum(x.losses.values()) for x in (expected, output)]
-    right = torch.autograd.grad(losses[0], few.logits)[0]
-    gradient = torch.autograd.grad(losses[1], many.logits)[0]
-    torch.testing.assert_close(gradient[places], right, rtol=1e-5, atol=1e-7)
-    assert right.any() and not gradient[many.labels == IGNORE].any()
-
-
-@pytest.mark.parametrize(
-    ("scope", "name"), [(scope, name) for scope in SCOPED for name in SCOPED[scope]]
-)
-def test_a_criterion_with_ignored_rows_is_the_one_without(scope, name):
-    compare_criteria(SCOPED[scope][name])
-
-
-@pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
-def test_a_background_row_of_minus_infinity_is_no_row_to_a_criterion_that_ranks(name):
-    few, many, _ = with_ignored(LABELS, seed=0)
-    ignored = many.labels == IGNORE
-    logits = many.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
-    labels = many.labels.masked_fill(ignored, BACKGROUND)
-    expected = SCOPED["image"][name]()(few)
-    output = SCOPED["image"][name]()(dataclasses.replace(many, logits=logits, labels=labels))
-    for part, loss in expected.losses.items():
-        torch.testing.assert_close(output.losses[part], loss, rtol=1e-5, atol=1e-7)
-    sum(output.losses.values()).backward()
-    assert logits.grad.any() and not logits.grad[ignored].any()
 
 
 @pytest.mark.parametrize("reweight", [True, False])
@@ -286,14 +179,3 @@ def test_a_class_of_minus_infinity_is_none_to_the_cross_entropy():
     expected, loss = cross_entropy(few, labels), cross_entropy(many, labels)
     assert_close(loss, expected, 1e-12)
     assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
-
-
-def test_a_positive_of_minus_infinity_is_a_probability_of_0():
-    few = make(LABELS)
-    logits = few.logits.detach().clone()
-    logits[0, 0] = -torch.inf
-    candidates = dataclasses.replace(few, logits=logits.requires_grad_())
-    criterion = Criterion(classification=RankDet(), instance_weight=UniformWeight())
-    losses = criterion(candidates).losses
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values()) and logits.grad.isfinite().all()

@@ -114,7 +114,10 @@ def test_gradients_sum_to_0_and_any_small_problem_agrees_with_the_reference(prob
 @pytest.mark.parametrize(
     ("errors", "message"),
     [
-        (torch.zeros(3), "localization_errors: expected one entry .* 4 positives, got 3"),
+        (
+            torch.zeros(3),
+            "localization_errors: expected .* .4,. .* one entry per positive, got .*.3,.",
+        ),
         (torch.tensor([0.0, 0, 0, -1]), r"localization_errors: expected values in \[0, inf\]"),
         (torch.tensor([0.0, 0, 0, math.nan]), "localization_errors: expected values"),
     ],

@@ -2,10 +2,7 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
-from ranking_det.boxes import box_iou
-from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankDet
 from ranking_det.losses import (
     BACKGROUND,
     IGNORE,
@@ -17,15 +14,7 @@ from ranking_det.losses import (
 )
 from ranking_det.losses.kernels import constants
 from tests.losses.cases import assert_close, gradient
-
-DISTANCES = {"exp": torch.exp, "sigmoid": torch.sigmoid, "logistic": functional.softplus}
-
-
-def by_pair_matrix(foreground, background, distance="exp", reweight=True):
-    """Equations 2 and 3 with the whole matrix of pairs and autograd."""
-    losses = DISTANCES[distance](background[None, :] - foreground[:, None])
-    weights = losses.detach() / losses.detach().sum() if reweight else 1 / losses.numel()
-    return (weights * losses).sum()
+from tests.losses.pairs import DISTANCES, by_pair_matrix, iou_guided_by_loop
 
 
 def samples(foreground=30, background=50, spread=1.0, offset=0.0):
@@ -139,25 +128,6 @@ def test_hardest_negatives_are_the_highest_and_no_more_than_there_are():
     assert len(hardest_negatives(scores, 10)) == 3 and len(hardest_negatives(scores, 0)) == 0
 
 
-def iou_guided_by_loop(scores, ious, groups, alpha, iou_gradient, reduction="sum"):
-    """Equation 6, one pair at a time."""
-    means = []
-    for g in groups.unique():
-        members = torch.nonzero(groups == g).squeeze(1).tolist()
-        losses = []
-        for k, i in enumerate(members):
-            for j in members[k + 1 :]:
-                a, b = (i, j) if scores[i] >= scores[j] else (j, i)
-                s_a = ious[a].detach() if iou_gradient == "none" else ious[a]
-                s_b = ious[b] if iou_gradient == "both" else ious[b].detach()
-                losses.append(torch.exp(-alpha * (scores[a] - scores[b]) * (s_a - s_b)))
-        if losses:
-            means.append(torch.stack(losses).mean())
-    if not means:
-        return 0 * scores.sum()
-    return torch.stack(means).sum() if reduction == "sum" else torch.stack(means).mean()
-
-
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("iou_gradient", ["higher", "both", "none"])
 @pytest.mark.parametrize("alpha", [1.0, 5.0])
@@ -200,114 +170,6 @@ def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
     assert gradient(loss, ious).tolist() == pytest.approx([-0.328, 0], abs=6e-4)
 
 
-def mined_by_loop(scores, negatives, groups, count):
-    """The negatives, by equal-width groups or the ``count`` highest."""
-    if negatives == "ohem" or not len(scores):
-        return scores.sort(descending=True).values[:count]
-    low, high = scores.min().item(), scores.max().item()
-    members = [[] for _ in range(groups)]
-    for score in scores:
-        place = (score.item() - low) / (high - low) * groups if high > low else 0
-        members[min(int(place), groups - 1)].append(score)
-    return torch.stack([torch.stack(group).mean() for group in members if group])
-
-
-def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge_levels):
-    """The three losses of the given rows as one ranking, and whether they have a positive."""
-    positives = torch.nonzero(labels >= 0).squeeze(1)
-    own = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
-    if not own:
-        return None
-    logits = candidates.logits
-    scores = logits.sigmoid() if probabilities else logits
-    foreground = torch.stack([scores[r, labels[r]] for r in own])
-    background = [scores[r].max() for r in rows if labels[r] == BACKGROUND]
-    background = torch.stack(background) if background else scores[:0, 0]
-    mined = mined_by_loop(background, negatives, 15, 3 * len(own))
-    losses = [by_pair_matrix(foreground, mined) if len(mined) else 0 * scores.sum(), 0.0]
-    for c in range(scores.shape[1]):
-        high = [scores[r, c] for r in own if labels[r] == c]
-        low = [scores[r, c] for r in rows if labels[r] not in (c, IGNORE)]
-        if high and low:
-            mined = mined_by_loop(torch.stack(low), negatives, 3, 3 * len(high))
-            losses[1] = losses[1] + by_pair_matrix(torch.stack(high), mined)
-    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(own.values())]
-    level = 0 if merge_levels else candidates.level[list(own)]
-    groups = labels[list(own)] * 10 + level
-    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher")]
-
-
-def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
-    """Candidates of images of several sizes: one without a positive, one without a row."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = sum(sizes)
-    image = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
-    labels = torch.randint(-2, classes, (rows,), generator=generator)
-    labels[torch.rand(rows, generator=generator) < 0.4] = BACKGROUND
-    labels[image == 2] = BACKGROUND
-    labels[image == 0] = labels[image == 0].clamp(min=0)
-    positives = int((labels >= 0).sum())
-    corner = 50 * torch.rand(positives, 2, generator=generator, dtype=torch.float64)
-    anchors = torch.cat([corner, corner + 20], dim=1)
-    outputs = torch.randn(positives, 4, generator=generator, dtype=torch.float64).requires_grad_()
-    shift = 3 * torch.rand(positives, 4, generator=generator, dtype=torch.float64)
-    logits = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
-    return Candidates(
-        logits=logits.requires_grad_(),
-        labels=labels,
-        positives=(labels >= 0).nonzero().squeeze(1),
-        image=image,
-        level=torch.randint(0, levels, (rows,), generator=generator),
-        num_images=len(sizes),
-        boxes=BoxTargets(
-            outputs=outputs,
-            boxes=anchors + outputs,
-            anchors=anchors,
-            gt_boxes=anchors + shift,
-        ),
-    )
-
-
-@pytest.mark.parametrize("elements", [40, 1 << 20])
-@pytest.mark.parametrize("merge_levels", [True, False])
-@pytest.mark.parametrize("probabilities", [True, False])
-@pytest.mark.parametrize("negatives", ["group", "ohem"])
-@pytest.mark.parametrize("scope", ["image", "gpu"])
-def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
-    scope, negatives, probabilities, merge_levels, elements, monkeypatch
-):
-    monkeypatch.setattr(constants, "ELEMENTS", elements)
-    candidates = detections()
-    labels = candidates.labels
-    options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
-    criterion = Criterion(classification=RankDet(**options), rank_scope=scope)
-    output = criterion(candidates)
-    found = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
-    image = candidates.image if scope == "image" else torch.zeros_like(labels)
-    parts = [
-        rankdet_by_loop(
-            candidates,
-            labels,
-            torch.nonzero(image == i).squeeze(1).tolist(),
-            **options,
-        )
-        for i in range(candidates.num_images)
-    ]
-    parts = [part for part in parts if part is not None]
-    assert len(parts) == (3 if scope == "image" else 1)
-    for losses in zip(*parts, strict=True):
-        loss, expected = found.pop(0), sum(losses) / len(parts)
-        assert_close(loss, expected, 1e-12)
-        for leaf in (candidates.logits, candidates.boxes.outputs):
-            gradients = [
-                torch.autograd.grad(x, leaf, retain_graph=True, materialize_grads=True)[0]
-                if x.requires_grad
-                else torch.zeros_like(leaf)
-                for x in (loss, expected)
-            ]
-            assert_close(*gradients, 1e-11)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -344,7 +206,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
         ),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(3), torch.ones(2).long()),
-            "groups: expected one entry",
+            "ious: expected a float of shape .2,. on cpu, one entry per score",
         ),
         (
             lambda: iou_guided_ranking_loss(

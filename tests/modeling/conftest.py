@@ -1,65 +1,8 @@
-import functools
-from copy import deepcopy
-from pathlib import Path
-
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.config import instantiate
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@functools.cache
-def _loaded(name):
-    return LazyConfig.load(str(CONFIGS / "shapes" / name))
-
-
-def load(name):
-    return deepcopy(_loaded(name))
-
-
-def load_masked_cascade(mask_heads=3):
-    """The model node of the quick cascade, with the masks of the quick Mask R-CNN."""
-    model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
-    for name in ("mask_in_features", "mask_pooler"):
-        model.roi_heads[name] = masked[name]
-    masked.mask_head.num_classes = "${...num_classes}"
-    model.roi_heads.mask_heads = [masked.mask_head] * mask_heads
-    for criterion in model.roi_heads.criteria[:mask_heads]:
-        criterion.localization = masked.criterion.localization
-    return model
-
-
-def ellipses(boxes, height, width):
-    """Masks (n, height, width) that fill their boxes (n, 4) up to the corners."""
-    y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-    x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
-    across = (2 * x - x1 - x2) / (x2 - x1).clamp(min=1e-6)
-    down = (2 * y - y1 - y2) / (y2 - y1).clamp(min=1e-6)
-    return across.square() + down.square() < 1
-
-
-def make_instances(count, height, width, num_classes, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6
-    extent = 8 + torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.3
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.cat([corner, corner + extent], dim=1))
-    instances.gt_classes = torch.randint(0, num_classes, (count,), generator=generator)
-    instances.gt_masks = BitMasks(ellipses(instances.gt_boxes.tensor, height, width))
-    return instances
-
-
-def make_batch(counts, sizes=((96, 96),), num_classes=12):
-    batch = []
-    for i, count in enumerate(counts):
-        height, width = sizes[i % len(sizes)]
-        generator = torch.Generator().manual_seed(i)
-        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-        instances = make_instances(count, height, width, num_classes, seed=i)
-        batch.append({"image": image, "instances": instances, "height": height, "width": width})
-    return batch
+from tests.modeling.cases import load
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ranking_det.assigners import MaxIoU
 from ranking_det.losses import dice_errors
 from ranking_det.modeling import RankingCascadeROIHeads
 from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
-from tests.modeling.conftest import load, load_masked_cascade
+from tests.modeling.cases import load, load_masked_cascade
 from tests.modeling.test_roi_heads import SIZE, make_features, make_proposals, make_targets, step
 
 

@@ -8,11 +8,12 @@ from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from ranking_det.modeling.compatibility import check_dense_parts
-from tests.modeling.conftest import CONFIGS, make_batch
+from tests.modeling.cases import CONFIGS, make_batch
 
 ASSIGNERS = {
     "max_iou": lambda: MaxIoU(),
@@ -81,7 +82,7 @@ class Pyramid(Backbone):
 
 
 def build(model, assigner, criterion):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
     cfg.num_classes = 12
     cfg.head.in_channels = 8
     cfg.head.num_convs = 1
@@ -112,6 +113,35 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
         assert layer.weight.grad.abs().sum() > 0
 
 
+class Searches(TorchDispatchMode):
+    """Notes the masks that are searched for what is true in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if function is aten.nonzero.default:
+            self.masks.append(args[0].clone())
+        elif function in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+            self.masks += [x.clone() for x in args[1] if x is not None and x.dtype == torch.bool]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("criterion", ["rs", "focal", "qfl", "alrp", "ape", "rankdet", "stages"])
+def test_a_step_finds_the_rows_of_the_positives_once(criterion):
+    detector, seen = build("retinanet", "atss", criterion), []
+    original = detector.criterion.forward
+    detector.criterion.forward = lambda x: seen.append(x.labels) or original(x)
+    with Searches() as searches:
+        losses = detector(make_batch((4, 2), sizes=((64, 64),)))
+        sum(losses.values()).backward()
+    positive = seen[0] >= 0
+    assert positive.any()
+    assert sum(torch.equal(mask, positive) for mask in searches.masks) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "key", "value", "message"),
     [
@@ -134,7 +164,7 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
     ],
 )
 def test_parts_that_do_not_fit_are_refused(model, key, value, message):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{model}_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
     cfg.num_classes = 12
     if "weights" in key:
         cfg.criterion = CRITERIA["focal_smooth_l1"]()
@@ -145,7 +175,7 @@ def test_parts_that_do_not_fit_are_refused(model, key, value, message):
 
 @pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
 def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.assigner, cfg.head.num_anchors = FCOS(), 1
     cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]
     cfg.anchor_generator.aspect_ratios = [ratio]
@@ -154,7 +184,7 @@ def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
 
 
 def test_a_branch_that_the_head_lacks_is_refused():
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "retinanet_r18.py")).model
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.criterion = CRITERIA["focal_branch"]()
     with pytest.raises(ValueError, match="the head has no branch, but the criterion trains one"):
         instantiate(cfg)

@@ -5,13 +5,13 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ranking_det.criteria import BranchLoss, CenternessWeight, Criterion, Focal, PositiveCount
 from ranking_det.modeling import DenseHead, PointTransform, RankingFCOS
-from tests.modeling.conftest import CONFIGS, make_batch
+from tests.modeling.cases import CONFIGS, make_batch
 
 
 @pytest.fixture
 def build():
     def _build(**changes):
-        cfg = LazyConfig.load(str(CONFIGS / "common" / "fcos_r18.py")).model
+        cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "fcos_r18.py")).model
         cfg.num_classes = 12
         for key, value in changes.items():
             cfg[key] = value

@@ -23,8 +23,8 @@ from ranking_det.criteria import (
 )
 from ranking_det.modeling import DenseHead, RankingRetinaNet
 from ranking_det.modeling.feature_maps import flatten_level, image_and_level, valid_cells
-from tests.modeling.conftest import CONFIGS as CONFIG_ROOT
-from tests.modeling.conftest import make_batch
+from tests.modeling.cases import CONFIGS as CONFIG_ROOT
+from tests.modeling.cases import make_batch
 
 CONFIGS = sorted(path.name for path in (CONFIG_ROOT / "shapes").glob("*.py"))
 

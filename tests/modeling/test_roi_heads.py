@@ -21,7 +21,7 @@ from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
 from ranking_det.modeling.rcnn.mask_head import cut_masks
 from ranking_det.modeling.rcnn.proposals import match_proposals
 from ranking_det.modeling.score_watch import watch_scores
-from tests.modeling.conftest import load, make_instances
+from tests.modeling.cases import load, make_instances
 
 SIZE = 128
 

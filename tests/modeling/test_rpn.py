@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from ranking_det import criteria as L
 from ranking_det.labels import IGNORE
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingRPN, RankingRPNHead
-from tests.modeling.conftest import load, make_instances
+from tests.modeling.cases import load, make_instances
 
 STRIDES = [8, 16, 32, 64]
 ANCHORS_AT_128 = 3 * sum((128 // stride) ** 2 for stride in STRIDES)

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from ranking_det.engine.run_config import load_config
 from ranking_det.engine.yaml_config import load_yaml_config
-from tests.modeling.conftest import CONFIGS, make_batch
+from tests.modeling.cases import CONFIGS, make_batch
 
 PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
 # The common config, the model in it, where its classes are, the yaml twin, and changes to it.
@@ -22,7 +22,7 @@ TWINS = [
 
 @pytest.mark.parametrize(("common", "name", "classes", "file", "changes"), TWINS)
 def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes, file, changes):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / f"{common}.py"))[name]
+    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{common}.py"))[name]
     OmegaConf.update(cfg, classes, 12)
     lazy = instantiate(cfg)
     path = str(CONFIGS / "shapes" / f"{file}.yaml")

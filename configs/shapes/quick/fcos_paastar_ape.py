@@ -9,6 +9,5 @@ from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import fcos as model
 
 model.assigner = L(NormalizedPAA)()
-model.criterion = ape
-model.criterion.classification.max_negatives = 25_000  # of 33,000 logits
+model.criterion = ape(max_negatives=25_000)  # of 33,000 logits
 train.output_dir = "output/shapes/quick/fcos_paastar_ape"

@@ -4,5 +4,5 @@ from ...common.criteria import varifocal
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import retinanet as model
 
-model.criterion = varifocal
+model.criterion = varifocal()
 train.output_dir = "output/shapes/quick/retinanet_atss_vfl"

@@ -9,7 +9,7 @@ from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import retinanet as model
 
 model.assigner = L(PAA)()
-model.criterion = paa_focal
+model.criterion = paa_focal()
 model.head.branch = True
 model.inference.score_voting = True
 train.output_dir = "output/shapes/quick/retinanet_paa_focal"

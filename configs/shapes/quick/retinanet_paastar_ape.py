@@ -9,6 +9,5 @@ from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import retinanet as model
 
 model.assigner = L(NormalizedPAA)()
-model.criterion = ape
-model.criterion.classification.max_negatives = 15_000  # of 98,000 logits
+model.criterion = ape(max_negatives=15_000)  # of 98,000 logits
 train.output_dir = "output/shapes/quick/retinanet_paastar_ape"

@@ -15,12 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ranking_det.data.shapes.lvis import (
-    category_records,
-    class_probabilities,
-    federate,
-    lvis_categories,
-)
+from ranking_det.data.shapes import lvis
 from ranking_det.data.shapes.outlines import SHAPES
 from ranking_det.data.shapes.scene import MOST_OBJECTS, Category, render
 
@@ -47,15 +42,11 @@ class Settings:
     seed: int = 0
     generator: int = GENERATOR_VERSION
 
-    def images(self, split: str) -> int:
-        """Number of images of a split."""
-        return self.train if split == "train" else self.val
-
 
 def categories_of(variant: str) -> list[Category]:
     """The classes of a variant; category ids are 1 + the index."""
     if variant == "shapes_lvis":
-        return lvis_categories()
+        return lvis.long_tailed_categories()
     return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_ONLY]
 
 
@@ -65,7 +56,7 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
     categories = categories_of(settings.variant)
     long_tailed = settings.variant == "shapes_lvis"
-    probabilities = class_probabilities(len(categories)) if long_tailed else None
+    probabilities = lvis.class_probabilities(len(categories)) if long_tailed else None
     empty = index % _EMPTY_EVERY == _EMPTY_EVERY // 2
     count = 0 if empty else int(rng.integers(2, MOST_OBJECTS + 1))
     chosen = rng.choice(len(categories), count, p=probabilities).tolist()
@@ -73,13 +64,17 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     turn = index - (index + _EMPTY_EVERY // 2 - 1) // _EMPTY_EVERY  # among images with objects
     if long_tailed and turn < len(categories) and not empty:
         # Every class of the tail is found at least once in each split of 100 images or more.
-        forced = chosen[0] = turn
+        chosen[0], forced = turn, turn + 1
     elif not long_tailed and index % _CROWD_EVERY == 7:
         crowd = int(rng.integers(len(categories)))
     image, objects = render(rng, settings.size, categories, chosen, crowd)
     fields: dict = {}
     if long_tailed:
-        objects, fields = federate(objects, len(categories), forced, rng)
+        objects, fields = lvis.federate(objects, len(categories), forced, rng)
+        for item in objects:
+            del item["iscrowd"]
+        # The folder of an LVIS image is found from its URL.
+        fields["coco_url"] = f"{split}/{index + 1:06d}.jpg"
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     return cv2.imencode(".jpg", image, quality)[1].tobytes(), objects, fields
 
@@ -92,8 +87,7 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Writes compact JSON, to the disk."""
+def _write_json(path: Path, content: dict) -> None:
     _write(path, json.dumps(content, separators=(",", ":")).encode())
 
 
@@ -106,34 +100,22 @@ def _write_images(folder: Path, settings: Settings, split: str, workers: int) ->
         _write(folder / split / f"{index + 1:06d}.jpg", jpeg)
         return objects, fields
 
+    count = settings.train if split == "train" else settings.val
     images, annotations = [], []
     # Threads, not processes: OpenCV and numpy leave the interpreter free, and when this process
     # is killed, no child outlives it with the lock in its hands.
     # Closing the map drops what is still to be drawn when the run is interrupted.
     with (
         ThreadPoolExecutor(workers) as pool,
-        contextlib.closing(pool.map(make, range(settings.images(split)))) as made,
+        contextlib.closing(pool.map(make, range(count))) as made,
     ):
-        bar = tqdm(made, f"{settings.variant} {split}", settings.images(split), mininterval=0.5)
+        bar = tqdm(made, f"{settings.variant} {split}", count, mininterval=0.5)
         for image_id, (objects, fields) in enumerate(bar, start=1):
-            size = settings.size
-            name = f"{image_id:06d}.jpg"
-            images.append({"id": image_id, "file_name": name, "height": size, "width": size})
-            images[-1].update(fields)
+            record = {"id": image_id, "file_name": f"{image_id:06d}.jpg"}
+            images.append({**record, "height": settings.size, "width": settings.size, **fields})
             for item in objects:
-                record = {"id": len(annotations) + 1, "image_id": image_id}
-                record["category_id"] = item["category"] + 1
-                annotations.append(record | {k: v for k, v in item.items() if k != "category"})
+                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **item})
     return images, annotations
-
-
-def _as_lvis(images: list[dict], annotations: list[dict], split: str) -> None:
-    """Turns COCO's records into those of LVIS v1, in place."""
-    for image in images:
-        # The folder of an LVIS image is found from its URL.
-        image["coco_url"] = f"{split}/{image['file_name']}"
-    for annotation in annotations:
-        del annotation["iscrowd"]
 
 
 def write_set(folder: Path, settings: Settings, workers: int) -> None:
@@ -143,10 +125,8 @@ def write_set(folder: Path, settings: Settings, workers: int) -> None:
     records = [{"id": i, "name": c.name} for i, c in enumerate(categories, start=1)]
     for split in SPLITS:
         images, annotations = _write_images(folder, settings, split, workers)
-        if settings.variant == "shapes_lvis":
-            _as_lvis(images, annotations, split)
-            if split == "train":
-                records = category_records(categories, annotations, settings.train)
+        if settings.variant == "shapes_lvis" and split == "train":
+            records = lvis.category_records(categories, annotations, settings.train)
         content = {
             "info": {"description": f"{settings.variant} {split}", "settings": asdict(settings)},
             "licenses": [],
@@ -154,5 +134,5 @@ def write_set(folder: Path, settings: Settings, workers: int) -> None:
             "images": images,
             "annotations": annotations,
         }
-        write_json(folder / "annotations" / f"instances_{split}.json", content)
-    write_json(folder / "meta.json", asdict(settings))
+        _write_json(folder / "annotations" / f"instances_{split}.json", content)
+    _write_json(folder / "meta.json", asdict(settings))

@@ -13,9 +13,11 @@ The annotation is federated, as in LVIS. In each image every category is one of
 - in no list: unknown, so every detection is ignored. Some of these are in the picture.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
 
 from ranking_det.data.shapes.outlines import SHAPES
 from ranking_det.data.shapes.paint import STYLES
@@ -28,7 +30,7 @@ _UNKNOWN_SHARE, _NOT_EXHAUSTIVE_SHARE = 0.1, 0.15
 _NEGATIVES = (4, 10)
 
 
-def lvis_categories() -> list[Category]:
+def long_tailed_categories() -> list[Category]:
     """All classes, sorted by name as in LVIS; category ids are 1 + the index."""
     pairs = ((shape, style) for shape in SHAPES for style in STYLES)
     return sorted(
@@ -45,39 +47,36 @@ def class_probabilities(count: int) -> np.ndarray:
 
 
 def federate(
-    objects: Sequence[dict], count: int, forced: int | None, rng: np.random.Generator
+    objects: Sequence[dict], count: int, forced: int | None, rng: Generator
 ) -> tuple[list[dict], dict[str, list[int]]]:
     """Decides what an annotator of LVIS would have been asked about one image.
 
     Args:
         objects: all that is in the image, from `render`.
         count: number of categories.
-        forced: a category which is annotated exhaustively if it is there.
+        forced: id of a category which is annotated exhaustively if it is there.
         rng: draws the rest.
 
     Returns:
         The objects that are annotated, and the image's `neg_category_ids` and
         `not_exhaustive_category_ids`.
     """
-    present = sorted({item["category"] for item in objects})
-    kept: list[dict] = []
+    present = sorted({item["category_id"] for item in objects})
+    annotated: list[dict] = []
     not_exhaustive = []
     for category in present:
-        items = [item for item in objects if item["category"] == category]
+        items = [item for item in objects if item["category_id"] == category]
         draw = rng.random()
         if category != forced and draw < _UNKNOWN_SHARE:
             continue
         if category != forced and len(items) > 1 and draw < _UNKNOWN_SHARE + _NOT_EXHAUSTIVE_SHARE:
-            not_exhaustive.append(category + 1)
+            not_exhaustive.append(category)
             items = items[: int(rng.integers(1, len(items)))]
-        kept.extend(items)
-    absent = np.setdiff1d(np.arange(count), present)
+        annotated += items
+    absent = np.setdiff1d(np.arange(1, count + 1), present)
     asked = rng.choice(absent, int(rng.integers(*_NEGATIVES)), replace=False)
-    fields = {
-        "neg_category_ids": sorted(int(c) + 1 for c in asked),
-        "not_exhaustive_category_ids": not_exhaustive,
-    }
-    return kept, fields
+    fields = {"neg_category_ids": sorted(asked.tolist())}
+    return annotated, fields | {"not_exhaustive_category_ids": not_exhaustive}
 
 
 def frequency_group(image_count: int, train_images: int) -> str:
@@ -91,21 +90,18 @@ def category_records(
     categories: Sequence[Category], annotations: Sequence[dict], train_images: int
 ) -> list[dict]:
     """The "categories" of an LVIS file, counted over the training annotations."""
-    instances = np.zeros(len(categories), int)
-    images: list[set[int]] = [set() for _ in categories]
-    for annotation in annotations:
-        instances[annotation["category_id"] - 1] += 1
-        images[annotation["category_id"] - 1].add(annotation["image_id"])
+    instances = Counter(a["category_id"] for a in annotations)
+    images = Counter(c for c, _ in {(a["category_id"], a["image_id"]) for a in annotations})
     return [
         {
-            "id": index + 1,
+            "id": i,
             "name": category.name,
             "synset": f"{category.name}.n.01",
             "synonyms": [category.name],
             "def": f"a {category.shape.replace('_', ' ')} with a {category.style} filling",
-            "frequency": frequency_group(len(images[index]), train_images),
-            "image_count": len(images[index]),
-            "instance_count": int(instances[index]),
+            "frequency": frequency_group(images[i], train_images),
+            "image_count": images[i],
+            "instance_count": instances[i],
         }
-        for index, category in enumerate(categories)
+        for i, category in enumerate(categories, start=1)
     ]

@@ -8,8 +8,11 @@ Every call draws new proportions, so that a class is a family of figures, not on
 from collections.abc import Callable
 
 import numpy as np
+from numpy.random import Generator
 
 Outline = list[np.ndarray]
+Family = Callable[[Generator], Outline]
+"""Draws one figure of a class."""
 
 
 def _arc(start: float, stop: float, radius: float = 1.0, points: int = 64) -> np.ndarray:
@@ -17,12 +20,12 @@ def _arc(start: float, stop: float, radius: float = 1.0, points: int = 64) -> np
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
+def _polygon(corners: int, radius: float = 1.0) -> np.ndarray:
+    return _arc(0, 2 * np.pi, radius, corners + 1)[:-1]
+
+
 def _disc(radius: float = 1.0) -> np.ndarray:
-    return _arc(0, 2 * np.pi, radius, 65)[:-1]
-
-
-def _polygon(corners: int) -> np.ndarray:
-    return _arc(0, 2 * np.pi, 1.0, corners + 1)[:-1]
+    return _polygon(64, radius)
 
 
 def _box(width: float, height: float) -> np.ndarray:
@@ -31,24 +34,12 @@ def _box(width: float, height: float) -> np.ndarray:
     return corners / np.hypot(width, height)
 
 
-def _ellipse(rng: np.random.Generator) -> Outline:
-    return [_disc() * [1, rng.uniform(0.45, 0.72)]]
-
-
-def _ring(rng: np.random.Generator) -> Outline:
-    return [_disc(), _disc(rng.uniform(0.5, 0.68))]
-
-
-def _half_disc(rng: np.random.Generator) -> Outline:
-    return [_arc(0, np.pi, points=33) - [0, rng.uniform(0.38, 0.48)]]
-
-
-def _crescent(rng: np.random.Generator) -> Outline:
+def _crescent(rng: Generator) -> Outline:
     # The inner edge is an arc of another circle through the same two tips.
-    tip = rng.uniform(0.75, 0.9)
+    tip = rng.uniform(0.75, 0.9) * np.pi / 2
     sagitta = rng.uniform(0.15, 0.35)
-    chord = np.sin(tip * np.pi / 2)
-    outer = _arc(tip * np.pi / 2, 2 * np.pi - tip * np.pi / 2)
+    chord = np.sin(tip)
+    outer = _arc(tip, 2 * np.pi - tip)
     radius = (chord**2 + sagitta**2) / (2 * sagitta)
     half = np.arcsin(min(1.0, chord / radius))
     inner = _arc(np.pi + half, np.pi - half, radius) + [radius - sagitta + outer[0, 0], 0]
@@ -56,28 +47,14 @@ def _crescent(rng: np.random.Generator) -> Outline:
     return [np.concatenate([outer, inner[::-1]])]
 
 
-def _triangle(rng: np.random.Generator) -> Outline:
-    return [_polygon(3) * [1, rng.uniform(0.7, 1.0)]]
+def _star(points: int, radius: float) -> Outline:
+    """A star whose inner corners lie on a circle of this radius."""
+    star = _polygon(2 * points)
+    star[1::2] *= radius
+    return [star]
 
 
-def _rectangle(rng: np.random.Generator) -> Outline:
-    return [_box(1, rng.uniform(0.35, 0.62))]
-
-
-def _rhombus(rng: np.random.Generator) -> Outline:
-    return [_polygon(4) * [1, rng.uniform(0.45, 0.68)]]
-
-
-def _star(points: int, low: float, high: float) -> Callable[[np.random.Generator], Outline]:
-    def draw(rng: np.random.Generator) -> Outline:
-        star = _polygon(2 * points)
-        star[1::2] *= rng.uniform(low, high)
-        return [star]
-
-    return draw
-
-
-def _cross(rng: np.random.Generator) -> Outline:
+def _cross(rng: Generator) -> Outline:
     arm = rng.uniform(0.26, 0.4)
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
     turns = [quarter @ _rotation(k * np.pi / 2).T for k in range(4)]
@@ -88,75 +65,69 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-SHAPES: dict[str, Callable[[np.random.Generator], Outline]] = {
+SHAPES: dict[str, Family] = {
     "circle": lambda rng: [_disc()],
-    "ellipse": _ellipse,
-    "ring": _ring,
-    "half_disc": _half_disc,
+    "ellipse": lambda rng: [_disc() * [1, rng.uniform(0.45, 0.72)]],
+    "ring": lambda rng: [_disc(), _disc(rng.uniform(0.5, 0.68))],
+    "half_disc": lambda rng: [_arc(0, np.pi, points=33) - [0, rng.uniform(0.38, 0.48)]],
     "crescent": _crescent,
-    "triangle": _triangle,
+    "triangle": lambda rng: [_polygon(3) * [1, rng.uniform(0.7, 1.0)]],
     "square": lambda rng: [_box(1, 1)],
-    "rectangle": _rectangle,
-    "rhombus": _rhombus,
+    "rectangle": lambda rng: [_box(1, rng.uniform(0.35, 0.62))],
+    "rhombus": lambda rng: [_polygon(4) * [1, rng.uniform(0.45, 0.68)]],
     "pentagon": lambda rng: [_polygon(5)],
     "hexagon": lambda rng: [_polygon(6)],
-    "star5": _star(5, 0.38, 0.5),
-    "star6": _star(6, 0.5, 0.6),
+    "star5": lambda rng: _star(5, rng.uniform(0.38, 0.5)),
+    "star6": lambda rng: _star(6, rng.uniform(0.5, 0.6)),
     "cross": _cross,
 }
 
 
-def _blob(rng: np.random.Generator) -> Outline:
+def _blob(rng: Generator) -> Outline:
     angles = np.linspace(0, 2 * np.pi, 65)[:-1]
     radius = np.ones(64)
     for harmonic in range(2, 6):
         radius += rng.uniform(0.1, 0.3) * np.cos(harmonic * angles + rng.uniform(0, 2 * np.pi))
-    blob = radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    blob = radius[:, None] * _disc()
     return [blob / np.abs(blob).max()]
 
 
-def _bow(rng: np.random.Generator) -> Outline:
+def _bow(rng: Generator) -> Outline:
     """A stroke along a third to two thirds of a circle."""
     span = rng.uniform(0.7, 1.3) * np.pi
     width = rng.uniform(0.08, 0.25)
     return [np.concatenate([_arc(0, span), _arc(span, 0, 1 - width)])]
 
 
-def _line(rng: np.random.Generator) -> Outline:
+def _line(rng: Generator) -> Outline:
     return [_box(1, rng.uniform(0.02, 0.07))]
 
 
-def _partial_outline(rng: np.random.Generator) -> Outline:
+def _partial_outline(rng: Generator) -> Outline:
     """A stroke along part of the outline of a real class."""
     name = rng.choice(["circle", "square", "rhombus", "triangle", "hexagon", "star5"])
     contour = SHAPES[str(name)](rng)[0]
     closed = np.concatenate([contour, contour[:1]])
     steps = np.linspace(0, len(contour), 97)
     dense = np.stack([np.interp(steps, np.arange(len(closed)), closed[:, k]) for k in (0, 1)], 1)
-    kept = np.roll(dense[:-1], int(rng.integers(96)), axis=0)[: int(rng.integers(35, 70))]
+    stroke = np.roll(dense[:-1], int(rng.integers(96)), axis=0)[: int(rng.integers(35, 70))]
     width = rng.uniform(0.08, 0.2)
-    return [np.concatenate([kept, kept[::-1] * (1 - width)])]
+    return [np.concatenate([stroke, stroke[::-1] * (1 - width)])]
 
 
-def _three_quarters(rng: np.random.Generator) -> Outline:
+def _sector(rng: Generator) -> Outline:
+    """About three quarters of a disc."""
     return [np.concatenate([_arc(0, rng.uniform(1.35, 1.65) * np.pi), np.zeros((1, 2))])]
 
 
-def _angle(rng: np.random.Generator) -> Outline:
+def _angle(rng: Generator) -> Outline:
     """The letter L."""
     arm = rng.uniform(0.3, 0.5)
     corners = np.array([[-1, -1], [1, -1], [1, arm - 1], [arm - 1, arm - 1], [arm - 1, 1], [-1, 1]])
     return [corners * 0.7]
 
 
-CLUTTER: tuple[Callable[[np.random.Generator], Outline], ...] = (
-    _blob,
-    _bow,
-    _line,
-    _partial_outline,
-    _three_quarters,
-    _angle,
-)
+CLUTTER: tuple[Family, ...] = (_blob, _bow, _line, _partial_outline, _sector, _angle)
 
 
 def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -> Outline:

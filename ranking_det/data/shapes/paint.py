@@ -7,20 +7,22 @@ all colours are random. A texture is a field in 0..1 that blends two colours. Ma
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 SUPERSAMPLING = 4
 STYLES = ("solid", "shaded", "striped", "checkered", "dotted", "grained", "bordered")
 _BACKGROUNDS = ("grained", "grained", "shaded", "striped", "checkered", "patchy")
 
+Place = tuple[int, int, int, int]
+"""XYXY in whole pixels."""
 
-def rasterise(
-    contours: list[np.ndarray], size: int
-) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
+
+def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Place] | None:
     """Fills contours in pixels by the even-odd rule, in their own corner of the image.
 
     Returns:
-        The supersampled mask and its place (x0, y0, x1, y1) in whole pixels of a square image
-        of this size; None if the contours lie outside of it.
+        The supersampled mask and its place in a square image of this size; None if the contours
+        lie outside of it.
     """
     points = np.concatenate(contours)
     # One pixel of margin, so that the distance to the outside can be taken within the place.
@@ -35,12 +37,7 @@ def rasterise(
     return mask, (int(x0), int(y0), int(x1), int(y1))
 
 
-def _wave(x: np.ndarray, sharpness: float = 2.0) -> np.ndarray:
-    """A square wave of period 1 with softened edges, which need no anti-aliasing."""
-    return np.clip(0.5 + sharpness * np.sin(2 * np.pi * x), 0, 1)
-
-
-def _noise(rng: np.random.Generator, height: int, width: int, coarsest: float) -> np.ndarray:
+def _noise(rng: Generator, height: int, width: int, coarsest: float) -> np.ndarray:
     """Octaves of smooth noise, stretched to 0..1; `coarsest` is the first one's cell in pixels."""
     field = np.zeros((height, width), np.float32)
     weight, cell = 1.0, coarsest
@@ -54,7 +51,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, coarsest: float) -
 
 
 def texture(
-    style: str, rng: np.random.Generator, frame: tuple[np.ndarray, np.ndarray], period: float
+    style: str, rng: Generator, frame: tuple[np.ndarray, np.ndarray], period: float
 ) -> np.ndarray:
     """Draws the field of a style.
 
@@ -70,8 +67,9 @@ def texture(
     along, across = frame
     height, width = along.shape
     phase = float(rng.random())
+    # Clipped waves are squares with softened edges, which need no anti-aliasing.
     if style == "striped":
-        return _wave(along / period + phase)
+        return np.clip(0.5 + 2 * np.sin(2 * np.pi * (along / period + phase)), 0, 1)
     if style == "checkered":
         waves = np.sin(np.pi * along / period + phase) * np.sin(np.pi * across / period)
         return np.clip(0.5 + 3 * waves, 0, 1)
@@ -83,22 +81,26 @@ def texture(
     if style == "patchy":
         return np.round(_noise(rng, height, width, 2 * period) * 5) / 5
     if style == "shaded":
-        reach = float(np.ptp(along)) or 1.0
-        return (along - along.min()) / reach
+        return (along - along.min()) / (float(np.ptp(along)) or 1.0)
     return np.zeros((height, width), np.float32)
 
 
-def _coordinates(
-    place: tuple[int, int, int, int], centre: np.ndarray, angle: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(place: Place, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of the pixels of a place, along two axes through its centre that are turned by an angle."""
     x0, y0, x1, y1 = place
-    x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - centre[0])
-    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - centre[1])
+    x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - (x0 + x1) / 2)
+    y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - (y0 + y1) / 2)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _colour_away_from(rng: np.random.Generator, other: np.ndarray, distance: float) -> np.ndarray:
+def _per_pixel(samples: np.ndarray) -> np.ndarray:
+    """The mean over the samples of each pixel."""
+    height, width = (side // SUPERSAMPLING for side in samples.shape)
+    return cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _colour_away_from(rng: Generator, other: np.ndarray, distance: float) -> np.ndarray:
     """A random colour at least this far (Euclidean) from another, or the farthest of 20."""
     colours = rng.uniform(15, 240, (20, 3))
     gaps = np.linalg.norm(colours - other, axis=1)
@@ -106,10 +108,10 @@ def _colour_away_from(rng: np.random.Generator, other: np.ndarray, distance: flo
     return colours[far[0] if len(far) else gaps.argmax()].astype(np.float32)
 
 
-def background(rng: np.random.Generator, size: int) -> np.ndarray:
+def background(rng: Generator, size: int) -> np.ndarray:
     """A textured background of two or three colours."""
     style = str(rng.choice(_BACKGROUNDS))
-    frame = _coordinates((0, 0, size, size), np.full(2, size / 2), rng.uniform(0, 2 * np.pi))
+    frame = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     field = texture(style, rng, frame, size * rng.uniform(0.04, 0.3))
     base = rng.uniform(40, 215, 3)
     swing = rng.normal(size=3)
@@ -118,15 +120,14 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     grain = (grain - np.float32(0.5)) * np.float32(rng.uniform(10, 60))
     field = (field - np.float32(0.5)) * 2
     pairs = zip(swing, base, strict=True)
-    channels = [field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs]
-    return cv2.merge(channels)
+    return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 
 def fill(
     image: np.ndarray,
     mask: np.ndarray,
-    place: tuple[int, int, int, int],
-    rng: np.random.Generator,
+    place: Place,
+    rng: Generator,
     *,
     style: str,
     diameter: float,
@@ -147,30 +148,27 @@ def fill(
     """
     x0, y0, x1, y1 = place
     behind = image[y0:y1, x0:x1]
-    alpha = cv2.resize(mask, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)[..., None]
-    alpha = alpha.astype(np.float32) / 255
+    alpha = _per_pixel(mask)[..., None].astype(np.float32) / 255
     mean_behind = (alpha * behind).sum((0, 1)) / max(float(alpha.sum()), 1e-6)
     first = _colour_away_from(rng, mean_behind, contrast)
     second = _colour_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
         # Nearer to the first, so that a fine texture does not melt into the background.
         second = first + (second - first) * np.float32(0.5)
-    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
-    field = texture(style, rng, _coordinates(place, centre, angle), period)
+    field = texture(style, rng, _coordinates(place, angle), period)
     if style == "bordered":
         width = max(1.2, diameter * rng.uniform(0.07, 0.11))
         depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) / SUPERSAMPLING
-        border = (depth < width).astype(np.float32)
-        field = cv2.resize(border, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA)
+        field = _per_pixel((depth < width).astype(np.float32))
     colour = first + field[..., None] * (second - first)
     behind += alpha * (colour - behind)
 
 
-def finish(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def finish(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Adds uneven light, blur and sensor noise, and rounds to uint8."""
     size = image.shape[0]
-    along, _ = _coordinates((0, 0, size, size), np.full(2, size / 2), rng.uniform(0, 2 * np.pi))
+    along, _ = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     image = image * (1 + along * np.float32(rng.uniform(0, 0.35) / size))[..., None]
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.7)))

@@ -10,22 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
-from ranking_det.data.shapes.masks import (
-    Place,
+from ranking_det.data.shapes import paint
+from ranking_det.data.shapes.mask_annotations import (
     crowd_annotation,
     polygon_annotation,
     without_crumbs,
 )
 from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
-from ranking_det.data.shapes.paint import (
-    STYLES,
-    SUPERSAMPLING,
-    background,
-    fill,
-    finish,
-    rasterise,
-)
+from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Place
 
 LEAST_VISIBLE = 0.4
 # Diameters, as a share of the image's side; log-uniform. 20 to 200 px at 256.
@@ -47,13 +41,12 @@ class Category:
 class _Scene:
     """The picture so far, and per owner how much of it is visible."""
 
-    def __init__(self, rng: np.random.Generator, size: int) -> None:
+    def __init__(self, rng: Generator, size: int) -> None:
         self.rng = rng
         self.size = size
-        self.image = background(rng, size)
+        self.image = paint.background(rng, size)
         self.owner = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-        self.full = np.zeros(256, np.int64)
-        self.visible = np.zeros(256, np.int64)
+        self.full, self.visible = np.zeros((2, 256), np.int64)
         self.places: dict[int, Place] = {}
 
     def _window(self, where: Place) -> tuple[slice, slice]:
@@ -64,10 +57,9 @@ class _Scene:
         self,
         outline: Outline,
         owner: int,
-        *,
         diameter: float,
-        style: str | None,
         keep_visible: float,
+        style: str | None = None,
         centre: np.ndarray | None = None,
     ) -> bool:
         """Paints a figure where it leaves `keep_visible` of all others in sight.
@@ -82,14 +74,14 @@ class _Scene:
             margin = diameter / 6
             at = rng.uniform(margin, self.size - margin, 2) if centre is None else centre
             contours = place(outline, at, diameter, angle)
-            drawn = rasterise(contours, self.size)
+            drawn = paint.rasterise(contours, self.size)
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
             # Most are plain: a texture hides the outline, which is what the class is.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
             looks = {"style": style, "diameter": diameter, "angle": angle, "contrast": contrast}
-            fill(self.image, *drawn, rng, **looks)
+            paint.fill(self.image, *drawn, rng, **looks)
             return True
         return False
 
@@ -101,22 +93,22 @@ class _Scene:
         That is so if less than `LEAST_VISIBLE` of the figure, whose area is `whole` pixels, lies
         inside the image, or if less than `keep_visible` of one behind it would be left.
         """
-        mine = mask > 0
-        samples = int(mine.sum())
+        inside, owners = mask > 0, self.owner[self._window(where)]
+        samples = int(inside.sum())
         whole *= SUPERSAMPLING**2
-        window = self._window(where)
-        hidden = np.bincount(self.owner[window][mine], minlength=256)
-        own, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
+        hidden = np.bincount(owners[inside], minlength=256)
+        repainted, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
         left = self.visible - hidden
-        if np.any(left < keep_visible * self.full * (hidden > 0)):
+        too_much = np.any(left < keep_visible * self.full * (hidden > 0))
+        if too_much or (owner and samples < LEAST_VISIBLE * whole):
             return False
-        if owner and samples < LEAST_VISIBLE * whole:
-            return False
-        self.owner[window][mine] = owner
+        owners[inside] = owner
         self.visible = left
-        self.visible[owner] += samples - own
+        self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(whole))
-        self.places[owner] = _union(self.places.get(owner, where), where)
+        # The place of a crowd grows with each of its figures.
+        before = self.places.get(owner, where)
+        self.places[owner] = (*map(min, before[:2], where[:2]), *map(max, before[2:], where[2:]))
         return True
 
     def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
@@ -125,11 +117,7 @@ class _Scene:
         return without_crumbs(self.owner[self._window(where)] == owner), where
 
 
-def _union(a: Place, b: Place) -> Place:
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
-def _diameters(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+def _diameters(rng: Generator, count: int, size: int) -> np.ndarray:
     low, high = np.log(DIAMETERS)
     return np.exp(rng.uniform(low, high, count)) * size
 
@@ -137,25 +125,19 @@ def _diameters(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 def _add_clutter(scene: _Scene, count: int, keep_visible: float) -> None:
     for diameter in _diameters(scene.rng, count, scene.size):
         kind = CLUTTER[int(scene.rng.integers(len(CLUTTER)))]
-        scene.add(
-            kind(scene.rng), 0, diameter=diameter * 0.8, style=None, keep_visible=keep_visible
-        )
+        scene.add(kind(scene.rng), 0, diameter * 0.8, keep_visible)
 
 
 def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
     """Many small objects of a class side by side, with one annotation for all."""
     rng, size = scene.rng, scene.size
-    diameter = size * rng.uniform(0.05, 0.09)
+    typical = size * rng.uniform(0.05, 0.09)
     middle = rng.uniform(0.2, 0.8, 2) * size
     for _ in range(int(rng.integers(10, 25))):
-        scene.add(
-            SHAPES[category.shape](rng),
-            owner,
-            diameter=diameter * rng.uniform(0.8, 1.2),
-            style=category.style,
-            keep_visible=0.9,
-            centre=middle + rng.normal(size=2) * size * 0.08,
-        )
+        outline = SHAPES[category.shape](rng)
+        diameter = typical * rng.uniform(0.8, 1.2)
+        centre = middle + rng.normal(size=2) * size * 0.08
+        scene.add(outline, owner, diameter, 0.9, category.style, centre)
 
 
 def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence[int]) -> list[int]:
@@ -169,26 +151,20 @@ def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence
         category = categories[index]
         keep_visible = 0.9 if rng.random() < 0.8 else LEAST_VISIBLE
         outline = SHAPES[category.shape](rng)
-        owner = len(placed) + 1
         for shrink in (1.0, 0.6):
-            if scene.add(
-                outline,
-                owner,
-                diameter=max(diameter * shrink, DIAMETERS[0] * scene.size),
-                style=category.style,
-                keep_visible=keep_visible,
-            ):
+            size = max(diameter * shrink, DIAMETERS[0] * scene.size)
+            if scene.add(outline, len(placed) + 1, size, keep_visible, category.style):
                 placed.append(index)
                 break
     return placed
 
 
 def render(
-    rng: np.random.Generator,
+    rng: Generator,
     size: int,
     categories: Sequence[Category],
     chosen: Sequence[int],
-    crowd: int | None = None,
+    crowd: int | None,
 ) -> tuple[np.ndarray, list[dict]]:
     """Draws an image with one object for each of the chosen categories.
 
@@ -198,11 +174,11 @@ def render(
         categories: all classes.
         chosen: per object, its index into `categories`; may be empty. Later ones lie in front;
             one for which no room is found is left out.
-        crowd: index of the category of which to add a crowd.
+        crowd: index of the category of which to add a crowd; None for no crowd.
 
     Returns:
         The image, uint8 (size, size, 3), and per object (the crowd last) a dict with
-        "category" (index into `categories`), "iscrowd" and COCO's "bbox", "area" and
+        COCO's "category_id" (1 + the index into `categories`), "iscrowd", "bbox", "area" and
         "segmentation".
     """
     scene = _Scene(rng, size)
@@ -211,11 +187,11 @@ def render(
     if crowd is not None:
         _add_crowd(scene, categories[crowd], owner=255)
     _add_clutter(scene, int(rng.integers(0, 3)), keep_visible=0.7)
-    objects = []
-    for owner, category in enumerate(placed, start=1):
-        annotation = polygon_annotation(*scene.mask_of(owner))
-        objects.append({"category": category, "iscrowd": 0, **annotation})
-    if scene.visible[255] > 0:
+    objects = [
+        {"category_id": index + 1, "iscrowd": 0, **polygon_annotation(*scene.mask_of(owner))}
+        for owner, index in enumerate(placed, start=1)
+    ]
+    if crowd is not None and scene.visible[255] > 0:
         annotation = crowd_annotation(*scene.mask_of(255), size)
-        objects.append({"category": crowd, "iscrowd": 1, **annotation})
-    return finish(scene.image, rng), objects
+        objects.append({"category_id": crowd + 1, "iscrowd": 1, **annotation})
+    return paint.finish(scene.image, rng), objects

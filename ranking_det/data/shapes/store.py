@@ -73,18 +73,11 @@ def prepare_shapes(
         if value < _LEAST[name]:
             raise ValueError(f"{name}: expected at least {_LEAST[name]}, got {value}")
     workers = workers or min(os.cpu_count() or 1, 8)
-    if folder.exists():
-        made = False
-    else:
-        made = _make(folder, replace(Settings(variant), **wanted), workers)
+    made = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
     settings = _check(folder, variant, wanted)
     logger.info(
         "%s: %d training and %d validation images at %d px, seed %d (%s)",
-        folder,
-        settings.train,
-        settings.val,
-        settings.size,
-        settings.seed,
+        *(folder, settings.train, settings.val, settings.size, settings.seed),
         "made now" if made else "was there",
     )
     return folder
@@ -132,19 +125,20 @@ def _lock(folder: Path) -> Iterator[bool]:
 def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
     """Reads what a set was made with, and raises if it is not what is wanted."""
     try:
-        found = Settings(**json.loads((folder / "meta.json").read_text()))
+        settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{folder} exists but was not made by `python -m ranking_det.data.shapes` "
             f"(no valid meta.json): move it away, or give another root"
         ) from error
+    made_with = asdict(settings)
     wanted = {"variant": variant, "generator": Settings.generator, **wanted}
-    differing = {name: value for name, value in wanted.items() if asdict(found)[name] != value}
+    differing = {name: value for name, value in wanted.items() if made_with[name] != value}
     if differing:
-        has = ", ".join(f"{name}={asdict(found)[name]}" for name in differing)
+        has = ", ".join(f"{name}={made_with[name]}" for name in differing)
         asked = ", ".join(f"{name}={value}" for name, value in differing.items())
         raise ValueError(
             f"{folder} was made with {has}, but {asked} is asked for: delete the folder to make "
             f"it anew, or give another root"
         )
-    return found
+    return settings

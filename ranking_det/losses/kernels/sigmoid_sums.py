@@ -182,6 +182,12 @@ class SigmoidSums:
         poison = torch.where(invalid, torch.nan, 0.0)
         return (ones + poison)[self._back], (softplus + poison)[self._back]
 
+    def row_blocks(self) -> list[slice]:
+        """Blocks of positives for :meth:`pairs`, of bounded memory."""
+        count = len(self._scores)
+        size = max(1, constants.PAIRS // count)
+        return [slice(start, start + size) for start in range(0, count, size)]
+
     def pairs(self, rows: slice) -> Pairs:
         """The pairs of some positives with all of them."""
         scores = self._ranked.scores
@@ -198,12 +204,7 @@ class SigmoidSums:
 
     def over_positives(self, values: Tensor) -> Tensor:
         """Sum values_j sigmoid(x_ij) over all positives j, i included, for every positive i."""
-        count = len(values)
-        size = max(1, constants.PAIRS // count)
-        starts = range(0, count, size)
-        return torch.cat(
-            [self.pairs(slice(start, start + size)).sigmoid @ values for start in starts]
-        )
+        return torch.cat([self.pairs(rows).sigmoid @ values for rows in self.row_blocks()])
 
     def over_other_positives(self, values: Tensor) -> Tensor:
         """The same without j = i."""

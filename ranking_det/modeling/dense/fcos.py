@@ -85,8 +85,8 @@ class RankingFCOS(RankingDenseDetector):
         """See :class:`DetectorInterface`; the boxes of points mean nothing."""
         description = "the points that are to find it"
         return [
-            own._replace(are_points=True, description=description)
-            for own in super().find_positives(batched_inputs)
+            positives._replace(are_points=True, description=description)
+            for positives in super().find_positives(batched_inputs)
         ]
 
     @classmethod

@@ -115,7 +115,7 @@ class DenseInference(nn.Module):
         Returns:
             Those of a class score above the threshold, at most ``topk`` pairs or anchors per level.
         """
-        found = []
+        levels = []
         branches = [None] * len(logits) if branch_logits is None else branch_logits
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
@@ -125,8 +125,8 @@ class DenseInference(nn.Module):
             score = _with_branch(class_score, branch)
             rows, classes = self._select(score.masked_fill(class_score <= self.score_thresh, 0.0))
             boxes = decode(level_outputs[rows].float(), level_anchors[rows])
-            found.append(RawDetections(boxes, score[rows, classes], classes))
-        return RawDetections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+            levels.append(RawDetections(boxes, score[rows, classes], classes))
+        return RawDetections(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
 
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (n,) and classes (n,) of the candidates among the scores (R_l, K), 0 for none."""
@@ -135,8 +135,8 @@ class DenseInference(nn.Module):
             index = index[top > 0]
             return index // score.shape[1], index % score.shape[1]
         rows = score.amax(dim=1).topk(min(self.topk, len(score))).indices
-        kept, classes = (score[rows] > 0).nonzero(as_tuple=True)
-        return rows[kept], classes
+        places, classes = (score[rows] > 0).nonzero(as_tuple=True)
+        return rows[places], classes
 
     def suppress(self, raw: RawDetections, image_size: tuple[int, int]) -> Instances:
         """Suppress duplicates and keep the best.

@@ -115,9 +115,9 @@ class RankingBoxPredictor(nn.Module):
         self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
         """Per image the boxes (R_i, 4) or (R_i, 4 K), XYXY in pixels."""
-        anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])
+        anchors = torch.cat([image.proposal_boxes.tensor for image in proposals])
         boxes: Tensor = self.box2box_transform.apply_deltas(predictions.outputs, anchors)
-        return boxes.split([len(own) for own in proposals])
+        return boxes.split([len(image) for image in proposals])
 
     def predict_probs(
         self, predictions: BoxPredictions, proposals: list[Instances]
@@ -128,17 +128,19 @@ class RankingBoxPredictor(nn.Module):
             scores = functional.pad(logits, (0, 1)).softmax(dim=1)
         else:
             scores = functional.pad(logits.sigmoid(), (0, 1))
-        return scores.split([len(own) for own in proposals])
+        return scores.split([len(image) for image in proposals])
 
     def inference(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
         """The detections of each image: ``pred_boxes``, ``scores`` and ``pred_classes``."""
         boxes = self.predict_boxes(predictions, proposals)
         probs = self.predict_probs(predictions, proposals)
         detections = []
-        for i, own in enumerate(proposals):
+        for i, image in enumerate(proposals):
             scores = probs[i][:, :-1]
             count_boxes(scores, self.test_score_thresh, THRESHOLD)
-            detections.append(self.detect(boxes[i], scores, own.image_size, self.test_score_thresh))
+            detections.append(
+                self.detect(boxes[i], scores, image.image_size, self.test_score_thresh)
+            )
             count_detections(len(detections[i]))
         return detections
 

@@ -9,11 +9,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from torch import nn
+from detectron2.structures import Instances
+from torch import Tensor, nn
 
 from ranking_det.modeling.anchor_matching import as_one_class
 from ranking_det.modeling.augmented_inference import make_tta_mapper
 from ranking_det.modeling.interface import DetectorAdapter, Positives, register_adapter
+from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.rpn import RankingRPN
 
 
@@ -43,7 +45,7 @@ class RCNNAdapter(DetectorAdapter):
         images = model.preprocess_image(batched_inputs)
         objects = as_one_class([inputs["instances"].to(model.device) for inputs in batched_inputs])
         picked = rpn.pick_positives(model.backbone, rpn.rpn_head, rpn.in_features, images, objects)
-        return [Positives(*own, False, "the RPN's anchors for it", "propose") for own in picked]
+        return [Positives(*pair, False, "the RPN's anchors for it", "propose") for pair in picked]
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
@@ -63,10 +65,7 @@ class RCNNAdapter(DetectorAdapter):
 
     def _describe(self) -> CfgNode:
         """What Detectron2's augmentation reads of a yaml config, of a model that may have none."""
-        heads = self.model.roi_heads
-        predictor = heads.box_predictor
-        if isinstance(predictor, nn.ModuleList):
-            predictor = predictor[-1]  # a cascade's detections are the last stage's
+        heads, predictor = self.model.roi_heads, _last_predictor(self.model)
         return CfgNode(
             {
                 "MODEL": {
@@ -83,10 +82,28 @@ class RCNNAdapter(DetectorAdapter):
         )
 
 
+def _last_predictor(model: GeneralizedRCNN) -> Any:
+    """The box predictor whose detections the R-CNN gives: of a cascade the last stage's."""
+    predictor = model.roi_heads.box_predictor
+    return predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+
+
 class _RCNNWithTTA(GeneralizedRCNNWithTTA):
     """Detectron2's, which leaves it to the caller that no gradient is kept."""
 
     __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
+
+    def _merge_detections(
+        self, all_boxes: Tensor, all_scores: Any, all_classes: Any, shape_hw: tuple[int, int]
+    ) -> Instances:
+        """Suppress the detections of all views together, as the predictor suppresses."""
+        predictor = _last_predictor(self.model)
+        if not isinstance(predictor, RankingBoxPredictor):
+            return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)
+        scores = torch.zeros(len(all_boxes), predictor.num_classes, device=all_boxes.device)
+        for row, label, score in zip(scores, all_classes, all_scores, strict=True):
+            row[label] = score
+        return predictor.detect(all_boxes, scores, shape_hw, 1e-8)
 
 
 register_adapter(GeneralizedRCNN, RCNNAdapter)

@@ -52,9 +52,9 @@ class CascadeMaskHeads(nn.ModuleList):
         """
         masks = []
         for head in self:
-            masks.append([own.pred_masks for own in head(features, instances)])
-        for own, *stages in zip(instances, *masks, strict=True):
-            own.pred_masks = torch.stack(stages).mean(dim=0)
+            masks.append([image.pred_masks for image in head(features, instances)])
+        for image, *stages in zip(instances, *masks, strict=True):
+            image.pred_masks = torch.stack(stages).mean(dim=0)
         return instances
 
 

@@ -42,28 +42,28 @@ def match_proposals(
     Raises:
         ValueError: objects are to be appended to proposals without ``objectness_logits``.
     """
-    if append_gt and not all(own.has("objectness_logits") for own in proposals):
+    if append_gt and not all(image.has("objectness_logits") for image in proposals):
         raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
-    kept, labels, index, first = [], [], [], 0
-    for own, objects in zip(proposals, targets, strict=True):
-        boxes, classes = own.proposal_boxes.tensor, objects.gt_classes
+    samples, labels, index, first = [], [], [], 0
+    for image, objects in zip(proposals, targets, strict=True):
+        boxes, classes = image.proposal_boxes.tensor, objects.gt_classes
         valid = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
         label, number = assigner([boxes], [objects.gt_boxes.tensor], [classes], valid, None)
         if append_gt:
-            (own,) = add_ground_truth_to_proposals([objects], [own])
+            (image,) = add_ground_truth_to_proposals([objects], [image])
             label = torch.cat([label, classes])
             number = torch.cat([number, torch.arange(len(objects), device=boxes.device)])
         rows = torch.arange(len(label), device=boxes.device)
         is_object = rows >= len(boxes)
         if sampler is not None:
             rows = sampler(label)
-        chosen = own[rows]
-        chosen.is_object = is_object[rows]
-        kept.append(chosen)
+        sample = image[rows]
+        sample.is_object = is_object[rows]
+        samples.append(sample)
         labels.append(label[rows])
         index.append(torch.where(number >= 0, number + first, -1)[rows])
         first += len(objects)
-    return kept, Assignment(torch.cat(labels), torch.cat(index))
+    return samples, Assignment(torch.cat(labels), torch.cat(index))
 
 
 def refine_proposals(
@@ -82,12 +82,12 @@ def refine_proposals(
         ``objectness_logits`` if there are any.
     """
     refined = []
-    for predicted, own in zip(boxes, proposals, strict=True):
+    for predicted, image in zip(boxes, proposals, strict=True):
         usable = predicted.detach().isfinite().all(dim=1, keepdim=True)
         clipped = Boxes(torch.where(usable, predicted.detach(), 0.0))
-        clipped.clip(own.image_size)
-        following = Instances(own.image_size, proposal_boxes=clipped)
-        if own.has("objectness_logits"):
-            following.objectness_logits = own.objectness_logits
-        refined.append(following[clipped.nonempty() & ~own.is_object] if training else following)
+        clipped.clip(image.image_size)
+        following = Instances(image.image_size, proposal_boxes=clipped)
+        if image.has("objectness_logits"):
+            following.objectness_logits = image.objectness_logits
+        refined.append(following[clipped.nonempty() & ~image.is_object] if training else following)
     return refined

@@ -25,7 +25,6 @@ from ranking_det.config import build_component
 from ranking_det.criteria import (
     BoxTargets,
     Candidates,
-    Criterion,
     CriterionBase,
     CriterionOutput,
     MaskTargets,
@@ -202,7 +201,7 @@ class StagedROIHeads(nn.Module):
         self, features: dict[str, Tensor], proposals: list[Instances], stage: Stage
     ) -> BoxPredictions:
         maps = [features[name] for name in self.box_in_features]
-        pooled = self.box_pooler(maps, [own.proposal_boxes for own in proposals])
+        pooled = self.box_pooler(maps, [image.proposal_boxes for image in proposals])
         predictions: BoxPredictions = stage.predictor(stage.head(pooled))
         return predictions
 
@@ -219,15 +218,15 @@ class StagedROIHeads(nn.Module):
         labels = assignment.labels
         rows = torch.nonzero(labels >= 0).squeeze(1)
         classes, gt_index = labels[rows], assignment.gt_index[rows]
-        sizes = torch.tensor([len(own) for own in proposals])
+        sizes = torch.tensor([len(instances) for instances in proposals])
         image = torch.arange(len(proposals)).repeat_interleave(sizes).to(rows.device)
         outputs = stage.predictor.outputs_of(predictions.outputs, rows, classes)
-        anchors = torch.cat([own.proposal_boxes.tensor for own in proposals])[rows]
+        anchors = torch.cat([instances.proposal_boxes.tensor for instances in proposals])[rows]
         boxes = BoxTargets(
             outputs=outputs,
             boxes=stage.predictor.box2box_transform.apply_deltas(outputs, anchors),
             anchors=anchors,
-            gt_boxes=torch.cat([own.gt_boxes.tensor for own in targets])[gt_index],
+            gt_boxes=torch.cat([objects.gt_boxes.tensor for objects in targets])[gt_index],
         )
         masks = None
         if stage.mask_head is not None:
@@ -253,7 +252,7 @@ class StagedROIHeads(nn.Module):
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
         """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
-        pooled: Tensor = self.mask_pooler(maps, [Boxes(own) for own in rois])
+        pooled: Tensor = self.mask_pooler(maps, [Boxes(image) for image in rois])
         return pooled
 
     def _detect_boxes(
@@ -285,7 +284,7 @@ class StagedROIHeads(nn.Module):
         """
         if not self.mask_on:
             return instances
-        pooled = self._pool_masks(features, [own.pred_boxes.tensor for own in instances])
+        pooled = self._pool_masks(features, [image.pred_boxes.tensor for image in instances])
         detections: list[Instances] = self.mask_head(pooled, instances)
         return detections
 
@@ -380,13 +379,12 @@ def build_box_parts(
 
 
 def build_mask_part(
-    cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: nn.Module
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: CriterionBase
 ) -> nn.Module:
     """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
-    for part in criterion.modules():
-        if isinstance(part, Criterion):
-            node = cfg.MODEL.MASK_CRITERION
-            part.localization.append(build_component(node, criteria, "MODEL.MASK_CRITERION"))
+    for part in criterion.criteria:
+        task = build_component(cfg.MODEL.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION")
+        part.localization.append(task)
     size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
     channels = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
     return build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))

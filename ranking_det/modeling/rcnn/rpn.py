@@ -69,8 +69,8 @@ class RankingRPN(AnchorMatching, nn.Module):
         box2box_transform: Detectron2 box coder.
         assigner: see :mod:`ranking_det.assigners`.
         criterion: see :mod:`ranking_det.criteria`; of one class.
-        pre_nms_topk: proposals of a level before suppression, in training and in the test.
-        post_nms_topk: proposals of an image after it, in training and in the test.
+        pre_nms_topk: proposals of a level before suppression, in training and at inference.
+        post_nms_topk: proposals of an image after it, in training and at inference.
         nms_thresh: IoU above which the lower-scored proposal of a level is dropped.
         min_box_size: proposals with a side of at most so many pixels are dropped.
         sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all anchors, as the ranking
@@ -171,12 +171,12 @@ class RankingRPN(AnchorMatching, nn.Module):
         """
         maps = [features[name] for name in self.in_features]
         predictions, anchors = MapPredictions(*self.rpn_head(maps)), self.make_anchors(maps)
-        found = {}
+        losses = {}
         if self.training:
             if gt_instances is None:
                 raise ValueError("gt_instances: expected the objects of each image, got None")
-            found = self._losses(images, maps, anchors, predictions, gt_instances)
-        return self._propose(images, anchors, predictions), found
+            losses = self._losses(images, maps, anchors, predictions, gt_instances)
+        return self._propose(images, anchors, predictions), losses
 
     def _losses(
         self,
@@ -211,9 +211,9 @@ class RankingRPN(AnchorMatching, nn.Module):
         if self.sampler is None:
             return labels
         sampled = torch.full_like(labels, IGNORE).view(num_images, -1)
-        for own, kept in zip(labels.view(num_images, -1), sampled, strict=True):
-            rows = self.sampler(own)
-            kept[rows] = own[rows]
+        for image, sample in zip(labels.view(num_images, -1), sampled, strict=True):
+            rows = self.sampler(image)
+            sample[rows] = image[rows]
         return sampled.view(-1)
 
     @torch.no_grad()
@@ -254,7 +254,7 @@ class RankingRPN(AnchorMatching, nn.Module):
 def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
     if len(numbers) != 2:
         raise ValueError(
-            f"{name}: expected two numbers, in training and in the test, got {numbers}"
+            f"{name}: expected two numbers, in training and at inference, got {numbers}"
         )
     for number in numbers:
         check_integer(name, number, 1)

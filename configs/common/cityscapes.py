@@ -1,0 +1,18 @@
+"""Cityscapes as Rank & Sort Loss is trained on it in the paper of bucketed losses (ECCV 2024).
+
+12 epochs of 8 repeats of the images, 186 iterations of 16 each.
+"""
+
+from .coco import dataloader_masks as dataloader
+from .coco import iterations, length, optimizer, schedule, train
+
+IMAGES = 2_975
+
+dataloader.train.dataset.names = "cityscapes_fine_instance_seg_train"
+dataloader.test.dataset.names = "cityscapes_fine_instance_seg_val"
+_resize = dataloader.train.mapper.augmentations[0]
+_resize.update({"short_edge_length": [800, 1024], "max_size": 2048, "sample_style": "range"})
+dataloader.test.mapper.augmentations[0].short_edge_length = 1024
+dataloader.test.mapper.augmentations[0].max_size = 2048
+train.checkpointer.period = iterations(8, images=IMAGES)
+train.eval_period = iterations(4 * 8, images=IMAGES)

@@ -1,0 +1,113 @@
+"""ResNets, feature pyramids, and the pixels that they are for.
+
+Unlike the papers' code, which initialises the FPN with Xavier uniform, of bound
+sqrt(6 / (fan_in + fan_out)), we keep Detectron2's initialisation, of bound sqrt(3 / fan_in). The
+papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5
+of ResNet-50, and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as
+inputs, for which both bounds are the same.
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.modeling.backbone import FPN, BasicStem, ResNet
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from detectron2.modeling.backbone.resnet import BasicBlock
+from omegaconf import DictConfig
+
+from ranking_det.modeling import FrozenStatisticsBatchNorm2d
+from ranking_det.modeling.backbones.resnet import ExtraLevels
+
+# The mean and deviation of ImageNet's pixels, as torchvision's weights need them.
+IMAGENET_RGB = {
+    "pixel_mean": [123.675, 116.28, 103.53],
+    "pixel_std": [58.395, 57.12, 57.375],
+    "input_format": "RGB",
+}
+
+
+def levels(first: int) -> list[str]:
+    """The names of a ResNet's outputs from res2 or res3 on."""
+    return [f"res{i}" for i in range(first, 6)]
+
+
+def resnet_50(first: int) -> DictConfig:
+    """ResNet-50 as the papers' detectors have it, for torchvision's weights.
+
+    The stride is in the 3x3 convolution; stem and res2 are frozen, and of the other stages the
+    norms' statistics.
+    """
+    return L(ResNet)(
+        stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
+        stages=L(ResNet.make_default_stages)(
+            depth=50, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
+        ),
+        out_features=levels(first),
+        freeze_at=2,
+    )
+
+
+def resnet_18(first: int) -> DictConfig:
+    """ResNet-18 for training from scratch."""
+    return L(ResNet)(
+        stem=L(BasicStem)(in_channels=3, out_channels=64, norm="BN"),
+        stages=L(ResNet.make_default_stages)(depth=18, norm="BN"),
+        out_features=levels(first),
+        freeze_at=0,
+    )
+
+
+def resnet_18_half(first: int) -> DictConfig:
+    """ResNet-18 of half the channels: a quarter of the multiplications, for minutes on a CPU."""
+    return L(ResNet)(
+        stem=L(BasicStem)(in_channels=3, out_channels=32, norm="BN"),
+        stages=[
+            L(ResNet.make_stage)(
+                block_class=BasicBlock,
+                num_blocks=2,
+                stride_per_block=[1 if i == 0 else 2, 1],
+                in_channels=32 * max(1, 2 ** (i - 1)),
+                out_channels=32 * 2**i,
+                norm="BN",
+            )
+            for i in range(4)
+        ],
+        out_features=levels(first),
+        freeze_at=0,
+    )
+
+
+def fpn(bottom_up: DictConfig, channels: int, top_block: DictConfig) -> DictConfig:
+    """A feature pyramid on all that the ResNet gives."""
+    return L(FPN)(
+        bottom_up=bottom_up,
+        in_features=bottom_up.out_features,
+        out_channels=channels,
+        top_block=top_block,
+    )
+
+
+def fpn_r18() -> DictConfig:
+    """p3 to p7 of 64 channels on ResNet-18, p6 from res5."""
+    return fpn(
+        resnet_18(first=3),
+        channels=64,
+        top_block=L(LastLevelP6P7)(in_channels=512, out_channels="${..out_channels}"),
+    )
+
+
+def fpn_r50(p6_from: str, *, relu: bool = False) -> DictConfig:
+    """p3 to p7 of 256 channels on ResNet-50.
+
+    Args:
+        p6_from: "res5" or "p5".
+        relu: whether there is a ReLU before p7.
+    """
+    return fpn(
+        resnet_50(first=3),
+        channels=256,
+        top_block=L(ExtraLevels)(
+            in_channels={"res5": 2048, "p5": 256}[p6_from],
+            out_channels="${..out_channels}",
+            in_feature=p6_from,
+            relu=relu,
+        ),
+    )

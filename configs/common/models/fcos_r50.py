@@ -1,0 +1,32 @@
+"""FCOS on ResNet-50 (Tian et al., ICCV 2019): points, P6 from P5 and a ReLU before P7.
+
+As first published, all of an object's box is positive, and the centreness branch lowers the scores
+at its rim. The branch hangs on the box tower, the box loss is weighted by centreness and NMS has a
+threshold of .6, as in the authors' later versions.
+"""
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.assigners import FCOS
+from ranking_det.modeling import DenseHead, DenseInference, RankingFCOS
+
+from ..criteria import fcos_focal
+from .backbones import IMAGENET_RGB, fpn_r50
+
+model = L(RankingFCOS)(
+    backbone=fpn_r50("p5", relu=True),
+    head=L(DenseHead)(
+        in_channels="${..backbone.out_channels}",
+        num_classes="${..num_classes}",
+        num_anchors=1,
+        norm="GN",
+        num_scales=5,
+        branch=True,
+    ),
+    head_in_features=["p3", "p4", "p5", "p6", "p7"],
+    assigner=L(FCOS)(center_radius=0.0),
+    criterion=fcos_focal(),
+    num_classes=80,
+    inference=L(DenseInference)(score_thresh=0.05, topk_by="anchor", nms_thresh=0.6),
+    **IMAGENET_RGB,
+)

@@ -1,0 +1,33 @@
+"""R-CNNs on ResNet-50 as Rank & Sort Loss has them (Oksuz et al., ICCV 2021).
+
+``faster``, ``mask`` and ``cascade`` rank; ``faster_ce`` and ``mask_ce`` are the
+baselines on random samples. Detections need a score of .40, those of the baselines of .05.
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+
+from ..criteria import cross_entropy, rank_sort
+from .backbones import IMAGENET_RGB, fpn, resnet_50
+from .rcnn import RPN_WEIGHTS, box_heads, rpn, with_cross_entropy, with_masks, with_stages
+
+faster = L(GeneralizedRCNN)(
+    backbone=fpn(resnet_50(first=2), channels=256, top_block=L(LastLevelMaxPool)()),
+    proposal_generator=rpn(
+        256, rank_sort(), anchor_scale=8, before_nms=[2000, 1000], after_nms=[1000, 1000]
+    ),
+    roi_heads=box_heads(256, rank_sort(), features=1024, sampling_ratio=0, score_thresh=0.4),
+    **IMAGENET_RGB,
+)
+faster.proposal_generator.assigner.low_quality_iou = 0.3
+
+mask = with_masks(faster, num_conv=4)
+# An object takes its best proposal from another object that this overlaps more, if their IoU is .5.
+mask.roi_heads.assigner.low_quality = "object"
+mask.roi_heads.assigner.low_quality_iou = 0.5
+cascade = with_stages(faster)
+faster_ce = with_cross_entropy(faster, cross_entropy(RPN_WEIGHTS), cross_entropy())
+mask_ce = with_cross_entropy(mask, cross_entropy(RPN_WEIGHTS), cross_entropy())
+for model in (faster_ce, mask_ce):
+    model.roi_heads.box_predictor.test_score_thresh = 0.05

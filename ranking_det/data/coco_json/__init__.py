@@ -1,0 +1,1 @@
+"""COCO and LVIS JSON: one reader, whose profiles say which rules apply."""

@@ -1,0 +1,446 @@
+"""Read COCO and LVIS JSON: each file is parsed once in a process, and checked by a profile.
+
+A profile says which rules apply to the entries of which section: ``TRAINING`` to files that are
+trained on, ``REGISTERED`` to sets whose boxes and masks are taken as they are, ``GROUND_TRUTH`` and
+``RESULTS`` to what is evaluated.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ranking_det.data.coco_json import rules
+from ranking_det.data.coco_json.image_files import ImageFinder, check_folder, check_inside
+from ranking_det.data.coco_json.rules import Context, Faults, Rule, Size
+from ranking_det.user_errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("categories", "images", "annotations")
+# A file that was written so shortly before it is read, in seconds, may change again without another
+# time of change.
+CLOCK_TICK = 0.05
+
+TRAINING, REGISTERED, GROUND_TRUTH, RESULTS = range(4)
+
+FIELDS: dict[str, dict[str, type]] = {
+    "categories": {"id": int, "name": str},
+    "images": {"id": int, "width": int, "height": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
+    "bbox": {"image_id": int, "category_id": int, "bbox": list},
+    "segm": {"image_id": int, "category_id": int, "segmentation": dict},
+}
+"""By section, or by what results are of: the keys that an entry must have, and their types."""
+
+LVIS_FIELDS: dict[str, dict[str, type]] = {
+    "categories": {"frequency": str, "image_count": int},
+    "images": rules.LVIS_LISTS,
+}
+
+RULES: dict[str, dict[Rule, Sequence[int]]] = {
+    "categories": {
+        rules.unique_id: (TRAINING, REGISTERED),
+        rules.exact_id: (GROUND_TRUTH,),
+        rules.unique_name: (TRAINING, REGISTERED),
+        rules.visible_name: (TRAINING, REGISTERED),
+        rules.encodable_name: (TRAINING, REGISTERED, GROUND_TRUTH),
+        rules.frequency: (TRAINING, REGISTERED, GROUND_TRUTH),
+    },
+    "images": {
+        rules.unique_id: (TRAINING, REGISTERED),
+        rules.exact_id: (GROUND_TRUTH,),
+        rules.sides: (TRAINING, REGISTERED, GROUND_TRUTH),
+        rules.federated_lists: (TRAINING, REGISTERED),
+        rules.evaluated_lists: (GROUND_TRUTH,),
+        rules.image_name: (TRAINING, REGISTERED),
+    },
+    "annotations": {
+        rules.unique_id: (TRAINING,),
+        rules.references: (TRAINING, REGISTERED, GROUND_TRUTH),
+        rules.box_inside: (TRAINING,),
+        rules.box_not_negative: (GROUND_TRUTH,),
+        rules.segmentation: (TRAINING, GROUND_TRUTH),
+        rules.optional_values: (TRAINING, GROUND_TRUTH),
+    },
+    "bbox": dict.fromkeys([rules.references, rules.score, rules.box_numbers], (RESULTS,)),
+    "segm": dict.fromkeys([rules.references, rules.score, rules.result_segmentation], (RESULTS,)),
+}
+"""The profiles that apply a rule, by section; faults of an entry are told in this order."""
+
+
+@dataclass(frozen=True)
+class AnnotationSummary:
+    """What a checked annotation file holds.
+
+    Attributes:
+        json_file: the file.
+        format: "lvis" if images have ``neg_category_ids`` or ``not_exhaustive_category_ids``,
+            which are LVIS's own; else "coco".
+        category_ids: as in the file, ascending; class k of a model is category_ids[k].
+        class_names: of the categories, in the same order.
+        image_counts: LVIS's ``image_count`` of the categories, in the same order; empty for COCO.
+        num_images: number of images.
+        num_empty_images: those without an object that is no crowd, which Detectron2 leaves out of
+            training.
+        num_objects: number of annotations that are no crowds.
+        num_masks: of these, how many have a ``segmentation``.
+    """
+
+    json_file: str
+    format: str
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    image_counts: tuple[int, ...]
+    num_images: int
+    num_empty_images: int
+    num_objects: int
+    num_masks: int
+
+
+@dataclass
+class AnnotationFile:
+    """A parsed annotation file, which all who read it share: nobody may change its content.
+
+    Attributes:
+        content: the object in the file.
+        stamp: what changes when the file does.
+        passed: the checks that it has passed, as a registered set.
+    """
+
+    content: dict[str, Any]
+    stamp: tuple[int, ...] | None
+    passed: set[tuple[str, bool, bool]] = field(default_factory=set)
+
+
+_OPEN_FILES: dict[str, AnnotationFile] = {}
+
+
+def open_annotations(path: str) -> AnnotationFile:
+    """The annotation file, parsed unless this process has it, as it is on disk, already.
+
+    It stays in memory until :func:`release_annotations`.
+
+    Raises:
+        UserError: there is no such file, it is no JSON, or it holds something else.
+    """
+    stamp, key = _stamp(path), os.path.abspath(path)
+    file = _OPEN_FILES.get(key)
+    if file is None or file.stamp != stamp:
+        _OPEN_FILES.pop(key, None)
+        content = load_json(path, "annotation file")
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
+        file = AnnotationFile(content, stamp)
+        if stamp is not None and abs(time.time() - stamp[0] / 1e9) > CLOCK_TICK:
+            _OPEN_FILES[key] = file
+    return file
+
+
+def release_annotations(*paths: str) -> None:
+    """Let go of parsed annotation files; whoever asks for one again has it parsed again.
+
+    The training file of COCO takes gigabytes, which nobody needs once its records are made.
+    """
+    for path in paths:
+        _OPEN_FILES.pop(os.path.abspath(path), None)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def load_json(path: str, what: str) -> Any:
+    """Whatever is in a JSON file, which messages call ``what`` if it is not there.
+
+    Raises:
+        UserError: there is no such file, or it is no JSON.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"the {what} {path!r} is a folder, not a file")
+    try:
+        return _parse(Path(path).read_bytes())
+    except FileNotFoundError:
+        place = f"current folder: {Path.cwd()}"
+        raise UserError(f"the {what} {path!r} does not exist ({place})") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: no valid JSON: {error.msg} at {place}") from None
+    except UnicodeDecodeError as error:
+        packed = error.object.startswith(b"\x1f\x8b")
+        reason = "it is compressed by gzip: unpack it" if packed else "it is no text in UTF-8"
+        raise UserError(f"{path}: cannot be read as JSON; {reason}") from None
+    # A number of thousands of digits is a plain ValueError.
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _parse(content: bytes) -> Any:
+    collecting = gc.isenabled()
+    gc.disable()  # it would walk over millions of new lists again and again: a third of the time
+    try:
+        return json.loads(content.decode())
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def read_annotations(
+    json_file: str | Path, image_root: str | Path | None = None, *, allow_outside: bool = False
+) -> AnnotationSummary:
+    """Check a file in COCO's or LVIS's format, and its images, before anything is trained on it.
+
+    Boxes may exceed their image by a pixel, the difference between usual conventions (in samples of
+    COCO and LVIS none does); any more is a fault. So is a box without width or height, unless such
+    are at most one in 100,000, as in COCO's train2017: training leaves these out. An annotation
+    needs ``id``, ``image_id``, ``category_id`` and ``bbox``; ``segmentation``, ``area`` and
+    ``iscrowd`` may be missing. Image sizes are those after the rotation that the EXIF asks for,
+    as Detectron2 sees them.
+
+    Args:
+        json_file: the annotations.
+        image_root: the folder of the images. They lie in it by their ``file_name``, or by the last
+            two parts or the last part of their ``coco_url``. None checks the file alone.
+        allow_outside: whether they may lie outside it. Links inside it are followed anyway.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UserError: the file is missing or no such file, or entries of it are faulty. The message
+            counts all faults and shows the first ten, a line each.
+    """
+    path = str(json_file)
+    file = open_annotations(path)
+    _check_lists(file.content, path)
+    images, annotations = file.content["images"], file.content["annotations"]
+    context = Context(is_lvis(images), opened=-(-len(images) // rules.MAX_OPENED))
+    if image_root is not None:
+        context.finder = _open_folder(images, image_root, path, allow_outside)
+    faults = _check_sections(file.content, path, TRAINING, context)
+    _check_compressed_masks("annotations", annotations, context, faults)
+    _forgive(faults, annotations)
+    faults.check()
+    objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
+    if not objects:
+        raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
+    if image_root is not None:  # registered sets have a part of these rules
+        file.passed.add((str(image_root), context.lvis, allow_outside))
+    categories = file.content["categories"] if context.lvis else []
+    counts = {category["id"]: category["image_count"] for category in categories}
+    return AnnotationSummary(
+        json_file=path,
+        format="lvis" if context.lvis else "coco",
+        category_ids=tuple(context.categories),
+        class_names=tuple(context.categories.values()),
+        image_counts=tuple(counts[i] for i in sorted(counts)),
+        num_images=len(images),
+        num_empty_images=len(images) - len(objects),
+        num_objects=objects.total(),
+        num_masks=sum(bool(a.get("segmentation")) and not a.get("iscrowd") for a in annotations),
+    )
+
+
+def open_registered(
+    path: str, image_root: str, *, lvis: bool, allow_outside: bool
+) -> dict[str, Any]:
+    """The content of the file of a registered set, which is not to be changed.
+
+    Boxes and masks are not checked.
+
+    Args:
+        path: the annotations.
+        image_root: the folder of the images.
+        lvis: whether it must have LVIS's fields.
+        allow_outside: whether images may lie outside the folder.
+
+    Raises:
+        UserError: the file is missing or is none of its format, an image has no name, leaves its
+            folder or is not there, or an annotation is of an unknown image or category.
+    """
+    file, check = open_annotations(path), (str(image_root), lvis, allow_outside)
+    content = file.content
+    if check in file.passed:
+        return content
+    _check_lists(content, path)
+    finder = _open_folder(content["images"], image_root, path, allow_outside)
+    _check_sections(content, path, REGISTERED, Context(lvis, finder=finder)).check()
+    file.passed.add(check)
+    return content
+
+
+def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks: bool) -> None:
+    """Check the content of an annotation file that is to be evaluated with.
+
+    What no evaluation needs is not looked at: names of images, LVIS's counts, and where a box lies;
+    it may be of no area.
+
+    Args:
+        content: with ``images``, ``annotations`` and ``categories``, as COCO and LVIS have them.
+        where: what messages call it, such as its path.
+        lvis: whether LVIS's fields are needed.
+        masks: whether the masks of annotations are checked, where they have one.
+
+    Raises:
+        UserError: it lacks one, or is inconsistent; the message names the first fault.
+    """
+    context = Context(lvis, place="the ground truth", masks=masks)
+    faults = Faults(where, first_only=True)
+    for section in SECTIONS:
+        entries = content.get(section)
+        if type(entries) is not list:
+            raise UserError(f"{where}: has no list {section!r}, as files of COCO and LVIS have")
+        if section == "categories" and not entries:
+            raise UserError(f"{where}: 'categories' is empty")
+        _check_section(section, entries, GROUND_TRUTH, context, faults)
+        repeated = len(entries) - len({entry["id"] for entry in entries})
+        if repeated:
+            raise UserError(f"{where}: {repeated} ids of {section!r} are not unique")
+    if masks:
+        _check_compressed_masks("annotations", content["annotations"], context, faults)
+
+
+def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:
+    """Read a file in COCO's result format, for images and categories of the ground truth.
+
+    Raises:
+        UserError: it is missing, no JSON, or faulty; the message names the first fault.
+    """
+    results = load_json(path, "result file")
+    if not isinstance(results, list):
+        kind = type(results).__name__
+        raise UserError(f"{path}: must hold a list of results, got {kind}")
+    context = Context(
+        lvis=False,
+        place="the ground truth",
+        categories={category["id"]: category["name"] for category in ground_truth["categories"]},
+        sizes={**image_sizes(ground_truth)},
+    )
+    faults = Faults(path, first_only=True)
+    _check_section(iou_type, results, RESULTS, context, faults)
+    if iou_type == "segm":
+        _check_compressed_masks(iou_type, results, context, faults)
+    return results
+
+
+def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> None:
+    """Raise UserError unless two files have the same categories, naming the first difference."""
+    train_names = dict(zip(train.category_ids, train.class_names, strict=True))
+    val_names = dict(zip(val.category_ids, val.class_names, strict=True))
+    for identity in sorted(train_names.keys() | val_names.keys()):
+        pair = train_names.get(identity), val_names.get(identity)
+        if pair[0] != pair[1]:
+            texts = ["missing" if name is None else repr(name) for name in pair]
+            raise UserError(
+                f"the categories of training and validation must be the same, but category "
+                f"{identity} is {texts[0]} in {train.json_file} and {texts[1]} in {val.json_file}"
+            )
+
+
+def is_lvis(images: Sequence[Any]) -> bool:
+    """Whether the images of a file have LVIS's own fields."""
+    return any(
+        isinstance(image, dict) and not rules.LVIS_LISTS.keys().isdisjoint(image)
+        for image in images
+    )
+
+
+def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
+    """The (width, height) of the images of a file without faults by id."""
+    return {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+
+
+def _check_lists(content: dict[str, Any], path: str) -> None:
+    """Raise UserError unless a file's content has the three lists of COCO and LVIS."""
+    for section in SECTIONS:
+        if section not in content:
+            raise UserError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
+        if not isinstance(content[section], list):
+            kind = type(content[section]).__name__
+            raise UserError(f"{path}: {section!r} must be a list, got {kind}")
+        if not content[section]:
+            raise UserError(f"{path}: {section!r} is empty")
+
+
+def _open_folder(
+    images: list[Any], image_root: str | Path, path: str, allow_outside: bool
+) -> ImageFinder:
+    check_folder(image_root)
+    if not allow_outside:
+        check_inside(images, image_root, path)
+    return ImageFinder(image_root)
+
+
+def _check_sections(
+    content: Mapping[str, Any], path: str, profile: int, context: Context
+) -> Faults:
+    faults = Faults(path)
+    for section in SECTIONS:
+        _check_section(section, content[section], profile, context, faults)
+    return faults
+
+
+def _check_section(
+    section: str, entries: Sequence[Any], profile: int, context: Context, faults: Faults
+) -> None:
+    """Add the faults of the entries; note the categories and images for sections to come."""
+    fields = FIELDS[section] | (LVIS_FIELDS.get(section, {}) if context.lvis else {})
+    if profile == GROUND_TRUTH:
+        fields.pop("image_count", None)  # which only losses need
+    section_rules = [rule for rule, profiles in RULES[section].items() if profile in profiles]
+    context.section, context.ids = section, set()
+    for index, entry in enumerate(entries):
+        entry_faults = rules.type_faults(entry, fields)
+        has_fields = not entry_faults
+        if has_fields:
+            for rule in section_rules:
+                entry_faults += rule(entry, context)
+        if section in ("categories", "images"):
+            _note(entry, context, has_fields=has_fields, is_named=not entry_faults)
+        if section == "images" and not entry_faults:
+            entry_faults += rules.image_file(entry, index, context)
+        if entry_faults:
+            faults.add(section, index, entry, entry_faults)
+    context.categories = dict(sorted(context.categories.items()))
+
+
+def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> None:
+    """Note an id even of a faulty entry, so that nothing that refers to it is a fault too."""
+    if type(entry) is not dict or type(entry.get("id")) is not int:
+        return
+    context.ids.add(entry["id"])
+    if context.section == "categories":
+        context.categories.setdefault(entry["id"], entry["name"] if is_named else "")
+    else:
+        is_sized = has_fields and not rules.sides(entry, context)
+        size = (entry["width"], entry["height"]) if is_sized else None
+        context.sizes.setdefault(entry["id"], size)
+
+
+def _check_compressed_masks(
+    section: str, entries: Sequence[Any], context: Context, faults: Faults
+) -> None:
+    for index, fault in rules.broken_masks(entries, context.sizes):
+        faults.add(section, index, entries[index], [fault])
+
+
+def _forgive(faults: Faults, annotations: Sequence[dict[str, Any]]) -> None:
+    """Pass the few boxes of no width or height that are in a large file, if they are all."""
+    count = faults.counts[rules.FLAT]
+    if count and count == faults.counts.total():
+        num_objects = sum(not annotation.get("iscrowd") for annotation in annotations)
+        if count <= rules.FORGIVEN[rules.FLAT] * num_objects:
+            logger.warning("%s: boxes without width or height: %d", faults.where, count)
+            del faults.counts[rules.FLAT]

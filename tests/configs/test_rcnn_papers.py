@@ -1,0 +1,347 @@
+"""The R-CNNs of configs/coco, configs/lvis and configs/cityscapes against the papers' rows."""
+
+import ast
+from typing import NamedTuple
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import ROIAlign
+from detectron2.utils.events import EventStorage
+
+from ranking_det.criteria import (
+    ALRPCriterion,
+    CandidateCount,
+    ConstantBalance,
+    CrossEntropy,
+    Focal,
+    GIoU,
+    HistoryBalance,
+    MaskCrossEntropy,
+    MaskDice,
+    PositiveCount,
+    RankSort,
+    ScoreWeight,
+    SmoothL1,
+    ValueBalance,
+)
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.modeling import RandomSampler, RankingMaskHead
+from tests.configs.cases import check_step
+from tests.modeling.cases import CONFIGS, make_batch
+
+ONE_SIZE = (800,)
+TWELVE = (87_960, 58_640, 80_630)
+LONG = (263_880, 197_910, 241_890)
+
+
+class Row(NamedTuple):
+    ap: tuple[str, ...]  # as the docstring has them
+    lr: float
+    schedule: tuple[int, ...]  # iterations, and those from which the rate is a tenth
+    sizes: tuple[int, ...] = ONE_SIZE  # of the short edge in training
+    masks: bool = False
+    score: float = 0.4
+    detections: int = 100
+    depth: int = 50
+    batch: int = 16
+    classes: int = 80
+    plus: bool = False
+    stages: int = 1
+    loss: str = "rs"
+
+
+SEVEN = (480, 560, 640, 720, 800, 880, 960)
+SIX = (640, 672, 704, 736, 768, 800)
+ROWS = {
+    "coco/faster_rs_r50_12ep": Row(("39.6",), 0.012, TWELVE),
+    "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, TWELVE, plus=True),
+    "coco/faster_plus_rs_r101_36ep": Row(("47.6",), 0.012, LONG, SEVEN, depth=101, plus=True),
+    "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, TWELVE, stages=3),
+    "coco/cascade_mask_rs_r50_12ep": Row((), 0.012, TWELVE, masks=True, stages=3),
+    "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, TWELVE, masks=True),
+    "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, TWELVE, masks=True, plus=True),
+    "coco/mask_rs_r101_36ep": Row(("40.3", "44.7"), 0.012, LONG, SIX, masks=True, depth=101),
+    "coco/mask_plus_rs_r101_36ep": Row(
+        *(("41.4", "46.1"), 0.012, LONG, SEVEN), masks=True, depth=101, plus=True
+    ),
+    "coco/faster_alrp_r50_100ep_512": Row(
+        ("40.7",), 0.012, (366_500, 274_875, 348_175), (), score=0.05, batch=32, loss="alrp"
+    ),
+    "coco/faster_ce_r50_12ep": Row(("37.6",), 0.02, TWELVE, score=0.05, loss="ce"),
+    "coco/faster_focal_r50_12ep": Row(("31.8",), 0.01, TWELVE, score=0.05, loss="focal"),
+    "coco/mask_ce_r50_12ep": Row((), 0.02, TWELVE, masks=True, score=0.05, loss="ce"),
+    "lvis/mask_rs_lvis_v1_r50_12ep": Row(
+        *(("25.2", "25.9"), 0.012, (92_088, 61_392, 84_414), SIX),
+        masks=True,
+        score=0.6,
+        detections=300,
+        classes=1203,
+    ),
+    "lvis/mask_ce_lvis_v1_r50_12ep": Row(
+        *(("21.7", "22.5"), 0.02, (92_088, 61_392, 84_414), SIX),
+        masks=True,
+        score=0.001,
+        detections=300,
+        classes=1203,
+        loss="ce",
+    ),
+    "cityscapes/mask_rs_r50": Row(
+        *(("43.7", "38.2"), 0.012, (17_856, 11_904), (800, 1024)), masks=True, classes=8
+    ),
+}
+# One of each kind takes a training step.
+STEPS = {"coco/cascade_mask_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
+STEPS |= {"coco/mask_ce_r50_12ep", "coco/mask_plus_rs_r50_12ep"}
+RESNETS = {50: "detectron2://ImageNetPretrained/torchvision/R-50.pkl", 101: "R-101.pkl"}
+
+
+def test_every_config_has_its_row():
+    found = [
+        f"{path.parent.name}/{path.stem}"
+        for folder in ("coco", "lvis", "cityscapes")
+        for path in (CONFIGS / folder).glob("*.py")
+        if not path.stem.startswith(("retinanet", "fcos")) and "vitdet" not in path.stem
+    ]
+    assert sorted(found) == sorted(ROWS)
+
+
+@pytest.fixture(scope="module", params=sorted(ROWS))
+def case(request):
+    """A config with its row; its model is built once, in ``test_the_model``."""
+    return (
+        request.param,
+        load_lazy_config(str(CONFIGS / f"{request.param}.py"), []),
+        ROWS[request.param],
+    )
+
+
+def test_the_file_names_its_row(case):
+    name, cfg, row = case
+    text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
+    assert all(ap in text for ap in row.ap)
+    assert cfg.train.output_dir == f"output/{name}"
+    start = RESNETS[row.depth]
+    if "cityscapes" in name:
+        start = "output/coco/mask_rs_r50_12ep/model_final.pth"
+    assert cfg.train.init_checkpoint == start
+
+
+def test_the_schedule(case):
+    _, cfg, row = case
+    total, *steps = row.schedule
+    assert cfg.train.max_iter == total
+    multiplier = instantiate(cfg.lr_multiplier)
+    expected = {0: 0.001, 499: 0.001 + 0.999 * 499 / 500, 500: 1.0, total - 1: 0.1 ** len(steps)}
+    for i, step in enumerate(steps):
+        expected |= {step - 1: 0.1**i, step: 0.1 ** (i + 1)}
+    for iteration, factor in expected.items():
+        rate = cfg.optimizer.lr * multiplier(iteration / total)
+        assert rate == pytest.approx(row.lr * factor, rel=1e-6), iteration
+    assert cfg.train.iterations_per_epoch * cfg.train.epochs in (0, total)
+    assert cfg.train.reference_batch == row.batch
+
+
+def test_the_loading_and_the_sizes(case):
+    name, cfg, row = case
+    train, test = cfg.dataloader.train, cfg.dataloader.test
+    assert train.total_batch_size == row.batch and train.mapper.get("masks", False) == row.masks
+    assert train.mapper.image_format == test.mapper.image_format == "RGB"
+    if row.sizes:
+        resize, flip = (instantiate(node) for node in train.mapper.augmentations)
+        assert isinstance(resize, ResizeShortestEdge) and flip.prob == 0.5
+        assert resize.max_size == (2048 if "cityscapes" in name else 1333)
+        # Detectron2 makes of one number a range from it to itself.
+        assert sorted(set(resize.short_edge_length)) == list(row.sizes)
+        drawn_from_range = len(row.sizes) == 1 or "cityscapes" in name
+        assert resize.is_range == drawn_from_range
+    expected = (1024, 2048) if "cityscapes" in name else (800, 1333) if row.sizes else (500, 833)
+    tested = test.mapper.augmentations[0]
+    assert (tested.short_edge_length, tested.max_size) == expected
+    names = {
+        "coco": ("coco_2017_train", "coco_2017_val"),
+        "lvis": ("ranking_lvis_v1_train", "ranking_lvis_v1_val"),
+        "cityscapes": tuple(f"cityscapes_fine_instance_seg_{part}" for part in ("train", "val")),
+    }[name.split("/")[0]]
+    source = train.dataset
+    if "lvis" in name:
+        assert source._target_ is repeat_rare and source.threshold == 0.001
+        source = source.dataset
+    assert (source.names, test.dataset.names) == names
+    assert cfg.dataloader.evaluator.dataset_name == names[1]
+
+
+def check_box_assigners(stages, row):
+    low_quality = ("object", 0.5) if row.masks and row.stages == 1 else (None, 0.0)
+    for stage in stages:
+        assert (stage.assigner.low_quality, stage.assigner.low_quality_iou) == low_quality
+
+
+def check_ranking(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert rpn.sampler is None and heads.sampler is None
+    assert rpn.loss_weight == 0.2 and rpn.boundary == (0.0 if row.stages > 1 else None)
+    rule = rpn.assigner
+    assert (rule.positive_iou, rule.negative_iou) == (0.7, 0.3)
+    assert (rule.low_quality, rule.low_quality_iou) == ("object", 0.3)
+    stages = heads.stages()
+    assert [stage.assigner.positive_iou for stage in stages] == [0.5, 0.6, 0.7][: row.stages]
+    check_box_assigners(stages, row)
+    alrp = row.loss == "alrp"
+    assert heads.proposal_append_gt != alrp
+    bias = -4.595 if alrp else 0.0
+    assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
+    for criterion, tau in [(rpn.criterion, 0.7), *((own.criterion, 0.5) for own in stages)]:
+        if alrp:
+            assert isinstance(criterion, ALRPCriterion) and criterion.tau == tau
+            assert isinstance(criterion.balance, HistoryBalance)
+            assert criterion.balance.period == 3665
+        else:
+            assert isinstance(criterion.classification, RankSort)
+            assert criterion.classification.delta == 0.5
+            assert isinstance(criterion.balance, ValueBalance)
+            assert isinstance(criterion.instance_weight, ScoreWeight)
+        assert isinstance(criterion.localization[0], GIoU)
+        assert criterion.rank_scope == "gpu"
+    for stage in stages:
+        assert stage.predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
+        assert stage.predictor.cls_score.out_features == row.classes
+        agnostic = row.stages > 1
+        assert stage.predictor.bbox_pred.out_features == (4 if agnostic else 4 * row.classes)
+
+    if row.masks:
+        for stage in stages:
+            masks = stage.criterion.localization[1]
+            assert isinstance(masks, MaskDice) and isinstance(masks.balance, ValueBalance)
+            assert (masks.weighted, masks.weight) == (True, 1.0)
+        assert heads.max_mask_rois == 200
+        assert all(isinstance(stage.mask_head, RankingMaskHead) for stage in stages)
+
+
+def check_baseline(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert (rpn.sampler.size, rpn.sampler.positive_fraction) == (256, 0.5)
+    assert (heads.sampler.size, heads.sampler.positive_fraction) == (512, 0.25)
+    assert rpn.loss_weight == 1.0 and heads.proposal_append_gt
+    assert (rpn.assigner.low_quality, rpn.assigner.low_quality_iou) == ("object", 0.3)
+    check_box_assigners(heads.stages(), row)
+    focal = row.loss == "focal"
+    assert heads.box_predictor.softmax != focal
+    bias = -4.595 if focal else 0.0
+    assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
+    assert heads.box_predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
+    kind, normalizer = (Focal, PositiveCount) if focal else (CrossEntropy, CandidateCount)
+    for criterion, ours in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
+        assert isinstance(criterion.classification, kind)
+        assert isinstance(criterion.normalizer, normalizer)
+        assert isinstance(criterion.localization[0], GIoU if ours else SmoothL1)
+    if focal:
+        assert heads.criterion.normalizer.momentum == 0
+    assert heads.criterion.balance.weight == (2.0 if focal else 1.0 if row.masks else 10.0)
+    if row.masks:
+        masks = heads.criterion.localization[1]
+        assert isinstance(masks, MaskCrossEntropy) and isinstance(masks.balance, ConstantBalance)
+        assert (masks.weighted, masks.weight, masks.balance.weight) == (False, 1.0, 1.0)
+
+
+SAMPLED = "ranking_det.modeling.RandomSampler"
+
+
+def test_samplers_are_overrides_for_the_table_of_imbalance():
+    path = str(CONFIGS / "coco" / "faster_rs_r50_12ep.py")
+    parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
+    options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
+    options += [f"{parts[1]}.size=512", f"{parts[1]}.positive_fraction=0.25"]
+    cfg = load_lazy_config(path, options)
+    samplers = [
+        instantiate(cfg.model[part].sampler) for part in ("proposal_generator", "roi_heads")
+    ]
+    assert all(isinstance(own, RandomSampler) for own in samplers)
+    assert [(own.size, own.positive_fraction) for own in samplers] == [(256, 0.5), (512, 0.25)]
+    path = str(CONFIGS / "coco" / "faster_ce_r50_12ep.py")
+    cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
+    assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
+    rule = "model.proposal_generator.assigner.low_quality"
+    assert (
+        load_lazy_config(path, [f"{rule}=null"]).model.proposal_generator.assigner["low_quality"]
+        is None
+    )
+    for wrong in ("optimizer.lr=null", f"{rule}=true", f"{rule}=gt"):
+        with pytest.raises(ValueError, match="must be"):
+            load_lazy_config(path, [wrong])
+    cap = "ranking_det.modeling.NegativeCap"
+    cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])
+    assert instantiate(cfg.model.roi_heads.sampler).max_negatives == 5
+    with pytest.raises(ValueError, match="model.roi_heads is a node of the config and cannot"):
+        load_lazy_config(path, ["model.roi_heads=null"])
+
+
+def check_pooler(pooler, size):
+    assert pooler.output_size == (size, size) and pooler.canonical_box_size == 224
+    scales = [level.spatial_scale for level in pooler.level_poolers]
+    assert scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    for level in pooler.level_poolers:
+        assert isinstance(level, ROIAlign) and level.aligned and level.sampling_ratio == 0
+
+
+def check_common(model, row):
+    rpn, heads = model.proposal_generator, model.roi_heads
+    assert rpn.pre_nms_topk == {True: 2000, False: 1000}
+    assert rpn.post_nms_topk == {True: 1000, False: 1000} and rpn.nms_thresh == 0.7
+    extents = torch.stack([c[:, 2:] - c[:, :2] for c in rpn.anchor_generator.cell_anchors])
+    sides = torch.tensor([32, 64, 128, 256, 512.0])[:, None].expand(5, 3)
+    torch.testing.assert_close(extents.prod(dim=2).sqrt(), sides)
+    ratios = torch.tensor([0.5, 1, 2]).expand(5, 3)
+    torch.testing.assert_close(extents[..., 1] / extents[..., 0], ratios)
+    assert rpn.anchor_generator.offset == 0
+    last = list(heads.box_predictor)[-1] if row.stages > 1 else heads.box_predictor
+    assert (last.test_score_thresh, last.test_nms_thresh) == (row.score, 0.5)
+    assert last.test_topk_per_image == row.detections
+    assert tuple(last.box2box_transform.weights) == (10, 10, 5, 5)
+    own = (1, 1, 1, 1) if row.loss == "ce" else (10, 10, 5, 5)
+    assert tuple(rpn.box2box_transform.weights) == own
+    check_pooler(heads.box_pooler, 7)
+    assert heads.continuous_label == "iou"
+    assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
+    if row.masks:
+        check_pooler(heads.mask_pooler, 14)
+        for head in (stage.mask_head for stage in heads.stages()):
+            names = [name for name, _ in head.named_children() if name.startswith("mask_fcn")]
+            assert len(names) == 4 and head.predictor.out_channels == row.classes
+    names = [name for name, p in model.backbone.bottom_up.named_parameters() if p.requires_grad]
+    assert not any(name.startswith(("stem", "res2")) for name in names)
+    assert sum(name.endswith("conv2.norm.weight") for name in names) == row.depth // 3 - 3
+    block = model.backbone.bottom_up.res3[0]
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+    assert model.input_format == "RGB"
+    assert model.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
+
+
+def test_the_model(case):
+    name, cfg, row = case
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).train()
+    check_common(model, row)
+    assert hasattr(model.backbone, "top_block") != row.plus
+    if row.loss in ("ce", "focal"):
+        check_baseline(model, row)
+    else:
+        check_ranking(model, row)
+    cfg.optimizer.params.model = model
+    (group,) = instantiate(cfg.optimizer).param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (row.lr, 0.9, 1e-4)
+    if name in STEPS:
+        model.proposal_generator.post_nms_topk = {True: 32, False: 32}  # for time
+        with EventStorage(0):
+            check_step(model)
+
+
+def test_an_image_without_objects_trains_the_masks_of_lvis():
+    cfg = load_lazy_config(str(CONFIGS / "lvis" / "mask_rs_lvis_v1_r50_12ep.py"), [])
+    cfg.model.proposal_generator.post_nms_topk = [32, 32]
+    model = instantiate(cfg.model).train()
+    losses = model(make_batch((2, 0), sizes=((96, 96),), num_classes=1203))
+    assert all(loss.isfinite() for loss in losses.values()) and "loss_mask" in losses

@@ -1,0 +1,210 @@
+"""The R-CNNs of the quick configs: all train, and differ in what their name says."""
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.data.transforms import NoOpTransform
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+from PIL import Image
+
+from benchmarks.detectron2_rcnn import detectron2_rcnn
+from ranking_det.data.repeat import repeat_rare
+from ranking_det.engine.run_config import load_config
+from tests.modeling.cases import CONFIGS, load, make_batch
+
+NAMES = ["faster_rs", "faster_plus_rs", "faster_ce", "mask_rs", "mask_ce", "cascade_rs"]
+LONG_TAILED = "mask_rs_lvis"
+
+
+def build(name):
+    torch.manual_seed(0)
+    return instantiate(load(f"quick/{name}.py").model)
+
+
+def step(model, batch):
+    with EventStorage(0):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [(name, counts) for name in NAMES for counts in ((3, 5), (0, 0))] + [("mask_rs", (0, 4))],
+)
+def test_a_step_gives_every_parameter_a_finite_gradient(name, counts):
+    model = build(name)
+    losses = step(model, make_batch(counts, sizes=((64, 64),)))
+    assert all(loss.isfinite() for loss in losses.values())
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+def test_the_losses_are_told_apart_by_name():
+    box = {"loss_rank", "loss_sort", "loss_box"}
+    rpn = {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
+    assert step(build("faster_rs"), make_batch((2, 3))).keys() == box | rpn
+    assert step(build("mask_rs"), make_batch((2, 3))).keys() == box | rpn | {"loss_mask"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_detections_are_detectron2s_instances(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
+    for output, (height, width) in zip(outputs, ((96, 128), (64, 64))):
+        found = output["instances"]
+        assert 0 < len(found) <= 100 and (found.scores.diff() <= 0).all()
+        boxes = found.pred_boxes.tensor
+        assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
+        assert (boxes[:, [1, 3]] <= height).all()
+        assert found.pred_classes.min() >= 0 and found.pred_classes.max() < 12
+        assert found.has("pred_masks") == name.startswith("mask")
+        if found.has("pred_masks"):
+            assert found.pred_masks.shape == (len(found), height, width)
+            assert found.pred_masks.dtype == torch.bool
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_cross_entropy_gives_the_losses_and_gradients_of_detectron2s_mask_rcnn(sampled):
+    cfg = load("quick/mask_ce.py").model
+    cfg.proposal_generator.assigner.low_quality = "anchor"
+    if not sampled:
+        cfg.proposal_generator.sampler = cfg.roi_heads.sampler = None
+    ours, theirs = instantiate(cfg).train(), instantiate(detectron2_rcnn(cfg)).train()
+    weights = ours.state_dict()
+    for part in ("weight", "bias"):
+        name = f"roi_heads.box_predictor.cls_score.{part}"
+        own = weights[name]
+        weights[name] = torch.cat([own, torch.zeros_like(own[:1])])  # the background
+    theirs.load_state_dict(weights)
+    losses, gradients = [], []
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # of the samples
+        with EventStorage(0):
+            found = model(make_batch((3, 4), sizes=((128, 128),) * 2))
+        sum(found.values()).backward()
+        losses.append(found)
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, other in (
+        ("loss_cls", "loss_cls"),
+        ("loss_box", "loss_box_reg"),
+        ("loss_mask", "loss_mask"),
+        ("loss_rpn_cls", "loss_rpn_cls"),
+        ("loss_rpn_box", "loss_rpn_loc"),
+    ):
+        own, other = losses[0][name], losses[1][other]
+        if name.startswith("loss_rpn") and not sampled:
+            # Detectron2 divides by the size of the sample, be it reached or not.
+            continue
+        torch.testing.assert_close(own, other)
+    if sampled:
+        for name, own in gradients[0].items():
+            torch.testing.assert_close(own, gradients[1][name][: len(own)], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["faster", "mask"])
+def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
+    ranking, baseline = load(f"quick/{kind}_rs.py"), load(f"quick/{kind}_ce.py")
+    for key in ("optimizer", "dataloader", "lr_multiplier"):
+        assert OmegaConf.to_yaml(ranking[key]) == OmegaConf.to_yaml(baseline[key])
+    assert {**ranking.train, "output_dir": ""} == {**baseline.train, "output_dir": ""}
+    for key in ("anchor_generator", "pre_nms_topk", "post_nms_topk", "head"):
+        assert ranking.model.proposal_generator[key] == baseline.model.proposal_generator[key]
+    assert list(baseline.model.proposal_generator.post_nms_topk) == [48, 64]
+    own = get_cfg().MODEL.RPN.BBOX_REG_WEIGHTS
+    assert tuple(baseline.model.proposal_generator.box2box_transform.weights) == tuple(own)
+    sizes = [
+        {name: tuple(p.shape) for name, p in build(f"{kind}_{loss}").named_parameters()}
+        for loss in ("rs", "ce")
+    ]
+    different = {name for name in sizes[0] | sizes[1] if sizes[0].get(name) != sizes[1].get(name)}
+    assert not different
+
+
+def test_plus_changes_the_neck_alone():
+    plain, plus = load("quick/faster_rs.py").model, load("quick/faster_plus_rs.py").model
+    assert plus.backbone.bottom_up == plain.backbone.bottom_up
+    assert plus.backbone.out_channels == plain.backbone.out_channels
+    plus.backbone = plain.backbone
+    assert plus == plain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_else_is_as_for_the_dense_detectors(name):
+    cfg, base = load(f"quick/{name}.py"), load("quick/retinanet_atss_rs.py")
+    assert cfg.train.output_dir == f"output/shapes/quick/{name}"
+    changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")
+    assert {**cfg.train, **dict.fromkeys(changed)} == {**base.train, **dict.fromkeys(changed)}
+    assert cfg.train.max_iter == round(cfg.train.epochs * cfg.train.iterations_per_epoch)
+    length = 250 if "cascade" in name else 275 if "mask" in name else 325
+    assert cfg.train.max_iter == cfg.train.eval_period == length
+    assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
+    assert cfg.dataloader.train.mapper.get("masks", False) == name.startswith("mask")
+    assert cfg.dataloader.test == base.dataloader.test
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_data_set_the_classes_of_all_heads(name):
+    path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
+    config = load_config(path, ["train.device=cpu"])
+    assert config.nodes.model.roi_heads.num_classes == 12
+    assert config.num_classes_key == "model.roi_heads.num_classes"
+    config.set_num_classes(5)
+    assert config.nodes.model.roi_heads.num_classes == 5
+    heads = config.model().roi_heads
+    predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
+    assert heads.num_classes == 5 and {own.num_classes for own in predictors} == {5}
+    if name.startswith("mask"):
+        assert heads.mask_head.predictor.out_channels == 5
+
+
+def test_crowds_are_background_and_an_image_of_crowds_alone_trains(tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "image.png")
+    crowd = {
+        "bbox": [10, 10, 40, 30],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "iscrowd": 1,
+        "segmentation": [[10, 10, 50, 10, 50, 40]],
+    }
+    mapper = DatasetMapper(
+        is_train=True,
+        augmentations=[NoOpTransform()],
+        image_format="RGB",
+        use_instance_mask=True,
+    )
+    record = {"file_name": str(tmp_path / "image.png"), "height": 96, "width": 96}
+    batch = [
+        mapper({**record, "annotations": [{**crowd}, {**crowd, "iscrowd": 0}]}),
+        mapper({**record, "annotations": [{**crowd}]}),
+    ]
+    assert [len(inputs["instances"]) for inputs in batch] == [1, 0]
+    for part in (batch, batch[1:]):
+        losses = step(build("mask_rs"), part)
+        assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_every_config_is_one_of_these_or_of_a_dense_detector():
+    names = {path.stem for path in (CONFIGS / "shapes" / "quick").glob("*.py")}
+    assert {
+        name
+        for name in names
+        if "roi_heads" in LazyConfig.load(str(CONFIGS / "shapes" / "quick" / f"{name}.py")).model
+    } == {*NAMES, LONG_TAILED}
+
+
+def test_the_long_tailed_shapes_differ_from_the_others_in_data_and_classes():
+    cfg, base = load(f"quick/{LONG_TAILED}.py"), load("quick/mask_rs.py")
+    assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
+    source = cfg.dataloader.train.dataset
+    assert source._target_ is repeat_rare and source.dataset.names == "shapes_lvis_train"
+    assert cfg.dataloader.evaluator.dataset_name == "shapes_lvis_val"
+    assert cfg.train.max_iter == cfg.train.epochs * cfg.train.iterations_per_epoch
+    model = build(LONG_TAILED)
+    step(model, make_batch((4, 0), num_classes=98))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert model.roi_heads.box_predictor.cls_score.out_features == 98

@@ -1,0 +1,32 @@
+"""A small file in the format of COCO or LVIS."""
+
+IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
+
+
+def valid(lvis=False):
+    """Three images of 40 x 30, the last without objects; a crowd; categories out of order."""
+    crowd = {"iscrowd": 1, "segmentation": {"size": [30, 40], "counts": [0, 6, 1194]}}
+    polygon = [[2, 2, 12, 2, 12, 12]]
+    content = {
+        "categories": [{"id": i, "name": n} for i, n in list(zip(IDS, NAMES))[::-1]],
+        "images": [
+            {"id": i, "width": 40, "height": 30, "file_name": f"{i}.png"} for i in (11, 12, 13)
+        ],
+        "annotations": [
+            {"id": i, "image_id": image_id, "category_id": class_id, "bbox": bbox, **more}
+            for i, image_id, class_id, bbox, more in [
+                (1, 11, 5, [2, 2, 10, 10.5], {"segmentation": polygon}),
+                (2, 11, 9, [20, 5, 20.9, 25], {"segmentation": []}),
+                (3, 12, 40, [1, 1, 3, 3], {}),
+                (4, 12, 5, [0, 0, 1, 6], crowd),
+            ]
+        ],
+    }
+    if lvis:
+        content["annotations"].pop()
+        for category in content["categories"]:
+            category.update(frequency="r", image_count=category["id"])
+        for image in content["images"]:
+            image.update(neg_category_ids=[9], not_exhaustive_category_ids=[])
+            image["coco_url"] = f"http://x.org/val2017/{image.pop('file_name')}"
+    return content

@@ -1,0 +1,128 @@
+"""Names of images in a JSON stay in the image folder."""
+
+import json
+import os
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from ranking_det.data.catalog import load_set, register_annotations, register_set
+from ranking_det.data.coco_json.reader import read_annotations
+from ranking_det.engine import main
+from ranking_det.user_errors import UserError
+
+CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
+NAME = "set_of_the_test_of_names"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file of two images, one of this name; returns it and the folder of the images."""
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for place in (".", "images", "images/deep"):
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
+
+    def do(**name):
+        size = {"width": 8, "height": 8}
+        content = {
+            "categories": [{"id": 1, "name": "x"}],
+            "images": [{"id": 1, "file_name": "a.png"} | size, {"id": 2} | size | name],
+            "annotations": [
+                {"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 4, 4]} for i in (1, 2)
+            ],
+        }
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        return str(tmp_path / "a.json"), str(tmp_path / "images")
+
+    return do
+
+
+OUTSIDE = [
+    {"file_name": "/etc/hostname"},
+    {"file_name": "//etc/hostname"},
+    {"file_name": "../a.png"},
+    {"file_name": ".."},
+    {"file_name": "deep/../../a.png"},
+    {"file_name": "..\\a.png"},
+    {"file_name": "deep\\..\\..\\a.png"},
+    {"file_name": "deep/..\\..\\a.png"},
+    {"file_name": "\\\\host\\share\\a.png"},
+    {"file_name": "C:\\a.png"},
+    {"file_name": "a.png\0.jpg"},
+    {"coco_url": "http://host/../a.png"},
+    {"coco_url": "http://host/x/.."},
+    {"file_name": "a.png", "coco_url": "http://host/../a.png"},
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=str)
+def test_a_name_that_leaves_is_one_line_with_the_count(write, name):
+    path, images = write(**name)
+    with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
+        read_annotations(path, images)
+    assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
+    # Sets that are registered are read by the same rule.
+    metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
+    classes = {"thing_classes": ["x"], "thing_dataset_id_to_contiguous_id": {1: 0}}
+    register_set(NAME, partial(load_set, NAME), **metadata, **classes)
+    with pytest.raises(UserError, match="1 of 2 images lie outside"):
+        load_set(NAME)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        {"file_name": "deep/a.png"},
+        {"file_name": "./deep//a.png"},
+        {"file_name": "deep/../a.png"},
+        {"file_name": "link/a.png"},
+        {"coco_url": "http://host//deep//a.png"},
+        {"coco_url": "http://host//a.png"},
+    ],
+    ids=str,
+)
+def test_names_inside_are_found_and_links_are_followed(write, tmp_path, name):
+    (tmp_path / "images" / "link").symlink_to(tmp_path)
+    assert read_annotations(*write(**name)).num_images == 2
+
+
+def test_a_way_back_out_of_a_link_goes_by_the_names(write, tmp_path):
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "other" / "secret.png")
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "other" / "deep")
+    path, images = write(file_name="link/../secret.png")
+    with pytest.raises(UserError, match="no file"):
+        read_annotations(path, images)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_flag_allows_it(write, tmp_path, absolute):
+    outside = str(tmp_path / "a.png") if absolute else "../a.png"
+    path, images = write(file_name=outside)
+    summary = read_annotations(path, images, allow_outside=True)
+    register_annotations(NAME, path, images, summary, allow_outside=True)
+    assert os.path.samefile(load_set(NAME)[1]["file_name"], tmp_path / "a.png")
+    register_annotations(NAME, path, images, summary)
+    with pytest.raises(UserError, match="--allow-outside"):
+        load_set(NAME)
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_image_with_the_flag_too(write):
+    path, images = write(file_name="a\0/a.png")
+    with pytest.raises(UserError, match="no file"):
+        read_annotations(path, images, allow_outside=True)
+
+
+def test_the_command_has_the_flag(write, capsys):
+    path, images = write(file_name="../a.png")
+    command = ["--config-file", CONFIG, "--preview", "1", "--train-json", path]
+    command += ["--train-images", images]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of 2 images lie outside the image folder" in line and "'../a.png'" in line
+    # The files pass, and what is asked for next is refused.
+    assert main([*command, "--allow-outside", "train.output_dir="]) == 2
+    assert "outside" not in capsys.readouterr().err
+    assert main(["--config-file", CONFIG, "--allow-outside"]) == 2
+    assert "--allow-outside needs --train-json or --val-json" in capsys.readouterr().err

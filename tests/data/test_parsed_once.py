@@ -1,0 +1,149 @@
+"""All who read an annotation file share what was parsed once, and change none of it."""
+
+import copy
+import json
+import os
+import time
+from collections import Counter
+
+import pytest
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from ranking_det.engine.per_class import write_per_class
+
+from ranking_det.data import read_annotations, register_annotations, release_sets
+from ranking_det.data.coco_json import reader
+from ranking_det.data.coco_json.reader import open_annotations, release_annotations
+from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.user_errors import UserError
+from tests.data.cases import valid
+
+NAME = "parsed_once_in_a_test"
+FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a file, by default an hour ago, and its images; returns the paths."""
+
+    def do(content, age=3600.0):
+        path, images = tmp_path / "own.json", tmp_path / "images"
+        path.write_text(json.dumps(content))
+        os.utime(path, (time.time() - age,) * 2)
+        images.mkdir(exist_ok=True)
+        for i in (11, 12, 13):
+            Image.new("RGB", (40, 30)).save(images / f"{i}.png")
+        return str(path), str(images)
+
+    yield do
+    release_annotations(str(tmp_path / "own.json"))
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if NAME in catalog:
+            catalog.remove(NAME)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """How often each file has been parsed."""
+    counts, load_json = Counter(), reader.load_json
+
+    def load(path, what):
+        counts[path] += 1
+        return load_json(path, what)
+
+    monkeypatch.setattr(reader, "load_json", load)
+    return counts
+
+
+def evaluate():
+    """Perfect boxes and empty masks; returns the metrics."""
+    evaluator = DetectionEvaluator(NAME)
+    for record in DatasetCatalog.get(NAME):
+        objects = [a for a in record["annotations"] if not a.get("iscrowd")]
+        instances = Instances((record["height"], record["width"]))
+        boxes = torch.tensor([a["bbox"] for a in objects]).reshape(-1, 4)
+        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+        instances.scores = torch.ones(len(objects))
+        instances.pred_classes = torch.tensor([a["category_id"] for a in objects])
+        instances.pred_masks = torch.zeros(len(objects), *instances.image_size, dtype=torch.bool)
+        evaluator.process([record], [{"instances": instances}])
+    return evaluator.evaluate()
+
+
+@FORMATS
+def test_all_that_a_training_asks_for_is_parsed_once_and_left_as_it_is(
+    write, parsed, tmp_path, lvis
+):
+    path, images = write(valid(lvis))
+    register_annotations(NAME, path, images, read_annotations(path, images))
+    before = copy.deepcopy(open_annotations(path).content)
+    for _ in range(2):  # evaluations
+        mapper = DatasetMapper(is_train=False, augmentations=[], image_format="RGB")
+        records = get_detection_dataset_dicts(NAME, filter_empty=False)
+        assert len(list(build_detection_test_loader(dataset=records, mapper=mapper))) == 3
+        results = evaluate()
+        assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == 0
+        write_per_class(results, str(tmp_path), [NAME])
+    assert parsed == {path: 1}
+    assert open_annotations(path).content == before
+
+
+def test_records_that_are_changed_are_nobody_elses(write):
+    path, images = write(valid())
+    register_annotations(NAME, path, images, read_annotations(path, images))
+    records = DatasetCatalog.get(NAME)
+    before = copy.deepcopy(records)
+    for record in records:
+        record["image_id"] = -1
+        for annotation in record.pop("annotations"):
+            annotation.clear()
+    assert DatasetCatalog.get(NAME) == before
+    assert evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_a_file_that_has_changed_is_parsed_and_checked_again(write, parsed):
+    path, images = write(valid())
+    register_annotations(NAME, path, images, read_annotations(path, images))
+    content = valid()
+    content["annotations"][0]["image_id"] = 99  # as long as before
+    write(content, age=60.0)
+    with pytest.raises(UserError, match="'image_id' is 99, which is no image"):
+        DatasetCatalog.get(NAME)
+    os.remove(path)
+    with pytest.raises(UserError, match="does not exist"):
+        DatasetCatalog.get(NAME)
+    assert parsed == {path: 3}
+
+
+def test_a_file_may_change_within_a_tick_of_the_clock(write, parsed):
+    path, _ = write(valid(), age=0.0)
+    read_annotations(path)
+    read_annotations(path)
+    assert parsed == {path: 2}
+
+
+def test_a_file_that_was_released_is_parsed_again(write, parsed):
+    path, images = write(valid())
+    register_annotations(NAME, path, images, read_annotations(path, images))
+    for count in (1, 2):
+        assert len(DatasetCatalog.get(NAME)) == 3
+        assert parsed == {path: count}
+        release_sets([NAME])
+
+
+def test_images_that_may_lie_outside_in_one_check_may_not_in_another(write, tmp_path):
+    content = valid()
+    content["images"][0]["file_name"] = "../images/../11.png"
+    path, images = write(content)
+    os.rename(f"{images}/11.png", tmp_path / "11.png")
+    register_annotations(NAME, path, images, read_annotations(path, images, allow_outside=True))
+    with pytest.raises(UserError, match="1 of 3 images lie outside"):
+        DatasetCatalog.get(NAME)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import nms
+
+from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS, soft_nms, vote_boxes
+from tests.layers.cases import detections
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("limit", [3, 1000])
+def test_hard_nms_is_that_of_each_class_by_descending_score(exact, limit):
+    boxes, scores, classes = detections(60, dtype=torch.float32)
+    expected = []
+    for label in classes.unique():
+        rows = (classes == label).nonzero().squeeze(1)
+        expected.append(rows[nms(boxes[rows], scores[rows], 0.5)])
+    expected = torch.cat(expected)
+    expected = expected[scores[expected].argsort(descending=True)][:limit]
+    found = HardNMS(0.5, exact=exact)(boxes, scores, classes, limit)
+    assert torch.equal(found.rows, expected)
+    assert torch.equal(found.scores, scores[expected])
+    assert torch.equal(found.boxes, boxes[expected])
+
+
+def test_classes_far_from_the_origin_are_told_apart_exactly():
+    """Offsets of 1e6 px round float32 boxes to multiples of 1/16."""
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.01, 0.0, 1.01, 1.0], [1e6, 0.0, 1e6 + 9, 9.0]])
+    arguments = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 0]), 10
+    assert len(HardNMS(0.985)(*arguments).rows) == 3
+    assert len(HardNMS(0.985, exact=False)(*arguments).rows) == 2
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_nms_and_voting_are_the_functions(method):
+    boxes, scores, classes = detections(40)
+    options = {"iou_thresh": 0.3, "sigma": 0.2, "min_score": 0.01}
+    rows, lowered = soft_nms(boxes, scores, classes, method=method, max_detections=9, **options)
+    soft = SoftNMS(method, **options)
+    found = soft(boxes, scores, classes, 9)
+    assert torch.equal(found.rows, rows) and torch.equal(found.scores, lowered)
+    assert torch.equal(found.boxes, boxes[rows])
+    voted = ScoreVoting(soft, sigma=0.1)(boxes, scores, classes, 9)
+    assert torch.equal(voted.rows, rows) and torch.equal(voted.scores, lowered)
+    assert torch.equal(voted.boxes, vote_boxes(rows, boxes, scores, classes, sigma=0.1))
+
+
+def test_a_wrong_option_is_named():
+    for build, message in [
+        (lambda: HardNMS(-0.1), "iou_thresh: expected a finite number of at least 0, got -0.1"),
+        (lambda: SoftNMS("hard"), "method: expected one of linear, gaussian, got 'hard'"),
+        (lambda: SoftNMS(sigma=0.0), "sigma: expected a finite number above 0, got 0.0"),
+        (lambda: ScoreVoting(nn.Identity(), sigma=0.0), "sigma: expected a finite number above 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build()

@@ -1,0 +1,97 @@
+"""Gradients that are given and not derived: under checkpointing, and differentiated twice."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from ranking_det.losses import (
+    alrp_loss,
+    ap_loss,
+    ape_loss,
+    class_specific_ranking_loss,
+    cross_entropy,
+    focal,
+    global_ranking_loss,
+    iou_guided_ranking_loss,
+    quality_focal,
+    rank_sort_loss,
+    varifocal,
+)
+from ranking_det.losses.kernels.gradients import Part, attach_gradients
+from tests.losses.cases import random_case
+
+CASE = random_case(10, 38)
+LABELS = torch.full((16,), -1)
+LABELS[::3] = torch.tensor([0, 1, 2, 0, 1, 2])
+GROUPS = torch.arange(10) % 3
+# Of (48,) logits that are (16, 3) to those of rows and classes, and of ten qualities.
+ASSIGNED = {
+    "rank_sort": lambda x, q: sum(rank_sort_loss(x, CASE.positives, q)),
+    "ap": lambda x, q: ap_loss(x, CASE.positives),
+    "ap limited": lambda x, q: ap_loss(x, CASE.positives, distance="sigmoid", max_negatives=20),
+    "alrp": lambda x, q: sum(alrp_loss(x, CASE.positives, 1 - q)),
+    "ape": lambda x, q: ape_loss(x, CASE.positives, q),
+    "global": lambda x, q: global_ranking_loss(x[:10], x[10:]),
+    "class_specific": lambda x, q: class_specific_ranking_loss(x.view(16, 3), LABELS),
+    "iou_guided": lambda x, q: iou_guided_ranking_loss(x[:10], q, GROUPS),
+}
+DERIVED = {
+    "focal": lambda x, q: focal(x.view(16, 3), LABELS),
+    "quality_focal": lambda x, q: quality_focal(x.view(16, 3), LABELS, q[:6]),
+    "varifocal": lambda x, q: varifocal(x.view(16, 3), LABELS, q[:6]),
+    "cross_entropy": lambda x, q: cross_entropy(x.view(16, 3), LABELS),
+}
+
+
+def leaves():
+    return CASE.logits.detach().clone().requires_grad_(), CASE.quality.clone().requires_grad_()
+
+
+def gradients(loss, inputs, **options):
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True, **options)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ASSIGNED | DERIVED)
+def test_activation_checkpointing_changes_no_gradient(name, use_reentrant):
+    loss = (ASSIGNED | DERIVED)[name]
+    plain, again = leaves(), leaves()
+    expected = gradients(loss(*plain), plain)
+    # Not autograd.grad, which reentrant checkpoints refuse.
+    checkpoint(loss, *again, use_reentrant=use_reentrant).backward()
+    for leaf, gradient in zip(again, expected):
+        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        assert torch.equal(found, gradient)
+
+
+@pytest.mark.parametrize("name", ASSIGNED)
+def test_a_second_derivative_is_refused_in_one_line(name):
+    inputs = leaves()
+    loss = ASSIGNED[name](*inputs)
+    with pytest.raises(RuntimeError, match="^create_graph: expected False, as this .* once.*$"):
+        gradients(loss, inputs, create_graph=True)
+    first = gradients(loss, inputs, retain_graph=True)
+    with torch.enable_grad():
+        second = gradients(loss, inputs)
+    assert any(gradient.any() for gradient in first)
+    assert all(torch.equal(one, other) for one, other in zip(first, second))
+
+
+def test_parts_add_up_by_what_arrives_at_each():
+    logits = torch.zeros(4, requires_grad=True)
+    whole = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    some = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
+    first, second = attach_gradients(logits, whole, some)
+    (first * 2 + second * 0.5).backward()
+    assert logits.grad.tolist() == [12.0, 4.0, 6.0, 13.0]
+
+
+def test_compiled_code_has_the_same_gradient():
+    gradient = torch.arange(4.0)
+
+    def doubled(logits):
+        return attach_gradients(2 * logits, Part(torch.tensor(3.0), gradient))[0]
+
+    logits = torch.zeros(4, requires_grad=True)
+    torch.compile(doubled, backend="aot_eager", fullgraph=True)(logits).backward()
+    assert torch.equal(logits.grad, 2 * gradient)

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from torch import nn
+
+from ranking_det.layers import HardNMS, Survivors
+from ranking_det.modeling import DetectorInterface, add_ranking_config, interface_of
+from ranking_det.modeling.interface import DetectorAdapter
+from ranking_det.modeling.yaml_keys import learns_masks, num_classes_key
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
+KEYS = "MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"
+
+
+def build(name, **changes):
+    model = LazyConfig.load(str(CONFIGS / name)).model
+    for key, value in changes.items():
+        model[key] = value
+    return instantiate(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [
+        ("retinanet_atss_rs.py", False),
+        ("quick/fcos_atss_rs.py", False),
+        ("quick/mask_rs.py", True),
+        ("quick/cascade_rs.py", False),
+    ],
+)
+def test_a_model_answers_for_itself_or_by_its_adapter(name, masks):
+    model = build(name)
+    answers = interface_of(model)
+    assert (answers.num_classes, answers.learns_masks) == (12, masks)
+    assert answers.input_format == "RGB"
+    dense = isinstance(model, DetectorInterface)
+    assert (answers is model) == dense
+    assert answers.num_classes_key == KEYS[not dense]
+
+
+def test_of_another_model_little_is_known():
+    answers = interface_of(nn.Linear(2, 2))
+    assert type(answers) is DetectorAdapter
+    assert (answers.num_classes, answers.learns_masks, answers.input_format) == (None, False, "BGR")
+    assert answers.num_classes_key is None and answers.find_positives([{}]) is None
+
+
+def test_a_detector_of_ones_own_overrides_what_it_knows():
+    class Own(DetectorInterface, nn.Module):
+        learns_masks = True
+
+        def __init__(self):
+            super().__init__()
+            self.num_classes = 3
+
+    model = Own()
+    assert interface_of(model) is model and model.find_positives([]) is None
+    with pytest.raises(ValueError, match="model: expected a dense detector, .* got Own"):
+        model.augment_inference(min_sizes=[8], max_size=9, flip=False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "masks"),
+    [
+        ("RankingRetinaNet", KEYS[0], False),
+        ("RankingFCOS", KEYS[0], False),
+        ("GeneralizedRCNN", KEYS[1], True),
+        ("SemanticSegmentor", None, False),
+    ],
+)
+def test_the_keys_of_a_yaml_config_follow_from_its_architecture(architecture, key, masks):
+    cfg = get_cfg()
+    add_ranking_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = architecture, True
+    assert num_classes_key(cfg) == key and learns_masks(cfg) == masks
+
+
+class First(HardNMS):
+    """Keeps what comes first, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, boxes, scores, classes, limit):
+        self.calls += 1
+        rows = torch.arange(min(2, len(boxes)))
+        return Survivors(rows, scores[rows], boxes[rows])
+
+
+def test_dense_inference_box_heads_and_rpn_take_a_suppression_alike():
+    image = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}
+    dense, rcnn = build("retinanet_atss_rs.py").eval(), build("quick/faster_rs.py").eval()
+    parts = dense.inference, rcnn.proposal_generator, rcnn.roi_heads.box_predictor
+    for part in parts:
+        part.suppression = First()
+    with torch.no_grad():
+        for model in (dense, rcnn):
+            (output,) = model([image])
+            assert len(output["instances"]) == 2
+    assert [part.suppression.calls for part in parts] == [1, 1, 1]

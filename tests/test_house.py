@@ -1,0 +1,277 @@
+"""The rules of the house: who imports whom, how modules are named, what no layer may know."""
+
+import ast
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmarks.walks import import_chain, run_config_imports, run_configs
+
+ROOT = Path(__file__).parents[1] / "ranking_det"
+TORCH = {"torch", "numpy"}
+DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotools", "yacs"}
+BOTTOM = {"checks", "labels", "boxes"}
+# Layer, a file or a folder -> the other layers that it may import, and the packages beside the
+# standard library. Whatever a folder may import, its own folders may not unless they are here.
+LAYERS = {
+    "labels": (set(), set()),
+    "user_errors": (set(), set()),
+    "config": ({"user_errors"}, set()),
+    "checks": ({"labels"}, {"torch"}),
+    "boxes": (set(), {"torch"}),
+    "files": (set(), set()),
+    "solver": (set(), {"detectron2", "fvcore"}),
+    "losses.kernels": ({"checks"}, {"torch"}),
+    "losses": (BOTTOM | {"losses.kernels"}, {"torch"}),
+    "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
+    "assigners": (BOTTOM, {"torch"}),
+    "layers": (BOTTOM, {"torch", "torchvision"}),
+    "visualization": (set(), TORCH | {"detectron2", "matplotlib"}),
+    "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
+    "data.coco_json": ({"user_errors", "files"}, {"numpy", "pycocotools", "PIL", "cv2"}),
+    "data": (
+        {"checks", "labels", "files", "config", "user_errors", "data.shapes", "data.coco_json"},
+        TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"},
+    ),
+    "evaluation": (
+        {"config", "files", "user_errors", "data", "data.coco_json"},
+        {"numpy", "faster_coco_eval"} | DETECTRON2,
+    ),
+    "modeling": (
+        BOTTOM | {"config", "user_errors", "losses", "criteria", "assigners", "layers"},
+        TORCH | DETECTRON2 | {"torchvision"},
+    ),
+    "engine": (
+        {"checks", "config", "files", "user_errors", "assigners", "criteria", "modeling"}
+        | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
+        TORCH | DETECTRON2 | {"yaml", "PIL"},
+    ),
+    # Its probes import these when they are run, and nothing before.
+    "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),
+}
+# Folders of one family of models each: they share what stands beside them, and not one another.
+FAMILIES = {"modeling.dense", "modeling.rcnn", "modeling.masks", "modeling.backbones"}
+
+PATHS = sorted(ROOT.rglob("*.py"))
+MODULES = {
+    ".".join(("ranking_det", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in PATHS
+}
+IDS = [str(path.relative_to(ROOT)) for path in PATHS]
+every_module = pytest.mark.parametrize("path", PATHS, ids=IDS)
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def imported_modules(path):
+    """What a file imports anywhere in it: modules of this package in full, others by their top."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in full]
+        else:
+            continue
+        for name in names:
+            yield name if name.split(".")[0] == "ranking_det" else name.split(".")[0]
+
+
+def layer_of(module):
+    """The longest entry of the table that a module is in."""
+    parts = module.removeprefix("ranking_det").strip(".").split(".")
+    names = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+    return next((name for name in names if name in LAYERS), None)
+
+
+def module_of(path):
+    return next(name for name, other in MODULES.items() if other == path)
+
+
+@every_module
+def test_imports_point_down(path):
+    module = module_of(path)
+    if module == "ranking_det":
+        return
+    layer = layer_of(module)
+    assert layer is not None, f"{module} has no row in the table"
+    below, packages = LAYERS[layer]
+    for name in imported_modules(path):
+        if name.split(".")[0] == "ranking_det":
+            inside = name == "ranking_det" or layer_of(name) in below | {layer}
+            assert inside, f"{layer} may not import {name}"
+        else:
+            assert name in packages | sys.stdlib_module_names, f"{layer} may not import {name}"
+
+
+@every_module
+def test_a_family_of_models_is_known_to_no_other_and_to_nothing_that_they_share(path):
+    own = module_of(path).removeprefix("ranking_det.").rpartition(".")[0]
+    if not own.startswith("modeling") or path.name == "__init__.py":
+        return
+    for name in imported_modules(path):
+        family = ".".join(name.split(".")[1:3])
+        if family in FAMILIES - {"modeling.backbones"}:
+            assert family == own, f"{own} may not import {name}"
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """Also where only a type checker or a function imports."""
+    graph = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
+    while leaves := {name for name, imported in graph.items() if not imported}:
+        graph = {name: graph[name] - leaves for name in graph.keys() - leaves}
+    # Left are circles, and what imports them.
+    while tops := graph.keys() - set().union(*graph.values()):
+        graph = {name: graph[name] for name in graph.keys() - tops}
+    assert sorted(graph) == []
+
+
+def test_no_base_name_is_used_twice_or_is_somebody_elses():
+    names = [name.rpartition(".")[2] for name in MODULES if not name.endswith("__main__")]
+    # One method on two axes: the assigner and the detector.
+    assert [name for name, count in Counter(names).items() if count > 1 and name != "fcos"] == []
+    assert names.count("fcos") <= 2
+    assert sorted(set(names) & sys.stdlib_module_names) == []
+    assert [name for name in names if re.match(r"tests?(_|$)|.*_test$", name)] == []
+
+
+ARCHITECTURES = r"retina_?net|fcos|rcnn|yolact|(?<![a-z])solo(?![a-z])|solov2"
+
+
+def registered_classes():
+    """The names of classes that a registry of Detectron2 gets."""
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                decorators = " ".join(map(ast.unparse, node.decorator_list))
+                if "REGISTRY" in decorators:
+                    yield node.name
+
+
+def docstring_lines(path):
+    for node in ast.walk(tree_of(path)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                yield from range(statement.lineno, statement.end_lineno + 1)
+
+
+@every_module
+def test_engine_data_evaluation_and_visualization_name_no_architecture(path):
+    if path.relative_to(ROOT).parts[0] not in ("engine", "data", "evaluation", "visualization"):
+        return
+    pattern = re.compile("|".join([ARCHITECTURES, *registered_classes()]), re.IGNORECASE)
+    prose = set(docstring_lines(path))
+    with tokenize.open(path) as file:
+        tokens = [token for token in tokenize.generate_tokens(file.readline)]
+    named = {
+        f"{token.start[0]}: {match}"
+        for token in tokens
+        if token.type != tokenize.COMMENT and token.start[0] not in prose
+        # Examples of commands name config files.
+        for match in pattern.findall(re.sub(r"(configs|output)/[\w/.]+", "", token.string))
+    }
+    assert not named
+
+
+# Objects that are not this package's, which may lack what is asked for.
+FOREIGN = {
+    "getattr(target, '__init__', None)": "whatever a config calls",
+    "getattr(target, '__module__', '')": "whatever a config calls",
+    "getattr(target, '__qualname__', repr(target))": "whatever a config calls",
+    "getattr(constructor, '__module__', None)": "whatever a config calls",
+    "hasattr(c, 'forward')": "whatever a namespace exports",
+    "getattr(torch.version, 'hip', None)": "torch of before ROCm",
+    "hasattr(numpy, name)": "NumPy of some version",
+    "hasattr(os, 'sched_getaffinity')": "not on every platform",
+    "getattr(error, 'strerror', None)": "any error of Pillow's",
+    "getattr(model.roi_heads, 'num_classes', None)": "Detectron2's heads, or somebody's",
+    "getattr(model.roi_heads, 'mask_on', False)": "Detectron2's heads, or somebody's",
+    "getattr(heads, 'keypoint_on', False)": "Detectron2's heads, or somebody's",
+    "getattr(model, 'input_format', None)": "a model of somebody's",
+    "hasattr(model, 'propose')": "a model of somebody's",
+    "hasattr(model, 'inference')": "a model of somebody's",
+}
+
+
+@every_module
+def test_nothing_is_probed_for_attributes_but_foreign_objects(path):
+    probes = [
+        ast.unparse(node)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and (
+            node.func.id == "hasattr"
+            or (node.func.id == "getattr" and len(node.args) + len(node.keywords) == 3)
+        )
+    ]
+    assert [probe for probe in probes if probe not in FOREIGN] == []
+
+
+@pytest.mark.parametrize("path", run_configs(), ids=lambda path: path.stem)
+def test_a_run_config_is_short_and_takes_from_commons_and_one_other_at_most(path):
+    chain = import_chain(path)
+    assert len(chain) - 1 <= 3, " -> ".join(part.stem for part in chain)
+    assert len(run_config_imports(path)) <= 1
+    statements = [
+        node for node in tree_of(path).body if not isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    own = sum(node.end_lineno - node.lineno + 1 for node in statements[1:])
+    assert own <= 15
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT.parent / "configs").rglob("*.py")),
+    ids=lambda path: "_".join(path.parts[-2:]),
+)
+def test_no_config_imports_the_engine(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            assert not node.module.startswith("ranking_det.engine")
+
+
+def test_the_package_itself_holds_the_version_only():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    assert [type(node) for node in tree.body] == [ast.Expr, ast.Assign]
+
+
+@pytest.mark.parametrize("package", ["losses", "criteria", "assigners", "layers", "doctor"])
+def test_losses_criteria_assigners_layers_and_doctor_import_without_detectron2(package):
+    blocked = DETECTRON2 | {"torchvision", "matplotlib", "PIL", "sklearn"}
+    if package == "layers":
+        blocked -= {"torchvision", "PIL"}  # torchvision imports PIL
+    elif package == "doctor":
+        blocked |= TORCH
+    code = (
+        "import sys\n"
+        f"for name in {blocked!r}:\n"
+        "    sys.modules[name] = None\n"  # importing it now raises ImportError
+        f"import ranking_det.{package}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
+
+
+def test_importing_the_models_changes_no_default_of_detectron2():
+    code = (
+        "from detectron2.config import get_cfg\n"
+        "before = get_cfg().dump()\n"
+        "import ranking_det.modeling\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "assert get_cfg().dump() == before\n"
+        "assert 'RankingRetinaNet' in META_ARCH_REGISTRY\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT.parent)
