@@ -111,8 +111,8 @@ class GridMasks(DetectorInterface, nn.Module):
 
     Args:
         backbone: Detectron2 backbone, such as an FPN.
-        in_features: the names of its features, the finest first, which has the shared maps' pixels;
-            a cell is twice as wide.
+        in_features: the names of its features, the finest first: that of the shared maps, that
+            whose pixels are the cells, and more for the cells.
         assigner: such as :class:`CenterRegion`.
         criterion: with a task on masks, and without a branch.
         num_classes: K.
@@ -127,7 +127,8 @@ class GridMasks(DetectorInterface, nn.Module):
         input_format: "RGB" or "BGR", what the data loader gives.
     """
 
-    # What the commands ask; num_classes and input_format are set below.
+    # What the commands ask; the constructor sets the number of classes and the input format.
+    num_classes: int
     learns_masks = True
     num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # of a yaml config
 
@@ -165,15 +166,14 @@ class GridMasks(DetectorInterface, nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
-        finest = backbone.output_shape()[in_features[0]]
-        self.map_stride, self.stride = finest.stride, 2 * finest.stride
-        self.class_head = _tower(finest.channels, num_classes, num_convs)
-        self.kernel_head = _tower(finest.channels, num_maps + 5, num_convs)
-        self.map_head = _tower(finest.channels, num_maps, num_convs)
+        shapes = [backbone.output_shape()[name] for name in in_features]
+        self.map_stride, self.stride = shapes[0].stride, shapes[1].stride
         # All scores begin at 1 %, all masks as discs around their cells.
-        nn.init.constant_(self.class_head[-1].bias, -4.6)
-        with torch.no_grad():
-            self.kernel_head[-1].bias[-5:] = torch.tensor([2.0, 0.0, -1.0, 0.0, -1.0])
+        no_maps, disc = [0.0] * num_maps, [2.0, 0.0, -1.0, 0.0, -1.0]
+        width = shapes[0].channels
+        self.class_head = _tower(width, [-4.6] * num_classes, num_convs)
+        self.kernel_head = _tower(width, no_maps + disc, num_convs)
+        self.map_head = _tower(width, no_maps, num_convs)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -205,9 +205,9 @@ class GridMasks(DetectorInterface, nn.Module):
         """
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
-        levels = [features[name] for name in self.in_features]
-        fine = torch.stack([_resize(level, levels[0].shape[-2:]) for level in levels]).mean(dim=0)
-        grid = functional.avg_pool2d(fine, 2)
+        fine, grid, *coarse = (features[name] for name in self.in_features)
+        for level in coarse:
+            grid = grid + _resize(level, grid.shape[-2:])
         predictions = GridPredictions(
             _rows(self.class_head(grid)), _rows(self.kernel_head(grid)), self.map_head(fine)
         )
@@ -317,7 +317,7 @@ class GridMasks(DetectorInterface, nn.Module):
         self, images: ImageList, predictions: GridPredictions, i: int, inputs: dict[str, Any]
     ) -> Instances:
         """The detections of image ``i``, at the size that its inputs ask for."""
-        cells, height, width = self.make_cells(images), *images.image_sizes[i]
+        cells, (height, width) = self.make_cells(images), images.image_sizes[i]
         first, last = i * len(cells), (i + 1) * len(cells)
         scores = predictions.logits[first:last].float().sigmoid().flatten()
         scores, pairs = scores.topk(min(self.topk, len(scores)))
@@ -348,15 +348,15 @@ class GridMasks(DetectorInterface, nn.Module):
         return found
 
 
-def _tower(width: int, outputs: int, num_convs: int) -> nn.Sequential:
-    """3x3 convolutions with group normalisation, and one that predicts."""
+def _tower(width: int, biases: Sequence[float], num_convs: int) -> nn.Sequential:
+    """3x3 convolutions with group normalisation, and one whose outputs begin at the biases."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False)]
         layers += [nn.GroupNorm(32, width), nn.ReLU(inplace=True)]
-    predictor = nn.Conv2d(width, outputs, 3, padding=1)
+    predictor = nn.Conv2d(width, len(biases), 3, padding=1)
     nn.init.normal_(predictor.weight, std=0.01)
-    nn.init.zeros_(predictor.bias)
+    predictor.bias = nn.Parameter(torch.tensor(biases))
     return nn.Sequential(*layers, predictor)
 
 

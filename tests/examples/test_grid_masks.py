@@ -192,8 +192,8 @@ def test_every_command_runs_on_files_of_ones_own(tmp_path):
     commands = [
         [*common, "train.max_iter=20", *steps],
         ["--resume", *common, "train.max_iter=40", *steps],
-        ["--preview", "2", *common, "--output", str(tmp_path / "preview")],
-        ["--config-file", CONFIG, f"train.output_dir={output}", "--predict", *pictures],
+        ["--preview", "2", *common],
+        ["--predict", *pictures, "--config-file", CONFIG, f"train.output_dir={output}"],
         ["--eval-only", *common],
     ]
     code = (
@@ -207,7 +207,7 @@ def test_every_command_runs_on_files_of_ones_own(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
     assert re.search(r"Starting training from iteration 20", done.stdout)
-    assert len(list((tmp_path / "preview").glob("*.png"))) == 2
+    assert len(list((output / "preview").glob("*.png"))) == 2
     predictions = json.loads((output / "predictions" / "predictions.json").read_text())
     assert predictions
     results = json.loads((output / "results.json").read_text())
