@@ -42,11 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(argv)
         if command.num_processes > 1 and not under_torchrun():
             check_processes(command)
-            # Once what several processes would each complain about. This one, which then only
-            # waits, must not hold a GPU.
-            checked = make_plan(command, on_device=not torch.cuda.is_available())
-            command = replace(command, own_data=checked.data)
-            del checked
+            command = replace(command, own_data=make_plan(command, starts_others=True).data)
         return start(_work, command)
     except UserError as error:
         return _complain(error)
