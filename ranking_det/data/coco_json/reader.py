@@ -230,7 +230,6 @@ def read_annotations(
     if image_root is not None:
         context.finder = _open_folder(images, image_root, path, allow_outside)
     faults = _check_sections(file.content, path, TRAINING, context)
-    _check_compressed_masks("annotations", annotations, context, faults)
     _forgive(faults, annotations)
     faults.check()
     objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
@@ -308,8 +307,6 @@ def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks
         repeated = len(entries) - len({entry["id"] for entry in entries})
         if repeated:
             raise UserError(f"{where}: {repeated} ids of {section!r} are not unique")
-    if masks:
-        _check_compressed_masks("annotations", content["annotations"], context, faults)
 
 
 def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:
@@ -330,8 +327,6 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
     )
     faults = Faults(path, first_only=True)
     _check_section(iou_type, results, RESULTS, context, faults)
-    if iou_type == "segm":
-        _check_compressed_masks(iou_type, results, context, faults)
     return results
 
 
@@ -424,16 +419,9 @@ def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> 
     if context.section == "categories":
         context.categories.setdefault(entry["id"], entry["name"] if is_named else "")
     else:
-        is_sized = has_fields and not rules.sides(entry, context)
+        is_sized = has_fields and not any(rules.sides(entry, context))
         size = (entry["width"], entry["height"]) if is_sized else None
         context.sizes.setdefault(entry["id"], size)
-
-
-def _check_compressed_masks(
-    section: str, entries: Sequence[Any], context: Context, faults: Faults
-) -> None:
-    for index, fault in rules.broken_masks(entries, context.sizes):
-        faults.add(section, index, entries[index], [fault])
 
 
 def _forgive(faults: Faults, annotations: Sequence[dict[str, Any]]) -> None:
