@@ -53,7 +53,7 @@ class PhotometricDistortion(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
         """Draw the steps for one image."""
-        steps: list[T.Transform] = [T.ColorTransform(_to_float)]
+        steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
         if self._chosen():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
@@ -68,7 +68,7 @@ class PhotometricDistortion(T.Augmentation):
         steps += contrast + colors if np.random.randint(2) else colors + contrast
         if self._chosen():
             order = np.random.permutation(image.shape[2])
-            steps.append(T.ColorTransform(partial(_permute_channels, order=order)))
+            steps.append(T.ColorTransform(partial(np.take, indices=order, axis=2)))
         return T.TransformList(steps)
 
     def _chosen(self) -> bool:
@@ -201,10 +201,6 @@ def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float
     return bool(ious.min() >= min_iou and centers_inside(boxes, corners).any())
 
 
-def _to_float(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32)
-
-
 def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     """Scale the saturation and shift the hue by degrees, of a float32 image of any range.
 
@@ -214,10 +210,6 @@ def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarr
     hsv[..., 0] = (hsv[..., 0] + hue) % 360
     hsv[..., 1] *= saturation
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
-def _permute_channels(image: np.ndarray, order: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image[..., order])
 
 
 def _check_range(name: str, value: Range, low: float = 0.0) -> None:
