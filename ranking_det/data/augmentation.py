@@ -16,7 +16,7 @@ import cv2
 import detectron2.data.transforms as T
 import numpy as np
 
-from ranking_det.checks import check_at_least, check_integer
+from ranking_det.checks import check_at_least
 
 Range = tuple[float, float]
 
@@ -129,7 +129,7 @@ class MinIoURandomCrop(T.Augmentation):
     """Crop a random window that overlaps every box by a random minimum, and holds a centre.
 
     With even odds, the image stays whole, or the window's IoU with *all* boxes is at least one of
-    ``min_ious``, or is free. If none of ``trials`` windows will do, the minimum is drawn anew.
+    ``min_ious``, or is free. If none of 50 windows will do, the minimum is drawn anew.
 
     Boxes are shifted but neither clipped nor dropped, as by all transforms; that is for the mapper,
     which must give the boxes (:class:`ranking_det.data.mapper.BoxMapper` does; Detectron2's own
@@ -139,7 +139,6 @@ class MinIoURandomCrop(T.Augmentation):
         min_ious: the minima, each in (0, 1].
         min_size: the smallest side of the window over that of the image, in (0, 1].
         aspect_ratio: the range of height / width of the window, above 0.
-        trials: windows tried for a minimum, >= 1.
     """
 
     def __init__(
@@ -147,7 +146,6 @@ class MinIoURandomCrop(T.Augmentation):
         min_ious: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
         min_size: float = 0.3,
         aspect_ratio: Range = (0.5, 2.0),
-        trials: int = 50,
     ) -> None:
         super().__init__()
         self._init(locals())
@@ -155,7 +153,6 @@ class MinIoURandomCrop(T.Augmentation):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {value!r}")
         _check_range("aspect_ratio", aspect_ratio)
-        check_integer("trials", trials, 1)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
         """Draw windows until one will do."""
@@ -166,7 +163,7 @@ class MinIoURandomCrop(T.Augmentation):
             min_iou = modes[np.random.randint(len(modes))]
             if min_iou is None:
                 return T.NoOpTransform()
-            for _ in range(self.trials):
+            for _ in range(50):
                 window = self._draw_window(*image.shape[:2])
                 if window is not None and _admits(window, boxes, min_iou):
                     x0, y0, x1, y1 = window

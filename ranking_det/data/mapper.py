@@ -8,10 +8,10 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.data import detection_utils
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
-from PIL import Image
+from PIL.Image import DecompressionBombError
 from pycocotools import mask as mask_util
 
 from ranking_det.data.augmentation import centers_inside
@@ -61,8 +61,8 @@ class BoxMapper:
             the image, ``gt_classes`` (G,) and, if asked for, ``gt_masks``; G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        image = detection_utils.read_image(result["file_name"], format=self.image_format)
-        detection_utils.check_image_size(result, image)
+        image = read_image(result["file_name"], format=self.image_format)
+        check_image_size(result, image)
         objects, boxes = self._objects(dataset_dict.get("annotations", ()))
         inputs = T.AugInput(image, boxes=boxes)
         transforms = self.augmentations(inputs)
@@ -136,13 +136,7 @@ def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
 
 
 # What PIL raises over a bad file, and Detectron2 over a size that differs.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-    detection_utils.SizeMismatchError,
-)
+UNREADABLE = (OSError, SyntaxError, EOFError, DecompressionBombError, SizeMismatchError)
 
 
 class NamedErrors:

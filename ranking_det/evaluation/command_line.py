@@ -104,25 +104,20 @@ def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    given = {"the ground truth": args.ground_truth, "the results": args.results}
-    taken = {Path(path).resolve(): what for what, path in given.items()}
+    inputs = ((args.ground_truth, "the ground truth"), (args.results, "the results"))
+    taken = {Path(path).resolve(): what for path, what in inputs}
     for flag, path in (("--output", args.output), ("--per-class", args.per_class)):
         if not path:
             continue
-        _check_regular(Path(path), flag)
         final = Path(path).resolve()
         if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
             raise UserError(f"{flag} {path}: {final.parent} is no folder that can be written to")
         partial = partial_path(final)
         if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
             raise UserError(f"{flag} {path}: no file can have the name {partial.name}")
-        _check_regular(partial, flag)
         for used in (final, partial):
+            if used.exists() and not used.is_file():
+                raise UserError(f"{flag} {used} is a folder or device, not a file")
             if used.resolve() in taken:
                 raise UserError(f"{flag} {used} is also {taken[used.resolve()]}")
         taken |= {final: flag, partial: flag}
-
-
-def _check_regular(path: Path, flag: str) -> None:
-    if path.exists() and not path.is_file():
-        raise UserError(f"{flag} {path} is a folder or device, not a file")

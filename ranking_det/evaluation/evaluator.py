@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class DetectionEvaluator(DatasetEvaluator):
-    """Boxes and masks, by the rules of COCO or of LVIS, as the data set says.
+    """Boxes and masks, by LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's.
 
     The metrics are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent.
     Unlike in those, AP is 0 and not NaN if a model detects nothing at all, and LVIS's have an
@@ -45,10 +45,8 @@ class DetectionEvaluator(DatasetEvaluator):
             their ids are no integers. Categories are the classes by
             ``thing_dataset_id_to_contiguous_id``, or else in the order of their ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
-        distributed: gather the detections of all processes; else each evaluates its own.
         output_dir: gets ``coco_instances_results.json`` or ``lvis_instances_results.json``, the
             detections in COCO's result format; None for no file.
-        rules: "coco", "lvis", or "auto" for those of the data set's ``evaluator_type``.
         library: "faster-coco-eval", or "pycocotools" for COCO's rules.
         max_dets_per_image: None for 100 of each class (COCO), or 300 of all classes (LVIS).
 
@@ -60,24 +58,18 @@ class DetectionEvaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         tasks: Sequence[str] | None = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
         *,
-        rules: Literal["auto", "coco", "lvis"] = "auto",
+        output_dir: str | None = None,
         library: Library = "faster-coco-eval",
         max_dets_per_image: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        if rules not in ("auto", "coco", "lvis"):
-            raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
-        kind = metadata.get("evaluator_type") if rules == "auto" else rules
-        self.rules: Rules = "lvis" if kind == "lvis" else "coco"
+        self.rules: Rules = "lvis" if metadata.get("evaluator_type") == "lvis" else "coco"
         check_library(library, lvis=self.rules == "lvis")
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
             raise UserError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
         self.tasks = None if tasks is None else list(tasks)
-        self.distributed = distributed
         self.output_dir = output_dir
         self.library = library
         self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
@@ -93,9 +85,8 @@ class DetectionEvaluator(DatasetEvaluator):
         self.masks = has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
-        self.category_ids, self.classes = _classes(
-            metadata, self.ground_truth, where, federated=self.rules == "lvis"
-        )
+        federated = self.rules == "lvis"
+        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where, federated)
         self.reset()
 
     def reset(self) -> None:
@@ -141,14 +132,13 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics by task, on the main process; empty on others, and without any image."""
-        gathered = [(self._results, self._num_images, self._has_masks)]
-        if self.distributed:
-            comm.synchronize()
-            gathered = comm.gather(gathered[0], dst=0)
-            if not comm.is_main_process():
-                return {}
-        results = list(itertools.chain.from_iterable(part[0] for part in gathered))
-        if not sum(part[1] for part in gathered):
+        comm.synchronize()
+        gathered = comm.gather((self._results, self._num_images, self._has_masks), dst=0)
+        if not comm.is_main_process():
+            return {}
+        parts, counts, masks = zip(*gathered, strict=True)
+        results = list(itertools.chain.from_iterable(parts))
+        if not sum(counts):
             logger.warning("There was no image to evaluate")
             return {}
         if self.output_dir:
@@ -163,7 +153,7 @@ class DetectionEvaluator(DatasetEvaluator):
             "Evaluating %d detections by %s rules: %s",
             *(len(results), kind, describe(self.ground_truth)),
         )
-        tasks = self._choose_tasks(any(part[2] for part in gathered))
+        tasks = self._choose_tasks(any(masks))
         return {task: self._average_precision(results, task) for task in tasks}
 
     def _choose_tasks(self, detects_masks: bool) -> list[str]:
@@ -219,7 +209,7 @@ def _number_images(content: dict[str, Any]) -> dict[Any, int]:
 
 
 def _classes(
-    metadata: Any, content: Mapping[str, Any], where: str, *, federated: bool
+    metadata: Any, content: Mapping[str, Any], where: str, federated: bool
 ) -> tuple[list[int], dict[int, str]]:
     """The category ids in the order of classes, and the names by id."""
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -230,10 +220,8 @@ def _classes(
         raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
     # The ids of LVIS v1 are all in a file of v0.5, of other classes.
     if federated and len(ids) < len(names):
-        of_file, of_set = (
-            f"{count} ({LVIS_VERSIONS[count]})" if count in LVIS_VERSIONS else str(count)
-            for count in (len(names), len(ids))
-        )
+        versions = {count: f" ({name})" for count, name in LVIS_VERSIONS.items()}
+        of_file, of_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
         raise UserError(f"{where}: has {of_file} categories, but the data set {of_set}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):

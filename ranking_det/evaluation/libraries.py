@@ -67,11 +67,7 @@ def fast_precision(
     parts = []
     for start in range(0, len(ids), step):
         evaluation = COCOeval_faster(api, detections, iou_type, lvis_style=lvis)
-        evaluation.params.catIds = list(ids[start : start + step])
-        evaluation.params.maxDets = [max_dets]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        parts.append(np.asarray(evaluation.eval["precision"])[..., 0])
+        parts.append(_precision(evaluation, ids[start : start + step], max_dets))
     return np.concatenate(parts, axis=2)
 
 
@@ -96,9 +92,12 @@ def reference_precision(
         api = index(ground_truth)
         # pycocotools does not read an empty list of results.
         detections = api.loadRes(results) if results else index({**ground_truth, "annotations": []})
-        evaluation = COCOeval(api, detections, iou_type)
-        evaluation.params.catIds = list(ids)
-        evaluation.params.maxDets = [max_dets]
-        evaluation.evaluate()
-        evaluation.accumulate()
+        return _precision(COCOeval(api, detections, iou_type), ids, max_dets)
+
+
+def _precision(evaluation: Any, ids: Sequence[int], max_dets: int) -> np.ndarray:
+    evaluation.params.catIds = list(ids)
+    evaluation.params.maxDets = [max_dets]
+    evaluation.evaluate()
+    evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[..., 0]

@@ -61,9 +61,8 @@ def _panel(
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
             # An evaluation at the end only is one point; a line would not show it.
-            axis.plot(
-                *zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else ""
-            )
+            marker = "o" if len(points) < 20 else ""
+            axis.plot(*zip(*points, strict=True), label=label, marker=marker)
     if axis.lines:
         axis.legend(fontsize=8)
         axis.set_ylim(bottom=0)

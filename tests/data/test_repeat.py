@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from ranking_det.data import register_shapes
+from ranking_det.data.catalog import register_shapes
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.stream import RecordList, build_train_loader

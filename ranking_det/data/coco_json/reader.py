@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
     "categories": {
         rules.unique_id: (TRAINING, REGISTERED),
         rules.exact_id: (GROUND_TRUTH,),
-        rules.unique_name: (TRAINING, REGISTERED),
-        rules.visible_name: (TRAINING, REGISTERED),
+        rules.distinct_name: (TRAINING, REGISTERED),
         rules.encodable_name: (TRAINING, REGISTERED, GROUND_TRUTH),
         rules.frequency: (TRAINING, REGISTERED, GROUND_TRUTH),
     },
@@ -224,12 +224,8 @@ def read_annotations(
     """
     path = str(json_file)
     file = open_annotations(path)
-    _check_lists(file.content, path)
+    context, faults = _check_file(file.content, path, TRAINING, image_root, allow_outside)
     images, annotations = file.content["images"], file.content["annotations"]
-    context = Context(is_lvis(images), opened=-(-len(images) // rules.MAX_OPENED))
-    if image_root is not None:
-        context.finder = _open_folder(images, image_root, path, allow_outside)
-    faults = _check_sections(file.content, path, TRAINING, context)
     _forgive(faults, annotations)
     faults.check()
     objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
@@ -237,14 +233,13 @@ def read_annotations(
         raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
     if image_root is not None:  # registered sets have a part of these rules
         file.passed.add((str(image_root), context.lvis, allow_outside))
-    categories = file.content["categories"] if context.lvis else []
-    counts = {category["id"]: category["image_count"] for category in categories}
+    categories = sorted(file.content["categories"], key=itemgetter("id"))
     return AnnotationSummary(
         json_file=path,
         format="lvis" if context.lvis else "coco",
         category_ids=tuple(context.categories),
         class_names=tuple(context.categories.values()),
-        image_counts=tuple(counts[i] for i in sorted(counts)),
+        image_counts=tuple(c["image_count"] for c in categories if context.lvis),
         num_images=len(images),
         num_empty_images=len(images) - len(objects),
         num_objects=objects.total(),
@@ -270,14 +265,10 @@ def open_registered(
             folder or is not there, or an annotation is of an unknown image or category.
     """
     file, check = open_annotations(path), (str(image_root), lvis, allow_outside)
-    content = file.content
-    if check in file.passed:
-        return content
-    _check_lists(content, path)
-    finder = _open_folder(content["images"], image_root, path, allow_outside)
-    _check_sections(content, path, REGISTERED, Context(lvis, finder=finder)).check()
-    file.passed.add(check)
-    return content
+    if check not in file.passed:
+        _check_file(file.content, path, REGISTERED, image_root, allow_outside, lvis)[1].check()
+        file.passed.add(check)
+    return file.content
 
 
 def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks: bool) -> None:
@@ -357,8 +348,19 @@ def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
     return {image["id"]: (image["width"], image["height"]) for image in content["images"]}
 
 
-def _check_lists(content: dict[str, Any], path: str) -> None:
-    """Raise UserError unless a file's content has the three lists of COCO and LVIS."""
+def _check_file(
+    content: dict[str, Any],
+    path: str,
+    profile: int,
+    image_root: str | Path | None,
+    allow_outside: bool,
+    lvis: bool | None = None,
+) -> tuple[Context, Faults]:
+    """What is known of a file, and the faults of its entries.
+
+    Raises:
+        UserError: it lacks a list of COCO's and LVIS's, or its images are not to be found.
+    """
     for section in SECTIONS:
         if section not in content:
             raise UserError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
@@ -367,24 +369,18 @@ def _check_lists(content: dict[str, Any], path: str) -> None:
             raise UserError(f"{path}: {section!r} must be a list, got {kind}")
         if not content[section]:
             raise UserError(f"{path}: {section!r} is empty")
-
-
-def _open_folder(
-    images: list[Any], image_root: str | Path, path: str, allow_outside: bool
-) -> ImageFinder:
-    check_folder(image_root)
-    if not allow_outside:
-        check_inside(images, image_root, path)
-    return ImageFinder(image_root)
-
-
-def _check_sections(
-    content: Mapping[str, Any], path: str, profile: int, context: Context
-) -> Faults:
-    faults = Faults(path)
+    images = content["images"]
+    context, faults = Context(is_lvis(images) if lvis is None else lvis), Faults(path)
+    if profile == TRAINING:
+        context.opened = -(-len(images) // rules.MAX_OPENED)
+    if image_root is not None:
+        check_folder(image_root)
+        if not allow_outside:
+            check_inside(images, image_root, path)
+        context.finder = ImageFinder(image_root)
     for section in SECTIONS:
         _check_section(section, content[section], profile, context, faults)
-    return faults
+    return context, faults
 
 
 def _check_section(

@@ -156,19 +156,15 @@ def exact_id(entry: Entry, context: Context) -> Iterator[Fault]:
         yield Fault("wrong value", f"'id' must be below 2**53, got {show(entry['id'])}")
 
 
-def unique_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """No two categories have the same name."""
+def distinct_name(category: Entry, context: Context) -> Iterator[Fault]:
+    """The name of a category is more than white space, and is no other's."""
     name = category["name"]
+    if not name.strip():
+        yield Fault("empty name", "the name is empty")
     if name in context.category_of:
         text = f"the name {name!r} is also that of category {context.category_of[name]}"
         yield Fault("duplicate name", text)
     context.category_of.setdefault(name, category["id"])
-
-
-def visible_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """The name of a category is more than white space."""
-    if not category["name"].strip():
-        yield Fault("empty name", "the name is empty")
 
 
 def encodable_name(category: Entry, context: Context) -> Iterator[Fault]:

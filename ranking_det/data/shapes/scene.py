@@ -80,8 +80,7 @@ class _Scene:
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
             # Most are plain: a texture hides the outline, which is what the class is.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
-            looks = {"style": style, "diameter": diameter, "angle": angle, "contrast": contrast}
-            paint.fill(self.image, *drawn, rng, **looks)
+            paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
             return True
         return False
 
