@@ -21,12 +21,8 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
+from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.image_files import ImageFinder
-from ranking_det.data.coco_json.reader import (
-    AnnotationSummary,
-    open_registered,
-    release_annotations,
-)
 from ranking_det.data.coco_json.rules import LVIS_LISTS
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 from ranking_det.user_errors import UserError
@@ -62,7 +58,7 @@ def register_annotations(
     name: str,
     json_file: str | Path,
     image_root: str | Path,
-    summary: AnnotationSummary,
+    summary: reader.AnnotationSummary,
     *,
     allow_outside: bool = False,
 ) -> None:
@@ -151,7 +147,7 @@ def prepare_registered(names: Iterable[str]) -> None:
 def release_sets(names: Iterable[str]) -> None:
     """Let go of the parsed annotation files of registered sets, once their records are made."""
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
-    release_annotations(*(file for file in files if file))
+    reader.release_annotations(*(file for file in files if file))
 
 
 def load_set(name: str) -> list[dict[str, Any]]:
@@ -174,8 +170,8 @@ def load_set(name: str) -> list[dict[str, Any]]:
     """
     metadata = MetadataCatalog.get(name)
     path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
-    allow_outside = metadata.get("allow_outside", False)
-    content = open_registered(path, metadata.image_root, lvis=lvis, allow_outside=allow_outside)
+    outside = metadata.get("allow_outside", False)
+    content = reader.open_registered(path, metadata.image_root, lvis=lvis, allow_outside=outside)
     categories = sorted(content["categories"], key=itemgetter("id"))
     ids = [category["id"] for category in categories]
     class_of = metadata.thing_dataset_id_to_contiguous_id

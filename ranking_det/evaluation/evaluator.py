@@ -17,13 +17,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ranking_det.data.coco_json.reader import open_annotations
-from ranking_det.evaluation.ground_truth import (
-    LVIS_VERSIONS,
-    describe,
-    fill_masks,
-    has_masks,
-    prepare_ground_truth,
-)
+from ranking_det.evaluation import ground_truth
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
 from ranking_det.files import write_json
@@ -79,10 +73,12 @@ class DetectionEvaluator(DatasetEvaluator):
         self.annotated = "annotations" in content
         content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
-        self.ground_truth = prepare_ground_truth(content, where, self.rules, masks=masks)
+        self.ground_truth = ground_truth.prepare_ground_truth(
+            content, where, self.rules, masks=masks
+        )
         images = self.ground_truth["images"]
         self.numbers = numbers or {image["id"]: image["id"] for image in images}
-        self.masks = has_masks(self.ground_truth)
+        self.masks = ground_truth.has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
         federated = self.rules == "lvis"
@@ -151,7 +147,7 @@ class DetectionEvaluator(DatasetEvaluator):
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
         logger.info(
             "Evaluating %d detections by %s rules: %s",
-            *(len(results), kind, describe(self.ground_truth)),
+            *(len(results), kind, ground_truth.describe(self.ground_truth)),
         )
         tasks = self._choose_tasks(any(masks))
         return {task: self._average_precision(results, task) for task in tasks}
@@ -165,7 +161,7 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def _average_precision(self, results: list[dict[str, Any]], task: str) -> dict[str, float]:
         if task == "segm":
-            fill_masks(self.ground_truth)
+            ground_truth.fill_masks(self.ground_truth)
         metrics = average_precision(
             self.ground_truth,
             results,
@@ -220,7 +216,7 @@ def _classes(
         raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
     # The ids of LVIS v1 are all in a file of v0.5, of other classes.
     if federated and len(ids) < len(names):
-        versions = {count: f" ({name})" for count, name in LVIS_VERSIONS.items()}
+        versions = {count: f" ({name})" for count, name in ground_truth.LVIS_VERSIONS.items()}
         of_file, of_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
         raise UserError(f"{where}: has {of_file} categories, but the data set {of_set}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]

@@ -9,12 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ranking_det.evaluation.libraries import (
-    Library,
-    check_library,
-    fast_precision,
-    reference_precision,
-)
+from ranking_det.evaluation.libraries import Library, check_library, interpolated_precision
 from ranking_det.user_errors import UserError
 
 __all__ = ["MAX_DETS", "average_precision"]
@@ -84,10 +79,7 @@ def average_precision(
     rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
         rows = keep_known(ground_truth, keep_best(rows, limit))
-    if library == "pycocotools":
-        precision = reference_precision(ground_truth, rows, iou_type, ids, limit)
-    else:
-        precision = fast_precision(ground_truth, rows, iou_type, ids, limit, lvis=lvis)
+    precision = interpolated_precision(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
     frequency = {category["id"]: category["frequency"] for category in categories if lvis}
     frequencies = [frequency[identity] for identity in ids] if lvis else None
     return _summarize(precision, [classes[identity] for identity in ids], frequencies)
@@ -169,6 +161,11 @@ def _summarize(
     if len(names) > 1:
         metrics |= {f"AP-{name}": anywhere[..., k] for k, name in enumerate(names)}
     return {name: _percent(values) for name, values in metrics.items()}
+
+
+def precision_cell(value: float) -> str:
+    """An AP in a table, with three decimals; empty for NaN, a class without an object."""
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(precision: np.ndarray) -> float:

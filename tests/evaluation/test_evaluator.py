@@ -140,7 +140,6 @@ def test_no_image_no_annotations_and_no_detection_are_three_things(register, cap
     ("options", "message"),
     [
         ({"tasks": ["keypoints"]}, "tasks may be bbox, segm, got keypoints"),
-        ({"rules": "voc"}, "rules must be 'auto', 'coco' or 'lvis', got 'voc'"),
         ({"library": "lvis"}, "library must be one of faster-coco-eval, pycocotools"),
         ({"library": "pycocotools"}, "LVIS's need faster-coco-eval"),
         ({"max_dets_per_image": 0}, "max_dets_per_image must be an integer from 1 to .*, got 0"),

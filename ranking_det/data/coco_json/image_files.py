@@ -102,13 +102,10 @@ def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> N
         image_root: the folder, as the message names it.
         json_file: the file, as the message names it.
     """
-    outside = {
-        i: name
-        for i, image in enumerate(images)
-        if (name := next(filter(_leaves, _names(image)), None)) is not None
-    }
+    leaving = (next(filter(_leaves, _names(image)), None) for image in images)
+    outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
     if outside:
-        index, name = next(iter(outside.items()))
+        index, name = outside[0]
         raise UserError(
             f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder "
             f"{str(image_root)!r} (the first: images[{index}], {show(name)}); --allow-outside "

@@ -173,8 +173,8 @@ def load_json(path: str, what: str) -> Any:
     try:
         return _parse(Path(path).read_bytes())
     except FileNotFoundError:
-        place = f"current folder: {Path.cwd()}"
-        raise UserError(f"the {what} {path!r} does not exist ({place})") from None
+        text = f"the {what} {path!r} does not exist (current folder: {Path.cwd()})"
+        raise UserError(text) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: no valid JSON: {error.msg} at {place}") from None
