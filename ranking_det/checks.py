@@ -74,19 +74,15 @@ def _check(is_right: bool, name: str, expected: str, value: object) -> None:
         raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
 
 
-def check_per_positive(
-    name: str, value: Tensor, positives: Tensor, low: float = 0.0, high: float = 1.0
-) -> None:
-    """Raise unless ``value`` holds a float in [low, high] for each positive."""
+def check_per_positive(name: str, value: Tensor, positives: Tensor, high: float = 1.0) -> None:
+    """Raise unless ``value`` holds a float in [0, high] for each positive."""
     check_entries(name, value, positives, "positive")
     if not looks_at_values(value) or len(value) == 0:
         return
     # NaN fails both comparisons and must be refused, hence the negation.
-    if not bool(((value >= low) & (value <= high)).all()):
-        raise ValueError(
-            f"{name}: expected values in [{low:g}, {high:g}], "
-            f"got {float(value.min()):g} to {float(value.max()):g}"
-        )
+    if not bool(((value >= 0) & (value <= high)).all()):
+        values = f"{float(value.min()):g} to {float(value.max()):g}"
+        raise ValueError(f"{name}: expected values in [0, {high:g}], got {values}")
 
 
 def check_ranking(
@@ -103,11 +99,10 @@ def check_ranking(
     low, high = int(positives.min()), int(positives.max())
     if low < 0 or high >= len(logits):
         raise ValueError(f"positives: expected indices in [0, {len(logits)}), got {low} to {high}")
-    count, distinct = len(positives), len(torch.unique(positives))
-    if distinct != count:
-        raise ValueError(
-            f"positives: expected unique indices, got {count} of which {distinct} differ"
-        )
+    unique = len(torch.unique(positives))
+    if unique != len(positives):
+        indices = f"{len(positives)} of which {unique} differ"
+        raise ValueError(f"positives: expected unique indices, got {indices}")
 
 
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
@@ -119,19 +114,15 @@ def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
         return
     low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
     if low < IGNORE or high >= classes:
-        raise ValueError(
-            f"labels: expected a class below {classes}, {BACKGROUND} (background) or {IGNORE} "
-            f"(ignored), got {low} to {high}"
-        )
+        expected = f"a class below {classes}, {BACKGROUND} (background) or {IGNORE} (ignored)"
+        raise ValueError(f"labels: expected {expected}, got {low} to {high}")
 
 
 def check_masks(logits: Tensor, masks: Tensor) -> None:
     """Raise unless both are masks (Q, h, w)."""
     if logits.dim() != 3 or masks.shape != logits.shape:
-        raise ValueError(
-            f"masks: expected masks of the shape of logits, (Q, h, w), got {describe(masks)} for "
-            f"{describe(logits)}"
-        )
+        both = f"{describe(masks)} for {describe(logits)}"
+        raise ValueError(f"masks: expected masks of the shape of logits, (Q, h, w), got {both}")
 
 
 def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:

@@ -67,9 +67,8 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
     except (NameError, TypeError, AttributeError):
         return
     if hint is not None and not _fits(value, hint):
-        raise UserError(
-            f"{where}.{key} must be {_describe(hint)} for {_name(target)}, got {value!r}"
-        )
+        expected = f"{_describe(hint)} for {_name(target)}"
+        raise UserError(f"{where}.{key} must be {expected}, got {value!r}")
 
 
 def build_component(

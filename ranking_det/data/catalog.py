@@ -176,10 +176,9 @@ def load_set(name: str) -> list[dict[str, Any]]:
     ids = [category["id"] for category in categories]
     class_of = metadata.thing_dataset_id_to_contiguous_id
     if class_of.keys() != set(ids):
-        raise UserError(
-            f"{path}: has {len(ids)} categories with ids from {ids[0]} to {ids[-1]}, but "
-            f"the data set {name!r} has {len(class_of)}, {min(class_of)} to {max(class_of)}"
-        )
+        of_file = f"{len(ids)} categories with ids from {ids[0]} to {ids[-1]}"
+        of_set = f"{len(class_of)}, {min(class_of)} to {max(class_of)}"
+        raise UserError(f"{path}: has {of_file}, but the data set {name!r} has {of_set}")
     if lvis and metadata.get("class_image_count") is None:
         counts = [{key: category[key] for key in ("id", "image_count")} for category in categories]
         metadata.class_image_count = counts
@@ -191,10 +190,8 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
     folder = json_file.parent.parent
     if not json_file.is_file():
         command = f"python -m ranking_det.data.shapes --root {folder.parent}"
-        raise FileNotFoundError(
-            f"data set {name!r} is not in {folder}: make it with "
-            f"`{command} --variant {folder.name}`"
-        )
+        remedy = f"make it with `{command} --variant {folder.name}`"
+        raise FileNotFoundError(f"data set {name!r} is not in {folder}: {remedy}")
     return load_set(name)
 
 

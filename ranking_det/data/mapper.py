@@ -17,6 +17,8 @@ from pycocotools import mask as mask_util
 from ranking_det.data.augmentation import centers_inside
 from ranking_det.user_errors import UserError
 
+Record = dict[str, Any]
+
 
 class BoxMapper:
     """Read an image, augment it with its boxes, and keep the objects whose centre is still in it.
@@ -49,7 +51,7 @@ class BoxMapper:
         self.min_side = min_side
         self.masks = masks
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, dataset_dict: Record) -> Record:
         """Map one image.
 
         Args:
@@ -84,9 +86,7 @@ class BoxMapper:
         result["instances"] = instances
         return result
 
-    def _objects(
-        self, annotations: Sequence[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], np.ndarray]:
+    def _objects(self, annotations: Sequence[Record]) -> tuple[list[Record], np.ndarray]:
         """The objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
         objects, boxes = [], [np.zeros((0, 4))]
         for annotation in annotations:
@@ -146,10 +146,10 @@ class NamedErrors:
         mapper: such as Detectron2's DatasetMapper.
     """
 
-    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(self, mapper: Callable[[Record], Any]) -> None:
         self.mapper = mapper
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> Any:
+    def __call__(self, dataset_dict: Record) -> Any:
         """Map one image.
 
         Raises:
@@ -159,7 +159,5 @@ class NamedErrors:
         try:
             return self.mapper(dataset_dict)
         except UNREADABLE as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"the image {dataset_dict.get('file_name')!r} cannot be read: {reason}"
-            ) from error
+            path, reason = dataset_dict.get("file_name"), " ".join(str(error).split())
+            raise UserError(f"the image {path!r} cannot be read: {reason}") from error

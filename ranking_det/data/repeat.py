@@ -12,10 +12,10 @@ from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]
 
-def repeat_rare(
-    dataset: Sequence[dict[str, Any]], threshold: float = 0.001
-) -> list[dict[str, Any]]:
+
+def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Record]:
     """Repeat the images that have rare classes, each a whole number of times.
 
     The factor of a class is max(1, sqrt(threshold / f)), with f the share of the images that have

@@ -56,10 +56,8 @@ def build_train_loader(
     if len(dataset) == 0:
         raise ValueError("dataset: has no images to train on")
     if total_batch_size < 1 or total_batch_size % world:
-        raise ValueError(
-            f"total_batch_size: expected a multiple of the {world} processes, "
-            f"got {total_batch_size}"
-        )
+        expected = f"a multiple of the {world} processes"
+        raise ValueError(f"total_batch_size: expected {expected}, got {total_batch_size}")
     images = RecordList(dataset)
     if aspect_ratio_grouping:
         options = {"mapper": mapper, "num_workers": num_workers}

@@ -35,13 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--iou-type", required=True, choices=list(metrics.FIELDS))
         command.add_argument("--output", metavar="FILE", help="gets the metrics as JSON")
         command.add_argument("--per-class", metavar="FILE", help="gets the AP of classes as CSV")
-        command.add_argument(
-            "--max-dets",
-            type=int,
-            default=limit,
-            metavar="N",
-            help=f"detections of {of} in an image that count (default {limit})",
-        )
+        meaning = f"detections of {of} in an image that count (default {limit})"
+        command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
         command.set_defaults(library="faster-coco-eval")
         if rules == "coco":
             command.add_argument("--library", choices=["faster-coco-eval", "pycocotools"])
@@ -68,14 +63,8 @@ def _evaluate(args: argparse.Namespace) -> str:
     if args.per_class:
         _check_names(ground_truth["categories"], args.ground_truth)
     results = read_results(args.results, ground_truth, args.iou_type)
-    all_metrics = metrics.average_precision(
-        ground_truth,
-        results,
-        args.iou_type,
-        rules=args.rules,
-        library=args.library,
-        max_dets=args.max_dets,
-    )
+    options = {name: vars(args)[name] for name in ("rules", "library", "max_dets")}
+    all_metrics = metrics.average_precision(ground_truth, results, args.iou_type, **options)
     overall = {name: ap for name, ap in all_metrics.items() if not name.startswith("AP-")}
     if args.output:
         # JSON has no NaN.

@@ -25,6 +25,8 @@ from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Batch = Sequence[Mapping[str, Any]]
+
 
 class DetectionEvaluator(DatasetEvaluator):
     """Boxes and masks, by LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's.
@@ -58,31 +60,29 @@ class DetectionEvaluator(DatasetEvaluator):
         max_dets_per_image: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        self.rules: Rules = "lvis" if metadata.get("evaluator_type") == "lvis" else "coco"
-        check_library(library, lvis=self.rules == "lvis")
+        lvis = metadata.get("evaluator_type") == "lvis"
+        rules: Rules = "lvis" if lvis else "coco"
+        check_library(library, lvis=lvis)
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
             raise UserError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
         self.tasks = None if tasks is None else list(tasks)
         self.output_dir = output_dir
-        self.library = library
-        self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
+        self.library, self.rules = library, rules
+        self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
         content, where, numbers = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
         self.annotated = "annotations" in content
         content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
-        self.ground_truth = ground_truth.prepare_ground_truth(
-            content, where, self.rules, masks=masks
-        )
+        self.ground_truth = ground_truth.prepare_ground_truth(content, where, rules, masks=masks)
         images = self.ground_truth["images"]
         self.numbers = numbers or {image["id"]: image["id"] for image in images}
         self.masks = ground_truth.has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
-        federated = self.rules == "lvis"
-        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where, federated)
+        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where, lvis)
         self.reset()
 
     def reset(self) -> None:
@@ -91,9 +91,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self._num_images = 0
         self._has_masks = False
 
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Batch, outputs: Batch) -> None:
         """Take the detections of some images.
 
         Args:
@@ -117,10 +115,8 @@ class DetectionEvaluator(DatasetEvaluator):
             for result in instances_to_coco_json(instances, self.numbers[identity]):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
-                    raise ValueError(
-                        f"image {identity}: a detection is of class {label}, but the data "
-                        f"set has the classes 0 to {len(self.category_ids) - 1}"
-                    )
+                    text = f"image {identity}: a detection is of class {label}, but the data set"
+                    raise ValueError(f"{text} has the classes 0 to {len(self.category_ids) - 1}")
                 result["category_id"] = self.category_ids[label]
                 self._results.append(result)
             self._has_masks |= masks
@@ -145,10 +141,8 @@ class DetectionEvaluator(DatasetEvaluator):
             logger.info("The data set has no annotations to evaluate with")
             return {}
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
-        logger.info(
-            "Evaluating %d detections by %s rules: %s",
-            *(len(results), kind, ground_truth.describe(self.ground_truth)),
-        )
+        description = ground_truth.describe(self.ground_truth)
+        logger.info("Evaluating %d detections by %s rules: %s", len(results), kind, description)
         tasks = self._choose_tasks(any(masks))
         return {task: self._average_precision(results, task) for task in tasks}
 
@@ -162,20 +156,13 @@ class DetectionEvaluator(DatasetEvaluator):
     def _average_precision(self, results: list[dict[str, Any]], task: str) -> dict[str, float]:
         if task == "segm":
             ground_truth.fill_masks(self.ground_truth)
-        metrics = average_precision(
-            self.ground_truth,
-            results,
-            task,
-            rules=self.rules,
-            library=self.library,
-            max_dets=self.max_dets,
-            classes=self.classes,
-        )
+        options = {"rules": self.rules, "library": self.library, "max_dets": self.max_dets}
+        truth, classes = self.ground_truth, self.classes
+        metrics = average_precision(truth, results, task, classes=classes, **options)
         table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
         of = "all classes" if self.rules == "lvis" else "each class"
-        logger.info(
-            "%s, at most %d detections of %s in an image:\n%s", task, self.max_dets, of, table
-        )
+        message = "%s, at most %d detections of %s in an image:\n%s"
+        logger.info(message, task, self.max_dets, of, table)
         return metrics
 
 

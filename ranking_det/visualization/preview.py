@@ -82,8 +82,7 @@ def draw_preview(
         caption += positives.task
     for i, box in enumerate(boxes.tolist()):
         _draw_object(axis, box, labels[i], i, counts[i])
-    figure.text(0.5, 0.995, title, ha="center", va="top", fontsize=13)
-    figure.text(0.5, 0.005, caption, ha="center", va="bottom", fontsize=9)
+    _write_around(figure, title, caption)
     figure.savefig(picture, dpi=DPI)
 
 
@@ -99,6 +98,11 @@ def _canvas(height: int, width: int) -> tuple[Figure, Axes]:
     axis.set_ylim(height, 0)
     axis.axis("off")
     return figure, axis
+
+
+def _write_around(figure: Figure, title: str, caption: str) -> None:
+    figure.text(0.5, 0.995, title, ha="center", va="top", fontsize=13)
+    figure.text(0.5, 0.005, caption, ha="center", va="bottom", fontsize=9)
 
 
 def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:

@@ -106,11 +106,9 @@ def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> N
     outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
     if outside:
         index, name = outside[0]
-        raise UserError(
-            f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder "
-            f"{str(image_root)!r} (the first: images[{index}], {show(name)}); --allow-outside "
-            "permits it"
-        )
+        text = f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder"
+        first = f"the first: images[{index}], {show(name)}"
+        raise UserError(f"{text} {str(image_root)!r} ({first}); --allow-outside permits it")
 
 
 def _names(image: Any) -> list[str]:

@@ -328,19 +328,16 @@ def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> N
     for identity in sorted(train_names.keys() | val_names.keys()):
         pair = train_names.get(identity), val_names.get(identity)
         if pair[0] != pair[1]:
-            texts = ["missing" if name is None else repr(name) for name in pair]
-            raise UserError(
-                f"the categories of training and validation must be the same, but category "
-                f"{identity} is {texts[0]} in {train.json_file} and {texts[1]} in {val.json_file}"
-            )
+            first, second = ("missing" if name is None else repr(name) for name in pair)
+            names = f"{first} in {train.json_file} and {second} in {val.json_file}"
+            text = "the categories of training and validation must be the same, but category"
+            raise UserError(f"{text} {identity} is {names}")
 
 
 def is_lvis(images: Sequence[Any]) -> bool:
     """Whether the images of a file have LVIS's own fields."""
-    return any(
-        isinstance(image, dict) and not rules.LVIS_LISTS.keys().isdisjoint(image)
-        for image in images
-    )
+    keys = rules.LVIS_LISTS.keys()
+    return any(isinstance(image, dict) and keys & image.keys() for image in images)
 
 
 def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:

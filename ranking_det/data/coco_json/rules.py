@@ -294,10 +294,8 @@ def box_inside(annotation: Entry, context: Context) -> list[Fault]:
         return []
     corners = x < width <= size[0] and y < height <= size[1] and min(x, y) >= 0
     hint = "; is it x1, y1, x2, y2 instead of x, y, width, height?" if corners else ""
-    text = (
-        f"'bbox' {box} is outside image {annotation['image_id']} of {size[0]} x {size[1]} by "
-        f"{excess:g} pixels{hint}"
-    )
+    image = f"image {annotation['image_id']} of {size[0]} x {size[1]}"
+    text = f"'bbox' {box} is outside {image} by {excess:g} pixels{hint}"
     return [Fault("box outside the image", text)]
 
 
