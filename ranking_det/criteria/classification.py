@@ -7,6 +7,7 @@ normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import rank_sort_loss
-from ranking_det.losses.rankdetnet import Ranking, iou_guided_ranking_loss, rank_classes
+from ranking_det.losses.rankdetnet import class_specific_ranking_loss, iou_guided_ranking_loss
 
 
 class Classification(nn.Module):
@@ -234,15 +235,23 @@ class RankDet(Classification):
         scores = self._scores(candidates)
         class_scores = scores[rows, labels[rows]]
         losses = {}
+        rank_classes = partial(
+            class_specific_ranking_loss,
+            positives=rows,
+            image=image,
+            num_images=num_images,
+            negatives=self.negatives,
+            ratio=self.ratio,
+            distance=self.distance,
+            reweight=self.reweight,
+        )
         if self.global_weight:
             # The class-specific loss of one class, which all objects are of.
             objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]
-            loss = rank_classes(
-                objectness, labels.clamp(max=0), rows, image, num_images, self._over_all
-            )
+            loss = rank_classes(objectness, labels.clamp(max=0), groups=self.global_groups)
             losses["loss_global"] = self.global_weight * loss
         if self.class_weight:
-            loss = rank_classes(scores, labels, rows, image, num_images, self._within_classes)
+            loss = rank_classes(scores, labels, groups=self.class_groups)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
             loss = self._iou_guided(candidates, class_scores, image[rows])
@@ -271,14 +280,6 @@ class RankDet(Classification):
         return iou_guided_ranking_loss(
             scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
         )
-
-    @property
-    def _over_all(self) -> Ranking:
-        return Ranking(self.negatives, self.ratio, self.global_groups, self.distance, self.reweight)
-
-    @property
-    def _within_classes(self) -> Ranking:
-        return Ranking(self.negatives, self.ratio, self.class_groups, self.distance, self.reweight)
 
 
 class CrossEntropy(Classification):

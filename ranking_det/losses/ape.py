@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
+from ranking_det.checks import check_at_least, check_choice, check_ranking
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
-from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 
 
 def ape_loss(
@@ -73,13 +73,8 @@ def ape_loss(
     check_choice("normalizer", normalizer, ("positives", "active"))
     if cutoff is not None and not (isinstance(cutoff, (int, float)) and cutoff < 0):
         raise ValueError(f"cutoff: expected a number below 0 or None, got {cutoff!r}")
-    if max_negatives is not None:
-        check_integer("max_negatives", max_negatives, 0)
     with exact_arithmetic(logits):
-        index = None
-        if max_negatives is not None:
-            index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        ranked = gather_ranked_logits(logits, positives, [quality], index=index)
+        ranked = gather_ranked_logits(logits, positives, [quality], max_negatives=max_negatives)
         if ranked is not None:
             sums = SigmoidSums(ranked, lam, cutoff, saturate)
             pairs = _between_positives(sums, ranked, count_self)
@@ -90,7 +85,7 @@ def ape_loss(
             pushed = _push_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + pairs.trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = Part(value.to(gradient.dtype), gradient, index)
+            part = Part(value.to(gradient.dtype), gradient, ranked.places)
     return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 

@@ -27,19 +27,6 @@ SATURATION = 16.635532333438686
 SATURATED = 100.0
 
 
-def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` negatives of highest logit, or of all if there are fewer.
-
-    Negatives of -inf, which take no part anyway, come last, and a positive never comes.
-    """
-    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    # Only the positives are -inf then: ties with ignored negatives would let some of them in.
-    negatives = wide.clamp(min=torch.finfo(wide.dtype).min)
-    negatives[positives] = -torch.inf
-    count = min(count, len(logits) - len(positives))
-    return torch.topk(negatives, count, sorted=False).indices
-
-
 class Pairs(NamedTuple):
     """What some positives i (rows) find at all positives j (columns); 0 where a pair is cut off.
 
