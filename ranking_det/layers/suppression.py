@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_at_least, check_choice, check_detections, check_integer
 
@@ -150,9 +151,8 @@ class ScoreVoting(nn.Module):
         wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
         boxes, scores = boxes.to(wide), scores.to(wide)
         voted = boxes[survivors.rows]
-        step = max(1, BLOCK_ENTRIES // max(4 * len(boxes), 1))
-        for start in range(0, len(voted), step):
-            rows = survivors.rows[start : start + step]
+        for block in blocks(len(voted), 4 * len(boxes), BLOCK_ENTRIES):
+            rows = survivors.rows[block]
             iou = box_iou(boxes[rows, None], boxes)  # (rows, n)
             weight = scores * torch.exp(-(1 - iou).square() / self.sigma)
             # Also drops the NaN of a box that is not finite.
@@ -163,5 +163,5 @@ class ScoreVoting(nn.Module):
             shift = torch.where(weight[..., None] > 0, boxes - boxes[rows, None], 0.0)
             total = weight.sum(dim=1, keepdim=True)
             mean = (weight[..., None] * shift).sum(dim=1) / total
-            voted[start : start + step] += torch.where(total > 0, mean, 0.0)
+            voted[block] += torch.where(total > 0, mean, 0.0)
         return survivors._replace(boxes=voted)

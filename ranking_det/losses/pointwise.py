@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import check_at_least, check_labels, check_per_positive
+from ranking_det.checks import check_at_least, check_labels, check_per_positive, check_that
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
@@ -71,8 +71,7 @@ def focal(
     """
     check_at_least("alpha", alpha, 0.0)
     check_at_least("gamma", gamma, 0.0)
-    if alpha > 1:
-        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha!r}")
+    check_that(alpha <= 1, "alpha", "a number in [0, 1]", alpha)
     entropy, logits, targets = _entropies(logits, labels, positives, None)
     score = logits.sigmoid()
     wrong = score + targets - 2 * score * targets  # 1 - p_t

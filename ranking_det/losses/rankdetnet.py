@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ranking_det.blocks import blocks
 from ranking_det.checks import (
     check_at_least,
     check_choice,
@@ -129,11 +130,8 @@ def class_specific_ranking_loss(
         dtype = torch.promote_types(flat.dtype, torch.float32)
         gradient = torch.zeros_like(flat, dtype=dtype)
         value = gradient.new_zeros(())
-        size = max(1, constants.ELEMENTS // layout.longest)
-        for start in range(0, len(layout.key), size):
-            value += _rank_pairs(
-                scores.detach(), labels, layout, slice(start, start + size), ranking, gradient
-            )
+        for pairs in blocks(len(layout.key), layout.longest, constants.ELEMENTS):
+            value += _rank_pairs(scores.detach(), labels, layout, pairs, ranking, gradient)
     return attach_gradients(flat, Part(value, gradient))[0]
 
 
@@ -317,9 +315,7 @@ def _visit_pairs(
     value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
     # The one time that the host waits for the device.
     largest = int((last - first).max())
-    size = max(1, constants.PAIRS // largest)
-    for start in range(0, len(f), size):
-        rows = slice(start, start + size)
+    for rows in blocks(len(f), largest, constants.PAIRS):
         others = first[rows, None] + torch.arange(largest, device=f.device)
         outside = others >= last[rows, None]
         others.clamp_(max=len(f) - 1)

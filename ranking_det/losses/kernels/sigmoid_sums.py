@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import range_sums
@@ -171,9 +172,7 @@ class SigmoidSums:
 
     def row_blocks(self) -> list[slice]:
         """Blocks of positives for :meth:`pairs`, of bounded memory."""
-        count = len(self._scores)
-        size = max(1, constants.PAIRS // count)
-        return [slice(start, start + size) for start in range(0, count, size)]
+        return list(blocks(len(self._scores), len(self._scores), constants.PAIRS))
 
     def pairs(self, rows: slice) -> Pairs:
         """The pairs of some positives with all of them."""
