@@ -19,6 +19,12 @@ def describe(value: object) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
 
 
+def check_that(is_right: bool, name: str, expected: str, value: object) -> None:
+    """Raise that an argument is not what was expected, unless it is."""
+    if not is_right:
+        raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
+
+
 def looks_at_values(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` are checked."""
     return tensor.device.type == "cpu"
