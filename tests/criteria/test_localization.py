@@ -65,6 +65,12 @@ def test_the_masks_change_no_other_loss():
     assert plain.metrics == masked.metrics
 
 
+def test_of_a_detector_without_boxes_the_overlap_of_masks_is_logged():
+    candidates = dataclasses.replace(with_masks(), boxes=None)
+    metrics = rank_sort(localization=MaskDice())(candidates).metrics
+    assert metrics["mean_dice"] == candidates.overlap.mean() and "mean_iou" not in metrics
+
+
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
 def test_without_a_mask_the_loss_is_zero_and_attached(labels):
     candidates = with_masks([], labels)
