@@ -65,12 +65,6 @@ def test_the_masks_change_no_other_loss():
     assert plain.metrics == masked.metrics
 
 
-def test_of_a_detector_without_boxes_the_overlap_of_masks_is_logged():
-    candidates = dataclasses.replace(with_masks(), boxes=None)
-    metrics = rank_sort(localization=MaskDice())(candidates).metrics
-    assert metrics["mean_dice"] == candidates.overlap.mean() and "mean_iou" not in metrics
-
-
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
 def test_without_a_mask_the_loss_is_zero_and_attached(labels):
     candidates = with_masks([], labels)
@@ -100,10 +94,11 @@ def test_of_a_detector_without_boxes_positives_are_sorted_by_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice())(candidates)
     assert list(output.losses) == ["loss_rank", "loss_sort", "loss_mask"]
-    assert list(output.metrics) == ["num_positives", "negatives_per_positive"]
+    assert list(output.metrics) == ["num_positives", "negatives_per_positive", "mean_dice"]
     dice = 1 - dice_errors(candidates.masks.logits, candidates.masks.masks).detach()
     quality = torch.stack([dice[1], dice[3], (dice[0] + dice[2]) / 2, torch.tensor(0.0)])
     torch.testing.assert_close(candidates.overlap, quality)
+    torch.testing.assert_close(output.metrics["mean_dice"], quality.mean())
     expected = rank_sort_loss(*candidates.entries(), quality)
     torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
     torch.testing.assert_close(output.weights, ScoreWeight()(make(LABELS)))
