@@ -228,21 +228,17 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
     checkpoint = find_resumable(output_dir)
     if checkpoint is not None:
         return checkpoint
-    last = find_last(output_dir)
-    reason = f" to go on from: {_why_unusable(last)}" if last else ""
+    last, reason = find_last(output_dir), ""
+    if last:
+        try:
+            check_file(last, "the last checkpoint")
+            read_extras(last)
+            reason = f" to go on from: {last!r} has no iteration"
+        except UserError as error:
+            reason = f" to go on from: {error}"
     begun = has_training(Path(output_dir))
     way_out = "start again with --overwrite" if begun else "start without --resume"
     raise UserError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
-
-
-def _why_unusable(path: str) -> str:
-    """What is wrong with the checkpoint that ``last_checkpoint`` names."""
-    try:
-        check_file(path, "the last checkpoint")
-        read_extras(path)
-    except UserError as error:
-        return str(error)
-    return f"{path!r} has no iteration"
 
 
 def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:

@@ -82,9 +82,10 @@ class TrainingGuard(HookBase):
         batch = [inputs for inputs in (args[0] if args else ()) if isinstance(inputs, Mapping)]
         values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
         faulty = (~values.isfinite()).any().float()
-        counts = values.new_tensor([_num_positives()[1], _num_objects(batch)])
+        num_objects = sum(len(inputs.get("instances", ())) for inputs in batch)
+        counts = values.new_tensor([_num_positives()[1], num_objects])
         num_faulty, positives, objects = _sum_over_workers(torch.stack([faulty, *counts]))
-        images = _image_names(batch)
+        images = [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
         if num_faulty:
             self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
         self._last_images = images
@@ -252,14 +253,6 @@ def _num_positives() -> tuple[str, float]:
         if name.endswith("num_positives") and iteration == storage.iter
     ]
     return min(logged, key=lambda entry: entry[1], default=("", 1.0))
-
-
-def _num_objects(batch: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(inputs.get("instances", ())) for inputs in batch)
-
-
-def _image_names(batch: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
 
 
 def _sum_over_workers(counts: Tensor) -> list[float]:

@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
 from ranking_det.engine.run_checks import check_output_dir
-from ranking_det.modeling.interface import Positives, interface_of
+from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
 from ranking_det.visualization.preview import DrawnPositives, draw_preview
@@ -77,7 +77,11 @@ def draw_previews(
             logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
             has_positives = False
         for inputs, positives in zip(batch, found or [None] * len(batch), strict=True):
-            drawn = None if positives is None else _to_draw(positives)
+            drawn = None
+            if positives is not None:
+                boxes, objects = positives.boxes.cpu().numpy(), positives.index.cpu().numpy()
+                words = positives.description, positives.task, positives.are_points
+                drawn = DrawnPositives(boxes, objects, *words)
             folder.mkdir(parents=True, exist_ok=True)
             instances = inputs["instances"].to("cpu")
             draw_preview(
@@ -88,8 +92,8 @@ def draw_previews(
                 [class_name(class_names, index) for index in instances.gt_classes.tolist()],
                 drawn,
             )
-            objects = np.zeros(0, np.int64) if drawn is None else drawn.objects
-            counts.append(np.bincount(objects, minlength=len(instances)))
+            counted = () if drawn is None else drawn.objects
+            counts.append(np.bincount(counted, minlength=len(instances)))
     if not counts:
         raise UserError("--preview: the training loader gives no image")
     numbers = np.concatenate(counts)
@@ -137,16 +141,6 @@ def to_rgb(image: Tensor, image_format: str) -> np.ndarray:
     if image_format != "RGB":
         pixels = convert_image_to_rgb(pixels, image_format)
     return pixels.clip(0, 255).astype(np.uint8)
-
-
-def _to_draw(positives: Positives) -> DrawnPositives:
-    return DrawnPositives(
-        positives.boxes.cpu().numpy(),
-        positives.index.cpu().numpy(),
-        positives.description,
-        positives.task,
-        positives.are_points,
-    )
 
 
 def _first(

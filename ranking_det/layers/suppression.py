@@ -102,22 +102,19 @@ class ScoreVoting(nn.Module):
 
     Args:
         suppression: what suppresses; the scores that it leaves stay.
-        min_iou: boxes of at most this IoU with a survivor do not count; see :func:`vote_boxes`.
-        sigma: the smaller, the less a distant box counts, > 0.
+        sigma: the smaller, the less a distant box counts, > 0; see :func:`vote_boxes`.
     """
 
-    def __init__(
-        self, suppression: nn.Module, *, min_iou: float = 0.01, sigma: float = 0.025
-    ) -> None:
+    def __init__(self, suppression: nn.Module, *, sigma: float = 0.025) -> None:
         super().__init__()
         check_at_least("sigma", sigma, 0.0, strictly=True)
         self.suppression = suppression
-        self.options = {"min_iou": min_iou, "sigma": sigma}
+        self.sigma = sigma
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
         survivors: Survivors = self.suppression(boxes, scores, classes, limit)
-        voted = vote_boxes(survivors.rows, boxes, scores, classes, **self.options)
+        voted = vote_boxes(survivors.rows, boxes, scores, classes, sigma=self.sigma)
         return survivors._replace(boxes=voted)
 
 

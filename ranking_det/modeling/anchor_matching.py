@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det.assigners import Assigner, Assignment, Predictions
-from ranking_det.criteria import BoxTargets, Candidates, CriterionBase
+from ranking_det.criteria import BoxTargets, Candidates
 from ranking_det.modeling.feature_maps import (
     MapPredictions,
     flatten_levels,
@@ -45,13 +45,6 @@ class AnchorMatching:
         num_classes: K.
         strides: per level, pixels per cell.
     """
-
-    anchor_generator: Any
-    box2box_transform: Any
-    assigner: Assigner
-    criterion: CriterionBase
-    num_classes: int
-    strides: Sequence[int]
 
     def make_anchors(self, features: list[Tensor]) -> list[Tensor]:
         """The anchors (R_l, 4) of one image on each level, XYXY in pixels."""

@@ -13,15 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 
-__all__ = [
-    "DetectorAdapter",
-    "DetectorInterface",
-    "Positives",
-    "interface_class",
-    "interface_of",
-    "register_adapter",
-]
-
 
 class Positives(NamedTuple):
     """What the assigner picks in an image, and how a preview draws it."""

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
 from torch import nn
 
-from ranking_det.layers import HardNMS, Survivors
+from ranking_det.layers import HardNMS, ScoreVoting, Survivors
 from ranking_det.modeling import DetectorInterface, add_ranking_config, interface_of
 from ranking_det.modeling.interface import DetectorAdapter
 from ranking_det.modeling.yaml_keys import learns_masks, num_classes_key
@@ -101,3 +102,22 @@ def test_dense_inference_box_heads_and_rpn_take_a_suppression_alike():
             (output,) = model([image])
             assert len(output["instances"]) == 2
     assert [part.suppression.calls for part in parts] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "node"),
+    [
+        ("mask_rs.yaml", "BOX_PREDICTOR", {"NAME": "SoftNMS", "METHOD": "gaussian"}),
+        ("retinanet_atss_rs.yaml", "INFERENCE", {"NAME": "HardNMS", "IOU_THRESH": 0.3}),
+    ],
+)
+def test_a_yaml_config_composes_the_suppression_too(file, key, node):
+    cfg = get_cfg()
+    add_ranking_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / file))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL[key].SUPPRESSION = CfgNode({"NAME": "ScoreVoting", "SUPPRESSION": CfgNode(node)})
+    model = build_model(cfg)
+    part = model.roi_heads.box_predictor if key == "BOX_PREDICTOR" else model.inference
+    assert isinstance(part.suppression, ScoreVoting)
+    assert type(part.suppression.suppression).__name__ == node["NAME"]

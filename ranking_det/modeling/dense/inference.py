@@ -16,7 +16,8 @@ from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
-__all__ = ["DenseInference"]
+# What a yaml config can name under MODEL.INFERENCE.
+__all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
 
 MAX_COORDINATE = 1e8
 """Boxes beyond this many pixels are those of a diverged model; their areas would overflow."""

@@ -13,12 +13,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ranking_det.layers import HardNMS
+from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.dense.head import prior_logit
 from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 
-__all__ = ["RankingBoxPredictor"]
+# What a yaml config can name under MODEL.BOX_PREDICTOR.
+__all__ = ["HardNMS", "RankingBoxPredictor", "ScoreVoting", "SoftNMS"]
 
 THRESHOLD = (
     "model.roi_heads.box_predictor.test_score_thresh (of a cascade that of the last of "

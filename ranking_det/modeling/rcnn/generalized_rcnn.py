@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
@@ -66,20 +66,16 @@ class RCNNAdapter(DetectorAdapter):
     def _describe(self) -> CfgNode:
         """What Detectron2's augmentation reads of a yaml config, of a model that may have none."""
         heads, predictor = self.model.roi_heads, _last_predictor(self.model)
-        return CfgNode(
-            {
-                "MODEL": {
-                    "MASK_ON": self.learns_masks,
-                    "KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
-                    "LOAD_PROPOSALS": False,
-                    "ROI_HEADS": {
-                        "NUM_CLASSES": heads.num_classes,
-                        "NMS_THRESH_TEST": predictor.test_nms_thresh,
-                    },
-                },
-                "TEST": {"DETECTIONS_PER_IMAGE": predictor.test_topk_per_image},
-            }
-        )
+        values = {
+            "MODEL.MASK_ON": self.learns_masks,
+            "MODEL.KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
+            "MODEL.ROI_HEADS.NUM_CLASSES": heads.num_classes,
+            "MODEL.ROI_HEADS.NMS_THRESH_TEST": predictor.test_nms_thresh,
+            "TEST.DETECTIONS_PER_IMAGE": predictor.test_topk_per_image,
+        }
+        cfg = get_cfg()
+        cfg.merge_from_list([part for pair in values.items() for part in pair])
+        return cfg
 
 
 def _last_predictor(model: GeneralizedRCNN) -> Any:

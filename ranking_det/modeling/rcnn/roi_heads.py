@@ -81,13 +81,6 @@ class StagedROIHeads(nn.Module):
         ValueError: parts that do not fit together.
     """
 
-    # A module, or of several stages a list of modules; named as Detectron2 names them.
-    box_head: Any
-    box_predictor: Any
-    mask_head: Any
-    assigner: Any
-    criterion: Any
-
     def __init__(
         self,
         *,

@@ -175,27 +175,18 @@ class RankingRPN(AnchorMatching, nn.Module):
         if self.training:
             if gt_instances is None:
                 raise ValueError("gt_instances: expected the objects of each image, got None")
-            losses = self._losses(images, maps, anchors, predictions, gt_instances)
+            objects = as_one_class(gt_instances)
+            logits, outputs, assignment = self.assign_all(
+                images, maps, anchors, predictions, objects
+            )
+            assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
+            output = self.criterion(self.gather(anchors, objects, assignment, logits, outputs))
+            log_metrics(output.metrics, "rpn/")
+            losses = {
+                name.replace("loss_", "loss_rpn_", 1): self.loss_weight * loss
+                for name, loss in output.losses.items()
+            }
         return self._propose(images, anchors, predictions), losses
-
-    def _losses(
-        self,
-        images: ImageList,
-        maps: list[Tensor],
-        anchors: list[Tensor],
-        predictions: MapPredictions,
-        gt_instances: list[Instances],
-    ) -> dict[str, Tensor]:
-        objects = as_one_class(gt_instances)
-        logits, outputs, assignment = self.assign_all(images, maps, anchors, predictions, objects)
-        assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
-        candidates = self.gather(anchors, objects, assignment, logits, outputs)
-        output = self.criterion(candidates)
-        log_metrics(output.metrics, "rpn/")
-        return {
-            name.replace("loss_", "loss_rpn_", 1): self.loss_weight * loss
-            for name, loss in output.losses.items()
-        }
 
     def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: not in the padding, nor too far beyond their image."""
