@@ -7,7 +7,10 @@ share, with factors that the cell predicts. Copy the file and change what differ
     python train_net.py --config-file examples/grid_masks_shapes.py
 
 trains it; ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` do
-what they do with any detector. Nothing else knows this file, which does four things for that:
+what they do with any detector. The config imports this file by its name; one that lies elsewhere
+must be on PYTHONPATH, and as a yaml config runs only what is on a list, the ``config.yaml`` that a
+training of it leaves needs ``--trust-config``. Nothing else knows the file, which does four things
+for that:
 
 1. It takes and gives what Detectron2's models do: a dict of losses in training, otherwise a dict
    with "instances" for each image (``forward``).

@@ -288,4 +288,6 @@ def _metrics(candidates: Candidates) -> dict[str, Tensor]:
     }
     if candidates.boxes is not None:
         metrics["mean_iou"] = candidates.overlap.sum() / max(count, 1)
+    elif candidates.masks is not None:
+        metrics["mean_dice"] = candidates.overlap.sum() / max(count, 1)
     return metrics

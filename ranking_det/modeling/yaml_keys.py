@@ -74,8 +74,9 @@ def num_classes_key(cfg: CfgNode) -> str | None:
 
 def learns_masks(cfg: CfgNode) -> bool:
     """Whether the config's model needs the objects' masks in training."""
-    key = _interface(cfg).masks_key
-    return key is not None and bool(value_of(cfg, key))
+    interface = _interface(cfg)
+    key = interface.masks_key
+    return interface.learns_masks if key is None else bool(value_of(cfg, key))
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

@@ -30,7 +30,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics: str | Path, picture: str | Path) -> None:
-    """Draw losses, learning rate, IoU of the positives and AP over the iterations.
+    """Draw losses, learning rate, overlap of the positives and AP over the iterations.
 
     Args:
         metrics: a metrics.json.
@@ -42,7 +42,9 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     _panel(axes[0, 0], records, {name: name for name in losses}, "losses")
-    _panel(axes[0, 1], records, {"mean_iou": "IoU of positives with their objects"}, "localisation")
+    overlaps = {"mean_iou": "IoU of positives with their objects"}
+    overlaps["mean_dice"] = "Dice coefficient of positives with their objects"
+    _panel(axes[0, 1], records, overlaps, "localisation")
     _panel(axes[1, 0], records, {"lr": "learning rate"}, "schedule")
     accuracies = {f"bbox/{name}": name for name in ("AP", "AP50", "AP75")}
     _panel(axes[1, 1], records, accuracies, "validation, box AP in percent")

@@ -94,10 +94,11 @@ def test_of_a_detector_without_boxes_positives_are_sorted_by_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice())(candidates)
     assert list(output.losses) == ["loss_rank", "loss_sort", "loss_mask"]
-    assert list(output.metrics) == ["num_positives", "negatives_per_positive"]
+    assert list(output.metrics) == ["num_positives", "negatives_per_positive", "mean_dice"]
     dice = 1 - dice_errors(candidates.masks.logits, candidates.masks.masks).detach()
     quality = torch.stack([dice[1], dice[3], (dice[0] + dice[2]) / 2, torch.tensor(0.0)])
     torch.testing.assert_close(candidates.overlap, quality)
+    torch.testing.assert_close(output.metrics["mean_dice"], quality.mean())
     expected = rank_sort_loss(*candidates.entries(), quality)
     torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
     torch.testing.assert_close(output.weights, ScoreWeight()(make(LABELS)))
