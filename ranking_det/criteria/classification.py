@@ -187,6 +187,7 @@ class RankDet(Classification):
         reweight: weigh pairs by their own loss, as the paper does.
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: "higher", "both" or "none".
+        iou_reduction: of the IoU-guided loss over classes and levels, "sum" or "mean".
         merge_levels: compare the positives of all levels of a class with each other.
         probabilities: rank sigmoids, in [0, 1]; False ranks logits.
     """
@@ -207,6 +208,7 @@ class RankDet(Classification):
         reweight: bool = True,
         alpha: float = 1.0,
         iou_gradient: str = "higher",
+        iou_reduction: str = "sum",
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
@@ -244,7 +246,7 @@ class RankDet(Classification):
             loss = class_specific_ranking_loss(scores, labels, groups=self.class_groups, **options)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            loss = self._iou_guided(candidates, class_scores, image[rows])
+            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
             losses["loss_iou"] = self.iou_weight * loss
         # At least 1; images are in order.
         count = (image[rows].diff() != 0).sum() + 1
@@ -260,7 +262,9 @@ class RankDet(Classification):
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
+    def _iou_guided(
+        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
+    ) -> Tensor:
         rows, num_classes = candidates.positives, candidates.logits.shape[1]
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
@@ -268,7 +272,14 @@ class RankDet(Classification):
         boxes = candidates.box_targets
         ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
         return iou_guided_ranking_loss(
-            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
+            scores,
+            ious,
+            groups,
+            alpha=self.alpha,
+            iou_gradient=self.iou_gradient,
+            reduction=self.iou_reduction,
+            image=images,
+            num_images=num_images,
         )
 
 

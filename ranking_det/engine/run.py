@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(argv)
         if command.num_processes > 1 and not under_torchrun():
             check_processes(command)
-            command = replace(command, own_data=make_plan(command, starts_others=True).data)
+            plan = make_plan(command, starts_others=True)
+            # This process only waits from here on, and must not hold the parsed files meanwhile.
+            release_sets([*plan.config.names("train"), *plan.config.names("test")])
+            command = replace(command, own_data=plan.data)
+            del plan
         return start(_work, command)
     except UserError as error:
         return _complain(error)

@@ -136,7 +136,9 @@ class ScoreVoting(nn.Module):
     tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
     """
 
-    def __init__(self, suppression: nn.Module, *, sigma: float = 0.025) -> None:
+    def __init__(
+        self, suppression: nn.Module, *, min_iou: float = 0.01, sigma: float = 0.025
+    ) -> None:
         super().__init__()
         check_at_least("sigma", sigma, 0.0, strictly=True)
         self.suppression = suppression

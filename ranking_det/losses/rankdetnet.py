@@ -143,6 +143,8 @@ def iou_guided_ranking_loss(
     alpha: float = 1.0,
     iou_gradient: str = "higher",
     reduction: str = "sum",
+    image: Tensor | None = None,
+    num_images: int = 1,
 ) -> Tensor:
     """Make the order of the positives' scores agree with that of their IoU.
 
@@ -160,6 +162,9 @@ def iou_guided_ranking_loss(
         iou_gradient: which of the two IoUs has a gradient: that of the "higher" score, "both" or
             "none".
         reduction: "sum" over the groups, or their "mean", of those that have a pair.
+        image: (P,) int64, the image of each positive, if the mean is within each image and the sum
+            over them; a group is of one image.
+        num_images: with ``image``, how many.
 
     Returns:
         A scalar; zero, attached to the graph, if there is no pair.
@@ -192,7 +197,9 @@ def iou_guided_ranking_loss(
         weights = (1 / pairs).masked_fill_(pairs == 0, 0)
         if reduction == "mean":
             heads = (first == torch.arange(len(f), device=f.device)) & (weights > 0)
-            weights = weights / heads.sum().clamp_min(1)
+            image = torch.zeros_like(groups) if image is None else image[order]
+            counts = f.new_zeros(num_images).index_add_(0, image, heads.to(dtype))
+            weights = weights / counts[image].clamp_min(1)
         value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
         back = torch.argsort(order)
         part = Part(value, torch.cat([gradient[back] for gradient in gradients]))
