@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
-from ranking_det.data import prepare_registered
+from ranking_det.data.catalog import prepare_registered
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command

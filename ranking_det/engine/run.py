@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
-from ranking_det.data import release_sets
+from ranking_det.data.catalog import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import augment, evaluate
