@@ -42,6 +42,24 @@ class ImageInputs(NamedTuple):
     predictions: Predictions | None = None
 
 
+class BatchInputs(NamedTuple):
+    """The candidates and the objects of a batch; R counts the candidates of all its images.
+
+    Attributes:
+        anchors: per level (R_l, 4) XYXY boxes in pixels, the same for every image.
+        gt_boxes: per image (G_i, 4) XYXY boxes in pixels; G_i may be 0.
+        gt_classes: per image (G_i,) int64.
+        valid: (R,) bool; a candidate that is not valid must not be matched.
+        predictions: of the R candidates, for assigners with ``needs_predictions``.
+    """
+
+    anchors: Sequence[Tensor]
+    gt_boxes: Sequence[Tensor]
+    gt_classes: Sequence[Tensor]
+    valid: Tensor
+    predictions: Predictions | None = None
+
+
 class Assignment(NamedTuple):
     """Which object each of the R candidates is to find.
 
@@ -107,7 +125,7 @@ class Assigner(nn.Module):
         check_that(right, "valid", expected, valid)
         if self.needs_predictions:
             _check_predictions(type(self).__name__, predictions, num_rows)
-        matched = self.match_all(anchors, gt_boxes, gt_classes, valid, predictions)
+        matched = self.match_all(BatchInputs(anchors, gt_boxes, gt_classes, valid, predictions))
         positive = matched >= 0
         # Clamped, not masked: indexing with a mask would synchronise host and device. One class
         # more, so that there is something to index without an object.
@@ -115,27 +133,17 @@ class Assigner(nn.Module):
         labels = torch.where(positive, classes[matched.clamp(min=0)], matched)
         return Assignment(labels.masked_fill(~valid, IGNORE), torch.where(positive, matched, -1))
 
-    def match_all(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Sequence[Tensor],
-        gt_classes: Sequence[Tensor],
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match_all(self, batch: BatchInputs) -> Tensor:
         """Match the candidates of a batch: by default image by image.
 
         Args:
-            anchors: per level (R_l, 4).
-            gt_boxes: per image (G_i, 4).
-            gt_classes: per image (G_i,) int64.
-            valid: (R,) bool; a candidate that is not valid must not be matched.
-            predictions: of all R candidates.
+            batch: its candidates and objects.
 
         Returns:
             (R,) int64: the object as an index into the batch's concatenated ground truth, or
             BACKGROUND or IGNORE.
         """
+        anchors, gt_boxes, gt_classes, valid, predictions = batch
         num_anchors = sum(len(level) for level in anchors)
         matched, offset = [torch.zeros(0, dtype=torch.int64, device=valid.device)], 0
         for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
@@ -159,11 +167,9 @@ class Assigner(nn.Module):
 
 
 def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> None:
-    if len(gt_boxes) != len(gt_classes):
-        raise ValueError(
-            "gt_boxes and gt_classes: expected entries of the same images, got "
-            f"{len(gt_boxes)} and {len(gt_classes)}"
-        )
+    counts = len(gt_boxes), len(gt_classes)
+    right = counts[0] == counts[1]
+    check_that(right, "gt_boxes and gt_classes", "entries of the same images", counts)
     for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
         right = classes.dim() == 1 and classes.dtype == torch.int64
         check_that(right, f"gt_classes[{i}]", "int64 of one dimension", classes)

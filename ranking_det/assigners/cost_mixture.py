@@ -6,13 +6,12 @@ anchors and objects, nothing here runs per image or per object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ranking_det.assigners.assignment import Assigner, ImageInputs, Predictions
+from ranking_det.assigners.assignment import Assigner, BatchInputs, ImageInputs, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import LowQuality, MaxIoU
 from ranking_det.checks import check_at_least, check_choice, check_integer, check_that
@@ -82,10 +81,8 @@ class CostMixture(Assigner):
         check_choice("low_quality", low_quality, ("object", "anchor"))
         check_choice("empty_component", empty_component, ("positive", "none"))
         check_at_least("reg_covar", reg_covar, 0.0, strictly=True)
-        self.topk = topk
-        self.single_candidate = single_candidate
-        self.empty_component = empty_component
-        self.reg_covar = reg_covar
+        self.topk, self.reg_covar = topk, reg_covar
+        self.single_candidate, self.empty_component = single_candidate, empty_component
         self.competitors = MaxIoU(min_iou, min_iou, low_quality)
 
     def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
@@ -103,18 +100,12 @@ class CostMixture(Assigner):
     def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""
         anchors, gt_boxes, gt_classes, valid, predictions = image
-        return self.match_all(anchors, [gt_boxes], [gt_classes], valid, predictions)
+        return self.match_all(BatchInputs(anchors, [gt_boxes], [gt_classes], valid, predictions))
 
-    def match_all(
-        self,
-        anchors: Sequence[Tensor],
-        gt_boxes: Sequence[Tensor],
-        gt_classes: Sequence[Tensor],
-        valid: Tensor,
-        predictions: Predictions | None,
-    ) -> Tensor:
+    def match_all(self, batch: BatchInputs) -> Tensor:
         """See :meth:`Assigner.match_all`."""
-        matched = self.competitors.match_all(anchors, gt_boxes, gt_classes, valid, None)
+        anchors, gt_boxes, gt_classes, _, predictions = batch
+        matched = self.competitors.match_all(batch)
         # The one synchronisation, beside those of the mixture.
         rows = torch.nonzero(matched >= 0).squeeze(1)
         if predictions is None or not len(rows):

@@ -52,11 +52,9 @@ class MaxIoU(Assigner):
         low_quality_iou: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= negative_iou <= positive_iou <= 1:
-            raise ValueError(
-                "0 <= negative_iou <= positive_iou <= 1 must hold, got "
-                f"negative_iou {negative_iou} and positive_iou {positive_iou}"
-            )
+        right = 0 <= negative_iou <= positive_iou <= 1
+        expected = "0 <= negative_iou <= positive_iou <= 1"
+        check_that(right, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
         known = low_quality in ("object", "anchor", None)
         check_that(known, "low_quality", "'object', 'anchor' or None", low_quality)
         in_range = 0 <= low_quality_iou <= 1

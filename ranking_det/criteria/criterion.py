@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ranking_det.checks import check_choice
+from ranking_det.checks import check_choice, check_that
 from ranking_det.criteria.balance import ValueBalance
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
 from ranking_det.criteria.classification import ALRP, Classification
@@ -159,11 +159,10 @@ class Criterion(CriterionBase):
             ValueError: the candidates lack what the criterion needs, or have a branch that it does
                 not train.
         """
-        if (self.branch is None) != (candidates.branch_logits is None):
-            raise ValueError(
-                "candidates.branch_logits: expected "
-                + ("None, as the criterion has no branch" if self.branch is None else "a tensor")
-            )
+        branch_logits = candidates.branch_logits
+        right = (self.branch is None) == (branch_logits is None)
+        expected = "None, as the criterion has no branch" if self.branch is None else "a tensor"
+        check_that(right, "candidates.branch_logits", expected, branch_logits)
         group = workers_of(self.rank_scope)
         if group is not None:
             candidates = replace(candidates, group=group)

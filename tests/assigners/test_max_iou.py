@@ -122,7 +122,7 @@ def test_blocks_of_objects_change_nothing(scene, monkeypatch, low_quality):
 
 
 def test_wrong_thresholds_are_named():
-    with pytest.raises(ValueError, match="negative_iou 0.6 and positive_iou 0.5"):
+    with pytest.raises(ValueError, match=r"^negative_iou, positive_iou: .* got \(0.6, 0.5\)"):
         MaxIoU(0.5, 0.6)
     with pytest.raises(
         ValueError, match="low_quality: expected 'object', 'anchor' or None, got True"

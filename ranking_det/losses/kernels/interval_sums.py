@@ -31,6 +31,22 @@ class IntervalSums:
 
     Attributes:
         false_positives: (P,) float64; NaN if a logit is NaN or a positive infinite.
+
+    Example:
+        Five logits, the positives 1.5 and 0, delta = 1. The breakpoints -1, .5, 1 and 2.5 cut the
+        line into five intervals, which hold the negatives -2, none, .5, 2 and none: a step is 0
+        below both its breakpoints, 1 above both, and linear between them. FP(1.5) = H(.5) + H(-1)
+        + H(-3.5) = .75 + 0 + 0, and FP(0) = H(2) + H(.5) + H(-2) = 1 + .75 + 0. With weights 1 and
+        10, the negative 2 receives .75 + 10, and .5 receives 0 + 7.5.
+
+        >>> from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
+        >>> logits, positives = torch.tensor([2.0, 1.5, 0.5, 0.0, -2.0]), torch.tensor([1, 3])
+        >>> sums = IntervalSums(gather_ranked_logits(logits, positives, []), delta=1.0)
+        >>> sums.false_positives
+        tensor([0.7500, 1.7500], dtype=torch.float64)
+        >>> weights = torch.tensor([1.0, 10.0], dtype=torch.float64)
+        >>> sums.gradient(weights, at_positives=torch.zeros(2, dtype=torch.float64))
+        tensor([10.7500,  0.0000,  7.5000,  0.0000,  0.0000])
     """
 
     def __init__(self, ranked: RankedLogits, delta: float) -> None:

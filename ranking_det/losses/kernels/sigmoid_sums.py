@@ -60,6 +60,18 @@ class SigmoidSums:
         softplus: (P,) float64, sums of softplus(x).
         visible: (P,) int64, the number of this worker's negatives that are not cut off.
         The sums are NaN if a logit is NaN or a positive infinite.
+
+    Example:
+        Five logits, the positives 1.5 and 0, lam = 2. With x = 2 (s_n - s_i), the positive 1.5 sees
+        the negatives 2 and .5 at x = 1 and -2; -2 is at -7 and cut off. Its false positives are
+        sigmoid(1) + sigmoid(-2) = .7311 + .1192. The positive 0 sees them at x = 4 and 1, and -2 at
+        -4, which is cut off too: sigmoid(4) + sigmoid(1) = .9820 + .7311.
+
+        >>> from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
+        >>> logits, positives = torch.tensor([2.0, 1.5, 0.5, 0.0, -2.0]), torch.tensor([1, 3])
+        >>> sums = SigmoidSums(gather_ranked_logits(logits, positives, []), lam=2.0)
+        >>> sums.false_positives, sums.visible
+        (tensor([0.8503, 1.7131], dtype=torch.float64), tensor([2, 2]))
     """
 
     def __init__(
@@ -188,13 +200,10 @@ class SigmoidSums:
             sigmoid, softplus.masked_fill_(certain, SATURATED), sigmoid.masked_fill(certain, 0)
         )
 
-    def over_positives(self, values: Tensor) -> Tensor:
-        """Sum values_j sigmoid(x_ij) over all positives j, i included, for every positive i."""
-        return torch.cat([self.pairs(rows).sigmoid @ values for rows in self.row_blocks()])
-
     def over_other_positives(self, values: Tensor) -> Tensor:
-        """The same without j = i."""
-        return self.over_positives(values) - 0.5 * values
+        """Sum values_j sigmoid(x_ij) over the positives j other than i, for every positive i."""
+        sums = torch.cat([self.pairs(rows).sigmoid @ values for rows in self.row_blocks()])
+        return sums - 0.5 * values
 
     def gradient(self, weights: Tensor, at_positives: Tensor) -> Tensor:
         """The gradient at this worker's logits.
