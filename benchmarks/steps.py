@@ -24,7 +24,7 @@ from detectron2.utils.events import EventStorage
 
 from benchmarks.detectron2_rcnn import ALL, detectron2_rcnn
 from benchmarks.machine import describe_machine
-from ranking_det.data import prepare_registered
+from ranking_det.data.catalog import prepare_registered
 
 ROOT = Path(__file__).parents[1]
 CRITERIA = {

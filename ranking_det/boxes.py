@@ -5,6 +5,8 @@ Computed in float32 or better: areas of a 1333 px image overflow float16.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -58,15 +60,11 @@ def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
     return inter / union.clamp(min=EPS) - (hull - union) / hull.clamp(min=EPS)
 
 
-def _prepare(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def _prepare(boxes: Tensor, others: Tensor) -> Iterator[Tensor]:
     for name, value in (("boxes", boxes), ("others", others)):
         if value.shape[-1:] != (4,):
             raise ValueError(f"{name} must have shape (..., 4), got {tuple(value.shape)}")
-    half = (torch.float16, torch.bfloat16)
-    return (
-        boxes.float() if boxes.dtype in half else boxes,
-        others.float() if others.dtype in half else others,
-    )
+        yield value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _intersection_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,20 +19,18 @@ from ranking_det.user_errors import UserError, nearest
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
     """The keyword arguments that ``target`` takes; None if it takes any, or cannot tell."""
-    constructor = getattr(target, "__init__", None)
-    # A tuple with names has a constructor of no module.
-    module = getattr(constructor, "__module__", None) or ""
-    if inspect.isclass(target) and module.startswith("torch.nn.modules.module"):
+    constructor = getattr(target, "__init__", None) if inspect.isclass(target) else None
+    if getattr(constructor, "__module__", None) == "torch.nn.modules.module":
         return {}  # a module without arguments inherits a constructor that takes any, and fails
     arguments: dict[str, inspect.Parameter] = {}
     for callee in _callees(target):
         try:
-            found = inspect.signature(callee).parameters.values()
+            signature = inspect.signature(callee).parameters.values()
         except (TypeError, ValueError):
             return None
         variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        arguments = {p.name: p for p in found if p.kind not in variable} | arguments
-        if all(p.kind is not p.VAR_KEYWORD for p in found):
+        arguments = {p.name: p for p in signature if p.kind not in variable} | arguments
+        if all(p.kind is not p.VAR_KEYWORD for p in signature):
             return arguments
     return None
 
@@ -63,19 +61,14 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
     An int is accepted for a float. An annotation that says nothing about plain values (a module, a
     tensor) accepts everything.
     """
-    hint = None
-    for callee in _callees(target):
-        try:
-            hints = typing.get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
-        except (NameError, TypeError, AttributeError):
-            return
-        if key in hints:
-            hint = hints[key]
-            break
+    functions = (c.__init__ if inspect.isclass(c) else c for c in _callees(target))
+    try:
+        hint = next((h[key] for h in map(typing.get_type_hints, functions) if key in h), None)
+    except (NameError, TypeError, AttributeError):
+        return
     if hint is not None and not _fits(value, hint):
-        raise UserError(
-            f"{where}.{key} must be {_describe(hint)} for {_name(target)}, got {value!r}"
-        )
+        expected = f"{_describe(hint)} for {_name(target)}"
+        raise UserError(f"{where}.{key} must be {expected}, got {value!r}")
 
 
 def build_component(
@@ -133,15 +126,15 @@ def _build_value(
 
 def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]:
     if "." in name:
-        found = pydoc.locate(name)
-        if not callable(found):
+        constructor = pydoc.locate(name)
+        if not callable(constructor):
             raise UserError(f"{where}: {name!r} cannot be imported, or is not a class")
-        return found
+        return constructor
     known = component_names(namespace)
     if name not in known:
         raise UserError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
-    constructor: Callable[..., Any] = getattr(namespace, name)
-    return constructor
+    component: Callable[..., Any] = getattr(namespace, name)
+    return component
 
 
 def _name(target: Callable[..., Any]) -> str:
@@ -159,12 +152,10 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, choice) for choice in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
+    if isinstance(origin, type) and issubclass(origin, Sequence):
         return not isinstance(value, (str, int, float, Mapping))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint in (bool, str, types.NoneType):
         return isinstance(value, hint)
     # A module or tensor: anything but a plain value can be one.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+TableRow = Mapping[str, str | int]
 
 PARTIAL = ".partial"
 """In the name of a file that is being written."""
@@ -38,6 +43,21 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: a number is not finite, which JSON has not.
     """
     write_whole(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[TableRow]) -> None:
+    """Write a CSV file, which spreadsheets read, in the same way.
+
+    Args:
+        path: the file; its folder is there.
+        columns: the first line.
+        rows: a cell per column.
+    """
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
 
 
 def rename_whole(partial: Path, final: Path) -> None:

@@ -7,12 +7,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 
 
 def warm_up(
-    scheduler: ParamScheduler,
-    *,
-    factor: float,
-    iterations: int,
-    max_iter: int,
-    share: float = 1.0,
+    scheduler: ParamScheduler, *, factor: float, iterations: int, max_iter: int, share: float = 1.0
 ) -> WarmupParamScheduler:
     """Add a linear warm-up of a number of iterations to a schedule, in a training of any length.
 

@@ -16,7 +16,7 @@ from benchmarks.walks import import_chain, run_config_imports, run_configs
 ROOT = Path(__file__).parents[1] / "ranking_det"
 TORCH = {"torch", "numpy"}
 DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotools", "yacs"}
-BOTTOM = {"checks", "labels", "boxes"}
+BOTTOM = {"blocks", "checks", "labels", "boxes"}
 # Layer, a file or a folder -> the other layers that it may import, and the packages beside the
 # standard library. Whatever a folder may import, its own folders may not unless they are here.
 LAYERS = {
@@ -24,10 +24,11 @@ LAYERS = {
     "user_errors": (set(), set()),
     "config": ({"user_errors"}, set()),
     "checks": ({"labels"}, {"torch"}),
+    "blocks": (set(), set()),
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
     "solver": (set(), {"detectron2", "fvcore"}),
-    "losses.kernels": ({"checks"}, {"torch"}),
+    "losses.kernels": ({"blocks", "checks"}, {"torch"}),
     "losses": (BOTTOM | {"losses.kernels"}, {"torch"}),
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),

@@ -29,10 +29,3 @@ def test_a_walk_is_short(report, name):
 
 def test_a_run_config_is_not_deep(report):
     assert report["config_depth"]["count"] <= DEPTH_LIMIT, report["config_depth"]["chain"]
-
-
-def test_the_package_has_a_tenth_less_code_than_before_the_house():
-    from benchmarks.walks import code_lines
-
-    lines = sum(map(code_lines, (ROOT / "ranking_det").rglob("*.py")))
-    assert lines <= 10_000  # 11,111 before

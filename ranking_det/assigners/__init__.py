@@ -17,16 +17,4 @@ from ranking_det.assigners.max_iou import MaxIoU
 from ranking_det.assigners.paa import PAA, NormalizedPAA
 from ranking_det.labels import BACKGROUND, IGNORE
 
-__all__ = [
-    "ATSS",
-    "BACKGROUND",
-    "FCOS",
-    "IGNORE",
-    "PAA",
-    "Assigner",
-    "Assignment",
-    "ImageInputs",
-    "MaxIoU",
-    "NormalizedPAA",
-    "Predictions",
-]
+__all__ = [name for name in globals() if not name.startswith("_")]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ranking_det.checks import describe
+from ranking_det.checks import check_that
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
@@ -102,11 +102,9 @@ class Assigner(nn.Module):
         """
         _check_objects(gt_boxes, gt_classes)
         num_rows = len(gt_boxes) * sum(len(level) for level in anchors)
-        if valid.shape != (num_rows,) or valid.dtype != torch.bool:
-            raise ValueError(
-                f"valid: expected bool of shape ({num_rows},), one per image and anchor, got "
-                f"{describe(valid)}"
-            )
+        right = valid.shape == (num_rows,) and valid.dtype == torch.bool
+        expected = f"bool of shape ({num_rows},), one per image and anchor"
+        check_that(right, "valid", expected, valid)
         if self.needs_predictions:
             _check_predictions(type(self).__name__, predictions, num_rows)
         matched = self.match_all(anchors, gt_boxes, gt_classes, valid, predictions)
@@ -167,26 +165,19 @@ def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> 
             f"{len(gt_boxes)} and {len(gt_classes)}"
         )
     for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
-        if classes.dim() != 1 or classes.dtype != torch.int64:
-            raise ValueError(
-                f"gt_classes[{i}]: expected int64 of one dimension, got {describe(classes)}"
-            )
-        if boxes.shape != (len(classes), 4):
-            raise ValueError(
-                f"gt_boxes[{i}]: expected shape ({len(classes)}, 4) as gt_classes[{i}] has "
-                f"{len(classes)} entries, got {tuple(boxes.shape)}"
-            )
+        right = classes.dim() == 1 and classes.dtype == torch.int64
+        check_that(right, f"gt_classes[{i}]", "int64 of one dimension", classes)
+        expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has {len(classes)} entries"
+        check_that(boxes.shape == (len(classes), 4), f"gt_boxes[{i}]", expected, boxes)
 
 
 def _check_predictions(assigner: str, predictions: Predictions | None, num_rows: int) -> None:
     if predictions is None:
         raise ValueError(f"{assigner} needs predictions, got None")
     logits, decoded = predictions
-    if logits.dim() != 2 or len(logits) != num_rows or decoded.shape != (num_rows, 4):
-        raise ValueError(
-            f"predictions: expected logits of shape ({num_rows}, K) and boxes of shape "
-            f"({num_rows}, 4), got {tuple(logits.shape)} and {tuple(decoded.shape)}"
-        )
+    right = logits.dim() == 2 and len(logits) == num_rows and decoded.shape == (num_rows, 4)
+    expected = f"logits of shape ({num_rows}, K) and boxes of shape ({num_rows}, 4)"
+    check_that(right, "predictions", expected, (tuple(logits.shape), tuple(decoded.shape)))
 
 
 def unmatched(valid: Tensor) -> Tensor:

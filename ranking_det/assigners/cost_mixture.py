@@ -15,7 +15,7 @@ from torch import Tensor
 from ranking_det.assigners.assignment import Assigner, ImageInputs, Predictions
 from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import LowQuality, MaxIoU
-from ranking_det.checks import check_at_least, check_choice, check_integer
+from ranking_det.checks import check_at_least, check_choice, check_integer, check_that
 from ranking_det.labels import BACKGROUND
 
 Fallback = Literal["positive", "none"]
@@ -77,8 +77,7 @@ class CostMixture(Assigner):
     ) -> None:
         super().__init__()
         check_integer("topk", topk, 1)
-        if not 0 <= min_iou <= 1:
-            raise ValueError(f"min_iou: expected a number in [0, 1], got {min_iou!r}")
+        check_that(0 <= min_iou <= 1, "min_iou", "a number in [0, 1]", min_iou)
         check_choice("single_candidate", single_candidate, ("positive", "none"))
         check_choice("low_quality", low_quality, ("object", "anchor"))
         check_choice("empty_component", empty_component, ("positive", "none"))

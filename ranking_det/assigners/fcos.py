@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
-from ranking_det.assigners.blocks import blocks
-from ranking_det.checks import check_at_least
+from ranking_det.blocks import blocks
+from ranking_det.checks import check_at_least, check_that
 
 
 class FCOS(Assigner):
@@ -39,10 +39,8 @@ class FCOS(Assigner):
         super().__init__()
         check_at_least("center_radius", center_radius, 0)
         limits = [0.0, *size_ranges]
-        if not all(low < high for low, high in zip(limits, limits[1:], strict=False)):
-            raise ValueError(
-                f"size_ranges: expected ascending numbers above 0, got {size_ranges!r}"
-            )
+        ascending = all(low < high for low, high in zip(limits, limits[1:], strict=False))
+        check_that(ascending, "size_ranges", "ascending numbers above 0", size_ranges)
         self.center_radius = center_radius
         self.size_ranges = tuple(size_ranges)
 
@@ -97,11 +95,8 @@ class FCOS(Assigner):
         return inside, largest
 
     def _check_anchors(self, anchors: Sequence[Tensor]) -> None:
-        if len(anchors) != self.num_levels:
-            raise ValueError(
-                f"anchors: expected {self.num_levels} levels, one more than size_ranges "
-                f"{self.size_ranges}, got {len(anchors)}"
-            )
+        expected = f"{self.num_levels} levels, one more than size_ranges {self.size_ranges}"
+        check_that(len(anchors) == self.num_levels, "anchors", expected, len(anchors))
         for i, boxes in enumerate(anchors):
             width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
             if boxes.device.type == "cpu" and bool(((width - height).abs() > 1e-3 * width).any()):

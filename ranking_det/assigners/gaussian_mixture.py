@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import check_integer, describe
+from ranking_det.checks import check_that
 
+TOLERANCE = 1e-3
+"""A row ends when its mean log-likelihood, in nats, changes by less."""
+MAX_ITERATIONS = 100
 CHECK_EVERY = 8
 """Iterations between two looks at whether all rows have converged: each makes a GPU wait."""
 
@@ -26,7 +29,7 @@ class TwoGaussians(NamedTuple):
         means: (G, 2); component 0 started from the smallest sample, 1 from the largest.
         variances: (G, 2), above 0.
         weights: (G, 2), above 0, of sum 1.
-        converged: (G,) bool, whether the fit ended before ``max_iter``.
+        converged: (G,) bool, whether the fit ended before MAX_ITERATIONS.
     """
 
     means: Tensor
@@ -35,37 +38,29 @@ class TwoGaussians(NamedTuple):
     converged: Tensor
 
 
-def fit_two_gaussians(
-    values: Tensor,
-    exists: Tensor,
-    *,
-    tol: float = 1e-3,
-    reg_covar: float = 1e-6,
-    max_iter: int = 100,
-) -> TwoGaussians:
+def fit_two_gaussians(values: Tensor, exists: Tensor, *, reg_covar: float = 1e-6) -> TwoGaussians:
     """Fit a mixture to the samples of each row.
 
     The start is means at the smallest and the largest sample, equal weights and variances of 1. A
-    row ends when its mean log-likelihood changes by less than ``tol``; the others go on without it.
+    row ends when its mean log-likelihood changes by less than TOLERANCE; the others go on without
+    it.
 
     Args:
         values: (G, C) float, finite where ``exists``.
         exists: (G, C) bool, which entries are samples; a row without any has a mixture around 0.
-        tol: in nats, per row.
         reg_covar: added to the variances, so that equal samples have one; > 0.
-        max_iter: >= 1.
 
     Returns:
         The mixtures, on the device of ``values``, or on the CPU if it has no float64.
 
     Raises:
-        ValueError: the shapes or dtypes are not as described, or max_iter is not.
+        ValueError: the shapes or dtypes are not as described.
 
     >>> values = torch.tensor([[0.0, 0.2, 5.0, 5.2]])
     >>> fit_two_gaussians(values, torch.ones_like(values, dtype=torch.bool)).means
     tensor([[0.1000, 5.1000]], dtype=torch.float64)
     """
-    _check(values, exists, max_iter)
+    _check(values, exists)
     values = in_float64(values)
     exists = exists.to(values.device)
     x = values.masked_fill(~exists, 0.0)
@@ -75,13 +70,13 @@ def fit_two_gaussians(
     state = _start(values, exists)
     bound = torch.full_like(count, -torch.inf)
     active = count > 0
-    for step in range(max_iter):
+    for step in range(MAX_ITERATIONS):
         densities = _log_densities(x, state)
         odds = densities[1] - densities[0]
         membership = torch.stack([-odds, odds]).sigmoid_().mul_(present)
         state = torch.where(active, _maximize(x, membership, reg_covar), state)
         previous, bound = bound, (_log_sum(densities, odds) * share).sum(dim=1)
-        active = active & ((bound - previous).abs() >= tol)
+        active = active & ((bound - previous).abs() >= TOLERANCE)
         if step % CHECK_EVERY == CHECK_EVERY - 1 and not bool(active.any()):
             break
     means, variances, weights = state.transpose(1, 2)
@@ -148,10 +143,8 @@ def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
     return torch.stack([means, variances, size / size.sum(dim=0)])
 
 
-def _check(values: Tensor, exists: Tensor, max_iter: int) -> None:
-    if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(f"values: expected a float tensor (G, C), got {describe(values)}")
-    if exists.shape != values.shape or exists.dtype != torch.bool:
-        expected = f"bool of shape {tuple(values.shape)} as values has"
-        raise ValueError(f"exists: expected {expected}, got {describe(exists)}")
-    check_integer("max_iter", max_iter, 1)
+def _check(values: Tensor, exists: Tensor) -> None:
+    right = values.dim() == 2 and values.is_floating_point()
+    check_that(right, "values", "a float tensor (G, C)", values)
+    right = exists.shape == values.shape and exists.dtype == torch.bool
+    check_that(right, "exists", f"bool of shape {tuple(values.shape)} as values has", exists)

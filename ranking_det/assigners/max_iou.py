@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
-from ranking_det.assigners.blocks import blocks
+from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
+from ranking_det.checks import check_that
 from ranking_det.labels import IGNORE
 
 LowQuality = Literal["object", "anchor"]
@@ -56,16 +57,12 @@ class MaxIoU(Assigner):
                 "0 <= negative_iou <= positive_iou <= 1 must hold, got "
                 f"negative_iou {negative_iou} and positive_iou {positive_iou}"
             )
-        if low_quality not in ("object", "anchor", None):
-            raise ValueError(
-                f"low_quality: expected 'object', 'anchor' or None, got {low_quality!r}"
-            )
-        if not 0 <= low_quality_iou <= 1:
-            raise ValueError(f"low_quality_iou: expected a number in [0, 1], got {low_quality_iou}")
-        self.positive_iou = positive_iou
-        self.negative_iou = negative_iou
-        self.low_quality = low_quality
-        self.low_quality_iou = low_quality_iou
+        known = low_quality in ("object", "anchor", None)
+        check_that(known, "low_quality", "'object', 'anchor' or None", low_quality)
+        in_range = 0 <= low_quality_iou <= 1
+        check_that(in_range, "low_quality_iou", "a number in [0, 1]", low_quality_iou)
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.low_quality, self.low_quality_iou = low_quality, low_quality_iou
 
     def match(self, image: ImageInputs) -> Tensor:
         """See :meth:`Assigner.match`."""

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ranking_det.assigners.assignment import Predictions
-from ranking_det.assigners.blocks import blocks
 from ranking_det.assigners.cost_mixture import Competitors, CostMixture, Fallback
 from ranking_det.assigners.max_iou import LowQuality
+from ranking_det.blocks import blocks
 from ranking_det.boxes import box_giou, box_iou
-from ranking_det.checks import check_choice
+from ranking_det.checks import check_at_least, check_choice
 
 Scores = Literal["both", "classification", "localization"]
 
@@ -40,8 +40,7 @@ class PAA(CostMixture):
 
     def __init__(self, *, box_weight: float = 1.0, **mixture: Any) -> None:
         super().__init__(**mixture)
-        if not 0 <= box_weight < float("inf"):
-            raise ValueError(f"box_weight must be a finite number >= 0, got {box_weight!r}")
+        check_at_least("box_weight", box_weight, 0.0)
         self.box_weight = box_weight
 
     def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:

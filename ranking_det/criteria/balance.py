@@ -37,9 +37,7 @@ class ConstantBalance(nn.Module):
         check_at_least("weight", weight, 0.0)
         self.weight = weight
 
-    def forward(
-        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
         """Return ``weight``."""
         return torch.full_like(loss, self.weight, requires_grad=False)
 
@@ -51,9 +49,7 @@ class ValueBalance(nn.Module):
     paper's code, it is 1 where a loss is 0, which would otherwise give NaN or stop the boxes.
     """
 
-    def forward(
-        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
         """Return the ratio."""
         return ratio_or_one(task_loss.detach(), loss.detach())
 
@@ -112,9 +108,7 @@ class HistoryBalance(nn.Module):
         self.register_buffer("factor", torch.tensor(float(initial)))
         self.counter = StepCounter()
 
-    def forward(
-        self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
-    ) -> Tensor:
+    def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
         """Return the factor of the step; in training, take the step into account."""
         if not self.training:
             return self.factor.clone()

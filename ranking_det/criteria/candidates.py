@@ -18,6 +18,7 @@ from ranking_det.checks import (
     check_entries,
     check_labels,
     check_masks,
+    check_that,
     looks_at_values,
 )
 from ranking_det.labels import IGNORE
@@ -123,11 +124,8 @@ class Candidates:
             name = "candidates.continuous_labels"
             check_entries(name, self.continuous_labels, self.positives, "positive")
         for name, value in {} if self.boxes is None else vars(self.boxes).items():
-            if value.shape != (count, 4):
-                raise ValueError(
-                    f"candidates.boxes.{name}: expected one row of 4 for each of the {count} "
-                    f"positive labels, got shape {tuple(value.shape)}"
-                )
+            expected = f"one row of 4 for each of the {count} positive labels"
+            check_that(value.shape == (count, 4), f"candidates.boxes.{name}", expected, value)
         if self.masks is not None:
             index, logits = self.masks.index, self.masks.logits
             check_masks(logits, self.masks.masks)
@@ -137,19 +135,14 @@ class Candidates:
 
     def _check_values(self) -> None:
         image, positives, count = self.image, self.positives, int((self.labels >= 0).sum())
-        if len(image) and not bool(
-            (image.diff() >= 0).all() and 0 <= image[0] and image[-1] < self.num_images
-        ):
-            raise ValueError(
-                f"candidates.image: expected ascending images 0..{self.num_images - 1}, as rows "
-                "are image-major"
-            )
+        bounded = not len(image) or bool(0 <= image[0] and image[-1] < self.num_images)
+        expected = f"ascending images 0..{self.num_images - 1}, as rows are image-major"
+        ascending = bool((image.diff() >= 0).all())
+        check_that(bounded and ascending, "candidates.image", expected, image)
         ascending = bool((positives.diff() > 0).all())
-        if count != len(positives) or not ascending or (self.labels[positives] < 0).any():
-            raise ValueError(
-                f"candidates.positives: expected the {count} rows whose label is a class, "
-                f"ascending, got {len(positives)} rows"
-            )
+        right = count == len(positives) and ascending and bool((self.labels[positives] >= 0).all())
+        expected = f"the {count} rows whose label is a class, ascending"
+        check_that(right, "candidates.positives", expected, positives)
         index = positives[:0] if self.masks is None else self.masks.index
         if len(index) and (index.min() < 0 or index.max() >= count):
             raise ValueError(

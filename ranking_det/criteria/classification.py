@@ -6,7 +6,7 @@ normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ranking_det.boxes import box_iou
-from ranking_det.checks import check_at_least
+from ranking_det.checks import check_at_least, check_that
 from ranking_det.criteria.candidates import BoxTargets, Candidates
 from ranking_det.criteria.localization import Localization
 from ranking_det.labels import IGNORE
@@ -23,7 +23,7 @@ from ranking_det.losses.ape import ape_loss
 from ranking_det.losses.average_precision import ap_loss
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import rank_sort_loss
-from ranking_det.losses.rankdetnet import Ranking, iou_guided_ranking_loss, rank_classes
+from ranking_det.losses.rankdetnet import class_specific_ranking_loss, iou_guided_ranking_loss
 
 
 class Classification(nn.Module):
@@ -35,6 +35,7 @@ class Classification(nn.Module):
             that sets its attributes itself needs none.
 
     Attributes:
+        options: the keyword arguments of the loss function.
         is_sum: whether the scalars are sums, which the criterion divides.
         across_workers: whether the candidates' ``group`` may be other than None.
         takes_branch: whether inference may multiply the scores by those of an IoU or centreness
@@ -52,20 +53,16 @@ class Classification(nn.Module):
 
     def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
-        self._names = [name for name in options if name not in ("self", "__class__")]
-        for name in self._names:
-            setattr(self, name, options[name])
+        names = [name for name in options if name not in ("self", "__class__")]
+        self.options = {name: options[name] for name in names}
+        for name, value in self.options.items():
+            setattr(self, name, value)
         if options:
             self(_no_candidates())
 
     if TYPE_CHECKING:  # the options are attributes of any type
 
         def __getattr__(self, name: str) -> Any: ...
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of the loss function."""
-        return {name: getattr(self, name) for name in self._names}
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return the named scalars."""
@@ -137,8 +134,7 @@ class ALRP(Classification):
     across_workers = True
 
     def __init__(self, localization: Localization, delta: float = 1.0, tau: float = 0.5) -> None:
-        if not 0 <= tau < 1:
-            raise ValueError(f"tau: expected a number in [0, 1), got {tau!r}")
+        check_that(0 <= tau < 1, "tau", "a number in [0, 1)", tau)
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
@@ -191,6 +187,7 @@ class RankDet(Classification):
         reweight: weigh pairs by their own loss, as the paper does.
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: "higher", "both" or "none".
+        iou_reduction: of the IoU-guided loss over classes and levels, "sum" or "mean".
         merge_levels: compare the positives of all levels of a class with each other.
         probabilities: rank sigmoids, in [0, 1]; False ranks logits.
     """
@@ -211,6 +208,7 @@ class RankDet(Classification):
         reweight: bool = True,
         alpha: float = 1.0,
         iou_gradient: str = "higher",
+        iou_reduction: str = "sum",
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
@@ -234,18 +232,21 @@ class RankDet(Classification):
         scores = self._scores(candidates)
         class_scores = scores[rows, labels[rows]]
         losses = {}
+        names = ("negatives", "ratio", "distance", "reweight")
+        options = {name: self.options[name] for name in names}
+        options |= {"positives": rows, "image": image, "num_images": num_images}
         if self.global_weight:
             # The class-specific loss of one class, which all objects are of.
             objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]
-            loss = rank_classes(
-                objectness, labels.clamp(max=0), rows, image, num_images, self._over_all
+            loss = class_specific_ranking_loss(
+                objectness, labels.clamp(max=0), groups=self.global_groups, **options
             )
             losses["loss_global"] = self.global_weight * loss
         if self.class_weight:
-            loss = rank_classes(scores, labels, rows, image, num_images, self._within_classes)
+            loss = class_specific_ranking_loss(scores, labels, groups=self.class_groups, **options)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            loss = self._iou_guided(candidates, class_scores, image[rows])
+            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
             losses["loss_iou"] = self.iou_weight * loss
         # At least 1; images are in order.
         count = (image[rows].diff() != 0).sum() + 1
@@ -261,7 +262,9 @@ class RankDet(Classification):
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
+    def _iou_guided(
+        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
+    ) -> Tensor:
         rows, num_classes = candidates.positives, candidates.logits.shape[1]
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
@@ -269,16 +272,15 @@ class RankDet(Classification):
         boxes = candidates.box_targets
         ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
         return iou_guided_ranking_loss(
-            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
+            scores,
+            ious,
+            groups,
+            alpha=self.alpha,
+            iou_gradient=self.iou_gradient,
+            reduction=self.iou_reduction,
+            image=images,
+            num_images=num_images,
         )
-
-    @property
-    def _over_all(self) -> Ranking:
-        return Ranking(self.negatives, self.ratio, self.global_groups, self.distance, self.reweight)
-
-    @property
-    def _within_classes(self) -> Ranking:
-        return Ranking(self.negatives, self.ratio, self.class_groups, self.distance, self.reweight)
 
 
 class CrossEntropy(Classification):
@@ -292,48 +294,44 @@ class CrossEntropy(Classification):
         return {"loss_cls": cross_entropy(candidates.logits, candidates.labels)}
 
 
-class Focal(Classification):
-    """Focal Loss; see :func:`ranking_det.losses.focal`, also for the arguments."""
+class _Pointwise(Classification):
+    """Base class of the baselines with a sigmoid for each class."""
 
     is_sum = True
     takes_branch = True
+    loss: Callable[..., Tensor]
+
+    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
+        """Return ``loss_cls``, a sum."""
+        quality = [candidates.quality] if self.uses_continuous_labels else []
+        rows = candidates.labels, *quality, candidates.positives
+        return {"loss_cls": self.loss(candidates.logits, *rows, **self.options)}
+
+
+class Focal(_Pointwise):
+    """Focal Loss; see :func:`ranking_det.losses.focal`, also for the arguments."""
+
+    loss = staticmethod(focal)
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__(locals())
 
-    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``, a sum."""
-        loss = focal(candidates.logits, candidates.labels, candidates.positives, **self.options)
-        return {"loss_cls": loss}
 
-
-class QualityFocal(Classification):
+class QualityFocal(_Pointwise):
     """Quality Focal Loss; see :func:`ranking_det.losses.quality_focal`, also for the argument."""
 
-    is_sum = True
-    takes_branch = True
     uses_continuous_labels = True
+    loss = staticmethod(quality_focal)
 
     def __init__(self, beta: float = 2.0) -> None:
         super().__init__(locals())
 
-    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``, a sum."""
-        rows = candidates.labels, candidates.quality, candidates.positives
-        return {"loss_cls": quality_focal(candidates.logits, *rows, **self.options)}
 
-
-class Varifocal(Classification):
+class Varifocal(_Pointwise):
     """Varifocal Loss; see :func:`ranking_det.losses.varifocal`, also for the arguments."""
 
-    is_sum = True
-    takes_branch = True
     uses_continuous_labels = True
+    loss = staticmethod(varifocal)
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0) -> None:
         super().__init__(locals())
-
-    def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``, a sum."""
-        rows = candidates.labels, candidates.quality, candidates.positives
-        return {"loss_cls": varifocal(candidates.logits, *rows, **self.options)}

@@ -206,10 +206,9 @@ class Criterion(CriterionBase):
 
     def _classify(self, candidates: Candidates) -> dict[str, Tensor]:
         """Call the classification loss on what is ranked together."""
-        if self.rank_scope == "image":
-            return self.classification.over_images(candidates)
-        losses: dict[str, Tensor] = self.classification(candidates)
-        return losses
+        per_image = self.rank_scope == "image"
+        classify = self.classification.over_images if per_image else self.classification
+        return classify(candidates)
 
     def _mean(self, task: Localization, candidates: Candidates, weights: Tensor) -> Tensor:
         """The mean error of a task by its weights, over all workers that share one ranking."""

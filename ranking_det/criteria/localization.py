@@ -7,7 +7,7 @@ Shapes: P positives, Q predicted masks of some of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch.nn import functional
 
 from ranking_det.boxes import box_giou, box_iou
-from ranking_det.checks import check_at_least
+from ranking_det.checks import check_at_least, check_that
 from ranking_det.criteria.balance import ConstantBalance, ValueBalance
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.losses.kernels.collectives import mean_over_workers
@@ -61,19 +61,18 @@ class Localization(nn.Module):
 class IoU(Localization):
     """1 - IoU of the decoded box and its object, in [0, 1]."""
 
+    overlap = staticmethod(box_iou)
+
     def forward(self, candidates: Candidates) -> Tensor:
         """Return (P,), with gradient."""
         targets = candidates.box_targets
-        return 1 - box_iou(targets.boxes, targets.gt_boxes)
+        return 1 - self.overlap(targets.boxes, targets.gt_boxes)
 
 
-class GIoU(Localization):
+class GIoU(IoU):
     """1 - GIoU of the decoded box and its object, in [0, 2]."""
 
-    def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,), with gradient."""
-        targets = candidates.box_targets
-        return 1 - box_giou(targets.boxes, targets.gt_boxes)
+    overlap = staticmethod(box_giou)
 
 
 class SmoothL1(Localization):
@@ -90,8 +89,8 @@ class SmoothL1(Localization):
     def __init__(self, beta: float = 0.0, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         super().__init__()
         check_at_least("beta", beta, 0.0)
-        if len(weights) != 4 or not all(isinstance(w, (int, float)) for w in weights):
-            raise ValueError(f"weights must be four numbers, got {tuple(weights)}")
+        numbers = all(isinstance(weight, (int, float)) for weight in weights)
+        check_that(numbers and len(weights) == 4, "weights", "four numbers", tuple(weights))
         self.beta = beta
         self.weights = tuple(weights)
 
@@ -122,6 +121,7 @@ class MaskLocalization(Localization):
     """
 
     loss_name = "loss_mask"
+    error: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(
         self, *, weighted: bool = True, balanced: bool = True, weight: float = 1.0
@@ -131,6 +131,10 @@ class MaskLocalization(Localization):
         self.weighted = weighted
         self.balance = ValueBalance() if balanced else ConstantBalance(1.0)
         self.weight = weight
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Return (Q,), with gradient."""
+        return self.error(candidates.mask_targets.logits, candidates.mask_targets.masks)
 
     def outputs(self, candidates: Candidates) -> Tensor:
         """The masks' logits."""
@@ -148,10 +152,7 @@ class MaskDice(MaskLocalization):
     See :func:`ranking_det.losses.dice_errors` and, for the arguments, :class:`MaskLocalization`.
     """
 
-    def forward(self, candidates: Candidates) -> Tensor:
-        """Return (Q,), with gradient."""
-        targets = candidates.mask_targets
-        return dice_errors(targets.logits, targets.masks)
+    error = staticmethod(dice_errors)
 
 
 class MaskCrossEntropy(MaskLocalization):
@@ -161,10 +162,7 @@ class MaskCrossEntropy(MaskLocalization):
     balanced=False)``. For the arguments see :class:`MaskLocalization`.
     """
 
-    def forward(self, candidates: Candidates) -> Tensor:
-        """Return (Q,), with gradient."""
-        targets = candidates.mask_targets
-        return mask_cross_entropies(targets.logits, targets.masks)
+    error = staticmethod(mask_cross_entropies)
 
 
 class BranchLoss(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ranking_det.checks import check_choice
+from ranking_det.checks import check_choice, check_that
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels.collectives import mean_over_workers, workers_of
@@ -42,8 +42,7 @@ class PositiveCount(Normalizer):
 
     def __init__(self, momentum: float = 0.9, scope: str = "gpu") -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        check_that(0 <= momentum < 1, "momentum", "a number in [0, 1)", momentum)
         check_choice("scope", scope, ("gpu", "global"))
         self.momentum = momentum
         self.scope = scope

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from ranking_det.checks import check_at_least, check_integer
+from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
 from ranking_det.criteria.criterion import Criterion, CriterionBase
 from ranking_det.criteria.step_counter import StepCounter
@@ -29,15 +29,11 @@ class CriterionSchedule(CriterionBase):
 
     def __init__(self, stages: Sequence[Criterion], shares: Sequence[float], max_iter: int) -> None:
         super().__init__()
-        if not stages or len(stages) != len(shares):
-            raise ValueError(
-                f"shares: expected one for each of the {len(stages)} stages, at least one, got "
-                f"{len(shares)}"
-            )
+        expected = f"one for each of the {len(stages)} stages, at least one"
+        check_that(len(shares) == len(stages) > 0, "shares", expected, len(shares))
         for share in shares:
             check_at_least("shares", share, 0.0, strictly=True)
-        if abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"shares: expected a sum of 1, got {sum(shares):g}")
+        check_that(abs(sum(shares) - 1) <= 1e-6, "shares", "a sum of 1", sum(shares))
         check_integer("max_iter", max_iter, 1)
         if len({stage.branch is None for stage in stages}) > 1:
             raise ValueError("stages: expected a branch in all of them or in none")

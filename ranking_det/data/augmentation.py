@@ -16,7 +16,7 @@ import cv2
 import detectron2.data.transforms as T
 import numpy as np
 
-from ranking_det.checks import check_at_least, check_integer
+from ranking_det.checks import check_at_least
 
 Range = tuple[float, float]
 
@@ -53,7 +53,7 @@ class PhotometricDistortion(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
         """Draw the steps for one image."""
-        steps: list[T.Transform] = [T.ColorTransform(_to_float)]
+        steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
         if self._chosen():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
@@ -68,7 +68,7 @@ class PhotometricDistortion(T.Augmentation):
         steps += contrast + colors if np.random.randint(2) else colors + contrast
         if self._chosen():
             order = np.random.permutation(image.shape[2])
-            steps.append(T.ColorTransform(partial(_permute_channels, order=order)))
+            steps.append(T.ColorTransform(partial(np.take, indices=order, axis=2)))
         return T.TransformList(steps)
 
     def _chosen(self) -> bool:
@@ -129,7 +129,7 @@ class MinIoURandomCrop(T.Augmentation):
     """Crop a random window that overlaps every box by a random minimum, and holds a centre.
 
     With even odds, the image stays whole, or the window's IoU with *all* boxes is at least one of
-    ``min_ious``, or is free. If none of ``trials`` windows will do, the minimum is drawn anew.
+    ``min_ious``, or is free. If none of 50 windows will do, the minimum is drawn anew.
 
     Boxes are shifted but neither clipped nor dropped, as by all transforms; that is for the mapper,
     which must give the boxes (:class:`ranking_det.data.mapper.BoxMapper` does; Detectron2's own
@@ -139,7 +139,6 @@ class MinIoURandomCrop(T.Augmentation):
         min_ious: the minima, each in (0, 1].
         min_size: the smallest side of the window over that of the image, in (0, 1].
         aspect_ratio: the range of height / width of the window, above 0.
-        trials: windows tried for a minimum, >= 1.
     """
 
     def __init__(
@@ -147,7 +146,6 @@ class MinIoURandomCrop(T.Augmentation):
         min_ious: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
         min_size: float = 0.3,
         aspect_ratio: Range = (0.5, 2.0),
-        trials: int = 50,
     ) -> None:
         super().__init__()
         self._init(locals())
@@ -155,7 +153,6 @@ class MinIoURandomCrop(T.Augmentation):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {value!r}")
         _check_range("aspect_ratio", aspect_ratio)
-        check_integer("trials", trials, 1)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
         """Draw windows until one will do."""
@@ -166,7 +163,7 @@ class MinIoURandomCrop(T.Augmentation):
             min_iou = modes[np.random.randint(len(modes))]
             if min_iou is None:
                 return T.NoOpTransform()
-            for _ in range(self.trials):
+            for _ in range(50):
                 window = self._draw_window(*image.shape[:2])
                 if window is not None and _admits(window, boxes, min_iou):
                     x0, y0, x1, y1 = window
@@ -201,10 +198,6 @@ def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float
     return bool(ious.min() >= min_iou and centers_inside(boxes, corners).any())
 
 
-def _to_float(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32)
-
-
 def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     """Scale the saturation and shift the hue by degrees, of a float32 image of any range.
 
@@ -214,10 +207,6 @@ def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarr
     hsv[..., 0] = (hsv[..., 0] + hue) % 360
     hsv[..., 1] *= saturation
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
-def _permute_channels(image: np.ndarray, order: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image[..., order])
 
 
 def _check_range(name: str, value: Range, low: float = 0.0) -> None:

@@ -11,6 +11,8 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +21,44 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
+from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.image_files import ImageFinder
-from ranking_det.data.coco_json.reader import (
-    AnnotationSummary,
-    open_registered,
-    release_annotations,
-)
 from ranking_det.data.coco_json.rules import LVIS_LISTS
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 from ranking_det.user_errors import UserError
 
 _SPLITS = ("train", "val")
-_LVIS_VERSIONS = ("v1", "v0.5")
+_SHAPES = {f"{variant}_{split}": (variant, split) for variant in VARIANTS for split in _SPLITS}
+
+Load = Callable[[str], list[dict[str, Any]]]
 
 
-def register_set(name: str, load: Callable[[], list[dict[str, Any]]], **metadata: Any) -> None:
-    """Register a data set with Detectron2, in the place of one of the same name."""
+def register_set(name: str, classes: Mapping[int, str], load: Load, **metadata: Any) -> None:
+    """Register a data set with Detectron2, in the place of one of the same name.
+
+    Args:
+        name: in the catalogs.
+        classes: names by category id, in the order of the classes.
+        load: from the name to Detectron2's dicts.
+        metadata: whatever else the set has.
+    """
     # Metadata cannot be changed once set, so that of another place is dropped.
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(**metadata)
+    DatasetCatalog.register(name, partial(load, name))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(classes.values()),
+        thing_dataset_id_to_contiguous_id={i: k for k, i in enumerate(classes)},
+        **metadata,
+    )
 
 
 def register_annotations(
     name: str,
     json_file: str | Path,
     image_root: str | Path,
-    summary: AnnotationSummary,
+    summary: reader.AnnotationSummary,
     *,
     allow_outside: bool = False,
 ) -> None:
@@ -64,15 +75,15 @@ def register_annotations(
         summary: of :func:`ranking_det.data.coco_json.reader.read_annotations` for the two.
         allow_outside: whether images may lie outside the folder.
     """
+    ids = summary.category_ids
     metadata: dict[str, Any] = {}
     if summary.format == "lvis":
-        counts = zip(summary.category_ids, summary.image_counts, strict=True)
-        metadata["class_image_count"] = _class_image_count(counts)
+        counts = zip(ids, summary.image_counts, strict=True)
+        metadata["class_image_count"] = [{"id": i, "image_count": count} for i, count in counts]
     register_set(
         name,
-        partial(load_set, name),
-        thing_classes=list(summary.class_names),
-        thing_dataset_id_to_contiguous_id={i: k for k, i in enumerate(summary.category_ids)},
+        dict(zip(ids, summary.class_names, strict=True)),
+        load_set,
         json_file=str(json_file),
         image_root=str(image_root),
         evaluator_type=summary.format,
@@ -87,18 +98,16 @@ def register_shapes(root: str | Path | None = None) -> None:
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
     """
-    for variant in VARIANTS:
+    for name, (variant, split) in _SHAPES.items():
         folder = shapes_folder(variant, root)
-        classes = [category.name for category in categories_of(variant)]
-        for split in _SPLITS:
-            _register_benchmark(
-                f"{variant}_{split}",
-                classes,
-                _load_shapes,
-                json_file=str(folder / "annotations" / f"instances_{split}.json"),
-                image_root=str(folder / split),
-                evaluator_type="lvis" if variant == "shapes_lvis" else "coco",
-            )
+        register_set(
+            name,
+            {i: category.name for i, category in enumerate(categories_of(variant), start=1)},
+            _load_shapes,
+            json_file=str(folder / "annotations" / f"instances_{split}.json"),
+            image_root=str(folder / split),
+            evaluator_type="lvis" if variant == "shapes_lvis" else "coco",
+        )
 
 
 def register_lvis(root: str | Path | None = None) -> None:
@@ -112,30 +121,16 @@ def register_lvis(root: str | Path | None = None) -> None:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
     """
     folder = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
-    for version in _LVIS_VERSIONS:
+    for version, split in product(("v1", "v0.5"), _SPLITS):
         classes = get_lvis_instances_meta(f"lvis_{version}")["thing_classes"]
-        for split in _SPLITS:
-            _register_benchmark(
-                f"ranking_lvis_{version}_{split}",
-                classes,
-                load_set,
-                json_file=str(folder / "lvis" / f"lvis_{version}_{split}.json"),
-                image_root=str(folder / "coco"),
-                evaluator_type="lvis",
-            )
-
-
-def _register_benchmark(
-    name: str, classes: list[str], load: Callable[[str], list[dict[str, Any]]], **metadata: str
-) -> None:
-    """Register a set whose category ids are 1, 2 and so on, in the order of its classes."""
-    register_set(
-        name,
-        partial(load, name),
-        thing_classes=classes,
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes))},
-        **metadata,
-    )
+        register_set(
+            f"ranking_lvis_{version}_{split}",
+            dict(enumerate(classes, start=1)),
+            load_set,
+            json_file=str(folder / "lvis" / f"lvis_{version}_{split}.json"),
+            image_root=str(folder / "coco"),
+            evaluator_type="lvis",
+        )
 
 
 def prepare_registered(names: Iterable[str]) -> None:
@@ -143,17 +138,16 @@ def prepare_registered(names: Iterable[str]) -> None:
 
     Names of other data sets are passed over.
     """
-    variants = {f"{variant}_{split}": variant for variant in VARIANTS for split in _SPLITS}
     for name in names:
-        if name in variants:
+        if name in _SHAPES:
             folder = Path(MetadataCatalog.get(name).json_file).parent.parent
-            prepare_shapes(folder.parent, variant=variants[name])
+            prepare_shapes(folder.parent, variant=folder.name)
 
 
 def release_sets(names: Iterable[str]) -> None:
     """Let go of the parsed annotation files of registered sets, once their records are made."""
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
-    release_annotations(*(file for file in files if file))
+    reader.release_annotations(*(file for file in files if file))
 
 
 def load_set(name: str) -> list[dict[str, Any]]:
@@ -176,24 +170,19 @@ def load_set(name: str) -> list[dict[str, Any]]:
     """
     metadata = MetadataCatalog.get(name)
     path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
-    allow_outside = metadata.get("allow_outside", False)
-    content = open_registered(path, metadata.image_root, lvis=lvis, allow_outside=allow_outside)
-    ids = sorted(category["id"] for category in content["categories"])
+    outside = metadata.get("allow_outside", False)
+    content = reader.open_registered(path, metadata.image_root, lvis=lvis, allow_outside=outside)
+    categories = sorted(content["categories"], key=itemgetter("id"))
+    ids = [category["id"] for category in categories]
     class_of = metadata.thing_dataset_id_to_contiguous_id
     if class_of.keys() != set(ids):
-        raise UserError(
-            f"{path}: has {len(ids)} categories with ids from {ids[0]} to {ids[-1]}, but "
-            f"the data set {name!r} has {len(class_of)}, {min(class_of)} to {max(class_of)}"
-        )
+        of_file = f"{len(ids)} categories with ids from {ids[0]} to {ids[-1]}"
+        of_set = f"{len(class_of)}, {min(class_of)} to {max(class_of)}"
+        raise UserError(f"{path}: has {of_file}, but the data set {name!r} has {of_set}")
     if lvis and metadata.get("class_image_count") is None:
-        counts = {category["id"]: category["image_count"] for category in content["categories"]}
-        metadata.class_image_count = _class_image_count((i, counts[i]) for i in ids)
+        counts = [{key: category[key] for key in ("id", "image_count")} for category in categories]
+        metadata.class_image_count = counts
     return to_records(content, metadata.image_root, class_of)
-
-
-def _class_image_count(counts: Iterable[tuple[int, int]]) -> list[dict[str, int]]:
-    """What Detectron2's federated loss reads, from category ids and their ``image_count``."""
-    return [{"id": identity, "image_count": count} for identity, count in counts]
 
 
 def _load_shapes(name: str) -> list[dict[str, Any]]:
@@ -201,10 +190,8 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
     folder = json_file.parent.parent
     if not json_file.is_file():
         command = f"python -m ranking_det.data.shapes --root {folder.parent}"
-        raise FileNotFoundError(
-            f"data set {name!r} is not in {folder}: make it with "
-            f"`{command} --variant {folder.name}`"
-        )
+        remedy = f"make it with `{command} --variant {folder.name}`"
+        raise FileNotFoundError(f"data set {name!r} is not in {folder}: {remedy}")
     return load_set(name)
 
 
@@ -235,7 +222,7 @@ def to_records(
             **{key: image[key] for key in LVIS_LISTS if key in image},
             "annotations": objects[image["id"]],
         }
-        for image in sorted(content["images"], key=lambda image: image["id"])
+        for image in sorted(content["images"], key=itemgetter("id"))
     ]
 
 

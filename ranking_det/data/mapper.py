@@ -8,14 +8,16 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.data import detection_utils
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
-from PIL import Image
+from PIL.Image import DecompressionBombError
 from pycocotools import mask as mask_util
 
 from ranking_det.data.augmentation import centers_inside
 from ranking_det.user_errors import UserError
+
+Record = dict[str, Any]
 
 
 class BoxMapper:
@@ -49,7 +51,7 @@ class BoxMapper:
         self.min_side = min_side
         self.masks = masks
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, dataset_dict: Record) -> Record:
         """Map one image.
 
         Args:
@@ -61,8 +63,8 @@ class BoxMapper:
             the image, ``gt_classes`` (G,) and, if asked for, ``gt_masks``; G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        image = detection_utils.read_image(result["file_name"], format=self.image_format)
-        detection_utils.check_image_size(result, image)
+        image = read_image(result["file_name"], format=self.image_format)
+        check_image_size(result, image)
         objects, boxes = self._objects(dataset_dict.get("annotations", ()))
         inputs = T.AugInput(image, boxes=boxes)
         transforms = self.augmentations(inputs)
@@ -84,9 +86,7 @@ class BoxMapper:
         result["instances"] = instances
         return result
 
-    def _objects(
-        self, annotations: Sequence[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], np.ndarray]:
+    def _objects(self, annotations: Sequence[Record]) -> tuple[list[Record], np.ndarray]:
         """The objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
         objects, boxes = [], [np.zeros((0, 4))]
         for annotation in annotations:
@@ -136,13 +136,7 @@ def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
 
 
 # What PIL raises over a bad file, and Detectron2 over a size that differs.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-    detection_utils.SizeMismatchError,
-)
+UNREADABLE = (OSError, SyntaxError, EOFError, DecompressionBombError, SizeMismatchError)
 
 
 class NamedErrors:
@@ -152,10 +146,10 @@ class NamedErrors:
         mapper: such as Detectron2's DatasetMapper.
     """
 
-    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(self, mapper: Callable[[Record], Any]) -> None:
         self.mapper = mapper
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> Any:
+    def __call__(self, dataset_dict: Record) -> Any:
         """Map one image.
 
         Raises:
@@ -165,7 +159,5 @@ class NamedErrors:
         try:
             return self.mapper(dataset_dict)
         except UNREADABLE as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"the image {dataset_dict.get('file_name')!r} cannot be read: {reason}"
-            ) from error
+            path, reason = dataset_dict.get("file_name"), " ".join(str(error).split())
+            raise UserError(f"the image {path!r} cannot be read: {reason}") from error

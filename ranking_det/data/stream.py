@@ -20,7 +20,7 @@ import torch
 from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 
 def build_train_loader(
@@ -56,10 +56,8 @@ def build_train_loader(
     if len(dataset) == 0:
         raise ValueError("dataset: has no images to train on")
     if total_batch_size < 1 or total_batch_size % world:
-        raise ValueError(
-            f"total_batch_size: expected a multiple of the {world} processes, "
-            f"got {total_batch_size}"
-        )
+        expected = f"a multiple of the {world} processes"
+        raise ValueError(f"total_batch_size: expected {expected}, got {total_batch_size}")
     images = RecordList(dataset)
     if aspect_ratio_grouping:
         options = {"mapper": mapper, "num_workers": num_workers}
@@ -96,7 +94,7 @@ class _Batches:
             yield list(range(first, first + count))
 
 
-class RecordList(Dataset):
+class RecordList(Subset):
     """Dicts for loading processes; of one that is there several times, one copy is kept.
 
     Args:
@@ -106,15 +104,9 @@ class RecordList(Dataset):
     def __init__(self, dataset: Sequence[dict[str, Any]]) -> None:
         distinct = {id(image): image for image in dataset}
         place = {identity: i for i, identity in enumerate(distinct)}
-        self._index = np.array([place[id(image)] for image in dataset], dtype=np.int64)
+        index = np.array([place[id(image)] for image in dataset], dtype=np.int64)
         # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
-        self._images = DatasetFromList(list(distinct.values()), copy=False)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._images[int(self._index[index])]
+        super().__init__(DatasetFromList(list(distinct.values()), copy=False), index)
 
 
 @dataclass(frozen=True)

@@ -9,38 +9,32 @@ from typing import NamedTuple
 
 from ranking_det.doctor.probes import NEW_DETECTRON2, NEW_PAIR, Finding, Remedies
 
-# What a message means that matches a pattern, and what to do.
+_OLD = "which this older Detectron2 uses"
 HINTS = {
-    r"no attribute 'LINEAR'": (
-        "Pillow 10 dropped Image.LINEAR, which this older Detectron2 uses",
-        NEW_DETECTRON2,
-    ),
-    r"'numpy' has no attribute '(bool|int|float|object|str)'": (
-        "numpy 1.24 dropped this name, which this older Detectron2 uses",
-        NEW_DETECTRON2,
-    ),
-    r"pkg_resources": (
-        "setuptools 82 dropped pkg_resources, which this Detectron2 imports",
-        'pip install "setuptools<81"',
-    ),
-    r"torchvision::|custom C\+\+ ops": (
-        "torch and torchvision are not built for each other",
-        NEW_PAIR,
-    ),
-    r"not available in Model Zoo": (
-        "a checkout of Detectron2 that was not built has no model zoo",
-        "ln -s ../../configs {place}/model_zoo/configs",
-    ),
-    r"Numpy is not available|numpy\.dtype size changed|_ARRAY_API not found": (
-        "it is built for another major version of numpy",
-        "pip install --upgrade torch torchvision pycocotools",
-    ),
-    r"libGL|libgthread": (
-        "opencv-python needs a desktop's libraries",
-        "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless",
-    ),
-    r"No space left": ("the disk is full", "free some space"),
+    NEW_DETECTRON2: {
+        "no attribute 'LINEAR'": f"Pillow 10 dropped Image.LINEAR, {_OLD}",
+        "'numpy' has no attribute '(bool|int|float|object|str)'": f"numpy 1.24 dropped it, {_OLD}",
+    },
+    'pip install "setuptools<81"': {
+        "pkg_resources": "setuptools 82 dropped pkg_resources, which this Detectron2 imports",
+    },
+    NEW_PAIR: {
+        r"torchvision::|custom C\+\+ ops": "torch and torchvision are not built for each other",
+    },
+    "ln -s ../../configs {place}/model_zoo/configs": {
+        "not available in Model Zoo": "a checkout of Detectron2 that is not built has no model zoo",
+    },
+    "pip install --upgrade torch torchvision pycocotools": {
+        r"Numpy is not available|numpy\.dtype size changed|_ARRAY_API not found": (
+            "it is built for another major version of numpy"
+        ),
+    },
+    "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": {
+        "libGL|libgthread": "opencv-python needs a desktop's libraries",
+    },
+    "free some space": {"No space left": "the disk is full"},
 }
+"""By remedy the patterns of the messages that it is for, and what they mean."""
 
 
 class Check(NamedTuple):
@@ -86,8 +80,9 @@ def explain(name: str, package: str, message: str, remedy: str) -> Check:
     if place and Path(place).is_dir() and not Path(place, "__init__.py").is_file():
         text = f"{place} is no package, but a folder that hides the package {package}: {shown}"
         return Check(name, "FAULT", text, f"run this elsewhere, or rename {place}")
-    for pattern, (meaning, known_remedy) in HINTS.items():
-        if re.search(pattern, message):
-            remedy = known_remedy.replace("{place}", str(place))
-            return Check(name, "FAULT", f"{meaning}: {shown}{where}", remedy)
+    for known_remedy, meanings in HINTS.items():
+        for pattern, meaning in meanings.items():
+            if re.search(pattern, message):
+                remedy = known_remedy.replace("{place}", str(place))
+                return Check(name, "FAULT", f"{meaning}: {shown}{where}", remedy)
     return Check(name, "FAULT", f"{shown}{where}", remedy)

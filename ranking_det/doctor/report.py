@@ -30,10 +30,8 @@ GIB = 2**30
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; return 0 if training will work, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ranking_det.doctor",
-        description="Say what is installed, whether it works, and how to mend what does not.",
-    )
+    text = "Say what is installed, whether it works, and how to mend what does not."
+    parser = argparse.ArgumentParser("python -m ranking_det.doctor", description=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     facts = {**describe_machine(), **{name: describe_package(name) for name in PACKAGES}}

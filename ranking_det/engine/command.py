@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ranking_det.data import AnnotationSummary
+from ranking_det.data.coco_json.reader import AnnotationSummary
 from ranking_det.user_errors import UserError
 
 EXAMPLES = """\

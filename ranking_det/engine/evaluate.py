@@ -20,9 +20,8 @@ from torch import distributed, nn
 
 from ranking_det.engine.run_checks import check_classes
 from ranking_det.engine.run_config import RunConfig, named_refusals
-from ranking_det.evaluation.metrics import class_precision
-from ranking_det.evaluation.tables import Row, precision_cell, write_table
-from ranking_det.files import write_whole
+from ranking_det.evaluation.metrics import class_precision, precision_cell
+from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.score_watch import watch_scores
 
@@ -134,7 +133,7 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
     write_table(path, ["dataset", "class", *columns, "objects", "images"], rows)
 
 
-def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[Row]:
+def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
     """The lines of a data set; none if its evaluator gives no AP of classes."""
     classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
     measured = {task: entry for task, entry in tasks.items() if isinstance(entry, Mapping)}

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 
-from ranking_det.data import (
+from ranking_det.data.catalog import register_annotations
+from ranking_det.data.coco_json.reader import (
     AnnotationSummary,
     check_same_categories,
     read_annotations,
-    register_annotations,
 )
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
-from ranking_det.data import prepare_registered
+from ranking_det.data.catalog import prepare_registered
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command
@@ -70,13 +71,14 @@ class Plan:
         return self.config.records() if records is None else records
 
 
-def make_plan(command: Command, *, on_device: bool = True) -> Plan:
+def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     """Load what a command names, check it and build the model.
 
     Args:
         command: what the user asks for.
-        on_device: whether the model is moved to its device. A process that only starts others
-            touches none, and leaves it on the CPU.
+        starts_others: whether this process only starts those that do the work, once it has checked
+            what each would complain about. It touches no GPU, leaves the model on the CPU, and
+            seeds nothing.
 
     Raises:
         UserError: whatever can be known to be wrong before anything is written.
@@ -88,7 +90,7 @@ def make_plan(command: Command, *, on_device: bool = True) -> Plan:
     data = take_own_data(config, command)
     settings = config.train
     _check_folders(config, command)
-    if on_device:
+    if not (starts_others and torch.cuda.is_available()):
         run_checks.check_device(settings.device, config.written("train.device"))
     dtype = run_checks.choose_dtype(settings.get("amp") or {}, settings.device)
     weights = _find_weights(config, command)
@@ -103,11 +105,11 @@ def make_plan(command: Command, *, on_device: bool = True) -> Plan:
     if config.schedule()[0].lr <= 0:
         raise UserError(f"the learning rate must be > 0, got {config.schedule()[0].lr}")
     _check_processes(config, command)
-    if command.trains or command.eval_only:
+    if not starts_others and (command.trains or command.eval_only):
         seed = settings.get("seed", 0)
         seed_all_rng(None if seed < 0 else seed + comm.get_rank())
     model = config.model()
-    if on_device:
+    if not starts_others:
         model.to(settings.device)
     plan = Plan(command, config, data, weights, model, dtype)
     _check_model(plan, [] if command.predict else splits)

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
-from ranking_det.data import release_sets
+from ranking_det.data.catalog import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import augment, evaluate
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(argv)
         if command.num_processes > 1 and not under_torchrun():
             check_processes(command)
-            # Once what several processes would each complain about. This one, which then only
-            # waits, must not hold a GPU.
-            checked = make_plan(command, on_device=not torch.cuda.is_available())
-            command = replace(command, own_data=checked.data)
-            del checked
+            plan = make_plan(command, starts_others=True)
+            # This process only waits from here on, and must not hold the parsed files meanwhile.
+            release_sets([*plan.config.names("train"), *plan.config.names("test")])
+            command = replace(command, own_data=plan.data)
+            del plan
         return start(_work, command)
     except UserError as error:
         return _complain(error)

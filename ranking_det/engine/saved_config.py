@@ -15,7 +15,7 @@ import yaml
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
-from ranking_det import assigners, criteria, modeling
+from ranking_det import assigners, criteria, layers, modeling
 from ranking_det.config import component_names
 from ranking_det.modeling.building_blocks import BLOCK_ARGUMENTS, BUILDING_BLOCKS
 from ranking_det.user_errors import UserError
@@ -33,7 +33,9 @@ _OTHERS = {
     "torch.optim": "AdamW SGD",
 }
 _CALLED = {module: names.split() for module, names in (_OTHERS | BUILDING_BLOCKS).items()}
-_CALLED |= {part.__name__: component_names(part) for part in (assigners, criteria, modeling)}
+_CALLED |= {
+    part.__name__: component_names(part) for part in (assigners, criteria, layers, modeling)
+}
 TARGETS = frozenset(f"{module}.{name}" for module, names in _CALLED.items() for name in names)
 """What a file may call: the components, and what configs/ call, as a run's config names them."""
 

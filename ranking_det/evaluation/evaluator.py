@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -17,13 +17,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ranking_det.data.coco_json.reader import open_annotations
-from ranking_det.evaluation.ground_truth import (
-    LVIS_VERSIONS,
-    describe,
-    fill_masks,
-    has_masks,
-    prepare_ground_truth,
-)
+from ranking_det.evaluation import ground_truth
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
 from ranking_det.files import write_json
@@ -31,9 +25,11 @@ from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Batch = Sequence[Mapping[str, Any]]
+
 
 class DetectionEvaluator(DatasetEvaluator):
-    """Boxes and masks, by the rules of COCO or of LVIS, as the data set says.
+    """Boxes and masks, by LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's.
 
     The metrics are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent.
     Unlike in those, AP is 0 and not NaN if a model detects nothing at all, and LVIS's have an
@@ -45,10 +41,8 @@ class DetectionEvaluator(DatasetEvaluator):
             their ids are no integers. Categories are the classes by
             ``thing_dataset_id_to_contiguous_id``, or else in the order of their ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
-        distributed: gather the detections of all processes; else each evaluates its own.
         output_dir: gets ``coco_instances_results.json`` or ``lvis_instances_results.json``, the
             detections in COCO's result format; None for no file.
-        rules: "coco", "lvis", or "auto" for those of the data set's ``evaluator_type``.
         library: "faster-coco-eval", or "pycocotools" for COCO's rules.
         max_dets_per_image: None for 100 of each class (COCO), or 300 of all classes (LVIS).
 
@@ -60,42 +54,35 @@ class DetectionEvaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         tasks: Sequence[str] | None = None,
-        distributed: bool = True,
-        output_dir: str | None = None,
         *,
-        rules: Literal["auto", "coco", "lvis"] = "auto",
+        output_dir: str | None = None,
         library: Library = "faster-coco-eval",
         max_dets_per_image: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        if rules not in ("auto", "coco", "lvis"):
-            raise UserError(f"rules must be 'auto', 'coco' or 'lvis', got {rules!r}")
-        kind = metadata.get("evaluator_type") if rules == "auto" else rules
-        self.rules: Rules = "lvis" if kind == "lvis" else "coco"
-        check_library(library, lvis=self.rules == "lvis")
+        lvis = metadata.get("evaluator_type") == "lvis"
+        rules: Rules = "lvis" if lvis else "coco"
+        check_library(library, lvis=lvis)
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
             raise UserError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
         self.tasks = None if tasks is None else list(tasks)
-        self.distributed = distributed
         self.output_dir = output_dir
-        self.library = library
-        self.max_dets = choose_max_dets(max_dets_per_image, self.rules, "max_dets_per_image")
+        self.library, self.rules = library, rules
+        self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
         content, where, numbers = _load(metadata, dataset_name)
         # That of a test set whose objects are not public has none.
         self.annotated = "annotations" in content
         content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
-        self.ground_truth = prepare_ground_truth(content, where, self.rules, masks=masks)
+        self.ground_truth = ground_truth.prepare_ground_truth(content, where, rules, masks=masks)
         images = self.ground_truth["images"]
         self.numbers = numbers or {image["id"]: image["id"] for image in images}
-        self.masks = has_masks(self.ground_truth)
+        self.masks = ground_truth.has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
-        self.category_ids, self.classes = _classes(
-            metadata, self.ground_truth, where, federated=self.rules == "lvis"
-        )
+        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where, lvis)
         self.reset()
 
     def reset(self) -> None:
@@ -104,9 +91,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self._num_images = 0
         self._has_masks = False
 
-    def process(
-        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Batch, outputs: Batch) -> None:
         """Take the detections of some images.
 
         Args:
@@ -130,10 +115,8 @@ class DetectionEvaluator(DatasetEvaluator):
             for result in instances_to_coco_json(instances, self.numbers[identity]):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
-                    raise ValueError(
-                        f"image {identity}: a detection is of class {label}, but the data "
-                        f"set has the classes 0 to {len(self.category_ids) - 1}"
-                    )
+                    text = f"image {identity}: a detection is of class {label}, but the data set"
+                    raise ValueError(f"{text} has the classes 0 to {len(self.category_ids) - 1}")
                 result["category_id"] = self.category_ids[label]
                 self._results.append(result)
             self._has_masks |= masks
@@ -141,14 +124,13 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics by task, on the main process; empty on others, and without any image."""
-        gathered = [(self._results, self._num_images, self._has_masks)]
-        if self.distributed:
-            comm.synchronize()
-            gathered = comm.gather(gathered[0], dst=0)
-            if not comm.is_main_process():
-                return {}
-        results = list(itertools.chain.from_iterable(part[0] for part in gathered))
-        if not sum(part[1] for part in gathered):
+        comm.synchronize()
+        gathered = comm.gather((self._results, self._num_images, self._has_masks), dst=0)
+        if not comm.is_main_process():
+            return {}
+        parts, counts, masks = zip(*gathered, strict=True)
+        results = list(itertools.chain.from_iterable(parts))
+        if not sum(counts):
             logger.warning("There was no image to evaluate")
             return {}
         if self.output_dir:
@@ -159,11 +141,9 @@ class DetectionEvaluator(DatasetEvaluator):
             logger.info("The data set has no annotations to evaluate with")
             return {}
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
-        logger.info(
-            "Evaluating %d detections by %s rules: %s",
-            *(len(results), kind, describe(self.ground_truth)),
-        )
-        tasks = self._choose_tasks(any(part[2] for part in gathered))
+        description = ground_truth.describe(self.ground_truth)
+        logger.info("Evaluating %d detections by %s rules: %s", len(results), kind, description)
+        tasks = self._choose_tasks(any(masks))
         return {task: self._average_precision(results, task) for task in tasks}
 
     def _choose_tasks(self, detects_masks: bool) -> list[str]:
@@ -175,21 +155,14 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def _average_precision(self, results: list[dict[str, Any]], task: str) -> dict[str, float]:
         if task == "segm":
-            fill_masks(self.ground_truth)
-        metrics = average_precision(
-            self.ground_truth,
-            results,
-            task,
-            rules=self.rules,
-            library=self.library,
-            max_dets=self.max_dets,
-            classes=self.classes,
-        )
+            ground_truth.fill_masks(self.ground_truth)
+        options = {"rules": self.rules, "library": self.library, "max_dets": self.max_dets}
+        truth, classes = self.ground_truth, self.classes
+        metrics = average_precision(truth, results, task, classes=classes, **options)
         table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
         of = "all classes" if self.rules == "lvis" else "each class"
-        logger.info(
-            "%s, at most %d detections of %s in an image:\n%s", task, self.max_dets, of, table
-        )
+        message = "%s, at most %d detections of %s in an image:\n%s"
+        logger.info(message, task, self.max_dets, of, table)
         return metrics
 
 
@@ -219,7 +192,7 @@ def _number_images(content: dict[str, Any]) -> dict[Any, int]:
 
 
 def _classes(
-    metadata: Any, content: Mapping[str, Any], where: str, *, federated: bool
+    metadata: Any, content: Mapping[str, Any], where: str, federated: bool
 ) -> tuple[list[int], dict[int, str]]:
     """The category ids in the order of classes, and the names by id."""
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -230,10 +203,8 @@ def _classes(
         raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
     # The ids of LVIS v1 are all in a file of v0.5, of other classes.
     if federated and len(ids) < len(names):
-        of_file, of_set = (
-            f"{count} ({LVIS_VERSIONS[count]})" if count in LVIS_VERSIONS else str(count)
-            for count in (len(names), len(ids))
-        )
+        versions = {count: f" ({name})" for count, name in ground_truth.LVIS_VERSIONS.items()}
+        of_file, of_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
         raise UserError(f"{where}: has {of_file} categories, but the data set {of_set}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):

@@ -6,13 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ranking_det.data.coco_json.reader import (
-    check_ground_truth,
-    image_sizes,
-    is_lvis,
-    open_annotations,
-    release_annotations,
-)
+from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.rules import MAX_ID
 from ranking_det.evaluation.metrics import Rules
 from ranking_det.user_errors import UserError
@@ -30,8 +24,8 @@ def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
         UserError: it is missing, no JSON, or faulty; the message names the first fault.
     """
     masks = iou_type == "segm"
-    content = prepare_ground_truth(open_annotations(path).content, path, rules, masks=masks)
-    release_annotations(path)
+    content = prepare_ground_truth(reader.open_annotations(path).content, path, rules, masks=masks)
+    reader.release_annotations(path)
     if masks:
         if content["annotations"] and not has_masks(content):
             raise UserError(f"{path}: no annotation has a 'segmentation' to evaluate masks with")
@@ -56,7 +50,7 @@ def prepare_ground_truth(
     Raises:
         UserError: it lacks one, or is inconsistent; the message names the first fault.
     """
-    check_ground_truth(content, where, lvis=rules == "lvis", masks=masks)
+    reader.check_ground_truth(content, where, lvis=rules == "lvis", masks=masks)
     return complete_for_evaluation(content)
 
 
@@ -101,7 +95,7 @@ def fill_masks(content: dict[str, Any]) -> None:
         (objects, crowds), (bare, none) = _count(content["annotations"]), _count(missing)
         also = f", {none} of {crowds} crowds" if none else ""
         logger.warning("Without a mask to be found by: %d of %d objects%s", bare, objects, also)
-    sizes = image_sizes(content) if missing else {}
+    sizes = reader.image_sizes(content) if missing else {}
     for annotation in missing:
         width, height = sizes[annotation["image_id"]]
         annotation["segmentation"] = {"size": [height, width], "counts": [height * width]}
@@ -112,8 +106,8 @@ def describe(content: Mapping[str, Any]) -> str:
 
     Crowds are no objects, and are named if there are any.
     """
-    count = len(content["categories"])
-    name = LVIS_VERSIONS.get(count, "LVIS format") if is_lvis(content["images"]) else "COCO format"
+    count, lvis = len(content["categories"]), reader.is_lvis(content["images"])
+    name = LVIS_VERSIONS.get(count, "LVIS format") if lvis else "COCO format"
     images, (objects, crowds) = len(content["images"]), _count(content["annotations"])
     also = f" and {crowds:,} crowds" if crowds else ""
     return f"{name}, {images:,} images, {objects:,} objects{also}, {count:,} categories"

@@ -34,7 +34,8 @@ def check_library(library: Library, *, lvis: bool) -> None:
         raise UserError(f"{library} is not installed: pip install {library}")
 
 
-def fast_precision(
+def interpolated_precision(
+    library: Library,
     ground_truth: dict[str, Any],
     results: list[dict[str, Any]],
     iou_type: str,
@@ -43,9 +44,10 @@ def fast_precision(
     *,
     lvis: bool,
 ) -> np.ndarray:
-    """Interpolated precision by faster-coco-eval.
+    """Interpolated precision by faster-coco-eval, or by pycocotools, COCO's own.
 
     Args:
+        library: which; pycocotools has COCO's rules only.
         ground_truth: the content of an annotation file with all that COCO's evaluation needs. Its
             annotations get fields of the library's.
         results: of a result file, with "bbox" or "segmentation" and not both; they get fields too.
@@ -59,46 +61,39 @@ def fast_precision(
     Returns:
         (T, R, K, A) in [0, 1]; -1 where there is no object.
     """
+    if library == "pycocotools":
+        from pycocotools.cocoeval import COCOeval
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = _index(ground_truth)
+            # pycocotools does not read an empty list of results.
+            empty = {**ground_truth, "annotations": []}
+            detections = truth.loadRes(results) if results else _index(empty)
+            return _accumulate(COCOeval(truth, detections, iou_type), ids, max_dets)
     from faster_coco_eval import COCO, COCOeval_faster
 
-    api = COCO(ground_truth)
-    detections = api.loadRes(results)
+    truth = COCO(ground_truth)
+    detections = truth.loadRes(results)
     step = max(1, PAIRS // max(1, len(ground_truth["images"])))
     parts = []
     for start in range(0, len(ids), step):
-        evaluation = COCOeval_faster(api, detections, iou_type, lvis_style=lvis)
-        evaluation.params.catIds = list(ids[start : start + step])
-        evaluation.params.maxDets = [max_dets]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        parts.append(np.asarray(evaluation.eval["precision"])[..., 0])
+        evaluation = COCOeval_faster(truth, detections, iou_type, lvis_style=lvis)
+        parts.append(_accumulate(evaluation, ids[start : start + step], max_dets))
     return np.concatenate(parts, axis=2)
 
 
-def reference_precision(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    iou_type: str,
-    ids: Sequence[int],
-    max_dets: int,
-) -> np.ndarray:
-    """The same by pycocotools, COCO's own, with COCO's rules; see :func:`fast_precision`."""
+def _index(content: dict[str, Any]) -> Any:
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
-    def index(content: dict[str, Any]) -> COCO:
-        api = COCO()
-        api.dataset = content
-        api.createIndex()
-        return api
+    api = COCO()
+    api.dataset = content
+    api.createIndex()
+    return api
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        api = index(ground_truth)
-        # pycocotools does not read an empty list of results.
-        detections = api.loadRes(results) if results else index({**ground_truth, "annotations": []})
-        evaluation = COCOeval(api, detections, iou_type)
-        evaluation.params.catIds = list(ids)
-        evaluation.params.maxDets = [max_dets]
-        evaluation.evaluate()
-        evaluation.accumulate()
+
+def _accumulate(evaluation: Any, ids: Sequence[int], max_dets: int) -> np.ndarray:
+    evaluation.params.catIds = list(ids)
+    evaluation.params.maxDets = [max_dets]
+    evaluation.evaluate()
+    evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[..., 0]

@@ -9,12 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ranking_det.evaluation.libraries import (
-    Library,
-    check_library,
-    fast_precision,
-    reference_precision,
-)
+from ranking_det.evaluation.libraries import Library, check_library, interpolated_precision
 from ranking_det.user_errors import UserError
 
 __all__ = ["MAX_DETS", "average_precision"]
@@ -79,20 +74,15 @@ def average_precision(
     if classes is None:
         classes = {category["id"]: category["name"] for category in categories}
     ids = sorted(classes)
-    rows = [_only(result, iou_type) for result in results]
+    # Copies for the libraries to write in; beside a mask a box would give the area.
+    keys = ("image_id", "category_id", "score", FIELDS[iou_type])
+    rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
         rows = keep_known(ground_truth, keep_best(rows, limit))
-    if library == "pycocotools":
-        precision = reference_precision(ground_truth, rows, iou_type, ids, limit)
-    else:
-        precision = fast_precision(ground_truth, rows, iou_type, ids, limit, lvis=lvis)
-    metrics = _overall(precision)
-    if lvis:
-        frequency = {category["id"]: category["frequency"] for category in categories}
-        metrics |= _by_frequency(precision[..., 0], [frequency[identity] for identity in ids])
-    if len(ids) > 1:
-        metrics |= _by_class(precision[..., 0], [classes[identity] for identity in ids])
-    return metrics
+    precision = interpolated_precision(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
+    frequency = {category["id"]: category["frequency"] for category in categories if lvis}
+    frequencies = [frequency[identity] for identity in ids] if lvis else None
+    return _summarize(precision, [classes[identity] for identity in ids], frequencies)
 
 
 def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
@@ -152,30 +142,30 @@ def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> li
     return [result for result in results if (result["image_id"], result["category_id"]) in known]
 
 
-def _only(result: Mapping[str, Any], iou_type: str) -> Result:
-    """A copy for the libraries to write in; beside a mask a box would give the area."""
-    return {key: result[key] for key in ("image_id", "category_id", "score", FIELDS[iou_type])}
+def _summarize(
+    precision: np.ndarray, names: Sequence[str], frequencies: Sequence[str] | None
+) -> dict[str, float]:
+    """Over all classes, by area, by frequency if it is known, and of each of several classes.
+
+    Args:
+        precision: (T, R, K, A).
+        names: of the K classes.
+        frequencies: of the K classes, by LVIS's rules.
+    """
+    anywhere = precision[..., 0]
+    metrics = {"AP": anywhere, "AP50": anywhere[0], "AP75": anywhere[5]}
+    metrics |= {f"AP{area}": precision[..., i] for i, area in enumerate("sml", start=1)}
+    if frequencies is not None:
+        of_class = np.array(frequencies)
+        metrics |= {f"AP{group}": anywhere[:, :, of_class == group] for group in "rcf"}
+    if len(names) > 1:
+        metrics |= {f"AP-{name}": anywhere[..., k] for k, name in enumerate(names)}
+    return {name: _percent(values) for name, values in metrics.items()}
 
 
-def _overall(precision: np.ndarray) -> dict[str, float]:
-    """Over all classes, of a precision (T, R, K, A)."""
-    metrics = {
-        "AP": _percent(precision[..., 0]),
-        "AP50": _percent(precision[0, ..., 0]),
-        "AP75": _percent(precision[5, ..., 0]),
-    }
-    for i, area in enumerate("sml", start=1):
-        metrics[f"AP{area}"] = _percent(precision[..., i])
-    return metrics
-
-
-def _by_class(precision: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    return {f"AP-{name}": _percent(precision[..., k]) for k, name in enumerate(names)}
-
-
-def _by_frequency(precision: np.ndarray, frequencies: Sequence[str]) -> dict[str, float]:
-    of_class = np.array(frequencies)
-    return {f"AP{group}": _percent(precision[:, :, of_class == group]) for group in "rcf"}
+def precision_cell(value: float) -> str:
+    """An AP in a table, with three decimals; empty for NaN, a class without an object."""
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(precision: np.ndarray) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ranking_det.checks import check_integer, describe
+from ranking_det.blocks import blocks
+from ranking_det.checks import check_integer, check_that
 
 BLOCK_ENTRIES = {"cpu": 1 << 21}
 """Entries of a block of windows: so many fit a CPU's cache; elsewhere 2^26, for few operations."""
@@ -52,17 +53,13 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
     check_integer("group", group, 1)
     check_integer("scale", scale, 1)
     _check_odd("kernel_size", kernel_size)
-    if features.dim() != 4 or not features.is_floating_point() or features.shape[1] % group:
-        raise ValueError(
-            f"features: expected a float tensor (N, C, H, W), C a multiple of group = {group}, got "
-            f"{describe(features)}"
-        )
+    right = features.dim() == 4 and features.is_floating_point() and features.shape[1] % group == 0
+    expected = f"a float tensor (N, C, H, W), C a multiple of group = {group}"
+    check_that(right, "features", expected, features)
     images, _, height, width = features.shape
     shape = (images, group * kernel_size**2, scale * height, scale * width)
-    if kernels.shape != shape or kernels.device != features.device:
-        raise ValueError(
-            f"kernels: expected shape {shape} on {features.device}, got {describe(kernels)}"
-        )
+    right = kernels.shape == shape and kernels.device == features.device
+    check_that(right, "kernels", f"shape {shape} on {features.device}", kernels)
     # Autocast would multiply in half precision.
     with torch.autocast(features.device.type, enabled=False):
         upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
@@ -101,8 +98,7 @@ class CARAFE(nn.Module):
             check_integer(name, value, 1)
         _check_odd("up_kernel", up_kernel)
         _check_odd("encoder_kernel", encoder_kernel)
-        if channels % group:
-            raise ValueError(f"group: expected a divisor of channels = {channels}, got {group}")
+        check_that(channels % group == 0, "group", f"a divisor of channels = {channels}", group)
         self.scale, self.up_kernel, self.group = scale, up_kernel, group
         self.compressor = nn.Conv2d(channels, compressed_channels, 1)
         weights = scale**2 * up_kernel**2 * group
@@ -204,10 +200,10 @@ def _blocks(weights: Tensor, padded: Tensor) -> Iterator[tuple[int, slice]]:
     """Rows of an image whose windows fit into a block."""
     images, height, width = weights.shape[:3]
     entries = width * weights.shape[-1] * padded.shape[3:].numel()
-    step = max(1, BLOCK_ENTRIES.get(weights.device.type, 1 << 26) // max(entries, 1))
+    size = BLOCK_ENTRIES.get(weights.device.type, 1 << 26)
     for image in range(images):
-        for start in range(0, height, step):
-            yield image, slice(start, min(start + step, height))
+        for rows in blocks(height, entries, size):
+            yield image, rows
 
 
 def _windows(padded: Tensor, rows: slice, size: int) -> Tensor:
@@ -226,5 +222,4 @@ def _add_windows(padded: Tensor, windows: Tensor, rows: slice, size: int) -> Non
 
 def _check_odd(name: str, value: int) -> None:
     check_integer(name, value, 1)
-    if value % 2 == 0:
-        raise ValueError(f"{name}: expected an odd number, got {value}")
+    check_that(value % 2 == 1, name, "an odd number", value)

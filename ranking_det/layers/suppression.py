@@ -15,15 +15,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
-from ranking_det.checks import (
-    check_at_least,
-    check_choice,
-    check_detections,
-    check_integer,
-)
-
-METHODS = ("linear", "gaussian")
+from ranking_det.checks import check_at_least, check_choice, check_detections, check_integer
 
 BLOCK_ENTRIES = 1 << 20
 """Entries of one block of a (k, n, 4) tensor, and so some tens of MiB for all that is computed."""
@@ -64,15 +58,24 @@ class HardNMS(nn.Module):
 
 
 class SoftNMS(nn.Module):
-    """Lower the scores of duplicates.
+    """Pick the detection of highest score, lower those of its class that overlap it, and repeat.
+
+    Soft-NMS (Bodla et al., ICCV 2017). Scores only fall and the picks of all classes come in
+    descending order, so that the first picks are those of a run to the end. A score of at most 0,
+    or NaN, is never picked. Lowered scores are in float32 or better.
 
     Args:
-        method: "linear" or "gaussian"; see :func:`soft_nms`, as for the other arguments.
+        method: what a pick of overlap IoU multiplies a score by: "linear", 1 - IoU where the IoU is
+            at least ``iou_thresh``; "gaussian", exp(-IoU^2 / sigma).
         iou_thresh: of the linear method, in [0, 1].
         sigma: of the Gaussian method, > 0.
         min_score: lowered scores of at most this are dropped, >= 0. They are compared as they
             come: those of a detector with an IoU or centreness branch are
             sqrt(class score x branch score).
+
+    >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 1.5], [4., 0., 6., 2.]])
+    >>> SoftNMS()(boxes, torch.tensor([.8, .4, .5]), torch.tensor([0, 0, 0]), limit=3)[:2]
+    (tensor([0, 2, 1]), tensor([0.8000, 0.5000, 0.1000]))
     """
 
     def __init__(
@@ -84,159 +87,81 @@ class SoftNMS(nn.Module):
         min_score: float = 1e-3,
     ) -> None:
         super().__init__()
+        check_choice("method", method, ("linear", "gaussian"))
         check_at_least("iou_thresh", iou_thresh, 0.0)
-        _check_options(method, sigma, min_score, 1)
-        self.options = {"iou_thresh": iou_thresh, "sigma": sigma, "min_score": min_score}
-        self.method = method
+        check_at_least("sigma", sigma, 0.0, strictly=True)
+        check_at_least("min_score", min_score, 0.0)
+        self.method, self.iou_thresh = method, iou_thresh
+        self.sigma, self.min_score = sigma, min_score
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
-        rows, lowered = soft_nms(
-            boxes, scores, classes, method=self.method, max_detections=limit, **self.options
-        )
-        return Survivors(rows, lowered, boxes[rows])
+        check_detections(boxes, scores, classes)
+        check_integer("limit", limit, 1)
+        # Lowered scores of float16 would tie. A taken score is 0 from then on.
+        remaining = scores.to(torch.promote_types(scores.dtype, torch.float32)).nan_to_num(nan=0.0)
+        steps = min(limit, len(scores))
+        picks = torch.empty(steps, dtype=torch.int64, device=scores.device)
+        lowered = remaining.new_empty(steps)
+        # No look at a value within the loop: on a GPU each would wait for the device.
+        for step in range(steps):
+            value, best = remaining.max(dim=0, keepdim=True)
+            picks[step : step + 1], lowered[step : step + 1] = best, value
+            iou = box_iou(boxes[best], boxes).nan_to_num(nan=0.0)  # of a box that is not finite
+            if self.method == "linear":
+                factor = torch.where(iou >= self.iou_thresh, 1 - iou, 1.0)
+            else:
+                factor = torch.exp(-iou.square() / self.sigma)
+            remaining = torch.where(classes == classes[best], remaining * factor, remaining)
+            remaining[best] = 0.0
+        high = lowered > self.min_score
+        return Survivors(picks[high], lowered[high], boxes[picks[high]])
 
 
 class ScoreVoting(nn.Module):
-    """Move each survivor to the mean of its neighbours.
+    """Replace each survivor's box by the mean of the boxes of its class that overlap it.
+
+    Score voting (Kim and Lee, ECCV 2020). A box counts with its score before suppression times
+    exp(-(1 - IoU)^2 / sigma), if its IoU with the survivor is above ``min_iou``; the survivor
+    itself counts with its whole score. Boxes are in float32 or better.
 
     Args:
         suppression: what suppresses; the scores that it leaves stay.
-        sigma: the smaller, the less a distant box counts, > 0; see :func:`vote_boxes`.
+        min_iou: boxes of at most this IoU with a survivor do not count.
+        sigma: the smaller, the less a distant box counts, > 0.
+
+    >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 2.2]])
+    >>> detections = boxes, torch.tensor([.5, .5]), torch.tensor([0, 0])
+    >>> ScoreVoting(HardNMS())(*detections, limit=1).boxes
+    tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
     """
 
-    def __init__(self, suppression: nn.Module, *, sigma: float = 0.025) -> None:
+    def __init__(
+        self, suppression: nn.Module, *, min_iou: float = 0.01, sigma: float = 0.025
+    ) -> None:
         super().__init__()
         check_at_least("sigma", sigma, 0.0, strictly=True)
         self.suppression = suppression
-        self.sigma = sigma
+        self.min_iou, self.sigma = min_iou, sigma
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
         """Suppress; see the module's docstring."""
+        check_detections(boxes, scores, classes)
         survivors: Survivors = self.suppression(boxes, scores, classes, limit)
-        voted = vote_boxes(survivors.rows, boxes, scores, classes, sigma=self.sigma)
+        wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
+        boxes, scores = boxes.to(wide), scores.to(wide)
+        voted = boxes[survivors.rows]
+        for block in blocks(len(voted), 4 * len(boxes), BLOCK_ENTRIES):
+            rows = survivors.rows[block]
+            iou = box_iou(boxes[rows, None], boxes)  # (rows, n)
+            weight = scores * torch.exp(-(1 - iou).square() / self.sigma)
+            # Also drops the NaN of a box that is not finite.
+            counts = (iou > self.min_iou) & (classes[rows, None] == classes)
+            weight = torch.where(counts, weight, 0.0)
+            # The mean of the shifts: exact where all boxes are equal, and where none counts (an
+            # empty box has IoU 0 with itself) the box stays as it is.
+            shift = torch.where(weight[..., None] > 0, boxes - boxes[rows, None], 0.0)
+            total = weight.sum(dim=1, keepdim=True)
+            mean = (weight[..., None] * shift).sum(dim=1) / total
+            voted[block] += torch.where(total > 0, mean, 0.0)
         return survivors._replace(boxes=voted)
-
-
-def soft_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    classes: Tensor,
-    *,
-    method: str = "linear",
-    iou_thresh: float = 0.5,
-    sigma: float = 0.5,
-    min_score: float = 0.0,
-    max_detections: int = 100,
-) -> tuple[Tensor, Tensor]:
-    """Pick the detection of highest score, lower those of its class that overlap it, and repeat.
-
-    Scores only fall and the picks of all classes come in descending order, so that the first
-    ``max_detections`` picks are those of a run to the end.
-
-    Args:
-        boxes: (n, 4) XYXY.
-        scores: (n,); one of at most 0, or NaN, is never picked.
-        classes: (n,) integers; detections of different classes do not touch one another.
-        method: what a pick of overlap IoU multiplies a score by: "linear", 1 - IoU where the IoU is
-            at least ``iou_thresh``; "gaussian", exp(-IoU^2 / sigma).
-        iou_thresh: of the linear method.
-        sigma: of the Gaussian method, > 0.
-        min_score: a detection whose lowered score is at most this is dropped, >= 0.
-        max_detections: picks, >= 1.
-
-    Returns:
-        The indices (k,) int64 of the picks, and their lowered scores (k,), in descending order.
-
-    Raises:
-        ValueError: another shape, dtype or device, or an argument out of its range.
-
-    >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 1.5], [4., 0., 6., 2.]])
-    >>> soft_nms(boxes, torch.tensor([.8, .4, .5]), torch.tensor([0, 0, 0]))
-    (tensor([0, 2, 1]), tensor([0.8000, 0.5000, 0.1000]))
-    """
-    check_detections(boxes, scores, classes)
-    _check_options(method, sigma, min_score, max_detections)
-    # In float32 or better: lowered scores of float16 would tie. A taken score is 0 from then on.
-    remaining = scores.to(torch.promote_types(scores.dtype, torch.float32)).nan_to_num(nan=0.0)
-    steps = min(max_detections, len(scores))
-    picks = torch.empty(steps, dtype=torch.int64, device=scores.device)
-    lowered = remaining.new_empty(steps)
-    # No look at a value within the loop: on a GPU each would wait for the device.
-    for step in range(steps):
-        value, best = remaining.max(dim=0, keepdim=True)
-        picks[step : step + 1], lowered[step : step + 1] = best, value
-        iou = box_iou(boxes[best], boxes).nan_to_num(nan=0.0)  # of a box that is not finite
-        if method == "linear":
-            factor = torch.where(iou >= iou_thresh, 1 - iou, 1.0)
-        else:
-            factor = torch.exp(-iou.square() / sigma)
-        remaining = torch.where(classes == classes[best], remaining * factor, remaining)
-        remaining[best] = 0.0
-    passing = lowered > min_score
-    return picks[passing], lowered[passing]
-
-
-def vote_boxes(
-    kept: Tensor,
-    boxes: Tensor,
-    scores: Tensor,
-    classes: Tensor,
-    *,
-    min_iou: float = 0.01,
-    sigma: float = 0.025,
-) -> Tensor:
-    """Replace each kept box by the mean of the boxes of its class that overlap it.
-
-    A box counts with its score times exp(-(1 - IoU)^2 / sigma), if its IoU with the kept box is
-    above ``min_iou``; the kept box itself counts with its whole score.
-
-    Args:
-        kept: (k,) int64 indices of the kept boxes.
-        boxes: (n, 4) XYXY, all boxes before suppression.
-        scores: (n,), >= 0, as they were before suppression.
-        classes: (n,) integers.
-        min_iou: boxes of at most this IoU do not count.
-        sigma: the smaller, the less a distant box counts, > 0.
-
-    Returns:
-        (k, 4) XYXY, in float32 or better.
-
-    Raises:
-        ValueError: another shape, dtype or device, or an argument out of its range.
-
-    >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 2.2]])
-    >>> vote_boxes(torch.tensor([0]), boxes, torch.tensor([.5, .5]), torch.tensor([0, 0]))
-    tensor([[0.0000, 0.0000, 2.0000, 2.0836]])
-    """
-    check_detections(boxes, scores, classes)
-    check_at_least("sigma", sigma, 0.0, strictly=True)
-    if kept.dim() != 1 or kept.dtype != torch.int64:
-        raise ValueError(
-            f"kept: expected int64 of one dimension, got {kept.dtype} of shape {tuple(kept.shape)}"
-        )
-    wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
-    boxes, scores = boxes.to(wide), scores.to(wide)
-    voted = boxes[kept]
-    step = max(1, BLOCK_ENTRIES // max(4 * len(boxes), 1))
-    for start in range(0, len(kept), step):
-        rows = kept[start : start + step]
-        iou = box_iou(boxes[rows, None], boxes)  # (rows, n)
-        weight = scores * torch.exp(-(1 - iou).square() / sigma)
-        # Also drops the NaN of a box that is not finite.
-        weight = torch.where((iou > min_iou) & (classes[rows, None] == classes), weight, 0.0)
-        # The mean of the shifts: exact where all boxes are equal, and where none counts (an empty
-        # kept box has IoU 0 with itself) the box stays as it is.
-        shift = torch.where(weight[..., None] > 0, boxes - boxes[rows, None], 0.0)
-        total = weight.sum(dim=1, keepdim=True)
-        mean = (weight[..., None] * shift).sum(dim=1) / total
-        voted[start : start + step] += torch.where(total > 0, mean, 0.0)
-    return voted
-
-
-def _check_options(method: str, sigma: float, min_score: float, max_detections: int) -> None:
-    check_choice("method", method, METHODS)
-    check_at_least("sigma", sigma, 0.0, strictly=True)
-    if not min_score >= 0:
-        raise ValueError(f"min_score: expected a number of at least 0, got {min_score!r}")
-    check_integer("max_detections", max_detections, 1)

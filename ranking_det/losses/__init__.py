@@ -31,24 +31,4 @@ from ranking_det.losses.rankdetnet import (
     iou_guided_ranking_loss,
 )
 
-__all__ = [
-    "ALRPLosses",
-    "BACKGROUND",
-    "IGNORE",
-    "RankSortLosses",
-    "alrp_loss",
-    "ap_loss",
-    "ape_loss",
-    "class_specific_ranking_loss",
-    "cross_entropy",
-    "dice_errors",
-    "focal",
-    "global_ranking_loss",
-    "group_negatives",
-    "hardest_negatives",
-    "iou_guided_ranking_loss",
-    "mask_cross_entropies",
-    "quality_focal",
-    "rank_sort_loss",
-    "varifocal",
-]
+__all__ = [name for name in globals() if not name.startswith("_")]

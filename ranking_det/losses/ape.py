@@ -4,16 +4,16 @@ Equations are those of "Revisiting AP Loss for Dense Object Detection: Adaptive 
 Selection".
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
+from ranking_det.checks import check_at_least, check_choice, check_ranking, check_that
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
-from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 
 
 def ape_loss(
@@ -71,46 +71,33 @@ def ape_loss(
     check_ranking(logits, positives, quality=quality)
     check_at_least("lam", lam, 0.0, strictly=True)
     check_choice("normalizer", normalizer, ("positives", "active"))
-    if cutoff is not None and not (isinstance(cutoff, (int, float)) and cutoff < 0):
-        raise ValueError(f"cutoff: expected a number below 0 or None, got {cutoff!r}")
-    if max_negatives is not None:
-        check_integer("max_negatives", max_negatives, 0)
+    below_zero = isinstance(cutoff, (int, float)) and cutoff < 0
+    check_that(cutoff is None or below_zero, "cutoff", "a number below 0 or None", cutoff)
     with exact_arithmetic(logits):
-        index = None
-        if max_negatives is not None:
-            index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        ranked = gather_ranked_logits(logits, positives, [quality], index=index)
+        ranked = gather_ranked_logits(logits, positives, [quality], max_negatives=max_negatives)
         if ranked is not None:
             sums = SigmoidSums(ranked, lam, cutoff, saturate)
-            pairs = _between_positives(sums, ranked, count_self)
-            weights = pairs.share * ranked.columns[0] if weight_by_quality else pairs.share
-            active = (sums.visible + pairs.visible > 0).sum().clamp_min(1)
+            share, visible, softplus, trained = _between_positives(sums, ranked, count_self)
+            weights = share * ranked.columns[0] if weight_by_quality else share
+            active = (sums.visible + visible > 0).sum().clamp_min(1)
             weights = weights / (active if normalizer == "active" else len(weights))
-            value = weights @ (sums.softplus + pairs.softplus) / lam
+            value = weights @ (sums.softplus + softplus) / lam
             pushed = _push_positives(sums, ranked, weights)
-            pulled = weights * (sums.trained + pairs.trained)
+            pulled = weights * (sums.trained + trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = Part(value.to(gradient.dtype), gradient, index)
+            part = Part(value.to(gradient.dtype), gradient, ranked.places)
     return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
-class _Pairs(NamedTuple):
-    """What each positive u finds among the positives v.
+def _between_positives(
+    sums: SigmoidSums, ranked: RankedLogits, count_self: bool
+) -> Iterator[Tensor]:
+    """What each positive u finds among the positives v, (P,) each.
 
-    Attributes:
-        share: 1 / BC_u; 0 where A_u is empty.
-        visible: the number of v in A_u.
-        softplus: the sum of softplus(lam d_vu) over A_u.
-        trained: the sum of sigmoid(lam d_vu) over the v in A_u that have a gradient.
+    Yields:
+        1 / BC_u, 0 where A_u is empty; the number of v in A_u; the sum of softplus(lam d_vu) over
+        A_u; and the sum of sigmoid(lam d_vu) over the v in A_u that have a gradient.
     """
-
-    share: Tensor
-    visible: Tensor
-    softplus: Tensor
-    trained: Tensor
-
-
-def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool) -> _Pairs:
     (quality,), blocks = ranked.columns, []
     for rows in sums.row_blocks():
         pairs = sums.pairs(rows)
@@ -124,8 +111,8 @@ def _between_positives(sums: SigmoidSums, ranked: RankedLogits, count_self: bool
             sums.visible[rows] + visible == 0, 0
         )
         softplus, trained = ((column * worse).sum(1) for column in (pairs.softplus, pairs.trained))
-        blocks.append(_Pairs(share, visible, softplus, trained))
-    return _Pairs(*map(torch.cat, zip(*blocks, strict=True)))
+        blocks.append((share, visible, softplus, trained))
+    return map(torch.cat, zip(*blocks, strict=True))
 
 
 def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.checks import check_at_least, check_choice, check_integer, check_ranking
+from ranking_det.checks import check_at_least, check_choice, check_ranking
 from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
-from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums, highest_negatives
+from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 
 
 def ap_loss(
@@ -73,13 +73,8 @@ def ap_loss(
     check_at_least("lam", lam, 0.0, strictly=True)
     check_at_least("margin", margin, 0.0)
     check_at_least("self_count", self_count, 0.0, strictly=True)
-    if max_negatives is not None:
-        check_integer("max_negatives", max_negatives, 0)
     with exact_arithmetic(logits):
-        index = None
-        if max_negatives is not None:
-            index = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        ranked = gather_ranked_logits(logits, positives, [], group, index)
+        ranked = gather_ranked_logits(logits, positives, [], group, max_negatives)
         if ranked is not None:
             sums = IntervalSums(ranked, delta) if distance == "step" else SigmoidSums(ranked, lam)
             others = sums.over_other_positives(torch.ones_like(ranked.scores))
@@ -94,7 +89,7 @@ def ap_loss(
             value = lowest.mean()
             if isinstance(sums, SigmoidSums) and distance == "cross_entropy":
                 value = (weights * sums.softplus).sum() / lam
-            part = Part(value.to(gradient.dtype), gradient, index)
+            part = Part(value.to(gradient.dtype), gradient, ranked.places)
     return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import check_at_least, check_labels, check_per_positive
+from ranking_det.checks import check_at_least, check_labels, check_per_positive, check_that
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
@@ -69,13 +69,10 @@ def focal(
     >>> focal(torch.zeros(1, 1), torch.tensor([0]), alpha=1.0, gamma=0.0)
     tensor(0.6931)
     """
-    check_labels("logits", logits, labels)
     check_at_least("alpha", alpha, 0.0)
     check_at_least("gamma", gamma, 0.0)
-    if alpha > 1:
-        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha!r}")
-    logits, targets = _with_targets(logits, labels, positives, None)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    check_that(alpha <= 1, "alpha", "a number in [0, 1]", alpha)
+    entropy, logits, targets = _entropies(logits, labels, positives, None)
     score = logits.sigmoid()
     wrong = score + targets - 2 * score * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
@@ -114,10 +111,8 @@ def quality_focal(
         >>> quality_focal(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1.0]))
         tensor(0.1733)
     """
-    check_labels("logits", logits, labels)
     check_at_least("beta", beta, 0.0)
-    logits, targets = _with_targets(logits, labels, positives, quality)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    entropy, logits, targets = _entropies(logits, labels, positives, quality)
     # Not 0, where a power below 1 has an infinite slope.
     wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
     return (wrong**beta * entropy).sum()
@@ -155,19 +150,21 @@ def varifocal(
         >>> varifocal(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1.0]))
         tensor(0.6931)
     """
-    check_labels("logits", logits, labels)
     check_at_least("alpha", alpha, 0.0)
     check_at_least("gamma", gamma, 0.0)
-    logits, targets = _with_targets(logits, labels, positives, quality)
-    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    entropy, logits, targets = _entropies(logits, labels, positives, quality)
     score = logits.detach().sigmoid()
     return (torch.where(targets > 0, targets, alpha * score**gamma) * entropy).sum()
 
 
-def _with_targets(
+def _entropies(
     logits: Tensor, labels: Tensor, positives: Tensor | None, quality: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The logits (R', K) of the rows that count, and their targets: the quality, or 1 for None."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The binary cross entropies, logits and targets, (R', K) each, of the rows that count.
+
+    A positive's target at its class is its quality, or 1 for None; all other targets are 0.
+    """
+    check_labels("logits", logits, labels)
     if positives is None:
         positives = torch.nonzero(labels >= 0).squeeze(1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -177,4 +174,6 @@ def _with_targets(
         quality = quality.detach().to(targets.dtype)
     targets[positives, labels[positives]] = 1 if quality is None else quality
     counted = labels != IGNORE
-    return logits[counted], targets[counted]
+    logits, targets = logits[counted], targets[counted]
+    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return entropy, logits, targets

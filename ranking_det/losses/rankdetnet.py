@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ranking_det.blocks import blocks
 from ranking_det.checks import (
     check_at_least,
     check_choice,
@@ -70,7 +71,10 @@ def global_ranking_loss(
 def class_specific_ranking_loss(
     scores: Tensor,
     labels: Tensor,
+    positives: Tensor | None = None,
+    image: Tensor | None = None,
     *,
+    num_images: int = 1,
     negatives: str = "group",
     ratio: int = 3,
     groups: int = 3,
@@ -80,13 +84,17 @@ def class_specific_ranking_loss(
     """Rank within each class its positives above all that is not of the class.
 
     The sum over the classes c that have a positive of the global ranking loss in channel c, between
-    the positives of c and negatives mined from all other rows (eq. 4 and 5). O(R) time for each
-    class with a positive, all of them at once; memory for the gradient, O(R K), and for a block of
-    the scores of some classes.
+    the positives of c and negatives mined from all other rows (eq. 4 and 5); of several images, the
+    sum of the losses of each alone. O(R) time for each class of an image with a positive, all of
+    them at once; memory for the gradient, O(R K), and for a block of the scores of some classes.
+    The host waits once for a GPU, whatever the number of images and classes.
 
     Args:
         scores: (R, K) float, f of each candidate in each class. Negatives of -inf take no part.
         labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE.
+        positives: (P,) int64, the rows with a class, ascending; None to find them.
+        image: (R,) int64, ascending, the image 0..num_images-1 of each row; None for one image.
+        num_images: how many.
         negatives: "group" (:func:`group_negatives`) or "ohem" (:func:`hardest_negatives`).
         ratio: with "ohem", how many negatives for each positive, >= 1.
         groups: with "group", the number of groups, >= 1.
@@ -106,9 +114,25 @@ def class_specific_ranking_loss(
         0.814852
     """
     check_labels("scores", scores, labels)
-    rows = torch.nonzero(labels >= 0).squeeze(1)
-    ranking = Ranking(negatives, ratio, groups, distance, reweight)
-    return rank_classes(scores, labels, rows, torch.zeros_like(labels), 1, ranking)
+    check_choice("negatives", negatives, ("group", "ohem"))
+    check_choice("distance", distance, DISTANCES)
+    check_integer("ratio", ratio, 1)
+    check_integer("groups", groups, 1)
+    rows = torch.nonzero(labels >= 0).squeeze(1) if positives is None else positives
+    image = torch.zeros_like(labels) if image is None else image
+    check_entries("image", image, labels, "row", integer=True)
+    flat = scores.reshape(-1)
+    if len(rows) == 0:
+        return zero_loss(flat)
+    ranking = _Ranking(negatives, ratio, groups, distance, reweight)
+    with exact_arithmetic(flat):
+        layout = _lay_out(labels, rows, image, num_images, scores.shape[1])
+        dtype = torch.promote_types(flat.dtype, torch.float32)
+        gradient = torch.zeros_like(flat, dtype=dtype)
+        value = gradient.new_zeros(())
+        for pairs in blocks(len(layout.key), layout.longest, constants.ELEMENTS):
+            value += _rank_pairs(scores.detach(), labels, layout, pairs, ranking, gradient)
+    return attach_gradients(flat, Part(value, gradient))[0]
 
 
 def iou_guided_ranking_loss(
@@ -119,6 +143,8 @@ def iou_guided_ranking_loss(
     alpha: float = 1.0,
     iou_gradient: str = "higher",
     reduction: str = "sum",
+    image: Tensor | None = None,
+    num_images: int = 1,
 ) -> Tensor:
     """Make the order of the positives' scores agree with that of their IoU.
 
@@ -136,6 +162,9 @@ def iou_guided_ranking_loss(
         iou_gradient: which of the two IoUs has a gradient: that of the "higher" score, "both" or
             "none".
         reduction: "sum" over the groups, or their "mean", of those that have a pair.
+        image: (P,) int64, the image of each positive, if the mean is within each image and the sum
+            over them; a group is of one image.
+        num_images: with ``image``, how many.
 
     Returns:
         A scalar; zero, attached to the graph, if there is no pair.
@@ -163,17 +192,21 @@ def iou_guided_ranking_loss(
         f, s = scores.detach().to(dtype)[order], ious.detach().to(dtype)[order]
         first = torch.searchsorted(groups, groups)
         last = torch.searchsorted(groups, groups, right=True)
-        weights = _pair_weights(first, last, dtype)
+        size = last - first
+        pairs = (size * (size - 1) // 2).to(dtype)
+        weights = (1 / pairs).masked_fill_(pairs == 0, 0)
         if reduction == "mean":
             heads = (first == torch.arange(len(f), device=f.device)) & (weights > 0)
-            weights = weights / heads.sum().clamp_min(1)
+            image = torch.zeros_like(groups) if image is None else image[order]
+            counts = f.new_zeros(num_images).index_add_(0, image, heads.to(dtype))
+            weights = weights / counts[image].clamp_min(1)
         value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
         back = torch.argsort(order)
         part = Part(value, torch.cat([gradient[back] for gradient in gradients]))
     return attach_gradients(inputs, part)[0]
 
 
-class Ranking(NamedTuple):
+class _Ranking(NamedTuple):
     """The options of :func:`class_specific_ranking_loss`."""
 
     negatives: str
@@ -204,10 +237,10 @@ class _Layout(NamedTuple):
 
 
 def _lay_out(
-    labels: Tensor, rows: Tensor, images: Tensor, num_images: int, num_classes: int
+    labels: Tensor, rows: Tensor, image: Tensor, num_images: int, num_classes: int
 ) -> _Layout:
-    key, order = torch.sort(images[rows] * num_classes + labels[rows], stable=True)
-    bounds = torch.searchsorted(images, torch.arange(num_images + 1, device=images.device))
+    key, order = torch.sort(image[rows] * num_classes + labels[rows], stable=True)
+    bounds = torch.searchsorted(image, torch.arange(num_images + 1, device=image.device))
     first = torch.searchsorted(key, key)
     # The one time that the host waits for the device.
     on_host = torch.cat([bounds, first]).tolist()
@@ -223,55 +256,12 @@ def _lay_out(
     )
 
 
-def rank_classes(
-    scores: Tensor,
-    labels: Tensor,
-    rows: Tensor,
-    images: Tensor,
-    num_images: int,
-    ranking: Ranking,
-) -> Tensor:
-    """The sum of the class-specific ranking losses of several images.
-
-    The host waits once for a GPU, whatever the number of images and classes.
-
-    Args:
-        scores: (R, K) float, of all images.
-        labels: (R,) int64.
-        rows: (P,) int64, those whose label is a class, ascending.
-        images: (R,) int64, ascending, the image of each row.
-        num_images: how many.
-        ranking: the options.
-
-    Returns:
-        A scalar; zero, attached to the graph, without positives.
-    """
-    check_choice("negatives", ranking.negatives, ("group", "ohem"))
-    check_choice("distance", ranking.distance, DISTANCES)
-    check_integer("ratio", ranking.ratio, 1)
-    check_integer("groups", ranking.groups, 1)
-    flat = scores.reshape(-1)
-    if len(rows) == 0:
-        return zero_loss(flat)
-    with exact_arithmetic(flat):
-        layout = _lay_out(labels, rows, images, num_images, scores.shape[1])
-        dtype = torch.promote_types(flat.dtype, torch.float32)
-        gradient = torch.zeros_like(flat, dtype=dtype)
-        value = gradient.new_zeros(())
-        size = max(1, constants.ELEMENTS // layout.longest)
-        for start in range(0, len(layout.key), size):
-            value += _rank_pairs(
-                scores.detach(), labels, layout, slice(start, start + size), ranking, gradient
-            )
-    return attach_gradients(flat, Part(value, gradient))[0]
-
-
 def _rank_pairs(
     scores: Tensor,
     labels: Tensor,
     layout: _Layout,
     pairs: slice,
-    ranking: Ranking,
+    ranking: _Ranking,
     gradient: Tensor,
 ) -> Tensor:
     """Return the loss of some pairs of an image and a class, and add its gradient (R K,)."""
@@ -300,7 +290,7 @@ def _rank_pairs(
 
 
 def _rank_mined(
-    high: Tensor, group: Tensor, low: Tensor, most: int, ranking: Ranking
+    high: Tensor, group: Tensor, low: Tensor, most: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum over rankings of at most ``most`` positives, and both gradients, (P,) and (G, N)."""
     if ranking.negatives == "group":
@@ -319,13 +309,6 @@ def _rank_mined(
     return values.sum(), at_high, at_low
 
 
-def _pair_weights(first: Tensor, last: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 over the number of pairs of each positive's group, 0 where there is none."""
-    size = last - first
-    pairs = (size * (size - 1) // 2).to(dtype)
-    return (1 / pairs).masked_fill_(pairs == 0, 0)
-
-
 def _visit_pairs(
     f: Tensor,
     s: Tensor,
@@ -339,9 +322,7 @@ def _visit_pairs(
     value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
     # The one time that the host waits for the device.
     largest = int((last - first).max())
-    size = max(1, constants.PAIRS // largest)
-    for start in range(0, len(f), size):
-        rows = slice(start, start + size)
+    for rows in blocks(len(f), largest, constants.PAIRS):
         others = first[rows, None] + torch.arange(largest, device=f.device)
         outside = others >= last[rows, None]
         others.clamp_(max=len(f) - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +53,15 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
-def _panel(
-    axis: Axes, records: Sequence[Mapping[str, Any]], lines: dict[str, str], title: str
-) -> None:
+def _panel(axis: Axes, records: list[dict[str, Any]], lines: dict[str, str], title: str) -> None:
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
     for name, label in lines.items():
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
             # An evaluation at the end only is one point; a line would not show it.
-            axis.plot(
-                *zip(*points, strict=True), label=label, marker="o" if len(points) < 20 else ""
-            )
+            marker = "o" if len(points) < 20 else ""
+            axis.plot(*zip(*points, strict=True), label=label, marker=marker)
     if axis.lines:
         axis.legend(fontsize=8)
         axis.set_ylim(bottom=0)

@@ -55,10 +55,8 @@ def draw_examples(
     for axis in axes:
         axis.axis("off")
     for i, (image, ground_truth, detections) in enumerate(examples):
-        for axis, instances, title in (
-            (axes[2 * i], ground_truth, "ground truth"),
-            (axes[2 * i + 1], detections, "detections"),
-        ):
+        pairs = ((ground_truth, "ground truth"), (detections, "detections"))
+        for axis, (instances, title) in zip(axes[2 * i :], pairs, strict=False):
             axis.imshow(overlay(image, instances, classes))
             axis.set_title(title, fontsize=9)
     figure.savefig(picture, dpi=110)

@@ -111,10 +111,8 @@ def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
     colors = np.array([_color(int(i)) for i in positives.objects])
     if not positives.are_points:
         patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
-        alpha = min(0.9, max(0.15, 30 / max(len(boxes), 1)))
-        axis.add_collection(
-            PatchCollection(patches, facecolors="none", edgecolors=colors, lw=0.9, alpha=alpha)
-        )
+        look = {"lw": 0.9, "alpha": min(0.9, max(0.15, 30 / max(len(boxes), 1)))}
+        axis.add_collection(PatchCollection(patches, fc="none", edgecolors=colors, **look))
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     axis.scatter(*centers.T, s=22, c=colors, edgecolors="black", linewidths=0.7, zorder=3)
 
@@ -124,34 +122,17 @@ def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int
     x1, y1, x2, y2 = box
     missed = count == 0
     layer = 6 if missed else 4  # nothing hides what is missed
-    axis.add_patch(
-        Rectangle(
-            (x1, y1),
-            x2 - x1,
-            y2 - y1,
-            fill=False,
-            edgecolor=WARNING if missed else "white",
-            linewidth=3 if missed else 1.8,
-            path_effects=[withStroke(linewidth=5 if missed else 3.4, foreground="black")],
-            clip_on=False,
-            zorder=layer,
-        )
-    )
+    color, width, halo = (WARNING, 3, 5) if missed else ("white", 1.8, 3.4)
+    frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width)
+    outline = [withStroke(linewidth=halo, foreground="black")]
+    axis.add_patch(frame).set(path_effects=outline, clip_on=False, zorder=layer)
     label = name if count is None else f"{name}: {_plural(count, 'positive')}"
-    width, height = axis.get_xlim()[1], axis.get_ylim()[0]
-    right = x1 > 0.7 * width
-    axis.text(
-        x2 if right else x1,
-        y1,
-        label,
-        fontsize=9,
-        ha="right" if right else "left",
-        va="top" if y1 < 0.03 * height else "bottom",
-        color="white" if missed else "black",
-        weight="bold" if missed else "normal",
-        bbox={"facecolor": WARNING if missed else _color(index), "edgecolor": "black", "pad": 1.5},
-        zorder=layer + 1,
-    )
+    x, side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
+    above = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
+    font = {"color": "white", "weight": "bold"} if missed else {"color": "black"}
+    back = {"facecolor": WARNING if missed else _color(index), "edgecolor": "black", "pad": 1.5}
+    place = {"ha": side, "va": above, "zorder": layer + 1}
+    axis.text(x, y1, label, fontsize=9, bbox=back, **place, **font)
 
 
 def _color(index: int) -> str:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ranking_det import blocks
 from ranking_det.assigners import (
     BACKGROUND,
     IGNORE,
@@ -9,7 +10,6 @@ from ranking_det.assigners import (
     ImageInputs,
     NormalizedPAA,
     Predictions,
-    blocks,
     cost_mixture,
 )
 from tests.assigners.cases import grid, random_boxes
@@ -337,7 +337,7 @@ def test_wrong_arguments_are_named(assigner):
 
 def test_wrong_options_of_the_costs_are_named():
     for weight in (-1.0, float("inf")):
-        with pytest.raises(ValueError, match="box_weight must be a finite number >= 0, got"):
+        with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
             PAA(box_weight=weight)
     with pytest.raises(ValueError, match="scores: expected one of both, classification, localizat"):
         NormalizedPAA(scores="iou")

@@ -142,6 +142,7 @@ def changed(**fields):
         (lambda: AveragePrecision(distance="steep"), "distance: expected one of step, sigmoid"),
         (lambda: APE(lam=0), "lam: expected a finite number above 0"),
         (lambda: RankDet(negatives="all"), "negatives: expected one of group, ohem"),
+        (lambda: RankDet(iou_reduction="max"), "reduction: expected one of sum, mean"),
         (lambda: RankDet(iou_gradient="lower"), "iou_gradient: expected one of higher"),
         (lambda: RankDet(class_weight=-1), "class_weight: expected"),
         (lambda: SmoothL1(beta=-0.1), "beta: expected a finite number of at least 0, got -0.1"),
@@ -149,7 +150,7 @@ def changed(**fields):
         (lambda: ConstantBalance(-2), "weight: expected a finite number of at least 0, got -2"),
         (lambda: HistoryBalance(0), "period: expected"),
         (lambda: ALRPCriterion(balance=ValueBalance(), tau=1.0), r"tau: .* in \[0, 1\), got 1.0"),
-        (lambda: PositiveCount(momentum=1.0), r"momentum must be in \[0, 1\), got 1.0"),
+        (lambda: PositiveCount(momentum=1.0), r"momentum: expected a number in \[0, 1\), got 1.0"),
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
         (lambda: rank_sort(normalizer=PositiveCount()), "RankSort normalises itself"),
         (lambda: Criterion(classification=Focal()), "normalizer: Focal is a sum and needs one"),
@@ -170,11 +171,11 @@ def changed(**fields):
         ),
         (
             lambda: changed(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
-            "positives: expected the 4 rows whose label is a class, ascending, got 0 rows",
+            r"positives: expected the 4 rows whose label is a class, ascending, .* \(0,\)",
         ),
         (
             lambda: changed(positives=torch.tensor([0, 2, 5, 6])),
-            "positives: expected the 4 rows whose label is a class, ascending, got 4 rows",
+            r"positives: expected the 4 rows whose label is a class, ascending, .* \(4,\)",
         ),
         (
             lambda: changed(positives=torch.tensor([2, 0, 5, 7])),
@@ -186,11 +187,11 @@ def changed(**fields):
         ),
         (
             lambda: changed(outputs=torch.zeros(3, 4)),
-            "boxes.outputs: expected one row of 4 for each of the 4 positive labels, got shape",
+            r"boxes.outputs: expected one row of 4 for each of the 4 positive labels, .* \(3, 4\)",
         ),
         (
             lambda: changed(gt_boxes=torch.zeros(4, 5)),
-            "boxes.gt_boxes: expected one row of 4 for each of the 4 positive labels, got shape",
+            r"boxes.gt_boxes: expected one row of 4 for each of the 4 positive labels, .* \(4, 5\)",
         ),
         (
             lambda: changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])),

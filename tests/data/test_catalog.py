@@ -13,7 +13,7 @@ from detectron2.data import (
 )
 from detectron2.structures import BoxMode
 
-from ranking_det.data import prepare_registered, register_shapes
+from ranking_det.data.catalog import prepare_registered, register_shapes
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.shapes.lvis import (
     class_probabilities,

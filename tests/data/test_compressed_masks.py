@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from ranking_det.data.coco_json.compressed_masks import BATCH, are_whole
-from ranking_det.data.coco_json.rules import broken_masks
+from ranking_det.data.coco_json.compressed_masks import is_whole
+from ranking_det.data.coco_json.rules import Context, segmentation
 
 SIZE = (37, 50)
 AREA = SIZE[0] * SIZE[1]
@@ -46,13 +46,10 @@ WHOLE = [3, 10, 200, 7, 500, 1, AREA - 721]
 
 
 def test_every_mask_of_pycocotools_is_whole_as_text_and_as_bytes():
-    counts = [counts_of(mask) for mask in random_masks(2 * BATCH + 3)]
-    assert are_whole(counts, [AREA] * len(counts)).all()
-    assert are_whole([own.decode() for own in counts], [AREA] * len(counts)).all()
-    assert not are_whole(counts, [AREA + 1] * len(counts)).any()
-    large = counts_of(np.eye(3000, 2000))
-    assert are_whole([large, counts[5], large], [6_000_000, AREA, 6_000_000]).all()
-    assert are_whole([], []).shape == (0,)
+    for counts in (counts_of(mask) for mask in random_masks(259)):
+        assert is_whole(counts, AREA) and is_whole(counts.decode(), AREA)
+        assert not is_whole(counts, AREA + 1)
+    assert is_whole(counts_of(np.eye(3000, 2000)), 6_000_000)
 
 
 def test_the_characters_are_those_of_pycocotools():
@@ -83,12 +80,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_mask_is_told_and_its_neighbours_are_not(case):
-    good = [counts_of(mask) for mask in random_masks(6)]
-    counts = [*good[:3], BROKEN[case], *good[3:], write(WHOLE)]
-    expected = [own is not counts[3] for own in counts]
-    assert are_whole(counts, [AREA] * len(counts)).tolist() == expected
-    assert are_whole([BROKEN[case]], [AREA]).tolist() == [False]
+def test_a_broken_mask_is_told(case):
+    assert is_whole(write(WHOLE), AREA)
+    assert not is_whole(BROKEN[case], AREA)
 
 
 def test_no_change_of_a_character_is_missed():
@@ -99,9 +93,9 @@ def test_no_change_of_a_character_is_missed():
     for _ in range(400):
         place = rng.integers(len(text))
         changed.append(text[:place] + chr(rng.integers(40, 120)) + text[place + 1 :])
-    found = are_whole(changed, [AREA] * len(changed)).tolist()
-    assert found == [read(own) for own in changed]
-    assert 0 < sum(found) < 100
+    whole = [is_whole(counts, AREA) for counts in changed]
+    assert whole == [read(counts) for counts in changed]
+    assert 0 < sum(whole) < 100
 
 
 def read(text):
@@ -121,26 +115,25 @@ def read(text):
 
 
 def test_only_masks_that_may_be_whole_are_decoded():
-    size, sizes = [SIZE[0], SIZE[1]], {1: (SIZE[1], SIZE[0]), 2: None}
+    size, context = [SIZE[0], SIZE[1]], Context(lvis=False, sizes={1: (SIZE[1], SIZE[0]), 2: None})
     broken = {"size": size, "counts": "no RLE"}
     entries = [
-        3,
         {"image_id": 1},
         {"image_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]},
         {"image_id": 1, "segmentation": {"size": size, "counts": WHOLE}},
         {"image_id": 1, "segmentation": broken},
         {"image_id": 1, "segmentation": broken | {"size": None}},
         {"image_id": 2, "segmentation": broken},
-        {"image_id": [], "segmentation": broken},
+        {"image_id": 3, "segmentation": broken},
         {"image_id": 1, "segmentation": broken | {"counts": write(WHOLE).encode()}},
     ]
-    found = list(broken_masks(entries, sizes))
-    assert [index for index, _ in found] == [4]
-    assert f"must decode to runs of {AREA} pixels" in found[0][1][1]
+    faults = {i: fault for i, entry in enumerate(entries) for fault in segmentation(entry, context)}
+    assert list(faults) == [3, 4] and "'size' must be the image's" in faults[4].text
+    assert f"must decode to runs of {AREA} pixels" in faults[3].text
 
 
 def test_millions_of_masks_take_minutes_and_not_hours():
     counts = [counts_of(mask) for mask in random_masks(40)][::2] * 100  # 50 characters
     start = time.process_time()
-    assert are_whole(counts, [AREA] * len(counts)).all()
+    assert all(is_whole(text, AREA) for text in counts)
     assert (time.process_time() - start) / len(counts) < 200e-6  # a tenth of it here

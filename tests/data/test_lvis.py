@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ranking_det.data import register_lvis
+from ranking_det.data.catalog import register_lvis
 from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.user_errors import UserError
 

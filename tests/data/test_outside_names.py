@@ -2,7 +2,6 @@
 
 import json
 import os
-from functools import partial
 
 import pytest
 from PIL import Image
@@ -64,8 +63,7 @@ def test_a_name_that_leaves_is_one_line_with_the_count(write, name):
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
     # Sets that are registered are read by the same rule.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
-    classes = {"thing_classes": ["x"], "thing_dataset_id_to_contiguous_id": {1: 0}}
-    register_set(NAME, partial(load_set, NAME), **metadata, **classes)
+    register_set(NAME, {1: "x"}, load_set, **metadata)
     with pytest.raises(UserError, match="1 of 2 images lie outside"):
         load_set(NAME)
 

@@ -9,8 +9,9 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
-from ranking_det.data import read_annotations, register_annotations
+from ranking_det.data.catalog import register_annotations
 from ranking_det.data.coco_json.image_files import candidates
+from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.evaluation.ground_truth import complete_for_evaluation
 from tests.data.cases import IDS, NAMES, valid
 

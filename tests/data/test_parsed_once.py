@@ -17,11 +17,15 @@ from detectron2.data import (
 )
 from detectron2.structures import Boxes, Instances
 from PIL import Image
-from ranking_det.engine.per_class import write_per_class
 
-from ranking_det.data import read_annotations, register_annotations, release_sets
+from ranking_det.data.catalog import register_annotations, release_sets
 from ranking_det.data.coco_json import reader
-from ranking_det.data.coco_json.reader import open_annotations, release_annotations
+from ranking_det.data.coco_json.reader import (
+    open_annotations,
+    read_annotations,
+    release_annotations,
+)
+from ranking_det.engine.evaluate import write_per_class
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.user_errors import UserError
 from tests.data.cases import valid

@@ -5,13 +5,14 @@ import pytest
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-from ranking_det.data import register_shapes
-from ranking_det.data.repeat import repeat_factors, repeat_rare
+from ranking_det.data.catalog import register_shapes
+from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.data.stream import RecordList, build_train_loader
 from ranking_det.engine.run_config import load_config
 from ranking_det.user_errors import UserError
 
+repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
 CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 
 
@@ -34,9 +35,7 @@ def root(tmp_path):
 def test_the_factor_of_an_image_is_that_of_its_rarest_class():
     # sqrt(.5 / (2/8)) = 1.414 and sqrt(.5 / (1/8)) = 2 exactly; an empty image counts once.
     expected = [1, 1, 1, 1, math.sqrt(2), 2, 1, 1]
-    assert repeat_factors(IMAGES, 0.5) == pytest.approx(expected)
-    theirs = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(IMAGES, 0.5)
-    assert theirs.tolist() == pytest.approx(expected)
+    assert repeat_factors(IMAGES, 0.5).tolist() == pytest.approx(expected)
 
 
 def test_factors_are_rounded_up_and_nothing_is_copied():
@@ -64,7 +63,7 @@ def test_a_loader_keeps_one_copy_of_a_repeated_image_and_gives_it_as_often(group
     records = [{"name": i, "width": 2, "height": 1, **own} for i, own in enumerate(IMAGES)]
     repeated = repeat_rare(records, threshold=0.5)
     kept = RecordList(repeated)
-    assert len(kept) == 10 and len(kept._images) == 8
+    assert len(kept) == 10 and len(kept.dataset) == 8
     assert [kept[i]["name"] for i in range(10)] == [own["name"] for own in repeated]
     loader = build_train_loader(
         repeated, mapper=dict, total_batch_size=2, aspect_ratio_grouping=grouping
@@ -90,13 +89,13 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
     assert config.names("train") == ["shapes_lvis_train"]
     assert config.names_key("train") == "dataloader.train.dataset.dataset.names"
     images = get_detection_dataset_dicts("shapes_lvis_train")
-    expected = sum(math.ceil(factor) for factor in repeat_factors(images, 0.2))
+    expected = int(repeat_factors(images, 0.2).ceil().sum())
     records = config.records()
     assert len(images) < expected == len(records)
     config.fit_to_data(len(records))
     assert config.schedule()[0].epoch == math.ceil(expected / 8)
     loader = config.train_loader(records, 0)
-    assert len(loader.dataset.dataset._images) == len(images)
+    assert len(loader.dataset.dataset.dataset) == len(images)
     config.set_names("own_train", None, keep_empty=True)
     inner = config.nodes.dataloader.train.dataset.dataset
     assert (inner.names, inner.filter_empty) == ("own_train", False)

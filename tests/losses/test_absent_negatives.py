@@ -17,7 +17,7 @@ from ranking_det.losses import (
     hardest_negatives,
     rank_sort_loss,
 )
-from ranking_det.losses.kernels.sigmoid_sums import highest_negatives
+from ranking_det.losses.kernels.ranked_logits import highest_negatives
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30

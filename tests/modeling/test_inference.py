@@ -4,10 +4,9 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from ranking_det.layers import soft_nms, vote_boxes
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.postprocessing import RawDetections
-from tests.layers.cases import detections
+from tests.layers.cases import detections, soft_nms, vote_boxes
 
 
 def decode(outputs, anchors):

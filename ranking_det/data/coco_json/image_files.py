@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 import re
@@ -25,13 +26,13 @@ class ImageFinder:
 
     def __init__(self, image_root: str | Path) -> None:
         self.image_root = str(image_root)
-        self._listed: dict[str, frozenset[str]] = {}
+        self._files = functools.cache(_list_files)
 
     def find(self, image: dict[str, Any]) -> str | None:
         """The path of an image, None if it is missing."""
         for path in self.places(image):
             folder, base = os.path.split(path)
-            if base in self._listing(folder):
+            if base in self._files(folder):
                 return path
         return None
 
@@ -43,17 +44,15 @@ class ImageFinder:
         """The paths at which an image may lie; see :func:`candidates`."""
         return [os.path.join(self.image_root, name) for name in candidates(image)]
 
-    def _listing(self, folder: str) -> frozenset[str]:
-        if folder not in self._listed:
-            try:
-                with os.scandir(folder) as entries:
-                    names = frozenset(entry.name for entry in entries if _is_file(entry))
-            except PermissionError as error:
-                raise UserError(f"the folder {folder!r} may not be read") from error
-            except (OSError, ValueError):  # a name that no file can have is a ValueError
-                names = frozenset()
-            self._listed[folder] = names
-        return self._listed[folder]
+
+def _list_files(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if _is_file(entry))
+    except PermissionError as error:
+        raise UserError(f"the folder {folder!r} may not be read") from error
+    except (OSError, ValueError):  # a name that no file can have is a ValueError
+        return frozenset()
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -103,18 +102,13 @@ def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> N
         image_root: the folder, as the message names it.
         json_file: the file, as the message names it.
     """
-    outside = {
-        i: name
-        for i, image in enumerate(images)
-        if (name := next(filter(_leaves, _names(image)), None)) is not None
-    }
+    leaving = (next(filter(_leaves, _names(image)), None) for image in images)
+    outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
     if outside:
-        index, name = next(iter(outside.items()))
-        raise UserError(
-            f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder "
-            f"{str(image_root)!r} (the first: images[{index}], {show(name)}); --allow-outside "
-            "permits it"
-        )
+        index, name = outside[0]
+        text = f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder"
+        first = f"the first: images[{index}], {show(name)}"
+        raise UserError(f"{text} {str(image_root)!r} ({first}); --allow-outside permits it")
 
 
 def _names(image: Any) -> list[str]:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
     "categories": {
         rules.unique_id: (TRAINING, REGISTERED),
         rules.exact_id: (GROUND_TRUTH,),
-        rules.unique_name: (TRAINING, REGISTERED),
-        rules.visible_name: (TRAINING, REGISTERED),
+        rules.distinct_name: (TRAINING, REGISTERED),
         rules.encodable_name: (TRAINING, REGISTERED, GROUND_TRUTH),
         rules.frequency: (TRAINING, REGISTERED, GROUND_TRUTH),
     },
@@ -173,8 +173,8 @@ def load_json(path: str, what: str) -> Any:
     try:
         return _parse(Path(path).read_bytes())
     except FileNotFoundError:
-        place = f"current folder: {Path.cwd()}"
-        raise UserError(f"the {what} {path!r} does not exist ({place})") from None
+        text = f"the {what} {path!r} does not exist (current folder: {Path.cwd()})"
+        raise UserError(text) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{path}: no valid JSON: {error.msg} at {place}") from None
@@ -224,13 +224,8 @@ def read_annotations(
     """
     path = str(json_file)
     file = open_annotations(path)
-    _check_lists(file.content, path)
+    context, faults = _check_file(file.content, path, TRAINING, image_root, allow_outside)
     images, annotations = file.content["images"], file.content["annotations"]
-    context = Context(is_lvis(images), opened=-(-len(images) // rules.MAX_OPENED))
-    if image_root is not None:
-        context.finder = _open_folder(images, image_root, path, allow_outside)
-    faults = _check_sections(file.content, path, TRAINING, context)
-    _check_compressed_masks("annotations", annotations, context, faults)
     _forgive(faults, annotations)
     faults.check()
     objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
@@ -238,14 +233,13 @@ def read_annotations(
         raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
     if image_root is not None:  # registered sets have a part of these rules
         file.passed.add((str(image_root), context.lvis, allow_outside))
-    categories = file.content["categories"] if context.lvis else []
-    counts = {category["id"]: category["image_count"] for category in categories}
+    categories = sorted(file.content["categories"], key=itemgetter("id"))
     return AnnotationSummary(
         json_file=path,
         format="lvis" if context.lvis else "coco",
         category_ids=tuple(context.categories),
         class_names=tuple(context.categories.values()),
-        image_counts=tuple(counts[i] for i in sorted(counts)),
+        image_counts=tuple(c["image_count"] for c in categories if context.lvis),
         num_images=len(images),
         num_empty_images=len(images) - len(objects),
         num_objects=objects.total(),
@@ -271,14 +265,10 @@ def open_registered(
             folder or is not there, or an annotation is of an unknown image or category.
     """
     file, check = open_annotations(path), (str(image_root), lvis, allow_outside)
-    content = file.content
-    if check in file.passed:
-        return content
-    _check_lists(content, path)
-    finder = _open_folder(content["images"], image_root, path, allow_outside)
-    _check_sections(content, path, REGISTERED, Context(lvis, finder=finder)).check()
-    file.passed.add(check)
-    return content
+    if check not in file.passed:
+        _check_file(file.content, path, REGISTERED, image_root, allow_outside, lvis)[1].check()
+        file.passed.add(check)
+    return file.content
 
 
 def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks: bool) -> None:
@@ -308,8 +298,6 @@ def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks
         repeated = len(entries) - len({entry["id"] for entry in entries})
         if repeated:
             raise UserError(f"{where}: {repeated} ids of {section!r} are not unique")
-    if masks:
-        _check_compressed_masks("annotations", content["annotations"], context, faults)
 
 
 def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:
@@ -330,8 +318,6 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
     )
     faults = Faults(path, first_only=True)
     _check_section(iou_type, results, RESULTS, context, faults)
-    if iou_type == "segm":
-        _check_compressed_masks(iou_type, results, context, faults)
     return results
 
 
@@ -342,19 +328,16 @@ def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> N
     for identity in sorted(train_names.keys() | val_names.keys()):
         pair = train_names.get(identity), val_names.get(identity)
         if pair[0] != pair[1]:
-            texts = ["missing" if name is None else repr(name) for name in pair]
-            raise UserError(
-                f"the categories of training and validation must be the same, but category "
-                f"{identity} is {texts[0]} in {train.json_file} and {texts[1]} in {val.json_file}"
-            )
+            first, second = ("missing" if name is None else repr(name) for name in pair)
+            names = f"{first} in {train.json_file} and {second} in {val.json_file}"
+            text = "the categories of training and validation must be the same, but category"
+            raise UserError(f"{text} {identity} is {names}")
 
 
 def is_lvis(images: Sequence[Any]) -> bool:
     """Whether the images of a file have LVIS's own fields."""
-    return any(
-        isinstance(image, dict) and not rules.LVIS_LISTS.keys().isdisjoint(image)
-        for image in images
-    )
+    keys = rules.LVIS_LISTS.keys()
+    return any(isinstance(image, dict) and keys & image.keys() for image in images)
 
 
 def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
@@ -362,8 +345,19 @@ def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
     return {image["id"]: (image["width"], image["height"]) for image in content["images"]}
 
 
-def _check_lists(content: dict[str, Any], path: str) -> None:
-    """Raise UserError unless a file's content has the three lists of COCO and LVIS."""
+def _check_file(
+    content: dict[str, Any],
+    path: str,
+    profile: int,
+    image_root: str | Path | None,
+    allow_outside: bool,
+    lvis: bool | None = None,
+) -> tuple[Context, Faults]:
+    """What is known of a file, and the faults of its entries.
+
+    Raises:
+        UserError: it lacks a list of COCO's and LVIS's, or its images are not to be found.
+    """
     for section in SECTIONS:
         if section not in content:
             raise UserError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
@@ -372,24 +366,18 @@ def _check_lists(content: dict[str, Any], path: str) -> None:
             raise UserError(f"{path}: {section!r} must be a list, got {kind}")
         if not content[section]:
             raise UserError(f"{path}: {section!r} is empty")
-
-
-def _open_folder(
-    images: list[Any], image_root: str | Path, path: str, allow_outside: bool
-) -> ImageFinder:
-    check_folder(image_root)
-    if not allow_outside:
-        check_inside(images, image_root, path)
-    return ImageFinder(image_root)
-
-
-def _check_sections(
-    content: Mapping[str, Any], path: str, profile: int, context: Context
-) -> Faults:
-    faults = Faults(path)
+    images = content["images"]
+    context, faults = Context(is_lvis(images) if lvis is None else lvis), Faults(path)
+    if profile == TRAINING:
+        context.opened = -(-len(images) // rules.MAX_OPENED)
+    if image_root is not None:
+        check_folder(image_root)
+        if not allow_outside:
+            check_inside(images, image_root, path)
+        context.finder = ImageFinder(image_root)
     for section in SECTIONS:
         _check_section(section, content[section], profile, context, faults)
-    return faults
+    return context, faults
 
 
 def _check_section(
@@ -424,16 +412,9 @@ def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> 
     if context.section == "categories":
         context.categories.setdefault(entry["id"], entry["name"] if is_named else "")
     else:
-        is_sized = has_fields and not rules.sides(entry, context)
+        is_sized = has_fields and not any(rules.sides(entry, context))
         size = (entry["width"], entry["height"]) if is_sized else None
         context.sizes.setdefault(entry["id"], size)
-
-
-def _check_compressed_masks(
-    section: str, entries: Sequence[Any], context: Context, faults: Faults
-) -> None:
-    for index, fault in rules.broken_masks(entries, context.sizes):
-        faults.add(section, index, entries[index], [fault])
 
 
 def _forgive(faults: Faults, annotations: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Rules for categories, images, annotations and results of COCO and LVIS JSON, one entry each.
 
-A rule takes an entry, whose fields have the right types, and what is known of its file, and returns
+A rule takes an entry, whose fields have the right types, and what is known of its file, and yields
 the faults that it finds. Which rules a profile applies is said in
 :mod:`ranking_det.data.coco_json.reader`.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ranking_det.data.coco_json.compressed_masks import are_whole
+from ranking_det.data.coco_json.compressed_masks import is_whole
 from ranking_det.data.coco_json.image_files import ImageFinder, read_header
 from ranking_det.user_errors import UserError, show
 
@@ -26,7 +26,6 @@ MAX_OPENED = 10_000
 # What boxes may exceed the image by, in pixels: converters that count pixels from 1, or take the
 # last pixel's index for the edge, are off by one. In samples of COCO and LVIS no box exceeds it.
 TOLERANCE = 1.0
-MASKS_AT_ONCE = 8192  # compressed masks collected before they are decoded
 FLAT = "box without area"
 FORGIVEN = {FLAT: 1e-5}
 """The share of the objects that may have a fault of a kind, which is then counted in a warning.
@@ -40,6 +39,7 @@ _TYPE_NAMES = {int: "an integer", str: "a string", list: "a list", dict: "an obj
 _LISTS = {"bbox": "result", "segm": "result"}
 _NOUNS = {"categories": "category", "images": "image", "annotations": "annotation"}
 
+Entry = dict[str, Any]
 Size = tuple[int, int]  # width, height
 
 
@@ -126,156 +126,137 @@ class Context:
     category_of: dict[str, int] = field(default_factory=dict)
 
 
-Rule = Callable[[dict[str, Any], Context], Sequence[Fault]]
+Rule = Callable[[Entry, Context], Iterable[Fault]]
 
 
 def type_faults(entry: Any, fields: Mapping[str, type]) -> list[Fault]:
     """What keeps an entry from being an object with these keys, of exactly these types."""
     if type(entry) is not dict:
         return [Fault("wrong type", f"must be an object, got {show(entry)}")]
-    faults = []
-    for key, kind in fields.items():
-        if type(entry.get(key)) is kind:  # True and 640.0 are no integers here
-            continue
-        if key not in entry:
-            faults.append(Fault("missing key", f"has no {key!r}"))
-        else:
-            text = f"{key!r} must be {_TYPE_NAMES[kind]}, got {show(entry[key])}"
-            faults.append(Fault("wrong type", text))
-    return faults
+    return [
+        Fault("wrong type", f"{key!r} must be {_TYPE_NAMES[kind]}, got {show(entry[key])}")
+        if key in entry
+        else Fault("missing key", f"has no {key!r}")
+        for key, kind in fields.items()
+        if type(entry.get(key)) is not kind  # True and 640.0 are no integers here
+    ]
 
 
-def unique_id(entry: dict[str, Any], context: Context) -> Sequence[Fault]:
+def unique_id(entry: Entry, context: Context) -> Iterator[Fault]:
     """No two entries of a section have the same id."""
     if entry["id"] in context.ids:
         text = f"another {_NOUNS[context.section]} has the id {entry['id']}"
-        return [Fault("duplicate id", text)]
+        yield Fault("duplicate id", text)
     context.ids.add(entry["id"])
-    return ()
 
 
-def exact_id(entry: dict[str, Any], context: Context) -> Sequence[Fault]:
+def exact_id(entry: Entry, context: Context) -> Iterator[Fault]:
     """Ids are kept as floats by evaluation libraries."""
-    if abs(entry["id"]) < MAX_ID:
-        return ()
-    return [Fault("wrong value", f"'id' must be below 2**53, got {show(entry['id'])}")]
+    if abs(entry["id"]) >= MAX_ID:
+        yield Fault("wrong value", f"'id' must be below 2**53, got {show(entry['id'])}")
 
 
-def unique_name(category: dict[str, Any], context: Context) -> Sequence[Fault]:
-    """No two categories have the same name."""
+def distinct_name(category: Entry, context: Context) -> Iterator[Fault]:
+    """The name of a category is more than white space, and is no other's."""
     name = category["name"]
+    if not name.strip():
+        yield Fault("empty name", "the name is empty")
     if name in context.category_of:
         text = f"the name {name!r} is also that of category {context.category_of[name]}"
-        return [Fault("duplicate name", text)]
-    context.category_of[name] = category["id"]
-    return ()
+        yield Fault("duplicate name", text)
+    context.category_of.setdefault(name, category["id"])
 
 
-def visible_name(category: dict[str, Any], context: Context) -> Sequence[Fault]:
-    """The name of a category is more than white space."""
-    return () if category["name"].strip() else [Fault("empty name", "the name is empty")]
-
-
-def encodable_name(category: dict[str, Any], context: Context) -> Sequence[Fault]:
+def encodable_name(category: Entry, context: Context) -> Iterator[Fault]:
     """The name of a category can be written to a file; JSON may hold half of a pair of UTF-16."""
     try:
         category["name"].encode()
     except UnicodeEncodeError:
         text = f"the name {show(category['name'])} holds what is no character"
-        return [Fault("broken name", text)]
-    return ()
+        yield Fault("broken name", text)
 
 
-def frequency(category: dict[str, Any], context: Context) -> Sequence[Fault]:
+def frequency(category: Entry, context: Context) -> Iterator[Fault]:
     """LVIS's frequency of a category is rare, common or frequent."""
-    if not context.lvis or category["frequency"] in ("r", "c", "f"):
-        return ()
-    text = f"'frequency' must be 'r', 'c' or 'f', got {show(category['frequency'])}"
-    return [Fault("wrong value", text)]
+    if context.lvis and category["frequency"] not in ("r", "c", "f"):
+        text = f"'frequency' must be 'r', 'c' or 'f', got {show(category['frequency'])}"
+        yield Fault("wrong value", text)
 
 
-def sides(image: dict[str, Any], context: Context) -> Sequence[Fault]:
+def sides(image: Entry, context: Context) -> Iterator[Fault]:
     """Width and height are those of an image file."""
-    return [
-        Fault("image size", f"{key!r} must be from 1 to {MAX_SIDE}, got {show(image[key])}")
-        for key in ("width", "height")
-        if not 1 <= image[key] <= MAX_SIDE
-    ]
+    for key in ("width", "height"):
+        if not 1 <= image[key] <= MAX_SIDE:
+            text = f"{key!r} must be from 1 to {MAX_SIDE}, got {show(image[key])}"
+            yield Fault("image size", text)
 
 
-def federated_lists(image: dict[str, Any], context: Context) -> Sequence[Fault]:
+def federated_lists(image: Entry, context: Context) -> Iterator[Fault]:
     """LVIS's lists of an image hold categories."""
-    return [
-        Fault("unknown category", f"{key!r} holds {show(identity)}, which is no category")
-        for key in LVIS_LISTS
-        for identity in image.get(key) or ()
-        if type(identity) is not int or identity not in context.categories
-    ]
+    for key in LVIS_LISTS:
+        for identity in image.get(key) or ():
+            if type(identity) is not int or identity not in context.categories:
+                text = f"{key!r} holds {show(identity)}, which is no category"
+                yield Fault("unknown category", text)
 
 
-def evaluated_lists(image: dict[str, Any], context: Context) -> Sequence[Fault]:
+def evaluated_lists(image: Entry, context: Context) -> Iterable[Fault]:
     """The same, where COCO's rules leave them out."""
     return federated_lists(image, context) if context.lvis else ()
 
 
-def image_name(image: dict[str, Any], context: Context) -> Sequence[Fault]:
+def image_name(image: Entry, context: Context) -> Iterator[Fault]:
     """An image has a file name or a URL."""
     names = {key: image.get(key) for key in ("file_name", "coco_url")}
     if all(name is None for name in names.values()):
-        return [Fault("missing key", "has no 'file_name' (nor LVIS's 'coco_url')")]
-    return [
-        Fault("wrong type", f"{key!r} must be a string that is not empty, got {show(name)}")
-        for key, name in names.items()
-        if name is not None and (type(name) is not str or not name)
-    ]
+        yield Fault("missing key", "has no 'file_name' (nor LVIS's 'coco_url')")
+    for key, name in names.items():
+        if name is not None and (type(name) is not str or not name):
+            text = f"{key!r} must be a string that is not empty, got {show(name)}"
+            yield Fault("wrong type", text)
 
 
-def image_file(image: dict[str, Any], index: int, context: Context) -> Sequence[Fault]:
+def image_file(image: Entry, index: int, context: Context) -> Iterator[Fault]:
     """The file of ``images[index]`` is there, can be opened, and has the size that is said.
 
     All must be there; the headers of up to :data:`MAX_OPENED`, evenly spread, are read. It is asked
     for images without any other fault.
     """
     if context.finder is None:
-        return ()
+        return
     path = context.finder.find(image)
     if path is None:
         places = " or ".join(context.finder.places(image))
-        return [Fault("missing image file", f"no file {places}")]
-    if not context.opened or index % context.opened:
-        return ()
+        yield Fault("missing image file", f"no file {places}")
+    elif context.opened and index % context.opened == 0:
+        yield from _header_faults(path, image)
+
+
+def _header_faults(path: str, image: Entry) -> Iterator[Fault]:
     try:
         width, height, mode = read_header(path)
     except Exception as error:  # the readers of broken files raise many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        return [Fault("unreadable image", f"{path} cannot be read ({reason})")]
-    faults = []
+        yield Fault("unreadable image", f"{path} cannot be read ({reason})")
+        return
     if mode.startswith(("I", "F")):
         # Pillow would make nearly all of it white.
-        text = f"{path} has pixels of more than 8 bits; save it with 8"
-        faults.append(Fault("pixel format", text))
+        yield Fault("pixel format", f"{path} has pixels of more than 8 bits; save it with 8")
     if (width, height) != (image["width"], image["height"]):
         text = f"the file says {image['width']} x {image['height']} (width x height), "
-        faults.append(Fault("image size", text + f"but {path} is {width} x {height}"))
-    return faults
+        yield Fault("image size", text + f"but {path} is {width} x {height}")
 
 
-def references(entry: dict[str, Any], context: Context) -> Sequence[Fault]:
+def references(entry: Entry, context: Context) -> Iterator[Fault]:
     """The image and the category of an annotation or a result are known."""
-    image, category = entry["image_id"], entry["category_id"]
-    if image in context.sizes and category in context.categories:
-        return ()
-    faults, place = [], context.place
-    if image not in context.sizes:
-        text = f"'image_id' is {image}, which is no image of {place}"
-        faults.append(Fault("unknown image", text))
-    if category not in context.categories:
-        text = f"'category_id' is {category}, which is no category of {place}"
-        faults.append(Fault("unknown category", text))
-    return faults
+    for noun, known in (("image", context.sizes), ("category", context.categories)):
+        identity = entry[f"{noun}_id"]
+        if identity not in known:
+            text = f"'{noun}_id' is {identity}, which is no {noun} of {context.place}"
+            yield Fault(f"unknown {noun}", text)
 
 
-def box_numbers(entry: dict[str, Any], context: Context) -> Sequence[Fault]:
+def box_numbers(entry: Entry, context: Context) -> list[Fault]:
     """A box is four finite numbers."""
     box = entry["bbox"]
     if len(box) != 4 or any(type(value) not in NUMBERS for value in box):
@@ -283,10 +264,10 @@ def box_numbers(entry: dict[str, Any], context: Context) -> Sequence[Fault]:
         return [Fault("malformed box", text)]
     if not is_finite(box) and not all(is_finite([value]) for value in box):
         return [Fault("malformed box", f"'bbox' holds NaN or infinity: {show(box)}")]
-    return ()
+    return []
 
 
-def box_not_negative(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
+def box_not_negative(annotation: Entry, context: Context) -> list[Fault]:
     """A box that is evaluated may be of no area, and anywhere."""
     faults = box_numbers(annotation, context)
     if not faults and min(annotation["bbox"][2:]) < 0:
@@ -295,7 +276,7 @@ def box_not_negative(annotation: dict[str, Any], context: Context) -> Sequence[F
     return faults
 
 
-def box_inside(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
+def box_inside(annotation: Entry, context: Context) -> list[Fault]:
     """A box that is trained on has an area, and lies inside its image up to a pixel."""
     faults = box_numbers(annotation, context)
     if faults:
@@ -307,119 +288,71 @@ def box_inside(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
         return [Fault(kind, text)]
     size = context.sizes.get(annotation["image_id"])
     if size is None:
-        return ()
+        return []
     excess = max(-x, -y, x + width - size[0], y + height - size[1])
     if excess <= TOLERANCE:
-        return ()
+        return []
     corners = x < width <= size[0] and y < height <= size[1] and min(x, y) >= 0
     hint = "; is it x1, y1, x2, y2 instead of x, y, width, height?" if corners else ""
-    text = (
-        f"'bbox' {box} is outside image {annotation['image_id']} of {size[0]} x {size[1]} by "
-        f"{excess:g} pixels{hint}"
-    )
+    image = f"image {annotation['image_id']} of {size[0]} x {size[1]}"
+    text = f"'bbox' {box} is outside {image} by {excess:g} pixels{hint}"
     return [Fault("box outside the image", text)]
 
 
-def segmentation(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
+def segmentation(annotation: Entry, context: Context) -> Iterator[Fault]:
     """The mask of an annotation, if it has one, can be drawn."""
-    mask = annotation.get("segmentation")
-    if not mask or not context.masks:
-        return ()
-    size = context.sizes.get(annotation["image_id"])
-    return [Fault("segmentation", text) for text in _mask_faults(mask, size)]
+    if annotation.get("segmentation") and context.masks:
+        yield from _mask_faults(annotation, context)
 
 
-def optional_values(annotation: dict[str, Any], context: Context) -> Sequence[Fault]:
+def result_segmentation(result: Entry, context: Context) -> Iterator[Fault]:
+    """The mask of a result is a compressed RLE."""
+    mask = result["segmentation"]
+    faults = list(_mask_faults(result, context))
+    if not faults and type(mask["counts"]) is not str:
+        text = f"must be a string, as a result's RLE is compressed, got {show(mask)}"
+        faults = [Fault("segmentation", f"the RLE's 'counts' {text}")]
+    yield from faults
+
+
+def optional_values(annotation: Entry, context: Context) -> Iterator[Fault]:
     """The fields of an annotation that may be missing have a value that evaluations take."""
-    faults = []
     if annotation.get("iscrowd", 0) not in (0, 1):
-        text = f"'iscrowd' must be 0 or 1, got {show(annotation['iscrowd'])}"
-        faults.append(Fault("wrong value", text))
+        yield Fault("wrong value", f"'iscrowd' must be 0 or 1, got {show(annotation['iscrowd'])}")
     if annotation.get("ignore"):
         # COCO's evaluation overwrites it, and Detectron2's loader refuses it.
-        text = "'ignore' has no effect in COCO's evaluation; use 'iscrowd': 1"
-        faults.append(Fault("wrong value", text))
+        yield Fault("wrong value", "'ignore' has no effect in COCO's evaluation; use 'iscrowd': 1")
     area = annotation.get("area", 0)
     if type(area) not in NUMBERS or not is_finite([area]) or area < 0:
         text = f"'area' must be a finite number of at least 0, got {show(area)}"
-        faults.append(Fault("wrong value", text))
-    return faults
+        yield Fault("wrong value", text)
 
 
-def score(result: dict[str, Any], context: Context) -> Sequence[Fault]:
+def score(result: Entry, context: Context) -> Iterator[Fault]:
     """A result has a score."""
     if "score" not in result:
-        return [Fault("missing key", "has no 'score'")]
-    value = result["score"]
-    if type(value) not in NUMBERS or not is_finite([value]):
-        text = f"has 'score' {show(value)}, which is no finite number"
-        return [Fault("wrong value", text)]
-    return ()
+        yield Fault("missing key", "has no 'score'")
+    elif type(result["score"]) not in NUMBERS or not is_finite([result["score"]]):
+        text = f"has 'score' {show(result['score'])}, which is no finite number"
+        yield Fault("wrong value", text)
 
 
-def result_segmentation(result: dict[str, Any], context: Context) -> Sequence[Fault]:
-    """The mask of a result is a compressed RLE."""
-    mask = result["segmentation"]
-    texts = list(_mask_faults(mask, context.sizes.get(result["image_id"])))
-    if not texts and type(mask["counts"]) is not str:
-        text = f"must be a string, as a result's RLE is compressed, got {show(mask)}"
-        texts = [f"the RLE's 'counts' {text}"]
-    return [Fault("segmentation", text) for text in texts]
-
-
-def broken_masks(
-    entries: Sequence[Any], sizes: Mapping[int, Size | None]
-) -> Iterator[tuple[int, Fault]]:
-    """The compressed masks that do not fill their image, by the index of their entries.
-
-    They are decoded many at once: 10 to 16 microseconds a mask of 120 to 160 characters, where a
-    loop over their numbers takes 50 to 75.
-
-    Args:
-        entries: annotations or results; those with other faults in what matters are passed over.
-        sizes: of the images by id.
-    """
-    for start in range(0, len(entries), MASKS_AT_ONCE):
-        masks = {}
-        for index, entry in enumerate(entries[start : start + MASKS_AT_ONCE], start=start):
-            mask = _compressed(entry, sizes)
-            if mask is not None:
-                masks[index] = mask
-        whole = are_whole(*zip(*masks.values(), strict=True)) if masks else ()
-        for (index, (counts, area)), is_whole in zip(masks.items(), whole, strict=True):
-            if not is_whole:
-                text = f"decode to runs of {area} pixels, the image's area, but are {show(counts)}"
-                yield index, Fault("segmentation", f"the RLE's 'counts' must {text}")
-
-
-def _compressed(entry: Any, sizes: Mapping[int, Size | None]) -> tuple[str | bytes, int] | None:
-    """Counts and area of the image, if the mask is compressed and may be whole."""
-    mask = entry.get("segmentation") if type(entry) is dict else None
-    if type(mask) is not dict or not isinstance(mask.get("counts"), (str, bytes)):
-        return None
-    identity = entry.get("image_id")
-    size = sizes.get(identity) if type(identity) is int else None
-    # An empty string is a fault that the rules have found.
-    if size is None or not mask["counts"] or mask.get("size") != [size[1], size[0]]:
-        return None
-    return mask["counts"], size[0] * size[1]
-
-
-def _mask_faults(mask: Any, size: Size | None) -> Iterator[str]:
-    """What keeps a mask from being drawn; :func:`broken_masks` decodes those that are compressed.
-
-    Args:
-        mask: polygons or an RLE.
-        size: of the image; None if it is not known.
-    """
+def _mask_faults(entry: Entry, context: Context) -> Iterator[Fault]:
+    """What keeps a mask, polygons or an RLE, from being drawn."""
+    mask, size = entry["segmentation"], context.sizes.get(entry["image_id"])
     if type(mask) is dict:
-        yield from _rle_faults(mask, size)
-        return
-    if type(mask) is not list or any(type(polygon) is not list for polygon in mask):
+        texts = _rle_faults(mask, size)
+    elif type(mask) is list and all(type(polygon) is list for polygon in mask):
+        texts = _polygon_faults(mask, size)
+    else:
         text = "must be a list of polygons, which are lists of numbers, or an RLE object"
-        yield f"'segmentation' {text}, got {show(mask)}"
-        return
-    for index, polygon in enumerate(mask):
+        texts = iter([f"'segmentation' {text}, got {show(mask)}"])
+    for text in texts:
+        yield Fault("segmentation", text)
+
+
+def _polygon_faults(polygons: list[list[Any]], size: Size | None) -> Iterator[str]:
+    for index, polygon in enumerate(polygons):
         if len(polygon) < 6 or len(polygon) % 2:
             text = f"has {len(polygon)} numbers; a polygon has x and y of at least 3 points"
         elif not is_finite(polygon):
@@ -434,15 +367,19 @@ def _mask_faults(mask: Any, size: Size | None) -> Iterator[str]:
 
 def _rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[str]:
     counts = rle.get("counts")
+    area = None if size is None else size[0] * size[1]
     if size is not None and rle.get("size") != [size[1], size[0]]:
         text = f"must be the image's [height, width] {[size[1], size[0]]}"
         yield f"the RLE's 'size' {text}, got {show(rle.get('size'))}"
     elif type(counts) is list:
         natural = all(type(count) is int and count >= 0 for count in counts)
-        if not natural or (size is not None and sum(counts) != size[0] * size[1]):
+        if not natural or (area is not None and sum(counts) != area):
             yield "the RLE's 'counts' must be integers that sum to the image's area"
     elif not isinstance(counts, (str, bytes)) or not counts:
         yield f"the RLE's 'counts' must be a list or a string, got {show(counts)}"
+    elif area is not None and not is_whole(counts, area):
+        text = f"decode to runs of {area} pixels, the image's area, but are {show(counts)}"
+        yield f"the RLE's 'counts' must {text}"
 
 
 def _is_far(polygon: list[float], size: Size) -> bool:

@@ -32,11 +32,8 @@ _NEGATIVES = (4, 10)
 
 def long_tailed_categories() -> list[Category]:
     """All classes, sorted by name as in LVIS; category ids are 1 + the index."""
-    pairs = ((shape, style) for shape in SHAPES for style in STYLES)
-    return sorted(
-        (Category(f"{style}_{shape}", shape, style) for shape, style in pairs),
-        key=lambda category: category.name,
-    )
+    fields = sorted((f"{style}_{shape}", shape, style) for shape in SHAPES for style in STYLES)
+    return [Category(*of_class) for of_class in fields]
 
 
 def class_probabilities(count: int) -> np.ndarray:

@@ -5,6 +5,8 @@ all colours are random. A texture is a field in 0..1 that blends two colours. Ma
 (0 or 255) with `SUPERSAMPLING` samples a pixel along each axis.
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -123,17 +125,23 @@ def background(rng: Generator, size: int) -> np.ndarray:
     return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 
-def fill(
-    image: np.ndarray,
-    mask: np.ndarray,
-    place: Place,
-    rng: Generator,
-    *,
-    style: str,
-    diameter: float,
-    angle: float,
-    contrast: float,
-) -> None:
+class Look(NamedTuple):
+    """How a figure is painted.
+
+    Attributes:
+        style: one of `STYLES`.
+        diameter: of the figure in pixels; textures scale with it.
+        angle: of the figure; textures turn with it.
+        contrast: least distance in RGB of the figure's mean colour from what is behind it.
+    """
+
+    style: str
+    diameter: float
+    angle: float
+    contrast: float
+
+
+def fill(image: np.ndarray, mask: np.ndarray, place: Place, rng: Generator, look: Look) -> None:
     """Paints a figure into the image, in place, with colours unlike what is behind it.
 
     Args:
@@ -141,11 +149,9 @@ def fill(
         mask: supersampled mask from `rasterise`, and
         place: its place.
         rng: draws the colours and the details of the texture.
-        style: one of `STYLES`.
-        diameter: of the figure in pixels; textures scale with it.
-        angle: of the figure; textures turn with it.
-        contrast: least distance in RGB of the figure's mean colour from what is behind it.
+        look: its style, size, angle and contrast.
     """
+    style, diameter, angle, contrast = look
     x0, y0, x1, y1 = place
     behind = image[y0:y1, x0:x1]
     alpha = _per_pixel(mask)[..., None].astype(np.float32) / 255

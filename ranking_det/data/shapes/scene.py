@@ -12,12 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from ranking_det.data.shapes import paint
-from ranking_det.data.shapes.mask_annotations import (
-    crowd_annotation,
-    polygon_annotation,
-    without_crumbs,
-)
+from ranking_det.data.shapes import mask_annotations, paint
 from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
 from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Place
 
@@ -80,8 +75,7 @@ class _Scene:
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
             # Most are plain: a texture hides the outline, which is what the class is.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
-            looks = {"style": style, "diameter": diameter, "angle": angle, "contrast": contrast}
-            paint.fill(self.image, *drawn, rng, **looks)
+            paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
             return True
         return False
 
@@ -114,7 +108,7 @@ class _Scene:
     def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
         """The cleaned visible mask of an owner and its place in whole pixels."""
         where = self.places[owner]
-        return without_crumbs(self.owner[self._window(where)] == owner), where
+        return mask_annotations.without_crumbs(self.owner[self._window(where)] == owner), where
 
 
 def _diameters(rng: Generator, count: int, size: int) -> np.ndarray:
@@ -187,11 +181,11 @@ def render(
     if crowd is not None:
         _add_crowd(scene, categories[crowd], owner=255)
     _add_clutter(scene, int(rng.integers(0, 3)), keep_visible=0.7)
-    objects = [
-        {"category_id": index + 1, "iscrowd": 0, **polygon_annotation(*scene.mask_of(owner))}
-        for owner, index in enumerate(placed, start=1)
-    ]
+    objects = []
+    for owner, index in enumerate(placed, start=1):
+        annotation = mask_annotations.polygon_annotation(*scene.mask_of(owner))
+        objects.append({"category_id": index + 1, "iscrowd": 0, **annotation})
     if crowd is not None and scene.visible[255] > 0:
-        annotation = crowd_annotation(*scene.mask_of(255), size)
+        annotation = mask_annotations.crowd_annotation(*scene.mask_of(255), size)
         objects.append({"category_id": crowd + 1, "iscrowd": 1, **annotation})
     return paint.finish(scene.image, rng), objects

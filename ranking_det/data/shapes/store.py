@@ -127,18 +127,15 @@ def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
     try:
         settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{folder} exists but was not made by `python -m ranking_det.data.shapes` "
-            f"(no valid meta.json): move it away, or give another root"
-        ) from error
+        text = f"{folder} exists but was not made by `python -m ranking_det.data.shapes`"
+        remedy = "move it away, or give another root"
+        raise ValueError(f"{text} (no valid meta.json): {remedy}") from error
     made_with = asdict(settings)
     wanted = {"variant": variant, "generator": Settings.generator, **wanted}
     differing = {name: value for name, value in wanted.items() if made_with[name] != value}
     if differing:
         has = ", ".join(f"{name}={made_with[name]}" for name in differing)
         asked = ", ".join(f"{name}={value}" for name, value in differing.items())
-        raise ValueError(
-            f"{folder} was made with {has}, but {asked} is asked for: delete the folder to make "
-            f"it anew, or give another root"
-        )
+        text = f"{folder} was made with {has}, but {asked} is asked for"
+        raise ValueError(f"{text}: delete the folder to make it anew, or give another root")
     return settings

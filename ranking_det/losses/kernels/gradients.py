@@ -28,16 +28,12 @@ class Part(NamedTuple):
 
 class _AttachGradients(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, indices: list[Tensor | None], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        count = len(indices)
-        values, gradients = tensors[:count], tensors[count:]
-        ctx.save_for_backward(*gradients, *[index for index in indices if index is not None])
-        ctx.indexed = [index is not None for index in indices]
+    def forward(ctx: Any, logits: Tensor, count: int, *tensors: Any) -> Any:
+        """``tensors`` are the values, the gradients and the places of ``count`` parts."""
+        ctx.save_for_backward(*tensors[count:])
         ctx.like = (logits.shape, logits.dtype, logits.device)
         ctx.set_materialize_grads(False)
-        return tuple(value.clone() for value in values)
+        return tuple(value.clone() for value in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -47,30 +43,26 @@ class _AttachGradients(torch.autograd.Function):
                 "create_graph: expected False, as this loss is differentiable once: its gradient "
                 "is assigned and has no derivative"
             )
-        count = len(ctx.indexed)
         # Read once: activation checkpointing recomputes them, and forgets them at once.
-        saved = ctx.saved_tensors
-        gradients, indices = saved[:count], iter(saved[count:])
+        saved, count = ctx.saved_tensors, len(incoming)
         shape, dtype, device = ctx.like
         dense: Tensor | None = None
         sparse: list[tuple[Tensor, Tensor]] = []
-        for scale, gradient, indexed in zip(incoming, gradients, ctx.indexed, strict=True):
-            index = next(indices) if indexed else None
+        for scale, gradient, places in zip(incoming, saved[:count], saved[count:], strict=True):
             if scale is None:
                 continue
             # Scaled before it is cast: a mean entry of a large batch is below float16's range.
             scaled = gradient * scale
-            if index is not None:
-                sparse.append((index, scaled))
+            if places is not None:
+                sparse.append((places, scaled))
             else:
                 dense = scaled if dense is None else dense.add_(scaled)
         if dense is None:
-            dense = torch.zeros(
-                shape, dtype=torch.promote_types(dtype, torch.float32), device=device
-            )
-        for index, scaled in sparse:
-            dense.index_add_(0, index, scaled.to(dense.dtype))
-        return (dense.to(dtype), None) + (None,) * (2 * count)
+            wide = torch.promote_types(dtype, torch.float32)
+            dense = torch.zeros(shape, dtype=wide, device=device)
+        for places, scaled in sparse:
+            dense.index_add_(0, places, scaled.to(dense.dtype))
+        return (dense.to(dtype), None) + (None,) * (3 * count)
 
 
 def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
@@ -83,11 +75,10 @@ def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
     Returns:
         The scalars, differentiable once: backward with ``create_graph=True`` raises RuntimeError.
     """
-    device = logits.device
-    indices = [None if part.places is None else part.places.to(device) for part in parts]
-    values = [part.value.to(device) for part in parts]
-    gradients = [part.gradient.to(device) for part in parts]
-    return _AttachGradients.apply(logits, indices, *values, *gradients)
+    columns = [field for column in zip(*parts, strict=True) for field in column]
+    tensors = [None if tensor is None else tensor.to(logits.device) for tensor in columns]
+    values: tuple[Tensor, ...] = _AttachGradients.apply(logits, len(parts), *tensors)
+    return values
 
 
 def zero_loss(logits: Tensor) -> Tensor:

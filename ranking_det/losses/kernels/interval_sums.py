@@ -14,6 +14,7 @@ interval, found by search.
 import torch
 from torch import Tensor
 
+from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import Ramps
@@ -36,6 +37,7 @@ class IntervalSums:
         self._ranked = ranked
         self._logits, self._dtype = ranked.logits, ranked.dtype
         self._at_itself = 0.5 if delta > 0 else 1.0
+        self._chunk = constants.CHUNK_ON_GPU if ranked.logits.is_cuda else constants.CHUNK
         self._invalid = ~torch.isfinite(ranked.scores).all()
         self._ramps = Ramps(torch.nan_to_num(ranked.scores, 0.0, 0.0, 0.0), delta)
         self._build_grid(len(self._logits), on_gpu=self._logits.is_cuda)
@@ -77,19 +79,13 @@ class IntervalSums:
         slot[search] = (self._cells + self._ramps.interval(x[search])).int()
         return slot.long()
 
-    def _chunks(self) -> list[slice]:
-        size = constants.CHUNK_ON_GPU if self._logits.is_cuda else constants.CHUNK
-        count = len(self._logits)
-        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
     def _count_negatives(self) -> Tensor:
         """Sort all logits of this worker into slots; return the false positives."""
         positives = self._ranked.positives
         slots = len(self._interval_of_slot)
         copies = constants.COPIES_ON_GPU if self._logits.is_cuda else 1
         sums = torch.zeros(2, copies * slots, dtype=torch.float64, device=self._logits.device)
-        chunks = self._chunks()
-        size = max([len(positives)] + [chunk.stop - chunk.start for chunk in chunks[:1]])
+        size = max(len(positives), min(self._chunk, len(self._logits)))
         # Row 0 counts, row 1 adds up; one call, because rows run in parallel.
         terms = torch.ones(2, size, dtype=torch.float64, device=self._logits.device)
 
@@ -100,7 +96,7 @@ class IntervalSums:
             sums.scatter_add_(1, at.expand(2, -1), terms[:, : len(x)])
             return slot
 
-        for chunk in chunks:
+        for chunk in blocks(len(self._logits), 1, self._chunk):
             x = self._logits[chunk].to(self._dtype)
             terms[1, : len(x)] = x
             self._slots[chunk] = add(x)
@@ -150,7 +146,7 @@ class IntervalSums:
         largest = torch.finfo(self._logits.dtype).max
         # Each chunk overwrites the slots that it was read from.
         gradient = self._slots.view(self._dtype)
-        for chunk in self._chunks():
+        for chunk in blocks(len(self._logits), 1, self._chunk):
             slot = self._slots[chunk]
             x = self._logits[chunk].clamp(-largest, largest).double()
             line = intercept.index_select(0, slot)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 
 
@@ -123,9 +124,7 @@ def _pairwise(
     """The values and both gradients, block by block of the pairs."""
     total, squares = (high.new_zeros(len(low)) for _ in range(2))
     at_high, at_low = torch.zeros_like(high), torch.zeros_like(low)
-    rows = max(1, constants.PAIRS // low.shape[1])
-    for start in range(0, len(high), rows):
-        block = slice(start, start + rows)
+    for block in blocks(len(high), low.shape[1], constants.PAIRS):
         x = low[group[block]] - high[block, None]
         sigmoid = torch.sigmoid(x)
         if distance == "sigmoid":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ranking_det.checks import check_integer
 from ranking_det.losses.kernels.collectives import gather_positives
 
 
@@ -19,6 +20,7 @@ class RankedLogits(NamedTuple):
         local: the slice of ``scores`` that is this worker's.
         columns: what else is known of the positives, (P,) float64 each.
         group: the workers, None for this one alone.
+        places: int64, where ``logits`` are among those of the loss; None if they are all of them.
     """
 
     logits: Tensor
@@ -27,6 +29,7 @@ class RankedLogits(NamedTuple):
     local: slice
     columns: tuple[Tensor, ...]
     group: dist.ProcessGroup | None
+    places: Tensor | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,7 +42,7 @@ def gather_ranked_logits(
     positives: Tensor,
     columns: list[Tensor],
     group: dist.ProcessGroup | None = None,
-    index: Tensor | None = None,
+    max_negatives: int | None = None,
 ) -> RankedLogits | None:
     """Prepare the ranking of all logits, of all workers if there is a group.
 
@@ -48,14 +51,19 @@ def gather_ranked_logits(
         positives: int64 indices of this worker's positives in ``logits``.
         columns: what else is known of each of this worker's positives.
         group: the workers that share the ranking; each must call this.
-        index: rank these entries only; its first ones are the positives.
+        max_negatives: rank only so many of this worker's negatives, of the highest logits.
 
     Returns:
         The ranked logits, or None on every worker if no worker has a positive.
+
+    Raises:
+        ValueError: ``max_negatives`` is no integer of at least 0.
     """
-    logits = logits.detach()
-    if index is not None:
-        logits, positives = logits[index], torch.arange(len(positives), device=logits.device)
+    logits, places = logits.detach(), None
+    if max_negatives is not None:
+        check_integer("max_negatives", max_negatives, 0)
+        places = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
+        logits, positives = logits[places], torch.arange(len(positives), device=logits.device)
     # MPS has no float64.
     device = torch.device("cpu") if logits.device.type == "mps" else logits.device
     logits, positives = logits.to(device), positives.to(device)
@@ -65,4 +73,17 @@ def gather_ranked_logits(
     if len(rows) == 0:
         return None
     scores, *others = rows.t().contiguous().unbind(0)
-    return RankedLogits(logits, positives, scores, local, tuple(others), group)
+    return RankedLogits(logits, positives, scores, local, tuple(others), group, places)
+
+
+def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` negatives of highest logit, or of all if there are fewer.
+
+    Negatives of -inf, which take no part anyway, come last, and a positive never comes.
+    """
+    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    # Only the positives are -inf then: ties with ignored negatives would let some of them in.
+    negatives = wide.clamp(min=torch.finfo(wide.dtype).min)
+    negatives[positives] = -torch.inf
+    count = min(count, len(logits) - len(positives))
+    return torch.topk(negatives, count, sorted=False).indices

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import range_sums
@@ -25,19 +26,6 @@ LOWEST = -600.0
 # From here on a sigmoid in single precision is 1, and the cross entropy of it stops at 100.
 SATURATION = 16.635532333438686
 SATURATED = 100.0
-
-
-def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` negatives of highest logit, or of all if there are fewer.
-
-    Negatives of -inf, which take no part anyway, come last, and a positive never comes.
-    """
-    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    # Only the positives are -inf then: ties with ignored negatives would let some of them in.
-    negatives = wide.clamp(min=torch.finfo(wide.dtype).min)
-    negatives[positives] = -torch.inf
-    count = min(count, len(logits) - len(positives))
-    return torch.topk(negatives, count, sorted=False).indices
 
 
 class Pairs(NamedTuple):
@@ -184,9 +172,7 @@ class SigmoidSums:
 
     def row_blocks(self) -> list[slice]:
         """Blocks of positives for :meth:`pairs`, of bounded memory."""
-        count = len(self._scores)
-        size = max(1, constants.PAIRS // count)
-        return [slice(start, start + size) for start in range(0, count, size)]
+        return list(blocks(len(self._scores), len(self._scores), constants.PAIRS))
 
     def pairs(self, rows: slice) -> Pairs:
         """The pairs of some positives with all of them."""
