@@ -60,9 +60,9 @@ SIDE = 8
 class CenterRegion(Assigner):
     """A cell is positive if its centre lies in the middle of an object, as in SOLO.
 
-    The middle has the object's proportions and ``size`` times its sides, but at least the sides of
-    a cell, so that the cell that holds the object's centre always counts. A cell in the middle of
-    several objects is for the smallest of them. All other cells are background.
+    The middle has ``size`` times the object's sides, but is at least three cells wide, or as wide
+    as a smaller object. The cell that holds the object's centre always counts. A cell in the middle
+    of several objects is for the smallest of them. All other cells are background.
 
     Args:
         size: of the middle, relative to the object, in [0, 1].
@@ -91,7 +91,8 @@ class CenterRegion(Assigner):
         stride = (squares[..., 2:] - squares[..., :2]) / SIDE
         centers = (squares[..., 2:] + squares[..., :2]) / 2
         offsets = (centers - (boxes[..., 2:] + boxes[..., :2]) / 2).abs()
-        inside = (offsets <= torch.maximum(self.size * sides, stride) / 2).all(dim=2)
+        middle = torch.maximum(self.size * sides, torch.minimum(sides, 3 * stride))
+        inside = (offsets <= torch.maximum(middle, stride) / 2).all(dim=2)
         area = torch.where(inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
         smallest, index = area.min(dim=1)
         return torch.where(smallest < torch.inf, index, BACKGROUND)

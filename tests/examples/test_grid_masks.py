@@ -50,16 +50,18 @@ def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=
 
 
 def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
-    x, y = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="xy")
+    x, y = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="xy")
     centers = torch.stack([x, y], dim=2).reshape(-1, 2) * 8 + 4
     cells = torch.cat([centers - 32, centers + 32], dim=1)
-    boxes = torch.tensor([[0.0, 0, 32, 32], [9, 9, 14, 13]])
-    valid = torch.ones(16, dtype=torch.bool)
-    valid[10] = False
+    boxes = torch.tensor([[8.0, 8, 40, 40], [17, 17, 22, 21]])
+    valid = torch.ones(36, dtype=torch.bool)
+    valid[20] = False
     labels, index = CenterRegion(size=0.5)([cells], [boxes], [torch.tensor([2, 1])], valid)
-    found = index.reshape(4, 4).tolist()
-    assert found == [[-1] * 4, [-1, 1, 0, -1], [-1, 0, -1, -1], [-1] * 4]
-    assert labels[0] == BACKGROUND and labels[5:7].tolist() == [1, 2]
+    expected = torch.full((6, 6), -1)
+    expected[1:5, 1:5] = 0  # three cells wide and not two, both edges included
+    expected[2, 2], expected[3, 2] = 1, -1
+    assert torch.equal(index.reshape(6, 6), expected)
+    assert labels[0] == BACKGROUND and labels[14:16].tolist() == [1, 2]
 
 
 def test_yaml_configs_build_it():
