@@ -20,6 +20,7 @@ from ranking_det.modeling.feature_maps import (
     image_and_level,
     valid_cells,
 )
+from ranking_det.modeling.interface import Positives
 
 
 def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
@@ -53,7 +54,6 @@ class AnchorMatching:
     def assign_all(
         self,
         images: ImageList,
-        features: list[Tensor],
         anchors: list[Tensor],
         predictions: MapPredictions,
         gt_instances: list[Instances],
@@ -62,9 +62,8 @@ class AnchorMatching:
 
         Args:
             images: the N images.
-            features: the backbone's, per level.
-            anchors: on them, per level.
-            predictions: of the head on them.
+            anchors: of one image, per level.
+            predictions: of the head, per level.
             gt_instances: the objects of each image.
 
         Returns:
@@ -82,16 +81,16 @@ class AnchorMatching:
             anchors,
             [instances.gt_boxes.tensor for instances in gt_instances],
             [instances.gt_classes for instances in gt_instances],
-            self.valid(images, features, anchors),
+            self.valid(images, predictions.logits, anchors),
             detached,
         )
         return logits, outputs, assignment
 
-    def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
+    def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""
-        grids = [feature.shape[-2:] for feature in features]
+        grids = [level.shape[-2:] for level in maps]
         counts = self.anchor_generator.num_anchors
-        return valid_cells(images.image_sizes, grids, self.strides, counts, features[0].device)
+        return valid_cells(images.image_sizes, grids, self.strides, counts, maps[0].device)
 
     @torch.no_grad()
     def pick_positives(
@@ -101,7 +100,7 @@ class AnchorMatching:
         in_features: Sequence[str],
         images: ImageList,
         gt_instances: list[Instances],
-    ) -> list[tuple[Tensor, Tensor]]:
+    ) -> list[Positives]:
         """What the assigner picks in each image, as in a training step; nothing is changed.
 
         The modules run in the mode in which they are, but running statistics stay as they are.
@@ -114,22 +113,22 @@ class AnchorMatching:
             gt_instances: the objects of each image.
 
         Returns:
-            Per image the anchors (P_i, 4) of its positives, XYXY in pixels of the input, and which
-            of the image's objects each is to find, (P_i,) int64.
+            Per image the anchors of its positives, and which of the image's objects each is to
+            find.
         """
         pyramid = _without_memory(backbone, images.tensor)
         features = [pyramid[name] for name in in_features]
         predictions = MapPredictions(*_without_memory(head, features))
         levels = self.make_anchors(features)
-        _, _, assignment = self.assign_all(images, features, levels, predictions, gt_instances)
-        anchors, (labels, gt_index) = torch.cat(levels), assignment
-        picked, first = [], 0
-        for i, instances in enumerate(gt_instances):
-            part = slice(i * len(anchors), (i + 1) * len(anchors))
-            rows = torch.nonzero(labels[part] >= 0).squeeze(1)
-            picked.append((anchors[rows], gt_index[part][rows] - first))
-            first += len(instances)
-        return picked
+        _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
+        anchors, positives, first = torch.cat(levels), [], 0
+        rows_of_image = (len(gt_instances), len(anchors))
+        by_image = labels.view(rows_of_image), gt_index.view(rows_of_image), gt_instances
+        for label, index, objects in zip(*by_image, strict=True):
+            rows = torch.nonzero(label >= 0).squeeze(1)
+            positives.append(Positives(anchors[rows], index[rows] - first))
+            first += len(objects)
+        return positives
 
     def gather(
         self,

@@ -17,8 +17,7 @@ from torch import nn
 
 from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase, MaskLocalization
-from ranking_det.modeling.dense.head import DenseHead
-from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
+from ranking_det.modeling.feature_maps import MapHead
 
 
 def check_dense_parts(
@@ -38,20 +37,14 @@ def check_dense_parts(
             "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
             "and cross entropy is for a softmax; take Focal"
         )
-    if not isinstance(head, DenseHead):
+    if not isinstance(head, MapHead):
         return
-    counts = set(anchor_generator.num_anchors)
     if head.scales is not None and len(head.scales) != len(strides):
         raise ValueError(
             f"head.num_scales: {len(head.scales)}, but there are {len(strides)} levels"
         )
-    if counts != {head.num_anchors}:
-        raise ValueError(
-            f"head.num_anchors: {head.num_anchors}, but the anchor generator gives "
-            f"{sorted(counts)} per cell"
-        )
-    if head.num_classes != num_classes:
-        raise ValueError(f"head.num_classes: {head.num_classes}, but the model has {num_classes}")
+    _check_num_anchors(head.num_anchors, anchor_generator)
+    _check_num_classes("head", head.num_classes, num_classes, "the model has")
     trained = criterion.branch is not None
     if trained != (head.branch is not None):
         raise ValueError(
@@ -70,28 +63,22 @@ def check_rpn_parts(
     in_features: Sequence[str],
 ) -> None:
     """Check the parts of a region proposal network."""
-    strides, counts = anchor_generator.strides, set(anchor_generator.num_anchors)
+    strides = anchor_generator.strides
     if len(in_features) != len(strides):
         raise ValueError(
             f"in_features: {len(in_features)} levels, but the anchor generator has {len(strides)}"
         )
-    if isinstance(head, StandardRPNHead) and {head.objectness_logits.out_channels} != counts:
-        raise ValueError(
-            f"head.num_anchors: {head.objectness_logits.out_channels}, but the anchor generator "
-            f"gives {sorted(counts)} per cell"
-        )
+    if isinstance(head, StandardRPNHead):
+        _check_num_anchors(head.objectness_logits.out_channels, anchor_generator)
     _check_grid(assigner, anchor_generator, strides)
     _check_coder(criterion, coder)
     _check_no_branch(criterion)
 
 
 def check_box_parts(
-    assigner: nn.Module, criterion: CriterionBase, predictor: nn.Module, num_classes: int
+    assigner: nn.Module, criterion: CriterionBase, predictor: Any, num_classes: int
 ) -> None:
     """Check the parts of a box head on proposals, of K = ``num_classes`` classes."""
-    if not isinstance(predictor, RankingBoxPredictor):
-        kind = type(predictor).__name__
-        raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
     if criterion.softmax != predictor.softmax:
         raise ValueError(
             f"box_predictor.softmax: expected {criterion.softmax}, as the criterion's scores are "
@@ -104,10 +91,7 @@ def check_box_parts(
             f"assigner: {type(assigner).__name__} is for anchors on a grid; take MaxIoU for "
             "proposals"
         )
-    if predictor.num_classes != num_classes:
-        raise ValueError(
-            f"box_predictor.num_classes: {predictor.num_classes}, but the heads have {num_classes}"
-        )
+    _check_num_classes("box_predictor", predictor.num_classes, num_classes)
 
 
 def check_mask_parts(
@@ -126,8 +110,7 @@ def check_mask_parts(
         )
     if isinstance(mask_head, MaskRCNNConvUpsampleHead):
         masks = mask_head.predictor.out_channels
-        if masks not in (1, num_classes):
-            raise ValueError(f"mask_head.num_classes: {masks}, but the heads have {num_classes}")
+        _check_num_classes("mask_head", masks, num_classes if masks > 1 else 1)
     if not learns:
         raise ValueError(
             "criterion.localization: expected a task on masks beside the one on boxes, such as "
@@ -168,11 +151,10 @@ def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[in
         )
     if not assigner.one_per_location:
         return
-    counts = set(anchor_generator.num_anchors)
-    if counts != {1}:
+    counts = sorted(set(anchor_generator.num_anchors))
+    if counts != [1]:
         raise ValueError(
-            f"assigner: {name} needs one anchor per cell, but the anchor generator gives "
-            f"{sorted(counts)}"
+            f"assigner: {name} needs one anchor per cell, but the anchor generator gives {counts}"
         )
     for cell, stride in zip(anchor_generator.cell_anchors, strides, strict=True):
         sides = cell[0, 2:] - cell[0, :2]
@@ -181,6 +163,21 @@ def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[in
                 f"assigner: {name} needs squares of 8 strides, but the anchor of stride "
                 f"{stride} is {sides.tolist()} px"
             )
+
+
+def _check_num_anchors(num_anchors: int, anchor_generator: Any) -> None:
+    counts = sorted(set(anchor_generator.num_anchors))
+    if counts != [num_anchors]:
+        raise ValueError(
+            f"head.num_anchors: {num_anchors}, but the anchor generator gives {counts} per cell"
+        )
+
+
+def _check_num_classes(
+    part: str, count: int, num_classes: int, owner: str = "the heads have"
+) -> None:
+    if count != num_classes:
+        raise ValueError(f"{part}.num_classes: {count}, but {owner} {num_classes}")
 
 
 def _check_no_branch(criterion: CriterionBase) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PAD = 32
 """Images are taken to be padded to a multiple of this, as the published ranking detectors do."""
@@ -24,6 +24,22 @@ class MapPredictions(NamedTuple):
     """Per level (N, A 4, H_l, W_l), raw box outputs."""
     branch: list[Tensor] | None = None
     """Per level (N, A, H_l, W_l), the logits of an IoU or centreness branch, if there is one."""
+
+
+class MapHead(nn.Module):
+    """Base of heads on maps that say what they were made for; a detector checks that it fits.
+
+    Attributes:
+        num_classes: K.
+        num_anchors: A, anchors per cell.
+        scales: a factor of the box outputs per level, or None.
+        branch: the layer of an IoU or centreness branch, or None.
+    """
+
+    num_classes: int
+    num_anchors: int
+    scales: nn.Parameter | None
+    branch: nn.Module | None
 
 
 def flatten_level(maps: Tensor, num_values: int) -> Tensor:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ranking_det import assigners, criteria
 from ranking_det.config import build_component
-from ranking_det.modeling.dense import head as dense_head
-from ranking_det.modeling.dense import inference
 from ranking_det.modeling.interface import DetectorInterface, interface_class
-from ranking_det.modeling.rcnn import sampling
 
 COMPONENTS = {
     "ASSIGNER": "ATSS",
@@ -91,57 +87,6 @@ def _interface(cfg: CfgNode) -> type[DetectorInterface]:
     return interface_class(architecture if inspect.isclass(architecture) else nn.Module)
 
 
-def build_sampler(cfg: CfgNode, key: str) -> nn.Module | None:
-    """The sampler of the node MODEL.``key``, None if it has no NAME."""
-    node = cfg.MODEL[key]
-    if not node.NAME:
-        return None
-    built: nn.Module = build_component(node, sampling, f"MODEL.{key}")
-    return built
-
-
-def dense_arguments(
-    cfg: CfgNode, generator: Callable[[Backbone], nn.Module] | None = None
-) -> dict[str, Any]:
-    """Translate what a yaml config says of all dense detectors into constructor arguments.
-
-    Args:
-        cfg: a config that :func:`add_ranking_config` was called on.
-        generator: makes the anchor generator for the backbone; None for one point per cell.
-    """
-    node = cfg.MODEL.RETINANET
-    backbone = build_backbone(cfg)
-    grid = {} if generator is None else {"anchor_generator": generator(backbone)}
-    head = build_component(
-        cfg.MODEL.HEAD,
-        dense_head,
-        "MODEL.HEAD",
-        in_channels=backbone.output_shape()[node.IN_FEATURES[0]].channels,
-        num_classes=node.NUM_CLASSES,
-        num_anchors=grid["anchor_generator"].num_anchors[0] if grid else 1,
-        num_convs=node.NUM_CONVS,
-        norm=node.NORM,
-        prior_prob=node.PRIOR_PROB,
-    )
-    selection = build_component(
-        cfg.MODEL.INFERENCE,
-        inference,
-        "MODEL.INFERENCE",
-        score_thresh=node.SCORE_THRESH_TEST,
-        topk=node.TOPK_CANDIDATES_TEST,
-        nms_thresh=node.NMS_THRESH_TEST,
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-    )
-    return {
-        "backbone": backbone,
-        "head": head,
-        "head_in_features": node.IN_FEATURES,
-        "assigner": build_component(cfg.MODEL.ASSIGNER, assigners, "MODEL.ASSIGNER"),
-        "criterion": build_component(cfg.MODEL.CRITERION, criteria, "MODEL.CRITERION"),
-        "inference": selection,
-        "num_classes": node.NUM_CLASSES,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-        "input_format": cfg.INPUT.FORMAT,
-        **grid,
-    }
+def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **given: Any) -> Any:
+    """Build the component of the node MODEL.``key``; see :func:`build_component`."""
+    return build_component(cfg.MODEL[key], namespace, f"MODEL.{key}", **given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fvcore.nn.weight_init import c2_xavier_fill
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,7 +30,7 @@ class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
-class ExtraLevels(nn.Module):
+class ExtraLevels(LastLevelP6P7):
     """FPN's levels P6 and P7, each by a 3x3 convolution of stride 2 on the one before.
 
     For the ``top_block`` of Detectron2's FPN. Detectron2's LastLevelP6P7 is the one with ``relu``;
@@ -45,18 +45,11 @@ class ExtraLevels(nn.Module):
             ranking papers' detectors have none.
     """
 
-    num_levels = 2
-
     def __init__(
         self, in_channels: int, out_channels: int, in_feature: str = "res5", relu: bool = False
     ) -> None:
-        super().__init__()
-        self.in_feature = in_feature
+        super().__init__(in_channels, out_channels, in_feature)
         self.relu = relu
-        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
-        for layer in (self.p6, self.p7):
-            c2_xavier_fill(layer)
 
     def forward(self, feature: Tensor) -> list[Tensor]:
         """Make the levels.

@@ -9,21 +9,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import configurable
-from detectron2.modeling import Backbone
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase
 from ranking_det.modeling.anchor_matching import AnchorMatching
 from ranking_det.modeling.compatibility import check_dense_parts
+from ranking_det.modeling.dense import head as dense_head
+from ranking_det.modeling.dense import inference as dense_inference
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level, flatten_levels
 from ranking_det.modeling.interface import DetectorInterface, Positives
 from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.step_metrics import log_metrics
+from ranking_det.modeling.yaml_keys import build_node
 
 
 class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
@@ -82,14 +87,54 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
         check_dense_parts(
-            assigner,
-            criterion,
-            head,
-            anchor_generator,
-            box2box_transform,
+            *(assigner, criterion, head, anchor_generator, box2box_transform),
             self.strides,
             num_classes,
         )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        node = cfg.MODEL.RETINANET
+        backbone = build_backbone(cfg)
+        shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
+        anchors = cls.anchors_from_config(cfg, shapes)
+        return {
+            "backbone": backbone,
+            "head": build_node(
+                cfg,
+                "HEAD",
+                dense_head,
+                in_channels=shapes[0].channels,
+                num_classes=node.NUM_CLASSES,
+                num_anchors=anchors["anchor_generator"].num_anchors[0] if anchors else 1,
+                num_convs=node.NUM_CONVS,
+                norm=node.NORM,
+                prior_prob=node.PRIOR_PROB,
+            ),
+            "head_in_features": node.IN_FEATURES,
+            "inference": build_node(
+                cfg,
+                "INFERENCE",
+                dense_inference,
+                score_thresh=node.SCORE_THRESH_TEST,
+                topk=node.TOPK_CANDIDATES_TEST,
+                nms_thresh=node.NMS_THRESH_TEST,
+                max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            ),
+            "assigner": build_node(cfg, "ASSIGNER", assigners),
+            "criterion": build_node(cfg, "CRITERION", criteria),
+            "num_classes": node.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            **anchors,
+        }
+
+    @classmethod
+    def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
+        """The anchor generator and box coder for features of these shapes; {} for one's own."""
+        return {}
 
     def forward_training(
         self,
@@ -100,9 +145,7 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
     ) -> dict[str, Tensor]:
         """Assign, gather the candidates, and call the criterion."""
         anchors = self.make_anchors(features)
-        logits, outputs, assignment = self.assign_all(
-            images, features, anchors, predictions, gt_instances
-        )
+        logits, outputs, assignment = self.assign_all(images, anchors, predictions, gt_instances)
         maps = predictions.branch
         branch = None if maps is None else flatten_levels(maps, 1).squeeze(1)
         candidates = self.gather(anchors, gt_instances, assignment, logits, outputs, branch)
@@ -124,10 +167,7 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         """See :class:`DetectorInterface`."""
         images = self.preprocess_image(batched_inputs)
         objects = [inputs["instances"].to(self.device) for inputs in batched_inputs]
-        picked = self.pick_positives(
-            self.backbone, self.head, self.head_in_features, images, objects
-        )
-        return [Positives(boxes, index) for boxes, index in picked]
+        return self.pick_positives(self.backbone, self.head, self.head_in_features, images, objects)
 
     @torch.no_grad()
     def propose(self, batched_inputs: list[dict[str, Any]]) -> list[RawDetections]:

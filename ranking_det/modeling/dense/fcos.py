@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.interface import Positives
-from ranking_det.modeling.yaml_keys import dense_arguments
 
 POINT_SIZE = 8
 """A point stands for a square of this many strides, so that IoU assigners can use it too."""
@@ -88,8 +87,3 @@ class RankingFCOS(RankingDenseDetector):
             positives._replace(are_points=True, description=description)
             for positives in super().find_positives(batched_inputs)
         ]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
-        return dense_arguments(cfg)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
-from ranking_det.modeling.feature_maps import MapPredictions
+from ranking_det.modeling.feature_maps import MapHead, MapPredictions
+from ranking_det.modeling.initialization import prior_logit
 
 __all__ = ["DenseHead"]
 
 
-def prior_logit(prior_prob: float) -> float:
-    """The bias with which a class's score starts at ``prior_prob``.
-
-    Raises:
-        ValueError: it is not in (0, 1).
-    """
-    if not 0 < prior_prob < 1:
-        raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
-    return -math.log((1 - prior_prob) / prior_prob)
-
-
-class DenseHead(nn.Module):
+class DenseHead(MapHead):
     """Two towers of convolutions, shared by all levels, for class logits and box outputs.
 
     The head of RetinaNet (Lin et al., ICCV 2017). Without norm, parameters have the names and

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ranking_det.modeling.dense.detector import RankingDenseDetector
-from ranking_det.modeling.yaml_keys import dense_arguments
 
 
 @META_ARCH_REGISTRY.register()
@@ -21,13 +21,9 @@ class RankingRetinaNet(RankingDenseDetector):
     """
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
-        node = cfg.MODEL.RETINANET
-
-        def generate(backbone: Any) -> Any:
-            shapes = backbone.output_shape()
-            return build_anchor_generator(cfg, [shapes[name] for name in node.IN_FEATURES])
-
-        arguments = dense_arguments(cfg, generate)
-        return arguments | {"box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS)}
+    def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
+        """Those of MODEL.ANCHOR_GENERATOR and MODEL.RETINANET."""
+        return {
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS),
+        }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
-from ranking_det.modeling.dense.head import prior_logit
+from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.postprocessing import RawDetections, keep_best
 from ranking_det.modeling.score_watch import count_boxes, count_detections
 

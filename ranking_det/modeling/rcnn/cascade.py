@@ -10,6 +10,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
+from ranking_det import assigners
+from ranking_det.config import build_component
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
 from ranking_det.modeling.rcnn.roi_heads import (
@@ -60,7 +62,8 @@ class RankingCascadeROIHeads(StagedROIHeads):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        counts = [len(parts) for parts in (box_heads, box_predictors, assigners, criteria)]
+        parts = [nn.ModuleList(p) for p in (box_heads, box_predictors, assigners, criteria)]
+        counts = [len(modules) for modules in parts]
         if len(set(counts)) > 1 or not counts[0]:
             raise ValueError(
                 "box_heads, box_predictors, assigners and criteria: expected one of each for every "
@@ -78,14 +81,9 @@ class RankingCascadeROIHeads(StagedROIHeads):
                 "mask_heads: expected one of each stage, or one for the first stage, got "
                 f"{len(masks)} for {counts[0]} stages"
             )
-        self.box_head = nn.ModuleList(box_heads)
-        self.box_predictor = nn.ModuleList(box_predictors)
-        if self.mask_on:
-            # One alone stays as it is, for Detectron2's names in the state dict.
-            self.mask_head = masks[0] if len(masks) == 1 else CascadeMaskHeads(masks)
-        self.assigner = nn.ModuleList(assigners)
-        self.criterion = nn.ModuleList(criteria)
-        self._check()
+        # One alone stays as it is, for Detectron2's names in the state dict.
+        mask_head = masks[0] if len(masks) == 1 else CascadeMaskHeads(masks)
+        self._set_parts(*parts, mask_head=mask_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -99,20 +97,16 @@ class RankingCascadeROIHeads(StagedROIHeads):
                 f"{where}: IOUS and BBOX_REG_WEIGHTS need an entry for every stage, got "
                 f"{len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )
-        stages = []
+        arguments = super().from_config(cfg, input_shape)
+        names = ("box_heads", "box_predictors", "assigners", "criteria")
+        arguments |= {name: [] for name in names}
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
             matching = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
             matching["LOW_QUALITY"] = None
-            stages.append(build_box_parts(cfg, input_shape, weights, matching, f"{where}.IOUS"))
-        arguments = super().from_config(cfg, input_shape) | {
-            plural: [parts[name] for parts in stages]
-            for name, plural in (
-                ("box_head", "box_heads"),
-                ("box_predictor", "box_predictors"),
-                ("assigner", "assigners"),
-                ("criterion", "criteria"),
-            )
-        }
+            assigner = build_component(matching, assigners, f"{where}.IOUS")
+            parts = build_box_parts(cfg, input_shape, weights, assigner)
+            for name, part in zip(names, parts.values(), strict=True):
+                arguments[name].append(part)
         if cfg.MODEL.MASK_ON:
             masked = arguments["criteria"][: None if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1]
             heads = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]

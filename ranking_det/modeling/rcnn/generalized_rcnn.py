@@ -45,7 +45,8 @@ class RCNNAdapter(DetectorAdapter):
         images = model.preprocess_image(batched_inputs)
         objects = as_one_class([inputs["instances"].to(model.device) for inputs in batched_inputs])
         picked = rpn.pick_positives(model.backbone, rpn.rpn_head, rpn.in_features, images, objects)
-        return [Positives(*pair, False, "the RPN's anchors for it", "propose") for pair in picked]
+        words = {"description": "the RPN's anchors for it", "task": "propose"}
+        return [positives._replace(**words) for positives in picked]
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool

@@ -5,7 +5,7 @@ Shapes: N images, R proposals of all of them, K classes, P positives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
-from ranking_det.config import build_component
 from ranking_det.criteria import (
     BoxTargets,
     Candidates,
@@ -34,14 +33,16 @@ from ranking_det.modeling.compatibility import (
     check_continuous_labels,
     check_mask_parts,
 )
-from ranking_det.modeling.rcnn import box_predictor
+from ranking_det.modeling.rcnn import box_predictor, sampling
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
-from ranking_det.modeling.rcnn.continuous_labels import CONTINUOUS_LABELS
 from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class
 from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from ranking_det.modeling.step_metrics import log_metrics
-from ranking_det.modeling.yaml_keys import build_sampler
+from ranking_det.modeling.yaml_keys import build_node
 from ranking_det.user_errors import UserError
+
+CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
+"""What the positives of an R-CNN may be ranked by (Oksuz et al., ICCV 2021, section S3.4)."""
 
 
 class Stage(NamedTuple):
@@ -96,7 +97,7 @@ class StagedROIHeads(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("max_mask_rois", max_mask_rois, 1)
-        check_choice("continuous_label", continuous_label, tuple(CONTINUOUS_LABELS))
+        check_choice("continuous_label", continuous_label, CONTINUOUS_LABELS)
         self.num_classes = num_classes
         self.box_in_features = list(box_in_features)
         self.box_pooler = box_pooler
@@ -113,10 +114,23 @@ class StagedROIHeads(nn.Module):
         """All stages, the first on the RPN's proposals."""
         raise NotImplementedError
 
-    def _check(self) -> None:
-        """Refuse parts that do not fit together, and set the poolers up."""
+    def _set_parts(self, *parts: nn.Module, mask_head: nn.Module | None) -> None:
+        """Set the parts of all stages, check that they fit, and set the poolers up.
+
+        Args:
+            parts: the box head, the box predictor, the assigner and the criterion, or lists of
+                each.
+            mask_head: the mask head, or a list of them; None for none.
+        """
+        self.box_head, self.box_predictor, assigner, criterion = parts
+        if self.mask_on:
+            self.mask_head = mask_head
+        self.assigner, self.criterion = assigner, criterion
         stages = self.stages()
         for stage in stages:
+            if not isinstance(stage.predictor, RankingBoxPredictor):
+                kind = type(stage.predictor).__name__
+                raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
             check_box_parts(stage.assigner, stage.criterion, stage.predictor, self.num_classes)
             if self.continuous_label != "iou":
                 check_continuous_labels(stage.criterion, self.continuous_label)
@@ -149,7 +163,7 @@ class StagedROIHeads(nn.Module):
             "num_classes": model.ROI_HEADS.NUM_CLASSES,
             "box_in_features": names,
             "box_pooler": _build_pooler(model.ROI_BOX_HEAD, names, input_shape),
-            "sampler": build_sampler(cfg, "SAMPLER"),
+            "sampler": build_node(cfg, "SAMPLER", sampling) if model.SAMPLER.NAME else None,
             "proposal_append_gt": model.ROI_HEADS.PROPOSAL_APPEND_GT,
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
             "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
@@ -239,7 +253,7 @@ class StagedROIHeads(nn.Module):
             num_images=len(proposals),
             boxes=boxes,
             masks=masks,
-            continuous_labels=CONTINUOUS_LABELS[self.continuous_label](boxes, masks),
+            continuous_labels=continuous_labels(self.continuous_label, boxes, masks),
         )
 
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
@@ -308,19 +322,14 @@ class RankingROIHeads(StagedROIHeads):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.box_head = box_head
-        self.box_predictor = box_predictor
-        if self.mask_on:
-            self.mask_head = mask_head
-        self.assigner = assigner
-        self.criterion = criterion
-        self._check()
+        self._set_parts(box_head, box_predictor, assigner, criterion, mask_head=mask_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
-        parts = build_box_parts(cfg, input_shape, weights, cfg.MODEL.ASSIGNER, "MODEL.ASSIGNER")
+        assigner = build_node(cfg, "ASSIGNER", assigners)
+        parts = build_box_parts(cfg, input_shape, weights, assigner)
         if cfg.MODEL.MASK_ON:
             parts |= {"mask_head": build_mask_part(cfg, input_shape, parts["criterion"])}
         return super().from_config(cfg, input_shape) | parts
@@ -332,12 +341,33 @@ class RankingROIHeads(StagedROIHeads):
         return [Stage(*parts, mask_head)]
 
 
+def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) -> Tensor | None:
+    """What the positives are ranked by.
+
+    Args:
+        label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
+            mean of both, or 1 for all. A positive without a mask has its IoU.
+        boxes: of the P positives.
+        masks: of some of them; None for none.
+
+    Returns:
+        (P,) in [0, 1], without gradient; None for the IoU.
+    """
+    if label == "binary":
+        return torch.ones_like(boxes.boxes[:, 0])
+    if label == "iou" or masks is None:
+        return None
+    labels, share = boxes.overlap(), 1.0 if label == "dice" else 0.5
+    dice = masks.overlap().to(labels.dtype)
+    labels[masks.index] = (1 - share) * labels[masks.index] + share * dice
+    return labels
+
+
 def build_box_parts(
     cfg: CfgNode,
     input_shape: dict[str, ShapeSpec],
     coder_weights: Sequence[float],
-    assigner: Mapping[str, Any],
-    where: str,
+    assigner: Assigner,
 ) -> dict[str, Any]:
     """Build the parts of a stage for boxes from a yaml config.
 
@@ -345,19 +375,18 @@ def build_box_parts(
         cfg: the config.
         input_shape: of the backbone's features.
         coder_weights: of the box coder.
-        assigner: the node of the assigner.
-        where: the key that says so.
+        assigner: of the stage.
     """
-    model, heads, box = cfg.MODEL, cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+    heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     size = box.POOLER_RESOLUTION
     channels = input_shape[heads.IN_FEATURES[0]].channels
     head = build_box_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
     return {
         "box_head": head,
-        "box_predictor": build_component(
-            model.BOX_PREDICTOR,
+        "box_predictor": build_node(
+            cfg,
+            "BOX_PREDICTOR",
             box_predictor,
-            "MODEL.BOX_PREDICTOR",
             input_shape=head.output_shape,
             box2box_transform=Box2BoxTransform(weights=coder_weights),
             num_classes=heads.NUM_CLASSES,
@@ -366,8 +395,8 @@ def build_box_parts(
             test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
         ),
-        "assigner": build_component(assigner, assigners, where),
-        "criterion": build_component(model.CRITERION, criteria, "MODEL.CRITERION"),
+        "assigner": assigner,
+        "criterion": build_node(cfg, "CRITERION", criteria),
     }
 
 
@@ -376,8 +405,7 @@ def build_mask_part(
 ) -> nn.Module:
     """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
     for part in criterion.criteria:
-        task = build_component(cfg.MODEL.MASK_CRITERION, criteria, "MODEL.MASK_CRITERION")
-        part.localization.append(task)
+        part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))
     size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
     channels = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
     return build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))

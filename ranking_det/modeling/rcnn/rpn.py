@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.checks import check_at_least, check_integer
-from ranking_det.config import build_component
 from ranking_det.criteria import CriterionBase
 from ranking_det.labels import IGNORE
 from ranking_det.layers import HardNMS
 from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
 from ranking_det.modeling.compatibility import check_rpn_parts
-from ranking_det.modeling.dense.head import prior_logit
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level
+from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.postprocessing import RawDetections, keep_best
+from ranking_det.modeling.rcnn import sampling
 from ranking_det.modeling.step_metrics import log_metrics
-from ranking_det.modeling.yaml_keys import build_sampler
+from ranking_det.modeling.yaml_keys import build_node
 
 
 @RPN_HEAD_REGISTRY.register()
@@ -134,20 +134,20 @@ class RankingRPN(AnchorMatching, nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
-        node = cfg.MODEL.RPN
+        model, node = cfg.MODEL, cfg.MODEL.RPN
         shapes = [input_shape[name] for name in node.IN_FEATURES]
         return {
             "in_features": node.IN_FEATURES,
             "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
             "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
-            "assigner": build_component(cfg.MODEL.RPN_ASSIGNER, assigners, "MODEL.RPN_ASSIGNER"),
-            "criterion": build_component(cfg.MODEL.RPN_CRITERION, criteria, "MODEL.RPN_CRITERION"),
-            "sampler": build_sampler(cfg, "RPN_SAMPLER"),
+            "assigner": build_node(cfg, "RPN_ASSIGNER", assigners),
+            "criterion": build_node(cfg, "RPN_CRITERION", criteria),
+            "sampler": build_node(cfg, "RPN_SAMPLER", sampling) if model.RPN_SAMPLER.NAME else None,
             "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
             "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
             "nms_thresh": node.NMS_THRESH,
-            "min_box_size": float(cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE),
+            "min_box_size": float(model.PROPOSAL_GENERATOR.MIN_SIZE),
             "boundary": node.BOUNDARY_THRESH if node.BOUNDARY_THRESH >= 0 else None,
             "loss_weight": node.LOSS_WEIGHT,
         }
@@ -176,9 +176,7 @@ class RankingRPN(AnchorMatching, nn.Module):
             if gt_instances is None:
                 raise ValueError("gt_instances: expected the objects of each image, got None")
             objects = as_one_class(gt_instances)
-            logits, outputs, assignment = self.assign_all(
-                images, maps, anchors, predictions, objects
-            )
+            logits, outputs, assignment = self.assign_all(images, anchors, predictions, objects)
             assignment = assignment._replace(labels=self._sample(assignment.labels, len(objects)))
             output = self.criterion(self.gather(anchors, objects, assignment, logits, outputs))
             log_metrics(output.metrics, "rpn/")
@@ -188,9 +186,9 @@ class RankingRPN(AnchorMatching, nn.Module):
             }
         return self._propose(images, anchors, predictions), losses
 
-    def valid(self, images: ImageList, features: list[Tensor], anchors: list[Tensor]) -> Tensor:
+    def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: not in the padding, nor too far beyond their image."""
-        valid = super().valid(images, features, anchors)
+        valid = super().valid(images, maps, anchors)
         if self.boundary is None:
             return valid
         boxes = Boxes(torch.cat(anchors))
