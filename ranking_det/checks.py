@@ -20,7 +20,7 @@ def describe(value: object) -> str:
 
 
 def check_that(is_right: bool, name: str, expected: str, value: object) -> None:
-    """Raise that an argument is not what was expected, unless it is."""
+    """Raise, with the name of the argument and what was expected of it, unless ``is_right``."""
     if not is_right:
         raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ranking_det.blocks import blocks
 from ranking_det.checks import check_ranking
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
@@ -109,8 +108,9 @@ def _sorting(
     # What a positive adds to the rank and to the error of one below it.
     terms = torch.stack([torch.ones_like(quality), 1 - quality[order]], dim=1)
     sorting, received = torch.zeros_like(error), torch.zeros_like(error)
-    for block in blocks(len(order), len(order), constants.PAIRS):
-        start = block.start
+    rows = max(1, constants.PAIRS // len(order))
+    for start in range(0, len(order), rows):
+        block = slice(start, start + rows)
         blamed = step(scores[None, start:] - scores[block, None], delta)
         blamed.masked_fill_(place[None, start:] >= place[block, None], 0)
         mass, wrong = (blamed @ terms[start:]).unbind(1)

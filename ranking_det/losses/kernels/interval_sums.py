@@ -14,7 +14,6 @@ interval, found by search.
 import torch
 from torch import Tensor
 
-from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import Ramps
@@ -53,7 +52,9 @@ class IntervalSums:
         self._ranked = ranked
         self._logits, self._dtype = ranked.logits, ranked.dtype
         self._at_itself = 0.5 if delta > 0 else 1.0
-        self._chunk = constants.CHUNK_ON_GPU if ranked.logits.is_cuda else constants.CHUNK
+        size = constants.CHUNK_ON_GPU if ranked.logits.is_cuda else constants.CHUNK
+        starts = range(0, len(ranked.logits), size)
+        self._chunks = [slice(start, start + size) for start in starts]
         self._invalid = ~torch.isfinite(ranked.scores).all()
         self._ramps = Ramps(torch.nan_to_num(ranked.scores, 0.0, 0.0, 0.0), delta)
         self._build_grid(len(self._logits), on_gpu=self._logits.is_cuda)
@@ -101,7 +102,7 @@ class IntervalSums:
         slots = len(self._interval_of_slot)
         copies = constants.COPIES_ON_GPU if self._logits.is_cuda else 1
         sums = torch.zeros(2, copies * slots, dtype=torch.float64, device=self._logits.device)
-        size = max(len(positives), min(self._chunk, len(self._logits)))
+        size = max([len(positives)] + [len(self._logits[chunk]) for chunk in self._chunks])
         # Row 0 counts, row 1 adds up; one call, because rows run in parallel.
         terms = torch.ones(2, size, dtype=torch.float64, device=self._logits.device)
 
@@ -112,7 +113,7 @@ class IntervalSums:
             sums.scatter_add_(1, at.expand(2, -1), terms[:, : len(x)])
             return slot
 
-        for chunk in blocks(len(self._logits), 1, self._chunk):
+        for chunk in self._chunks:
             x = self._logits[chunk].to(self._dtype)
             terms[1, : len(x)] = x
             self._slots[chunk] = add(x)
@@ -162,7 +163,7 @@ class IntervalSums:
         largest = torch.finfo(self._logits.dtype).max
         # Each chunk overwrites the slots that it was read from.
         gradient = self._slots.view(self._dtype)
-        for chunk in blocks(len(self._logits), 1, self._chunk):
+        for chunk in self._chunks:
             slot = self._slots[chunk]
             x = self._logits[chunk].clamp(-largest, largest).double()
             line = intercept.index_select(0, slot)
