@@ -1,4 +1,4 @@
-"""The detector of grid_masks.py on the shapes at 128 px: mask AP 3.6 in two minutes on two CPU cores."""
+"""The detector of grid_masks.py on the shapes at 128 px: mask AP 3.6 in two minutes on a CPU."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling import FPN
