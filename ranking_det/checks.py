@@ -33,21 +33,20 @@ def looks_at_values(tensor: Tensor) -> bool:
 def check_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
     """Raise unless ``value`` is a finite number of at least ``low``."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (value > low if strictly else value >= low) or value == float("inf"):
-        relation = "above" if strictly else "of at least"
-        raise ValueError(f"{name}: expected a finite number {relation} {low:g}, got {value!r}")
+    right = number and (value > low if strictly else value >= low) and value != float("inf")
+    relation = "above" if strictly else "of at least"
+    check_that(right, name, f"a finite number {relation} {low:g}", value)
 
 
 def check_integer(name: str, value: int, low: int) -> None:
     """Raise unless ``value`` is an integer of at least ``low``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    check_that(right, name, f"an integer of at least {low}", value)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    check_that(value in choices, name, f"one of {', '.join(choices)}", value)
 
 
 def check_entries(
@@ -56,7 +55,7 @@ def check_entries(
     """Raise unless ``value`` has an int64, or else a float, for each entry of ``like``."""
     right = _has_type(value, integer) and value.shape == like.shape[:1]
     kind = f"{'int64' if integer else 'a float'} of shape ({len(like)},) on {like.device}"
-    _check(right and value.device == like.device, name, f"{kind}, one entry per {of}", value)
+    check_that(right and value.device == like.device, name, f"{kind}, one entry per {of}", value)
 
 
 def check_vector(
@@ -64,20 +63,17 @@ def check_vector(
 ) -> None:
     """Raise unless ``value`` is a float or int64 vector, on the device of ``like``."""
     kind = "int64 indices" if integer else "a float tensor"
-    _check(_has_type(value, integer) and value.dim() == 1, name, f"{kind} of one dimension", value)
+    check_that(
+        _has_type(value, integer) and value.dim() == 1, name, f"{kind} of one dimension", value
+    )
     if like is not None:
-        _check(value.device == like.device, name, f"a tensor on {like.device}", value)
+        check_that(value.device == like.device, name, f"a tensor on {like.device}", value)
 
 
 def _has_type(value: object, integer: bool) -> bool:
     if not isinstance(value, Tensor):
         return False
     return value.dtype == torch.int64 if integer else value.is_floating_point()
-
-
-def _check(is_right: bool, name: str, expected: str, value: object) -> None:
-    if not is_right:
-        raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
 
 
 def check_per_positive(name: str, value: Tensor, positives: Tensor, high: float = 1.0) -> None:
@@ -114,7 +110,7 @@ def check_ranking(
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     """Raise unless ``scores`` is (R, K) float and ``labels`` (R,) int64 within the K classes."""
     right = _has_type(scores, integer=False) and scores.dim() == 2
-    _check(right, name, "a float tensor (R, K)", scores)
+    check_that(right, name, "a float tensor (R, K)", scores)
     check_entries("labels", labels, scores, "row", integer=True)
     if not looks_at_values(labels) or len(labels) == 0:
         return
@@ -134,9 +130,9 @@ def check_masks(logits: Tensor, masks: Tensor) -> None:
 def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
     """Raise unless these are boxes (n, 4), scores (n,) and integer classes (n,)."""
     right = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.is_floating_point()
-    _check(right, "boxes", "a float tensor (n, 4)", boxes)
+    check_that(right, "boxes", "a float tensor (n, 4)", boxes)
     for name, value, floating in (("scores", scores, True), ("classes", classes, False)):
         kind = f"{'a float' if floating else 'an integer'} tensor ({len(boxes)},)"
         right = value.shape == boxes.shape[:1] and value.is_floating_point() == floating
-        _check(right, name, f"{kind}, one entry per box", value)
-        _check(value.device == boxes.device, name, f"a tensor on {boxes.device}", value)
+        check_that(right, name, f"{kind}, one entry per box", value)
+        check_that(value.device == boxes.device, name, f"a tensor on {boxes.device}", value)
