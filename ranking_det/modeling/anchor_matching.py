@@ -26,12 +26,8 @@ from ranking_det.modeling.interface import Positives
 def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
     """The boxes of the objects of each image, all of class 0."""
     return [
-        Instances(
-            instances.image_size,
-            gt_boxes=instances.gt_boxes,
-            gt_classes=torch.zeros_like(instances.gt_classes),
-        )
-        for instances in gt_instances
+        Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
+        for objects in gt_instances
     ]
 
 
@@ -122,8 +118,7 @@ class AnchorMatching:
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
         anchors, positives, first = torch.cat(levels), [], 0
-        rows_of_image = (len(gt_instances), len(anchors))
-        by_image = labels.view(rows_of_image), gt_index.view(rows_of_image), gt_instances
+        by_image = labels.split(len(anchors)), gt_index.split(len(anchors)), gt_instances
         for label, index, objects in zip(*by_image, strict=True):
             rows = torch.nonzero(label >= 0).squeeze(1)
             positives.append(Positives(anchors[rows], index[rows] - first))
@@ -141,14 +136,12 @@ class AnchorMatching:
     ) -> Candidates:
         """All rows' logits and labels, and the boxes of the positives."""
         rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
-        num_anchors = sum(len(level) for level in anchors)
-        positive_anchors = torch.cat(anchors)[rows % num_anchors]
+        sizes = [len(level_anchors) for level_anchors in anchors]
+        positive_anchors = torch.cat(anchors)[rows % sum(sizes)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
         # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
         positive_outputs = outputs[rows]
-        image, level = image_and_level(
-            len(gt_instances), [len(level) for level in anchors], logits.device
-        )
+        image, level = image_and_level(len(gt_instances), sizes, logits.device)
         return Candidates(
             logits=logits,
             labels=assignment.labels,

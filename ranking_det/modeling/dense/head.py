@@ -8,6 +8,7 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from ranking_det.checks import check_integer
 from ranking_det.modeling.feature_maps import MapHead, MapPredictions
 from ranking_det.modeling.initialization import prior_logit
 
@@ -47,10 +48,8 @@ class DenseHead(MapHead):
         branch: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("num_convs", num_convs), ("num_scales", num_scales)):
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
-        prior = prior_logit(prior_prob)
+        check_integer("num_convs", num_convs, 0)
+        check_integer("num_scales", num_scales, 0)
         self.num_classes = num_classes
         self.num_anchors = num_anchors
         self.cls_subnet = self._tower(in_channels, num_convs, norm)
@@ -64,7 +63,7 @@ class DenseHead(MapHead):
                 nn.init.normal_(layer.weight, std=0.01)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.cls_score.bias, prior)
+        nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
 
     @staticmethod
     def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:

@@ -104,13 +104,14 @@ class RankingCascadeROIHeads(StagedROIHeads):
             matching = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
             matching["LOW_QUALITY"] = None
             assigner = build_component(matching, assigners, f"{where}.IOUS")
-            parts = build_box_parts(cfg, input_shape, weights, assigner)
-            for name, part in zip(names, parts.values(), strict=True):
+            built = build_box_parts(cfg, input_shape, weights, assigner)
+            for name, part in zip(names, built.values(), strict=True):
                 arguments[name].append(part)
         if cfg.MODEL.MASK_ON:
             masked = arguments["criteria"][: None if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1]
-            heads = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]
-            arguments["mask_heads"] = heads
+            parts = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]
+            arguments["mask_heads"] = [part.pop("mask_head") for part in parts]
+            arguments |= parts[0]
         return arguments
 
     def stages(self) -> list[Stage]:

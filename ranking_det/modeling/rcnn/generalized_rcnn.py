@@ -67,15 +67,12 @@ class RCNNAdapter(DetectorAdapter):
     def _describe(self) -> CfgNode:
         """What Detectron2's augmentation reads of a yaml config, of a model that may have none."""
         heads, predictor = self.model.roi_heads, _last_predictor(self.model)
-        values = {
-            "MODEL.MASK_ON": self.learns_masks,
-            "MODEL.KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
-            "MODEL.ROI_HEADS.NUM_CLASSES": heads.num_classes,
-            "MODEL.ROI_HEADS.NMS_THRESH_TEST": predictor.test_nms_thresh,
-            "TEST.DETECTIONS_PER_IMAGE": predictor.test_topk_per_image,
-        }
         cfg = get_cfg()
-        cfg.merge_from_list([part for pair in values.items() for part in pair])
+        cfg.MODEL.MASK_ON = self.learns_masks
+        cfg.MODEL.KEYPOINT_ON = bool(getattr(heads, "keypoint_on", False))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = heads.num_classes
+        cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = predictor.test_nms_thresh
+        cfg.TEST.DETECTIONS_PER_IMAGE = predictor.test_topk_per_image
         return cfg
 
 

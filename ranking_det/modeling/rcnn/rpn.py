@@ -222,17 +222,13 @@ class RankingRPN(AnchorMatching, nn.Module):
             )
             boxes = boxes.take_along_dim(order[..., None], dim=1)
             levels.append(RawDetections(boxes, logits, torch.full_like(order, i)))
-        boxes, logits, level = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        proposals = []
-        for i, size in enumerate(images.image_sizes):
+        fields = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        proposals, limit = [], self.post_nms_topk[self.training]
+        for size, *raw in zip(images.image_sizes, *fields, strict=True):
             # Of a diverged model boxes are dropped, and the losses are not finite: the trainer's
             # guard names both.
             best = keep_best(
-                RawDetections(boxes[i], logits[i], level[i]),
-                size,
-                self.suppression,
-                self.post_nms_topk[self.training],
-                min_side=self.min_box_size,
+                RawDetections(*raw), size, self.suppression, limit, min_side=self.min_box_size
             )
             proposals.append(
                 Instances(size, proposal_boxes=Boxes(best.boxes), objectness_logits=best.scores)
@@ -242,9 +238,7 @@ class RankingRPN(AnchorMatching, nn.Module):
 
 def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
     if len(numbers) != 2:
-        raise ValueError(
-            f"{name}: expected two numbers, in training and at inference, got {numbers}"
-        )
+        raise ValueError(f"{name}: expected two numbers, in training and inference, got {numbers}")
     for number in numbers:
         check_integer(name, number, 1)
     return {True: numbers[0], False: numbers[1]}
