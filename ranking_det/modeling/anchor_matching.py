@@ -73,14 +73,10 @@ class AnchorMatching:
             with torch.no_grad():
                 boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
             detached = Predictions(logits.detach(), boxes)
-        assignment = self.assigner(
-            anchors,
-            [instances.gt_boxes.tensor for instances in gt_instances],
-            [instances.gt_classes for instances in gt_instances],
-            self.valid(images, predictions.logits, anchors),
-            detached,
-        )
-        return logits, outputs, assignment
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
+        gt_classes = [instances.gt_classes for instances in gt_instances]
+        valid = self.valid(images, predictions.logits, anchors)
+        return logits, outputs, self.assigner(anchors, gt_boxes, gt_classes, valid, detached)
 
     def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""
@@ -139,8 +135,10 @@ class AnchorMatching:
         sizes = [len(level_anchors) for level_anchors in anchors]
         positive_anchors = torch.cat(anchors)[rows % sum(sizes)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        gt_boxes = gt_boxes[assignment.gt_index[rows]]
         # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
         positive_outputs = outputs[rows]
+        boxes = self.decode(positive_outputs, positive_anchors)
         image, level = image_and_level(len(gt_instances), sizes, logits.device)
         return Candidates(
             logits=logits,
@@ -150,12 +148,7 @@ class AnchorMatching:
             level=level,
             num_images=len(gt_instances),
             branch_logits=branch,
-            boxes=BoxTargets(
-                outputs=positive_outputs,
-                boxes=self.decode(positive_outputs, positive_anchors),
-                anchors=positive_anchors,
-                gt_boxes=gt_boxes[assignment.gt_index[rows]],
-            ),
+            boxes=BoxTargets(positive_outputs, boxes, positive_anchors, gt_boxes),
         )
 
     def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ def check_stage_parts(
     if criterion.softmax != predictor.softmax:
         kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
         raise ValueError(
-            f"box_predictor.softmax: expected {criterion.softmax}, as the criterion's scores are "
-            + kind
+            f"box_predictor.softmax: expected {criterion.softmax}, as the criterion is for {kind}"
         )
     if criterion.branch is not None:
         raise ValueError(NO_BRANCH)
@@ -132,8 +131,7 @@ def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_clas
         _check_num_classes("mask_head", mask_head.predictor.out_channels, num_classes)
     if not learns:
         raise ValueError(
-            "criterion.localization: expected a task on masks beside the one on boxes, such as "
-            "MaskDice, as there is a mask head"
+            "criterion.localization: expected a task on masks, such as MaskDice, for the mask head"
         )
 
 
@@ -170,12 +168,10 @@ def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[in
             )
 
 
-def _check_num_anchors(num_anchors: int, anchor_generator: Any) -> None:
+def _check_num_anchors(count: int, anchor_generator: Any) -> None:
     counts = sorted(set(anchor_generator.num_anchors))
-    if counts != [num_anchors]:
-        raise ValueError(
-            f"head.num_anchors: {num_anchors}, but the anchor generator gives {counts} per cell"
-        )
+    if counts != [count]:
+        raise ValueError(f"head.num_anchors: {count}, but the anchor generator gives {counts}")
 
 
 def _check_num_classes(part: str, count: int, num_classes: int) -> None:

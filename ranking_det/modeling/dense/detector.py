@@ -86,11 +86,8 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         self.input_format = input_format
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
-        check_dense_parts(
-            *(assigner, criterion, head, anchor_generator, box2box_transform),
-            self.strides,
-            num_classes,
-        )
+        parts = assigner, criterion, head, anchor_generator, box2box_transform
+        check_dense_parts(*parts, self.strides, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -91,13 +91,12 @@ class DenseHead(MapHead):
             raise ValueError(
                 f"num_scales is {len(self.scales)}, but there are {len(features)} levels"
             )
-        branch: list[Tensor] | None = None if self.branch is None else []
-        logits, outputs = [], []
+        logits, outputs, branch = [], [], []
         for level, feature in enumerate(features):
             logits.append(self.cls_score(self.cls_subnet(feature)))
             tower = self.bbox_subnet(feature)
             output = self.bbox_pred(tower)
             outputs.append(output if self.scales is None else output * self.scales[level])
-            if self.branch is not None and branch is not None:
+            if self.branch is not None:
                 branch.append(self.branch(tower))
-        return MapPredictions(logits, outputs, branch)
+        return MapPredictions(logits, outputs, branch or None)

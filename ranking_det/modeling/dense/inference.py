@@ -160,14 +160,11 @@ class DenseInference(nn.Module):
 
     def _default_suppression(self) -> nn.Module:
         """What the options describe."""
-        suppression: nn.Module = HardNMS(self.nms_thresh)
+        suppression = HardNMS(self.nms_thresh)
+        min_score = min(self.score_thresh, MIN_SOFT_SCORE)
         if self.nms != "hard":
-            suppression = SoftNMS(
-                self.nms,
-                iou_thresh=self.nms_thresh,
-                sigma=self.sigma,
-                min_score=min(self.score_thresh, MIN_SOFT_SCORE),
-            )
+            thresholds = {"iou_thresh": self.nms_thresh, "min_score": min_score}
+            suppression = SoftNMS(self.nms, sigma=self.sigma, **thresholds)
         return ScoreVoting(suppression) if self.score_voting else suppression
 
 

@@ -102,9 +102,7 @@ class StagedROIHeads(nn.Module):
         if self.mask_on and mask_pooler is None:
             raise ValueError("mask_pooler: expected a pooler, got None")
         if not self.mask_on and continuous_label in ("dice", "mean"):
-            raise ValueError(
-                f"continuous_label: {continuous_label!r} needs a mask head, but there is none"
-            )
+            raise ValueError(f"continuous_label: {continuous_label!r} needs a mask head")
         for pooler in (box_pooler, mask_pooler):
             if pooler is not None:
                 pooler.register_forward_pre_hook(_widen)
@@ -114,7 +112,7 @@ class StagedROIHeads(nn.Module):
         raise NotImplementedError
 
     def _set_parts(self, *parts: nn.Module, mask_head: nn.Module | None) -> None:
-        """Set the parts of all stages, check that they fit, and set the poolers up.
+        """Set the parts of all stages, and check that they fit.
 
         Args:
             parts: the box head, the box predictor, the assigner and the criterion, or lists of
@@ -133,8 +131,7 @@ class StagedROIHeads(nn.Module):
             check_stage_parts(*stage[1:], self.num_classes, self.continuous_label)
         if len({stage.predictor.softmax for stage in stages}) > 1:
             raise ValueError(
-                "criteria: expected either softmax or sigmoid in all stages, whose logits are "
-                "averaged"
+                "criteria: expected either softmax or sigmoid in all stages: logits are averaged"
             )
         if self.mask_on and stages[0].mask_head is None:
             raise ValueError("mask_head: expected one for mask_in_features, got None")
@@ -145,8 +142,7 @@ class StagedROIHeads(nn.Module):
         model = cfg.MODEL
         if model.KEYPOINT_ON:
             raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
-        names = model.ROI_HEADS.IN_FEATURES
-        box = model.ROI_BOX_HEAD
+        names, box = model.ROI_HEADS.IN_FEATURES, model.ROI_BOX_HEAD
         box_pooler = ROIPooler(
             output_size=box.POOLER_RESOLUTION,
             scales=tuple(1.0 / input_shape[name].stride for name in names),
@@ -199,8 +195,7 @@ class StagedROIHeads(nn.Module):
     ) -> BoxPredictions:
         maps = [features[name] for name in self.box_in_features]
         pooled = self.box_pooler(maps, [image.proposal_boxes for image in proposals])
-        predictions: BoxPredictions = stage.predictor(stage.head(pooled))
-        return predictions
+        return stage.predictor(stage.head(pooled))
 
     def _gather(
         self,
@@ -219,12 +214,9 @@ class StagedROIHeads(nn.Module):
         image = torch.arange(len(proposals)).repeat_interleave(sizes).to(rows.device)
         outputs = stage.predictor.outputs_of(predictions.outputs, rows, classes)
         anchors = torch.cat([instances.proposal_boxes.tensor for instances in proposals])[rows]
-        boxes = BoxTargets(
-            outputs=outputs,
-            boxes=stage.predictor.box2box_transform.apply_deltas(outputs, anchors),
-            anchors=anchors,
-            gt_boxes=torch.cat([objects.gt_boxes.tensor for objects in targets])[gt_index],
-        )
+        decoded = stage.predictor.box2box_transform.apply_deltas(outputs, anchors)
+        gt_boxes = torch.cat([objects.gt_boxes.tensor for objects in targets])[gt_index]
+        boxes = BoxTargets(outputs, decoded, anchors, gt_boxes)
         masks = None
         if stage.mask_head is not None:
             index = choose_masked(gt_index, targets, self.max_mask_rois)
@@ -249,15 +241,13 @@ class StagedROIHeads(nn.Module):
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
         """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
-        pooled: Tensor = self.mask_pooler(maps, [Boxes(image) for image in rois])
-        return pooled
+        return self.mask_pooler(maps, [Boxes(image) for image in rois])
 
     def _detect_boxes(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
         """Detections from the mean of all stages' logits and the last stage's boxes."""
-        total: Tensor | float = 0.0
-        stages = self.stages()
+        total, stages = 0.0, self.stages()
         for i, stage in enumerate(stages):
             predictions = self._predict(features, proposals, stage)
             total = total + predictions.logits.float()
@@ -282,8 +272,7 @@ class StagedROIHeads(nn.Module):
         if not self.mask_on:
             return instances
         pooled = self._pool_masks(features, [image.pred_boxes.tensor for image in instances])
-        detections: list[Instances] = self.mask_head(pooled, instances)
-        return detections
+        return self.mask_head(pooled, instances)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -318,8 +307,8 @@ class RankingROIHeads(StagedROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
-        assigner = build_node(cfg, "ASSIGNER", assigners)
-        parts = build_box_parts(cfg, input_shape, weights, assigner)
+        parts = build_box_parts(cfg, input_shape, weights)
+        parts["assigner"] = build_node(cfg, "ASSIGNER", assigners)
         if cfg.MODEL.MASK_ON:
             parts |= build_mask_part(cfg, input_shape, parts["criterion"])
         return super().from_config(cfg, input_shape) | parts
@@ -354,18 +343,14 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
 
 
 def build_box_parts(
-    cfg: CfgNode,
-    input_shape: dict[str, ShapeSpec],
-    coder_weights: Sequence[float],
-    assigner: Assigner,
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], coder_weights: Sequence[float]
 ) -> dict[str, Any]:
-    """Build the parts of a stage for boxes from a yaml config.
+    """Build the parts of a stage for boxes from a yaml config, but for the assigner.
 
     Args:
         cfg: the config.
         input_shape: of the backbone's features.
         coder_weights: of the box coder.
-        assigner: of the stage.
     """
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     size = box.POOLER_RESOLUTION
@@ -385,7 +370,6 @@ def build_box_parts(
             test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
         ),
-        "assigner": assigner,
         "criterion": build_node(cfg, "CRITERION", criteria),
     }
 
@@ -400,8 +384,7 @@ def build_mask_part(
     """
     for part in criterion.criteria:
         part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))
-    arguments: dict[str, Any] = StandardROIHeads._init_mask_head(cfg, input_shape)
-    return arguments
+    return StandardROIHeads._init_mask_head(cfg, input_shape)
 
 
 def _widen(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
