@@ -3,7 +3,6 @@
 Detectron2's defaults are left as they are.
 """
 
-from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 from ranking_det.modeling.backbones.carafe_fpn import CARAFEFPN, build_resnet_carafe_fpn_backbone
 from ranking_det.modeling.backbones.resnet import ExtraLevels, FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.dense.detector import RankingDenseDetector
@@ -25,7 +24,6 @@ from ranking_det.modeling.yaml_keys import COMPONENTS, add_ranking_config
 __all__ = [
     "CARAFEFPN",
     "COMPONENTS",
-    "DenseDetectorWithTTA",
     "DenseHead",
     "DenseInference",
     "DetectorInterface",

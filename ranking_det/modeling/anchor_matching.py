@@ -26,12 +26,8 @@ from ranking_det.modeling.interface import Positives
 def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
     """The boxes of the objects of each image, all of class 0."""
     return [
-        Instances(
-            instances.image_size,
-            gt_boxes=instances.gt_boxes,
-            gt_classes=torch.zeros_like(instances.gt_classes),
-        )
-        for instances in gt_instances
+        Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
+        for objects in gt_instances
     ]
 
 
@@ -77,14 +73,10 @@ class AnchorMatching:
             with torch.no_grad():
                 boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
             detached = Predictions(logits.detach(), boxes)
-        assignment = self.assigner(
-            anchors,
-            [instances.gt_boxes.tensor for instances in gt_instances],
-            [instances.gt_classes for instances in gt_instances],
-            self.valid(images, predictions.logits, anchors),
-            detached,
-        )
-        return logits, outputs, assignment
+        gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
+        gt_classes = [instances.gt_classes for instances in gt_instances]
+        valid = self.valid(images, predictions.logits, anchors)
+        return logits, outputs, self.assigner(anchors, gt_boxes, gt_classes, valid, detached)
 
     def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Which anchors (R,) take part: those that are not in the padding of the batch."""
@@ -122,8 +114,7 @@ class AnchorMatching:
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
         anchors, positives, first = torch.cat(levels), [], 0
-        rows_of_image = (len(gt_instances), len(anchors))
-        by_image = labels.view(rows_of_image), gt_index.view(rows_of_image), gt_instances
+        by_image = labels.split(len(anchors)), gt_index.split(len(anchors)), gt_instances
         for label, index, objects in zip(*by_image, strict=True):
             rows = torch.nonzero(label >= 0).squeeze(1)
             positives.append(Positives(anchors[rows], index[rows] - first))
@@ -141,14 +132,14 @@ class AnchorMatching:
     ) -> Candidates:
         """All rows' logits and labels, and the boxes of the positives."""
         rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
-        num_anchors = sum(len(level) for level in anchors)
-        positive_anchors = torch.cat(anchors)[rows % num_anchors]
+        sizes = [len(level_anchors) for level_anchors in anchors]
+        positive_anchors = torch.cat(anchors)[rows % sum(sizes)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
+        gt_boxes = gt_boxes[assignment.gt_index[rows]]
         # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
         positive_outputs = outputs[rows]
-        image, level = image_and_level(
-            len(gt_instances), [len(level) for level in anchors], logits.device
-        )
+        boxes = self.decode(positive_outputs, positive_anchors)
+        image, level = image_and_level(len(gt_instances), sizes, logits.device)
         return Candidates(
             logits=logits,
             labels=assignment.labels,
@@ -157,12 +148,7 @@ class AnchorMatching:
             level=level,
             num_images=len(gt_instances),
             branch_logits=branch,
-            boxes=BoxTargets(
-                outputs=positive_outputs,
-                boxes=self.decode(positive_outputs, positive_anchors),
-                anchors=positive_anchors,
-                gt_boxes=gt_boxes[assignment.gt_index[rows]],
-            ),
+            boxes=BoxTargets(positive_outputs, boxes, positive_anchors, gt_boxes),
         )
 
     def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:

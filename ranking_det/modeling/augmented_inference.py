@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data.detection_utils import read_image
-from detectron2.data.transforms import Transform
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
@@ -67,7 +66,8 @@ class DenseDetectorWithTTA(nn.Module):
         # One at a time: in a batch of several sizes the smaller would be padded.
         for augmented in self.mapper(inputs):
             (raw,) = self.model.propose([augmented])
-            views.append(_move_back(raw, augmented["transforms"]))
+            boxes = augmented["transforms"].inverse().apply_box(raw.boxes.cpu().numpy())
+            views.append(raw._replace(boxes=torch.as_tensor(boxes).to(raw.boxes)))
         size = inputs["height"], inputs["width"]
         merged = RawDetections(*(torch.cat(parts) for parts in zip(*views, strict=True)))
         return detector_postprocess(self.model.inference.suppress(merged, size), *size)
@@ -92,9 +92,3 @@ def make_tta_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> Data
     if not isinstance(flip, bool):
         raise ValueError(f"flip: expected True or False, got {flip!r}")
     return DatasetMapperTTA(min_sizes=list(min_sizes), max_size=max_size, flip=flip)
-
-
-def _move_back(raw: RawDetections, transforms: Transform) -> RawDetections:
-    """Candidates of an augmented image -> in the coordinates of the original image."""
-    boxes = transforms.inverse().apply_box(raw.boxes.cpu().numpy())
-    return raw._replace(boxes=torch.as_tensor(boxes).to(raw.boxes))

@@ -112,8 +112,7 @@ def interface_of(model: nn.Module) -> DetectorInterface:
     model = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(model, DetectorInterface):
         return model
-    adapter: type[DetectorInterface] = interface_class(type(model))
-    return adapter(model)  # type: ignore[call-arg]  # an adapter, as the model is no interface
+    return interface_class(type(model))(model)
 
 
 def interface_class(kind: type) -> type[DetectorInterface]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 
@@ -21,6 +21,11 @@ class RawDetections(NamedTuple):
     """(n,) in [0, 1], float32; of an RPN logits."""
     classes: Tensor
     """(n,) int64, 0..K-1; of an RPN levels."""
+
+    def to_instances(self, image_size: tuple[int, int]) -> Instances:
+        """Detectron2's detections of an image of (height, width) pixels."""
+        fields = {"scores": self.scores, "pred_classes": self.classes}
+        return Instances(image_size, pred_boxes=Boxes(self.boxes), **fields)
 
 
 def keep_best(

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from detectron2.utils import comm
 from torch import Tensor
 
-__all__ = ["count_boxes", "count_detections", "watch_scores"]
-
 logger = logging.getLogger(__name__)
 
 MIN_DETECTIONS = 1.0

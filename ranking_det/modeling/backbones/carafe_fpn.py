@@ -51,14 +51,9 @@ class CARAFEFPN(Backbone):
         top = stages[-1] + 1
 
         def convolution(inputs: int, size: int, stride: int = 1) -> Conv2d:
+            bias, layer_norm = norm == "", get_norm(norm, out_channels)
             layer = Conv2d(
-                inputs,
-                out_channels,
-                size,
-                stride=stride,
-                padding=size // 2,
-                bias=norm == "",
-                norm=get_norm(norm, out_channels),
+                inputs, out_channels, size, stride, size // 2, bias=bias, norm=layer_norm
             )
             c2_xavier_fill(layer)
             return layer

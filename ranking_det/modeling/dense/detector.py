@@ -86,11 +86,8 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         self.input_format = input_format
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
-        check_dense_parts(
-            *(assigner, criterion, head, anchor_generator, box2box_transform),
-            self.strides,
-            num_classes,
-        )
+        parts = assigner, criterion, head, anchor_generator, box2box_transform
+        check_dense_parts(*parts, self.strides, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -157,11 +154,8 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
         """Detections of every image, in its input coordinates."""
-        proposed = self._propose(features, predictions, len(images.image_sizes))
-        return [
-            self.inference.suppress(raw, size)
-            for raw, size in zip(proposed, images.image_sizes, strict=True)
-        ]
+        proposed = zip(self._propose(features, predictions), images.image_sizes, strict=True)
+        return [self.inference.suppress(raw, size) for raw, size in proposed]
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
         """See :class:`DetectorInterface`."""
@@ -175,16 +169,13 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
         images = self.preprocess_image(batched_inputs)
         pyramid = self.backbone(images.tensor)
         features = [pyramid[name] for name in self.head_in_features]
-        return self._propose(features, self.head(features), len(images.image_sizes))
+        return self._propose(features, self.head(features))
 
-    def _propose(
-        self, features: list[Tensor], predictions: MapPredictions, num_images: int
-    ) -> list[RawDetections]:
+    def _propose(self, features: list[Tensor], predictions: MapPredictions) -> list[RawDetections]:
         anchors = self.make_anchors(features)
         logits = [flatten_level(level, self.num_classes) for level in predictions.logits]
         outputs = [flatten_level(level, 4) for level in predictions.outputs]
-        maps = predictions.branch or []
-        branch = [flatten_level(level, 1).squeeze(2) for level in maps]
+        branch = [flatten_level(level, 1).squeeze(2) for level in predictions.branch or []]
         return [
             self.inference.propose(
                 [level[i] for level in logits],
@@ -193,5 +184,5 @@ class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
                 self.decode,
                 [level[i] for level in branch] or None,
             )
-            for i in range(num_images)
+            for i in range(len(logits[0]))
         ]

@@ -67,23 +67,19 @@ class RankingFCOS(RankingDenseDetector):
     ) -> None:
         shapes = backbone.output_shape()
         strides = [shapes[name].stride for name in head_in_features]
+        sizes = [[POINT_SIZE * stride] for stride in strides]
+        grid = DefaultAnchorGenerator(sizes=sizes, aspect_ratios=[1.0], strides=strides, offset=0.5)
         super().__init__(
             backbone=backbone,
             head_in_features=head_in_features,
-            anchor_generator=DefaultAnchorGenerator(
-                sizes=[[POINT_SIZE * stride] for stride in strides],
-                aspect_ratios=[1.0],
-                strides=strides,
-                offset=0.5,
-            ),
+            anchor_generator=grid,
             box2box_transform=PointTransform(),
             **arguments,
         )
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
         """See :class:`DetectorInterface`; the boxes of points mean nothing."""
-        description = "the points that are to find it"
         return [
-            positives._replace(are_points=True, description=description)
+            positives._replace(are_points=True, description="the points that are to find it")
             for positives in super().find_positives(batched_inputs)
         ]

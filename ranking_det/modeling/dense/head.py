@@ -8,6 +8,7 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
+from ranking_det.checks import check_integer
 from ranking_det.modeling.feature_maps import MapHead, MapPredictions
 from ranking_det.modeling.initialization import prior_logit
 
@@ -47,10 +48,8 @@ class DenseHead(MapHead):
         branch: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("num_convs", num_convs), ("num_scales", num_scales)):
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
-        prior = prior_logit(prior_prob)
+        check_integer("num_convs", num_convs, 0)
+        check_integer("num_scales", num_scales, 0)
         self.num_classes = num_classes
         self.num_anchors = num_anchors
         self.cls_subnet = self._tower(in_channels, num_convs, norm)
@@ -64,7 +63,7 @@ class DenseHead(MapHead):
                 nn.init.normal_(layer.weight, std=0.01)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.cls_score.bias, prior)
+        nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
 
     @staticmethod
     def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
@@ -92,13 +91,12 @@ class DenseHead(MapHead):
             raise ValueError(
                 f"num_scales is {len(self.scales)}, but there are {len(features)} levels"
             )
-        branch: list[Tensor] | None = None if self.branch is None else []
-        logits, outputs = [], []
+        logits, outputs, branch = [], [], []
         for level, feature in enumerate(features):
             logits.append(self.cls_score(self.cls_subnet(feature)))
             tower = self.bbox_subnet(feature)
             output = self.bbox_pred(tower)
             outputs.append(output if self.scales is None else output * self.scales[level])
-            if self.branch is not None and branch is not None:
+            if self.branch is not None:
                 branch.append(self.branch(tower))
-        return MapPredictions(logits, outputs, branch)
+        return MapPredictions(logits, outputs, branch or None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least, check_choice, check_integer
@@ -156,23 +156,15 @@ class DenseInference(nn.Module):
             raw, image_size, suppression, self.max_detections, max_coordinate=MAX_COORDINATE
         )
         count_detections(len(best.boxes))
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(best.boxes),
-            scores=best.scores,
-            pred_classes=best.classes,
-        )
+        return best.to_instances(image_size)
 
     def _default_suppression(self) -> nn.Module:
         """What the options describe."""
-        suppression: nn.Module = HardNMS(self.nms_thresh)
+        suppression = HardNMS(self.nms_thresh)
+        min_score = min(self.score_thresh, MIN_SOFT_SCORE)
         if self.nms != "hard":
-            suppression = SoftNMS(
-                self.nms,
-                iou_thresh=self.nms_thresh,
-                sigma=self.sigma,
-                min_score=min(self.score_thresh, MIN_SOFT_SCORE),
-            )
+            thresholds = {"iou_thresh": self.nms_thresh, "min_score": min_score}
+            suppression = SoftNMS(self.nms, sigma=self.sigma, **thresholds)
         return ScoreVoting(suppression) if self.score_voting else suppression
 
 

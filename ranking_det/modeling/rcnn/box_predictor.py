@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -133,16 +133,13 @@ class RankingBoxPredictor(nn.Module):
 
     def inference(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
         """The detections of each image: ``pred_boxes``, ``scores`` and ``pred_classes``."""
-        boxes = self.predict_boxes(predictions, proposals)
-        probs = self.predict_probs(predictions, proposals)
-        detections = []
-        for i, image in enumerate(proposals):
-            scores = probs[i][:, :-1]
-            count_boxes(scores, self.test_score_thresh, THRESHOLD)
-            detections.append(
-                self.detect(boxes[i], scores, image.image_size, self.test_score_thresh)
-            )
-            count_detections(len(detections[i]))
+        all_boxes = self.predict_boxes(predictions, proposals)
+        all_probs = self.predict_probs(predictions, proposals)
+        detections, thresh = [], self.test_score_thresh
+        for boxes, probs, image in zip(all_boxes, all_probs, proposals, strict=True):
+            count_boxes(probs[:, :-1], thresh, THRESHOLD)
+            detections.append(self.detect(boxes, probs[:, :-1], image.image_size, thresh))
+            count_detections(len(detections[-1]))
         return detections
 
     def detect(
@@ -164,17 +161,7 @@ class RankingBoxPredictor(nn.Module):
         rows, classes = (scores > score_thresh).nonzero(as_tuple=True)
         by_class = boxes.view(len(boxes), boxes.shape[1] // 4, 4)
         columns = classes if by_class.shape[1] > 1 else torch.zeros_like(classes)
-        limit = self.test_topk_per_image
-        best = keep_best(
-            RawDetections(by_class[rows, columns], scores[rows, classes], classes),
-            image_size,
-            self.suppression,
-            len(rows) if limit < 0 else limit,
-            min_side=None,
-        )
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(best.boxes),
-            scores=best.scores,
-            pred_classes=best.classes,
-        )
+        raw = RawDetections(by_class[rows, columns], scores[rows, classes], classes)
+        limit = len(rows) if self.test_topk_per_image < 0 else self.test_topk_per_image
+        best = keep_best(raw, image_size, self.suppression, limit, min_side=None)
+        return best.to_instances(image_size)

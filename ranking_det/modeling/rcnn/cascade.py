@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -69,12 +70,8 @@ class RankingCascadeROIHeads(StagedROIHeads):
                 "box_heads, box_predictors, assigners and criteria: expected one of each for every "
                 f"stage, got {counts}"
             )
-        for predictor in box_predictors:
-            if predictor.bbox_pred.out_features != 4:
-                raise ValueError(
-                    "box_predictors: a cascade refines one box per proposal and needs "
-                    "cls_agnostic_bbox_reg=True"
-                )
+        if any(predictor.bbox_pred.out_features != 4 for predictor in box_predictors):
+            raise ValueError("box_predictors: a cascade needs cls_agnostic_bbox_reg=True")
         masks = list(mask_heads or ())
         if self.mask_on and len(masks) not in (1, counts[0]):
             raise ValueError(
@@ -98,27 +95,27 @@ class RankingCascadeROIHeads(StagedROIHeads):
                 f"{len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )
         arguments = super().from_config(cfg, input_shape)
-        names = ("box_heads", "box_predictors", "assigners", "criteria")
+        # In the order of what build_box_parts returns.
+        names = ("box_heads", "box_predictors", "criteria", "assigners")
         arguments |= {name: [] for name in names}
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
-            matching = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
-            matching["LOW_QUALITY"] = None
-            assigner = build_component(matching, assigners, f"{where}.IOUS")
-            parts = build_box_parts(cfg, input_shape, weights, assigner)
-            for name, part in zip(names, parts.values(), strict=True):
+            rule = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
+            built = build_box_parts(cfg, input_shape, weights)
+            built["assigner"] = build_component(rule, assigners, f"{where}.IOUS", low_quality=None)
+            for name, part in zip(names, built.values(), strict=True):
                 arguments[name].append(part)
         if cfg.MODEL.MASK_ON:
             masked = arguments["criteria"][: None if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1]
-            heads = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]
-            arguments["mask_heads"] = heads
+            parts = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]
+            arguments["mask_heads"] = [part.pop("mask_head") for part in parts]
+            arguments |= parts[0]
         return arguments
 
     def stages(self) -> list[Stage]:
         """All stages, the first on the RPN's proposals."""
-        masks: list[nn.Module | None] = [None] * len(self.box_head)
+        mask_heads = []
         if self.mask_on:
             several = isinstance(self.mask_head, CascadeMaskHeads)
-            heads = list(self.mask_head) if several else [self.mask_head]
-            masks[: len(heads)] = heads
-        parts = (self.box_head, self.box_predictor, self.assigner, self.criterion, masks)
-        return [Stage(*stage) for stage in zip(*parts, strict=True)]
+            mask_heads = self.mask_head if several else [self.mask_head]
+        parts = (self.box_head, self.box_predictor, self.assigner, self.criterion, mask_heads)
+        return [Stage(*stage) for stage in zip_longest(*parts)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
@@ -59,24 +59,17 @@ class RCNNAdapter(DetectorAdapter):
         if self.model.proposal_generator is None:
             raise ValueError("model: an R-CNN on given proposals has none for augmented images")
         mapper = make_tta_mapper(min_sizes, max_size, flip)
-        augmented = _RCNNWithTTA(self._describe(), self.model, mapper)
+        # What Detectron2's augmentation reads of a yaml config, of a model that may have none.
+        cfg, heads, predictor = get_cfg(), self.model.roi_heads, _last_predictor(self.model)
+        cfg.MODEL.MASK_ON = self.learns_masks
+        cfg.MODEL.KEYPOINT_ON = bool(getattr(heads, "keypoint_on", False))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = heads.num_classes
+        cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = predictor.test_nms_thresh
+        cfg.TEST.DETECTIONS_PER_IMAGE = predictor.test_topk_per_image
+        augmented = _RCNNWithTTA(cfg, self.model, mapper)
         # Detectron2's evaluation leaves the model in the mode in which it found this one.
         augmented.training = self.model.training
         return augmented
-
-    def _describe(self) -> CfgNode:
-        """What Detectron2's augmentation reads of a yaml config, of a model that may have none."""
-        heads, predictor = self.model.roi_heads, _last_predictor(self.model)
-        values = {
-            "MODEL.MASK_ON": self.learns_masks,
-            "MODEL.KEYPOINT_ON": bool(getattr(heads, "keypoint_on", False)),
-            "MODEL.ROI_HEADS.NUM_CLASSES": heads.num_classes,
-            "MODEL.ROI_HEADS.NMS_THRESH_TEST": predictor.test_nms_thresh,
-            "TEST.DETECTIONS_PER_IMAGE": predictor.test_topk_per_image,
-        }
-        cfg = get_cfg()
-        cfg.merge_from_list([part for pair in values.items() for part in pair])
-        return cfg
 
 
 def _last_predictor(model: GeneralizedRCNN) -> Any:

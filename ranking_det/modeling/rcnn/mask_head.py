@@ -50,9 +50,7 @@ class CascadeMaskHeads(nn.ModuleList):
         Returns:
             The same with ``pred_masks`` (R_i, 1, S, S), the mean of the heads' probabilities.
         """
-        masks = []
-        for head in self:
-            masks.append([image.pred_masks for image in head(features, instances)])
+        masks = [[image.pred_masks for image in head(features, instances)] for head in self]
         for image, *stages in zip(instances, *masks, strict=True):
             image.pred_masks = torch.stack(stages).mean(dim=0)
         return instances

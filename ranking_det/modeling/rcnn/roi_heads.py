@@ -11,28 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_box_head, build_mask_head
+from detectron2.modeling import build_box_head
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
-from ranking_det.criteria import (
-    BoxTargets,
-    Candidates,
-    CriterionBase,
-    CriterionOutput,
-    MaskTargets,
-)
-from ranking_det.modeling.compatibility import (
-    check_box_parts,
-    check_continuous_labels,
-    check_mask_parts,
-)
+from ranking_det.criteria import BoxTargets, Candidates, CriterionBase, MaskTargets
+from ranking_det.modeling.compatibility import check_stage_parts
 from ranking_det.modeling.rcnn import box_predictor, sampling
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class
@@ -109,13 +99,20 @@ class StagedROIHeads(nn.Module):
         self.mask_pooler = mask_pooler
         self.max_mask_rois = max_mask_rois
         self.continuous_label = continuous_label
+        if self.mask_on and mask_pooler is None:
+            raise ValueError("mask_pooler: expected a pooler, got None")
+        if not self.mask_on and continuous_label in ("dice", "mean"):
+            raise ValueError(f"continuous_label: {continuous_label!r} needs a mask head")
+        for pooler in (box_pooler, mask_pooler):
+            if pooler is not None:
+                pooler.register_forward_pre_hook(_widen)
 
     def stages(self) -> list[Stage]:
         """All stages, the first on the RPN's proposals."""
         raise NotImplementedError
 
     def _set_parts(self, *parts: nn.Module, mask_head: nn.Module | None) -> None:
-        """Set the parts of all stages, check that they fit, and set the poolers up.
+        """Set the parts of all stages, and check that they fit.
 
         Args:
             parts: the box head, the box predictor, the assigner and the criterion, or lists of
@@ -131,26 +128,13 @@ class StagedROIHeads(nn.Module):
             if not isinstance(stage.predictor, RankingBoxPredictor):
                 kind = type(stage.predictor).__name__
                 raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
-            check_box_parts(stage.assigner, stage.criterion, stage.predictor, self.num_classes)
-            if self.continuous_label != "iou":
-                check_continuous_labels(stage.criterion, self.continuous_label)
-            check_mask_parts(stage.criterion, stage.mask_head, self.num_classes)
+            check_stage_parts(*stage[1:], self.num_classes, self.continuous_label)
         if len({stage.predictor.softmax for stage in stages}) > 1:
             raise ValueError(
-                "criteria: expected either softmax or sigmoid in all stages, whose logits are "
-                "averaged"
+                "criteria: expected either softmax or sigmoid in all stages: logits are averaged"
             )
         if self.mask_on and stages[0].mask_head is None:
             raise ValueError("mask_head: expected one for mask_in_features, got None")
-        if self.mask_on and self.mask_pooler is None:
-            raise ValueError("mask_pooler: expected a pooler, got None")
-        if not self.mask_on and self.continuous_label in ("dice", "mean"):
-            raise ValueError(
-                f"continuous_label: {self.continuous_label!r} needs a mask head, but there is none"
-            )
-        for pooler in (self.box_pooler, self.mask_pooler):
-            if pooler is not None:
-                pooler.register_forward_pre_hook(_widen)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -158,20 +142,22 @@ class StagedROIHeads(nn.Module):
         model = cfg.MODEL
         if model.KEYPOINT_ON:
             raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
-        names = model.ROI_HEADS.IN_FEATURES
-        shared = {
+        names, box = model.ROI_HEADS.IN_FEATURES, model.ROI_BOX_HEAD
+        box_pooler = ROIPooler(
+            output_size=box.POOLER_RESOLUTION,
+            scales=tuple(1.0 / input_shape[name].stride for name in names),
+            sampling_ratio=box.POOLER_SAMPLING_RATIO,
+            pooler_type=box.POOLER_TYPE,
+        )
+        return {
             "num_classes": model.ROI_HEADS.NUM_CLASSES,
             "box_in_features": names,
-            "box_pooler": _build_pooler(model.ROI_BOX_HEAD, names, input_shape),
+            "box_pooler": box_pooler,
             "sampler": build_node(cfg, "SAMPLER", sampling) if model.SAMPLER.NAME else None,
             "proposal_append_gt": model.ROI_HEADS.PROPOSAL_APPEND_GT,
             "max_mask_rois": model.ROI_MASK_HEAD.MAX_ROIS,
             "continuous_label": model.ROI_HEADS.CONTINUOUS_LABEL,
         }
-        if not model.MASK_ON:
-            return shared
-        pooler = _build_pooler(model.ROI_MASK_HEAD, names, input_shape)
-        return shared | {"mask_in_features": names, "mask_pooler": pooler}
 
     def forward(
         self,
@@ -194,7 +180,7 @@ class StagedROIHeads(nn.Module):
             first = first or proposals
             predictions = self._predict(features, proposals, stage)
             candidates = self._gather(features, proposals, targets, stage, assignment, predictions)
-            output: CriterionOutput = stage.criterion(candidates)
+            output = stage.criterion(candidates)
             suffix, prefix = (f"_stage{i}", f"stage{i}/") if len(stages) > 1 else ("", "roi/")
             losses |= {f"{name}{suffix}": loss for name, loss in output.losses.items()}
             log_metrics(output.metrics, prefix)
@@ -209,8 +195,7 @@ class StagedROIHeads(nn.Module):
     ) -> BoxPredictions:
         maps = [features[name] for name in self.box_in_features]
         pooled = self.box_pooler(maps, [image.proposal_boxes for image in proposals])
-        predictions: BoxPredictions = stage.predictor(stage.head(pooled))
-        return predictions
+        return stage.predictor(stage.head(pooled))
 
     def _gather(
         self,
@@ -229,12 +214,9 @@ class StagedROIHeads(nn.Module):
         image = torch.arange(len(proposals)).repeat_interleave(sizes).to(rows.device)
         outputs = stage.predictor.outputs_of(predictions.outputs, rows, classes)
         anchors = torch.cat([instances.proposal_boxes.tensor for instances in proposals])[rows]
-        boxes = BoxTargets(
-            outputs=outputs,
-            boxes=stage.predictor.box2box_transform.apply_deltas(outputs, anchors),
-            anchors=anchors,
-            gt_boxes=torch.cat([objects.gt_boxes.tensor for objects in targets])[gt_index],
-        )
+        decoded = stage.predictor.box2box_transform.apply_deltas(outputs, anchors)
+        gt_boxes = torch.cat([objects.gt_boxes.tensor for objects in targets])[gt_index]
+        boxes = BoxTargets(outputs, decoded, anchors, gt_boxes)
         masks = None
         if stage.mask_head is not None:
             index = choose_masked(gt_index, targets, self.max_mask_rois)
@@ -259,15 +241,13 @@ class StagedROIHeads(nn.Module):
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
         """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
-        pooled: Tensor = self.mask_pooler(maps, [Boxes(image) for image in rois])
-        return pooled
+        return self.mask_pooler(maps, [Boxes(image) for image in rois])
 
     def _detect_boxes(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
         """Detections from the mean of all stages' logits and the last stage's boxes."""
-        total: Tensor | float = 0.0
-        stages = self.stages()
+        total, stages = 0.0, self.stages()
         for i, stage in enumerate(stages):
             predictions = self._predict(features, proposals, stage)
             total = total + predictions.logits.float()
@@ -292,8 +272,7 @@ class StagedROIHeads(nn.Module):
         if not self.mask_on:
             return instances
         pooled = self._pool_masks(features, [image.pred_boxes.tensor for image in instances])
-        detections: list[Instances] = self.mask_head(pooled, instances)
-        return detections
+        return self.mask_head(pooled, instances)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -328,10 +307,10 @@ class RankingROIHeads(StagedROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
-        assigner = build_node(cfg, "ASSIGNER", assigners)
-        parts = build_box_parts(cfg, input_shape, weights, assigner)
+        parts = build_box_parts(cfg, input_shape, weights)
+        parts["assigner"] = build_node(cfg, "ASSIGNER", assigners)
         if cfg.MODEL.MASK_ON:
-            parts |= {"mask_head": build_mask_part(cfg, input_shape, parts["criterion"])}
+            parts |= build_mask_part(cfg, input_shape, parts["criterion"])
         return super().from_config(cfg, input_shape) | parts
 
     def stages(self) -> list[Stage]:
@@ -364,18 +343,14 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
 
 
 def build_box_parts(
-    cfg: CfgNode,
-    input_shape: dict[str, ShapeSpec],
-    coder_weights: Sequence[float],
-    assigner: Assigner,
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], coder_weights: Sequence[float]
 ) -> dict[str, Any]:
-    """Build the parts of a stage for boxes from a yaml config.
+    """Build the parts of a stage for boxes from a yaml config, but for the assigner.
 
     Args:
         cfg: the config.
         input_shape: of the backbone's features.
         coder_weights: of the box coder.
-        assigner: of the stage.
     """
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     size = box.POOLER_RESOLUTION
@@ -395,31 +370,21 @@ def build_box_parts(
             test_topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
             cls_agnostic_bbox_reg=box.CLS_AGNOSTIC_BBOX_REG,
         ),
-        "assigner": assigner,
         "criterion": build_node(cfg, "CRITERION", criteria),
     }
 
 
 def build_mask_part(
     cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: CriterionBase
-) -> nn.Module:
-    """Build a mask head from a yaml config, and add MODEL.MASK_CRITERION to the criterion."""
+) -> dict[str, Any]:
+    """Build the mask part as Detectron2 does, and add MODEL.MASK_CRITERION to the criterion.
+
+    Returns:
+        ``mask_in_features``, ``mask_pooler`` and ``mask_head``.
+    """
     for part in criterion.criteria:
         part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))
-    size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
-    channels = input_shape[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
-    return build_mask_head(cfg, ShapeSpec(channels=channels, height=size, width=size))
-
-
-def _build_pooler(
-    node: CfgNode, in_features: Sequence[str], input_shape: dict[str, ShapeSpec]
-) -> ROIPooler:
-    return ROIPooler(
-        output_size=node.POOLER_RESOLUTION,
-        scales=tuple(1.0 / input_shape[name].stride for name in in_features),
-        sampling_ratio=node.POOLER_SAMPLING_RATIO,
-        pooler_type=node.POOLER_TYPE,
-    )
+    return StandardROIHeads._init_mask_head(cfg, input_shape)
 
 
 def _widen(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

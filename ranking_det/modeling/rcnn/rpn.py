@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator import (
     PROPOSAL_GENERATOR_REGISTRY,
+    RPN,
     RPN_HEAD_REGISTRY,
     StandardRPNHead,
-    build_rpn_head,
 )
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
@@ -135,19 +133,13 @@ class RankingRPN(AnchorMatching, nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
         model, node = cfg.MODEL, cfg.MODEL.RPN
-        shapes = [input_shape[name] for name in node.IN_FEATURES]
-        return {
-            "in_features": node.IN_FEATURES,
-            "head": build_rpn_head(cfg, shapes),
-            "anchor_generator": build_anchor_generator(cfg, shapes),
-            "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
+        built = RPN.from_config(cfg, input_shape)
+        shared = ("in_features", "head", "anchor_generator", "box2box_transform", "min_box_size")
+        shared += ("pre_nms_topk", "post_nms_topk", "nms_thresh")
+        return {name: built[name] for name in shared} | {
             "assigner": build_node(cfg, "RPN_ASSIGNER", assigners),
             "criterion": build_node(cfg, "RPN_CRITERION", criteria),
             "sampler": build_node(cfg, "RPN_SAMPLER", sampling) if model.RPN_SAMPLER.NAME else None,
-            "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
-            "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
-            "nms_thresh": node.NMS_THRESH,
-            "min_box_size": float(model.PROPOSAL_GENERATOR.MIN_SIZE),
             "boundary": node.BOUNDARY_THRESH if node.BOUNDARY_THRESH >= 0 else None,
             "loss_weight": node.LOSS_WEIGHT,
         }
@@ -210,29 +202,22 @@ class RankingRPN(AnchorMatching, nn.Module):
         self, images: ImageList, anchors: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
         """The best of each level, then the best of each image; scores are logits."""
-        levels = []
+        levels, limit = [], self.pre_nms_topk[self.training]
         for i, cells in enumerate(anchors):
             outputs = flatten_level(predictions.outputs[i], 4).float()
             tiled = cells.repeat(len(outputs), 1)
             boxes = self.decode(outputs.flatten(0, 1), tiled).view_as(outputs)
             logits = flatten_level(predictions.logits[i], 1).squeeze(2).float()
-            logits, order = (
-                part[:, : self.pre_nms_topk[self.training]]
-                for part in logits.sort(descending=True, dim=1)
-            )
+            logits, order = (part[:, :limit] for part in logits.sort(descending=True, dim=1))
             boxes = boxes.take_along_dim(order[..., None], dim=1)
             levels.append(RawDetections(boxes, logits, torch.full_like(order, i)))
-        boxes, logits, level = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        proposals = []
-        for i, size in enumerate(images.image_sizes):
+        fields = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        proposals, limit = [], self.post_nms_topk[self.training]
+        for size, *raw in zip(images.image_sizes, *fields, strict=True):
             # Of a diverged model boxes are dropped, and the losses are not finite: the trainer's
             # guard names both.
             best = keep_best(
-                RawDetections(boxes[i], logits[i], level[i]),
-                size,
-                self.suppression,
-                self.post_nms_topk[self.training],
-                min_side=self.min_box_size,
+                RawDetections(*raw), size, self.suppression, limit, min_side=self.min_box_size
             )
             proposals.append(
                 Instances(size, proposal_boxes=Boxes(best.boxes), objectness_logits=best.scores)
@@ -242,9 +227,7 @@ class RankingRPN(AnchorMatching, nn.Module):
 
 def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
     if len(numbers) != 2:
-        raise ValueError(
-            f"{name}: expected two numbers, in training and at inference, got {numbers}"
-        )
+        raise ValueError(f"{name}: expected two numbers, in training and inference, got {numbers}")
     for number in numbers:
         check_integer(name, number, 1)
     return {True: numbers[0], False: numbers[1]}
