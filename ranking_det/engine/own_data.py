@@ -55,13 +55,14 @@ def take_own_data(config: RunConfig, command: Command) -> OwnData:
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
-    names: dict[str, str | None] = dict.fromkeys(NAMES)
-    for (split, name), given in zip(NAMES.items(), data, strict=True):
+    for split, given in zip(NAMES, data, strict=True):
         if given is not None:
-            names[split] = name
-            folder, outside = vars(command)[f"{split}_images"], command.allow_outside
+            name, folder = NAMES[split], vars(command)[f"{split}_images"]
+            outside = command.allow_outside
             register_annotations(name, given.json_file, folder, given, allow_outside=outside)
-    config.set_names(names["train"], names["val"], keep_empty=command.keep_empty_images)
+            config.set_names("train" if split == "train" else "test", name)
+    if command.keep_empty_images:
+        config.keep_empty_images()
     config.set_num_classes(len(summary.class_names))
     return data
 
@@ -109,11 +110,11 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
 
 
 def _read(command: Command, split: str) -> AnnotationSummary | None:
-    files = {part: vars(command)[f"{split}_{part}"] for part in ("json", "images")}
-    given = [part for part, path in files.items() if path is not None]
-    if not given:
+    json_file, images = (vars(command)[f"{split}_{part}"] for part in ("json", "images"))
+    if json_file is None and images is None:
         return None
-    if len(given) == 1:
-        (absent,) = files.keys() - set(given)
-        raise UserError(f"--{split}-{given[0]} is given without --{split}-{absent}")
-    return read_annotations(*files.values(), allow_outside=command.allow_outside)
+    if images is None:
+        raise UserError(f"--{split}-json is given without --{split}-images")
+    if json_file is None:
+        raise UserError(f"--{split}-images is given without --{split}-json")
+    return read_annotations(json_file, images, allow_outside=command.allow_outside)

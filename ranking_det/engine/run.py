@@ -122,16 +122,13 @@ def predict(plan: Plan) -> str:
     count = interface_of(plan.model).num_classes
     if names is not None and count is not None and len(names) != count:
         names, ids = None, None  # those of a data set that the weights are not for
+    if ids is None:
+        ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
+    model, mapper = augment(config, plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
-    predict_images(
-        augment(config, plan.model),
-        plan.command.predict,
-        output_dir,
-        class_names=names,
-        category_ids=ids if ids is not None else range(count or 0),
-        mapper=config.mapper("test"),
-    )
+    classes = {"class_names": names, "category_ids": ids}
+    predict_images(model, plan.command.predict, output_dir, **classes, mapper=mapper)
     return output_dir
 
 

@@ -228,7 +228,8 @@ def _add_component_key(cfg: CfgNode, key: str) -> None:
     """
     *parents, last = key.split(".")
     node = _entry(cfg, parents)
-    if isinstance(node, CfgNode) and parents[:1] == ["MODEL"] and {*parents[1:2]} & {*COMPONENTS}:
+    of_component = key.startswith(tuple(f"MODEL.{name}." for name in COMPONENTS))
+    if of_component and isinstance(node, CfgNode):
         # None takes a value of any type; the constructor's types are checked when it is built.
         node[last] = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -30,6 +30,9 @@ COMPONENTS = {
     "MASK_CRITERION": "MaskDice",
 }
 """The nodes under MODEL and their default NAME."""
+
+NUM_CLASSES_KEYS = ("MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES")
+"""Where a yaml config of Detectron2's has the number of classes of objects."""
 
 
 def add_ranking_config(cfg: CfgNode) -> None:
@@ -67,9 +70,13 @@ def add_ranking_config(cfg: CfgNode) -> None:
     cfg.SOLVER.REFERENCE_BATCH = 0
 
 
-def num_classes_key(cfg: CfgNode) -> str | None:
-    """The key of the number of classes, of the config's model; None if only the model knows."""
-    return _interface(cfg).num_classes_key
+def num_classes_keys(cfg: CfgNode) -> Sequence[str]:
+    """The key of the number of classes that the config's model names, or else all that there are.
+
+    Of a model that is neither this project's nor adapted, one of them has it.
+    """
+    key = _interface(cfg).num_classes_key
+    return NUM_CLASSES_KEYS if key is None else (key,)
 
 
 def learns_masks(cfg: CfgNode) -> bool:
