@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ranking_det.config import check_key, check_value, parameters
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.saved_config import load_saved_config
+from ranking_det.engine.safe_config import load_saved_config
 from ranking_det.user_errors import UserError, nearest
 
 REQUIRED = {
@@ -49,7 +49,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     Raises:
         UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
             or a yaml file names what is not on the list of
-            :mod:`ranking_det.engine.saved_config`.
+            :mod:`ranking_det.engine.safe_config`.
     """
     check_file(path, "the config file")
     load = LazyConfig.load if path.endswith(".py") or trust else load_saved_config
@@ -180,7 +180,7 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
     """Check the keys of every node against its target, and the values of this project's own."""
     target = target_of(node) if isinstance(node, DictConfig) else None
-    own = target is not None and getattr(target, "__module__", "").startswith("ranking_det.")
+    is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if key == "_target_" or OmegaConf.is_missing(node, key):
@@ -192,7 +192,7 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
             value = node[key]
         except OmegaConfBaseException as error:
             raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
-        if own and target is not None and not isinstance(value, DictConfig):
+        if is_ours and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(
             node, key

@@ -19,7 +19,7 @@ from torch import nn
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
-from ranking_det.engine.saved_config import is_saved_config
+from ranking_det.engine.safe_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
 from ranking_det.modeling.yaml_keys import num_classes_keys

@@ -25,7 +25,7 @@ from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import RecordList
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
+from ranking_det.engine.safe_config import PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of

@@ -1,6 +1,6 @@
-"""The config that a run of a LazyConfig leaves, read without running what is in it.
+"""Safe reading of yaml configs: what they name is called only if it is on a list.
 
-Such a file is yaml that names functions to call. From a file, only names on a list are accepted,
+The config that a run of a LazyConfig leaves is yaml that names functions to call. Only names on a list are accepted,
 and compared as text, before anything is imported: importing a name can run code, and names like
 ``torch.hub.os.system`` begin with those of harmless packages.
 """
