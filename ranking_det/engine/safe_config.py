@@ -1,8 +1,8 @@
 """Safe reading of yaml configs: what they name is called only if it is on a list.
 
-The config that a run of a LazyConfig leaves is yaml that names functions to call. Only names on a list are accepted,
-and compared as text, before anything is imported: importing a name can run code, and names like
-``torch.hub.os.system`` begin with those of harmless packages.
+The config that a run of a LazyConfig leaves is yaml that names functions to call. Only names on a
+list are accepted, and compared as text, before anything is imported: importing a name can run code,
+and names like ``torch.hub.os.system`` begin with those of harmless packages.
 """
 
 from __future__ import annotations
