@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -70,7 +70,7 @@ def add_ranking_config(cfg: CfgNode) -> None:
     cfg.SOLVER.REFERENCE_BATCH = 0
 
 
-def num_classes_keys(cfg: CfgNode) -> Sequence[str]:
+def num_classes_keys(cfg: CfgNode) -> tuple[str, ...]:
     """The key of the number of classes that the config's model names, or else all that there are.
 
     Of a model that is neither this project's nor adapted, one of them has it.
