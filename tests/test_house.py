@@ -49,7 +49,7 @@ LAYERS = {
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"checks", "config", "files", "user_errors", "assigners", "criteria", "modeling"}
+        {"checks", "config", "files", "user_errors", "assigners", "criteria", "layers", "modeling"}
         | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),

@@ -66,15 +66,8 @@ class RunCheckpointer(SafeCheckpointer):
         checkpointables: as in Detectron2.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        save_dir: str = "",
-        *,
-        extras: dict[str, Any],
-        **checkpointables: Any,
-    ) -> None:
-        super().__init__(model, save_dir, **checkpointables)
+    def __init__(self, *args: Any, extras: dict[str, Any], **checkpointables: Any) -> None:
+        super().__init__(*args, **checkpointables)
         self.extras = extras
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -175,9 +168,8 @@ def find_resumable(output_dir: str) -> Checkpoint | None:
     if checkpoint is not None:
         return checkpoint
     paths = Path(output_dir).glob("model_*.pth")
-    found = [_read_or_skip(str(path)) for path in paths if RESUMABLE.fullmatch(path.name)]
-    whole = [checkpoint for checkpoint in found if checkpoint is not None]
-    return max(whole, key=lambda c: (c.next_iteration, c.path), default=None)
+    others = map(_read_or_skip, (str(path) for path in paths if RESUMABLE.fullmatch(path.name)))
+    return max(filter(None, others), key=lambda c: (c.next_iteration, c.path), default=None)
 
 
 def _read_or_skip(path: str) -> Checkpoint | None:

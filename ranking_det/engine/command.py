@@ -1,4 +1,17 @@
-"""The command line of train_net.py."""
+r"""The command line of train_net.py.
+
+examples:
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --resume
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \
+      train.max_iter=300 train.output_dir=output/try
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --eval-only \
+      train.init_checkpoint=output/shapes/retinanet_atss_rs/model_final.pth
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.yaml SOLVER.MAX_ITER 300
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \
+      --train-json train.json --train-images images --val-json val.json --val-images images
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --predict photos/*.jpg
+"""  # noqa: D405 - it is a part of --help
 
 from __future__ import annotations
 
@@ -9,20 +22,6 @@ from dataclasses import dataclass, field
 
 from ranking_det.data.coco_json.reader import AnnotationSummary
 from ranking_det.user_errors import UserError
-
-EXAMPLES = """\
-examples:
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --resume
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \\
-      train.max_iter=300 train.output_dir=output/try
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --eval-only \\
-      train.init_checkpoint=output/shapes/retinanet_atss_rs/model_final.pth
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.yaml SOLVER.MAX_ITER 300
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \\
-      --train-json train.json --train-images images --val-json val.json --val-images images
-  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --predict photos/*.jpg
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train_net.py",
         description="Train and evaluate detectors with ranking losses.",
-        epilog=EXAMPLES,
+        epilog=(__doc__ or "").partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     config = "a LazyConfig (.py), the config of a registered model (.yaml), or that of a run"
@@ -96,7 +95,17 @@ def _build_parser() -> argparse.ArgumentParser:
         "checkpoint",
     }.items():
         parser.add_argument(flag, action="store_true", help=text)
-    _add_own_data(parser)
+    group = parser.add_argument_group(
+        "your own data", "COCO or LVIS JSON files; the classes of the model are theirs"
+    )
+    for split, what in (("train", "trained on"), ("val", "evaluated on")):
+        group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations {what}")
+        group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
+    for flag, text in {
+        "--keep-empty-images": "train on images without objects too",
+        "--allow-outside": "let the JSON files name images outside their folders",
+    }.items():
+        group.add_argument(flag, action="store_true", help=text)
     preview = "draw N training images as the model sees them, with what is assigned to each object"
     parser.add_argument("--preview", type=int, metavar="N", help=preview)
     images = "detect in image files, folders or patterns, with the given weights or the last ones"
@@ -111,17 +120,3 @@ def _build_parser() -> argparse.ArgumentParser:
     text = "overrides of the config, last on the line; for yaml also KEY value"
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="key=value", help=text)
     return parser
-
-
-def _add_own_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "your own data", "COCO or LVIS JSON files; the classes of the model are theirs"
-    )
-    for split, what in (("train", "trained on"), ("val", "evaluated on")):
-        group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations {what}")
-        group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
-    for flag, text in {
-        "--keep-empty-images": "train on images without objects too",
-        "--allow-outside": "let the JSON files name images outside their folders",
-    }.items():
-        group.add_argument(flag, action="store_true", help=text)

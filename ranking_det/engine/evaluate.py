@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
     by_set, num_classes = OrderedDict(), interface_of(model).num_classes
     for name in config.test_sets():
         loader = config.test_loader(name)
-        check_classes(config.names("test"), num_classes, config.num_classes_key)
+        check_classes(config.names("test"), num_classes, config.num_classes_keys)
         evaluator = config.evaluator(name)
         _share_statistics(model)
         with watch_scores():
@@ -87,15 +87,19 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> None:
 
     Without any, one of an earlier evaluation is removed.
     """
+    text = json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n"
+    _replace(Path(output_dir, "results.json"), results, partial(write_whole, text=text))
+
+
+def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:
+    """Write a file of results from the main process; without content, remove an earlier one."""
     if not comm.is_main_process():
         return
-    path = Path(output_dir, "results.json")
-    if not results:
+    if content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    else:
         path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_without_nan(results), indent=1, allow_nan=False)
-    write_whole(path, text + "\n")
 
 
 def _without_nan(value: Any) -> Any:
@@ -120,17 +124,12 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
         output_dir: the folder; created if it is not there.
         datasets: the names of the data sets evaluated.
     """
-    if not comm.is_main_process():
-        return
     by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
     rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]
-    path = Path(output_dir, PER_CLASS_FILE)
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
-    write_table(path, ["dataset", "class", *columns, "objects", "images"], rows)
+    tasks = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
+    columns = ["dataset", "class", *tasks, "objects", "images"]
+    write = partial(write_table, columns=columns, rows=rows)
+    _replace(Path(output_dir, PER_CLASS_FILE), rows, write)
 
 
 def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:

@@ -1,5 +1,7 @@
 """Hooks of a training: its guard, the best checkpoint, evaluations, seeds and pictures.
 
+The last two are functions for Detectron2's ``CallbackHook``.
+
 The watch on the scores of an evaluation is :func:`ranking_det.modeling.score_watch.watch_scores`.
 """
 
@@ -8,12 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -58,20 +61,19 @@ class TrainingGuard(HookBase):
     """
 
     def __init__(self) -> None:
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
+        self._removal = ExitStack()
         self._last_images: list[str] = []
         self._empty_steps = 0
         self._objects = 0
 
     def before_train(self) -> None:
         """Begin to look at what the model returns."""
-        self._handle = self.trainer.model.register_forward_hook(self._check)
+        handle = self.trainer.model.register_forward_hook(self._check)
+        self._removal.callback(handle.remove)
 
     def after_train(self) -> None:
         """Leave the model as it was; also called after an exception."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._removal.close()
 
     def _check(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not model.training or not isinstance(output, (Mapping, Tensor)):
@@ -84,7 +86,10 @@ class TrainingGuard(HookBase):
         faulty = (~values.isfinite()).any().float()
         num_objects = sum(len(inputs.get("instances", ())) for inputs in batch)
         counts = values.new_tensor([_num_positives()[1], num_objects])
-        num_faulty, positives, objects = _sum_over_workers(torch.stack([faulty, *counts]))
+        totals = torch.stack([faulty, *counts])
+        if comm.get_world_size() > 1:
+            distributed.all_reduce(totals)
+        num_faulty, positives, objects = totals.tolist()  # the one synchronisation of a step
         images = [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
         if num_faulty:
             self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
@@ -159,16 +164,13 @@ class BestCheckpoint(HookBase):
 
     def after_step(self) -> None:
         """Compare, if this step was evaluated."""
-        storage = self.trainer.storage
-        latest = storage.latest()
-        fresh = [name for name in self.metrics if latest.get(name, (0, -1))[1] == storage.iter]
-        value, iteration = latest[fresh[0]] if fresh else (math.nan, -1)
-        if math.isnan(value):
-            return
-        if value > self.best.get("metric", -math.inf):
-            self.best = {"metric": float(value), "iteration": iteration}
-            self.checkpointer.save(BEST, iteration=iteration, best=self.best)
-            logger.info("%s %.2f at iteration %d is the best", fresh[0], value, iteration)
+        step, latest = self.trainer.storage.iter, self.trainer.storage.latest()
+        name = next((name for name in self.metrics if latest.get(name, (0, -1))[1] == step), "")
+        value = latest[name][0] if name else math.nan
+        if value > self.best.get("metric", -math.inf):  # NaN is not
+            self.best = {"metric": float(value), "iteration": step}
+            self.checkpointer.save(BEST, iteration=step, best=self.best)
+            logger.info("%s %.2f at iteration %d is the best", name, value, step)
 
     def after_train(self) -> None:
         """Compare after the last evaluation."""
@@ -195,42 +197,32 @@ class Evaluation(EvalHook):
             super().after_train()
 
 
-class StepSeed(HookBase):
-    """Seed the random numbers of a step by its iteration, so that a resumed run has the same."""
+def seed_step(trainer: TrainerBase, seed: int) -> None:
+    """Seed torch before a step by its iteration, so that a resumed run has the same numbers.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def before_step(self) -> None:
-        """Seed torch; the loader seeds its samples itself."""
-        words = [self.seed, self.trainer.iter, comm.get_rank()]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+    The loader seeds its samples itself.
+    """
+    words = [seed, trainer.iter, comm.get_rank()]
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
 
-class PictureWriter(HookBase):
-    """Draw the training curves and a few detections when a training ends.
+def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> None:
+    """Draw the training curves and a few detections when a training ends, not interrupted.
 
     Register it in the main process, after the writers, whose files it reads.
 
     Args:
+        trainer: tells whether the training has ended.
         config: names the output folder, which holds metrics.json and gets the pictures, and the
             test set whose first images with objects are drawn.
         model: in inference mode gives the detections.
     """
-
-    def __init__(self, config: RunConfig, model: nn.Module) -> None:
-        self.config = config
-        self.model = model
-
-    def after_train(self) -> None:
-        """Draw, unless the training was interrupted."""
-        if self.trainer.iter < self.trainer.max_iter:
-            return
-        folder, name = Path(self.config.train.output_dir), self.config.names("test")[0]
-        plot_curves(folder / "metrics.json", folder / "curves.png")
-        loader = self.config.test_loader(name)
-        draw_detections(self.model, loader, name, folder / "detections.png")
-        logger.info("Curves and detections are drawn in %s", folder)
+    if trainer.iter < trainer.max_iter:
+        return
+    folder, name = Path(config.train.output_dir), config.names("test")[0]
+    plot_curves(folder / "metrics.json", folder / "curves.png")
+    draw_detections(model, config.test_loader(name), name, folder / "detections.png")
+    logger.info("Curves and detections are drawn in %s", folder)
 
 
 def _explain(parameter: str, iteration: int, earlier: bool) -> str:
@@ -253,10 +245,3 @@ def _num_positives() -> tuple[str, float]:
         if name.endswith("num_positives") and iteration == storage.iter
     ]
     return min(logged, key=lambda entry: entry[1], default=("", 1.0))
-
-
-def _sum_over_workers(counts: Tensor) -> list[float]:
-    """On the host; the one synchronisation of a step."""
-    if comm.get_world_size() > 1:
-        distributed.all_reduce(counts)
-    return counts.tolist()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 
 import torch
 from detectron2.engine import launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.engine.launch import DEFAULT_TIMEOUT, _find_free_port
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
@@ -30,7 +29,7 @@ def start(work: Work, command: Command) -> int:
     Raises:
         UserError: they cannot be had here.
     """
-    if under_torchrun():
+    if distributed.is_torchelastic_launched():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         _join("env://", *(int(os.environ[name]) for name in names))
         try:
@@ -46,16 +45,11 @@ def start(work: Work, command: Command) -> int:
             launch(_exit_with, command.num_gpus, *place, args=(work, command))
         else:
             url = command.dist_url
-            url = f"tcp://127.0.0.1:{_free_port()}" if url == "auto" else url
+            url = f"tcp://127.0.0.1:{_find_free_port()}" if url == "auto" else url
             multiprocessing.spawn(_on_cpu, (url, work, command), nprocs=command.num_gpus)
     except multiprocessing.ProcessExitedException as error:
         return error.exit_code or 1
     return 0
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def check_processes(command: Command) -> None:
@@ -68,9 +62,9 @@ def check_processes(command: Command) -> None:
         )
     if command.num_machines > 1 and command.dist_url == "auto":
         raise UserError("--num-machines needs --dist-url tcp://HOST:PORT, machine 0's")
-    found = torch.cuda.device_count()
-    usable = f"{found} usable GPUs" if found else f"no usable GPU and {os.cpu_count()} CPU cores"
-    if command.num_gpus > (found or os.cpu_count() or 1):
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
+    if command.num_gpus > (gpus or cores):
         raise UserError(f"--num-gpus is {command.num_gpus}, but this machine has {usable}")
 
 
@@ -98,21 +92,10 @@ def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> 
         )
     if on_gpu:
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=url,
-        rank=rank,
-        world_size=world,
-        timeout=DEFAULT_TIMEOUT,
-    )
+    backend = "nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, url, DEFAULT_TIMEOUT, world_size=world, rank=rank)
     for first in range(0, world, local_size):
         group = distributed.new_group(list(range(first, first + local_size)))
         if first <= rank < first + local_size:
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

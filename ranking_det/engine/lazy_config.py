@@ -19,23 +19,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ranking_det.config import check_key, check_value, parameters
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.saved_config import load_saved_config
+from ranking_det.engine.safe_config import load_saved_config
 from ranking_det.user_errors import UserError, nearest
 
-REQUIRED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
-REQUIRED_KEYS = (
-    "dataloader.train",
-    "dataloader.test",
-    "dataloader.evaluator",
-    "optimizer.lr",
-    "train.output_dir",
-    "train.init_checkpoint",
-    "train.device",
-    "train.max_iter",
-    "train.eval_period",
-    "train.log_period",
-    "train.checkpointer.period",
-)
+REQUIRED = {
+    "model": "",
+    "dataloader": "train test evaluator",
+    "optimizer": "lr",
+    "lr_multiplier": "",
+    "train": "output_dir init_checkpoint device max_iter eval_period log_period "
+    "checkpointer.period",
+}
+"""What a LazyConfig must define, and the keys in it."""
 
 
 def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> DictConfig:
@@ -54,7 +49,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     Raises:
         UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
             or a yaml file names what is not on the list of
-            :mod:`ranking_det.engine.saved_config`.
+            :mod:`ranking_det.engine.safe_config`.
     """
     check_file(path, "the config file")
     load = LazyConfig.load if path.endswith(".py") or trust else load_saved_config
@@ -73,7 +68,8 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
-    absent = [key for key in REQUIRED_KEYS if _select(cfg, key) is None]
+    required = [f"{name}.{key}" for name, keys in REQUIRED.items() for key in keys.split()]
+    absent = [key for key in required if _select(cfg, key) is None]
     if absent:
         raise UserError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
     for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
@@ -137,48 +133,40 @@ def _check_override_key(cfg: DictConfig, key: str) -> None:
 
 def _check_new_key(node: DictConfig, key: str, where: str) -> None:
     target = target_of(node)
-    known = {str(k) for k in node} - {"_target_"}
-    if target is not None:
-        accepted = parameters(target)
-        if accepted is None or key in accepted:
-            return
-        known |= set(accepted)
+    accepted = {} if target is None else parameters(target)
+    if accepted is None or key in accepted:
+        return
+    known = {*map(str, node), *accepted} - {"_target_"}
     raise UserError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
 
 
 def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
     """A plain value is replaced by one of its type; an int may stand for a float."""
+    if after is None and _may_be_none(parent, key.rpartition(".")[2]):
+        return
     if isinstance(before, (DictConfig, ListConfig)):
-        if after is None and _may_be_none(parent, key.rpartition(".")[2]):
-            return
         if not isinstance(after, type(before)):
             raise UserError(f"{key} is a node of the config and cannot become {after!r}")
-        return
-    if not isinstance(before, (bool, int, float, str)):
-        return
-    if after is None and _accepts_none(parent, key.rpartition(".")[2]):
-        return
-    same = type(after) is type(before) or (isinstance(before, float) and type(after) is int)
-    if not same:
-        raise UserError(f"{key} must be {type(before).__name__}, got {after!r}")
-
-
-def _accepts_none(node: Any, name: str) -> bool:
-    """Whether what the node calls says that an argument may be None."""
-    target = target_of(node) if isinstance(node, DictConfig) else None
-    callee = getattr(target, "__init__", None) if inspect.isclass(target) else target
-    try:
-        hint = typing.get_type_hints(callee).get(name) if callee is not None else None
-    except (NameError, TypeError, AttributeError):
-        return False
-    return type(None) in typing.get_args(hint)
+    elif isinstance(before, (bool, int, float, str)):
+        wider = isinstance(before, float) and type(after) is int
+        if type(after) is not type(before) and not wider:
+            raise UserError(f"{key} must be {type(before).__name__}, got {after!r}")
 
 
 def _may_be_none(node: Any, name: str) -> bool:
-    """Whether None is the default of what the node calls."""
+    """Whether what the node calls has None as an argument's default, or in its annotation."""
     target = target_of(node) if isinstance(node, DictConfig) else None
-    found = (parameters(target) or {}).get(name) if target is not None else None
-    return found is not None and found.default is None
+    if target is None:
+        return False
+    argument = (parameters(target) or {}).get(name)
+    if argument is not None and argument.default is None:
+        return True
+    try:
+        callee = target.__init__ if inspect.isclass(target) else target
+        hint = typing.get_type_hints(callee).get(name)
+    except (NameError, TypeError, AttributeError):
+        return False
+    return type(None) in typing.get_args(hint)
 
 
 def target_of(node: DictConfig) -> Callable[..., Any] | None:
@@ -192,7 +180,7 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
     """Check the keys of every node against its target, and the values of this project's own."""
     target = target_of(node) if isinstance(node, DictConfig) else None
-    own = target is not None and getattr(target, "__module__", "").startswith("ranking_det.")
+    is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if key == "_target_" or OmegaConf.is_missing(node, key):
@@ -204,7 +192,7 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
             value = node[key]
         except OmegaConfBaseException as error:
             raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
-        if own and target is not None and not isinstance(value, DictConfig):
+        if is_ours and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(
             node, key

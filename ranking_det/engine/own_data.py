@@ -55,13 +55,14 @@ def take_own_data(config: RunConfig, command: Command) -> OwnData:
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
     if data.train is not None and data.val is not None:
         check_same_categories(data.train, data.val)
-    names: dict[str, str | None] = dict.fromkeys(NAMES)
-    for (split, name), given in zip(NAMES.items(), data, strict=True):
-        if given is not None:
-            names[split] = name
-            folder, outside = vars(command)[f"{split}_images"], command.allow_outside
-            register_annotations(name, given.json_file, folder, given, allow_outside=outside)
-    config.set_names(names["train"], names["val"], keep_empty=command.keep_empty_images)
+    outside = command.allow_outside
+    for split, file in zip(NAMES, data, strict=True):
+        if file is not None:
+            name, folder = NAMES[split], vars(command)[f"{split}_images"]
+            register_annotations(name, file.json_file, folder, file, allow_outside=outside)
+            config.set_names("train" if split == "train" else "test", name)
+    if command.keep_empty_images:
+        config.keep_empty_images()
     config.set_num_classes(len(summary.class_names))
     return data
 
@@ -89,17 +90,14 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
     """Say what was found, once the log is there; ``masks`` if the model learns them."""
     for split, summary in zip(OwnData._fields, data, strict=True):
         if summary is not None:
-            logger.info(
-                "%s: %s, %s format, %d images (%d without objects), %d objects, %d classes: %s",
-                split,
-                summary.json_file,
-                summary.format.upper(),
-                summary.num_images,
-                summary.num_empty_images,
-                summary.num_objects,
-                len(summary.class_names),
-                ", ".join(summary.class_names[:20]) + (" ..." * (len(summary.class_names) > 20)),
+            names = summary.class_names
+            listed = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+            text = (
+                f"{split}: {summary.json_file}, {summary.format.upper()} format, "
+                f"{summary.num_images} images ({summary.num_empty_images} without objects), "
+                f"{summary.num_objects} objects, {len(names)} classes: {listed}"
             )
+            logger.info("%s", text)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
             "train: %d of %d objects have no mask: only their boxes are learnt",
@@ -109,11 +107,11 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
 
 
 def _read(command: Command, split: str) -> AnnotationSummary | None:
-    files = {part: vars(command)[f"{split}_{part}"] for part in ("json", "images")}
-    given = [part for part, path in files.items() if path is not None]
-    if not given:
+    json_file, images = (vars(command)[f"{split}_{part}"] for part in ("json", "images"))
+    if json_file is None and images is None:
         return None
-    if len(given) == 1:
-        (absent,) = files.keys() - set(given)
-        raise UserError(f"--{split}-{given[0]} is given without --{split}-{absent}")
-    return read_annotations(*files.values(), allow_outside=command.allow_outside)
+    if images is None:
+        raise UserError(f"--{split}-json is given without --{split}-images")
+    if json_file is None:
+        raise UserError(f"--{split}-images is given without --{split}-json")
+    return read_annotations(json_file, images, allow_outside=command.allow_outside)

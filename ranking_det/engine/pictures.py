@@ -72,28 +72,25 @@ def draw_previews(
     detector, has_positives = interface_of(model), True
     counts: list[np.ndarray] = []
     for batch in _first(batches, num_images):
-        found = detector.find_positives(batch)
-        if found is None and has_positives:
+        batch_positives = detector.find_positives(batch)
+        if batch_positives is None and has_positives:
             logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
             has_positives = False
-        for inputs, positives in zip(batch, found or [None] * len(batch), strict=True):
-            drawn = None
+        for inputs, positives in zip(batch, batch_positives or [None] * len(batch), strict=True):
+            drawn, objects = None, np.empty(0, np.int64)
             if positives is not None:
                 boxes, objects = positives.boxes.cpu().numpy(), positives.index.cpu().numpy()
                 words = positives.description, positives.task, positives.are_points
                 drawn = DrawnPositives(boxes, objects, *words)
             folder.mkdir(parents=True, exist_ok=True)
+            picture = folder / f"preview_{len(counts) + 1:04d}.png"
+            image = to_rgb(inputs["image"], detector.input_format)
             instances = inputs["instances"].to("cpu")
-            draw_preview(
-                folder / f"preview_{len(counts) + 1:04d}.png",
-                Path(inputs.get("file_name", "")).name,
-                to_rgb(inputs["image"], detector.input_format),
-                instances.gt_boxes.tensor.numpy(),
-                [class_name(class_names, index) for index in instances.gt_classes.tolist()],
-                drawn,
-            )
-            counted = () if drawn is None else drawn.objects
-            counts.append(np.bincount(counted, minlength=len(instances)))
+            boxes = instances.gt_boxes.tensor.numpy()
+            labels = [class_name(class_names, index) for index in instances.gt_classes.tolist()]
+            name = Path(inputs.get("file_name", "")).name
+            draw_preview(picture, name, image, boxes, labels, drawn)
+            counts.append(np.bincount(objects, minlength=len(instances)))
     if not counts:
         raise UserError("--preview: the training loader gives no image")
     numbers = np.concatenate(counts)

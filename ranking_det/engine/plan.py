@@ -97,7 +97,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
     if not command.predict:
         _check_data(config, splits)
-    elif weights.extras.get("class_names") is not None and config.num_classes_key is not None:
+    elif weights.extras.get("class_names") is not None and config.num_classes_keys:
         config.set_num_classes(len(weights.extras["class_names"]))
     if command.eval_only or command.resume:
         names = config.names(splits[-1] if command.eval_only else "train")
@@ -180,7 +180,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     """Raise UserError unless the model fits the data, and the augmentation of its inference."""
     detector, config = interface_of(plan.model), plan.config
     for split in splits:
-        run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_key)
+        run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_keys)
     if detector.learns_masks:
         check_own_masks(plan.data)
     augment(config, plan.model)
@@ -188,25 +188,19 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
 
 def _check_end(plan: Plan) -> None:
     """Raise UserError if the checkpoint to resume is past the end of the training."""
-    config, done, length = plan.config, plan.weights.next_iteration, _length(plan)
-    key = config.written("train.max_iter")
+    config, done = plan.config, plan.weights.next_iteration
+    (length, *_), fixed = config.schedule()
+    names, key = config.names("train"), config.written("train.max_iter")
+    if "max_iter" not in fixed and config.batch and names:
+        num_images = 1  # only a length in epochs depends on it
+        if config.train.get("epochs", 0):
+            draw_missing_sets(names)
+            plan.records = config.records() or []
+            num_images = len(plan.records)
+        length = config.fitted_schedule(num_images)[0].max_iter
     if done > length:
         raise UserError(
             f"--resume: {plan.weights.path} has {done} iterations, more than {key}={length}: give "
             f"{key} of at least {done}, evaluate it with --eval-only, or start again "
             f"with --overwrite or another {config.written('train.output_dir')}=FOLDER"
         )
-
-
-def _length(plan: Plan) -> int:
-    """The iterations of a training, its schedule fitted to the data; only epochs need them."""
-    config, names = plan.config, plan.config.names("train")
-    written, fixed = config.schedule()
-    if "max_iter" in fixed or not config.batch or not names:
-        return written.max_iter
-    num_images = 1
-    if config.train.get("epochs", 0):
-        draw_missing_sets(names)
-        plan.records = config.records() or []
-        num_images = len(plan.records)
-    return config.fitted_schedule(num_images)[0].max_iter

@@ -7,7 +7,7 @@ import logging
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from detectron2.evaluation import inference_context
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image, ImageOps
+from PIL.Image import DecompressionBombError
 from torch import nn
 
 from ranking_det.engine.run_checks import check_output_dir
@@ -30,14 +31,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of the files that are taken from folders and patterns."""
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
 """What Pillow raises for files that are no images, or broken ones."""
 
 
@@ -94,13 +88,15 @@ def predict_images(
                     logger.warning("%d/%d cannot be read: %s", i, len(paths), broken[-1])
                     continue
                 height, width = picture.shape[:2]
-                record = {"id": i, "file_name": path, "width": width, "height": height}
-                found = _detect(model, mapper, readable, record)
-                _save(overlay(picture, found[:max_drawn], class_names), folder / name)
-                content["images"].append(record | {"drawn": name})
-                rows = _annotations(found, i, category_ids, len(content["annotations"]) + 1)
+                size = {"width": width, "height": height}
+                inputs = mapper({"file_name": readable, "image_id": i, **size})
+                detections = _detect(model, inputs)
+                _save(overlay(picture, detections[:max_drawn], class_names), folder / name)
+                content["images"].append({"id": i, "file_name": path, **size, "drawn": name})
+                rows = _annotations(detections, i, category_ids, len(content["annotations"]) + 1)
                 content["annotations"] += rows
-                logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, len(found), name)
+                count = len(detections)
+                logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, count, name)
     finally:  # an interruption keeps what is done
         written = folder / "predictions.json"
         write_json(written, content)
@@ -117,24 +113,23 @@ def find_images(images: Sequence[str]) -> list[str]:
     Raises:
         UserError: one of them stands for no image.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
+    kinds = f"image ({', '.join(SUFFIXES)})"
     for item in images:
         if os.path.isdir(item):
-            paths = [os.path.join(item, name) for name in sorted(os.listdir(item))]
-            paths, reason = _only_images(paths), "has no image"
+            entries = (os.path.join(item, name) for name in os.listdir(item))
+            paths, fault = _only_images(entries), f"has no {kinds}"
         elif os.path.exists(item) or not glob.has_magic(item):
-            paths, reason = [item] * os.path.exists(item), "does not exist"
+            paths, fault = [item] * os.path.exists(item), "does not exist"
         else:
-            paths = _only_images(sorted(glob.glob(item, recursive=True)))
-            reason = "matches no image"
+            paths, fault = _only_images(glob.glob(item, recursive=True)), f"matches no {kinds}"
         if not paths:
-            known = "" if reason == "does not exist" else f" ({', '.join(SUFFIXES)})"
-            raise UserError(f"{item!r} {reason}{known} (current folder: {Path.cwd()})")
+            raise UserError(f"{item!r} {fault} (current folder: {Path.cwd()})")
         for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-    if not found:
+            files.setdefault(os.path.realpath(path), path)
+    if not files:
         raise UserError("there is no image to predict: give files, folders or patterns")
-    return list(found.values())
+    return list(files.values())
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
@@ -156,20 +151,19 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def _only_images(paths: list[str]) -> list[str]:
-    images = [path for path in paths if path.lower().endswith(SUFFIXES) and os.path.isfile(path)]
-    return [path for path in images if not os.path.basename(path).startswith(".")]
+def _only_images(paths: Iterable[str]) -> list[str]:
+    images = (path for path in paths if path.lower().endswith(SUFFIXES) and os.path.isfile(path))
+    return sorted(path for path in images if not os.path.basename(path).startswith("."))
 
 
 def _check_output(paths: Sequence[str], folder: Path) -> None:
     check_output_dir(str(folder), "--output")
     for path in paths:
-        for own in (path, os.path.realpath(path)):
-            if Path(own).parent.resolve() == folder.resolve():
-                raise UserError(
-                    f"--output={folder} is the folder of the image {path!r}, which a drawn one "
-                    "could overwrite; give another folder"
-                )
+        if folder.resolve() in (Path(path).parent.resolve(), Path(path).resolve().parent):
+            raise UserError(
+                f"--output={folder} is the folder of the image {path!r}, which a drawn one could "
+                "overwrite; give another folder"
+            )
 
 
 def _check_headers(paths: Sequence[str]) -> None:
@@ -199,17 +193,10 @@ def _read(path: str, folder: str) -> tuple[str, np.ndarray]:
     return path, read_image(path, format="RGB")
 
 
-def _detect(
-    model: nn.Module,
-    mapper: Callable[[dict[str, Any]], dict[str, Any]],
-    file_name: str,
-    record: dict[str, Any],
-) -> Instances:
+def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
     """The detections of an image on the CPU, by descending score, in its own pixels."""
-    size = {"height": record["height"], "width": record["width"]}
-    inputs = mapper({"file_name": file_name, "image_id": record["id"], **size})
-    found = model([inputs])[0]["instances"].to("cpu")
-    return found[found.scores.argsort(descending=True, stable=True)]
+    detections = model([inputs])[0]["instances"].to("cpu")
+    return detections[detections.scores.argsort(descending=True, stable=True)]
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
@@ -221,15 +208,15 @@ def _save(picture: np.ndarray, path: Path) -> None:
 
 
 def _annotations(
-    found: Instances, image_id: int, category_ids: Sequence[int], first: int
+    detections: Instances, image_id: int, category_ids: Sequence[int], first: int
 ) -> list[dict[str, Any]]:
-    rows = instances_to_coco_json(found, image_id)
-    masks = found.pred_masks.flatten(1).sum(dim=1).tolist() if found.has("pred_masks") else None
-    for i, row in enumerate(rows):
-        row["id"] = first + i
-        row["category_id"] = category_ids[row["category_id"]]
-        row["area"] = row["bbox"][2] * row["bbox"][3] if masks is None else masks[i]
-        row["iscrowd"] = 0
+    rows = instances_to_coco_json(detections, image_id)
+    areas = [row["bbox"][2] * row["bbox"][3] for row in rows]
+    if detections.has("pred_masks"):
+        areas = detections.pred_masks.flatten(1).sum(dim=1).tolist()
+    for number, (row, area) in enumerate(zip(rows, areas, strict=True), start=first):
+        category_id = category_ids[row["category_id"]]
+        row |= {"id": number, "category_id": category_id, "area": area, "iscrowd": 0}
     return rows
 
 

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
+from torch.distributed import is_torchelastic_launched
 
 import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
 from ranking_det.data.catalog import release_sets
@@ -22,7 +23,7 @@ from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import augment, evaluate
 from ranking_det.engine.hooks import NonFiniteLossError
-from ranking_det.engine.launching import check_processes, start, under_torchrun
+from ranking_det.engine.launching import check_processes, start
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data
 from ranking_det.engine.pictures import draw_previews
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, launch and return the exit status; what the user got wrong is one line on stderr."""
     try:
         command = parse(argv)
-        if command.num_processes > 1 and not under_torchrun():
+        if command.num_processes > 1 and not is_torchelastic_launched():
             check_processes(command)
             plan = make_plan(command, starts_others=True)
             # This process only waits from here on, and must not hold the parsed files meanwhile.
@@ -56,20 +57,19 @@ def _work(command: Command) -> int:
     """What each process does; the last line printed is the folder with the results."""
     try:
         folder = run(command)
-    except UserError as error:
+    except (UserError, NonFiniteLossError) as error:
         return _complain(error)
-    except NonFiniteLossError as error:
-        return _complain(error, status=1)
     if comm.is_main_process():
         sys.stdout.write(f"{folder}\n")
     return 0
 
 
-def _complain(error: Exception, status: int = 2) -> int:
+def _complain(error: UserError | NonFiniteLossError) -> int:
+    """Write the one line, and return the exit status: 2 for what the user got wrong."""
     # A loading process hands its error on as a text with the traceback.
     text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
     sys.stderr.write(f"train_net.py: error: {text}\n")
-    return status
+    return 2 if isinstance(error, UserError) else 1
 
 
 def run(command: Command) -> str:
@@ -122,16 +122,13 @@ def predict(plan: Plan) -> str:
     count = interface_of(plan.model).num_classes
     if names is not None and count is not None and len(names) != count:
         names, ids = None, None  # those of a data set that the weights are not for
+    if ids is None:
+        ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
+    model, mapper = augment(config, plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
-    predict_images(
-        augment(config, plan.model),
-        plan.command.predict,
-        output_dir,
-        class_names=names,
-        category_ids=ids if ids is not None else range(count or 0),
-        mapper=config.mapper("test"),
-    )
+    classes = {"class_names": names, "category_ids": ids}
+    predict_images(model, plan.command.predict, output_dir, **classes, mapper=mapper)
     return output_dir
 
 

@@ -102,14 +102,20 @@ def check_datasets(names: Sequence[str], key: str) -> None:
             raise UserError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
 
 
-def check_classes(names: Sequence[str], num_classes: int | None, key: str | None) -> None:
-    """Raise UserError unless the model has as many classes as each (loaded) data set."""
+def check_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[str]) -> None:
+    """Raise UserError unless the model has as many classes as each (loaded) data set.
+
+    Args:
+        names: of data sets.
+        num_classes: the model's; None if it does not say.
+        keys: where the user writes them.
+    """
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is not None and num_classes is not None and len(classes) != num_classes:
             raise UserError(
-                f"{key or 'the number of classes of the model'} is {num_classes}, but the data "
-                f"set {name!r} has {len(classes)} classes"
+                f"{' or '.join(keys) or 'the number of classes of the model'} is {num_classes}, "
+                f"but the data set {name!r} has {len(classes)} classes"
             )
 
 

@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ranking_det.data.mapper import NamedErrors
 from ranking_det.engine import yaml_config
-from ranking_det.engine.lazy_config import load_lazy_config
-from ranking_det.engine.saved_config import is_saved_config
+from ranking_det.engine.lazy_config import load_lazy_config, target_of
+from ranking_det.engine.safe_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
-from ranking_det.modeling.yaml_keys import num_classes_key
+from ranking_det.modeling.yaml_keys import num_classes_keys
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -102,8 +101,7 @@ class RunConfig:
 
     def written(self, key: str) -> str:
         """A key of a LazyConfig as a user of this kind of config writes it."""
-        names = {} if self.yaml is None else yaml_config.VALUES | yaml_config.NODES
-        return names.get(key, key)
+        return key if self.yaml is None else (yaml_config.VALUES | yaml_config.NODES).get(key, key)
 
     @property
     def batch(self) -> int:
@@ -111,11 +109,11 @@ class RunConfig:
         return self._select("dataloader.train.total_batch_size") or 0
 
     @property
-    def num_classes_key(self) -> str | None:
-        """The user's key of the number of classes; None if only the model knows."""
+    def num_classes_keys(self) -> Sequence[str]:
+        """The user's keys of the number of classes; none if only the model knows it."""
         if self.yaml is not None:
             with named_refusals("MODEL"):
-                return num_classes_key(self.yaml)
+                return num_classes_keys(self.yaml)
         return _shallowest(self.nodes.model, "num_classes", "model")
 
     def names_key(self, split: str) -> str:
@@ -146,22 +144,23 @@ class RunConfig:
                 return list(names), ids if len(ids) == len(names) else list(range(len(names)))
         return None, None
 
-    def set_names(self, train: str | None, test: str | None, *, keep_empty: bool) -> None:
-        """Take other data sets, those not None; ``keep_empty`` trains on empty images too."""
-        for split, name in (("train", train), ("test", test)):
-            if name is not None:
-                if self.yaml is None and not self.names(split):
-                    raise UserError(f"dataloader.{split} has no dataset.names to set")
-                self._set(f"{self._source(split)}.names", name)
-        if keep_empty:
-            self._set(f"{self._source('train')}.filter_empty", False)
+    def set_names(self, split: str, name: str) -> None:
+        """Take another data set for "train" or "test"."""
+        if self.yaml is None and not self.names(split):
+            raise UserError(f"dataloader.{split} has no dataset.names to set")
+        self._set(f"{self._source(split)}.names", name)
+
+    def keep_empty_images(self) -> None:
+        """Train on images without objects too."""
+        self._set(f"{self._source('train')}.filter_empty", False)
 
     def set_num_classes(self, num_classes: int) -> None:
         """Give the model so many classes."""
-        key = self.num_classes_key
-        if key is None:
+        keys = self.num_classes_keys
+        if not keys:
             raise UserError("model has no num_classes to set")
-        self._set(key, num_classes)
+        for key in keys:
+            self._set(key, num_classes)
 
     def schedule(self) -> tuple[Schedule, Collection[str]]:
         """The schedule as it is written, and the fields that the user has set for this run."""
@@ -215,9 +214,8 @@ class RunConfig:
         node = self._loader_node("train")
         if records is not None:
             node["dataset"] = records
-        target = node.get("_target_")
-        target = locate(target) if isinstance(target, str) else target
-        if callable(target) and "start_iter" in inspect.signature(target).parameters:
+        target = target_of(node)
+        if target is not None and "start_iter" in inspect.signature(target).parameters:
             node["start_iter"] = start_iter
         return self._build(node, "dataloader.train")
 
@@ -253,11 +251,9 @@ class RunConfig:
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer of the model."""
-        self.nodes.optimizer.params.model = model
-        try:
-            optimizer: torch.optim.Optimizer = self._build(self.nodes.optimizer, "optimizer")
-        finally:
-            self.nodes.optimizer.params.model = None  # not a part of the config to be saved
+        node = self.nodes.optimizer
+        node = {**node, "params": {**node.params, "model": model}}
+        optimizer: torch.optim.Optimizer = self._build(node, "optimizer")
         return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -310,21 +306,21 @@ class RunConfig:
         """Change a value, which is in the yaml config if there is one: nodes only translate it."""
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
-        elif self.written(key) != key or key == self.num_classes_key:
+        elif self.written(key) != key or key in self.num_classes_keys:
             yaml_config.set_value(self.yaml, self.written(key), value)
             self.nodes = yaml_config.translate(self.yaml)
 
 
-def _shallowest(node: DictConfig, name: str, key: str) -> str | None:
+def _shallowest(node: DictConfig, name: str, key: str) -> list[str]:
     """The key of the shallowest plain entry of a name; one that refers to another is none."""
     queue = deque([(key, node)])
     while queue:
         key, node = queue.popleft()
         if name in node and not OmegaConf.is_interpolation(node, name):
-            return f"{key}.{name}"
+            return [f"{key}.{name}"]
         for child in node:
             if OmegaConf.is_interpolation(node, child) or OmegaConf.is_missing(node, child):
                 continue
             if isinstance(node[child], DictConfig):
                 queue.append((f"{key}.{child}", node[child]))
-    return None
+    return []

@@ -65,13 +65,9 @@ def fit_schedule(
         for name, before, after in zip(Schedule._fields, written, fitted, strict=True)
         if before != after and name != "epoch"
     ]
-    if lines:
-        scale = (
-            f", {ratio:.6g} x the batch of {reference_batch} that it is for" if ratio != 1 else ""
-        )
-        lines.insert(
-            0,
-            f"The schedule fits {num_images} images in batches of {batch}{scale}: "
-            f"{epoch} iterations an epoch, {max_iter / epoch:.4g} epochs",
-        )
-    return fitted, lines
+    scale = f", {ratio:.6g} x the batch of {reference_batch} that it is for" if ratio != 1 else ""
+    title = (
+        f"The schedule fits {num_images} images in batches of {batch}{scale}: "
+        f"{epoch} iterations an epoch, {max_iter / epoch:.4g} epochs"
+    )
+    return fitted, [title, *lines] if lines else []

@@ -7,18 +7,12 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import (
-    AMPTrainer,
-    HookBase,
-    SimpleTrainer,
-    TrainerBase,
-    default_writers,
-    hooks,
-)
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -30,9 +24,9 @@ from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import (
     BestCheckpoint,
     Evaluation,
-    PictureWriter,
-    StepSeed,
     TrainingGuard,
+    draw_results,
+    seed_step,
 )
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.plan import Plan
@@ -73,14 +67,16 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
     load_weights(plan.model, weights, whole=resume_at is not None)
     with _full_disk_in_one_line(plan.output_dir):
         if resume_at is None:
-            states = {}
-            _make_room(plan.output_dir)
+            # All processes must have read the weights, which may be of the earlier training.
+            comm.synchronize()
+            if comm.is_main_process():
+                put_aside(plan.output_dir)
+            checkpointer.extras = _save_config(config)
         else:
             states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
             if comm.is_main_process():
                 drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
-        checkpointer.extras = _save_config(config)
-        if resume_at is not None:
+            checkpointer.extras = _save_config(config)
             how = _how_exactly(exact, states, checkpointer.extras)
             logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
         last = weights if resume_at is not None else ""
@@ -135,16 +131,6 @@ def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
     return distributed
 
 
-def _make_room(output_dir: str) -> None:
-    """Put an earlier training aside, now that all processes have read the weights.
-
-    Those may be of the earlier training.
-    """
-    comm.synchronize()
-    if comm.is_main_process():
-        put_aside(output_dir)
-
-
 def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str, Any]:
     """Load weights, optimizer and hooks; return what else the checkpoint holds.
 
@@ -175,7 +161,7 @@ def _save_config(config: RunConfig) -> dict[str, Any]:
 
 
 def _finish(
-    trainer: TrainerBase, checkpointer: RunCheckpointer, weights: str, max_iter: int
+    trainer: SimpleTrainer, checkpointer: RunCheckpointer, weights: str, max_iter: int
 ) -> None:
     """End a training that was stopped after its last step, as if it had not been."""
     if Path(weights).name == f"{FINAL}.pth":
@@ -226,8 +212,9 @@ def _step_hooks(
     first = f"{sets[0]}/" if len(sets) > 1 else ""
     metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
     period = settings.eval_period
+    seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
-        StepSeed(settings.get("seed", 0)) if exact else None,
+        hooks.CallbackHook(before_step=seed) if exact else None,
         TrainingGuard(),
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, config.scheduler(optimizer)),
@@ -250,12 +237,13 @@ def _writing_hooks(
         return []
     settings, saving = config.train, config.train.checkpointer
     writers = default_writers(settings.output_dir, settings.max_iter)
+    draw = partial(draw_results, config=config, model=model)
     return [
         # Before the checkpoint, so that a resumed run does not miss the row of its last step; and
         # the checkpoint is after the evaluation, so that it knows the best.
         hooks.PeriodicWriter(writers, settings.log_period),
         _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
-        PictureWriter(config, model) if config.names("test") else None,
+        hooks.CallbackHook(after_train=draw) if config.names("test") else None,
     ]
 
 

@@ -25,7 +25,7 @@ from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import RecordList
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.saved_config import PROPOSALS, check_name, refusal
+from ranking_det.engine.safe_config import PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
@@ -158,10 +158,8 @@ def translate(cfg: CfgNode) -> DictConfig:
 
 def set_value(cfg: CfgNode, key: str, value: Any) -> None:
     """Change a yaml config, frozen or not; one name stands for a tuple of names."""
-    node = cfg
     *parents, last = key.split(".")
-    for part in parents:
-        node = node[part]
+    node = _entry(cfg, parents)
     cfg.defrost()
     node[last] = (value,) if isinstance(node[last], tuple) and isinstance(value, str) else value
     cfg.freeze()
@@ -219,10 +217,8 @@ def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _as_declared(cfg: CfgNode, key: str, value: str) -> str:
     """An integer as a float where the config has one, which yacs refuses."""
-    node = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
+    is_float = isinstance(_entry(cfg, key.split(".")), float)
+    return f"{value}.0" if is_float and re.fullmatch(r"[+-]?\d+", value) else value
 
 
 def _add_component_key(cfg: CfgNode, key: str) -> None:
@@ -231,27 +227,30 @@ def _add_component_key(cfg: CfgNode, key: str) -> None:
     The component's constructor says later whether there is such an argument.
     """
     *parents, last = key.split(".")
-    if parents[:1] != ["MODEL"] or parents[1:2] not in [[name] for name in COMPONENTS]:
-        return
-    node = cfg
-    for part in parents:
-        node = node.get(part)
-        if not isinstance(node, CfgNode):
-            return
-    # None takes a value of any type; the constructor's types are checked when it is built.
-    node[last] = None
+    node = _entry(cfg, parents)
+    of_component = key.startswith(tuple(f"MODEL.{name}." for name in COMPONENTS))
+    if of_component and isinstance(node, CfgNode):
+        # None takes a value of any type; the constructor's types are checked when it is built.
+        node[last] = None
+
+
+def _entry(cfg: CfgNode, parts: Sequence[str]) -> Any:
+    """What a config has under the parts of a key; None if there is no such key."""
+    for part in parts:
+        cfg = cfg.get(part) if isinstance(cfg, CfgNode) else None
+    return cfg
 
 
 def _unknown_key(cfg: CfgNode, message: str) -> str:
     """What was meant, perhaps, by the unknown key that a message of yacs names."""
-    found = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", message)
-    if not found:
+    match = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", message)
+    if not match:
         return " ".join(message.split())
     node = cfg
-    for part in found[1].split("."):
-        if not isinstance(node, CfgNode) or part not in node:
-            known = node.keys() if isinstance(node, CfgNode) else []
-            return f"no key {part!r} in the config, as in {found[1]!r}{nearest(part, known)}"
+    for part in match[1].split("."):
+        known = node.keys() if isinstance(node, CfgNode) else []
+        if part not in known:
+            return f"no key {part!r} in the config, as in {match[1]!r}{nearest(part, known)}"
         node = node[part]
     return message
 

@@ -1,7 +1,7 @@
 """What configs build models from, beside this package's components: names that a file may call.
 
 The configs of runs are checked against it before anything is imported; see
-:mod:`ranking_det.engine.saved_config`.
+:mod:`ranking_det.engine.safe_config`.
 """
 
 from __future__ import annotations

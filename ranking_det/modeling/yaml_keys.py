@@ -27,6 +27,9 @@ COMPONENTS = {
 }
 """The nodes under MODEL and their default NAME."""
 
+NUM_CLASSES_KEYS = ("MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES")
+"""Where a yaml config of Detectron2's has the number of classes of objects."""
+
 
 def add_ranking_config(cfg: CfgNode) -> None:
     """Add the project's nodes to one config; Detectron2's defaults stay as they are.
@@ -63,9 +66,13 @@ def add_ranking_config(cfg: CfgNode) -> None:
     cfg.SOLVER.REFERENCE_BATCH = 0
 
 
-def num_classes_key(cfg: CfgNode) -> str | None:
-    """The key of the number of classes, of the config's model; None if only the model knows."""
-    return _interface(cfg).num_classes_key
+def num_classes_keys(cfg: CfgNode) -> tuple[str, ...]:
+    """The key of the number of classes that the config's model names, or else all that there are.
+
+    Of a model that is neither this project's nor adapted, one of them has it.
+    """
+    key = _interface(cfg).num_classes_key
+    return NUM_CLASSES_KEYS if key is None else (key,)
 
 
 def learns_masks(cfg: CfgNode) -> bool:

@@ -152,7 +152,7 @@ def test_other_data_set_the_classes_of_all_heads(name):
     path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
     config = load_config(path, ["train.device=cpu"])
     assert config.nodes.model.roi_heads.num_classes == 12
-    assert config.num_classes_key == "model.roi_heads.num_classes"
+    assert config.num_classes_keys == ["model.roi_heads.num_classes"]
     config.set_num_classes(5)
     assert config.nodes.model.roi_heads.num_classes == 5
     heads = config.model().roi_heads

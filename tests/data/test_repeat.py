@@ -96,7 +96,8 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
     assert config.schedule()[0].epoch == math.ceil(expected / 8)
     loader = config.train_loader(records, 0)
     assert len(loader.dataset.dataset.dataset) == len(images)
-    config.set_names("own_train", None, keep_empty=True)
+    config.set_names("train", "own_train")
+    config.keep_empty_images()
     inner = config.nodes.dataloader.train.dataset.dataset
     assert (inner.names, inner.filter_empty) == ("own_train", False)
 

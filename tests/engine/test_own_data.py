@@ -20,6 +20,7 @@ from tests.engine.cases import run_commands
 ROOT = Path(__file__).parents[2]
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
 TWIN = "configs/shapes/fcos_fcos_rs.yaml"
+DETECTRON2 = "configs/shapes/retinanet_atss_rs.yaml", "MODEL.META_ARCHITECTURE=RetinaNet"
 SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.log_period=1"]
 TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.MAX_ITER=2"]
 
@@ -55,6 +56,10 @@ def out(own_data, tmp_path_factory):
         lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
         ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
         lazy("--predict", f"{own_data}/val/0.png", f"train.init_checkpoint={best}"),
+        ["--config-file", DETECTRON2[0], *both, DETECTRON2[1], *TWIN_SMALL]
+        + [f"OUTPUT_DIR={out}/detectron2"],
+        ["--config-file", DETECTRON2[0], "--predict", f"{own_data}/val/0.png", DETECTRON2[1]]
+        + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={out}/detectron2"],
         ["--config-file", LAZY, *lvis, *SMALL, "train.epochs=1", f"train.output_dir={out}/lvis"],
         ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
         + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
@@ -136,6 +141,14 @@ def test_a_yaml_config_takes_them_too(out):
     checkpoint = torch.load(out / "yaml" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
     assert (out / "yaml" / "per_class_ap.csv").exists()
+
+
+def test_a_model_of_detectron2s_own_takes_them_too(out):
+    checkpoint = torch.load(out / "detectron2" / "model_final.pth", weights_only=True)
+    assert checkpoint["class_names"] == ["red", "green", "blue"]
+    assert checkpoint["model"]["head.cls_score.weight"].shape[0] == 9  # three scales
+    content = json.loads((out / "detectron2/predictions/predictions.json").read_text())
+    assert [entry["id"] for entry in content["categories"]] == [5, 9, 40]
 
 
 COUNTED = """

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ranking_det import assigners, criteria, layers, modeling
 from ranking_det.engine import main
 from ranking_det.engine.run_config import load_config
-from ranking_det.engine.saved_config import ARGUMENTS, TARGETS
+from ranking_det.engine.safe_config import ARGUMENTS, TARGETS
 from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload, write_module
 

@@ -42,7 +42,7 @@ def test_other_data_set_the_classes_of_an_rcnn():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     config = load_config(path, ["MODEL.DEVICE", "cpu"])
     assert config.yaml.MODEL.ROI_HEADS.NUM_CLASSES == 12
-    assert config.num_classes_key == "MODEL.ROI_HEADS.NUM_CLASSES"
+    assert config.num_classes_keys == ("MODEL.ROI_HEADS.NUM_CLASSES",)
     config.set_num_classes(5)
     heads = config.model().roi_heads
     assert heads.num_classes == heads.box_predictor.num_classes == 5

@@ -1,8 +1,8 @@
-"""The config that a run of a LazyConfig leaves, read without running what is in it.
+"""Safe reading of yaml configs: what they name is called only if it is on a list.
 
-Such a file is yaml that names functions to call. From a file, only names on a list are accepted,
-and compared as text, before anything is imported: importing a name can run code, and names like
-``torch.hub.os.system`` begin with those of harmless packages.
+The config that a run of a LazyConfig leaves is yaml that names functions to call. Only names on a
+list are accepted, and compared as text, before anything is imported: importing a name can run code,
+and names like ``torch.hub.os.system`` begin with those of harmless packages.
 """
 
 from __future__ import annotations
@@ -57,11 +57,10 @@ class _Loader(yaml.SafeLoader):
     """Yaml's plain values and Python's tuples; other tags are left for a check to name."""
 
 
-def _construct_tuple(loader: _Loader, node: yaml.SequenceNode) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))
-
-
-_Loader.add_constructor(f"{_STANDARD}python/tuple", _construct_tuple)
+_Loader.add_constructor(
+    f"{_STANDARD}python/tuple",
+    lambda loader, node: tuple(loader.construct_sequence(node, deep=True)),
+)
 _Loader.add_multi_constructor("", lambda _, tag, node: _Tag(tag.replace(_STANDARD, "!!")))
 
 
@@ -127,15 +126,16 @@ def _calls(value: Any, seen: set[int]) -> bool:
 
 def _check(value: Any, path: str, key: str) -> Any:
     """The value with the classes that it names in the place of their tags."""
-    if key.rpartition(".")[2] == "proposal_files" and value:
+    last = key.rpartition(".")[2]
+    if last == "_target_":
+        check_name(value, path, key)
+        return value
+    if last == "proposal_files" and value:
         raise refusal(path, key, value, PROPOSALS)
     if isinstance(value, dict):
+        where = f"a key of {key or 'the file'}"
         return {
-            _check(name, path, f"a key of {key or 'the file'}"): (
-                _check_target(entry, path, f"{key}.{name}".lstrip("."))
-                if name == "_target_"
-                else _check(entry, path, f"{key}.{name}".lstrip("."))
-            )
+            _check(name, path, where): _check(entry, path, f"{key}.{name}".lstrip("."))
             for name, entry in value.items()
         }
     if isinstance(value, (list, tuple)):
@@ -147,19 +147,14 @@ def _check(value: Any, path: str, key: str) -> Any:
     return value
 
 
-def _check_target(name: Any, path: str, key: str) -> str:
-    check_name(name, path, key)
-    return str(name)
-
-
 def _locate(name: Any, known: frozenset[str], path: str, key: str) -> Any:
     """What a name on the list stands for."""
     reason = "which is not on the list of what a config may call"
     if type(name) is not str or name not in known:
         raise refusal(path, key, name, reason)
-    found = locate(name)
-    place = name.removesuffix(found.__qualname__)
+    target = locate(name)
+    place = name.removesuffix(target.__qualname__)
     # The list is the guard; that a name on it leads elsewhere would be a fault of the list.
-    if place == name or not f"{found.__module__}.".startswith(place):
+    if place == name or not f"{target.__module__}.".startswith(place):
         raise refusal(path, key, name, reason)
-    return found
+    return target
