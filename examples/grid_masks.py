@@ -45,7 +45,7 @@ from torch.nn import functional
 
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment, ImageInputs
-from ranking_det.config import build_component
+from ranking_det.components import build_component
 from ranking_det.criteria import Candidates, CriterionBase, MaskTargets
 from ranking_det.labels import BACKGROUND
 from ranking_det.layers import HardNMS

@@ -16,19 +16,19 @@ from benchmarks.walks import import_chain, run_config_imports, run_configs
 ROOT = Path(__file__).parents[1] / "ranking_det"
 TORCH = {"torch", "numpy"}
 DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotools", "yacs"}
-BOTTOM = {"blocks", "checks", "labels", "boxes"}
+BOTTOM = {"row_blocks", "checks", "labels", "boxes"}
 # Layer, a file or a folder -> the other layers that it may import, and the packages beside the
 # standard library. Whatever a folder may import, its own folders may not unless they are here.
 LAYERS = {
     "labels": (set(), set()),
     "user_errors": (set(), set()),
-    "config": ({"user_errors"}, set()),
+    "components": ({"user_errors"}, set()),
     "checks": ({"labels"}, {"torch"}),
-    "blocks": (set(), set()),
+    "row_blocks": (set(), set()),
     "boxes": (set(), {"torch"}),
     "files": (set(), set()),
     "solver": (set(), {"detectron2", "fvcore"}),
-    "losses.kernels": ({"blocks", "checks"}, {"torch"}),
+    "losses.kernels": ({"row_blocks", "checks"}, {"torch"}),
     "losses": (BOTTOM | {"losses.kernels"}, {"torch"}),
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),
@@ -37,19 +37,28 @@ LAYERS = {
     "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
     "data.coco_json": ({"user_errors", "files"}, {"numpy", "pycocotools", "PIL", "cv2"}),
     "data": (
-        {"checks", "labels", "files", "config", "user_errors", "data.shapes", "data.coco_json"},
+        {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"},
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"},
     ),
     "evaluation": (
-        {"config", "files", "user_errors", "data", "data.coco_json"},
+        {"components", "files", "user_errors", "data", "data.coco_json"},
         {"numpy", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (
-        BOTTOM | {"config", "user_errors", "losses", "criteria", "assigners", "layers"},
+        BOTTOM | {"components", "user_errors", "losses", "criteria", "assigners", "layers"},
         TORCH | DETECTRON2 | {"torchvision"},
     ),
     "engine": (
-        {"checks", "config", "files", "user_errors", "assigners", "criteria", "layers", "modeling"}
+        {
+            "checks",
+            "components",
+            "files",
+            "user_errors",
+            "assigners",
+            "criteria",
+            "layers",
+            "modeling",
+        }
         | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
-from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_integer
+from ranking_det.row_blocks import blocks
 
 
 class ATSS(Assigner):

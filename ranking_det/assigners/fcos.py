@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
-from ranking_det.blocks import blocks
 from ranking_det.checks import check_at_least, check_that
+from ranking_det.row_blocks import blocks
 
 
 class FCOS(Assigner):

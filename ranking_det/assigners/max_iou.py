@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, ImageInputs, unmatched
-from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_that
 from ranking_det.labels import IGNORE
+from ranking_det.row_blocks import blocks
 
 LowQuality = Literal["object", "anchor"]
 

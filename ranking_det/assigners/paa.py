@@ -14,9 +14,9 @@ from torch.nn import functional
 from ranking_det.assigners.assignment import Predictions
 from ranking_det.assigners.cost_mixture import Competitors, CostMixture, Fallback
 from ranking_det.assigners.max_iou import LowQuality
-from ranking_det.blocks import blocks
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_at_least, check_choice
+from ranking_det.row_blocks import blocks
 
 Scores = Literal["both", "classification", "localization"]
 

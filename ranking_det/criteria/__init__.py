@@ -39,6 +39,14 @@ from ranking_det.criteria.classification import (
     Varifocal,
 )
 from ranking_det.criteria.criterion import ALRPCriterion, Criterion, CriterionBase
+from ranking_det.criteria.criterion_schedule import CriterionSchedule
+from ranking_det.criteria.instance_weights import (
+    CenternessWeight,
+    IoUWeight,
+    RankingWeight,
+    ScoreWeight,
+    UniformWeight,
+)
 from ranking_det.criteria.localization import (
     BranchLoss,
     GIoU,
@@ -50,13 +58,5 @@ from ranking_det.criteria.localization import (
     SmoothL1,
 )
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
-from ranking_det.criteria.stages import CriterionSchedule
-from ranking_det.criteria.weights import (
-    CenternessWeight,
-    IoUWeight,
-    RankingWeight,
-    ScoreWeight,
-    UniformWeight,
-)
 
 __all__ = [name for name in globals() if not name.startswith("_")]

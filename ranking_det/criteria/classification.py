@@ -19,8 +19,8 @@ from ranking_det.criteria.candidates import BoxTargets, Candidates
 from ranking_det.criteria.localization import Localization
 from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
+from ranking_det.losses.ap import ap_loss
 from ranking_det.losses.ape import ape_loss
-from ranking_det.losses.average_precision import ap_loss
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import rank_sort_loss
 from ranking_det.losses.rankdetnet import class_specific_ranking_loss, iou_guided_ranking_loss

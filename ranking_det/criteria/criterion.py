@@ -13,9 +13,9 @@ from ranking_det.checks import check_choice, check_that
 from ranking_det.criteria.balance import ValueBalance
 from ranking_det.criteria.candidates import Candidates, CriterionOutput
 from ranking_det.criteria.classification import ALRP, Classification
+from ranking_det.criteria.instance_weights import ScoreWeight
 from ranking_det.criteria.localization import BranchLoss, GIoU, Localization
 from ranking_det.criteria.normalizers import Normalizer
-from ranking_det.criteria.weights import ScoreWeight
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import (
@@ -82,7 +82,7 @@ class Criterion(CriterionBase):
         classification: such as :class:`ranking_det.criteria.RankSort`.
         localization: a task on boxes or on masks, or several with losses of different names; see
             :mod:`ranking_det.criteria.localization`.
-        instance_weight: see :mod:`ranking_det.criteria.weights`.
+        instance_weight: see :mod:`ranking_det.criteria.instance_weights`.
         balance: of the tasks that have none of their own, which those on masks have; see
             :mod:`ranking_det.criteria.balance`.
         normalizer: ``(candidates) -> scalar`` that divides the classification loss, for those that
@@ -245,7 +245,7 @@ class ALRPCriterion(Criterion):
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
             assignment, .5 (.7 in an RPN). The localisation error is GIoU loss / (2 (1 - tau)).
         localization: a task on boxes with errors in [0, 2]; further tasks, on masks, may follow it.
-        instance_weight: for further tasks only; see :mod:`ranking_det.criteria.weights`.
+        instance_weight: for further tasks only; see :mod:`ranking_det.criteria.instance_weights`.
         rank_scope: see :class:`Criterion`.
     """
 

@@ -18,7 +18,7 @@ from torch import nn
 from ranking_det.engine.command import Command
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.weight_files import read_torch, read_weights
+from ranking_det.engine.safe_unpickling import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
 from ranking_det.user_errors import UserError
 

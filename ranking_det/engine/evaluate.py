@@ -23,7 +23,7 @@ from ranking_det.engine.run_config import RunConfig, named_refusals
 from ranking_det.evaluation.metrics import class_precision, precision_cell
 from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.interface import interface_of
-from ranking_det.modeling.score_watch import watch_scores
+from ranking_det.modeling.threshold_watch import watch_scores
 
 PER_CLASS_FILE = "per_class_ap.csv"
 

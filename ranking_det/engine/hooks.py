@@ -2,7 +2,8 @@
 
 The last two are functions for Detectron2's ``CallbackHook``.
 
-The watch on the scores of an evaluation is :func:`ranking_det.modeling.score_watch.watch_scores`.
+The watch on the score threshold of an evaluation is
+:func:`ranking_det.modeling.threshold_watch.watch_scores`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, distributed, nn
 
 from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
-from ranking_det.engine.pictures import draw_detections
+from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.visualization.curves import plot_curves
 

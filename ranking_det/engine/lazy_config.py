@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ranking_det.config import check_key, check_value, parameters
+from ranking_det.components import check_key, check_value, parameters
 from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.safe_config import load_saved_config
 from ranking_det.user_errors import UserError, nearest

@@ -118,7 +118,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     return plan
 
 
-def draw_missing_sets(names: Sequence[str]) -> None:
+def make_missing_sets(names: Sequence[str]) -> None:
     """Draw the shapes sets among these that are missing.
 
     Raises:
@@ -194,7 +194,7 @@ def _check_end(plan: Plan) -> None:
     if "max_iter" not in fixed and config.batch and names:
         num_images = 1  # only a length in epochs depends on it
         if config.train.get("epochs", 0):
-            draw_missing_sets(names)
+            make_missing_sets(names)
             plan.records = config.records() or []
             num_images = len(plan.records)
         length = config.fitted_schedule(num_images)[0].max_iter

@@ -26,9 +26,9 @@ from ranking_det.engine.hooks import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data
-from ranking_det.engine.pictures import draw_previews
-from ranking_det.engine.plan import Plan, draw_missing_sets, make_plan
+from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
+from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.training import distribute, train_model
 from ranking_det.modeling.interface import interface_of
@@ -96,7 +96,7 @@ def train(plan: Plan) -> str:
     set_up(plan)
     if command.resume and find_last(plan.output_dir) not in ("", plan.weights.path):
         logger.warning("The last checkpoint is missing or broken: an earlier one is resumed")
-    draw_missing_sets([*config.names("train"), *config.names("test")])
+    make_missing_sets([*config.names("train"), *config.names("test")])
     config.check_test_sets()
     train_model(plan, *_train_loaders(plan))
     return plan.output_dir
@@ -105,7 +105,7 @@ def train(plan: Plan) -> str:
 def evaluate_weights(plan: Plan) -> str:
     """Evaluate the plan's weights on its test sets."""
     set_up(plan)
-    draw_missing_sets(plan.config.names("test"))
+    make_missing_sets(plan.config.names("test"))
     load_weights(plan.model, plan.weights.path, whole=True)
     logger.info("Evaluating %s", plan.weights.path)
     evaluate(plan.config, distribute(plan.model, plan.config.train.device))
@@ -137,7 +137,7 @@ def preview(plan: Plan) -> str:
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
     log_own_data(plan.data, masks=plan.learns_masks)
-    draw_missing_sets(config.names("train"))
+    make_missing_sets(config.names("train"))
     model = plan.model.train()
     load_weights(model, plan.weights.path, whole=False)
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))

@@ -16,8 +16,8 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ranking_det import assigners, criteria, layers, modeling
-from ranking_det.config import component_names
-from ranking_det.modeling.building_blocks import BLOCK_ARGUMENTS, BUILDING_BLOCKS
+from ranking_det.components import component_names
+from ranking_det.modeling.callable_names import CALLABLE_ARGUMENTS, CALLABLE_NAMES
 from ranking_det.user_errors import UserError
 
 _OTHERS = {
@@ -32,14 +32,14 @@ _OTHERS = {
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",
 }
-_CALLED = {module: names.split() for module, names in (_OTHERS | BUILDING_BLOCKS).items()}
+_CALLED = {module: names.split() for module, names in (_OTHERS | CALLABLE_NAMES).items()}
 _CALLED |= {
     part.__name__: component_names(part) for part in (assigners, criteria, layers, modeling)
 }
 TARGETS = frozenset(f"{module}.{name}" for module, names in _CALLED.items() for name in names)
 """What a file may call: the components, and what configs/ call, as a run's config names them."""
 
-ARGUMENTS = frozenset(BLOCK_ARGUMENTS)
+ARGUMENTS = frozenset(CALLABLE_ARGUMENTS)
 """The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
 are not all that it may call."""
 

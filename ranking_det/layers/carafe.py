@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ranking_det.blocks import blocks
 from ranking_det.checks import check_integer, check_that
+from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = {"cpu": 1 << 21}
 """Entries of a block of windows: so many fit a CPU's cache; elsewhere 2^26, for few operations."""

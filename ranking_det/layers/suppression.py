@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from ranking_det.blocks import blocks
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_at_least, check_choice, check_detections, check_integer
+from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = 1 << 20
 """Entries of one block of a (k, n, 4) tensor, and so some tens of MiB for all that is computed."""

@@ -18,8 +18,8 @@ The objects that detectors call, which these are the core of, are in :mod:`ranki
 
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses.alrp import ALRPLosses, alrp_loss
+from ranking_det.losses.ap import ap_loss
 from ranking_det.losses.ape import ape_loss
-from ranking_det.losses.average_precision import ap_loss
 from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import RankSortLosses, rank_sort_loss

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.blocks import blocks
 from ranking_det.checks import (
     check_at_least,
     check_choice,
@@ -22,6 +21,7 @@ from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
 from ranking_det.losses.kernels.ranked_groups import bin_negatives, rank_groups
+from ranking_det.row_blocks import blocks
 
 DISTANCES = ("exp", "sigmoid", "logistic")
 

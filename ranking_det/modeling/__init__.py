@@ -3,48 +3,22 @@
 Detectron2's defaults are left as they are.
 """
 
+from ranking_det.modeling.backbones.backbone_parts import ExtraLevels, FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.backbones.carafe_fpn import CARAFEFPN, build_resnet_carafe_fpn_backbone
-from ranking_det.modeling.backbones.resnet import ExtraLevels, FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
 from ranking_det.modeling.interface import DetectorInterface, Positives, interface_of
-from ranking_det.modeling.postprocessing import RawDetections
+from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.rcnn.adapter import RCNNAdapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads
-from ranking_det.modeling.rcnn.generalized_rcnn import RCNNAdapter
 from ranking_det.modeling.rcnn.mask_head import RankingMaskHead
 from ranking_det.modeling.rcnn.roi_heads import RankingROIHeads
 from ranking_det.modeling.rcnn.rpn import RankingRPN, RankingRPNHead
 from ranking_det.modeling.rcnn.sampling import NegativeCap, RandomSampler
 from ranking_det.modeling.yaml_keys import COMPONENTS, add_ranking_config
 
-__all__ = [
-    "CARAFEFPN",
-    "COMPONENTS",
-    "DenseHead",
-    "DenseInference",
-    "DetectorInterface",
-    "ExtraLevels",
-    "FrozenStatisticsBatchNorm2d",
-    "NegativeCap",
-    "PointTransform",
-    "Positives",
-    "RCNNAdapter",
-    "RandomSampler",
-    "RankingBoxPredictor",
-    "RankingCascadeROIHeads",
-    "RankingDenseDetector",
-    "RankingFCOS",
-    "RankingMaskHead",
-    "RankingROIHeads",
-    "RankingRPN",
-    "RankingRPNHead",
-    "RankingRetinaNet",
-    "RawDetections",
-    "add_ranking_config",
-    "build_resnet_carafe_fpn_backbone",
-    "interface_of",
-]
+__all__ = [name for name in globals() if not name.startswith("_")]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
+from ranking_det.modeling.tta import DenseDetectorWithTTA
 
 
 class Positives(NamedTuple):

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ranking_det.config import build_component
+from ranking_det.components import build_component
 from ranking_det.modeling.interface import DetectorInterface, interface_class
 
 COMPONENTS = {

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ranking_det import blocks
+from ranking_det import row_blocks as blocks
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, IGNORE, PAA, MaxIoU, NormalizedPAA
 from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import fcos

@@ -3,7 +3,7 @@ import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 
-from ranking_det import blocks
+from ranking_det import row_blocks as blocks
 from ranking_det.assigners import BACKGROUND, IGNORE, MaxIoU
 from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import max_iou

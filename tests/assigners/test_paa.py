@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ranking_det import blocks
+from ranking_det import row_blocks as blocks
 from ranking_det.assigners import (
     BACKGROUND,
     IGNORE,

@@ -1,7 +1,7 @@
 import pytest
 
 from ranking_det import assigners, criteria
-from ranking_det.config import build_component
+from ranking_det.components import build_component
 from ranking_det.user_errors import UserError
 
 

@@ -18,7 +18,7 @@ from ranking_det.criteria import (
     RankSort,
     UniformWeight,
 )
-from ranking_det.criteria.weights import ScoreWeight
+from ranking_det.criteria.instance_weights import ScoreWeight
 from ranking_det.labels import BACKGROUND
 from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
 from tests.criteria.cases import LABELS, make, make_masks, rank_sort

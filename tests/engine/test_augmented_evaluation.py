@@ -10,8 +10,8 @@ from ranking_det.engine import main, run
 from ranking_det.engine.evaluate import augment
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run_config import RunConfig, load_config
-from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
 from ranking_det.modeling.dense.inference import DenseInference
+from ranking_det.modeling.tta import DenseDetectorWithTTA
 from ranking_det.user_errors import UserError
 
 SHAPES = Path(__file__).parents[2] / "configs" / "shapes"

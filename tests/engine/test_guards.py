@@ -15,9 +15,9 @@ from torch import distributed, multiprocessing, nn
 from ranking_det.engine import hooks as engine_hooks
 from ranking_det.engine.hooks import NonFiniteLossError, TrainingGuard
 from ranking_det.modeling import DenseInference
-from ranking_det.modeling.augmented_inference import DenseDetectorWithTTA
-from ranking_det.modeling.score_watch import watch_scores
 from ranking_det.modeling.step_metrics import log_metrics
+from ranking_det.modeling.threshold_watch import watch_scores
+from ranking_det.modeling.tta import DenseDetectorWithTTA
 from tests.modeling.cases import load, make_batch
 
 

@@ -6,10 +6,10 @@ from detectron2.utils.events import EventStorage
 from matplotlib.image import imread
 from torch import nn
 
-from ranking_det.engine.pictures import draw_previews, to_rgb
+from ranking_det.engine.preview import draw_previews, to_rgb
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
-from ranking_det.visualization import preview as module
+from ranking_det.visualization import preview_page as module
 from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 

@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from torch import nn
 
-from ranking_det.modeling.backbones.resnet import ExtraLevels, FrozenStatisticsBatchNorm2d
+from ranking_det.modeling.backbones.backbone_parts import ExtraLevels, FrozenStatisticsBatchNorm2d
 
 
 def resnet(norm=FrozenStatisticsBatchNorm2d, freeze_at=2):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
-from ranking_det.modeling.compatibility import check_dense_parts
+from ranking_det.modeling.part_checks import check_dense_parts
 from tests.modeling.cases import CONFIGS, make_batch
 
 ASSIGNERS = {

@@ -20,7 +20,7 @@ from ranking_det.losses import dice_errors
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
 from ranking_det.modeling.rcnn.mask_head import cut_masks
 from ranking_det.modeling.rcnn.proposals import match_proposals
-from ranking_det.modeling.score_watch import watch_scores
+from ranking_det.modeling.threshold_watch import watch_scores
 from tests.modeling.cases import load, make_instances
 
 SIZE = 128

@@ -14,7 +14,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from omegaconf import DictConfig
 
 from ranking_det.modeling import FrozenStatisticsBatchNorm2d
-from ranking_det.modeling.backbones.resnet import ExtraLevels
+from ranking_det.modeling.backbones.backbone_parts import ExtraLevels
 
 # The mean and deviation of ImageNet's pixels, as torchvision's weights need them.
 IMAGENET_RGB = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
+from ranking_det.row_blocks import blocks
 
 
 class Bins(NamedTuple):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ranking_det.blocks import blocks
 from ranking_det.losses.kernels import constants
 from ranking_det.losses.kernels.collectives import sum_over_workers
 from ranking_det.losses.kernels.ramps import range_sums
 from ranking_det.losses.kernels.ranked_logits import RankedLogits
+from ranking_det.row_blocks import blocks
 
 # Below it, in units of 1 / lam, the published AP and APE losses leave a pair out.
 CUTOFF = -4.0

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase
-from ranking_det.modeling.anchor_matching import AnchorMatching
-from ranking_det.modeling.compatibility import check_dense_parts
+from ranking_det.modeling.anchor_candidates import AnchorCandidates
 from ranking_det.modeling.dense import head as dense_head
 from ranking_det.modeling.dense import inference as dense_inference
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level, flatten_levels
 from ranking_det.modeling.interface import DetectorInterface, Positives
-from ranking_det.modeling.postprocessing import RawDetections
+from ranking_det.modeling.part_checks import check_dense_parts
+from ranking_det.modeling.raw_detections import RawDetections
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
 
 
-class RankingDenseDetector(AnchorMatching, DetectorInterface, DenseDetector):
+class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
     """A dense detector with any assigner, any criterion and any inference.
 
     The criterion sees the raw logits of all classes, levels and images of the process at once.

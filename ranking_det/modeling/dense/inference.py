@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least, check_choice, check_integer
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
-from ranking_det.modeling.postprocessing import RawDetections, keep_best
-from ranking_det.modeling.score_watch import count_boxes, count_detections
+from ranking_det.modeling.raw_detections import RawDetections, keep_best
+from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
 # What a yaml config can name under MODEL.INFERENCE.
 __all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.initialization import prior_logit
-from ranking_det.modeling.postprocessing import RawDetections, keep_best
-from ranking_det.modeling.score_watch import count_boxes, count_detections
+from ranking_det.modeling.raw_detections import RawDetections, keep_best
+from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
 # What a yaml config can name under MODEL.BOX_PREDICTOR.
 __all__ = ["HardNMS", "RankingBoxPredictor", "ScoreVoting", "SoftNMS"]

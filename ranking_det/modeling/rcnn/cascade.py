@@ -12,7 +12,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
 from ranking_det import assigners
-from ranking_det.config import build_component
+from ranking_det.components import build_component
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
 from ranking_det.modeling.rcnn.roi_heads import (

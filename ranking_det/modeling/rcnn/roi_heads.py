@@ -22,7 +22,7 @@ from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_integer
 from ranking_det.criteria import BoxTargets, Candidates, CriterionBase, MaskTargets
-from ranking_det.modeling.compatibility import check_stage_parts
+from ranking_det.modeling.part_checks import check_stage_parts
 from ranking_det.modeling.rcnn import box_predictor, sampling
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class

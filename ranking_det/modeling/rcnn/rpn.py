@@ -26,11 +26,11 @@ from ranking_det.checks import check_at_least, check_integer
 from ranking_det.criteria import CriterionBase
 from ranking_det.labels import IGNORE
 from ranking_det.layers import HardNMS
-from ranking_det.modeling.anchor_matching import AnchorMatching, as_one_class
-from ranking_det.modeling.compatibility import check_rpn_parts
+from ranking_det.modeling.anchor_candidates import AnchorCandidates, as_one_class
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level
 from ranking_det.modeling.initialization import prior_logit
-from ranking_det.modeling.postprocessing import RawDetections, keep_best
+from ranking_det.modeling.part_checks import check_rpn_parts
+from ranking_det.modeling.raw_detections import RawDetections, keep_best
 from ranking_det.modeling.rcnn import sampling
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
@@ -54,7 +54,7 @@ class RankingRPNHead(StandardRPNHead):
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
-class RankingRPN(AnchorMatching, nn.Module):
+class RankingRPN(AnchorCandidates, nn.Module):
     """Proposals (Ren et al., NeurIPS 2015) from all anchors, which any criterion trains.
 
     Its head is Detectron2's, by name too, so that Detectron2's checkpoints load.

@@ -31,7 +31,7 @@ def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
     ]
 
 
-class AnchorMatching:
+class AnchorCandidates:
     """Base of modules that predict on anchors; it only adds methods.
 
     Attributes:

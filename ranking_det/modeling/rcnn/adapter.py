@@ -12,11 +12,11 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ranking_det.modeling.anchor_matching import as_one_class
-from ranking_det.modeling.augmented_inference import make_tta_mapper
+from ranking_det.modeling.anchor_candidates import as_one_class
 from ranking_det.modeling.interface import DetectorAdapter, Positives, register_adapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.rpn import RankingRPN
+from ranking_det.modeling.tta import make_tta_mapper
 
 
 class RCNNAdapter(DetectorAdapter):

@@ -17,7 +17,7 @@ from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
 from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
-from ranking_det.engine.weight_files import read_arrays, read_weights
+from ranking_det.engine.safe_unpickling import read_arrays, read_weights
 from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload
 

@@ -6,7 +6,7 @@ The configs of runs are checked against it before anything is imported; see
 
 from __future__ import annotations
 
-BUILDING_BLOCKS = {
+CALLABLE_NAMES = {
     "detectron2.layers": "ShapeSpec",
     "detectron2.modeling": "FPN GeneralizedRCNN ResNet",
     "detectron2.modeling.ResNet": "make_default_stages make_stage",
@@ -19,8 +19,8 @@ BUILDING_BLOCKS = {
 }
 """Classes and functions, by the module that configs name them by."""
 
-BLOCK_ARGUMENTS = (
+CALLABLE_ARGUMENTS = (
     "detectron2.modeling.backbone.resnet.BasicBlock",
-    "ranking_det.modeling.backbones.resnet.FrozenStatisticsBatchNorm2d",
+    "ranking_det.modeling.backbones.backbone_parts.FrozenStatisticsBatchNorm2d",
 )
 """Classes that are handed on to blocks, which call them with arguments of the file's."""
