@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.machine import describe_machine
 from ranking_det.assigners import ATSS, FCOS, PAA, Assigner, MaxIoU, NormalizedPAA, Predictions
 from ranking_det.assigners import cost_mixture as module
-from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians
+from ranking_det.assigners.gaussian_mixture import classify, fit_two_gaussians
 
 RESULT = Path(__file__).parent / "results" / "assigners_cpu.json"
 HEIGHT, WIDTH, CLASSES = 800, 1333, 80
@@ -75,7 +75,7 @@ def samples(assigner: Assigner, inputs: Scene) -> tuple[Tensor, Tensor]:
 
 def batched(values: Tensor, exists: Tensor) -> list[list[int]]:
     """Components by one fit of all objects."""
-    labels, _ = components(values, fit_two_gaussians(values, exists))
+    labels, _ = classify(values, fit_two_gaussians(values, exists))
     return [row[own].tolist() for row, own in zip(labels, exists, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Checks of names, keys and types in configs, shared by yaml nodes, LazyConfigs and overrides.
+"""Build components from config nodes, and check keys and types against their constructors.
 
 The constructor of a component is the only place where its arguments, types and defaults are
 written; a config is checked against it.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ranking_det.assigners.assignment import Assigner, BatchInputs, ImageInputs, Predictions
-from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
+from ranking_det.assigners.gaussian_mixture import classify, fit_two_gaussians, in_float64
 from ranking_det.assigners.max_iou import LowQuality, MaxIoU
 from ranking_det.checks import check_at_least, check_choice, check_integer, check_that
 from ranking_det.labels import BACKGROUND
@@ -154,7 +154,7 @@ class CostMixture(Assigner):
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
         mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)
-        component, likelihood = components(values, mixture)
+        component, likelihood = classify(values, mixture)
         cheaper = exists & (component == 0)
         best = likelihood.masked_fill(~cheaper, -torch.inf).amax(dim=1, keepdim=True)
         # By cost, not by place: samples of equal cost are treated alike.

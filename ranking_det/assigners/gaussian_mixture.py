@@ -83,7 +83,7 @@ def fit_two_gaussians(values: Tensor, exists: Tensor, *, reg_covar: float = 1e-6
     return TwoGaussians(means, variances, weights, ~active)
 
 
-def components(values: Tensor, mixture: TwoGaussians) -> tuple[Tensor, Tensor]:
+def classify(values: Tensor, mixture: TwoGaussians) -> tuple[Tensor, Tensor]:
     """The likeliest component of each value, and the likelihood of each value.
 
     Args:

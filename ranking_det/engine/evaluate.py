@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import distributed, nn
 
 from ranking_det.engine.run_checks import check_classes
-from ranking_det.engine.run_config import RunConfig, named_refusals
+from ranking_det.engine.run_config import RunConfig
 from ranking_det.evaluation.metrics import class_precision, precision_cell
 from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.interface import interface_of
@@ -46,7 +46,7 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
         evaluator = config.evaluator(name)
         _share_statistics(model)
         with watch_scores():
-            metrics = inference_on_dataset(augment(config, model), loader, evaluator)
+            metrics = inference_on_dataset(config.augment(model), loader, evaluator)
         if comm.is_main_process():
             print_csv_format(metrics)
             by_set[name] = metrics
@@ -67,19 +67,6 @@ def _share_statistics(model: nn.Module) -> None:
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 for buffer in module.buffers(recurse=False):
                     distributed.broadcast(buffer, 0)
-
-
-def augment(config: RunConfig, model: nn.Module) -> nn.Module:
-    """The model to evaluate: with test-time augmentation if the config has it enabled.
-
-    Raises:
-        UserError: the model cannot be augmented, or the sizes are no sizes.
-    """
-    options = dict(config.train.get("tta") or {})
-    if not options.pop("enabled", False):
-        return model
-    with named_refusals(config.written("train.tta")):
-        return interface_of(model).augment_inference(**options)
 
 
 def write_results(results: Mapping[str, Any], output_dir: str) -> None:

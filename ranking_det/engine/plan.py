@@ -20,7 +20,6 @@ from ranking_det.data.catalog import prepare_registered
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command
-from ranking_det.engine.evaluate import augment
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
 from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
 from ranking_det.engine.run_config import Records, RunConfig, load_config
@@ -183,7 +182,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_keys)
     if detector.learns_masks:
         check_own_masks(plan.data)
-    augment(config, plan.model)
+    config.augment(plan.model)
 
 
 def _check_end(plan: Plan) -> None:

@@ -21,7 +21,7 @@ import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
 from ranking_det.data.catalog import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
-from ranking_det.engine.evaluate import augment, evaluate
+from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
@@ -125,7 +125,7 @@ def predict(plan: Plan) -> str:
     if ids is None:
         ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
-    model, mapper = augment(config, plan.model), config.mapper("test")
+    model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
     classes = {"class_names": names, "category_ids": ids}
     predict_images(model, plan.command.predict, output_dir, **classes, mapper=mapper)

@@ -22,6 +22,7 @@ from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.safe_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
+from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.yaml_keys import num_classes_keys
 from ranking_det.user_errors import UserError
 
@@ -197,6 +198,18 @@ class RunConfig:
         """Build the model, on the CPU."""
         model: nn.Module = self._build(self.nodes.model, "model")
         return model
+
+    def augment(self, model: nn.Module) -> nn.Module:
+        """The model to run: with test-time augmentation if the config has it enabled.
+
+        Raises:
+            UserError: the model cannot be augmented, or the sizes are no sizes.
+        """
+        options = dict(self.train.get("tta") or {})
+        if not options.pop("enabled", False):
+            return model
+        with named_refusals(self.written("train.tta")):
+            return interface_of(model).augment_inference(**options)
 
     def records(self) -> Records | None:
         """Load the training set; None if the loader is not of the usual form."""

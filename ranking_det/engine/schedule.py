@@ -1,4 +1,7 @@
-"""How long a training is: from epochs, images and batch to iterations and learning rate."""
+"""How long a training is: from epochs, images and batch to iterations and learning rate.
+
+The warm-up of the rate is in :mod:`ranking_det.solver`.
+"""
 
 from __future__ import annotations
 

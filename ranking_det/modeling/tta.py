@@ -1,4 +1,4 @@
-"""Test-time augmentation: several sizes and mirror images, suppressed together.
+"""Test-time augmentation of detectors with raw detections; R-CNNs have Detectron2's.
 
 Shapes: n candidates of one image.
 """

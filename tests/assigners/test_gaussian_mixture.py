@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from ranking_det.assigners import gaussian_mixture
-from ranking_det.assigners.gaussian_mixture import components, fit_two_gaussians, in_float64
+from ranking_det.assigners.gaussian_mixture import (
+    classify,
+    fit_two_gaussians,
+    in_float64,
+)
 from tests.assigners.reference import mixture
 
 
@@ -38,7 +42,7 @@ def scattered(rows, generator, columns=46):
 
 
 def agree_with_scikit_learn(values, exists, fit):
-    labels, likelihood = components(values, fit)
+    labels, likelihood = classify(values, fit)
     for i in range(len(values)):
         column = values[i, exists[i]][:, None].numpy()
         known = mixture(column[:, 0])

@@ -7,7 +7,6 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from ranking_det.engine import main, run
-from ranking_det.engine.evaluate import augment
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run_config import RunConfig, load_config
 from ranking_det.modeling.dense.inference import DenseInference
@@ -37,8 +36,8 @@ def assert_augmented(found, model):
 @pytest.mark.parametrize(("config", "on"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
 def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, on):
     model = Dense()
-    assert augment(load_config(config, []), model) is model
-    assert_augmented(augment(load_config(config, on), model), model)
+    assert load_config(config, []).augment(model) is model
+    assert_augmented(load_config(config, on).augment(model), model)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on)
     device = "MODEL.DEVICE=cpu" if config.endswith(".yaml") else "train.device=cpu"
     loaded = load_config(str(SHAPES / config), [*on, device])
     model = loaded.model()
-    found = augment(loaded, model)
+    found = loaded.augment(model)
     assert isinstance(found, GeneralizedRCNNWithTTA) and found.model is model
     assert list(found.tta_mapper.min_sizes) == [96, 128] and found.tta_mapper.flip is False
 
@@ -56,7 +55,7 @@ def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on)
 def test_a_config_of_ones_own_need_not_have_the_switch():
     loaded, model = load_config(RS, []), Dense()
     del loaded.train["tta"]
-    assert augment(loaded, model) is model
+    assert loaded.augment(model) is model
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
         ([*on, wrong], Dense(), "min_sizes: expected at least one size"),
     ):
         with pytest.raises(UserError, match=f"{where} cannot be built: {reason}") as caught:
-            augment(load_config(config, options), model)
+            load_config(config, options).augment(model)
         assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""What one ranking over several workers needs; its two collectives are O(P).
+"""One loss over several workers: gathering, sums, means and their gradients; O(P) numbers each.
 
 P is the number of positives of this worker, or of all of them once gathered.
 """
