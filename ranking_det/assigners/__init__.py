@@ -17,4 +17,5 @@ from ranking_det.assigners.max_iou import MaxIoU
 from ranking_det.assigners.paa import PAA, NormalizedPAA
 from ranking_det.labels import BACKGROUND, IGNORE
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name, value in globals().items() if callable(value)]
+__all__ += ["BACKGROUND", "IGNORE"]

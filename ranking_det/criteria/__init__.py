@@ -59,4 +59,4 @@ from ranking_det.criteria.localization import (
 )
 from ranking_det.criteria.normalizers import CandidateCount, Normalizer, PositiveCount
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name, value in globals().items() if callable(value)]

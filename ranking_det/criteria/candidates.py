@@ -139,8 +139,9 @@ class Candidates:
         expected = f"ascending images 0..{self.num_images - 1}, as rows are image-major"
         ascending = bool((image.diff() >= 0).all())
         check_that(bounded and ascending, "candidates.image", expected, image)
-        ascending = bool((positives.diff() > 0).all())
-        right = count == len(positives) and ascending and bool((self.labels[positives] >= 0).all())
+        inside = not len(positives) or bool(0 <= positives[0] and positives[-1] < len(self.labels))
+        right = count == len(positives) and bool((positives.diff() > 0).all()) and inside
+        right = right and bool((self.labels[positives] >= 0).all())
         expected = f"the {count} rows whose label is a class, ascending"
         check_that(right, "candidates.positives", expected, positives)
         index = positives[:0] if self.masks is None else self.masks.index

@@ -35,7 +35,6 @@ class Classification(nn.Module):
             that sets its attributes itself needs none.
 
     Attributes:
-        options: the keyword arguments of the loss function.
         is_sum: whether the scalars are sums, which the criterion divides.
         across_workers: whether the candidates' ``group`` may be other than None.
         takes_branch: whether inference may multiply the scores by those of an IoU or centreness
@@ -53,16 +52,20 @@ class Classification(nn.Module):
 
     def __init__(self, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
-        names = [name for name in options if name not in ("self", "__class__")]
-        self.options = {name: options[name] for name in names}
-        for name, value in self.options.items():
-            setattr(self, name, value)
+        self._names = [name for name in options if name not in ("self", "__class__")]
+        for name in self._names:
+            setattr(self, name, options[name])
         if options:
             self(_no_candidates())
 
     if TYPE_CHECKING:  # the options are attributes of any type
 
         def __getattr__(self, name: str) -> Any: ...
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the loss function, as the attributes are now."""
+        return {name: getattr(self, name) for name in self._names}
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return the named scalars."""

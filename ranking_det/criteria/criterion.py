@@ -111,6 +111,8 @@ class Criterion(CriterionBase):
         super().__init__()
         check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
         name = type(classification).__name__
+        right = isinstance(classification, Classification)
+        check_that(right, "classification", "a Classification", classification)
         if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(
                 f"normalizer: {name} is a sum and needs one, such as PositiveCount, got "
@@ -222,7 +224,7 @@ def _list_tasks(
     localization: Localization | Sequence[Localization] | None,
 ) -> Sequence[Localization]:
     tasks = localization or [GIoU()]
-    tasks = [tasks] if isinstance(tasks, Localization) else list(tasks)
+    tasks = tasks if isinstance(tasks, Sequence) else [tasks]
     names = [task.loss_name for task in tasks if isinstance(task, Localization)]
     if len(names) < len(tasks) or len(set(names)) < len(names):
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from ranking_det.criteria import CriterionBase
 from ranking_det.engine.command import Command
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
 from ranking_det.engine.run_checks import check_file
@@ -252,7 +253,7 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     if not path:
         return
     missing: list[str] = []
-    criteria = [] if whole else _criteria(model)
+    criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
     memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     hook = model.register_load_state_dict_post_hook(
         lambda _, keys: missing.extend(keys.missing_keys)
@@ -274,8 +275,3 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
         )
     if absent:
         logger.warning("%d of %d parameters start afresh: %s", len(absent), len(names), absent)
-
-
-def _criteria(model: nn.Module) -> list[nn.Module]:
-    """A dense detector's; an R-CNN's of its RPN and of its boxes."""
-    return [m for name, m in model.named_modules() if name.rpartition(".")[2] == "criterion"]

@@ -22,7 +22,6 @@ from ranking_det.engine.run_checks import check_classes
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.evaluation.metrics import class_precision, precision_cell
 from ranking_det.files import TableRow, write_table, write_whole
-from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.threshold_watch import watch_scores
 
 PER_CLASS_FILE = "per_class_ap.csv"
@@ -39,7 +38,7 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
         The metrics by task, and by test set before that if there are several; empty on all
         processes but the main one.
     """
-    by_set, num_classes = OrderedDict(), interface_of(model).num_classes
+    by_set, num_classes = OrderedDict(), config.num_classes(model)
     for name in config.test_sets():
         loader = config.test_loader(name)
         check_classes(config.names("test"), num_classes, config.num_classes_keys)

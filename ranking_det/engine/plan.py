@@ -179,7 +179,8 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     """Raise UserError unless the model fits the data, and the augmentation of its inference."""
     detector, config = interface_of(plan.model), plan.config
     for split in splits:
-        run_checks.check_classes(config.names(split), detector.num_classes, config.num_classes_keys)
+        num_classes, keys = config.num_classes(plan.model), config.num_classes_keys
+        run_checks.check_classes(config.names(split), num_classes, keys)
     if detector.learns_masks:
         check_own_masks(plan.data)
     config.augment(plan.model)

@@ -155,6 +155,11 @@ class RunConfig:
         """Train on images without objects too."""
         self._set(f"{self._source('train')}.filter_empty", False)
 
+    def num_classes(self, model: nn.Module) -> int | None:
+        """K of a model or, if it does not tell, of its config; None if neither does."""
+        keys = [] if self.yaml is not None else self.num_classes_keys
+        return interface_of(model).num_classes or (self._select(keys[0]) if keys else None)
+
     def set_num_classes(self, num_classes: int) -> None:
         """Give the model so many classes."""
         keys = self.num_classes_keys

@@ -150,6 +150,8 @@ def _check(value: Any, path: str, key: str) -> Any:
 def _locate(name: Any, known: frozenset[str], path: str, key: str) -> Any:
     """What a name on the list stands for."""
     reason = "which is not on the list of what a config may call"
+    if str(name).startswith("ranking_det."):
+        reason += " in this version"
     if type(name) is not str or name not in known:
         raise refusal(path, key, name, reason)
     target = locate(name)

@@ -10,4 +10,4 @@
 from ranking_det.layers.carafe import CARAFE, carafe
 from ranking_det.layers.suppression import HardNMS, ScoreVoting, SoftNMS, Survivors
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name, value in globals().items() if callable(value)]

@@ -31,4 +31,5 @@ from ranking_det.losses.rankdetnet import (
     iou_guided_ranking_loss,
 )
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name, value in globals().items() if callable(value)]
+__all__ += ["BACKGROUND", "IGNORE"]

@@ -21,4 +21,4 @@ from ranking_det.modeling.rcnn.rpn import RankingRPN, RankingRPNHead
 from ranking_det.modeling.rcnn.sampling import NegativeCap, RandomSampler
 from ranking_det.modeling.yaml_keys import COMPONENTS, add_ranking_config
 
-__all__ = [name for name in globals() if not name.startswith("_")]
+__all__ = [name for name, value in globals().items() if callable(value)]

@@ -74,10 +74,9 @@ class DetectorInterface:
             A module that takes and gives what a Detectron2 model does.
 
         Raises:
-            ValueError: the model has no raw detections (see :class:`DenseDetectorWithTTA`), or
-                sizes that are none.
+            ValueError: the model cannot be augmented, or sizes that are none.
         """
-        return DenseDetectorWithTTA(self, min_sizes=min_sizes, max_size=max_size, flip=flip)
+        raise ValueError(f"model: {type(self).__name__} has no test-time augmentation")
 
 
 class DetectorAdapter(DetectorInterface):

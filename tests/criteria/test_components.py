@@ -6,6 +6,7 @@ from ranking_det.criteria import (
     CenternessWeight,
     Classification,
     Criterion,
+    Focal,
     HistoryBalance,
     IoUWeight,
     MagnitudeBalance,
@@ -206,3 +207,10 @@ def test_a_loss_of_ones_own_needs_no_options():
 
     losses = Criterion(classification=Hinge(9.0))(make(LABELS)).losses
     assert list(losses) == ["loss_cls", "loss_box"] and losses["loss_cls"] > 0
+
+
+def test_an_option_that_is_changed_later_counts():
+    loss, plain = Focal(), Focal(gamma=0.0)
+    loss.gamma = 0.0
+    assert torch.equal(loss(make(LABELS))["loss_cls"], plain(make(LABELS))["loss_cls"])
+    assert not torch.equal(Focal()(make(LABELS))["loss_cls"], plain(make(LABELS))["loss_cls"])

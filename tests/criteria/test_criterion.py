@@ -217,6 +217,13 @@ def changed(**fields):
             lambda: changed(masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))),
             "masks.index: expected int64 of shape .1,. on cpu, one entry per mask, got torch.int64",
         ),
+        *[
+            (
+                lambda rows=rows: changed(positives=torch.tensor(rows)),
+                "positives: expected the 4 rows whose label is a class, ascending, got torch.int64",
+            )
+            for rows in ([-1, 0, 1, 2], [0, 1, 2, 99])
+        ],
         (
             lambda: changed(masks=make_masks([0, 4])),
             "masks.index: expected positives 0..3, got 0 to 4",

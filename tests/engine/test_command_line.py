@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ranking_det.criteria import HistoryBalance
+from ranking_det.criteria import Criterion, HistoryBalance, RankSort
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.user_errors import UserError
@@ -273,16 +273,17 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
 def test_a_new_training_starts_its_criterion_afresh_and_an_evaluation_does_not(tmp_path):
     def build():
         model = torch.nn.Linear(2, 2)
-        model.criterion = HistoryBalance(period=9)
+        # By its class, whatever a detector calls it.
+        model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
         return model
 
     trained, model = build(), build()
-    trained.criterion.sums.fill_(7)
+    trained.loss.balance.sums.fill_(7)
     torch.save({"model": trained.state_dict()}, tmp_path / "model.pth")
     load_weights(model, str(tmp_path / "model.pth"), whole=False)
-    assert (model.weight == trained.weight).all() and (model.criterion.sums == 0).all()
+    assert (model.weight == trained.weight).all() and (model.loss.balance.sums == 0).all()
     load_weights(model, str(tmp_path / "model.pth"), whole=True)
-    assert (model.criterion.sums == 7).all()
+    assert (model.loss.balance.sums == 7).all()
 
 
 def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_path):

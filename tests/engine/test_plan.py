@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ranking_det.engine import main, run
 from ranking_det.engine.command import Command
 from ranking_det.engine.plan import make_plan
+from ranking_det.engine.run_config import load_config
 from ranking_det.user_errors import UserError
 from tests.engine.cases import shapes_environment
 
@@ -98,3 +100,8 @@ def test_it_finds_what_several_processes_would_each_complain_about(monkeypatch, 
     assert "the head has a branch, but the criterion" in capsys.readouterr().err
     with pytest.raises(UserError, match="the learning rate must be > 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
+
+
+def test_a_model_that_does_not_tell_its_classes_has_those_of_its_config():
+    config = load_config(LAZY, [])
+    assert config.num_classes(torch.nn.Linear(2, 2)) == config.nodes.model.num_classes == 12

@@ -253,4 +253,4 @@ def test_there_is_one_place_that_reads_weights():
     places = {
         path.name for path in PACKAGE.rglob("*.py") if readers.search(path.read_text("utf-8"))
     }
-    assert places == {"weight_files.py"}
+    assert places == {"safe_unpickling.py"}

@@ -33,7 +33,7 @@ def test_with_one_class_it_is_the_binary_cross_entropy():
     )
 
 
-def test_ignored_rows_may_be_infinite_and_no_row_gives_an_zero_loss():
+def test_ignored_rows_may_be_infinite_and_no_row_gives_a_zero_loss():
     logits = make().detach()
     logits[3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
     logits.requires_grad_()

@@ -292,9 +292,9 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="needs cls_agnostic_bbox_reg=True"):
         instantiate(cfg)
     for count in (2, 4):
-        with pytest.raises(ValueError, match=f"mask_heads: expected one of each.*got {count} for"):
+        with pytest.raises(ValueError, match=f"mask_heads: expected one of each.*got {count}"):
             build(count)
-    with pytest.raises(ValueError, match="mask_heads: expected one of each stage.*got 0 for 3"):
+    with pytest.raises(ValueError, match="mask_heads: expected one of each stage.*of 3, got 0"):
         build(3, mask_heads=None)
     cfg = load_masked_cascade().roi_heads
     cfg.mask_heads[2].num_classes = 5

@@ -14,6 +14,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
+from ranking_det.checks import check_that
 from ranking_det.layers import CARAFE
 
 
@@ -116,17 +117,12 @@ def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CA
 
 def _stages(shapes: dict[str, ShapeSpec], in_features: Sequence[str]) -> list[int]:
     """The base-2 logarithms of the features' strides."""
-    missing = [name for name in in_features if name not in shapes]
-    if missing or not in_features:
-        raise ValueError(
-            f"in_features: expected some of the bottom-up network's {', '.join(shapes)}, got "
-            f"{list(in_features)}"
-        )
+    known = bool(in_features) and set(in_features) <= set(shapes)
+    expected = f"some of the bottom-up network's {', '.join(shapes)}"
+    check_that(known, "in_features", expected, list(in_features))
     strides = [shapes[name].stride for name in in_features]
     stages = [stride.bit_length() - 1 for stride in strides]
-    if strides != [2 ** (stages[0] + i) for i in range(len(strides))]:
-        raise ValueError(
-            "in_features: expected strides that are powers of 2 and double from one feature to the "
-            f"next, got {dict(zip(in_features, strides, strict=True))}"
-        )
+    doubling = strides == [2 ** (stages[0] + i) for i in range(len(strides))]
+    expected = "strides that are powers of 2 and double from one feature to the next"
+    check_that(doubling, "in_features", expected, dict(zip(in_features, strides, strict=True)))
     return stages

@@ -28,6 +28,7 @@ from ranking_det.modeling.interface import DetectorInterface, Positives
 from ranking_det.modeling.part_checks import check_dense_parts
 from ranking_det.modeling.raw_detections import RawDetections
 from ranking_det.modeling.step_metrics import log_metrics
+from ranking_det.modeling.tta import DenseDetectorWithTTA
 from ranking_det.modeling.yaml_keys import build_node
 
 
@@ -132,6 +133,12 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
     def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
         """The anchor generator and box coder for features of these shapes; {} for one's own."""
         return {}
+
+    def augment_inference(
+        self, *, min_sizes: Sequence[int], max_size: int, flip: bool
+    ) -> nn.Module:
+        """Suppress the raw detections of all views together; see the base class."""
+        return DenseDetectorWithTTA(self, min_sizes=min_sizes, max_size=max_size, flip=flip)
 
     def forward_training(
         self,

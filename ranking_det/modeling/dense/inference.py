@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ranking_det.checks import check_at_least, check_choice, check_integer
+from ranking_det.checks import check_at_least, check_choice, check_entries, check_integer
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.raw_detections import RawDetections, keep_best
 from ranking_det.modeling.threshold_watch import count_boxes, count_detections
@@ -171,10 +171,6 @@ class DenseInference(nn.Module):
 def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
     """Scores (R_l, K) of a level with those of its branch; NaN becomes 0, which is no candidate."""
     if branch is not None:
-        if branch.shape != score.shape[:1]:
-            raise ValueError(
-                f"branch_logits: expected shape ({len(score)},), one entry per anchor, got "
-                f"{tuple(branch.shape)}"
-            )
+        check_entries("branch_logits", branch, score, "anchor")
         score = (score * branch.float().sigmoid()[:, None]).sqrt()
     return score.nan_to_num(nan=0.0)

@@ -12,6 +12,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
 from ranking_det import assigners
+from ranking_det.checks import check_that
 from ranking_det.components import build_component
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.mask_head import CascadeMaskHeads
@@ -65,19 +66,15 @@ class RankingCascadeROIHeads(StagedROIHeads):
         super().__init__(**shared)
         parts = [nn.ModuleList(p) for p in (box_heads, box_predictors, assigners, criteria)]
         counts = [len(modules) for modules in parts]
-        if len(set(counts)) > 1 or not counts[0]:
-            raise ValueError(
-                "box_heads, box_predictors, assigners and criteria: expected one of each for every "
-                f"stage, got {counts}"
-            )
+        names = "box_heads, box_predictors, assigners and criteria"
+        equal = len(set(counts)) == 1 and counts[0] > 0
+        check_that(equal, names, "one of each for every stage", counts)
         if any(predictor.bbox_pred.out_features != 4 for predictor in box_predictors):
             raise ValueError("box_predictors: a cascade needs cls_agnostic_bbox_reg=True")
         masks = list(mask_heads or ())
-        if self.mask_on and len(masks) not in (1, counts[0]):
-            raise ValueError(
-                "mask_heads: expected one of each stage, or one for the first stage, got "
-                f"{len(masks)} for {counts[0]} stages"
-            )
+        expected = f"one of each stage, or one for the first stage, of {counts[0]}"
+        fits = not self.mask_on or len(masks) in (1, counts[0])
+        check_that(fits, "mask_heads", expected, len(masks))
         # One alone stays as it is, for Detectron2's names in the state dict.
         mask_head = masks[0] if len(masks) == 1 else CascadeMaskHeads(masks)
         self._set_parts(*parts, mask_head=mask_head)

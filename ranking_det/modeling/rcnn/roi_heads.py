@@ -130,9 +130,7 @@ class StagedROIHeads(nn.Module):
                 raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
             check_stage_parts(*stage[1:], self.num_classes, self.continuous_label)
         if len({stage.predictor.softmax for stage in stages}) > 1:
-            raise ValueError(
-                "criteria: expected either softmax or sigmoid in all stages: logits are averaged"
-            )
+            raise ValueError("criteria: expected either softmax or sigmoid in all stages")
         if self.mask_on and stages[0].mask_head is None:
             raise ValueError("mask_head: expected one for mask_in_features, got None")
 

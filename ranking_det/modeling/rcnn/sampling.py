@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling.sampling import subsample_labels
 from torch import Tensor, nn
 
-from ranking_det.checks import check_at_least, check_integer
+from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.labels import BACKGROUND, IGNORE
 
 __all__ = ["NegativeCap", "RandomSampler"]
@@ -24,10 +24,8 @@ class RandomSampler(nn.Module):
         super().__init__()
         check_integer("size", size, 1)
         check_at_least("positive_fraction", positive_fraction, 0.0)
-        if positive_fraction > 1:
-            raise ValueError(
-                f"positive_fraction: expected a number of at most 1, got {positive_fraction!r}"
-            )
+        share = "a number of at most 1"
+        check_that(positive_fraction <= 1, "positive_fraction", share, positive_fraction)
         self.size = size
         self.positive_fraction = positive_fraction
 
