@@ -217,7 +217,7 @@ class RankDet(Classification):
     ) -> None:
         super().__init__(locals())
         for name in ("global_weight", "class_weight", "iou_weight"):
-            check_at_least(name, self.options[name], 0.0)
+            check_at_least(name, getattr(self, name), 0.0)
         if not (global_weight or class_weight or iou_weight):
             raise ValueError("global_weight, class_weight and iou_weight: all are 0")
 
@@ -235,9 +235,9 @@ class RankDet(Classification):
         scores = self._scores(candidates)
         class_scores = scores[rows, labels[rows]]
         losses = {}
-        names = ("negatives", "ratio", "distance", "reweight")
-        options = {name: self.options[name] for name in names}
-        options |= {"positives": rows, "image": image, "num_images": num_images}
+        options = {"negatives": self.negatives, "ratio": self.ratio, "distance": self.distance}
+        options |= {"reweight": self.reweight, "positives": rows}
+        options |= {"image": image, "num_images": num_images}
         if self.global_weight:
             # The class-specific loss of one class, which all objects are of.
             objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]

@@ -31,7 +31,6 @@ from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ def predict(plan: Plan) -> str:
     names, ids = extras.get("class_names"), extras.get("category_ids")
     if names is None:
         names, ids = config.class_names()
-    count = interface_of(plan.model).num_classes
+    count = config.num_classes(plan.model)
     if names is not None and count is not None and len(names) != count:
         names, ids = None, None  # those of a data set that the weights are not for
     if ids is None:
