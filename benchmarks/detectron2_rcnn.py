@@ -15,7 +15,7 @@ ALL = 10**6
 
 RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
 RPN_NUMBERS = ("pre_nms_topk", "post_nms_topk")
-OURS = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
+RANKING_ONLY = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
 
 
 def detectron2_rcnn(model: Any) -> Any:
@@ -36,7 +36,7 @@ def detectron2_rcnn(model: Any) -> Any:
         **_sample(rpn),
     )
     other.roi_heads = L(StandardROIHeads)(
-        **{name: heads[name] for name in heads if name not in OURS},
+        **{name: heads[name] for name in heads if name not in RANKING_ONLY},
         proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
         **_sample(heads),
     )

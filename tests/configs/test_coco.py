@@ -228,7 +228,10 @@ def check_balance(balance, row):
 
 
 def check_assigner(name, assigner):
-    """Low-quality matches: the ranking papers take the object's best anchors, PAA the anchor's best object."""
+    """Check the rule of low-quality matches.
+
+    In the ranking papers an object gets its best anchors; in PAA an anchor gets its best object.
+    """
     if isinstance(assigner, MaxIoU):
         assert assigner.low_quality == "object"
     if isinstance(assigner, (PAA, NormalizedPAA)):

@@ -233,10 +233,10 @@ def check_baseline(model, row):
     assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
     assert heads.box_predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
     kind, normalizer = (Focal, PositiveCount) if focal else (CrossEntropy, CandidateCount)
-    for criterion, ours in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
+    for criterion, giou in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
         assert isinstance(criterion.classification, kind)
         assert isinstance(criterion.normalizer, normalizer)
-        assert isinstance(criterion.localization[0], GIoU if ours else SmoothL1)
+        assert isinstance(criterion.localization[0], GIoU if giou else SmoothL1)
     if focal:
         assert heads.criterion.normalizer.momentum == 0
     assert heads.criterion.balance.weight == (2.0 if focal else 1.0 if row.masks else 10.0)
