@@ -89,21 +89,25 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
-    """Time and peak memory of focal and Rank & Sort loss at the mid stage."""
+    """Time the losses in turns at the mid stage, and measure the peak memory of each."""
     rows = []
     for positives, logits in cases:
-        for name in ("focal", "rank_sort", "ap"):
-            figures = in_fresh_process("mid", positives, logits, name, device)
-            if logits < 10**7:
-                problem = Problem("mid", positives, logits, device)
-                names = [name] if name == "focal" else ["focal", name]
-                figures["seconds"] = compare(problem, names, device, 5)[name]
-            rows.append({"positives": positives, "logits": logits, "loss": name} | figures)
-            print(
-                f"P {positives:>6,}  M {logits:>11,}  {name:<9} {figures['seconds'] * 1e3:9.1f} ms"
-                f"  extra {figures['extra'] / figures['logit_bytes']:.1f} times the logits",
-                flush=True,
-            )
+        names = ["focal", *RANKING]
+        problem = Problem("mid", positives, logits, device)
+        times = compare(problem, names, device, rounds=3 if logits >= 10**7 else 9)
+        del problem
+        memory = {
+            name: in_fresh_process("mid", positives, logits, name, device)["extra"]
+            for name in names
+        }
+        rows.append(
+            {"positives": positives, "logits": logits, "stage": "mid", "base": "focal"}
+            | {"seconds": times, "ratios": {name: times[name] / times["focal"] for name in RANKING}}
+            | {"extra_bytes": memory, "logit_bytes": 4 * logits}
+        )
+        print_row(rows[-1])
+        peaks = ", ".join(f"{name} {size / (4 * logits):.1f}" for name, size in memory.items())
+        print(f"  peak extra memory, times the logits': {peaks}", flush=True)
     return rows
 
 
@@ -167,27 +171,39 @@ def real(path: Path, device: str) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Time and peak memory over M and over P."""
+    """Draw time, as ratios to focal loss, and peak memory over M and over P."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    names = {"focal": "focal", "rank_sort": "Rank & Sort", "ap": "AP", "alrp": "aLRP"}
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
     for column, (key, axis, fixed) in enumerate(
-        [("logits", "logits M", "P = 500"), ("positives", "positives P", "M = 1,000,000")]
+        [
+            ("logits", "logits M", "500 positives"),
+            ("positives", "positives P", "1,000,000 logits"),
+        ]
     ):
-        for name in ("focal", "rank_sort", "ap"):
-            rows = [row for row in report[f"growth_in_{key}"] if row["loss"] == name]
-            x = [row[key] for row in rows]
-            axes[0, column].plot(x, [row["seconds"] for row in rows], "o-", label=name)
-            axes[1, column].plot(x, [row["extra"] / 2**20 for row in rows], "o-", label=name)
-        for row, label in ((0, "forward and backward, s"), (1, "peak extra memory, MiB")):
-            axes[row, column].set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            axes[row, column].set_title(fixed, fontsize=10)
-            axes[row, column].grid(alpha=0.3)
+        rows = report[f"growth_in_{key}"]
+        x = [row[key] for row in rows]
+        for name, label in names.items():
+            ratios = [row["seconds"][name] / row["seconds"]["focal"] for row in rows]
+            axes[0, column].plot(x, ratios, "o-", label=label)
+            sizes = [row["extra_bytes"][name] / 2**20 for row in rows]
+            axes[1, column].plot(x, sizes, "o-", label=label)
+        axes[0, column].set(ylabel="time, focal loss = 1")
+        axes[1, column].set(ylabel="peak extra memory, MiB")
+        for panel in axes[:, column]:
+            panel.set(xscale="log", yscale="log", xlabel=axis)
+            panel.set_title(fixed, fontsize=10)
+            panel.grid(alpha=0.3)
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("")
     axes[0, 0].legend()
-    figure.suptitle(f"{report['machine']['device']}, {report['machine']['threads']} threads")
+    machine = report["machine"]
+    title = f"Forward and backward, {machine['device']}, {machine['threads']} threads"
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)
 
 
