@@ -60,6 +60,9 @@ class PhotometricDistortion(T.Augmentation):
 
         Args:
             image: (H, W, 3), of any numeric type, values 0..255.
+
+        Returns:
+            The transform, whose image is float32.
         """
         steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
         if self._chosen():
@@ -108,6 +111,9 @@ class Expand(T.Augmentation):
 
         Args:
             image: (H, W, C), with as many channels as ``fill``.
+
+        Returns:
+            The padding, or no transform.
         """
         if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
@@ -155,9 +161,9 @@ class ColorPadTransform(T.PadTransform):
 class MinIoURandomCrop(T.Augmentation):
     """Crop a random window that has a minimum IoU with every box and contains a box centre.
 
-    It draws one of these with equal probability: the whole image; a minimum IoU from ``min_ious``,
-    which the window must have with *all* boxes; or no minimum. If none of 50 windows fits, it draws
-    again (SSD, section 2.2).
+    It draws one of these modes with equal probability (SSD, section 2.2): the whole image; no
+    minimum; and one mode for each of ``min_ious``, which the window's IoU with *all* boxes must
+    reach. If none of 50 windows fits, it draws another mode.
 
     Like all transforms, it shifts boxes but neither clips nor drops them. The mapper does that, and
     it must pass the boxes to the augmentation: :class:`ranking_det.data.mapper.BoxMapper` does,
@@ -191,6 +197,9 @@ class MinIoURandomCrop(T.Augmentation):
         Args:
             image: (H, W, C).
             boxes: (G, 4) XYXY in pixels of the image; G may be 0.
+
+        Returns:
+            The crop, or no transform.
 
         Raises:
             ValueError: the mapper does not pass the boxes.

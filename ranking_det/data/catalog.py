@@ -201,8 +201,8 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
     folder = json_file.parent.parent
     if not json_file.is_file():
         command = f"python -m ranking_det.data.shapes --root {folder.parent}"
-        remedy = f"make it with `{command} --variant {folder.name}`"
-        raise FileNotFoundError(f"data set {name!r} is not in {folder}: {remedy}")
+        remedy = f"generate it with `{command} --variant {folder.name}`"
+        raise FileNotFoundError(f"data set {name!r} is not in {folder}; {remedy}")
     return load_set(name)
 
 
@@ -221,6 +221,9 @@ def to_records(
     Returns:
         A dict per image, sorted by image id. For LVIS they have ``neg_category_ids`` and
         ``not_exhaustive_category_ids``, as in the file.
+
+    Raises:
+        UserError: a folder of images is not readable.
     """
     objects = defaultdict(list)
     for annotation in content["annotations"]:

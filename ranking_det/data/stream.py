@@ -1,7 +1,7 @@
 """Deterministic training data loader that resumes exactly at any iteration.
 
 A seed and a position determine every sample, including its order and its augmentation. Position p
-of the stream is sample p mod S of epoch p div S, for S images that are shuffled anew each epoch.
+of the stream is sample p mod S of epoch p div S, for S images that are shuffled in each epoch.
 Iteration i with B images takes the positions i B to i B + B - 1, for any number of processes and
 data loading workers. So a run that resumes at an iteration sees the same samples as an
 uninterrupted run.

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         example = EXAMPLE.format(**names)
         command = commands.add_parser(rules, help=text, description=text, epilog=example, **options)
         for flag, meaning in (
-            ("--ground-truth", f"annotation file, a {rules.upper()} JSON"),
+            ("--ground-truth", f"annotation file in {rules.upper()}'s format"),
             ("--results", "detections in COCO's result format"),
         ):
             command.add_argument(flag, required=True, metavar="FILE", help=meaning)

@@ -127,6 +127,9 @@ def describe(content: Mapping[str, Any]) -> str:
 
     Args:
         content: the content of an annotation file.
+
+    Returns:
+        The text: format, images, objects, crowds, categories.
     """
     count, lvis = len(content["categories"]), reader.is_lvis(content["images"])
     name = LVIS_VERSIONS.get(count, "LVIS format") if lvis else "COCO format"

@@ -98,6 +98,9 @@ def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
         rules: "coco" or "lvis".
         name: the name of the argument or flag in messages.
 
+    Returns:
+        The number.
+
     Raises:
         UserError: the number is out of range.
     """
@@ -132,6 +135,9 @@ def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
     Args:
         results: the content of a result file.
         max_dets: maximum number of results per image, >= 1.
+
+    Returns:
+        The results, grouped by image.
     """
     of_image: dict[int, list[Result]] = defaultdict(list)
     for result in results:
@@ -153,6 +159,9 @@ def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> li
     Args:
         ground_truth: the content of an LVIS annotation file.
         results: the content of a result file.
+
+    Returns:
+        The results, in their order.
     """
     pairs = {(a["image_id"], a["category_id"]) for a in ground_truth["annotations"]}
     for image in ground_truth["images"]:

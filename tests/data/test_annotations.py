@@ -218,7 +218,7 @@ def test_a_broken_image_is_a_fault(write):
             read_annotations(path, images)
 
 
-def test_the_image_size_is_that_after_the_exif_rotation(write):
+def test_the_exif_rotation_is_applied_before_the_image_size_is_checked(write):
     path, images = write(valid())
     exif = Image.Exif()
     exif[0x0112] = 6

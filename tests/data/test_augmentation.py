@@ -407,7 +407,7 @@ def test_a_crop_has_the_minimum_iou_with_crowds_too(tmp_path, monkeypatch):
     assert all(labels in ([], [0]) for labels in classes) and [0] in classes
 
 
-def test_detectron2s_mapper_accepts_float_images_with_masks_too(tmp_path):
+def test_detectron2s_mapper_and_boxmapper_accept_float_images_and_masks(tmp_path):
     item = write(tmp_path, [(10, 10, 60, 50)])
     item["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 50, 10, 50]]
     chain = [PhotometricDistortion(), Expand(MEAN), T.Resize((64, 64)), T.RandomFlip()]

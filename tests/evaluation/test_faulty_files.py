@@ -131,7 +131,7 @@ FAULTS = {
         edit("images", 0, id=2**63),
         "'id': expected below 2**53, got 922337",
     ),
-    "an image without width": (
+    "an image of width 0": (
         GT,
         edit("images", 0, width=0),
         "'width': expected 1 to 65535, got 0",

@@ -1,7 +1,7 @@
 """Rules for the entries of COCO and LVIS JSON: categories, images, annotations and results.
 
-A rule is a function of one entry and of what is known about its file (:data:`Rule`). It yields the
-faults that it finds. :mod:`ranking_det.data.coco_json.reader` says which rules a profile applies.
+All rules have the same arguments, an entry and what is known about its file, and return its faults;
+see :data:`Rule`. :mod:`ranking_det.data.coco_json.reader` says which rules a profile applies.
 
 The formats are those of https://cocodataset.org/#format-data, https://cocodataset.org/#format-results
 and https://www.lvisdataset.org/dataset.
@@ -140,9 +140,15 @@ class Context:
 
 
 Rule = Callable[[Entry, Context], Iterable[Fault]]
-"""A rule: its arguments are an entry, whose fields have the right types, and its file's context.
+"""A rule for entries of one section.
 
-It returns the faults of the entry, none if the entry is right.
+Args:
+    entry: a category, an image, an annotation or a result, whose required fields have the right
+        types.
+    context: what is known about its file. Some rules add to it.
+
+Returns:
+    The faults of the entry, none if it is right.
 """
 
 
@@ -168,7 +174,7 @@ def type_faults(entry: Any, fields: Mapping[str, type]) -> list[Fault]:
 
 
 def unique_id(entry: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: no two entries of a section have the same id."""
+    """Check that no two entries of a section have the same id."""
     if entry["id"] in context.ids:
         text = f"another {_NOUNS[context.section]} has the id {entry['id']}"
         yield Fault("duplicate id", text)
@@ -176,13 +182,13 @@ def unique_id(entry: Entry, context: Context) -> Iterator[Fault]:
 
 
 def exact_id(entry: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: an id is exact as a float, because evaluation libraries keep ids as floats."""
+    """Check that an id is exact as a float, because evaluation libraries keep ids as floats."""
     if abs(entry["id"]) >= MAX_ID:
         yield Fault("wrong value", f"'id': expected below 2**53, got {show(entry['id'])}")
 
 
 def distinct_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the name of a category is unique and not only white space."""
+    """Check that the name of a category is unique and not only white space."""
     name = category["name"]
     if not name.strip():
         yield Fault("empty name", f"'name': expected more than white space, got {show(name)}")
@@ -193,7 +199,7 @@ def distinct_name(category: Entry, context: Context) -> Iterator[Fault]:
 
 
 def encodable_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the name of a category can be written as UTF-8.
+    """Check that the name of a category can be written as UTF-8.
 
     JSON may hold one half of a UTF-16 surrogate pair, which cannot.
     """
@@ -205,14 +211,14 @@ def encodable_name(category: Entry, context: Context) -> Iterator[Fault]:
 
 
 def frequency(category: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: LVIS's frequency of a category is r(are), c(ommon) or f(requent)."""
+    """Check that LVIS's frequency of a category is r(are), c(ommon) or f(requent)."""
     if context.lvis and category["frequency"] not in ("r", "c", "f"):
         text = f"'frequency': expected 'r', 'c' or 'f', got {show(category['frequency'])}"
         yield Fault("wrong value", text)
 
 
 def sides(image: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: width and height are possible sizes of an image file."""
+    """Check that the width and the height are possible for an image file."""
     for key in ("width", "height"):
         if not 1 <= image[key] <= MAX_SIDE:
             text = f"{key!r}: expected 1 to {MAX_SIDE}, got {show(image[key])}"
@@ -220,7 +226,7 @@ def sides(image: Entry, context: Context) -> Iterator[Fault]:
 
 
 def federated_lists(image: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: LVIS's two lists of an image hold ids of categories."""
+    """Check that LVIS's ``neg_`` and ``not_exhaustive_category_ids`` hold ids of categories."""
     for key in LVIS_LISTS:
         for identity in image.get(key) or ():
             if type(identity) is not int or identity not in context.categories:
@@ -229,12 +235,12 @@ def federated_lists(image: Entry, context: Context) -> Iterator[Fault]:
 
 
 def evaluated_lists(image: Entry, context: Context) -> Iterable[Fault]:
-    """Rule: as ``federated_lists``, but for LVIS's rules only, as COCO's do not use the lists."""
+    """Check LVIS's lists if LVIS's rules evaluate; COCO's rules do not use them."""
     return federated_lists(image, context) if context.lvis else ()
 
 
 def image_name(image: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: an image has a file name or a URL."""
+    """Check that an image has a file name or a URL."""
     names = {key: image.get(key) for key in ("file_name", "coco_url")}
     if all(name is None for name in names.values()):
         yield Fault("missing key", "has no 'file_name' (nor LVIS's 'coco_url')")
@@ -284,7 +290,7 @@ def _header_faults(path: str, image: Entry) -> Iterator[Fault]:
 
 
 def references(entry: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the image and the category of an annotation or a result exist."""
+    """Check that the image and the category of an annotation or a result exist."""
     tables = ("image", "an image", context.sizes), ("category", "a category", context.categories)
     for noun, phrase, table in tables:
         identity = entry[f"{noun}_id"]
@@ -294,7 +300,7 @@ def references(entry: Entry, context: Context) -> Iterator[Fault]:
 
 
 def box_numbers(entry: Entry, context: Context) -> list[Fault]:
-    """Rule: a box is four finite numbers x, y, width, height."""
+    """Check that a box is four finite numbers x, y, width, height."""
     box = entry["bbox"]
     if len(box) != 4 or any(type(value) not in NUMBERS for value in box):
         text = f"'bbox': expected 4 numbers x, y, width, height, got {show(box)}"
@@ -305,7 +311,7 @@ def box_numbers(entry: Entry, context: Context) -> list[Fault]:
 
 
 def box_not_negative(annotation: Entry, context: Context) -> list[Fault]:
-    """Rule: a box for evaluation has no negative side. It may lie anywhere and have no area."""
+    """Check that a box for evaluation has no negative side; it may lie outside or have no area."""
     faults = box_numbers(annotation, context)
     if not faults and min(annotation["bbox"][2:]) < 0:
         text = f"'bbox': expected width and height of at least 0, got {annotation['bbox']}"
@@ -314,7 +320,7 @@ def box_not_negative(annotation: Entry, context: Context) -> list[Fault]:
 
 
 def box_inside(annotation: Entry, context: Context) -> list[Fault]:
-    """Rule: a box for training has an area and lies inside its image, up to a pixel."""
+    """Check that a box for training has an area and lies inside its image, up to a pixel."""
     faults = box_numbers(annotation, context)
     if faults:
         return faults
@@ -336,13 +342,13 @@ def box_inside(annotation: Entry, context: Context) -> list[Fault]:
 
 
 def segmentation(annotation: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the mask of an annotation, if there is one, can be drawn."""
+    """Check that the mask of an annotation, if there is one, can be drawn."""
     if annotation.get("segmentation") and context.masks:
         yield from _mask_faults(annotation, context)
 
 
 def result_segmentation(result: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the mask of a result is a compressed RLE."""
+    """Check that the mask of a result is a compressed RLE."""
     mask = result["segmentation"]
     faults = list(_mask_faults(result, context))
     if not faults and type(mask["counts"]) is not str:
@@ -352,7 +358,7 @@ def result_segmentation(result: Entry, context: Context) -> Iterator[Fault]:
 
 
 def optional_values(annotation: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: the optional fields of an annotation have values that evaluations accept."""
+    """Check that ``iscrowd``, ``ignore`` and ``area`` have values that evaluations accept."""
     if annotation.get("iscrowd", 0) not in (0, 1):
         yield Fault("wrong value", f"'iscrowd': expected 0 or 1, got {show(annotation['iscrowd'])}")
     if annotation.get("ignore"):
@@ -365,7 +371,7 @@ def optional_values(annotation: Entry, context: Context) -> Iterator[Fault]:
 
 
 def score(result: Entry, context: Context) -> Iterator[Fault]:
-    """Rule: a result has a finite score."""
+    """Check that a result has a finite score."""
     if "score" not in result:
         yield Fault("missing key", "has no 'score'")
     elif type(result["score"]) not in NUMBERS or not is_finite([result["score"]]):
