@@ -2,8 +2,8 @@
 
 AP, aLRP and Rank & Sort Loss need two sums over pairs: for each positive i the false positives
 FP(i) = sum over the negatives n of H(s_n - s_i), and for each negative n its gradient, the sum over
-i of w_i H(s_n - s_i). H is the smoothed step of AP Loss (Chen et al., CVPR 2019, eq. 6):
-H(x) = clip(x / (2 delta) + 1/2, 0, 1). No P x M matrix is made, and the sums are exact.
+i of w_i H(s_n - s_i), with the smoothed step H(x) = clip(x / (2 delta) + 1/2, 0, 1) of
+:func:`ranking_det.losses.kernels.ramps.step`. No P x M matrix is made, and the sums are exact.
 
 Worked example: five logits, two positives (P), three negatives (n), delta = 1. Seen from a negative
 at x, the step of the positive s rises from s - delta to s + delta, its two *breakpoints*. The 2P

@@ -1,10 +1,10 @@
 """P smoothed steps as one piecewise-linear function, and exact sums of it.
 
-H(x) = clip(x / (2 delta) + 1/2, 0, 1), and [x >= 0] for delta = 0 (AP Loss, Chen et al., CVPR 2019,
-eq. 6). As functions of a logit x, the P steps H(x - s_i) bend only at the 2P breakpoints
-s_i - delta and s_i + delta. Between two breakpoints every weighted sum of the steps is linear in x.
-A sum over many x therefore needs only their number (*mass*) and their sum (*moment*) in each of the
-K = 2P + 1 intervals. An x in interval k is at or above exactly k breakpoints.
+H(x) = clip(x / (2 delta) + 1/2, 0, 1), and [x >= 0] for delta = 0. As functions of a logit x, the P
+steps H(x - s_i) bend only at the 2P breakpoints s_i - delta and s_i + delta. Between two of them
+every weighted sum of the steps is linear in x. A sum over many x therefore needs only their number
+(*mass*) and their sum (*moment*) in each of the K = 2P + 1 intervals. An x in interval k is at or
+above exactly k breakpoints.
 
 Worked example: the steps of the two logits s = 1.5 and s = 0 with delta = 1, summed over the three
 x = 2, .7 and -2 (the figure is in :mod:`ranking_det.losses.kernels.interval_sums`)::
@@ -52,7 +52,8 @@ from torch import Tensor
 def step(x: Tensor, delta: float) -> Tensor:
     """Smoothed unit step H(x) = clip(x / (2 delta) + 1/2, 0, 1), computed in place.
 
-    The source is AP Loss (Chen et al., CVPR 2019, eq. 6), with the 1/2 that its text implies.
+    The step of AP Loss (Chen et al., CVPR 2019), printed as eq. 6 of Xu et al., CVPR 2022. Unlike
+    the paper's eq. 6, H adds the 1/2 that the text implies: without it H would jump at +-delta.
 
     Args:
         x: float of any shape, differences of logits; overwritten if delta > 0.
