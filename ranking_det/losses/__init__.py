@@ -1,6 +1,6 @@
 """Ranking losses as plain functions of logits, for any detector; they need torch only.
 
-Functions, each of which computes its own gradient:
+Each function computes a scalar (or a named tuple of scalars) with gradient:
 
 - :func:`rank_sort_loss`: Rank & Sort Loss (ICCV 2021).
 - :func:`ap_loss`: AP Loss (CVPR 2019), with the distance functions and balance constants that the

@@ -1,4 +1,4 @@
-"""ALRP Loss: a Ranking-based, Balanced Loss (Oksuz, Cam, Akbas and Kalkan, NeurIPS 2020)."""
+"""Average Localisation-Recall-Precision (aLRP) Loss (Oksuz et al., NeurIPS 2020)."""
 
 from typing import NamedTuple
 

@@ -86,10 +86,16 @@ def mean_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) ->
 def weighted_mean(
     errors: Tensor, weights: Tensor, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """The mean of errors (P,) by weights (P,), over the workers of ``group``.
+    """Compute the weighted mean of errors over the workers of ``group``: sum(w e) / sum(w).
 
-    The gradient is this worker's part of that of the whole. Weights that sum to less than 1e-10
-    give 0, attached to the errors.
+    Args:
+        errors: (P,) float, this worker's errors, with gradient.
+        weights: (P,) float >= 0, one weight for each error.
+        group: the workers; None for this worker only.
+
+    Returns:
+        A scalar, the mean over all workers, with this worker's part of the gradient of the whole.
+        A zero attached to the errors if the weights sum to less than 1e-10.
     """
     local = torch.stack([(weights * errors).sum(), weights.sum()])
     total = sum_over_workers(local.detach().clone(), group)
@@ -99,9 +105,17 @@ def weighted_mean(
 
 
 def undo_average(loss: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The same value with a gradient that DistributedDataParallel's average over ``group`` undoes.
+    """Multiply the gradient of a loss by the number of workers, and keep its value.
 
-    For a loss over all its workers: the average is to be the gradient of the whole, not 1/W of it.
+    DistributedDataParallel averages gradients over the W workers. A loss that already is that of
+    all workers would train with 1 / W of its gradient; this cancels the average.
+
+    Args:
+        loss: scalar, a loss over all workers of ``group``.
+        group: the workers; None for this worker only, which changes nothing.
+
+    Returns:
+        A scalar of the same value.
     """
     if group is None:
         return loss

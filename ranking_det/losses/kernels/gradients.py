@@ -68,8 +68,8 @@ class _AttachGradients(torch.autograd.Function):
         # Autograd records the backward pass only with create_graph=True.
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "create_graph: expected False, as this loss is differentiable once: its gradient "
-                "is assigned and has no derivative"
+                "create_graph: expected False, got True; this loss is differentiable only once, "
+                "because its gradient is assigned and has no derivative"
             )
         # Read once: activation checkpointing recomputes the tensors and frees them after one read.
         saved, count = ctx.saved_tensors, len(incoming)

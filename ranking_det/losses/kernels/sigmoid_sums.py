@@ -209,7 +209,11 @@ class SigmoidSums:
         return (ones + poison)[self._back], (softplus + poison)[self._back]
 
     def row_blocks(self) -> list[slice]:
-        """Return blocks of positives for :meth:`pairs`, of bounded memory."""
+        """List blocks of positives for :meth:`pairs`, so that memory stays bounded.
+
+        Returns:
+            Slices that cover 0..P.
+        """
         return list(blocks(len(self._scores), len(self._scores), constants.PAIRS))
 
     def pairs(self, rows: slice) -> Pairs:
