@@ -51,8 +51,8 @@ def ap_loss(
         lam: slope of the sigmoid, > 0.
         balance: the constant, "rank" (rank of i among all entries, eq. 7) or "negatives" (number of
             negatives with d > -margin, at least 1; appendix eq. 5 with T = -margin). Unlike the
-            paper, whose text has T > 0, a negative a little below the positive counts, as in the
-            paper's code.
+            paper, which prints T > 0, this counts negatives that are a little below the positive:
+            the paper's code does so too.
         margin: see ``balance``, in logits, >= 0.
         self_count: the amount that i adds to its own rank, > 0: 1 in AP Loss, while H(0) is 1/2.
         max_negatives: rank only this many negatives of each worker, those of the highest logits;

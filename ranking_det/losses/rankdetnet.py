@@ -83,8 +83,8 @@ def class_specific_ranking_loss(
     """Rank the positives of each class above all other rows, in the channel of that class.
 
     For each class c with a positive: the global ranking loss in channel c, between the positives of
-    c and negatives mined from all other rows (eq. 4 and 5). The loss is the sum over the classes,
-    and over the images, each of which is ranked alone.
+    c and negatives mined from all other rows (eq. 4 and 5). Each image is ranked alone, and the
+    loss is the sum over classes and images.
 
     O(R) time for each pair of an image and a class with a positive, without a loop over classes.
     Memory for the gradient, O(R K), and for one block of scores. The host waits for a GPU once,

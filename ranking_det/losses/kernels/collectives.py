@@ -99,8 +99,8 @@ def weighted_mean(
     """
     local = torch.stack([(weights * errors).sum(), weights.sum()])
     total = sum_over_workers(local.detach().clone(), group)
-    nothing = total[1] < constants.WEIGHTS_EPSILON
-    denominator = torch.where(nothing, torch.ones_like(total[1]), total[1])
+    no_weight = total[1] < constants.WEIGHTS_EPSILON
+    denominator = torch.where(no_weight, torch.ones_like(total[1]), total[1])
     return (local[0] + (total[0] - local[0]).detach()) / denominator
 
 

@@ -5,7 +5,7 @@ value, which does not exist or is 0 almost everywhere, but is computed along wit
 backward it is multiplied by the gradient that arrives at the value, as a derivative would be.
 
 Worked example: the ranking error of Rank & Sort Loss with the hard step [x >= 0], on five logits
-of which P are positive and n negative::
+where P marks the positives and n the negatives::
 
     logit               2      1.5     .7      0      -2
                         n       P       n      P       n
@@ -132,7 +132,7 @@ def exact_arithmetic(logits: Tensor) -> Iterator[None]:
     """Disable autograd and autocast while values and gradients are computed.
 
     Args:
-        logits: float tensor on the device whose autocast is disabled.
+        logits: float tensor; autocast is disabled for its device type.
 
     Yields:
         None.

@@ -35,7 +35,8 @@ With the weights 1 for the positive 1.5 and 10 for the positive 0, the negative 
 A binary search in the breakpoints finds the interval of a logit. On two CPU cores the search for
 all logits costs as much as a whole focal loss. A uniform *grid* therefore answers for nearly all
 logits: a cell without a breakpoint lies in one interval, so only logits in a cell with one (a star
-above) are searched. In the example that is only .7: 2 is in cell 7, and cell 7 is in interval 3.
+above) are searched. Among the negatives that is only .7: 2 is in cell 7, and cell 7 is in interval
+3. (The figure has 10 cells; the code makes 64 or more, at most 32,768.)
 Without the grid, AP Loss takes 1.9 times as long, forward and backward (1,000 positives, 1,000,000
 logits in the middle of a training, one thread of an Intel Xeon).
 

@@ -70,8 +70,8 @@ def gather_ranked_logits(
     # MPS has no float64.
     device = torch.device("cpu") if logits.device.type == "mps" else logits.device
     logits, positives = logits.to(device), positives.to(device)
-    known = [logits[positives], *columns]
-    packed = torch.stack([column.detach().to(device).double() for column in known], dim=1)
+    fields = [logits[positives], *columns]
+    packed = torch.stack([field.detach().to(device).double() for field in fields], dim=1)
     rows, local = gather_positives(packed, group)
     if len(rows) == 0:
         return None

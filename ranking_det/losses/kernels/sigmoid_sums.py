@@ -43,7 +43,7 @@ from ranking_det.row_blocks import blocks
 
 # The published AP and APE losses leave out pairs with a lower x.
 CUTOFF = -4.0
-# With a lower cut-off the sums are in double precision: single precision has no such sigmoid.
+# With a lower cut-off the sums are in double precision: in single precision sigmoids underflow.
 FAR = -60.0
 # Pairs with a lower x are always left out: their sigmoid is below 1e-260.
 LOWEST = -600.0
