@@ -1,4 +1,4 @@
-"""The loops that the benchmark compares with are the losses that it says."""
+"""The loop baselines of the benchmark compute the same losses."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from benchmarks.loss_problems import Problem
 
 @pytest.mark.parametrize("stage", ["init", "mid", "late"])
 @pytest.mark.parametrize("name", ["rank_sort", "ape"])
-def test_a_loop_has_the_gradient_of_its_loss(name, stage):
+def test_a_loop_baseline_has_the_gradient_of_its_loss(name, stage):
     problem = Problem(stage, 40, 2000, "cpu")
     problem.run(name)
     expected = problem.logits.grad
