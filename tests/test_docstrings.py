@@ -122,7 +122,7 @@ def returns_a_value(node):
 
 
 def raises(node):
-    """Whether a function raises by itself or calls a check that does."""
+    """Return whether a function contains a raise or calls a check."""
     for child in ast.walk(node):
         if isinstance(child, ast.Raise):
             return True

@@ -17,8 +17,7 @@ from ranking_det.criteria.step_counter import StepCounter
 from ranking_det.losses.kernels.collectives import sum_over_workers, workers_of
 
 SCALE = 4096.0
-"""Factor of the loss while the norm of a float16 gradient is computed, so that it does not
-underflow."""
+"""Factor of the loss while a gradient is computed: float16 gradients would underflow without it."""
 
 
 def ratio_or_one(above: Tensor, below: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class CriterionBase(nn.Module):
 
     @property
     def uses_continuous_labels(self) -> bool:
-        """Whether the criteria use the candidates' continuous labels."""
+        """Whether all criteria use the candidates' continuous labels."""
         return all(one.classification.uses_continuous_labels for one in self.criteria)
 
     @property
@@ -100,7 +100,7 @@ class Criterion(CriterionBase):
         instance_weight: the weights of the localisation errors; see
             :mod:`ranking_det.criteria.instance_weights`. None for
             :class:`ranking_det.criteria.ScoreWeight`.
-        balance: the task balance, for tasks without a balance attribute (tasks on masks have one);
+        balance: the task balance, for tasks that have no balance of their own (tasks on masks do);
             see :mod:`ranking_det.criteria.balance`. None for
             :class:`ranking_det.criteria.ValueBalance`.
         normalizer: the divisor of a classification loss that is a sum; see

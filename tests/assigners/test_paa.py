@@ -38,7 +38,7 @@ class FirstLogit(Assigner):
 
 
 def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
-    """Images with objects, and predictions of about the quality of half the training."""
+    """Images with objects, and predictions of about the quality of a half-trained model."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, scales, jitter=generator) for stride in (8, 16, 32)]
     boxes = [random_boxes(count, 64, generator) for count in counts]
@@ -324,7 +324,9 @@ def test_wrong_arguments_are_named_in_the_error(assigner):
         ValueError, match="single_candidate: expected one of positive, none, got 'x'"
     ):
         assigner(single_candidate="x")
-    with pytest.raises(ValueError, match=f"which {assigner.__name__} needs, got None"):
+    with pytest.raises(
+        ValueError, match=f"predictions: expected .*, which {assigner.__name__} needs, got N"
+    ):
         assigner()(anchors, boxes, classes, valid)
     rows = len(valid)
     for wrong in (
