@@ -153,9 +153,15 @@ def test_focal_of_only_ignored_rows_is_a_zero_attached_to_the_graph():
         ({"gamma": -1.0}, "gamma: expected a finite number of at least 0, got -1.0"),
         ({"gamma": math.nan}, "gamma: expected a finite number of at least 0, got nan"),
         ({"logits": torch.zeros(3)}, r"logits: expected a float tensor \(R, K\), got .*\(3,\)"),
-        ({"labels": torch.tensor([0, 3])}, r"labels: expected a class below 3, .* got 0 to 3"),
-        ({"labels": torch.tensor([0, -3])}, "labels: expected a class below 3, .* got -3 to 0"),
-        ({"labels": torch.zeros(2)}, r"labels: expected int64 of shape \(2,\)"),
+        (
+            {"labels": torch.tensor([0, 3])},
+            r"labels: expected a class below 3, .* got labels from 0 to 3",
+        ),
+        (
+            {"labels": torch.tensor([0, -3])},
+            "labels: expected a class below 3, .* got labels from -3 to 0",
+        ),
+        ({"labels": torch.zeros(2)}, r"labels: expected an int64 tensor of shape \(2,\)"),
     ],
 )
 def test_bad_arguments_of_focal_are_refused_with_the_expected_and_the_given_value(change, message):

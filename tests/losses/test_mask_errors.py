@@ -32,7 +32,7 @@ def test_cross_entropy_is_the_mean_over_the_pixels():
     p = logits.detach().double().sigmoid()
     expected = -torch.where(targets > 0, p, 1 - p).log().flatten(1).mean(1).float()
     torch.testing.assert_close(mask_cross_entropies(logits.detach(), targets), expected)
-    with pytest.raises(ValueError, match=r"masks: expected masks of the shape of logits"):
+    with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         mask_cross_entropies(logits, targets[:3])
 
 
@@ -54,5 +54,5 @@ def test_half_precision_is_computed_in_single_precision():
 
 def test_masks_and_logits_of_different_shapes_are_refused():
     logits, targets = make()
-    with pytest.raises(ValueError, match=r"masks: expected masks of the shape of logits"):
+    with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         dice_errors(logits, targets[:3])

@@ -271,11 +271,20 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(2, 4)}, r"logits: expected .* one dimension, got .*\(2, 4\)"),
-        ({"logits": torch.zeros(8, dtype=torch.int64)}, "logits: expected a float tensor"),
-        ({"positives": torch.tensor([1.0, 2, 3, 5])}, "positives: expected int64"),
+        (
+            {"logits": torch.zeros(2, 4)},
+            r"logits: expected a one-dimensional float tensor, got .*\(2, 4\)",
+        ),
+        (
+            {"logits": torch.zeros(8, dtype=torch.int64)},
+            "logits: expected a one-dimensional float tensor",
+        ),
+        (
+            {"positives": torch.tensor([1.0, 2, 3, 5])},
+            "positives: expected a one-dimensional int64",
+        ),
         ({"positives": torch.tensor([1, 2, 3, 8])}, r"positives: expected indices in \[0, 8\)"),
-        ({"positives": torch.tensor([-1, 2, 3, 5])}, "got -1 to 5"),
+        ({"positives": torch.tensor([-1, 2, 3, 5])}, "got indices from -1 to 5"),
         ({"positives": torch.tensor([1, 2, 2, 5])}, "positives: expected unique"),
         (
             {"quality": torch.zeros(3)},
@@ -285,7 +294,7 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
         ({"quality": torch.tensor([0.1, 0.2, 0.3, math.nan])}, "quality: expected values"),
         (
             {"quality": torch.zeros(4, device="meta")},
-            "quality: expected a float of shape .4,. on cpu",
+            "quality: expected a float tensor of shape .4,. on cpu",
         ),
         ({"delta": -0.5}, "delta: expected a finite number of at least 0, got -0.5"),
     ],

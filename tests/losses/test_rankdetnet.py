@@ -173,7 +173,10 @@ def test_published_example_of_the_iou_guided_loss_matches_to_the_printed_digits(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: global_ranking_loss(torch.ones(2, 2), torch.ones(2)), "foreground: expected a fl"),
+        (
+            lambda: global_ranking_loss(torch.ones(2, 2), torch.ones(2)),
+            "foreground: expected a one",
+        ),
         (
             lambda: global_ranking_loss(torch.ones(2), torch.ones(2), distance="step"),
             "distance: ex",
@@ -181,7 +184,7 @@ def test_published_example_of_the_iou_guided_loss_matches_to_the_printed_digits(
         (lambda: class_specific_ranking_loss(torch.ones(3), torch.ones(3).long()), "scores: expec"),
         (
             lambda: class_specific_ranking_loss(torch.ones(3, 2), torch.ones(3)),
-            "labels: expected i",
+            "labels: expected an i",
         ),
         (
             lambda: class_specific_ranking_loss(torch.ones(3, 2), torch.full((3,), 2)),
@@ -202,11 +205,11 @@ def test_published_example_of_the_iou_guided_loss_matches_to_the_printed_digits(
         (lambda: group_negatives(torch.ones(3), 0), "groups: expected an integer of at least"),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(2), torch.ones(2)),
-            "groups: expected int64",
+            "groups: expected an int64",
         ),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(3), torch.ones(2).long()),
-            "ious: expected a float of shape .2,. on cpu, one entry per score",
+            "ious: expected a float tensor of shape .2,. on cpu, one entry per score",
         ),
         (
             lambda: iou_guided_ranking_loss(

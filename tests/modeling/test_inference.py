@@ -299,6 +299,6 @@ def test_a_wrong_option_is_named(options, message):
 def test_a_branch_of_another_shape_is_refused():
     *levels, branch = dense()
     with pytest.raises(
-        ValueError, match=r"branch_logits: expected a float of shape \(60,\).*\(60, 1\)"
+        ValueError, match=r"branch_logits: expected a float tensor of shape \(60,\).*\(60, 1\)"
     ):
         DenseInference().propose(*levels, decode, [level[:, None] for level in branch])
