@@ -131,9 +131,9 @@ class AnchorCandidates:
         Returns:
             Per image the anchors of its positives, and the object to which each is matched.
         """
-        pyramid = _without_memory(backbone, images.tensor)
+        pyramid = _call_without_buffer_updates(backbone, images.tensor)
         features = [pyramid[name] for name in in_features]
-        predictions = MapPredictions(*_without_memory(head, features))
+        predictions = MapPredictions(*_call_without_buffer_updates(head, features))
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
         anchors, positives, first = torch.cat(levels), [], 0
@@ -199,7 +199,7 @@ class AnchorCandidates:
         return self.box2box_transform.apply_deltas(outputs, anchors)
 
 
-def _without_memory(module: nn.Module, inputs: Any) -> Any:
+def _call_without_buffer_updates(module: nn.Module, inputs: Any) -> Any:
     """Call a module on copies of its buffers, so that running statistics do not change."""
     copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return torch.func.functional_call(module, copies, (inputs,))

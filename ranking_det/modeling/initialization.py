@@ -6,7 +6,9 @@ import math
 
 
 def prior_logit(prior_prob: float) -> float:
-    """Compute the initial bias of a logit from a prior probability (RetinaNet, section 4.1).
+    """Compute the initial bias of a logit from a prior probability.
+
+    See RetinaNet (Lin et al., ICCV 2017, section 4.1).
 
     Args:
         prior_prob: the initial score, sigmoid(bias), in (0, 1).

@@ -74,7 +74,7 @@ class DenseDetectorWithTTA(nn.Module):
         return detector_postprocess(self.model.inference.suppress(merged, size), *size)
 
     def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Complete the inputs by ``image`` on the CPU, ``height`` and ``width``."""
+        """Add a missing ``image``, ``height`` or ``width``, and move the image to the CPU."""
         image = inputs.get("image")
         if image is None:
             pixels = read_image(inputs["file_name"], format=self.model.input_format)

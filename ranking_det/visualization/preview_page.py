@@ -20,8 +20,7 @@ DPI = 100
 LONG_SIDE = 900
 """Minimum length of the drawn image's longer side, in pixels."""
 
-# In pixels: MARGIN for text, above and below the image each; SIDE_MARGIN for the edges of boxes,
-# left and right of it together.
+# Pixels for text above and below the image each, and for edges of boxes left and right together.
 MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"

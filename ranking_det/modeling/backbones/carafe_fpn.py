@@ -76,10 +76,10 @@ class CARAFEFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Number to a multiple of which images are padded: the stride of the last feature.
+        """Images are padded to a multiple of this number, the stride of the last feature.
 
         It is 32 for C5, as in Detectron2's FPN and in the papers. Only the upsampled extra level
-        may need cropping then; padding to twice this number would avoid it.
+        may need cropping then; padding to a multiple of twice this number would avoid it.
         """
         return 2 ** self.stages[-2]
 

@@ -51,9 +51,9 @@ class RCNNAdapter(DetectorAdapter):
             return None
         images = model.preprocess_image(batched_inputs)
         objects = as_one_class([inputs["instances"].to(model.device) for inputs in batched_inputs])
-        picked = rpn.pick_positives(model.backbone, rpn.rpn_head, rpn.in_features, images, objects)
-        words = {"description": "the RPN's anchors for it", "task": "propose"}
-        return [positives._replace(**words) for positives in picked]
+        arguments = model.backbone, rpn.rpn_head, rpn.in_features, images, objects
+        words = {"description": "the RPN's anchors matched to it", "task": "propose"}
+        return [positives._replace(**words) for positives in rpn.pick_positives(*arguments)]
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool

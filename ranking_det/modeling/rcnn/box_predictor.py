@@ -37,7 +37,7 @@ class BoxPredictions(NamedTuple):
 
 
 class RankingBoxPredictor(nn.Module):
-    """Predict K class logits and the box outputs of each proposal; make detections of them.
+    """Box predictor: K class logits and box outputs for each proposal, and detections from them.
 
     There is no logit for background: a proposal is background if all its scores are low. The layers
     have the names of Detectron2's FastRCNNOutputLayers.

@@ -75,7 +75,7 @@ def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int
     Raises:
         ValueError: there are objects, but no ``gt_masks``.
     """
-    known = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
+    has_mask = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
     for objects in targets:
         if len(objects) and not objects.has("gt_masks"):
             raise ValueError(
@@ -83,8 +83,8 @@ def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int
                 "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
             )
         if len(objects):
-            known.append(objects.gt_masks.nonempty().to(gt_index.device))
-    index = torch.nonzero(torch.cat(known)[gt_index]).squeeze(1)
+            has_mask.append(objects.gt_masks.nonempty().to(gt_index.device))
+    index = torch.nonzero(torch.cat(has_mask)[gt_index]).squeeze(1)
     if len(index) > max_masks:
         chosen = torch.zeros(len(index), dtype=torch.bool)
         chosen[torch.randperm(len(index))[:max_masks]] = True

@@ -19,8 +19,7 @@ Names:
     outputs: (R, 4) or (R, 4 K) raw box outputs, which the box coder decodes (Detectron2's "deltas")
     assignment: labels (R,), a class in [0, K), BACKGROUND or IGNORE; and gt_index (R,), the row of
         the matched box among the G, -1 if there is none
-    anchors: (P, 4) XYXY in pixels, the proposals of the positives; candidates call them as in dense
-        detectors
+    anchors: (P, 4) XYXY in pixels, the name of the positives' proposals in the candidates
     mask logits: (Q, S, S) of each positive's class
     continuous labels: (P,) in [0, 1], what the positives are ranked by
     candidates: all that the criterion needs of the R rows and P positives
@@ -55,7 +54,7 @@ from ranking_det.modeling.yaml_keys import build_node
 from ranking_det.user_errors import UserError
 
 CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
-"""Options of what ranks the positives of an R-CNN (Oksuz et al., ICCV 2021, section S3.4)."""
+"""Labels by which the positives of an R-CNN may be ranked (Oksuz et al., ICCV 2021, S3.4)."""
 
 
 class Stage(NamedTuple):
@@ -118,7 +117,7 @@ class StagedROIHeads(nn.Module):
         self.box_pooler = box_pooler
         self.sampler = sampler
         self.proposal_append_gt = proposal_append_gt
-        # Detectron2's test-time augmentation switches masks off temporarily.
+        # Detectron2's test-time augmentation sets this attribute to False temporarily.
         self.mask_on = mask_in_features is not None
         self.mask_in_features = list(mask_in_features or ())
         self.mask_pooler = mask_pooler
