@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time of the assigners, and of the Gaussian mixtures of PAA beside scikit-learn's, on the CPU.
+"""Benchmark the assigners, and PAA's Gaussian mixtures against scikit-learn's, on the CPU.
 
 From the root of the repository: ``python -m benchmarks.assigners``. The batch is 8 images of 800 x
-1333 with 60 objects, and one anchor per location of 5 levels. The mixtures are fitted to what PAA
-and its normalised form make of random predictions. All that is compared takes turns, so that a busy
-machine slows all of it. Writes ``benchmarks/results/assigners_cpu.json``.
+1333 pixels with 60 objects, and one anchor per location of 5 levels. The mixtures are fitted to the
+costs that PAA and its normalised form compute from random predictions. The compared functions run
+in turns, so that a busy machine slows all of them. Writes
+``benchmarks/results/assigners_cpu.json``.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ ASSIGNERS: dict[str, type[Assigner]] = {
     "NormalizedPAA": NormalizedPAA,
 }
 ROUNDS = 7
-LIMIT = 10.0  # how many times faster than scikit-learn the mixtures are to be
+LIMIT = 10.0  # required speed-up of the mixtures over scikit-learn
 
 Scene = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Predictions]
 
 
 def scene() -> Scene:
-    """Anchors, objects of all sizes, and predictions around the anchors."""
+    """Make anchors, objects of all sizes, and predictions around the anchors."""
     torch.manual_seed(0)
     anchors = []
     for stride in (8, 16, 32, 64, 128):
@@ -53,7 +54,7 @@ def scene() -> Scene:
         anchors.append(torch.cat([centers - 4 * stride, centers + 4 * stride], dim=1))
     boxes, classes = [], []
     for count in OBJECTS:
-        # Sides from 16 to 600 px, as many small as large ones.
+        # Sides from about 16 to 600 px, log-uniform.
         side = 16 * (600 / 16) ** torch.rand(count, 1) * torch.empty(count, 2).uniform_(0.7, 1.3)
         corner = torch.rand(count, 2) * (torch.tensor([WIDTH, HEIGHT]) - side).clamp(min=0)
         boxes.append(torch.cat([corner, corner + side], dim=1))
@@ -66,7 +67,7 @@ def scene() -> Scene:
 
 
 def samples(assigner: Assigner, inputs: Scene) -> tuple[Tensor, Tensor]:
-    """The costs that an assigner fits its mixtures to."""
+    """Record the costs that an assigner fits its mixtures to."""
     with mock.patch.object(module, "fit_two_gaussians", wraps=fit_two_gaussians) as fit:
         assigner(*inputs)
     values, exists = fit.call_args.args
@@ -74,16 +75,16 @@ def samples(assigner: Assigner, inputs: Scene) -> tuple[Tensor, Tensor]:
 
 
 def batched(values: Tensor, exists: Tensor) -> list[list[int]]:
-    """Components by one fit of all objects."""
+    """Find the component of each sample with one batched fit of all objects."""
     labels, _ = classify(values, fit_two_gaussians(values, exists))
-    return [row[own].tolist() for row, own in zip(labels, exists, strict=True)]
+    return [row[valid].tolist() for row, valid in zip(labels, exists, strict=True)]
 
 
 def one_by_one(values: Tensor, exists: Tensor) -> list[list[int]]:
-    """Components by scikit-learn, object by object."""
+    """Find the component of each sample with scikit-learn, one fit per object."""
     result = []
-    for row, own in zip(values, exists, strict=True):
-        column = row[own][:, None].numpy()
+    for row, valid in zip(values, exists, strict=True):
+        column = row[valid][:, None].numpy()
         mixture = GaussianMixture(
             2,
             weights_init=[0.5, 0.5],
@@ -95,7 +96,7 @@ def one_by_one(values: Tensor, exists: Tensor) -> list[list[int]]:
 
 
 def in_turns(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
-    """Median time of each, after one round to warm up."""
+    """Measure the median seconds of each function, in turns, after one warm-up round."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(rounds + 1):
         for function, taken in zip(functions, times, strict=True):
@@ -107,13 +108,13 @@ def in_turns(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) ->
 
 
 def mixtures(inputs: Scene) -> dict[str, Any]:
-    """Time of the batched fit beside scikit-learn's, and whether they agree."""
+    """Time the batched fit against scikit-learn's, and compare their components."""
     rows = {}
     for name in ("PAA", "NormalizedPAA"):
         values, exists = samples(ASSIGNERS[name](), inputs)
         several = exists.sum(dim=1) > 1  # scikit-learn refuses a single sample
         values, exists = values[several], exists[several]
-        ours, known = batched(values, exists), one_by_one(values, exists)
+        components, reference = batched(values, exists), one_by_one(values, exists)
         times = in_turns(
             [lambda v=values, e=exists: batched(v, e), lambda v=values, e=exists: one_by_one(v, e)]
         )
@@ -122,20 +123,20 @@ def mixtures(inputs: Scene) -> dict[str, Any]:
             "samples": int(exists.sum()),
             "seconds": {"batched": times[0], "scikit-learn": times[1]},
             "times_faster": times[1] / times[0],
-            "same_components": ours == known,
+            "same_components": components == reference,
         }
         verdict = "ok" if times[1] / times[0] >= LIMIT else "MISSED"
         print(
             f"{name:<14} {len(values)} mixtures: {times[0] * 1e3:6.1f} ms, scikit-learn "
             f"{times[1] * 1e3:7.1f} ms: {times[1] / times[0]:.1f} times faster (limit {LIMIT:g} "
-            f"{verdict}), components {'agree' if ours == known else 'DIFFER'}",
+            f"{verdict}), components {'agree' if components == reference else 'DIFFER'}",
             flush=True,
         )
     return rows
 
 
 def main() -> None:
-    """Run everything and keep it."""
+    """Run the benchmark and write its report."""
     inputs = scene()
     report: dict[str, Any] = {
         "machine": describe_machine("cpu"),

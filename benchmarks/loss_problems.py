@@ -1,4 +1,4 @@
-"""Inputs of the loss benchmark, the losses on them, and how one is measured."""
+"""Inputs of the loss benchmark, the losses on them, and measurements of time and memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from ranking_det.losses import alrp_loss, ap_loss, ape_loss, rank_sort_loss
 
-# Mean and deviation of the negatives' logits, then of the positives': how training starts, half
-# way, and at its end.
+# Mean and standard deviation of the logits of the negatives, then of the positives: at the start,
+# in the middle and at the end of a training.
 STAGES = {
     "init": (-4.6, 0.1, -4.6, 0.1),
     "mid": (-5.0, 1.0, -1.0, 1.2),
@@ -25,7 +25,14 @@ STAGES = {
 
 
 class Problem:
-    """Logits of one stage, and the losses on them, forward and backward."""
+    """Logits of one stage of training, and the losses on them, forward and backward.
+
+    Args:
+        stage: "init", "mid" or "late".
+        positives: P, >= 1.
+        logits: M, >= P.
+        device: "cpu" or "cuda".
+    """
 
     def __init__(self, stage: str, positives: int, logits: int, device: str) -> None:
         torch.manual_seed(0)
@@ -44,32 +51,32 @@ class Problem:
         getattr(self, name)().backward()
 
     def prepare_focal(self) -> None:
-        """Targets are part of no loss's time."""
+        """Make the one-hot targets, outside of the measured time."""
         self.targets = torch.zeros_like(self.logits, requires_grad=False)
         self.targets[self.positives] = 1
 
     def focal(self) -> Tensor:
-        """Focal loss as fvcore writes it."""
+        """Compute fvcore's focal loss."""
         return sigmoid_focal_loss(self.logits, self.targets, reduction="sum")
 
     def rank_sort(self) -> Tensor:
-        """Both parts of Rank & Sort Loss."""
+        """Compute both parts of Rank & Sort Loss."""
         return sum(rank_sort_loss(self.logits, self.positives, self.quality))
 
     def ap(self) -> Tensor:
-        """AP Loss."""
+        """Compute AP Loss."""
         return ap_loss(self.logits, self.positives)
 
     def alrp(self) -> Tensor:
-        """Both parts of aLRP Loss; the boxes have no gradient here."""
+        """Compute both parts of aLRP Loss; the boxes have no gradient here."""
         return sum(alrp_loss(self.logits, self.positives, 1 - self.quality))
 
     def ape(self) -> Tensor:
-        """APE Loss."""
+        """Compute APE Loss."""
         return ape_loss(self.logits, self.positives, self.quality)
 
     def rank_sort_loop(self) -> Tensor:
-        """The usual way: one positive at a time against all relevant negatives."""
+        """Compute Rank & Sort Loss the usual way, in a loop over positives."""
         logits, delta, count = self.logits.detach(), 0.5, len(self.positives)
         scores = logits[self.positives]
         relevant = logits >= scores.min() - delta
@@ -93,7 +100,7 @@ class Problem:
         return (self.logits * gradient).sum()
 
     def ape_loop(self) -> Tensor:
-        """One positive at a time, with autograd through its pairs."""
+        """Compute APE Loss in a loop over positives, with autograd through the pairs of each."""
         members = torch.zeros_like(self.logits, dtype=torch.bool)
         members[self.positives] = True
         negatives, scores, total = self.logits[~members], self.logits[self.positives], 0.0
@@ -123,22 +130,22 @@ def seconds(function: Callable[[], None], device: str) -> float:
 
 
 def compare(problem: Problem, names: list[str], device: str, rounds: int) -> dict[str, float]:
-    """Median time of each loss, in turns after one round to warm up."""
+    """Measure the median time of each loss; they run in turns, after one warm-up round."""
     if "focal" in names:
         problem.prepare_focal()
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name in names:
             taken = seconds(lambda name=name: problem.run(name), device)
-            # A single round of something slow needs no warming up.
+            # A single round of a slow loss needs no warm-up.
             if turn or rounds == 1:
                 times[name].append(taken)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def peak_memory() -> int:
-    """The most bytes that this process was resident with."""
-    # Not getrusage, which on Linux starts from the peak of the process that started this one.
+    """Return the peak resident memory of this process, in bytes."""
+    # Not getrusage: on Linux it starts from the peak of the parent process.
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
@@ -146,7 +153,7 @@ def peak_memory() -> int:
 
 
 def measure(stage: str, positives: int, logits: int, name: str, device: str) -> dict[str, float]:
-    """Time and peak memory of one loss in this process, which should be a fresh one."""
+    """Measure time and peak memory of one loss in this process, which should be a new one."""
     Problem(stage, 10, 1000, device).ap().backward()
     problem = Problem(stage, positives, logits, device)
     if name == "focal":

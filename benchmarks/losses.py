@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time and memory of the ranking losses beside focal loss, on the CPU or a GPU.
+"""Benchmark time and memory of the ranking losses against focal loss, on the CPU or a GPU.
 
 From the root of the repository: ``python -m benchmarks.losses``. Prints a table of ratios, and
-writes ``benchmarks/results/losses_<device>.json`` and ``losses.png`` beside it. The losses of a row
-take turns, so that a busy machine slows all of them. ``--quick`` leaves out what takes minutes;
-``--annotations`` adds the numbers of positives that ATSS finds in a COCO file.
+writes ``benchmarks/results/losses_<device>.json`` and, next to it, ``losses.png``. The losses of a
+row run in turns, so that a busy machine slows all of them. ``--quick`` skips the parts that take
+minutes. ``--annotations`` adds problems with the numbers of positives that ATSS finds in a COCO
+file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ranking_det.assigners import ATSS, ImageInputs
 
 RESULTS = Path(__file__).parent / "results"
 RANKING = ["rank_sort", "ap", "alrp"]
-# What a row holds: positives, logits, the losses, and how many rounds they take turns.
+# Each row: positives, logits, the losses, and the number of rounds.
 TABLE = [
     (1000, 1_000_000, ["focal", *RANKING], 11),
     (3000, 1_000_000, ["focal", "rank_sort"], 11),
@@ -37,7 +38,7 @@ LIMITS = {
     (3000, 1_000_000): {"rank_sort": 4.0},
     (500, 20_000_000): {"rank_sort": 0.8, "ap": 0.8, "alrp": 0.8},
 }
-# How many times faster than the loop, at the initial and the middle stage.
+# Required speed-up over the loop, at the initial and the middle stage.
 FACTORS = {"rank_sort_loop": (10, 10), "ape_loop": (1.5, 6)}
 GROWTH_IN_LOGITS = [(500, 10**exponent) for exponent in (5, 6, 7)] + [(500, 20_000_000)]
 GROWTH_IN_POSITIVES = [(positives, 1_000_000) for positives in (10, 100, 1000, 3000, 10_000)]
@@ -45,14 +46,14 @@ LARGEST = (1000, 240_000_000)
 
 
 def in_fresh_process(*arguments: object) -> dict[str, float]:
-    """What ``measure`` says in a process of its own, whose peak nothing else has raised."""
+    """Run ``measure`` in a new process, so that nothing else has raised its peak memory."""
     command = [sys.executable, "-m", "benchmarks.losses", "--measure", *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def table(device: str) -> list[dict[str, Any]]:
-    """Time every row of the table at every stage of training, and print the ratios."""
+    """Time every row of the table at every stage of training and print the ratios."""
     rows = []
     for positives, logits, names, rounds in TABLE:
         for stage in STAGES:
@@ -71,7 +72,7 @@ def table(device: str) -> list[dict[str, Any]]:
 
 
 def print_row(row: dict[str, Any]) -> None:
-    """Print one line: ratios to focal loss with their limits, or factors over a loop."""
+    """Print one line: ratios to focal loss with their limits, or speed-ups over a loop."""
     cells, limits = [], LIMITS.get((row["positives"], row["logits"]), {})
     for name, ratio in row["ratios"].items():
         if row["base"] != "focal":
@@ -89,26 +90,30 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
-    """Time and peak memory of focal and Rank & Sort loss at the mid stage."""
+    """Time the losses in turns at the middle stage, and measure the peak memory of each."""
     rows = []
     for positives, logits in cases:
-        for name in ("focal", "rank_sort", "ap"):
-            figures = in_fresh_process("mid", positives, logits, name, device)
-            if logits < 10**7:
-                problem = Problem("mid", positives, logits, device)
-                names = [name] if name == "focal" else ["focal", name]
-                figures["seconds"] = compare(problem, names, device, 5)[name]
-            rows.append({"positives": positives, "logits": logits, "loss": name} | figures)
-            print(
-                f"P {positives:>6,}  M {logits:>11,}  {name:<9} {figures['seconds'] * 1e3:9.1f} ms"
-                f"  extra {figures['extra'] / figures['logit_bytes']:.1f} times the logits",
-                flush=True,
-            )
+        names = ["focal", *RANKING]
+        problem = Problem("mid", positives, logits, device)
+        times = compare(problem, names, device, rounds=3 if logits >= 10**7 else 9)
+        del problem
+        memory = {
+            name: in_fresh_process("mid", positives, logits, name, device)["extra"]
+            for name in names
+        }
+        rows.append(
+            {"positives": positives, "logits": logits, "stage": "mid", "base": "focal"}
+            | {"seconds": times, "ratios": {name: times[name] / times["focal"] for name in RANKING}}
+            | {"extra_bytes": memory, "logit_bytes": 4 * logits}
+        )
+        print_row(rows[-1])
+        peaks = ", ".join(f"{name} {size / (4 * logits):.1f}" for name, size in memory.items())
+        print(f"  peak extra memory, times the logits': {peaks}", flush=True)
     return rows
 
 
 def largest(device: str) -> dict[str, Any]:
-    """An LVIS batch: 1,203 classes and 200,000 anchors."""
+    """Measure Rank & Sort Loss on an LVIS batch: 1,203 classes and 200,000 anchors."""
     figures = in_fresh_process("mid", *LARGEST, "rank_sort", device)
     print(
         f"P {LARGEST[0]:>6,}  M {LARGEST[1]:>11,}  rank_sort {figures['seconds']:.1f} s, "
@@ -119,7 +124,11 @@ def largest(device: str) -> dict[str, Any]:
 
 
 def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], int]:
-    """P of each batch when ATSS assigns 3 anchors a cell to a COCO file; anchors of an image."""
+    """Count the positives of ATSS, with 3 anchors per cell, on the images of a COCO file.
+
+    Returns:
+        The number of positives of each batch, and the number of anchors of an image.
+    """
     data = json.loads(path.read_text())
     height, width = 800, 1333
     anchors = []
@@ -134,15 +143,15 @@ def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], in
     for image in data["images"]:
         scale = min(height / min(image["height"], image["width"]),
                     width / max(image["height"], image["width"]))  # fmt: skip
-        own = [a["bbox"] for a in data["annotations"]
-               if a["image_id"] == image["id"] and not a.get("iscrowd")]  # fmt: skip
-        xywh = torch.tensor(own, dtype=torch.float32).reshape(-1, 4) * scale
+        bboxes = [a["bbox"] for a in data["annotations"]
+                  if a["image_id"] == image["id"] and not a.get("iscrowd")]  # fmt: skip
+        xywh = torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4) * scale
         boxes.append(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1))
     valid = torch.ones(sum(map(len, anchors)), dtype=torch.bool)
     counts = []
-    for own in boxes:
-        classes = torch.zeros(len(own), dtype=torch.int64)
-        matched = ATSS().match(ImageInputs(anchors, own, classes, valid))
+    for gt_boxes in boxes:
+        classes = torch.zeros(len(gt_boxes), dtype=torch.int64)
+        matched = ATSS().match(ImageInputs(anchors, gt_boxes, classes, valid))
         counts.append(int((matched >= 0).sum()))
     size = images_per_batch
     batches = [sum(counts[start : start + size]) for start in range(0, len(counts), size)]
@@ -150,7 +159,7 @@ def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], in
 
 
 def real(path: Path, device: str) -> list[dict[str, Any]]:
-    """Ratios at the smallest, median and largest P of the batches of 4 images."""
+    """Time the losses at the smallest, median and largest P of the batches of 4 images."""
     positives, per_image = real_positives(path)
     positives.sort()
     rows = []
@@ -167,37 +176,53 @@ def real(path: Path, device: str) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Time and peak memory over M and over P."""
+    """Plot time, as a ratio to focal loss, and peak memory over M and over P."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    names = {"focal": "focal", "rank_sort": "Rank & Sort", "ap": "AP", "alrp": "aLRP"}
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
     for column, (key, axis, fixed) in enumerate(
-        [("logits", "logits M", "P = 500"), ("positives", "positives P", "M = 1,000,000")]
+        [
+            ("logits", "logits M", "500 positives"),
+            ("positives", "positives P", "1,000,000 logits"),
+        ]
     ):
-        for name in ("focal", "rank_sort", "ap"):
-            rows = [row for row in report[f"growth_in_{key}"] if row["loss"] == name]
-            x = [row[key] for row in rows]
-            axes[0, column].plot(x, [row["seconds"] for row in rows], "o-", label=name)
-            axes[1, column].plot(x, [row["extra"] / 2**20 for row in rows], "o-", label=name)
-        for row, label in ((0, "forward and backward, s"), (1, "peak extra memory, MiB")):
-            axes[row, column].set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            axes[row, column].set_title(fixed, fontsize=10)
-            axes[row, column].grid(alpha=0.3)
+        rows = report[f"growth_in_{key}"]
+        x = [row[key] for row in rows]
+        for name, label in names.items():
+            ratios = [row["seconds"][name] / row["seconds"]["focal"] for row in rows]
+            axes[0, column].plot(x, ratios, "o-", label=label)
+            sizes = [row["extra_bytes"][name] / 2**20 for row in rows]
+            axes[1, column].plot(x, sizes, "o-", label=label)
+        axes[0, column].set(ylabel="time, focal loss = 1")
+        axes[1, column].set(ylabel="peak extra memory, MiB")
+        for panel in axes[:, column]:
+            panel.set(xscale="log", yscale="log", xlabel=axis)
+            panel.set_title(fixed, fontsize=10)
+            panel.grid(alpha=0.3)
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("")
     axes[0, 0].legend()
-    figure.suptitle(f"{report['machine']['device']}, {report['machine']['threads']} threads")
+    machine = report["machine"]
+    title = f"Forward and backward, {machine['device']}, {machine['threads']} threads"
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Run everything and keep it."""
+    """Run the benchmark and write its report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="leave out the growth and M = 240e6")
-    parser.add_argument("--annotations", type=Path, help="a COCO file with real boxes")
-    parser.add_argument("--growth-only", action="store_true", help="add to the last report")
+    parser.add_argument("--quick", action="store_true", help="skip the growth and M = 240e6")
+    parser.add_argument("--annotations", type=Path, help="COCO JSON with ground-truth boxes")
+    parser.add_argument(
+        "--growth-only",
+        action="store_true",
+        help="measure only the growth and add it to the last report",
+    )
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -213,20 +238,20 @@ def main() -> None:
     else:
         report["table"] = table(device)
 
-    def keep() -> None:
+    def save() -> None:
         path.write_text(json.dumps(report, indent=2) + "\n")
 
-    keep()
+    save()
     if arguments.annotations:
         report["real"] = real(arguments.annotations, device)
-        keep()
+        save()
     if not arguments.quick:
         report["growth_in_logits"] = growth(GROWTH_IN_LOGITS, device)
         report["growth_in_positives"] = growth(GROWTH_IN_POSITIVES, device)
         draw(report, RESULTS / ("losses.png" if device == "cpu" else f"losses_{device}.png"))
-        keep()
+        save()
         report["largest"] = largest(device)
-        keep()
+        save()
 
 
 if __name__ == "__main__":

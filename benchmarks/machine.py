@@ -1,4 +1,4 @@
-"""What measured figures depend on."""
+"""Describe the machine and the software of a measurement."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Training steps of the ranking criteria beside focal loss: ``python -m benchmarks.steps``.
+"""Benchmark training steps with ranking criteria against focal loss.
 
-One model, one batch of the shapes, and the criteria take turns; a step is forward and backward.
-Beside them Mask R-CNN with Rank & Sort Loss and with cross entropy, of the same weights and the
-same RoIs: all proposals, and masks of all positives.
-Writes ``benchmarks/results/steps_<device>.json``.
+Run it with ``python -m benchmarks.steps``. One model gets one batch of the shapes, and the criteria
+run in turns; a step is forward and backward. Mask R-CNN is measured too, with Rank & Sort Loss and
+with cross entropy, on the same weights and the same RoIs: all proposals, and the masks of all
+positives. Writes ``benchmarks/results/steps_<device>.json``.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ LIMITED, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
 
 
 def verdict(ratio: float, limit: float) -> str:
-    """Whether a ratio keeps the limit."""
+    """Return "ok" if a ratio is within the limit, otherwise "MISSED"."""
     return "ok" if ratio <= limit else "MISSED"
 
 
 def load(name: str) -> Any:
-    """A quick config of the shapes."""
+    """Load a config of ``configs/shapes/quick``."""
     return LazyConfig.load(str(ROOT / "configs" / "shapes" / "quick" / f"{name}.py"))
 
 
 def main() -> None:
-    """Time the steps in turns and keep the ratios."""
+    """Time the steps in turns and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
     rounds = parser.parse_args().rounds
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def time_criteria(device: str, rounds: int) -> dict[str, Any]:
-    """A dense detector's step with each criterion."""
+    """Time a dense detector's step with each criterion."""
     cfg = load(CRITERIA["focal"])
     torch.manual_seed(0)
     model = instantiate(cfg.model).to(device).train()
@@ -88,7 +88,7 @@ def time_criteria(device: str, rounds: int) -> dict[str, Any]:
 
 
 def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
-    """Mask R-CNN's step with each loss, and with Detectron2's own RPN and heads."""
+    """Time Mask R-CNN's step with each loss, and with Detectron2's own RPN and heads."""
     batch = next(iter(instantiate(load(RCNNS["rank_sort"]).dataloader.train)))
     models: dict[str, torch.nn.Module] = {}
     for name, config in RCNNS.items():
@@ -103,7 +103,7 @@ def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
 
 
 def without_sampling(model: Any) -> Any:
-    """An R-CNN's config that trains with all anchors, all proposals and all positives' masks."""
+    """Make an R-CNN's config train on all anchors, all proposals and the masks of all positives."""
     model.proposal_generator.sampler = None
     model.roi_heads.sampler = None
     model.roi_heads.max_mask_rois = ALL
@@ -111,16 +111,21 @@ def without_sampling(model: Any) -> Any:
 
 
 def share_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Give another model the weights that fit it, so that both have the same proposals."""
-    own = other.state_dict()
-    shared = {k: v for k, v in model.state_dict().items() if k in own and own[k].shape == v.shape}
+    """Copy the weights of equal name and shape, so that both models have the same proposals."""
+    state = other.state_dict()
+    shared = {
+        k: v for k, v in model.state_dict().items() if k in state and state[k].shape == v.shape
+    }
     other.load_state_dict(shared, strict=False)
 
 
 def time_in_turns(
     names: Iterable[str], run: Callable[[str], float], rounds: int
 ) -> dict[str, float]:
-    """The median seconds of each; another order each time, since each leaves its memory behind."""
+    """Measure the median seconds of each, in a new random order each round.
+
+    The order is random because the memory that a step leaves allocated changes the next one's time.
+    """
     order = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     # Two rounds to warm up.
@@ -140,12 +145,12 @@ def summary(
     rounds: int,
     limits: dict[str, float],
 ) -> dict[str, Any]:
-    """Print the ratios to the base, and return what is kept."""
+    """Print the ratios to the base and return the report."""
     ratios = {name: medians[name] / medians[base] for name in medians}
     for name, ratio in ratios.items():
         limit = limits.get(name)
-        told = "" if limit is None else f" (limit {limit} {verdict(ratio, limit)})"
-        print(f"{name:<13} {medians[name] * 1e3:7.1f} ms  {ratio:.3f} x {base}{told}", flush=True)
+        note = "" if limit is None else f" (limit {limit} {verdict(ratio, limit)})"
+        print(f"{name:<13} {medians[name] * 1e3:7.1f} ms  {ratio:.3f} x {base}{note}", flush=True)
     return {
         "config": f"configs/shapes/quick/{configs[base]}.py",
         "images": len(batch),
@@ -156,7 +161,7 @@ def summary(
 
 
 def step(model: torch.nn.Module, batch: list[dict[str, Any]]) -> float:
-    """Time one forward and backward."""
+    """Time one forward and backward pass, in seconds."""
     model.zero_grad()
     _wait(model)
     start = time.perf_counter()

@@ -1,3 +1,3 @@
-"""Ranking-based training of object detectors on Detectron2."""
+"""Ranking-based losses for training object detectors on Detectron2."""
 
 __version__ = "0.1.0"

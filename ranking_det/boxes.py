@@ -1,6 +1,6 @@
-"""IoU and GIoU of boxes, used by assigners and losses alike.
+"""IoU and GIoU of boxes, for assigners, criteria and layers.
 
-Computed in float32 or better: areas of a 1333 px image overflow float16.
+Computed in float32 or better: areas in an image of 1333 pixels overflow float16.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ import torch
 from torch import Tensor
 
 EPS = 1e-7
-"""Smallest denominator, in pixels squared: two empty boxes have IoU 0 and finite gradients."""
+"""Smallest denominator, in square pixels: two empty boxes have IoU 0 and finite gradients."""
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union, with broadcasting.
+    """Compute the intersection over union (IoU) of boxes, with broadcasting.
+
+    The area of the intersection divided by that of the union, as in PASCAL VOC (Everingham et al.,
+    IJCV 2010).
 
     Args:
-        boxes: (..., 4) XYXY, x2 >= x1 and y2 >= y1.
-        others: (..., 4) XYXY; (G, 1, 4) against (R, 4) gives all pairs (G, R).
+        boxes: (..., 4) float, XYXY in pixels, x2 >= x1 and y2 >= y1.
+        others: (..., 4) float, XYXY in pixels; (G, 1, 4) against (R, 4) gives all pairs (G, R).
 
     Returns:
-        (...) in [0, 1], with gradient.
+        (...) in [0, 1], float32 or better, with gradient.
 
     Raises:
-        ValueError: the last dimension is not 4.
+        ValueError: the last dimension of an argument is not 4.
 
     >>> box_iou(torch.tensor([[0., 0., 2., 2.]]), torch.tensor([[0., 0., 2., 1.]]))
     tensor([0.5000])
@@ -36,19 +39,20 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al., CVPR 2019), with broadcasting.
+    """Compute the generalised IoU (GIoU) of boxes, with broadcasting.
 
-    IoU less the share of the smallest enclosing box that neither covers.
+    The IoU minus the fraction of the smallest enclosing box that neither box covers (Rezatofighi
+    et al., CVPR 2019, algorithm 1).
 
     Args:
-        boxes: (..., 4) XYXY, x2 >= x1 and y2 >= y1.
-        others: (..., 4) XYXY.
+        boxes: (..., 4) float, XYXY in pixels, x2 >= x1 and y2 >= y1.
+        others: (..., 4) float, XYXY in pixels.
 
     Returns:
-        (...) in [-1, 1], with gradient.
+        (...) in [-1, 1], float32 or better, with gradient.
 
     Raises:
-        ValueError: the last dimension is not 4.
+        ValueError: the last dimension of an argument is not 4.
 
     >>> box_giou(torch.tensor([[0., 0., 1., 1.]]), torch.tensor([[1., 1., 2., 2.]]))
     tensor([-0.5000])
@@ -63,7 +67,7 @@ def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
 def _prepare(boxes: Tensor, others: Tensor) -> Iterator[Tensor]:
     for name, value in (("boxes", boxes), ("others", others)):
         if value.shape[-1:] != (4,):
-            raise ValueError(f"{name} must have shape (..., 4), got {tuple(value.shape)}")
+            raise ValueError(f"{name}: expected shape (..., 4), got {tuple(value.shape)}")
         yield value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 

@@ -1,7 +1,8 @@
-"""Checks of arguments: plain ones, and tensors' shapes, dtypes, devices and values.
+"""Argument validation: numbers and choices, and the shapes, dtypes, devices and values of tensors.
 
-Every check raises ValueError, which names the argument, what was expected and what came. Values of
-tensors are looked at on the CPU only: on a GPU the host would wait for the device.
+Every check raises a ValueError that names the argument, what was expected and the value that was
+given. Only tensors on the CPU have their values checked: on a GPU the host would wait for the
+device.
 """
 
 from __future__ import annotations
@@ -13,25 +14,59 @@ from ranking_det.labels import BACKGROUND, IGNORE
 
 
 def describe(value: object) -> str:
-    """What came, in the words of an error message."""
+    """Describe a value for an error message.
+
+    Args:
+        value: anything.
+
+    Returns:
+        The dtype, shape and device of a tensor; the repr of any other value.
+    """
     if not isinstance(value, Tensor):
         return repr(value)
     return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
 
 
 def check_that(is_right: bool, name: str, expected: str, value: object) -> None:
-    """Raise, with the name of the argument and what was expected of it, unless ``is_right``."""
+    """Raise a ValueError unless a condition holds.
+
+    Args:
+        is_right: the condition.
+        name: the name of the argument.
+        expected: what was expected of it, a noun phrase.
+        value: the value that was given.
+
+    Raises:
+        ValueError: ``is_right`` is False: "name: expected EXPECTED, got VALUE".
+    """
     if not is_right:
         raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
 
 
 def looks_at_values(tensor: Tensor) -> bool:
-    """Whether the values of ``tensor`` are checked."""
+    """Return whether the checks read the values of a tensor: only on the CPU.
+
+    Args:
+        tensor: any tensor.
+
+    Returns:
+        Whether it is on the CPU.
+    """
     return tensor.device.type == "cpu"
 
 
 def check_at_least(name: str, value: float, low: float, *, strictly: bool = False) -> None:
-    """Raise unless ``value`` is a finite number of at least ``low``."""
+    """Check that a value is a finite number and at least a minimum.
+
+    Args:
+        name: the name of the argument.
+        value: its value.
+        low: the minimum.
+        strictly: whether ``low`` itself is not allowed.
+
+    Raises:
+        ValueError: it is not; NaN and bool are not numbers here.
+    """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     right = number and (value > low if strictly else value >= low) and value != float("inf")
     relation = "above" if strictly else "of at least"
@@ -39,33 +74,72 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
 
 
 def check_integer(name: str, value: int, low: int) -> None:
-    """Raise unless ``value`` is an integer of at least ``low``."""
+    """Check that a value is an integer and at least a minimum.
+
+    Args:
+        name: the name of the argument.
+        value: its value.
+        low: the minimum.
+
+    Raises:
+        ValueError: it is not; a bool is not an integer here.
+    """
     right = isinstance(value, int) and not isinstance(value, bool) and value >= low
     check_that(right, name, f"an integer of at least {low}", value)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
+    """Check that a value is one of several choices.
+
+    Args:
+        name: the name of the argument.
+        value: its value.
+        choices: the allowed values.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     check_that(value in choices, name, f"one of {', '.join(choices)}", value)
 
 
 def check_entries(
     name: str, value: Tensor, like: Tensor, of: str, *, integer: bool = False
 ) -> None:
-    """Raise unless ``value`` has an int64, or else a float, for each entry of ``like``."""
+    """Check that a vector has one entry for each row of another tensor.
+
+    Args:
+        name: the name of the argument.
+        value: the vector; it must be (n,), float or int64, on the device of ``like``.
+        like: (n, ...), the tensor that it belongs to.
+        of: what one row of ``like`` is, for the message.
+        integer: whether ``value`` must be int64; otherwise it must be floating point.
+
+    Raises:
+        ValueError: another dtype, shape or device.
+    """
     right = _has_type(value, integer) and value.shape == like.shape[:1]
-    kind = f"{'int64' if integer else 'a float'} of shape ({len(like)},) on {like.device}"
-    check_that(right and value.device == like.device, name, f"{kind}, one entry per {of}", value)
+    kind = "an int64 tensor" if integer else "a float tensor"
+    expected = f"{kind} of shape ({len(like)},) on {like.device}, one entry per {of}"
+    check_that(right and value.device == like.device, name, expected, value)
 
 
 def check_vector(
     name: str, value: Tensor, *, like: Tensor | None = None, integer: bool = False
 ) -> None:
-    """Raise unless ``value`` is a float or int64 vector, on the device of ``like``."""
-    kind = "int64 indices" if integer else "a float tensor"
-    check_that(
-        _has_type(value, integer) and value.dim() == 1, name, f"{kind} of one dimension", value
-    )
+    """Check that a tensor has one dimension, and its dtype and device.
+
+    Args:
+        name: the name of the argument.
+        value: the tensor; it must have one dimension, float or int64.
+        like: a tensor on the device that ``value`` must be on; None for any device.
+        integer: whether ``value`` must be int64; otherwise it must be floating point.
+
+    Raises:
+        ValueError: another dtype, number of dimensions or device.
+    """
+    kind = "int64" if integer else "float"
+    right = _has_type(value, integer) and value.dim() == 1
+    check_that(right, name, f"a one-dimensional {kind} tensor", value)
     if like is not None:
         check_that(value.device == like.device, name, f"a tensor on {like.device}", value)
 
@@ -77,20 +151,40 @@ def _has_type(value: object, integer: bool) -> bool:
 
 
 def check_per_positive(name: str, value: Tensor, positives: Tensor, high: float = 1.0) -> None:
-    """Raise unless ``value`` holds a float in [0, high] for each positive."""
+    """Check that a vector has a value in [0, high] for each positive.
+
+    Args:
+        name: the name of the argument.
+        value: the vector; it must be (P,) float.
+        positives: (P,) int64 indices of the positives.
+        high: the maximum.
+
+    Raises:
+        ValueError: another dtype, shape or device, or a value out of range (NaN included).
+    """
     check_entries(name, value, positives, "positive")
     if not looks_at_values(value) or len(value) == 0:
         return
-    # NaN fails both comparisons and must be refused, hence the negation.
+    # The negation refuses NaN, which fails both comparisons.
     if not bool(((value >= 0) & (value <= high)).all()):
-        values = f"{float(value.min()):g} to {float(value.max()):g}"
+        values = f"values from {float(value.min()):g} to {float(value.max()):g}"
         raise ValueError(f"{name}: expected values in [0, {high:g}], got {values}")
 
 
 def check_ranking(
     logits: Tensor, positives: Tensor, delta: float = 0.0, *, quality: Tensor | None = None
 ) -> None:
-    """Raise unless these are logits, unique indices of positives, a half-width and a quality."""
+    """Check the arguments that ranking losses share.
+
+    Args:
+        logits: must be (M,) float.
+        positives: must be (P,) int64, unique indices into ``logits``, on its device.
+        delta: the half-width of the step in logits, must be >= 0.
+        quality: must be (P,) float in [0, 1]; None for a loss without qualities.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
     check_vector("logits", logits)
     check_at_least("delta", delta, 0.0)
     check_vector("positives", positives, like=logits, integer=True)
@@ -100,15 +194,25 @@ def check_ranking(
         return
     low, high = int(positives.min()), int(positives.max())
     if low < 0 or high >= len(logits):
-        raise ValueError(f"positives: expected indices in [0, {len(logits)}), got {low} to {high}")
+        indices = f"indices from {low} to {high}"
+        raise ValueError(f"positives: expected indices in [0, {len(logits)}), got {indices}")
     unique = len(torch.unique(positives))
     if unique != len(positives):
-        indices = f"{len(positives)} of which {unique} differ"
+        indices = f"{len(positives)} indices with only {unique} distinct values"
         raise ValueError(f"positives: expected unique indices, got {indices}")
 
 
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
-    """Raise unless ``scores`` is (R, K) float and ``labels`` (R,) int64 within the K classes."""
+    """Check class scores and the class labels of their rows.
+
+    Args:
+        name: the name of the argument ``scores``.
+        scores: must be (R, K) float.
+        labels: must be (R,) int64, each a class 0..K-1, BACKGROUND or IGNORE.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
     right = _has_type(scores, integer=False) and scores.dim() == 2
     check_that(right, name, "a float tensor (R, K)", scores)
     check_entries("labels", labels, scores, "row", integer=True)
@@ -117,18 +221,35 @@ def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
     if low < IGNORE or high >= classes:
         expected = f"a class below {classes}, {BACKGROUND} (background) or {IGNORE} (ignored)"
-        raise ValueError(f"labels: expected {expected}, got {low} to {high}")
+        raise ValueError(f"labels: expected {expected}, got labels from {low} to {high}")
 
 
 def check_masks(logits: Tensor, masks: Tensor) -> None:
-    """Raise unless both are masks (Q, h, w)."""
+    """Check that mask logits and ground-truth masks have the same shape (Q, h, w).
+
+    Args:
+        logits: predicted masks.
+        masks: ground-truth masks.
+
+    Raises:
+        ValueError: their shapes differ or do not have three dimensions.
+    """
     if logits.dim() != 3 or masks.shape != logits.shape:
-        both = f"{describe(masks)} for {describe(logits)}"
-        raise ValueError(f"masks: expected masks of the shape of logits, (Q, h, w), got {both}")
+        both = f"{describe(masks)} for logits {describe(logits)}"
+        raise ValueError(f"masks: expected the same shape (Q, h, w) as logits, got {both}")
 
 
 def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
-    """Raise unless these are boxes (n, 4), scores (n,) and integer classes (n,)."""
+    """Check the boxes, scores and classes of detections.
+
+    Args:
+        boxes: must be (n, 4) float.
+        scores: must be (n,) float, on the device of ``boxes``.
+        classes: must be (n,) integer, on the device of ``boxes``.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
     right = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.is_floating_point()
     check_that(right, "boxes", "a float tensor (n, 4)", boxes)
     for name, value, floating in (("scores", scores, True), ("classes", classes, False)):

@@ -1,7 +1,7 @@
-"""Build components from config nodes, and check keys and types against their constructors.
+"""Build components from config nodes; check their keys and types against the constructors.
 
-The constructor of a component is the only place where its arguments, types and defaults are
-written; a config is checked against it.
+The constructor of a component is the only place that defines its arguments, types and defaults.
+Configs are checked against it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from ranking_det.user_errors import UserError, nearest
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """The keyword arguments that ``target`` takes; None if it takes any, or cannot tell."""
+    """Return the keyword arguments that ``target`` takes.
+
+    Args:
+        target: a class or function.
+
+    Returns:
+        The parameters by name; None if ``target`` takes any keyword or has no signature.
+    """
     constructor = getattr(target, "__init__", None) if inspect.isclass(target) else None
     if getattr(constructor, "__module__", None) == "torch.nn.modules.module":
-        return {}  # a module without arguments inherits a constructor that takes any, and fails
+        # nn.Module's own constructor declares *args and **kwargs, but refuses all of them.
+        return {}
     arguments: dict[str, inspect.Parameter] = {}
     for callee in _callees(target):
         try:
@@ -36,7 +44,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | Non
 
 
 def _callees(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The target, and the bases that a class of this package may hand arguments on to."""
+    """Return the target, and the bases to which a class of this package may pass arguments on."""
     if not inspect.isclass(target) or not target.__module__.startswith(f"{__package__}."):
         return [target]
     return [target, *(base for base in target.__mro__[1:] if "__init__" in vars(base))]
@@ -48,7 +56,10 @@ def check_key(target: Callable[..., Any], key: str, where: str) -> None:
     Args:
         target: a class or function.
         key: the argument's name.
-        where: what the message calls the place, such as ``model.assigner``.
+        where: the node's name in messages, such as ``model.assigner``.
+
+    Raises:
+        UserError: ``target`` has no such argument; the message suggests the nearest name.
     """
     known = parameters(target)
     if known is not None and key not in known:
@@ -56,10 +67,18 @@ def check_key(target: Callable[..., Any], key: str, where: str) -> None:
 
 
 def check_value(target: Callable[..., Any], key: str, value: Any, where: str) -> None:
-    """Raise UserError if ``value`` is not of the type that ``target`` declares for ``key``.
+    """Raise UserError unless ``value`` has the type that ``target`` declares for ``key``.
 
-    An int is accepted for a float. An annotation that says nothing about plain values (a module, a
-    tensor) accepts everything.
+    An int is accepted for a float. The annotation of a module or tensor only refuses plain values.
+
+    Args:
+        target: a class or function.
+        key: the argument's name.
+        value: the argument's value.
+        where: the node's name in messages, such as ``model.assigner``.
+
+    Raises:
+        UserError: a value of another type.
     """
     functions = (c.__init__ if inspect.isclass(c) else c for c in _callees(target))
     try:
@@ -68,7 +87,7 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
         return
     if hint is not None and not _fits(value, hint):
         expected = f"{_describe(hint)} for {_name(target)}"
-        raise UserError(f"{where}.{key} must be {expected}, got {value!r}")
+        raise UserError(f"{where}.{key}: expected {expected}, got {value!r}")
 
 
 def build_component(
@@ -77,21 +96,22 @@ def build_component(
     """Build a component from a yaml node such as ``{NAME: ATSS, TOPK: 9}``.
 
     Args:
-        node: NAME and the constructor's arguments in capitals; an argument that is itself a node
-            with a NAME is built first, from the same namespace.
-        namespace: the package or module whose ``__all__`` has the constructors. A NAME with a dot
-            is imported instead, so that a component of one's own needs no registration.
+        node: NAME and the constructor's arguments in capitals. An argument that is itself a node
+            with a NAME, or a list of such nodes, is built first, from the same namespace.
+        namespace: the package or module whose ``__all__`` lists the constructors. A NAME with a
+            dot is imported instead, so that custom components need no registration.
         where: the node's name in messages.
-        given: arguments that the node need not have; those that it has come first.
+        given: default arguments; those of the node override them.
 
     Returns:
         The constructed object.
 
     Raises:
-        UserError: an unknown name, an unknown or missing argument, a wrong type or value.
+        UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
     """
     if "NAME" not in node:
-        raise UserError(f"{where}: needs a NAME{nearest('', component_names(namespace))}")
+        known = nearest("", component_names(namespace))
+        raise UserError(f"{where}.NAME: expected a component's name, got none{known}")
     target = _resolve(str(node["NAME"]), namespace, where)
     arguments = dict(given)
     for upper, value in node.items():
@@ -107,7 +127,14 @@ def build_component(
 
 
 def component_names(namespace: ModuleType) -> list[str]:
-    """The components of a package: those of its classes that can be called with tensors."""
+    """List the components of a package: its classes that have a ``forward`` method.
+
+    Args:
+        namespace: a package or module with ``__all__``.
+
+    Returns:
+        The names, in the order of ``__all__``.
+    """
     members = {name: getattr(namespace, name) for name in namespace.__all__}
     return [name for name, c in members.items() if inspect.isclass(c) and hasattr(c, "forward")]
 
@@ -115,7 +142,7 @@ def component_names(namespace: ModuleType) -> list[str]:
 def _build_value(
     target: Callable[..., Any], key: str, value: Any, namespace: ModuleType, where: str
 ) -> Any:
-    """One argument of a node: a plain value, a node, or a list of nodes."""
+    """Build one argument of a node: a plain value, a node, or a list of nodes."""
     if isinstance(value, Mapping):
         return build_component(value, namespace, where)
     if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
@@ -128,11 +155,12 @@ def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]
     if "." in name:
         constructor = pydoc.locate(name)
         if not callable(constructor):
-            raise UserError(f"{where}: {name!r} cannot be imported, or is not a class")
+            raise UserError(f"{where}.NAME: expected a class that can be imported, got {name!r}")
         return constructor
     known = component_names(namespace)
     if name not in known:
-        raise UserError(f"{where}: no {name!r} in {namespace.__name__}{nearest(name, known)}")
+        expected = f"a component of {namespace.__name__}"
+        raise UserError(f"{where}.NAME: expected {expected}, got {name!r}{nearest(name, known)}")
     component: Callable[..., Any] = getattr(namespace, name)
     return component
 
@@ -146,7 +174,7 @@ def _describe(hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits an annotation; whatever is not plain fits."""
+    """Return whether a plain value fits an annotation; other values always fit."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, choice) for choice in typing.get_args(hint))
@@ -158,5 +186,5 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint in (bool, str, types.NoneType):
         return isinstance(value, hint)
-    # A module or tensor: anything but a plain value can be one.
+    # The annotation is a class such as a module or tensor, which a plain value cannot be.
     return not isinstance(value, (bool, int, float, str)) or not isinstance(hint, type)

@@ -1,11 +1,12 @@
-"""The two class labels that are not classes.
+"""Special class labels: background and ignore.
 
-A class label is 0..K-1 or one of these, in assigners, criteria and tests alike. Detectron2 writes
-background as K and ignored as -1; only ``ranking_det.modeling`` converts between the two.
+A class label is 0..K-1 or one of these two, in assigners, criteria and tests alike. Detectron2
+writes background as K and ignored as -1. Only ``ranking_det.modeling`` converts between the two
+conventions.
 """
 
 BACKGROUND = -1
 """A candidate that is matched to no object: a negative in every class."""
 
 IGNORE = -2
-"""A candidate that takes no part in any loss: padding, or neither positive nor negative."""
+"""A candidate that no loss uses: padding, or neither positive nor negative."""

@@ -1,4 +1,4 @@
-"""Blocks of rows, so that memory stays bounded however large a matrix is."""
+"""Process a matrix in blocks of rows, so that memory stays bounded for matrices of any size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ BLOCK_ENTRIES = 1 << 24
 
 
 def blocks(rows: int, columns: int, entries: int | None = None) -> Iterator[slice]:
-    """Slices over the rows of a (rows, columns) matrix, of one row at least.
+    """Split the rows of a (rows, columns) matrix into blocks of bounded size.
 
     Args:
-        rows: how many.
-        columns: how many.
-        entries: the most of a block; None for BLOCK_ENTRIES.
+        rows: the number of rows, >= 0.
+        columns: the number of columns, >= 0.
+        entries: the maximum number of entries in a block; None for BLOCK_ENTRIES. A block has at
+            least one row, even if that row has more entries.
+
+    Yields:
+        Slices of rows, in order.
 
     >>> list(blocks(5, 3, entries=6))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]

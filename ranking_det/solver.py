@@ -1,4 +1,4 @@
-"""Learning-rate warm-up in iterations, which configs name."""
+"""Learning-rate warm-up given in iterations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from fvcore.common.param_scheduler import ParamScheduler
 def warm_up(
     scheduler: ParamScheduler, *, factor: float, iterations: int, max_iter: int, share: float = 1.0
 ) -> WarmupParamScheduler:
-    """Add a linear warm-up of a number of iterations to a schedule, in a training of any length.
+    """Add a linear learning-rate warm-up to a schedule.
 
-    It is cut to a third of a short schedule, so that the rate is reached before it decays.
+    The warm-up takes at most a third of the schedule, so that the rate reaches its full value
+    before it decays even in a short training.
 
     Args:
         scheduler: the schedule without the warm-up.
-        factor: of its rate in the first iteration, >= 0.
-        iterations: of the warm-up, >= 0.
-        max_iter: of the training, >= 1.
-        share: of the training, in (0, 1], that the schedule is for.
+        factor: factor of the learning rate in the first iteration, >= 0.
+        iterations: length of the warm-up, >= 0.
+        max_iter: length of the training in iterations, >= 1.
+        share: fraction of the training that the schedule covers, in (0, 1].
+
+    Returns:
+        The schedule with the warm-up.
     """
     length = min(1 / 3, iterations / (share * max_iter))
     return WarmupParamScheduler(scheduler, factor, length, "linear")

@@ -1,13 +1,13 @@
-"""Assigners: which candidate is to find which object. torch only.
+"""Assigners: match anchors, points or proposals to ground-truth objects; torch only.
 
 Contract: ``assigner(anchors, gt_boxes, gt_classes, valid, predictions=None) -> Assignment``; see
 :class:`ranking_det.assigners.assignment.Assigner`.
 
-- :class:`MaxIoU`: by IoU of the anchor with the object (Faster R-CNN, RetinaNet).
-- :class:`FCOS`: by the location's place in the object and the object's size.
+- :class:`MaxIoU`: by the IoU of anchor and object (Faster R-CNN, RetinaNet).
+- :class:`FCOS`: by the position of the location in the object, and the size of the object.
 - :class:`ATSS`: by an IoU threshold from the statistics of the closest anchors.
 - :class:`PAA`: by a mixture of two Gaussians on the training losses of the anchors.
-- :class:`NormalizedPAA`: by such a mixture on their normalised scores (PAA* of APE Loss).
+- :class:`NormalizedPAA`: by a mixture of two Gaussians on normalised scores (PAA* of APE Loss).
 """
 
 from ranking_det.assigners.assignment import Assigner, Assignment, ImageInputs, Predictions

@@ -1,4 +1,4 @@
-"""The contract of all assigners."""
+"""Base class of assigners, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ranking_det.labels import BACKGROUND, IGNORE
 
 
 class Predictions(NamedTuple):
-    """What the model predicts for each candidate, detached, for assigners that ask for it.
+    """Detached predictions of the model, for assigners that need them.
 
     Attributes:
         logits: (R, K) raw class scores.
@@ -25,14 +25,15 @@ class Predictions(NamedTuple):
 
 
 class ImageInputs(NamedTuple):
-    """The candidates and the objects of one image.
+    """Candidates and ground-truth objects of one image.
 
     Attributes:
-        anchors: per level (R_l, 4) XYXY boxes in pixels; R is the sum of R_l.
+        anchors: for each level (R_l, 4) XYXY boxes in pixels; R is the sum of the R_l.
         gt_boxes: (G, 4) XYXY boxes in pixels; G may be 0.
-        gt_classes: (G,) int64.
+        gt_classes: (G,) int64 in 0..K-1.
         valid: (R,) bool; a candidate that is not valid must not be matched.
-        predictions: of the R candidates, for assigners with ``needs_predictions``.
+        predictions: the predictions for the R candidates, for assigners with
+            ``needs_predictions``; otherwise None.
     """
 
     anchors: Sequence[Tensor]
@@ -43,14 +44,15 @@ class ImageInputs(NamedTuple):
 
 
 class BatchInputs(NamedTuple):
-    """The candidates and the objects of a batch; R counts the candidates of all its images.
+    """Candidates and ground-truth objects of a batch, with R candidates in all images together.
 
     Attributes:
-        anchors: per level (R_l, 4) XYXY boxes in pixels, the same for every image.
-        gt_boxes: per image (G_i, 4) XYXY boxes in pixels; G_i may be 0.
-        gt_classes: per image (G_i,) int64.
+        anchors: for each level (R_l, 4) XYXY boxes in pixels, the same for every image.
+        gt_boxes: for each image (G_i, 4) XYXY boxes in pixels; G_i may be 0.
+        gt_classes: for each image (G_i,) int64 in 0..K-1.
         valid: (R,) bool; a candidate that is not valid must not be matched.
-        predictions: of the R candidates, for assigners with ``needs_predictions``.
+        predictions: the predictions for the R candidates, for assigners with
+            ``needs_predictions``; otherwise None.
     """
 
     anchors: Sequence[Tensor]
@@ -61,12 +63,12 @@ class BatchInputs(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Which object each of the R candidates is to find.
+    """Class labels and matched ground-truth objects of the R candidates.
 
     Attributes:
-        labels: (R,) int64, the class 0..K-1 of a positive, or BACKGROUND or IGNORE.
+        labels: (R,) int64, the class 0..K-1 of a positive, BACKGROUND or IGNORE.
         gt_index: (R,) int64, the object of a positive as an index into the batch's concatenated
-            ground truth; -1 if not positive.
+            ground truth; -1 for candidates that are not positive.
     """
 
     labels: Tensor
@@ -74,13 +76,15 @@ class Assignment(NamedTuple):
 
 
 class Assigner(nn.Module):
-    """Base class: splits the batch into images; a subclass matches the objects of one image.
+    """Base class of assigners: match anchors to ground-truth objects, image by image.
 
-    A subclass that gains from seeing all images at once overrides :meth:`match_all` instead.
+    A subclass defines :meth:`match`, which matches the objects of one image. A subclass that is
+    faster on a whole batch overrides :meth:`match_all` instead.
 
     Attributes:
-        needs_predictions: whether it is to be given the predictions of the step.
-        needs_grid: whether it is for anchors on the cells of feature maps, and not for proposals.
+        needs_predictions: whether the assigner needs the predictions of the step.
+        needs_grid: whether it needs anchors on the cells of feature maps; False if it can also
+            match proposals.
         one_per_location: whether it needs one square anchor of 8 strides per cell.
     """
 
@@ -90,7 +94,7 @@ class Assigner(nn.Module):
 
     @property
     def num_levels(self) -> int | None:
-        """The number of feature levels that it is for; None for any."""
+        """The number of feature levels that the assigner needs; None for any."""
         return None
 
     @torch.no_grad()
@@ -102,15 +106,16 @@ class Assigner(nn.Module):
         valid: Tensor,
         predictions: Predictions | None = None,
     ) -> Assignment:
-        """Assign the candidates of a batch.
+        """Assign anchors to the ground-truth objects of a batch.
 
         Args:
-            anchors: per level (R_l, 4) XYXY boxes in pixels, the same for every image.
-            gt_boxes: per image (G_i, 4) XYXY boxes in pixels; G_i may be 0.
-            gt_classes: per image (G_i,) int64 in 0..K-1.
+            anchors: for each level (R_l, 4) XYXY boxes in pixels, the same for every image.
+            gt_boxes: for each image (G_i, 4) XYXY boxes in pixels; G_i may be 0.
+            gt_classes: for each image (G_i,) int64 in 0..K-1.
             valid: (R,) bool, False for candidates in the padding of the batch, which are ignored;
-                R = number of images x sum of R_l, image-major, then level.
-            predictions: of all R candidates; only for assigners with ``needs_predictions``.
+                R = number of images x sum of R_l, in the order of images, then levels.
+            predictions: the predictions for all R candidates; only for assigners with
+                ``needs_predictions``.
 
         Returns:
             The assignment of all R candidates.
@@ -127,20 +132,20 @@ class Assigner(nn.Module):
             _check_predictions(type(self).__name__, predictions, num_rows)
         matched = self.match_all(BatchInputs(anchors, gt_boxes, gt_classes, valid, predictions))
         positive = matched >= 0
-        # Clamped, not masked: indexing with a mask would synchronise host and device. One class
-        # more, so that there is something to index without an object.
+        # Clamped, as indexing with a mask would synchronise host and device. The additional class
+        # allows indexing in a batch without objects.
         classes = torch.cat([*gt_classes, matched.new_zeros(1)])
         labels = torch.where(positive, classes[matched.clamp(min=0)], matched)
         return Assignment(labels.masked_fill(~valid, IGNORE), torch.where(positive, matched, -1))
 
     def match_all(self, batch: BatchInputs) -> Tensor:
-        """Match the candidates of a batch: by default image by image.
+        """Match the candidates of a batch, by default image by image.
 
         Args:
-            batch: its candidates and objects.
+            batch: the candidates and objects of the batch.
 
         Returns:
-            (R,) int64: the object as an index into the batch's concatenated ground truth, or
+            (R,) int64: the object as an index into the batch's concatenated ground truth,
             BACKGROUND or IGNORE.
         """
         anchors, gt_boxes, gt_classes, valid, predictions = batch
@@ -158,10 +163,13 @@ class Assigner(nn.Module):
         """Match the candidates of one image.
 
         Args:
-            image: its candidates and objects.
+            image: the candidates and objects of the image.
 
         Returns:
-            (R,) int64: the index 0..G-1 of the object, or BACKGROUND or IGNORE.
+            (R,) int64: the index 0..G-1 of the object, BACKGROUND or IGNORE.
+
+        Raises:
+            NotImplementedError: a subclass must define it, unless it overrides :meth:`match_all`.
         """
         raise NotImplementedError
 
@@ -169,17 +177,17 @@ class Assigner(nn.Module):
 def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> None:
     counts = len(gt_boxes), len(gt_classes)
     right = counts[0] == counts[1]
-    check_that(right, "gt_boxes and gt_classes", "entries of the same images", counts)
+    check_that(right, "gt_boxes, gt_classes", "one entry per image in both", counts)
     for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
         right = classes.dim() == 1 and classes.dtype == torch.int64
-        check_that(right, f"gt_classes[{i}]", "int64 of one dimension", classes)
+        check_that(right, f"gt_classes[{i}]", "a one-dimensional int64 tensor", classes)
         expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has {len(classes)} entries"
         check_that(boxes.shape == (len(classes), 4), f"gt_boxes[{i}]", expected, boxes)
 
 
 def _check_predictions(assigner: str, predictions: Predictions | None, num_rows: int) -> None:
     if predictions is None:
-        raise ValueError(f"{assigner} needs predictions, got None")
+        raise ValueError(f"predictions: expected Predictions, which {assigner} needs, got None")
     logits, decoded = predictions
     right = logits.dim() == 2 and len(logits) == num_rows and decoded.shape == (num_rows, 4)
     expected = f"logits of shape ({num_rows}, K) and boxes of shape ({num_rows}, 4)"
@@ -187,5 +195,12 @@ def _check_predictions(assigner: str, predictions: Predictions | None, num_rows:
 
 
 def unmatched(valid: Tensor) -> Tensor:
-    """All candidates of an image as background, the start of every matching: (R,) int64."""
+    """Return a matching in which all candidates are background.
+
+    Args:
+        valid: (R,) bool, any values.
+
+    Returns:
+        (R,) int64, all BACKGROUND.
+    """
     return torch.full_like(valid, BACKGROUND, dtype=torch.int64)

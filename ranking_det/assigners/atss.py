@@ -1,4 +1,4 @@
-"""Adaptive training sample selection (Zhang et al., CVPR 2020)."""
+"""ATSS: adaptive training sample selection (Zhang et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from ranking_det.row_blocks import blocks
 
 
 class ATSS(Assigner):
-    """Positives are the closest anchors whose IoU stands out for that object.
+    """Assign the closest anchors by an adaptive IoU threshold (Zhang et al., CVPR 2020, alg. 1).
 
-    For each object, the ``topk`` anchors per level whose centres are closest to its centre are
-    candidates (all of a level that has fewer). A candidate is positive if its IoU is at least the
-    mean plus the standard deviation of the candidates' IoUs, and its centre lies inside the object.
-    An anchor that is positive for several objects goes to the one it overlaps most, of equal ones
-    to the first. All other anchors are background.
+    The candidates of an object are, on each level, the ``topk`` anchors with centres closest to its
+    centre (all anchors if the level has fewer). A candidate is positive if its IoU is at least the
+    mean plus the standard deviation of the candidates' IoUs, and if its centre is inside the
+    object. An anchor that is positive for several objects is assigned to the one with the highest
+    IoU, and to the first if they are equal. All other anchors are background.
 
-    The deviation is the unbiased one, as in the paper's code; a single candidate has deviation 0.
+    The standard deviation is unbiased, as in the paper's code; it is 0 for a single candidate.
 
     Args:
-        topk: candidates per object and level, >= 1.
+        topk: the number of candidates per object and level, >= 1.
+
+    Raises:
+        ValueError: ``topk`` is out of range.
     """
 
-    INSIDE = 0.01  # px; a centre on an object's edge is not inside (the paper's code)
+    INSIDE = 0.01  # pixels; a centre on an edge is not inside (as in the paper's code)
 
     def __init__(self, topk: int = 9) -> None:
         super().__init__()
@@ -36,7 +39,14 @@ class ATSS(Assigner):
         self.topk = topk
 
     def match(self, image: ImageInputs) -> Tensor:
-        """See :meth:`Assigner.match`."""
+        """Match the candidates of one image.
+
+        Args:
+            image: the candidates and objects of the image.
+
+        Returns:
+            (R,) int64: the index 0..G-1 of the object, BACKGROUND or IGNORE.
+        """
         anchors, gt_boxes, valid = image.anchors, image.gt_boxes, image.valid
         matched = unmatched(valid)
         if not len(gt_boxes) or not len(valid):
@@ -54,7 +64,7 @@ class ATSS(Assigner):
     def _candidates(
         self, anchors: Sequence[Tensor], gt_boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Indices (G, C) of the closest anchors of all levels, and whether there are as many."""
+        """Indices (G, C) of the closest anchors of all levels, and whether each entry exists."""
         gt_centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
         index, exists, offset = [], [], 0
         for boxes in anchors:
@@ -63,7 +73,7 @@ class ATSS(Assigner):
             k = min(self.topk, len(boxes))
             closest = []
             for rows in blocks(len(gt_boxes), len(boxes)):
-                # Squared: the order is the same, and a root would round some distances to ties.
+                # Squared: the order is the same, and a root would round some distances to equal.
                 distance = (gt_centers[rows, None, 0] - centers[None, :, 0]).square_()
                 distance += (gt_centers[rows, None, 1] - centers[None, :, 1]).square_()
                 closest.append(distance.masked_fill_(far, torch.inf).topk(k, dim=1, largest=False))
@@ -74,7 +84,7 @@ class ATSS(Assigner):
 
 
 def _mean_plus_std(iou: Tensor, exists: Tensor) -> Tensor:
-    """Mean plus unbiased standard deviation (G, 1) of those entries (G, C) that exist."""
+    """Mean plus unbiased standard deviation (G, 1) of the existing entries (G, C)."""
     count = exists.sum(dim=1, keepdim=True)
     mean = (iou * exists).sum(dim=1, keepdim=True) / count.clamp(min=1)
     deviation = ((iou - mean).square() * exists).sum(dim=1, keepdim=True)
@@ -82,7 +92,7 @@ def _mean_plus_std(iou: Tensor, exists: Tensor) -> Tensor:
 
 
 def _resolve(index: Tensor, iou: Tensor, positive: Tensor, matched: Tensor) -> Tensor:
-    """Give each positive anchor to the object of the highest IoU, of equal ones to the first."""
+    """Assign each positive anchor to the object of highest IoU, to the first if equal."""
     anchor, iou = index.reshape(-1), iou.reshape(-1)
     best = iou.new_full(matched.shape, -1.0).scatter_reduce_(0, anchor, iou, "amax")
     wins = positive.reshape(-1) & (iou == best[anchor])

@@ -1,7 +1,7 @@
-"""Assignment by a mixture of two Gaussians on what each anchor would cost.
+"""Assignment by a mixture of two Gaussians on the cost of each anchor.
 
-n is the number of anchors that take part, G of objects, both in the whole batch: but for the IoU of
-anchors and objects, nothing here runs per image or per object.
+Shapes: n competing anchors and G objects in the whole batch. Except for the IoU of anchors and
+objects, nothing here loops over images or objects.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Fallback = Literal["positive", "none"]
 
 
 class Competitors(NamedTuple):
-    """The anchors that compete for an object, and the objects.
+    """Anchors that compete for the objects of a batch, and the objects.
 
     Attributes:
-        rows: (n,) int64, the place of each anchor among the R candidates.
+        rows: (n,) int64, the index of each anchor among the R candidates.
         objects: (n,) int64, the object 0..G-1 that it competes for.
         boxes: (G, 4) XYXY boxes of all objects in pixels.
-        classes: (G,) int64.
+        classes: (G,) int64, the classes of all objects in 0..K-1.
     """
 
     rows: Tensor
@@ -37,30 +37,31 @@ class Competitors(NamedTuple):
 
 
 class CostMixture(Assigner):
-    """Base class of assigners that split an object's anchors by their costs.
+    """Base class of assigners that split the anchors of an object by their costs (PAA).
 
-    An anchor competes for the object it overlaps most, if their IoU is at least ``min_iou`` or it
-    is a low-quality match; see :class:`MaxIoU`. The ``topk`` anchors of lowest cost per object and
-    level are its samples. A mixture of two Gaussians is fitted to the samples of all levels
-    together. Positive are the samples of the cheaper component whose cost is at most that of its
-    likeliest one. All other anchors are background.
+    An anchor competes for the object with which it has the highest IoU, if the IoU is at least
+    ``min_iou`` or the anchor is a low-quality match; see :class:`MaxIoU`. The samples of an object
+    are, on each level, the ``topk`` competing anchors of lowest cost. A mixture of two Gaussians is
+    fitted to the samples of all levels together. Samples of the cheaper component are positive if
+    their cost is at most that of the component's most likely sample. All other anchors are
+    background (Kim and Lee, ECCV 2020, algorithm 1).
 
-    Of two samples the cheaper one is positive, of equal ones the first, as a mixture of two
-    components has it. An anchor whose cost is not finite does not compete.
+    If an object has two samples, the cheaper one is positive, and the first one if they are equal:
+    the result of a mixture of two components. An anchor with a non-finite cost does not compete.
 
     Args:
-        topk: samples per object and level, >= 1.
-        min_iou: in [0, 1].
-        single_candidate: what an object's only sample is: "positive", or "none" to leave the object
-            without.
-        low_quality: which object a low-quality match competes for, "object" or "anchor"; see
+        topk: the number of samples per object and level, >= 1.
+        min_iou: the IoU from which an anchor competes, in [0, 1].
+        single_candidate: the label of a sample that is the object's only one: "positive", or "none"
+            for background.
+        low_quality: the object that a low-quality match competes for, "object" or "anchor"; see
             :class:`MaxIoU`.
-        empty_component: what the samples are if none is of the cheaper component: "positive", all
-            of them, or "none".
+        empty_component: the label of all samples if the cheaper component has none: "positive", or
+            "none" for background.
         reg_covar: added to the variances of the mixture, > 0.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     needs_predictions = True
@@ -86,27 +87,45 @@ class CostMixture(Assigner):
         self.competitors = MaxIoU(min_iou, min_iou, low_quality)
 
     def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
-        """What it costs to give anchors to objects.
+        """Compute the cost of assigning each competing anchor to its object.
 
         Args:
-            predictions: of all R candidates.
-            competitors: those of them that compete for an object.
+            predictions: the predictions for all R candidates.
+            competitors: the n anchors that compete for an object.
 
         Returns:
-            (n,) float; not finite to keep an anchor out.
+            (n,) float; an anchor with a non-finite cost is background.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
         """
         raise NotImplementedError
 
     def match(self, image: ImageInputs) -> Tensor:
-        """See :meth:`Assigner.match`."""
+        """Match the candidates of one image.
+
+        Args:
+            image: the candidates and objects of the image.
+
+        Returns:
+            (R,) int64: the index 0..G-1 of the object, BACKGROUND or IGNORE.
+        """
         anchors, gt_boxes, gt_classes, valid, predictions = image
         return self.match_all(BatchInputs(anchors, [gt_boxes], [gt_classes], valid, predictions))
 
     def match_all(self, batch: BatchInputs) -> Tensor:
-        """See :meth:`Assigner.match_all`."""
+        """Match the candidates of a batch, with one fit for all objects.
+
+        Args:
+            batch: the candidates and objects of the batch.
+
+        Returns:
+            (R,) int64: the object as an index into the batch's concatenated ground truth, or
+            BACKGROUND.
+        """
         anchors, gt_boxes, gt_classes, _, predictions = batch
         matched = self.competitors.match_all(batch)
-        # The one synchronisation, beside those of the mixture.
+        # The only synchronisation of host and device, in addition to those of the mixture.
         rows = torch.nonzero(matched >= 0).squeeze(1)
         if predictions is None or not len(rows):
             return matched
@@ -118,7 +137,8 @@ class CostMixture(Assigner):
         groups = objects * len(levels) + cells[rows % len(cells)]
         samples, values = self._cheapest(costs, groups, len(boxes) * len(levels))
         positive = self._positives(values.reshape(len(boxes), -1))
-        # Index n stands for no anchor; what is not positive is written behind the last.
+        # Sample index n stands for no anchor. Samples that are not positive go to an extra entry at
+        # the end.
         rows = torch.cat([rows, rows.new_full((1,), len(matched))])
         where = torch.where(positive.reshape(-1), rows[samples], len(matched))
         owners = torch.arange(len(boxes), device=where.device).repeat_interleave(positive.shape[1])
@@ -126,16 +146,16 @@ class CostMixture(Assigner):
         return result.scatter_(0, where, owners)[:-1]
 
     def _cheapest(self, costs: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-        """The ``topk`` of lowest cost of each group, of equal costs the first.
+        """Find the ``topk`` anchors of lowest cost in each group, the first ones if equal.
 
         Args:
-            costs: (n,).
+            costs: (n,) float.
             groups: (n,) int64 in 0..num_groups-1.
-            num_groups: pairs of object and level.
+            num_groups: the number of pairs of object and level.
 
         Returns:
-            (num_groups topk,) int64 indices into costs, n where there are too few; and their costs,
-            infinite there.
+            (num_groups topk,) int64 indices into costs, n where a group has fewer anchors; and
+            their costs, infinite there.
         """
         costs = costs.masked_fill(~costs.isfinite(), torch.inf)
         order = costs.argsort(stable=True)
@@ -150,20 +170,20 @@ class CostMixture(Assigner):
         return samples, torch.cat([costs, costs.new_full((1,), torch.inf)])[samples]
 
     def _positives(self, values: Tensor) -> Tensor:
-        """Which of the samples' costs (G, C), infinite where there is none, are positive: bool."""
+        """Whether each sample is positive, by its cost (G, C), which is infinite without sample."""
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
         mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)
         component, likelihood = classify(values, mixture)
         cheaper = exists & (component == 0)
         best = likelihood.masked_fill(~cheaper, -torch.inf).amax(dim=1, keepdim=True)
-        # By cost, not by place: samples of equal cost are treated alike.
+        # A limit on the cost, not on the rank, so that samples of equal cost get the same label.
         likeliest = cheaper & (likelihood == best)
         limit = values.masked_fill(~likeliest, torch.inf).amin(dim=1, keepdim=True)
         positive = cheaper & (values <= limit)
         if self.empty_component == "positive":
             positive |= exists & ~cheaper.any(dim=1, keepdim=True)
-        # Too few for a mixture: the first of the cheapest.
+        # One or two samples are too few for a mixture: the cheapest is positive.
         count = exists.sum(dim=1, keepdim=True)
         first = torch.zeros_like(exists).scatter_(1, values.argmin(dim=1, keepdim=True), True)
         enough = count > (0 if self.single_candidate == "positive" else 1)

@@ -1,4 +1,4 @@
-"""Assignment of locations to the objects around them (FCOS: Tian et al., ICCV 2019)."""
+"""FCOS: assign locations to the objects that contain them (Tian et al., ICCV 2019)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from ranking_det.row_blocks import blocks
 
 
 class FCOS(Assigner):
-    """Positives are the locations near an object's centre, on the level of the object's size.
+    """Assign locations near the centre of an object, on the feature level of the object's size.
 
-    A location is the centre of its anchor, whose side is 8 strides. It belongs to an object if it
-    lies strictly inside the object's box and strictly inside the square of ``center_radius``
-    strides around the object's centre, and if the largest of its four distances to the sides of
-    the box is within the range of its level. A location of several objects goes to the smallest, of
-    equal areas to the first. All other locations are background.
+    A location is the centre of an anchor of 8 strides. It is positive for an object if it is
+    strictly inside the object's box and strictly inside the square of ``center_radius`` strides
+    around the object's centre (centre sampling), and if the largest of its four distances to the
+    sides of the box is in the range of its level (Tian et al., FCOS, ICCV 2019, section 3). A
+    location that is positive for several objects is assigned to the one of smallest area, and to
+    the first if they are equal. All other locations are background.
 
-    Unlike in the paper, a distance on the border of two ranges belongs to the lower level only.
+    Unlike the paper, a distance on the border of two ranges belongs to the lower level only.
 
     Args:
-        center_radius: half the side of the square in strides; 0 for the whole box, as at first
-            published.
-        size_ranges: the largest distance in pixels of each level but the last, ascending; the last
-            level has no limit.
+        center_radius: half the side of the square in strides, >= 0; 0 for the whole box, without
+            centre sampling, as in the first version of the paper.
+        size_ranges: the largest distance in pixels of each level except the last, > 0 and
+            ascending; the last level has no limit.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     one_per_location = True
@@ -46,15 +50,21 @@ class FCOS(Assigner):
 
     @property
     def num_levels(self) -> int:
-        """One more than there are ranges."""
+        """The number of feature levels, one more than there are ranges."""
         return len(self.size_ranges) + 1
 
     def match(self, image: ImageInputs) -> Tensor:
-        """See :meth:`Assigner.match`.
+        """Match the locations of one image.
+
+        Args:
+            image: the candidates and objects of the image.
+
+        Returns:
+            (R,) int64: the index 0..G-1 of the object, BACKGROUND or IGNORE.
 
         Raises:
-            ValueError: another number of levels than of ranges, or anchors that are not square
-                (looked at on the CPU only, since a GPU would have to wait).
+            ValueError: the number of levels does not fit the ranges, or anchors are not square
+                (checked on the CPU only, as the host would wait for a GPU).
         """
         anchors, gt_boxes, valid = image.anchors, image.gt_boxes, image.valid
         self._check_anchors(anchors)
@@ -80,7 +90,7 @@ class FCOS(Assigner):
         return matched
 
     def _distances(self, points: Tensor, radius: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether points (R, 2) are inside (G, R), and their largest distance to a side (G, R)."""
+        """Whether each point (R, 2) is inside (G, R), and its largest distance to a side (G, R)."""
         x, y = points.unbind(dim=1)
         x1, y1, x2, y2 = gt_boxes[:, :, None].unbind(dim=1)
         nearest = x - x1
@@ -102,6 +112,6 @@ class FCOS(Assigner):
             if boxes.device.type == "cpu" and bool(((width - height).abs() > 1e-3 * width).any()):
                 odd = int((width - height).abs().argmax())
                 raise ValueError(
-                    f"anchors[{i}]: expected square ones of 8 strides, one per cell, got one of "
+                    f"anchors[{i}]: expected square anchors of 8 strides, one per cell, got one of "
                     f"{float(width[odd]):g} x {float(height[odd]):g}"
                 )

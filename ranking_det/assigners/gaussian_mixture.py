@@ -1,7 +1,9 @@
-"""Mixtures of two Gaussians in one dimension, many at a time.
+"""Fit Gaussian mixture models (GMM) with two components in one dimension, many in one call.
 
-Expectation maximisation (Dempster et al., 1977) on all rows of a matrix at once; each row comes out
-as scikit-learn's GaussianMixture fits it alone. G is the number of rows, C of samples in a row.
+Expectation maximisation (Dempster et al., 1977) on all rows of a matrix simultaneously. The result
+for each row is that of scikit-learn's GaussianMixture on the row alone.
+
+Shapes: G rows, C samples per row.
 """
 
 from __future__ import annotations
@@ -16,20 +18,21 @@ from torch.nn import functional
 from ranking_det.checks import check_that
 
 TOLERANCE = 1e-3
-"""A row ends when its mean log-likelihood, in nats, changes by less."""
+"""A row has converged when its mean log-likelihood, in nats, changes by less than this."""
 MAX_ITERATIONS = 100
+"""Iterations after which the fit ends, also for rows that have not converged."""
 CHECK_EVERY = 8
-"""Iterations between two looks at whether all rows have converged: each makes a GPU wait."""
+"""Iterations between two checks for convergence: for each the host waits for a GPU."""
 
 
 class TwoGaussians(NamedTuple):
-    """One mixture per row, in float64.
+    """Mixtures of two Gaussians, one per row, in float64.
 
     Attributes:
-        means: (G, 2); component 0 started from the smallest sample, 1 from the largest.
-        variances: (G, 2), above 0.
-        weights: (G, 2), above 0, of sum 1.
-        converged: (G,) bool, whether the fit ended before MAX_ITERATIONS.
+        means: (G, 2); component 0 starts from the smallest sample, 1 from the largest.
+        variances: (G, 2), > 0.
+        weights: (G, 2), > 0, with sum 1.
+        converged: (G,) bool, whether the row converged within MAX_ITERATIONS.
     """
 
     means: Tensor
@@ -39,22 +42,23 @@ class TwoGaussians(NamedTuple):
 
 
 def fit_two_gaussians(values: Tensor, exists: Tensor, *, reg_covar: float = 1e-6) -> TwoGaussians:
-    """Fit a mixture to the samples of each row.
+    """Fit a mixture of two Gaussians to the samples of each row.
 
-    The start is means at the smallest and the largest sample, equal weights and variances of 1. A
-    row ends when its mean log-likelihood changes by less than TOLERANCE; the others go on without
-    it.
+    The fit starts with means at the smallest and the largest sample, equal weights and variances of
+    1, as PAA does (Kim and Lee, ECCV 2020). A row that has converged no longer changes while the
+    other rows continue.
 
     Args:
         values: (G, C) float, finite where ``exists``.
-        exists: (G, C) bool, which entries are samples; a row without any has a mixture around 0.
-        reg_covar: added to the variances, so that equal samples have one; > 0.
+        exists: (G, C) bool, whether an entry is a sample; a row without samples gets a mixture
+            around 0.
+        reg_covar: added to the variances, so that they are above 0 for equal samples, > 0.
 
     Returns:
-        The mixtures, on the device of ``values``, or on the CPU if it has no float64.
+        The mixtures, on the device of ``values``, or on the CPU if the device has no float64.
 
     Raises:
-        ValueError: the shapes or dtypes are not as described.
+        ValueError: a shape or dtype is not as described.
 
     >>> values = torch.tensor([[0.0, 0.2, 5.0, 5.2]])
     >>> fit_two_gaussians(values, torch.ones_like(values, dtype=torch.bool)).means
@@ -84,15 +88,15 @@ def fit_two_gaussians(values: Tensor, exists: Tensor, *, reg_covar: float = 1e-6
 
 
 def classify(values: Tensor, mixture: TwoGaussians) -> tuple[Tensor, Tensor]:
-    """The likeliest component of each value, and the likelihood of each value.
+    """Compute the most likely component and the log-likelihood of each value.
 
     Args:
         values: (G, C) float; row g belongs to mixture g.
-        mixture: of G rows.
+        mixture: the mixtures of the G rows.
 
     Returns:
-        (G, C) int64, 0 or 1 (0 if both are as likely), and (G, C) float64, the logarithm of the
-        density of the mixture; on the device of the mixture.
+        (G, C) int64, the component 0 or 1 (0 if both are equally likely), and (G, C) float64, the
+        logarithm of the mixture's density; on the device of the mixture.
     """
     state = torch.stack([mixture.means, mixture.variances, mixture.weights]).transpose(1, 2)
     densities = _log_densities(in_float64(values), state)
@@ -101,7 +105,14 @@ def classify(values: Tensor, mixture: TwoGaussians) -> tuple[Tensor, Tensor]:
 
 
 def in_float64(values: Tensor) -> Tensor:
-    """``values`` in float64, on the CPU if their device has none."""
+    """Convert a tensor to float64, on the CPU if its device has no float64.
+
+    Args:
+        values: a tensor of any shape.
+
+    Returns:
+        The same values in float64.
+    """
     if values.device.type == "mps":
         values = values.cpu()
     return values.to(torch.float64)
@@ -109,7 +120,7 @@ def in_float64(values: Tensor) -> Tensor:
 
 def _start(values: Tensor, exists: Tensor) -> Tensor:
     """Means, variances and weights (3, 2, G) before the first iteration."""
-    # One more column, so that a row without samples has limits too.
+    # One additional column, so that amin and amax work for matrices without columns.
     padded = functional.pad(values, (0, 1))
     outside = functional.pad(~exists, (0, 1), value=True)
     empty = outside.all(dim=1)
@@ -128,14 +139,14 @@ def _log_densities(x: Tensor, state: Tensor) -> Tensor:
 
 
 def _log_sum(densities: Tensor, odds: Tensor) -> Tensor:
-    """Logarithm (G, C) of the sum of both densities (2, G, C), given the second less the first."""
-    # torch.logaddexp takes twice as long; logsigmoid starts threads for what is not worth them.
+    """Logarithm (G, C) of the sum of both densities (2, G, C); odds: the second minus the first."""
+    # torch.logaddexp takes twice as long. logsigmoid starts threads, which do not pay off here.
     return torch.maximum(densities[0], densities[1]) + functional.softplus(-odds.abs())
 
 
 def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
     """Means, variances and weights (3, 2, G) of samples x (G, C) with membership (2, G, C)."""
-    # As scikit-learn has it, so that a component without samples has a mean.
+    # The small term is scikit-learn's: it gives a component without samples a mean.
     size = membership.sum(dim=2) + 10 * torch.finfo(x.dtype).eps
     means = (membership * x).sum(dim=2) / size
     deviation = (x - means[..., None]).square_().mul_(membership)
@@ -147,4 +158,4 @@ def _check(values: Tensor, exists: Tensor) -> None:
     right = values.dim() == 2 and values.is_floating_point()
     check_that(right, "values", "a float tensor (G, C)", values)
     right = exists.shape == values.shape and exists.dtype == torch.bool
-    check_that(right, "exists", f"bool of shape {tuple(values.shape)} as values has", exists)
+    check_that(right, "exists", f"bool of shape {tuple(values.shape)}, as values", exists)

@@ -1,4 +1,4 @@
-"""Assignment by the IoU of the anchor with the object."""
+"""Anchor matching by IoU, as in Faster R-CNN and RetinaNet."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ LowQuality = Literal["object", "anchor"]
 
 
 class MaxIoU(Assigner):
-    """Each anchor goes to the object it overlaps most, if it overlaps enough.
+    """Assign each anchor to the object of highest IoU, if the IoU is above a threshold.
 
-    The rule of Faster R-CNN and RetinaNet; of several objects of the same IoU the first wins.
+    The rule of Faster R-CNN (Ren et al., NeurIPS 2015) and RetinaNet (Lin et al., ICCV 2017). If
+    the IoUs with several objects are equal, the first object is chosen.
 
-    An object that overlaps no anchor enough would have no positive. Its *low-quality matches* are
-    the anchors that overlap it most (all that tie), if that IoU is above 0 and at least
-    ``low_quality_iou``. Unlike with Detectron2's Matcher, an object that overlaps nothing takes
-    nothing; there, all anchors of IoU 0 would become its positives.
+    An object whose IoU is below the threshold for all anchors would have no positive. Its
+    *low-quality matches* are the anchors of highest IoU with it (all of them if several are equal),
+    if that IoU is above 0 and at least ``low_quality_iou``. Unlike in Detectron2's Matcher, an
+    object that overlaps no anchor has no match; there, all anchors of IoU 0 would become its
+    positives.
 
     Args:
-        positive_iou: an anchor of at least this IoU with an object is positive.
-        negative_iou: an anchor of less than this with every object is background; one between the
-            two is ignored.
-        low_quality: whom a low-quality match goes to. "object": the object that it is a match of,
-            whatever the anchor overlaps more, and of several such objects the last; every object
-            whose highest IoU is enough then has a positive, unless a later object takes it. This
-            is what the ranking papers trained with. "anchor": the object that the anchor overlaps
-            most, as in Detectron2, which may leave the other without a positive. None: there are no
-            low-quality matches.
-        low_quality_iou: the least IoU of such an anchor; .3 in the RPN of the ranking papers.
+        positive_iou: an anchor with at least this IoU with an object is positive, in [0, 1].
+        negative_iou: an anchor with less than this IoU with every object is background, in
+            [0, positive_iou]; one between the two thresholds is ignored.
+        low_quality: the object that a low-quality match is assigned to. "object": the object that
+            it is a low-quality match of, even if its IoU with another object is higher; if there
+            are several such objects, the last. Every object with a sufficient highest IoU then has
+            a positive, unless a later object takes it. The ranking papers were trained with this.
+            "anchor": the object of highest IoU with the anchor, as in Detectron2, which may leave
+            the other object without a positive. None: no low-quality matches.
+        low_quality_iou: the minimum IoU of a low-quality match, in [0, 1]; 0.3 in the RPN of the
+            ranking papers.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     needs_grid = False
@@ -63,7 +66,14 @@ class MaxIoU(Assigner):
         self.low_quality, self.low_quality_iou = low_quality, low_quality_iou
 
     def match(self, image: ImageInputs) -> Tensor:
-        """See :meth:`Assigner.match`."""
+        """Match the candidates of one image.
+
+        Args:
+            image: the candidates and objects of the image.
+
+        Returns:
+            (R,) int64: the index 0..G-1 of the object, BACKGROUND or IGNORE.
+        """
         gt_boxes, valid = image.gt_boxes, image.valid
         matched = unmatched(valid)
         if not len(gt_boxes) or not len(valid):
@@ -86,17 +96,17 @@ class MaxIoU(Assigner):
         return torch.where(claimant >= 0, owner, matched)
 
     def _last_claimant(self, iou: Tensor, first: int) -> Tensor:
-        """The last object (R,), counted from ``first``, whose low-quality match an anchor is.
+        """Find the last object that each anchor is a low-quality match of.
 
         Args:
-            iou: (g, R) of some of the objects.
-            first: number of the first of them.
+            iou: (g, R) IoUs of consecutive objects with all anchors.
+            first: the index of the first of these objects.
 
         Returns:
-            int64; -1 for an anchor that is nobody's.
+            (R,) int64, the index of the object; -1 for an anchor that is no low-quality match.
         """
         highest = iou.amax(dim=1, keepdim=True)
         enough = (highest > 0) & (highest >= self.low_quality_iou)
-        # In int32, since this is as large as the IoUs.
+        # In int32, as this matrix is as large as that of the IoUs.
         number = torch.arange(first, first + len(iou), dtype=torch.int32, device=iou.device)
         return torch.where((iou == highest) & enough, number[:, None], -1).amax(dim=0).long()

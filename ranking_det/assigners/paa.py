@@ -1,6 +1,6 @@
-"""Probabilistic anchor assignment, with the costs of PAA and of PAA*.
+"""PAA: probabilistic anchor assignment, with the costs of PAA and of PAA*.
 
-n is the number of anchors that take part, G of objects, both in the whole batch.
+Shapes: n competing anchors and G objects in the whole batch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ Scores = Literal["both", "classification", "localization"]
 
 
 class PAA(CostMixture):
-    """The cost is the training loss of the anchor (Kim and Lee, ECCV 2020).
+    """Assign anchors by their training loss (PAA: Kim and Lee, ECCV 2020).
 
-    Focal loss summed over the classes, with the object's class as target, plus ``box_weight`` times
-    the GIoU loss of the predicted box. See :class:`CostMixture` for how the costs are split.
+    The cost of an anchor is its focal loss, summed over the classes with the object's class as
+    target, plus ``box_weight`` times the GIoU loss of its predicted box. :class:`CostMixture`
+    splits the anchors of an object by their costs.
 
-    The defaults are those of the paper's code; RS-PAA (Oksuz et al., ICCV 2021) has
+    The defaults are those of the paper's code. RS-PAA (Oksuz et al., ICCV 2021) uses
     ``single_candidate="none"``, ``low_quality="object"``, ``empty_component="none"`` and
     ``reg_covar=1e-5``.
 
     Args:
-        box_weight: of the GIoU loss, >= 0.
-        mixture: the arguments of :class:`CostMixture`.
+        box_weight: weight of the GIoU loss, >= 0.
+        **mixture: the arguments of :class:`CostMixture`.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     ALPHA, GAMMA = 0.25, 2
@@ -44,7 +48,15 @@ class PAA(CostMixture):
         self.box_weight = box_weight
 
     def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
-        """See :meth:`CostMixture.costs`."""
+        """Compute the cost of assigning each competing anchor to its object.
+
+        Args:
+            predictions: the predictions for all R candidates.
+            competitors: the n anchors that compete for an object.
+
+        Returns:
+            (n,) float32 or better, >= 0.
+        """
         rows, objects, boxes, classes = competitors
         targets = classes[objects][:, None]
         logits = predictions.logits
@@ -54,7 +66,7 @@ class PAA(CostMixture):
         return focal + self.box_weight * (1 - overlap)
 
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Focal loss (n,) of logits (n, K), each row with its one positive class (n, 1)."""
+        """Focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
         logits = _at_least_float32(logits)
         against = -logits.gather(1, targets)
         hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA
@@ -63,20 +75,23 @@ class PAA(CostMixture):
 
 
 class NormalizedPAA(CostMixture):
-    """The cost is what normalised scores lack to 1: PAA* of APE Loss (Xu et al., CVPR 2022).
+    """Assign anchors by normalised scores (PAA* of APE Loss: Xu et al., CVPR 2022).
 
-    The scores are the sigmoid of the object's class and the IoU of the predicted box with the
-    object. Each is stretched to [0, 1] over the anchors of all levels that compete for the object;
-    scores that are all equal become 0. The cost is the sum of 1 - score. See :class:`CostMixture`
-    for how the costs are split.
+    The scores of an anchor are the sigmoid of the object's class and the IoU of the predicted box
+    with the object. Each score is min-max normalised to [0, 1] over the anchors of all levels that
+    compete for the object; if all scores are equal, they become 0. The cost of an anchor is the sum
+    of 1 - score. :class:`CostMixture` splits the anchors of an object by their costs.
 
     Args:
-        scores: "both", or the "classification" or "localization" score alone.
-        normalize: False to take the scores as they are.
-        single_candidate: see :class:`CostMixture`, which takes further arguments.
-        low_quality: see there.
-        empty_component: see there.
-        mixture: its other arguments.
+        scores: "both", or only the "classification" or "localization" score.
+        normalize: whether to normalise the scores.
+        single_candidate: see :class:`CostMixture`.
+        low_quality: see :class:`CostMixture`.
+        empty_component: see :class:`CostMixture`.
+        **mixture: the other arguments of :class:`CostMixture`.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -100,14 +115,22 @@ class NormalizedPAA(CostMixture):
         self.normalize = normalize
 
     def costs(self, predictions: Predictions, competitors: Competitors) -> Tensor:
-        """See :meth:`CostMixture.costs`."""
+        """Compute the cost of assigning each competing anchor to its object.
+
+        Args:
+            predictions: the predictions for all R candidates.
+            competitors: the n anchors that compete for an object.
+
+        Returns:
+            (n,) float32 or better; infinite for an anchor with a non-finite score.
+        """
         rows, objects, boxes, classes = competitors
         scores = []
         if self.scores != "localization":
             scores.append(_at_least_float32(predictions.logits[rows, classes[objects]]).sigmoid())
         if self.scores != "classification":
             scores.append(box_iou(predictions.boxes[rows], boxes[objects]))
-        # An anchor that does not compete must not stretch the scores of the others either.
+        # An anchor that does not compete must not affect the normalisation of the others.
         competes = torch.stack([score.isfinite() for score in scores]).all(dim=0)
         if self.normalize:
             scores = [_stretch(score, competes, objects, len(boxes)) for score in scores]
@@ -116,7 +139,7 @@ class NormalizedPAA(CostMixture):
 
 
 def _stretch(scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int) -> Tensor:
-    """Scores (n,) on [0, 1] over those of the same object; 0 if they are all equal."""
+    """Min-max normalise scores (n,) over those of the same object; 0 if all are equal."""
     limits = scores.new_full((2, num_objects), torch.inf)
     for limit, signed in zip(limits, (scores, -scores), strict=True):
         limit.scatter_reduce_(0, objects, signed.masked_fill(~competes, torch.inf), "amin")

@@ -1,23 +1,23 @@
-"""Criteria: what a detector calls to get its losses; torch only.
+"""Criteria: compute all training losses of a detector; torch only.
 
 A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` or
-:class:`MaskTargets`, and returns :class:`CriterionOutput`. :class:`Criterion` is composed of
+:class:`MaskTargets`, and returns a :class:`CriterionOutput`. A :class:`Criterion` has these parts:
 
-- a classification loss that ranks, :class:`RankSort`, :class:`AveragePrecision`, :class:`APE`,
-  :class:`RankDet`, or does not, :class:`CrossEntropy`, :class:`Focal`, :class:`QualityFocal`,
-  :class:`Varifocal`;
-- localisation tasks, on boxes :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`, on masks
-  :class:`MaskDice`, :class:`MaskCrossEntropy`;
-- an instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
-  :class:`CenternessWeight`, :class:`RankingWeight`;
-- a balance of localisation against ranking: :class:`ConstantBalance`, :class:`ValueBalance`,
-  :class:`MagnitudeBalance`, :class:`HistoryBalance`;
-- for losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
-  :class:`CandidateCount`;
-- for heads with an IoU or centreness branch, its :class:`BranchLoss`.
+- A classification loss. Ranking losses: :class:`RankSort`, :class:`AveragePrecision`,
+  :class:`APE`, :class:`RankDet`. Baselines that do not rank: :class:`CrossEntropy`,
+  :class:`Focal`, :class:`QualityFocal`, :class:`Varifocal`.
+- Localisation tasks. On boxes: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`. On masks:
+  :class:`MaskDice`, :class:`MaskCrossEntropy`.
+- An instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
+  :class:`CenternessWeight`, :class:`RankingWeight`.
+- A task balance between localisation and ranking: :class:`ConstantBalance`,
+  :class:`ValueBalance`, :class:`MagnitudeBalance`, :class:`HistoryBalance`.
+- For losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
+  :class:`CandidateCount`.
+- For heads with an IoU or centreness branch, a :class:`BranchLoss`.
 
-:class:`ALRPCriterion` is the one whose ranking also gives the box loss. :class:`CriterionSchedule`
-trains with one criterion after the other.
+In :class:`ALRPCriterion` the ranking also gives the box loss. :class:`CriterionSchedule` trains
+with several criteria, one after the other.
 """
 
 from ranking_det.criteria.balance import (

@@ -1,9 +1,9 @@
-"""Task balance: the factor of a localisation loss beside the classification or ranking loss.
+"""Task balance: weigh a localisation loss against the classification or ranking loss.
 
-Each takes ``(task_loss, loss, candidates, outputs)``: the classification or ranking loss and the
-localisation loss, scalars with their graphs, what they were computed from, and the raw outputs that
-the localisation loss trains. It returns a detached scalar, without a synchronisation of host and
-device.
+Each balance takes ``(task_loss, loss, candidates, outputs)``: the classification or ranking loss
+and the localisation loss, scalars with their graphs; the candidates that both were computed from;
+and the raw outputs that the localisation loss trains. It returns the factor of the localisation
+loss, a detached scalar, without synchronising host and device.
 """
 
 from __future__ import annotations
@@ -17,19 +17,31 @@ from ranking_det.criteria.step_counter import StepCounter
 from ranking_det.losses.kernels.collectives import sum_over_workers, workers_of
 
 SCALE = 4096.0
+"""Factor of the loss while a gradient is computed: float16 gradients would underflow without it."""
 
 
 def ratio_or_one(above: Tensor, below: Tensor) -> Tensor:
-    """``above / below``, or 1 where either is 0 and one task has nothing to weigh."""
+    """Divide two scalars; 1 if either is 0, as there is nothing to balance then.
+
+    Args:
+        above: the numerator, a scalar >= 0.
+        below: the denominator, a scalar >= 0.
+
+    Returns:
+        The ratio, a scalar > 0.
+    """
     usable = (above > 0) & (below > 0)
     return torch.where(usable, above / below, torch.ones_like(below))
 
 
 class ConstantBalance(nn.Module):
-    """A fixed factor.
+    """Task balance by a constant factor.
 
     Args:
         weight: the factor, >= 0.
+
+    Raises:
+        ValueError: ``weight`` is out of range.
     """
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -38,33 +50,62 @@ class ConstantBalance(nn.Module):
         self.weight = weight
 
     def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
-        """Return ``weight``."""
+        """Return ``weight``.
+
+        Args:
+            task_loss: the classification or ranking loss, a scalar.
+            loss: the localisation loss, a scalar.
+            *_: not used.
+
+        Returns:
+            The factor of the localisation loss, a detached scalar.
+        """
         return torch.full_like(loss, self.weight, requires_grad=False)
 
 
 class ValueBalance(nn.Module):
-    """task_loss / loss, so that both tasks weigh the same in every step.
+    """Task balance by the ratio of the loss values, task_loss / loss.
 
-    The value-based self-balance of Rank & Sort Loss (Oksuz et al., section S2.1). Unlike the
-    paper's code, it is 1 where a loss is 0, which would otherwise give NaN or stop the boxes.
+    Both tasks then have the same loss value in every step. This is the value-based self-balance of
+    Rank & Sort Loss (Oksuz et al., ICCV 2021, section S2.1). Unlike the paper's code, the factor is
+    1 if a loss is 0. Otherwise it would be NaN, or 0, which stops the training of the boxes.
     """
 
     def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
-        """Return the ratio."""
+        """Compute the ratio of the loss values.
+
+        Args:
+            task_loss: the classification or ranking loss, a scalar.
+            loss: the localisation loss, a scalar.
+            *_: not used.
+
+        Returns:
+            The factor of the localisation loss, a detached scalar.
+        """
         return ratio_or_one(task_loss.detach(), loss.detach())
 
 
 class MagnitudeBalance(nn.Module):
-    """The ratio of the L1 norms of the two losses' gradients at the head's outputs.
+    """Task balance by the ratio of the gradients' L1 norms at the outputs of the head.
 
-    |dL_task / d logits| / |dL_box / d box outputs| (Oksuz et al., section S2.1); 1 where either is
-    0, or where nothing has a graph.
+    |dL_task / d logits| / |dL_box / d box outputs|, the magnitude-based self-balance of Rank & Sort
+    Loss (Oksuz et al., ICCV 2021, section S2.1). It is 1 if either norm is 0, and without a graph.
     """
 
     def forward(
         self, task_loss: Tensor, loss: Tensor, candidates: Candidates, outputs: Tensor
     ) -> Tensor:
-        """Return the ratio."""
+        """Compute the ratio of the gradient norms.
+
+        Args:
+            task_loss: the classification or ranking loss, a scalar with its graph.
+            loss: the localisation loss, a scalar with its graph.
+            candidates: the candidates of the step, whose logits ``task_loss`` depends on.
+            outputs: the raw outputs that ``loss`` depends on.
+
+        Returns:
+            The factor of the localisation loss, a detached scalar.
+        """
         norms = [self._norm(task_loss, candidates.logits), self._norm(loss, outputs)]
         task, localization = sum_over_workers(torch.stack(norms), candidates.group)
         return ratio_or_one(task, localization).to(loss.dtype)
@@ -74,26 +115,31 @@ class MagnitudeBalance(nn.Module):
         zero = torch.zeros((), dtype=torch.float32, device=at.device)
         if not (loss.requires_grad and at.requires_grad):
             return zero
-        # Scaled, as the entries of a mean over millions of float16 logits are below its range.
+        # The gradient of a mean over millions of float16 logits would underflow without the scale.
         scale = torch.full_like(loss, SCALE)
         (gradient,) = torch.autograd.grad(loss, at, scale, retain_graph=True, allow_unused=True)
         return zero if gradient is None else gradient.abs().sum(dtype=torch.float32) / SCALE
 
 
 class HistoryBalance(nn.Module):
-    """(mean box loss + mean task loss) / mean box loss over the last period of steps.
+    """Task balance by the loss values of the last period of steps.
 
-    The self-balance of aLRP Loss (Oksuz et al., NeurIPS 2020): the box loss, bounded by the same
-    range as the ranking loss, is promoted to the size of both. As in the paper's code, the step
-    that completes a period is part of it and has the new factor. The state is in buffers, so a
-    resumed run goes on with it; the sums of all workers are added up once a period. Unlike
-    DistributedDataParallel's default, buffers must not be broadcast (``broadcast_buffers=False``,
-    as Detectron2 has it), or the first worker's sums would replace the others'.
+    (mean box loss + mean task loss) / mean box loss, the self-balance of aLRP Loss (Oksuz et al.,
+    NeurIPS 2020): it raises the box loss to the total of both losses. As in the paper's
+    code, the step that completes a period counts in that period and already uses the new factor.
+
+    The state is in buffers, so a resumed run continues with it. The sums of all workers are added
+    once per period. DistributedDataParallel must not broadcast buffers
+    (``broadcast_buffers=False``, as in Detectron2), or the first worker's sums would replace the
+    others'.
 
     Args:
-        period: steps between two updates, >= 1; the paper takes an epoch (3,665 steps of 32 images
-            on COCO).
-        initial: the factor until the last step of the first period, >= 0.
+        period: the number of steps between two updates, >= 1; one epoch in the paper (3,665 steps
+            of 32 images on COCO).
+        initial: the factor before the first update, >= 0.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     sums: Tensor
@@ -109,13 +155,22 @@ class HistoryBalance(nn.Module):
         self.counter = StepCounter()
 
     def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
-        """Return the factor of the step; in training, take the step into account."""
+        """Return the factor of the step; in training mode, record the step's losses.
+
+        Args:
+            task_loss: the ranking loss, a scalar.
+            loss: the box loss, a scalar.
+            *_: not used.
+
+        Returns:
+            The factor of the box loss, a detached scalar.
+        """
         if not self.training:
             return self.factor.clone()
         self.sums += torch.stack([task_loss.detach(), loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
             task, box = sum_over_workers(self.sums.clone(), workers_of("global"))
-            # A step that diverged must not spoil a whole period.
+            # A step that diverged must not make the factor of a whole period NaN.
             usable = (box > 0) & torch.isfinite(task + box)
             self.factor.copy_(torch.where(usable, (task + box) / box, self.factor))
             self.sums.zero_()

@@ -1,4 +1,4 @@
-"""What a criterion takes and returns: plain tensors, whatever detector they come from.
+"""Inputs and outputs of a criterion: plain tensors, the same for every detector.
 
 Shapes: R rows (anchors, points or RoIs) of all levels and images, K classes, M = R K ranked
 entries, P positives, Q predicted masks of h x w pixels.
@@ -27,11 +27,11 @@ from ranking_det.losses.mask_errors import dice_errors
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """The predicted boxes of the P positives and their objects, in row order.
+    """Predicted and ground-truth boxes of the P positives, in row order.
 
     Attributes:
-        outputs: (P, 4) raw outputs of the box branch (of a class-specific head: the ground-truth
-            class's four).
+        outputs: (P, 4) raw outputs of the box head (for a class-specific head, the four of the
+            ground-truth class).
         boxes: (P, 4) XYXY boxes in pixels, decoded from ``outputs`` with gradient.
         anchors: (P, 4) XYXY boxes in pixels that ``outputs`` are relative to.
         gt_boxes: (P, 4) XYXY boxes in pixels, the object of each positive.
@@ -44,25 +44,34 @@ class BoxTargets:
 
     @torch.no_grad()
     def overlap(self) -> Tensor:
-        """The IoU (P,) of each box with its object, detached, in float32 or better.
+        """Compute the IoU (P,) of each box with its object, detached, in float32 or better.
 
-        That of a diverged box is 0; its box loss is NaN and tells.
+        The IoU of a diverged box is 0. Its box loss is NaN, so the divergence does not go
+        unnoticed.
         """
         return box_iou(self.boxes, self.gt_boxes).nan_to_num(0).clamp(0, 1)
 
     def __getitem__(self, rows: slice) -> BoxTargets:
-        """Those of some positives."""
+        """Select the targets of some positives.
+
+        Args:
+            rows: the positives.
+
+        Returns:
+            Their targets.
+        """
         return BoxTargets(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class MaskTargets:
-    """Q predicted masks and those of the objects they are to find.
+    """Predicted masks and the ground-truth masks of their objects.
 
     Attributes:
-        logits: (Q, h, w) raw, each of its object's class, with gradient.
-        masks: (Q, h, w) in [0, 1], of the objects.
-        index: (Q,) int64, the positive 0..P-1 of each; it may leave some out or name one twice.
+        logits: (Q, h, w) raw outputs of the mask head for the object's class, with gradient.
+        masks: (Q, h, w) ground-truth masks in [0, 1].
+        index: (Q,) int64, the positive 0..P-1 that each mask belongs to. A positive may have no
+            mask or several.
     """
 
     logits: Tensor
@@ -71,33 +80,38 @@ class MaskTargets:
 
     @torch.no_grad()
     def overlap(self) -> Tensor:
-        """The Dice coefficient (Q,) of each mask with its object's, detached, in [0, 1]."""
+        """Compute the Dice coefficient (Q,) of each mask and its ground truth, detached, in [0, 1].
+
+        See :func:`ranking_det.losses.dice_errors`.
+        """
         return (1 - dice_errors(self.logits, self.masks)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The predictions of one step and what they are to find, for all images and levels together.
+    """Predictions and targets of one training step, for all images and feature levels.
 
-    Rows are image-major, then level, then cell. Shapes are checked here, values where they are on
-    the CPU.
+    Rows are in the order of images, then levels, then cells. The constructor checks the shapes,
+    and the values of tensors on the CPU.
 
     Attributes:
         logits: (R, K) raw class scores.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE.
+        labels: (R,) int64, a class 0..K-1, BACKGROUND or IGNORE.
         positives: (P,) int64, ascending, the rows whose label is a class.
-        image: (R,) int64, the image of a row, 0..num_images-1.
-        level: (R,) int64, the feature level of a row, 0 for the finest.
-        num_images: the number of images, those without a row included.
-        branch_logits: (R,) raw output of an IoU or centreness branch, if the head has one.
-        boxes: of the P positives; None for a detector without boxes.
-        masks: of some of the P positives; None for a detector without masks.
-        continuous_labels: (P,) in [0, 1], what the positives are sorted by, or what their scores
-            are to be; None for their overlap.
-        group: the workers whose rows are ranked together; set by a criterion that does so.
+        image: (R,) int64, the image of each row, 0..num_images-1.
+        level: (R,) int64, the feature level of each row, 0 for the finest.
+        num_images: the number of images, including those without rows.
+        branch_logits: (R,) raw outputs of the IoU or centreness branch; None for a head without
+            one.
+        boxes: the boxes of the P positives; None for a detector without boxes.
+        masks: the masks of some of the P positives; None for a detector without masks.
+        continuous_labels: (P,) in [0, 1], the values that the positives are sorted by, or the
+            targets of their scores; None to use their overlap.
+        group: the workers whose rows are ranked together; set by a criterion whose ``rank_scope``
+            is "global".
 
     Raises:
-        ValueError: fields do not fit each other.
+        ValueError: the fields do not fit each other.
     """
 
     logits: Tensor
@@ -117,14 +131,16 @@ class Candidates:
         check_labels("candidates.logits", self.logits, self.labels)
         check_entries("candidates.image", self.image, rows, "row", integer=True)
         check_entries("candidates.level", self.level, rows, "row", integer=True)
-        check_entries("candidates.positives", self.positives, self.positives, "row", integer=True)
+        check_entries(
+            "candidates.positives", self.positives, self.positives, "positive", integer=True
+        )
         if self.branch_logits is not None:
             check_entries("candidates.branch_logits", self.branch_logits, rows, "row")
         if self.continuous_labels is not None:
             name = "candidates.continuous_labels"
             check_entries(name, self.continuous_labels, self.positives, "positive")
         for name, value in {} if self.boxes is None else vars(self.boxes).items():
-            expected = f"one row of 4 for each of the {count} positive labels"
+            expected = f"shape ({count}, 4), one box for each of the {count} positives"
             check_that(value.shape == (count, 4), f"candidates.boxes.{name}", expected, value)
         if self.masks is not None:
             index, logits = self.masks.index, self.masks.logits
@@ -136,41 +152,49 @@ class Candidates:
     def _check_values(self) -> None:
         image, positives, count = self.image, self.positives, int((self.labels >= 0).sum())
         bounded = not len(image) or bool(0 <= image[0] and image[-1] < self.num_images)
-        expected = f"ascending images 0..{self.num_images - 1}, as rows are image-major"
+        expected = f"image indices 0..{self.num_images - 1} in ascending order"
         ascending = bool((image.diff() >= 0).all())
         check_that(bounded and ascending, "candidates.image", expected, image)
         inside = not len(positives) or bool(0 <= positives[0] and positives[-1] < len(self.labels))
         right = count == len(positives) and bool((positives.diff() > 0).all()) and inside
         right = right and bool((self.labels[positives] >= 0).all())
-        expected = f"the {count} rows whose label is a class, ascending"
+        expected = f"the {count} rows whose label is a class, in ascending order"
         check_that(right, "candidates.positives", expected, positives)
         index = positives[:0] if self.masks is None else self.masks.index
         if len(index) and (index.min() < 0 or index.max() >= count):
             raise ValueError(
-                f"candidates.masks.index: expected positives 0..{count - 1}, got "
-                f"{int(index.min())} to {int(index.max())}"
+                f"candidates.masks.index: expected indices of positives in [0, {count}), got "
+                f"indices from {int(index.min())} to {int(index.max())}"
             )
 
     @property
     def box_targets(self) -> BoxTargets:
-        """``boxes``, for a component that needs them; ValueError if there are none."""
+        """``boxes``, for components that need them.
+
+        Raises:
+            ValueError: the candidates have no boxes.
+        """
         if self.boxes is None:
             raise ValueError("candidates.boxes: expected the boxes of the positives, got None")
         return self.boxes
 
     @property
     def mask_targets(self) -> MaskTargets:
-        """``masks``, for a component that needs them; ValueError if there are none."""
+        """``masks``, for components that need them.
+
+        Raises:
+            ValueError: the candidates have no masks.
+        """
         if self.masks is None:
-            raise ValueError("candidates.masks: expected the masks of positives, got None")
+            raise ValueError("candidates.masks: expected the masks of the positives, got None")
         return self.masks
 
     @cached_property
     def overlap(self) -> Tensor:
         """The overlap (P,) of each positive with its object, detached, in [0, 1].
 
-        The IoU of its box; of a detector without boxes the mean Dice coefficient of its masks, 0
-        for a positive without one.
+        The IoU of its box. For detectors without boxes, the mean Dice coefficient of its masks,
+        and 0 for a positive without a mask.
         """
         if self.boxes is not None:
             return self.boxes.overlap()
@@ -182,17 +206,17 @@ class Candidates:
 
     @cached_property
     def quality(self) -> Tensor:
-        """The continuous labels (P,), detached, in [0, 1]; the overlap if none are given."""
+        """The continuous labels (P,), or the overlap if there are none; detached, in [0, 1]."""
         if self.continuous_labels is None:
             return self.overlap
         dtype = torch.float32 if self.boxes is None else self.overlap.dtype
         return self.continuous_labels.detach().to(dtype)
 
     def entries(self) -> tuple[Tensor, Tensor]:
-        """The (R, K) logits as the M = R K entries that a ranking loss ranks.
+        """Flatten the (R, K) logits into the M = R K entries that a ranking loss ranks.
 
-        Entry (row r, class c) has index r K + c. Ignored rows become -inf, which never takes part,
-        so that no index moves.
+        Entry (row r, class c) has index r K + c. Ignored rows stay in place as -inf, which ranking
+        losses ignore.
 
         Returns:
             The logits (M,) and the indices (P,) int64 of the positive entries, in row order.
@@ -202,17 +226,18 @@ class Candidates:
         return self.logits.masked_fill(ignored, -torch.inf).reshape(-1), positives
 
     def images(self) -> list[Candidates]:
-        """The images of the batch, each alone, those without a row included.
+        """Split the batch into its images, including those without rows.
 
-        They have continuous labels, and no masks.
+        Returns:
+            One :class:`Candidates` per image, with continuous labels and without masks.
         """
         edges = torch.arange(self.num_images + 1, device=self.image.device)
         bounds = [
             torch.searchsorted(image, edges) for image in (self.image, self.image[self.positives])
         ]
-        # In one go, as the host waits for the device.
+        # One transfer for both, as the host waits for the device.
         row_counts, positive_counts = torch.stack(bounds).diff().tolist()
-        # Split at once: the gradients of slices would each be as large as all the logits.
+        # One split: the gradient of each slice would be as large as all the logits.
         logits = self.logits.split(row_counts)
         parts, first_row, first_positive = [], 0, 0
         for i, (row_count, count) in enumerate(zip(row_counts, positive_counts, strict=True)):
@@ -237,13 +262,13 @@ class Candidates:
 
 @dataclass
 class CriterionOutput:
-    """What a criterion returns.
+    """Losses and metrics that a criterion returns.
 
     Attributes:
-        losses: scalars with gradient; their sum is what is minimised.
+        losses: scalars with gradient, by name; training minimises their sum.
         weights: (P,) detached, the instance weights of the localisation losses.
-        task_loss: detached scalar, what localisation losses are balanced against.
-        metrics: detached scalars to log.
+        task_loss: detached scalar, the loss that localisation losses are balanced against.
+        metrics: detached scalars to log, by name.
     """
 
     losses: dict[str, Tensor]

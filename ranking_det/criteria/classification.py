@@ -1,7 +1,7 @@
-"""What trains the class scores: the ranking losses, and the baselines that do not rank.
+"""Classification losses of a criterion: ranking losses, and baselines that do not rank.
 
-Each takes the :class:`Candidates` of a step and returns a dict of scalars. A ranking loss
-normalises itself; a baseline (``is_sum``) returns a sum, and the criterion divides it.
+Each takes the :class:`Candidates` of a step and returns a dict of scalars. A ranking loss is
+already normalised. A baseline (``is_sum``) returns a sum, which the criterion divides.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ from ranking_det.losses.rankdetnet import class_specific_ranking_loss, iou_guide
 
 
 class Classification(nn.Module):
-    """Base class of the components.
+    """Base class of classification losses.
 
     Args:
-        options: the arguments of the subclass's constructor, as ``locals()`` there gives them. Each
-            becomes an attribute; the loss function checks them, on candidates of no row. A subclass
-            that sets its attributes itself needs none.
+        options: the arguments of the subclass's constructor, as ``locals()`` returns them there.
+            Each becomes an attribute. The constructor calls the loss on candidates without rows, so
+            that the loss function checks the options. A subclass that sets its own attributes
+            passes none.
+
+    Raises:
+        ValueError: the loss function refuses an option.
 
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
-        across_workers: whether the candidates' ``group`` may be other than None.
+        across_workers: whether the loss can rank across processes (``candidates.group``).
         takes_branch: whether inference may multiply the scores by those of an IoU or centreness
-            branch. Not if the loss itself puts them in the order that inference needs.
-        uses_continuous_labels: whether the positives' ``quality`` counts.
-        softmax: whether the scores are the softmax over the classes and a background of logit 0,
-            and not a sigmoid of each class.
+            branch. False if the loss itself trains the order of the scores at inference.
+        uses_continuous_labels: whether the loss uses the ``quality`` of the positives.
+        softmax: True if the scores are the softmax over the classes and a background of logit 0,
+            False if they are one sigmoid per class.
     """
 
     is_sum = False
@@ -58,21 +62,38 @@ class Classification(nn.Module):
         if options:
             self(_no_candidates())
 
-    if TYPE_CHECKING:  # the options are attributes of any type
+    if TYPE_CHECKING:  # the options become attributes of any type
 
         def __getattr__(self, name: str) -> Any: ...
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of the loss function, as the attributes are now."""
+        """The keyword arguments of the loss function, with the current attribute values."""
         return {name: getattr(self, name) for name in self._names}
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return the named scalars."""
+        """Compute the loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The scalars by name, with gradient.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
+        """
         raise NotImplementedError
 
     def over_images(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return the named scalars of each image alone, the mean over images with a positive."""
+        """Compute the loss of each image separately and average over images with a positive.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The mean of each scalar, by name.
+        """
         parts = [part for part in candidates.images() if len(part.positives)] or [candidates]
         losses = [self(part) for part in parts]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
@@ -85,7 +106,14 @@ def _no_candidates() -> Candidates:
 
 
 class RankSort(Classification):
-    """Rank & Sort Loss; see :func:`ranking_det.losses.rank_sort_loss`, also for the argument."""
+    """Rank & Sort Loss (Oksuz et al., ICCV 2021); see :func:`ranking_det.losses.rank_sort_loss`.
+
+    Args:
+        delta: half-width of the smoothed step, in logits, >= 0.
+
+    Raises:
+        ValueError: ``delta`` is out of range.
+    """
 
     uses_continuous_labels = True
     across_workers = True
@@ -94,14 +122,37 @@ class RankSort(Classification):
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_rank`` and ``loss_sort``."""
+        """Compute the ranking and the sorting loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_rank`` and ``loss_sort``, scalars with gradient.
+        """
         entries, group = candidates.entries(), candidates.group
         losses = rank_sort_loss(*entries, candidates.quality, group=group, **self.options)
         return {"loss_rank": losses.ranking, "loss_sort": losses.sorting}
 
 
 class AveragePrecision(Classification):
-    """AP Loss and its variants; see :func:`ranking_det.losses.ap_loss`, also for the arguments."""
+    """AP Loss (Chen et al., CVPR 2019) and variants; see :func:`ranking_det.losses.ap_loss`.
+
+    Args:
+        delta: half-width of the smoothed step, in logits, >= 0.
+        interpolated: whether to replace the precision at each positive by the highest precision at
+            any positive of a lower logit.
+        distance: "step", "sigmoid" or "cross_entropy".
+        lam: slope of the sigmoid, > 0.
+        balance: the divisor of a positive's errors: "rank", its rank among all entries, or
+            "negatives", the number of negatives that are not far below it.
+        margin: with balance "negatives", how far below, in logits, >= 0.
+        self_count: what a positive adds to its own rank, > 0.
+        max_negatives: keep only the negatives of the highest logits; None for all.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
 
     across_workers = True
 
@@ -119,19 +170,29 @@ class AveragePrecision(Classification):
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``."""
+        """Compute the AP loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls``, a scalar with gradient.
+        """
         loss = ap_loss(*candidates.entries(), group=candidates.group, **self.options)
         return {"loss_cls": loss}
 
 
 class ALRP(Classification):
-    """aLRP Loss; see :func:`ranking_det.losses.alrp_loss`, also for ``delta``.
+    """aLRP Loss (Oksuz et al., NeurIPS 2020); see :func:`ranking_det.losses.alrp_loss`.
 
     Args:
         localization: a task on boxes whose errors are in [0, 2].
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1). The localisation error is
-            that of the task over 2 (1 - tau).
+            that of the task, divided by 2 (1 - tau).
+
+    Raises:
+        ValueError: ``delta`` or ``tau`` is out of range.
     """
 
     across_workers = True
@@ -141,16 +202,37 @@ class ALRP(Classification):
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls`` and ``loss_box``."""
+        """Compute the ranking and the localisation loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls`` and ``loss_box``, scalars with gradient.
+        """
         errors = self.localization(candidates) / (2 * (1 - self.tau))
-        # A diverged box makes the loss infinite, which tells; NaN would be refused as an argument.
+        # A diverged box makes the loss infinite, so that it is noticed. alrp_loss refuses NaN.
         errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
         losses = alrp_loss(*candidates.entries(), errors, delta=self.delta, group=candidates.group)
         return {"loss_cls": losses.classification, "loss_box": losses.localization}
 
 
 class APE(Classification):
-    """APE Loss; see :func:`ranking_det.losses.ape_loss`, also for the arguments."""
+    """APE Loss (Xu et al., CVPR 2022); see :func:`ranking_det.losses.ape_loss`.
+
+    Args:
+        lam: slope of the sigmoid, > 0.
+        cutoff: ignore pairs with lam (s_v - s_u) <= cutoff, < 0; None to use all pairs.
+        count_self: whether a positive adds 1/2 to its own balance constant.
+        max_negatives: keep only the negatives of the highest logits; None for all.
+        saturate: whether to compute the loss of a pair from a single-precision sigmoid, so that a
+            pair whose sigmoid is 1 has no gradient.
+        normalizer: divide by the number of all "positives" or of the "active" ones, which have a
+            pair.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
 
     uses_continuous_labels = True
 
@@ -166,33 +248,46 @@ class APE(Classification):
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``."""
+        """Compute the APE loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls``, a scalar with gradient.
+        """
         return {"loss_cls": ape_loss(*candidates.entries(), candidates.quality, **self.options)}
 
 
 class RankDet(Classification):
     """The global, class-specific and IoU-guided losses of RankDetNet (Liu et al., CVPR 2021).
 
-    See :func:`ranking_det.losses.global_ranking_loss`, ``class_specific_ranking_loss`` and
-    ``iou_guided_ranking_loss``. The paper does not say how the losses of images are combined; take
-    ``rank_scope="image"`` in the criterion for the mean over images with a positive. All images and
-    classes are ranked at once: the host waits for a GPU three times, whatever their number.
+    See :func:`ranking_det.losses.global_ranking_loss`,
+    :func:`ranking_det.losses.class_specific_ranking_loss` and
+    :func:`ranking_det.losses.iou_guided_ranking_loss`. The paper does not say how to combine the
+    losses of several images. Use ``rank_scope="image"`` in the criterion for the mean over images
+    with a positive. All images and classes are ranked in one call: the host waits for a GPU three
+    times, regardless of their number.
 
     Args:
-        global_weight: factor of the global loss, >= 0; 0 leaves it out.
-        class_weight: factor of the class-specific loss, >= 0; 0 leaves it out.
-        iou_weight: factor of the IoU-guided loss, >= 0; 0 leaves it out.
-        negatives: "group" or "ohem", how both classification losses mine their negatives.
-        ratio: with "ohem", negatives per positive, >= 1.
-        global_groups: with "group", groups of the global loss, >= 1.
-        class_groups: with "group", groups of each class, >= 1.
-        distance: "exp", "sigmoid" or "logistic".
-        reweight: weigh pairs by their own loss, as the paper does.
+        global_weight: factor of the global loss, >= 0; 0 disables it.
+        class_weight: factor of the class-specific loss, >= 0; 0 disables it.
+        iou_weight: factor of the IoU-guided loss, >= 0; 0 disables it.
+        negatives: "group" or "ohem", the negative mining of the global and the class-specific loss.
+        ratio: with "ohem", the number of negatives per positive, >= 1.
+        global_groups: with "group", the number of groups in the global loss, >= 1.
+        class_groups: with "group", the number of groups per class, >= 1.
+        distance: the loss of a pair, "exp", "sigmoid" or "logistic".
+        reweight: whether to weigh pairs by their own loss, as in the paper.
         alpha: sharpness of the IoU-guided loss, > 0.
-        iou_gradient: "higher", "both" or "none".
-        iou_reduction: of the IoU-guided loss over classes and levels, "sum" or "mean".
-        merge_levels: compare the positives of all levels of a class with each other.
-        probabilities: rank sigmoids, in [0, 1]; False ranks logits.
+        iou_gradient: which IoU of a pair has a gradient: that of the "higher" score, "both" or
+            "none".
+        iou_reduction: "sum" or "mean" of the IoU-guided loss over classes and levels.
+        merge_levels: whether to compare the positives of a class across levels.
+        probabilities: whether to rank sigmoids, in [0, 1], instead of logits.
+
+    Raises:
+        ValueError: an argument is out of range, or all three weights are 0.
     """
 
     takes_branch = True
@@ -219,18 +314,34 @@ class RankDet(Classification):
         for name in ("global_weight", "class_weight", "iou_weight"):
             check_at_least(name, getattr(self, name), 0.0)
         if not (global_weight or class_weight or iou_weight):
-            raise ValueError("global_weight, class_weight and iou_weight: all are 0")
+            raise ValueError(
+                "global_weight, class_weight, iou_weight: expected one of them above 0, got all 0"
+            )
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_global``, ``loss_class`` and ``loss_iou``, those with a weight."""
+        """Compute the three losses, all images ranked together.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_global``, ``loss_class`` and ``loss_iou``, except those of weight 0.
+        """
         return self._rank(candidates, torch.zeros_like(candidates.image), 1)
 
     def over_images(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return the same scalars of each image alone, the mean over images with a positive."""
+        """Compute the losses of each image separately and average over images with a positive.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_global``, ``loss_class`` and ``loss_iou``, except those of weight 0.
+        """
         return self._rank(candidates, candidates.image, candidates.num_images)
 
     def _rank(self, candidates: Candidates, image: Tensor, num_images: int) -> dict[str, Tensor]:
-        """Rank the rows of each image (R,) of so many, and take the mean."""
+        """Rank the rows of each image and average over images with a positive."""
         labels, rows = candidates.labels, candidates.positives
         scores = self._scores(candidates)
         class_scores = scores[rows, labels[rows]]
@@ -239,7 +350,7 @@ class RankDet(Classification):
         options |= {"reweight": self.reweight, "positives": rows}
         options |= {"image": image, "num_images": num_images}
         if self.global_weight:
-            # The class-specific loss of one class, which all objects are of.
+            # The global loss is the class-specific loss of a single class "object".
             objectness = scores.amax(dim=1).index_copy(0, rows, class_scores)[:, None]
             loss = class_specific_ranking_loss(
                 objectness, labels.clamp(max=0), groups=self.global_groups, **options
@@ -251,16 +362,16 @@ class RankDet(Classification):
         if self.iou_weight:
             loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
             losses["loss_iou"] = self.iou_weight * loss
-        # At least 1; images are in order.
+        # The number of images with a positive, at least 1; images are in ascending order.
         count = (image[rows].diff() != 0).sum() + 1
         return {name: loss / count for name, loss in losses.items()}
 
     def _scores(self, candidates: Candidates) -> Tensor:
-        """What is ranked, (R, K); -inf in ignored rows, and where the logits are."""
+        """The scores (R, K) to rank; -inf in ignored rows and where the logits are -inf."""
         logits, labels, rows = candidates.logits, candidates.labels, candidates.positives
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         absent = (labels == IGNORE)[:, None] | (logits == -torch.inf)
-        # A positive takes part whatever its logit: as a probability, -inf is 0.
+        # A positive is ranked even if its logit is -inf, which is a probability of 0.
         absent[rows, labels[rows]] = False
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
@@ -287,32 +398,57 @@ class RankDet(Classification):
 
 
 class CrossEntropy(Classification):
-    """Softmax cross entropy; see :func:`ranking_det.losses.cross_entropy`."""
+    """Softmax cross entropy with a background class; see :func:`ranking_det.losses.cross_entropy`.
+
+    The classification loss of Faster R-CNN (Ren et al., NeurIPS 2015).
+    """
 
     is_sum = True
     softmax = True
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``, a sum."""
+        """Compute the cross entropy.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls``, the sum over all rows that are not ignored, with gradient.
+        """
         return {"loss_cls": cross_entropy(candidates.logits, candidates.labels)}
 
 
 class _Pointwise(Classification):
-    """Base class of the baselines with a sigmoid for each class."""
+    """Base class of the baselines with one sigmoid per class."""
 
     is_sum = True
     takes_branch = True
     loss: Callable[..., Tensor]
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls``, a sum."""
+        """Compute the loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls``, the sum over all entries that are not ignored, with gradient.
+        """
         quality = [candidates.quality] if self.uses_continuous_labels else []
         rows = candidates.labels, *quality, candidates.positives
         return {"loss_cls": self.loss(candidates.logits, *rows, **self.options)}
 
 
 class Focal(_Pointwise):
-    """Focal Loss; see :func:`ranking_det.losses.focal`, also for the arguments."""
+    """Focal Loss (Lin et al., ICCV 2017); see :func:`ranking_det.losses.focal`.
+
+    Args:
+        alpha: weight of the positives, in [0, 1]; negatives have weight 1 - alpha.
+        gamma: exponent of the modulating factor, >= 0.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
 
     loss = staticmethod(focal)
 
@@ -321,7 +457,14 @@ class Focal(_Pointwise):
 
 
 class QualityFocal(_Pointwise):
-    """Quality Focal Loss; see :func:`ranking_det.losses.quality_focal`, also for the argument."""
+    """Quality Focal Loss (Li et al., NeurIPS 2020); see :func:`ranking_det.losses.quality_focal`.
+
+    Args:
+        beta: exponent of the modulating factor |target - score|, >= 0.
+
+    Raises:
+        ValueError: ``beta`` is out of range.
+    """
 
     uses_continuous_labels = True
     loss = staticmethod(quality_focal)
@@ -331,7 +474,15 @@ class QualityFocal(_Pointwise):
 
 
 class Varifocal(_Pointwise):
-    """Varifocal Loss; see :func:`ranking_det.losses.varifocal`, also for the arguments."""
+    """Varifocal Loss (Zhang et al., CVPR 2021); see :func:`ranking_det.losses.varifocal`.
+
+    Args:
+        alpha: weight of the negatives, >= 0.
+        gamma: exponent of the negatives' score in their weight, >= 0.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
 
     uses_continuous_labels = True
     loss = staticmethod(varifocal)

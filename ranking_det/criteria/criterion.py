@@ -27,20 +27,34 @@ from ranking_det.losses.kernels.collectives import (
 
 
 class CriterionBase(nn.Module):
-    """Base class: what a model calls to get its losses, and what it must know of it."""
+    """Base class of criteria: compute the losses, and tell the model what they need."""
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
-        """Compute the losses of one step."""
+        """Compute the losses of one step.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The losses, instance weights and metrics.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
+        """
         raise NotImplementedError
 
     @property
     def criteria(self) -> list[Criterion]:
-        """The criteria that it consists of."""
+        """The criteria that this one consists of.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
+        """
         raise NotImplementedError
 
     @property
     def tasks(self) -> list[Localization]:
-        """The localisation tasks of all its criteria."""
+        """The localisation tasks of all criteria."""
         return [task for criterion in self.criteria for task in criterion.tasks]
 
     @property
@@ -50,51 +64,59 @@ class CriterionBase(nn.Module):
 
     @property
     def softmax(self) -> bool:
-        """Whether the scores are a softmax over the classes, and not a sigmoid of each class.
+        """Whether the scores are a softmax over the classes instead of one sigmoid per class.
 
         Raises:
-            ValueError: they are in some of its criteria only.
+            ValueError: the criteria disagree.
         """
         kinds = {criterion.classification.softmax for criterion in self.criteria}
         if len(kinds) > 1:
-            raise ValueError("criterion: expected either softmax or sigmoid in all its stages")
+            raise ValueError(
+                "criterion: expected either softmax or sigmoid in all stages, got both"
+            )
         return kinds.pop()
 
     @property
     def uses_continuous_labels(self) -> bool:
-        """Whether the candidates' continuous labels count."""
+        """Whether all criteria use the candidates' continuous labels."""
         return all(one.classification.uses_continuous_labels for one in self.criteria)
 
     @property
     def coder_weights(self) -> list[tuple[float, ...]]:
-        """The weights of the box coder that each loss on encoded boxes is for."""
+        """The box coder weights that each task on encoded boxes expects."""
         return [task.coder_weights for task in self.tasks if task.coder_weights is not None]
 
 
 class Criterion(CriterionBase):
-    """Compose a classification or ranking loss and localisation tasks into one objective.
+    """Combine a classification or ranking loss and localisation losses into one training objective.
 
-    The defaults around the classification loss are those of Rank & Sort Loss (Oksuz et al., ICCV
-    2021): GIoU, weighted by score, averaged by the weights (supplement, eq. S18), times the ratio
-    of the two losses' values.
+    The defaults are those of Rank & Sort Loss (Oksuz et al., ICCV 2021): a GIoU loss, averaged with
+    score weights (supplement, eq. S18), times the ratio of the two loss values (section S2.1).
 
     Args:
-        classification: such as :class:`ranking_det.criteria.RankSort`.
+        classification: the classification loss, such as :class:`ranking_det.criteria.RankSort`.
         localization: a task on boxes or on masks, or several with losses of different names; see
-            :mod:`ranking_det.criteria.localization`.
-        instance_weight: see :mod:`ranking_det.criteria.instance_weights`.
-        balance: of the tasks that have none of their own, which those on masks have; see
-            :mod:`ranking_det.criteria.balance`.
-        normalizer: ``(candidates) -> scalar`` that divides the classification loss, for those that
-            are sums; a ranking loss normalises itself. With one, the box loss is the weighted sum
-            of the errors over this scalar times the mean weight; see
-            :mod:`ranking_det.criteria.normalizers`.
-        branch: the loss of the head's IoU or centreness branch, if it has one. Not for losses that
-            put the scores in order themselves: what inference ranks must be what was trained.
-        rank_scope: what is ranked together. "gpu", as in the papers, all images of this process;
-            "image", each image alone, mean over the images with a positive; "global", the images
-            of all processes: losses and gradients, once DistributedDataParallel has averaged them,
-            are those of one process with all the images.
+            :mod:`ranking_det.criteria.localization`. None for :class:`ranking_det.criteria.GIoU`.
+        instance_weight: the weights of the localisation errors; see
+            :mod:`ranking_det.criteria.instance_weights`. None for
+            :class:`ranking_det.criteria.ScoreWeight`.
+        balance: the task balance, for tasks that have no balance of their own (tasks on masks do);
+            see :mod:`ranking_det.criteria.balance`. None for
+            :class:`ranking_det.criteria.ValueBalance`.
+        normalizer: the divisor of a classification loss that is a sum; see
+            :mod:`ranking_det.criteria.normalizers`. The box loss is then the weighted sum of the
+            errors, divided by this number times the mean weight. None for ranking losses, which are
+            already normalised.
+        branch: the loss of the IoU or centreness branch; None for a head without one. Not allowed
+            for losses that train the order of the scores at inference.
+        rank_scope: the entries that are ranked together. "gpu", as in the papers: all images of
+            this process. "image": each image separately, averaged over images with a positive.
+            "global": the images of all processes. The losses, and the gradients after
+            DistributedDataParallel has averaged them, then equal those of one process with all
+            images.
+
+    Raises:
+        ValueError: the parts do not fit each other.
     """
 
     def __init__(
@@ -115,19 +137,32 @@ class Criterion(CriterionBase):
         check_that(right, "classification", "a Classification", classification)
         if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(
-                f"normalizer: {name} is a sum and needs one, such as PositiveCount, got "
+                f"normalizer: expected a Normalizer such as PositiveCount, as {name} is a sum, got "
                 f"{normalizer!r}"
             )
         if not classification.is_sum and normalizer is not None:
-            raise ValueError(f"normalizer: {name} normalises itself and takes none")
+            raise ValueError(
+                f"normalizer: expected None, as {name} is already normalised, got {normalizer!r}"
+            )
         if classification.is_sum and rank_scope != "gpu":
-            raise ValueError(f"rank_scope: {name} ranks nothing, got {rank_scope!r}")
+            raise ValueError(
+                f"rank_scope: expected 'gpu', as {name} does not rank, got {rank_scope!r}"
+            )
         if rank_scope == "global" and not classification.across_workers:
-            raise ValueError(f"rank_scope: {name} cannot rank across processes, got 'global'")
+            raise ValueError(
+                f"rank_scope: expected 'image' or 'gpu', as {name} cannot rank across processes, "
+                "got 'global'"
+            )
         if branch is not None and not classification.takes_branch:
-            raise ValueError(f"branch: {name} orders the scores itself and takes none")
+            raise ValueError(
+                f"branch: expected None, as {name} trains the order of the scores itself, got "
+                f"{type(branch).__name__}"
+            )
         if branch is not None and rank_scope == "global":
-            raise ValueError("rank_scope: a branch is averaged per process, got 'global'")
+            raise ValueError(
+                "rank_scope: expected 'image' or 'gpu', as the loss of the branch is averaged per "
+                "process, got 'global'"
+            )
         self.classification = classification
         self.localization = nn.ModuleList(_list_tasks(localization))
         self.instance_weight = instance_weight or ScoreWeight()
@@ -138,7 +173,7 @@ class Criterion(CriterionBase):
 
     @property
     def criteria(self) -> list[Criterion]:
-        """This one."""
+        """This criterion alone."""
         return [self]
 
     @property
@@ -150,16 +185,18 @@ class Criterion(CriterionBase):
         """Compute the losses of one step.
 
         Args:
-            candidates: R rows of logits, and the boxes or masks of the P positives.
+            candidates: the candidates of one step: R rows of logits, and the boxes or masks of the
+                P positives.
 
         Returns:
-            The classification loss's parts, ``loss_box`` and ``loss_mask`` of the tasks, and
-            ``loss_branch`` if there is a branch. Without a positive those that rank, and those of
-            tasks and branch, are zeros that are attached to the graph.
+            The losses: the parts of the classification loss, ``loss_box`` and ``loss_mask`` of the
+            tasks, and ``loss_branch`` with a branch. Without positives, all of them except the
+            baselines' classification loss are zeros attached to the graph. Also the instance
+            weights and metrics.
 
         Raises:
-            ValueError: the candidates lack what the criterion needs, or have a branch that it does
-                not train.
+            ValueError: the candidates lack a field that the criterion needs, or have the outputs of
+                a branch that it does not train.
         """
         branch_logits = candidates.branch_logits
         right = (self.branch is None) == (branch_logits is None)
@@ -186,13 +223,13 @@ class Criterion(CriterionBase):
     def _losses(
         self, candidates: Candidates, weights: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The classification loss's parts, and the loss of each task before its balance."""
+        """The parts of the classification loss, and each task's loss before it is balanced."""
         losses = self._classify(candidates)
         if self.normalizer is None:
             return losses, [self._mean(task, candidates, weights) for task in self.tasks]
         count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
-        # A mean by weights for a count that is that of the positives: the mean weight times it.
+        # The mean weight times the count, so that a count of positives gives the weighted mean.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
@@ -206,13 +243,13 @@ class Criterion(CriterionBase):
         ]
 
     def _classify(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Call the classification loss on what is ranked together."""
+        """Call the classification loss within the ``rank_scope``."""
         per_image = self.rank_scope == "image"
         classify = self.classification.over_images if per_image else self.classification
         return classify(candidates)
 
     def _mean(self, task: Localization, candidates: Candidates, weights: Tensor) -> Tensor:
-        """The mean error of a task by its weights, over all workers that share one ranking."""
+        """The weighted mean error of a task, over all workers that share one ranking."""
         weights = task.instance_weights(candidates, weights)
         return weighted_mean(task(candidates), weights, candidates.group)
 
@@ -235,20 +272,25 @@ def _list_tasks(
 
 
 class ALRPCriterion(Criterion):
-    """aLRP Loss (Oksuz et al., NeurIPS 2020): one error for ranking and localisation.
+    """Criterion of aLRP Loss (Oksuz et al., NeurIPS 2020): ranking and localisation in one error.
 
-    See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of its errors, but
+    See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of its errors: it
     follows from the ranking.
 
     Args:
-        balance: such as :class:`ranking_det.criteria.HistoryBalance`, the paper's, whose period is
-            the number of steps of an epoch.
+        balance: the task balance, such as :class:`ranking_det.criteria.HistoryBalance` with the
+            number of steps of an epoch as its period, as in the paper.
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
-            assignment, .5 (.7 in an RPN). The localisation error is GIoU loss / (2 (1 - tau)).
-        localization: a task on boxes with errors in [0, 2]; further tasks, on masks, may follow it.
+            assignment, 0.5 (0.7 in an RPN). The localisation error is the error of the task,
+            divided by 2 (1 - tau).
+        localization: a task on boxes with errors in [0, 2], which further tasks on masks may
+            follow. None for :class:`ranking_det.criteria.GIoU`.
         instance_weight: for further tasks only; see :mod:`ranking_det.criteria.instance_weights`.
-        rank_scope: see :class:`Criterion`.
+        rank_scope: the entries that are ranked together; see :class:`Criterion`.
+
+    Raises:
+        ValueError: an argument is out of range, or the parts do not fit each other.
     """
 
     def __init__(
@@ -280,7 +322,7 @@ class ALRPCriterion(Criterion):
 
 
 def _metrics(candidates: Candidates) -> dict[str, Tensor]:
-    """Counts per image, and the imbalance in entries (Oksuz et al., section S3.5)."""
+    """Positives per image, and negative entries per positive (Oksuz et al., ICCV 2021, S3.5)."""
     count = len(candidates.positives)
     entries = (candidates.labels != IGNORE).sum() * candidates.logits.shape[1]
     metrics = {

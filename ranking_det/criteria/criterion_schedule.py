@@ -1,4 +1,4 @@
-"""Criteria that take turns over one training."""
+"""Train with several criteria, one after the other."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from ranking_det.criteria.step_counter import StepCounter
 
 
 class CriterionSchedule(CriterionBase):
-    """Criteria that take turns over one training, such as a focal stage before a ranking stage.
+    """Train with several criteria, such as a focal loss stage before a ranking loss stage.
 
     RankDetNet (Liu et al., CVPR 2021) starts from a detector that was trained with focal loss. The
-    step is a buffer, so that a resumed run goes on in its stage. The learning rate is restarted by
-    the schedule of the optimizer, not here.
+    step is a buffer, so that a resumed run continues in its stage. This class does not restart the
+    learning rate; the schedule of the optimizer may.
 
     Args:
-        stages: the criteria, in order; all or none with a ``branch``.
-        shares: what each stage has of the training, > 0 and 1 in sum.
-        max_iter: training steps in all, >= 1; the last stage goes on beyond them.
+        stages: the criteria, in order; all with a ``branch`` or all without one.
+        shares: the fraction of the training steps of each stage, > 0, with sum 1.
+        max_iter: the total number of training steps, >= 1; the last stage continues beyond it.
+
+    Raises:
+        ValueError: an argument is out of range, or only some stages have a branch.
     """
 
     def __init__(self, stages: Sequence[Criterion], shares: Sequence[float], max_iter: int) -> None:
         super().__init__()
-        expected = f"one for each of the {len(stages)} stages, at least one"
+        expected = f"one share for each of the {len(stages)} stages (at least one)"
         check_that(len(shares) == len(stages) > 0, "shares", expected, len(shares))
         for share in shares:
             check_at_least("shares", share, 0.0, strictly=True)
         check_that(abs(sum(shares) - 1) <= 1e-6, "shares", "a sum of 1", sum(shares))
         check_integer("max_iter", max_iter, 1)
         if len({stage.branch is None for stage in stages}) > 1:
-            raise ValueError("stages: expected a branch in all of them or in none")
+            raise ValueError("stages: expected a branch in all of them or in none, got both")
         self.stages = nn.ModuleList(stages)
         self.ends = [round(end * max_iter) for end in accumulate(shares)]
         self.counter = StepCounter()
@@ -47,7 +50,14 @@ class CriterionSchedule(CriterionBase):
         return list(self.stages)  # type: ignore[arg-type]
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
-        """Call the criterion of the step; see :class:`Criterion`. In training, count the step."""
+        """Compute the losses with the criterion of the step; in training mode, count the step.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The output of the criterion, with the index of its stage as metric ``stage``.
+        """
         step = self.counter(count=self.training)
         stage = sum(step >= end for end in self.ends[:-1])
         output: CriterionOutput = self.stages[stage](candidates)

@@ -1,7 +1,8 @@
-"""Instance weights: how much the errors of each positive count (Oksuz et al., table S1).
+"""Instance weights: weigh the localisation error of each positive.
 
-Each takes the :class:`Candidates` of a step and returns detached weights (P,) >= 0, without a
-synchronisation of host and device on one process.
+See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
+of a step and returns detached weights (P,) >= 0. In a single process this does not synchronise
+host and device.
 """
 
 from __future__ import annotations
@@ -18,18 +19,26 @@ from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
 class UniformWeight(nn.Module):
-    """Every positive counts the same."""
+    """Equal weights for all positives."""
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return ones (P,)."""
+        """Return the weights.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,), all ones.
+        """
         return torch.ones_like(candidates.overlap)
 
 
 class ScoreWeight(nn.Module):
-    """A class score of the row, a probability.
+    """Weight of a positive by its class score, the sigmoid of a logit.
 
     Args:
-        own_class: of the object's class, as APE Loss has it; else the highest, as Rank & Sort Loss.
+        own_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR 2022);
+            False for the highest score of the row, as in Rank & Sort Loss.
     """
 
     def __init__(self, own_class: bool = False) -> None:
@@ -37,9 +46,16 @@ class ScoreWeight(nn.Module):
         self.own_class = own_class
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,) in (0, 1)."""
+        """Compute the weights.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) in (0, 1), detached.
+        """
         rows = candidates.positives
-        # In the type of the IoU: a float16 sigmoid loses small weights.
+        # In the dtype of the IoU, as small weights underflow in float16.
         logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
         if self.own_class:
             return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
@@ -47,39 +63,58 @@ class ScoreWeight(nn.Module):
 
 
 class IoUWeight(nn.Module):
-    """The overlap of each positive with its object: the IoU of its decoded box."""
+    """Weight of a positive by its overlap with its object: the IoU of its decoded box."""
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,) in [0, 1]."""
+        """Return the overlaps.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) in [0, 1], detached.
+        """
         return candidates.overlap
 
 
 class CenternessWeight(nn.Module):
-    """How central the anchor lies in its object (Tian et al., FCOS, ICCV 2019, eq. 3).
+    """Weight of a positive by the centreness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
-    0 for an anchor whose centre is outside, as IoU assigners allow.
+    It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
+    assigners.
     """
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,) in [0, 1]."""
+        """Compute the centreness.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) in [0, 1], detached.
+        """
         anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
         centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
-        # A tiny floor: a centre exactly on both edges of an empty object is not central.
+        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centreness 0.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
 
 
 class RankingWeight(nn.Module):
-    """The share of the precision errors that a positive's box has in aLRP Loss.
+    """Weight of a positive by the ranking, as aLRP Loss weighs its localisation error.
 
-    w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., eq. S21): positives
-    of high logits count most. All images of the process are ranked together, or of all processes
-    that share one ranking, also where the criterion's ``rank_scope`` is "image". The step in the
-    rank has the half-width of Rank & Sort Loss, .5. O(M log P).
+    w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
+    ICCV 2021, eq. S21). Positives of high logits have the largest weights. All images of the
+    process are ranked together, even if the criterion's ``rank_scope`` is "image"; with "global",
+    those of all processes. The step in the rank has the half-width of Rank & Sort Loss, 0.5. Takes
+    O(M log P) time.
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).
+
+    Raises:
+        ValueError: ``delta`` is out of range.
     """
 
     def __init__(self, delta: float = 0.0) -> None:
@@ -88,7 +123,14 @@ class RankingWeight(nn.Module):
         self.delta = delta
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,) in [0, 1]."""
+        """Compute the weights.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) in [0, 1], detached.
+        """
         with exact_arithmetic(candidates.logits):
             logits, positives = candidates.entries()
             ranked = gather_ranked_logits(logits, positives, [], candidates.group)

@@ -1,6 +1,7 @@
-"""Localisation tasks: the error of each box or mask, which the criterion weighs and balances.
+"""Localisation losses of a criterion: box regression, masks, and the IoU or centreness branch.
 
-And the loss of a branch that tells how well a box is localised.
+A localisation task computes the error of each box or mask. The criterion weighs the errors and
+balances their mean against the classification loss.
 
 Shapes: P positives, Q predicted masks of some of them.
 """
@@ -23,13 +24,13 @@ from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
 
 class Localization(nn.Module):
-    """Base class; a task on boxes as it is.
+    """Base class of localisation tasks; by default a task on boxes.
 
     Attributes:
-        loss_name: the task's name among the losses.
-        balance: the task's own balance against the ranking, with which its loss is always a mean;
-            None for the criterion's balance, and for its normalizer if there is one.
-        weight: a further factor, after the balance.
+        loss_name: the name of the task's loss.
+        balance: the task balance of this task, whose loss is then always a weighted mean; None for
+            the balance of the criterion, and for its normalizer if it has one.
+        weight: an additional factor, applied after the balance.
     """
 
     loss_name = "loss_box"
@@ -41,49 +42,86 @@ class Localization(nn.Module):
         self.balance = None
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return the errors, (P,) or (Q,), with gradient."""
+        """Compute the error of each box or mask.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) or (Q,), with gradient.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
+        """
         raise NotImplementedError
 
     @property
     def coder_weights(self) -> tuple[float, ...] | None:
-        """The factors of dx, dy, dw, dh of the box coder that the errors are for; None for any."""
+        """The box coder weights (dx, dy, dw, dh) that the task expects; None for any."""
         return None
 
     def outputs(self, candidates: Candidates) -> Tensor:
-        """The raw outputs of the head that the errors train."""
+        """Return the raw outputs of the head that the errors depend on.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P, 4) outputs of the box head, with gradient.
+        """
         return candidates.box_targets.outputs
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
-        """The weight of each error, from those of the positives (P,)."""
+        """Return the weight of each error, given the weights of the positives.
+
+        Args:
+            candidates: the candidates of one step.
+            weights: (P,) weights of the positives.
+
+        Returns:
+            (P,) or (Q,), one weight per error.
+        """
         return weights
 
 
 class IoU(Localization):
-    """1 - IoU of the decoded box and its object, in [0, 1]."""
+    """IoU loss, 1 - IoU of the decoded box and its object, in [0, 1]."""
 
     overlap = staticmethod(box_iou)
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,), with gradient."""
+        """Compute the error of each box.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,), with gradient.
+        """
         targets = candidates.box_targets
         return 1 - self.overlap(targets.boxes, targets.gt_boxes)
 
 
 class GIoU(IoU):
-    """1 - GIoU of the decoded box and its object, in [0, 2]."""
+    """GIoU loss (Rezatofighi et al., CVPR 2019), 1 - GIoU of box and object, in [0, 2]."""
 
     overlap = staticmethod(box_giou)
 
 
 class SmoothL1(Localization):
-    """Smooth L1 on the raw box outputs, summed over the four coordinates.
+    """Smooth L1 loss on the raw box outputs (deltas), summed over the four coordinates.
 
-    The target is the encoding (dx, dy, dw, dh) of the object relative to the anchor (Girshick et
-    al., CVPR 2014, appendix C), times ``weights``.
+    The loss is that of Fast R-CNN (Girshick, ICCV 2015, eq. 3). The target is the encoding
+    (dx, dy, dw, dh) of the object relative to the anchor (Girshick et al., CVPR 2014, appendix C),
+    times ``weights``.
 
     Args:
-        beta: where the quadratic turns linear, >= 0; 0 is plain L1.
-        weights: factors of dx, dy, dw, dh; they must equal those of the detector's box coder.
+        beta: the error at which the quadratic becomes linear, >= 0; 0 is the L1 loss.
+        weights: the box coder weights, factors of dx, dy, dw, dh; they must be equal to those of
+            the detector's box coder.
+
+    Raises:
+        ValueError: ``beta`` is out of range, or ``weights`` are not four numbers.
     """
 
     def __init__(self, beta: float = 0.0, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
@@ -96,11 +134,18 @@ class SmoothL1(Localization):
 
     @property
     def coder_weights(self) -> tuple[float, ...]:
-        """Its own weights."""
+        """The box coder weights of the encoded targets."""
         return self.weights
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (P,), with gradient."""
+        """Compute the error of each box.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,), with gradient.
+        """
         targets = candidates.box_targets
         anchors, gt_boxes = targets.anchors.float(), targets.gt_boxes.float()
         size, gt_size = anchors[:, 2:] - anchors[:, :2], gt_boxes[:, 2:] - gt_boxes[:, :2]
@@ -112,12 +157,15 @@ class SmoothL1(Localization):
 
 
 class MaskLocalization(Localization):
-    """Base class of tasks on masks.
+    """Base class of localisation tasks on masks.
 
     Args:
-        weighted: whether the instance weights count; otherwise all masks count the same.
-        balanced: whether the loss is brought to the size of the ranking or classification loss.
-        weight: a further factor, >= 0.
+        weighted: whether to weigh the masks by the instance weights; otherwise all have weight 1.
+        balanced: whether to scale the loss to the value of the ranking or classification loss.
+        weight: an additional factor, >= 0.
+
+    Raises:
+        ValueError: ``weight`` is out of range.
     """
 
     loss_name = "loss_mask"
@@ -133,21 +181,43 @@ class MaskLocalization(Localization):
         self.weight = weight
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return (Q,), with gradient."""
+        """Compute the error of each mask.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (Q,), with gradient.
+        """
         return self.error(candidates.mask_targets.logits, candidates.mask_targets.masks)
 
     def outputs(self, candidates: Candidates) -> Tensor:
-        """The masks' logits."""
+        """Return the mask logits.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (Q, h, w) logits, with gradient.
+        """
         return candidates.mask_targets.logits
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
-        """The weight of each mask is that of its positive."""
+        """Return the weight of each mask: that of its positive, or 1.
+
+        Args:
+            candidates: the candidates of one step.
+            weights: (P,) weights of the positives.
+
+        Returns:
+            (Q,), one weight per mask.
+        """
         weights = weights[candidates.mask_targets.index]
         return weights if self.weighted else torch.ones_like(weights)
 
 
 class MaskDice(MaskLocalization):
-    """Dice loss of each mask, that of Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5).
+    """Dice loss of masks, as in Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5).
 
     See :func:`ranking_det.losses.dice_errors` and, for the arguments, :class:`MaskLocalization`.
     """
@@ -156,9 +226,9 @@ class MaskDice(MaskLocalization):
 
 
 class MaskCrossEntropy(MaskLocalization):
-    """Binary cross entropy of each mask; see :func:`ranking_det.losses.mask_cross_entropies`.
+    """Binary cross entropy of masks; see :func:`ranking_det.losses.mask_cross_entropies`.
 
-    Mask R-CNN's own loss (He et al., ICCV 2017) is ``MaskCrossEntropy(weighted=False,
+    The original loss of Mask R-CNN (He et al., ICCV 2017) is ``MaskCrossEntropy(weighted=False,
     balanced=False)``. For the arguments see :class:`MaskLocalization`.
     """
 
@@ -166,13 +236,16 @@ class MaskCrossEntropy(MaskLocalization):
 
 
 class BranchLoss(nn.Module):
-    """Binary cross entropy of the branch at the positives, averaged over them.
+    """Loss of an IoU or centreness branch: mean binary cross entropy over the positives.
 
     Args:
-        target: what the branch predicts, an instance weight in [0, 1]:
+        target: the target of the branch, an instance weight in [0, 1]:
             :class:`ranking_det.criteria.CenternessWeight` (Tian et al., FCOS, ICCV 2019, eq. 3) or
             :class:`ranking_det.criteria.IoUWeight` (Kim and Lee, PAA, ECCV 2020).
         weight: factor of the loss, >= 0.
+
+    Raises:
+        ValueError: ``weight`` is out of range.
     """
 
     def __init__(self, target: nn.Module, weight: float = 1.0) -> None:
@@ -182,14 +255,18 @@ class BranchLoss(nn.Module):
         self.weight = weight
 
     def forward(self, candidates: Candidates, group: dist.ProcessGroup | None = None) -> Tensor:
-        """Compute the loss.
+        """Compute the loss of the branch.
 
         Args:
-            candidates: of one step, with ``branch_logits``.
-            group: divide by the mean number of positives over its workers; None for this worker's.
+            candidates: the candidates of one step, with ``branch_logits``.
+            group: the workers over whose mean number of positives to divide; None for the number of
+                positives of this worker.
 
         Returns:
-            A scalar; zero, attached to the branch, without a positive.
+            A scalar with gradient; without positives, zero attached to the graph.
+
+        Raises:
+            ValueError: the candidates have no ``branch_logits``.
         """
         branch = candidates.branch_logits
         if branch is None:

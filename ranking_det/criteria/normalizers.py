@@ -1,4 +1,4 @@
-"""What a loss that is a sum over candidates is divided by."""
+"""Loss normalizers: divide a sum over candidates by a count."""
 
 from __future__ import annotations
 
@@ -12,30 +12,44 @@ from ranking_det.losses.kernels.collectives import mean_over_workers, workers_of
 
 
 class Normalizer(nn.Module):
-    """Base class.
+    """Base class of loss normalizers.
 
     Attributes:
-        scope: "gpu" to count in this process, "global" for the mean count over all processes.
+        scope: "gpu" for the count of this process, "global" for the mean count over all processes.
     """
 
     scope = "gpu"
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return the scalar that divides."""
+        """Compute the divisor of the loss.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            A detached scalar, > 0.
+
+        Raises:
+            NotImplementedError: a subclass must define it.
+        """
         raise NotImplementedError
 
 
 class PositiveCount(Normalizer):
-    """The number of positives, at least 1, as a moving average over the steps.
+    """Normalize by the number of positives, at least 1, as a moving average over steps.
 
-    Detectron2's RetinaNet divides both its losses by this average, which starts at 100 there too.
-    The state is a buffer, so that a resumed run goes on with the same average.
+    Detectron2's RetinaNet divides its classification and box losses by this average, which also
+    starts at 100 there. The state is a buffer, so that a resumed run continues with the same
+    average.
 
     Args:
-        momentum: weight of the past, in [0, 1); 0 takes the step's own count.
-        scope: "gpu" counts the positives of this process; "global" takes their mean over all
-            processes, as the codes of FCOS, ATSS and PAA do, so that an object weighs the same on
-            whichever process it is.
+        momentum: weight of the previous average, in [0, 1); 0 uses the count of the step alone.
+        scope: "gpu" counts the positives of this process; "global" takes the mean count over all
+            processes, as the code of FCOS, ATSS and PAA does, so that an object has the same weight
+            in every process.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     average: Tensor
@@ -49,7 +63,14 @@ class PositiveCount(Normalizer):
         self.register_buffer("average", torch.tensor(100.0))
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return the average, a scalar, in training with the step's count taken into it."""
+        """Return the average; in training mode, update it with the step's count.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The average, a detached scalar, >= 1.
+        """
         if not self.training and self.momentum:
             return self.average.clone()
         count = mean_over_workers(
@@ -62,11 +83,19 @@ class PositiveCount(Normalizer):
 
 
 class CandidateCount(Normalizer):
-    """The number of candidates that are not ignored, at least 1: of those in the sample.
+    """Normalize by the number of candidates that are not ignored, at least 1.
 
-    Detectron2's R-CNNs divide both losses of their box heads by it.
+    In an R-CNN these are the sampled RoIs. Detectron2's R-CNNs divide both losses of their box
+    heads by this number.
     """
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Return the count, a scalar."""
+        """Count the candidates.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            The count, a scalar, >= 1.
+        """
         return (candidates.labels != IGNORE).sum().clamp(min=1)

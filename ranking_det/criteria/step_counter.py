@@ -1,4 +1,4 @@
-"""Training steps, counted in the checkpoint."""
+"""Count training steps, with the count in the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from torch import Tensor, nn
 
 
 def _forget(module: nn.Module, _: object) -> None:
-    """Count on from the loaded step."""
+    """Continue to count from the loaded step."""
     module._step = None  # type: ignore[assignment]
 
 
 class StepCounter(nn.Module):
-    """Counts in a buffer, and on the host too, which must not ask the device every time."""
+    """Counter of training steps.
+
+    The count is in a buffer, for checkpoints, and on the host, so that reading it does not wait for
+    the device.
+    """
 
     step: Tensor
 
@@ -23,7 +27,14 @@ class StepCounter(nn.Module):
         self.register_load_state_dict_post_hook(_forget)
 
     def forward(self, count: bool = True) -> int:
-        """Return the steps before this one, and count this one if asked to."""
+        """Return the number of earlier steps and count this one.
+
+        Args:
+            count: whether to count this step.
+
+        Returns:
+            The number of steps counted before this one.
+        """
         step = int(self.step) if self._step is None else self._step
         if count:
             self.step += 1

@@ -1,4 +1,4 @@
-"""Data sets; importing this registers them with Detectron2."""
+"""Data sets, data loading and augmentation; importing this registers the data sets."""
 
 from ranking_det.data.catalog import register_lvis, register_shapes
 

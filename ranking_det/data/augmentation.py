@@ -1,10 +1,11 @@
-"""The augmentation of SSD (Liu et al., ECCV 2016), which the papers train with at 512 x 512 pixels.
+"""SSD's data augmentation (Liu et al., ECCV 2016): photometric distortion, expansion, random crop.
 
-In this order: :class:`PhotometricDistortion`, :class:`Expand`, :class:`MinIoURandomCrop`, and
-Detectron2's Resize and RandomFlip. They are Detectron2 augmentations: images are (H, W, 3) in RGB
-or BGR, boxes (G, 4) XYXY in pixels, and the randomness is numpy's, which Detectron2 seeds in every
-worker. From the first step on, the image is float32 and is neither rounded nor clipped, as
-published; Detectron2's Resize then interpolates linearly, without antialiasing.
+The papers that train at 512 x 512 pixels use it, in this order: :class:`PhotometricDistortion`,
+:class:`Expand`, :class:`MinIoURandomCrop`, then Detectron2's Resize and RandomFlip. All are
+Detectron2 augmentations: images are (H, W, 3) in RGB or BGR, and boxes (G, 4) XYXY in pixels. They
+draw from numpy's random generator, which Detectron2 seeds in every worker. From the first step on,
+the image is float32 and is neither rounded nor clipped, as published. Detectron2's Resize then
+interpolates linearly, without antialiasing.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ Range = tuple[float, float]
 class PhotometricDistortion(T.Augmentation):
     """Change brightness, contrast, saturation and hue, and permute the channels, each at random.
 
-    Contrast changes before saturation and hue or after them, with even odds. The result is float32
-    and may leave 0..255.
+    Contrast changes before or after saturation and hue, with even odds. The result is float32 and
+    may leave 0..255 (SSD, section 2.2).
 
     Args:
         brightness: the largest shift of all values, >= 0.
         contrast: the range of the factor of all values, above 0.
         saturation: the range of the factor of the saturation, above 0.
         hue: the largest shift of the hue in degrees, >= 0.
-        prob: of each of the five steps, in [0, 1].
+        prob: the probability of each of the five steps, in [0, 1].
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -52,7 +56,14 @@ class PhotometricDistortion(T.Augmentation):
         _check_probability(prob)
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
-        """Draw the steps for one image."""
+        """Draw the steps for one image.
+
+        Args:
+            image: (H, W, 3), of any numeric type, values 0..255.
+
+        Returns:
+            The transform, whose image is float32.
+        """
         steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
         if self._chosen():
             shift = np.random.uniform(-self.brightness, self.brightness)
@@ -76,12 +87,17 @@ class PhotometricDistortion(T.Augmentation):
 
 
 class Expand(T.Augmentation):
-    """Put the image at a random place of a larger canvas of one colour, so that objects shrink.
+    """Place the image at random on a larger canvas of one colour, so that objects shrink.
+
+    This is SSD's "zoom out" (section 3.6).
 
     Args:
-        fill: the colour, per channel in the order of the image; the mean of the data set.
-        ratio: the range of the canvas's sides over the image's, at least 1.
-        prob: of expanding at all, in [0, 1].
+        fill: the colour, a value per channel in the image's order; usually the data set's mean.
+        ratio: the range of the canvas's sides over the image's sides, at least 1.
+        prob: the probability of expanding, in [0, 1].
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, fill: Sequence[float], ratio: Range = (1.0, 4.0), prob: float = 0.5) -> None:
@@ -91,7 +107,14 @@ class Expand(T.Augmentation):
         _check_probability(prob)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the size of the canvas and the place of the image."""
+        """Draw the size of the canvas and the place of the image.
+
+        Args:
+            image: (H, W, C), with as many channels as ``fill``.
+
+        Returns:
+            The padding, or no transform.
+        """
         if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
         height, width = image.shape[:2]
@@ -102,14 +125,14 @@ class Expand(T.Augmentation):
 
 
 class ColorPadTransform(T.PadTransform):
-    """Pads with a colour, where fvcore's transform pads all channels with one value.
+    """Pad an image with a colour; fvcore's transform pads all channels with one value.
 
     Args:
-        x0: pixels added on the left.
-        y0: pixels added at the top.
-        x1: pixels added on the right.
-        y1: pixels added at the bottom.
-        color: per channel.
+        x0: pixels added on the left, >= 0.
+        y0: pixels added at the top, >= 0.
+        x1: pixels added on the right, >= 0.
+        y1: pixels added at the bottom, >= 0.
+        color: a value per channel.
     """
 
     def __init__(self, x0: int, y0: int, x1: int, y1: int, color: Sequence[float]) -> None:
@@ -117,28 +140,42 @@ class ColorPadTransform(T.PadTransform):
         self.color = tuple(color)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, C) to (y0 + H + y1, x0 + W + x1, C)."""
+        """Pad an image.
+
+        Args:
+            img: (H, W, C).
+
+        Returns:
+            (y0 + H + y1, x0 + W + x1, C).
+
+        Raises:
+            ValueError: the image has another number of channels than the colour.
+        """
         channels = img.shape[2]
         if channels != len(self.color):
-            raise ValueError(f"color must have {channels} channels, got {self.color}")
+            raise ValueError(f"color: expected {channels} channels, got {self.color}")
         border = (self.y0, self.y1, self.x0, self.x1)
         return cv2.copyMakeBorder(img, *border, cv2.BORDER_CONSTANT, value=self.color)
 
 
 class MinIoURandomCrop(T.Augmentation):
-    """Crop a random window that overlaps every box by a random minimum, and holds a centre.
+    """Crop a random window that has a minimum IoU with every box and contains a box centre.
 
-    With even odds, the image stays whole, or the window's IoU with *all* boxes is at least one of
-    ``min_ious``, or is free. If none of 50 windows will do, the minimum is drawn anew.
+    It draws one of these modes with equal probability (SSD, section 2.2): the whole image; no
+    minimum; and one mode for each of ``min_ious``, which the window's IoU with *all* boxes must
+    reach. If none of 50 windows fits, it draws another mode.
 
-    Boxes are shifted but neither clipped nor dropped, as by all transforms; that is for the mapper,
-    which must give the boxes (:class:`ranking_det.data.mapper.BoxMapper` does; Detectron2's own
-    DatasetMapper does not).
+    Like all transforms, it shifts boxes but neither clips nor drops them. The mapper does that, and
+    it must pass the boxes to the augmentation: :class:`ranking_det.data.mapper.BoxMapper` does,
+    Detectron2's DatasetMapper does not.
 
     Args:
-        min_ious: the minima, each in (0, 1].
-        min_size: the smallest side of the window over that of the image, in (0, 1].
+        min_ious: the minimum IoUs, each in (0, 1].
+        min_size: the smallest side of the window over the same side of the image, in (0, 1].
         aspect_ratio: the range of height / width of the window, above 0.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -151,13 +188,24 @@ class MinIoURandomCrop(T.Augmentation):
         self._init(locals())
         for name, value in (*(("min_ious", iou) for iou in min_ious), ("min_size", min_size)):
             if not 0 < value <= 1:
-                raise ValueError(f"{name} must be in (0, 1], got {value!r}")
+                raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
         _check_range("aspect_ratio", aspect_ratio)
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
-        """Draw windows until one will do."""
+        """Draw windows until one fits.
+
+        Args:
+            image: (H, W, C).
+            boxes: (G, 4) XYXY in pixels of the image; G may be 0.
+
+        Returns:
+            The crop, or no transform.
+
+        Raises:
+            ValueError: the mapper does not pass the boxes.
+        """
         if boxes is None:
-            raise ValueError("boxes must be given to the augmentation, as BoxMapper does; got None")
+            raise ValueError("boxes: expected an array (G, 4), as BoxMapper passes it, got None")
         modes = (None, *self.min_ious, 0.0)
         while True:
             min_iou = modes[np.random.randint(len(modes))]
@@ -170,7 +218,7 @@ class MinIoURandomCrop(T.Augmentation):
                     return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
 
     def _draw_window(self, height: int, width: int) -> tuple[int, int, int, int] | None:
-        """XYXY in whole pixels; None if the shape is not to be used."""
+        """Draw a window XYXY in whole pixels; None if its shape does not fit."""
         rows = np.random.uniform(self.min_size * height, height)
         columns = np.random.uniform(self.min_size * width, width)
         if not self.aspect_ratio[0] <= rows / columns <= self.aspect_ratio[1]:
@@ -181,13 +229,21 @@ class MinIoURandomCrop(T.Augmentation):
 
 
 def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Which of the boxes (G, 4) have their centre inside the window (4,), not on its edge; (G,)."""
+    """Find the boxes whose centre is inside a window, not on its edge.
+
+    Args:
+        boxes: (G, 4) XYXY.
+        window: (4,) XYXY, in the same units.
+
+    Returns:
+        (G,) bool.
+    """
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((centers > window[:2]) & (centers < window[2:])).all(axis=1)
 
 
 def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float) -> bool:
-    """Whether the window overlaps all boxes enough and has the centre of one, if there is one."""
+    """Return whether the window has the IoU with all boxes and contains the centre of one."""
     if not len(boxes):
         return True
     corners = np.asarray(window, dtype=np.float64)
@@ -199,11 +255,11 @@ def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float
 
 
 def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
-    """Scale the saturation and shift the hue by degrees, of a float32 image of any range.
+    """Scale the saturation and shift the hue by degrees, for a float32 image of any range.
 
-    Taken as RGB: as BGR the hue would turn the other way, and both ways are as likely.
+    It treats the image as RGB. For a BGR image the hue turns the other way, which is as likely.
     """
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # of floats: H in 0..360, S in 0..1, V as it is
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # for floats: H in 0..360, S in 0..1, V unscaled
     hsv[..., 0] = (hsv[..., 0] + hue) % 360
     hsv[..., 1] *= saturation
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
@@ -212,9 +268,9 @@ def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarr
 def _check_range(name: str, value: Range, low: float = 0.0) -> None:
     if len(value) != 2 or not low <= value[0] <= value[1] or value[0] <= 0:
         least = f">= {low:g}" if low else "> 0"
-        raise ValueError(f"{name} must be two ascending numbers {least}, got {tuple(value)}")
+        raise ValueError(f"{name}: expected two ascending numbers {least}, got {tuple(value)}")
 
 
 def _check_probability(prob: float) -> None:
     if not 0 <= prob <= 1:
-        raise ValueError(f"prob must be in [0, 1], got {prob!r}")
+        raise ValueError(f"prob: expected a number in [0, 1], got {prob!r}")

@@ -1,8 +1,8 @@
-"""Data sets in Detectron2's catalogs: the shapes, LVIS, and files of the user's own.
+"""Register data sets with Detectron2: the shapes, LVIS, and custom COCO or LVIS JSON files.
 
-To register a set reads and makes no file; Detectron2's catalog does once it is asked for the set.
-The shapes (see `ranking_det.data.shapes`) and LVIS, where Detectron2 has it too, lie under
-$DETECTRON2_DATASETS.
+Registering a data set reads and writes no file; Detectron2's catalog loads it on first use. The
+shapes (see :mod:`ranking_det.data.shapes`) and LVIS lie under $DETECTRON2_DATASETS, LVIS where
+Detectron2 expects it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Load = Callable[[str], list[dict[str, Any]]]
 
 
 def register_set(name: str, classes: Mapping[int, str], load: Load, **metadata: Any) -> None:
-    """Register a data set with Detectron2, in the place of one of the same name.
+    """Register a data set with Detectron2, replacing one of the same name.
 
     Args:
-        name: in the catalogs.
-        classes: names by category id, in the order of the classes.
-        load: from the name to Detectron2's dicts.
-        metadata: whatever else the set has.
+        name: the name in the catalogs.
+        classes: the class names by category id, in the order of the classes.
+        load: takes the name and returns Detectron2's dataset dicts.
+        metadata: other metadata of the data set.
     """
-    # Metadata cannot be changed once set, so that of another place is dropped.
+    # Metadata cannot be changed once set, so an earlier registration is removed.
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
@@ -62,17 +62,17 @@ def register_annotations(
     *,
     allow_outside: bool = False,
 ) -> None:
-    """Register a checked file with Detectron2; a set of the same name is replaced.
+    """Register a validated COCO or LVIS JSON with Detectron2, replacing a set of the same name.
 
-    The metadata suffices for evaluators, which write category ids as they are in the file. A file
-    may lack what Detectron2's own evaluators need: see
+    The metadata is enough for evaluators, which write the category ids of the file. The file may
+    lack fields that Detectron2's own evaluators need: see
     :func:`ranking_det.evaluation.ground_truth.complete_for_evaluation`.
 
     Args:
-        name: the set's name in the catalogs.
-        json_file: the annotations.
+        name: the name in the catalogs.
+        json_file: the annotation file.
         image_root: the folder of the images.
-        summary: of :func:`ranking_det.data.coco_json.reader.read_annotations` for the two.
+        summary: what :func:`ranking_det.data.coco_json.reader.read_annotations` returned for them.
         allow_outside: whether images may lie outside the folder.
     """
     ids = summary.category_ids
@@ -93,7 +93,7 @@ def register_annotations(
 
 
 def register_shapes(root: str | Path | None = None) -> None:
-    """Register the four shapes sets; called again, it moves them to the root given then.
+    """Register the four shapes data sets. A second call moves them to another root.
 
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
@@ -111,11 +111,11 @@ def register_shapes(root: str | Path | None = None) -> None:
 
 
 def register_lvis(root: str | Path | None = None) -> None:
-    """Register ``ranking_lvis_v1_train`` and ``_val``, and the same of v0.5.
+    """Register LVIS v1 and v0.5: ``ranking_lvis_v1_train``, ``ranking_lvis_v0.5_val`` and so on.
 
-    Unlike Detectron2's ``lvis_v1_train`` and so on, they need no lvis package. The annotations are
-    lvis/lvis_v1_train.json and so on; the images, of either split, lie in coco/train2017 and
-    coco/val2017. Called again, it moves the sets to the root given then.
+    Unlike Detectron2's ``lvis_v1_train`` and so on, they do not need the lvis package. The
+    annotations are lvis/lvis_v1_train.json and so on. The images of both splits lie in
+    coco/train2017 and coco/val2017. A second call moves the data sets to another root.
 
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
@@ -134,9 +134,13 @@ def register_lvis(root: str | Path | None = None) -> None:
 
 
 def prepare_registered(names: Iterable[str]) -> None:
-    """Draw the shapes sets among these registered names that are missing.
+    """Generate the shapes data sets among these names that are missing on disk.
 
-    Names of other data sets are passed over.
+    Args:
+        names: names of registered data sets; those that are not shapes are skipped.
+
+    Raises:
+        ValueError: the folder of a set exists, but another program or generator version made it.
     """
     for name in names:
         if name in _SHAPES:
@@ -145,28 +149,35 @@ def prepare_registered(names: Iterable[str]) -> None:
 
 
 def release_sets(names: Iterable[str]) -> None:
-    """Let go of the parsed annotation files of registered sets, once their records are made."""
+    """Free the memory of the parsed annotation files of registered sets.
+
+    Args:
+        names: names of registered data sets, whose dataset dicts have been made.
+    """
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
     reader.release_annotations(*(file for file in files if file))
 
 
 def load_set(name: str) -> list[dict[str, Any]]:
-    """Load a registered set, from its file in COCO's or LVIS's format.
+    """Load a registered data set from its COCO or LVIS JSON as Detectron2's dataset dicts.
+
+    Boxes and masks are not checked; see
+    :func:`ranking_det.data.coco_json.reader.read_annotations`.
 
     Args:
-        name: of a set whose metadata has ``json_file``, ``image_root``, ``evaluator_type`` ("coco"
-            or "lvis") and ``thing_dataset_id_to_contiguous_id``; with ``allow_outside`` its images
-            may lie outside ``image_root``. That of LVIS gets ``class_image_count``, what
-            Detectron2's federated loss reads.
+        name: the name of the data set. Its metadata has ``json_file``, ``image_root``,
+            ``evaluator_type`` ("coco" or "lvis"), ``thing_dataset_id_to_contiguous_id`` and
+            optionally ``allow_outside``, with which images may lie outside ``image_root``. For
+            LVIS, this function adds ``class_image_count``, which Detectron2's federated loss
+            reads.
 
     Returns:
         See :func:`to_records`.
 
     Raises:
-        UserError: the file is missing or is none of its format, has other categories than the set
-            is registered with, an image has no name, leaves its folder or is not there, or an
-            annotation is of an unknown image or category. Boxes and masks are not checked; see
-            :func:`ranking_det.data.coco_json.reader.read_annotations`.
+        UserError: the file is missing or not in its format, or has other categories than the
+            registered ones; an image has no name, leaves its folder or is missing; or an
+            annotation refers to an unknown image or category.
     """
     metadata = MetadataCatalog.get(name)
     path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
@@ -190,24 +201,29 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
     folder = json_file.parent.parent
     if not json_file.is_file():
         command = f"python -m ranking_det.data.shapes --root {folder.parent}"
-        remedy = f"make it with `{command} --variant {folder.name}`"
-        raise FileNotFoundError(f"data set {name!r} is not in {folder}: {remedy}")
+        remedy = f"generate it with `{command} --variant {folder.name}`"
+        raise FileNotFoundError(f"data set {name!r} is not in {folder}; {remedy}")
     return load_set(name)
 
 
 def to_records(
     content: Mapping[str, Any], image_root: str | Path, class_of: Mapping[int, int]
 ) -> list[dict[str, Any]]:
-    """Detectron2's dicts of a file in COCO's or LVIS's format.
+    """Convert the content of a COCO or LVIS JSON to Detectron2's dataset dicts.
 
     Args:
-        content: the file's, without faults; it is left as it is, and shares boxes and masks.
-        image_root: where the images lie, by ``file_name`` or by the end of their ``coco_url``.
+        content: the content of the file, without faults. It is not changed, and the dicts share
+            its boxes and masks.
+        image_root: the folder of the images, which are found by ``file_name`` or by the end of
+            ``coco_url``.
         class_of: the class, from 0, by category id.
 
     Returns:
-        A dict per image, sorted by image id. Those of LVIS have ``neg_category_ids`` and
+        A dict per image, sorted by image id. For LVIS they have ``neg_category_ids`` and
         ``not_exhaustive_category_ids``, as in the file.
+
+    Raises:
+        UserError: a folder of images is not readable.
     """
     objects = defaultdict(list)
     for annotation in content["annotations"]:

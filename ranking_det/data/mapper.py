@@ -1,4 +1,4 @@
-"""From a dataset dict to what a detector is trained with."""
+"""Dataset mappers for training: read and augment an image with its boxes and masks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ Record = dict[str, Any]
 
 
 class BoxMapper:
-    """Read an image, augment it with its boxes, and keep the objects whose centre is still in it.
+    """Dataset mapper for training that passes the boxes to the augmentations.
 
-    For training with boxes, or with masks too. Unlike Detectron2's DatasetMapper, it shows the
-    boxes to the augmentations, which :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs,
-    and drops an object if a crop has cut off its centre, where Detectron2 would keep a sliver.
-    Crowds are shown to the augmentations too, so that a crop is chosen by all boxes, as published,
-    but are not among the instances. Masks may be polygons and RLE in one file, some of them empty.
+    It gives boxes, and masks if asked. It differs from Detectron2's DatasetMapper in two ways. It
+    passes the boxes to the augmentations, which
+    :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs. And it drops an object if a crop
+    cuts off its centre, where Detectron2 keeps a sliver. The augmentations see crowds too, so that
+    all boxes decide about a crop, as published, but the instances have no crowds. A file may mix
+    polygons, RLE and empty masks.
 
     Args:
         augmentations: Detectron2 augmentations or transforms, in order.
         image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
-        min_side: objects and crowds of less width or height in the file are left out; pixels, >= 0.
+        min_side: drop objects and crowds with a smaller width or height in the file, in pixels,
+            >= 0.
         masks: whether to give masks; see :func:`transform_masks`.
+
+    Raises:
+        ValueError: ``min_side`` is negative.
     """
 
     def __init__(
@@ -45,7 +50,7 @@ class BoxMapper:
         masks: bool = False,
     ) -> None:
         if min_side < 0:
-            raise ValueError(f"min_side must be >= 0, got {min_side!r}")
+            raise ValueError(f"min_side: expected a number of at least 0, got {min_side!r}")
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.min_side = min_side
@@ -55,12 +60,12 @@ class BoxMapper:
         """Map one image.
 
         Args:
-            dataset_dict: in Detectron2's format; it is left as it is.
+            dataset_dict: a dataset dict in Detectron2's format; it is not changed.
 
         Returns:
-            The same without ``annotations``, with ``image`` (3, H, W), of the type that the
-            augmentations leave it in, and ``instances``, which has ``gt_boxes`` (G, 4) XYXY within
-            the image, ``gt_classes`` (G,) and, if asked for, ``gt_masks``; G may be 0.
+            The dict without ``annotations``, with ``image`` (3, H, W), of the type that the
+            augmentations return, and ``instances`` with ``gt_boxes`` (G, 4) XYXY in pixels, clipped
+            to the image, ``gt_classes`` (G,) int64 and, if asked for, ``gt_masks``. G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = read_image(result["file_name"], format=self.image_format)
@@ -69,8 +74,8 @@ class BoxMapper:
         inputs = T.AugInput(image, boxes=boxes)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
-        # What comes after a crop maps the whole image onto the whole, so the end is as good a place
-        # as the crop to look for centres.
+        # The transforms after a crop map the whole image onto the whole image. So testing the
+        # centres at the end is the same as testing them at the crop.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
         keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
         objects = [thing for thing, inside in zip(objects, keep, strict=True) if inside]
@@ -87,7 +92,7 @@ class BoxMapper:
         return result
 
     def _objects(self, annotations: Sequence[Record]) -> tuple[list[Record], np.ndarray]:
-        """The objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
+        """Return the objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
         objects, boxes = [], [np.zeros((0, 4))]
         for annotation in annotations:
             box = np.asarray(annotation["bbox"], dtype=np.float64)[None]
@@ -101,19 +106,19 @@ class BoxMapper:
 def transform_masks(
     segmentations: Sequence[Any], transforms: T.Transform, size: tuple[int, int]
 ) -> PolygonMasks | BitMasks:
-    """Masks of any of COCO's forms, even mixed in one image, as Detectron2's.
+    """Transform COCO masks, polygons and RLE even mixed in one image, to Detectron2's masks.
 
-    Polygons of fewer than three points are left out. An object may be left without a mask: it is
+    Polygons of fewer than three points are dropped. An object may end up without a mask: it is
     trained as a box, and its mask is empty.
 
     Args:
-        segmentations: of each object a list of polygons [x, y, ...], a compressed RLE with
-            ``counts`` and ``size``, or None for no mask; in pixels of the image as it is read.
-        transforms: what has been done to the image.
-        size: (height, width) of the image thereafter.
+        segmentations: for each object, a list of polygons [x, y, ...], a compressed RLE with
+            ``counts`` and ``size``, or None for no mask; in pixels of the image as it was read.
+        transforms: the transforms that were applied to the image.
+        size: (height, width) of the transformed image, in pixels.
 
     Returns:
-        Polygons if no object has an RLE, else bitmaps.
+        Polygons if no object has an RLE, else bitmaps (G, height, width).
     """
     if not any(isinstance(mask, dict) for mask in segmentations):
         return PolygonMasks([_polygons(mask, transforms) for mask in segmentations])
@@ -127,23 +132,23 @@ def transform_masks(
 
 
 def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
-    """Flat polygons in the pixels of the augmented image."""
+    """Return flat polygons in pixels of the augmented image."""
     usable = [p for p in segmentation or () if len(p) >= 6 and len(p) % 2 == 0]
     points = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in usable]
-    # By their points, as apply_polygons would cut them at a crop's edges, for which it needs
-    # shapely; whoever draws them cuts them anyway.
+    # Point by point: apply_polygons would cut them at a crop's edges and need shapely for it.
+    # Drawing a polygon cuts it anyway.
     return [transforms.apply_coords(polygon).reshape(-1) for polygon in points]
 
 
-# What PIL raises over a bad file, and Detectron2 over a size that differs.
+# Raised by PIL for a bad file, and by Detectron2 for a wrong size.
 UNREADABLE = (OSError, SyntaxError, EOFError, DecompressionBombError, SizeMismatchError)
 
 
 class NamedErrors:
-    """Another mapper, whose failure to read an image names the file.
+    """Wrap a dataset mapper so that an error in reading an image names the file.
 
     Args:
-        mapper: such as Detectron2's DatasetMapper.
+        mapper: a mapper, such as Detectron2's DatasetMapper.
     """
 
     def __init__(self, mapper: Callable[[Record], Any]) -> None:
@@ -152,9 +157,15 @@ class NamedErrors:
     def __call__(self, dataset_dict: Record) -> Any:
         """Map one image.
 
+        Args:
+            dataset_dict: a dataset dict in Detectron2's format.
+
+        Returns:
+            What the wrapped mapper returns.
+
         Raises:
-            UserError: its file is missing, is no image or is cut short, or is of another size
-                than the annotations say.
+            UserError: the image file is missing, not an image or truncated, or its size is not that
+                of the annotations.
         """
         try:
             return self.mapper(dataset_dict)

@@ -1,4 +1,4 @@
-"""More of the images that have rare classes (Gupta et al., LVIS, CVPR 2019, appendix B.2)."""
+"""Repeat factor sampling: oversample images with rare classes (LVIS, CVPR 2019, appendix B.2)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ Record = dict[str, Any]
 def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Record]:
     """Repeat the images that have rare classes, each a whole number of times.
 
-    The factor of a class is max(1, sqrt(threshold / f)), with f the share of the images that have
-    it; that of an image is the highest of its classes. Factors are rounded up, as Rank & Sort Loss
-    has it on LVIS, and not at random in each epoch, as in Detectron2's RepeatFactorTrainingSampler:
-    an epoch is longer, and is a list like any other, from which schedules and exact resuming
-    follow.
+    The repeat factor of a class is max(1, sqrt(threshold / f)), where f is the share of the images
+    that have the class. The factor of an image is the highest of its classes (A. Gupta, P. Dollár,
+    R. Girshick: LVIS, CVPR 2019, appendix B.2).
+
+    Unlike Detectron2's RepeatFactorTrainingSampler, which rounds factors at random in each epoch,
+    this rounds them up, as the experiments of Rank & Sort Loss on LVIS do. So an epoch is a plain,
+    longer list, and schedules and exact resuming work as for any other data set.
 
     Args:
-        dataset: the images, as Detectron2's dicts.
+        dataset: the images, as Detectron2's dataset dicts.
         threshold: the share of the images below which a class is rare, >= 0.
 
     Returns:
-        The images in their order, repeated ones one after the other: the same objects, no copies.
+        The images in their order, with the repeats of an image next to each other. They are the
+        same objects, not copies.
 
     Raises:
-        UserError: a threshold below 0, or images that have not been annotated.
+        UserError: the threshold is below 0, or images have no annotations.
 
     >>> common, rare = {"category_id": 0}, {"category_id": 1}
     >>> images = [{"annotations": [common]}] * 8 + [{"annotations": [common, rare]}]
@@ -40,13 +43,14 @@ def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Rec
     10
     """
     if threshold < 0:
-        raise UserError(f"threshold must be >= 0, the share of a rare class, got {threshold!r}")
+        expected = "the share of a rare class, at least 0"
+        raise UserError(f"threshold: expected {expected}, got {threshold!r}")
     if any("annotations" not in image for image in dataset):
-        raise UserError("repeat_rare needs the annotations of every image, to count the classes")
-    # In float32, so that a factor of exactly 2 is never a little more.
+        raise UserError("repeat_rare needs the annotations of every image to count the classes")
+    # These are float32, so a factor of exactly 2 is never slightly more and rounded up to 3.
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
     times = factors.ceil().int().tolist()
     repeated = [image for image, count in zip(dataset, times, strict=True) for _ in range(count)]
-    message = "%d images, those of rare classes repeated: %d an epoch"
+    message = "%d images; %d per epoch, as those with rare classes are repeated"
     logger.info(message, len(dataset), len(repeated))
     return repeated

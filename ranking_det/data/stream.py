@@ -1,8 +1,10 @@
-"""A training loader whose every sample follows from a seed and a position.
+"""Deterministic training data loader that resumes exactly at any iteration.
 
-Position p of the stream is sample p mod S of epoch p div S, for S images in a new order each epoch.
-Iteration i at B images takes positions i B to i B + B - 1, whatever the number of processes and
-loading workers. So a run that goes on at an iteration sees what an uninterrupted one would have.
+A seed and a position determine every sample, including its order and its augmentation. Position p
+of the stream is sample p mod S of epoch p div S, for S images that are shuffled in each epoch.
+Iteration i with B images takes the positions i B to i B + B - 1, for any number of processes and
+data loading workers. So a run that resumes at an iteration sees the same samples as an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -33,30 +35,31 @@ def build_train_loader(
     seed: int = 0,
     start_iter: int = 0,
 ) -> Any:
-    """A loader for training, in the place of Detectron2's.
+    """Build a resumable training data loader, a replacement for Detectron2's.
 
     Args:
-        dataset: the images, as Detectron2's dicts; one may be there several times.
-        mapper: from a dict to what the model is trained with; its random numbers, of numpy,
-            ``random`` and torch, follow from ``seed`` and the position.
-        total_batch_size: images of an iteration over all processes.
-        aspect_ratio_grouping: batch images of like shape, by Detectron2's loader, which pads less
-            but cannot start at an iteration: ``start_iter`` and ``seed`` are then without effect.
-        num_workers: loading processes of each training process.
-        seed: of the order and the augmentation; below 0 for another one at each start.
+        dataset: the images, as Detectron2's dataset dicts; an image may occur several times.
+        mapper: maps a dataset dict to a training sample. ``seed`` and the position determine its
+            random numbers from numpy, ``random`` and torch. It may return None to skip an image.
+        total_batch_size: images per iteration over all processes, a multiple of their number.
+        aspect_ratio_grouping: whether to batch images of similar shape with Detectron2's loader.
+            This pads less but cannot start at an iteration; ``start_iter`` and ``seed`` then have
+            no effect.
+        num_workers: data loading processes per training process, >= 0.
+        seed: the seed of the order and the augmentation; below 0 draws a new seed at each start.
         start_iter: the first iteration, >= 0.
 
     Returns:
-        An endless iterable of lists of mapped dicts, this process's part of an iteration each.
+        An endless iterable of lists of mapped dicts, this process's share of each iteration.
 
     Raises:
-        ValueError: no images, or a batch that cannot be shared out among the processes.
+        ValueError: there are no images, or the batch cannot be divided among the processes.
     """
     world = comm.get_world_size()
     if len(dataset) == 0:
-        raise ValueError("dataset: has no images to train on")
+        raise ValueError("dataset: expected images to train on, got none")
     if total_batch_size < 1 or total_batch_size % world:
-        expected = f"a multiple of the {world} processes"
+        expected = f"a positive multiple of the number of processes, {world}"
         raise ValueError(f"total_batch_size: expected {expected}, got {total_batch_size}")
     images = RecordList(dataset)
     if aspect_ratio_grouping:
@@ -69,18 +72,22 @@ def build_train_loader(
         batch_sampler=_Batches(start_iter, total_batch_size, comm.get_rank(), world),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
-        generator=torch.Generator(),  # or it would draw from the training's
+        generator=torch.Generator(),  # the default would draw from torch's global generator
     )
 
 
 def goes_on(loader: Any) -> bool:
-    """Whether a loader starts at the iteration that it was asked for."""
+    """Return whether a data loader can resume at an iteration.
+
+    Args:
+        loader: what :func:`build_train_loader` or another function returned.
+    """
     return isinstance(loader, DataLoader) and isinstance(loader.dataset, _Stream)
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """This process's positions of iteration ``start``, ``start + 1``, and so on."""
+    """Batch sampler of this process's positions, from iteration ``start`` on."""
 
     start: int
     total: int
@@ -95,23 +102,23 @@ class _Batches:
 
 
 class RecordList(Subset):
-    """Dicts for loading processes; of one that is there several times, one copy is kept.
+    """Serialised dataset dicts for data loading workers; repeated dicts are stored once.
 
     Args:
-        dataset: the images, as Detectron2's dicts.
+        dataset: the images, as Detectron2's dataset dicts. The same object may occur several times.
     """
 
     def __init__(self, dataset: Sequence[dict[str, Any]]) -> None:
         distinct = {id(image): image for image in dataset}
         place = {identity: i for i, identity in enumerate(distinct)}
         index = np.array([place[id(image)] for image in dataset], dtype=np.int64)
-        # Serialised, as Detectron2 does, lest every loading process ends up with a copy.
+        # Serialised, as in Detectron2, so that data loading workers share one copy.
         super().__init__(DatasetFromList(list(distinct.values()), copy=False), index)
 
 
 @dataclass(frozen=True)
 class _Stream(Dataset):
-    """The sample of every position."""
+    """Map-style data set of the sample at every position of the stream."""
 
     dataset: RecordList
     mapper: Callable[..., Any]
@@ -121,24 +128,32 @@ class _Stream(Dataset):
         epoch, offset = divmod(position, len(self.dataset))
         order = _epoch_order(self.seed, epoch, len(self.dataset))
         with seeded(self.seed, position):
-            # A mapper may refuse an image; the next of the epoch takes its place.
+            # If the mapper skips an image, the next one of the epoch replaces it.
             for step in range(len(order)):
                 index = int(order[(offset + step) % len(order)])
                 mapped = self.mapper(self.dataset[index])
                 if mapped is not None:
                     return mapped
-        raise ValueError("dataset: the mapper refuses every image")
+        raise ValueError("dataset: the mapper returns None for every image")
 
 
 @lru_cache(maxsize=1)
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    # The last word keeps an epoch's numbers apart from a position's.
+    # The last word makes an epoch's seed differ from a position's.
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 @contextmanager
 def seeded(seed: int, position: int) -> Iterator[None]:
-    """Seed numpy, ``random`` and torch's CPU generator, and put their states back afterwards."""
+    """Seed numpy, ``random`` and torch's CPU generator, and restore their states afterwards.
+
+    Args:
+        seed: the seed of the run, >= 0.
+        position: the position in the stream, >= 0.
+
+    Yields:
+        None, while the generators are seeded.
+    """
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
     words = np.random.SeedSequence([seed, position]).generate_state(3)
     np.random.seed(words[0])

@@ -1,13 +1,13 @@
-"""AP by the rules of COCO and of LVIS: as Detectron2's evaluator, and of result files.
+"""Evaluate AP by COCO's or LVIS's rules: a Detectron2 evaluator, and a command for result files.
 
-``python -m ranking_det.evaluation lvis --help`` is the command.
+The command is ``python -m ranking_det.evaluation``.
 """
 
 import warnings
 
 with warnings.catch_warnings():
-    # Importing Detectron2 has torch deprecate torch.jit.script, above every line of the command;
-    # in __main__ it would be too late.
+    # Importing Detectron2 makes torch warn about torch.jit.script, before the command prints
+    # anything. A filter in __main__ would come too late.
     warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
     from ranking_det.evaluation.evaluator import DetectionEvaluator
     from ranking_det.evaluation.metrics import average_precision

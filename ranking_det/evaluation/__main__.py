@@ -1,4 +1,4 @@
-"""``python -m ranking_det.evaluation``."""
+"""Run ``python -m ranking_det.evaluation``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line of ``python -m ranking_det.evaluation``."""
+"""Command line of ``python -m ranking_det.evaluation``: AP of a result file."""
 
 from __future__ import annotations
 
@@ -20,31 +20,63 @@ from ranking_det.files import partial_path, write_json, write_table
 from ranking_det.user_errors import UserError
 
 PROGRAM = "python -m ranking_det.evaluation"
+DESCRIPTION = "Compute the AP of detections in a file in COCO's result format."
+EXAMPLE = """\
+example:
+  {program} {rules} \\
+      --ground-truth {ground_truth} \\
+      --results {rules}_instances_results.json --iou-type bbox \\
+      --output metrics.json --per-class classes.csv
+"""
+ANNOTATIONS = {
+    "coco": "datasets/coco/annotations/instances_val2017.json",
+    "lvis": "datasets/lvis/lvis_v1_val.json",
+}
+LIBRARIES = ["faster-coco-eval", "pycocotools"]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser: a command for the rules of each data set."""
-    parser = argparse.ArgumentParser(PROGRAM, description="AP of a file in COCO's result format.")
+    """Build the argument parser, with a subcommand for the rules of each data set."""
+    options: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    names = {"program": PROGRAM, "rules": "coco", "ground_truth": ANNOTATIONS["coco"]}
+    example = EXAMPLE.format(**names)
+    parser = argparse.ArgumentParser(PROGRAM, description=DESCRIPTION, epilog=example, **options)
     commands = parser.add_subparsers(dest="rules", required=True)
     for rules, limit in metrics.MAX_DETS.items():
-        kind, of = ("federated ", "all classes") if rules == "lvis" else ("", "each class")
-        text = f"AP by {rules.upper()}'s {kind}rules"
-        command = commands.add_parser(rules, help=text, description=text)
-        command.add_argument("--ground-truth", required=True, metavar="FILE", help="annotations")
-        command.add_argument("--results", required=True, metavar="FILE", help="detections")
-        command.add_argument("--iou-type", required=True, choices=list(metrics.FIELDS))
-        command.add_argument("--output", metavar="FILE", help="gets the metrics as JSON")
-        command.add_argument("--per-class", metavar="FILE", help="gets the AP of classes as CSV")
-        meaning = f"detections of {of} in an image that count (default {limit})"
+        kind, scope = ("federated ", "all classes") if rules == "lvis" else ("", "each class")
+        text = f"AP by {rules.upper()}'s {kind}rules, in percent"
+        names = {"program": PROGRAM, "rules": rules, "ground_truth": ANNOTATIONS[rules]}
+        example = EXAMPLE.format(**names)
+        command = commands.add_parser(rules, help=text, description=text, epilog=example, **options)
+        for flag, meaning in (
+            ("--ground-truth", f"annotation file in {rules.upper()}'s format"),
+            ("--results", "detections in COCO's result format"),
+        ):
+            command.add_argument(flag, required=True, metavar="FILE", help=meaning)
+        meaning = "evaluate boxes (bbox) or masks (segm)"
+        types = list(metrics.FIELDS)
+        command.add_argument("--iou-type", required=True, choices=types, help=meaning)
+        command.add_argument("--output", metavar="FILE", help="write the metrics to this JSON")
+        meaning = "write the AP of each class to this CSV"
+        command.add_argument("--per-class", metavar="FILE", help=meaning)
+        meaning = f"maximum number of detections of {scope} per image (default: {limit})"
         command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
-        command.set_defaults(library="faster-coco-eval")
+        command.set_defaults(library=LIBRARIES[0])
         if rules == "coco":
-            command.add_argument("--library", choices=["faster-coco-eval", "pycocotools"])
+            meaning = f"library that matches detections with objects (default: {LIBRARIES[0]})"
+            command.add_argument("--library", choices=LIBRARIES, help=meaning)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate, and return the exit status; what the user got wrong is one line on stderr."""
+    """Evaluate a result file from the command line.
+
+    Args:
+        argv: the arguments; default those of the process.
+
+    Returns:
+        The exit status: 2 for a mistake of the user, which is one line on stderr, else 0.
+    """
     args = build_parser().parse_args(argv)
     try:
         sys.stdout.write(_evaluate(args))
@@ -55,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> str:
-    """What to print, after the files that were asked for are written."""
+    """Evaluate and write the requested files; return the text to print."""
     check_library(args.library, lvis=args.rules == "lvis")
     metrics.choose_max_dets(args.max_dets, args.rules, "--max-dets")
     _check_outputs(args)
@@ -84,24 +116,25 @@ def _evaluate(args: argparse.Namespace) -> str:
 def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
     name, count = Counter(category["name"] for category in categories).most_common(1)[0]
     if count > 1:
-        raise UserError(f"{where}: {count} categories have the name {name!r}; --per-class needs 1")
+        text = f"{count} categories have the name {name!r}; --per-class needs unique names"
+        raise UserError(f"{where}: {text}")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
     inputs = ((args.ground_truth, "the ground truth"), (args.results, "the results"))
-    taken = {Path(path).resolve(): what for path, what in inputs}
+    used_by = {Path(path).resolve(): name for path, name in inputs}
     for flag, path in (("--output", args.output), ("--per-class", args.per_class)):
         if not path:
             continue
         final = Path(path).resolve()
         if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
-            raise UserError(f"{flag} {path}: {final.parent} is no folder that can be written to")
+            raise UserError(f"{flag} {path}: {final.parent} is not a folder that can be written to")
         partial = partial_path(final)
         if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
             raise UserError(f"{flag} {path}: no file can have the name {partial.name}")
-        for used in (final, partial):
-            if used.exists() and not used.is_file():
-                raise UserError(f"{flag} {used} is a folder or device, not a file")
-            if used.resolve() in taken:
-                raise UserError(f"{flag} {used} is also {taken[used.resolve()]}")
-        taken |= {final: flag, partial: flag}
+        for file in (final, partial):
+            if file.exists() and not file.is_file():
+                raise UserError(f"{flag} {file} is a folder or device, not a file")
+            if file.resolve() in used_by:
+                raise UserError(f"{flag} {file} is also {used_by[file.resolve()]}")
+        used_by |= {final: flag, partial: flag}

@@ -1,4 +1,4 @@
-"""AP of a model on a data set, through Detectron2's evaluator interface."""
+"""Detectron2 evaluator for box and mask AP on COCO and LVIS data sets."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ Batch = Sequence[Mapping[str, Any]]
 
 
 class DetectionEvaluator(DatasetEvaluator):
-    """Boxes and masks, by LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's.
+    """Evaluate AP of boxes and masks, by COCO's or LVIS's rules, as a Detectron2 evaluator.
 
-    The metrics are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent.
-    Unlike in those, AP is 0 and not NaN if a model detects nothing at all, and LVIS's have an
-    ``AP-<class>`` of each class. Keypoints and proposals are not evaluated.
+    It uses LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's. The metrics
+    are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with two
+    differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS has an
+    ``AP-<class>`` for each class too. Keypoints and proposals are not evaluated.
 
     Args:
-        dataset_name: a registered data set. Its ``json_file`` is the ground truth; without one it
-            is made from the set's dicts, whose images are numbered from 1, in their order, if
-            their ids are no integers. Categories are the classes by
-            ``thing_dataset_id_to_contiguous_id``, or else in the order of their ids.
+        dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
+            ground truth is made from the dataset dicts, and images whose ids are not integers are
+            numbered from 1 in their order. ``thing_dataset_id_to_contiguous_id`` maps category ids
+            to classes; without it, classes are in the order of the ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
-        output_dir: gets ``coco_instances_results.json`` or ``lvis_instances_results.json``, the
-            detections in COCO's result format; None for no file.
+        output_dir: folder for the detections in COCO's result format,
+            ``coco_instances_results.json`` or ``lvis_instances_results.json``; None for no file.
         library: "faster-coco-eval", or "pycocotools" for COCO's rules.
-        max_dets_per_image: None for 100 of each class (COCO), or 300 of all classes (LVIS).
+        max_dets_per_image: maximum number of detections per image; None for 100 of each class
+            (COCO) or 300 of all classes (LVIS).
 
     Raises:
         UserError: the annotation file is missing or faulty, or arguments do not fit.
@@ -65,14 +67,15 @@ class DetectionEvaluator(DatasetEvaluator):
         check_library(library, lvis=lvis)
         unknown = set(tasks or ()) - set(FIELDS)
         if unknown:
-            raise UserError(f"tasks may be {', '.join(FIELDS)}, got {', '.join(sorted(unknown))}")
+            expected, value = " or ".join(FIELDS), ", ".join(sorted(unknown))
+            raise UserError(f"tasks: expected {expected}, got {value}")
         self.tasks = None if tasks is None else list(tasks)
         self.output_dir = output_dir
         self.library, self.rules = library, rules
         self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
         content, where, numbers = _load(metadata, dataset_name)
-        # That of a test set whose objects are not public has none.
+        # The file of a test set whose ground truth is not public has no annotations.
         self.annotated = "annotations" in content
         content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
@@ -92,20 +95,20 @@ class DetectionEvaluator(DatasetEvaluator):
         self._has_masks = False
 
     def process(self, inputs: Batch, outputs: Batch) -> None:
-        """Take the detections of some images.
+        """Add the detections of a batch of images.
 
         Args:
             inputs: dicts with ``image_id``.
-            outputs: dicts with ``instances``: ``pred_boxes``, ``scores``, ``pred_classes``, and
-                ``pred_masks`` (n, H, W) if the model has masks.
+            outputs: dicts with ``instances``: ``pred_boxes`` (n, 4) XYXY in pixels, ``scores``
+                (n,), ``pred_classes`` (n,), and ``pred_masks`` (n, H, W) if the model has masks.
 
         Raises:
-            UserError: the data set has no such image, or masks are to be evaluated and there are
-                none.
-            ValueError: a detection is of an unknown class.
+            UserError: the data set has no such image, or ``tasks`` has "segm" but the model detects
+                no masks.
+            ValueError: a detection has an unknown class.
         """
-        for given, output in zip(inputs, outputs, strict=True):
-            identity = given["image_id"]
+        for record, output in zip(inputs, outputs, strict=True):
+            identity = record["image_id"]
             if identity not in self.numbers:
                 raise UserError(f"the data set {self.dataset_name!r} has no image {identity!r}")
             instances = output["instances"].to("cpu")
@@ -115,15 +118,21 @@ class DetectionEvaluator(DatasetEvaluator):
             for result in instances_to_coco_json(instances, self.numbers[identity]):
                 label = result["category_id"]
                 if not 0 <= label < len(self.category_ids):
-                    text = f"image {identity}: a detection is of class {label}, but the data set"
-                    raise ValueError(f"{text} has the classes 0 to {len(self.category_ids) - 1}")
+                    expected = f"classes 0 to {len(self.category_ids) - 1} of the data set"
+                    raise ValueError(f"image {identity}: expected {expected}, got class {label}")
                 result["category_id"] = self.category_ids[label]
                 self._results.append(result)
             self._has_masks |= masks
             self._num_images += 1
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The metrics by task, on the main process; empty on others, and without any image."""
+        """Compute the metrics of the detections of all processes.
+
+        Returns:
+            The metrics in percent by task, on the main process; see
+            :func:`~ranking_det.evaluation.metrics.average_precision`. Empty on other processes,
+            without images, and without annotations.
+        """
         comm.synchronize()
         gathered = comm.gather((self._results, self._num_images, self._has_masks), dst=0)
         if not comm.is_main_process():
@@ -160,14 +169,14 @@ class DetectionEvaluator(DatasetEvaluator):
         truth, classes = self.ground_truth, self.classes
         metrics = average_precision(truth, results, task, classes=classes, **options)
         table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
-        of = "all classes" if self.rules == "lvis" else "each class"
-        message = "%s, at most %d detections of %s in an image:\n%s"
-        logger.info(message, task, self.max_dets, of, table)
+        scope = "all classes" if self.rules == "lvis" else "each class"
+        message = "%s, at most %d detections of %s per image:\n%s"
+        logger.info(message, task, self.max_dets, scope, table)
         return metrics
 
 
 def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[Any, int]]:
-    """The ground truth, what messages call it, and the numbers that its images were given."""
+    """Return the ground truth, its name in messages, and the numbers of its images by id."""
     if metadata.get("json_file") is not None:
         path = PathManager.get_local_path(metadata.json_file)
         return open_annotations(path).content, path, {}
@@ -179,7 +188,7 @@ def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[A
 
 
 def _number_images(content: dict[str, Any]) -> dict[Any, int]:
-    """Give images numbers for ids that are no integers; those by id, or empty if all are."""
+    """Number images whose ids are not integers; return the numbers by id, or {} if all are."""
     ids = dict.fromkeys(image["id"] for image in content["images"])
     if all(type(identity) is int for identity in ids):
         return {}
@@ -194,19 +203,20 @@ def _number_images(content: dict[str, Any]) -> dict[Any, int]:
 def _classes(
     metadata: Any, content: Mapping[str, Any], where: str, federated: bool
 ) -> tuple[list[int], dict[int, str]]:
-    """The category ids in the order of classes, and the names by id."""
+    """Return the category ids in the order of the classes, and the names by id."""
     names = {category["id"]: category["name"] for category in content["categories"]}
     mapping = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = sorted(mapping, key=mapping.get) if mapping else sorted(names)
     unknown = sorted(set(ids) - set(names))
     if unknown:
-        raise UserError(f"{where}: has no category {unknown[0]}, which is one of the data set's")
-    # The ids of LVIS v1 are all in a file of v0.5, of other classes.
+        raise UserError(f"{where}: has no category {unknown[0]}, which the data set has")
+    # A file of v0.5 has all ids of LVIS v1, for other classes.
     if federated and len(ids) < len(names):
         versions = {count: f" ({name})" for count, name in ground_truth.LVIS_VERSIONS.items()}
-        of_file, of_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
-        raise UserError(f"{where}: has {of_file} categories, but the data set {of_set}")
+        in_file, in_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
+        raise UserError(f"{where}: has {in_file} categories, but the data set has {in_set}")
     classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
     if len(classes) != len(ids):
-        raise UserError(f"{where}: has {len(ids)} categories, the data set {len(classes)} classes")
+        counts = f"{len(ids)} categories, but the data set has {len(classes)} classes"
+        raise UserError(f"{where}: has {counts}")
     return ids, dict(zip(ids, classes, strict=True))

@@ -1,4 +1,4 @@
-"""The ground truth of an evaluation: checked, and completed by what a file may lack."""
+"""Ground truth of an evaluation: validate it and complete missing fields."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 LVIS_VERSIONS = {1230: "LVIS v0.5", 1203: "LVIS v1"}
-"""By the number of categories, in which alone the two differ for an evaluation."""
+"""The versions by their number of categories, the only difference that an evaluation sees."""
 
 
 def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
-    """Read an annotation file for evaluation.
+    """Read, validate and complete an annotation file for evaluation.
+
+    Args:
+        path: the COCO or LVIS JSON.
+        rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
+        iou_type: "bbox" or "segm"; "segm" checks masks and fills in empty ones.
+
+    Returns:
+        See :func:`complete_for_evaluation`.
 
     Raises:
-        UserError: it is missing, no JSON, or faulty; the message names the first fault.
+        UserError: the file is missing, is not valid JSON, is faulty, or has no masks for "segm".
+            The message names the first fault.
     """
     masks = iou_type == "segm"
     content = prepare_ground_truth(reader.open_annotations(path).content, path, rules, masks=masks)
     reader.release_annotations(path)
     if masks:
         if content["annotations"] and not has_masks(content):
-            raise UserError(f"{path}: no annotation has a 'segmentation' to evaluate masks with")
+            raise UserError(f"{path}: no annotation has a 'segmentation', which masks need")
         fill_masks(content)
     return content
 
@@ -36,38 +45,38 @@ def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
 def prepare_ground_truth(
     content: dict[str, Any], where: str, rules: Rules, *, masks: bool = True
 ) -> dict[str, Any]:
-    """Check the content of an annotation file, and complete it.
+    """Validate and complete the content of an annotation file.
 
     Args:
-        content: with ``images``, ``annotations`` and ``categories``, as COCO and LVIS have them.
-        where: what messages call it, such as its path.
-        rules: "lvis" needs LVIS's fields.
-        masks: whether the masks of annotations are checked, where they have one.
+        content: the content of a COCO or LVIS JSON: ``images``, ``annotations``, ``categories``.
+        where: its name in messages, such as its path.
+        rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
+        masks: whether to check the masks of the annotations that have one.
 
     Returns:
         See :func:`complete_for_evaluation`.
 
     Raises:
-        UserError: it lacks one, or is inconsistent; the message names the first fault.
+        UserError: a section or field is missing or inconsistent. The message names the first fault.
     """
     reader.check_ground_truth(content, where, lvis=rules == "lvis", masks=masks)
     return complete_for_evaluation(content)
 
 
 def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what COCO's evaluation needs and LVIS's or a user's file may lack.
+    """Add fields that COCO's evaluation needs and that LVIS or custom files may lack.
 
-    That is ``info``, and ``iscrowd`` and ``area`` (that of the box) of annotations. These are
-    numbered anew from 1 if any id is below 1 or beyond what a float holds: COCO's evaluation takes
-    0 for "no match", and faster-coco-eval is wrong about negative and larger ones too, so that the
-    detections of such objects would count as false.
+    These are ``info``, and ``iscrowd`` and ``area`` (that of the box) of the annotations.
+    Annotations get new ids from 1 if any id is below 1 or too large to be exact as a float. COCO's
+    evaluation takes the id 0 for "no match", and faster-coco-eval also mishandles negative and
+    larger ids: the detections of such objects would count as false positives.
 
     Args:
-        content: of an annotation file, such as ``dataset`` of a ``pycocotools.coco.COCO``. It is
-            left as it is: others read it too.
+        content: the content of an annotation file, such as ``dataset`` of a
+            ``pycocotools.coco.COCO``. It is shared with other readers and not changed.
 
     Returns:
-        The same with annotations of its own, which evaluation libraries may write in.
+        The content with a copy of the annotations, which evaluation libraries may change.
     """
     annotations = [
         {
@@ -84,17 +93,27 @@ def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_masks(content: Mapping[str, Any]) -> bool:
-    """Whether any annotation has a mask."""
+    """Return whether any annotation has a mask.
+
+    Args:
+        content: the content of an annotation file.
+    """
     return any(annotation.get("segmentation") for annotation in content["annotations"])
 
 
 def fill_masks(content: dict[str, Any]) -> None:
-    """Give an empty mask, in place, to objects and crowds without one: no detection finds them."""
+    """Give objects and crowds without a mask an empty one, in place. No detection matches it.
+
+    Args:
+        content: what :func:`complete_for_evaluation` returned.
+    """
     missing = [a for a in content["annotations"] if not a.get("segmentation")]
     if missing:
-        (objects, crowds), (bare, none) = _count(content["annotations"]), _count(missing)
-        also = f", {none} of {crowds} crowds" if none else ""
-        logger.warning("Without a mask to be found by: %d of %d objects%s", bare, objects, also)
+        objects, crowds = _count(content["annotations"])
+        bare_objects, bare_crowds = _count(missing)
+        suffix = f", {bare_crowds} of {crowds} crowds" if bare_crowds else ""
+        message = "Without a mask, so never matched: %d of %d objects%s"
+        logger.warning(message, bare_objects, objects, suffix)
     sizes = reader.image_sizes(content) if missing else {}
     for annotation in missing:
         width, height = sizes[annotation["image_id"]]
@@ -102,18 +121,24 @@ def fill_masks(content: dict[str, Any]) -> None:
 
 
 def describe(content: Mapping[str, Any]) -> str:
-    """The format and the numbers, such as "LVIS v1, 19,809 images, 244,707 objects, ...".
+    """Describe the ground truth: "LVIS v1, 19,809 images, 244,707 objects, 1,203 categories".
 
-    Crowds are no objects, and are named if there are any.
+    Crowds do not count as objects. If there are any, the text counts them separately.
+
+    Args:
+        content: the content of an annotation file.
+
+    Returns:
+        The text: format, images, objects, crowds, categories.
     """
     count, lvis = len(content["categories"]), reader.is_lvis(content["images"])
     name = LVIS_VERSIONS.get(count, "LVIS format") if lvis else "COCO format"
     images, (objects, crowds) = len(content["images"]), _count(content["annotations"])
-    also = f" and {crowds:,} crowds" if crowds else ""
-    return f"{name}, {images:,} images, {objects:,} objects{also}, {count:,} categories"
+    suffix = f" and {crowds:,} crowds" if crowds else ""
+    return f"{name}, {images:,} images, {objects:,} objects{suffix}, {count:,} categories"
 
 
 def _count(annotations: Collection[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many objects there are, and how many crowds."""
+    """Return the number of objects and the number of crowds."""
     crowds = sum(bool(annotation.get("iscrowd")) for annotation in annotations)
     return len(annotations) - crowds, crowds

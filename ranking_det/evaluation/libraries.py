@@ -1,7 +1,8 @@
-"""The two libraries that match detections with objects, behind one form of answer.
+"""Precision curves from faster-coco-eval or pycocotools, which match detections with objects.
 
-T = 10 thresholds of the IoU (.50, .55 to .95), R = 101 recalls (0, .01 to 1), K classes in the
-order of their ids, A = 4 ranges of the area (all, up to 32 x 32, up to 96 x 96, above).
+T = 10 IoU thresholds (.50, .55 to .95), R = 101 recalls (0, .01 to 1), K classes in the order of
+their ids, A = 4 ranges of the area in square pixels (all, up to 32 x 32, up to 96 x 96, above), as
+in https://cocodataset.org/#detection-eval.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ from ranking_det.user_errors import UserError
 Library = Literal["faster-coco-eval", "pycocotools"]
 
 PAIRS = 500_000
-"""Of an image and a class, matched at once: a million of them takes more than a GB, and LVIS's
-19,809 images and 1,203 classes are 24 million."""
+"""The number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
+than a GB, and LVIS has 24 million: 19,809 images and 1,203 classes."""
 
 
 def check_library(library: Library, *, lvis: bool) -> None:
-    """Raise UserError unless the library is installed and knows the rules."""
+    """Check that an evaluation library is installed and knows the rules.
+
+    Args:
+        library: "faster-coco-eval" or "pycocotools".
+        lvis: whether LVIS's rules are needed.
+
+    Raises:
+        UserError: it is unknown or not installed, or does not know LVIS's rules.
+    """
     modules = {"faster-coco-eval": "faster_coco_eval", "pycocotools": "pycocotools"}
     if library not in modules:
-        raise UserError(f"library must be one of {', '.join(modules)}, got {library!r}")
+        raise UserError(f"library: expected one of {', '.join(modules)}, got {library!r}")
     if lvis and library == "pycocotools":
         raise UserError("pycocotools has COCO's rules only; LVIS's need faster-coco-eval")
     if importlib.util.find_spec(modules[library]) is None:
@@ -44,19 +53,24 @@ def interpolated_precision(
     *,
     lvis: bool,
 ) -> np.ndarray:
-    """Interpolated precision by faster-coco-eval, or by pycocotools, COCO's own.
+    """Compute the interpolated precision by COCO's or LVIS's rules.
+
+    The precision at a recall r is the highest precision at any recall >= r
+    (https://cocodataset.org/#detection-eval; ``COCOeval.accumulate`` in pycocotools).
 
     Args:
-        library: which; pycocotools has COCO's rules only.
-        ground_truth: the content of an annotation file with all that COCO's evaluation needs. Its
-            annotations get fields of the library's.
-        results: of a result file, with "bbox" or "segmentation" and not both; they get fields too.
+        library: "faster-coco-eval", or COCO's own "pycocotools", which has COCO's rules only.
+        ground_truth: the content of an annotation file, with all fields that COCO's evaluation
+            needs. The library adds fields to its annotations.
+        results: the content of a result file, with either "bbox" or "segmentation". The library
+            adds fields to them.
         iou_type: "bbox" or "segm".
         ids: K category ids, ascending.
-        max_dets: detections of a class in an image, at most.
-        lvis: whether the annotation is federated: a detection of a class that is neither among the
-            objects nor in ``neg_category_ids`` of its image is left out, and one that is not
-            matched is if the class is in ``not_exhaustive_category_ids``.
+        max_dets: maximum number of detections of a class per image, >= 1.
+        lvis: whether the annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR
+            2019, section 2). Then a detection is ignored if its class is neither among the objects
+            nor in ``neg_category_ids`` of its image, or if it is unmatched and its class is in
+            ``not_exhaustive_category_ids``.
 
     Returns:
         (T, R, K, A) in [0, 1]; -1 where there is no object.
@@ -66,7 +80,7 @@ def interpolated_precision(
 
         with contextlib.redirect_stdout(io.StringIO()):
             truth = _index(ground_truth)
-            # pycocotools does not read an empty list of results.
+            # pycocotools cannot read an empty list of results.
             empty = {**ground_truth, "annotations": []}
             detections = truth.loadRes(results) if results else _index(empty)
             return _accumulate(COCOeval(truth, detections, iou_type), ids, max_dets)

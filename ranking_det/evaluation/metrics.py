@@ -1,4 +1,4 @@
-"""From annotations and results to AP, by the rules of COCO or of LVIS."""
+"""Average precision (AP) of detections by COCO's or LVIS's rules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["MAX_DETS", "average_precision"]
 Rules = Literal["coco", "lvis"]
 
 MAX_DETS: dict[Rules, int] = {"coco": 100, "lvis": 300}
-"""Detections of an image that count: of each class by COCO's rules, of all together by LVIS's."""
+"""Maximum number of detections per image: of each class for COCO, of all classes for LVIS."""
 
 MOST_DETS = 1_000_000
-"""What the libraries take for a limit."""
+"""The largest maximum that the libraries accept."""
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
-"""What results must have for an IoU type."""
+"""The field that results must have, by IoU type."""
 
 Result = dict[str, Any]
 
@@ -38,34 +38,38 @@ def average_precision(
     max_dets: int | None = None,
     classes: Mapping[int, str] | None = None,
 ) -> dict[str, float]:
-    """AP in percent, averaged over IoU .50 to .95, 101 recalls, and classes.
+    """Compute AP in percent: the mean precision over IoU .50 to .95, 101 recalls, and classes.
 
-    COCO's rules are those of pycocotools, LVIS's those of lvis-api: the annotation is federated
-    (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019, section 2), so that only those detections
-    can be wrong whose class is among the objects of the image or in its ``neg_category_ids``, and
-    those without an object are left out if the class is in ``not_exhaustive_category_ids``.
+    COCO's rules are those of pycocotools (https://cocodataset.org/#detection-eval), LVIS's those of
+    lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019,
+    section 2). A detection can be a false positive only if its class is among the objects of the
+    image or in its ``neg_category_ids``. An unmatched detection is ignored if its class is in
+    ``not_exhaustive_category_ids``.
 
-    The area of a detected mask is its own, not that of a box which the result may have beside, as
-    in Detectron2. Where there are objects and no detection AP is 0, be it of one class or of all.
-    Unlike lvis-api, an annotation with ``iscrowd`` is a crowd by LVIS's rules too; LVIS has none.
+    The area of a detected mask is that of the mask, even if the result also has a box, as in
+    Detectron2. AP is 0 where there are objects and no detections, for one class or for all. Unlike
+    lvis-api, LVIS's rules treat an annotation with ``iscrowd`` as a crowd too; LVIS has no crowds.
 
     Args:
-        ground_truth: the content of an annotation file, as :func:`prepare_ground_truth` leaves it.
-        results: of a result file: ``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y,
-            width, height in pixels) or ``segmentation`` (compressed RLE). They stay as they are.
+        ground_truth: the content of an annotation file, as
+            :func:`ranking_det.evaluation.ground_truth.prepare_ground_truth` returns it.
+        results: the content of a result file: ``image_id``, ``category_id``, ``score``, and
+            ``bbox`` (x, y, width, height in pixels) or ``segmentation`` (compressed RLE). They are
+            not changed.
         iou_type: "bbox" or "segm".
         rules: "coco" or "lvis".
-        library: which matches; "pycocotools" is slower, for COCO's rules only, and agrees.
-        max_dets: see :data:`MAX_DETS`, which it replaces.
-        classes: names by category id, of the classes that count; all of the file by default.
+        library: the library that matches detections with objects. "pycocotools" agrees with
+            "faster-coco-eval", is slower, and has COCO's rules only.
+        max_dets: maximum number of detections, 1 to :data:`MOST_DETS`; default :data:`MAX_DETS`.
+        classes: the names of the classes to evaluate by category id; default all of the file.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl; by LVIS's rules APr, APc, APf; with more than one class an
-        ``AP-<class>`` of each. NaN where there is no object.
+        AP, AP50, AP75, APs, APm, APl; for LVIS also APr, APc, APf; with more than one class also an
+        ``AP-<class>`` for each. In percent, and NaN where there is no object.
 
     Raises:
-        UserError: the library is not there, or does not know the rules, or ``max_dets`` is not
-            from 1 to :data:`MOST_DETS`.
+        UserError: the library is not installed or does not know the rules, or ``max_dets`` is out
+            of range.
     """
     lvis = rules == "lvis"
     check_library(library, lvis=lvis)
@@ -74,7 +78,8 @@ def average_precision(
     if classes is None:
         classes = {category["id"]: category["name"] for category in categories}
     ids = sorted(classes)
-    # Copies for the libraries to write in; beside a mask a box would give the area.
+    # Copies, as the libraries change them. They are without the box next to a mask, which would
+    # give the area.
     keys = ("image_id", "category_id", "score", FIELDS[iou_type])
     rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
@@ -86,45 +91,60 @@ def average_precision(
 
 
 def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
-    """The limit that was given under a name, or that of the rules.
+    """Choose the maximum number of detections per image: the given one, or that of the rules.
+
+    Args:
+        given: the number, 1 to :data:`MOST_DETS`; None for the default of the rules.
+        rules: "coco" or "lvis".
+        name: the name of the argument or flag in messages.
+
+    Returns:
+        The number.
 
     Raises:
-        UserError: it is out of range.
+        UserError: the number is out of range.
     """
     if given is None:
         return MAX_DETS[rules]
     if type(given) is not int or not 1 <= given <= MOST_DETS:
-        raise UserError(f"{name} must be an integer from 1 to {MOST_DETS:,}, got {given!r}")
+        raise UserError(f"{name}: expected an integer from 1 to {MOST_DETS:,}, got {given!r}")
     return given
 
 
 def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """AP by class, from metrics such as :func:`average_precision` or Detectron2 gives.
+    """Extract the AP of each class from the metrics of :func:`average_precision` or Detectron2.
 
     Args:
-        metrics: with an ``AP-<class>`` of each class, or the ``AP`` of the only one.
-        classes: their names.
+        metrics: metrics with an ``AP-<class>`` for each class, or the ``AP`` of a single class.
+        classes: the names of the classes.
 
     Returns:
-        In percent, NaN for those that the metrics have not; empty if they have none of them.
+        AP in percent by class, NaN for classes that the metrics lack; empty if they lack all.
     """
-    if len(classes) == 1 and "AP" in metrics:  # which is not repeated as that of the class
+    if len(classes) == 1 and "AP" in metrics:  # the metrics do not repeat it as AP-<class>
         return {classes[0]: metrics["AP"]}
     values = {name: metrics[f"AP-{name}"] for name in classes if f"AP-{name}" in metrics}
     return {name: values.get(name, math.nan) for name in classes} if values else {}
 
 
 def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
-    """The results of highest score of each image, over all classes, as lvis-api cuts them.
+    """Keep the results with the highest scores of each image, over all classes, as in lvis-api.
 
-    Of equal scores the first ones stay. faster-coco-eval would cut each class by itself.
+    Among equal scores, the first ones stay. faster-coco-eval would limit each class separately.
+
+    Args:
+        results: the content of a result file.
+        max_dets: maximum number of results per image, >= 1.
+
+    Returns:
+        The results, grouped by image.
     """
     of_image: dict[int, list[Result]] = defaultdict(list)
     for result in results:
         of_image[result["image_id"]].append(result)
     best: list[Result] = []
     for rows in of_image.values():
-        # In the order of the file, unless some are left out.
+        # The rows stay in the order of the file unless some are dropped.
         if len(rows) > max_dets:
             rows = sorted(rows, key=lambda result: result["score"], reverse=True)[:max_dets]
         best += rows
@@ -132,25 +152,32 @@ def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
 
 
 def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> list[Result]:
-    """The results of classes that are annotated in their image, as present or as absent.
+    """Keep the results of classes that LVIS annotates in their image, as present or as absent.
 
-    faster-coco-eval leaves out the others too, but fails on masks of an image that has only such.
+    faster-coco-eval ignores the others too, but it fails on an image with only ignored masks.
+
+    Args:
+        ground_truth: the content of an LVIS annotation file.
+        results: the content of a result file.
+
+    Returns:
+        The results, in their order.
     """
-    known = {(a["image_id"], a["category_id"]) for a in ground_truth["annotations"]}
+    pairs = {(a["image_id"], a["category_id"]) for a in ground_truth["annotations"]}
     for image in ground_truth["images"]:
-        known.update((image["id"], identity) for identity in image["neg_category_ids"])
-    return [result for result in results if (result["image_id"], result["category_id"]) in known]
+        pairs.update((image["id"], identity) for identity in image["neg_category_ids"])
+    return [result for result in results if (result["image_id"], result["category_id"]) in pairs]
 
 
 def _summarize(
     precision: np.ndarray, names: Sequence[str], frequencies: Sequence[str] | None
 ) -> dict[str, float]:
-    """Over all classes, by area, by frequency if it is known, and of each of several classes.
+    """Average the precision over all classes, by area, by LVIS's frequency, and by class.
 
     Args:
-        precision: (T, R, K, A).
-        names: of the K classes.
-        frequencies: of the K classes, by LVIS's rules.
+        precision: (T, R, K, A) in [0, 1], -1 where there is no object.
+        names: names of the K classes.
+        frequencies: frequencies of the K classes for LVIS, else None.
     """
     anywhere = precision[..., 0]
     metrics = {"AP": anywhere, "AP50": anywhere[0], "AP75": anywhere[5]}
@@ -164,11 +191,15 @@ def _summarize(
 
 
 def precision_cell(value: float) -> str:
-    """An AP in a table, with three decimals; empty for NaN, a class without an object."""
+    """Format an AP for a table, with three decimals; empty for NaN, a class without objects.
+
+    Args:
+        value: AP in percent.
+    """
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(precision: np.ndarray) -> float:
-    """The mean over what is defined."""
+    """Return the mean in percent over the defined entries, NaN if there are none."""
     defined = precision[precision > -1]
     return 100 * float(defined.mean()) if defined.size else math.nan

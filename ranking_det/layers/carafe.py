@@ -1,8 +1,8 @@
-"""CARAFE, upsampling by kernels made from the content (J. Wang et al., ICCV 2019).
+"""CARAFE: content-aware reassembly of features for upsampling (J. Wang et al., ICCV 2019).
 
 Shapes: N images, C channels in g groups of C/g, coarse maps of H x W, scale s, k x k kernels.
-Within, tensors are laid out by coarse pixel and group, so that the reassembly is a batched matrix
-product of (s^2, k^2) kernels with (k^2, C/g) windows.
+Internally, tensors are ordered by coarse pixel and group, so that the reassembly is a batched
+matrix product of (s^2, k^2) kernels with (k^2, C/g) windows.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from ranking_det.checks import check_integer, check_that
 from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = {"cpu": 1 << 21}
-"""Entries of a block of windows: so many fit a CPU's cache; elsewhere 2^26, for few operations."""
+"""Entries of a block of windows, by device type: on a CPU a block fits into the cache. On other
+devices 2^26, so that there are few operations."""
 
 
 def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scale: int) -> Tensor:
-    """Reassemble each fine pixel from the neighbourhood of its coarse one (section 3.3).
+    """Upsample features by reassembly with given kernels (section 3.3).
 
     The fine pixel (i, j) is the sum of the k x k window around the coarse pixel (i // s, j // s),
-    weighted by the kernel at (i, j); beyond the border the window is zero. Linear in each of the
-    two inputs, with gradients for both. No more than a few rows' windows are in memory at a time,
-    and only the inputs are kept for the gradient.
+    weighted by the kernel at (i, j). The window is zero beyond the border. The result is linear in
+    each of the two inputs and has gradients for both. Only the windows of a few rows are in memory
+    at a time, and only the inputs are saved for the backward pass.
 
     Args:
-        features: (N, C, H, W).
-        kernels: (N, g * k * k, s * H, s * W), a group's window row by row, the groups one after
-            another; the C/g consecutive channels of a group share a kernel. Used as they are, in
-            the features' dtype.
-        kernel_size: k, odd.
-        group: g, divides C.
-        scale: s.
+        features: (N, C, H, W) float.
+        kernels: (N, g * k * k, s * H, s * W) float: for one group after another, the window row by
+            row. The C/g consecutive channels of a group share a kernel. The kernels are not
+            normalised; they are converted to the features' dtype.
+        kernel_size: k, odd, >= 1.
+        group: g, a divisor of C, >= 1.
+        scale: s, >= 1.
 
     Returns:
         (N, C, s * H, s * W), of the features' dtype.
 
     Raises:
-        ValueError: another shape or device, or an argument out of its range.
+        ValueError: a shape or device is not as described, or an argument is out of range.
 
     >>> kernels = torch.full((1, 9, 2, 4), 1 / 9)
     >>> carafe(torch.tensor([[[[9., 18.]]]]), kernels, kernel_size=3, group=1, scale=2)
@@ -60,27 +61,27 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
     shape = (images, group * kernel_size**2, scale * height, scale * width)
     right = kernels.shape == shape and kernels.device == features.device
     check_that(right, "kernels", f"shape {shape} on {features.device}", kernels)
-    # Autocast would multiply in half precision.
+    # Under autocast the products would be in half precision.
     with torch.autocast(features.device.type, enabled=False):
         upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
     return upsampled
 
 
 class CARAFE(nn.Module):
-    """Content-aware upsampling: predicts a kernel for each fine pixel and reassembles with it.
+    """Content-aware upsampling layer: predict a kernel for each fine pixel and reassemble with it.
 
-    The published settings are the defaults.
+    The defaults are those of the paper (J. Wang et al., ICCV 2019).
 
     Args:
-        channels: C.
-        scale: s.
-        up_kernel: k, the size of the window that a pixel is made from; odd.
-        group: g, groups of channels with kernels of their own; divides C.
-        encoder_kernel: size of the convolution that predicts the kernels; odd.
-        compressed_channels: the channels that it sees.
+        channels: C, >= 1.
+        scale: s, the upsampling factor, >= 1.
+        up_kernel: k, the size of the window around a coarse pixel, odd, >= 1.
+        group: g, the number of channel groups, each with its own kernels; a divisor of C.
+        encoder_kernel: kernel size of the convolution that predicts the kernels, odd, >= 1.
+        compressed_channels: the number of input channels of that convolution, >= 1.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -104,19 +105,20 @@ class CARAFE(nn.Module):
         weights = scale**2 * up_kernel**2 * group
         self.encoder = nn.Conv2d(compressed_channels, weights, encoder_kernel, padding="same")
         nn.init.xavier_uniform_(self.compressor.weight)
-        # Almost equal weights at first: each window's mean.
+        # Almost equal weights at the start: the output is the mean of each window.
         nn.init.normal_(self.encoder.weight, std=0.001)
         nn.init.zeros_(self.compressor.bias)
         nn.init.zeros_(self.encoder.bias)
 
     def kernels(self, features: Tensor) -> Tensor:
-        """Predict the kernels, each of which sums to 1.
+        """Predict the reassembly kernels, with a softmax over each window (section 3.2).
 
         Args:
-            features: (N, C, H, W).
+            features: (N, C, H, W) float.
 
         Returns:
-            (N, g * k * k, s * H, s * W) for :func:`carafe`, in float32 or better.
+            (N, g * k * k, s * H, s * W) for :func:`carafe`, float32 or better. Each kernel sums
+            to 1.
         """
         encoded = functional.pixel_shuffle(self.encoder(self.compressor(features)), self.scale)
         windows = encoded.unflatten(1, (self.group, self.up_kernel**2))
@@ -124,23 +126,24 @@ class CARAFE(nn.Module):
         return windows.softmax(dim=2, dtype=wide).flatten(1, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Upsample.
+        """Upsample features.
 
         Args:
-            features: (N, C, H, W).
+            features: (N, C, H, W) float.
 
         Returns:
-            (N, C, s * H, s * W).
+            (N, C, s * H, s * W), of the features' dtype.
         """
         kernels = self.kernels(features)
         return carafe(features, kernels, self.up_kernel, self.group, self.scale)
 
 
 class _Reassembly(torch.autograd.Function):
-    """A few rows' windows at a time, made again for the gradient: a window is k^2 times its pixel.
+    """Reassemble a few rows at a time, and compute their windows again in the backward pass.
 
-    On a CPU (256 channels to 200 x 336) autograd through an unfold takes 6 times as long and 13
-    times the memory, through 25 shifted products 6 times as long.
+    The windows of all rows would take k^2 times the memory of the features. On a CPU (256 channels
+    to 200 x 336) autograd through an unfold takes 6 times as long and 13 times the memory; autograd
+    through 25 shifted products takes 6 times as long.
     """
 
     @staticmethod
@@ -164,7 +167,7 @@ class _Reassembly(torch.autograd.Function):
         padded = _pad(features, size, group)
         weights = _to_cells(kernels.to(features.dtype), group, scale)
         to_out = _to_cells(incoming, group, scale)
-        # k^2 additions to each pixel: too many for half precision.
+        # Each pixel is a sum of k^2 terms, too many for half precision.
         wide = torch.promote_types(padded.dtype, torch.float32)
         to_padded = torch.zeros_like(padded, dtype=wide)
         to_weights = torch.empty_like(weights)
@@ -180,24 +183,24 @@ class _Reassembly(torch.autograd.Function):
 
 
 def _to_cells(fine: Tensor, group: int, scale: int) -> Tensor:
-    """Maps (N, g X, s H, s W) as (N, H, W, g, s^2, X), contiguous."""
+    """Reorder maps (N, g X, s H, s W) to cells (N, H, W, g, s^2, X), contiguous."""
     split = fine.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).unflatten(1, (group, -1))
     return split.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).contiguous()
 
 
 def _to_map(cells: Tensor, scale: int) -> Tensor:
-    """The inverse of _to_cells."""
+    """Reorder cells to maps, the inverse of _to_cells."""
     split = cells.unflatten(4, (scale, scale)).permute(0, 3, 6, 1, 4, 2, 5)
     return split.flatten(5, 6).flatten(3, 4).flatten(1, 2).contiguous()
 
 
 def _pad(features: Tensor, size: int, group: int) -> Tensor:
-    """Features (N, H + k - 1, W + k - 1, g, C/g), zero beyond the border."""
+    """Pad features with zeros and reorder them to (N, H + k - 1, W + k - 1, g, C/g)."""
     return _to_cells(functional.pad(features, [size // 2] * 4), group, 1).squeeze(4)
 
 
 def _blocks(weights: Tensor, padded: Tensor) -> Iterator[tuple[int, slice]]:
-    """Rows of an image whose windows fit into a block."""
+    """Split each image into blocks of rows, by the number of entries in their windows."""
     images, height, width = weights.shape[:3]
     entries = width * weights.shape[-1] * padded.shape[3:].numel()
     size = BLOCK_ENTRIES.get(weights.device.type, 1 << 26)
@@ -207,13 +210,13 @@ def _blocks(weights: Tensor, padded: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def _windows(padded: Tensor, rows: slice, size: int) -> Tensor:
-    """The windows (rows, W, g, k^2, C/g) of one image."""
+    """Return the windows (rows, W, g, k^2, C/g) of some rows of one image."""
     block = padded[rows.start : rows.stop + size - 1]
     return block.unfold(0, size, 1).unfold(1, size, 1).permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
 
 
 def _add_windows(padded: Tensor, windows: Tensor, rows: slice, size: int) -> None:
-    """Add the windows of _windows to where they were taken from."""
+    """Add windows to the padded features, the adjoint of _windows."""
     width = windows.shape[1]
     for place, part in enumerate(windows.unbind(dim=3)):
         down, right = divmod(place, size)

@@ -1,10 +1,10 @@
-"""Suppression of duplicate detections: hard NMS, Soft-NMS and score voting, class by class.
+"""Non-maximum suppression (NMS) of duplicate detections, Soft-NMS and score voting, by class.
 
-A suppression is called as ``suppression(boxes, scores, classes, limit)`` with the n candidates of
-one image, (n, 4) XYXY, (n,) and (n,) int64, and returns at most ``limit`` :class:`Survivors`. Dense
-inference, box heads and region proposal networks take one alike.
+A suppression is called as ``suppression(boxes, scores, classes, limit)`` with the n detections of
+one image: (n, 4) XYXY, (n,) and (n,) int64. It returns at most ``limit`` :class:`Survivors`.
+Inference of dense detectors, box heads and RPNs all take a suppression.
 
-Shapes: n detections of one image before suppression, k of them after it.
+Shapes: n detections of one image before suppression, k after it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,33 @@ from ranking_det.checks import check_at_least, check_choice, check_detections, c
 from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = 1 << 20
-"""Entries of one block of a (k, n, 4) tensor, and so some tens of MiB for all that is computed."""
+"""Entries of one block of a (k, n, 4) tensor; all temporary tensors take some tens of MiB."""
 
 
 class Survivors(NamedTuple):
-    """What is left, by descending score."""
+    """Detections that survive the suppression, by descending score.
+
+    Attributes:
+        rows: (k,) int64, indices into the n detections.
+        scores: (k,), lowered by Soft-NMS.
+        boxes: (k, 4) XYXY in pixels, moved by score voting.
+    """
 
     rows: Tensor
-    """(k,) int64, indices into the detections that were given."""
     scores: Tensor
-    """(k,), lowered or not."""
     boxes: Tensor
-    """(k, 4) XYXY, moved or not."""
 
 
 class HardNMS(nn.Module):
-    """Drop the lower-scored of two detections of a class that overlap too much.
+    """Greedy NMS: drop detections that overlap one of the same class and a higher score.
 
     Args:
-        iou_thresh: the IoU above which it is dropped, in [0, 1].
-        exact: whether classes are told apart in float64. In float32, as Detectron2 has it, the
-            large offsets that move them apart round the boxes.
+        iou_thresh: the IoU above which a detection is dropped, in [0, 1].
+        exact: whether to compute in float64. Boxes of different classes are moved apart by large
+            offsets, which round the boxes in float32, as in Detectron2.
+
+    Raises:
+        ValueError: ``iou_thresh`` is not a finite number >= 0.
     """
 
     def __init__(self, iou_thresh: float = 0.5, *, exact: bool = True) -> None:
@@ -50,7 +56,17 @@ class HardNMS(nn.Module):
         self.exact = exact
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
-        """Suppress; see the module's docstring."""
+        """Suppress duplicate detections of one image.
+
+        Args:
+            boxes: (n, 4) float, XYXY boxes in pixels.
+            scores: (n,) float.
+            classes: (n,) int64.
+            limit: the maximum number of survivors, >= 1.
+
+        Returns:
+            The survivors, by descending score.
+        """
         # mps has no float64.
         wide = torch.float64 if self.exact and boxes.device.type != "mps" else torch.float32
         rows = batched_nms(boxes.to(wide), scores.to(wide), classes, self.iou_thresh)[:limit]
@@ -58,20 +74,23 @@ class HardNMS(nn.Module):
 
 
 class SoftNMS(nn.Module):
-    """Pick the detection of highest score, lower those of its class that overlap it, and repeat.
+    """Soft-NMS: lower the scores of overlapping detections (Bodla et al., ICCV 2017).
 
-    Soft-NMS (Bodla et al., ICCV 2017). Scores only fall and the picks of all classes come in
-    descending order, so that the first picks are those of a run to the end. A score of at most 0,
-    or NaN, is never picked. Lowered scores are in float32 or better.
+    Repeatedly pick the detection of highest score and lower the scores of the detections of its
+    class that overlap it. Scores only decrease, and the picks of all classes are in descending
+    order, so a smaller limit gives the first picks of a larger one. Detections with a score of 0 or
+    less, or NaN, are dropped. Lowered scores are in float32 or better.
 
     Args:
-        method: what a pick of overlap IoU multiplies a score by: "linear", 1 - IoU where the IoU is
-            at least ``iou_thresh``; "gaussian", exp(-IoU^2 / sigma).
-        iou_thresh: of the linear method, in [0, 1].
-        sigma: of the Gaussian method, > 0.
-        min_score: lowered scores of at most this are dropped, >= 0. They are compared as they
-            come: those of a detector with an IoU or centreness branch are
-            sqrt(class score x branch score).
+        method: the factor of a score, given its IoU with the picked detection. "linear": 1 - IoU if
+            the IoU is at least ``iou_thresh``. "gaussian": exp(-IoU^2 / sigma).
+        iou_thresh: the threshold of the linear method, in [0, 1].
+        sigma: the width of the Gaussian method, > 0.
+        min_score: detections with a lowered score of at most this are dropped, >= 0. For detectors
+            with an IoU or centreness branch, scores are sqrt(class score x branch score).
+
+    Raises:
+        ValueError: an argument is out of range.
 
     >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 1.5], [4., 0., 6., 2.]])
     >>> SoftNMS()(boxes, torch.tensor([.8, .4, .5]), torch.tensor([0, 0, 0]), limit=3)[:2]
@@ -95,19 +114,32 @@ class SoftNMS(nn.Module):
         self.sigma, self.min_score = sigma, min_score
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
-        """Suppress; see the module's docstring."""
+        """Lower the scores of duplicate detections of one image.
+
+        Args:
+            boxes: (n, 4) float, XYXY boxes in pixels.
+            scores: (n,) float.
+            classes: (n,) int64.
+            limit: the maximum number of survivors, >= 1.
+
+        Returns:
+            The survivors, by descending score, which is lowered.
+
+        Raises:
+            ValueError: a shape, dtype or device is not as described, or ``limit`` is below 1.
+        """
         check_detections(boxes, scores, classes)
         check_integer("limit", limit, 1)
-        # Lowered scores of float16 would tie. A taken score is 0 from then on.
+        # Lowered scores would be equal in float16. The score of a picked detection becomes 0.
         remaining = scores.to(torch.promote_types(scores.dtype, torch.float32)).nan_to_num(nan=0.0)
         steps = min(limit, len(scores))
         picks = torch.empty(steps, dtype=torch.int64, device=scores.device)
         lowered = remaining.new_empty(steps)
-        # No look at a value within the loop: on a GPU each would wait for the device.
+        # The loop reads no value, as the host would wait for a GPU each time.
         for step in range(steps):
             value, best = remaining.max(dim=0, keepdim=True)
             picks[step : step + 1], lowered[step : step + 1] = best, value
-            iou = box_iou(boxes[best], boxes).nan_to_num(nan=0.0)  # of a box that is not finite
+            iou = box_iou(boxes[best], boxes).nan_to_num(nan=0.0)  # NaN: non-finite boxes
             if self.method == "linear":
                 factor = torch.where(iou >= self.iou_thresh, 1 - iou, 1.0)
             else:
@@ -119,16 +151,20 @@ class SoftNMS(nn.Module):
 
 
 class ScoreVoting(nn.Module):
-    """Replace each survivor's box by the mean of the boxes of its class that overlap it.
+    """Score voting: replace each surviving box by a weighted mean of overlapping boxes.
 
-    Score voting (Kim and Lee, ECCV 2020). A box counts with its score before suppression times
-    exp(-(1 - IoU)^2 / sigma), if its IoU with the survivor is above ``min_iou``; the survivor
-    itself counts with its whole score. Boxes are in float32 or better.
+    The mean is over all boxes of the survivor's class whose IoU with it is above ``min_iou``. The
+    weight of a box is its score before suppression times exp(-(1 - IoU)^2 / sigma), so the survivor
+    itself has its full score as weight (Kim and Lee, ECCV 2020). Boxes are in float32
+    or better.
 
     Args:
-        suppression: what suppresses; the scores that it leaves stay.
-        min_iou: boxes of at most this IoU with a survivor do not count.
-        sigma: the smaller, the less a distant box counts, > 0.
+        suppression: the suppression that is applied first; its scores do not change.
+        min_iou: boxes with at most this IoU with a survivor are ignored.
+        sigma: width of the weights, > 0; with a smaller value, boxes of lower IoU have less weight.
+
+    Raises:
+        ValueError: ``sigma`` is out of range.
 
     >>> boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 2.2]])
     >>> detections = boxes, torch.tensor([.5, .5]), torch.tensor([0, 0])
@@ -145,7 +181,20 @@ class ScoreVoting(nn.Module):
         self.min_iou, self.sigma = min_iou, sigma
 
     def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
-        """Suppress; see the module's docstring."""
+        """Suppress duplicate detections of one image, then vote on the boxes of the survivors.
+
+        Args:
+            boxes: (n, 4) float, XYXY boxes in pixels.
+            scores: (n,) float.
+            classes: (n,) int64.
+            limit: the maximum number of survivors, >= 1.
+
+        Returns:
+            The survivors, by descending score as the suppression returns them, with voted boxes.
+
+        Raises:
+            ValueError: a shape, dtype or device is not as described.
+        """
         check_detections(boxes, scores, classes)
         survivors: Survivors = self.suppression(boxes, scores, classes, limit)
         wide = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
@@ -155,11 +204,11 @@ class ScoreVoting(nn.Module):
             rows = survivors.rows[block]
             iou = box_iou(boxes[rows, None], boxes)  # (rows, n)
             weight = scores * torch.exp(-(1 - iou).square() / self.sigma)
-            # Also drops the NaN of a box that is not finite.
+            # This also drops the NaN of non-finite boxes.
             counts = (iou > self.min_iou) & (classes[rows, None] == classes)
             weight = torch.where(counts, weight, 0.0)
-            # The mean of the shifts: exact where all boxes are equal, and where none counts (an
-            # empty box has IoU 0 with itself) the box stays as it is.
+            # A mean of shifts is exact if all boxes are equal. Without any weight (an empty box has
+            # IoU 0 with itself) the box does not move.
             shift = torch.where(weight[..., None] > 0, boxes - boxes[rows, None], 0.0)
             total = weight.sum(dim=1, keepdim=True)
             mean = (weight[..., None] * shift).sum(dim=1) / total

@@ -1,19 +1,21 @@
-"""Losses: torch only, for the detectors of this project and for any other.
+"""Ranking losses as plain functions of logits, for any detector; they need torch only.
 
-Functions, each with its own gradient:
+Each function computes a scalar (or a named tuple of scalars) with gradient:
 
 - :func:`rank_sort_loss`: Rank & Sort Loss (ICCV 2021).
-- :func:`ap_loss`: AP Loss (CVPR 2019), with the distances and balances of APE Loss's study.
+- :func:`ap_loss`: AP Loss (CVPR 2019), with the distance functions and balance constants that the
+  APE Loss paper compares.
 - :func:`alrp_loss`: aLRP Loss (NeurIPS 2020).
 - :func:`ape_loss`: APE Loss (CVPR 2022).
 - :func:`global_ranking_loss`, :func:`class_specific_ranking_loss` and
   :func:`iou_guided_ranking_loss`: RankDetNet (CVPR 2021), with the negatives of
   :func:`group_negatives` or :func:`hardest_negatives`.
-- :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: the baselines
-  that do not rank.
-- :func:`dice_errors` and :func:`mask_cross_entropies`: errors of masks.
+- :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: classification
+  baselines that do not rank.
+- :func:`dice_errors` and :func:`mask_cross_entropies`: localisation errors of masks.
 
-The objects that detectors call, which these are the core of, are in :mod:`ranking_det.criteria`.
+``docs/losses.md`` shows how to use them in your own detector. :mod:`ranking_det.criteria` wraps
+them into the objects that the detectors of this project call.
 """
 
 from ranking_det.labels import BACKGROUND, IGNORE

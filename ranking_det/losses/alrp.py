@@ -1,4 +1,4 @@
-"""ALRP Loss: a Ranking-based, Balanced Loss (Oksuz, Cam, Akbas and Kalkan, NeurIPS 2020)."""
+"""Average Localisation-Recall-Precision (aLRP) Loss (Oksuz et al., NeurIPS 2020)."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,12 @@ from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
 class ALRPLosses(NamedTuple):
-    """The two parts of aLRP Loss, each a scalar with its own gradient."""
+    """The two parts of aLRP Loss, each with its own gradient.
+
+    Attributes:
+        classification: scalar in [0, 1], which trains the logits.
+        localization: scalar >= 0, which trains the boxes.
+    """
 
     classification: Tensor
     localization: Tensor
@@ -29,29 +34,34 @@ def alrp_loss(
     delta: float = 1.0,
     group: dist.ProcessGroup | None = None,
 ) -> ALRPLosses:
-    """Lower the mean localisation-recall-precision error over the thresholds at the positives.
+    """Minimise the average localisation-recall-precision error (aLRP Loss).
 
-    A positive's error counts the negatives above it, and the localisation errors of the positives
-    above it, over its rank. The classification part trains the logits by the error-driven update
-    of the paper, in which badly localised positives are pushed less; the localisation part trains
-    the boxes, and above all those of high logits.
+    The error of a positive i is (FP(i) + sum of E_j over i and the positives j above it) / rank(i),
+    where FP(i) counts the negatives above i, E_j are localisation errors, and rank(i) counts i and
+    all entries above it. The loss is the mean over the positives (Oksuz et al., NeurIPS 2020).
 
-    Takes O(M log P) time and O(M) memory.
+    The classification part is the mean of FP(i) / rank(i). It trains the logits by the paper's
+    error-driven update: a positive i with FP(i) > 1e-5 receives -(FP(i) + sum of E_j over the
+    positives j above it) / rank(i) / P, and the negatives above it receive the opposite, shared in
+    proportion to H(s_n - s_i). The localisation part is the mean of the remaining term. It trains
+    the boxes, those of high logits most.
+
+    O(M log P) time and O(M) memory.
 
     Args:
-        logits: (M,) float, raw. Negatives may be infinite: -inf takes no part.
+        logits: (M,) float, raw. Negatives may be infinite; -inf is ignored.
         positives: (P,) int64, unique indices into ``logits``; P may be 0.
         localization_errors: (P,) float >= 0, E of each positive: (1 - IoU) / (1 - tau), or a GIoU
-            loss over 2 (1 - tau), with the threshold tau of the assignment; with gradient.
+            loss / (2 (1 - tau)), with the IoU threshold tau of the assignment; with gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
-        group: rank the logits of all its workers together. The values are then those of the whole,
-            the gradients this worker's slices of the gradients of the whole. Every worker must
-            call.
+        group: rank the logits of all workers of this process group together; every worker must
+            call. The values are those of the whole ranking, the gradients this worker's slices of
+            the gradients of the whole.
 
     Returns:
-        ``classification``, in [0, 1], with its gradient at ``logits``, and ``localization`` with
-        its gradient at ``localization_errors``; zeros attached to the graph if there are no
-        positives, NaN if a logit is NaN or a positive infinite.
+        ``classification``, with its gradient at ``logits``, and ``localization``, with its gradient
+        at ``localization_errors``. Zeros attached to the graph without positives; NaN if a logit is
+        NaN or a positive is infinite.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.
@@ -76,7 +86,7 @@ def alrp_loss(
             rank = 1 + others + false_positives
             share = (errors_above + false_positives) / rank
             share = share.masked_fill_(false_positives <= constants.ALRP_EPSILON, 0) / count
-            # Shared in proportion to H; 0 / 0 can only be where the share is 0 as well.
+            # Shared in proportion to H. Where this is 0 / 0, the share is 0 too.
             weights = (share / false_positives).masked_fill_(share == 0, 0)
             at_logits = sums.gradient(weights, -share)
             at_errors = inverse_ranks_below(ranked.scores, rank, 0.0) / count
@@ -94,6 +104,17 @@ def alrp_loss(
 
 
 def inverse_ranks_below(scores: Tensor, rank: Tensor, delta: float) -> Tensor:
-    """Sum H(s_k - s_i) / rank(i) over the positives i, for every positive k; all (P,)."""
-    # Mirrored: over_steps adds up what is above each logit, and here it is what is below.
+    """Sum H(s_k - s_i) / rank(i) over the positives i, for every positive k.
+
+    This is the weight of each positive's localisation error in aLRP Loss.
+
+    Args:
+        scores: (P,) float64, the logits of the positives, finite; P > 0.
+        rank: (P,) float64 > 0, the rank of each positive.
+        delta: half-width of the smoothed step H, in logits, >= 0; 0 is the hard step.
+
+    Returns:
+        (P,) float64.
+    """
+    # Mirrored: over_steps sums over the logits above each one, and this sums over those below.
     return Ramps(-scores, delta).over_steps(1 / rank)

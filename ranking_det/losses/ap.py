@@ -1,7 +1,7 @@
-"""AP Loss (Chen et al., CVPR 2019) and the variants of it that APE Loss (Xu et al., 2022) compares.
+"""AP Loss (Chen et al., CVPR 2019), and its variants in the APE Loss paper (Xu et al., CVPR 2022).
 
-Equations are those of "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
-Selection" and of its appendix.
+Equation numbers are those of the latter, "Revisiting AP Loss for Dense Object Detection: Adaptive
+Ranking Pair Selection", and of its appendix.
 """
 
 import torch
@@ -29,35 +29,42 @@ def ap_loss(
     max_negatives: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Raise the precision at each positive: 1 - AP of the ranking, with smoothed ranks.
+    """Minimise 1 - average precision (AP) of the ranking, with smoothed ranks.
 
-    With d = s_n - s_i, the error of positive i is the sum of D(d) over the negatives n over a
-    balance constant (eq. 8); the loss is its mean. The gradient at n is the sum over i of D(d) over
-    the constant (eq. 7), which for the step and the sigmoid is assigned and no derivative.
+    With d = s_n - s_i, the error of a positive i is the sum of D(d) over the negatives n, divided
+    by a balance constant (eq. 8). The loss is the mean error, which for the default balance is the
+    mean of 1 - precision (eq. 5). The gradient at a negative n is the sum over the positives i of
+    D(d) / constant / P, and each positive receives minus its error / P (eq. 7). For the step and
+    the sigmoid this gradient is assigned: it is not the derivative of the value.
 
-    Takes O(M log P) time and O(M) memory with the step, otherwise time in the number of pairs with
-    d > -4 / lam and memory bounded by a block of them.
+    With the step O(M log P) time and O(M) memory. With the other distances the time grows with the
+    number of pairs with d > -4 / lam, and the memory with M and the size of a block of pairs.
 
     Args:
-        logits: (M,) float, raw. Negatives may be infinite: -inf takes no part.
+        logits: (M,) float, raw. Negatives may be infinite; -inf is ignored.
         positives: (P,) int64, unique indices into ``logits``; P may be 0.
-        delta: half-width of the step, in logits, >= 0; 0 is the hard step.
-        interpolated: replace the precision at each positive by the highest at any of lower logit.
-        distance: D, "step" (H, eq. 6), "sigmoid" (of lam d) or "cross_entropy" (softplus(lam d) /
-            lam, appendix eq. 1, whose derivative is the sigmoid).
+        delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
+        interpolated: replace the precision at each positive by the highest precision at this or any
+            positive of lower logit.
+        distance: D, one of "step" (H(d), eq. 6), "sigmoid" (sigmoid(lam d)) or "cross_entropy"
+            (softplus(lam d) / lam, appendix eq. 1, with the sigmoid as derivative).
         lam: slope of the sigmoid, > 0.
-        balance: the constant, "rank" (rank of i among all, eq. 7) or "negatives" (the number of
-            negatives with d > -margin, at least 1; appendix eq. 5, whose T is -margin: unlike the
-            paper's text, its code keeps negatives that are a little below the positive).
-        margin: see ``balance``, >= 0.
-        self_count: what i itself adds to its rank, > 0: 1 in AP Loss; 1/2 is H(0).
-        max_negatives: keep only so many negatives of the highest logits (of each worker).
-        group: rank the logits of all its workers together. The value is then that of the whole, the
-            gradient this worker's slice of the gradient of the whole. Every worker must call.
+        balance: the constant, "rank" (rank of i among all entries, eq. 7) or "negatives" (number of
+            negatives with d > -margin, at least 1; appendix eq. 5 with T = -margin). Unlike the
+            paper, which prints T > 0, this counts negatives that are a little below the positive:
+            the paper's code does so too.
+        margin: see ``balance``, in logits, >= 0.
+        self_count: the amount that i adds to its own rank, > 0: 1 in AP Loss, while H(0) is 1/2.
+        max_negatives: rank only this many negatives of each worker, those of the highest logits;
+            None for all.
+        group: rank the logits of all workers of this process group together; every worker must
+            call. The value is that of the whole ranking, the gradient this worker's slice of the
+            gradient of the whole.
 
     Returns:
-        A scalar in [0, 1] unless the distance is "cross_entropy" or the balance "negatives"; zero,
-        attached to the graph, without positives, NaN if a logit is NaN or a positive infinite.
+        A scalar, in [0, 1] unless the distance is "cross_entropy" or the balance "negatives". A
+        zero attached to the graph without positives; NaN if a logit is NaN or a positive is
+        infinite.
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -83,7 +90,7 @@ def ap_loss(
                 constant = _count_above(ranked, margin).clamp_min_(1)
             error = sums.false_positives / constant
             lowest = _lowest_error_below(ranked.scores, error) if interpolated else error
-            # Where the precision is replaced, the error is shared in the same proportions.
+            # Where interpolation lowers the error, the negatives share it in the same proportions.
             weights = (lowest / error).masked_fill_(error == 0, 0) / constant / len(error)
             gradient = sums.gradient(weights, -lowest / len(error))
             value = lowest.mean()
@@ -94,12 +101,12 @@ def ap_loss(
 
 
 def _count_above(ranked: RankedLogits, margin: float) -> Tensor:
-    """The number of negatives n with s_n > s_i - margin, for every positive i."""
+    """Count the negatives n with s_n > s_i - margin, for every positive i."""
     above = torch.nextafter(ranked.scores - margin, torch.full_like(ranked.scores, torch.inf))
     return IntervalSums(ranked._replace(scores=above), delta=0.0).false_positives
 
 
 def _lowest_error_below(scores: Tensor, error: Tensor) -> Tensor:
-    """The running minimum of the errors in ascending order of the logits."""
+    """Compute the running minimum of the errors in ascending order of the logits."""
     order = torch.argsort(scores)
     return torch.empty_like(error).scatter_(0, order, error[order].cummin(0).values)

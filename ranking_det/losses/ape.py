@@ -1,6 +1,6 @@
 """APE Loss (Xu et al., CVPR 2022): Adaptive Pairwise Error.
 
-Equations are those of "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
+Equation numbers are those of "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
 Selection".
 """
 
@@ -29,35 +29,38 @@ def ape_loss(
     saturate: bool = False,
     normalizer: str = "positives",
 ) -> Tensor:
-    """Push below each positive u the negatives and the positives that are worse localised (A_u).
+    """Rank each positive above the negatives and above the positives with a lower IoU (APE Loss).
 
-    The mean over u of I_u / BC_u times the sum over v in A_u of softplus(lam d_vu) / lam, with
-    d_vu = s_v - s_u and the balance constant BC_u = sum of sigmoid(lam d_vu) over the negatives and
-    positives, which counts as a constant (eq. 9 and 10; I_u of section 7.1). Unlike the paper, the
-    defaults leave out pairs far apart and let u count in BC_u, as its code does:
-    ``cutoff=None, count_self=False`` is eq. 10. Unlike the code, pairs of the wrong order by more
-    than 16.6 / lam keep their gradient, unless ``saturate``.
+    For a positive u these entries are the set A_u. The loss is the mean over u of I_u / BC_u times
+    the sum over v in A_u of softplus(lam d_vu) / lam, with d_vu = s_v - s_u (eq. 9 and 10; the
+    weight I_u is in section 7.1). The balance constant BC_u is the sum of sigmoid(lam d_vu) over
+    all negatives and positives, without gradient.
 
-    Takes time in the number of pairs that are neither cut off nor certain; memory is bounded by a
-    block of them, and O(M).
+    Unlike the paper, the defaults leave out pairs far apart and count u itself in BC_u, as the
+    paper's code does; ``cutoff=None, count_self=False`` is eq. 10. Unlike the paper's code, pairs
+    that are in the wrong order by more than 16.6 / lam keep their gradient, unless ``saturate``.
+
+    The time grows with the number of pairs that are neither cut off nor far in the wrong order, and
+    the memory with M and the size of a block of pairs.
 
     Args:
-        logits: (M,) float, raw. Negatives may be -inf, which takes no part.
+        logits: (M,) float, raw. Negatives of -inf are ignored.
         positives: (P,) int64, unique indices into ``logits``; P may be 0.
         quality: (P,) float in [0, 1], I, the IoU of each positive with its object. No gradient.
         lam: slope of the sigmoid, > 0.
-        cutoff: leave out pairs with lam d <= cutoff, < 0; None for none.
-        count_self: let u itself add 1/2 to BC_u.
-        max_negatives: keep only so many negatives, of the highest logits; None for all.
-        weight_by_quality: weigh by I_u.
-        saturate: compute softplus as the cross entropy of a single-precision sigmoid: where that is
-            1, the pair counts 100 / lam and sends no gradient.
-        normalizer: divide by the number of all "positives" or of the "active", whose A_u is not
-            empty.
+        cutoff: leave out pairs with lam d <= cutoff, < 0; None to leave out none.
+        count_self: True to let u itself add sigmoid(0) = 1/2 to BC_u.
+        max_negatives: rank only this many negatives, those of the highest logits; None for all.
+        weight_by_quality: True to weight the error of u by I_u, False to weight all equally.
+        saturate: True to compute softplus as the cross entropy of a single-precision sigmoid. Where
+            that sigmoid is 1, the pair counts 100 / lam and sends no gradient.
+        normalizer: divide the sum by the number of all "positives", or of the "active" ones, those
+            with a non-empty A_u.
 
     Returns:
-        A scalar; zero, attached to the graph, without positives, NaN if a logit is NaN or a
-        positive infinite, infinite if a negative is +inf.
+        A scalar >= 0. A zero attached to the graph without positives; NaN if a logit is NaN or a
+        positive is infinite; infinite if a negative is +inf (100 / lam for each such pair with
+        ``saturate``).
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -92,11 +95,11 @@ def ape_loss(
 def _between_positives(
     sums: SigmoidSums, ranked: RankedLogits, count_self: bool
 ) -> Iterator[Tensor]:
-    """What each positive u finds among the positives v, (P,) each.
+    """Sum over the pairs of positives: for each positive u, over the positives v, (P,) each.
 
     Yields:
-        1 / BC_u, 0 where A_u is empty; the number of v in A_u; the sum of softplus(lam d_vu) over
-        A_u; and the sum of sigmoid(lam d_vu) over the v in A_u that have a gradient.
+        1 / BC_u, or 0 where A_u is empty; the number of positives v in A_u; the sum of
+        softplus(lam d_vu) over them; and the sum of sigmoid(lam d_vu) over those with a gradient.
     """
     (quality,), blocks = ranked.columns, []
     for rows in sums.row_blocks():
@@ -106,7 +109,7 @@ def _between_positives(
         if not count_self:
             pairs.sigmoid.diagonal(rows.start).zero_()
         constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
-        # Without u itself the constant may underflow, together with what it divides.
+        # Without u itself the constant may underflow, and then its numerator does too.
         share = (1 / constant.clamp_min(constants.APE_LEAST[sums.dtype])).masked_fill_(
             sums.visible[rows] + visible == 0, 0
         )
@@ -116,7 +119,7 @@ def _between_positives(
 
 
 def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
-    """The sum over u of weights_u sigmoid(lam d_vu) for those v that are in A_u; (P,)."""
+    """Sum weights_u sigmoid(lam d_vu) over the u with v in A_u, for every positive v; (P,)."""
     (quality,), received = ranked.columns, torch.zeros_like(weights)
     for rows in sums.row_blocks():
         worse = quality[None, :] < quality[rows, None]

@@ -1,4 +1,4 @@
-"""Errors of predicted masks, one for each, as functions on plain tensors.
+"""Mask losses, one value per mask: Dice and binary cross entropy.
 
 Shapes: Q masks of h x w pixels.
 """
@@ -14,23 +14,25 @@ from ranking_det.losses.kernels import constants
 
 
 def dice_errors(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss of each mask (Milletari et al., 3DV 2016), with squares in the denominator.
+    """Compute the Dice loss of each mask, with squares in the denominator.
 
-    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5), over the pixels. An empty mask gives 1 and no
+    1 - 2 sum(p t) / (sum(p^2) + sum(t^2) + 1e-5) over the pixels, with p = sigmoid(logit) and the
+    target t (Milletari et al., "V-Net", 3DV 2016, section 3). An empty target gives 1 and no
     gradient.
 
     Args:
-        logits: (Q, h, w), raw.
-        masks: (Q, h, w), in [0, 1], of the objects.
+        logits: (Q, h, w) float, raw.
+        masks: (Q, h, w) in [0, 1], the ground-truth masks.
 
     Returns:
         (Q,) float32 or better in [0, 1], with gradient.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: if the shapes are not as described.
 
-    >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
-    True
+    Example:
+        >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
+        True
     """
     logits, t = _widen(logits, masks)
     p = logits.sigmoid()
@@ -39,17 +41,19 @@ def dice_errors(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross entropy of each mask, the mean over its pixels (He et al., ICCV 2017).
+    """Compute the binary cross entropy of each mask, the mean over its pixels.
+
+    The mask loss of Mask R-CNN (He et al., ICCV 2017, section 3).
 
     Args:
-        logits: (Q, h, w), raw.
-        masks: (Q, h, w), in [0, 1], of the objects.
+        logits: (Q, h, w) float, raw.
+        masks: (Q, h, w) in [0, 1], the ground-truth masks.
 
     Returns:
         (Q,) float32 or better, >= 0, with gradient.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: if the shapes are not as described.
     """
     entropies = functional.binary_cross_entropy_with_logits(
         *_widen(logits, masks), reduction="none"
@@ -58,7 +62,7 @@ def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _widen(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (Q, h w), in float32 or better."""
+    """Check both and return them as (Q, h w) in float32 or better."""
     check_masks(logits, masks)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).flatten(1), masks.to(wide).flatten(1)

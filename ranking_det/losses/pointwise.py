@@ -1,4 +1,4 @@
-"""Baselines that do not rank: cross entropy, Focal, Quality Focal and Varifocal Loss."""
+"""Losses that do not rank: cross entropy, Focal, Quality Focal and Varifocal Loss."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from ranking_det.labels import BACKGROUND, IGNORE
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the softmax cross entropies of the rows over K classes and the background.
+    """Sum the softmax cross entropy of each row over K classes and the background.
 
-    The background's logit is 0. That loses nothing, as a softmax sees differences only: of K + 1
-    logits (Ren et al., NeurIPS 2015) the last can be subtracted. With one class this is the binary
+    The classification loss of Fast and Faster R-CNN (Ren et al., NeurIPS 2015), with the logit of
+    the background fixed at 0. This is no restriction: a softmax depends on differences of logits
+    only, so the background's can be subtracted from K + 1 logits. With one class this is the binary
     cross entropy.
 
     Args:
-        logits: (R, K) float.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE; ignored rows do not count.
+        logits: (R, K) float, raw.
+        labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
 
     Returns:
-        A scalar, at least float32, with gradient. Divide it by the number of rows.
+        A scalar >= 0, at least float32, with gradient. Divide it by the number of rows.
 
     Raises:
-        ValueError: a shape, dtype or label is not as described.
+        ValueError: if a shape, dtype, device or label is not as described.
 
-    >>> cross_entropy(torch.zeros(2, 3), torch.tensor([1, BACKGROUND]))
-    tensor(2.7726)
+    Example:
+        >>> cross_entropy(torch.zeros(2, 3), torch.tensor([1, BACKGROUND]))
+        tensor(2.7726)
     """
     check_labels("logits", logits, labels)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = torch.where(labels == BACKGROUND, logits.shape[1], labels)
-    # Not by the ignored rows' gradient of zero: their logits may be infinite.
+    # Drop ignored rows instead of weighting them by 0: their logits may be infinite.
     counted = labels != IGNORE
     with_background = functional.pad(wide[counted], (0, 1))
     return functional.cross_entropy(with_background, targets[counted], reduction="sum")
@@ -47,27 +49,30 @@ def focal(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Sum of the binary cross entropies of all entries, those already right weighed down.
+    """Sum the focal loss of all entries: binary cross entropy that down-weights easy entries.
 
-    Focal Loss (Lin et al., ICCV 2017), eq. 5, with one sigmoid per class. Time and memory O(R K).
-    As fvcore's sigmoid_focal_loss, but with torch alone, for labels instead of one-hot targets, and
-    with finite slopes where fvcore's have none (gamma below 1).
+    -alpha_t (1 - p_t)^gamma log(p_t), with one sigmoid per class (Lin et al., "Focal Loss for Dense
+    Object Detection", ICCV 2017, eq. 5). Same values as fvcore's sigmoid_focal_loss, but it needs
+    torch only, takes labels instead of one-hot targets, and has finite gradients for gamma < 1.
+    O(R K) time and memory.
 
     Args:
-        logits: (R, K) float.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE; ignored rows do not count.
-        positives: (P,) int64, the rows with a class, ascending; None to find them.
-        alpha: weight of the positives, in [0, 1]; negatives weigh 1 - alpha.
+        logits: (R, K) float, raw.
+        labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
+        positives: (P,) int64, the rows that have a class, ascending; None to find them in
+            ``labels``.
+        alpha: weight of the positives, in [0, 1]; the weight of the negatives is 1 - alpha.
         gamma: exponent of the modulating factor, >= 0.
 
     Returns:
-        A scalar, at least float32, with gradient. Divide it by the number of positives.
+        A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
-        ValueError: a shape, dtype, label or option is not as described.
+        ValueError: if a shape, dtype, device, label or option is not as described.
 
-    >>> focal(torch.zeros(1, 1), torch.tensor([0]), alpha=1.0, gamma=0.0)
-    tensor(0.6931)
+    Example:
+        >>> focal(torch.zeros(1, 1), torch.tensor([0]), alpha=1.0, gamma=0.0)
+        tensor(0.6931)
     """
     check_at_least("alpha", alpha, 0.0)
     check_at_least("gamma", gamma, 0.0)
@@ -76,7 +81,7 @@ def focal(
     score = logits.sigmoid()
     wrong = score + targets - 2 * score * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
-    # Not 0, where a power below 1 has an infinite slope.
+    # Keep away from 0, where a power below 1 has an infinite slope.
     wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
     return (weight * wrong**gamma * entropy).sum()
 
@@ -89,20 +94,22 @@ def quality_focal(
     *,
     beta: float = 2.0,
 ) -> Tensor:
-    """Let the score of each positive's class be its quality, and all other scores 0.
+    """Sum the Quality Focal Loss: the target of a positive is its quality, other targets are 0.
 
-    Quality Focal Loss (Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. 3), summed over all
-    entries. O(R K) time and memory.
+    |y - p|^beta times the binary cross entropy of the score p with the target y (Li et al.,
+    "Generalized Focal Loss", NeurIPS 2020, eq. 3). O(R K) time and memory.
 
     Args:
-        logits: (R, K) float.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE; ignored rows do not count.
-        quality: (P,) float in [0, 1] for the rows with a class, in row order. No gradient.
-        positives: (P,) int64, the rows with a class, ascending; None to find them.
-        beta: exponent of |target - score|, which weighs the cross entropy, >= 0.
+        logits: (R, K) float, raw.
+        labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
+        quality: (P,) float in [0, 1], the IoU of each row that has a class, in row order. No
+            gradient.
+        positives: (P,) int64, the rows that have a class, ascending; None to find them in
+            ``labels``.
+        beta: exponent of |y - p|, >= 0.
 
     Returns:
-        A scalar, at least float32, with gradient. Divide it by the number of positives.
+        A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.
@@ -113,7 +120,7 @@ def quality_focal(
     """
     check_at_least("beta", beta, 0.0)
     entropy, logits, targets = _entropies(logits, labels, positives, quality)
-    # Not 0, where a power below 1 has an infinite slope.
+    # Keep away from 0, where a power below 1 has an infinite slope.
     wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
     return (wrong**beta * entropy).sum()
 
@@ -127,21 +134,24 @@ def varifocal(
     alpha: float = 0.75,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Let scores be qualities; weigh positives by their quality and easy negatives down.
+    """Sum the Varifocal Loss: the targets are qualities, and easy negatives are down-weighted.
 
-    Varifocal Loss (Zhang et al., "VarifocalNet", CVPR 2021, eq. 2), summed over all entries. The
-    weights have no gradient. A positive of quality 0 counts as a negative. O(R K) time and memory.
+    The binary cross entropy of the score p with the target q, times q where q > 0 and times
+    alpha p^gamma where q = 0 (Zhang et al., "VarifocalNet", CVPR 2021, eq. 2). The weights have no
+    gradient. A positive of quality 0 counts as a negative. O(R K) time and memory.
 
     Args:
-        logits: (R, K) float.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE; ignored rows do not count.
-        quality: (P,) float in [0, 1] for the rows with a class, in row order. No gradient.
-        positives: (P,) int64, the rows with a class, ascending; None to find them.
+        logits: (R, K) float, raw.
+        labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
+        quality: (P,) float in [0, 1], the IoU of each row that has a class, in row order. No
+            gradient.
+        positives: (P,) int64, the rows that have a class, ascending; None to find them in
+            ``labels``.
         alpha: weight of the negatives, >= 0.
-        gamma: exponent of the negatives' score in their weight, >= 0.
+        gamma: exponent of a negative's score in its weight, >= 0.
 
     Returns:
-        A scalar, at least float32, with gradient. Divide it by the number of positives.
+        A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.
@@ -160,9 +170,10 @@ def varifocal(
 def _entropies(
     logits: Tensor, labels: Tensor, positives: Tensor | None, quality: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The binary cross entropies, logits and targets, (R', K) each, of the rows that count.
+    """Compute binary cross entropies, logits and targets, (R', K) each, of the rows that count.
 
-    A positive's target at its class is its quality, or 1 for None; all other targets are 0.
+    The target of a positive at its class is its quality, or 1 if quality is None; all other targets
+    are 0.
     """
     check_labels("logits", logits, labels)
     if positives is None:

@@ -1,7 +1,7 @@
-"""Rank & Sort Loss (Oksuz, Cam, Akbas and Kalkan, ICCV 2021; equations of its supplement).
+"""Rank & Sort Loss (Oksuz, Cam, Akbas and Kalkan, ICCV 2021).
 
-Among all logits every positive should be above every negative (ranking), and the positives should
-be in the order of their quality (sorting).
+Two goals: among all logits every positive is above every negative (ranking), and the positives are
+in the order of their quality (sorting). Equation numbers are those of the paper's supplement.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,12 @@ from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked
 
 
 class RankSortLosses(NamedTuple):
-    """The two parts of Rank & Sort Loss, each a scalar with its own gradient."""
+    """The two parts of Rank & Sort Loss, each with its own gradient at the logits.
+
+    Attributes:
+        ranking: scalar in [0, 1].
+        sorting: scalar in [0, 1].
+    """
 
     ranking: Tensor
     sorting: Tensor
@@ -35,24 +40,29 @@ def rank_sort_loss(
 ) -> RankSortLosses:
     """Rank positives above negatives and sort the positives by their localisation quality.
 
-    The gradients are those of the paper's identity update (eq. S7 and S16), not derivatives of the
-    values. Unlike the paper, what is positive is said by ``positives`` and not by a quality above
-    0, so that a positive whose box does not overlap its object stays one.
+    The ranking error of a positive i is FP(i) / rank(i): the number of negatives above it over the
+    number of all entries above it and itself. Its sorting error is the mean of 1 - quality over the
+    positives above it and itself, minus the same mean over those of at least its quality. "Above"
+    is the smoothed step H, so that i itself counts H(0). Both parts are means over the positives.
 
-    Takes O(M log P + P^2) time and O(M) memory.
+    The gradients are those of the paper's identity update (eq. S7 at negatives, eq. S16 at
+    positives), not derivatives of the values. Unlike the paper, ``positives`` says which entries
+    are positive, not a quality above 0: a positive whose box does not overlap its object stays one.
+
+    O(M log P + P^2) time and O(M) memory.
 
     Args:
-        logits: (M,) float, raw. Negatives may be infinite: -inf takes no part.
+        logits: (M,) float, raw. Negatives may be infinite; -inf is ignored.
         positives: (P,) int64, unique indices into ``logits``; P may be 0.
         quality: (P,) float in [0, 1], the IoU of each positive with its object. No gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
-        group: rank the logits of all its workers together. The values are then those of the whole,
-            the gradient this worker's slice of the gradient of the whole. Every worker must call.
+        group: rank the logits of all workers of this process group together; every worker must
+            call. The values are those of the whole ranking, the gradient this worker's slice of the
+            gradient of the whole.
 
     Returns:
-        ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error above that of
-        the best order; zeros attached to the graph if there are no positives, NaN if a logit is
-        NaN or a positive infinite.
+        ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error. Zeros attached
+        to the graph without positives; NaN if a logit is NaN or a positive is infinite.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.
@@ -75,6 +85,7 @@ def rank_sort_loss(
 
 
 def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
+    """Compute the value and the gradient of both parts; the ranking part comes first."""
     (quality,), count = ranked.columns, len(ranked.scores)
     sums = IntervalSums(ranked, delta)
     true_rank, error = sums.over_positives(torch.stack([torch.ones_like(quality), 1 - quality]))
@@ -95,17 +106,17 @@ def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
 def _sorting(
     scores: Tensor, quality: Tensor, true_rank: Tensor, error: Tensor, delta: float
 ) -> tuple[Tensor, Tensor]:
-    """The sorting error of each positive, and what each receives of the others' errors.
+    """Compute the sorting error of each positive, and the share of others' errors it receives.
 
-    Those to blame for the error of i are the positives above it of strictly lower quality. They are
-    visited in blocks of rows i, the positives in descending order of quality, so that the columns
-    before a block need no visit.
+    The error of i is shared by the positives above it that have a strictly lower quality. Pairs are
+    visited in blocks of rows i. The positives are in descending order of quality, so that a block
+    can skip the columns before it.
     """
     order = torch.argsort(quality, descending=True)
-    # Equal places are equal qualities; integers are quicker to compare.
+    # Equal qualities have equal places. Integers are faster to compare.
     place = torch.searchsorted(quality[order].flip(0), quality[order], out_int32=True)
     scores, true_rank, error = scores[order], true_rank[order], error[order]
-    # What a positive adds to the rank and to the error of one below it.
+    # Each row: the amounts that a positive adds to the rank and the error of a positive below it.
     terms = torch.stack([torch.ones_like(quality), 1 - quality[order]], dim=1)
     sorting, received = torch.zeros_like(error), torch.zeros_like(error)
     rows = max(1, constants.PAIRS // len(order))
@@ -114,7 +125,7 @@ def _sorting(
         blamed = step(scores[None, start:] - scores[block, None], delta)
         blamed.masked_fill_(place[None, start:] >= place[block, None], 0)
         mass, wrong = (blamed @ terms[start:]).unbind(1)
-        # l_S - l_S* over a common denominator: both are far larger than what is left of them.
+        # l_S - l_S* over a common denominator, because both are far larger than their difference.
         best_rank, best_error = true_rank[block] - mass, error[block] - wrong
         sorting[block] = (wrong * best_rank - best_error * mass) / (true_rank[block] * best_rank)
         share = (sorting[block] / mass).masked_fill_(mass <= constants.RANK_SORT_EPSILON, 0)

@@ -1,7 +1,7 @@
-"""The three ranking losses of RankDetNet, and the choice of their negatives.
+"""The three ranking losses of RankDetNet, and the mining of their negatives.
 
-Equations are those of "RankDetNet: Delving into Ranking Constraints for Object Detection" (Liu et
-al., CVPR 2021). f is an object confidence: a probability, or a logit if the caller passes logits.
+Equation numbers are those of "RankDetNet: Delving into Ranking Constraints for Object Detection"
+(Liu et al., CVPR 2021). f is an object confidence: a probability, or a logit if you pass logits.
 """
 
 from typing import NamedTuple
@@ -31,19 +31,18 @@ def global_ranking_loss(
 ) -> Tensor:
     """Rank every foreground sample above every background sample.
 
-    The sum over pairs of z l(f_n - f_p), where z is l over its sum, a constant (eq. 2 and 3), so
-    that the worst-ranked pairs weigh most. O(P + N) time for "exp", otherwise O(P N) time in
-    blocks of bounded memory.
+    The sum over all pairs of z l(f_n - f_p), where the weight z is l divided by the sum of l over
+    all pairs, without gradient (eq. 2 and 3). The worst-ranked pairs thus weigh most. O(P + N) time
+    for "exp", otherwise O(P N) time in blocks of bounded memory.
 
     Args:
-        foreground: (P,) float, f of the positives in their own class.
-        background: (N,) float, f of the negatives, their highest over the classes. -inf takes no
-            part.
-        distance: l, "exp" (e^x), "sigmoid" or "logistic" (softplus).
-        reweight: False for the mean over pairs instead of the sum weighted by z.
+        foreground: (P,) float, f of each positive in its own class.
+        background: (N,) float, f of each negative, its highest over the classes; -inf is ignored.
+        distance: l, one of "exp" (e^x), "sigmoid" or "logistic" (softplus).
+        reweight: True for the sum weighted by z, False for the mean over pairs.
 
     Returns:
-        A scalar; zero, attached to the graph, if there is no pair.
+        A scalar >= 0. A zero attached to the graph if there is no pair.
 
     Raises:
         ValueError: if a shape, dtype, device or option is not as described.
@@ -81,28 +80,31 @@ def class_specific_ranking_loss(
     distance: str = "exp",
     reweight: bool = True,
 ) -> Tensor:
-    """Rank within each class its positives above all that is not of the class.
+    """Rank the positives of each class above all other rows, in the channel of that class.
 
-    The sum over the classes c that have a positive of the global ranking loss in channel c, between
-    the positives of c and negatives mined from all other rows (eq. 4 and 5); of several images, the
-    sum of the losses of each alone. O(R) time for each class of an image with a positive, all of
-    them at once; memory for the gradient, O(R K), and for a block of the scores of some classes.
-    The host waits once for a GPU, whatever the number of images and classes.
+    For each class c with a positive: the global ranking loss in channel c, between the positives of
+    c and negatives mined from all other rows (eq. 4 and 5). Each image is ranked alone, and the
+    loss is the sum over classes and images.
+
+    O(R) time for each pair of an image and a class with a positive, without a loop over classes.
+    Memory for the gradient, O(R K), and for one block of scores. The host waits for a GPU once,
+    independent of the number of images and classes.
 
     Args:
-        scores: (R, K) float, f of each candidate in each class. Negatives of -inf take no part.
-        labels: (R,) int64, a class 0..K-1 or BACKGROUND or IGNORE.
-        positives: (P,) int64, the rows with a class, ascending; None to find them.
+        scores: (R, K) float, f of each candidate in each class. Negatives of -inf are ignored.
+        labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
+        positives: (P,) int64, the rows that have a class, ascending; None to find them in
+            ``labels``.
         image: (R,) int64, ascending, the image 0..num_images-1 of each row; None for one image.
-        num_images: how many.
+        num_images: number of images, >= 1.
         negatives: "group" (:func:`group_negatives`) or "ohem" (:func:`hardest_negatives`).
-        ratio: with "ohem", how many negatives for each positive, >= 1.
+        ratio: with "ohem", the number of negatives for each positive, >= 1.
         groups: with "group", the number of groups, >= 1.
-        distance: see :func:`global_ranking_loss`.
-        reweight: see :func:`global_ranking_loss`.
+        distance: l, one of "exp", "sigmoid" or "logistic"; see :func:`global_ranking_loss`.
+        reweight: True to weight pairs by z; see :func:`global_ranking_loss`.
 
     Returns:
-        A scalar; zero, attached to the graph, without positives.
+        A scalar >= 0. A zero attached to the graph without positives.
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -146,28 +148,28 @@ def iou_guided_ranking_loss(
     image: Tensor | None = None,
     num_images: int = 1,
 ) -> Tensor:
-    """Make the order of the positives' scores agree with that of their IoU.
+    """Align the order of the positives' scores with the order of their IoUs.
 
-    For each pair of positives of one group, a of the higher score and b of the lower,
-    exp(-alpha (f_a - f_b) (s_a - s_b)), averaged over the pairs of a group and summed over the
-    groups (eq. 6). O(P S) time with S positives in the largest group, in blocks of bounded memory.
-    The host waits once for a GPU.
+    Each pair of positives of one group contributes exp(-alpha (f_a - f_b) (s_a - s_b)), where a has
+    the higher score and b the lower. The loss is the mean over the pairs of a group, summed over
+    the groups (eq. 6). O(P S) time with S positives in the largest group, in blocks of bounded
+    memory. The host waits for a GPU once.
 
     Args:
         scores: (P,) float, f of each positive in its own class.
         ious: (P,) float, s, the IoU of each positive with its object; with gradient.
-        groups: (P,) int64; only positives of the same group are compared, in the paper those of
-            one class and level.
+        groups: (P,) int64, the group of each positive. Only positives of the same group are
+            compared; in the paper a group is one class on one level.
         alpha: sharpness, > 0.
-        iou_gradient: which of the two IoUs has a gradient: that of the "higher" score, "both" or
+        iou_gradient: which IoU of a pair has a gradient: that of the "higher" score, "both" or
             "none".
-        reduction: "sum" over the groups, or their "mean", of those that have a pair.
-        image: (P,) int64, the image of each positive, if the mean is within each image and the sum
-            over them; a group is of one image.
-        num_images: with ``image``, how many.
+        reduction: "sum" over the groups, or "mean" over the groups that have a pair.
+        image: (P,) int64, the image of each positive, for a mean within each image and the sum over
+            the images; all positives of a group are in one image. None for one image.
+        num_images: number of images, with ``image``.
 
     Returns:
-        A scalar; zero, attached to the graph, if there is no pair.
+        A scalar >= 0. A zero attached to the graph if there is no pair.
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -217,15 +219,15 @@ class _Ranking(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the rows and positives of the G pairs of an image and a class of it are.
+    """Positions of the rows and positives of G pairs (an image, a class with a positive in it).
 
     Attributes:
-        bounds: (N + 1,) int64, where the rows of each image begin, and the last ones end.
-        longest: the most rows that an image has.
-        positives: (P,) int64, the rows of the positives in the order of the pairs.
-        pair: (P,) int64, their pair, 0..G-1.
-        key: (G,) int64, the image of each pair times K, plus the class.
-        starts: where the positives of each pair begin, and the last ones end, on the host.
+        bounds: (N + 1,) int64, the first row of each image, then the number of rows.
+        longest: the number of rows of the largest image.
+        positives: (P,) int64, the rows of the positives, in the order of the pairs.
+        pair: (P,) int64, the pair of each positive, 0..G-1.
+        key: (G,) int64, image times K plus class of each pair.
+        starts: G + 1 integers on the host, the first positive of each pair, then P.
     """
 
     bounds: Tensor
@@ -239,10 +241,11 @@ class _Layout(NamedTuple):
 def _lay_out(
     labels: Tensor, rows: Tensor, image: Tensor, num_images: int, num_classes: int
 ) -> _Layout:
+    """Sort the positives by image and class and find where each pair begins."""
     key, order = torch.sort(image[rows] * num_classes + labels[rows], stable=True)
     bounds = torch.searchsorted(image, torch.arange(num_images + 1, device=image.device))
     first = torch.searchsorted(key, key)
-    # The one time that the host waits for the device.
+    # The only time that the host waits for the device.
     on_host = torch.cat([bounds, first]).tolist()
     ends, starts = on_host[: num_images + 1], sorted(set(on_host[num_images + 1 :]))
     pair = (first == torch.arange(len(key), device=key.device)).cumsum(0) - 1
@@ -264,7 +267,7 @@ def _rank_pairs(
     ranking: _Ranking,
     gradient: Tensor,
 ) -> Tensor:
-    """Return the loss of some pairs of an image and a class, and add its gradient (R K,)."""
+    """Return the loss of some pairs, and add its gradient to ``gradient``, (R K,)."""
     num_rows, num_classes = scores.shape
     key, starts = layout.key[pairs], layout.starts[pairs.start : pairs.stop + 1]
     image, label = key // num_classes, (key % num_classes)[:, None]
@@ -283,7 +286,7 @@ def _rank_pairs(
     most = max(end - start for start, end in zip(starts, starts[1:], strict=False))
     high = flat[positive_entries].to(gradient.dtype)
     value, at_high, at_low = _rank_mined(high, group, low, most, ranking)
-    # Added, as rows beyond the end of an image, which get 0, are rows of others.
+    # Add instead of assigning: padding rows, with a gradient of 0, are rows of other images.
     gradient.scatter_add_(0, entries.view(-1), at_low.view(-1))
     gradient.scatter_add_(0, positive_entries, at_high)
     return value
@@ -292,7 +295,10 @@ def _rank_pairs(
 def _rank_mined(
     high: Tensor, group: Tensor, low: Tensor, most: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum over rankings of at most ``most`` positives, and both gradients, (P,) and (G, N)."""
+    """Mine negatives and rank; return the summed value and both gradients, (P,) and (G, N).
+
+    ``most`` is the number of positives of the largest ranking.
+    """
     if ranking.negatives == "group":
         bins = bin_negatives(low, ranking.groups)
         mined = bins.means
@@ -318,9 +324,9 @@ def _visit_pairs(
     alpha: float,
     iou_gradient: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare each positive with those from ``first`` to before ``last``, its group."""
+    """Compare each positive with its group, the positives from ``first`` to ``last`` - 1."""
     value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
-    # The one time that the host waits for the device.
+    # The only time that the host waits for the device.
     largest = int((last - first).max())
     for rows in blocks(len(f), largest, constants.PAIRS):
         others = first[rows, None] + torch.arange(largest, device=f.device)
@@ -329,7 +335,7 @@ def _visit_pairs(
         df, ds = f[rows, None] - f[others], s[rows, None] - s[others]
         loss = (-alpha * df * ds).clamp_(max=constants.MAX_EXPONENT).exp_()
         loss.mul_(weights[rows, None]).masked_fill_(outside, 0)
-        # Both orders of each pair were visited, and each positive with itself, where l = 1.
+        # Each pair was visited in both orders, and each positive with itself, where l = 1.
         value += (loss.sum() - weights[rows].sum()) / 2
         at_f[rows] = -alpha * (loss * ds).sum(1)
         if iou_gradient == "higher":
@@ -340,15 +346,18 @@ def _visit_pairs(
 
 
 def hardest_negatives(scores: Tensor, count: int) -> Tensor:
-    """The highest scores (online hard example mining).
+    """Select the highest-scored negatives (OHEM, online hard example mining).
 
     Args:
-        scores: (N,) float.
-        count: how many, >= 0.
+        scores: (N,) float, f of the negatives.
+        count: number of negatives to select, >= 0.
 
     Returns:
-        (min(count, N),) in descending order, with gradient; -inf, which takes no part in a loss,
-        comes last.
+        (min(count, N),) float in descending order, with gradient. -inf comes last; the losses
+        ignore it.
+
+    Raises:
+        ValueError: if a shape, dtype or value is not as described.
 
     Example:
         >>> hardest_negatives(torch.tensor([0.1, 0.9, 0.5]), 2)
@@ -360,15 +369,18 @@ def hardest_negatives(scores: Tensor, count: int) -> Tensor:
 
 
 def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -> Tensor:
-    """Stand-ins for all negatives: sort them, cut them into groups, and take each group's mean.
+    """Replace the negatives by group means: sort their scores, cut them into groups, average each.
 
     Args:
-        scores: (N,) float; -inf takes no part.
-        groups: how many, >= 1; RankDetNet has 15 over all classes and 3 within one.
-        equal_count: groups of equally many scores instead of bins of equal width.
+        scores: (N,) float, f of the negatives; -inf is ignored.
+        groups: number of groups, >= 1. RankDetNet uses 15 over all classes and 3 within one class.
+        equal_count: True for groups of equally many scores, False for bins of equal width.
 
     Returns:
-        (at most ``groups``,) in ascending order, empty bins left out, with gradient.
+        (at most ``groups``,) float in ascending order, without empty groups, with gradient.
+
+    Raises:
+        ValueError: if a shape, dtype or value is not as described.
 
     Example:
         >>> group_negatives(torch.tensor([0.0, 0.2, 0.4, 1.0]), 2)
@@ -378,7 +390,7 @@ def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -
     check_integer("groups", groups, 1)
     if len(scores) == 0:
         return scores
-    # Sums of many in half precision would stop growing.
+    # In half precision a sum of many scores would stop growing.
     values = scores.to(torch.promote_types(scores.dtype, torch.float32))
     bins = bin_negatives(values[None], groups, equal_count)
     return bins.means[bins.counts > 0]

@@ -1,6 +1,6 @@
-"""Detectors; importing this package registers them in Detectron2's registries.
+"""Detectron2 models with ranking losses; importing this package registers them.
 
-Detectron2's defaults are left as they are.
+Detectron2's config defaults do not change.
 """
 
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels, FrozenStatisticsBatchNorm2d

@@ -1,6 +1,7 @@
-"""What dense detectors and the RPN share: from predictions on anchors to a criterion's candidates.
+"""Anchor assignment and the criterion's candidates, for dense detectors and the RPN.
 
-Shapes: N images, R anchors of all levels and images, K classes, P positives.
+Shapes: N images, R_l anchors of level l of one image, R anchors of all levels and images,
+K classes, P positives, G ground-truth boxes of all images.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from ranking_det.modeling.interface import Positives
 
 
 def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
-    """The boxes of the objects of each image, all of class 0."""
+    """Relabel the objects of each image as class 0, keeping only their boxes.
+
+    Args:
+        gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+
+    Returns:
+        New instances with ``gt_boxes`` and ``gt_classes``.
+    """
     return [
         Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
         for objects in gt_instances
@@ -32,7 +40,7 @@ def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
 
 
 class AnchorCandidates:
-    """Base of modules that predict on anchors; it only adds methods.
+    """Mixin for modules that predict on anchors: anchor generation, assignment, candidates.
 
     Attributes:
         anchor_generator: Detectron2 anchor generator.
@@ -44,7 +52,14 @@ class AnchorCandidates:
     """
 
     def make_anchors(self, features: list[Tensor]) -> list[Tensor]:
-        """The anchors (R_l, 4) of one image on each level, XYXY in pixels."""
+        """Generate the anchors of one image, which all images share.
+
+        Args:
+            features: per level (N, C, H_l, W_l).
+
+        Returns:
+            Per level (R_l, 4) XYXY in pixels.
+        """
         return [boxes.tensor for boxes in self.anchor_generator(features)]
 
     def assign_all(
@@ -54,21 +69,21 @@ class AnchorCandidates:
         predictions: MapPredictions,
         gt_instances: list[Instances],
     ) -> tuple[Tensor, Tensor, Assignment]:
-        """Assign the objects of the N images to the anchors.
+        """Assign anchors to ground-truth objects and flatten the predictions.
 
         Args:
             images: the N images.
-            anchors: of one image, per level.
+            anchors: per level (R_l, 4) XYXY in pixels, of one image.
             predictions: of the head, per level.
-            gt_instances: the objects of each image.
+            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
 
         Returns:
-            Logits (R, K), raw box outputs (R, 4), their assignment.
+            Logits (R, K), raw box outputs (R, 4) in float32, and the assignment of the R anchors.
         """
         logits = flatten_levels(predictions.logits, self.num_classes)
         outputs = flatten_levels(predictions.outputs, 4).float()
         detached = None
-        # An assigner of the user's own need not derive from the base class.
+        # A custom assigner need not derive from the base class.
         if isinstance(self.assigner, Assigner) and self.assigner.needs_predictions:
             with torch.no_grad():
                 boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
@@ -79,7 +94,16 @@ class AnchorCandidates:
         return logits, outputs, self.assigner(anchors, gt_boxes, gt_classes, valid, detached)
 
     def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
-        """Which anchors (R,) take part: those that are not in the padding of the batch."""
+        """Find the anchors to assign: those outside the padding of the batch.
+
+        Args:
+            images: the N images.
+            maps: per level (N, C, H_l, W_l), for the sizes of the levels.
+            anchors: per level (R_l, 4) XYXY in pixels, of one image.
+
+        Returns:
+            (R,) bool; the other anchors are ignored.
+        """
         grids = [level.shape[-2:] for level in maps]
         counts = self.anchor_generator.num_anchors
         return valid_cells(images.image_sizes, grids, self.strides, counts, maps[0].device)
@@ -93,24 +117,23 @@ class AnchorCandidates:
         images: ImageList,
         gt_instances: list[Instances],
     ) -> list[Positives]:
-        """What the assigner picks in each image, as in a training step; nothing is changed.
+        """Find the positive anchors of each image, as in a training step, without side effects.
 
-        The modules run in the mode in which they are, but running statistics stay as they are.
+        The modules run in their current mode, but running statistics do not change.
 
         Args:
-            backbone: what makes the features of the images.
-            head: what predicts on them.
-            in_features: the names of the features for the head.
+            backbone: computes the features of the images.
+            head: predicts on the features.
+            in_features: names of the features for the head.
             images: the N images.
-            gt_instances: the objects of each image.
+            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
 
         Returns:
-            Per image the anchors of its positives, and which of the image's objects each is to
-            find.
+            Per image the anchors of its positives, and the object to which each is matched.
         """
-        pyramid = _without_memory(backbone, images.tensor)
+        pyramid = _call_without_buffer_updates(backbone, images.tensor)
         features = [pyramid[name] for name in in_features]
-        predictions = MapPredictions(*_without_memory(head, features))
+        predictions = MapPredictions(*_call_without_buffer_updates(head, features))
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
         anchors, positives, first = torch.cat(levels), [], 0
@@ -130,13 +153,25 @@ class AnchorCandidates:
         outputs: Tensor,
         branch: Tensor | None = None,
     ) -> Candidates:
-        """All rows' logits and labels, and the boxes of the positives."""
+        """Build the criterion's candidates: logits and labels of all rows, boxes of the positives.
+
+        Args:
+            anchors: per level (R_l, 4) XYXY in pixels, of one image.
+            gt_instances: per image ``gt_boxes``.
+            assignment: of the R anchors.
+            logits: (R, K).
+            outputs: (R, 4) raw box outputs.
+            branch: (R,) logits of an IoU or centreness branch; None for none.
+
+        Returns:
+            The R candidates, with box targets of the P positives.
+        """
         rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
         sizes = [len(level_anchors) for level_anchors in anchors]
         positive_anchors = torch.cat(anchors)[rows % sum(sizes)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
         gt_boxes = gt_boxes[assignment.gt_index[rows]]
-        # Taken once: a balance by gradients looks for the boxes' gradient at these very outputs.
+        # Indexed only once: a balance by gradients needs the gradient at this very tensor.
         positive_outputs = outputs[rows]
         boxes = self.decode(positive_outputs, positive_anchors)
         image, level = image_and_level(len(gt_instances), sizes, logits.device)
@@ -152,11 +187,19 @@ class AnchorCandidates:
         )
 
     def decode(self, outputs: Tensor, anchors: Tensor) -> Tensor:
-        """Raw box outputs (n, 4) relative to anchors (n, 4) -> XYXY boxes (n, 4) in pixels."""
+        """Decode raw box outputs.
+
+        Args:
+            outputs: (n, 4), as the box coder encodes boxes relative to anchors.
+            anchors: (n, 4) XYXY in pixels.
+
+        Returns:
+            (n, 4) XYXY in pixels.
+        """
         return self.box2box_transform.apply_deltas(outputs, anchors)
 
 
-def _without_memory(module: nn.Module, inputs: Any) -> Any:
-    """Call a module so that what it remembers, such as running statistics, stays as it is."""
+def _call_without_buffer_updates(module: nn.Module, inputs: Any) -> Any:
+    """Call a module on copies of its buffers, so that running statistics do not change."""
     copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return torch.func.functional_call(module, copies, (inputs,))

@@ -1,7 +1,7 @@
-"""What configs build models from, beside this package's components: names that a file may call.
+"""Detectron2 classes and functions that config files may call to build models.
 
-The configs of runs are checked against it before anything is imported; see
-:mod:`ranking_det.engine.safe_config`.
+Run configs are checked against these names before anything is imported; see
+:mod:`ranking_det.engine.safe_config`. The components of this package are allowed, too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CALLABLE_NAMES = {
     "detectron2.modeling.proposal_generator": "StandardRPNHead",
     "detectron2.modeling.roi_heads": "FastRCNNConvFCHead MaskRCNNConvUpsampleHead",
 }
-"""Classes and functions, by the module that configs name them by."""
+"""Classes and functions, by the module from which configs import them."""
 
 CALLABLE_ARGUMENTS = (
     "detectron2.modeling.backbone.resnet.BasicBlock",
     "ranking_det.modeling.backbones.backbone_parts.FrozenStatisticsBatchNorm2d",
 )
-"""Classes that are handed on to blocks, which call them with arguments of the file's."""
+"""Classes that configs pass to blocks, which call them with arguments from the config."""

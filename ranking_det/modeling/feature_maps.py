@@ -1,6 +1,7 @@
-"""From predictions on feature maps to rows: the order of anchors, and which are padding.
+"""Flatten predictions on feature maps to rows in the order of the anchors; find padding.
 
-N images, R_l anchors of level l, R = N x sum of R_l rows in all, K classes.
+Shapes: N images, A anchors per cell, K classes, H_l x W_l cells of level l, R_l = H_l W_l A anchors
+of level l of one image, R = N x sum of the R_l rows.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 PAD = 32
-"""Images are taken to be padded to a multiple of this, as the published ranking detectors do."""
+"""Image sizes are rounded up to a multiple of this, as in the published ranking detectors."""
 
 
 class MapPredictions(NamedTuple):
-    """What a head predicts on each level's map, for the A anchors of each cell."""
+    """Predictions of a head on the map of each level, for the A anchors of each cell."""
 
     logits: list[Tensor]
     """Per level (N, A K, H_l, W_l), raw class scores."""
@@ -27,12 +28,12 @@ class MapPredictions(NamedTuple):
 
 
 class MapHead(nn.Module):
-    """Base of heads on maps that say what they were made for; a detector checks that it fits.
+    """Base class of heads on feature maps; its attributes let a detector check that the head fits.
 
     Attributes:
         num_classes: K.
         num_anchors: A, anchors per cell.
-        scales: a factor of the box outputs per level, or None.
+        scales: one factor of the box outputs per level, or None.
         branch: the layer of an IoU or centreness branch, or None.
     """
 
@@ -43,21 +44,46 @@ class MapHead(nn.Module):
 
 
 def flatten_level(maps: Tensor, num_values: int) -> Tensor:
-    """(N, A V, H, W) to (N, H W A, V): the order of Detectron2's anchors."""
+    """Flatten the map of one level to rows in the order of Detectron2's anchors.
+
+    Args:
+        maps: (N, A V, H, W).
+        num_values: V, values per anchor.
+
+    Returns:
+        (N, H W A, V).
+    """
     num_images, _, height, width = maps.shape
     maps = maps.view(num_images, -1, num_values, height, width)
     return maps.permute(0, 3, 4, 1, 2).reshape(num_images, -1, num_values)
 
 
 def flatten_levels(maps: Sequence[Tensor], num_values: int) -> Tensor:
-    """Per level (N, A V, H_l, W_l) to (R, V), image-major, then level, then cell."""
+    """Flatten the maps of all levels to rows: image-major, then level, cell and anchor.
+
+    Args:
+        maps: per level (N, A V, H_l, W_l).
+        num_values: V, values per anchor.
+
+    Returns:
+        (R, V).
+    """
     return torch.cat([flatten_level(level, num_values) for level in maps], dim=1).flatten(0, 1)
 
 
 def image_and_level(
     num_images: int, sizes: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The image (R,) and the level (R,) of every row, int64; ``sizes`` are the R_l."""
+    """Return the image index and the level index of every row.
+
+    Args:
+        num_images: N.
+        sizes: per level R_l.
+        device: where to put the result.
+
+    Returns:
+        The image (R,) and the level (R,), int64.
+    """
     image = torch.arange(num_images, device=device).repeat_interleave(sum(sizes))
     level = torch.cat([torch.full((size,), i, device=device) for i, size in enumerate(sizes)])
     return image, level.repeat(num_images)
@@ -70,11 +96,11 @@ def valid_cells(
     num_anchors: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    """Which rows are not in the padding of the batch.
+    """Find the rows outside the padding of the batch.
 
-    Detectron2 counts anchors in the padding that the largest image of the batch gives the others as
-    negatives; the papers' detectors ignore them. A cell is kept if it begins within the image's own
-    size, rounded up to a multiple of PAD.
+    Detectron2 pads all images to the size of the largest and counts anchors in the padding as
+    negatives. The papers' detectors ignore them. A cell is valid if it begins within the image's
+    own size, rounded up to a multiple of PAD.
 
     Args:
         image_sizes: per image (height, width) in pixels, before padding.
@@ -84,13 +110,13 @@ def valid_cells(
         device: where to put the result.
 
     Returns:
-        (R,) bool, image-major, then level, then cell.
+        (R,) bool, image-major, then level, cell and anchor.
     """
     masks = []
     for size in image_sizes:
         height, width = (-(-int(side) // PAD) * PAD for side in size)
         for grid, stride, count in zip(grid_sizes, strides, num_anchors, strict=True):
-            # Made on the host, where the sizes are; one small copy takes them to the device.
+            # Built on the host, where the sizes are, to need only one small copy to the device.
             mask = torch.zeros(*grid, count, dtype=torch.bool)
             mask[: -(-height // stride), : -(-width // stride)] = True
             masks.append(mask.reshape(-1))

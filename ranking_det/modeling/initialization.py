@@ -1,4 +1,4 @@
-"""How the last layers of heads start."""
+"""Initialisation of the last layers of heads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import math
 
 
 def prior_logit(prior_prob: float) -> float:
-    """The bias with which a class's score starts at ``prior_prob``.
+    """Compute the initial bias of a logit from a prior probability.
+
+    See RetinaNet (Lin et al., ICCV 2017, section 4.1).
+
+    Args:
+        prior_prob: the initial score, sigmoid(bias), in (0, 1).
+
+    Returns:
+        The bias, the logit of ``prior_prob``.
 
     Raises:
-        ValueError: it is not in (0, 1).
+        ValueError: ``prior_prob`` is not in (0, 1).
     """
     if not 0 < prior_prob < 1:
-        raise ValueError(f"prior_prob must be in (0, 1), got {prior_prob}")
+        raise ValueError(f"prior_prob: expected a number in (0, 1), got {prior_prob}")
     return -math.log((1 - prior_prob) / prior_prob)

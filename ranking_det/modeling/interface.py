@@ -1,6 +1,6 @@
-"""What the engine asks of a model, whatever its architecture.
+"""The interface between the engine and detectors of any architecture.
 
-Shapes: P_i positives of image i.
+Shapes: K classes, P_i positives of image i.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from ranking_det.modeling.tta import DenseDetectorWithTTA
 
 
 class Positives(NamedTuple):
-    """What the assigner picks in an image, and how a preview draws it."""
+    """The positives of one image, and how a preview describes them."""
 
     boxes: Tensor
     """(P_i, 4) anchors XYXY, in pixels of the input."""
     index: Tensor
-    """(P_i,) int64, which of the image's instances each is to find."""
+    """(P_i,) int64, the index of the image's object to which each is matched."""
     are_points: bool = False
-    """Whether only the centres of the boxes mean something."""
-    description: str = "the anchors that are to find it"
-    """What the positives are, in a caption about an object."""
+    """Whether only the centres of the boxes are meaningful."""
+    description: str = "the anchors matched to it"
+    """What the positives of an object are, for a caption about the object."""
     task: str = "find"
-    """What the positives are trained to do with an object."""
+    """What the positives are trained to do with an object, such as "find" or "propose"."""
 
 
 class DetectorInterface:
-    """Base of detectors that the engine trains, evaluates and previews.
+    """Base class of detectors that the engine trains, evaluates and previews.
 
-    A detector derives from it beside ``nn.Module`` and overrides what it has an answer to. The
-    defaults are those of a detector about which nothing is known.
+    A detector derives from it in addition to ``nn.Module`` and overrides what it can answer. The
+    defaults describe a detector about which nothing is known.
 
     Attributes:
         num_classes: K; None if it is not known.
         learns_masks: whether training needs the objects' masks.
-        input_format: "RGB" or "BGR", what the model takes.
+        input_format: order of the input's channels, "RGB" or "BGR".
         num_classes_key: the key of a yaml config that has K; None if there is none.
-        masks_key: the key of a yaml config that says whether the model learns masks.
+        masks_key: the key of a yaml config that says whether the model learns masks; None if
+            ``learns_masks`` holds for all configs.
     """
 
     num_classes: int | None = None
@@ -50,37 +51,38 @@ class DetectorInterface:
     masks_key: str | None = None
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives] | None:
-        """Say what the assigner picks, as in a training step on these images; change nothing.
+        """Find the positives of each image, as in a training step, without side effects.
 
         Args:
             batched_inputs: as for training, with ``instances``.
 
         Returns:
-            The positives of each image; None if the model does not tell.
+            The positives of each image; None if the model does not provide them.
         """
         return None
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
     ) -> nn.Module:
-        """Make a detector that looks at each image in several sizes, and mirrored.
+        """Wrap the model in test-time augmentation: several image sizes and flipping.
 
         Args:
-            min_sizes: lengths of the shorter side, in pixels.
-            max_size: limit of the longer side, in pixels.
-            flip: whether each size is also seen mirrored.
+            min_sizes: lengths of the shorter side in pixels, each >= 1; at least one.
+            max_size: limit of the longer side in pixels, >= 1.
+            flip: whether each size is also detected in a mirror image.
 
         Returns:
-            A module that takes and gives what a Detectron2 model does.
+            A module with the inputs and outputs of a Detectron2 model at inference.
 
         Raises:
-            ValueError: the model cannot be augmented, or sizes that are none.
+            ValueError: the model has no test-time augmentation, or a size is not valid.
         """
-        raise ValueError(f"model: {type(self).__name__} has no test-time augmentation")
+        name = type(self).__name__
+        raise ValueError(f"model: expected a detector with test-time augmentation, got {name}")
 
 
 class DetectorAdapter(DetectorInterface):
-    """Answers for a model that does not derive from the interface: that little is known of it.
+    """Interface of a model that does not derive from :class:`DetectorInterface`.
 
     Args:
         model: the model.
@@ -88,13 +90,13 @@ class DetectorAdapter(DetectorInterface):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        # Most of Detectron2's models have it, but it may be None.
+        # Most Detectron2 models have the attribute, but it may be None.
         self.input_format = getattr(model, "input_format", None) or self.input_format
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
     ) -> nn.Module:
-        """Augment a model that has ``propose`` and ``inference``."""
+        """Wrap a model that has ``propose`` and ``inference``; see the base class."""
         return DenseDetectorWithTTA(self.model, min_sizes=min_sizes, max_size=max_size, flip=flip)
 
 
@@ -102,12 +104,24 @@ _ADAPTERS: dict[type, type[DetectorAdapter]] = {}
 
 
 def register_adapter(kind: type[nn.Module], adapter: type[DetectorAdapter]) -> None:
-    """Let ``adapter`` answer for models of the class ``kind``, which is another project's."""
+    """Register the adapter of another project's models.
+
+    Args:
+        kind: the class of the models; the adapter is used for its subclasses, too.
+        adapter: is called with a model of this class.
+    """
     _ADAPTERS[kind] = adapter
 
 
 def interface_of(model: nn.Module) -> DetectorInterface:
-    """The answers of a built model, perhaps distributed."""
+    """Return the interface of a model: the model itself, or an adapter of it.
+
+    Args:
+        model: any detector, possibly wrapped in ``DistributedDataParallel``.
+
+    Returns:
+        The model if it derives from :class:`DetectorInterface`, else its adapter.
+    """
     model = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(model, DetectorInterface):
         return model
@@ -115,7 +129,15 @@ def interface_of(model: nn.Module) -> DetectorInterface:
 
 
 def interface_class(kind: type) -> type[DetectorInterface]:
-    """The class that answers for models of a class, for what is known before one is built."""
+    """Return the interface class of a model class, for questions before a model is built.
+
+    Args:
+        kind: a class of models.
+
+    Returns:
+        ``kind`` if it derives from :class:`DetectorInterface`, else the registered adapter, or
+        :class:`DetectorAdapter` if there is none.
+    """
     if issubclass(kind, DetectorInterface):
         return kind
     adapters = (adapter for known, adapter in _ADAPTERS.items() if issubclass(kind, known))

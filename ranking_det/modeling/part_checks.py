@@ -1,7 +1,7 @@
-"""Whether the parts of a detector fit each other.
+"""Check that the parts of a detector are compatible.
 
-Each function refuses, by a ValueError, what would fail, or train something else than it tests, in
-the first step.
+Each function raises a ValueError for parts that would fail in the first training step, or that
+would train another model than the one used at inference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase, MaskLocalization
 from ranking_det.modeling.feature_maps import MapHead
 
-NO_BRANCH = "criterion.branch: the heads of an R-CNN have no branch to train"
+NO_BRANCH = "criterion.branch: expected None, as the heads of an R-CNN have no branch, got a loss"
 
 
 def check_dense_parts(
@@ -31,26 +31,40 @@ def check_dense_parts(
     strides: Sequence[int],
     num_classes: int,
 ) -> None:
-    """Check the parts of a dense detector of K = ``num_classes`` classes."""
+    """Check that the parts of a dense detector are compatible.
+
+    Args:
+        assigner: of the anchors.
+        criterion: of the detector.
+        head: of the detector; only a :class:`MapHead` is checked.
+        anchor_generator: Detectron2 anchor generator.
+        coder: Detectron2 box coder.
+        strides: per level, pixels per cell.
+        num_classes: K.
+
+    Raises:
+        ValueError: two parts do not fit.
+    """
     _check_grid(assigner, anchor_generator, strides)
     _check_coder(criterion, coder)
     if num_classes > 1 and criterion.softmax:
         raise ValueError(
-            "criterion.classification: the scores of a dense detector are a sigmoid of each class, "
-            "and cross entropy is for a softmax; take Focal"
+            "criterion.classification: expected a loss on the sigmoid of each class, such as "
+            "Focal, got cross entropy, which is for a softmax"
         )
     if not isinstance(head, MapHead):
         return
     levels, scales = len(strides), None if head.scales is None else len(head.scales)
     if scales not in (None, levels):
-        raise ValueError(f"head.num_scales: {scales}, but there are {levels} levels")
+        raise ValueError(f"head.num_scales: expected {levels}, one per level, or 0, got {scales}")
     _check_num_anchors(head.num_anchors, anchor_generator)
-    if head.num_classes != num_classes:
-        raise ValueError(f"head.num_classes: {head.num_classes}, but the model has {num_classes}")
+    _check_num_classes("head", head.num_classes, num_classes)
     if head.branch is None and criterion.branch is not None:
-        raise ValueError("head.branch: the head has no branch, but the criterion trains one")
+        raise ValueError("head.branch: expected True, as the criterion trains a branch, got False")
     if head.branch is not None and criterion.branch is None:
-        raise ValueError("head.branch: the head has a branch, but the criterion has no loss for it")
+        raise ValueError(
+            "head.branch: expected False, as the criterion has no loss for a branch, got True"
+        )
 
 
 def check_rpn_parts(
@@ -61,11 +75,24 @@ def check_rpn_parts(
     coder: Any,
     in_features: Sequence[str],
 ) -> None:
-    """Check the parts of a region proposal network."""
+    """Check that the parts of a region proposal network (RPN) are compatible.
+
+    Args:
+        assigner: of the anchors.
+        criterion: of the RPN.
+        head: of the RPN.
+        anchor_generator: Detectron2 anchor generator.
+        coder: Detectron2 box coder.
+        in_features: names of the features, one per level.
+
+    Raises:
+        ValueError: two parts do not fit.
+    """
     strides = anchor_generator.strides
     if len(in_features) != len(strides):
         raise ValueError(
-            f"in_features: {len(in_features)} levels, but the anchor generator has {len(strides)}"
+            f"in_features: expected {len(strides)} levels, as the anchor generator has, got "
+            f"{len(in_features)}"
         )
     if isinstance(head, StandardRPNHead):
         _check_num_anchors(head.objectness_logits.out_channels, anchor_generator)
@@ -83,34 +110,42 @@ def check_stage_parts(
     num_classes: int,
     continuous_label: str,
 ) -> None:
-    """Check the parts of a stage of heads on proposals, of K = ``num_classes`` classes.
+    """Check that the parts of a stage of RoI heads are compatible.
 
     Args:
-        predictor: of class scores and boxes, with ``softmax``, ``num_classes`` and
+        predictor: predicts class scores and boxes; has ``softmax``, ``num_classes`` and
             ``box2box_transform``.
-        assigner: of proposals.
+        assigner: of the proposals.
         criterion: of the stage.
-        mask_head: on the positives; None for none.
+        mask_head: of the stage; None for none.
         num_classes: K.
-        continuous_label: what positives are ranked by; "iou" of the box suits every criterion.
+        continuous_label: what the positives are ranked by; "iou" suits every criterion.
+
+    Raises:
+        ValueError: two parts do not fit.
     """
     if criterion.softmax != predictor.softmax:
         kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
         raise ValueError(
-            f"box_predictor.softmax: expected {criterion.softmax}, as the criterion is for {kind}"
+            f"box_predictor.softmax: expected {criterion.softmax}, as the criterion is for {kind}, "
+            f"got {predictor.softmax}"
         )
     if criterion.branch is not None:
         raise ValueError(NO_BRANCH)
     _check_coder(criterion, predictor.box2box_transform)
     if isinstance(assigner, Assigner) and assigner.needs_grid:
         name = type(assigner).__name__
-        raise ValueError(f"assigner: {name} is for anchors on a grid; take MaxIoU for proposals")
+        raise ValueError(
+            f"assigner: expected one for proposals, such as MaxIoU, got {name}, which is for "
+            "anchors on a grid"
+        )
     _check_num_classes("box_predictor", predictor.num_classes, num_classes)
     for part in criterion.criteria if continuous_label != "iou" else ():
         if not part.classification.uses_continuous_labels:
             name = type(part.classification).__name__
             raise ValueError(
-                f"continuous_label: {name} has no continuous labels, got {continuous_label!r}"
+                f"continuous_label: expected 'iou', as {name} has no continuous labels, got "
+                f"{continuous_label!r}"
             )
     _check_masks(criterion, mask_head, num_classes)
 
@@ -118,62 +153,69 @@ def check_stage_parts(
 def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_classes: int) -> None:
     learns = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
     if mask_head is None and learns:
-        raise ValueError("criterion.localization: there is no mask head for the task on masks")
+        raise ValueError(
+            "criterion.localization: expected no mask loss, as there is no mask head, got one"
+        )
     if mask_head is None:
         return
     if not isinstance(mask_head, BaseMaskRCNNHead):
         raise ValueError(
-            "mask_head: expected one with layers(features) -> logits, as Detectron2's "
-            f"BaseMaskRCNNHead, got {type(mask_head).__name__}"
+            "mask_head: expected a BaseMaskRCNNHead of Detectron2, with layers(features) -> "
+            f"logits, got {type(mask_head).__name__}"
         )
-    # One mask for all classes, or one for each.
+    # A head with a single output predicts one mask for all classes.
     if isinstance(mask_head, MaskRCNNConvUpsampleHead) and mask_head.predictor.out_channels > 1:
         _check_num_classes("mask_head", mask_head.predictor.out_channels, num_classes)
     if not learns:
         raise ValueError(
-            "criterion.localization: expected a task on masks, such as MaskDice, for the mask head"
+            "criterion.localization: expected a mask loss, such as MaskDice, for the mask head, "
+            "got none"
         )
 
 
 def _check_coder(criterion: CriterionBase, coder: Any) -> None:
     """Check that a loss on encoded boxes encodes them as the box coder does."""
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else None
-    fix = f"with {expected}" if expected else "does not; take a loss on decoded boxes"
+    fix = f"the box coder's weights {expected}" if expected else "a loss on decoded boxes"
     for weights in criterion.coder_weights:
         if weights != expected:
             raise ValueError(
-                "criterion.localization: SmoothL1 encodes boxes relative to anchors with the "
-                f"weights {weights}, the box coder {fix}"
+                f"criterion.localization: expected {fix}, got SmoothL1, which encodes boxes with "
+                f"the weights {weights}"
             )
 
 
 def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
-    """Check that an assigner is for the anchors of these strides."""
+    """Check that an assigner supports the anchors of these strides."""
     if not isinstance(assigner, Assigner):
         return
-    name, levels = f"assigner: {type(assigner).__name__}", len(strides)
+    name, levels = type(assigner).__name__, len(strides)
     if assigner.num_levels not in (None, levels):
-        raise ValueError(f"{name} is for {assigner.num_levels} levels, but there are {levels}")
+        raise ValueError(
+            f"assigner: expected one for {levels} levels, got {name} for {assigner.num_levels}"
+        )
     if not assigner.one_per_location:
         return
     counts = sorted(set(anchor_generator.num_anchors))
     if counts != [1]:
-        raise ValueError(f"{name} needs one anchor per cell, but the generator gives {counts}")
+        raise ValueError(f"anchor_generator: expected one anchor per cell for {name}, got {counts}")
     for cell, stride in zip(anchor_generator.cell_anchors, strides, strict=True):
         sides = cell[0, 2:] - cell[0, :2]
         if not torch.allclose(sides.cpu(), torch.tensor(8.0 * stride)):
             raise ValueError(
-                f"{name} needs squares of 8 strides, but the anchor of stride {stride} is "
-                f"{sides.tolist()} px"
+                f"anchor_generator: expected squares of 8 strides for {name}, got "
+                f"{sides.tolist()} px at stride {stride}"
             )
 
 
 def _check_num_anchors(count: int, anchor_generator: Any) -> None:
     counts = sorted(set(anchor_generator.num_anchors))
     if counts != [count]:
-        raise ValueError(f"head.num_anchors: {count}, but the anchor generator gives {counts}")
+        raise ValueError(
+            f"head.num_anchors: expected {counts}, as the anchor generator gives, got {count}"
+        )
 
 
 def _check_num_classes(part: str, count: int, num_classes: int) -> None:
     if count != num_classes:
-        raise ValueError(f"{part}.num_classes: {count}, but the heads have {num_classes}")
+        raise ValueError(f"{part}.num_classes: expected the model's {num_classes}, got {count}")

@@ -1,6 +1,8 @@
-"""From the candidates of an image to those that are kept: detections, or an RPN's proposals.
+"""Post-processing of one image's candidates: clip boxes, suppress duplicates, keep the best.
 
-Shapes: n candidates of one image.
+It makes the detections of dense detectors and box heads, and the proposals of an RPN.
+
+Shapes: n candidates of one image, K classes.
 """
 
 from __future__ import annotations
@@ -13,17 +15,24 @@ from torch import Tensor, nn
 
 
 class RawDetections(NamedTuple):
-    """The candidates of one image before suppression, in no order."""
+    """The candidates of one image, in any order; usually before suppression."""
 
     boxes: Tensor
-    """(n, 4) XYXY pixels; they may reach beyond the image."""
+    """(n, 4) XYXY in pixels; they may extend beyond the image."""
     scores: Tensor
-    """(n,) in [0, 1], float32; of an RPN logits."""
+    """(n,) float32 in [0, 1]; logits for an RPN."""
     classes: Tensor
-    """(n,) int64, 0..K-1; of an RPN levels."""
+    """(n,) int64 in [0, K); levels for an RPN."""
 
     def to_instances(self, image_size: tuple[int, int]) -> Instances:
-        """Detectron2's detections of an image of (height, width) pixels."""
+        """Convert to Detectron2's detections.
+
+        Args:
+            image_size: (height, width) in pixels.
+
+        Returns:
+            Instances with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        """
         fields = {"scores": self.scores, "pred_classes": self.classes}
         return Instances(image_size, pred_boxes=Boxes(self.boxes), **fields)
 
@@ -37,28 +46,30 @@ def keep_best(
     min_side: float | None = 0.0,
     max_coordinate: float = math.inf,
 ) -> RawDetections:
-    """Clip the boxes to the image, suppress duplicates, and keep the best.
+    """Clip boxes to the image, suppress duplicates, and keep the candidates of highest score.
+
+    Candidates whose boxes or scores are not finite are dropped.
 
     Args:
         raw: the candidates, in any order.
-        image_size: (height, width) of the image whose pixels the boxes are in.
+        image_size: (height, width) in pixels of the image to which the coordinates refer.
         suppression: see :mod:`ranking_det.layers.suppression`.
-        max_detections: how many are kept.
-        min_side: boxes that have a side of at most so many pixels within the image are dropped;
-            None to keep them all.
-        max_coordinate: boxes that reach as far are dropped, as are those that are not finite.
+        max_detections: maximum number of candidates to keep, >= 0.
+        min_side: drop boxes with a side of at most this many pixels after clipping; None to keep
+            them all.
+        max_coordinate: drop boxes with a coordinate of at least this absolute value, in pixels.
 
     Returns:
-        Those that are kept, by descending score.
+        The remaining candidates, by descending score.
     """
-    # NaN fails the comparison; Detectron2's structures stop at boxes that are not finite.
+    # NaN fails the comparison; Detectron2's structures raise an error for non-finite boxes.
     usable = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
     raw = RawDetections(*(field[usable] for field in raw))
     visible = Boxes(raw.boxes)
     visible.clip(image_size)
     raw = raw._replace(boxes=visible.tensor)
     if min_side is not None:
-        # What lies outside overlaps nothing, so that NMS would let all of it through.
+        # Boxes outside the image are empty after clipping, and NMS would keep all of them.
         inside = visible.nonempty(threshold=min_side)
         raw = RawDetections(*(field[inside] for field in raw))
     index, scores, boxes = suppression(*raw, max_detections)

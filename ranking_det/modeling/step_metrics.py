@@ -1,4 +1,4 @@
-"""The one place where models write to Detectron2's event storage."""
+"""Logging of a training step's metrics to Detectron2's event storage."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def log_metrics(metrics: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Write detached scalars to the step's event storage, with one copy to the host.
+    """Log scalars to the event storage of the training step, with one copy to the host.
 
-    Outside a trainer there is no storage, and nothing is written.
+    Outside a trainer there is no event storage, and nothing is logged.
 
     Args:
         metrics: the scalars by name.
-        prefix: of the names, for detectors with several criteria; ``"rpn/"``.
+        prefix: prefix of the names, such as ``"rpn/"``, for detectors with several criteria.
     """
     try:
         storage = get_event_storage()
-    except AssertionError:  # both Detectron2s raise it; only upstream main has a query
+    except AssertionError:  # Detectron2 0.6 has no function that tells whether there is a storage
         return
     if metrics:
         values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()

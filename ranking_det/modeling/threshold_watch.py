@@ -1,7 +1,7 @@
-"""How many boxes pass the score threshold in an evaluation, and a warning if it cannot be right.
+"""Warn after an evaluation if the score threshold keeps hardly any boxes, or too many.
 
-The scores of ranking losses have no scale of their own: the same threshold that suits focal loss
-can delete every detection, or none.
+The scores of ranking losses have no fixed scale: a threshold that suits focal loss can remove every
+detection, or none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SHARE = 0.3
 
 @dataclass
 class _Counts:
-    """Of one worker; ``passing`` stays on the device until the end."""
+    """Counts of one worker; ``passing`` stays on the device until the end."""
 
     images: int = 0
     detections: int = 0
@@ -41,14 +41,14 @@ _counts: ContextVar[_Counts | None] = ContextVar("score_counts", default=None)
 
 @contextmanager
 def watch_scores() -> Iterator[None]:
-    """Within it, count what the inference of any model keeps; warn once at the end.
+    """Count the boxes that pass the score threshold of any model; warn once on exit.
 
-    The warning comes when fewer than 1 detection an image is left, or when more than 30 % of all
-    boxes pass the score threshold: those of all levels, before top-k and suppression, a box by its
-    best class. A threshold of 0 says that there is to be none, so that all boxes may pass it.
+    It warns if there is less than 1 detection per image, or if more than 30 % of all boxes pass
+    the threshold. Boxes of all levels are counted, before top-k and suppression, each by its best
+    class. A threshold of 0 means no threshold, so all boxes may pass it.
 
-    Enter it on all workers, whose counts are added up; the main one warns. Models that count
-    nothing (see :func:`count_boxes`) get no warning.
+    Enter it on all workers: their counts are added up, and the main process warns. Models that
+    count nothing (see :func:`count_boxes`) get no warning.
     """
     counts = _Counts()
     token = _counts.set(counts)
@@ -60,12 +60,12 @@ def watch_scores() -> Iterator[None]:
 
 
 def count_boxes(scores: Tensor, thresh: float, name: str) -> None:
-    """Count boxes that are about to be compared with a threshold; costs nothing unless watched.
+    """Count the boxes above a score threshold; does nothing outside :func:`watch_scores`.
 
     Args:
-        scores: (n, K), of n boxes in K classes.
-        thresh: what passes is greater than it.
-        name: the threshold as users write it.
+        scores: (n, K), scores of n boxes in K classes.
+        thresh: the threshold; greater scores pass.
+        name: the threshold's name in configs.
     """
     counts = _counts.get()
     if counts is not None:
@@ -75,7 +75,11 @@ def count_boxes(scores: Tensor, thresh: float, name: str) -> None:
 
 
 def count_detections(num_detections: int) -> None:
-    """Count an image and what is left of its detections in the end."""
+    """Count an image and its final detections; does nothing outside :func:`watch_scores`.
+
+    Args:
+        num_detections: detections of the image after suppression, >= 0.
+    """
     counts = _counts.get()
     if counts is not None:
         counts.images += 1
@@ -84,7 +88,7 @@ def count_detections(num_detections: int) -> None:
 
 def _warn(local: _Counts) -> None:
     local.passing = int(local.passing)
-    # A worker without images knows neither the threshold nor its device.
+    # A worker without images does not know the threshold.
     workers = [counts for counts in comm.gather(local) if counts.name and counts.images]
     if not workers:
         return
@@ -94,18 +98,18 @@ def _warn(local: _Counts) -> None:
     share = sum(int(counts.passing) for counts in workers) / max(sum(c.boxes for c in workers), 1)
     if detections < MIN_DETECTIONS * images:
         logger.warning(
-            "%s is %g, which leaves only %.2f detections an image (%d images; %.3g %% of all boxes "
-            "pass it). %s",
+            "%s is %g, which leaves only %.2f detections per image (%d images; %.3g %% of all "
+            "boxes pass it). %s",
             *(name, thresh, detections / images, images, 100 * share),
-            "Lower it: the scores of ranking losses have no scale of their own, and after a short "
-            "training 0 is right."
+            "Lower it: the scores of ranking losses have no fixed scale, and 0 is right after a "
+            "short training."
             if thresh > 0
-            else "No threshold can be lower: the scores or boxes are not finite, or all scores 0.",
+            else "It cannot be lower: the scores or boxes are not finite, or all scores are 0.",
         )
     elif thresh > 0 and share > MAX_SHARE:
         logger.warning(
-            "%s is %g, which %.0f %% of all boxes pass (%d images). Raise it: so many boxes make "
-            "the suppression of duplicates slow and cannot all be objects; or set it to 0, if only "
-            "the best of each image are to be kept, whatever their scores.",
+            "%s is %g, which %.0f %% of all boxes pass (%d images). Raise it: so many boxes cannot "
+            "all be objects, and they make NMS slow. Or set it to 0 to keep the best boxes of each "
+            "image, whatever their scores.",
             *(name, thresh, 100 * share, images),
         )

@@ -1,7 +1,4 @@
-"""Test-time augmentation of detectors with raw detections; R-CNNs have Detectron2's.
-
-Shapes: n candidates of one image.
-"""
+"""Test-time augmentation (TTA) of dense detectors; R-CNNs use Detectron2's."""
 
 from __future__ import annotations
 
@@ -20,50 +17,54 @@ from ranking_det.modeling.raw_detections import RawDetections
 
 
 class DenseDetectorWithTTA(nn.Module):
-    """A detector that looks at each image in several sizes, and mirrored.
+    """Test-time augmentation of a dense detector: several image sizes and flipping.
 
-    The candidates of all of them are brought into the original image and suppressed once, so that
-    they compete as those of one image do. Takes and gives what a Detectron2 model does.
+    The candidates of all views are mapped back to the original image and suppressed together. The
+    module has the inputs and outputs of a Detectron2 model at inference.
 
-    The sizes are made of the image that the data loader gives, as Detectron2's own augmentation
-    does: a loader that shrinks images first leaves nothing for larger sizes to show.
+    As in Detectron2's own augmentation, the views are resized from the image that the data loader
+    gives. If the loader shrinks images, larger sizes show no more detail.
 
     Args:
-        model: a detector with ``propose(batched_inputs)``, a :class:`RawDetections` per image in
-            the coordinates of its input, and ``inference``, a :class:`DenseInference`.
-        min_sizes: lengths of the shorter side, in pixels.
-        max_size: limit of the longer side, in pixels.
-        flip: whether each size is also seen mirrored.
+        model: a detector with ``propose(batched_inputs)``, which returns a :class:`RawDetections`
+            per image in the coordinates of its input, and ``inference``, a
+            :class:`DenseInference`.
+        min_sizes: lengths of the shorter side in pixels, each >= 1; at least one.
+        max_size: limit of the longer side in pixels, >= 1.
+        flip: whether each size is also detected in a mirror image.
+
+    Raises:
+        ValueError: another kind of model, or a size that is not valid.
     """
 
     def __init__(self, model: Any, *, min_sizes: Sequence[int], max_size: int, flip: bool) -> None:
         super().__init__()
         if not hasattr(model, "propose") or not hasattr(model, "inference"):
             raise ValueError(
-                "model: expected a dense detector, with propose and inference, got "
+                "model: expected a dense detector with propose and inference, got "
                 f"{type(model).__name__}"
             )
         self.model = model
         self.mapper = make_tta_mapper(min_sizes, max_size, flip)
-        # Detectron2's evaluation leaves the model in the mode in which it found this one.
+        # Detectron2's evaluation restores this module's mode, and with it the model's.
         self.training = model.training
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Detect.
+        """Detect objects in all views of each image.
 
         Args:
-            batched_inputs: as for a Detectron2 model; an input without ``image`` is read from its
+            batched_inputs: as for a Detectron2 model. An input without ``image`` is read from its
                 ``file_name``.
 
         Returns:
-            Per image ``{"instances": Instances}``, in the original image's coordinates.
+            Per image ``{"instances": Instances}``, in the coordinates of the original image.
         """
         return [{"instances": self._detect(self._complete(inputs))} for inputs in batched_inputs]
 
     def _detect(self, inputs: dict[str, Any]) -> Any:
         views = []
-        # One at a time: in a batch of several sizes the smaller would be padded.
+        # One view at a time, as a batch of several sizes would pad the smaller ones.
         for augmented in self.mapper(inputs):
             (raw,) = self.model.propose([augmented])
             boxes = augmented["transforms"].inverse().apply_box(raw.boxes.cpu().numpy())
@@ -73,7 +74,7 @@ class DenseDetectorWithTTA(nn.Module):
         return detector_postprocess(self.model.inference.suppress(merged, size), *size)
 
     def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs with ``image`` on the CPU, ``height`` and ``width``."""
+        """Add a missing ``image``, ``height`` or ``width``, and move the image to the CPU."""
         image = inputs.get("image")
         if image is None:
             pixels = read_image(inputs["file_name"], format=self.model.input_format)
@@ -83,7 +84,19 @@ class DenseDetectorWithTTA(nn.Module):
 
 
 def make_tta_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> DatasetMapperTTA:
-    """Check the sizes and make what shows an image in all of them; see Detectron2's mapper."""
+    """Check the options and build Detectron2's mapper from an image to its augmented views.
+
+    Args:
+        min_sizes: lengths of the shorter side in pixels, each >= 1; at least one.
+        max_size: limit of the longer side in pixels, >= 1.
+        flip: whether each size is also shown as a mirror image.
+
+    Returns:
+        The mapper: the inputs of an image -> the inputs of its views.
+
+    Raises:
+        ValueError: an option that is not valid.
+    """
     if not len(min_sizes):
         raise ValueError("min_sizes: expected at least one size, got none")
     for size in min_sizes:

@@ -1,4 +1,4 @@
-"""The keys that the project's models add to Detectron2's yaml configs."""
+"""Keys that this project adds to Detectron2's yaml configs."""
 
 from __future__ import annotations
 
@@ -25,65 +25,92 @@ COMPONENTS = {
     "RPN_SAMPLER": "",
     "MASK_CRITERION": "MaskDice",
 }
-"""The nodes under MODEL and their default NAME."""
+"""Nodes under MODEL and their default NAME."""
 
 NUM_CLASSES_KEYS = ("MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES")
-"""Where a yaml config of Detectron2's has the number of classes of objects."""
+"""Keys of Detectron2's yaml configs for the number of classes of objects."""
 
 
 def add_ranking_config(cfg: CfgNode) -> None:
-    """Add the project's nodes to one config; Detectron2's defaults stay as they are.
+    """Add the project's nodes to a Detectron2 config, whose own defaults do not change.
 
-    MODEL.ASSIGNER, MODEL.CRITERION, MODEL.HEAD and MODEL.INFERENCE; SOLVER.EPOCHS and
-    SOLVER.REFERENCE_BATCH, 0 for a schedule that stays as it is written. Of the head and the
-    inference, what Detectron2 has keys for is taken from MODEL.RETINANET and TEST, for FCOS too.
+    A component is a node ``{NAME: class, ARGUMENT: value}``. The classes are those of
+    :mod:`ranking_det.assigners`, :mod:`ranking_det.criteria` and this package. An argument that is
+    itself a component, or a list of components, is again a node or a list of nodes. The constructor
+    of a component defines its arguments and their defaults; nodes are checked against it when they
+    are built. There is no default criterion.
 
-    For an R-CNN, with RankingRPN and RankingROIHeads as Detectron2's MODEL.PROPOSAL_GENERATOR.NAME
-    and MODEL.ROI_HEADS.NAME, MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR
-    (of which Detectron2 has the other keys) are those of the box head, and MODEL.RPN_ASSIGNER and
-    so on those of the RPN. With masks, MODEL.MASK_CRITERION is the task on masks that is added to
-    MODEL.CRITERION; MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are as in
-    :class:`StagedROIHeads`. A cascade has a mask head in every stage, or, with
-    MODEL.ROI_MASK_HEAD.EVERY_STAGE False, only in the first one, as Detectron2's Cascade Mask R-CNN
-    does. A sampler without NAME is none. Of Detectron2's keys those for matching, sampling and
-    losses have no effect, but for MODEL.RPN.LOSS_WEIGHT.
-    MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone, which reads the keys of
-    build_resnet_fpn_backbone (but for MODEL.FPN.FUSE_TYPE).
+    All models:
+        SOLVER.EPOCHS and SOLVER.REFERENCE_BATCH: length of the training in epochs, and the batch
+        size for which the learning rate and the iterations are written; 0 for a fixed schedule.
+        MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone. It reads the keys of
+        build_resnet_fpn_backbone, except MODEL.FPN.FUSE_TYPE.
 
-    Each is a node ``{NAME: class, ARGUMENT: value}``, for the classes of
-    :mod:`ranking_det.assigners`, :mod:`ranking_det.criteria` and this package; an argument that is
-    a component itself, or a list of them, is a node or a list of nodes of its own. What a component
-    takes, and its defaults, are in its constructor, which the node is checked against when it is
-    built; there is no default criterion.
+    RetinaNet and FCOS:
+        MODEL.ASSIGNER, MODEL.CRITERION, MODEL.HEAD and MODEL.INFERENCE. Options of the head and of
+        inference that have a key in Detectron2 are taken from MODEL.RETINANET and TEST.
+
+    R-CNNs, with RankingRPN as MODEL.PROPOSAL_GENERATOR.NAME, and RankingROIHeads or
+    RankingCascadeROIHeads as MODEL.ROI_HEADS.NAME:
+        MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR belong to the box
+        head; MODEL.RPN_ASSIGNER, MODEL.RPN_CRITERION and MODEL.RPN_SAMPLER belong to the RPN. A
+        sampler with an empty NAME is no sampler. Detectron2's keys for matching, sampling and
+        losses have no effect, except MODEL.RPN.LOSS_WEIGHT.
+        With masks, MODEL.MASK_CRITERION is the mask loss that is added to MODEL.CRITERION.
+        MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are arguments of
+        :class:`StagedROIHeads`. A cascade has a mask head in every stage, or with
+        MODEL.ROI_MASK_HEAD.EVERY_STAGE False only in the first, as Detectron2's Cascade Mask R-CNN.
+
+    Args:
+        cfg: a Detectron2 config, which is changed in place.
     """
     for node, name in COMPONENTS.items():
         cfg.MODEL[node] = CfgNode({"NAME": name}, new_allowed=True)
     cfg.MODEL.ROI_MASK_HEAD.MAX_ROIS = 200
     cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE = True
     cfg.MODEL.ROI_HEADS.CONTINUOUS_LABEL = "iou"
-    # A length in epochs; the batch that the learning rate and the iterations are written for.
     cfg.SOLVER.EPOCHS = 0.0
     cfg.SOLVER.REFERENCE_BATCH = 0
 
 
 def num_classes_keys(cfg: CfgNode) -> tuple[str, ...]:
-    """The key of the number of classes that the config's model names, or else all that there are.
+    """Return the yaml keys that may hold the number of classes of the config's model.
 
-    Of a model that is neither this project's nor adapted, one of them has it.
+    Args:
+        cfg: a Detectron2 config.
+
+    Returns:
+        The model's own key. For a model that is neither this project's nor adapted, all of
+        NUM_CLASSES_KEYS, as any of them may be the right one.
     """
     key = _interface(cfg).num_classes_key
     return NUM_CLASSES_KEYS if key is None else (key,)
 
 
 def learns_masks(cfg: CfgNode) -> bool:
-    """Whether the config's model needs the objects' masks in training."""
+    """Return whether the config's model needs the objects' masks in training.
+
+    Args:
+        cfg: a Detectron2 config.
+
+    Returns:
+        True if it does.
+    """
     interface = _interface(cfg)
     key = interface.masks_key
     return interface.learns_masks if key is None else bool(value_of(cfg, key))
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a key such as ``MODEL.RETINANET.NUM_CLASSES``."""
+    """Look up the value of a key.
+
+    Args:
+        cfg: a Detectron2 config.
+        key: the key with dots, such as ``MODEL.RETINANET.NUM_CLASSES``.
+
+    Returns:
+        The value.
+    """
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
@@ -95,5 +122,18 @@ def _interface(cfg: CfgNode) -> type[DetectorInterface]:
 
 
 def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **given: Any) -> Any:
-    """Build the component of the node MODEL.``key``; see :func:`build_component`."""
+    """Build the component of the node MODEL.``key``; see :func:`build_component`.
+
+    Args:
+        cfg: a Detectron2 config.
+        key: the node's name, such as ``ASSIGNER``.
+        namespace: the package or module with the constructors.
+        given: default arguments; those of the node override them.
+
+    Returns:
+        The constructed object.
+
+    Raises:
+        UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
+    """
     return build_component(cfg.MODEL[key], namespace, f"MODEL.{key}", **given)

@@ -1,1 +1,1 @@
-"""Drawing: curves, detections and previews."""
+"""Plots and pictures: training curves, detections and previews of training images."""

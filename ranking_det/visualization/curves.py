@@ -1,4 +1,4 @@
-"""Training curves from the metrics.json that Detectron2's JSONWriter leaves."""
+"""Training curves from the metrics.json of Detectron2's JSONWriter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from matplotlib.figure import Figure
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read one record per logged iteration; of records of one iteration the later one wins.
+    """Read a metrics.json: one record per logged iteration.
 
-    A resumed run appends to the file, so iterations may repeat. A last line that was cut off when
-    the run was killed is left out.
+    A resumed run appends to the file, so iterations may repeat; later values override earlier
+    ones. Lines that are not valid JSON are skipped, such as a last line cut off when the run was
+    killed.
+
+    Args:
+        path: a metrics.json.
+
+    Returns:
+        The records in the order of their iterations, each with ``iteration`` and the metrics.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -30,11 +37,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics: str | Path, picture: str | Path) -> None:
-    """Draw losses, learning rate, overlap of the positives and AP over the iterations.
+    """Plot losses, learning rate, overlap of the positives and AP over the iterations.
 
     Args:
         metrics: a metrics.json.
         picture: the PNG to write.
+
+    Raises:
+        FileNotFoundError: there is no such metrics.json.
     """
     records = read_metrics(metrics)
     names = sorted({name for record in records for name in record})
@@ -59,7 +69,7 @@ def _panel(axis: Axes, records: list[dict[str, Any]], lines: dict[str, str], tit
     for name, label in lines.items():
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
-            # An evaluation at the end only is one point; a line would not show it.
+            # A training with a single evaluation has one point, which a line would not show.
             marker = "o" if len(points) < 20 else ""
             axis.plot(*zip(*points, strict=True), label=label, marker=marker)
     if axis.lines:

@@ -1,4 +1,4 @@
-"""Pictures of detections: over their image, and next to the ground truth."""
+"""Draw detections over images and next to the ground truth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 PLAIN = {"text.parse_math": False}
-"""Names of files and classes are no formulas, whatever dollar signs they have."""
+"""Matplotlib settings that draw dollar signs in names of files and classes as they are."""
 
-# They differ from each other, from photographs, and from the red of warnings.
+# Chosen to stand out from each other, from photographs, and from the red of warnings.
 COLORS = (
     *("#ffe119", "#00d5ff", "#7fff00", "#ff6fe0", "#ff9500"),
     *("#5b8cff", "#5dffc0", "#c79bff", "#c9b36b", "#ffffff"),
@@ -26,12 +26,12 @@ COLORS = (
 
 
 class DetectionExample(NamedTuple):
-    """An image with what is to be detected and what is detected, each as :func:`overlay` takes it.
+    """An image with its ground truth and its detections, in the format of :func:`overlay`.
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
         ground_truth: the objects.
-        detections: those of a model.
+        detections: a model's detections.
     """
 
     image: np.ndarray
@@ -42,11 +42,11 @@ class DetectionExample(NamedTuple):
 def draw_examples(
     examples: Sequence[DetectionExample], classes: Sequence[str] | None, picture: str | Path
 ) -> None:
-    """Draw ground truth on the left, detections on the right, two images side by side.
+    """Draw the ground truth of each image next to its detections, two images per row.
 
     Args:
-        examples: at least one.
-        classes: names of the classes, or None.
+        examples: the images, at least one.
+        classes: names of the classes; None to show their indices.
         picture: the PNG to write.
     """
     num_rows = -(-len(examples) // 2)
@@ -63,22 +63,31 @@ def draw_examples(
 
 
 def class_name(classes: Sequence[str] | None, index: int) -> str:
-    """The name of a class, or its index if it has none."""
+    """Return the name of a class, or its index as text if it has no name.
+
+    Args:
+        classes: names of the classes, or None.
+        index: the class, >= 0.
+
+    Returns:
+        The name.
+    """
     return str(index) if classes is None or index >= len(classes) else classes[index]
 
 
 @rc_context(PLAIN)
 def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | None) -> np.ndarray:
-    """Draw boxes, classes, and scores and masks if there are, over an image.
+    """Draw instances over an image: classes, and boxes, scores and masks where present.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        instances: on the CPU, with ``pred_classes``, perhaps ``pred_boxes``, ``scores`` and
-            ``pred_masks``, (n, H, W) or a list of polygons and RLEs.
-        classes: names of the classes, or None.
+        instances: on the CPU, with ``pred_classes`` (n,) int64. Optional are ``pred_boxes`` (n, 4)
+            XYXY in pixels, ``scores`` (n,), and ``pred_masks``, (n, H, W) or a list of polygons
+            and RLEs.
+        classes: names of the classes; None to show their indices.
 
     Returns:
-        The picture, uint8 RGB; small images are enlarged.
+        The picture, (h, w, 3) uint8 RGB; small images are enlarged.
     """
     class_indices = instances.pred_classes.tolist()
     labels = [class_name(classes, index) for index in class_indices]
@@ -86,7 +95,7 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | No
         labels = [f"{a} {b:.2f}" for a, b in zip(labels, instances.scores.tolist(), strict=True)]
     masks = instances.pred_masks if instances.has("pred_masks") else None
     boxes = instances.pred_boxes if instances.has("pred_boxes") else None
-    # Twice as large: the visualizer's letters have a smallest size, too large for small images.
+    # Small images are enlarged because the visualizer's smallest font would cover them.
     canvas = Visualizer(image, scale=max(1, 512 // max(image.shape[:2])))
     canvas.overlay_instances(
         boxes=boxes.tensor if isinstance(boxes, Boxes) else boxes,
@@ -96,7 +105,7 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | No
         alpha=0.5,
     )
     for patch in canvas.output.ax.patches:
-        if isinstance(patch, Rectangle):  # opaque, with an edge that shows on any image
+        if isinstance(patch, Rectangle):  # opaque, with a black edge for bright images
             edge = withStroke(linewidth=patch.get_linewidth() + 2, foreground="black")
             patch.set(alpha=1.0, path_effects=[edge])
     return canvas.output.get_image()

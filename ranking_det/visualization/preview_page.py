@@ -1,4 +1,4 @@
-"""Preview pages: a training image, its objects, and the positives that are to find them."""
+"""Preview pages: a training image with its ground-truth objects and their positives."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from ranking_det.visualization.detections import COLORS, PLAIN
 
 DPI = 100
 LONG_SIDE = 900
-"""Pixels of the drawn image's longer side, at least."""
+"""Minimum length of the drawn image's longer side, in pixels."""
 
-# Pixels above and below the image for words; left and right of it together for the edges of boxes.
+# Pixels for text above and below the image each, and for edges of boxes left and right together.
 MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"
 
 
 class DrawnPositives(NamedTuple):
-    """The positives of an image, and how the page speaks of them.
+    """The positives of one image, and how captions describe them.
 
     Attributes:
         boxes: (P, 4) XYXY in pixels of the image.
-        objects: (P,) int64, the object that each is to find.
-        description: what they are, such as "the anchors that are to find it".
+        objects: (P,) int64, the index of the object to which each is matched.
+        description: what the positives of an object are, such as "the anchors matched to it".
         task: what they are trained to do with an object, "find" or "propose".
-        are_points: whether only the boxes' centres mean something; the boxes are not drawn then.
+        are_points: whether only the centres of the boxes are meaningful. The boxes are not drawn
+            then.
     """
 
     boxes: np.ndarray
     objects: np.ndarray
-    description: str = "the anchors that are to find it"
+    description: str = "the anchors matched to it"
     task: str = "find"
     are_points: bool = False
 
@@ -53,22 +54,23 @@ def draw_preview(
     labels: Sequence[str],
     positives: DrawnPositives | None,
 ) -> None:
-    """Draw each object's box, class and number of positives, and the positives in its colour.
+    """Draw the objects of a training image and the positives that are matched to them.
 
-    An object without a positive is red.
+    Each object gets its box, its class and the number of its positives, which have the colour of
+    its label. An object without a positive is red.
 
     Args:
         picture: the PNG to write.
-        name: of the image, for the title.
+        name: the image's name, for the title.
         image: (H, W, 3) uint8, RGB.
         boxes: (G, 4) the objects' boxes, XYXY in pixels.
-        labels: G names of their classes.
-        positives: None draws the objects only.
+        labels: the G names of their classes.
+        positives: the positives of the image; None to draw the objects only.
     """
     figure, axis = _canvas(*image.shape[:2])
     axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
     title = f"{name}   {_plural(len(boxes), 'object')}"
-    caption = "white box: object as it is annotated"
+    caption = "white box: annotated object"
     counts: list[int | None] = [None] * len(boxes)
     if positives is not None:
         _draw_positives(axis, positives)
@@ -87,7 +89,7 @@ def draw_preview(
 
 
 def _canvas(height: int, width: int) -> tuple[Figure, Axes]:
-    """A figure with room for the image, enlarged if it is small, and for words around it."""
+    """Make a figure for the image, enlarged if it is small, with margins for text."""
     scale = max(1.0, LONG_SIDE / max(height, width))
     drawn, side = height * scale, max(width * scale, 640)
     side, total = side + SIDE_MARGIN, drawn + 2 * MARGIN
@@ -106,7 +108,7 @@ def _write_around(figure: Figure, title: str, caption: str) -> None:
 
 
 def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
-    """Anchors as thin boxes, fainter the more there are, and their centres as dots."""
+    """Draw anchors as thin boxes, fainter the more there are, and their centres as dots."""
     boxes = positives.boxes
     colors = np.array([_color(int(i)) for i in positives.objects])
     if not positives.are_points:
@@ -118,10 +120,10 @@ def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
 
 
 def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int | None) -> None:
-    """One object's box and label; ``count`` is that of its positives, None if unknown."""
+    """Draw one object's box and label; ``count`` is its number of positives, None if unknown."""
     x1, y1, x2, y2 = box
     missed = count == 0
-    layer = 6 if missed else 4  # nothing hides what is missed
+    layer = 6 if missed else 4  # objects without a positive are drawn on top
     color, width, halo = (WARNING, 3, 5) if missed else ("white", 1.8, 3.4)
     frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width)
     outline = [withStroke(linewidth=halo, foreground="black")]

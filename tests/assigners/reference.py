@@ -1,4 +1,4 @@
-"""The assignment rules as loops over plain numbers, straight from the papers."""
+"""Reference assigners: loops over Python numbers, from the papers' equations."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ def center(box):
 
 
 def max_iou(anchors, objects, valid, positive, negative, low_quality, low_quality_iou=0.0):
-    """The object of each anchor, or None for background and ... for ignored."""
+    """The object of each anchor; None for background, Ellipsis for ignored."""
     table = [[iou(a, o) if v else -1.0 for o in objects] for a, v in zip(anchors, valid)]
     result = [None] * len(anchors)
     for r, row in enumerate(table):
@@ -41,7 +41,7 @@ def max_iou(anchors, objects, valid, positive, negative, low_quality, low_qualit
 
 
 def atss(levels, objects, valid, topk):
-    """Zhang et al., CVPR 2020, algorithm 1; the object of each anchor or None."""
+    """ATSS (Zhang et al., CVPR 2020, algorithm 1): the object of each anchor, or None."""
     anchors = [a for level in levels for a in level]
     claims = {}
     for g, o in enumerate(objects):
@@ -65,7 +65,7 @@ def atss(levels, objects, valid, topk):
 
 
 def fcos(levels, objects, valid, radius, ranges):
-    """Tian et al., ICCV 2019, section 3, with centre sampling; the object of each location."""
+    """FCOS (Tian et al., ICCV 2019, section 3) with centre sampling: the object per location."""
     limits, result, r = (0.0, *ranges, math.inf), [], 0
     for number, level in enumerate(levels):
         for anchor in level:
@@ -87,7 +87,7 @@ def fcos(levels, objects, valid, radius, ranges):
 
 
 def mixture(values, reg_covar=1e-6):
-    """Scikit-learn's fit of two Gaussians, started as PAA starts it."""
+    """Fit two Gaussians with scikit-learn, initialised as in PAA."""
     column = np.asarray(values, dtype=np.float64)[:, None]
     return GaussianMixture(
         2,
@@ -99,7 +99,7 @@ def mixture(values, reg_covar=1e-6):
 
 
 def paa(levels, objects, valid, costs, rule):
-    """Kim and Lee, ECCV 2020, algorithm 1; costs(g, rows) are those of an object's anchors."""
+    """PAA (Kim and Lee, ECCV 2020, algorithm 1), given costs(g, rows) of anchors of object g."""
     anchors = [a for level in levels for a in level]
     number = [i for i, level in enumerate(levels) for _ in level]
     least = rule["min_iou"]
@@ -110,8 +110,8 @@ def paa(levels, objects, valid, costs, rule):
         cost = dict(zip(rows, costs(g, rows)))
         samples = []
         for i in range(len(levels)):
-            own = [r for r in rows if number[r] == i]
-            samples += sorted(own, key=cost.get)[: rule["topk"]]
+            of_level = [r for r in rows if number[r] == i]
+            samples += sorted(of_level, key=cost.get)[: rule["topk"]]
         samples.sort(key=cost.get)
         if len(samples) == 1:
             positives = samples if rule["single_candidate"] == "positive" else []
@@ -128,17 +128,17 @@ def paa(levels, objects, valid, costs, rule):
 
 
 def cheaper(costs, reg_covar=1e-6):
-    """Of ascending costs, those of component 0 up to the likeliest of them."""
+    """Indices of ascending costs that are in component 0, up to the most likely one."""
     fit = mixture(costs, reg_covar)
     column = np.asarray(costs)[:, None]
-    own = np.flatnonzero(fit.predict(column) == 0)
-    if not len(own):
+    members = np.flatnonzero(fit.predict(column) == 0)
+    if not len(members):
         return []
-    return own[: 1 + int(np.argmax(fit.score_samples(column)[own]))].tolist()
+    return members[: 1 + int(np.argmax(fit.score_samples(column)[members]))].tolist()
 
 
 def paa_costs(logits, boxes, objects, classes, box_weight):
-    """The costs of PAA: focal loss over all classes, and GIoU loss."""
+    """The costs of PAA: focal loss over all classes plus GIoU loss."""
 
     def costs(g, rows):
         result = []
@@ -165,7 +165,7 @@ def giou(a, b):
 
 
 def normalized_costs(logits, boxes, objects, classes, scores, normalize):
-    """The costs of PAA*: what the scores lack to 1."""
+    """The costs of PAA*: the sum of 1 - score."""
 
     def costs(g, rows):
         p = [1 / (1 + math.exp(-logits[r][classes[g]])) for r in rows]

@@ -21,7 +21,7 @@ def locations(size=96, strides=(8, 16, 32)):
 
 
 def one_level(box, *more, radius=1.5, size=64):
-    """Labels on a grid of 8 px whose level takes every size; object i has class i."""
+    """Labels on a grid of 8 pixels with one level for all sizes; object i has class i."""
     boxes = torch.tensor([box, *more], dtype=torch.float64)
     count = (size // 8) ** 2
     return FCOS(radius, ())(
@@ -31,7 +31,7 @@ def one_level(box, *more, radius=1.5, size=64):
 
 @pytest.mark.parametrize("radius", [0.0, 0.6, 1.5, 4.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_agrees_with_the_loop_on_two_images(seed, radius):
+def test_fcos_agrees_with_the_reference_on_two_images(seed, radius):
     generator = torch.Generator().manual_seed(seed)
     anchors = locations()
     boxes = [random_boxes(count, 96, generator) for count in (12, 3)]
@@ -49,30 +49,30 @@ def test_agrees_with_the_loop_on_two_images(seed, radius):
         )
 
 
-def test_a_location_goes_to_the_smallest_object_and_of_equal_ones_to_the_first():
+def test_a_location_is_assigned_to_the_smallest_object_and_to_the_first_of_equal_ones():
     labels = one_level([0, 0, 64, 64], [8, 8, 40, 40], [8, 8, 40, 40], radius=0.0)
     assert set(labels[1:5, 1:5].flatten().tolist()) == {1}
     assert labels[0, 0] == 0 and labels[5, 5] == 0
 
 
 def test_the_square_is_in_strides_around_the_center_and_clipped_to_the_box():
-    # 1.5 strides of 8 px around (32, 32) hold the locations at 28 and 36, but not at 20 and 44.
+    # 1.5 strides of 8 pixels around (32, 32) contain the locations at 28 and 36, not 20 and 44.
     positive = one_level([0, 0, 64, 64]) == 0
     assert positive.nonzero().tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
-    # Only 29..35 px wide, so without the locations at 28 and 36 px.
+    # From 29 to 35 pixels, which excludes the locations at 28 and 36 pixels.
     assert not (one_level([29, 0, 35, 64]) == 0).any()
     assert (one_level([0, 0, 64, 64], radius=0.0) == 0).all()
 
 
 def test_a_location_on_an_edge_is_outside():
     assert not (one_level([28, 0, 36, 64], radius=0.0) == 0).any()
-    # The locations at 20 and 44 px are exactly 1.5 strides from the centre.
+    # The locations at 20 and 44 pixels are exactly 1.5 strides from the centre.
     assert (one_level([0, 0, 64, 64], radius=1.5) == 0).sum() == 4
     assert (one_level([0, 0, 64, 64], radius=1.51) == 0).sum() == 16
 
 
 def test_a_distance_on_the_border_of_two_ranges_belongs_to_the_lower_level():
-    # Every level has a location at the centre of the box, half of whose side is 64.
+    # Every level has one location, at the centre of the box, (64, 64).
     level = torch.tensor([[0.0, 0.0, 128.0, 128.0]])
     for size, chosen in ((63.9, 0), (64.0, 0), (64.1, 1), (128.0, 1), (128.1, 2)):
         box = torch.tensor([[64 - size, 64 - size, 64 + size, 64 + size]])
@@ -82,7 +82,7 @@ def test_a_distance_on_the_border_of_two_ranges_belongs_to_the_lower_level():
         assert result.labels.tolist() == [3 if i == chosen else BACKGROUND for i in range(3)]
 
 
-def test_blocks_of_objects_change_nothing(monkeypatch):
+def test_the_block_size_does_not_change_the_result(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     anchors = locations()
     boxes = random_boxes(30, 96, generator)
@@ -105,12 +105,12 @@ def test_images_without_objects_are_background():
     assert set(result.gt_index.tolist()) == {-1, 0}
 
 
-def test_no_valid_location_or_an_empty_object_means_no_positive():
+def test_without_valid_locations_or_with_an_empty_object_there_are_no_positives():
     anchors = locations()
     count = sum(map(len, anchors))
     boxes, classes = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]
-    nowhere = FCOS(size_ranges=RANGES)(anchors, boxes, classes, torch.zeros(count) > 0)
-    assert set(nowhere.labels.tolist()) == {IGNORE}
+    all_invalid = FCOS(size_ranges=RANGES)(anchors, boxes, classes, torch.zeros(count) > 0)
+    assert set(all_invalid.labels.tolist()) == {IGNORE}
     empty = [torch.tensor([[36.0, 36.0, 36.0, 36.0]])]
     result = FCOS(0.0, RANGES)(anchors, empty, classes, torch.ones(count) > 0)
     assert set(result.labels.tolist()) == {BACKGROUND}
@@ -118,17 +118,17 @@ def test_no_valid_location_or_an_empty_object_means_no_positive():
     assert len(no_levels.labels) == 0
 
 
-def test_only_this_assigner_needs_one_square_anchor_per_location():
+def test_only_fcos_needs_one_square_anchor_per_location():
     assert FCOS.one_per_location
     assert not any(a.one_per_location for a in (ATSS, MaxIoU, PAA, NormalizedPAA))
 
 
-def test_wrong_arguments_are_named():
+def test_wrong_arguments_are_named_in_the_error():
     box, label = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]
     with pytest.raises(ValueError, match=r"anchors: expected 5 levels.*\(64, 128, 256, 512\), g"):
         FCOS()([grid(64, 8, (8.0,))], box, label, torch.ones(64) > 0)
     flat = torch.tensor([[0.0, 0.0, 64.0, 64.0], [0.0, 0.0, 64.0, 32.0]])
-    with pytest.raises(ValueError, match=r"anchors\[0\]: expected square.*got one of 64 x 32"):
+    with pytest.raises(ValueError, match=r"anchors\[0\]: expected square anch.*got one of 64 x 32"):
         FCOS(size_ranges=())([flat], box, label, torch.ones(2) > 0)
     for ranges in ((0, 64), (64, 64), (128, 64)):
         with pytest.raises(

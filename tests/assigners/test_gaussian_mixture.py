@@ -41,42 +41,42 @@ def scattered(rows, generator, columns=46):
     return values, exists
 
 
-def agree_with_scikit_learn(values, exists, fit):
+def assert_agrees_with_scikit_learn(values, exists, fit):
     labels, likelihood = classify(values, fit)
     for i in range(len(values)):
         column = values[i, exists[i]][:, None].numpy()
-        known = mixture(column[:, 0])
+        reference = mixture(column[:, 0])
         for got, expected in (
-            (fit.means[i], known.means_[:, 0]),
-            (fit.variances[i], known.covariances_[:, 0, 0]),
-            (fit.weights[i], known.weights_),
-            (labels[i, exists[i]], known.predict(column)),
-            (likelihood[i, exists[i]], known.score_samples(column)),
+            (fit.means[i], reference.means_[:, 0]),
+            (fit.variances[i], reference.covariances_[:, 0, 0]),
+            (fit.weights[i], reference.weights_),
+            (labels[i, exists[i]], reference.predict(column)),
+            (likelihood[i, exists[i]], reference.score_samples(column)),
         ):
             torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-6, atol=1e-9)
-        assert bool(fit.converged[i]) == known.converged_
+        assert bool(fit.converged[i]) == reference.converged_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_row_is_what_scikit_learn_fits_alone(kind):
+def test_every_row_agrees_with_scikit_learn(kind):
     generator = torch.Generator().manual_seed(5)
     sizes = [2, 2, 3, 4, 9, 17, 45, 45, 46, 46]
     values, exists = scattered([KINDS[kind](n, generator) for n in sizes], generator)
-    agree_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
+    assert_agrees_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 1000])
-def test_rows_that_need_different_numbers_of_iterations_do_not_disturb_each_other(
+def test_rows_that_need_different_numbers_of_iterations_do_not_affect_each_other(
     monkeypatch, every
 ):
     monkeypatch.setattr(gaussian_mixture, "CHECK_EVERY", every)
     generator = torch.Generator().manual_seed(6)
     rows = [make(45, generator) for make in KINDS.values()]
     values, exists = scattered(rows, generator)
-    agree_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
+    assert_agrees_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
 
 
-def test_a_row_that_runs_out_of_iterations_says_so(monkeypatch):
+def test_a_row_that_reaches_the_iteration_limit_is_not_converged(monkeypatch):
     monkeypatch.setattr(gaussian_mixture, "TOLERANCE", 1e-9)
     monkeypatch.setattr(gaussian_mixture, "MAX_ITERATIONS", 20)
     values = uniform(45, torch.Generator().manual_seed(0))[None].repeat(2, 1)
@@ -85,7 +85,7 @@ def test_a_row_that_runs_out_of_iterations_says_so(monkeypatch):
     assert fit.converged.tolist() == [False, True]
 
 
-def test_rows_without_samples_and_matrices_without_rows_or_columns_have_finite_mixtures():
+def test_rows_without_samples_and_empty_matrices_have_finite_mixtures():
     values = torch.tensor([[torch.nan, torch.inf], [1.0, 2.0]])
     fit = fit_two_gaussians(values, torch.tensor([[False, False], [True, True]]))
     assert all(part.isfinite().all() for part in fit)
@@ -94,7 +94,7 @@ def test_rows_without_samples_and_matrices_without_rows_or_columns_have_finite_m
         assert fit.means.shape == (shape[0], 2) and fit.means.isfinite().all()
 
 
-def test_half_precision_is_fitted_in_double():
+def test_half_precision_is_fitted_in_float64():
     values = torch.tensor([[0.5, 0.75, 4.0, 4.5, 5.0]])
     exists = torch.ones_like(values) > 0
     for half in (torch.bfloat16, torch.float16):
@@ -104,13 +104,13 @@ def test_half_precision_is_fitted_in_double():
             torch.testing.assert_close(got, expected)
 
 
-def test_a_device_without_float64_is_left_for_the_cpu():
+def test_values_on_a_device_without_float64_move_to_the_cpu():
     numbers = torch.ones(2)
     metal = SimpleNamespace(device=SimpleNamespace(type="mps"), cpu=lambda: numbers)
     assert in_float64(metal).dtype == torch.float64
 
 
-def test_wrong_arguments_are_named():
+def test_wrong_arguments_are_named_in_the_error():
     values = torch.zeros(2, 3)
     with pytest.raises(
         ValueError, match=r"values: expected a float tensor \(G, C\), got torch.int"
@@ -118,5 +118,5 @@ def test_wrong_arguments_are_named():
         fit_two_gaussians(values.long(), values > 0)
     with pytest.raises(ValueError, match=r"values: expected a float .* of shape \(3,\)"):
         fit_two_gaussians(values[0], values[0] > 0)
-    with pytest.raises(ValueError, match=r"exists: expected bool of shape \(2, 3\) .* \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"exists: expected bool of shape \(2, 3\), .* \(2, 2\)"):
         fit_two_gaussians(values, values[:, :2] > 0)

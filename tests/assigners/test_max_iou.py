@@ -20,7 +20,7 @@ def expected(anchors, gt_boxes, gt_classes, valid, **rule):
 RULES = pytest.mark.parametrize("low_quality", ["object", "anchor", None])
 
 
-def check_against_the_loop(assigner, scene):
+def check_against_the_reference(assigner, scene):
     anchors, gt_boxes, gt_classes, valid = scene
     result = assigner(*scene)
     rule = dict(
@@ -42,16 +42,16 @@ def check_against_the_loop(assigner, scene):
 
 
 @RULES
-def test_agrees_with_the_loop_on_two_images(scene, low_quality):
-    result = check_against_the_loop(MaxIoU(0.5, 0.3, low_quality), scene)
+def test_max_iou_agrees_with_the_reference_on_two_images(scene, low_quality):
+    result = check_against_the_reference(MaxIoU(0.5, 0.3, low_quality), scene)
     assert (result.labels >= 0).any() and (result.labels == IGNORE).any()
 
 
 @RULES
 @pytest.mark.parametrize("least", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(8))
-def test_agrees_with_the_loop_in_crowds_full_of_ties(seed, least, low_quality):
-    """Whole pixels and anchors on a grid, so that IoUs tie; some boxes occur twice."""
+def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(seed, least, low_quality):
+    """Integer coordinates and anchors on a grid give equal IoUs; some boxes occur twice."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, (2.0, 4.0)) for stride in (8, 16)]
     corner = 4 * torch.randint(0, 14, (2, 20, 2), generator=generator, dtype=torch.float64)
@@ -61,11 +61,11 @@ def test_agrees_with_the_loop_in_crowds_full_of_ties(seed, least, low_quality):
     classes = [torch.randint(0, 4, (20,), generator=generator) for _ in range(2)]
     valid = torch.rand(2 * sum(map(len, anchors)), generator=generator) > 0.1
     assigner = MaxIoU(0.6, 0.4, low_quality, least)
-    check_against_the_loop(assigner, (anchors, list(boxes), classes, valid))
+    check_against_the_reference(assigner, (anchors, list(boxes), classes, valid))
 
 
 @pytest.mark.parametrize("low_quality", ["anchor", None])
-def test_agrees_with_detectron2_where_every_object_overlaps_an_anchor(low_quality):
+def test_max_iou_agrees_with_detectron2_if_every_object_overlaps_an_anchor(low_quality):
     pytest.importorskip("detectron2")
     from detectron2.modeling.matcher import Matcher
     from detectron2.structures import Boxes, pairwise_iou
@@ -84,7 +84,7 @@ def test_agrees_with_detectron2_where_every_object_overlaps_an_anchor(low_qualit
     torch.testing.assert_close(result.gt_index[matched == 1], index[matched == 1])
 
 
-def test_an_object_without_any_overlap_claims_no_anchor():
+def test_an_object_that_overlaps_no_anchor_has_no_positive():
     anchors = [torch.tensor([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]])]
     far = torch.tensor([[100.0, 100.0, 110.0, 110.0]])
     result = MaxIoU()(anchors, [far], [torch.tensor([3])], torch.ones(2, dtype=torch.bool))
@@ -92,8 +92,8 @@ def test_an_object_without_any_overlap_claims_no_anchor():
 
 
 @pytest.mark.parametrize(("low_quality", "label"), [("object", 6), ("anchor", 5), (None, -1)])
-def test_whom_a_low_quality_match_goes_to(low_quality, label):
-    """The anchor overlaps the first object more (.8); it is the best of both."""
+def test_low_quality_matches_are_assigned_by_object_or_by_anchor(low_quality, label):
+    """The anchor overlaps the first object more (IoU 0.8), and is the best anchor of both."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 2.0, 10.0]])
     result = MaxIoU(0.9, 0.9, low_quality)(
@@ -102,8 +102,8 @@ def test_whom_a_low_quality_match_goes_to(low_quality, label):
     assert result.labels.tolist() == [label]
 
 
-def test_an_object_takes_its_best_anchor_from_one_that_overlaps_it_enough():
-    """Anchor 0 is positive for object 0, but is all that object 1 has."""
+def test_a_low_quality_match_replaces_the_match_of_an_object_with_a_higher_iou():
+    """Anchor 0 is positive for object 0, but it is the only anchor that overlaps object 1."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 9.5], [0.0, 9.0, 10.0, 12.0]])
     result = MaxIoU(0.5, 0.4)(anchors, [objects], [torch.tensor([5, 6])], torch.ones(2) > 0)
@@ -115,7 +115,7 @@ def test_an_object_takes_its_best_anchor_from_one_that_overlaps_it_enough():
 
 
 @RULES
-def test_blocks_of_objects_change_nothing(scene, monkeypatch, low_quality):
+def test_the_block_size_does_not_change_the_result(scene, monkeypatch, low_quality):
     assigner = MaxIoU(0.5, 0.3, low_quality)
     whole = assigner(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 2 * sum(map(len, scene[0])))
@@ -123,7 +123,7 @@ def test_blocks_of_objects_change_nothing(scene, monkeypatch, low_quality):
         torch.testing.assert_close(getattr(assigner(*scene), name), getattr(whole, name))
 
 
-def test_wrong_thresholds_are_named():
+def test_wrong_thresholds_are_named_in_the_error():
     with pytest.raises(ValueError, match=r"^negative_iou, positive_iou: .* got \(0.6, 0.5\)"):
         MaxIoU(0.5, 0.6)
     with pytest.raises(
@@ -132,13 +132,13 @@ def test_wrong_thresholds_are_named():
         MaxIoU(low_quality=True)
 
 
-def test_a_low_quality_anchor_may_need_an_iou_of_its_own():
-    """As in the ranking papers' RPN; below it the anchor is what it is without the rule."""
+def test_a_low_quality_match_needs_the_minimum_iou():
+    """Below it the anchor has the same label as without low-quality matches."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 4.0], [20.0, 0.0, 30.0, 2.0]])  # IoU .4 and .2
-    found = MaxIoU(0.7, 0.3, low_quality_iou=0.3)(
+    result = MaxIoU(0.7, 0.3, low_quality_iou=0.3)(
         anchors, [objects], [torch.tensor([5, 6])], torch.ones(2, dtype=torch.bool)
     )
-    assert found.labels.tolist() == [5, BACKGROUND]
+    assert result.labels.tolist() == [5, BACKGROUND]
     with pytest.raises(ValueError, match=r"low_quality_iou: expected a number in \[0, 1\], got 2"):
         MaxIoU(low_quality_iou=2)

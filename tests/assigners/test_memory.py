@@ -1,4 +1,4 @@
-"""Memory in a crowd: no assigner may hold a matrix of objects and anchors."""
+"""Memory of assigners in crowds: none may store a whole matrix of objects and anchors."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import resource, sys, time, torch
 from ranking_det import assigners
 
 def peak():
-    # Not getrusage, which on Linux starts from the peak of the process that started this one.
+    # On Linux getrusage would include the peak of the parent process.
     try:
         status = open("/proc/self/status").read()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -20,11 +20,11 @@ def scene(objects, anchors, classes):
     sides = torch.full((anchors, 1), 64.0)
     boxes = torch.cat([center - sides / 2, center + sides / 2], dim=1)
     start = torch.rand(objects, 2) * 4000
-    found = torch.cat([start, start + 20 + torch.rand(objects, 2) * 400], dim=1)
+    gt_boxes = torch.cat([start, start + 20 + torch.rand(objects, 2) * 400], dim=1)
     labels = torch.randint(0, classes, (objects,))
     predictions = assigners.Predictions(torch.randn(anchors, classes), boxes + torch.randn(4))
     cuts = [anchors * part // 10 for part in (6, 2, 1, 1)]
-    return list(boxes.split(cuts)), [found], [labels], torch.ones(anchors) > 0, predictions
+    return list(boxes.split(cuts)), [gt_boxes], [labels], torch.ones(anchors) > 0, predictions
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -39,7 +39,7 @@ for name in sys.argv[1:]:
 NAMES = ["ATSS", "FCOS", "MaxIoU", "NormalizedPAA", "PAA"]
 
 
-def test_500_objects_and_200_000_anchors_take_bounded_memory_and_time():
+def test_500_objects_and_200_000_anchors_need_bounded_memory_and_time():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, *NAMES], capture_output=True, text=True, check=True
     )
@@ -47,7 +47,7 @@ def test_500_objects_and_200_000_anchors_take_bounded_memory_and_time():
     assert [line[0] for line in lines] == NAMES
     for name, *figures in lines:
         seconds, positives, mebibytes = map(float, figures)
-        # One matrix of float32 would be 381 MiB, and an IoU needs seven of them.
+        # One float32 matrix would take 381 MiB, and computing IoUs needs seven of them.
         assert mebibytes < 1024, name
-        assert seconds < 20, name  # of one core, so that others' work does not count
+        assert seconds < 20, name  # CPU time of this process, so that other processes do not count
         assert positives > 0, name

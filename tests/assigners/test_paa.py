@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
 CLASSES = 5
 
 
-class Given(PAA):
+class FirstLogitCost(PAA):
     """The cost of an anchor is its first logit."""
 
     def costs(self, predictions, competitors):
@@ -27,7 +27,7 @@ class Given(PAA):
 
 
 class FirstLogit(Assigner):
-    """Image by image: an anchor is of the first object if its logit and its box say so."""
+    """Match an anchor to the first object of its image if its logit and its box are above 0."""
 
     needs_predictions = True
 
@@ -38,7 +38,7 @@ class FirstLogit(Assigner):
 
 
 def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
-    """Images with objects, and predictions about as good as half way through training."""
+    """Images with objects, and predictions of about the quality of a half-trained model."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, scales, jitter=generator) for stride in (8, 16, 32)]
     boxes = [random_boxes(count, 64, generator) for count in counts]
@@ -51,33 +51,33 @@ def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
     return anchors, boxes, classes, valid, Predictions(logits, decoded + shift)
 
 
-def of_one_object(boxes):
-    """All of these anchors compete for one object of class 0, which is like the first of them."""
+def compete_for_one_object(boxes):
+    """All anchors compete for one object of class 0, whose box is that of the first anchor."""
     rows = torch.arange(len(boxes))
     return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 
 
 def same_anchors(first_logits, **options):
-    """Labels of anchors on the one object, of class 0, with these costs."""
+    """Labels of identical anchors with these costs, for one object of class 0."""
     logits = torch.tensor(first_logits)[:, None]
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     boxes = box.repeat(len(logits), 1)
-    return Given(**options)(
+    return FirstLogitCost(**options)(
         [boxes], [box], [torch.tensor([0])], torch.ones(len(boxes)) > 0, Predictions(logits, boxes)
     ).labels.tolist()
 
 
-def check_against_the_loop(assigner, scene, make_costs):
+def check_against_the_reference(assigner, scene, make_costs):
     anchors, boxes, classes, valid, predictions = scene
     result = assigner(*scene)
     assert (result.labels >= 0).any()
     size, offset = sum(map(len, anchors)), 0
-    for i, (own, labels) in enumerate(zip(boxes, classes)):
+    for i, (gt_boxes, labels) in enumerate(zip(boxes, classes)):
         rows = slice(i * size, (i + 1) * size)
         costs = make_costs(
             predictions.logits[rows].tolist(),
             predictions.boxes[rows].tolist(),
-            own.tolist(),
+            gt_boxes.tolist(),
             labels.tolist(),
         )
         rule = vars(assigner) | {
@@ -85,20 +85,20 @@ def check_against_the_loop(assigner, scene, make_costs):
             "low_quality": assigner.competitors.low_quality,
         }
         levels = [a.tolist() for a in anchors]
-        matches = paa(levels, own.tolist(), valid[rows].tolist(), costs, rule)
+        matches = paa(levels, gt_boxes.tolist(), valid[rows].tolist(), costs, rule)
         index = torch.tensor([-1 if m is None else m + offset for m in matches])
-        found = torch.tensor([BACKGROUND if m is None else labels[m].item() for m in matches])
+        expected = torch.tensor([BACKGROUND if m is None else labels[m].item() for m in matches])
         torch.testing.assert_close(result.gt_index[rows], index)
-        torch.testing.assert_close(result.labels[rows], found.masked_fill(~valid[rows], IGNORE))
-        offset += len(own)
+        torch.testing.assert_close(result.labels[rows], expected.masked_fill(~valid[rows], IGNORE))
+        offset += len(gt_boxes)
 
 
 @pytest.mark.parametrize("single", ["positive", "none"])
 @pytest.mark.parametrize("low_quality", ["object", "anchor"])
 @pytest.mark.parametrize(("topk", "min_iou"), [(1, 0.1), (2, 0.3), (9, 0.1), (1000, 0.1)])
 @pytest.mark.parametrize("seed", range(3))
-def test_paa_agrees_with_the_loop(seed, topk, min_iou, low_quality, single):
-    check_against_the_loop(
+def test_paa_agrees_with_the_reference(seed, topk, min_iou, low_quality, single):
+    check_against_the_reference(
         PAA(
             topk=topk,
             min_iou=min_iou,
@@ -116,8 +116,8 @@ def test_paa_agrees_with_the_loop(seed, topk, min_iou, low_quality, single):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("scores", ["both", "classification", "localization"])
 @pytest.mark.parametrize("seed", range(3))
-def test_normalized_paa_agrees_with_the_loop(seed, scores, normalize):
-    check_against_the_loop(
+def test_normalized_paa_agrees_with_the_reference(seed, scores, normalize):
+    check_against_the_reference(
         NormalizedPAA(topk=4, scores=scores, normalize=normalize),
         crowd(seed),
         lambda *given: normalized_costs(*given, scores, normalize),
@@ -125,7 +125,7 @@ def test_normalized_paa_agrees_with_the_loop(seed, scores, normalize):
 
 
 @BOTH
-def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypatch):
+def test_a_batch_gives_the_results_of_its_images_with_a_single_fit(assigner, monkeypatch):
     anchors, boxes, classes, valid, predictions = scene = crowd(3, counts=(5, 8, 0, 6))
     calls = []
     fit = cost_mixture.fit_two_gaussians
@@ -145,7 +145,7 @@ def test_a_batch_is_its_images_but_fits_all_mixtures_at_once(assigner, monkeypat
         torch.testing.assert_close(matched >= 0, alone.labels >= 0)
 
 
-def test_an_assigner_of_single_images_is_given_their_own_predictions():
+def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
     anchors, boxes, classes, valid, predictions = crowd(3, counts=(5, 8))
     result = FirstLogit()(anchors, boxes, classes, valid | True, predictions)
     agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
@@ -153,14 +153,14 @@ def test_an_assigner_of_single_images_is_given_their_own_predictions():
 
 
 @BOTH
-def test_blocks_change_nothing(assigner, monkeypatch):
+def test_the_block_size_does_not_change_the_result(assigner, monkeypatch):
     scene = crowd(4)
     whole = assigner()(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 3 * CLASSES)
     torch.testing.assert_close(assigner()(*scene).gt_index, whole.gt_index)
 
 
-def test_the_cheaper_component_is_positive_up_to_its_likeliest_sample():
+def test_the_cheaper_component_is_positive_up_to_its_most_likely_sample():
     costs = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1, 5.2, 5.3]
     chosen = cheaper(costs)
     assert 1 < len(chosen) < 5
@@ -169,14 +169,14 @@ def test_the_cheaper_component_is_positive_up_to_its_likeliest_sample():
     assert same_anchors(costs[::-1]) == expected[::-1]
 
 
-def test_samples_of_equal_cost_are_treated_alike():
+def test_samples_of_equal_cost_get_the_same_label():
     assert same_anchors([2.0] * 6) == [0] * 6
     assert same_anchors([0.1] * 4 + [3.0] * 3) == [0] * 4 + [BACKGROUND] * 3
 
 
 def test_only_the_cheapest_of_each_level_are_samples():
     assert same_anchors([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], topk=3) == [-1, 0, -1, 0, 0, -1]
-    # Of equal costs the first.
+    # If costs are equal, the first anchors are samples.
     assert same_anchors([1.0] * 5, topk=3) == [0, 0, 0, -1, -1]
 
 
@@ -190,18 +190,18 @@ def test_without_a_sample_in_the_cheaper_component_all_or_none_are_positive(empt
 
 @pytest.mark.parametrize("spread", [1e-9, 1e-3, 0.1, 1.0, 100.0])
 @pytest.mark.parametrize("single", ["positive", "none"])
-def test_of_two_samples_the_cheaper_is_positive(single, spread):
+def test_the_cheaper_of_two_samples_is_positive(single, spread):
     costs = [spread, 0.0]
     assert same_anchors(costs, single_candidate=single) == [BACKGROUND, 0]
-    assert cheaper(sorted(costs)) == [0]  # as scikit-learn's mixture has it
+    assert cheaper(sorted(costs)) == [0]  # the same as scikit-learn's mixture
 
 
-def test_of_two_samples_of_equal_cost_the_first_is_positive():
+def test_the_first_of_two_samples_of_equal_cost_is_positive():
     assert same_anchors([1.0, 1.0]) == [0, BACKGROUND]
 
 
-def test_the_least_variance_of_the_mixture_is_an_argument():
-    """Costs so alike that it decides how far the cheaper component reaches."""
+def test_reg_covar_is_added_to_the_variances_of_the_mixture():
+    """The costs are so similar that it changes which samples are positive."""
     generator = torch.Generator().manual_seed(0)
     tried = torch.rand(200, 9, generator=generator).mul(0.02).sort(dim=1).values.double().tolist()
     costs = next(row for row in tried if cheaper(row, 1e-6) != cheaper(row, 1e-5))
@@ -211,14 +211,14 @@ def test_the_least_variance_of_the_mixture_is_an_argument():
         assert same_anchors(costs, reg_covar=reg_covar, empty_component="none") == expected
 
 
-def test_a_single_sample_is_positive_or_not_as_asked():
+def test_single_candidate_sets_the_label_of_a_single_sample():
     assert same_anchors([3.0]) == [0]
     assert same_anchors([3.0], single_candidate="none") == [BACKGROUND]
     assert same_anchors([3.0, 2.0], topk=1, single_candidate="none") == [BACKGROUND] * 2
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_an_anchor_whose_cost_is_not_finite_does_not_compete(bad):
+def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(bad):
     good = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
     labels = same_anchors(good)
     assert same_anchors([bad, *good, bad], topk=len(good)) == [BACKGROUND, *labels, BACKGROUND]
@@ -229,7 +229,7 @@ def test_an_anchor_whose_cost_is_not_finite_does_not_compete(bad):
 
 @BOTH
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_diverged_model_does_not_crash(assigner, bad):
+def test_a_diverged_model_raises_no_error(assigner, bad):
     anchors, boxes, classes, valid, predictions = crowd(5)
     some = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
     logits = predictions.logits.masked_fill(some[:, None], bad)
@@ -245,22 +245,22 @@ def test_a_diverged_model_does_not_crash(assigner, bad):
     assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(bad))
 
 
-def test_an_anchor_with_a_score_that_is_nan_does_not_stretch_the_others():
+def test_an_anchor_with_a_nan_score_does_not_affect_the_normalisation():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(5, 1)
     logits = torch.tensor([[torch.nan], [0.0], [0.5], [1.0], [9.0]])
     decoded = box.clone()
     decoded[4] = torch.nan
-    costs = NormalizedPAA().costs(Predictions(logits, decoded), of_one_object(box))
+    costs = NormalizedPAA().costs(Predictions(logits, decoded), compete_for_one_object(box))
     assert costs[[0, 4]].tolist() == [torch.inf] * 2
     assert costs[1] == 2 and costs[3] == 1  # the IoUs are all equal, so they become 0
     assert 1 < costs[2] < 2
 
 
-def test_equal_scores_become_0():
+def test_equal_scores_are_normalised_to_0():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(4, 1)
-    given = Predictions(torch.zeros(4, 1), box), of_one_object(box)
-    assert NormalizedPAA().costs(*given).tolist() == [2.0] * 4
-    raw = NormalizedPAA(normalize=False).costs(*given)
+    arguments = Predictions(torch.zeros(4, 1), box), compete_for_one_object(box)
+    assert NormalizedPAA().costs(*arguments).tolist() == [2.0] * 4
+    raw = NormalizedPAA(normalize=False).costs(*arguments)
     assert raw.tolist() == [0.5] * 4
 
 
@@ -274,31 +274,32 @@ def test_images_without_objects_are_background(assigner):
     first = Predictions(predictions.logits[:half], predictions.boxes[:half])
     alone = assigner()(anchors, boxes[:1], classes[:1], valid[:half], first)
     torch.testing.assert_close(alone.labels, result.labels[:half])
-    nothing = assigner()(anchors, [], [], valid[:0], Predictions(*(p[:0] for p in predictions)))
-    assert len(nothing.labels) == 0
+    no_images = assigner()(anchors, [], [], valid[:0], Predictions(*(p[:0] for p in predictions)))
+    assert len(no_images.labels) == 0
 
 
 @BOTH
-def test_no_valid_anchor_means_no_positive(assigner):
+def test_without_valid_anchors_there_are_no_positives(assigner):
     anchors, boxes, classes, valid, predictions = crowd(6)
     result = assigner()(anchors, boxes, classes, valid & False, predictions)
     assert set(result.labels.tolist()) == {IGNORE} and set(result.gt_index.tolist()) == {-1}
 
 
 @BOTH
-def test_half_precision_logits_and_a_level_without_anchors_are_no_trouble(assigner):
+def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner):
     anchors, boxes, classes, valid, predictions = crowd(7)
     half = predictions.logits.bfloat16()
-    got = assigner()(
+    result = assigner()(
         [*anchors, anchors[0][:0]], boxes, classes, valid, Predictions(half, predictions.boxes)
     )
     same = Predictions(half.float(), predictions.boxes)
-    torch.testing.assert_close(got.labels, assigner()(anchors, boxes, classes, valid, same).labels)
-    assert (got.labels >= 0).any()
+    expected = assigner()(anchors, boxes, classes, valid, same)
+    torch.testing.assert_close(result.labels, expected.labels)
+    assert (result.labels >= 0).any()
 
 
 @BOTH
-def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
+def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner):
     anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
     assigner = assigner(low_quality="anchor")
     once = assigner(anchors, boxes, classes, valid, predictions)
@@ -310,7 +311,7 @@ def test_a_second_identical_object_and_an_empty_one_get_no_anchor(assigner):
 
 
 @BOTH
-def test_wrong_arguments_are_named(assigner):
+def test_wrong_arguments_are_named_in_the_error(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
         with pytest.raises(
@@ -323,7 +324,9 @@ def test_wrong_arguments_are_named(assigner):
         ValueError, match="single_candidate: expected one of positive, none, got 'x'"
     ):
         assigner(single_candidate="x")
-    with pytest.raises(ValueError, match=f"{assigner.__name__} needs predictions, got None"):
+    with pytest.raises(
+        ValueError, match=f"predictions: expected .*, which {assigner.__name__} needs, got N"
+    ):
         assigner()(anchors, boxes, classes, valid)
     rows = len(valid)
     for wrong in (
@@ -335,7 +338,7 @@ def test_wrong_arguments_are_named(assigner):
             assigner()(anchors, boxes, classes, valid, wrong)
 
 
-def test_wrong_options_of_the_costs_are_named():
+def test_wrong_options_of_the_costs_are_named_in_the_error():
     for weight in (-1.0, float("inf")):
         with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
             PAA(box_weight=weight)

@@ -39,8 +39,8 @@ def test_a_name_with_a_dot_is_imported():
     ("node", "message"),
     [
         ({"TOPKK": 9}, r"PAA has no argument 'topkk' \(did you mean 'topk'\?\)"),
-        ({"TOPK": "nine"}, "MODEL.X.topk must be int for PAA, got 'nine'"),
-        ({"BOX_WEIGHT": "x"}, "MODEL.X.box_weight must be float for PAA, got 'x'"),
+        ({"TOPK": "nine"}, "MODEL.X.topk: expected int for PAA, got 'nine'"),
+        ({"BOX_WEIGHT": "x"}, "MODEL.X.box_weight: expected float for PAA, got 'x'"),
     ],
 )
 def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, message):
@@ -54,12 +54,12 @@ def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, mess
     [
         (
             {"NAME": "RankSrt"},
-            r"no 'RankSrt' in ranking_det.criteria \(did you mean 'RankSort'\?\)",
+            r"a component of ranking_det.criteria, got 'RankSrt' \(did you mean 'RankSort'\?\)",
         ),
         ({"NAME": "rank_sort"}, r"did you mean 'RankSort'"),
         ({"NAME": "RankSort", "DELTAS": 1.0}, r"no argument 'deltas' \(did you mean 'delta'\?\)"),
-        ({"NAME": "RankSort", "DELTA": "x"}, "MODEL.X.delta must be float for RankSort, got 'x'"),
-        ({"NAME": "RankSort", "DELTA": True}, "delta must be float for RankSort, got True"),
+        ({"NAME": "RankSort", "DELTA": "x"}, "MODEL.X.delta: expected float for RankSort, got 'x'"),
+        ({"NAME": "RankSort", "DELTA": True}, "delta: expected float for RankSort, got True"),
         (
             {"NAME": "RankSort", "DELTA": -1.0},
             "MODEL.X: delta: expected a finite number",
@@ -67,10 +67,13 @@ def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, mess
         ({"NAME": "Criterion"}, "missing 1 required keyword-only argument: 'classification'"),
         (
             {"NAME": "Criterion", "CLASSIFICATION": "RankSort"},
-            "must be Classification for",
+            "expected Classification for",
         ),
-        ({"DELTA": 1.0}, "MODEL.X: needs a NAME"),
-        ({"NAME": "no.such.thing"}, "'no.such.thing' cannot be imported"),
+        ({"DELTA": 1.0}, "MODEL.X.NAME: expected a component's name, got none"),
+        (
+            {"NAME": "no.such.thing"},
+            "MODEL.X.NAME: expected a class that can be imported, got 'no.such.thing'",
+        ),
         (
             {"NAME": "Criterion", "CLASSIFICATION": {"NAME": "RankSort", "DELT": 1.0}},
             r"MODEL.X.CLASSIFICATION: RankSort has no argument 'delt' \(did you mean 'delta'",

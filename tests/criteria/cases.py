@@ -1,4 +1,4 @@
-"""Candidates and criteria for the tests of criteria."""
+"""Candidates and criteria for tests."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
 
 
 def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
-    """Candidates whose logits and box outputs are leaves; a box is its anchor plus its outputs."""
+    """Candidates with leaf logits and box outputs; a box is its anchor plus its outputs."""
     generator = torch.Generator().manual_seed(seed)
     rows = len(labels)
     positives = int((labels >= 0).sum())
@@ -86,7 +86,7 @@ def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
 
 
 def make_masks(index, size=4, seed=0):
-    """One mask for each entry of ``index``, whose logits are a leaf."""
+    """Mask targets with one mask per entry of ``index`` and leaf logits."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(index), size, size, generator=generator).requires_grad_()
     masks = (torch.rand(len(index), size, size, generator=generator) > 0.5).float()
@@ -94,16 +94,16 @@ def make_masks(index, size=4, seed=0):
 
 
 def change(candidates, **fields):
-    """The candidates with other fields, or with other ones of their boxes (``decoded``: boxes)."""
+    """Copy candidates with some fields or box targets replaced (``decoded``: the decoded boxes)."""
     names = {"outputs": "outputs", "decoded": "boxes", "anchors": "anchors", "gt_boxes": "gt_boxes"}
-    of_boxes = {name: fields.pop(key) for key, name in names.items() if key in fields}
-    if of_boxes:
-        fields["boxes"] = dataclasses.replace(candidates.boxes, **of_boxes)
+    box_fields = {name: fields.pop(key) for key, name in names.items() if key in fields}
+    if box_fields:
+        fields["boxes"] = dataclasses.replace(candidates.boxes, **box_fields)
     return dataclasses.replace(candidates, **fields)
 
 
 def gradients(criterion, candidates):
-    """The output of a criterion, and its gradients at the logits and the box outputs."""
+    """Return the output of a criterion, and the gradients at the logits and the box outputs."""
     output = criterion(candidates)
     sum(output.losses.values()).backward()
     return output, candidates.logits.grad, candidates.boxes.outputs.grad

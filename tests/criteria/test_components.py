@@ -22,12 +22,12 @@ from tests.criteria.cases import LABELS, change, gradients, make, rank_sort
 
 
 def counted(positives):
-    """Candidates with so many positives, two negatives and an ignored row."""
+    """Candidates with this number of positives, two negatives and one ignored row."""
     return make(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
 
 
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
-def test_instance_weights_are_detached_and_of_the_right_range(weight):
+def test_instance_weights_are_detached_and_in_range(weight):
     candidates = make(LABELS)
     weights = weight()(candidates)
     assert weights.shape == (4,) and not weights.requires_grad
@@ -36,13 +36,13 @@ def test_instance_weights_are_detached_and_of_the_right_range(weight):
         torch.testing.assert_close(weights, candidates.boxes.overlap())
 
 
-def test_the_score_weight_is_the_highest_or_that_of_the_objects_class():
+def test_the_score_weight_is_the_highest_score_or_that_of_the_objects_class():
     candidates = make(LABELS)
     scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
     torch.testing.assert_close(ScoreWeight()(candidates), scores.amax(dim=1))
-    own = scores[torch.arange(4), LABELS[LABELS >= 0]]
-    torch.testing.assert_close(ScoreWeight(own_class=True)(candidates), own)
-    assert (own < scores.amax(dim=1)).any()
+    class_scores = scores[torch.arange(4), LABELS[LABELS >= 0]]
+    torch.testing.assert_close(ScoreWeight(own_class=True)(candidates), class_scores)
+    assert (class_scores < scores.amax(dim=1)).any()
 
 
 def balanced(balance, task_loss, loss):
@@ -56,7 +56,7 @@ def test_value_balance_is_one_without_a_box_loss():
     assert balanced(ValueBalance(), 2.0, 4.0) == 0.5
 
 
-def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
+def test_the_positive_count_is_a_moving_average_saved_in_checkpoints():
     normalizer = PositiveCount(momentum=0.9)
     assert normalizer(counted(50)) == pytest.approx(95)
     assert normalizer(counted(0)) == pytest.approx(95 * 0.9 + 0.1)
@@ -65,7 +65,7 @@ def test_the_positive_count_is_an_average_that_a_checkpoint_keeps():
     assert fresh(counted(7)) == normalizer(counted(7))
 
 
-def test_without_a_past_the_positive_count_is_the_steps_own_also_in_evaluation_mode():
+def test_without_momentum_the_positive_count_is_that_of_the_step_even_in_evaluation_mode():
     normalizer = PositiveCount(momentum=0.0)
     assert normalizer(counted(5)) == 5 and normalizer(counted(0)) == 1
     assert normalizer.eval()(counted(7)) == 7
@@ -73,10 +73,10 @@ def test_without_a_past_the_positive_count_is_the_steps_own_also_in_evaluation_m
         PositiveCount(scope="image")
 
 
-def test_the_candidate_count_is_that_of_the_sample():
+def test_the_candidate_count_excludes_ignored_rows_and_is_at_least_one():
     assert CandidateCount()(counted(5)) == 7
-    nothing = torch.tensor([IGNORE])
-    assert CandidateCount()(make(nothing)) == 1
+    only_ignored = torch.tensor([IGNORE])
+    assert CandidateCount()(make(only_ignored)) == 1
 
 
 def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
@@ -93,18 +93,18 @@ def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
     torch.testing.assert_close(error, expected.reshape(1))
 
 
-def test_magnitude_balance_is_the_ratio_of_the_gradients_norms():
+def test_magnitude_balance_is_the_ratio_of_the_gradient_norms():
     candidates = make(LABELS)
     criterion = rank_sort(balance=MagnitudeBalance())
     output, grad, box_grad = gradients(criterion, candidates)
-    # Balanced so, the box loss's gradient has the norm of the ranking's.
+    # The gradient of the balanced box loss has the same norm as that of the ranking loss.
     torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
     with torch.no_grad():
         assert criterion(make(LABELS)).metrics["box_balance"] == 1
 
 
 @pytest.mark.parametrize("period", [1, 2, 5])
-def test_the_step_that_completes_a_period_counts_and_has_the_new_factor(period):
+def test_the_step_that_completes_a_period_counts_in_it_and_uses_the_new_factor(period):
     generator = torch.Generator().manual_seed(period)
     steps = torch.rand(17, 2, generator=generator).tolist()
     balance = HistoryBalance(period, initial=7.0)
@@ -118,7 +118,7 @@ def test_the_step_that_completes_a_period_counts_and_has_the_new_factor(period):
         assert balanced(balance, task, box) == pytest.approx(factor)
 
 
-def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
+def test_history_balance_updates_once_per_period_and_is_saved_in_checkpoints():
     balance = HistoryBalance(period=2, initial=50.0)
 
     def step(task, box):
@@ -131,18 +131,18 @@ def test_history_balance_updates_once_a_period_and_survives_a_checkpoint():
     balance, original = resumed, balance
     assert step(1.0, 1.0) == pytest.approx((2.0 + 10.0) / 2.0)
     assert step(0.0, 0.0) == pytest.approx(6.0)
-    assert original.sums.tolist() == [9.0, 1.0]  # nothing is shared
+    assert original.sums.tolist() == [9.0, 1.0]  # the two share no state
     balance = HistoryBalance(period=1)
-    assert step(1.0, 0.0) == 50.0  # without a box loss the factor stays
+    assert step(1.0, 0.0) == 50.0  # without a box loss the factor does not change
 
 
-def test_a_step_that_diverged_does_not_spoil_the_history():
+def test_a_diverged_step_does_not_affect_the_history_balance():
     balance = HistoryBalance(period=2)
-    found = [balanced(balance, 0.5, box).item() for box in (0.1, torch.inf, 0.2, 0.3, 0.1)]
-    assert found == pytest.approx([50, 50, 50, 3.0, 3.0])
+    factors = [balanced(balance, 0.5, box).item() for box in (0.1, torch.inf, 0.2, 0.3, 0.1)]
+    assert factors == pytest.approx([50, 50, 50, 3.0, 3.0])
 
 
-def test_evaluation_does_not_count_as_training():
+def test_evaluation_mode_updates_neither_balance_nor_normalizer():
     balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount().eval()
     normalizer.average.fill_(10)
     for _ in range(3):
@@ -150,7 +150,7 @@ def test_evaluation_does_not_count_as_training():
         assert normalizer(counted(3)) == 10
 
 
-def test_magnitude_balance_sees_gradients_below_the_range_of_float16():
+def test_magnitude_balance_handles_gradients_that_underflow_in_float16():
     logits = torch.zeros(1, 4, dtype=torch.float16, requires_grad=True)
     outputs = torch.zeros(1, 4, requires_grad=True)
     candidates = change(make(torch.tensor([0])), logits=logits, outputs=outputs)
@@ -159,15 +159,15 @@ def test_magnitude_balance_sees_gradients_below_the_range_of_float16():
     torch.testing.assert_close(ratio, torch.tensor(2e-8), rtol=1e-2, atol=0)
 
 
-def test_ranking_weights_are_those_of_the_definition():
+def test_ranking_weights_agree_with_a_loop_over_the_definition():
     candidates = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
     for delta in (0.0, 1.5):
         weight = RankingWeight(delta)
-        found = weight(candidates)
-        kept = candidates.logits.detach()[LABELS != IGNORE].double()
+        weights = weight(candidates)
+        entries = candidates.logits.detach()[LABELS != IGNORE].double()
         scores = candidates.logits.detach()[rows, LABELS[rows]].double()
-        negatives = sorted(set(kept.flatten().tolist()) - set(scores.tolist()))
+        negatives = sorted(set(entries.flatten().tolist()) - set(scores.tolist()))
 
         def h(x, d):
             return float(x >= 0) if d == 0 else min(max(x / (2 * d) + 0.5, 0.0), 1.0)
@@ -181,10 +181,10 @@ def test_ranking_weights_are_those_of_the_definition():
                 rank += sum(h(p - other, 0.5) for j, p in enumerate(scores.tolist()) if j != k)
                 total += h(i - other, delta) / rank
             expected.append(total / 4)
-        torch.testing.assert_close(found, torch.tensor(expected))
+        torch.testing.assert_close(weights, torch.tensor(expected))
 
 
-def test_centerness_is_one_in_the_middle_and_zero_outside():
+def test_centerness_is_one_at_the_centre_and_zero_outside():
     candidates = make(torch.tensor([0, 0, 0]))
     moved = change(
         candidates,
@@ -195,7 +195,7 @@ def test_centerness_is_one_in_the_middle_and_zero_outside():
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
 
 
-def test_a_loss_of_ones_own_needs_no_options():
+def test_a_custom_loss_needs_no_options():
     class Hinge(Classification):
         def __init__(self, margin):
             super().__init__()
@@ -209,7 +209,7 @@ def test_a_loss_of_ones_own_needs_no_options():
     assert list(losses) == ["loss_cls", "loss_box"] and losses["loss_cls"] > 0
 
 
-def test_an_option_that_is_changed_later_counts():
+def test_an_option_can_be_changed_after_construction():
     loss, plain = Focal(), Focal(gamma=0.0)
     loss.gamma = 0.0
     assert torch.equal(loss(make(LABELS))["loss_cls"], plain(make(LABELS))["loss_cls"])

@@ -26,23 +26,23 @@ from ranking_det.losses import alrp_loss, rank_sort_loss
 from tests.criteria.cases import CRITERIA, LABELS, change, gradients, make, make_masks, rank_sort
 
 
-def test_rank_sort_sees_the_entries_in_row_major_order_without_the_ignored_rows():
+def test_rank_sort_ranks_the_entries_in_row_major_order_without_ignored_rows():
     candidates = make(LABELS)
     output, grad, _ = gradients(Criterion(classification=RankSort()), candidates)
-    kept = LABELS != IGNORE
-    logits = candidates.logits.detach()[kept].reshape(-1).requires_grad_()
-    labels = LABELS[kept]
+    counted = LABELS != IGNORE
+    logits = candidates.logits.detach()[counted].reshape(-1).requires_grad_()
+    labels = LABELS[counted]
     rows = (labels >= 0).nonzero().squeeze(1)
     iou = candidates.boxes.overlap()
     expected = rank_sort_loss(logits, rows * 4 + labels[rows], iou)
     (expected.ranking + expected.sorting).backward()
     torch.testing.assert_close(output.losses["loss_rank"], expected.ranking)
     torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
-    torch.testing.assert_close(grad[kept].reshape(-1), logits.grad)
-    assert (grad[~kept] == 0).all()
+    torch.testing.assert_close(grad[counted].reshape(-1), logits.grad)
+    assert (grad[~counted] == 0).all()
 
 
-def test_the_box_loss_is_the_score_weighted_mean_giou_balanced_to_the_task_loss():
+def test_the_box_loss_is_the_score_weighted_mean_giou_loss_balanced_to_the_task_loss():
     candidates = make(LABELS)
     output, _, grad = gradients(Criterion(classification=RankSort()), candidates)
     weights = candidates.logits.detach()[LABELS >= 0].sigmoid().amax(dim=1)
@@ -54,14 +54,14 @@ def test_the_box_loss_is_the_score_weighted_mean_giou_balanced_to_the_task_loss(
     torch.testing.assert_close(grad, fresh.boxes.outputs.grad)
 
 
-def test_the_task_loss_is_the_sum_of_the_ranking_parts_and_detached():
+def test_the_task_loss_is_the_detached_sum_of_the_ranking_and_sorting_losses():
     output = Criterion(classification=RankSort())(make(LABELS))
     parts = output.losses["loss_rank"] + output.losses["loss_sort"]
     torch.testing.assert_close(output.task_loss, parts.detach())
     assert not output.task_loss.requires_grad and not output.weights.requires_grad
 
 
-def test_metrics_count_per_image_and_in_entries():
+def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
     metrics = Criterion(classification=RankSort())(make(LABELS)).metrics
     assert metrics["num_positives"] == 2  # 4 in 2 images
     assert metrics["negatives_per_positive"] == (6 * 4 - 4) / 4
@@ -91,7 +91,7 @@ def test_degenerate_steps_give_finite_losses_and_gradients(name, dtype, labels):
     assert all(value.isfinite() for value in output.metrics.values())
 
 
-def test_one_class_and_perfect_boxes_leave_the_balance_finite():
+def test_the_balance_is_finite_for_one_class_and_perfect_boxes():
     candidates = make(torch.tensor([0, BACKGROUND]), num_classes=1)
     perfect = change(candidates, gt_boxes=candidates.boxes.boxes.detach())
     output = Criterion(classification=RankSort())(perfect)
@@ -100,7 +100,7 @@ def test_one_class_and_perfect_boxes_leave_the_balance_finite():
 
 
 @pytest.mark.parametrize("name", ["rank_sort", "alrp", "ape", "rankdet", "focal"])
-def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_and_not_an_error(name):
+def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_without_an_error(name):
     candidates = make(LABELS)
     boxes = candidates.boxes
     broken = change(candidates, decoded=boxes.boxes * torch.nan, outputs=boxes.outputs * torch.nan)
@@ -108,7 +108,7 @@ def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_and_not_an_error(name
     assert not output.losses["loss_box"].isfinite()
 
 
-def test_weights_of_zero_do_not_divide_by_zero():
+def test_instance_weights_of_zero_give_a_box_loss_of_zero():
     candidates = make(LABELS)
     far = change(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
     criterion = Criterion(classification=RankSort(), instance_weight=IoUWeight())
@@ -116,7 +116,7 @@ def test_weights_of_zero_do_not_divide_by_zero():
     assert output.losses["loss_box"] == 0 and (grad == 0).all()
 
 
-def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_share():
+def test_with_a_normalizer_the_box_loss_is_divided_by_its_count_times_the_mean_weight():
     candidates = make(LABELS)
     criterion = Criterion(
         classification=Focal(),
@@ -127,8 +127,8 @@ def test_beside_a_sum_the_box_loss_is_the_weighted_mean_over_the_normalizers_sha
     criterion.normalizer.average.fill_(12)
     weights = CenternessWeight()(candidates)
     mean = (weights * GIoU()(candidates)).sum() / weights.sum()
-    found = criterion(candidates).losses["loss_box"]
-    torch.testing.assert_close(found, 2 * mean * 4 / 8)  # 4 positives, an average of 8
+    loss = criterion(candidates).losses["loss_box"]
+    torch.testing.assert_close(loss, 2 * mean * 4 / 8)  # 4 positives, moving average 8
 
 
 def changed(**fields):
@@ -152,85 +152,98 @@ def changed(**fields):
         (lambda: ALRPCriterion(balance=ValueBalance(), tau=1.0), r"tau: .* in \[0, 1\), got 1.0"),
         (lambda: PositiveCount(momentum=1.0), r"momentum: expected a number in \[0, 1\), got 1.0"),
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
-        (lambda: rank_sort(normalizer=PositiveCount()), "RankSort normalises itself"),
-        (lambda: Criterion(classification=Focal()), "normalizer: Focal is a sum and needs one"),
+        (
+            lambda: rank_sort(normalizer=PositiveCount()),
+            "normalizer: expected None, as RankSort is already normalised, got PositiveCount",
+        ),
+        (
+            lambda: Criterion(classification=Focal()),
+            "normalizer: expected a Normalizer such as PositiveCount, as Focal is a sum, got None",
+        ),
         (
             lambda: Criterion(classification=APE(), rank_scope="global"),
-            "APE cannot rank across processes",
+            "rank_scope: expected 'image' or 'gpu', as APE cannot rank across processes, got 'g",
         ),
         (
             lambda: Criterion(
                 classification=Focal(), normalizer=PositiveCount(), rank_scope="image"
             ),
-            "rank_scope: Focal ranks nothing",
+            "rank_scope: expected 'gpu', as Focal does not rank, got 'image'",
         ),
-        (lambda: changed(labels=LABELS[:3]), r"labels: expected int64 of shape \(8,\)"),
+        (lambda: changed(labels=LABELS[:3]), r"labels: expected an int64 tensor of shape \(8,\)"),
         (
             lambda: changed(positives=torch.zeros(0, dtype=torch.int64)),
-            "boxes.outputs: expected one row of 4 for each of the 0 positive labels",
+            r"boxes.outputs: expected shape \(0, 4\), one box for each of the 0 positives, got",
         ),
         (
             lambda: changed(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
-            r"positives: expected the 4 rows whose label is a class, ascending, .* \(0,\)",
+            r"positives: expected the 4 rows whose label is a class, in ascending order, .* \(0,\)",
         ),
         (
             lambda: changed(positives=torch.tensor([0, 2, 5, 6])),
-            r"positives: expected the 4 rows whose label is a class, ascending, .* \(4,\)",
+            r"positives: expected the 4 rows whose label is a class, in ascending order, .* \(4,\)",
         ),
         (
             lambda: changed(positives=torch.tensor([2, 0, 5, 7])),
-            "positives: expected the 4 rows whose label is a class, ascending",
+            "positives: expected the 4 rows whose label is a class, in ascending order",
         ),
         (
             lambda: changed(positives=torch.tensor([0.0, 2, 5, 7])),
-            "positives: expected int64 of shape .4,. on cpu, .* got torch.float32 of shape .4,.",
+            "positives: expected an int64 tensor of shape .4,. on cpu, one entry per positive, "
+            "got torch.float32 of shape .4,.",
         ),
         (
             lambda: changed(outputs=torch.zeros(3, 4)),
-            r"boxes.outputs: expected one row of 4 for each of the 4 positive labels, .* \(3, 4\)",
+            r"boxes.outputs: expected shape \(4, 4\), one box for each of the 4 positives, "
+            r"got .* \(3, 4\)",
         ),
         (
             lambda: changed(gt_boxes=torch.zeros(4, 5)),
-            r"boxes.gt_boxes: expected one row of 4 for each of the 4 positive labels, .* \(4, 5\)",
+            r"boxes.gt_boxes: expected shape \(4, 4\), one box for each of the 4 positives, "
+            r"got .* \(4, 5\)",
         ),
         (
             lambda: changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])),
-            "image: expected ascending images 0..1, as rows are image-major",
+            "image: expected image indices 0..1 in ascending order",
         ),
         (
             lambda: changed(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])),
-            "image: expected ascending images 0..1",
+            "image: expected image indices 0..1 in ascending order",
         ),
         (
             lambda: changed(level=torch.zeros(8)),
-            "level: expected int64 of shape .8,. on cpu, one entry per row, got torch.float32",
+            "level: expected an int64 tensor of shape .8,. on cpu, one entry per row, "
+            "got torch.float32",
         ),
         (
             lambda: changed(continuous_labels=torch.zeros(3)),
-            "continuous_labels: expected a float of shape .4,. on cpu, one entry per positive, got",
+            "continuous_labels: expected a float tensor of shape .4,. on cpu, "
+            "one entry per positive, got",
         ),
         (
             lambda: changed(masks=dataclasses.replace(make_masks([0, 1]), masks=torch.zeros(2, 4))),
-            "masks: expected masks of the shape of logits, .Q, h, w., got torch.float32 of shape",
+            "masks: expected the same shape .Q, h, w. as logits, got torch.float32 of shape",
         ),
         (
             lambda: changed(masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))),
-            "masks.index: expected int64 of shape .1,. on cpu, one entry per mask, got torch.int64",
+            "masks.index: expected an int64 tensor of shape .1,. on cpu, one entry per mask, "
+            "got torch.int64",
         ),
         *[
             (
                 lambda rows=rows: changed(positives=torch.tensor(rows)),
-                "positives: expected the 4 rows whose label is a class, ascending, got torch.int64",
+                "positives: expected the 4 rows whose label is a class, in ascending order, "
+                "got torch.int64",
             )
             for rows in ([-1, 0, 1, 2], [0, 1, 2, 99])
         ],
         (
             lambda: changed(masks=make_masks([0, 4])),
-            "masks.index: expected positives 0..3, got 0 to 4",
+            r"masks.index: expected indices of positives in \[0, 4\), got indices from 0 to 4",
         ),
         (
             lambda: rank_sort(localization=MaskDice())(make(LABELS)),
-            "candidates.masks: expected the masks of positives, got None",
+            "candidates.masks: expected the masks of the positives, got None",
         ),
         (
             lambda: rank_sort()(changed(boxes=None, masks=make_masks([0]))),
@@ -243,17 +256,18 @@ def changed(**fields):
         (lambda: rank_sort(localization=[torch.nn.Identity()]), "localization: .* got Identity"),
         (
             lambda: changed(branch_logits=torch.zeros(7)),
-            "branch_logits: expected a float of shape .8,. on cpu, one entry per row, got .*.7,.",
+            "branch_logits: expected a float tensor of shape .8,. on cpu, one entry per row, "
+            "got .*.7,.",
         ),
         (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],
 )
-def test_wrong_arguments_are_named(build, message):
+def test_wrong_arguments_are_named_in_the_error(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_alrp_takes_the_errors_of_its_boxes_and_weighs_them_by_rank():
+def test_the_alrp_criterion_is_alrp_loss_on_the_giou_errors_of_the_boxes():
     candidates = make(LABELS)
     criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
     output, grad, box_grad = gradients(criterion, candidates)
@@ -270,7 +284,7 @@ def test_alrp_takes_the_errors_of_its_boxes_and_weighs_them_by_rank():
 
 
 @pytest.mark.parametrize("name", ["rank_sort", "ap", "alrp", "ape", "rankdet"])
-def test_the_scope_of_an_image_is_the_mean_over_images_with_a_positive(name):
+def test_rank_scope_image_averages_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
     candidates = make(labels, num_images=3)
     assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive

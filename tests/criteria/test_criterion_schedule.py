@@ -27,14 +27,16 @@ def names(output):
     return sorted(output.losses)
 
 
-def test_stages_take_turns_and_the_last_goes_on():
+def test_stages_follow_each_other_and_the_last_one_continues():
     schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.4, 0.6], 5)
-    seen = [names(schedule(make(LABELS))) for _ in range(5)]
-    assert seen == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
+    loss_names = [names(schedule(make(LABELS))) for _ in range(5)]
+    assert (
+        loss_names == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
+    )
     assert schedule(make(LABELS)).metrics["stage"] == 1
 
 
-def test_a_checkpoint_keeps_the_stage():
+def test_a_resumed_run_continues_in_its_stage():
     def build():
         return CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.75, 0.25], 4)
 
@@ -71,14 +73,14 @@ def test_the_branch_learns_its_target_at_the_positives(target, labels):
         assert loss == 0
         return
     expected = target()(candidates)
-    found = logits.detach()[rows].sigmoid() - 2 * rows.sum() * logits.grad[rows]
-    torch.testing.assert_close(found, expected)
+    trained = logits.detach()[rows].sigmoid() - 2 * rows.sum() * logits.grad[rows]
+    torch.testing.assert_close(trained, expected)
     error = torch.nn.functional.binary_cross_entropy(logits.detach()[rows].sigmoid(), expected)
     torch.testing.assert_close(loss.detach(), error / 2)
 
 
 @pytest.mark.parametrize("classification", [RankDet(), QualityFocal()])
-def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
+def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classification):
     normalizer = PositiveCount() if classification.is_sum else None
     branch = BranchLoss(CenternessWeight())
     Criterion(classification=classification, normalizer=normalizer, branch=branch)
@@ -89,14 +91,14 @@ def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
     [
         (
             lambda: Criterion(classification=RankSort(), branch=BranchLoss(IoUWeight())),
-            "branch: RankSort orders the scores itself",
+            "branch: expected None, as RankSort trains the order of the scores itself, got Bra",
         ),
         (lambda: BranchLoss(IoUWeight(), weight=-1), "weight: expected a finite number"),
         (
             lambda: CriterionSchedule([focal()], [0.5, 0.5], 9),
-            "shares: expected one for each of the 1",
+            "shares: expected one share for each of the 1 stages",
         ),
-        (lambda: CriterionSchedule([], [], 9), "shares: expected one for each of the 0"),
+        (lambda: CriterionSchedule([], [], 9), "shares: expected one share for each of the 0 s"),
         (
             lambda: CriterionSchedule([focal(), focal()], [0, 1], 9),
             "shares: expected a finite number",
@@ -119,6 +121,6 @@ def test_losses_that_leave_the_order_to_the_test_take_a_branch(classification):
         ),
     ],
 )
-def test_what_does_not_fit_is_named(build, message):
+def test_parts_that_do_not_fit_are_named_in_the_error(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Ignored rows take part in no loss: a criterion with them is the one without."""
+"""Ignored rows affect no loss: a criterion gives the same results with and without them."""
 
 import dataclasses
 
@@ -58,7 +58,10 @@ LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGR
 
 
 def with_ignored(labels, seed):
-    """Candidates without and with ignored rows, between and after the others, and their places."""
+    """Candidates without and with ignored rows.
+
+    The ignored rows are between and after the others. Also return the places of the other rows.
+    """
     few = make(labels, seed=seed)
     places = torch.arange(len(labels)) * 4 // 3
     rows = int(places[-1]) + 3
@@ -95,12 +98,12 @@ def compare_criteria(build, seed=0):
 @pytest.mark.parametrize(
     ("scope", "name"), [(scope, name) for scope in SCOPED for name in SCOPED[scope]]
 )
-def test_a_criterion_with_ignored_rows_is_the_one_without(scope, name):
+def test_a_criterion_gives_the_same_results_with_ignored_rows_as_without(scope, name):
     compare_criteria(SCOPED[scope][name])
 
 
 @pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
-def test_a_background_row_of_minus_infinity_is_no_row_to_a_criterion_that_ranks(name):
+def test_ranking_criteria_ignore_background_rows_of_minus_infinity(name):
     few, many, _ = with_ignored(LABELS, seed=0)
     ignored = many.labels == IGNORE
     logits = many.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
@@ -121,11 +124,11 @@ def work(rank, size, folder):
     dist.destroy_process_group()
 
 
-def test_the_same_holds_of_the_ranking_of_two_processes(tmp_path):
+def test_a_ranking_of_two_processes_gives_the_same_results_with_ignored_rows_as_without(tmp_path):
     multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
 
 
-def test_a_positive_of_minus_infinity_is_a_probability_of_0():
+def test_a_positive_logit_of_minus_infinity_is_ranked_as_a_probability_of_0():
     few = make(LABELS)
     logits = few.logits.detach().clone()
     logits[0, 0] = -torch.inf

@@ -1,4 +1,4 @@
-"""Localisation tasks in a criterion: boxes, masks, both."""
+"""Localisation tasks in a criterion: boxes, masks, or both."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ from ranking_det.labels import BACKGROUND
 from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
 from tests.criteria.cases import LABELS, make, make_masks, rank_sort
 
-INDEX = [2, 0, 2, 1]  # of four positives one has two masks, one none
+INDEX = [2, 0, 2, 1]  # of four positives, one has two masks and one has none
 
 
 def with_masks(index=INDEX, labels=LABELS, **fields):
@@ -31,12 +31,12 @@ def with_masks(index=INDEX, labels=LABELS, **fields):
 
 
 def masked_losses(task, candidates=None, instance_weight=None):
-    """The output of Rank & Sort Loss on boxes and masks."""
+    """Return the output of a Rank & Sort criterion on boxes and masks."""
     criterion = rank_sort(localization=[GIoU(), task], instance_weight=instance_weight)
     return criterion(candidates or with_masks())
 
 
-def test_a_mask_has_the_weight_of_its_positive_and_its_loss_that_of_the_ranking():
+def test_a_mask_has_the_weight_of_its_positive_and_the_mask_loss_is_balanced_to_the_ranking():
     candidates = with_masks()
     output = masked_losses(MaskDice(), candidates)
     assert list(output.losses) == ["loss_rank", "loss_sort", "loss_box", "loss_mask"]
@@ -45,20 +45,20 @@ def test_a_mask_has_the_weight_of_its_positive_and_its_loss_that_of_the_ranking(
     mean = (weights * dice_errors(masks.logits, masks.masks)).sum() / weights.sum()
     plain = masked_losses(MaskDice(balanced=False, weight=2.0)).losses["loss_mask"]
     torch.testing.assert_close(plain, 2 * mean)
-    # The balance is a factor that sends no gradient of its own.
+    # The balance is a constant factor: no gradient flows through it.
     (balanced,) = torch.autograd.grad(output.losses["loss_mask"], masks.logits, retain_graph=True)
     (unbalanced,) = torch.autograd.grad(mean, masks.logits)
     torch.testing.assert_close(balanced, unbalanced * output.task_loss / mean.detach())
 
 
-def test_masks_that_are_not_weighted_count_the_same():
+def test_unweighted_masks_have_equal_weights():
     candidates = with_masks()
     loss = masked_losses(MaskCrossEntropy(weighted=False, balanced=False), candidates)
     errors = mask_cross_entropies(candidates.masks.logits, candidates.masks.masks)
     torch.testing.assert_close(loss.losses["loss_mask"], errors.mean())
 
 
-def test_the_masks_change_no_other_loss():
+def test_masks_change_no_other_loss():
     plain, masked = rank_sort()(make(LABELS)), masked_losses(MaskDice())
     for name, loss in plain.losses.items():
         assert torch.equal(loss, masked.losses[name])
@@ -66,20 +66,20 @@ def test_the_masks_change_no_other_loss():
 
 
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
-def test_without_a_mask_the_loss_is_zero_and_attached(labels):
+def test_without_masks_the_mask_loss_is_zero_and_attached_to_the_graph(labels):
     candidates = with_masks([], labels)
     loss = masked_losses(MaskDice(), candidates).losses["loss_mask"]
     assert loss == 0 and loss.requires_grad
     loss.backward()
 
 
-def test_weights_or_a_task_loss_of_zero_leave_it_finite():
+def test_the_mask_loss_is_finite_for_weights_or_a_task_loss_of_zero():
     class NoWeight(UniformWeight):
         def forward(self, candidates):
             return 0 * super().forward(candidates)
 
     assert masked_losses(MaskDice(), instance_weight=NoWeight()).losses["loss_mask"] == 0
-    # All positives are far above all negatives and have one quality.
+    # All positives are far above all negatives and have the same quality.
     sorted_logits = torch.where(LABELS[:, None] >= 0, 50.0, -50.0).expand(-1, 4).clone()
     for row, label in enumerate(LABELS.clamp(min=0).tolist()):
         sorted_logits[row, torch.arange(4) != label] = -50.0
@@ -90,7 +90,7 @@ def test_weights_or_a_task_loss_of_zero_leave_it_finite():
     torch.testing.assert_close(output.losses["loss_mask"], errors.mean())
 
 
-def test_of_a_detector_without_boxes_positives_are_sorted_by_their_masks():
+def test_without_boxes_the_positives_are_sorted_by_the_dice_of_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice())(candidates)
     assert list(output.losses) == ["loss_rank", "loss_sort", "loss_mask"]
@@ -106,7 +106,7 @@ def test_of_a_detector_without_boxes_positives_are_sorted_by_their_masks():
     assert candidates.logits.grad.any() and candidates.masks.logits.grad.any()
 
 
-def test_each_image_alone_is_sorted_by_its_masks_too():
+def test_rank_scope_image_sorts_each_image_by_its_masks_too():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice(), rank_scope="image")(candidates)
     expected = rank_sort(rank_scope="image")(
@@ -115,7 +115,7 @@ def test_each_image_alone_is_sorted_by_its_masks_too():
     torch.testing.assert_close(output.losses["loss_sort"], expected.losses["loss_sort"])
 
 
-def test_given_continuous_labels_come_before_any_overlap():
+def test_continuous_labels_take_precedence_over_the_overlap():
     labels = torch.tensor([0.2, 0.9, 0.4, 0.1])
     candidates = with_masks(continuous_labels=labels)
     expected = rank_sort_loss(*candidates.entries(), labels)
@@ -123,7 +123,7 @@ def test_given_continuous_labels_come_before_any_overlap():
     torch.testing.assert_close(losses["loss_sort"], expected.sorting)
 
 
-def test_beside_a_sum_masks_are_a_mean_of_their_own():
+def test_with_a_normalizer_the_mask_loss_is_still_a_mean_over_the_masks():
     candidates = with_masks()
     criterion = Criterion(
         classification=Focal(),
@@ -135,7 +135,7 @@ def test_beside_a_sum_masks_are_a_mean_of_their_own():
     torch.testing.assert_close(criterion(candidates).losses["loss_mask"], 6 * errors.mean())
 
 
-def test_masks_stand_beside_alrp_with_a_balance_of_their_own():
+def test_alrp_trains_masks_as_an_additional_task_with_its_own_balance():
     plain = ALRPCriterion(balance=HistoryBalance(period=9))(make(LABELS))
     tasks = [GIoU(), MaskDice()]
     output = ALRPCriterion(balance=HistoryBalance(period=9), localization=tasks)(with_masks())
@@ -144,6 +144,6 @@ def test_masks_stand_beside_alrp_with_a_balance_of_their_own():
     torch.testing.assert_close(output.losses["loss_mask"].detach(), output.task_loss)
 
 
-def test_a_weight_below_zero_is_refused():
+def test_a_negative_weight_raises_an_error():
     with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
         MaskDice(weight=-1.0)

@@ -1,4 +1,4 @@
-"""rank_scope="global": training W processes is training one process on all their images."""
+"""rank_scope="global": W processes train as one process with all their images."""
 
 from dataclasses import replace
 
@@ -50,21 +50,21 @@ CRITERIA = {
         balance=HistoryBalance(period=3), localization=tasks(), rank_scope="global"
     ),
 }
-# Per worker, per image: rows, and how many of them are positive.
+# For each worker and image: the number of rows and of positives.
 SHARES = {
     2: {
         "even": [[(20, 4), (20, 5)], [(20, 3), (20, 6)]],
         "uneven": [[(40, 1), (10, 0)], [(9, 7)]],
         "a worker without positives": [[(30, 0)], [(25, 6)]],
         "a worker without objects or rows": [[(0, 0)], [(25, 6)]],
-        "nobody has positives": [[(20, 0)], [(15, 0)]],
+        "no worker has positives": [[(20, 0)], [(15, 0)]],
     },
     3: {"uneven": [[(30, 5)], [(10, 0), (12, 2)], [(50, 9)]]},
 }
 
 
 class Detector(nn.Module):
-    """Linear heads on random features; a box is its anchor plus outputs, a mask of 3 x 3 pixels."""
+    """Linear heads on random features; a box is its anchor plus outputs, a mask is 3 x 3."""
 
     def __init__(self, criterion):
         super().__init__()
@@ -138,12 +138,12 @@ def train_step(model, images):
 def work(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    found = {}
+    results = {}
     for case, share in SHARES[size].items():
         for name, build in CRITERIA.items():
             model = DistributedDataParallel(Detector(build()), broadcast_buffers=False)
-            found[case, name] = train_step(model, images_of(rank, share))
-    torch.save(found, f"{folder}/{rank}.pt")
+            results[case, name] = train_step(model, images_of(rank, share))
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -155,21 +155,23 @@ def test_global_scope_gives_the_losses_and_gradients_of_one_process_with_all_ima
         images = [image for worker in range(size) for image in images_of(worker, share)]
         for name, build in CRITERIA.items():
             losses, gradients = train_step(Detector(build()), images)
-            if case != "nobody has positives":
+            if case != "no worker has positives":
                 assert any(gradient.abs().max() > 1e-4 for gradient in gradients)
-            for found, found_gradients in (worker[case, name] for worker in workers):
+            for worker_losses, worker_gradients in (worker[case, name] for worker in workers):
                 torch.testing.assert_close(
-                    found, losses, rtol=1e-6, atol=1e-9, msg=f"{case} {name}"
+                    worker_losses, losses, rtol=1e-6, atol=1e-9, msg=f"{case} {name}"
                 )
-                for mine, whole in zip(found_gradients, gradients):
-                    torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-9)
+                for gradient, expected in zip(worker_gradients, gradients):
+                    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
 
 
-COUNT_SHARES = {name: share for name, share in SHARES[2].items() if name != "nobody has positives"}
+COUNT_SHARES = {
+    name: share for name, share in SHARES[2].items() if name != "no worker has positives"
+}
 
 
 class Baseline(Detector):
-    """A linear head with a centreness branch, trained as the dense baselines are."""
+    """A linear head with a centreness branch, trained like the dense baselines."""
 
     def __init__(self):
         super().__init__(
@@ -193,18 +195,18 @@ class Baseline(Detector):
 def count_work(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    found = {}
+    results = {}
     for case, share in COUNT_SHARES.items():
         model = DistributedDataParallel(
             Baseline(), broadcast_buffers=False, find_unused_parameters=True
         )
-        found[case] = train_step(model, images_of(rank, share))
-    torch.save(found, f"{folder}/{rank}.pt")
+        results[case] = train_step(model, images_of(rank, share))
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_a_global_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
-    """And losses whose mean over the processes is that of the one; see FCOS, ATSS and PAA."""
+def test_a_global_positive_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
+    """The mean of the losses over the processes is also that of one process."""
     multiprocessing.spawn(count_work, (2, str(tmp_path)), nprocs=2)
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, share in COUNT_SHARES.items():
@@ -215,6 +217,6 @@ def test_a_global_count_gives_the_gradients_of_one_process_with_all_images(tmp_p
             torch.testing.assert_close(mean, loss, rtol=1e-6, atol=1e-9, msg=f"{case} {name}")
         assert len([g for g in gradients if g is not None and g.abs().max() > 1e-4]) == 6
         for worker in workers:
-            for mine, whole in zip(worker[case][1], gradients):
-                if whole is not None:  # the mask head has no loss
-                    torch.testing.assert_close(mine, whole, rtol=1e-6, atol=1e-9)
+            for gradient, expected in zip(worker[case][1], gradients):
+                if expected is not None:  # the mask head has no loss
+                    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)

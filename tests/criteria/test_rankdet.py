@@ -10,32 +10,32 @@ from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
 
 
 def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduction, merge_levels):
-    """The three losses of the given rows as one ranking, and whether they have a positive."""
+    """The three losses of some rows that are ranked together; None without a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
-    own = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
-    if not own:
+    places = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
+    if not places:
         return None
     logits = candidates.logits
     scores = logits.sigmoid() if probabilities else logits
-    foreground = torch.stack([scores[r, labels[r]] for r in own])
+    foreground = torch.stack([scores[r, labels[r]] for r in places])
     background = [scores[r].max() for r in rows if labels[r] == BACKGROUND]
     background = torch.stack(background) if background else scores[:0, 0]
-    mined = mined_by_loop(background, negatives, 15, 3 * len(own))
+    mined = mined_by_loop(background, negatives, 15, 3 * len(places))
     losses = [by_pair_matrix(foreground, mined) if len(mined) else 0 * scores.sum(), 0.0]
     for c in range(scores.shape[1]):
-        high = [scores[r, c] for r in own if labels[r] == c]
+        high = [scores[r, c] for r in places if labels[r] == c]
         low = [scores[r, c] for r in rows if labels[r] not in (c, IGNORE)]
         if high and low:
             mined = mined_by_loop(torch.stack(low), negatives, 3, 3 * len(high))
             losses[1] = losses[1] + by_pair_matrix(torch.stack(high), mined)
-    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(own.values())]
-    level = 0 if merge_levels else candidates.level[list(own)]
-    groups = labels[list(own)] * 10 + level
+    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(places.values())]
+    level = 0 if merge_levels else candidates.level[list(places)]
+    groups = labels[list(places)] * 10 + level
     return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
 
 
 def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
-    """Candidates of images of several sizes: one without a positive, one without a row."""
+    """Candidates of images of several sizes, one without positives and one without rows."""
     generator = torch.Generator().manual_seed(seed)
     rows = sum(sizes)
     image = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
@@ -82,7 +82,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
         classification=RankDet(iou_reduction=reduction, **options), rank_scope=scope
     )
     output = criterion(candidates)
-    found = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
+    values = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
     image = candidates.image if scope == "image" else torch.zeros_like(labels)
     parts = [
         rankdet_by_loop(
@@ -97,7 +97,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
     parts = [part for part in parts if part is not None]
     assert len(parts) == (3 if scope == "image" else 1)
     for losses in zip(*parts, strict=True):
-        loss, expected = found.pop(0), sum(losses) / len(parts)
+        loss, expected = values.pop(0), sum(losses) / len(parts)
         assert_close(loss, expected, 1e-12)
         for leaf in (candidates.logits, candidates.boxes.outputs):
             gradients = [

@@ -1,6 +1,7 @@
-"""How often a step makes the host wait for a GPU: calls whose result, or its shape, it needs.
+"""Count how often a step makes the host wait for a GPU.
 
-Counted on the CPU, where the checks of values, which are left out on a GPU, are switched off.
+The host waits for every call whose result, or whose result's shape, it needs. The calls are counted
+on the CPU, with the checks of values disabled, as they are on a GPU.
 """
 
 import pytest
@@ -38,7 +39,7 @@ MASKS = (torch.bool, torch.uint8)
 
 
 class _Operations(TorchDispatchMode):
-    """Counts operations, those of backward too."""
+    """Record operations that wait, including those of the backward pass."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +58,7 @@ class _Operations(TorchDispatchMode):
 
 
 class _Lists(TorchFunctionMode):
-    """Counts the calls of ``tolist``, which on the CPU is no operation."""
+    """Record calls of ``tolist``, which is not an operation on the CPU."""
 
     def __init__(self):
         super().__init__()
@@ -90,12 +91,12 @@ def waits(run):
         lambda x: torch.repeat_interleave(x.view(1), torch.tensor([2])),
     ],
 )
-def test_the_counter_sees_a_wait(run):
+def test_the_counter_detects_a_wait(run):
     assert len(waits(lambda: run(torch.tensor(1.0)))) == 1
 
 
 def batch(images, classes, levels, rows=60):
-    """Candidates of so many images; every second image lacks a class, the last all of them."""
+    """Candidates of several images; the last one has no positives."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.full((images, rows), BACKGROUND)
     labels[:, ::4] = torch.randint(0, classes, labels[:, ::4].shape, generator=generator)
@@ -142,7 +143,7 @@ def waits_of_a_step(build, scope, *size):
 
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_step_of_rankdet_waits_four_times_whatever_its_size(name, scope, monkeypatch):
+def test_a_step_of_rankdet_waits_at_most_four_times_for_any_size(name, scope, monkeypatch):
     for module in (checks, candidates):
         monkeypatch.setattr(module, "looks_at_values", lambda tensor: False)
     for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):

@@ -1,10 +1,10 @@
-"""A small file in the format of COCO or LVIS."""
+"""A small COCO or LVIS JSON."""
 
 IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
 
 
 def valid(lvis=False):
-    """Three images of 40 x 30, the last without objects; a crowd; categories out of order."""
+    """Return 3 images of 40 x 30, the last without objects; a crowd; categories out of order."""
     crowd = {"iscrowd": 1, "segmentation": {"size": [30, 40], "counts": [0, 6, 1194]}}
     polygon = [[2, 2, 12, 2, 12, 12]]
     content = {

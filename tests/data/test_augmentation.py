@@ -1,3 +1,5 @@
+"""SSD's data augmentation, and the mapper that passes boxes to it."""
+
 import copy
 import functools
 
@@ -43,7 +45,7 @@ def augmentation():
 
 
 def photometric(**changes):
-    """With every step off but those that are named."""
+    """Return a photometric distortion with only the named steps on."""
     off = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
     aug = PhotometricDistortion(**(off | changes), prob=1.0)
     np.random.seed(4)  # a permutation of the channels that moves none
@@ -51,7 +53,7 @@ def photometric(**changes):
 
 
 def unpermuted(aug, image):
-    """Apply all steps but the last, the permutation."""
+    """Apply all steps except the last, the permutation of the channels."""
     return T.TransformList(aug.get_transform(image).transforms[:-1]).apply_image(image)
 
 
@@ -65,7 +67,7 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
         factors.append(unpermuted(aug, gray)[0, 0, 0])
         aug = PhotometricDistortion(brightness=0, contrast=(1, 1), hue=0, prob=1.0)
         changed = unpermuted(aug, orange)[0, 0].astype(float)
-        assert abs(changed.max() - 200) <= 1  # the value stays
+        assert abs(changed.max() - 200) <= 1  # the value does not change
         ratios.append((changed.max() - changed.min()) / changed.max() / 0.8)
         aug = PhotometricDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), prob=1.0)
         changed = unpermuted(aug, orange)[0, 0].astype(float)
@@ -82,7 +84,7 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
         assert high - margin < max(values) <= high + 1, values
 
 
-def test_half_of_the_images_change_in_each_step_and_contrast_comes_first_in_half():
+def test_each_step_changes_half_of_the_images_and_contrast_comes_first_in_half():
     image, aug, lengths, first = picture(4, 4), PhotometricDistortion(), [], []
     for _ in range(2000):
         steps = aug.get_transform(image).transforms[1:]  # the first is the conversion to float
@@ -99,7 +101,7 @@ def test_half_of_the_images_change_in_each_step_and_contrast_comes_first_in_half
     assert abs(np.mean(first) - 0.5) < 0.06
 
 
-def test_channels_are_permuted_with_all_orders_equally_often():
+def test_all_permutations_of_the_channels_are_equally_frequent():
     image, aug = np.array([[[10, 20, 30]]], np.uint8), photometric()
     orders = [tuple(aug.get_transform(image).apply_image(image)[0, 0]) for _ in range(1200)]
     counts = {order: orders.count(order) for order in set(orders)}
@@ -107,10 +109,10 @@ def test_channels_are_permuted_with_all_orders_equally_often():
 
 
 def record_transforms(aug, transforms):
-    """Append each transform that the augmentation draws to a list."""
+    """Make an augmentation append each transform that it draws to a list."""
     original = aug.get_transform
 
-    @functools.wraps(original)  # Detectron2 reads the names of the arguments
+    @functools.wraps(original)  # Detectron2 reads the argument names
     def get_transform(*args):
         transforms.append(original(*args))
         return transforms[-1]
@@ -119,7 +121,7 @@ def record_transforms(aug, transforms):
 
 
 class Draws(dict):
-    """What numpy drew last, by the range that it drew from; "order" for a permutation."""
+    """The last number that numpy drew, by its range; "order" is the last permutation."""
 
     def __init__(self, monkeypatch):
         uniform, permutation = np.random.uniform, np.random.permutation
@@ -136,7 +138,7 @@ class Draws(dict):
 
 
 def distort(image, draws, contrast_first):
-    """The published steps in float32, one after the other, with the numbers that were drawn."""
+    """Apply the published steps in float32, one after the other, with the drawn numbers."""
     image = image.astype(np.float32) + np.float32(draws[-32.0, 32.0])
     if contrast_first:
         image = image * np.float32(draws[0.5, 1.5])
@@ -153,7 +155,7 @@ def distort(image, draws, contrast_first):
 
 
 @pytest.mark.parametrize("contrast_first", [0, 1])
-def test_photometric_distortion_is_the_published_one_in_float32(contrast_first, monkeypatch):
+def test_photometric_distortion_equals_the_published_steps_in_float32(contrast_first, monkeypatch):
     draws, outside = Draws(monkeypatch), 0
     monkeypatch.setattr(np.random, "randint", lambda n: contrast_first)
     aug, image = PhotometricDistortion(saturation=(0.4, 1.6), prob=1.0), picture(20, 30)
@@ -167,7 +169,7 @@ def test_photometric_distortion_is_the_published_one_in_float32(contrast_first, 
     assert outside > 1000  # nothing is clipped
 
 
-def test_saturation_and_hue_change_a_colour_as_by_hand():
+def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
     orange = np.array([[[200, 120, 40]]], np.uint8)  # hue 30, saturation .8, value 200
     aug = photometric(saturation=(1.5, 1.5))
     np.testing.assert_allclose(unpermuted(aug, orange), [[[200, 80, -40]]], atol=1e-3)
@@ -176,13 +178,13 @@ def test_saturation_and_hue_change_a_colour_as_by_hand():
     assert unpermuted(changed, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
 
 
-def test_what_is_not_chosen_changes_the_type_alone():
+def test_with_probability_0_only_the_dtype_changes():
     image = picture(4, 4)
     unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
     assert unchanged.dtype == np.float32 and np.array_equal(unchanged, image)
 
 
-def test_the_whole_chain_is_the_published_one_in_float32(tmp_path, monkeypatch):
+def test_the_whole_chain_equals_the_published_steps_in_float32(tmp_path, monkeypatch):
     item = write(tmp_path, [(10, 10, 60, 50), (70, 20, 150, 60)])
     pixels = np.asarray(Image.open(item["file_name"]))
     chain, transforms = augmentation(), []
@@ -195,7 +197,7 @@ def test_the_whole_chain_is_the_published_one_in_float32(tmp_path, monkeypatch):
         transforms.clear()
         image = mapper(item)["image"]
         colors, pad, crop, _, flip = transforms
-        # To float, brightness, then contrast (which blends) and colours in either order.
+        # Conversion to float, brightness, then contrast (a blend) and colours in either order.
         contrast_first = isinstance(colors.transforms[2], T.BlendTransform)
         expected = distort(pixels, draws, contrast_first)
         height, width = expected.shape[:2]
@@ -213,7 +215,7 @@ def test_the_whole_chain_is_the_published_one_in_float32(tmp_path, monkeypatch):
     assert len(cases) == 8
 
 
-def test_expand_shrinks_half_of_the_images_on_a_canvas_of_the_mean():
+def test_expand_places_half_of_the_images_on_a_larger_canvas_of_the_mean():
     image, aug, ratios = picture(), Expand(MEAN), []
     boxes = np.array([[0.0, 0.0, 160.0, 120.0]])
     for _ in range(200):
@@ -250,42 +252,42 @@ def iou(window, boxes):
 
 
 @pytest.mark.parametrize("boxes", [[[20, 10, 140, 110]], [[20, 10, 100, 90], [60, 30, 150, 115]]])
-def test_windows_have_their_size_shape_and_place(boxes):
+def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_centre(boxes):
     for window in crops(np.array(boxes, float)):
         if window is None:
             continue
         x0, y0, x1, y1 = window
         assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 120
-        # Both ends are rounded down to a pixel.
+        # Both ends are rounded down to whole pixels.
         assert x1 - x0 > 0.3 * 160 - 1 and y1 - y0 > 0.3 * 120 - 1
         assert 0.5 - 0.03 < (y1 - y0) / (x1 - x0) < 2 + 0.06
         assert centers_inside(np.array(boxes, float), window).any()
 
 
 @pytest.mark.parametrize("minimum", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_minimum_holds_for_every_box(minimum, monkeypatch):
+def test_the_minimum_iou_holds_for_every_box(minimum, monkeypatch):
     boxes = np.array([[6.0, 5.0, 152.0, 116.0], [9.0, 7.0, 155.0, 118.0]])
-    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # neither whole nor free
+    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU
     ious = np.array([iou(window, boxes).min() for window in crops(boxes, 25, min_ious=[minimum])])
     assert ious.min() >= minimum
     assert ious.min() < minimum + 0.15  # and not much more
 
 
-def test_the_whole_image_stays_in_a_seventh():
+def test_one_image_in_seven_is_not_cropped():
     whole = [window is None for window in crops(NO_BOXES, 2000)]
     assert abs(np.mean(whole) - 1 / 7) < 0.025
 
 
-def test_a_minimum_that_cannot_be_had_is_drawn_anew():
-    """Two boxes in opposite corners have no window of IoU .9 with both."""
+def test_a_minimum_iou_that_no_window_reaches_is_drawn_again():
+    """Two boxes in opposite corners have no window with an IoU of .9 with both."""
     corners = np.array([[0.0, 0.0, 30.0, 30.0], [130.0, 90.0, 160.0, 120.0]])
-    found = list(crops(corners, 60, min_ious=[0.9]))
-    assert any(window is None for window in found)
-    assert all(window is None or centers_inside(corners, window).any() for window in found)
+    windows = list(crops(corners, 60, min_ious=[0.9]))
+    assert any(window is None for window in windows)
+    assert all(window is None or centers_inside(corners, window).any() for window in windows)
 
 
-def test_without_being_shown_the_boxes_the_crop_refuses():
-    with pytest.raises(ValueError, match="boxes must be given to the augmentation"):
+def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
+    with pytest.raises(ValueError, match="boxes: expected an array .G, 4., as BoxMapper passes it"):
         T.AugmentationList([MinIoURandomCrop()])(T.AugInput(picture()))
 
 
@@ -293,22 +295,34 @@ def test_without_being_shown_the_boxes_the_crop_refuses():
     ("make", "message"),
     [
         (lambda: PhotometricDistortion(brightness=-1), "brightness: .* of at least 0, got -1"),
-        (lambda: PhotometricDistortion(contrast=(2, 1)), r"contrast must be two .*got \(2, 1\)"),
-        (lambda: PhotometricDistortion(prob=2), r"prob must be in \[0, 1\], got 2"),
-        (lambda: Expand(MEAN, ratio=(0.5, 2)), r"ratio must be two ascending numbers >= 1"),
-        (lambda: Expand((1, 2), prob=1).get_transform(picture()).apply_image(picture()), "color"),
-        (lambda: MinIoURandomCrop(min_ious=[0.0]), r"min_ious must be in \(0, 1\], got 0.0"),
-        (lambda: MinIoURandomCrop(min_size=0), r"min_size must be in \(0, 1\], got 0"),
-        (lambda: BoxMapper(augmentations=[], image_format="RGB", min_side=-1), "min_side must be"),
+        (
+            lambda: PhotometricDistortion(contrast=(2, 1)),
+            r"contrast: expected two .*got \(2, 1\)",
+        ),
+        (lambda: PhotometricDistortion(prob=2), r"prob: expected a number in \[0, 1\], got 2"),
+        (lambda: Expand(MEAN, ratio=(0.5, 2)), r"ratio: expected two ascending numbers >= 1"),
+        (
+            lambda: Expand((1, 2), prob=1).get_transform(picture()).apply_image(picture()),
+            r"color: expected 3 channels, got \(1, 2\)",
+        ),
+        (
+            lambda: MinIoURandomCrop(min_ious=[0.0]),
+            r"min_ious: expected a number in \(0, 1\], got 0.0",
+        ),
+        (lambda: MinIoURandomCrop(min_size=0), r"min_size: expected a number in \(0, 1\], got 0"),
+        (
+            lambda: BoxMapper(augmentations=[], image_format="RGB", min_side=-1),
+            "min_side: expected a number of at least 0, got -1",
+        ),
     ],
 )
-def test_a_wrong_option_is_named(make, message):
+def test_an_invalid_argument_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 def write(tmp_path, boxes, crowd=(), size=(120, 160)):
-    """A gray image with a filled rectangle of a shade of its own for each box, and its dict."""
+    """Write a gray image with a filled rectangle of another shade for each box; return its dict."""
     image = np.full((*size, 3), 128, np.uint8)
     for i, (x0, y0, x1, y1) in enumerate(boxes):
         image[int(y0) : int(y1), int(x0) : int(x1)] = (255, 60 * i, 0)
@@ -332,37 +346,37 @@ def write(tmp_path, boxes, crowd=(), size=(120, 160)):
     }
 
 
-def test_boxes_follow_the_image_and_stay_with_their_class(tmp_path):
-    """Wherever the augmentation puts a rectangle, its box bounds what is visible of it."""
+def test_boxes_follow_the_image_and_keep_their_class(tmp_path):
+    """The augmentation moves a rectangle, and its box bounds the visible part."""
     boxes = [(10, 10, 60, 50), (70, 20, 150, 60), (20, 70, 90, 110), (100, 80, 150, 115)]
     item = write(tmp_path, boxes)
     before = copy.deepcopy(item)
     mapper = BoxMapper(augmentations=augmentation()[1:], image_format="RGB")
-    kept = []
+    counts = []
     for _ in range(40):
         result = mapper(item)
         assert result["image"].shape == (3, 512, 512) and result["image"].dtype == torch.uint8
         assert "annotations" not in result and result["image_id"] == 7
         instances = result["instances"]
-        kept.append(len(instances))
+        counts.append(len(instances))
         red, green, blue = result["image"].int()
         for box, label in zip(instances.gt_boxes, instances.gt_classes.tolist()):
-            mine = (red > 240) & (blue < 15) & ((green - 60 * label).abs() < 25)
-            ys, xs = torch.nonzero(mine, as_tuple=True)
-            seen = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-            # Enlarged, the edges are blurred over about a pixel of the original.
+            rectangle = (red > 240) & (blue < 15) & ((green - 60 * label).abs() < 25)
+            ys, xs = torch.nonzero(rectangle, as_tuple=True)
+            bounds = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            # Enlarging blurs the edges over about a pixel of the original.
             blur = 512 / 0.3 / 120
-            assert (box - seen).abs().max() < blur, (box, seen)
+            assert (box - bounds).abs().max() < blur, (box, bounds)
             assert box.min() >= 0 and box.max() <= 512
     assert item == before
-    assert min(kept) < 4 and max(kept) == 4
+    assert min(counts) < 4 and max(counts) == 4
 
 
 def crop(x0, y0, x1, y1):
     return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
 
 
-def test_an_object_is_kept_if_its_centre_is_inside(tmp_path):
+def test_an_object_is_kept_if_its_centre_is_inside_the_crop(tmp_path):
     item = write(tmp_path, [(0, 40, 59, 60), (0, 40, 61, 60), (0, 40, 60, 60), (50, 40, 90, 60)])
     mapper = BoxMapper(augmentations=[crop(30, 0, 100, 120)], image_format="RGB")
     instances = mapper(item)["instances"]
@@ -371,17 +385,17 @@ def test_an_object_is_kept_if_its_centre_is_inside(tmp_path):
     assert instances.image_size == (120, 70)
 
 
-def test_an_expanded_float_image_has_a_canvas_of_the_mean_itself():
+def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
     image = picture().astype(np.float32)
     larger = ColorPadTransform(2, 1, 3, 4, MEAN).apply_image(image)
     assert larger.dtype == np.float32 and larger.shape == (125, 165, 3)
     assert np.array_equal(larger[0, 0], np.float32(MEAN))
 
 
-def test_a_crop_is_judged_by_crowds_too(tmp_path, monkeypatch):
-    """An object on the left and a crowd on the right."""
+def test_a_crop_has_the_minimum_iou_with_crowds_too(tmp_path, monkeypatch):
+    """The object is on the left and the crowd on the right."""
     item = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
-    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # neither whole nor free
+    monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU
     aug, crops = MinIoURandomCrop(min_ious=[0.3]), []
     record_transforms(aug, crops)
     mapper = BoxMapper(augmentations=[aug], image_format="RGB")
@@ -393,7 +407,7 @@ def test_a_crop_is_judged_by_crowds_too(tmp_path, monkeypatch):
     assert all(labels in ([], [0]) for labels in classes) and [0] in classes
 
 
-def test_detectron2s_mapper_passes_float_images_and_masks(tmp_path):
+def test_detectron2s_mapper_and_boxmapper_accept_float_images_and_masks(tmp_path):
     item = write(tmp_path, [(10, 10, 60, 50)])
     item["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 50, 10, 50]]
     chain = [PhotometricDistortion(), Expand(MEAN), T.Resize((64, 64)), T.RandomFlip()]
@@ -408,7 +422,7 @@ def test_detectron2s_mapper_passes_float_images_and_masks(tmp_path):
             assert len(masks) == 1 and masks.nonempty().all()
 
 
-def test_crowds_and_slivers_are_left_out(tmp_path):
+def test_the_mapper_drops_crowds_and_boxes_thinner_than_a_pixel(tmp_path):
     boxes = [(10, 10, 50, 50), (20, 20, 20.9, 60), (20, 20, 21, 60), (60, 60, 90, 90)]
     item = write(tmp_path, boxes, crowd=[3])
     mapper = BoxMapper(augmentations=[], image_format="RGB")
@@ -416,7 +430,7 @@ def test_crowds_and_slivers_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("annotated", [True, False])
-def test_images_without_objects_work(tmp_path, annotated):
+def test_an_image_without_objects_gives_empty_instances(tmp_path, annotated):
     item = write(tmp_path, [])
     if not annotated:
         item.pop("annotations")

@@ -1,3 +1,5 @@
+"""Registered shapes data sets, and the federated annotation of the LVIS variant."""
+
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -28,7 +30,7 @@ SPLITS = ("train", "val")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Both variants, small, and the four names registered there."""
+    """Generate small sets of both variants and register the four names there."""
     root = tmp_path_factory.mktemp("datasets")
     prepare_shapes(root, train=10, val=4, size=64)
     prepare_shapes(root, variant="shapes_lvis", train=110, val=30, size=64)
@@ -46,7 +48,7 @@ def read(path):
     return json.loads(Path(path).read_text())
 
 
-def test_importing_the_package_registers_the_sets_and_again_registering_moves_them(tmp_path, root):
+def test_importing_the_package_registers_the_sets_and_registering_again_moves_them(tmp_path, root):
     assert all(name in DatasetCatalog for name in NAMES)
     try:
         for _ in range(2):
@@ -58,7 +60,7 @@ def test_importing_the_package_registers_the_sets_and_again_registering_moves_th
         register_shapes(root)
 
 
-def test_loading_a_set_that_is_missing_names_the_command(tmp_path, root):
+def test_loading_a_missing_set_names_the_command_that_generates_it(tmp_path, root):
     register_shapes(tmp_path)
     try:
         with pytest.raises(FileNotFoundError) as caught:
@@ -69,13 +71,13 @@ def test_loading_a_set_that_is_missing_names_the_command(tmp_path, root):
         register_shapes(root)
 
 
-def test_preparing_makes_the_missing_sets_of_ours_only(tmp_path, root, monkeypatch):
-    asked = []
+def test_only_missing_shapes_sets_are_generated(tmp_path, root, monkeypatch):
+    calls = []
     monkeypatch.setattr(
-        "ranking_det.data.catalog.prepare_shapes", lambda root, **kw: asked.append((root, kw))
+        "ranking_det.data.catalog.prepare_shapes", lambda root, **kw: calls.append((root, kw))
     )
     prepare_registered(["coco_2017_train", "shapes_lvis_val"])
-    assert asked == [(root, {"variant": "shapes_lvis"})]
+    assert calls == [(root, {"variant": "shapes_lvis"})]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +93,7 @@ def test_metadata_is_complete_before_and_after_loading(root, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_dicts_are_those_of_detectron2(root, name):
+def test_the_dataset_dicts_have_detectron2s_format(root, name):
     classes = MetadataCatalog.get(name).thing_classes
     records = DatasetCatalog.get(name)
     assert records
@@ -161,7 +163,7 @@ def test_frequencies_follow_the_counts_over_the_training_images(lvis):
     assert min(c["image_count"] for c in categories) >= 1
 
 
-def test_the_thresholds_are_inclusive_as_in_lvis():
+def test_the_frequency_thresholds_are_inclusive_as_in_lvis():
     groups = [frequency_group(count, 1000) for count in (1, 10, 11, 30, 31)]
     assert groups == ["r", "r", "c", "c", "f"]
 
@@ -174,15 +176,15 @@ def test_classes_are_long_tailed_and_sorted_by_name():
     assert probabilities.max() > 100 * probabilities.min()
 
 
-def test_unannotated_categories_are_in_no_list_and_the_forced_one_is_whole():
+def test_unannotated_categories_are_in_no_list_and_the_forced_one_is_exhaustive():
     objects = [{"category_id": c} for c in (1, 1, 1, 2, 2, 3, 4, 5, 6)]
-    unknown = partly = 0
+    unknown = not_exhaustive = 0
     for seed in range(200):
         annotated, fields = federate(objects, 20, 1, np.random.default_rng(seed))
-        left = Counter(item["category_id"] for item in annotated)
-        assert left[1] == 3 and 1 not in fields["not_exhaustive_category_ids"]
+        counts = Counter(item["category_id"] for item in annotated)
+        assert counts[1] == 3 and 1 not in fields["not_exhaustive_category_ids"]
         assert all(c > 6 for c in fields["neg_category_ids"])
-        unknown += 6 - len(left)
-        partly += len(fields["not_exhaustive_category_ids"])
-        assert (left[2] == 1) == (fields["not_exhaustive_category_ids"] == [2])
-    assert 50 < unknown < 160 and 10 < partly < 60
+        unknown += 6 - len(counts)
+        not_exhaustive += len(fields["not_exhaustive_category_ids"])
+        assert (counts[2] == 1) == (fields["not_exhaustive_category_ids"] == [2])
+    assert 50 < unknown < 160 and 10 < not_exhaustive < 60

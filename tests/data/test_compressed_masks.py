@@ -1,4 +1,4 @@
-"""Compressed masks, judged as pycocotools writes and reads them."""
+"""Validation of compressed RLE masks, compared with pycocotools and with a plain loop."""
 
 import time
 
@@ -14,7 +14,7 @@ AREA = SIZE[0] * SIZE[1]
 
 
 def random_masks(count, seed=0):
-    """Noise has the shortest runs; blocks have longer ones; all and nothing the longest."""
+    """Return noise (the shortest runs), blocks (longer runs), an empty and a full mask."""
     rng = np.random.default_rng(seed)
     masks = [np.zeros(SIZE), np.ones(SIZE)]
     while len(masks) < count:
@@ -30,7 +30,7 @@ def counts_of(mask):
 
 
 def write(runs):
-    """The characters of runs, whatever they are; a loop straight from the format."""
+    """Compress any runs to characters, in a loop that follows the format."""
     text = ""
     for i, run in enumerate(runs):
         number = run - runs[i - 2] if i > 2 else run
@@ -45,14 +45,14 @@ def write(runs):
 WHOLE = [3, 10, 200, 7, 500, 1, AREA - 721]
 
 
-def test_every_mask_of_pycocotools_is_whole_as_text_and_as_bytes():
+def test_every_mask_from_pycocotools_is_whole_as_text_and_as_bytes():
     for counts in (counts_of(mask) for mask in random_masks(259)):
         assert is_whole(counts, AREA) and is_whole(counts.decode(), AREA)
         assert not is_whole(counts, AREA + 1)
     assert is_whole(counts_of(np.eye(3000, 2000)), 6_000_000)
 
 
-def test_the_characters_are_those_of_pycocotools():
+def test_the_reference_writes_the_same_characters_as_pycocotools():
     rle = {"size": list(SIZE), "counts": WHOLE}
     assert mask_util.frPyObjects(rle, *SIZE)["counts"] == write(WHOLE).encode()
 
@@ -64,29 +64,29 @@ BROKEN = {
     "too short": write(WHOLE[:-1]),
     "too long": write([*WHOLE, 1]),
     "a run below 0": write([3, 10, -1, AREA - 12]),
-    "a run below 0, of the right sum": write([3, 10, 200, -7, AREA - 206]),
+    "a run below 0 with the right sum": write([3, 10, 200, -7, AREA - 206]),
     "the first run below 0": write([-3, AREA + 3]),
-    "only a number that goes on": "o",
+    "only an unfinished number": "o",
     "a number without end": "o" * 40,
     "numbers that overflow": ("o" * 12 + "O") * 9,
     "garbage": "no RLE at all",
-    "characters below": write(WHOLE) + "!",
-    "characters above": write(WHOLE) + "~",
-    "a zero": write(WHOLE) + "\0",
-    "no ASCII": write(WHOLE) + "é",
+    "a character below the range": write(WHOLE) + "!",
+    "a character above the range": write(WHOLE) + "~",
+    "a NUL character": write(WHOLE) + "\0",
+    "a character beyond ASCII": write(WHOLE) + "é",
     "a lone surrogate": "\ud800",
-    "bytes that are no ASCII": write(WHOLE).encode() + b"\xff",
+    "a byte beyond ASCII": write(WHOLE).encode() + b"\xff",
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_mask_is_told(case):
+def test_a_broken_mask_is_recognised(case):
     assert is_whole(write(WHOLE), AREA)
     assert not is_whole(BROKEN[case], AREA)
 
 
-def test_no_change_of_a_character_is_missed():
-    """Held against a loop; some changes leave the sum as it is, and are as good as another mask."""
+def test_every_change_of_one_character_is_judged_as_by_a_plain_loop():
+    """Some changes keep the sum of the runs, so the text is another valid mask."""
     rng = np.random.default_rng(1)
     text = counts_of(random_masks(9)[7]).decode()
     changed = []
@@ -99,7 +99,7 @@ def test_no_change_of_a_character_is_missed():
 
 
 def read(text):
-    """Whether a mask is whole, character by character."""
+    """Return whether a mask is whole, character by character."""
     runs, number, shift = [], 0, 0
     for character in text:
         code = ord(character) - 48
@@ -114,7 +114,7 @@ def read(text):
     return shift == 0 and min(runs) >= 0 and sum(runs) == AREA
 
 
-def test_only_masks_that_may_be_whole_are_decoded():
+def test_only_compressed_masks_of_images_with_a_size_are_decoded():
     size, context = [SIZE[0], SIZE[1]], Context(lvis=False, sizes={1: (SIZE[1], SIZE[0]), 2: None})
     broken = {"size": size, "counts": "no RLE"}
     entries = [
@@ -128,12 +128,12 @@ def test_only_masks_that_may_be_whole_are_decoded():
         {"image_id": 1, "segmentation": broken | {"counts": write(WHOLE).encode()}},
     ]
     faults = {i: fault for i, entry in enumerate(entries) for fault in segmentation(entry, context)}
-    assert list(faults) == [3, 4] and "'size' must be the image's" in faults[4].text
-    assert f"must decode to runs of {AREA} pixels" in faults[3].text
+    assert list(faults) == [3, 4] and "'size': expected the image's" in faults[4].text
+    assert f"expected runs that sum to {AREA} pixels" in faults[3].text
 
 
-def test_millions_of_masks_take_minutes_and_not_hours():
+def test_millions_of_masks_take_minutes_instead_of_hours():
     counts = [counts_of(mask) for mask in random_masks(40)][::2] * 100  # 50 characters
     start = time.process_time()
     assert all(is_whole(text, AREA) for text in counts)
-    assert (time.process_time() - start) / len(counts) < 200e-6  # a tenth of it here
+    assert (time.process_time() - start) / len(counts) < 200e-6  # about 20e-6 when written

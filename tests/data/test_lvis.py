@@ -1,4 +1,4 @@
-"""LVIS as it lies on a disk: a few images under the names and ids of the real files."""
+"""LVIS in its usual folders: a few images under the names and ids of the real files."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def categories(version):
 
 
 def images(version):
-    """Image 1 in the train folder, 2 in the val folder, whatever the split."""
+    """Return image 1 in the train folder and image 2 in the val folder, for either split."""
     size = {"width": 32, "height": 24, **FEDERATED}
     if version == "v1":
         urls = [f"{COCO_URL}/{part}2017/{i:012}.jpg" for i, part in ((1, "train"), (2, "val"))]
@@ -70,12 +70,15 @@ def root(tmp_path, pictures):
 
 
 @pytest.mark.parametrize(("version", "count"), [("v1", 1203), ("v0.5", 1230)])
-def test_images_are_found_in_either_folder_by_url_or_old_name(root, version, count):
+def test_images_are_found_in_either_folder_by_url_or_coco_2014_name(root, version, count):
     write(root, version)
     name = f"ranking_lvis_{version}_train"
     records = DatasetCatalog.get(name)
-    found = [Path(own["file_name"]).relative_to(root / "coco").as_posix() for own in records]
-    assert found == ["train2017/000000000001.jpg", "val2017/000000000002.jpg"]
+    paths = [Path(record["file_name"]).relative_to(root / "coco") for record in records]
+    assert [path.as_posix() for path in paths] == [
+        "train2017/000000000001.jpg",
+        "val2017/000000000002.jpg",
+    ]
     assert records[0]["annotations"][0]["category_id"] == 6
     assert records[0]["neg_category_ids"] == [9]
     metadata = MetadataCatalog.get(name)
@@ -107,18 +110,21 @@ def test_only_names_of_coco_2014_are_translated():
         ),
         (
             lambda: {"images": [images("v1")[0] | {"coco_url": f"{COCO_URL}/val2017/3.jpg"}]},
-            "no file .*coco/val2017/3.jpg",
+            "no image file at .*coco/val2017/3.jpg",
         ),
         (lambda: {"categories": []}, "'categories' is empty"),
         (
             lambda: {"annotations": [OBJECT | {"category_id": 1300}]},
-            r"lvis_v1_train.json: annotation 5 \(annotations\[0\]\): 'category_id' is 1300, which",
+            r"lvis_v1_train.json: annotation 5 \(annotations\[0\]\): 'category_id': .* got 1300",
         ),
-        (lambda: {"annotations": [OBJECT | {"image_id": 9}]}, "annotation 5 .*'image_id' is 9, wh"),
+        (
+            lambda: {"annotations": [OBJECT | {"image_id": 9}]},
+            "annotation 5 .*'image_id': expected the id of an image in the file, got 9",
+        ),
         (lambda: {"annotations": [{"id": 5}]}, "3 faults .*\n.*annotation 5 .*has no 'image_id'"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(root, changes, message):
+def test_a_file_that_does_not_match_the_registered_set_is_refused(root, changes, message):
     write(root, "v1", **changes())
     with pytest.raises(UserError, match=message):
         DatasetCatalog.get("ranking_lvis_v1_train")
@@ -142,14 +148,14 @@ LVIS = [
 ]
 
 
-def test_the_command_line_trains_on_odd_masks_and_refuses_what_does_not_fit(root, tmp_path):
-    """All in one process, as starting one takes seconds."""
+def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root, tmp_path):
+    """All runs share one process, because starting one takes seconds."""
     rle = {"size": [24, 32], "counts": [100, 200, 468]}
-    odd = [SQUARE, rle, [[1, 1, 5, 5]], [[3, 3, 3, 3, 3, 3]], []]
+    masks = [SQUARE, rle, [[1, 1, 5, 5]], [[3, 3, 3, 3, 3, 3]], []]
     annotations = [
         {"id": i, "image_id": 1 + i % 2, "category_id": 7 + i, "bbox": [4, 4, 16, 12], "area": 9.0}
-        | {"segmentation": own}
-        for i, own in enumerate(odd, start=1)
+        | {"segmentation": mask}
+        for i, mask in enumerate(masks, start=1)
     ]
     write(root, "v1", annotations=annotations)
     write(root, "v0.5", annotations=[{**annotations[0], "segmentation": []}])

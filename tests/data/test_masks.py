@@ -1,3 +1,5 @@
+"""Masks for training: polygons and RLE follow the augmentation and stay with their boxes."""
+
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
@@ -22,14 +24,14 @@ FLIP_AND_DOUBLE = T.TransformList([T.HFlipTransform(32), T.ResizeTransform(24, 3
 
 
 def pixels(masks, size=(48, 64)):
-    """(G, H, W) bool, whatever the form."""
+    """Return polygons or bitmaps as (G, H, W) bool."""
     if isinstance(masks, BitMasks):
         return masks.tensor
     whole = torch.tensor([[0.0, 0.0, size[1], size[0]]] * len(masks))
     side = max(size)
-    found = masks.crop_and_resize(whole, side)
+    bitmaps = masks.crop_and_resize(whole, side)
     rows = torch.linspace(0.5, side - 0.5, size[0]).long()
-    return found[:, rows]
+    return bitmaps[:, rows]
 
 
 def test_polygons_and_rle_follow_the_image_and_may_be_mixed():
@@ -40,8 +42,8 @@ def test_polygons_and_rle_follow_the_image_and_may_be_mixed():
     expected = torch.zeros(size, dtype=torch.bool)
     expected[8:32, 24:56] = True
     for masks in (polygons, mixed):
-        for found in pixels(masks):
-            assert (found != expected).sum() <= 2 * (24 + 32)  # a pixel along the edges
+        for bitmap in pixels(masks):
+            assert (bitmap != expected).sum() <= 2 * (24 + 32)  # a pixel along the edges
 
 
 @pytest.mark.parametrize(
@@ -60,19 +62,19 @@ def test_a_mask_without_area_is_empty_and_crops_like_any_other(segmentation, nei
 def write(folder, *annotations):
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "image.png")
     objects = [
-        {"bbox_mode": BoxMode.XYWH_ABS, "category_id": k, "bbox": [4, 4, 16, 12], **own}
-        for k, own in enumerate(annotations)
+        {"bbox_mode": BoxMode.XYWH_ABS, "category_id": k, "bbox": [4, 4, 16, 12], **annotation}
+        for k, annotation in enumerate(annotations)
     ]
     path = str(folder / "image.png")
     return {"file_name": path, "height": 24, "width": 32, "annotations": objects}
 
 
-def test_masks_stay_with_their_boxes_when_objects_are_left_out(tmp_path):
+def test_masks_stay_with_their_boxes_when_objects_are_dropped(tmp_path):
     item = write(
         tmp_path,
         {"segmentation": SQUARE, "bbox": [0, 0, 0.5, 9]},  # thinner than a pixel
         {"segmentation": SQUARE, "iscrowd": 1},
-        {"segmentation": rle((2, 2, 6, 6)), "bbox": [2, 2, 4, 4]},  # its centre is cut off
+        {"segmentation": rle((2, 2, 6, 6)), "bbox": [2, 2, 4, 4]},  # the crop cuts off its centre
         {"segmentation": SQUARE},
         {"segmentation": rle((10, 8, 30, 20)), "bbox": [10, 8, 20, 12]},
     )

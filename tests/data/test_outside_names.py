@@ -1,4 +1,4 @@
-"""Names of images in a JSON stay in the image folder."""
+"""Path traversal: the image names of a JSON cannot leave the image folder."""
 
 import json
 import os
@@ -17,7 +17,7 @@ NAME = "set_of_the_test_of_names"
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file of two images, one of this name; returns it and the folder of the images."""
+    """Write a file of two images, one with this name; return it and the image folder."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for place in (".", "images", "images/deep"):
         Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
@@ -56,12 +56,12 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=str)
-def test_a_name_that_leaves_is_one_line_with_the_count(write, name):
+def test_a_name_that_leaves_the_folder_is_refused_in_one_line_with_the_count(write, name):
     path, images = write(**name)
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
         read_annotations(path, images)
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
-    # Sets that are registered are read by the same rule.
+    # The same rule holds for registered sets.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
     register_set(NAME, {1: "x"}, load_set, **metadata)
     with pytest.raises(UserError, match="1 of 2 images lie outside"):
@@ -85,17 +85,17 @@ def test_names_inside_are_found_and_links_are_followed(write, tmp_path, name):
     assert read_annotations(*write(**name)).num_images == 2
 
 
-def test_a_way_back_out_of_a_link_goes_by_the_names(write, tmp_path):
+def test_a_parent_folder_after_a_link_is_resolved_in_the_name(write, tmp_path):
     (tmp_path / "other" / "deep").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "secret.png")
     (tmp_path / "images" / "link").symlink_to(tmp_path / "other" / "deep")
     path, images = write(file_name="link/../secret.png")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="no image file at"):
         read_annotations(path, images)
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_the_flag_allows_it(write, tmp_path, absolute):
+def test_allow_outside_permits_such_names(write, tmp_path, absolute):
     outside = str(tmp_path / "a.png") if absolute else "../a.png"
     path, images = write(file_name=outside)
     summary = read_annotations(path, images, allow_outside=True)
@@ -106,20 +106,20 @@ def test_the_flag_allows_it(write, tmp_path, absolute):
         load_set(NAME)
 
 
-def test_a_name_that_no_file_can_have_is_a_missing_image_with_the_flag_too(write):
+def test_with_allow_outside_a_name_that_no_file_can_have_is_a_missing_image(write):
     path, images = write(file_name="a\0/a.png")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="no image file at"):
         read_annotations(path, images, allow_outside=True)
 
 
-def test_the_command_has_the_flag(write, capsys):
+def test_the_command_line_has_allow_outside(write, capsys):
     path, images = write(file_name="../a.png")
     command = ["--config-file", CONFIG, "--preview", "1", "--train-json", path]
     command += ["--train-images", images]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of 2 images lie outside the image folder" in line and "'../a.png'" in line
-    # The files pass, and what is asked for next is refused.
+    # The files pass the check; the empty output folder is refused.
     assert main([*command, "--allow-outside", "train.output_dir="]) == 2
     assert "outside" not in capsys.readouterr().err
     assert main(["--config-file", CONFIG, "--allow-outside"]) == 2

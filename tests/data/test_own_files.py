@@ -1,3 +1,5 @@
+"""Custom COCO and LVIS JSON files as registered data sets."""
+
 import json
 import logging
 from pathlib import Path
@@ -21,7 +23,7 @@ FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 
 @pytest.fixture
 def register(tmp_path):
-    """Writes a file, with empty ones for its images, and registers it; returns its path."""
+    """Write a file and empty files for its images, and register it; return its path."""
 
     def do(content, folder="."):
         path = tmp_path / folder / "own.json"
@@ -58,18 +60,18 @@ def test_category_ids_with_gaps_become_classes_from_0(register, lvis, caplog):
     assert records[0]["file_name"] == str(path.parent / "images" / part)
 
 
-def test_the_dicts_are_those_of_detectron2(register):
+def test_the_dataset_dicts_equal_detectron2s(register):
     content = valid()
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
     path = register(content)
     expected = load_coco_json(str(path), str(path.parent / "images"), NAME)
-    ours = DatasetCatalog.get(NAME)
-    for record in expected + ours:
+    records = DatasetCatalog.get(NAME)
+    for record in expected + records:
         for annotation in record["annotations"]:
-            # Detectron2 passes on an empty list of polygons, which says the same as none.
+            # Detectron2 keeps an empty list of polygons, which means the same as no mask.
             annotation["segmentation"] = annotation.get("segmentation") or None
-    assert ours == expected
+    assert records == expected
 
 
 def test_registering_again_moves_the_set(register):
@@ -83,7 +85,7 @@ def test_registering_again_moves_the_set(register):
 
 
 def evaluate(output_dir, complete=True):
-    """Evaluates perfect predictions; returns the metrics."""
+    """Evaluate perfect predictions with Detectron2; return the metrics."""
     evaluator = COCOEvaluator(NAME, tasks=("bbox",), output_dir=str(output_dir))
     if complete:
         evaluator._coco_api.dataset = complete_for_evaluation(evaluator._coco_api.dataset)
@@ -102,7 +104,7 @@ def evaluate(output_dir, complete=True):
 
 @FORMATS
 @pytest.mark.parametrize("first_id", [1, 0])
-def test_perfect_predictions_have_ap_100_and_the_ids_of_the_file(
+def test_perfect_predictions_have_ap_100_and_the_category_ids_of_the_file(
     register, tmp_path, lvis, first_id
 ):
     content = valid(lvis)
@@ -115,7 +117,7 @@ def test_perfect_predictions_have_ap_100_and_the_ids_of_the_file(
     assert [result["category_id"] for result in written] == list(IDS)
 
 
-def test_without_completion_the_evaluation_of_lvis_fails(register, tmp_path):
+def test_detectron2s_evaluation_of_an_lvis_file_fails_without_completion(register, tmp_path):
     register(valid(lvis=True))
     with pytest.raises(KeyError, match="iscrowd|area"):
         evaluate(tmp_path, complete=False)

@@ -1,4 +1,4 @@
-"""All who read an annotation file share what was parsed once, and change none of it."""
+"""Each annotation file is parsed once; all readers share the content and do not change it."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file, by default an hour ago, and its images; returns the paths."""
+    """Write a file of this age in seconds, and its images; return the paths."""
 
     def do(content, age=3600.0):
         path, images = tmp_path / "own.json", tmp_path / "images"
@@ -56,7 +56,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """How often each file has been parsed."""
+    """Count how often each file is parsed."""
     counts, load_json = Counter(), reader.load_json
 
     def load(path, what):
@@ -68,7 +68,7 @@ def parsed(monkeypatch):
 
 
 def evaluate():
-    """Perfect boxes and empty masks; returns the metrics."""
+    """Evaluate perfect boxes and empty masks; return the metrics."""
     evaluator = DetectionEvaluator(NAME)
     for record in DatasetCatalog.get(NAME):
         objects = [a for a in record["annotations"] if not a.get("iscrowd")]
@@ -83,7 +83,7 @@ def evaluate():
 
 
 @FORMATS
-def test_all_that_a_training_asks_for_is_parsed_once_and_left_as_it_is(
+def test_a_training_parses_each_file_once_and_does_not_change_the_content(
     write, parsed, tmp_path, lvis
 ):
     path, images = write(valid(lvis))
@@ -100,7 +100,7 @@ def test_all_that_a_training_asks_for_is_parsed_once_and_left_as_it_is(
     assert open_annotations(path).content == before
 
 
-def test_records_that_are_changed_are_nobody_elses(write):
+def test_changing_records_does_not_affect_other_readers(write):
     path, images = write(valid())
     register_annotations(NAME, path, images, read_annotations(path, images))
     records = DatasetCatalog.get(NAME)
@@ -113,13 +113,13 @@ def test_records_that_are_changed_are_nobody_elses(write):
     assert evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_a_file_that_has_changed_is_parsed_and_checked_again(write, parsed):
+def test_a_changed_file_is_parsed_and_validated_again(write, parsed):
     path, images = write(valid())
     register_annotations(NAME, path, images, read_annotations(path, images))
     content = valid()
-    content["annotations"][0]["image_id"] = 99  # as long as before
+    content["annotations"][0]["image_id"] = 99  # the file keeps its length
     write(content, age=60.0)
-    with pytest.raises(UserError, match="'image_id' is 99, which is no image"):
+    with pytest.raises(UserError, match="'image_id': expected the id of an image .*, got 99"):
         DatasetCatalog.get(NAME)
     os.remove(path)
     with pytest.raises(UserError, match="does not exist"):
@@ -127,14 +127,14 @@ def test_a_file_that_has_changed_is_parsed_and_checked_again(write, parsed):
     assert parsed == {path: 3}
 
 
-def test_a_file_may_change_within_a_tick_of_the_clock(write, parsed):
+def test_a_file_that_was_just_written_is_parsed_again(write, parsed):
     path, _ = write(valid(), age=0.0)
     read_annotations(path)
     read_annotations(path)
     assert parsed == {path: 2}
 
 
-def test_a_file_that_was_released_is_parsed_again(write, parsed):
+def test_a_released_file_is_parsed_again(write, parsed):
     path, images = write(valid())
     register_annotations(NAME, path, images, read_annotations(path, images))
     for count in (1, 2):
@@ -143,7 +143,7 @@ def test_a_file_that_was_released_is_parsed_again(write, parsed):
         release_sets([NAME])
 
 
-def test_images_that_may_lie_outside_in_one_check_may_not_in_another(write, tmp_path):
+def test_allow_outside_in_one_check_does_not_carry_over_to_another(write, tmp_path):
     content = valid()
     content["images"][0]["file_name"] = "../images/../11.png"
     path, images = write(content)

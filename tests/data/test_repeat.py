@@ -1,3 +1,5 @@
+"""Repeat factor sampling of images with rare classes."""
+
 import math
 from pathlib import Path
 
@@ -20,7 +22,7 @@ def image(*classes):
     return {"annotations": [{"category_id": k} for k in classes]}
 
 
-# Of 8 images: class 0 in 6, class 1 in 2, class 2 in 1.
+# 8 images: class 0 is in 6 of them, class 1 in 2, class 2 in 1.
 IMAGES = [image(0), image(0, 0), image(0), image(0), image(0, 1), image(0, 1, 2), image(), image()]
 
 
@@ -33,14 +35,14 @@ def root(tmp_path):
 
 
 def test_the_factor_of_an_image_is_that_of_its_rarest_class():
-    # sqrt(.5 / (2/8)) = 1.414 and sqrt(.5 / (1/8)) = 2 exactly; an empty image counts once.
+    # sqrt(.5 / (2/8)) = 1.414 and sqrt(.5 / (1/8)) = 2 exactly; an empty image has factor 1.
     expected = [1, 1, 1, 1, math.sqrt(2), 2, 1, 1]
     assert repeat_factors(IMAGES, 0.5).tolist() == pytest.approx(expected)
 
 
 def test_factors_are_rounded_up_and_nothing_is_copied():
-    found = repeat_rare(IMAGES, threshold=0.5)
-    places = [next(i for i, own in enumerate(IMAGES) if own is kept) for kept in found]
+    repeated = repeat_rare(IMAGES, threshold=0.5)
+    places = [next(i for i, image in enumerate(IMAGES) if image is copy) for copy in repeated]
     assert places == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7]
     assert len(repeat_rare(IMAGES, threshold=0.1)) == len(IMAGES)
     assert len(repeat_rare([], threshold=0.1)) == 0
@@ -49,31 +51,31 @@ def test_factors_are_rounded_up_and_nothing_is_copied():
 @pytest.mark.parametrize(
     ("images", "threshold", "message"),
     [
-        (IMAGES, -1.0, "threshold must be >= 0, the share of a rare class, got -1.0"),
+        (IMAGES, -1.0, "threshold: expected the share of a rare class, at least 0, got -1.0"),
         ([{"file_name": "a.jpg"}], 0.1, "needs the annotations of every image"),
     ],
 )
-def test_what_cannot_be_repeated_is_one_line(images, threshold, message):
+def test_invalid_arguments_give_a_one_line_error(images, threshold, message):
     with pytest.raises(UserError, match=message):
         repeat_rare(images, threshold)
 
 
 @pytest.mark.parametrize("grouping", [False, True])
-def test_a_loader_keeps_one_copy_of_a_repeated_image_and_gives_it_as_often(grouping):
-    records = [{"name": i, "width": 2, "height": 1, **own} for i, own in enumerate(IMAGES)]
+def test_a_loader_stores_a_repeated_image_once_and_yields_every_repeat(grouping):
+    records = [{"name": i, "width": 2, "height": 1, **image} for i, image in enumerate(IMAGES)]
     repeated = repeat_rare(records, threshold=0.5)
-    kept = RecordList(repeated)
-    assert len(kept) == 10 and len(kept.dataset) == 8
-    assert [kept[i]["name"] for i in range(10)] == [own["name"] for own in repeated]
+    stored = RecordList(repeated)
+    assert len(stored) == 10 and len(stored.dataset) == 8
+    assert [stored[i]["name"] for i in range(10)] == [record["name"] for record in repeated]
     loader = build_train_loader(
         repeated, mapper=dict, total_batch_size=2, aspect_ratio_grouping=grouping
     )
     batches = [batch for batch, _ in zip(loader, range(25))]
-    names = [own["name"] for batch in batches for own in batch]
+    names = [record["name"] for batch in batches for record in batch]
     assert all(names.count(name) == 5 * (2 if name in (4, 5) else 1) for name in range(8))
 
 
-def test_a_lazyconfig_repeats_with_a_node_around_its_data_set(root, tmp_path):
+def test_a_lazyconfig_repeats_images_with_a_node_around_its_data_set(root, tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"""
 from detectron2.config import LazyCall as L, LazyConfig
@@ -102,7 +104,7 @@ dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, thre
     assert (inner.names, inner.filter_empty) == ("own_train", False)
 
 
-def test_yaml_repeats_with_detectron2s_keys(root):
+def test_a_yaml_config_repeats_images_with_detectron2s_keys(root):
     sampler = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
     overrides = [*sampler, "DATALOADER.REPEAT_THRESHOLD", "0.2", "DATALOADER.NUM_WORKERS", "0"]
     overrides += ["DATASETS.TRAIN", "('shapes_lvis_train',)", "MODEL.DEVICE", "cpu"]

@@ -1,3 +1,5 @@
+"""Content of the generated shapes data set: images, boxes, masks and classes."""
+
 import json
 from collections import Counter
 
@@ -13,7 +15,7 @@ from ranking_det.data.shapes.mask_annotations import polygon_annotation, without
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """60 + 8 images of 128 px."""
+    """Generate 60 + 8 images of 128 pixels."""
     return prepare_shapes(tmp_path_factory.mktemp("datasets"), train=60, val=8, size=128, seed=3)
 
 
@@ -39,7 +41,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path,
     assert written(tmp_path / "four", workers=4, variant=variant) == one
 
 
-def test_another_seed_gives_other_images_and_annotations(tmp_path):
+def test_another_seed_gives_different_images_and_annotations(tmp_path):
     one, other = written(tmp_path / "one"), written(tmp_path / "other", seed=1)
     assert one.keys() == other.keys()
     assert all(one[name] != other[name] for name in one)
@@ -52,14 +54,14 @@ def test_an_image_does_not_depend_on_the_number_of_images(tmp_path):
     assert all(few[name] == more[name] for name in images)
 
 
-def test_the_splits_and_the_variants_share_no_image(tmp_path):
+def test_splits_and_variants_share_no_image(tmp_path):
     plain = written(tmp_path / "plain")
     long_tailed = written(tmp_path / "lvis", variant="shapes_lvis")
     images = [v for files in (plain, long_tailed) for k, v in files.items() if k.endswith("jpg")]
     assert len(set(images)) == len(images) == 18
 
 
-def test_every_image_is_there_in_the_size_asked_for(folder, coco):
+def test_every_image_exists_in_the_requested_size(folder, coco):
     assert len(coco.imgs) == 60 and len(list((folder / "train").iterdir())) == 60
     assert len(list((folder / "val").iterdir())) == 8
     for image in coco.imgs.values():
@@ -76,23 +78,23 @@ def test_masks_agree_with_areas_and_boxes_and_do_not_overlap(coco):
             rim = 0.25 * (width + height)
             assert abs(int(mask.sum()) - annotation["area"]) <= rim + 2
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            # At a thin tip less than half of a pixel is covered, so the mask ends before it.
+            # A thin tip covers less than half of a pixel, so the mask ends before it.
             tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             assert np.abs(np.subtract(tight, [x, y, x + width, y + height])).max() <= 2
             assert 0 <= x and 0 <= y and x + width <= 128 and y + height <= 128
             total += mask
-        # Polygons share their edges, where a pixel may fall to both sides.
+        # Polygons share their edges, where a pixel may belong to both.
         assert (total > 1).sum() <= 0.1 * (total > 0).sum() + 4
 
 
-def test_an_image_has_no_object_or_2_to_15_and_perhaps_a_crowd(coco):
+def test_an_image_has_0_or_2_to_15_objects_crowds_aside(coco):
     objects = Counter(a["image_id"] for a in coco.anns.values() if not a["iscrowd"])
     counts = [objects[image_id] for image_id in coco.imgs]
     assert min(n for n in counts if n) >= 2 and max(counts) <= 15
     assert 1 <= counts.count(0) <= 3
 
 
-def test_a_few_crowds_come_with_run_lengths(coco):
+def test_the_few_crowds_have_uncompressed_rle(coco):
     crowds = [a for a in coco.anns.values() if a["iscrowd"]]
     assert 2 <= len(crowds) <= 5
     for crowd in crowds:
@@ -102,19 +104,19 @@ def test_a_few_crowds_come_with_run_lengths(coco):
     assert all(isinstance(a["segmentation"], list) and a["segmentation"] for a in others)
 
 
-def test_all_classes_are_there_and_none_dominates(coco):
+def test_all_classes_occur_and_none_dominates(coco):
     counts = Counter(a["category_id"] for a in coco.anns.values())
     assert sorted(counts) == list(range(1, len(categories_of("shapes")) + 1))
     assert len(counts) >= 12 and max(counts.values()) <= 4 * min(counts.values())
 
 
-def test_sizes_range_over_a_factor_of_ten(coco):
+def test_object_sizes_range_over_a_factor_of_ten(coco):
     sides = [max(a["bbox"][2:]) for a in coco.anns.values() if not a["iscrowd"]]
     assert max(sides) >= 10 * min(sides)
     assert np.quantile(sides, 0.95) >= 5 * np.quantile(sides, 0.05)
 
 
-def test_colour_does_not_tell_the_class(folder, coco):
+def test_colour_does_not_reveal_the_class(folder, coco):
     """Mean colours of objects differ far less between classes than within one."""
     colours = {category: [] for category in coco.cats}
     for image in coco.imgs.values():
@@ -127,14 +129,14 @@ def test_colour_does_not_tell_the_class(folder, coco):
     assert means.std(0).max() < 0.5 * within
 
 
-def test_ids_begin_at_1_and_the_settings_are_in_the_files(folder, coco):
+def test_ids_start_at_1_and_the_settings_are_in_meta_json(folder, coco):
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     assert sorted(coco.imgs) == list(range(1, 61))
     meta = json.loads((folder / "meta.json").read_text())
     assert (meta["train"], meta["val"], meta["size"], meta["seed"]) == (60, 8, 128, 3)
 
 
-def test_polygons_follow_pieces_and_holes_to_a_quarter_of_a_pixel():
+def test_polygons_follow_pieces_and_holes_within_a_quarter_of_a_pixel():
     mask = np.zeros((80, 120), bool)
     mask[8:48, 8:48] = True
     mask[20:36, 20:36] = False
@@ -150,7 +152,7 @@ def test_polygons_follow_pieces_and_holes_to_a_quarter_of_a_pixel():
     assert len(polygons) == 3 and sum(shoelace) == annotation["area"]
 
 
-def test_crumbs_are_dropped_and_pinholes_filled_but_the_last_piece_stays():
+def test_small_pieces_are_removed_and_small_holes_filled_but_the_last_piece_stays():
     mask = np.zeros((40, 40), bool)
     mask[5:30, 5:30] = True
     mask[10:12, 10:12] = False

@@ -1,3 +1,5 @@
+"""Generation of the shapes data set: atomic, locked, and started from the command line."""
+
 import fcntl
 import json
 import os
@@ -16,8 +18,8 @@ from ranking_det.data.shapes.__main__ import main
 SMALL = {"train": 3, "val": 2, "size": 64}
 
 
-# The command line in a process of its own, without the seconds that it takes to import Detectron2:
-# the parent package, which registers the sets there, is replaced by an empty one.
+# The command line in a separate process. Importing Detectron2 takes seconds, so the parent package,
+# which imports it to register the sets, is replaced by an empty one.
 COMMAND_LINE = f"""
 import sys, types
 sys.modules["ranking_det.data"] = package = types.ModuleType("ranking_det.data")
@@ -44,16 +46,17 @@ def assert_whole(folder, train, val):
         assert len(images["images"]) == count == len(list((folder / split).iterdir()))
 
 
-def test_two_processes_starting_at_once_make_one_whole_set(tmp_path):
+def test_two_simultaneous_processes_generate_one_complete_set(tmp_path):
     both = [start(tmp_path, train=40) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sorted(("made now" in o, "was there" in o) for o in outputs) == [(0, 1), (1, 0)]
+    states = sorted(("generated now" in text, "already there" in text) for text in outputs)
+    assert states == [(0, 1), (1, 0)]
     assert_whole(tmp_path / "shapes", 40, 2)
     assert not partials(tmp_path)
 
 
-def test_what_a_killed_process_leaves_is_not_used_and_cleared_by_the_next(tmp_path):
+def test_the_partial_set_of_a_killed_process_is_not_used_and_the_next_removes_it(tmp_path):
     process = start(tmp_path, train=5000)
     deadline = time.monotonic() + 50
     while len(list(tmp_path.glob(".shapes.partial-*/train/*.jpg"))) < 5:
@@ -66,7 +69,7 @@ def test_what_a_killed_process_leaves_is_not_used_and_cleared_by_the_next(tmp_pa
     assert not partials(tmp_path)
 
 
-def test_a_process_waits_for_the_holder_of_the_lock_and_leaves_its_files_alone(tmp_path):
+def test_a_process_waits_for_the_holder_of_the_lock_and_keeps_its_files(tmp_path):
     live = tmp_path / ".shapes.partial-1-live"
     live.mkdir()
     with (tmp_path / ".shapes.lock").open("w") as lock:
@@ -80,9 +83,7 @@ def test_a_process_waits_for_the_holder_of_the_lock_and_leaves_its_files_alone(t
     assert not partials(tmp_path)
 
 
-def test_without_locks_the_first_to_finish_wins_and_nothing_of_others_is_deleted(
-    tmp_path, monkeypatch
-):
+def test_without_locks_the_first_to_finish_wins_and_files_of_others_stay(tmp_path, monkeypatch):
     def no_locks(*args):
         raise OSError("no locks available")
 
@@ -100,7 +101,7 @@ def test_without_locks_the_first_to_finish_wins_and_nothing_of_others_is_deleted
     assert not (folder / "slow").exists() and partials(tmp_path) == [live]
 
 
-def test_an_error_while_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_an_interrupt_while_drawing_leaves_no_files(tmp_path, monkeypatch):
     def broken(*args):
         raise KeyboardInterrupt
 
@@ -110,26 +111,29 @@ def test_an_error_while_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not partials(tmp_path) and not (tmp_path / "shapes").exists()
 
 
-def test_a_set_that_is_there_is_taken_as_it_is_unless_something_else_is_asked_for(tmp_path):
+def test_an_existing_set_is_reused_unless_other_settings_are_requested(tmp_path):
     folder = prepare_shapes(tmp_path, **SMALL)
     before = (folder / "meta.json").stat().st_mtime_ns
     assert prepare_shapes(tmp_path) == prepare_shapes(tmp_path, **SMALL) == folder
     assert (folder / "meta.json").stat().st_mtime_ns == before
     for name, value in (("train", 4), ("val", 3), ("size", 96), ("seed", 1)):
         has = {"seed": 0, **SMALL}[name]
-        with pytest.raises(ValueError, match=f"made with {name}={has}, but {name}={value} is"):
+        message = f"expected a set made with {name}={value}, got one made with {name}={has}; delete"
+        with pytest.raises(ValueError, match=message):
             prepare_shapes(tmp_path, **{name: value})
 
 
-def test_a_set_of_another_version_of_the_generator_is_refused(tmp_path):
+def test_a_set_from_another_version_of_the_generator_is_refused(tmp_path):
     meta = prepare_shapes(tmp_path, **SMALL) / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"generator": 0}))
-    with pytest.raises(ValueError, match="made with generator=0, but generator=.* delete"):
+    with pytest.raises(
+        ValueError, match="made with generator=.*, got one made with generator=0; delete"
+    ):
         prepare_shapes(tmp_path)
 
 
 @pytest.mark.parametrize("meta", [None, "", "[]", '{"sides": 5}'])
-def test_a_folder_of_somebody_else_is_neither_used_nor_touched(tmp_path, meta):
+def test_a_folder_that_another_program_made_is_neither_used_nor_changed(tmp_path, meta):
     (tmp_path / "shapes").mkdir()
     if meta is not None:
         (tmp_path / "shapes" / "meta.json").write_text(meta)
@@ -153,7 +157,7 @@ def test_values_out_of_range_are_named(tmp_path, wrong, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_follows_the_environment(monkeypatch):
+def test_the_folder_follows_the_environment_variable(monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     assert str(shapes_folder("shapes_lvis")) == os.path.expanduser("~/data/shapes_lvis")
     monkeypatch.delenv("DETECTRON2_DATASETS")
@@ -161,7 +165,7 @@ def test_the_folder_follows_the_environment(monkeypatch):
     assert str(shapes_folder(root="/x")) == "/x/shapes"
 
 
-def test_the_command_line_gives_one_line_and_a_status_for_an_error(tmp_path, capsys):
+def test_the_command_line_reports_an_error_in_one_line_with_status_1(tmp_path, capsys):
     prepare_shapes(tmp_path, **SMALL)
     assert main(["--root", str(tmp_path)]) == 0
     assert main(["--root", str(tmp_path), "--size", "96"]) == 1

@@ -1,3 +1,5 @@
+"""The training data loader: deterministic samples, exact resuming."""
+
 import random
 
 import numpy as np
@@ -8,7 +10,7 @@ from ranking_det.data.stream import build_train_loader, goes_on, seeded
 
 
 def mapper(record):
-    """The image, and a draw of each generator."""
+    """Return the image and a draw from each random generator."""
     draws = np.random.rand(), random.random(), torch.rand(()).item()
     return {"image": record["image"], "draws": draws}
 
@@ -20,34 +22,34 @@ def take(count, *, images=5, **arguments):
     return [next(loader) for _ in range(count)]
 
 
-def test_a_loader_that_starts_at_an_iteration_gives_what_one_from_the_start_would():
+def test_a_loader_that_starts_at_an_iteration_gives_the_same_samples_as_one_from_the_start():
     whole = take(9)
     assert take(5, start_iter=4) == whole[4:]
 
 
-def test_the_number_of_loading_processes_changes_nothing():
+def test_samples_do_not_depend_on_the_number_of_workers():
     assert take(6, num_workers=2) == take(6)
 
 
-def test_an_epoch_has_every_image_once_and_the_next_one_in_another_order():
+def test_every_epoch_has_each_image_once_in_a_new_order():
     images = [sample["image"] for batch in take(20) for sample in batch]
     epochs = [images[i : i + 5] for i in range(0, 40, 5)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 4
 
 
-def test_every_sample_has_numbers_of_its_own_and_a_seed_others():
+def test_every_sample_has_different_random_numbers_which_depend_on_the_seed():
     draws = [sample["draws"] for batch in take(10) for sample in batch]
     assert len({number for draw in draws for number in draw}) == 60
     assert take(3) == take(3) != take(3, seed=1)
 
 
-def test_a_negative_seed_is_another_one_each_time():
+def test_a_negative_seed_draws_a_new_seed_each_time():
     draws = [[sample["draws"] for sample in take(1, seed=-1)[0]] for _ in range(2)]
     assert draws[0] != draws[1]
 
 
-def test_a_mapper_may_change_its_record():
+def test_a_mapper_may_modify_its_record():
     def spoil(record):
         assert record.pop("image") is not None
         return record
@@ -55,7 +57,7 @@ def test_a_mapper_may_change_its_record():
     assert len(take(9, images=3, mapper=spoil)) == 9
 
 
-def test_two_processes_take_the_two_halves_of_an_iteration(monkeypatch):
+def test_two_processes_share_an_iteration_in_halves(monkeypatch):
     whole = take(3, total_batch_size=4)
     monkeypatch.setattr("ranking_det.data.stream.comm.get_world_size", lambda: 2)
     halves = []
@@ -65,15 +67,15 @@ def test_two_processes_take_the_two_halves_of_an_iteration(monkeypatch):
     assert [one + other for one, other in zip(*halves)] == whole
 
 
-def test_a_refused_image_is_replaced_by_the_next_and_all_refused_is_an_error():
+def test_a_skipped_image_is_replaced_by_the_next_and_skipping_all_is_an_error():
     batches = take(5, mapper=lambda record: record if record["image"] != 2 else None)
     images = [sample["image"] for batch in batches for sample in batch]
     assert 2 not in images and len(images) == 10
-    with pytest.raises(ValueError, match="the mapper refuses every image"):
+    with pytest.raises(ValueError, match="the mapper returns None for every image"):
         take(1, mapper=lambda record: None)
 
 
-def test_the_generators_of_the_caller_are_left_as_they_were():
+def test_seeding_restores_the_random_generators_of_the_caller():
     states = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()
     with seeded(0, 3):
         mapper({"image": 0})
@@ -81,16 +83,17 @@ def test_the_generators_of_the_caller_are_left_as_they_were():
     assert random.getstate() == states[1] and torch.equal(torch.get_rng_state(), states[2])
 
 
-def test_grouping_by_shape_is_detectron2s_loader_which_does_not_go_on():
+def test_grouping_by_aspect_ratio_uses_detectron2s_loader_which_cannot_resume():
     records = [{"image": i, "width": 4, "height": 3} for i in range(4)]
     options = {"mapper": lambda record: record, "total_batch_size": 2}
     assert goes_on(build_train_loader(records, **options))
     assert not goes_on(build_train_loader(records, aspect_ratio_grouping=True, **options))
 
 
-def test_no_images_or_a_batch_that_cannot_be_shared_is_an_error(monkeypatch):
-    with pytest.raises(ValueError, match="dataset: has no images"):
+def test_no_images_or_an_indivisible_batch_is_an_error(monkeypatch):
+    with pytest.raises(ValueError, match="dataset: expected images to train on, got none"):
         take(1, images=0)
     monkeypatch.setattr("ranking_det.data.stream.comm.get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="expected a multiple of the 2 processes, got 3"):
+    message = "expected a positive multiple of the number of processes, 2, got 3"
+    with pytest.raises(ValueError, match=message):
         take(1, total_batch_size=3)

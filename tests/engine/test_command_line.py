@@ -147,11 +147,11 @@ WRONG = {
     "a wrong yaml device": ([TWIN, "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', which does not"),
     "parts that do not fit": (
         [RS, "model.head.branch=True"],
-        "model cannot be built: head.branch: the head has a branch, but the criterion",
+        "model cannot be built: head.branch: expected False, as the criterion",
     ),
     "yaml parts that do not fit": (
         ["configs/shapes/fcos_fcos_rs.yaml", "MODEL.HEAD.BRANCH", "True", "MODEL.DEVICE", "cpu"],
-        "MODEL cannot be built: head.branch: the head has a branch, but the criterion",
+        "MODEL cannot be built: head.branch: expected False, as the criterion",
     ),
     "a wrong option of the inference": (
         [TWIN, "MODEL.INFERENCE.NMS", "fast", "MODEL.DEVICE", "cpu"],

@@ -141,7 +141,7 @@ def test_all_workers_stop_together_and_are_counted_together(tmp_path):
     assert own == other and own.startswith("5 loss_cls became NaN or infinite at iteration 5 on ")
     assert "worker 1 (loss_cls=nan" in own and "images 15. Try" in own and "worker 0" not in own
     log = (tmp_path / "0.log").read_text()
-    assert "last 2 steps, up to iteration 3," in log and "0.00 detections an image (3 im" in log
+    assert "last 2 steps, up to iteration 3," in log and "0.00 detections per image (3 im" in log
     assert not (tmp_path / "1.log").read_text()
 
 
@@ -257,7 +257,7 @@ LOW, HIGH = -6.0, 2.0
 @pytest.mark.parametrize(
     ("num_high", "options", "message"),
     [
-        (0, {}, r"is 0.05, which leaves only 0\.00 detections an image \(4 images.* Lower it"),
+        (0, {}, r"is 0.05, which leaves only 0\.00 detections per image \(4 images.* Lower it"),
         (1, {}, None),
         (3, {}, None),
         (4, {}, r"is 0.05, which 40 % of all boxes pass \(4 images\)\. Raise it"),
@@ -285,7 +285,7 @@ def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_named(
 def test_scores_that_are_not_finite_are_not_blamed_on_the_threshold(caplog):
     evaluate(Detector([float("nan")] * 10, score_thresh=0.0))
     (message,) = warnings(caplog)
-    assert "No threshold can be lower: the scores or boxes are not finite" in message
+    assert "It cannot be lower: the scores or boxes are not finite" in message
 
 
 def test_nothing_is_said_of_other_models_outside_an_evaluation_or_after_an_error(caplog):

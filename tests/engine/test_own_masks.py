@@ -154,7 +154,7 @@ def test_a_file_without_any_mask_is_told_before_anything_is_written(
     ("wrong", "message"),
     [
         ("library=pycocotools", "pycocotools has COCO's rules only; LVIS's need faster-coco-eval"),
-        ("tasks=[boxes]", "tasks may be bbox, segm, got boxes"),
+        ("tasks=[boxes]", "tasks: expected bbox or segm, got boxes"),
     ],
 )
 def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(

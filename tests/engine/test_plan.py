@@ -97,7 +97,7 @@ def test_it_finds_what_several_processes_would_each_complain_about(monkeypatch, 
     monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it starts others"))
     wrong = [*SMALL, "model.head.branch=True"]
     assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *wrong]) == 2
-    assert "the head has a branch, but the criterion" in capsys.readouterr().err
+    assert "head.branch: expected False, as the criterion" in capsys.readouterr().err
     with pytest.raises(UserError, match="the learning rate must be > 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
 

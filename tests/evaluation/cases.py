@@ -1,4 +1,4 @@
-"""Small sets in the formats of LVIS and COCO: images of 200 x 200, objects are rectangles."""
+"""Small LVIS and COCO data sets: images of 200 x 200, objects are rectangles."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,17 @@ from pycocotools import mask as mask_util
 from ranking_det.evaluation.command_line import main
 
 SIDE = 200
-A, B, C, D = 3, 5, 8, 9  # ids of four categories; their classes are 0 to 3
+A, B, C, D = 3, 5, 8, 9  # the ids of four categories, of classes 0 to 3
 NAMES = {A: "rare", B: "common", C: "frequent", D: "absent"}
 CLASSES = {A: 0, B: 1, C: 2, D: 3}
-NAME = "evaluated_in_a_test"  # a data set
+NAME = "evaluated_in_a_test"  # of the data set
 BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
-# The first is wrong by COCO's rules only.
+# The first is a false positive by COCO's rules only.
 DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
 def mask(box):
-    """Compressed RLE of a box with whole numbers."""
+    """Return the compressed RLE of an integer box."""
     x, y, width, height = box
     pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
     pixels[y : y + height, x : x + width] = 1
@@ -30,7 +30,7 @@ def mask(box):
 
 
 def ground_truth(*objects, images=2, negative=None, not_exhaustive=None):
-    """Objects are (image, category, box); the lists of LVIS are given by image."""
+    """Return an LVIS JSON: objects are (image, category, box), LVIS's lists are by image."""
     annotations = []
     for image, category, box, *more in objects:
         x, y, width, height = box
@@ -59,15 +59,15 @@ def ground_truth(*objects, images=2, negative=None, not_exhaustive=None):
 
 
 def result(image, category, box, score):
-    """Of a detection, with its box and its mask."""
-    found = {"image_id": image, "category_id": category, "score": score, "bbox": list(box)}
+    """Return the result of a detection, with its box and, if that is integer, its mask."""
+    entry = {"image_id": image, "category_id": category, "score": score, "bbox": list(box)}
     if all(isinstance(value, int) for value in box):
-        found["segmentation"] = mask(box)
-    return found
+        entry["segmentation"] = mask(box)
+    return entry
 
 
 def random_set(seed, images=30, crowds=0.1):
-    """Objects of all sizes in three classes, and detections near them and elsewhere."""
+    """Return objects of all sizes in three classes, and detections near them and elsewhere."""
     rng = np.random.default_rng(seed)
 
     def box(high=150):
@@ -75,24 +75,25 @@ def random_set(seed, images=30, crowds=0.1):
         width, height = rng.integers(4, high, 2)
         return [int(v) for v in (x, y, min(width, SIDE - x), min(height, SIDE - y))]
 
-    objects, found = [], []
+    objects, results = [], []
     for image in range(1, images + 1):
         for _ in range(rng.integers(0, 7)):
             category, near = int(rng.choice([A, B, C])), box()
             crowd = {"iscrowd": 1} if rng.random() < crowds else {}
             objects.append((image, category, near, crowd))
             for _ in range(rng.integers(0, 4)):
-                moved = [max(0, int(v + rng.integers(-3, 4))) for v in near[:2]]
+                corner = [max(0, int(v + rng.integers(-3, 4))) for v in near[:2]]
                 size = [max(1, int(v * rng.uniform(0.8, 1.2))) for v in near[2:]]
-                size = [min(s, SIDE - m) for s, m in zip(size, moved)]
+                size = [min(s, SIDE - m) for s, m in zip(size, corner)]
                 # Few different scores, so that many are equal.
-                found.append(result(image, category, moved + size, rng.integers(1, 20) / 20))
-        found += [result(image, int(rng.choice([A, B, C, D])), box(), 0.5) for _ in range(3)]
+                results.append(result(image, category, corner + size, rng.integers(1, 20) / 20))
+        results += [result(image, int(rng.choice([A, B, C, D])), box(), 0.5) for _ in range(3)]
     lists = [
         {i: [int(c) for c in NAMES if rng.random() < 0.3] for i in range(1, images + 1)}
         for _ in range(2)
     ]
-    return ground_truth(*objects, images=images, negative=lists[0], not_exhaustive=lists[1]), found
+    content = ground_truth(*objects, images=images, negative=lists[0], not_exhaustive=lists[1])
+    return content, results
 
 
 def write(path, content):
@@ -101,19 +102,19 @@ def write(path, content):
 
 
 def feed(evaluator, detections, images=(1, 2), masks=False):
-    """Detections are (image, class, box, score)."""
+    """Give an evaluator detections, which are (image, class, box, score)."""
     for image in images:
-        mine = [d for d in detections if d[0] == image]
-        boxes = torch.tensor([d[2] for d in mine], dtype=torch.float32).reshape(-1, 4)
-        found = Instances((SIDE, SIDE))
-        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
-        found.scores = torch.tensor([d[3] for d in mine], dtype=torch.float32)
-        found.pred_classes = torch.tensor([d[1] for d in mine], dtype=torch.int64)
+        rows = [d for d in detections if d[0] == image]
+        boxes = torch.tensor([d[2] for d in rows], dtype=torch.float32).reshape(-1, 4)
+        instances = Instances((SIDE, SIDE))
+        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        instances.scores = torch.tensor([d[3] for d in rows], dtype=torch.float32)
+        instances.pred_classes = torch.tensor([d[1] for d in rows], dtype=torch.int64)
         if masks:
-            found.pred_masks = torch.zeros(len(mine), SIDE, SIDE, dtype=torch.bool)
-            for i, (x, y, width, height) in enumerate(d[2] for d in mine):
-                found.pred_masks[i, y : y + height, x : x + width] = True
-        evaluator.process([{"image_id": image}], [{"instances": found}])
+            instances.pred_masks = torch.zeros(len(rows), SIDE, SIDE, dtype=torch.bool)
+            for i, (x, y, width, height) in enumerate(d[2] for d in rows):
+                instances.pred_masks[i, y : y + height, x : x + width] = True
+        evaluator.process([{"image_id": image}], [{"instances": instances}])
 
 
 def arguments(rules, files):
@@ -121,12 +122,13 @@ def arguments(rules, files):
 
 
 def check_refused(files, message, capsys):
+    """Check that the command fails with this one-line message and writes nothing; return it."""
     output = Path(files["--output"])
     before = {path: path.read_bytes() for path in output.parent.glob("*") if path.is_file()}
     assert main(arguments("lvis", files)) == 2
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) == 1 and not said.out
-    assert said.err.startswith("python -m ranking_det.evaluation: error: ")
-    assert message in said.err
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1 and not printed.out
+    assert printed.err.startswith("python -m ranking_det.evaluation: error: ")
+    assert message in printed.err
     assert before == {path: path.read_bytes() for path in output.parent.glob("*") if path.is_file()}
-    return said.err
+    return printed.err

@@ -1,4 +1,4 @@
-"""The command on files, as a user runs it, and what it says of wrong ones."""
+"""The evaluation command on files: metrics, tables, and errors about its arguments."""
 
 import json
 import os
@@ -27,20 +27,20 @@ LVIS = [*COCO, "APr", "APc", "APf"]
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_the_metrics_are_written_in_percent_by_the_rules_asked_for(files, iou_type, capsys):
+def test_the_metrics_are_written_in_percent_by_the_chosen_rules(files, iou_type, capsys):
     files["--iou-type"] = iou_type
     for rules, names, rare in (("lvis", LVIS, 100), ("coco", COCO, 50)):
         assert main(arguments(rules, files)) == 0
-        found = json.loads(Path(files["--output"]).read_text())
-        assert list(found) == names
-        assert found["AP"] == pytest.approx(rare / 2)
-        assert found["APs"] is None  # JSON has no NaN
-        said = capsys.readouterr().out
-        assert "gt.json: LVIS format, 2 images, 2 objects, 4 categories" in said
-        assert f"\nAP    {rare / 2:7.3f}\n" in said
-    assert found == json.loads(Path(files["--output"]).read_text())
+        values = json.loads(Path(files["--output"]).read_text())
+        assert list(values) == names
+        assert values["AP"] == pytest.approx(rare / 2)
+        assert values["APs"] is None  # JSON has no NaN
+        printed = capsys.readouterr().out
+        assert "gt.json: LVIS format, 2 images, 2 objects, 4 categories" in printed
+        assert f"\nAP    {rare / 2:7.3f}\n" in printed
+    assert values == json.loads(Path(files["--output"]).read_text())
     assert main([*arguments("coco", files), "--library", "pycocotools"]) == 0
-    assert json.loads(Path(files["--output"]).read_text()) == pytest.approx(found, abs=1e-9)
+    assert json.loads(Path(files["--output"]).read_text()) == pytest.approx(values, abs=1e-9)
 
 
 def test_crowds_are_not_counted_as_objects(files, tmp_path, capsys, caplog):
@@ -50,11 +50,11 @@ def test_crowds_are_not_counted_as_objects(files, tmp_path, capsys, caplog):
     files["--iou-type"] = "segm"
     assert main(arguments("coco", files)) == 0
     assert "2 images, 2 objects and 2 crowds, 4 categories" in capsys.readouterr().out
-    assert "Without a mask to be found by: 1 of 2 objects, 1 of 2 crowds" in caplog.text
+    assert "Without a mask, so never matched: 1 of 2 objects, 1 of 2 crowds" in caplog.text
 
 
 @pytest.mark.parametrize(("count", "name"), [(1230, "LVIS v0.5"), (1203, "LVIS v1")])
-def test_both_versions_of_lvis_are_known_by_name(files, tmp_path, count, name, capsys):
+def test_both_versions_of_lvis_are_recognised(files, tmp_path, count, name, capsys):
     content = ground_truth((1, A, BOX))
     for i in range(10, 10 + count - len(NAMES)):
         content["categories"].append({"id": i, "name": f"class {i}", "frequency": "r"})
@@ -67,12 +67,13 @@ def test_both_versions_of_lvis_are_known_by_name(files, tmp_path, count, name, c
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1" + "0" * 30])
-def test_a_limit_out_of_range_is_one_line(files, limit, capsys):
+def test_max_dets_out_of_range_is_refused_in_one_line(files, limit, capsys):
     files["--max-dets"] = limit
-    check_refused(files, f"--max-dets must be an integer from 1 to 1,000,000, got {limit}", capsys)
+    message = f"--max-dets: expected an integer from 1 to 1,000,000, got {limit}"
+    check_refused(files, message, capsys)
 
 
-def test_the_ap_of_classes_is_a_table(files, tmp_path, capsys):
+def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
     files["--per-class"] = str(tmp_path / "classes.csv")
     table = Path(files["--per-class"])
     for rules, rare in (("lvis", "100.000"), ("coco", "50.000")):
@@ -85,7 +86,7 @@ def test_the_ap_of_classes_is_a_table(files, tmp_path, capsys):
     content["categories"][0]["name"] = NAMES[A]
     gt = files["--ground-truth"]
     write(Path(gt), content)
-    check_refused(files, "2 categories have the name 'rare'; --per-class needs", capsys)
+    check_refused(files, "2 categories have the name 'rare'; --per-class needs unique", capsys)
     files["--per-class"] = files["--output"]
     check_refused(files, "out.json is also --output", capsys)
     content["categories"] = content["categories"][1:2]
@@ -99,17 +100,17 @@ def test_the_ap_of_classes_is_a_table(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere/out.json", "is no folder that can"),
+        ("nowhere/out.json", "is not a folder that can"),
         (".", "is a folder"),
         ("gt.json", "is also the ground"),
         ("pipe", "is a folder or device, not a file"),
-        ("link/out.json", "is no folder that can"),
+        ("link/out.json", "is not a folder that can"),
         ("n" * 255, "no file can have the name nnn"),
         ("pip", "pip.partial is a folder or device, not a file"),
         ("res", "res.partial is also the results"),
     ],
 )
-def test_an_output_that_cannot_be_is_told_before_the_evaluation(
+def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
     files, tmp_path, place, message, capsys
 ):
     os.mkfifo(tmp_path / "pipe")
@@ -121,18 +122,18 @@ def test_an_output_that_cannot_be_is_told_before_the_evaluation(
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_an_output_that_is_a_link_is_written_where_it_leads(files, tmp_path):
+def test_an_output_that_is_a_link_is_written_to_its_target(files, tmp_path):
     (tmp_path / "there").mkdir()
     Path(files["--output"]).symlink_to(tmp_path / "there" / "metrics.json")
-    for _ in range(2):  # at first there is nothing
+    for _ in range(2):  # at first the target does not exist
         assert main(arguments("lvis", files)) == 0
         assert Path(files["--output"]).is_symlink()
         assert "AP" in json.loads((tmp_path / "there" / "metrics.json").read_text())
-        (tmp_path / "there" / "metrics.json").write_text("of an earlier evaluation")
+        (tmp_path / "there" / "metrics.json").write_text("from an earlier evaluation")
 
 
-def test_it_is_a_command_of_the_package_without_a_word_of_its_libraries(files):
-    # Both runs in one process, as starting one takes seconds.
+def test_the_module_runs_as_a_command_and_prints_no_warning_of_its_libraries(files):
+    # Both runs share one process, because starting one takes seconds.
     wrong = files | {"--results": "nowhere.json"}
     code = "import runpy, sys\n"
     for run in (wrong, files):

@@ -1,4 +1,4 @@
-"""The evaluator on data sets as others register them."""
+"""The evaluator on data sets that other code registers, with or without a JSON."""
 
 import json
 
@@ -11,7 +11,7 @@ from ranking_det.user_errors import UserError
 from tests.evaluation.cases import BOX, DETECTIONS, FAR, NAME, SIDE, A, B, feed, ground_truth, write
 
 
-def test_a_data_set_without_a_file_is_evaluated_by_its_dicts():
+def test_a_data_set_without_a_json_is_evaluated_with_its_dataset_dicts():
     box = {"bbox": BOX, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     record = {"file_name": "1.png", "image_id": 1, "width": SIDE, "height": SIDE}
     DatasetCatalog.register(NAME, lambda: [record | {"annotations": [box]}])
@@ -26,22 +26,22 @@ def test_a_data_set_without_a_file_is_evaluated_by_its_dicts():
         MetadataCatalog.remove(NAME)
 
 
-def test_images_of_a_data_set_without_a_file_may_be_called_by_text(tmp_path):
+def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
     corners = [[10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]]
     thing = {"bbox": (10, 10, 50, 50), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     things = [thing | {"segmentation": corners, "iscrowd": False}], []
     records = [
         {"file_name": f"{city}.png", "image_id": city, "width": SIDE, "height": SIDE}
-        | {"annotations": own}
-        for city, own in zip(("ulm_0.png", "aachen_0.png"), things)
+        | {"annotations": annotations}
+        for city, annotations in zip(("ulm_0.png", "aachen_0.png"), things)
     ]
     DatasetCatalog.register(NAME, lambda: records)
     MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
     try:
         evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path))
-        # In another order than that of the set.
-        found = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
-        feed(evaluator, found, images=("aachen_0.png", "ulm_0.png"), masks=True)
+        # The order of the images is not that of the data set.
+        detections = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
+        feed(evaluator, detections, images=("aachen_0.png", "ulm_0.png"), masks=True)
         results = evaluator.evaluate()
         assert [results[task]["AP"] for task in ("bbox", "segm")] == pytest.approx([50, 50])
         written = json.loads((tmp_path / "coco_instances_results.json").read_text())
@@ -55,8 +55,8 @@ def test_images_of_a_data_set_without_a_file_may_be_called_by_text(tmp_path):
 
 
 def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
-    content = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
-    MetadataCatalog.get(NAME).set(json_file=content, evaluator_type="lvis")
+    path = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
+    MetadataCatalog.get(NAME).set(json_file=path, evaluator_type="lvis")
     try:
         evaluator = DetectionEvaluator(NAME)
         feed(evaluator, DETECTIONS)
@@ -65,7 +65,7 @@ def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_path):
+def test_a_file_of_another_lvis_version_is_refused_although_it_has_all_ids(tmp_path):
     content = ground_truth()
     frequency = {"frequency": "r"}
     content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
@@ -73,7 +73,9 @@ def test_a_file_of_another_version_of_lvis_is_refused_though_it_has_all_ids(tmp_
     before = metadata.json_file
     try:
         metadata.__dict__["json_file"] = write(tmp_path / "gt.json", content)
-        message = r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set 1203 \(LVIS v1\)"
+        message = (
+            r"gt.json: has 1230 \(LVIS v0.5\) categories, but the data set has 1203 \(LVIS v1\)"
+        )
         with pytest.raises(UserError, match=message):
             DetectionEvaluator("ranking_lvis_v1_val")
     finally:

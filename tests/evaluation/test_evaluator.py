@@ -1,4 +1,4 @@
-"""The evaluator as Detectron2 calls it."""
+"""The evaluator through Detectron2's interface."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from tests.evaluation.cases import (
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers a file; returns nothing."""
+    """Write and register a file."""
 
     def do(content, evaluator_type="lvis", **metadata):
         MetadataCatalog.get(NAME).set(
@@ -47,7 +47,7 @@ def register(tmp_path):
             catalog.remove(NAME)
 
 
-def test_the_rules_are_those_of_the_data_set_and_classes_become_categories(register, tmp_path):
+def test_the_data_set_chooses_the_rules_and_classes_become_category_ids(register, tmp_path):
     for kind, expected in (("lvis", 100), ("coco", 50)):
         MetadataCatalog.pop(NAME, None)
         register(ground_truth((1, A, BOX), (1, B, FAR)), kind)
@@ -57,7 +57,7 @@ def test_the_rules_are_those_of_the_data_set_and_classes_become_categories(regis
         assert list(results) == ["bbox"] and ("APr" in results["bbox"]) == (kind == "lvis")
         assert results["bbox"]["AP-rare"] == pytest.approx(expected)
         assert results["bbox"]["AP-common"] == pytest.approx(100)
-        assert evaluator.evaluate()["bbox"]["AP"] == results["bbox"]["AP"]  # nothing is used up
+        assert evaluator.evaluate()["bbox"]["AP"] == results["bbox"]["AP"]  # repeatable
         written = json.loads((tmp_path / f"new/{kind}_instances_results.json").read_text())
         assert [entry["category_id"] for entry in written] == [A, B, A]
         evaluator.reset()
@@ -65,7 +65,7 @@ def test_the_rules_are_those_of_the_data_set_and_classes_become_categories(regis
         assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_masks_are_evaluated_if_the_model_and_the_data_have_them(register, caplog):
+def test_masks_are_evaluated_if_the_model_and_the_data_set_have_them(register, caplog):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     register(content)
     evaluator = DetectionEvaluator(NAME)
@@ -90,7 +90,7 @@ def test_masks_are_evaluated_if_the_model_and_the_data_have_them(register, caplo
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
-def test_masks_of_a_model_that_has_none_are_refused_at_its_first_detection(register):
+def test_a_model_without_masks_is_refused_at_its_first_detection_if_masks_are_a_task(register):
     register(ground_truth((1, A, BOX)))
     evaluator = DetectionEvaluator(NAME, tasks=["bbox", "segm"])
     feed(evaluator, [])
@@ -99,26 +99,29 @@ def test_masks_of_a_model_that_has_none_are_refused_at_its_first_detection(regis
 
 
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
-def test_the_results_are_those_of_detectron2(register, tmp_path, library):
-    content, found = random_set(1)
+def test_the_metrics_equal_those_of_detectron2s_evaluator(register, tmp_path, library):
+    content, entries = random_set(1)
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
     register(content | {"info": {}}, "coco")
-    found = [(r["image_id"], CLASSES[r["category_id"]], r["bbox"], r["score"]) for r in found]
-    theirs = COCOEvaluator(NAME, output_dir=str(tmp_path), max_dets_per_image=11)
-    ours = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
+    detections = [
+        (entry["image_id"], CLASSES[entry["category_id"]], entry["bbox"], entry["score"])
+        for entry in entries
+    ]
+    detectron2 = COCOEvaluator(NAME, output_dir=str(tmp_path), max_dets_per_image=11)
+    evaluator = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
     results = []
-    for evaluator in (theirs, ours):
-        evaluator.reset()
-        feed(evaluator, found, images=range(1, 31), masks=True)
-        results.append(evaluator.evaluate())
+    for each in (detectron2, evaluator):
+        each.reset()
+        feed(each, detections, images=range(1, 31), masks=True)
+        results.append(each.evaluate())
     assert list(results[0]) == list(results[1]) == ["bbox", "segm"]
     for task, metrics in results[0].items():
         assert list(results[1][task]) == list(metrics)
         assert results[1][task] == pytest.approx(metrics, abs=1e-9, nan_ok=True)
 
 
-def test_no_image_no_annotations_and_no_detection_are_three_things(register, caplog, tmp_path):
+def test_no_image_no_annotations_and_no_detection_are_distinguished(register, caplog, tmp_path):
     content = ground_truth((1, A, BOX))
     register(content)
     evaluator = DetectionEvaluator(NAME)
@@ -139,31 +142,34 @@ def test_no_image_no_annotations_and_no_detection_are_three_things(register, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": ["keypoints"]}, "tasks may be bbox, segm, got keypoints"),
-        ({"library": "lvis"}, "library must be one of faster-coco-eval, pycocotools"),
+        ({"tasks": ["keypoints"]}, "tasks: expected bbox or segm, got keypoints"),
+        ({"library": "lvis"}, "library: expected one of faster-coco-eval, pycocotools"),
         ({"library": "pycocotools"}, "LVIS's need faster-coco-eval"),
-        ({"max_dets_per_image": 0}, "max_dets_per_image must be an integer from 1 to .*, got 0"),
-        ({"max_dets_per_image": -1}, "max_dets_per_image must be .*, got -1"),
+        (
+            {"max_dets_per_image": 0},
+            "max_dets_per_image: expected an integer from 1 to .*, got 0",
+        ),
+        ({"max_dets_per_image": -1}, "max_dets_per_image: expected .*, got -1"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(register, options, message):
+def test_invalid_arguments_are_refused(register, options, message):
     register(ground_truth((1, A, BOX)))
     with pytest.raises(UserError, match=message):
         DetectionEvaluator(NAME, **options)
 
 
-def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
+def test_a_model_or_file_that_does_not_match_the_data_set_is_refused(register, tmp_path):
     register(ground_truth((1, A, BOX)), thing_colors=None)
     evaluator = DetectionEvaluator(NAME)
-    with pytest.raises(ValueError, match="image 1: a detection is of class 4, but .* 0 to 3"):
+    with pytest.raises(ValueError, match="image 1: expected classes 0 to 3 .*, got class 4"):
         feed(evaluator, [(1, 4, BOX, 0.5)])
-    for stranger in (3, "1"):
-        with pytest.raises(UserError, match=f"'{NAME}' has no image {stranger!r}"):
-            feed(evaluator, [], images=[stranger])
+    for unknown in (3, "1"):
+        with pytest.raises(UserError, match=f"'{NAME}' has no image {unknown!r}"):
+            feed(evaluator, [], images=[unknown])
     MetadataCatalog.pop(NAME)
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX)))
     for names, ids, message in (
-        (["one"], CLASSES, "has 4 categories, the data set 1 classes"),
+        (["one"], CLASSES, "has 4 categories, but the data set has 1 classes"),
         (["one"], {77: 0}, "has no category 77"),
     ):
         metadata = MetadataCatalog.get(NAME)
@@ -173,10 +179,10 @@ def test_a_data_set_and_a_model_that_do_not_fit_are_told(register, tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_the_log_says_of_what_how_many_detections_count(register, caplog):
+def test_the_log_names_the_maximum_number_of_detections(register, caplog):
     for kind, expected in (
-        ("lvis", "bbox, at most 300 detections of all classes in an image"),
-        ("coco", "bbox, at most 100 detections of each class in an image"),
+        ("lvis", "bbox, at most 300 detections of all classes per image"),
+        ("coco", "bbox, at most 100 detections of each class per image"),
     ):
         MetadataCatalog.pop(NAME, None)
         register(ground_truth((1, A, BOX)), kind)
@@ -187,11 +193,12 @@ def test_the_log_says_of_what_how_many_detections_count(register, caplog):
         assert expected in caplog.text
 
 
-def test_masks_that_are_to_be_evaluated_are_checked_before_anything_is_detected(register):
+def test_the_masks_of_the_ground_truth_are_validated_before_inference(register):
     broken = {"size": [SIDE, SIDE], "counts": "no RLE"}
     register(ground_truth((1, A, BOX, {"segmentation": broken})))
     for tasks in (None, ["segm"]):
-        with pytest.raises(UserError, match=r"annotations\[0\]: the RLE's 'counts' must decode"):
+        message = r"annotations\[0\]: the RLE's 'counts': expected runs that sum to"
+        with pytest.raises(UserError, match=message):
             DetectionEvaluator(NAME, tasks=tasks)
     evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
     feed(evaluator, [(1, 0, BOX, 0.5)])
@@ -211,7 +218,7 @@ def work(rank, folder):
 
 def test_the_main_process_evaluates_the_detections_of_all(register, tmp_path):
     register(ground_truth((1, A, BOX), (2, A, FAR)))
-    # To import Detectron2 anew takes longer than all tests of this file.
+    # Importing Detectron2 again takes longer than all tests of this file.
     method = "spawn" if torch.cuda.is_available() else "fork"
     if method == "spawn":
         pytest.skip("the data set is registered in this process only")

@@ -1,4 +1,4 @@
-"""AP computed by hand, LVIS's rules beside COCO's, and two libraries that agree."""
+"""AP against values computed by hand, by COCO's and LVIS's rules; the two libraries agree."""
 
 import copy
 import math
@@ -25,56 +25,56 @@ def evaluate(content, results, iou_type="bbox", rules="lvis", **options):
 def test_ap_is_the_mean_of_the_precision_at_101_recalls(iou_type, rules):
     content = ground_truth((1, A, BOX), (1, A, OTHER))
     results = [result(1, A, BOX, 0.9), result(1, A, FAR, 0.8), result(1, A, OTHER, 0.7)]
-    # Precision 1 up to recall .5, which 51 of the recalls 0, .01 to 1 are; then 2 of 3.
+    # Precision is 1 up to recall .5 (51 of the recalls 0, .01 to 1), then 2/3.
     expected = 100 * (51 + 50 * 2 / 3) / 101
-    found = evaluate(content, results, iou_type, rules)
+    metrics = evaluate(content, results, iou_type, rules)
     for name in ("AP", "AP50", "AP75", "AP-rare"):
-        assert found[name] == pytest.approx(expected, abs=1e-9)
+        assert metrics[name] == pytest.approx(expected, abs=1e-9)
 
 
-def test_ap_is_the_mean_over_the_thresholds_of_the_iou():
+def test_ap_is_the_mean_over_the_iou_thresholds():
     (content, box) = ground_truth((1, A, [0, 0, 100, 100])), [0, 0, 100, 72]  # IoU .72
-    found = evaluate(content, [result(1, A, box, 0.9)])
-    assert found["AP"] == pytest.approx(50)  # .50, .55, .60, .65 and .70 of ten
-    assert found["AP50"] == pytest.approx(100) and found["AP75"] == 0
+    metrics = evaluate(content, [result(1, A, box, 0.9)])
+    assert metrics["AP"] == pytest.approx(50)  # thresholds .50, .55, .60, .65 and .70 of ten
+    assert metrics["AP50"] == pytest.approx(100) and metrics["AP75"] == 0
 
 
 @BOTH
-def test_objects_and_detections_count_in_the_range_of_their_own_area(iou_type):
+def test_objects_and_detections_count_in_the_range_of_their_area(iou_type):
     small, medium, large = [0, 0, 31, 32], [40, 0, 50, 50], [40, 60, 120, 120]
     content = ground_truth((1, A, small), (1, A, medium), (1, A, large))
     results = [result(1, A, medium, 0.9), result(1, A, large, 0.8)]
-    # A box beside a mask of another size must not say how large the mask is.
+    # A box next to a mask of another size must not give the area of the mask.
     if iou_type == "segm":
         results[0]["bbox"] = small
-    found = evaluate(content, results, iou_type)
-    assert [found[f"AP{area}"] for area in "sml"] == pytest.approx([0, 100, 100])
+    metrics = evaluate(content, results, iou_type)
+    assert [metrics[f"AP{area}"] for area in "sml"] == pytest.approx([0, 100, 100])
 
 
-def test_rare_common_and_frequent_classes_are_averaged_by_themselves():
+def test_rare_common_and_frequent_classes_are_averaged_separately():
     content = ground_truth((1, A, BOX), (1, B, BOX), (1, B, OTHER))
-    found = evaluate(content, [result(1, A, BOX, 0.9), result(1, B, BOX, 0.9)])
+    metrics = evaluate(content, [result(1, A, BOX, 0.9), result(1, B, BOX, 0.9)])
     half = 100 * 51 / 101
-    assert found["APr"] == pytest.approx(100) and found["APc"] == pytest.approx(half)
-    assert math.isnan(found["APf"]) and math.isnan(found["AP-frequent"])  # no object
-    assert found["AP"] == pytest.approx((100 + half) / 2)
-    assert {f"AP-{name}" for name in NAMES.values()} < found.keys()
+    assert metrics["APr"] == pytest.approx(100) and metrics["APc"] == pytest.approx(half)
+    assert math.isnan(metrics["APf"]) and math.isnan(metrics["AP-frequent"])  # no object
+    assert metrics["AP"] == pytest.approx((100 + half) / 2)
+    assert {f"AP-{name}" for name in NAMES.values()} < metrics.keys()
 
 
 @BOTH
 @pytest.mark.parametrize(
     ("image", "lists", "lvis", "coco"),
     [
-        # The wrong detection comes first: if it counts, precision is 1/2 at all recalls.
-        pytest.param(2, {}, 100, 50, id="of a class that nobody looked for"),
-        pytest.param(2, {"negative": {1: [A], 2: [B]}}, 100, 50, id="negative elsewhere"),
-        pytest.param(2, {"negative": {2: [A]}}, 50, 50, id="of a class known to be absent"),
-        pytest.param(1, {}, 50, 50, id="of a class annotated exhaustively"),
-        pytest.param(1, {"not_exhaustive": {1: [A]}}, 100, 50, id="annotated in part"),
-        pytest.param(1, {"not_exhaustive": {2: [A]}}, 50, 50, id="in part elsewhere"),
+        # The unmatched detection comes first: if it counts, precision is 1/2 at all recalls.
+        pytest.param(2, {}, 100, 50, id="a class that nobody looked for"),
+        pytest.param(2, {"negative": {1: [A], 2: [B]}}, 100, 50, id="a class absent elsewhere"),
+        pytest.param(2, {"negative": {2: [A]}}, 50, 50, id="a class known to be absent"),
+        pytest.param(1, {}, 50, 50, id="a class annotated exhaustively"),
+        pytest.param(1, {"not_exhaustive": {1: [A]}}, 100, 50, id="a class annotated in part"),
+        pytest.param(1, {"not_exhaustive": {2: [A]}}, 50, 50, id="annotated in part elsewhere"),
     ],
 )
-def test_an_unmatched_detection_is_wrong_only_where_the_annotation_says_so(
+def test_an_unmatched_detection_is_a_false_positive_only_where_the_annotation_says_so(
     iou_type, image, lists, lvis, coco
 ):
     content = ground_truth((1, A, BOX), **lists)
@@ -83,23 +83,23 @@ def test_an_unmatched_detection_is_wrong_only_where_the_annotation_says_so(
     assert evaluate(content, results, iou_type, "coco")["AP"] == pytest.approx(coco)
 
 
-def test_objects_of_a_class_annotated_in_part_are_still_to_be_found():
+def test_objects_of_a_class_not_annotated_exhaustively_still_count():
     content = ground_truth((1, A, BOX), (1, A, OTHER), not_exhaustive={1: [A]})
-    found = evaluate(content, [result(1, A, BOX, 0.9)])
-    assert found["AP"] == pytest.approx(100 * 51 / 101)
+    metrics = evaluate(content, [result(1, A, BOX, 0.9)])
+    assert metrics["AP"] == pytest.approx(100 * 51 / 101)
 
 
-def test_of_more_than_300_detections_the_best_count_over_all_classes():
+def test_lvis_counts_the_300_best_detections_of_an_image_over_all_classes():
     content = ground_truth((1, A, BOX), (1, B, OTHER))
     results = [result(1, B, OTHER, 0.5), result(1, A, BOX, 0.1)]
     results[1:1] = [result(1, C, FAR, 0.4) for _ in range(299)]
-    assert evaluate(content, results[1:])["AP-rare"] == pytest.approx(100)  # 300 in all
-    found = evaluate(content, results)
-    assert found["AP-rare"] == 0 and found["AP-common"] == pytest.approx(100)
+    assert evaluate(content, results[1:])["AP-rare"] == pytest.approx(100)  # 300 in total
+    metrics = evaluate(content, results)
+    assert metrics["AP-rare"] == 0 and metrics["AP-common"] == pytest.approx(100)
     assert evaluate(content, results, max_dets=301)["AP-rare"] == pytest.approx(100)
     # By COCO's rules each class has its own limit.
     assert evaluate(content, results, rules="coco", max_dets=300)["AP-rare"] == pytest.approx(100)
-    # Those of another image do not count here, and of equal scores the first stay.
+    # Among equal scores the first stay, and detections of another image do not count here.
     results[-1]["score"] = 0.4
     assert evaluate(content, results)["AP-rare"] == 0
     assert evaluate(content, results[::-1])["AP-rare"] == pytest.approx(100)
@@ -110,34 +110,34 @@ def test_of_more_than_300_detections_the_best_count_over_all_classes():
 @BOTH
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
-def test_without_detections_ap_is_0_and_without_objects_nan(iou_type, rules, library):
+def test_ap_is_0_without_detections_and_nan_without_objects(iou_type, rules, library):
     if rules == "lvis" and library == "pycocotools":
         with pytest.raises(UserError, match="pycocotools has COCO's rules only"):
             evaluate(ground_truth(), [], iou_type, rules, library=library)
         return
-    found = evaluate(ground_truth((1, A, BOX)), [], iou_type, rules, library=library)
-    assert found["AP"] == found["APm"] == found["AP-rare"] == 0
-    assert math.isnan(found["APl"]) and math.isnan(found["AP-common"])
+    metrics = evaluate(ground_truth((1, A, BOX)), [], iou_type, rules, library=library)
+    assert metrics["AP"] == metrics["APm"] == metrics["AP-rare"] == 0
+    assert math.isnan(metrics["APl"]) and math.isnan(metrics["AP-common"])
     if rules == "lvis":
-        assert found["APr"] == 0 and math.isnan(found["APc"])
+        assert metrics["APr"] == 0 and math.isnan(metrics["APc"])
     for results in ([], [result(1, A, BOX, 0.9)]):
         none = evaluate(ground_truth(), results, iou_type, rules, library=library)
         assert all(map(math.isnan, none.values()))
 
 
 @BOTH
-def test_objects_without_a_mask_and_masks_without_area_are_no_crash(iou_type):
+def test_objects_without_a_mask_and_masks_without_area_do_not_crash(iou_type):
     content = ground_truth((1, A, BOX), (1, A, OTHER, {"segmentation": []}), (2, B, FAR))
     content["annotations"][2]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
     flat = result(1, A, [0, 0, 0, 0], 0.2)
-    found = evaluate(content, [result(1, A, BOX, 0.9), flat], iou_type)
-    assert found["AP-rare"] == pytest.approx(100 * 51 / 101)
-    assert found["AP-common"] == 0
+    metrics = evaluate(content, [result(1, A, BOX, 0.9), flat], iou_type)
+    assert metrics["AP-rare"] == pytest.approx(100 * 51 / 101)
+    assert metrics["AP-common"] == 0
 
 
 @BOTH
 @pytest.mark.parametrize("max_dets", [100, 4])
-def test_both_libraries_agree_on_coco(iou_type, max_dets):
+def test_both_libraries_agree_on_cocos_rules(iou_type, max_dets):
     for seed in range(3):
         content, results = random_set(seed)
         options = {"iou_type": iou_type, "rules": "coco", "max_dets": max_dets}
@@ -156,25 +156,25 @@ def test_ids_of_annotations_do_not_change_ap(iou_type, identity):
         annotation["id"] = identity - i
     results = [result(1, A, box, 0.9 - i / 10) for i, box in enumerate(boxes)]
     for library in ("faster-coco-eval", "pycocotools"):
-        found = evaluate(content, results, iou_type, "coco", library=library)
-        assert found["AP"] == pytest.approx(100), library
+        metrics = evaluate(content, results, iou_type, "coco", library=library)
+        assert metrics["AP"] == pytest.approx(100), library
 
 
-def test_neither_the_number_of_classes_at_once_nor_a_second_evaluation_changes_anything(
+def test_the_classes_per_call_and_a_second_evaluation_do_not_change_ap(
     monkeypatch,
 ):
     content, results = random_set(0)
     content = prepare_ground_truth(content, "the set", "lvis")
     before = copy.deepcopy(results)
-    found = average_precision(content, results, "segm", rules="lvis")
+    metrics = average_precision(content, results, "segm", rules="lvis")
     assert results == before
     monkeypatch.setattr(libraries, "PAIRS", 1)
     again = average_precision(content, results, "segm", rules="lvis")
-    assert again == pytest.approx(found, abs=0, nan_ok=True)
+    assert again == pytest.approx(metrics, abs=0, nan_ok=True)
 
 
-def test_only_the_classes_that_are_asked_for_count():
+def test_only_the_given_classes_count():
     content = ground_truth((1, A, BOX), (1, B, BOX))
-    found = evaluate(content, [result(1, A, BOX, 0.9)], classes={A: "one", D: "none"})
-    assert found["AP"] == found["AP-one"] == pytest.approx(100)
-    assert "AP-common" not in found and math.isnan(found["AP-none"])
+    metrics = evaluate(content, [result(1, A, BOX, 0.9)], classes={A: "one", D: "none"})
+    assert metrics["AP"] == metrics["AP-one"] == pytest.approx(100)
+    assert "AP-common" not in metrics and math.isnan(metrics["AP-none"])

@@ -1,4 +1,4 @@
-"""Random detections that overlap a lot, and suppressions called on them."""
+"""Random detections with many overlaps, and suppressions called on them."""
 
 import torch
 from torch import nn
@@ -16,12 +16,12 @@ def detections(n, num_classes=3, seed=0, dtype=torch.float64, extent=30.0):
 
 
 def soft_nms(boxes, scores, classes, *, max_detections=100, min_score=0.0, **options):
-    """The rows and the lowered scores of the survivors."""
+    """Return the rows and lowered scores of the survivors."""
     return SoftNMS(min_score=min_score, **options)(boxes, scores, classes, max_detections)[:2]
 
 
 class Pick(nn.Module):
-    """A suppression that leaves certain rows."""
+    """A suppression with given survivors."""
 
     def __init__(self, rows):
         super().__init__()
@@ -32,5 +32,5 @@ class Pick(nn.Module):
 
 
 def vote_boxes(rows, boxes, scores, classes, **options):
-    """The boxes of survivors by the vote of all."""
+    """Return the boxes of given survivors after score voting by all detections."""
     return ScoreVoting(Pick(rows), **options)(boxes, scores, classes, len(rows)).boxes

@@ -1,4 +1,4 @@
-"""Loops over Python numbers, straight from the papers' equations."""
+"""Reference implementations: loops over Python numbers, from the papers' equations."""
 
 import math
 
@@ -12,25 +12,25 @@ def iou(a, b):
 
 
 def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
-    """Each class by itself and to the end: (index, lowered score) of all, by descending score."""
-    found = []
+    """Suppress each class separately: (index, lowered score) of all, by descending score."""
+    picks = []
     for c in set(classes):
-        left = {i: s for i, s in enumerate(scores) if classes[i] == c}
-        while left:
-            best = max(left, key=left.get)
-            found.append((best, left.pop(best)))
-            for i in left:
+        remaining = {i: s for i, s in enumerate(scores) if classes[i] == c}
+        while remaining:
+            best = max(remaining, key=remaining.get)
+            picks.append((best, remaining.pop(best)))
+            for i in remaining:
                 overlap = iou(boxes[best], boxes[i])
                 if method == "gaussian":
-                    left[i] *= math.exp(-(overlap**2) / sigma)
+                    remaining[i] *= math.exp(-(overlap**2) / sigma)
                 elif overlap >= iou_thresh:
-                    left[i] *= 1 - overlap
-    return sorted(found, key=lambda pair: -pair[1])
+                    remaining[i] *= 1 - overlap
+    return sorted(picks, key=lambda pair: -pair[1])
 
 
-def vote(kept, boxes, scores, classes, min_iou, sigma):
+def vote(survivors, boxes, scores, classes, min_iou, sigma):
     voted = []
-    for k in kept:
+    for k in survivors:
         total, mean = 0.0, [0.0] * 4
         for box, score, c in zip(boxes, scores, classes):
             overlap = iou(boxes[k], box)
@@ -43,7 +43,7 @@ def vote(kept, boxes, scores, classes, min_iou, sigma):
 
 
 def carafe(features, kernels, size, group, scale):
-    """Nested lists (C, H, W) and (g k k, s H, s W) to (C, s H, s W): section 3.3."""
+    """Upsample nested lists (C, H, W) with kernels (g k k, s H, s W), section 3.3."""
     channels, height, width = len(features), len(features[0]), len(features[0][0])
     reach = size // 2
 

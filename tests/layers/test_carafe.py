@@ -6,7 +6,8 @@ import torch
 from ranking_det.layers import CARAFE, carafe
 from tests.layers import reference
 
-MODULE = importlib.import_module("ranking_det.layers.carafe")  # the package's name is the function
+# In the package, the name "carafe" is the function.
+MODULE = importlib.import_module("ranking_det.layers.carafe")
 
 
 def inputs(shape, size, group, scale, dtype=torch.float64):
@@ -20,7 +21,7 @@ def inputs(shape, size, group, scale, dtype=torch.float64):
 
 
 def from_loops(features, kernels, size, group, scale):
-    """The reference on tensors of no dimensions, so that autograd gives its gradients."""
+    """Call the reference on scalar tensors, so that autograd gives its gradients."""
     images = []
     for image in zip(features, kernels):
         lists = [[[list(row) for row in channel] for channel in tensor] for tensor in image]
@@ -41,37 +42,37 @@ CASES = [
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 @pytest.mark.parametrize(("shape", "size", "group", "scale"), CASES)
-def test_value_and_gradients_are_those_of_plain_loops(
+def test_values_and_gradients_agree_with_the_reference(
     shape, size, group, scale, block, monkeypatch
 ):
     monkeypatch.setitem(MODULE.BLOCK_ENTRIES, "cpu", block)
     tensors = inputs(shape, size, group, scale)
     expected = from_loops(*tensors, size, group, scale)
-    found = carafe(*tensors, size, group, scale)
-    torch.testing.assert_close(found, expected)
-    incoming = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).double()
-    for ours, theirs in zip(
-        torch.autograd.grad(found, tensors, incoming),
+    upsampled = carafe(*tensors, size, group, scale)
+    torch.testing.assert_close(upsampled, expected)
+    incoming = torch.randn(upsampled.shape, generator=torch.Generator().manual_seed(1)).double()
+    for gradient, expected_gradient in zip(
+        torch.autograd.grad(upsampled, tensors, incoming),
         torch.autograd.grad(expected, tensors, incoming),
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
-def test_the_layout_in_memory_does_not_matter():
+def test_the_memory_layout_does_not_change_the_result():
     features, kernels = inputs((2, 4, 5, 3), 3, 2, 2)
     expected = carafe(features, kernels, 3, 2, 2)
-    laid_out = [tensor.to(memory_format=torch.channels_last) for tensor in (features, kernels)]
-    torch.testing.assert_close(carafe(*laid_out, 3, 2, 2), expected)
+    channels_last = [tensor.to(memory_format=torch.channels_last) for tensor in (features, kernels)]
+    torch.testing.assert_close(carafe(*channels_last, 3, 2, 2), expected)
     incoming = torch.ones((), dtype=torch.float64).expand_as(expected)
-    for ours, theirs in zip(
-        torch.autograd.grad(carafe(*laid_out, 3, 2, 2), (features, kernels), incoming),
+    for gradient, expected_gradient in zip(
+        torch.autograd.grad(carafe(*channels_last, 3, 2, 2), (features, kernels), incoming),
         torch.autograd.grad(expected, (features, kernels), torch.ones_like(expected)),
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(gradient, expected_gradient)
 
 
-def sharp(group=1, scale=2):
-    """A module whose kernels differ from pixel to pixel."""
+def with_distinct_kernels(group=1, scale=2):
+    """A CARAFE layer with different kernels for each pixel."""
     torch.manual_seed(0)
     module = CARAFE(8, scale=scale, group=group)
     torch.nn.init.normal_(module.encoder.weight, std=0.5)
@@ -79,8 +80,8 @@ def sharp(group=1, scale=2):
 
 
 @pytest.mark.parametrize(("group", "scale"), [(1, 2), (2, 2), (4, 3)])
-def test_kernels_sum_to_1_and_a_constant_stays_constant_inside_the_border(group, scale):
-    module = sharp(group, scale)
+def test_kernels_sum_to_1_and_preserve_constant_features_inside_the_border(group, scale):
+    module = with_distinct_kernels(group, scale)
     kernels = module.kernels(torch.randn(2, 8, 7, 6))
     assert kernels.shape == (2, 25 * group, 7 * scale, 6 * scale)
     sums = kernels.unflatten(1, (group, 25)).sum(dim=2)
@@ -92,7 +93,7 @@ def test_kernels_sum_to_1_and_a_constant_stays_constant_inside_the_border(group,
     assert (out[:, :, 0] < 3.0).all() and out[:, :, 0].mean() < 2.5
 
 
-def test_at_first_a_pixel_is_about_the_mean_of_its_window():
+def test_at_initialisation_a_pixel_is_about_the_mean_of_its_window():
     torch.manual_seed(0)
     module = CARAFE(8)
     features = torch.randn(1, 8, 6, 5)
@@ -104,26 +105,26 @@ def test_at_first_a_pixel_is_about_the_mean_of_its_window():
 
 
 def test_bfloat16_under_autocast_is_close_to_float32():
-    module = sharp()
+    module = with_distinct_kernels()
     features = torch.randn(2, 8, 9, 7)
     results = []
     for enabled in (False, True):
         module.zero_grad()
-        given = features.clone().requires_grad_()
+        leaf = features.clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            seen = given.bfloat16() if enabled else given
-            assert module.kernels(seen).dtype == torch.float32
-            out = module(seen)
-        assert out.dtype == seen.dtype and out.shape == (2, 8, 18, 14)
+            layer_input = leaf.bfloat16() if enabled else leaf
+            assert module.kernels(layer_input).dtype == torch.float32
+            out = module(layer_input)
+        assert out.dtype == layer_input.dtype and out.shape == (2, 8, 18, 14)
         out.float().square().sum().backward()
         gradients = [p.grad for p in module.parameters()]
         assert all(gradient.dtype == torch.float32 for gradient in gradients)
-        results.append([out.float(), given.grad, *gradients])
+        results.append([out.float(), leaf.grad, *gradients])
     for exact, rounded in zip(*results):
         assert (rounded - exact).norm() < 0.03 * exact.norm()
 
 
-def test_what_does_not_fit_is_named():
+def test_wrong_arguments_are_named_in_the_error():
     features, kernels = inputs((1, 4, 3, 3), 3, 2, 2)
     with pytest.raises(ValueError, match="kernel_size: expected an odd number, got 4"):
         carafe(features, kernels, 4, 2, 2)

@@ -17,25 +17,27 @@ from tests.layers.cases import detections, vote_boxes
     sigma=st.sampled_from([0.025, 0.5]),
     block=st.sampled_from([1, 300, 1 << 20]),
 )
-def test_agrees_with_the_loop_whatever_the_block(n, num_classes, seed, min_iou, sigma, block):
+def test_score_voting_agrees_with_the_reference_for_any_block_size(
+    n, num_classes, seed, min_iou, sigma, block
+):
     boxes, scores, classes = detections(n, num_classes, seed)
-    kept = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: (n + 1) // 2]
+    survivors = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: (n + 1) // 2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suppression, "BLOCK_ENTRIES", block)
-        voted = vote_boxes(kept, boxes, scores, classes, min_iou=min_iou, sigma=sigma)
-    args = kept.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
+        voted = vote_boxes(survivors, boxes, scores, classes, min_iou=min_iou, sigma=sigma)
+    args = survivors.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
     expected = torch.tensor(reference.vote(*args, min_iou, sigma), dtype=torch.float64)
     torch.testing.assert_close(voted, expected)
 
 
 def test_the_defaults_are_those_of_the_paper():
     boxes, scores, classes = detections(40)
-    kept = torch.arange(40)
-    args = kept.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
+    survivors = torch.arange(40)
+    args = survivors.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
     expected = torch.tensor(reference.vote(*args, 0.01, 0.025), dtype=torch.float64)
-    torch.testing.assert_close(vote_boxes(kept, boxes, scores, classes), expected)
+    torch.testing.assert_close(vote_boxes(survivors, boxes, scores, classes), expected)
     expected = torch.tensor(reference.vote(*args, 0.01, 9.0), dtype=torch.float64)
-    torch.testing.assert_close(vote_boxes(kept, boxes, scores, classes, sigma=9.0), expected)
+    torch.testing.assert_close(vote_boxes(survivors, boxes, scores, classes, sigma=9.0), expected)
 
 
 def test_a_box_of_iou_0_or_of_another_class_does_not_count():
@@ -46,18 +48,18 @@ def test_a_box_of_iou_0_or_of_another_class_does_not_count():
     assert torch.equal(voted, boxes[:1])
 
 
-def test_an_empty_box_and_boxes_that_are_not_finite_change_nothing_else():
+def test_empty_and_non_finite_boxes_do_not_affect_the_others():
     boxes, scores, classes = detections(12, num_classes=1, dtype=torch.float32)
     boxes[0, 2:] = boxes[0, :2]
     boxes[1], boxes[2, 3] = torch.nan, torch.inf
     voted = vote_boxes(torch.arange(12), boxes, scores, classes)
-    assert torch.equal(voted[0], boxes[0])  # it does not even overlap itself
+    assert torch.equal(voted[0], boxes[0])  # its IoU with itself is 0
     good = torch.arange(3, 12)
     alone = vote_boxes(torch.arange(9), boxes[good], scores[good], classes[good])
     torch.testing.assert_close(voted[3:], alone)
 
 
-def test_equal_boxes_far_from_the_origin_stay_exactly_as_they_are():
+def test_equal_boxes_far_from_the_origin_do_not_move():
     boxes = torch.tensor([[99999.1, 5000.3, 100010.7, 5020.9]]).repeat(50, 1)
     classes = torch.zeros(50, dtype=torch.int64)
     voted = vote_boxes(torch.tensor([7]), boxes, torch.rand(50), classes)
@@ -67,14 +69,14 @@ def test_equal_boxes_far_from_the_origin_stay_exactly_as_they_are():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_autocast_are_computed_in_float32(dtype):
     boxes, scores, classes = detections(30, dtype=dtype)
-    kept = torch.arange(30)
-    expected = vote_boxes(kept, boxes.float(), scores.float(), classes)
+    survivors = torch.arange(30)
+    expected = vote_boxes(survivors, boxes.float(), scores.float(), classes)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        voted = vote_boxes(kept, boxes, scores, classes)
+        voted = vote_boxes(survivors, boxes, scores, classes)
     assert voted.dtype == torch.float32 and torch.equal(voted, expected)
 
 
-def test_nothing_kept_and_nothing_there():
+def test_score_voting_accepts_no_survivors_and_no_detections():
     boxes, scores, classes = detections(5)
     none = torch.zeros(0, dtype=torch.int64)
     assert vote_boxes(none, boxes, scores, classes).shape == (0, 4)
@@ -88,7 +90,7 @@ def test_no_argument_is_changed():
     assert all(torch.equal(a, b) for a, b in zip(case, copies))
 
 
-def test_a_wrong_argument_is_named():
+def test_a_wrong_argument_is_named_in_the_error():
     boxes, scores, classes = detections(5)
     with pytest.raises(ValueError, match=r"scores: expected a float tensor \(5,\), .*\(4,\)"):
         vote_boxes(torch.arange(5), boxes, scores[:4], classes)

@@ -22,11 +22,11 @@ METHODS = ["linear", "gaussian"]
     min_score=st.sampled_from([0.0, 0.05, 0.4]),
     max_detections=st.integers(1, 45),
 )
-def test_agrees_with_the_loop_over_each_class(
+def test_soft_nms_agrees_with_the_reference(
     n, num_classes, seed, method, iou_thresh, sigma, min_score, max_detections
 ):
     boxes, scores, classes = detections(n, num_classes, seed)
-    found, lowered = soft_nms(
+    rows, lowered = soft_nms(
         boxes,
         scores,
         classes,
@@ -39,16 +39,16 @@ def test_agrees_with_the_loop_over_each_class(
     args = boxes.tolist(), scores.tolist(), classes.tolist()
     expected = reference.soft_nms(*args, method, iou_thresh, sigma)
     expected = [(i, s) for i, s in expected[:max_detections] if s > min_score]
-    assert found.tolist() == [i for i, _ in expected]
+    assert rows.tolist() == [i for i, _ in expected]
     torch.testing.assert_close(lowered.tolist(), [s for _, s in expected])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_first_picks_are_those_of_a_run_to_the_end(method):
+def test_a_smaller_limit_gives_the_first_picks_of_a_larger_one(method):
     case = detections(300, num_classes=4)
     whole = soft_nms(*case, method=method, iou_thresh=0.2, max_detections=300)
     assert len(whole[0]) == 300 and (whole[1].diff() <= 0).all()
-    assert (whole[1] < case[1][whole[0]]).sum() > 100  # most are lowered
+    assert (whole[1] < case[1][whole[0]]).sum() > 100  # most scores are lowered
     for count in (1, 7, 100, 299):
         part = soft_nms(*case, method=method, iou_thresh=0.2, max_detections=count)
         assert part[0].tolist() == whole[0][:count].tolist()
@@ -61,11 +61,11 @@ def test_a_duplicate_of_iou_point_6_by_hand(method, factor):
     index, lowered = soft_nms(
         boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 0, 1]), method=method
     )
-    assert index.tolist() == [1, 2, 0]  # the one of another class keeps its score
+    assert index.tolist() == [1, 2, 0]  # the box of another class keeps its score
     torch.testing.assert_close(lowered, torch.tensor([0.9, 0.7, 0.5 * factor]))
 
 
-def test_the_linear_method_lowers_from_the_threshold_on():
+def test_the_linear_method_lowers_scores_at_and_above_the_threshold():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]], dtype=torch.float64)
     case = boxes, torch.tensor([0.9, 0.8], dtype=torch.float64), torch.tensor([0, 0])
     assert soft_nms(*case, iou_thresh=0.5)[1].tolist() == [0.9, 0.4]
@@ -82,21 +82,21 @@ def test_the_order_of_the_boxes_does_not_matter():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_and_infinite_boxes_and_nan_scores_of_a_diverged_model(method):
+def test_non_finite_boxes_and_nan_scores_do_not_affect_the_others(method):
     boxes, scores, classes = detections(20, num_classes=1, dtype=torch.float32)
     boxes[3], boxes[4, 2] = torch.nan, torch.inf
     scores[5] = torch.nan
     index, lowered = soft_nms(boxes, scores, classes, method=method)
     assert lowered.isfinite().all() and 5 not in index.tolist()
     assert sorted(index.tolist()) == [i for i in range(20) if i != 5]
-    # What is left of them is what a run without them gives.
+    # The other detections are the same as without them.
     good = [i for i in range(20) if i not in (3, 4, 5)]
     alone = soft_nms(boxes[good], scores[good], classes[good], method=method)
     rest = [i for i in index.tolist() if i in good]
     assert rest == [good[i] for i in alone[0].tolist()]
 
 
-def test_many_equal_boxes_end_with_scores_of_0_which_are_dropped():
+def test_scores_of_equal_boxes_become_0_and_are_dropped():
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(9, 1)
     index, lowered = soft_nms(boxes, torch.full((9,), 0.5), torch.zeros(9, dtype=torch.int64))
     assert len(index) == 1 and lowered.tolist() == [0.5]
@@ -136,6 +136,6 @@ GOOD = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
         (GOOD, {"max_detections": 0}, "limit: expected an integer of at least 1, got 0"),
     ],
 )
-def test_a_wrong_argument_is_named(case, options, message):
+def test_a_wrong_argument_is_named_in_the_error(case, options, message):
     with pytest.raises(ValueError, match=message):
         soft_nms(*case, **options)

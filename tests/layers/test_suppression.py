@@ -9,7 +9,7 @@ from tests.layers.cases import detections
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("limit", [3, 1000])
-def test_hard_nms_is_that_of_each_class_by_descending_score(exact, limit):
+def test_hard_nms_agrees_with_nms_of_each_class(exact, limit):
     boxes, scores, classes = detections(60, dtype=torch.float32)
     expected = []
     for label in classes.unique():
@@ -17,21 +17,21 @@ def test_hard_nms_is_that_of_each_class_by_descending_score(exact, limit):
         expected.append(rows[nms(boxes[rows], scores[rows], 0.5)])
     expected = torch.cat(expected)
     expected = expected[scores[expected].argsort(descending=True)][:limit]
-    found = HardNMS(0.5, exact=exact)(boxes, scores, classes, limit)
-    assert torch.equal(found.rows, expected)
-    assert torch.equal(found.scores, scores[expected])
-    assert torch.equal(found.boxes, boxes[expected])
+    survivors = HardNMS(0.5, exact=exact)(boxes, scores, classes, limit)
+    assert torch.equal(survivors.rows, expected)
+    assert torch.equal(survivors.scores, scores[expected])
+    assert torch.equal(survivors.boxes, boxes[expected])
 
 
-def test_classes_far_from_the_origin_are_told_apart_exactly():
-    """Offsets of 1e6 px round float32 boxes to multiples of 1/16."""
+def test_exact_nms_separates_classes_without_rounding_boxes_far_from_the_origin():
+    """Offsets of 1e6 pixels round float32 boxes to multiples of 1/16."""
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.01, 0.0, 1.01, 1.0], [1e6, 0.0, 1e6 + 9, 9.0]])
     arguments = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 0]), 10
     assert len(HardNMS(0.985)(*arguments).rows) == 3
     assert len(HardNMS(0.985, exact=False)(*arguments).rows) == 2
 
 
-def test_a_wrong_option_is_named():
+def test_a_wrong_option_is_named_in_the_error():
     for build, message in [
         (lambda: HardNMS(-0.1), "iou_thresh: expected a finite number of at least 0, got -0.1"),
         (lambda: SoftNMS("hard"), "method: expected one of linear, gaussian, got 'hard'"),

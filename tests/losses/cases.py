@@ -1,4 +1,4 @@
-"""Inputs that the tests of several losses share."""
+"""Shared inputs and assertions of the tests of the losses."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ def stair(dtype=torch.float64):
 
 
 def random_case(positives=40, negatives=160, spread=1.0, offset=0.0, ties=False, seed=0):
-    """Normal logits in float64 around ``offset``; with ties, rounded to few values."""
+    """Draw normal float64 logits around ``offset``; with ties, rounded to a few values."""
     generator = torch.Generator().manual_seed(seed)
     count = positives + negatives
     logits = torch.randn(count, dtype=torch.float64, generator=generator) * spread
@@ -49,7 +49,7 @@ def random_case(positives=40, negatives=160, spread=1.0, offset=0.0, ties=False,
     return Case((logits + offset).requires_grad_(), chosen, quality)
 
 
-# Every one is run for every delta by every loss.
+# Every loss is tested on each of these, for each delta.
 CASES = {
     "no positive": random_case(0, 50),
     "one positive": random_case(1, 50),
@@ -70,12 +70,12 @@ DELTAS = [0.0, 0.25, 0.5, 1.0]
 
 
 def apart(shift):
-    """A case whose negatives all lie ``shift`` above the positives."""
+    """Make a case in which all negatives are shifted by ``shift`` relative to the positives."""
     case = random_case(30, 70)
     logits = case.logits.detach().clone()
-    members = torch.zeros(len(logits), dtype=torch.bool)
-    members[case.positives] = True
-    logits[~members] += shift
+    is_positive = torch.zeros(len(logits), dtype=torch.bool)
+    is_positive[case.positives] = True
+    logits[~is_positive] += shift
     return case._replace(logits=logits.requires_grad_())
 
 
@@ -88,7 +88,7 @@ def gradient(output, logits):
 
 
 def assert_close(actual, expected, tolerance):
-    """Compare with an absolute tolerance, relative to the largest expected entry if above 1e-6."""
+    """Compare with a tolerance relative to the largest expected entry, at least 1e-6."""
     expected = torch.as_tensor(expected, dtype=torch.float64).detach()
     scale = max(float(expected.abs().max()) if expected.numel() else 0.0, 1e-6)
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""RankDetNet's losses again, over all pairs, with autograd."""
+"""Reference for RankDetNet's losses: all pairs, with autograd."""
 
 import torch
 from torch.nn import functional
@@ -7,14 +7,14 @@ DISTANCES = {"exp": torch.exp, "sigmoid": torch.sigmoid, "logistic": functional.
 
 
 def by_pair_matrix(foreground, background, distance="exp", reweight=True):
-    """Equations 2 and 3 with the whole matrix of pairs and autograd."""
+    """Compute equations 2 and 3 with the full matrix of pairs and autograd."""
     losses = DISTANCES[distance](background[None, :] - foreground[:, None])
     weights = losses.detach() / losses.detach().sum() if reweight else 1 / losses.numel()
     return (weights * losses).sum()
 
 
 def iou_guided_by_loop(scores, ious, groups, alpha, iou_gradient, reduction="sum"):
-    """Equation 6, one pair at a time."""
+    """Compute equation 6, one pair at a time."""
     means = []
     for g in groups.unique():
         members = torch.nonzero(groups == g).squeeze(1).tolist()
@@ -33,7 +33,7 @@ def iou_guided_by_loop(scores, ious, groups, alpha, iou_gradient, reduction="sum
 
 
 def mined_by_loop(scores, negatives, groups, count):
-    """The negatives, by equal-width groups or the ``count`` highest."""
+    """Mine negatives: the means of equal-width groups, or the ``count`` highest."""
     if negatives == "ohem" or not len(scores):
         return scores.sort(descending=True).values[:count]
     low, high = scores.min().item(), scores.max().item()

@@ -1,27 +1,27 @@
-"""The losses again, as loops over pairs straight from the papers' equations, in float64.
+"""Reference implementation: the papers' equations as loops over pairs, in float64.
 
-Slow on purpose and sharing nothing with the package: this is what the package is compared with.
-Each returns plain floats and a list with the gradient at every logit. A negative is any index that
-is not in ``positives``.
+Slow on purpose, and independent of the package, which is compared with it. Each function returns
+plain floats and a list with the gradient at every logit. A negative is any index that is not in
+``positives``.
 """
 
 import math
 
 
 def step(x, delta):
-    """Smoothed unit step, equation 6 of AP Loss with the 1/2 that its text implies."""
+    """Smoothed unit step, eq. 6 of the APE Loss paper with the 1/2 that its text implies."""
     if delta == 0:
         return 1.0 if x >= 0 else 0.0
     return min(max(x / (2 * delta) + 0.5, 0.0), 1.0)
 
 
 def _negatives(logits, positives):
-    members = set(positives)
-    return [n for n in range(len(logits)) if n not in members]
+    positive_indices = set(positives)
+    return [n for n in range(len(logits)) if n not in positive_indices]
 
 
 def rank_sort(logits, positives, quality, delta=0.5, eps=1e-10):
-    """Rank & Sort Loss; gradients of its supplement, S7 (negatives) and S16 (positives).
+    """Rank & Sort Loss, with the gradients S7 (negatives) and S16 (positives) of its supplement.
 
     Returns the two values and the two gradients.
     """
@@ -76,10 +76,10 @@ def average_precision(
     balance="rank",
     margin=0.25,
 ):
-    """AP Loss with the error-driven update (equation 7) and its variants (appendix 1 to 3).
+    """AP Loss with the error-driven update (equation 7), and its variants (appendix 1 to 3).
 
-    Returns the value and the gradient. Pairs below the published cut-off of -4 / lam are left out
-    of both sigmoid distances.
+    Returns the value and the gradient. The two sigmoid distances leave out pairs below the
+    published cut-off of -4 / lam.
     """
 
     def above(d):
@@ -98,7 +98,7 @@ def average_precision(
         if balance == "negatives":
             constant = max(1, sum(logits[n] - logits[i] > -margin for n in negatives))
         error = sum(h.values()) / constant
-        # The precision is 1 - error, and its running maximum the running minimum of the error.
+        # The precision is 1 - error, so its running maximum is the running minimum of the error.
         best = min(best, error) if interpolated else error
         shrink = best / error if error > 0 else 0.0
         if distance == "cross_entropy":
@@ -113,9 +113,10 @@ def average_precision(
 
 
 def alrp(logits, positives, errors, delta=1.0, eps=1e-5):
-    """ALRP Loss; returns classification and localisation values and the gradients of each.
+    """Average localisation-recall-precision (aLRP) Loss.
 
-    The second gradient is at ``errors``.
+    Returns the classification and the localisation value, the gradient of the first at the logits
+    and that of the second at ``errors``.
     """
     count = len(positives)
     negatives = _negatives(logits, positives)

@@ -1,4 +1,4 @@
-"""Negatives of -inf, as ignored rows are, never take part: a loss is what it is without them."""
+"""Negatives of -inf (the entries of ignored rows) do not change any loss or gradient."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from ranking_det.losses.kernels.ranked_logits import highest_negatives
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
-# None; none; below, equal to and above the finite negatives; above all negatives.
+# No limit; 0; below, equal to and above the number of finite negatives; above that of all.
 LIMITS = [None, 0, 7, NEGATIVES, NEGATIVES + 5, NEGATIVES + ABSENT + 50]
 LOSSES = {
     "rank_sort": lambda logits, positives, quality, group: rank_sort_loss(
@@ -53,7 +53,7 @@ APES = {
 
 
 def with_absent(case, absent=ABSENT, seed=0):
-    """The case with so many entries of -inf in random places, and the places of the others."""
+    """Insert ``absent`` entries of -inf at random; return the case and the places of the others."""
     count = len(case.logits)
     generator = torch.Generator().manual_seed(seed)
     places = torch.randperm(count + absent, generator=generator)[:count].sort().values
@@ -63,7 +63,7 @@ def with_absent(case, absent=ABSENT, seed=0):
 
 
 def values_and_gradients(loss, case, group=None):
-    """The values, and the gradients of each at the logits and at the qualities."""
+    """Compute the values, and the gradients of each at the logits and at the qualities."""
     inputs = case.logits, case.quality.detach().requires_grad_()
     values = loss(case.logits, case.positives, inputs[1], group)
     return torch.stack([value.detach() for value in values]), [
@@ -75,20 +75,20 @@ def values_and_gradients(loss, case, group=None):
 
 
 def compare(loss, case, absent=ABSENT, group=None):
-    """Assert that a loss with absent negatives is the one without; return its gradients."""
+    """Assert that absent negatives do not change a loss; return its gradients."""
     padded, places = with_absent(case, absent)
     expected, expected_gradients = values_and_gradients(loss, case, group)
     values, gradients = values_and_gradients(loss, padded, group)
     assert_close(values, expected, 1e-12)
-    for found, right in zip(gradients, expected_gradients, strict=True):
-        assert_close(found[0][places], right[0], 1e-12)
-        assert_close(found[1], right[1], 1e-12)
-        assert not found[0][padded.logits == -torch.inf].any()
-    return [found for found, _ in gradients]
+    for actual, reference in zip(gradients, expected_gradients, strict=True):
+        assert_close(actual[0][places], reference[0], 1e-12)
+        assert_close(actual[1], reference[1], 1e-12)
+        assert not actual[0][padded.logits == -torch.inf].any()
+    return [at_logits for at_logits, _ in gradients]
 
 
 @pytest.mark.parametrize("name", LOSSES | APES)
-def test_a_loss_with_absent_negatives_is_the_one_without(name):
+def test_absent_negatives_do_not_change_a_loss(name):
     loss = (LOSSES | APES)[name]
     gradients = compare(loss, random_case(POSITIVES, NEGATIVES))
     assert any(gradient.any() for gradient in gradients) or name.endswith(" 0")
@@ -97,7 +97,7 @@ def test_a_loss_with_absent_negatives_is_the_one_without(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_no_positive_is_among_the_highest_negatives_and_absent_ones_come_last(dtype):
+def test_highest_negatives_exclude_positives_and_take_absent_ones_last(dtype):
     case, _ = with_absent(random_case(POSITIVES, NEGATIVES))
     logits = case.logits.detach().to(dtype)
     for count in (0, 1, NEGATIVES - 1, NEGATIVES, NEGATIVES + 3, NEGATIVES + ABSENT, 10_000):
@@ -118,18 +118,18 @@ def work(rank, size, folder):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     for loss in LOSSES.values():
         compare(loss, random_case(4 + 5 * rank, NEGATIVES, seed=rank), group=dist.group.WORLD)
-        # All of one worker's negatives are absent.
+        # All negatives of the worker of rank 0 are absent.
         compare(loss, random_case(6, 20 * rank, seed=rank), group=dist.group.WORLD)
     dist.destroy_process_group()
 
 
-def test_the_same_holds_of_the_ranking_of_two_processes(tmp_path):
+def test_absent_negatives_do_not_change_a_ranking_of_two_processes(tmp_path):
     multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
 
 
 @pytest.mark.parametrize("reweight", [True, False])
 @pytest.mark.parametrize("distance", ["exp", "sigmoid", "logistic"])
-def test_rankdets_losses_with_absent_negatives_are_those_without(distance, reweight):
+def test_absent_negatives_do_not_change_rankdetnet_losses(distance, reweight):
     generator = torch.Generator().manual_seed(0)
     options = dict(distance=distance, reweight=reweight)
     few = torch.randn(30, 3, dtype=torch.float64, generator=generator).requires_grad_()
@@ -161,7 +161,7 @@ def test_rankdets_losses_with_absent_negatives_are_those_without(distance, rewei
 
 
 @pytest.mark.parametrize("equal_count", [True, False])
-def test_mining_leaves_absent_negatives_out(equal_count):
+def test_negative_mining_ignores_absent_negatives(equal_count):
     scores = torch.tensor([-torch.inf, 0.0, 0.1, -torch.inf, 0.9, 1.0, -torch.inf])
     scores.requires_grad_()
     means = group_negatives(scores, 2, equal_count=equal_count)
@@ -172,7 +172,7 @@ def test_mining_leaves_absent_negatives_out(equal_count):
     assert hardest_negatives(scores, 6)[:4].tolist() == pytest.approx([1.0, 0.9, 0.1, 0.0])
 
 
-def test_a_class_of_minus_infinity_is_none_to_the_cross_entropy():
+def test_the_cross_entropy_ignores_classes_at_minus_infinity():
     few = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, BACKGROUND, 2, 1, IGNORE, BACKGROUND])
     many = torch.cat([few, torch.full((6, 2), -torch.inf, dtype=torch.float64)], dim=1)

@@ -43,7 +43,7 @@ def assert_agrees(logits, positives, errors, delta, tolerance):
          [0.308081, -0.090909, -0.135915, -0.132609, 0.118696, -0.141589, 0.067338, 0.006907]),
     ],
 )  # fmt: skip
-def test_published_examples_hold_to_the_printed_digits(
+def test_published_examples_match_to_the_printed_digits(
     case, errors, classification, localization, at_logits
 ):
     losses = alrp_loss(case.logits, case.positives, torch.tensor(errors).double())
@@ -70,7 +70,7 @@ def test_float32_agrees_with_the_loop_reference_on_the_same_logits(name, delta):
     assert_agrees(logits, case.positives, errors, delta, 1e-5)
 
 
-def test_each_part_trains_its_own_input_only():
+def test_each_part_has_a_gradient_at_its_own_input_only():
     case = ramp()
     errors = errors_of(case)
     losses = alrp_loss(case.logits, case.positives, errors)
@@ -90,7 +90,7 @@ def test_without_positives_both_parts_are_zeros_attached_to_the_graph():
     assert torch.equal(logits.grad, torch.zeros(5)) and errors.grad.shape == (0,)
 
 
-def test_perfect_boxes_leave_the_gradient_of_ap_without_interpolation():
+def test_alrp_of_perfect_boxes_has_the_gradient_of_ap_without_interpolation():
     from ranking_det.losses import ap_loss
 
     case = random_case()
@@ -122,7 +122,7 @@ def test_gradients_sum_to_0_and_any_small_problem_agrees_with_the_reference(prob
         (torch.tensor([0.0, 0, 0, math.nan]), "localization_errors: expected values"),
     ],
 )
-def test_bad_errors_are_named_with_what_was_expected_and_what_came(errors, message):
+def test_bad_errors_are_refused_with_the_expected_and_the_given_value(errors, message):
     case = ramp()
     with pytest.raises(ValueError, match=message):
         alrp_loss(case.logits, case.positives, errors)
@@ -130,16 +130,16 @@ def test_bad_errors_are_named_with_what_was_expected_and_what_came(errors, messa
 
 def test_a_device_without_autocast_leaves_gradients_enabled():
     logits, positives = torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(Exception):  # noqa: B017 - torch's own, of whatever kind
+    with pytest.raises(Exception):  # noqa: B017 - the type is torch's choice
         alrp_loss(logits, positives.to("meta"), torch.zeros(1, device="meta"))
     assert torch.is_grad_enabled()
 
 
-def test_both_gradients_are_of_the_logits_precision(monkeypatch):
-    seen = []
+def test_both_gradients_have_the_precision_of_the_logits(monkeypatch):
+    parts_seen = []
     original = alrp.attach_gradients
     monkeypatch.setattr(
-        alrp, "attach_gradients", lambda x, *parts: seen.extend(parts) or original(x, *parts)
+        alrp, "attach_gradients", lambda x, *parts: parts_seen.extend(parts) or original(x, *parts)
     )
     alrp_loss(torch.randn(9), torch.tensor([1, 4]), torch.tensor([0.3, 0.4]))
-    assert [part.gradient.dtype for part in seen] == [torch.float32] * 2
+    assert [part.gradient.dtype for part in parts_seen] == [torch.float32] * 2

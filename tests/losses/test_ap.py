@@ -39,7 +39,7 @@ def assert_agrees(logits, positives, tolerance, **options):
          [0.222879, -0.079545, -0.088028, -0.092391, 0.082648, -0.095794, 0.045559, 0.004673]),
     ],
 )  # fmt: skip
-def test_published_examples_hold_to_the_printed_digits(case, options, value, at_logits):
+def test_published_examples_match_to_the_printed_digits(case, options, value, at_logits):
     loss = ap_loss(case.logits, case.positives, **options)
     assert loss.item() == pytest.approx(value, abs=6e-7)
     if at_logits is not None:
@@ -97,12 +97,12 @@ def test_the_cross_entropy_has_the_gradient_of_the_sigmoid():
 
 
 @pytest.mark.parametrize("distance", ["step", "sigmoid"])
-def test_max_negatives_drops_all_but_the_highest(distance):
+def test_max_negatives_ranks_only_the_highest_negatives(distance):
     case = random_case(10, 50)
     logits = case.logits.detach().clone()
-    members = torch.zeros(len(logits), dtype=torch.bool)
-    members[case.positives] = True
-    dropped = torch.argsort(logits.masked_fill(members, torch.inf))[: 50 - 7]
+    is_positive = torch.zeros(len(logits), dtype=torch.bool)
+    is_positive[case.positives] = True
+    dropped = torch.argsort(logits.masked_fill(is_positive, torch.inf))[: 50 - 7]
     limited = ap_loss(case.logits, case.positives, distance=distance, max_negatives=7)
     logits[dropped] = -torch.inf
     full = ap_loss(logits.requires_grad_(), case.positives, distance=distance)
@@ -122,7 +122,7 @@ def test_without_positives_the_loss_is_a_zero_attached_to_the_graph(options):
 
 
 @pytest.mark.parametrize("distance", ["step", *PAIRWISE])
-def test_what_is_not_finite_is_treated_alike_by_every_distance(distance):
+def test_every_distance_treats_nan_and_infinite_logits_alike(distance):
     case = random_case()
     negatives = torch.tensor([-math.inf, -math.inf])
     padded = torch.cat([case.logits.detach(), negatives]).requires_grad_()
@@ -182,7 +182,7 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta, interp
         ({"delta": math.inf}, "delta: expected a finite number"),
     ],
 )
-def test_bad_options_are_named_with_what_was_expected_and_what_came(change, message):
+def test_bad_options_are_refused_with_the_expected_and_the_given_value(change, message):
     case = ramp()
     with pytest.raises(ValueError, match=message):
         ap_loss(case.logits, case.positives, **change)

@@ -19,16 +19,16 @@ def by_autograd(
     weight_by_quality=True,
     normalizer="positives",
 ):
-    """Equations 9 and 10 as autograd derives them, one positive at a time."""
-    members = torch.zeros(len(logits), dtype=torch.bool)
-    members[positives] = True
+    """Compute equations 9 and 10 one positive at a time, with autograd."""
+    is_positive = torch.zeros(len(logits), dtype=torch.bool)
+    is_positive[positives] = True
     total, active = 0.0, 0
     for u, i_u in zip(positives.tolist(), quality.tolist(), strict=True):
         x = lam * (logits - logits[u])
         seen = x > (-math.inf if cutoff is None else cutoff)
-        worse = torch.zeros_like(members)
+        worse = torch.zeros_like(is_positive)
         worse[positives] = quality < i_u
-        pushed = seen & (worse | ~members)
+        pushed = seen & (worse | ~is_positive)
         sigmoid = torch.sigmoid(x.detach())
         if not count_self:
             sigmoid[u] = 0
@@ -92,7 +92,7 @@ def test_float32_agrees_with_autograd_in_float64_on_the_same_logits(name):
         ({"cutoff": None, "count_self": False}, 0.303687, None),
     ],
 )  # fmt: skip
-def test_published_examples_hold_to_the_printed_digits(options, value, at_logits):
+def test_published_examples_match_to_the_printed_digits(options, value, at_logits):
     case = ramp()
     loss = ape_loss(*case, **options)
     assert loss.item() == pytest.approx(value, abs=6e-7)
@@ -100,17 +100,19 @@ def test_published_examples_hold_to_the_printed_digits(options, value, at_logits
         assert gradient(loss, case.logits).tolist() == pytest.approx(at_logits, abs=6e-7)
 
 
-def test_saturation_is_that_of_a_cross_entropy_of_single_precision_sigmoids():
+def test_saturate_equals_the_cross_entropy_of_single_precision_sigmoids():
     case = random_case(30, 200, spread=3.0)
     logits = case.logits.detach().float().requires_grad_()
     quality = case.quality.float()
-    total, members = 0.0, set(case.positives.tolist())
+    total, positive_indices = 0.0, set(case.positives.tolist())
     for u, i_u in zip(case.positives.tolist(), quality.tolist(), strict=True):
         x = 8.0 * (logits - logits[u])
         worse = {
             v for v, i_v in zip(case.positives.tolist(), quality.tolist(), strict=True) if i_v < i_u
         }
-        pushed = [v for v in range(len(x)) if x[v] > -4 and (v in worse or v not in members)]
+        pushed = [
+            v for v in range(len(x)) if x[v] > -4 and (v in worse or v not in positive_indices)
+        ]
         if not pushed:
             continue
         sigmoid = torch.sigmoid(x)
@@ -120,12 +122,12 @@ def test_saturation_is_that_of_a_cross_entropy_of_single_precision_sigmoids():
         )
         total = total + i_u * entropy / constant / 8.0 / len(quality)
     loss = ape_loss(logits, case.positives, quality, saturate=True)
-    # Next to the threshold a single-precision 1 - p has few digits left.
+    # Near the threshold a single-precision 1 - p has few digits.
     assert_close(loss, total, 1e-3)
     assert_close(gradient(loss, logits), gradient(total, logits), 1e-4)
 
 
-def test_a_pair_far_in_the_wrong_order_trains_unless_saturated():
+def test_a_pair_far_in_the_wrong_order_has_a_gradient_unless_saturated():
     logits = torch.tensor([0.0, 3.0], requires_grad=True)
     positives, quality = torch.tensor([0]), torch.tensor([1.0])
     assert 3 * 8 > SATURATION
@@ -136,12 +138,12 @@ def test_a_pair_far_in_the_wrong_order_trains_unless_saturated():
     assert gradient(saturated, logits).tolist() == [0, 0]
 
 
-def test_only_the_highest_negatives_are_kept():
+def test_max_negatives_ranks_only_the_highest_negatives():
     case = random_case(10, 60)
     logits = case.logits.detach().clone()
-    members = torch.zeros(len(logits), dtype=torch.bool)
-    members[case.positives] = True
-    dropped = torch.argsort(logits.masked_fill(members, torch.inf))[: 60 - 9]
+    is_positive = torch.zeros(len(logits), dtype=torch.bool)
+    is_positive[case.positives] = True
+    dropped = torch.argsort(logits.masked_fill(is_positive, torch.inf))[: 60 - 9]
     limited = ape_loss(*case, max_negatives=9)
     logits[dropped] = -torch.inf
     full = ape_loss(logits.requires_grad_(), case.positives, case.quality, max_negatives=None)
@@ -149,7 +151,7 @@ def test_only_the_highest_negatives_are_kept():
     assert_close(gradient(limited, case.logits), gradient(full, logits), 1e-12)
 
 
-def test_nothing_to_push_gives_a_zero_attached_to_the_graph():
+def test_a_batch_without_pairs_gives_a_zero_attached_to_the_graph():
     logits = torch.tensor([5.0, -5.0], requires_grad=True)
     for positives, quality in (
         (torch.tensor([0]), torch.tensor([0.7])),
@@ -164,7 +166,7 @@ def test_nothing_to_push_gives_a_zero_attached_to_the_graph():
                 assert gradient(loss, logits).tolist() == [0, 0]
 
 
-def test_what_is_not_finite_is_treated_as_by_the_ranking_losses():
+def test_nan_and_infinite_logits_are_treated_as_in_the_other_ranking_losses():
     case = random_case()
     low = torch.full((2,), -math.inf, dtype=torch.float64)
     padded = torch.cat([case.logits.detach(), low]).requires_grad_()
@@ -190,13 +192,13 @@ def test_what_is_not_finite_is_treated_as_by_the_ranking_losses():
         ({"lam": -1.0}, "lam: expected a finite number above 0, got -1.0"),
     ],
 )
-def test_bad_options_are_named_with_what_was_expected_and_what_came(change, message):
+def test_bad_options_are_refused_with_the_expected_and_the_given_value(change, message):
     with pytest.raises(ValueError, match=message):
         ape_loss(*ramp(), **change)
 
 
 @pytest.mark.parametrize("gap", [1.0, 4.0, 8.0, 9.0, 40.0])
-def test_one_negative_far_below_still_counts_by_equation_10(gap):
+def test_one_negative_far_below_still_counts_as_in_equation_10(gap):
     """softplus(x) / sigmoid(x) tends to 1: the value is 1 / lam, and the gradient 1."""
     for dtype in (torch.float32, torch.float64):
         logits = torch.tensor([0.0, -gap], dtype=dtype, requires_grad=True)
@@ -209,7 +211,7 @@ def test_one_negative_far_below_still_counts_by_equation_10(gap):
         torch.testing.assert_close(logits.grad, torch.tensor([-1.0, 1.0], dtype=dtype))
 
 
-def test_many_negatives_far_below_lose_no_digit_in_single_precision():
+def test_many_negatives_far_below_keep_their_precision_in_float32():
     values = []
     for dtype in (torch.float32, torch.float64):
         logits = torch.full((2050,), -2.5, dtype=dtype)
@@ -218,10 +220,10 @@ def test_many_negatives_far_below_lose_no_digit_in_single_precision():
     assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
 
 
-def test_a_far_cutoff_is_as_good_as_none_for_pairs_within_it():
+def test_a_far_cutoff_equals_no_cutoff_for_pairs_within_it():
     logits = torch.tensor([0.0, -10.0], requires_grad=True)
     positives, quality = torch.tensor([0]), torch.tensor([1.0])
-    found = ape_loss(logits, positives, quality, cutoff=-100.0, count_self=False)
+    loss = ape_loss(logits, positives, quality, cutoff=-100.0, count_self=False)
     expected = ape_loss(logits, positives, quality, cutoff=None, count_self=False)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(found, torch.tensor(0.125))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss, torch.tensor(0.125))

@@ -1,4 +1,4 @@
-"""The loops that the benchmark compares with are the losses that it says."""
+"""The loop baselines of the benchmark compute the same losses."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 
 @pytest.mark.parametrize("stage", ["init", "mid", "late"])
 @pytest.mark.parametrize("name", ["rank_sort", "ape"])
-def test_a_loop_has_the_gradient_of_its_loss(name, stage):
+def test_a_loop_baseline_has_the_gradient_of_its_loss(name, stage):
     pytest.importorskip("fvcore")
     from benchmarks.loss_problems import Problem
 

@@ -1,4 +1,4 @@
-"""Memory and growth; speed is for benchmarks/losses.py, since a shared machine is too noisy."""
+"""Memory of the losses. benchmarks/losses.py measures speed: a shared machine is too noisy."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ LOSSES = {
 }
 
 def peak():
-    # Not getrusage, which on Linux starts from the peak of the process that started this one.
+    # Not getrusage: on Linux it starts from the peak of the parent process.
     try:
         status = open("/proc/self/status").read()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -45,7 +45,7 @@ print(run(sys.argv[1].split(), int(sys.argv[2]), int(sys.argv[3])))
 
 
 def extra_memory(losses, logits, positives):
-    """The most that the losses held at any time, in units of the logits' memory."""
+    """Measure the peak memory of the losses in a new process, in units of the logits' memory."""
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, losses, str(logits), str(positives)],
         capture_output=True,
@@ -60,11 +60,11 @@ def test_peak_memory_with_the_gradient_is_at_most_four_times_the_logits():
 
 
 def test_classes_are_ranked_in_blocks_of_bounded_memory():
-    # Scores and places of all 80 classes at once would be over 6 times the logits.
+    # The scores and indices of all 80 classes in one block would be over 6 times the logits.
     assert extra_memory("class_specific", 16_000_000, 500) < 4
 
 
-def test_many_positives_need_no_square_of_memory():
+def test_memory_is_not_quadratic_in_the_number_of_positives():
     # An 8,000 x 8,000 matrix of float64 would be 32 times the logits.
     assert extra_memory("rank_sort", 4_000_000, 8_000) < 8
 

@@ -13,7 +13,7 @@ def make(classes=3, seed=0):
     return logits.requires_grad_()
 
 
-def test_it_is_that_of_one_more_logit_which_all_are_relative_to():
+def test_it_equals_a_softmax_cross_entropy_over_one_more_logit():
     logits, shift = make(), torch.tensor([[4.0], [-2.0], [0.0], [1.0], [3.0]])
     scores = torch.cat([logits + shift, shift], dim=1)
     expected = functional.cross_entropy(
@@ -21,19 +21,19 @@ def test_it_is_that_of_one_more_logit_which_all_are_relative_to():
     )
     loss = cross_entropy(logits, LABELS)
     torch.testing.assert_close(loss, expected)
-    found = torch.autograd.grad(loss, logits)[0]
-    torch.testing.assert_close(found, torch.autograd.grad(expected, logits)[0])
-    assert not found[3].any()
+    gradient = torch.autograd.grad(loss, logits)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+    assert not gradient[3].any()
 
 
-def test_with_one_class_it_is_the_binary_cross_entropy():
+def test_with_one_class_it_equals_the_binary_cross_entropy():
     logits, labels = make(classes=1), LABELS.clamp(max=0)
     torch.testing.assert_close(
         cross_entropy(logits, labels), 2 * focal(logits, labels, alpha=0.5, gamma=0.0)
     )
 
 
-def test_ignored_rows_may_be_infinite_and_no_row_gives_a_zero_loss():
+def test_ignored_rows_may_be_infinite_and_a_batch_of_only_ignored_rows_gives_zero_loss():
     logits = make().detach()
     logits[3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
     logits.requires_grad_()
@@ -43,13 +43,13 @@ def test_ignored_rows_may_be_infinite_and_no_row_gives_a_zero_loss():
     assert nothing == 0 and nothing.requires_grad
 
 
-def test_half_precision_is_computed_in_single():
+def test_half_precision_is_computed_in_single_precision():
     logits = make().detach()
     loss = cross_entropy(logits.bfloat16(), LABELS)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, cross_entropy(logits.bfloat16().float(), LABELS))
 
 
-def test_labels_that_do_not_fit_are_refused():
+def test_labels_out_of_range_are_refused():
     with pytest.raises(ValueError, match="labels"):
         cross_entropy(make(), torch.tensor([0, 1, 2, 3, 0]))

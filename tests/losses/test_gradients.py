@@ -1,4 +1,4 @@
-"""Gradients that are given and not derived: under checkpointing, and differentiated twice."""
+"""Assigned gradients: activation checkpointing, second derivatives, torch.compile."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ CASE = random_case(10, 38)
 LABELS = torch.full((16,), -1)
 LABELS[::3] = torch.tensor([0, 1, 2, 0, 1, 2])
 GROUPS = torch.arange(10) % 3
-# Of (48,) logits that are (16, 3) to those of rows and classes, and of ten qualities.
+# Functions of (48,) logits, or (16, 3) for losses of rows and classes, and of (10,) qualities.
 ASSIGNED = {
     "rank_sort": lambda x, q: sum(rank_sort_loss(x, CASE.positives, q)),
     "ap": lambda x, q: ap_loss(x, CASE.positives),
@@ -53,22 +53,24 @@ def gradients(loss, inputs, **options):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("name", ASSIGNED | DERIVED)
-def test_activation_checkpointing_changes_no_gradient(name, use_reentrant):
+def test_activation_checkpointing_does_not_change_gradients(name, use_reentrant):
     loss = (ASSIGNED | DERIVED)[name]
     plain, again = leaves(), leaves()
     expected = gradients(loss(*plain), plain)
-    # Not autograd.grad, which reentrant checkpoints refuse.
+    # Not autograd.grad: reentrant checkpoints refuse it.
     checkpoint(loss, *again, use_reentrant=use_reentrant).backward()
     for leaf, gradient in zip(again, expected):
-        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        assert torch.equal(found, gradient)
+        actual = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        assert torch.equal(actual, gradient)
 
 
 @pytest.mark.parametrize("name", ASSIGNED)
-def test_a_second_derivative_is_refused_in_one_line(name):
+def test_a_second_derivative_is_refused_with_a_one_line_message(name):
     inputs = leaves()
     loss = ASSIGNED[name](*inputs)
-    with pytest.raises(RuntimeError, match="^create_graph: expected False, as this .* once.*$"):
+    with pytest.raises(
+        RuntimeError, match="^create_graph: expected False, got True; this .* once.*$"
+    ):
         gradients(loss, inputs, create_graph=True)
     first = gradients(loss, inputs, retain_graph=True)
     with torch.enable_grad():
@@ -77,7 +79,7 @@ def test_a_second_derivative_is_refused_in_one_line(name):
     assert all(torch.equal(one, other) for one, other in zip(first, second))
 
 
-def test_parts_add_up_by_what_arrives_at_each():
+def test_gradients_of_parts_are_scaled_by_the_incoming_gradient_and_added():
     logits = torch.zeros(4, requires_grad=True)
     whole = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     some = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
@@ -86,7 +88,7 @@ def test_parts_add_up_by_what_arrives_at_each():
     assert logits.grad.tolist() == [12.0, 4.0, 6.0, 13.0]
 
 
-def test_compiled_code_has_the_same_gradient():
+def test_torch_compile_gives_the_same_gradient():
     gradient = torch.arange(4.0)
 
     def doubled(logits):
@@ -95,3 +97,10 @@ def test_compiled_code_has_the_same_gradient():
     logits = torch.zeros(4, requires_grad=True)
     torch.compile(doubled, backend="aot_eager", fullgraph=True)(logits).backward()
     assert torch.equal(logits.grad, 2 * gradient)
+
+
+def test_the_worked_example_of_assigned_gradients_is_rank_and_sort_loss_with_the_hard_step():
+    logits = torch.tensor([2.0, 1.5, 0.7, 0.0, -2.0], requires_grad=True)
+    ranking = rank_sort_loss(logits, torch.tensor([1, 3]), torch.ones(2), delta=0.0).ranking
+    assert ranking.item() == 0.5
+    assert gradients(ranking, logits)[0].tolist() == [0.375, -0.25, 0.125, -0.25, 0.0]

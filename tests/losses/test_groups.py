@@ -1,4 +1,4 @@
-"""One ranking over several workers: the value is that of all logits together, to rounding."""
+"""One ranking over several workers equals the ranking of all logits in one process."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ LOSSES = {
     ),
 }
 
-# The numbers of (positives, negatives) of each worker.
+# The number of positives and negatives of each worker, by the number of workers.
 SHARES = {
     2: {
         "even": [(10, 40), (10, 40)],
@@ -53,7 +53,7 @@ def share(counts, rank):
 
 
 def results(logits, positives, quality, group=None):
-    found = {}
+    outputs = {}
     for name, loss in LOSSES.items():
         quality = quality.detach().requires_grad_()
         values = loss(logits, positives, quality, group=group)
@@ -61,18 +61,18 @@ def results(logits, positives, quality, group=None):
             torch.autograd.grad(value, (logits, quality), retain_graph=True, allow_unused=True)
             for value in values
         ]
-        found[name] = [value.detach() for value in values], gradients
-    return found
+        outputs[name] = [value.detach() for value in values], gradients
+    return outputs
 
 
 def work(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    found = {
+    outputs = {
         name: results(*share(counts, rank), group=dist.group.WORLD)
         for name, counts in SHARES[size].items()
     }
-    torch.save(found, f"{folder}/{rank}.pt")
+    torch.save(outputs, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -86,27 +86,28 @@ def together(counts):
     return results(logits, torch.cat(shifted), quality), (lengths, [len(case[1]) for case in cases])
 
 
-def assert_same(own, whole):
-    torch.testing.assert_close(own, whole, rtol=0, atol=1e-12)
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", SHARES)
-def test_every_worker_has_the_value_of_all_and_its_slice_of_the_gradient(size, tmp_path):
+def test_every_worker_has_the_value_of_the_whole_and_its_slice_of_the_gradient(size, tmp_path):
     multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
+    outputs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for name, counts in SHARES[size].items():
         expected, lengths = together(counts)
         for loss, (values, gradients) in expected.items():
             for rank in range(size):
-                own_values, own_gradients = found[rank][name][loss]
+                worker_values, worker_gradients = outputs[rank][name][loss]
                 for part, value in enumerate(values):
-                    assert_same(own_values[part], value)
-                    for own, whole, cuts in zip(
-                        own_gradients[part], gradients[part], lengths, strict=True
+                    assert_same(worker_values[part], value)
+                    for gradient_slice, whole, counts_of_workers in zip(
+                        worker_gradients[part], gradients[part], lengths, strict=True
                     ):
-                        assert (own is None) == (whole is None)
+                        assert (gradient_slice is None) == (whole is None)
                         if whole is not None:
-                            assert_same(own, torch.split(whole, cuts)[rank])
+                            expected_slice = torch.split(whole, counts_of_workers)[rank]
+                            assert_same(gradient_slice, expected_slice)
 
 
 def test_a_group_of_one_changes_nothing(tmp_path):

@@ -20,7 +20,7 @@ def rank_sort(logits, positives, quality, delta):
 
 
 def alrp(logits, positives, quality, delta):
-    # Of a GIoU loss the errors reach 2.
+    # The errors of a GIoU loss go up to 2.
     errors = (2 * (1 - quality)).requires_grad_()
     losses = alrp_loss(logits, positives, errors, delta=delta)
     return [(losses.classification, logits), (losses.localization, errors)]
@@ -39,7 +39,7 @@ AP = {
     "ap sigmoid": average_precision(distance="sigmoid"),
     "ap sigmoid, not interpolated": average_precision(distance="sigmoid", interpolated=False),
 }
-# Each returns its outputs, and beside each what it trains.
+# Each returns pairs of an output and the input that it has a gradient at.
 LOSSES = {"rank sort": rank_sort, "alrp": alrp, **AP}
 
 
@@ -49,7 +49,7 @@ def each(*names):
         [
             pytest.param(LOSSES[name], delta, id=f"{name}-{delta}")
             for name in names
-            # The sigmoid has no delta.
+            # The sigmoid does not use delta.
             for delta in (DELTAS[:1] if "sigmoid" in name else DELTAS)
         ],
     )
@@ -63,7 +63,7 @@ few = settings(max_examples=15, deadline=None)
 
 
 def values_and_gradients(outputs):
-    """Detached, of all outputs, one after the other."""
+    """List the detached value and gradient of each output in turn."""
     results = []
     for value, trained in outputs:
         (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)
@@ -98,9 +98,7 @@ def test_gradients_of_every_ap_loss_sum_to_0_and_those_of_the_negatives_to_the_v
 @every_delta
 @few
 @given(problem=small_problems())
-def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_of_what_is_above_over_the_rank(
-    delta, problem
-):
+def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_error_over_the_rank(delta, problem):
     def h(x):
         return float(x >= 0) if delta == 0 else min(1.0, max(0.0, 0.5 + x / delta / 2))
 
@@ -131,7 +129,7 @@ def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_of_what_is_above_ove
 @given(problem=small_problems(), offset=OFFSETS)
 def test_a_shift_of_all_logits_changes_neither_value_nor_gradient(loss, delta, problem, offset):
     logits, positives, quality = problem
-    # On a grid where the shift does not round.
+    # Round to a grid on which the shift is exact.
     logits = ((logits.detach() * 64).round() / 64).requires_grad_()
     shifted = (logits.detach() + offset).requires_grad_()
     assert torch.equal(shifted - offset, logits)
@@ -172,15 +170,15 @@ def test_a_factor_on_one_output_scales_its_own_gradient_only(loss, delta, proble
     expected = {key: torch.zeros_like(trained) for key, trained in inputs.items()}
     total = 0.0
     for (value, trained), scale in zip(outputs, scales, strict=False):
-        (own,) = torch.autograd.grad(value, trained, retain_graph=True)
-        expected[id(trained)] += scale * own
+        (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)
+        expected[id(trained)] += scale * gradient
         total = total + scale * value
     actual = torch.autograd.grad(total, list(inputs.values()))
     assert_all_close(actual, expected.values(), 1e-12)
 
 
 @every_ap_and_alrp
-def test_negatives_at_minus_infinity_take_no_part_in_ap_and_alrp(loss, delta):
+def test_ap_and_alrp_ignore_negatives_at_minus_infinity(loss, delta):
     case = random_case()
     padded = with_negatives(case, *[-math.inf] * 30)
     actual = values_and_gradients(loss(*padded, delta))
@@ -199,7 +197,7 @@ def test_negatives_at_plus_infinity_count_like_huge_ones_in_ap_and_alrp(loss, de
 
 
 @every_ap_and_alrp
-def test_infinite_negatives_alone_leave_finite_values_and_gradients_of_ap_and_alrp(loss, delta):
+def test_ap_and_alrp_with_only_infinite_negatives_have_finite_values_and_gradients(loss, delta):
     case = random_case(3, 0)
     for value in (-math.inf, math.inf):
         padded = with_negatives(case, value, value)
@@ -242,5 +240,5 @@ def test_16_bit_logits_give_the_float64_value_of_the_rounded_logits(loss, delta,
             (actual,) = torch.autograd.grad(value, trained, retain_graph=True)
             (expected,) = torch.autograd.grad(same, wide, retain_graph=True)
             assert actual.dtype == trained.dtype
-            # Rounded once; below 6e-5 float16 has fewer digits.
+            # The gradient is rounded once. Below 6e-5 float16 has fewer digits.
             torch.testing.assert_close(actual.double(), expected, rtol=1.01 * rounding, atol=2**-24)

@@ -22,7 +22,7 @@ def make(count=5, size=4, seed=0):
     return logits, (torch.rand(count, size, size, generator=generator) > 0.5).float()
 
 
-def test_dice_is_its_definition():
+def test_dice_agrees_with_a_loop_over_its_definition():
     logits, targets = make()
     torch.testing.assert_close(dice_errors(logits, targets), by_loops(logits, targets))
 
@@ -32,7 +32,7 @@ def test_cross_entropy_is_the_mean_over_the_pixels():
     p = logits.detach().double().sigmoid()
     expected = -torch.where(targets > 0, p, 1 - p).log().flatten(1).mean(1).float()
     torch.testing.assert_close(mask_cross_entropies(logits.detach(), targets), expected)
-    with pytest.raises(ValueError, match=r"masks: expected masks of the shape of logits"):
+    with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         mask_cross_entropies(logits, targets[:3])
 
 
@@ -45,14 +45,14 @@ def test_an_empty_target_gives_1_and_no_gradient():
     assert logits.grad.isfinite().all() and not logits.grad[2].any() and logits.grad[1].any()
 
 
-def test_half_precision_is_computed_in_single():
+def test_half_precision_is_computed_in_single_precision():
     logits, targets = make()
     half = dice_errors(logits.detach().bfloat16(), targets)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, dice_errors(logits.detach().bfloat16().float(), targets))
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_masks_and_logits_of_different_shapes_are_refused():
     logits, targets = make()
-    with pytest.raises(ValueError, match=r"masks: expected masks of the shape of logits"):
+    with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         dice_errors(logits, targets[:3])

@@ -84,7 +84,7 @@ def test_empty_and_half_precision_batches_give_finite_gradients(loss):
 
 
 @pytest.mark.parametrize("loss", [quality_focal, varifocal])
-def test_a_quality_too_many_is_refused(loss):
+def test_one_quality_too_many_is_refused(loss):
     logits, labels, quality = batch()
     with pytest.raises(ValueError, match="quality: expected .* one entry per positive"):
         loss(logits, labels, torch.cat([quality, quality[:1]]))

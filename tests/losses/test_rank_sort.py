@@ -49,7 +49,7 @@ def assert_agrees(case, delta, tolerance, dtype=torch.float64):
          [0.337203, 0.023584, -0.195602, -0.097059, 0.063061, -0.151991, 0.020803, 0]),
     ],
 )  # fmt: skip
-def test_published_examples_hold_to_the_printed_digits(case, delta, ranking, sorting, total):
+def test_published_examples_match_to_the_printed_digits(case, delta, ranking, sorting, total):
     losses = rank_sort_loss(*case, delta=delta)
     assert losses.ranking.item() == pytest.approx(ranking, abs=6e-7)
     assert losses.sorting.item() == pytest.approx(sorting, abs=6e-7)
@@ -91,7 +91,7 @@ def test_a_loss_scale_reaches_half_precision_gradients_before_they_are_rounded()
     assert scaled[0].item() == pytest.approx(expected_entry, rel=1e-3)
 
 
-def test_autocast_changes_nothing():
+def test_autocast_does_not_change_value_or_gradient():
     case = random_case(20, 80)
     logits = case.logits.detach().float().requires_grad_()
     quality = case.quality.float()
@@ -138,7 +138,7 @@ def test_logits_without_gradient_give_losses_without_gradient():
         assert not rank_sort_loss(*case).sorting.requires_grad
 
 
-def test_negatives_at_minus_infinity_take_no_part():
+def test_negatives_at_minus_infinity_are_ignored():
     case = random_case()
     without = rank_sort_loss(*case)
     padding = torch.full((30,), -torch.inf, dtype=torch.float64)
@@ -154,8 +154,8 @@ def test_negatives_at_minus_infinity_take_no_part():
 @pytest.mark.parametrize("delta", DELTAS)
 def test_negatives_at_plus_infinity_count_fully_with_finite_gradients(delta):
     case = random_case()
-    members = set(case.positives.tolist())
-    above = [n for n in range(len(case.logits)) if n not in members][:5]
+    positives = set(case.positives.tolist())
+    above = [n for n in range(len(case.logits)) if n not in positives][:5]
     infinite, huge = case.logits.detach().clone(), case.logits.detach().clone()
     infinite[above], huge[above] = torch.inf, 1e6
     losses = []
@@ -183,7 +183,7 @@ def test_a_negative_that_is_nan_makes_the_ranking_part_nan():
     assert losses.ranking.isnan()
 
 
-def test_each_part_sends_only_its_own_gradient_scaled_by_what_arrives():
+def test_each_part_sends_its_own_gradient_scaled_by_the_incoming_gradient():
     case = ramp()
     losses = rank_sort_loss(*case)
     ranking, sorting = (gradient(loss, case.logits) for loss in losses)
@@ -226,9 +226,9 @@ def test_gradients_sum_to_0_and_those_of_the_negatives_to_the_value(problem, del
 
 @settings(max_examples=60, deadline=None)
 @given(small_problems(), st.sampled_from(DELTAS), st.integers(-10_000, 10_000))
-def test_a_shift_of_all_logits_changes_nothing(problem, delta, shift):
+def test_a_shift_of_all_logits_does_not_change_the_losses(problem, delta, shift):
     logits, positives, quality = problem
-    # On a grid where the shift does not round.
+    # Round to a grid on which the shift is exact.
     logits = (logits.detach() * 64).round() / 64
     for one, other in zip(
         rank_sort_loss(logits, positives, quality, delta=delta),
@@ -271,11 +271,20 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(2, 4)}, r"logits: expected .* one dimension, got .*\(2, 4\)"),
-        ({"logits": torch.zeros(8, dtype=torch.int64)}, "logits: expected a float tensor"),
-        ({"positives": torch.tensor([1.0, 2, 3, 5])}, "positives: expected int64"),
+        (
+            {"logits": torch.zeros(2, 4)},
+            r"logits: expected a one-dimensional float tensor, got .*\(2, 4\)",
+        ),
+        (
+            {"logits": torch.zeros(8, dtype=torch.int64)},
+            "logits: expected a one-dimensional float tensor",
+        ),
+        (
+            {"positives": torch.tensor([1.0, 2, 3, 5])},
+            "positives: expected a one-dimensional int64",
+        ),
         ({"positives": torch.tensor([1, 2, 3, 8])}, r"positives: expected indices in \[0, 8\)"),
-        ({"positives": torch.tensor([-1, 2, 3, 5])}, "got -1 to 5"),
+        ({"positives": torch.tensor([-1, 2, 3, 5])}, "got indices from -1 to 5"),
         ({"positives": torch.tensor([1, 2, 2, 5])}, "positives: expected unique"),
         (
             {"quality": torch.zeros(3)},
@@ -285,12 +294,12 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
         ({"quality": torch.tensor([0.1, 0.2, 0.3, math.nan])}, "quality: expected values"),
         (
             {"quality": torch.zeros(4, device="meta")},
-            "quality: expected a float of shape .4,. on cpu",
+            "quality: expected a float tensor of shape .4,. on cpu",
         ),
         ({"delta": -0.5}, "delta: expected a finite number of at least 0, got -0.5"),
     ],
 )
-def test_bad_arguments_are_named_with_what_was_expected_and_what_came(change, message):
+def test_bad_arguments_are_refused_with_the_expected_and_the_given_value(change, message):
     arguments = dict(zip(("logits", "positives", "quality"), ramp(), strict=True)) | change
     with pytest.raises(ValueError, match=message):
         rank_sort_loss(**arguments)

@@ -30,7 +30,7 @@ def samples(foreground=30, background=50, spread=1.0, offset=0.0):
 @pytest.mark.parametrize("reweight", [True, False])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("shape", [(30, 50), (1, 1), (1, 7), (700, 900)])
-def test_global_loss_agrees_with_the_pair_matrix(shape, distance, reweight):
+def test_global_loss_agrees_with_the_full_pair_matrix(shape, distance, reweight):
     foreground, background = samples(*shape)
     loss = global_ranking_loss(foreground, background, distance=distance, reweight=reweight)
     expected = by_pair_matrix(foreground, background, distance, reweight)
@@ -39,7 +39,7 @@ def test_global_loss_agrees_with_the_pair_matrix(shape, distance, reweight):
         assert_close(gradient(loss, x), gradient(expected, x), 1e-12)
 
 
-def test_published_example_of_the_global_loss_holds_to_the_printed_digits():
+def test_published_example_of_the_global_loss_matches_to_the_printed_digits():
     foreground = torch.tensor([0.7, 0.4], dtype=torch.float64, requires_grad=True)
     background = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
     loss = global_ranking_loss(foreground, background)
@@ -88,20 +88,20 @@ def test_class_specific_loss_is_the_sum_of_global_losses_in_each_class(negatives
     )
     expected = 0.0
     for c in range(3):
-        own = scores[labels == c, c]
-        others = scores[(labels != c) & (labels != IGNORE), c]
+        foreground = scores[labels == c, c]
+        background = scores[(labels != c) & (labels != IGNORE), c]
         mined = (
-            group_negatives(others, 4)
+            group_negatives(background, 4)
             if negatives == "group"
-            else others.sort(descending=True).values[: 2 * len(own)]
+            else background.sort(descending=True).values[: 2 * len(foreground)]
         )
-        expected = expected + by_pair_matrix(own, mined, distance)
+        expected = expected + by_pair_matrix(foreground, mined, distance)
     assert_close(loss, expected, 1e-12)
     assert_close(gradient(loss, scores), gradient(expected, scores), 1e-12)
     assert not gradient(loss, scores)[labels == IGNORE].any()
 
 
-def test_groups_are_bins_of_equal_width_and_empty_ones_are_left_out():
+def test_groups_are_bins_of_equal_width_without_empty_ones():
     scores = torch.tensor([0.0, 0.05, 0.9, 1.0, 0.1], requires_grad=True)
     means = group_negatives(scores, 4)
     assert means.tolist() == pytest.approx([0.05, 0.95])
@@ -115,14 +115,14 @@ def test_groups_of_equal_count_split_the_sorted_scores():
 
 
 @pytest.mark.parametrize("equal_count", [True, False])
-def test_groups_of_one_value_and_of_none(equal_count):
+def test_groups_of_equal_scores_and_of_no_scores(equal_count):
     same = group_negatives(torch.full((5,), 0.25), 1, equal_count=equal_count)
     assert same.tolist() == [0.25]
     assert group_negatives(torch.full((5,), 0.25), 3).tolist() == [0.25]
     assert group_negatives(torch.zeros(0), 3, equal_count=equal_count).shape == (0,)
 
 
-def test_hardest_negatives_are_the_highest_and_no_more_than_there_are():
+def test_hardest_negatives_are_the_highest_scores_and_at_most_all_of_them():
     scores = torch.tensor([0.3, 0.9, 0.1])
     assert hardest_negatives(scores, 2).tolist() == pytest.approx([0.9, 0.3])
     assert len(hardest_negatives(scores, 10)) == 3 and len(hardest_negatives(scores, 0)) == 0
@@ -149,7 +149,7 @@ def test_iou_guided_loss_agrees_with_a_loop_over_pairs(alpha, iou_gradient, redu
         assert_close(gradient(loss, ious), gradient(expected, ious), 1e-12)
 
 
-def test_many_pairs_are_visited_in_blocks():
+def test_iou_guided_loss_of_many_pairs_in_several_blocks_agrees_with_all_pairs():
     generator = torch.Generator().manual_seed(2)
     scores, ious = (torch.rand(900, dtype=torch.float64, generator=generator) for _ in range(2))
     scores.requires_grad_()
@@ -161,7 +161,7 @@ def test_many_pairs_are_visited_in_blocks():
     assert_close(gradient(loss, scores), gradient(expected, scores), 1e-12)
 
 
-def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
+def test_published_example_of_the_iou_guided_loss_matches_to_the_printed_digits():
     scores = torch.tensor([0.7, 0.4], dtype=torch.float64, requires_grad=True)
     ious = torch.tensor([0.5, 0.8], dtype=torch.float64, requires_grad=True)
     loss = iou_guided_ranking_loss(scores, ious, torch.zeros(2, dtype=torch.int64))
@@ -173,7 +173,10 @@ def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: global_ranking_loss(torch.ones(2, 2), torch.ones(2)), "foreground: expected a fl"),
+        (
+            lambda: global_ranking_loss(torch.ones(2, 2), torch.ones(2)),
+            "foreground: expected a one",
+        ),
         (
             lambda: global_ranking_loss(torch.ones(2), torch.ones(2), distance="step"),
             "distance: ex",
@@ -181,7 +184,7 @@ def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
         (lambda: class_specific_ranking_loss(torch.ones(3), torch.ones(3).long()), "scores: expec"),
         (
             lambda: class_specific_ranking_loss(torch.ones(3, 2), torch.ones(3)),
-            "labels: expected i",
+            "labels: expected an i",
         ),
         (
             lambda: class_specific_ranking_loss(torch.ones(3, 2), torch.full((3,), 2)),
@@ -202,11 +205,11 @@ def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
         (lambda: group_negatives(torch.ones(3), 0), "groups: expected an integer of at least"),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(2), torch.ones(2)),
-            "groups: expected int64",
+            "groups: expected an int64",
         ),
         (
             lambda: iou_guided_ranking_loss(torch.ones(2), torch.ones(3), torch.ones(2).long()),
-            "ious: expected a float of shape .2,. on cpu, one entry per score",
+            "ious: expected a float tensor of shape .2,. on cpu, one entry per score",
         ),
         (
             lambda: iou_guided_ranking_loss(
@@ -216,6 +219,6 @@ def test_published_example_of_the_iou_guided_loss_holds_to_the_printed_digits():
         ),
     ],
 )
-def test_bad_arguments_are_named_with_what_was_expected_and_what_came(call, message):
+def test_bad_arguments_are_refused_with_the_expected_and_the_given_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()

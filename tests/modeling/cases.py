@@ -21,7 +21,7 @@ def load(name):
 
 
 def load_masked_cascade(mask_heads=3):
-    """The model node of the quick cascade, with the masks of the quick Mask R-CNN."""
+    """Load the model node of the quick cascade, with the mask heads of the quick Mask R-CNN."""
     model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
     for name in ("mask_in_features", "mask_pooler"):
         model.roi_heads[name] = masked[name]
@@ -33,7 +33,7 @@ def load_masked_cascade(mask_heads=3):
 
 
 def ellipses(boxes, height, width):
-    """Masks (n, height, width) that fill their boxes (n, 4) up to the corners."""
+    """Make elliptic masks (n, height, width) that fill their boxes (n, 4) except the corners."""
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
     x1, y1, x2, y2 = boxes[:, :, None, None].unbind(1)
     across = (2 * x - x1 - x2) / (x2 - x1).clamp(min=1e-6)

@@ -7,7 +7,7 @@ from tests.modeling.cases import load
 
 @pytest.fixture
 def build():
-    """Build the model of a shapes config, the same weights each time."""
+    """Return a function that builds the model of a shapes config, always with the same weights."""
 
     def _build(name="retinanet_atss_rs.py", **changes):
         cfg = load(name).model

@@ -22,7 +22,7 @@ def resnet(norm=FrozenStatisticsBatchNorm2d, freeze_at=2):
     )
 
 
-def test_statistics_stay_while_weight_and_bias_train():
+def test_running_statistics_are_frozen_while_weight_and_bias_train():
     norm = get_norm(FrozenStatisticsBatchNorm2d, 4)
     norm.running_mean.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
     norm.running_var.copy_(torch.tensor([1.0, 4.0, 9.0, 16.0]))
@@ -41,12 +41,12 @@ def test_statistics_stay_while_weight_and_bias_train():
     assert model.training and not norm.training
 
 
-def test_its_state_is_that_of_a_batch_norm():
+def test_the_state_dict_has_the_keys_and_shapes_of_a_batch_norm():
     ours, torchs = FrozenStatisticsBatchNorm2d(4).state_dict(), nn.BatchNorm2d(4).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in torchs.items()}
 
 
-def test_freeze_at_freezes_the_stem_and_the_second_stage_wholly():
+def test_freeze_at_freezes_the_stem_and_the_second_stage_completely():
     model = resnet().train()
     for name, module in model.named_modules():
         frozen = name.startswith(("stem", "res2"))
@@ -58,8 +58,8 @@ def test_freeze_at_freezes_the_stem_and_the_second_stage_wholly():
     assert "res3.0.conv1.norm.weight" in trained and "res5.1.conv2.norm.bias" in trained
 
 
-def test_weights_of_the_model_zoos_format_load(tmp_path):
-    """As Detectron2's conversion of torchvision's ResNets: arrays, no count of batches."""
+def test_checkpoints_in_the_format_of_the_model_zoo_load(tmp_path):
+    """Detectron2's conversion of torchvision's ResNets has arrays and no num_batches_tracked."""
     source = resnet("BN", freeze_at=0)
     for module in source.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -81,18 +81,18 @@ def test_weights_of_the_model_zoos_format_load(tmp_path):
 
 
 @pytest.mark.parametrize("in_feature", ["res5", "p5"])
-def test_with_relu_the_extra_levels_are_detectron2s(in_feature):
+def test_with_relu_the_extra_levels_are_those_of_detectron2(in_feature):
     channels = 512 if in_feature == "res5" else 8
     torch.manual_seed(0)
-    theirs = LastLevelP6P7(channels, 8, in_feature)
+    reference = LastLevelP6P7(channels, 8, in_feature)
     torch.manual_seed(0)
-    ours = ExtraLevels(channels, 8, in_feature, relu=True)
-    for name, value in theirs.state_dict().items():
-        assert torch.equal(value, ours.state_dict()[name]), name
+    levels = ExtraLevels(channels, 8, in_feature, relu=True)
+    for name, value in reference.state_dict().items():
+        assert torch.equal(value, levels.state_dict()[name]), name
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     bottom_up = resnet()
     outputs = []
-    for top_block in (theirs, ours):
+    for top_block in (reference, levels):
         torch.manual_seed(1)
         fpn = FPN(bottom_up, ["res3", "res4", "res5"], 8, top_block=top_block)
         outputs.append(fpn(x))
@@ -101,7 +101,7 @@ def test_with_relu_the_extra_levels_are_detectron2s(in_feature):
         assert torch.equal(feature, outputs[1][name]), name
 
 
-def test_without_relu_p7_sees_the_negative_values_of_p6():
+def test_without_relu_p7_depends_on_the_negative_values_of_p6():
     levels = ExtraLevels(8, 8)
     p6, p7 = levels(torch.randn(1, 8, 9, 6, generator=torch.Generator().manual_seed(0)))
     assert p6.shape == (1, 8, 5, 3) and p7.shape == (1, 8, 3, 2)

@@ -20,7 +20,7 @@ def resnet():
 
 
 def resnext():
-    """Stages 3 and 4 of a small ResNeXt: grouped convolutions, strides 8 and 16."""
+    """Build a small ResNeXt, with grouped convolutions and features of strides 8 and 16."""
     stages = [
         ResNet.make_stage(
             BottleneckBlock,
@@ -42,7 +42,7 @@ def fpn():
     return CARAFEFPN(resnet(), FEATURES, CHANNELS).eval()
 
 
-def test_each_level_is_its_lateral_and_the_upsampled_level_above(fpn):
+def test_each_level_is_the_sum_of_its_lateral_and_the_upsampled_level_above(fpn):
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     features = fpn.bottom_up(images)
     merged = {6: fpn.fpn_lateral6(features["res5"])}
@@ -57,7 +57,7 @@ def test_each_level_is_its_lateral_and_the_upsampled_level_above(fpn):
         torch.testing.assert_close(levels[f"p{stage}"], expected)
 
 
-def test_p6_is_a_convolution_of_c5_and_reaches_all_levels(fpn):
+def test_p6_is_a_convolution_of_c5_and_affects_all_levels(fpn):
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     weight = fpn.fpn_lateral6.weight
     assert weight.shape == (CHANNELS, 512, 3, 3) and fpn.fpn_lateral6.stride == (2, 2)
@@ -69,15 +69,15 @@ def test_p6_is_a_convolution_of_c5_and_reaches_all_levels(fpn):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 32), (75, 33), (97, 130), (1, 31)])
-def test_every_size_fits(fpn, height, width):
+def test_images_of_any_size_give_levels_of_size_divided_by_stride_rounded_up(fpn, height, width):
     levels = fpn(torch.randn(1, 3, height, width))
     for name, level in levels.items():
         stride = fpn.output_shape()[name].stride
         assert level.shape == (1, CHANNELS, -(-height // stride), -(-width // stride)), name
 
 
-def test_cropping_takes_the_last_row_and_column_off(fpn):
-    """The level above is aligned at its upper left corner, as its stride 2 convolution is."""
+def test_cropping_removes_the_last_row_and_column(fpn):
+    """The maps are aligned at the upper left corner, as by the convolution of stride 2."""
     images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     c5 = fpn.bottom_up(images)["res5"]
     assert c5.shape[-2:] == (3, 3)
@@ -88,16 +88,16 @@ def test_cropping_takes_the_last_row_and_column_off(fpn):
 
 
 def test_shapes_are_those_of_detectron2s_fpn_and_its_checkpoint_loads_in_part(fpn):
-    theirs = FPN(resnet(), FEATURES, CHANNELS, top_block=LastLevelMaxPool())
-    assert fpn.output_shape() == theirs.output_shape()
-    assert fpn.size_divisibility == theirs.size_divisibility == 32
-    found = fpn.load_state_dict(theirs.state_dict(), strict=False)
-    assert not found.unexpected_keys
+    reference = FPN(resnet(), FEATURES, CHANNELS, top_block=LastLevelMaxPool())
+    assert fpn.output_shape() == reference.output_shape()
+    assert fpn.size_divisibility == reference.size_divisibility == 32
+    keys = fpn.load_state_dict(reference.state_dict(), strict=False)
+    assert not keys.unexpected_keys
     new = ("fpn_lateral6.", "fpn_output6.", "fpn_upsample")
-    assert found.missing_keys and all(key.startswith(new) for key in found.missing_keys)
+    assert keys.missing_keys and all(key.startswith(new) for key in keys.missing_keys)
 
 
-def test_any_bottom_up_network_will_do():
+def test_a_resnext_can_be_the_bottom_up_network():
     bottom_up = resnext()
     fpn = CARAFEFPN(bottom_up, ["res3", "res4"], CHANNELS, norm="BN")
     assert {name: shape.stride for name, shape in fpn.output_shape().items()} == {
@@ -113,7 +113,7 @@ def test_any_bottom_up_network_will_do():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_features_that_do_not_fit_are_named():
+def test_the_error_names_the_features_that_do_not_fit():
     with pytest.raises(ValueError, match="in_features: expected some of .*res2, res3, res4, res5"):
         CARAFEFPN(resnet(), ["res3", "res6"])
     with pytest.raises(ValueError, match="double from one feature to the next, got .*'res5': 32"):
@@ -130,7 +130,7 @@ def test_a_channels_last_batch_of_bfloat16_trains(fpn):
 
 
 class Odd(Backbone):
-    """Strides that are no powers of 2."""
+    """A backbone whose strides are not powers of 2."""
 
     def forward(self, images):
         raise NotImplementedError
@@ -139,6 +139,6 @@ class Odd(Backbone):
         return {"a": ShapeSpec(channels=4, stride=6), "b": ShapeSpec(channels=4, stride=12)}
 
 
-def test_strides_are_powers_of_2():
+def test_strides_that_are_not_powers_of_2_are_refused():
     with pytest.raises(ValueError, match="in_features: expected strides that are powers of 2"):
         CARAFEFPN(Odd(), ["a", "b"])

@@ -15,7 +15,7 @@ from tests.modeling.test_roi_heads import SIZE, make_features, make_proposals, m
 
 
 def build(count=0, **changes):
-    """The cascade of the quick config, with ``count`` mask heads."""
+    """Build the cascade of the quick config, with ``count`` mask heads."""
     cfg = (load_masked_cascade(count) if count else load("quick/cascade_rs.py").model).roi_heads
     for name, value in changes.items():
         cfg[name] = value
@@ -27,16 +27,17 @@ def build(count=0, **changes):
 @pytest.mark.parametrize("counts", [(3, 5), (0, 4), (0, 0)])
 def test_a_step_trains_every_parameter_of_every_stage(counts, mask_heads):
     heads = build(mask_heads)
-    found = step(heads, make_targets(counts))
-    assert found.keys() == {f"loss_mask_stage{i}" for i in range(mask_heads)} | {
+    losses = step(heads, make_targets(counts))
+    assert losses.keys() == {f"loss_mask_stage{i}" for i in range(mask_heads)} | {
         f"loss_{part}_stage{i}" for part in ("rank", "sort", "box") for i in range(3)
     }
-    assert all(loss.isfinite() for loss in found.values())
-    sum(found.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
 
 
 def spy(heads):
+    """Record the candidates of all stages in the next steps."""
     seen = []
     for criterion in heads.criterion:
         original = criterion.forward
@@ -46,20 +47,21 @@ def spy(heads):
     return seen
 
 
-def test_each_stage_ranks_the_boxes_of_the_one_before_and_the_objects_anew():
+def test_each_stage_ranks_the_boxes_of_the_previous_stage_and_the_ground_truth():
     heads, targets = build(), make_targets((3, 0))
     for predictor in heads.box_predictor:
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
     seen = spy(heads)
     features, proposals = make_features(2), make_proposals(2)
     heads(None, features, proposals, targets)
-    # 40 proposals an image; the objects' refined boxes go and their own come in their place.
-    assert [torch.bincount(own.image).tolist() for own in seen] == [[43, 40]] * 3
+    # 40 proposals per image. The ground-truth boxes replace their refined versions.
+    assert [torch.bincount(candidates.image).tolist() for candidates in seen] == [[43, 40]] * 3
     with torch.no_grad():
         stage = heads.stages()[0]
         predictions = heads._predict(features, proposals, stage)
         boxes = stage.predictor.predict_boxes(predictions, proposals)
-        refined = refine_proposals(boxes, [own_with_flags(own) for own in proposals], training=True)
+        proposals = [without_objects(instances) for instances in proposals]
+        refined = refine_proposals(boxes, proposals, training=True)
         expected = MaxIoU(0.6, 0.6, low_quality=None)(
             [torch.cat([refined[0].proposal_boxes.tensor, targets[0].gt_boxes.tensor])],
             [targets[0].gt_boxes.tensor],
@@ -69,28 +71,29 @@ def test_each_stage_ranks_the_boxes_of_the_one_before_and_the_objects_anew():
     assert torch.equal(seen[1].labels[:43], expected.labels)
 
 
-def own_with_flags(own):
-    own.is_object = torch.zeros(len(own), dtype=torch.bool)
-    return own
+def without_objects(proposals):
+    """Mark all proposals of an image as no ground-truth boxes."""
+    proposals.is_object = torch.zeros(len(proposals), dtype=torch.bool)
+    return proposals
 
 
-def test_each_stage_balances_its_own_boxes():
-    found = step(build(), make_targets((4, 3)))
+def test_each_stage_balances_its_box_loss_against_its_task_loss():
+    losses = step(build(), make_targets((4, 3)))
     for i in range(3):
-        task = found[f"loss_rank_stage{i}"] + found[f"loss_sort_stage{i}"]
-        torch.testing.assert_close(found[f"loss_box_stage{i}"], task)
+        task = losses[f"loss_rank_stage{i}"] + losses[f"loss_sort_stage{i}"]
+        torch.testing.assert_close(losses[f"loss_box_stage{i}"], task)
 
 
 @pytest.mark.parametrize("mask_heads", [1, 3])
-def test_each_stage_balances_its_masks_against_its_task_loss(mask_heads):
-    found = step(build(mask_heads), make_targets((4, 3)))
+def test_each_stage_balances_its_mask_loss_against_its_task_loss(mask_heads):
+    losses = step(build(mask_heads), make_targets((4, 3)))
     for i in range(mask_heads):
-        task = found[f"loss_rank_stage{i}"] + found[f"loss_sort_stage{i}"]
-        torch.testing.assert_close(found[f"loss_mask_stage{i}"], task)
+        task = losses[f"loss_rank_stage{i}"] + losses[f"loss_sort_stage{i}"]
+        torch.testing.assert_close(losses[f"loss_mask_stage{i}"], task)
 
 
 class Recorder(L.MaskDice):
-    """Keeps what it is given in every stage."""
+    """A mask loss that records its inputs in every stage."""
 
     def __init__(self):
         super().__init__()
@@ -103,9 +106,9 @@ class Recorder(L.MaskDice):
 
 
 def build_with(recorder, mask_heads, **changes):
-    """The cascade with a task on masks in the stages that have a mask head."""
-    tasks = [[L.GIoU(), recorder]] * mask_heads + [None] * (3 - mask_heads)
-    criteria = [L.Criterion(classification=L.RankSort(), localization=own) for own in tasks]
+    """Build the cascade with a mask loss in the stages that have a mask head."""
+    losses = [[L.GIoU(), recorder]] * mask_heads + [None] * (3 - mask_heads)
+    criteria = [L.Criterion(classification=L.RankSort(), localization=part) for part in losses]
     return build(mask_heads, criteria=criteria, **changes)
 
 
@@ -127,27 +130,27 @@ def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(
     assert len(pooled) == len(recorder.seen) == mask_heads
     anchors = [seen.boxes.anchors for seen in candidates]
     for i in range(mask_heads):
-        boxes = torch.cat([own.tensor for own in pooled[i]])
+        boxes = torch.cat([image.tensor for image in pooled[i]])
         assert len(boxes) == min(limit, len(anchors[i]))
         rows = [int((anchors[i] == box).all(dim=1).nonzero()[0]) for box in boxes]
         torch.testing.assert_close(recorder.seen[i][2], outputs[i].weights[rows])
         torch.testing.assert_close(outputs[i].losses["loss_mask"], outputs[i].task_loss)
-    assert len({len(own) for own in anchors}) > 1  # the stages have other positives
+    assert len({len(positives) for positives in anchors}) > 1  # positives differ between stages
 
 
 @pytest.mark.parametrize("mask_heads", [1, 3])
-def test_a_mask_loss_trains_the_mask_head_of_its_stage_alone(mask_heads):
+def test_a_mask_loss_trains_only_the_mask_head_of_its_stage(mask_heads):
     heads = build(mask_heads)
-    found = step(heads, make_targets((4, 3)))
-    found[f"loss_mask_stage{mask_heads - 1}"].backward()
+    losses = step(heads, make_targets((4, 3)))
+    losses[f"loss_mask_stage{mask_heads - 1}"].backward()
     masks = [stage.mask_head for stage in heads.stages()]
-    assert [own is not None for own in masks] == [i < mask_heads for i in range(3)]
-    trained = [own.predictor.weight.grad is not None for own in masks[:mask_heads]]
+    assert [head is not None for head in masks] == [i < mask_heads for i in range(3)]
+    trained = [head.predictor.weight.grad is not None for head in masks[:mask_heads]]
     assert trained == [False] * (mask_heads - 1) + [True]
     assert all(head.fc1.weight.grad is None for head in heads.box_head)
 
 
-def test_one_mask_head_has_the_names_of_detectron2s_and_several_are_numbered():
+def test_one_mask_head_has_detectron2s_names_in_the_state_dict_and_several_are_numbered():
     names = [{n for n in build(count).state_dict() if "mask" in n} for count in (1, 3)]
     single = {f"mask_head.{name}" for name in build(3).mask_head[0].state_dict()}
     assert names[0] == single and "mask_head.mask_fcn1.weight" in single
@@ -158,11 +161,11 @@ def test_one_mask_head_has_the_names_of_detectron2s_and_several_are_numbered():
 @pytest.mark.parametrize("mask_heads", [1, 3])
 def test_objects_without_a_mask_train_no_mask_head(mask_heads):
     heads, targets = build(mask_heads), make_targets((3, 2))
-    for own in targets:
-        own.gt_masks = BitMasks(torch.zeros(len(own), SIZE, SIZE))
-    found = step(heads, targets)
-    assert all(found[f"loss_mask_stage{i}"] == 0 for i in range(mask_heads))
-    sum(found.values()).backward()
+    for objects in targets:
+        objects.gt_masks = BitMasks(torch.zeros(len(objects), SIZE, SIZE))
+    losses = step(heads, targets)
+    assert all(losses[f"loss_mask_stage{i}"] == 0 for i in range(mask_heads))
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
     assert not any(p.grad.any() for p in heads.mask_head.parameters())
     targets[0].remove("gt_masks")
@@ -171,18 +174,18 @@ def test_objects_without_a_mask_train_no_mask_head(mask_heads):
 
 
 @pytest.mark.parametrize("mask_heads", [1, 3])
-def test_images_without_proposals_train_on_their_objects_and_give_no_detection(mask_heads):
+def test_images_without_proposals_train_on_the_ground_truth_and_give_no_detection(mask_heads):
     heads = build(mask_heads)
-    found = step(heads, make_targets((3, 0)), count=0)
-    sum(found.values()).backward()
+    losses = step(heads, make_targets((3, 0)), count=0)
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
     with torch.no_grad():
         detections, _ = heads.eval()(None, make_features(2), make_proposals(2, count=0))
-    assert [own.pred_masks.shape for own in detections] == [(0, 1, 14, 14)] * 2
+    assert [image.pred_masks.shape for image in detections] == [(0, 1, 14, 14)] * 2
 
 
 @pytest.mark.parametrize("mask_heads", [1, 3])
-def test_positives_are_ranked_by_their_masks_in_the_stages_that_have_some(mask_heads):
+def test_positives_are_ranked_by_their_masks_in_the_stages_with_a_mask_head(mask_heads):
     for label in ("dice", "mean"):
         recorder = Recorder()
         heads = build_with(recorder, mask_heads, max_mask_rois=1000, continuous_label=label)
@@ -218,32 +221,33 @@ def test_the_gradients_of_the_stages_are_not_scaled_down():
     torch.testing.assert_close(scaled, features["p3"].grad)
 
 
-def test_in_the_test_logits_are_averaged_and_boxes_are_the_last_stages():
+def test_at_inference_logits_are_averaged_and_boxes_are_those_of_the_last_stage():
     heads = build().eval()
     for i, predictor in enumerate(heads.box_predictor):
         torch.nn.init.zeros_(predictor.cls_score.weight)
         torch.nn.init.zeros_(predictor.bbox_pred.weight)
         torch.nn.init.constant_(predictor.cls_score.bias, [1.0, 2.0, 6.0][i])
-        predictor.bbox_pred.bias.data = torch.tensor([1.0, 0.0, 0.0, 0.0])  # a tenth to the right
-    own = Instances((SIZE, SIZE), proposal_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
+        # Shifts boxes to the right by a tenth of their width.
+        predictor.bbox_pred.bias.data = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    proposal = Instances((SIZE, SIZE), proposal_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
     with torch.no_grad():
-        found = heads(None, make_features(1), [own])[0][0]
-    assert len(found) == 12
-    torch.testing.assert_close(found.scores, torch.full((12,), 3.0).sigmoid())
+        detections = heads(None, make_features(1), [proposal])[0][0]
+    assert len(detections) == 12
+    torch.testing.assert_close(detections.scores, torch.full((12,), 3.0).sigmoid())
     expected = torch.tensor([16.0, 10.0, 36.0, 40.0]).expand(12, 4)
-    torch.testing.assert_close(found.pred_boxes.tensor, expected)
+    torch.testing.assert_close(detections.pred_boxes.tensor, expected)
 
 
-def test_empty_and_infinite_boxes_are_no_proposals_in_training_but_stay_in_the_test():
-    own = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.zeros(4, 4)))
-    own.objectness_logits = torch.arange(4.0)
-    own.is_object = torch.tensor([False, False, False, True])
+def test_empty_and_non_finite_boxes_are_dropped_in_training_but_kept_at_inference():
+    proposals = Instances((SIZE, SIZE), proposal_boxes=Boxes(torch.zeros(4, 4)))
+    proposals.objectness_logits = torch.arange(4.0)
+    proposals.is_object = torch.tensor([False, False, False, True])
     boxes = torch.tensor([[1.0, 1, 500, 9], [7, 7, 7, 9], [0, 0, torch.inf, 9], [1, 1, 9, 9]])
-    (trained,) = refine_proposals([boxes], [own], training=True)
-    assert trained.proposal_boxes.tensor.tolist() == [[1, 1, SIZE, 9]]
-    assert trained.objectness_logits.tolist() == [0]
-    (tested,) = refine_proposals([boxes], [own], training=False)
-    assert len(tested) == 4 and tested.proposal_boxes.tensor.isfinite().all()
+    (in_training,) = refine_proposals([boxes], [proposals], training=True)
+    assert in_training.proposal_boxes.tensor.tolist() == [[1, 1, SIZE, 9]]
+    assert in_training.objectness_logits.tolist() == [0]
+    (at_inference,) = refine_proposals([boxes], [proposals], training=False)
+    assert len(at_inference) == 4 and at_inference.proposal_boxes.tensor.isfinite().all()
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -252,33 +256,34 @@ def test_masks_are_the_mean_of_the_probabilities_of_all_mask_heads(agnostic):
     biases = torch.tensor([-3.0, 0.5, 1.0])
     for head, bias in zip(heads.mask_head, biases):
         torch.nn.init.zeros_(head.predictor.weight)
-        # Each class differs by a little.
+        # The biases of the classes differ a little.
         head.predictor.bias.data = bias + 0.1 * torch.arange(12)
         if agnostic:
             head.predictor.weight.data = head.predictor.weight.data[:1]
             head.predictor.bias.data = head.predictor.bias.data[:1]
     with torch.no_grad():
-        found = heads(None, make_features(2), make_proposals(2))[0]
-        # Boxes that are given, as by test-time augmentation.
+        detections = heads(None, make_features(2), make_proposals(2))[0]
+        # Given boxes, as in test-time augmentation.
         given = Instances((SIZE, SIZE), pred_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
         given.pred_classes = torch.tensor([7])
-        found += heads.forward_with_given_boxes(make_features(1), [given])
-    for own in found:
-        classes = 0 * own.pred_classes if agnostic else own.pred_classes
+        detections += heads.forward_with_given_boxes(make_features(1), [given])
+    for image in detections:
+        classes = 0 * image.pred_classes if agnostic else image.pred_classes
         mean = (biases + 0.1 * classes[:, None]).sigmoid().mean(dim=1)
         expected = mean[:, None, None, None].expand(-1, 1, 14, 14)
-        assert len(own)
-        torch.testing.assert_close(own.pred_masks, expected)
+        assert len(image)
+        torch.testing.assert_close(image.pred_masks, expected)
 
 
-def test_one_mask_head_predicts_masks_too():
+def test_a_cascade_with_one_mask_head_predicts_masks():
     heads = build(1).eval()
     with torch.no_grad():
-        found = heads(None, make_features(2), make_proposals(2))[0]
-    assert all(own.pred_masks.shape == (len(own), 1, 14, 14) and len(own) for own in found)
+        detections = heads(None, make_features(2), make_proposals(2))[0]
+    for image in detections:
+        assert image.pred_masks.shape == (len(image), 1, 14, 14) and len(image)
 
 
-def test_metrics_are_logged_by_stage():
+def test_metrics_are_logged_with_a_prefix_for_each_stage():
     with EventStorage(0) as storage:
         step(build(), make_targets((3, 3)))
     assert {f"stage{i}/num_positives" for i in range(3)} <= storage.latest().keys()
@@ -289,16 +294,17 @@ def test_parts_that_do_not_fit_are_refused():
         build(criteria=[L.Criterion(classification=L.RankSort())])
     cfg = load("quick/cascade_rs.py").model.roi_heads
     cfg.box_predictors[1].cls_agnostic_bbox_reg = False
-    with pytest.raises(ValueError, match="needs cls_agnostic_bbox_reg=True"):
+    with pytest.raises(ValueError, match="box_predictors: expected cls_agnostic_bbox_reg=True"):
         instantiate(cfg)
     for count in (2, 4):
-        with pytest.raises(ValueError, match=f"mask_heads: expected one of each.*got {count}"):
+        message = f"mask_heads: expected one for each of 3 stages, .*, got {count}"
+        with pytest.raises(ValueError, match=message):
             build(count)
-    with pytest.raises(ValueError, match="mask_heads: expected one of each stage.*of 3, got 0"):
+    with pytest.raises(ValueError, match="mask_heads: expected one for each of 3 stages.*, got 0"):
         build(3, mask_heads=None)
     cfg = load_masked_cascade().roi_heads
     cfg.mask_heads[2].num_classes = 5
-    with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):
+    with pytest.raises(ValueError, match="mask_head.num_classes: expected the model's 12, got 5"):
         instantiate(cfg)
     cfg = load("quick/cascade_rs.py").model.roi_heads
     softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())

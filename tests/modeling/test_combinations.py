@@ -60,13 +60,13 @@ CRITERIA = {
     "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [0.5, 0.5], 2),
 }
 REFUSED = {
-    ("retinanet", "fcos"): "assigner: FCOS needs one anchor per cell",
-    ("fcos", "focal_smooth_l1"): "SmoothL1 encodes boxes relative to anchors with the weights",
+    ("retinanet", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
+    ("fcos", "focal_smooth_l1"): "expected a loss on decoded boxes, got SmoothL1, which encodes",
 }
 
 
 class Pyramid(Backbone):
-    """Five levels of 8 channels at next to no cost."""
+    """A cheap backbone with five levels of 8 channels."""
 
     def __init__(self):
         super().__init__()
@@ -108,13 +108,13 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
     assert all(loss.isfinite() for loss in losses.values())
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    # Both towers learn: an assignment without a positive would leave the boxes' alone.
+    # Both towers are trained. Without a positive, the box tower would not be.
     for layer in (detector.head.cls_score, detector.head.bbox_pred):
         assert layer.weight.grad.abs().sum() > 0
 
 
 class Searches(TorchDispatchMode):
-    """Notes the masks that are searched for what is true in them."""
+    """Records the boolean masks whose true entries are searched."""
 
     def __init__(self):
         super().__init__()
@@ -149,17 +149,28 @@ def test_a_step_finds_the_rows_of_the_positives_once(criterion):
             "retinanet",
             "head.num_anchors",
             9,
-            r"num_anchors: 9, but the anchor generator gives \[3\]",
+            r"num_anchors: expected \[3\], as the anchor generator gives, got 9",
         ),
-        ("retinanet", "head.num_classes", 80, "head.num_classes: 80, but the model has 12"),
-        ("retinanet", "head.branch", True, "has a branch, but the criterion has no loss for it"),
-        ("fcos", "head.num_scales", 2, "head.num_scales: 2, but there are 5 levels"),
-        ("fcos", "assigner.size_ranges", [64, 128], "FCOS is for 3 levels, but there are 5"),
+        ("retinanet", "head.num_classes", 80, "head.num_classes: expected the model's 12, got 80"),
+        (
+            "retinanet",
+            "head.branch",
+            True,
+            "head.branch: expected False, as the criterion has no loss for a branch, got True",
+        ),
+        ("fcos", "head.num_scales", 2, "head.num_scales: expected 5, one per level, or 0, got 2"),
+        (
+            "fcos",
+            "assigner.size_ranges",
+            [64, 128],
+            "assigner: expected one for 5 levels, got FCOS for 3",
+        ),
         (
             "retinanet",
             "box2box_transform.weights",
             [1.0, 1.0, 1.0, 1.0],
-            r"the weights \(10.0, 10.0, 5.0, 5.0\), the box coder with \(1.0, 1.0, 1.0, 1.0\)",
+            r"expected the box coder's weights \(1.0, 1.0, 1.0, 1.0\), got SmoothL1, which encodes "
+            r"boxes with the weights \(10.0, 10.0, 5.0, 5.0\)",
         ),
     ],
 )
@@ -174,24 +185,25 @@ def test_parts_that_do_not_fit_are_refused(model, key, value, message):
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
-def test_fcos_assignment_refuses_anchors_that_are_no_points(size, ratio):
+def test_the_fcos_assigner_refuses_anchors_that_are_not_squares_of_8_strides(size, ratio):
     cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.assigner, cfg.head.num_anchors = FCOS(), 1
     cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]
     cfg.anchor_generator.aspect_ratios = [ratio]
-    with pytest.raises(ValueError, match="FCOS needs squares of 8 strides"):
+    with pytest.raises(ValueError, match="expected squares of 8 strides for FCOS"):
         instantiate(cfg)
 
 
-def test_a_branch_that_the_head_lacks_is_refused():
+def test_a_loss_for_a_branch_needs_a_head_with_a_branch():
     cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.criterion = CRITERIA["focal_branch"]()
-    with pytest.raises(ValueError, match="the head has no branch, but the criterion trains one"):
+    message = "head.branch: expected True, as the criterion trains a branch, got False"
+    with pytest.raises(ValueError, match=message):
         instantiate(cfg)
 
 
-def test_an_assigner_of_ones_own_need_not_inherit():
-    class Nobody(nn.Module):
+def test_a_custom_assigner_need_not_derive_from_the_base_class():
+    class NoPositives(nn.Module):
         def forward(self, anchors, gt_boxes, gt_classes, valid, predictions):
             assert predictions is None
             return Assignment(
@@ -199,7 +211,7 @@ def test_an_assigner_of_ones_own_need_not_inherit():
             )
 
     model = build("fcos", "atss", "rs")
-    model.assigner = Nobody()
+    model.assigner = NoPositives()
     parts = model.assigner, model.criterion, model.head, model.anchor_generator
     check_dense_parts(*parts, model.box2box_transform, model.strides, model.num_classes)
     assert sum(model(make_batch((2,))).values()) == 0

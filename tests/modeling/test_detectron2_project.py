@@ -1,4 +1,4 @@
-"""The models in Detectron2's own trainers and evaluators, as those of a Detectron2 project."""
+"""Train and evaluate the models with Detectron2's own trainers and evaluators."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ LAZY = ["retinanet_atss_rs.py", "quick/fcos_atss_rs.py", "quick/mask_rs.py"]
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Four images with a triangle each, registered as Detectron2's tutorial has it."""
+    """Register four images with a triangle each, as in Detectron2's tutorial."""
     records = []
     for i in range(4):
         path = tmp_path / f"{i}.png"
@@ -71,7 +71,7 @@ def check_results(results, masks):
 
 
 @pytest.mark.parametrize("name", YAML)
-def test_detectron2s_default_trainer_trains_and_evaluates_the_models_of_yaml(
+def test_detectron2s_default_trainer_trains_and_evaluates_models_from_yaml_configs(
     name, dataset, tmp_path
 ):
     cfg = read_yaml(name, tmp_path / "output")
@@ -90,7 +90,7 @@ def test_detectron2s_default_trainer_trains_and_evaluates_the_models_of_yaml(
 
 
 @pytest.mark.parametrize("name", LAZY)
-def test_a_loop_like_that_of_detectron2s_lazyconfig_tool_trains_and_evaluates(
+def test_a_script_like_detectron2s_lazyconfig_train_net_trains_and_evaluates(
     name, dataset, tmp_path
 ):
     cfg = LazyConfig.load(str(SHAPES / name))
@@ -130,7 +130,7 @@ def test_a_loop_like_that_of_detectron2s_lazyconfig_tool_trains_and_evaluates(
     assert "loss_rank" in (tmp_path / "metrics.json").read_text()
 
 
-def test_importing_the_package_registers_its_models_and_parts():
+def test_importing_the_package_registers_its_models_in_detectron2():
     code = (
         "import ranking_det.modeling\n"
         "from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY\n"

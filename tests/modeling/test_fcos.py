@@ -36,13 +36,14 @@ def test_it_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingFCOS") is RankingFCOS
 
 
-def test_distances_are_decoded_from_the_middle_of_the_point_and_encoded_back():
+def test_box_outputs_are_distances_from_the_centre_of_the_point_and_encoding_inverts_decoding():
     coder = PointTransform()
     points = torch.tensor([[0.0, 0, 64, 64], [100, 100, 228, 228]])
     boxes = torch.tensor([[30.0, 20, 40, 90], [10, 160, 300, 170]])
     torch.testing.assert_close(coder.apply_deltas(torch.zeros(2, 4), points), points)
     outputs = coder.get_deltas(points, boxes)
-    torch.testing.assert_close(outputs[0, 0].exp(), torch.tensor(2.0 / 32))  # 32 - 30, in halves
+    # The distance 32 - 30, relative to half the side of the square.
+    torch.testing.assert_close(outputs[0, 0].exp(), torch.tensor(2.0 / 32))
     torch.testing.assert_close(coder.apply_deltas(outputs, points), boxes, rtol=1e-5, atol=1e-4)
 
 
@@ -56,7 +57,7 @@ def test_decoded_boxes_of_any_output_are_finite_and_contain_their_point():
     assert outputs.grad.isfinite().all() and (outputs.grad[3] != 0).all()
 
 
-def test_points_are_squares_of_eight_strides_in_the_middle_of_their_cells(build):
+def test_points_are_squares_of_eight_strides_centred_in_their_cells(build):
     model = build()
     anchors = model.anchor_generator([torch.zeros(1, 1, 2, 3)] * 5)
     first = anchors[0].tensor
@@ -78,7 +79,7 @@ def test_a_step_gives_every_parameter_a_finite_gradient(build, branch, counts):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_the_branch_multiplies_the_scores_of_the_test(build):
+def test_the_branch_multiplies_the_scores_at_inference(build):
     model = build(**with_centerness()).eval()
     torch.nn.init.zeros_(model.head.branch.weight)
     scores = []
@@ -86,17 +87,17 @@ def test_the_branch_multiplies_the_scores_of_the_test(build):
         torch.nn.init.constant_(model.head.branch.bias, bias)
         with torch.no_grad():
             scores.append(model(make_batch((1,)))[0]["instances"].scores)
-    # A branch that says 1, then 1/2: the score is the root of the product.
+    # The branch predicts 1, then 1/2. The score is the square root of the product.
     torch.testing.assert_close(scores[1], scores[0] * 0.5**0.5, rtol=1e-4, atol=0)
 
 
-def test_proposals_and_their_suppression_are_the_detections(build):
+def test_suppressing_the_raw_detections_gives_the_detections(build):
     model = build().eval()
     batch = make_batch((1, 1), sizes=((96, 128),))
     with torch.no_grad():
         detections = [output["instances"] for output in model(batch)]
-    for raw, found in zip(model.propose(batch), detections):
-        own = model.inference.suppress(raw, (96, 128))
-        own.pred_boxes.clip((96, 128))  # as Detectron2 does on the way to the original size
-        torch.testing.assert_close(own.scores, found.scores)
-        torch.testing.assert_close(own.pred_boxes.tensor, found.pred_boxes.tensor)
+    for raw, expected in zip(model.propose(batch), detections):
+        suppressed = model.inference.suppress(raw, (96, 128))
+        suppressed.pred_boxes.clip((96, 128))  # as Detectron2's post-processing does
+        torch.testing.assert_close(suppressed.scores, expected.scores)
+        torch.testing.assert_close(suppressed.pred_boxes.tensor, expected.pred_boxes.tensor)

@@ -14,7 +14,7 @@ def decode(outputs, anchors):
 
 
 def dense(sizes=(60, 20, 3), num_classes=4, seed=0, shift=-2.0):
-    """Logits, outputs, anchors and branch logits of an image, per level."""
+    """Make random logits, outputs, anchors and branch logits of an image, per level."""
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(n, num_classes, generator=generator) * 2 + shift for n in sizes]
     outputs = [torch.randn(n, 4, generator=generator) for n in sizes]
@@ -34,7 +34,7 @@ def as_set(raw):
 
 
 def expected_proposals(logits, outputs, anchors, branch, *, score_thresh, topk, topk_by):
-    found = []
+    proposals = []
     for level in range(len(logits)):
         class_score = score = logits[level].sigmoid()
         if branch is not None:
@@ -51,22 +51,22 @@ def expected_proposals(logits, outputs, anchors, branch, *, score_thresh, topk, 
             best = sorted(range(len(score)), key=lambda r: -score[r].max().item())[:topk]
             pairs = [pair for pair in pairs if pair[1] in best]
         boxes = anchors[level] + outputs[level]
-        found += [(boxes[r], s, c) for s, r, c in pairs]
-    return {(*(round(x, 4) for x in b.tolist()), round(s, 5), c) for b, s, c in found}
+        proposals += [(boxes[r], s, c) for s, r, c in pairs]
+    return {(*(round(x, 4) for x in b.tolist()), round(s, 5), c) for b, s, c in proposals}
 
 
 @pytest.mark.parametrize("topk_by", ["pair", "anchor"])
 @pytest.mark.parametrize("has_branch", [False, True])
 @pytest.mark.parametrize("topk", [1, 10, 10**6])
 @pytest.mark.parametrize("score_thresh", [0.0, 0.3])
-def test_proposals_agree_with_the_loop(topk_by, has_branch, topk, score_thresh):
+def test_proposals_agree_with_an_implementation_by_loops(topk_by, has_branch, topk, score_thresh):
     options = dict(score_thresh=score_thresh, topk=topk, topk_by=topk_by)
     *levels, branch = dense()
     branch = branch if has_branch else None
     raw = DenseInference(**options).propose(*levels, decode, branch)
-    found = as_set(raw)
-    assert found == expected_proposals(*levels, branch, **options) and found
-    assert len(found) == len(raw.boxes)
+    proposals = as_set(raw)
+    assert proposals == expected_proposals(*levels, branch, **options) and proposals
+    assert len(proposals) == len(raw.boxes)
     assert raw.classes.dtype == torch.int64 and raw.scores.dtype == torch.float32
 
 
@@ -80,8 +80,8 @@ def test_topk_by_anchor_keeps_all_classes_of_the_best_anchors():
     assert pairs == [[(0, 0), (1, 0), (2, 0)], [(0, 0), (0, 1), (1, 0), (1, 1)]]
 
 
-def test_the_threshold_is_one_of_the_class_score_whatever_the_branch_says():
-    """sqrt(.04 x .9) = .19 would pass it, and sqrt(.06 x .001) = .008 would not."""
+def test_the_threshold_applies_to_the_class_score_whatever_the_branch_predicts():
+    """Applied to the product, sqrt(.04 x .9) = .19 would pass, sqrt(.06 x .001) = .008 not."""
     logits = [torch.tensor([[0.04], [0.06]]).logit()]
     branch = [torch.tensor([0.9, 0.001]).logit()]
     anchors = [torch.tensor([[0.0, 0.0, 8.0, 8.0], [9.0, 9.0, 16.0, 16.0]])]
@@ -92,7 +92,7 @@ def test_the_threshold_is_one_of_the_class_score_whatever_the_branch_says():
         torch.testing.assert_close(raw.scores, torch.tensor([0.06 * 0.001]).sqrt())
 
 
-def test_a_threshold_of_1_leaves_nothing_and_nothing_is_no_error():
+def test_a_threshold_of_1_leaves_no_candidates_and_no_candidates_are_no_error():
     inference = DenseInference(score_thresh=1.0)
     raw = inference.propose(*dense()[:3], decode)
     assert raw.boxes.shape == (0, 4) and raw.scores.shape == raw.classes.shape == (0,)
@@ -106,7 +106,7 @@ def test_a_threshold_of_1_leaves_nothing_and_nothing_is_no_error():
     assert len(by_anchor.propose([torch.zeros(0, 3)], empty, empty, decode).scores) == 0
 
 
-def test_half_precision_logits_become_float32_scores_that_do_not_tie():
+def test_half_precision_logits_become_distinct_float32_scores():
     logits = [torch.tensor([[9.0], [9.5], [10.0]], dtype=torch.float16)]
     anchors = [torch.zeros(3, 4)]
     branch = [torch.zeros(3, dtype=torch.float16)]
@@ -128,89 +128,89 @@ def raw_detections(n=80, seed=0):
 
 
 def per_class_nms(raw, thresh):
-    kept = []
+    survivors = []
     for label in raw.classes.unique():
         rows = (raw.classes == label).nonzero().squeeze(1)
-        kept.append(rows[nms(raw.boxes[rows], raw.scores[rows], thresh)])
-    kept = torch.cat(kept)
-    return kept[raw.scores[kept].argsort(descending=True)]
+        survivors.append(rows[nms(raw.boxes[rows], raw.scores[rows], thresh)])
+    survivors = torch.cat(survivors)
+    return survivors[raw.scores[survivors].argsort(descending=True)]
 
 
-def assert_is(found, raw, kept, scores=None, boxes=None):
-    assert torch.equal(found.pred_boxes.tensor, raw.boxes[kept] if boxes is None else boxes)
-    assert torch.equal(found.scores, raw.scores[kept] if scores is None else scores)
-    assert torch.equal(found.pred_classes, raw.classes[kept])
+def assert_is(detections, raw, rows, scores=None, boxes=None):
+    assert torch.equal(detections.pred_boxes.tensor, raw.boxes[rows] if boxes is None else boxes)
+    assert torch.equal(detections.scores, raw.scores[rows] if scores is None else scores)
+    assert torch.equal(detections.pred_classes, raw.classes[rows])
 
 
 def clipped(raw, height, width):
-    """The candidates that the image shows, with boxes that end at it."""
+    """Clip the boxes to the image and drop empty ones."""
     limits = torch.tensor([width, height, width, height])
     boxes = raw.boxes.clamp(min=0).minimum(limits)
-    seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return RawDetections(boxes[seen], raw.scores[seen], raw.classes[seen])
+    visible = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return RawDetections(boxes[visible], raw.scores[visible], raw.classes[visible])
 
 
 @pytest.mark.parametrize("thresh", [0.2, 0.6])
-def test_hard_nms_is_that_of_each_class_on_boxes_clipped_to_the_image(thresh):
+def test_hard_nms_runs_per_class_on_boxes_clipped_to_the_image(thresh):
     inside = raw_detections()
     for shift in (0.0, -8.0, 8.0):
         raw = inside._replace(boxes=inside.boxes + shift)
-        found = DenseInference(nms_thresh=thresh).suppress(raw, (32, 36))
+        result = DenseInference(nms_thresh=thresh).suppress(raw, (32, 36))
         raw = clipped(raw, 32, 36)
-        kept = per_class_nms(raw, thresh)
-        assert 10 < len(kept) < 80
-        assert_is(found, raw, kept)
-        assert found.image_size == (32, 36)
+        rows = per_class_nms(raw, thresh)
+        assert 10 < len(rows) < 80
+        assert_is(result, raw, rows)
+        assert result.image_size == (32, 36)
 
 
-def test_boxes_that_differ_beyond_the_image_only_are_duplicates():
+def test_boxes_that_differ_only_outside_the_image_are_duplicates():
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [-30.0, -30.0, 10.0, 10.0]])
     raw = RawDetections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
     assert len(DenseInference().suppress(raw, (20, 20))) == 1
     voted = DenseInference(score_voting=True).suppress(raw, (20, 20))
     assert torch.equal(voted.pred_boxes.tensor, boxes[:1])
-    assert boxes.min() == -30  # the caller's stay as they are
+    assert boxes.min() == -30  # the caller's boxes do not change
 
 
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
-def test_boxes_outside_the_image_take_the_place_of_no_detection(method):
+def test_boxes_outside_the_image_do_not_count_towards_max_detections(method):
     outside = torch.tensor([[30.0, 2.0, 40.0, 9.0], [2.0, -9.0, 9.0, 0.0]]).repeat(4, 1)
     inside = torch.tensor([[1.0, 1.0, 9.0, 9.0]])
     raw = RawDetections(
         torch.cat([outside, inside]), torch.linspace(0.9, 0.1, 9), torch.zeros(9).long()
     )
-    found = DenseInference(nms=method, max_detections=3).suppress(raw, (20, 30))
-    assert torch.equal(found.pred_boxes.tensor, inside)
+    result = DenseInference(nms=method, max_detections=3).suppress(raw, (20, 30))
+    assert torch.equal(result.pred_boxes.tensor, inside)
 
 
-def test_a_large_box_of_another_class_does_not_round_the_others():
+def test_nms_stays_exact_next_to_a_very_large_box_of_another_class():
     boxes = torch.tensor([[0.0, 0.0, 5e7, 5e7], [1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0]])
     raw = RawDetections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 70, 70]))
     assert len(DenseInference().suppress(raw, (50_000_000, 50_000_000))) == 2
 
 
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
-def test_soft_nms_takes_its_options(method):
+def test_soft_nms_uses_its_options(method):
     raw = raw_detections()
     options = dict(nms_thresh=0.3, sigma=0.2, max_detections=50, score_thresh=0.0)
-    found = DenseInference(nms=method, **options).suppress(raw, (32, 32))
+    result = DenseInference(nms=method, **options).suppress(raw, (32, 32))
     raw = clipped(raw, 32, 32)
-    kept, scores = soft_nms(*raw, method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
-    assert_is(found, raw, kept, scores)
-    assert (scores < raw.scores[kept]).any()
+    rows, scores = soft_nms(*raw, method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
+    assert_is(result, raw, rows, scores)
+    assert (scores < raw.scores[rows]).any()
 
 
 @pytest.mark.parametrize(("thresh", "expected"), [(0.05, [0.9, 0.04]), (0.0, [0.9, 0.04, 0.0006])])
-def test_lowered_scores_may_fall_below_the_threshold_down_to_a_thousandth(thresh, expected):
+def test_scores_lowered_by_soft_nms_may_fall_below_the_threshold_to_1e_3(thresh, expected):
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
     raw = RawDetections(boxes, torch.tensor([0.9, 0.4, 0.06]), torch.tensor([0, 0, 0]))
-    sigma = 1 / math.log(10)  # each pick of the same place divides by 10
+    sigma = 1 / math.log(10)  # each selected duplicate divides the scores by 10
     inference = DenseInference(nms="gaussian", sigma=sigma, score_thresh=thresh)
     torch.testing.assert_close(inference.suppress(raw, (10, 10)).scores, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
-def test_voting_moves_kept_boxes_by_all_candidates_and_leaves_their_scores(method):
+def test_score_voting_averages_boxes_over_all_candidates_and_keeps_the_scores(method):
     raw = raw_detections()
     options = dict(nms=method, max_detections=20)
     plain = DenseInference(**options).suppress(raw, (32, 32))
@@ -225,7 +225,7 @@ def test_voting_moves_kept_boxes_by_all_candidates_and_leaves_their_scores(metho
 
 
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
-def test_the_best_are_kept_in_descending_order(method):
+def test_the_best_detections_are_kept_by_descending_score(method):
     raw = raw_detections()
     few = DenseInference(nms=method, max_detections=7).suppress(raw, (40, 40))
     many = DenseInference(nms=method, max_detections=70).suppress(raw, (40, 40))
@@ -236,7 +236,7 @@ def test_the_best_are_kept_in_descending_order(method):
 
 @pytest.mark.parametrize("topk_by", ["pair", "anchor"])
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
-def test_a_diverged_model_loses_what_is_not_finite_and_nothing_else(topk_by, method):
+def test_only_the_non_finite_candidates_of_a_diverged_model_are_dropped(topk_by, method):
     logits, outputs, anchors, _ = dense()
     options = dict(topk=12, topk_by=topk_by, nms=method, score_voting=True)
     inference = DenseInference(**options)
@@ -245,20 +245,20 @@ def test_a_diverged_model_loses_what_is_not_finite_and_nothing_else(topk_by, met
     outputs[1][3], outputs[1][4, 2], outputs[1][5] = torch.nan, torch.inf, 1e30
     raw = inference.propose(logits, outputs, anchors, decode)
     assert raw.scores.isfinite().all()
-    # The NaN do not take the places of others among the best.
+    # NaN scores do not count towards top-k.
     good = [*range(5), *range(45, 60)]
     logits[0], outputs[0], anchors[0] = logits[0][good], outputs[0][good], anchors[0][good]
     again = inference.propose(logits, outputs, anchors, decode)
     assert torch.equal(raw.scores, again.scores) and len(raw.scores) > 12
-    found = inference.suppress(raw, (40, 40))
-    assert found.pred_boxes.tensor.isfinite().all() and len(found) > 5
+    result = inference.suppress(raw, (40, 40))
+    assert result.pred_boxes.tensor.isfinite().all() and len(result) > 5
     usable = raw.boxes.isfinite().all(dim=1) & (raw.boxes.abs() < 1e20).all(dim=1)
     assert not usable.all()
     clean = inference.suppress(RawDetections(*(x[usable] for x in raw)), (40, 40))
-    assert torch.equal(clean.pred_boxes.tensor, found.pred_boxes.tensor)
+    assert torch.equal(clean.pred_boxes.tensor, result.pred_boxes.tensor)
 
 
-def test_all_nan_leaves_nothing():
+def test_nan_in_all_logits_or_in_the_whole_branch_leaves_no_candidates():
     logits, outputs, anchors, branch = dense()
     nan = [torch.full_like(level, torch.nan) for level in logits]
     assert len(DenseInference(score_thresh=0).propose(nan, outputs, anchors, decode).scores) == 0
@@ -267,9 +267,9 @@ def test_all_nan_leaves_nothing():
     assert len(raw.scores) == 0
 
 
-def test_its_options_are_shown():
-    shown = repr(DenseInference(nms="linear", sigma=0.25))
-    assert shown == (
+def test_repr_shows_the_options():
+    text = repr(DenseInference(nms="linear", sigma=0.25))
+    assert text == (
         "DenseInference(score_thresh=0.05, topk=1000, topk_by='pair', nms='linear', "
         "nms_thresh=0.5, sigma=0.25, score_voting=False, max_detections=100)"
     )
@@ -291,7 +291,7 @@ def test_its_options_are_shown():
         ({"max_detections": 0}, "max_detections: expected an integer of at least 1, got 0"),
     ],
 )
-def test_a_wrong_option_is_named(options, message):
+def test_the_error_names_the_wrong_option(options, message):
     with pytest.raises(ValueError, match=message):
         DenseInference(**options)
 
@@ -299,6 +299,6 @@ def test_a_wrong_option_is_named(options, message):
 def test_a_branch_of_another_shape_is_refused():
     *levels, branch = dense()
     with pytest.raises(
-        ValueError, match=r"branch_logits: expected a float of shape \(60,\).*\(60, 1\)"
+        ValueError, match=r"branch_logits: expected a float tensor of shape \(60,\).*\(60, 1\)"
     ):
         DenseInference().propose(*levels, decode, [level[:, None] for level in branch])

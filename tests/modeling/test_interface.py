@@ -31,34 +31,35 @@ def build(name, **changes):
         ("quick/cascade_rs.py", False),
     ],
 )
-def test_a_model_answers_for_itself_or_by_its_adapter(name, masks):
+def test_a_model_implements_the_interface_itself_or_has_an_adapter(name, masks):
     model = build(name)
-    answers = interface_of(model)
-    assert (answers.num_classes, answers.learns_masks) == (12, masks)
-    assert answers.input_format == "RGB"
+    interface = interface_of(model)
+    assert (interface.num_classes, interface.learns_masks) == (12, masks)
+    assert interface.input_format == "RGB"
     dense = isinstance(model, DetectorInterface)
-    assert (answers is model) == dense
-    assert answers.num_classes_key == KEYS[not dense]
+    assert (interface is model) == dense
+    assert interface.num_classes_key == KEYS[not dense]
 
 
-def test_of_another_model_little_is_known():
-    answers = interface_of(nn.Linear(2, 2))
-    assert type(answers) is DetectorAdapter
-    assert (answers.num_classes, answers.learns_masks, answers.input_format) == (None, False, "BGR")
-    assert answers.num_classes_key is None and answers.find_positives([{}]) is None
+def test_a_model_without_a_registered_adapter_gets_the_default_one():
+    adapter = interface_of(nn.Linear(2, 2))
+    assert type(adapter) is DetectorAdapter
+    assert (adapter.num_classes, adapter.learns_masks, adapter.input_format) == (None, False, "BGR")
+    assert adapter.num_classes_key is None and adapter.find_positives([{}]) is None
 
 
-def test_a_detector_of_ones_own_overrides_what_it_knows():
-    class Own(DetectorInterface, nn.Module):
+def test_a_custom_detector_overrides_only_what_it_can_answer():
+    class Custom(DetectorInterface, nn.Module):
         learns_masks = True
 
         def __init__(self):
             super().__init__()
             self.num_classes = 3
 
-    model = Own()
+    model = Custom()
     assert interface_of(model) is model and model.find_positives([]) is None
-    with pytest.raises(ValueError, match="model: Own has no test-time augmentation"):
+    message = "model: expected a detector with test-time augmentation, got Custom"
+    with pytest.raises(ValueError, match=message):
         model.augment_inference(min_sizes=[8], max_size=9, flip=False)
 
 
@@ -68,11 +69,11 @@ def test_a_detector_of_ones_own_overrides_what_it_knows():
         ("RankingRetinaNet", KEYS[:1], False),
         ("RankingFCOS", KEYS[:1], False),
         ("GeneralizedRCNN", KEYS[1:], True),
-        ("RetinaNet", KEYS, False),  # whose class names no key: any may have it
+        ("RetinaNet", KEYS, False),  # Detectron2's class has no key, so any of them may apply
         ("SemanticSegmentor", KEYS, False),
     ],
 )
-def test_the_keys_of_a_yaml_config_follow_from_its_architecture(architecture, keys, masks):
+def test_the_architecture_of_a_yaml_config_decides_its_keys(architecture, keys, masks):
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = architecture, True
@@ -80,7 +81,7 @@ def test_the_keys_of_a_yaml_config_follow_from_its_architecture(architecture, ke
 
 
 class First(HardNMS):
-    """Keeps what comes first, and counts its calls."""
+    """Keeps the first two boxes and counts its calls."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +93,7 @@ class First(HardNMS):
         return Survivors(rows, scores[rows], boxes[rows])
 
 
-def test_dense_inference_box_heads_and_rpn_take_a_suppression_alike():
+def test_dense_inference_box_predictor_and_rpn_all_use_the_given_suppression():
     image = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}
     dense, rcnn = build("retinanet_atss_rs.py").eval(), build("quick/faster_rs.py").eval()
     parts = dense.inference, rcnn.proposal_generator, rcnn.roi_heads.box_predictor
@@ -112,7 +113,7 @@ def test_dense_inference_box_heads_and_rpn_take_a_suppression_alike():
         ("retinanet_atss_rs.yaml", "INFERENCE", {"NAME": "HardNMS", "IOU_THRESH": 0.3}),
     ],
 )
-def test_a_yaml_config_composes_the_suppression_too(file, key, node):
+def test_a_yaml_config_can_compose_the_suppression(file, key, node):
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.merge_from_file(str(CONFIGS / file))

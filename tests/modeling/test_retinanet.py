@@ -49,8 +49,8 @@ def test_a_step_gives_every_parameter_a_finite_gradient(build, config, counts):
 
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
-def test_focal_with_max_iou_is_detectron2s_retinanet_to_1e_6(build, box_loss):
-    """Same weights, images and anchors: both losses over three steps of the moving average."""
+def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build, box_loss):
+    """With the same weights, images and anchors, over three steps of the moving average."""
     ours = build("retinanet_maxiou_focal.py")
     ours.head = DenseHead(in_channels=64, num_classes=12, num_anchors=3, num_convs=2)
     weights = (10.0, 10.0, 5.0, 5.0)
@@ -65,7 +65,7 @@ def test_focal_with_max_iou_is_detectron2s_retinanet_to_1e_6(build, box_loss):
     head = RetinaNetHead(
         input_shape=[ShapeSpec(channels=64)] * 5, num_classes=12, num_anchors=3, conv_dims=[64] * 2
     )
-    theirs = RetinaNet(
+    reference = RetinaNet(
         backbone=ours.backbone,
         head=head,
         head_in_features=ours.head_in_features,
@@ -80,20 +80,20 @@ def test_focal_with_max_iou_is_detectron2s_retinanet_to_1e_6(build, box_loss):
     )
     # The names and shapes of the head's parameters are Detectron2's, so its checkpoints load.
     head.load_state_dict(ours.head.state_dict())
-    ours.backbone.eval()  # batch statistics would move between the two
+    ours.backbone.eval()  # otherwise the running statistics would change between the two models
     for seed in range(3):
-        # Of one size, a multiple of 32: Detectron2 has no notion of padding to ignore.
+        # All images have one size, a multiple of 32, as Detectron2 does not ignore padding.
         batch = make_batch((4 + seed, 2, 0))
         with EventStorage(0):
-            expected = theirs(batch)
-            found = ours(batch)
-        torch.testing.assert_close(found["loss_cls"], expected["loss_cls"], rtol=1e-6, atol=1e-6)
-        box = found["loss_box"], expected["loss_box_reg"]
+            expected = reference(batch)
+            losses = ours(batch)
+        torch.testing.assert_close(losses["loss_cls"], expected["loss_cls"], rtol=1e-6, atol=1e-6)
+        box = losses["loss_box"], expected["loss_box_reg"]
         torch.testing.assert_close(*box, rtol=1e-6, atol=1e-6)
         gradients = []
-        for losses in (found, expected):
-            head_of = ours.head if losses is found else head
-            gradients.append(torch.autograd.grad(sum(losses.values()), list(head_of.parameters())))
+        for values, module in ((losses, ours.head), (expected, head)):
+            parameters = list(module.parameters())
+            gradients.append(torch.autograd.grad(sum(values.values()), parameters))
         for a, b in zip(*gradients):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -110,7 +110,7 @@ def test_padding_is_ignored_from_the_first_cell_beyond_the_image_rounded_up_to_3
     assert coarse[:2, :2].all() and coarse.sum() == 4
 
 
-def test_the_padding_of_a_small_image_beside_a_large_one_is_ignored_in_training(build):
+def test_the_padding_of_a_small_image_in_a_batch_is_ignored_in_training(build):
     model = build()
     seen = []
     original = model.criterion.forward
@@ -151,13 +151,13 @@ def test_an_assigner_that_needs_predictions_gets_them_detached_and_decoded(build
     anchors, *_, valid, predictions = seen[0]
     assert predictions.logits.shape == (len(valid), 12) and not predictions.logits.requires_grad
     assert predictions.boxes.shape == (len(valid), 4) and not predictions.boxes.requires_grad
-    # The box branch starts near 0, so a decoded box is near its anchor.
+    # Initial box outputs are near 0, so decoded boxes are near their anchors.
     first = torch.cat(anchors)
     difference = (predictions.boxes[: len(first)] - first).abs().amax(dim=1)
     assert (difference < 0.1 * (first[:, 2] - first[:, 0])).all()
 
 
-def test_metrics_reach_the_event_storage_and_outside_a_trainer_nothing_breaks(build):
+def test_metrics_are_logged_and_a_step_without_event_storage_works(build):
     model = build()
     with EventStorage(0) as storage:
         model(make_batch((3, 3)))
@@ -165,22 +165,22 @@ def test_metrics_reach_the_event_storage_and_outside_a_trainer_nothing_breaks(bu
     model(make_batch((3, 3)))
 
 
-def test_detections_are_sorted_limited_and_within_the_image(build):
+def test_detections_are_sorted_limited_in_number_and_within_the_image(build):
     model = build().eval()
     model.inference.max_detections = 20
     with torch.no_grad():
         outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
     for output, (height, width) in zip(outputs, ((96, 128), (64, 64))):
-        found = output["instances"]
-        assert len(found) == 20
-        assert (found.scores.diff() <= 0).all()
-        boxes = found.pred_boxes.tensor
+        detections = output["instances"]
+        assert len(detections) == 20
+        assert (detections.scores.diff() <= 0).all()
+        boxes = detections.pred_boxes.tensor
         assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
         assert (boxes[:, [1, 3]] <= height).all()
-        assert found.pred_classes.min() >= 0 and found.pred_classes.max() < 12
+        assert detections.pred_classes.min() >= 0 and detections.pred_classes.max() < 12
 
 
-def test_a_balance_by_gradients_sees_the_boxes_gradient(build):
+def test_a_balance_by_gradients_gets_the_gradient_of_the_box_outputs(build):
     model = build()
     model.criterion = Criterion(classification=RankSort(), balance=MagnitudeBalance())
     with EventStorage(0) as storage:
@@ -195,7 +195,7 @@ def test_a_score_threshold_above_every_score_leaves_no_detection(build):
         assert len(model(make_batch((1,)))[0]["instances"]) == 0
 
 
-def test_bfloat16_autocast_trains(build):
+def test_a_step_in_bfloat16_autocast_gives_finite_losses_and_gradients(build):
     model = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(make_batch((3, 0)))
@@ -208,7 +208,7 @@ def test_it_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingRetinaNet") is RankingRetinaNet
 
 
-def test_a_branch_is_an_output_per_anchor_from_the_box_tower():
+def test_a_branch_is_one_output_per_anchor_from_the_box_tower():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=3, branch=True)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
     _, _, branch = head(features)
@@ -218,7 +218,7 @@ def test_a_branch_is_an_output_per_anchor_from_the_box_tower():
     assert head.cls_subnet[0].weight.grad is None
 
 
-def test_the_head_has_a_scale_per_level_and_group_norm_on_request():
+def test_the_head_can_have_a_scale_per_level_and_group_normalisation():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=1, norm="GN", num_scales=2)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
     logits, outputs, _ = head(features)
@@ -228,19 +228,19 @@ def test_the_head_has_a_scale_per_level_and_group_norm_on_request():
         head.scales[1] = 3.0
     torch.testing.assert_close(head(features)[1][1], 3 * outputs[1])
     assert sum(isinstance(m, torch.nn.GroupNorm) for m in head.modules()) == 8
-    with pytest.raises(ValueError, match="num_scales is 2, but there are 1 levels"):
+    with pytest.raises(ValueError, match="features: expected 2 levels, as num_scales has, got 1"):
         head(features[:1])
-    with pytest.raises(ValueError, match=r"prior_prob must be in \(0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"prior_prob: expected a number in \(0, 1\), got 1"):
         DenseHead(in_channels=32, num_classes=2, num_anchors=1, prior_prob=1)
 
 
-def test_the_prior_is_the_score_at_the_start(build):
+def test_the_prior_is_the_initial_score(build):
     model = build()
     logits, *_ = model.head([torch.zeros(1, 64, 4, 4)] * 5)
     torch.testing.assert_close(logits[0].sigmoid().mean().item(), 0.01, rtol=1e-3, atol=0)
 
 
-def test_anchors_fit_the_head(build):
+def test_the_anchor_generator_gives_the_number_of_anchors_of_the_head(build):
     model = build()
     assert isinstance(model.anchor_generator, DefaultAnchorGenerator)
     assert set(model.anchor_generator.num_anchors) == {3}

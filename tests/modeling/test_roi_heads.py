@@ -48,13 +48,13 @@ def make_targets(counts, num_classes=12):
 
 
 def make_proposals(num_images, count=40):
-    """Boxes anywhere, some of which overlap an object or another."""
+    """Make random proposals; some overlap objects or each other."""
     proposals = []
     for i in range(num_images):
         boxes = make_instances(count, SIZE, SIZE, 1, seed=100 + i).gt_boxes
         logits = torch.linspace(3, -3, count)
-        own = Instances((SIZE, SIZE), proposal_boxes=boxes, objectness_logits=logits)
-        proposals.append(own)
+        instances = Instances((SIZE, SIZE), proposal_boxes=boxes, objectness_logits=logits)
+        proposals.append(instances)
     return proposals
 
 
@@ -64,7 +64,7 @@ def step(heads, targets, count=40):
 
 
 def rank(kind=L.Criterion, masks=None, **options):
-    """A criterion of boxes and masks."""
+    """Make a criterion with a box loss and a mask loss."""
     return kind(localization=[L.GIoU(), masks or L.MaskDice()], **options)
 
 
@@ -89,9 +89,9 @@ def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
     heads = build(
         "quick/mask_rs.py", criterion=CRITERIA[criterion](), box_predictor__softmax=softmax
     )
-    found = step(heads, make_targets(counts))
-    assert "loss_mask" in found and all(loss.isfinite() for loss in found.values())
-    sum(found.values()).backward()
+    losses = step(heads, make_targets(counts))
+    assert "loss_mask" in losses and all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
     for name, parameter in heads.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     if sum(counts):
@@ -101,22 +101,22 @@ def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-def test_one_class_only(agnostic):
+def test_a_model_of_one_class_trains(agnostic):
     heads = build("quick/mask_rs.py", num_classes=1, box_predictor__cls_agnostic_bbox_reg=agnostic)
-    found = step(heads, make_targets((3, 2), num_classes=1))
-    sum(found.values()).backward()
+    losses = step(heads, make_targets((3, 2), num_classes=1))
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
 def spy(heads):
-    """The candidates of the next steps."""
+    """Record the candidates of the next steps."""
     seen = []
     original = heads.criterion.forward
     heads.criterion.forward = lambda candidates: seen.append(candidates) or original(candidates)
     return seen
 
 
-def test_every_proposal_and_every_object_is_ranked():
+def test_all_proposals_and_all_ground_truth_boxes_are_ranked():
     heads, targets = build(), make_targets((3, 0, 4))
     seen = spy(heads)
     step(heads, targets)
@@ -124,14 +124,14 @@ def test_every_proposal_and_every_object_is_ranked():
     assert candidates.logits.shape == (3 * 40 + 7, 12)
     assert torch.bincount(candidates.image).tolist() == [43, 40, 44]
     assert (labels[43:83] == BACKGROUND).all()
-    # The objects' own boxes follow the proposals of their image, and find themselves.
+    # Ground-truth boxes follow the proposals of their image and are matched to themselves.
     assert labels[40:43].tolist() == targets[0].gt_classes.tolist()
     assert labels[-4:].tolist() == targets[2].gt_classes.tolist()
     rows = torch.nonzero(labels >= 0).squeeze(1)
     assert torch.equal(candidates.positives, rows)
-    own = {int(row): i for i, row in enumerate(rows)}
+    index_of_row = {int(row): i for i, row in enumerate(rows)}
     expected = torch.cat([targets[0].gt_boxes.tensor, targets[2].gt_boxes.tensor])
-    places = torch.tensor([own[row] for row in [40, 41, 42, 123, 124, 125, 126]])
+    places = torch.tensor([index_of_row[row] for row in [40, 41, 42, 123, 124, 125, 126]])
     torch.testing.assert_close(candidates.boxes.gt_boxes[places], expected)
     torch.testing.assert_close(candidates.boxes.anchors[places], expected)
 
@@ -141,40 +141,40 @@ def make_proposal(boxes):
     return Instances((SIZE, SIZE), proposal_boxes=Boxes(boxes), objectness_logits=logits)
 
 
-def test_proposals_are_assigned_before_the_objects_boxes_are_among_them():
-    """The second object's best proposal overlaps the first object more."""
+def test_proposals_are_assigned_before_the_ground_truth_is_appended():
+    """The best proposal of the second object overlaps the first object more."""
     objects = Instances((SIZE, SIZE))
     objects.gt_boxes = Boxes([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 60.0]])
     objects.gt_classes = torch.tensor([3, 7])
     boxes = torch.tensor([[0.0, 0.0, 100.0, 95.0], [0.0, 0.0, 100.0, 90.0]])
     for low_quality, labels in (("object", [3, 7]), ("anchor", [3, 3]), (None, [3, 3])):
         rule = MaxIoU(0.5, 0.5, low_quality, low_quality_iou=0.5)
-        proposals, found = match_proposals([make_proposal(boxes)], [objects], rule)
-        assert found.labels.tolist() == [*labels, 3, 7]
-        assert found.gt_index.tolist() == [int(label == 7) for label in found.labels]
+        proposals, assignment = match_proposals([make_proposal(boxes)], [objects], rule)
+        assert assignment.labels.tolist() == [*labels, 3, 7]
+        assert assignment.gt_index.tolist() == [int(label == 7) for label in assignment.labels]
         assert proposals[0].is_object.tolist() == [False, False, True, True]
         torch.testing.assert_close(
             proposals[0].proposal_boxes.tensor, torch.cat([boxes, objects.gt_boxes.tensor])
         )
 
 
-def test_an_object_that_covers_another_of_the_same_box_finds_itself():
+def test_ground_truth_boxes_are_matched_to_their_own_objects_even_if_two_are_equal():
     objects = Instances((SIZE, SIZE))
     objects.gt_boxes = Boxes([[8.0, 8.0, 40.0, 40.0], [8.0, 8.0, 40.0, 40.0]])
     objects.gt_classes = torch.tensor([3, 7])
-    nothing = make_proposal(torch.zeros(0, 4))
-    _, found = match_proposals([nothing], [objects], MaxIoU(0.5, 0.5, None))
-    assert (found.labels.tolist(), found.gt_index.tolist()) == ([3, 7], [0, 1])
+    empty = make_proposal(torch.zeros(0, 4))
+    _, assignment = match_proposals([empty], [objects], MaxIoU(0.5, 0.5, None))
+    assert (assignment.labels.tolist(), assignment.gt_index.tolist()) == ([3, 7], [0, 1])
 
 
-def test_the_objects_boxes_are_no_proposals_on_request():
+def test_ground_truth_boxes_are_not_appended_without_proposal_append_gt():
     heads = build(proposal_append_gt=False)
     seen = spy(heads)
     step(heads, make_targets((3, 0, 4)))
     assert len(seen[0].labels) == 120
 
 
-def test_a_cap_keeps_all_positives_and_a_random_sample_its_size():
+def test_a_cap_keeps_all_positives_and_a_random_sample_has_its_size():
     targets = make_targets((3, 0, 4))
     counts = {}
     for name, sampler in (("all", None), ("cap", NegativeCap(5)), ("random", RandomSampler(8))):
@@ -189,7 +189,7 @@ def test_a_cap_keeps_all_positives_and_a_random_sample_its_size():
     assert counts["random"][1] == [8, 8, 8]
 
 
-def test_a_box_trains_the_four_outputs_of_its_objects_class():
+def test_a_positive_trains_the_four_box_outputs_of_its_objects_class():
     heads = build()
     seen = spy(heads)
     loss = step(heads, make_targets((2, 1)))["loss_box"]
@@ -200,7 +200,7 @@ def test_a_box_trains_the_four_outputs_of_its_objects_class():
     assert len(classes) < 12
 
 
-def test_class_agnostic_boxes_are_one_for_all():
+def test_class_agnostic_boxes_have_four_outputs_for_all_classes():
     heads = build(box_predictor__cls_agnostic_bbox_reg=True)
     assert heads.box_predictor.bbox_pred.out_features == 4
     seen = spy(heads)
@@ -209,16 +209,16 @@ def test_class_agnostic_boxes_are_one_for_all():
     assert heads.box_predictor.bbox_pred.weight.grad.any()
 
 
-def test_the_predictor_has_no_background_logit_and_detections_are_detectron2s():
+def test_the_predictor_has_no_background_logit_and_gives_detectron2s_detections():
     heads = build(box_predictor__test_score_thresh=0.3).eval()
     predictor = heads.box_predictor
     torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
     assert predictor.cls_score.out_features == 12 and not predictor.cls_score.bias.any()
     features, proposals = make_features(2), make_proposals(2)
     with torch.no_grad():
-        found, losses = heads(None, features, proposals)
+        detections, losses = heads(None, features, proposals)
         maps = [features[name] for name in heads.box_in_features]
-        pooled = heads.box_pooler(maps, [own.proposal_boxes for own in proposals])
+        pooled = heads.box_pooler(maps, [image.proposal_boxes for image in proposals])
         predictions = predictor(heads.box_head(pooled))
         probs = predictor.predict_probs(predictions, proposals)
         boxes = predictor.predict_boxes(predictions, proposals)
@@ -226,45 +226,45 @@ def test_the_predictor_has_no_background_logit_and_detections_are_detectron2s():
     assert probs[0].shape == (40, 13) and not probs[0][:, -1].any()
     torch.testing.assert_close(probs[1][:, :-1], predictions[0][40:].sigmoid())
     expected, _ = fast_rcnn_inference(boxes, probs, [(SIZE, SIZE)] * 2, 0.3, 0.5, 50)
-    for own, theirs in zip(found, expected):
-        torch.testing.assert_close(own.scores, theirs.scores)
-        torch.testing.assert_close(own.pred_boxes.tensor, theirs.pred_boxes.tensor)
-        assert len(own) > 1 and own.scores.min() > 0.3 and own.pred_classes.max() < 12
+    for image, reference in zip(detections, expected):
+        torch.testing.assert_close(image.scores, reference.scores)
+        torch.testing.assert_close(image.pred_boxes.tensor, reference.pred_boxes.tensor)
+        assert len(image) > 1 and image.scores.min() > 0.3 and image.pred_classes.max() < 12
 
 
-def test_a_prior_is_the_score_at_the_start():
+def test_the_prior_is_the_initial_score():
     predictor = build(box_predictor__prior_prob=0.01).box_predictor
     logits, _ = predictor(torch.zeros(3, 256))
     torch.testing.assert_close(logits.sigmoid(), torch.full((3, 12), 0.01))
-    with pytest.raises(ValueError, match=r"prior_prob must be in \(0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"prior_prob: expected a number in \(0, 1\), got 1"):
         build(box_predictor__prior_prob=1.0)
 
 
 @pytest.mark.parametrize(
     ("thresh", "message"), [(0.1, "which 100 % of all boxes pass"), (0.99, "leaves only 0.00")]
 )
-def test_a_threshold_that_cannot_be_right_is_told(thresh, message, caplog):
+def test_an_unsuitable_score_threshold_is_logged(thresh, message, caplog):
     heads = build(box_predictor__test_score_thresh=thresh).eval()
     with caplog.at_level("WARNING"), watch_scores(), torch.no_grad():
         heads(None, make_features(1), make_proposals(1))
     assert message in caplog.text and "test_score_thresh" in caplog.text
 
 
-def test_metrics_are_logged_under_a_name_of_their_own():
+def test_metrics_are_logged_with_the_prefix_roi():
     with EventStorage(0) as storage:
         step(build(), make_targets((3, 3)))
     assert {"roi/num_positives", "roi/mean_iou", "roi/box_balance"} <= storage.latest().keys()
 
 
-def test_masks_are_balanced_against_the_box_head():
-    found = step(build("quick/mask_rs.py"), make_targets((4, 4)))
-    task = found["loss_rank"] + found["loss_sort"]
-    torch.testing.assert_close(found["loss_mask"], task)
-    torch.testing.assert_close(found["loss_box"], task)
+def test_the_mask_loss_is_balanced_against_the_task_loss_of_the_box_head():
+    losses = step(build("quick/mask_rs.py"), make_targets((4, 4)))
+    task = losses["loss_rank"] + losses["loss_sort"]
+    torch.testing.assert_close(losses["loss_mask"], task)
+    torch.testing.assert_close(losses["loss_box"], task)
 
 
 class Recorder(L.MaskDice):
-    """Keeps what it is given."""
+    """A mask loss that records its inputs."""
 
     def instance_weights(self, candidates, weights):
         chosen = super().instance_weights(candidates, weights)
@@ -273,19 +273,20 @@ class Recorder(L.MaskDice):
 
 
 class PlaceWeight(nn.Module):
-    """The place of a positive's anchor as its weight."""
+    """The weight of a positive is a number that identifies its proposal."""
 
     def forward(self, candidates):
         return place(candidates.boxes.anchors)
 
 
 def place(boxes):
+    """Map boxes (n, 4) to numbers (n,) that identify them."""
     return boxes @ torch.tensor([1.0, 0.1, 0.01, 0.001])
 
 
 @pytest.mark.parametrize("limit", [200, 37, 10_000])
-def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
-    """Three images, 300 positives and more: a positive's weight is the place of its box."""
+def test_weights_and_masks_belong_to_their_boxes_when_positives_are_dropped(limit):
+    """Four images, one of them empty, have over 300 positives; weights identify the boxes."""
     recorder = Recorder()
     criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=PlaceWeight())
     heads, boxes = build("quick/mask_rs.py", criterion=criterion, max_mask_rois=limit), []
@@ -295,23 +296,23 @@ def test_weights_and_masks_stay_with_their_boxes_whatever_is_dropped(limit):
     targets = make_targets((100, 0, 150, 60))
     step(heads, targets)
     (lists,), total = boxes, len(seen[0].positives)
-    assert total > 300 and [len(own) > 0 for own in lists] == [True, False, True, True]
+    assert total > 300 and [len(rois) > 0 for rois in lists] == [True, False, True, True]
     _, masks, weights = recorder.seen
     assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
-    torch.testing.assert_close(weights, place(torch.cat([own.tensor for own in lists])))
-    # The mask is that of an object of the same image that overlaps the box by a half.
+    torch.testing.assert_close(weights, place(torch.cat([rois.tensor for rois in lists])))
+    # Each mask is that of the object of the same image that is matched to the box.
     start = 0
-    for own, objects in zip(lists, targets):
+    for rois, objects in zip(lists, targets):
         matched = heads.assigner(
-            [own.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], own.area() >= 0
+            [rois.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], rois.area() >= 0
         ).gt_index
-        expected = objects.gt_masks[matched].crop_and_resize(own.tensor, 14)
-        assert torch.equal(masks[start : start + len(own)], expected.float())
-        start += len(own)
+        expected = objects.gt_masks[matched].crop_and_resize(rois.tensor, 14)
+        assert torch.equal(masks[start : start + len(rois)], expected.float())
+        start += len(rois)
 
 
 def labels_of(continuous_label, limit=200, targets=None):
-    """What the positives are ranked by, beside their IoU and the Dice coefficients of the masks."""
+    """Return the continuous labels, the IoUs, and the Dice coefficients of the masks."""
     recorder = Recorder()
     heads = build(
         "quick/mask_rs.py",
@@ -321,15 +322,15 @@ def labels_of(continuous_label, limit=200, targets=None):
     )
     seen = spy(heads)
     torch.manual_seed(1)
-    found = step(heads, targets or make_targets((5, 0, 7)))
-    sum(found.values()).backward()
+    losses = step(heads, targets or make_targets((5, 0, 7)))
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
     logits, masks, _ = recorder.seen
     iou = seen[0].boxes.overlap()
     return seen[0].continuous_labels, iou, 1 - dice_errors(logits.detach(), masks)
 
 
-def test_positives_are_ranked_by_their_masks_on_request():
+def test_the_option_continuous_label_decides_what_positives_are_ranked_by():
     labels, iou, dice = labels_of("dice")
     torch.testing.assert_close(labels, dice)
     torch.testing.assert_close(labels_of("mean")[0], (iou + dice) / 2)
@@ -372,13 +373,13 @@ def cross_entropy(**changes):
 
 def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
     heads, targets = cross_entropy(), make_targets((5, 0, 7))
-    seen, kept = spy(heads), []
+    seen, calls = spy(heads), []
     predict = heads.box_predictor.forward
-    heads.box_predictor.forward = lambda x: kept.append((x, predict(x))) or kept[-1][1]
+    heads.box_predictor.forward = lambda x: calls.append((x, predict(x))) or calls[-1][1]
     proposals = make_proposals(3)
-    sampled, found = heads(None, make_features(3), proposals, targets)
-    features, (logits, deltas) = kept[0]
-    theirs = FastRCNNOutputLayers(
+    sampled, losses = heads(None, make_features(3), proposals, targets)
+    features, (logits, deltas) = calls[0]
+    reference = FastRCNNOutputLayers(
         ShapeSpec(channels=256),
         box2box_transform=heads.box_predictor.box2box_transform,
         num_classes=12,
@@ -386,69 +387,71 @@ def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
         test_topk_per_image=50,
         loss_weight=1.0,
     )
-    # The same logits, with another background's, which all are relative to.
+    # The same logits relative to another background logit.
     shift = torch.randn(len(logits), 1, generator=torch.Generator().manual_seed(0))
     scores = torch.cat([logits + shift, shift], dim=1)
     labels, objects = seen[0].labels, torch.zeros(len(seen[0].labels), 4)
     objects[seen[0].positives] = seen[0].boxes.gt_boxes
     start = 0
-    for own in sampled:
-        part = slice(start, start + len(own))
-        own.gt_classes = torch.where(labels[part] < 0, 12, labels[part])
-        own.gt_boxes, start = Boxes(objects[part]), part.stop
+    for image in sampled:
+        part = slice(start, start + len(image))
+        image.gt_classes = torch.where(labels[part] < 0, 12, labels[part])
+        image.gt_boxes, start = Boxes(objects[part]), part.stop
     with EventStorage(0):
-        expected = theirs.losses((scores, deltas), sampled)
-    torch.testing.assert_close(found["loss_cls"], expected["loss_cls"])
-    torch.testing.assert_close(found["loss_box"], expected["loss_box_reg"])
-    for name, other in (("loss_cls", "loss_cls"), ("loss_box", "loss_box_reg")):
-        (own,) = torch.autograd.grad(found[name], features, retain_graph=True)
-        (other,) = torch.autograd.grad(expected[other], features, retain_graph=True)
-        torch.testing.assert_close(own, other)
-    expected, _ = theirs.inference((scores, deltas), sampled)
-    found = heads.box_predictor.inference(kept[0][1], sampled)
-    for own, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(own.scores, other.scores)
-        assert torch.equal(own.pred_classes, other.pred_classes)
+        expected = reference.losses((scores, deltas), sampled)
+    for name, reference_name in (("loss_cls", "loss_cls"), ("loss_box", "loss_box_reg")):
+        loss, reference_loss = losses[name], expected[reference_name]
+        torch.testing.assert_close(loss, reference_loss)
+        gradients = [
+            torch.autograd.grad(value, features, retain_graph=True)[0]
+            for value in (loss, reference_loss)
+        ]
+        torch.testing.assert_close(*gradients)
+    expected, _ = reference.inference((scores, deltas), sampled)
+    detections = heads.box_predictor.inference(calls[0][1], sampled)
+    for image, expected_image in zip(detections, expected, strict=True):
+        torch.testing.assert_close(image.scores, expected_image.scores)
+        assert torch.equal(image.pred_classes, expected_image.pred_classes)
 
 
-def test_cross_entropy_of_masks_is_that_of_detectron2():
+def test_mask_cross_entropy_gives_the_mask_loss_of_detectron2():
     heads, targets = cross_entropy(), make_targets((5, 0, 7))
     lists, masks = [], []
     pool, layers = heads.mask_pooler.forward, heads.mask_head.layers
     heads.mask_pooler.forward = lambda maps, boxes: lists.append(boxes) or pool(maps, boxes)
     heads.mask_head.layers = lambda x: masks.append(layers(x)) or masks[-1]
-    found = step(heads, targets)["loss_mask"]
+    loss = step(heads, targets)["loss_mask"]
     instances = []
-    for own, objects in zip(lists[0], targets):
-        arguments = [own.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], own.area() >= 0
+    for rois, objects in zip(lists[0], targets):
+        arguments = [rois.tensor], [objects.gt_boxes.tensor], [objects.gt_classes], rois.area() >= 0
         rows = heads.assigner(*arguments).gt_index
-        part = Instances((SIZE, SIZE), proposal_boxes=own, gt_classes=objects.gt_classes[rows])
+        part = Instances((SIZE, SIZE), proposal_boxes=rois, gt_classes=objects.gt_classes[rows])
         part.gt_masks = objects.gt_masks[rows] if len(rows) else objects.gt_masks
         instances.append(part)
     with EventStorage(0):
-        torch.testing.assert_close(found, mask_rcnn_loss(masks[0], instances))
+        torch.testing.assert_close(loss, mask_rcnn_loss(masks[0], instances))
 
 
 def test_masks_of_zero_area_and_boxes_of_zero_width_train():
     heads, targets = build("quick/mask_rs.py"), make_targets((3, 2))
     targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
     targets[1].gt_boxes.tensor[0, 2] = targets[1].gt_boxes.tensor[0, 0]
-    found = step(heads, targets)
-    sum(found.values()).backward()
-    assert all(loss.isfinite() for loss in found.values())
+    losses = step(heads, targets)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
-def test_masks_of_zero_area_count_for_nothing():
+def test_objects_with_masks_of_zero_area_do_not_train_the_mask_head():
     recorder = Recorder()
     criterion = rank(classification=L.RankSort(), masks=recorder)
     heads, targets = build("quick/mask_rs.py", criterion=criterion), make_targets((3, 2))
     step(heads, targets)
-    every = len(recorder.seen[2])
+    count = len(recorder.seen[2])
     targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
     step(heads, targets)
     _, masks, weights = recorder.seen
-    assert 0 < len(weights) < every and masks.flatten(1).any(dim=1).all()
+    assert 0 < len(weights) < count and masks.flatten(1).any(dim=1).all()
     targets[1].gt_masks = BitMasks(torch.zeros(2, SIZE, SIZE))
     loss = step(heads, targets)["loss_mask"]
     assert loss == 0
@@ -456,25 +459,25 @@ def test_masks_of_zero_area_count_for_nothing():
     assert not heads.mask_head.predictor.weight.grad.any()
 
 
-def test_objects_without_masks_are_refused_by_name():
+def test_objects_without_gt_masks_are_refused():
     targets = make_targets((2, 1))
-    for own in targets:
-        own.remove("gt_masks")
+    for objects in targets:
+        objects.remove("gt_masks")
     with pytest.raises(ValueError, match="expected gt_masks, .*masks=True"):
         step(build("quick/mask_rs.py"), targets)
 
 
-def test_an_evaluation_without_any_proposal_is_told(caplog):
+def test_an_evaluation_without_any_proposal_logs_a_warning(caplog):
     heads = build().eval()
     with caplog.at_level("WARNING"), watch_scores(), torch.no_grad():
         heads(None, make_features(1), make_proposals(1, count=0))
-    assert "leaves only 0.00 detections an image" in caplog.text
+    assert "leaves only 0.00 detections per image" in caplog.text
 
 
-def test_masks_that_are_the_same_for_all_classes_train_and_are_predicted():
+def test_class_agnostic_masks_train_and_are_predicted():
     heads = build("quick/mask_rs.py", mask_head__num_classes=1)
-    found = step(heads, make_targets((3, 2)))
-    sum(found.values()).backward()
+    losses = step(heads, make_targets((3, 2)))
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
     assert heads.mask_head.predictor.out_channels == 1
     with torch.no_grad():
@@ -482,35 +485,35 @@ def test_masks_that_are_the_same_for_all_classes_train_and_are_predicted():
     assert detections.pred_masks.shape == (len(detections), 1, 14, 14)
 
 
-def test_images_without_proposals_train_on_their_objects_and_give_no_detection():
+def test_images_without_proposals_train_on_the_ground_truth_and_give_no_detection():
     heads = build("quick/mask_rs.py")
-    found = step(heads, make_targets((3, 0)), count=0)
-    sum(found.values()).backward()
+    losses = step(heads, make_targets((3, 0)), count=0)
+    sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
     with torch.no_grad():
         detections, _ = heads.eval()(None, make_features(2), make_proposals(2, count=0))
-    assert [len(own) for own in detections] == [0, 0]
+    assert [len(image) for image in detections] == [0, 0]
 
 
-def test_a_diverged_model_gives_a_loss_that_the_trainers_guard_stops_at():
+def test_a_diverged_model_gives_a_nan_loss_that_the_trainer_detects():
     heads = build("quick/mask_rs.py")
     heads.box_head.fc1.weight.data.fill_(torch.nan)
     assert step(heads, make_targets((3, 0)))["loss_rank"].isnan()
 
 
-def test_bfloat16_autocast_trains():
+def test_a_step_in_bfloat16_autocast_gives_finite_losses_and_gradients():
     heads = build("quick/mask_rs.py")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = step(heads, make_targets((3, 0)))
-    sum(found.values()).backward()
-    assert all(loss.isfinite() for loss in found.values())
+        losses = step(heads, make_targets((3, 0)))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
 @pytest.mark.parametrize("part", ["box_pooler", "mask_pooler"])
-def test_boxes_are_pooled_where_they_are_in_mixed_precision(part):
+def test_boxes_are_not_rounded_by_pooling_in_mixed_precision(part):
     pooler = getattr(build("quick/mask_rs.py"), part)
-    # Each feature is its own column; bfloat16 knows multiples of 4 at 1,000 px.
+    # Features are column indices. At 1,000 px, bfloat16 represents only multiples of 4.
     columns = [torch.arange(320 // 2**i).expand(1, 64, 8, -1).bfloat16() for i in range(4)]
     boxes = [Boxes([[1001.0, 2, 1041, 30], [1003.0, 4, 1023, 30]])]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -518,7 +521,7 @@ def test_boxes_are_pooled_where_they_are_in_mixed_precision(part):
     assert torch.equal(pooled.float(), pooler([features.float() for features in columns], boxes))
 
 
-def test_masks_are_cut_out_as_detectron2_cuts_them():
+def test_masks_are_cropped_as_by_detectron2():
     targets = make_targets((3, 2))
     rois, indices, expected, first = [], [], [], 0
     for objects, count in zip(targets, (5, 4), strict=True):
@@ -528,35 +531,37 @@ def test_masks_are_cut_out_as_detectron2_cuts_them():
         rois.append(boxes)
         indices.append(index + first)
         first += len(objects)
-    found = cut_masks(rois, indices, targets, 14)
-    assert found.any() and torch.equal(found, torch.cat(expected).float())
+    masks = cut_masks(rois, indices, targets, 14)
+    assert masks.any() and torch.equal(masks, torch.cat(expected).float())
 
 
 def test_parts_that_do_not_fit_are_refused():
     branch = L.BranchLoss(L.CenternessWeight())
     criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
-    with pytest.raises(ValueError, match="criterion.branch: the heads of an R-CNN have no branch"):
+    with pytest.raises(ValueError, match="criterion.branch: expected None, .* have no branch"):
         build(criterion=criterion)
     for assigner in (PAA(), ATSS()):
-        with pytest.raises(ValueError, match="(PAA|ATSS) is for anchors on a grid; take MaxIoU"):
+        with pytest.raises(ValueError, match="expected one for proposals.*MaxIoU, got (PAA|ATSS)"):
             build(assigner=assigner)
-    with pytest.raises(ValueError, match="box_predictor.num_classes: 5, but the heads have 12"):
+    message = "box_predictor.num_classes: expected the model's 12, got 5"
+    with pytest.raises(ValueError, match=message):
         build(box_predictor__num_classes=5)
-    with pytest.raises(ValueError, match="box_predictor.softmax: expected False, as the criterion"):
+    with pytest.raises(ValueError, match="softmax: expected False, as the criterion .* got True"):
         build(box_predictor__softmax=True)
     softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())
-    with pytest.raises(ValueError, match="box_predictor.softmax: expected True, as the criterion"):
+    with pytest.raises(ValueError, match="softmax: expected True, as the criterion .* got False"):
         build(criterion=softmax)
-    with pytest.raises(ValueError, match="continuous_label: 'dice' needs a mask head"):
+    with pytest.raises(ValueError, match="continuous_label: expected 'iou' or .* got 'dice'"):
         build(continuous_label="dice")
     ap = L.Criterion(classification=L.AveragePrecision())
-    with pytest.raises(ValueError, match="continuous_label: AveragePrecision has no continuous"):
+    message = "continuous_label: expected 'iou', as AveragePrecision has no .* got 'dice'"
+    with pytest.raises(ValueError, match=message):
         build("quick/mask_rs.py", continuous_label="dice", criterion=ap)
     with pytest.raises(ValueError, match="box_predictor: expected a RankingBoxPredictor, got Lin"):
         build(box_predictor=torch.nn.Linear(256, 13))
     with pytest.raises(ValueError, match="continuous_label: expected one of iou, dice, mean, bin"):
         build(continuous_label="giou")
-    with pytest.raises(ValueError, match="mask_head.num_classes: 5, but the heads have 12"):
+    with pytest.raises(ValueError, match="mask_head.num_classes: expected the model's 12, got 5"):
         build("quick/mask_rs.py", mask_head__num_classes=5)
     with pytest.raises(ValueError, match="mask_pooler: expected a pooler, got None"):
         build("quick/mask_rs.py", mask_pooler=None)
@@ -607,19 +612,20 @@ print(run(4000, 1203, 500, {scope!r}))
 
 
 @pytest.mark.parametrize("scope", ["gpu", "image"])
-def test_1203_classes_of_4000_proposals_take_three_times_the_memory_of_their_logits(scope):
+def test_a_step_of_4000_proposals_and_1203_classes_takes_under_3_times_its_logits(scope):
     code = MEMORY.replace("{scope!r}", repr(scope))
-    # Tensors of their own pages: what the heap keeps of freed ones is not to count.
+    # Large tensors get their own pages, so that freed memory in the heap does not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     program = [sys.executable, "-c", code]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 3
 
 
-def test_an_assigner_sees_one_image_at_a_time():
+def test_the_assigner_gets_one_image_at_a_time():
     heads, calls = build(), []
     original = heads.assigner.forward
     heads.assigner.forward = lambda *args: calls.append(args) or original(*args)
     step(heads, make_targets((3, 0)))
-    assert [len(args[0][0]) for args in calls] == [40, 40]  # the objects' own need no assigner
+    # Ground-truth boxes are appended after the assignment.
+    assert [len(args[0][0]) for args in calls] == [40, 40]
     assert [len(args[1]) for args in calls] == [1, 1]

@@ -25,7 +25,7 @@ def build(**changes):
 
 
 def inputs(counts, sizes=((128, 128),), seed=0):
-    """Images, features and objects; the features are as large as the largest image."""
+    """Make images, features and objects; the features cover the largest image."""
     sizes = [sizes[i % len(sizes)] for i in range(len(counts))]
     largest = [max(side) for side in zip(*sizes)]
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +44,7 @@ def inputs(counts, sizes=((128, 128),), seed=0):
 
 
 def labels_of(rpn, arguments):
-    """What the criterion is given, per image."""
+    """Return the labels that the criterion gets, per image."""
     seen = []
     original = rpn.criterion.forward
     rpn.criterion.forward = lambda candidates: (
@@ -55,8 +55,8 @@ def labels_of(rpn, arguments):
 
 
 def as_detectron2(rpn):
-    """Detectron2's RPN with the same weights, thresholds and limits, without sampling."""
-    theirs = RPN(
+    """Build Detectron2's RPN with the same weights, thresholds and limits, without sampling."""
+    reference = RPN(
         in_features=rpn.in_features,
         head=rpn.rpn_head,
         anchor_generator=rpn.anchor_generator,
@@ -68,8 +68,8 @@ def as_detectron2(rpn):
         post_nms_topk=(64, 64),
         nms_thresh=0.7,
     )
-    theirs._subsample_labels = lambda label: label
-    return theirs
+    reference._subsample_labels = lambda label: label
+    return reference
 
 
 CRITERIA = {
@@ -89,44 +89,44 @@ CRITERIA = {
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
     rpn = build(criterion=CRITERIA[criterion]())
-    proposals, found = rpn(*inputs(counts))
-    assert all(name.startswith("loss_rpn_") for name in found)
-    assert all(loss.isfinite() for loss in found.values())
-    sum(found.values()).backward()
+    proposals, losses = rpn(*inputs(counts))
+    assert all(name.startswith("loss_rpn_") for name in losses)
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
     assert not proposals[0].proposal_boxes.tensor.requires_grad
 
 
-def test_all_anchors_are_ranked_as_detectron2s_matcher_labels_them():
+def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
     rpn, arguments = build(), inputs((6, 1, 0))
     rpn.assigner.low_quality = "anchor"
-    found = labels_of(rpn, arguments)
-    assert found.shape == (3, ANCHORS_AT_128)
+    labels = labels_of(rpn, arguments)
+    assert labels.shape == (3, ANCHORS_AT_128)
     anchors = rpn.anchor_generator([arguments[1][name] for name in rpn.in_features])
     expected, _ = as_detectron2(rpn).label_and_sample_anchors(anchors, arguments[2])
-    for own, theirs in zip(found, expected):
-        # Ours are 0 for the one class, -1 for background and -2 for ignored.
-        assert torch.equal(own, torch.tensor([-1, 0, -2])[theirs.long()])
-    assert (found >= 0).sum() > 5 and (found == IGNORE).any()
+    for image_labels, reference in zip(labels, expected):
+        # Our labels are 0 for the single class, -1 for background and -2 for ignored.
+        assert torch.equal(image_labels, torch.tensor([-1, 0, -2])[reference.long()])
+    assert (labels >= 0).sum() > 5 and (labels == IGNORE).any()
 
 
-def test_proposals_are_detectron2s():
+def test_proposals_are_those_of_detectron2s_rpn():
     rpn, (images, features, _) = build().eval(), inputs((1, 1))
     torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
     with torch.no_grad():
-        found, nothing = rpn(images, features)
+        proposals, losses = rpn(images, features)
         expected, _ = as_detectron2(rpn).eval()(images, features)
-    assert nothing == {}
-    for own, theirs in zip(found, expected):
-        torch.testing.assert_close(own.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
-        torch.testing.assert_close(own.objectness_logits, theirs.objectness_logits)
-        assert 1 < len(own) <= 64 and (own.objectness_logits.diff() <= 0).all()
+    assert losses == {}
+    for image, reference in zip(proposals, expected):
+        torch.testing.assert_close(image.proposal_boxes.tensor, reference.proposal_boxes.tensor)
+        torch.testing.assert_close(image.objectness_logits, reference.objectness_logits)
+        assert 1 < len(image) <= 64 and (image.objectness_logits.diff() <= 0).all()
 
 
-def test_the_number_of_proposals_is_that_of_training_or_of_the_test():
+def test_the_number_of_proposals_differs_between_training_and_inference():
     rpn, (images, features, objects) = build(post_nms_topk=[7, 5]), inputs((1, 1))
-    assert [len(own) for own in rpn(images, features, objects)[0]] == [7, 7]
-    assert [len(own) for own in rpn.eval()(images, features)[0]] == [5, 5]
+    assert [len(image) for image in rpn(images, features, objects)[0]] == [7, 7]
+    assert [len(image) for image in rpn.eval()(images, features)[0]] == [5, 5]
 
 
 def test_checkpoints_of_detectron2s_rpn_load():
@@ -135,41 +135,41 @@ def test_checkpoints_of_detectron2s_rpn_load():
 
 
 def test_the_padding_of_a_small_image_is_ignored():
-    found = labels_of(build(), inputs((3, 3), sizes=((64, 64), (128, 160))))
+    labels = labels_of(build(), inputs((3, 3), sizes=((64, 64), (128, 160))))
     cells = sum(max(64 // stride, 1) ** 2 for stride in STRIDES)
-    # Besides the padding, anchors between the two thresholds are ignored.
-    assert (found[0] != IGNORE).sum() <= 3 * cells < (found[1] != IGNORE).sum()
+    # Anchors between the two IoU thresholds are ignored in addition to the padding.
+    assert (labels[0] != IGNORE).sum() <= 3 * cells < (labels[1] != IGNORE).sum()
     rpn = build()
     rpn.assigner.negative_iou = rpn.assigner.positive_iou
-    found = labels_of(rpn, inputs((3, 3), sizes=((64, 64), (128, 160))))
-    assert (found[0] != IGNORE).sum() == 3 * cells and (found[1] != IGNORE).all()
+    labels = labels_of(rpn, inputs((3, 3), sizes=((64, 64), (128, 160))))
+    assert (labels[0] != IGNORE).sum() == 3 * cells and (labels[1] != IGNORE).all()
 
 
-def test_with_a_boundary_anchors_that_leave_the_image_are_ignored():
+def test_with_a_boundary_anchors_beyond_the_image_are_ignored():
     rpn, arguments = build(boundary=0.0), inputs((3, 2))
     rpn.assigner.negative_iou = rpn.assigner.positive_iou
     maps = [arguments[1][name] for name in rpn.in_features]
     anchors = torch.cat([level.tensor for level in rpn.anchor_generator(maps)])
     inside = (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2:] < 128).all(dim=1)
-    found = labels_of(rpn, arguments)
-    assert torch.equal(found != IGNORE, inside.expand(2, -1)) and not inside.all()
+    labels = labels_of(rpn, arguments)
+    assert torch.equal(labels != IGNORE, inside.expand(2, -1)) and not inside.all()
 
 
 @pytest.mark.parametrize("sampler", [RandomSampler(64, 0.5), NegativeCap(20)])
-def test_a_sampler_leaves_the_others_ignored(sampler):
+def test_anchors_outside_the_sample_are_ignored(sampler):
     arguments = inputs((6, 0))
-    everything = labels_of(build(), arguments)
-    found = labels_of(build(sampler=sampler), arguments)
-    kept = found != IGNORE
-    assert torch.equal(found[kept], everything[kept])
-    positives = (everything >= 0).sum(dim=1)
+    all_labels = labels_of(build(), arguments)
+    labels = labels_of(build(sampler=sampler), arguments)
+    in_sample = labels != IGNORE
+    assert torch.equal(labels[in_sample], all_labels[in_sample])
+    positives = (all_labels >= 0).sum(dim=1)
     if isinstance(sampler, NegativeCap):
-        assert kept.sum(dim=1).tolist() == (positives + 20).tolist()
+        assert in_sample.sum(dim=1).tolist() == (positives + 20).tolist()
     else:
-        assert kept.sum(dim=1).tolist() == [64, 64]
+        assert in_sample.sum(dim=1).tolist() == [64, 64]
 
 
-def test_the_weight_comes_after_the_balance():
+def test_the_loss_weight_is_applied_after_the_balance():
     arguments = inputs((3, 5))
     whole = build(loss_weight=1.0)(*arguments)[1]
     fifth = build()(*arguments)[1]
@@ -181,25 +181,25 @@ def test_the_weight_comes_after_the_balance():
     )
 
 
-def test_a_diverged_head_gives_a_loss_that_the_trainers_guard_stops_at():
+def test_a_diverged_head_gives_a_nan_loss_that_the_trainer_detects():
     rpn = build()
     rpn.rpn_head.conv.weight.data.fill_(torch.nan)
-    proposals, found = rpn(*inputs((2, 2)))
-    assert [len(own) for own in proposals] == [0, 0]
-    assert found["loss_rpn_rank"].isnan()
+    proposals, losses = rpn(*inputs((2, 2)))
+    assert [len(image) for image in proposals] == [0, 0]
+    assert losses["loss_rpn_rank"].isnan()
 
 
-def test_metrics_are_logged_under_a_name_of_their_own():
+def test_metrics_are_logged_with_the_prefix_rpn():
     with EventStorage(0) as storage:
         build()(*inputs((3, 3)))
     assert {"rpn/num_positives", "rpn/mean_iou", "rpn/box_balance"} <= storage.latest().keys()
 
 
-def test_bfloat16_autocast_trains():
+def test_a_step_in_bfloat16_autocast_gives_finite_gradients_and_float32_proposals():
     rpn = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        proposals, found = rpn(*inputs((3, 0)))
-    sum(found.values()).backward()
+        proposals, losses = rpn(*inputs((3, 0)))
+    sum(losses.values()).backward()
     assert proposals[0].proposal_boxes.tensor.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in rpn.parameters())
 
@@ -207,16 +207,14 @@ def test_bfloat16_autocast_trains():
 def test_parts_that_do_not_fit_are_refused():
     branch = L.BranchLoss(L.CenternessWeight())
     criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
-    with pytest.raises(ValueError, match="criterion.branch: the heads of an R-CNN have no branch"):
+    with pytest.raises(ValueError, match="criterion.branch: expected None, .* have no branch"):
         build(criterion=criterion)
     encoded = L.Criterion(classification=L.RankSort(), localization=L.SmoothL1())
-    with pytest.raises(ValueError, match="SmoothL1 encodes boxes relative to anchors"):
+    with pytest.raises(ValueError, match="expected .*, got SmoothL1, which encodes boxes with"):
         build(criterion=encoded)
-    with pytest.raises(ValueError, match="in_features: 2 levels, but the anchor generator has"):
+    with pytest.raises(ValueError, match="in_features: expected 4 levels, .*, got 2"):
         build(in_features=["p3", "p4"])
-    with pytest.raises(
-        ValueError, match=r"head.num_anchors: 1, but the anchor generator gives \[3"
-    ):
+    with pytest.raises(ValueError, match=r"head.num_anchors: expected \[3\], .*, got 1"):
         build(head=StandardRPNHead(in_channels=64, num_anchors=1))
     with pytest.raises(
         ValueError, match="boundary: expected a finite number of at least 0, got -1"
@@ -234,9 +232,9 @@ def test_it_is_registered_in_detectron2():
     assert PROPOSAL_GENERATOR_REGISTRY.get("RankingRPN") is RankingRPN
 
 
-def test_a_prior_is_the_score_at_the_start():
+def test_the_prior_is_the_initial_score():
     head = RankingRPNHead(in_channels=8, num_anchors=3, prior_prob=0.01)
     (logits,), _ = head([torch.zeros(1, 8, 4, 4)])
     torch.testing.assert_close(logits.sigmoid(), torch.full((1, 3, 4, 4), 0.01))
-    with pytest.raises(ValueError, match=r"prior_prob must be in \(0, 1\), got 0"):
+    with pytest.raises(ValueError, match=r"prior_prob: expected a number in \(0, 1\), got 0"):
         RankingRPNHead(in_channels=8, num_anchors=3, prior_prob=0.0)

@@ -9,14 +9,14 @@ LABELS = torch.tensor([BACKGROUND] * 50 + [3, 0, 7] * 10 + [IGNORE] * 20)[
 ]
 
 
-def test_a_random_sample_has_its_size_its_share_of_positives_and_nothing_ignored():
+def test_a_random_sample_has_the_given_size_and_share_of_positives_and_nothing_ignored():
     rows = RandomSampler(size=40, positive_fraction=0.25)(LABELS)
     assert len(rows.unique()) == 40 and (rows.diff() > 0).all()
     assert (LABELS[rows] >= 0).sum() == 10 and (LABELS[rows] == BACKGROUND).sum() == 30
     assert len(RandomSampler(size=400)(LABELS)) == 80
 
 
-def test_the_cap_keeps_all_positives_and_so_many_negatives():
+def test_the_cap_keeps_all_positives_and_the_given_number_of_negatives():
     rows = NegativeCap(max_negatives=7)(LABELS)
     assert (rows.diff() > 0).all()
     assert (LABELS[rows] >= 0).sum() == 30 and (LABELS[rows] == BACKGROUND).sum() == 7
@@ -26,7 +26,7 @@ def test_the_cap_keeps_all_positives_and_so_many_negatives():
 
 
 @pytest.mark.parametrize("sampler", [RandomSampler(8), NegativeCap(8)])
-def test_an_image_without_candidates_has_no_sample(sampler):
+def test_an_image_without_candidates_has_an_empty_sample(sampler):
     assert len(sampler(LABELS[:0])) == 0
 
 

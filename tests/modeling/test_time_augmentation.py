@@ -12,11 +12,11 @@ from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.raw_detections import RawDetections
 from tests.modeling.cases import load_masked_cascade, make_batch
 
-BOX = [12.0, 8.0, 24.0, 40.0]  # of the object in an image of 48 x 64
+BOX = [12.0, 8.0, 24.0, 40.0]  # XYXY, the object in an image of 48 x 64
 
 
 class Finder(nn.Module):
-    """Finds the bright rectangle of an image, at full score in the left half only."""
+    """Detects the bright rectangle of an image, with a higher score in the left half."""
 
     input_format = "RGB"
 
@@ -45,9 +45,9 @@ class Finder(nn.Module):
         outputs = []
         with torch.no_grad():
             for inputs, raw in zip(batched_inputs, self.propose(batched_inputs)):
-                found = self.inference.suppress(raw, tuple(inputs["image"].shape[-2:]))
-                found = detector_postprocess(found, inputs["height"], inputs["width"])
-                outputs.append({"instances": found})
+                detections = self.inference.suppress(raw, tuple(inputs["image"].shape[-2:]))
+                detections = detector_postprocess(detections, inputs["height"], inputs["width"])
+                outputs.append({"instances": detections})
         return outputs
 
 
@@ -71,7 +71,7 @@ def detect(model, inputs, **options):
 @pytest.mark.parametrize("scale", [1, 2, (2, 3)])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("min_sizes", [[48], [96], [96, 48, 144]])
-def test_boxes_come_back_to_the_original_image(scale, flip, min_sizes):
+def test_boxes_are_mapped_back_to_the_original_image(scale, flip, min_sizes):
     y, x = scale if isinstance(scale, tuple) else (scale, scale)
     inputs = {"image": picture(), "height": 48 * y, "width": 64 * x}
     model = Finder()
@@ -84,7 +84,7 @@ def test_boxes_come_back_to_the_original_image(scale, flip, min_sizes):
     assert found.image_size == (48 * y, 64 * x) and found.pred_classes.tolist() == [2]
 
 
-def test_a_mirror_image_shows_what_the_image_does_not():
+def test_flip_finds_a_better_detection_in_the_mirror_image():
     inputs = {"image": picture([44, 8, 60, 40]), "height": 48, "width": 64}
     assert detect(Finder(), inputs).scores.item() == pytest.approx(0.6)
     found = detect(Finder(), inputs, flip=True)
@@ -104,7 +104,7 @@ def test_with_flip_the_detections_of_a_mirrored_image_are_the_mirrored_ones():
     torch.testing.assert_close(both[0].scores, both[1].scores)
 
 
-def test_all_candidates_are_suppressed_at_once():
+def test_the_candidates_of_all_views_are_suppressed_together():
     model = Finder(nms="linear", nms_thresh=0.5, max_detections=3)
     calls = []
     suppress = model.inference.suppress
@@ -118,10 +118,10 @@ def test_all_candidates_are_suppressed_at_once():
 
 
 @pytest.mark.parametrize("options", [{}, {"nms": "gaussian", "score_voting": True}])
-def test_its_own_size_without_flip_is_plain_inference(build, options):
+def test_augmentation_in_the_original_size_without_flip_is_plain_inference(build, options):
     model = build(inference=DenseInference(score_thresh=0.0, **options)).eval()
     batch = make_batch((1, 1), sizes=((96, 128), (64, 64)))
-    batch[0] |= {"height": 192, "width": 300}  # as if the loader had shrunk it
+    batch[0] |= {"height": 192, "width": 300}  # as if the loader had shrunk the image
     with torch.no_grad():
         plain = [model([inputs])[0]["instances"] for inputs in batch]
     for inputs, expected in zip(batch, plain):
@@ -133,7 +133,7 @@ def test_its_own_size_without_flip_is_plain_inference(build, options):
         assert torch.equal(found.pred_classes, expected.pred_classes)
 
 
-def test_a_real_detector_in_several_sizes(build):
+def test_a_retinanet_detects_in_several_sizes_within_the_image(build):
     model = build()
     batch = make_batch((1, 1), sizes=((96, 128), (64, 80)))
     with inference_context(augmented := augment(model, min_sizes=[64, 96], flip=True)):
@@ -146,7 +146,7 @@ def test_a_real_detector_in_several_sizes(build):
         assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
-def test_without_a_height_and_width_the_image_is_the_original():
+def test_without_height_and_width_boxes_refer_to_the_given_image():
     found = detect(Finder(), {"image": picture()}, min_sizes=[96])
     assert found.image_size == (48, 64)
     assert found.pred_boxes.tensor.tolist() == [BOX]
@@ -165,7 +165,7 @@ def test_an_empty_image_has_no_detections():
     assert len(detect(Finder(), inputs, min_sizes=[48, 96], flip=True)) == 0
 
 
-def test_boxes_beyond_the_image_are_clipped_and_empty_ones_dropped():
+def test_boxes_beyond_the_image_are_clipped_and_empty_boxes_dropped():
     model = Finder()
     boxes = torch.tensor([[-9.0, 4.0, 30.0, 90.0], [70.0, 4.0, 90.0, 8.0], [torch.nan] * 4])
     raw = RawDetections(boxes, torch.tensor([0.5, 0.9, 0.9]), torch.tensor([0, 1, 1]))
@@ -175,7 +175,7 @@ def test_boxes_beyond_the_image_are_clipped_and_empty_ones_dropped():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_after_an_evaluation_the_model_is_in_its_mode_again(training):
+def test_an_evaluation_restores_the_mode_of_the_model(training):
     model = Finder().train(training)
     with inference_context(augmented := augment(model)):
         assert not model.training
@@ -183,7 +183,7 @@ def test_after_an_evaluation_the_model_is_in_its_mode_again(training):
     assert model.training == training
 
 
-def test_a_model_of_a_distributed_training_is_taken_out_of_its_wrapper():
+def test_a_distributed_model_is_unwrapped():
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         model = Finder()
@@ -203,20 +203,20 @@ def test_a_model_of_a_distributed_training_is_taken_out_of_its_wrapper():
         ({"flip": "horizontal"}, "flip: expected True or False, got 'horizontal'"),
     ],
 )
-def test_a_wrong_option_is_named(options, message):
+def test_the_error_names_the_wrong_option(options, message):
     with pytest.raises(ValueError, match=message):
         augment(Finder(), **options)
 
 
-def test_another_kind_of_model_is_refused():
-    with pytest.raises(ValueError, match="model: expected a dense detector, .* got Linear"):
+def test_a_model_that_is_no_dense_detector_is_refused():
+    with pytest.raises(ValueError, match="model: expected a dense detector .* got Linear"):
         augment(nn.Linear(2, 2))
 
 
 def test_an_rcnn_on_given_proposals_is_refused(build):
     model = build("quick/faster_rs.py")
     model.proposal_generator = None
-    with pytest.raises(ValueError, match="model: an R-CNN on given proposals has none for"):
+    with pytest.raises(ValueError, match="model: expected an R-CNN with .*, got one on given prop"):
         augment(model)
 
 
@@ -227,12 +227,13 @@ def rcnn(build, name):
         changes = {}
     model = build(f"quick/{name}.py", **changes).eval()
     for stage in model.roi_heads.stages():
-        torch.nn.init.normal_(stage.predictor.cls_score.weight, std=0.3)  # scores that differ
+        # Otherwise all scores would be nearly equal.
+        torch.nn.init.normal_(stage.predictor.cls_score.weight, std=0.3)
     return model
 
 
 @pytest.mark.parametrize("name", ["mask_rs", "mask_ce", "cascade_rs", "cascade_mask"])
-def test_an_rcnn_in_its_own_size_detects_as_without(build, name):
+def test_augmenting_an_rcnn_in_the_original_size_is_plain_inference(build, name):
     model = rcnn(build, name)
     inputs = make_batch((1,), sizes=((64, 80),))[0] | {"height": 128, "width": 160}
     with torch.no_grad():
@@ -258,7 +259,7 @@ def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones
         one, other = (detect(model, x, min_sizes=[64, 96], flip=True) for x in (inputs, mirrored))
     boxes = 64 - other.pred_boxes.tensor[:, [2, 1, 0, 3]]
     boxes[:, [1, 3]] = other.pred_boxes.tensor[:, [1, 3]]
-    # Scores that are nearly equal may be in another order.
+    # Detections with nearly equal scores may be in another order.
     apart = (one.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
     apart[one.pred_classes[:, None] != other.pred_classes] = torch.inf
     nearest = apart.min(dim=1)
@@ -270,7 +271,7 @@ def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones
         assert (one.pred_masks[same] == twins.pred_masks.flip(2)).float().mean() > 0.99
 
 
-def test_an_rcnn_that_detects_nothing_and_one_in_training(build):
+def test_an_rcnn_in_training_mode_may_detect_nothing_and_stays_in_that_mode(build):
     model = rcnn(build, "mask_rs").train()
     model.roi_heads.box_predictor.test_score_thresh = 1.0
     (inputs,) = make_batch((1,), sizes=((64, 64),))

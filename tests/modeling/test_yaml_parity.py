@@ -9,7 +9,7 @@ from ranking_det.engine.yaml_config import load_yaml_config
 from tests.modeling.cases import CONFIGS, make_batch
 
 PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
-# The common config, the model in it, where its classes are, the yaml twin, and changes to it.
+# Common config, model in it, key of its number of classes, yaml twin, overrides of the twin.
 TWINS = [
     ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs", []),
     ("fcos_r18", "model", "num_classes", "fcos_fcos_rs", []),
@@ -33,12 +33,12 @@ def test_the_yaml_twin_builds_the_model_of_the_lazyconfig(common, name, classes,
     # The yaml's anchor sizes are rounded to a thousandth of a pixel.
     torch.testing.assert_close(twin(batch), lazy(batch), rtol=1e-3, atol=1e-4)
     with torch.no_grad():
-        found = [model.eval()(batch)[0]["instances"] for model in (twin, lazy)]
-    torch.testing.assert_close(found[0].scores, found[1].scores, rtol=1e-3, atol=1e-5)
-    assert len(found[0]) == len(found[1]) > 0
+        detections = [model.eval()(batch)[0]["instances"] for model in (twin, lazy)]
+    torch.testing.assert_close(detections[0].scores, detections[1].scores, rtol=1e-3, atol=1e-5)
+    assert len(detections[0]) == len(detections[1]) > 0
 
 
-def test_other_data_set_the_classes_of_an_rcnn():
+def test_the_number_of_classes_of_an_rcnn_can_be_set_for_another_data_set():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     config = load_config(path, ["MODEL.DEVICE", "cpu"])
     assert config.yaml.MODEL.ROI_HEADS.NUM_CLASSES == 12
@@ -49,7 +49,7 @@ def test_other_data_set_the_classes_of_an_rcnn():
     assert heads.mask_head.predictor.out_channels == 5
 
 
-def test_a_cascade_of_yaml_has_one_mask_head_on_request():
+def test_a_cascade_from_yaml_can_have_one_mask_head():
     path = str(CONFIGS / "shapes" / "cascade_rs.yaml")
     options = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.EVERY_STAGE", "False"]
     heads = load_config(path, ["MODEL.DEVICE", "cpu", *options]).model().roi_heads
@@ -60,19 +60,19 @@ def test_a_cascade_of_yaml_has_one_mask_head_on_request():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["MODEL.SAMPLER.NAME", "RandomSampelr"], "no 'RandomSampelr' .* mean 'RandomSampler'"),
+        (["MODEL.SAMPLER.NAME", "RandomSampelr"], "got 'RandomSampelr' .* mean 'RandomSampler'"),
         (["MODEL.SAMPLER.NAME", "NegativeCap"], "MODEL.SAMPLER: .*max_negatives"),
-        (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON: the ranking heads have no keypoints"),
-        (["MODEL.RPN_CRITERION.NAME", "Criterio"], "no 'Criterio' .* mean 'Criterion'"),
+        (["MODEL.KEYPOINT_ON", "True"], "MODEL.KEYPOINT_ON: expected False, got True; .*keypoints"),
+        (["MODEL.RPN_CRITERION.NAME", "Criterio"], "got 'Criterio' .* mean 'Criterion'"),
     ],
 )
-def test_a_mistyped_part_of_an_rcnn_is_named(options, message):
+def test_the_error_names_the_wrong_part_of_an_rcnn(options, message):
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     with pytest.raises(ValueError, match=message):
         load_config(path, ["MODEL.DEVICE", "cpu", *options]).model()
 
 
-def test_samplers_are_parts_of_the_yaml_too():
+def test_yaml_configs_can_set_samplers():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     options = ["MODEL.RPN_SAMPLER.NAME", "RandomSampler", "MODEL.SAMPLER.NAME", "NegativeCap"]
     options += ["MODEL.SAMPLER.MAX_NEGATIVES", "64", "MODEL.ROI_MASK_HEAD.MAX_ROIS", "50"]

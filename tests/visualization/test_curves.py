@@ -3,7 +3,7 @@ import json
 from ranking_det.visualization.curves import plot_curves, read_metrics
 
 
-def test_an_early_end_of_metrics_does_not_spoil_the_curves(tmp_path):
+def test_curves_are_drawn_from_metrics_with_a_truncated_last_line(tmp_path):
     lines = [{"iteration": i, "total_loss": 1.0, "loss_rank": 1 / (i + 1)} for i in (0, 20, 10, 30)]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 40, "tot'
     (tmp_path / "metrics.json").write_text(text)

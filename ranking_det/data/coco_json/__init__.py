@@ -1,1 +1,1 @@
-"""COCO and LVIS JSON: one reader, whose profiles say which rules apply."""
+"""Read and validate COCO and LVIS JSON: one reader, whose profiles choose the rules that apply."""

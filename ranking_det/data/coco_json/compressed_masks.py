@@ -1,10 +1,11 @@
-"""Whether COCO's compressed masks are whole: the libraries that decode them do not look.
+"""Check that COCO's compressed RLE masks are complete, which the libraries that decode them do not.
 
 A run-length encoding (RLE) counts the pixels of height x width, column after column: first those
-outside the mask, then those inside, and so on. Compressed, as pycocotools writes it, a number is
-one or more characters from chr(48) on: 5 bits each, the lowest first, bit 0x20 if another follows,
-and the sign in bit 0x10 of the last. From the fourth run on it is the difference to the run two
-before.
+outside the mask, then those inside, and so on. pycocotools compresses it to text
+(https://github.com/cocodataset/cocoapi, ``rleToString``). A number is one or more characters, from
+chr(48) on, with 6 bits each: 5 bits of the number, the lowest first, and bit 0x20 if another
+character follows. Bit 0x10 of the last character is the sign. From the fourth run on, the number is
+the difference to the run two before.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ MAX_BITS = 35
 
 
 def is_whole(counts: str | bytes, area: int) -> bool:
-    """Whether a compressed mask has runs of at least 0 pixels that sum to its image's area.
+    """Return whether a compressed mask has runs of at least 0 pixels that sum to its image's area.
 
     Args:
-        counts: "counts" of the mask.
-        area: height x width.
+        counts: the "counts" of the mask.
+        area: height x width of the image, in pixels.
     """
     runs: list[int] = []
     number = bits = 0

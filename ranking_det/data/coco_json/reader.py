@@ -1,8 +1,8 @@
-"""Read COCO and LVIS JSON: each file is parsed once in a process, and checked by a profile.
+"""Parse and validate COCO and LVIS JSON: annotation files and result files.
 
-A profile says which rules apply to the entries of which section: ``TRAINING`` to files that are
-trained on, ``REGISTERED`` to sets whose boxes and masks are taken as they are, ``GROUND_TRUTH`` and
-``RESULTS`` to what is evaluated.
+Each process parses an annotation file once. A profile chooses the rules that apply to the entries
+of each section: ``TRAINING`` for files to train on, ``REGISTERED`` for registered data sets, whose
+boxes and masks are not checked, ``GROUND_TRUTH`` and ``RESULTS`` for evaluation.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("categories", "images", "annotations")
-# A file that was written so shortly before it is read, in seconds, may change again without another
-# time of change.
+# Seconds. A file that is younger than this when it is read may change again with the same
+# modification time.
 CLOCK_TICK = 0.05
 
 TRAINING, REGISTERED, GROUND_TRUTH, RESULTS = range(4)
@@ -40,7 +40,7 @@ FIELDS: dict[str, dict[str, type]] = {
     "bbox": {"image_id": int, "category_id": int, "bbox": list},
     "segm": {"image_id": int, "category_id": int, "segmentation": dict},
 }
-"""By section, or by what results are of: the keys that an entry must have, and their types."""
+"""The keys that an entry must have and their types, by section, or by IoU type for results."""
 
 LVIS_FIELDS: dict[str, dict[str, type]] = {
     "categories": {"frequency": str, "image_count": int},
@@ -74,25 +74,25 @@ RULES: dict[str, dict[Rule, Sequence[int]]] = {
     "bbox": dict.fromkeys([rules.references, rules.score, rules.box_numbers], (RESULTS,)),
     "segm": dict.fromkeys([rules.references, rules.score, rules.result_segmentation], (RESULTS,)),
 }
-"""The profiles that apply a rule, by section; faults of an entry are told in this order."""
+"""The profiles that apply each rule, by section. The faults of an entry come in this order."""
 
 
 @dataclass(frozen=True)
 class AnnotationSummary:
-    """What a checked annotation file holds.
+    """Summary of a checked annotation file: its format, classes and counts.
 
     Attributes:
-        json_file: the file.
-        format: "lvis" if images have ``neg_category_ids`` or ``not_exhaustive_category_ids``,
-            which are LVIS's own; else "coco".
-        category_ids: as in the file, ascending; class k of a model is category_ids[k].
-        class_names: of the categories, in the same order.
+        json_file: the path of the file.
+        format: "lvis" if images have ``neg_category_ids`` or ``not_exhaustive_category_ids``, which
+            only LVIS has; else "coco".
+        category_ids: the ids in the file, ascending; class k of a model is category_ids[k].
+        class_names: the names of the categories, in the same order.
         image_counts: LVIS's ``image_count`` of the categories, in the same order; empty for COCO.
-        num_images: number of images.
-        num_empty_images: those without an object that is no crowd, which Detectron2 leaves out of
-            training.
-        num_objects: number of annotations that are no crowds.
-        num_masks: of these, how many have a ``segmentation``.
+        num_images: the number of images.
+        num_empty_images: the number of images without an object, crowds aside. Detectron2 leaves
+            them out of training.
+        num_objects: the number of annotations that are not crowds.
+        num_masks: the number of those objects that have a ``segmentation``.
     """
 
     json_file: str
@@ -108,12 +108,14 @@ class AnnotationSummary:
 
 @dataclass
 class AnnotationFile:
-    """A parsed annotation file, which all who read it share: nobody may change its content.
+    """A parsed annotation file. All readers share its content, so nobody may change it.
 
     Attributes:
-        content: the object in the file.
-        stamp: what changes when the file does.
-        passed: the checks that it has passed, as a registered set.
+        content: the JSON object in the file.
+        stamp: modification time, size and inode, which change when the file does; None if they
+            cannot be read.
+        passed: the checks for registered sets that it has passed: (image folder, LVIS, whether
+            images may lie outside).
     """
 
     content: dict[str, Any]
@@ -125,12 +127,15 @@ _OPEN_FILES: dict[str, AnnotationFile] = {}
 
 
 def open_annotations(path: str) -> AnnotationFile:
-    """The annotation file, parsed unless this process has it, as it is on disk, already.
+    """Return a parsed annotation file; parse it if it is new to this process or has changed.
 
     It stays in memory until :func:`release_annotations`.
 
+    Args:
+        path: the JSON file.
+
     Raises:
-        UserError: there is no such file, it is no JSON, or it holds something else.
+        UserError: the file is missing, is not valid JSON, or does not hold an object.
     """
     stamp, key = _stamp(path), os.path.abspath(path)
     file = _OPEN_FILES.get(key)
@@ -138,7 +143,8 @@ def open_annotations(path: str) -> AnnotationFile:
         _OPEN_FILES.pop(key, None)
         content = load_json(path, "annotation file")
         if not isinstance(content, dict):
-            raise UserError(f"{path}: must hold an object with {', '.join(SECTIONS)}")
+            expected = f"expected an object with {', '.join(SECTIONS)}"
+            raise UserError(f"{path}: {expected}, got {type(content).__name__}")
         file = AnnotationFile(content, stamp)
         if stamp is not None and abs(time.time() - stamp[0] / 1e9) > CLOCK_TICK:
             _OPEN_FILES[key] = file
@@ -146,9 +152,12 @@ def open_annotations(path: str) -> AnnotationFile:
 
 
 def release_annotations(*paths: str) -> None:
-    """Let go of parsed annotation files; whoever asks for one again has it parsed again.
+    """Free the memory of parsed annotation files. Opening one again parses it again.
 
-    The training file of COCO takes gigabytes, which nobody needs once its records are made.
+    COCO's training file takes gigabytes, which nobody needs once its records are made.
+
+    Args:
+        paths: the JSON files; those that are not open are skipped.
     """
     for path in paths:
         _OPEN_FILES.pop(os.path.abspath(path), None)
@@ -163,10 +172,17 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 
 def load_json(path: str, what: str) -> Any:
-    """Whatever is in a JSON file, which messages call ``what`` if it is not there.
+    """Load a JSON file, with one-line errors.
+
+    Args:
+        path: the file.
+        what: the name of its kind in messages, such as "annotation file".
+
+    Returns:
+        The content, of any type.
 
     Raises:
-        UserError: there is no such file, or it is no JSON.
+        UserError: the file is missing or is not valid JSON.
     """
     if os.path.isdir(path):
         raise UserError(f"the {what} {path!r} is a folder, not a file")
@@ -177,19 +193,19 @@ def load_json(path: str, what: str) -> Any:
         raise UserError(text) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{path}: no valid JSON: {error.msg} at {place}") from None
+        raise UserError(f"{path}: invalid JSON: {error.msg} at {place}") from None
     except UnicodeDecodeError as error:
         packed = error.object.startswith(b"\x1f\x8b")
-        reason = "it is compressed by gzip: unpack it" if packed else "it is no text in UTF-8"
-        raise UserError(f"{path}: cannot be read as JSON; {reason}") from None
-    # A number of thousands of digits is a plain ValueError.
+        reason = "it is compressed by gzip; unpack it" if packed else "it is not text in UTF-8"
+        raise UserError(f"{path}: cannot be read as JSON: {reason}") from None
+    # Python raises a plain ValueError for a number of thousands of digits.
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _parse(content: bytes) -> Any:
     collecting = gc.isenabled()
-    gc.disable()  # it would walk over millions of new lists again and again: a third of the time
+    gc.disable()  # walking over millions of new lists again and again takes a third of the time
     try:
         return json.loads(content.decode())
     finally:
@@ -200,27 +216,28 @@ def _parse(content: bytes) -> Any:
 def read_annotations(
     json_file: str | Path, image_root: str | Path | None = None, *, allow_outside: bool = False
 ) -> AnnotationSummary:
-    """Check a file in COCO's or LVIS's format, and its images, before anything is trained on it.
+    """Validate a COCO or LVIS JSON and its images before training.
 
-    Boxes may exceed their image by a pixel, the difference between usual conventions (in samples of
-    COCO and LVIS none does); any more is a fault. So is a box without width or height, unless such
-    are at most one in 100,000, as in COCO's train2017: training leaves these out. An annotation
-    needs ``id``, ``image_id``, ``category_id`` and ``bbox``; ``segmentation``, ``area`` and
-    ``iscrowd`` may be missing. Image sizes are those after the rotation that the EXIF asks for,
-    as Detectron2 sees them.
+    A box may exceed its image by one pixel, the difference between usual conventions; no box does
+    in samples of COCO and LVIS. A larger excess is a fault. A box without width or height is a
+    fault too, unless at most one object in 100,000 has such a box, as in COCO's train2017; training
+    leaves these out. An annotation needs ``id``, ``image_id``, ``category_id`` and ``bbox``;
+    ``segmentation``, ``area`` and ``iscrowd`` are optional. Image sizes are those after the EXIF
+    rotation, as Detectron2 sees them.
 
     Args:
-        json_file: the annotations.
-        image_root: the folder of the images. They lie in it by their ``file_name``, or by the last
-            two parts or the last part of their ``coco_url``. None checks the file alone.
-        allow_outside: whether they may lie outside it. Links inside it are followed anyway.
+        json_file: the annotation file.
+        image_root: the folder of the images. An image is found by its ``file_name``, or by the last
+            two parts or the last part of its ``coco_url``. None checks the JSON alone.
+        allow_outside: whether images may lie outside the folder. Links inside the folder are
+            always followed.
 
     Returns:
-        What the file holds.
+        A summary of the file.
 
     Raises:
-        UserError: the file is missing or no such file, or entries of it are faulty. The message
-            counts all faults and shows the first ten, a line each.
+        UserError: the file is missing, is not in this format, or has faulty entries. The message
+            counts all faults and shows the first ten, one per line.
     """
     path = str(json_file)
     file = open_annotations(path)
@@ -231,7 +248,7 @@ def read_annotations(
     objects = Counter(a["image_id"] for a in annotations if not a.get("iscrowd"))
     if not objects:
         raise UserError(f"{path}: all annotations are crowds; there is no object to train on")
-    if image_root is not None:  # registered sets have a part of these rules
+    if image_root is not None:  # the rules for registered sets are a subset of these
         file.passed.add((str(image_root), context.lvis, allow_outside))
     categories = sorted(file.content["categories"], key=itemgetter("id"))
     return AnnotationSummary(
@@ -250,19 +267,19 @@ def read_annotations(
 def open_registered(
     path: str, image_root: str, *, lvis: bool, allow_outside: bool
 ) -> dict[str, Any]:
-    """The content of the file of a registered set, which is not to be changed.
+    """Return the content of the JSON of a registered data set, which nobody may change.
 
     Boxes and masks are not checked.
 
     Args:
-        path: the annotations.
+        path: the annotation file.
         image_root: the folder of the images.
-        lvis: whether it must have LVIS's fields.
+        lvis: whether the file must have LVIS's fields.
         allow_outside: whether images may lie outside the folder.
 
     Raises:
-        UserError: the file is missing or is none of its format, an image has no name, leaves its
-            folder or is not there, or an annotation is of an unknown image or category.
+        UserError: the file is missing or not in its format; an image has no name, leaves its folder
+            or is missing; or an annotation refers to an unknown image or category.
     """
     file, check = open_annotations(path), (str(image_root), lvis, allow_outside)
     if check not in file.passed:
@@ -272,26 +289,26 @@ def open_registered(
 
 
 def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks: bool) -> None:
-    """Check the content of an annotation file that is to be evaluated with.
+    """Validate the ground truth of an evaluation.
 
-    What no evaluation needs is not looked at: names of images, LVIS's counts, and where a box lies;
-    it may be of no area.
+    It checks only what an evaluation needs. Image names, LVIS's counts and the place of a box are
+    not checked, and a box may have no area.
 
     Args:
-        content: with ``images``, ``annotations`` and ``categories``, as COCO and LVIS have them.
-        where: what messages call it, such as its path.
-        lvis: whether LVIS's fields are needed.
-        masks: whether the masks of annotations are checked, where they have one.
+        content: the content of a COCO or LVIS JSON: ``images``, ``annotations``, ``categories``.
+        where: its name in messages, such as its path.
+        lvis: whether LVIS's fields are required.
+        masks: whether to check the masks of the annotations that have one.
 
     Raises:
-        UserError: it lacks one, or is inconsistent; the message names the first fault.
+        UserError: a section or field is missing or inconsistent. The message names the first fault.
     """
     context = Context(lvis, place="the ground truth", masks=masks)
     faults = Faults(where, first_only=True)
     for section in SECTIONS:
         entries = content.get(section)
         if type(entries) is not list:
-            raise UserError(f"{where}: has no list {section!r}, as files of COCO and LVIS have")
+            raise UserError(f"{where}: has no list {section!r}, which COCO and LVIS files have")
         if section == "categories" and not entries:
             raise UserError(f"{where}: 'categories' is empty")
         _check_section(section, entries, GROUND_TRUTH, context, faults)
@@ -301,15 +318,26 @@ def check_ground_truth(content: dict[str, Any], where: str, *, lvis: bool, masks
 
 
 def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[dict[str, Any]]:
-    """Read a file in COCO's result format, for images and categories of the ground truth.
+    """Read and validate detections in COCO's result format.
+
+    Args:
+        path: the result file.
+        ground_truth: the content of the annotation file, which has the images and categories that
+            results may refer to.
+        iou_type: "bbox" or "segm".
+
+    Returns:
+        The results, with ``image_id``, ``category_id``, ``score``, and ``bbox`` (x, y, width,
+        height in pixels) or ``segmentation`` (compressed RLE).
 
     Raises:
-        UserError: it is missing, no JSON, or faulty; the message names the first fault.
+        UserError: the file is missing, is not valid JSON, or is faulty. The message names the first
+            fault.
     """
     results = load_json(path, "result file")
     if not isinstance(results, list):
         kind = type(results).__name__
-        raise UserError(f"{path}: must hold a list of results, got {kind}")
+        raise UserError(f"{path}: expected a list of results, got {kind}")
     context = Context(
         lvis=False,
         place="the ground truth",
@@ -322,7 +350,15 @@ def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> l
 
 
 def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> None:
-    """Raise UserError unless two files have the same categories, naming the first difference."""
+    """Check that the training and the validation file have the same categories.
+
+    Args:
+        train: the summary of the training file.
+        val: the summary of the validation file.
+
+    Raises:
+        UserError: an id or a name differs. The message names the first difference.
+    """
     train_names = dict(zip(train.category_ids, train.class_names, strict=True))
     val_names = dict(zip(val.category_ids, val.class_names, strict=True))
     for identity in sorted(train_names.keys() | val_names.keys()):
@@ -330,18 +366,26 @@ def check_same_categories(train: AnnotationSummary, val: AnnotationSummary) -> N
         if pair[0] != pair[1]:
             first, second = ("missing" if name is None else repr(name) for name in pair)
             names = f"{first} in {train.json_file} and {second} in {val.json_file}"
-            text = "the categories of training and validation must be the same, but category"
-            raise UserError(f"{text} {identity} is {names}")
+            text = "training and validation have different categories"
+            raise UserError(f"{text}: category {identity} is {names}")
 
 
 def is_lvis(images: Sequence[Any]) -> bool:
-    """Whether the images of a file have LVIS's own fields."""
+    """Return whether the images of a file have LVIS's fields.
+
+    Args:
+        images: the entries; faulty ones are skipped.
+    """
     keys = rules.LVIS_LISTS.keys()
     return any(isinstance(image, dict) and keys & image.keys() for image in images)
 
 
 def image_sizes(content: Mapping[str, Any]) -> dict[int, Size]:
-    """The (width, height) of the images of a file without faults by id."""
+    """Return the (width, height) in pixels of the images of a file by id.
+
+    Args:
+        content: the content of a JSON file without faults.
+    """
     return {image["id"]: (image["width"], image["height"]) for image in content["images"]}
 
 
@@ -353,17 +397,17 @@ def _check_file(
     allow_outside: bool,
     lvis: bool | None = None,
 ) -> tuple[Context, Faults]:
-    """What is known of a file, and the faults of its entries.
+    """Check all entries; return the context of the file and its faults.
 
     Raises:
-        UserError: it lacks a list of COCO's and LVIS's, or its images are not to be found.
+        UserError: the file lacks a section, or its image folder does not fit.
     """
     for section in SECTIONS:
         if section not in content:
-            raise UserError(f"{path}: has no {section!r}, as files of COCO and LVIS have")
+            raise UserError(f"{path}: has no {section!r}, which COCO and LVIS files have")
         if not isinstance(content[section], list):
             kind = type(content[section]).__name__
-            raise UserError(f"{path}: {section!r} must be a list, got {kind}")
+            raise UserError(f"{path}: {section!r}: expected a list, got {kind}")
         if not content[section]:
             raise UserError(f"{path}: {section!r} is empty")
     images = content["images"]
@@ -383,10 +427,10 @@ def _check_file(
 def _check_section(
     section: str, entries: Sequence[Any], profile: int, context: Context, faults: Faults
 ) -> None:
-    """Add the faults of the entries; note the categories and images for sections to come."""
+    """Add the faults of the entries; note the categories and images for the next sections."""
     fields = FIELDS[section] | (LVIS_FIELDS.get(section, {}) if context.lvis else {})
     if profile == GROUND_TRUTH:
-        fields.pop("image_count", None)  # which only losses need
+        fields.pop("image_count", None)  # only losses need it
     section_rules = [rule for rule, profiles in RULES[section].items() if profile in profiles]
     context.section, context.ids = section, set()
     for index, entry in enumerate(entries):
@@ -405,7 +449,7 @@ def _check_section(
 
 
 def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> None:
-    """Note an id even of a faulty entry, so that nothing that refers to it is a fault too."""
+    """Note the id even of a faulty entry, so that references to it are not faults too."""
     if type(entry) is not dict or type(entry.get("id")) is not int:
         return
     context.ids.add(entry["id"])
@@ -418,7 +462,7 @@ def _note(entry: Any, context: Context, *, has_fields: bool, is_named: bool) -> 
 
 
 def _forgive(faults: Faults, annotations: Sequence[dict[str, Any]]) -> None:
-    """Pass the few boxes of no width or height that are in a large file, if they are all."""
+    """Forgive a few boxes without width or height in a large file, if it has no other fault."""
     count = faults.counts[rules.FLAT]
     if count and count == faults.counts.total():
         num_objects = sum(not annotation.get("iscrowd") for annotation in annotations)

@@ -1,8 +1,10 @@
-"""Rules for categories, images, annotations and results of COCO and LVIS JSON, one entry each.
+"""Rules for the entries of COCO and LVIS JSON: categories, images, annotations and results.
 
-A rule takes an entry, whose fields have the right types, and what is known of its file, and yields
-the faults that it finds. Which rules a profile applies is said in
-:mod:`ranking_det.data.coco_json.reader`.
+All rules have the same arguments, an entry and what is known about its file, and return its faults;
+see :data:`Rule`. :mod:`ranking_det.data.coco_json.reader` says which rules a profile applies.
+
+The formats are those of https://cocodataset.org/#format-data, https://cocodataset.org/#format-results
+and https://www.lvisdataset.org/dataset.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from ranking_det.data.coco_json.image_files import ImageFinder, read_header
 from ranking_det.user_errors import UserError, show
 
 SHOWN = 10
-# From here on floats, which evaluation libraries keep ids as, are not exact.
+# Evaluation libraries keep ids as floats, which are exact only below this.
 MAX_ID = 2**53
-MAX_SIDE = 65535  # JPEG's; and the libraries count pixels in 32 bits
-# More images than this are not all opened, as that could take minutes on a slow disk.
+MAX_SIDE = 65535  # JPEG's limit; the libraries also count pixels in 32 bits
+# At most this many images are opened: opening more could take minutes on a slow disk.
 MAX_OPENED = 10_000
-# What boxes may exceed the image by, in pixels: converters that count pixels from 1, or take the
-# last pixel's index for the edge, are off by one. In samples of COCO and LVIS no box exceeds it.
+# Pixels by which a box may exceed its image: converters that count pixels from 1, or take the last
+# pixel's index for the edge, are off by one. No box exceeds its image in samples of COCO and LVIS.
 TOLERANCE = 1.0
 FLAT = "box without area"
 FORGIVEN = {FLAT: 1e-5}
-"""The share of the objects that may have a fault of a kind, which is then counted in a warning.
+"""The share of the objects that may have a fault of this kind; a warning then counts them.
 
 COCO's own train2017 has two boxes of height 0 among 860,001.
 """
@@ -44,11 +46,11 @@ Size = tuple[int, int]  # width, height
 
 
 class Fault(NamedTuple):
-    """What is wrong with an entry.
+    """A fault of an entry.
 
     Attributes:
-        kind: by which faults are counted, and forgiven by :data:`FORGIVEN`.
-        text: the same in words, with the value.
+        kind: the kind by which faults are counted, and forgiven by :data:`FORGIVEN`.
+        text: the message, with the value.
     """
 
     kind: str
@@ -56,10 +58,10 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """Counts the faults of one file by kind and keeps the first ten in words.
+    """Count the faults of one file by kind and keep the first ten messages.
 
     Args:
-        where: the file, as messages name it.
+        where: the name of the file in messages.
         first_only: whether to raise at the first fault instead.
     """
 
@@ -72,8 +74,14 @@ class Faults:
     def add(self, section: str, index: int, entry: Any, faults: Iterable[Fault]) -> None:
         """Count the faults of the entry ``section[index]`` of the file.
 
+        Args:
+            section: the section of the entry, or "bbox" or "segm" for a result.
+            index: the position of the entry in its list, from 0.
+            entry: the entry, of any type.
+            faults: its faults.
+
         Raises:
-            UserError: there is one, and only the first is asked for.
+            UserError: there is a fault, and ``first_only`` is set.
         """
         for kind, text in faults:
             self.counts[kind] += 1
@@ -86,7 +94,11 @@ class Faults:
                 raise UserError(self.lines[0])
 
     def check(self) -> None:
-        """Raise UserError if there are any."""
+        """Raise one error for all faults.
+
+        Raises:
+            UserError: there are faults. The message counts them and shows the first ten.
+        """
         total = self.counts.total()
         if total == 1:
             raise UserError(self.lines[0])
@@ -99,19 +111,20 @@ class Faults:
 
 @dataclass
 class Context:
-    """What rules know of the file that an entry is from, beside the entry.
+    """What rules know about the file of an entry, in addition to the entry.
 
     Attributes:
         lvis: whether entries must have LVIS's fields.
-        place: where ids must be known, in words.
-        masks: whether segmentations are looked at.
-        categories: the names by id; empty for a category that is faulty.
-        sizes: (width, height) of the images by id; None for an image without a valid size.
-        finder: finds the image files; None if they are not looked for.
-        opened: every how many-th image file is opened; 0 for none.
-        section: that of the entry, or "bbox" or "segm" of a result.
-        ids: those of the section so far.
-        category_of: the ids of categories by name.
+        place: where the ids of images and categories come from, in the words of a message.
+        masks: whether to check segmentations.
+        categories: the names of the categories by id; empty for a faulty category.
+        sizes: the (width, height) of the images by id, in pixels; None for an image without a
+            valid size.
+        finder: finds the image files; None to skip them.
+        opened: every ``opened``-th image file is opened; 0 opens none.
+        section: the section of the entry, or "bbox" or "segm" for a result.
+        ids: the ids of the section so far.
+        category_of: the ids of the categories by name.
     """
 
     lvis: bool
@@ -127,23 +140,41 @@ class Context:
 
 
 Rule = Callable[[Entry, Context], Iterable[Fault]]
+"""A rule for entries of one section.
+
+Args:
+    entry: a category, an image, an annotation or a result, whose required fields have the right
+        types.
+    context: what is known about its file. Some rules add to it.
+
+Returns:
+    The faults of the entry, none if it is right.
+"""
 
 
 def type_faults(entry: Any, fields: Mapping[str, type]) -> list[Fault]:
-    """What keeps an entry from being an object with these keys, of exactly these types."""
+    """Check that an entry is an object with these keys, of exactly these types.
+
+    Args:
+        entry: the entry, of any type.
+        fields: the types by key.
+
+    Returns:
+        A fault for each key that is missing or has another type.
+    """
     if type(entry) is not dict:
-        return [Fault("wrong type", f"must be an object, got {show(entry)}")]
+        return [Fault("wrong type", f"expected an object, got {show(entry)}")]
     return [
-        Fault("wrong type", f"{key!r} must be {_TYPE_NAMES[kind]}, got {show(entry[key])}")
+        Fault("wrong type", f"{key!r}: expected {_TYPE_NAMES[kind]}, got {show(entry[key])}")
         if key in entry
         else Fault("missing key", f"has no {key!r}")
         for key, kind in fields.items()
-        if type(entry.get(key)) is not kind  # True and 640.0 are no integers here
+        if type(entry.get(key)) is not kind  # True and 640.0 are not integers here
     ]
 
 
 def unique_id(entry: Entry, context: Context) -> Iterator[Fault]:
-    """No two entries of a section have the same id."""
+    """Check that no two entries of a section have the same id."""
     if entry["id"] in context.ids:
         text = f"another {_NOUNS[context.section]} has the id {entry['id']}"
         yield Fault("duplicate id", text)
@@ -151,83 +182,93 @@ def unique_id(entry: Entry, context: Context) -> Iterator[Fault]:
 
 
 def exact_id(entry: Entry, context: Context) -> Iterator[Fault]:
-    """Ids are kept as floats by evaluation libraries."""
+    """Check that an id is exact as a float, because evaluation libraries keep ids as floats."""
     if abs(entry["id"]) >= MAX_ID:
-        yield Fault("wrong value", f"'id' must be below 2**53, got {show(entry['id'])}")
+        yield Fault("wrong value", f"'id': expected below 2**53, got {show(entry['id'])}")
 
 
 def distinct_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """The name of a category is more than white space, and is no other's."""
+    """Check that the name of a category is unique and not only white space."""
     name = category["name"]
     if not name.strip():
-        yield Fault("empty name", "the name is empty")
+        yield Fault("empty name", f"'name': expected more than white space, got {show(name)}")
     if name in context.category_of:
-        text = f"the name {name!r} is also that of category {context.category_of[name]}"
+        text = f"category {context.category_of[name]} has the same name, {name!r}"
         yield Fault("duplicate name", text)
     context.category_of.setdefault(name, category["id"])
 
 
 def encodable_name(category: Entry, context: Context) -> Iterator[Fault]:
-    """The name of a category can be written to a file; JSON may hold half of a pair of UTF-16."""
+    """Check that the name of a category can be written as UTF-8.
+
+    JSON may hold one half of a UTF-16 surrogate pair, which cannot.
+    """
     try:
         category["name"].encode()
     except UnicodeEncodeError:
-        text = f"the name {show(category['name'])} holds what is no character"
+        text = f"'name': expected characters that UTF-8 can encode, got {show(category['name'])}"
         yield Fault("broken name", text)
 
 
 def frequency(category: Entry, context: Context) -> Iterator[Fault]:
-    """LVIS's frequency of a category is rare, common or frequent."""
+    """Check that LVIS's frequency of a category is r(are), c(ommon) or f(requent)."""
     if context.lvis and category["frequency"] not in ("r", "c", "f"):
-        text = f"'frequency' must be 'r', 'c' or 'f', got {show(category['frequency'])}"
+        text = f"'frequency': expected 'r', 'c' or 'f', got {show(category['frequency'])}"
         yield Fault("wrong value", text)
 
 
 def sides(image: Entry, context: Context) -> Iterator[Fault]:
-    """Width and height are those of an image file."""
+    """Check that the width and the height are possible for an image file."""
     for key in ("width", "height"):
         if not 1 <= image[key] <= MAX_SIDE:
-            text = f"{key!r} must be from 1 to {MAX_SIDE}, got {show(image[key])}"
+            text = f"{key!r}: expected 1 to {MAX_SIDE}, got {show(image[key])}"
             yield Fault("image size", text)
 
 
 def federated_lists(image: Entry, context: Context) -> Iterator[Fault]:
-    """LVIS's lists of an image hold categories."""
+    """Check that LVIS's ``neg_`` and ``not_exhaustive_category_ids`` hold ids of categories."""
     for key in LVIS_LISTS:
         for identity in image.get(key) or ():
             if type(identity) is not int or identity not in context.categories:
-                text = f"{key!r} holds {show(identity)}, which is no category"
+                text = f"{key!r}: expected ids of categories, got {show(identity)}"
                 yield Fault("unknown category", text)
 
 
 def evaluated_lists(image: Entry, context: Context) -> Iterable[Fault]:
-    """The same, where COCO's rules leave them out."""
+    """Check LVIS's lists if LVIS's rules evaluate; COCO's rules do not use them."""
     return federated_lists(image, context) if context.lvis else ()
 
 
 def image_name(image: Entry, context: Context) -> Iterator[Fault]:
-    """An image has a file name or a URL."""
+    """Check that an image has a file name or a URL."""
     names = {key: image.get(key) for key in ("file_name", "coco_url")}
     if all(name is None for name in names.values()):
         yield Fault("missing key", "has no 'file_name' (nor LVIS's 'coco_url')")
     for key, name in names.items():
         if name is not None and (type(name) is not str or not name):
-            text = f"{key!r} must be a string that is not empty, got {show(name)}"
+            text = f"{key!r}: expected a string that is not empty, got {show(name)}"
             yield Fault("wrong type", text)
 
 
 def image_file(image: Entry, index: int, context: Context) -> Iterator[Fault]:
-    """The file of ``images[index]`` is there, can be opened, and has the size that is said.
+    """Check that an image file exists, can be opened, and has the size that the JSON gives.
 
-    All must be there; the headers of up to :data:`MAX_OPENED`, evenly spread, are read. It is asked
-    for images without any other fault.
+    Every file must exist. The headers of up to :data:`MAX_OPENED` files, evenly spread, are read.
+
+    Args:
+        image: an entry of ``images`` that passes all rules.
+        index: its position in ``images``, from 0.
+        context: the context of its file; its ``finder`` is None to check nothing.
+
+    Yields:
+        The faults.
     """
     if context.finder is None:
         return
     path = context.finder.find(image)
     if path is None:
         places = " or ".join(context.finder.places(image))
-        yield Fault("missing image file", f"no file {places}")
+        yield Fault("missing image file", f"no image file at {places}")
     elif context.opened and index % context.opened == 0:
         yield from _header_faults(path, image)
 
@@ -240,52 +281,53 @@ def _header_faults(path: str, image: Entry) -> Iterator[Fault]:
         yield Fault("unreadable image", f"{path} cannot be read ({reason})")
         return
     if mode.startswith(("I", "F")):
-        # Pillow would make nearly all of it white.
+        # Pillow would convert nearly all of its pixels to white.
         yield Fault("pixel format", f"{path} has pixels of more than 8 bits; save it with 8")
     if (width, height) != (image["width"], image["height"]):
-        text = f"the file says {image['width']} x {image['height']} (width x height), "
-        yield Fault("image size", text + f"but {path} is {width} x {height}")
+        size = f"{image['width']} x {image['height']}"
+        text = f"'width' x 'height': expected {width} x {height} as in {path}, got {size}"
+        yield Fault("image size", text)
 
 
 def references(entry: Entry, context: Context) -> Iterator[Fault]:
-    """The image and the category of an annotation or a result are known."""
-    for noun, known in (("image", context.sizes), ("category", context.categories)):
+    """Check that the image and the category of an annotation or a result exist."""
+    tables = ("image", "an image", context.sizes), ("category", "a category", context.categories)
+    for noun, phrase, table in tables:
         identity = entry[f"{noun}_id"]
-        if identity not in known:
-            text = f"'{noun}_id' is {identity}, which is no {noun} of {context.place}"
-            yield Fault(f"unknown {noun}", text)
+        if identity not in table:
+            expected = f"expected the id of {phrase} in {context.place}"
+            yield Fault(f"unknown {noun}", f"'{noun}_id': {expected}, got {identity}")
 
 
 def box_numbers(entry: Entry, context: Context) -> list[Fault]:
-    """A box is four finite numbers."""
+    """Check that a box is four finite numbers x, y, width, height."""
     box = entry["bbox"]
     if len(box) != 4 or any(type(value) not in NUMBERS for value in box):
-        text = f"'bbox' must be 4 numbers x, y, width, height, got {show(box)}"
+        text = f"'bbox': expected 4 numbers x, y, width, height, got {show(box)}"
         return [Fault("malformed box", text)]
     if not is_finite(box) and not all(is_finite([value]) for value in box):
-        return [Fault("malformed box", f"'bbox' holds NaN or infinity: {show(box)}")]
+        return [Fault("malformed box", f"'bbox': expected finite numbers, got {show(box)}")]
     return []
 
 
 def box_not_negative(annotation: Entry, context: Context) -> list[Fault]:
-    """A box that is evaluated may be of no area, and anywhere."""
+    """Check that a box for evaluation has no negative side; it may lie outside or have no area."""
     faults = box_numbers(annotation, context)
     if not faults and min(annotation["bbox"][2:]) < 0:
-        text = f"width or height of 'bbox' is negative: {annotation['bbox']}"
+        text = f"'bbox': expected width and height of at least 0, got {annotation['bbox']}"
         return [Fault("malformed box", text)]
     return faults
 
 
 def box_inside(annotation: Entry, context: Context) -> list[Fault]:
-    """A box that is trained on has an area, and lies inside its image up to a pixel."""
+    """Check that a box for training has an area and lies inside its image, up to a pixel."""
     faults = box_numbers(annotation, context)
     if faults:
         return faults
     box = x, y, width, height = annotation["bbox"]
     if width <= 0 or height <= 0:
         kind = FLAT if min(width, height) == 0 < max(width, height) else "box of no positive size"
-        text = f"width and height of 'bbox' must be positive, got {box}"
-        return [Fault(kind, text)]
+        return [Fault(kind, f"'bbox': expected positive width and height, got {box}")]
     size = context.sizes.get(annotation["image_id"])
     if size is None:
         return []
@@ -295,58 +337,58 @@ def box_inside(annotation: Entry, context: Context) -> list[Fault]:
     corners = x < width <= size[0] and y < height <= size[1] and min(x, y) >= 0
     hint = "; is it x1, y1, x2, y2 instead of x, y, width, height?" if corners else ""
     image = f"image {annotation['image_id']} of {size[0]} x {size[1]}"
-    text = f"'bbox' {box} is outside {image} by {excess:g} pixels{hint}"
+    text = f"'bbox': expected a box inside {image}, got {box}, outside by {excess:g} pixels{hint}"
     return [Fault("box outside the image", text)]
 
 
 def segmentation(annotation: Entry, context: Context) -> Iterator[Fault]:
-    """The mask of an annotation, if it has one, can be drawn."""
+    """Check that the mask of an annotation, if there is one, can be drawn."""
     if annotation.get("segmentation") and context.masks:
         yield from _mask_faults(annotation, context)
 
 
 def result_segmentation(result: Entry, context: Context) -> Iterator[Fault]:
-    """The mask of a result is a compressed RLE."""
+    """Check that the mask of a result is a compressed RLE."""
     mask = result["segmentation"]
     faults = list(_mask_faults(result, context))
     if not faults and type(mask["counts"]) is not str:
-        text = f"must be a string, as a result's RLE is compressed, got {show(mask)}"
-        faults = [Fault("segmentation", f"the RLE's 'counts' {text}")]
+        text = f"the RLE's 'counts': expected a string (results are compressed), got {show(mask)}"
+        faults = [Fault("segmentation", text)]
     yield from faults
 
 
 def optional_values(annotation: Entry, context: Context) -> Iterator[Fault]:
-    """The fields of an annotation that may be missing have a value that evaluations take."""
+    """Check that ``iscrowd``, ``ignore`` and ``area`` have values that evaluations accept."""
     if annotation.get("iscrowd", 0) not in (0, 1):
-        yield Fault("wrong value", f"'iscrowd' must be 0 or 1, got {show(annotation['iscrowd'])}")
+        yield Fault("wrong value", f"'iscrowd': expected 0 or 1, got {show(annotation['iscrowd'])}")
     if annotation.get("ignore"):
         # COCO's evaluation overwrites it, and Detectron2's loader refuses it.
         yield Fault("wrong value", "'ignore' has no effect in COCO's evaluation; use 'iscrowd': 1")
     area = annotation.get("area", 0)
     if type(area) not in NUMBERS or not is_finite([area]) or area < 0:
-        text = f"'area' must be a finite number of at least 0, got {show(area)}"
+        text = f"'area': expected a finite number of at least 0, got {show(area)}"
         yield Fault("wrong value", text)
 
 
 def score(result: Entry, context: Context) -> Iterator[Fault]:
-    """A result has a score."""
+    """Check that a result has a finite score."""
     if "score" not in result:
         yield Fault("missing key", "has no 'score'")
     elif type(result["score"]) not in NUMBERS or not is_finite([result["score"]]):
-        text = f"has 'score' {show(result['score'])}, which is no finite number"
+        text = f"'score': expected a finite number, got {show(result['score'])}"
         yield Fault("wrong value", text)
 
 
 def _mask_faults(entry: Entry, context: Context) -> Iterator[Fault]:
-    """What keeps a mask, polygons or an RLE, from being drawn."""
+    """Check that a mask, polygons or an RLE, can be drawn."""
     mask, size = entry["segmentation"], context.sizes.get(entry["image_id"])
     if type(mask) is dict:
         texts = _rle_faults(mask, size)
     elif type(mask) is list and all(type(polygon) is list for polygon in mask):
         texts = _polygon_faults(mask, size)
     else:
-        text = "must be a list of polygons, which are lists of numbers, or an RLE object"
-        texts = iter([f"'segmentation' {text}, got {show(mask)}"])
+        text = "expected a list of polygons, which are lists of numbers, or an RLE object"
+        texts = iter([f"'segmentation': {text}, got {show(mask)}"])
     for text in texts:
         yield Fault("segmentation", text)
 
@@ -354,43 +396,51 @@ def _mask_faults(entry: Entry, context: Context) -> Iterator[Fault]:
 def _polygon_faults(polygons: list[list[Any]], size: Size | None) -> Iterator[str]:
     for index, polygon in enumerate(polygons):
         if len(polygon) < 6 or len(polygon) % 2:
-            text = f"has {len(polygon)} numbers; a polygon has x and y of at least 3 points"
+            text = f"expected x and y of at least 3 points, got {len(polygon)} numbers"
         elif not is_finite(polygon):
-            text = "must hold finite numbers only"
+            text = f"expected finite numbers, got {show(polygon)}"
         elif size is not None and _is_far(polygon, size):
-            text = f"is more than an image away from its image of {size[0]} x {size[1]}"
-            text += f": {show(polygon)}"
+            image = f"image of {size[0]} x {size[1]}"
+            text = f"expected points at most an image away from its {image}, got {show(polygon)}"
         else:
             continue
-        yield f"'segmentation'[{index}] {text}"
+        yield f"'segmentation'[{index}]: {text}"
 
 
 def _rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[str]:
     counts = rle.get("counts")
     area = None if size is None else size[0] * size[1]
     if size is not None and rle.get("size") != [size[1], size[0]]:
-        text = f"must be the image's [height, width] {[size[1], size[0]]}"
-        yield f"the RLE's 'size' {text}, got {show(rle.get('size'))}"
+        text = f"expected the image's [height, width] {[size[1], size[0]]}"
+        yield f"the RLE's 'size': {text}, got {show(rle.get('size'))}"
     elif type(counts) is list:
         natural = all(type(count) is int and count >= 0 for count in counts)
         if not natural or (area is not None and sum(counts) != area):
-            yield "the RLE's 'counts' must be integers that sum to the image's area"
+            text = "expected integers of at least 0 that sum to the image's area"
+            yield f"the RLE's 'counts': {text}, got {show(counts)}"
     elif not isinstance(counts, (str, bytes)) or not counts:
-        yield f"the RLE's 'counts' must be a list or a string, got {show(counts)}"
+        yield f"the RLE's 'counts': expected a list or a string, got {show(counts)}"
     elif area is not None and not is_whole(counts, area):
-        text = f"decode to runs of {area} pixels, the image's area, but are {show(counts)}"
-        yield f"the RLE's 'counts' must {text}"
+        text = f"expected runs that sum to {area} pixels, the image's area, got {show(counts)}"
+        yield f"the RLE's 'counts': {text}"
 
 
 def _is_far(polygon: list[float], size: Size) -> bool:
-    """Whether a polygon, which is drawn before it is cut, would need memory without end."""
+    """Return whether drawing a polygon would need unbounded memory.
+
+    The library draws the whole polygon before it cuts it at the edges of the image.
+    """
     xs, ys = polygon[0::2], polygon[1::2]
     width, height = size
     return min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height
 
 
 def is_finite(numbers: Sequence[Any]) -> bool:
-    """Whether all are numbers, with a sum that is finite as a float."""
+    """Return whether all values are numbers and their sum is finite as a float.
+
+    Args:
+        numbers: values of any type.
+    """
     try:
         return math.isfinite(sum(numbers))
     except (TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Makes the shapes data set, if it is not there, and says where it is."""
+"""Command line that generates the shapes data set."""
 
 import argparse
 import logging
@@ -6,22 +6,49 @@ import sys
 
 from ranking_det.data.shapes import VARIANTS, Settings, prepare_shapes
 
+DESCRIPTION = """\
+Generate the synthetic shapes data set, unless it exists, and print its folder.
+
+An existing set is kept; asking for other settings than it was made with is an error.
+"""
+EPILOG = """\
+example:
+  python -m ranking_det.data.shapes --root datasets --train 1000 --val 250
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m ranking_det.data.shapes", description=__doc__)
+    """Generate the data set from the command line.
+
+    Args:
+        argv: the arguments; default those of the process.
+
+    Returns:
+        The exit status: 1 for an error, which is one line on stderr, else 0.
+    """
+    parser = argparse.ArgumentParser(
+        "python -m ranking_det.data.shapes",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     default = Settings()
-    parser.add_argument("--root", help="folder of all data sets; $DETECTRON2_DATASETS or datasets/")
-    parser.add_argument("--variant", choices=VARIANTS, default="shapes")
+    root = "folder of all data sets (default: $DETECTRON2_DATASETS, else datasets/)"
+    parser.add_argument("--root", metavar="FOLDER", help=root)
+    variant = "shapes: 12 classes, COCO JSON; shapes_lvis: 98 long-tailed classes, LVIS JSON"
+    parser.add_argument(
+        "--variant", choices=VARIANTS, default="shapes", help=f"{variant} (default: shapes)"
+    )
     for name, text in (
         ("train", "number of training images"),
         ("val", "number of validation images"),
-        ("size", "side of the images in pixels"),
-        ("seed", "of all that is random"),
+        ("size", "side of the square images in pixels"),
+        ("seed", "random seed"),
     ):
-        fallback = getattr(default, name)
-        parser.add_argument(f"--{name}", type=int, help=f"{text} (a new set has {fallback})")
-    parser.add_argument("--workers", type=int, help="threads to draw with; one per core")
+        text += f" (default for a new set: {getattr(default, name)})"
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    workers = "threads that draw (default: one per CPU core, at most 8)"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         prepare_shapes(**vars(parser.parse_args(argv)))

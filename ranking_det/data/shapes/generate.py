@@ -1,7 +1,7 @@
-"""Draws whole splits and writes them as image files and annotation files.
+"""Generate the splits of a shapes data set: JPEG images and COCO or LVIS JSON.
 
-Every image has random numbers of its own, from (seed, variant, split, index), so that the files
-do not depend on the number of workers or on the size of the other split.
+Every image has its own random generator, seeded by (seed, variant, split, index). So the files do
+not depend on the number of workers or on the size of the other split.
 """
 
 import contextlib
@@ -19,21 +19,30 @@ from ranking_det.data.shapes import lvis
 from ranking_det.data.shapes.outlines import SHAPES
 from ranking_det.data.shapes.scene import MOST_OBJECTS, Category, render
 
-# Raise it with every change that alters pictures or annotations: sets of another version are
-# refused, so that two results on "the shapes data set" were always measured on the same one.
+# Increase it with every change that alters images or annotations. Sets of another version are
+# refused, so that two results on "the shapes data set" are always measured on the same images.
 GENERATOR_VERSION = 1
 VARIANTS = ("shapes", "shapes_lvis")
 SPLITS = ("train", "val")
-# One image in so many has no object, and one in so many has a crowd.
+# One image in 50 has no object, and one in 25 has a crowd.
 _EMPTY_EVERY, _CROWD_EVERY = 50, 25
 _JPEG_QUALITY = 92
-# Too like a circle to be told apart in a few minutes of training.
+# Too similar to a circle to be distinguished after a few minutes of training.
 _LONG_TAIL_ONLY = ("ellipse", "hexagon")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what a set looks like."""
+    """Settings that determine the content of a shapes data set.
+
+    Attributes:
+        variant: "shapes" or "shapes_lvis".
+        train: number of training images, >= 1.
+        val: number of validation images, >= 1.
+        size: side of the square images in pixels, >= 32.
+        seed: random seed, >= 0.
+        generator: version of the generator.
+    """
 
     variant: str = "shapes"
     train: int = 1000
@@ -44,14 +53,18 @@ class Settings:
 
 
 def categories_of(variant: str) -> list[Category]:
-    """The classes of a variant; category ids are 1 + the index."""
+    """Return the classes of a variant; category ids are 1 + the index.
+
+    Args:
+        variant: "shapes" (12 classes) or "shapes_lvis" (98 classes).
+    """
     if variant == "shapes_lvis":
         return lvis.long_tailed_categories()
     return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_ONLY]
 
 
 def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict], dict]:
-    """One image: its JPEG, its annotated objects, and the extra fields of its image record."""
+    """Draw one image; return its JPEG, its annotated objects, and extra fields of its record."""
     key = (VARIANTS.index(settings.variant), SPLITS.index(split), index)
     rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
     categories = categories_of(settings.variant)
@@ -63,7 +76,7 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     forced = crowd = None
     turn = index - (index + _EMPTY_EVERY // 2 - 1) // _EMPTY_EVERY  # among images with objects
     if long_tailed and turn < len(categories) and not empty:
-        # Every class of the tail is found at least once in each split of 100 images or more.
+        # So every class occurs at least once in each split of 100 images or more.
         chosen[0], forced = turn, turn + 1
     elif not long_tailed and index % _CROWD_EVERY == 7:
         crowd = int(rng.integers(len(categories)))
@@ -73,14 +86,14 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
         objects, fields = lvis.federate(objects, len(categories), forced, rng)
         for item in objects:
             del item["iscrowd"]
-        # The folder of an LVIS image is found from its URL.
+        # The URL of an LVIS image gives its folder.
         fields["coco_url"] = f"{split}/{index + 1:06d}.jpg"
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     return cv2.imencode(".jpg", image, quality)[1].tobytes(), objects, fields
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file that is on the disk when this returns, not only in a cache."""
+    """Write a file and flush it to the disk (fsync)."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -92,7 +105,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _write_images(folder: Path, settings: Settings, split: str, workers: int) -> tuple[list, list]:
-    """Writes the images of a split; returns the records of its images and annotations."""
+    """Write the images of a split; return the records of its images and annotations."""
     (folder / split).mkdir()
 
     def make(index: int) -> tuple[list[dict], dict]:
@@ -102,14 +115,14 @@ def _write_images(folder: Path, settings: Settings, split: str, workers: int) ->
 
     count = settings.train if split == "train" else settings.val
     images, annotations = [], []
-    # Threads, not processes: OpenCV and numpy leave the interpreter free, and when this process
-    # is killed, no child outlives it with the lock in its hands.
-    # Closing the map drops what is still to be drawn when the run is interrupted.
+    # Threads, not processes: OpenCV and numpy release the interpreter lock, and no child process
+    # that still holds the file lock outlives this process when it is killed.
+    # Closing the map drops the remaining images when the run is interrupted.
     with (
         ThreadPoolExecutor(workers) as pool,
-        contextlib.closing(pool.map(make, range(count))) as made,
+        contextlib.closing(pool.map(make, range(count))) as results,
     ):
-        bar = tqdm(made, f"{settings.variant} {split}", count, mininterval=0.5)
+        bar = tqdm(results, f"{settings.variant} {split}", count, mininterval=0.5)
         for image_id, (objects, fields) in enumerate(bar, start=1):
             record = {"id": image_id, "file_name": f"{image_id:06d}.jpg"}
             images.append({**record, "height": settings.size, "width": settings.size, **fields})
@@ -119,7 +132,13 @@ def _write_images(folder: Path, settings: Settings, split: str, workers: int) ->
 
 
 def write_set(folder: Path, settings: Settings, workers: int) -> None:
-    """Draws a set into an empty folder: images, annotations, and meta.json at the end."""
+    """Generate a data set in an empty folder: images, annotations, and meta.json at the end.
+
+    Args:
+        folder: an existing, empty folder.
+        settings: the settings of the set.
+        workers: number of threads, >= 1.
+    """
     (folder / "annotations").mkdir()
     categories = categories_of(settings.variant)
     records = [{"id": i, "name": c.name} for i, c in enumerate(categories, start=1)]

@@ -1,16 +1,19 @@
-"""The long-tailed variant: 98 classes, each a shape with a filling, and the fields of LVIS v1.
+"""Long-tailed, federated variant of the shapes: 98 classes with the fields of LVIS v1.
 
-Categories carry LVIS's `frequency`: r(are), c(ommon) or f(requent) by the number of training
-images that have one. LVIS draws the lines at 10 and 100 of its 100,000 training images; a set
-of 1,000 images needs larger shares to have the same make-up, so here they are 1 % and 3 % of
-the training images: 23 % r, 46 % c and 31 % f by default (LVIS: 28, 38 and 34 %). As in LVIS
-the validation file repeats the categories with their training counts.
+A class is a shape with a filling. Categories have LVIS's `frequency`: r(are), c(ommon) or
+f(requent), by the number of training images that contain them. LVIS sets the limits at 10 and 100
+of its 100,000 training images. A set of 1,000 images needs larger shares for a similar
+distribution, so the limits here are 1 % and 3 % of the training images: 23 % r, 46 % c and 31 % f
+by default (LVIS: 28, 38 and 34 %). As in LVIS, the validation file repeats the categories with
+their training counts.
 
-The annotation is federated, as in LVIS. In each image every category is one of
-- present and annotated exhaustively: a detection that matches nothing is wrong;
-- present and in `not_exhaustive_category_ids`: some are not annotated, so it is ignored;
-- in `neg_category_ids`: verified to be absent, so every detection is wrong;
-- in no list: unknown, so every detection is ignored. Some of these are in the picture.
+The annotation is federated, as in LVIS (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019,
+section 2). In each image, every category is one of
+- present and annotated exhaustively: an unmatched detection is a false positive;
+- present and in `not_exhaustive_category_ids`: some objects are not annotated, so an unmatched
+  detection is ignored;
+- in `neg_category_ids`: verified to be absent, so every detection is a false positive;
+- in no list: unknown, so every detection is ignored. Some of these are in the image.
 """
 
 from collections import Counter
@@ -25,19 +28,28 @@ from ranking_det.data.shapes.scene import Category
 
 RARE_SHARE, COMMON_SHARE = 0.01, 0.03
 _ZIPF_EXPONENT = 1.3
-# Shares of (image, category) pairs left unannotated, or annotated in part.
+# Shares of the (image, category) pairs that are not annotated, or not exhaustively.
 _UNKNOWN_SHARE, _NOT_EXHAUSTIVE_SHARE = 0.1, 0.15
 _NEGATIVES = (4, 10)
 
 
 def long_tailed_categories() -> list[Category]:
-    """All classes, sorted by name as in LVIS; category ids are 1 + the index."""
+    """Return all 98 classes, sorted by name as in LVIS; category ids are 1 + the index."""
     fields = sorted((f"{style}_{shape}", shape, style) for shape in SHAPES for style in STYLES)
     return [Category(*of_class) for of_class in fields]
 
 
 def class_probabilities(count: int) -> np.ndarray:
-    """Zipf-like probabilities of the classes, the same for every set and seed."""
+    """Return the Zipf-like probabilities of the classes, the same for every set and seed.
+
+    The class of rank r = 1, 2, ... has a probability proportional to r ** -1.3.
+
+    Args:
+        count: number of classes, >= 1.
+
+    Returns:
+        (count,) float64, with sum 1.
+    """
     ranks = np.random.default_rng(2024).permutation(count) + 1
     weights = 1.0 / ranks**_ZIPF_EXPONENT
     return weights / weights.sum()
@@ -46,16 +58,16 @@ def class_probabilities(count: int) -> np.ndarray:
 def federate(
     objects: Sequence[dict], count: int, forced: int | None, rng: Generator
 ) -> tuple[list[dict], dict[str, list[int]]]:
-    """Decides what an annotator of LVIS would have been asked about one image.
+    """Make the annotation of one image federated, as if LVIS's annotators had done it.
 
     Args:
-        objects: all that is in the image, from `render`.
+        objects: all objects in the image, from `render`.
         count: number of categories.
-        forced: id of a category which is annotated exhaustively if it is there.
-        rng: draws the rest.
+        forced: id of a category that is annotated exhaustively if it is present; None for none.
+        rng: random generator of all other choices.
 
     Returns:
-        The objects that are annotated, and the image's `neg_category_ids` and
+        The annotated objects, and a dict with the image's `neg_category_ids` and
         `not_exhaustive_category_ids`.
     """
     present = sorted({item["category_id"] for item in objects})
@@ -77,7 +89,12 @@ def federate(
 
 
 def frequency_group(image_count: int, train_images: int) -> str:
-    """LVIS's r, c or f for a category found in this many of the training images."""
+    """Return LVIS's frequency of a category: "r", "c" or "f".
+
+    Args:
+        image_count: number of training images that contain the category.
+        train_images: number of training images.
+    """
     if image_count <= RARE_SHARE * train_images:
         return "r"
     return "c" if image_count <= COMMON_SHARE * train_images else "f"
@@ -86,7 +103,13 @@ def frequency_group(image_count: int, train_images: int) -> str:
 def category_records(
     categories: Sequence[Category], annotations: Sequence[dict], train_images: int
 ) -> list[dict]:
-    """The "categories" of an LVIS file, counted over the training annotations."""
+    """Return the "categories" of an LVIS JSON, with counts over the training annotations.
+
+    Args:
+        categories: all classes; ids are 1 + the index.
+        annotations: the annotations of the training split.
+        train_images: number of training images.
+    """
     instances = Counter(a["category_id"] for a in annotations)
     images = Counter(c for c, _ in {(a["category_id"], a["image_id"]) for a in annotations})
     return [

@@ -1,4 +1,4 @@
-"""From supersampled masks to the boxes, areas, polygons and run lengths of COCO."""
+"""Convert supersampled masks to COCO's boxes, areas, polygons and uncompressed RLE."""
 
 import cv2
 import numpy as np
@@ -7,15 +7,21 @@ from ranking_det.data.shapes.paint import SUPERSAMPLING, Place
 
 
 def without_crumbs(mask: np.ndarray) -> np.ndarray:
-    """Drops pieces of a bool mask that nobody would outline, and fills such holes.
+    """Remove small pieces of a mask that nobody would outline, and fill small holes.
 
-    A piece goes if it is under 2 square pixels or under 1 % of the mask, unless it is the
-    largest; a hole is filled if it is under 1 square pixel.
+    A piece of less than 2 square pixels or 1 % of the mask is removed, unless it is the largest. A
+    hole of less than 1 square pixel is filled.
+
+    Args:
+        mask: bool, supersampled.
+
+    Returns:
+        bool, of the same shape.
     """
     cleaned = mask.astype(np.uint8)
     contours = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) == 1 and len(contours[0]) > 2:
-        # Most masks: one piece, no hole. (A crumb that hangs on by a corner may stay.)
+        # Most masks: one piece, no hole. (A small piece that touches at a corner may stay.)
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cleaned, connectivity=4)
     if count > 2:
@@ -31,7 +37,7 @@ def without_crumbs(mask: np.ndarray) -> np.ndarray:
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Polygons (n, 2) along the edges of the samples; a mask with a hole is cut through it."""
+    """Return polygons (n, 2) along the edges of the samples; cut a mask with a hole through it."""
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
@@ -42,20 +48,23 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
         cut = (left + width // 2 + 1) // 2
         right = [outline + [cut, 0] for outline in _outlines(mask[:, cut:])]
         return _outlines(mask[:, :cut]) + right
-    # A doubled sample has an even and an odd row and column: the vertex is on its outside.
+    # A doubled sample has an even and an odd row and column; (c + 1) // 2 is its outer vertex.
     corners = [cv2.approxPolyDP((c + 1) // 2, 1.01, closed=True)[:, 0] for c in contours]
     return [polygon.astype(np.float64) for polygon in corners if len(polygon) >= 3]
 
 
 def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
-    """Box (XYWH), area and polygons of what is visible.
+    """Return the box, area and polygons of the visible part of an object.
 
-    All three are taken from the supersampled mask: the box is the tight box of the visible
-    part and the area its extent, in fractions of a pixel.
+    All three follow the supersampled mask and so have fractions of a pixel.
 
     Args:
         mask: bool, supersampled, with at least one sample set.
-        place: where it lies, in whole pixels.
+        place: the window of the mask in the image, XYXY in whole pixels.
+
+    Returns:
+        COCO's "bbox" (x, y, width, height in pixels, tight), "area" in square pixels and
+        "segmentation".
     """
     origin = np.array(place[:2])
     x0, y0, width, height = np.array(cv2.boundingRect(mask.astype(np.uint8))) / SUPERSAMPLING
@@ -68,13 +77,22 @@ def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
 
 
 def crowd_annotation(mask: np.ndarray, place: Place, size: int) -> dict:
-    """Box, area and uncompressed run lengths of a crowd, in whole pixels, as COCO has them."""
+    """Return the box, area and uncompressed RLE of a crowd, in whole pixels as in COCO.
+
+    Args:
+        mask: bool, supersampled.
+        place: the window of the mask in the image, XYXY in whole pixels.
+        size: side of the square image in pixels.
+
+    Returns:
+        COCO's "bbox" (x, y, width, height in pixels), "area" in square pixels and "segmentation".
+    """
     x0, y0, x1, y1 = place
     samples = (y1 - y0, SUPERSAMPLING, x1 - x0, SUPERSAMPLING)
     pixels = np.zeros((size, size), bool)
     pixels[y0:y1, x0:x1] = mask.reshape(samples).mean((1, 3)) >= 0.5
     flat = pixels.ravel(order="F")
-    # Run lengths begin with the zeros, of which there may be none.
+    # The first run counts zeros and may be 0.
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     counts = np.diff(changes, prepend=0, append=flat.size).tolist()
     return {

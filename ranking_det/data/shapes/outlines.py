@@ -1,8 +1,8 @@
-"""Outlines of the object classes and of the clutter that is no object.
+"""Random outlines of the object classes and of distractors (clutter).
 
-An outline is a list of closed contours, float64 (n, 2), inside the unit circle; where
-contours overlap, the even-odd rule holds (the second contour of a ring is its hole).
-Every call draws new proportions, so that a class is a family of figures, not one figure.
+An outline is a list of closed contours, float64 (n, 2), inside the unit circle. Overlapping
+contours follow the even-odd rule: the second contour of a ring is its hole. Every call draws new
+proportions, so a class is a family of figures, not one figure.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 Outline = list[np.ndarray]
 Family = Callable[[Generator], Outline]
-"""Draws one figure of a class."""
+"""A function that draws one random figure of a class."""
 
 
 def _arc(start: float, stop: float, radius: float = 1.0, points: int = 64) -> np.ndarray:
@@ -29,7 +29,7 @@ def _disc(radius: float = 1.0) -> np.ndarray:
 
 
 def _box(width: float, height: float) -> np.ndarray:
-    """A rectangle of these proportions, with its corners on the unit circle."""
+    """Return a rectangle of these proportions, with its corners on the unit circle."""
     corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]])
     return corners / np.hypot(width, height)
 
@@ -48,7 +48,7 @@ def _crescent(rng: Generator) -> Outline:
 
 
 def _star(points: int, radius: float) -> Outline:
-    """A star whose inner corners lie on a circle of this radius."""
+    """Return a star with its inner corners on a circle of this radius."""
     star = _polygon(2 * points)
     star[1::2] *= radius
     return [star]
@@ -93,7 +93,7 @@ def _blob(rng: Generator) -> Outline:
 
 
 def _bow(rng: Generator) -> Outline:
-    """A stroke along a third to two thirds of a circle."""
+    """Return a stroke along a third to two thirds of a circle."""
     span = rng.uniform(0.7, 1.3) * np.pi
     width = rng.uniform(0.08, 0.25)
     return [np.concatenate([_arc(0, span), _arc(span, 0, 1 - width)])]
@@ -104,7 +104,7 @@ def _line(rng: Generator) -> Outline:
 
 
 def _partial_outline(rng: Generator) -> Outline:
-    """A stroke along part of the outline of a real class."""
+    """Return a stroke along part of the outline of an object class."""
     name = rng.choice(["circle", "square", "rhombus", "triangle", "hexagon", "star5"])
     contour = SHAPES[str(name)](rng)[0]
     closed = np.concatenate([contour, contour[:1]])
@@ -116,12 +116,12 @@ def _partial_outline(rng: Generator) -> Outline:
 
 
 def _sector(rng: Generator) -> Outline:
-    """About three quarters of a disc."""
+    """Return about three quarters of a disc."""
     return [np.concatenate([_arc(0, rng.uniform(1.35, 1.65) * np.pi), np.zeros((1, 2))])]
 
 
 def _angle(rng: Generator) -> Outline:
-    """The letter L."""
+    """Return the letter L."""
     arm = rng.uniform(0.3, 0.5)
     corners = np.array([[-1, -1], [1, -1], [1, arm - 1], [arm - 1, arm - 1], [arm - 1, 1], [-1, 1]])
     return [corners * 0.7]
@@ -131,13 +131,27 @@ CLUTTER: tuple[Family, ...] = (_blob, _bow, _line, _partial_outline, _sector, _a
 
 
 def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -> Outline:
-    """Rotates an outline and maps the unit circle to a circle in pixels."""
+    """Rotate, scale and move an outline: map the unit circle to a circle in pixels.
+
+    Args:
+        outline: contours (n, 2) inside the unit circle.
+        centre: (2,) x and y of the circle in pixels.
+        diameter: diameter of the circle in pixels.
+        angle: rotation in radians, from x towards y.
+
+    Returns:
+        Contours (n, 2) in pixels.
+    """
     turn = _rotation(angle).T * (diameter / 2)
     return [contour @ turn + centre for contour in outline]
 
 
 def area(outline: Outline) -> float:
-    """Area of the first contour less that of the others, which are its holes."""
+    """Return the area of an outline (shoelace formula): the first contour minus its holes.
+
+    Args:
+        outline: contours (n, 2); all but the first are holes.
+    """
     first, *holes = (
         abs(np.sum(c[:, 0] * np.roll(c[:, 1], -1) - c[:, 1] * np.roll(c[:, 0], -1))) / 2
         for c in outline

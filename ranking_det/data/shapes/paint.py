@@ -1,8 +1,8 @@
-"""Textures, backgrounds and anti-aliased filling.
+"""Paint textures, backgrounds and anti-aliased figures.
 
-Images are float32 (height, width, 3) in 0..255; the order of the channels means nothing, as
-all colours are random. A texture is a field in 0..1 that blends two colours. Masks are uint8
-(0 or 255) with `SUPERSAMPLING` samples a pixel along each axis.
+Images are float32 (height, width, 3) in 0..255. The order of the channels has no meaning, because
+all colours are random. A texture is a field in 0..1 that blends two colours. Masks are uint8 (0 or
+255) with `SUPERSAMPLING` samples per pixel along each axis.
 """
 
 from typing import NamedTuple
@@ -16,31 +16,34 @@ STYLES = ("solid", "shaded", "striped", "checkered", "dotted", "grained", "borde
 _BACKGROUNDS = ("grained", "grained", "shaded", "striped", "checkered", "patchy")
 
 Place = tuple[int, int, int, int]
-"""XYXY in whole pixels."""
+"""A window of the image, XYXY in whole pixels."""
 
 
 def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Place] | None:
-    """Fills contours in pixels by the even-odd rule, in their own corner of the image.
+    """Rasterise contours to a supersampled mask by the even-odd rule.
+
+    Args:
+        contours: (n, 2) x and y in pixels each.
+        size: side of the square image in pixels.
 
     Returns:
-        The supersampled mask and its place in a square image of this size; None if the contours
-        lie outside of it.
+        The mask of the contours and its window in the image; None if they lie outside the image.
     """
     points = np.concatenate(contours)
-    # One pixel of margin, so that the distance to the outside can be taken within the place.
+    # One pixel of margin, so that the window shows the distance to the outside.
     x0, y0 = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, size)
     x1, y1 = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, size)
     if x1 <= x0 or y1 <= y0:
         return None
     mask = np.zeros(((y1 - y0) * SUPERSAMPLING, (x1 - x0) * SUPERSAMPLING), np.uint8)
-    # OpenCV counts from the centre of a sample, and takes fixed-point numbers of 4 bits.
+    # OpenCV counts from the centre of a sample; `shift` asks for fixed-point numbers of 4 bits.
     shifted = [((c - [x0, y0]) * SUPERSAMPLING - 0.5) * 16 for c in contours]
     cv2.fillPoly(mask, [np.round(c).astype(np.int32) for c in shifted], 255, shift=4)
     return mask, (int(x0), int(y0), int(x1), int(y1))
 
 
 def _noise(rng: Generator, height: int, width: int, coarsest: float) -> np.ndarray:
-    """Octaves of smooth noise, stretched to 0..1; `coarsest` is the first one's cell in pixels."""
+    """Draw octaves of smooth noise in 0..1; `coarsest` is the cell of the first one in pixels."""
     field = np.zeros((height, width), np.float32)
     weight, cell = 1.0, coarsest
     while cell >= 2 and weight > 0.1:
@@ -55,13 +58,13 @@ def _noise(rng: Generator, height: int, width: int, coarsest: float) -> np.ndarr
 def texture(
     style: str, rng: Generator, frame: tuple[np.ndarray, np.ndarray], period: float
 ) -> np.ndarray:
-    """Draws the field of a style.
+    """Draw the texture of a style.
 
     Args:
         style: one of `STYLES`, or "patchy".
-        rng: draws phases and noise.
-        frame: the two pixel coordinates along the axes of the figure, (height, width) each.
-        period: length of a repetition in pixels.
+        rng: random generator of phases and noise.
+        frame: the pixel coordinates along the two axes of the figure, (height, width) each.
+        period: period of the texture in pixels, > 0.
 
     Returns:
         float32 (height, width) in 0..1.
@@ -69,7 +72,7 @@ def texture(
     along, across = frame
     height, width = along.shape
     phase = float(rng.random())
-    # Clipped waves are squares with softened edges, which need no anti-aliasing.
+    # Clipped waves have soft edges, which need no anti-aliasing.
     if style == "striped":
         return np.clip(0.5 + 2 * np.sin(2 * np.pi * (along / period + phase)), 0, 1)
     if style == "checkered":
@@ -88,7 +91,7 @@ def texture(
 
 
 def _coordinates(place: Place, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of the pixels of a place, along two axes through its centre that are turned by an angle."""
+    """Return the coordinates of a window's pixels along two rotated axes through its centre."""
     x0, y0, x1, y1 = place
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - (x0 + x1) / 2)
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - (y0 + y1) / 2)
@@ -97,13 +100,13 @@ def _coordinates(place: Place, angle: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_pixel(samples: np.ndarray) -> np.ndarray:
-    """The mean over the samples of each pixel."""
+    """Return the mean over the samples of each pixel."""
     height, width = (side // SUPERSAMPLING for side in samples.shape)
     return cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _colour_away_from(rng: Generator, other: np.ndarray, distance: float) -> np.ndarray:
-    """A random colour at least this far (Euclidean) from another, or the farthest of 20."""
+    """Draw a colour at least this far (Euclidean) from another, or the farthest of 20."""
     colours = rng.uniform(15, 240, (20, 3))
     gaps = np.linalg.norm(colours - other, axis=1)
     far = np.flatnonzero(gaps >= distance)
@@ -111,7 +114,15 @@ def _colour_away_from(rng: Generator, other: np.ndarray, distance: float) -> np.
 
 
 def background(rng: Generator, size: int) -> np.ndarray:
-    """A textured background of two or three colours."""
+    """Draw a textured background of two or three colours.
+
+    Args:
+        rng: random generator of the background.
+        size: side of the square image in pixels.
+
+    Returns:
+        float32 (size, size, 3).
+    """
     style = str(rng.choice(_BACKGROUNDS))
     frame = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     field = texture(style, rng, frame, size * rng.uniform(0.04, 0.3))
@@ -130,9 +141,10 @@ class Look(NamedTuple):
 
     Attributes:
         style: one of `STYLES`.
-        diameter: of the figure in pixels; textures scale with it.
-        angle: of the figure; textures turn with it.
-        contrast: least distance in RGB of the figure's mean colour from what is behind it.
+        diameter: diameter of the figure in pixels; textures scale with it.
+        angle: rotation of the figure in radians; textures turn with it.
+        contrast: smallest distance in RGB between the mean colours of the figure and of the
+            pixels behind it.
     """
 
     style: str
@@ -142,14 +154,14 @@ class Look(NamedTuple):
 
 
 def fill(image: np.ndarray, mask: np.ndarray, place: Place, rng: Generator, look: Look) -> None:
-    """Paints a figure into the image, in place, with colours unlike what is behind it.
+    """Paint a figure into the image, in place, with colours unlike those behind it.
 
     Args:
-        image: the picture so far.
-        mask: supersampled mask from `rasterise`, and
-        place: its place.
-        rng: draws the colours and the details of the texture.
-        look: its style, size, angle and contrast.
+        image: the image so far, float32 (size, size, 3); changed in place.
+        mask: supersampled mask from `rasterise`.
+        place: the window of the mask.
+        rng: random generator of the colours and the texture.
+        look: style, size, angle and contrast of the figure.
     """
     style, diameter, angle, contrast = look
     x0, y0, x1, y1 = place
@@ -159,7 +171,7 @@ def fill(image: np.ndarray, mask: np.ndarray, place: Place, rng: Generator, look
     first = _colour_away_from(rng, mean_behind, contrast)
     second = _colour_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
-        # Nearer to the first, so that a fine texture does not melt into the background.
+        # Closer to the first colour, so that a fine texture stands out from the background.
         second = first + (second - first) * np.float32(0.5)
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
     field = texture(style, rng, _coordinates(place, angle), period)
@@ -172,7 +184,15 @@ def fill(image: np.ndarray, mask: np.ndarray, place: Place, rng: Generator, look
 
 
 def finish(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Adds uneven light, blur and sensor noise, and rounds to uint8."""
+    """Add uneven light, blur and sensor noise, and round to uint8.
+
+    Args:
+        image: float32 (size, size, 3).
+        rng: random generator of the light, the blur and the noise.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
     size = image.shape[0]
     along, _ = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     image = image * (1 + along * np.float32(rng.uniform(0, 0.35) / size))[..., None]

@@ -1,9 +1,9 @@
-"""Lays out one image: background, clutter, objects that hide each other, and what is annotated.
+"""Render one image: background, clutter, objects that occlude each other, and its annotations.
 
-Figures are painted from back to front. At four samples a pixel along each axis a map of owners
-says which figure is on top, so that masks, boxes and areas are those of the visible part, and
-a figure which would hide too much of an earlier one is put elsewhere: of every object at least
-`LEAST_VISIBLE` stays in sight, what lies outside of the image counted as hidden.
+Figures are painted from back to front. A map of owners, with four samples per pixel along each
+axis, says which figure is on top. So masks, boxes and areas are those of the visible part. A figure
+that would occlude too much of an earlier one is moved: at least `LEAST_VISIBLE` of every object
+stays visible, where the part outside the image counts as hidden.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,22 @@ from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, pla
 from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Place
 
 LEAST_VISIBLE = 0.4
-# Diameters, as a share of the image's side; log-uniform. 20 to 200 px at 256.
+# Diameters as a share of the image's side, log-uniform: 20 to 200 pixels at 256.
 DIAMETERS = (20 / 256, 200 / 256)
 MOST_OBJECTS = 15
-# Figures lean to either side by up to 15 degrees; upside down they would take far longer to learn.
+# Figures turn by up to 15 degrees. Arbitrary rotations would take far longer to learn.
 MOST_TURNED = np.deg2rad(15)
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class: a shape, and for the long-tailed variant how it is filled."""
+    """An object class: a shape, and a filling in the long-tailed variant.
+
+    Attributes:
+        name: the name of the class.
+        shape: a key of `SHAPES`.
+        style: one of `STYLES`; None draws a random one for each object.
+    """
 
     name: str
     shape: str
@@ -34,7 +40,7 @@ class Category:
 
 
 class _Scene:
-    """The picture so far, and per owner how much of it is visible."""
+    """The image so far, and how much of each owner is visible."""
 
     def __init__(self, rng: Generator, size: int) -> None:
         self.rng = rng
@@ -57,15 +63,15 @@ class _Scene:
         style: str | None = None,
         centre: np.ndarray | None = None,
     ) -> bool:
-        """Paints a figure where it leaves `keep_visible` of all others in sight.
+        """Paint a figure where it leaves `keep_visible` of all others visible.
 
-        Owner 0 is whatever is not annotated. Returns whether a place was found: one of a few
-        random ones, or the given centre.
+        Owner 0 is everything that is not annotated. It tries a few random places, or the given
+        centre, and returns whether one fits.
         """
         rng = self.rng
         angle = rng.uniform(-MOST_TURNED, MOST_TURNED)
         for _ in range(12 if centre is None else 1):
-            # Up to a third of the diameter may lie outside of the image.
+            # Up to a third of the diameter may lie outside the image.
             margin = diameter / 6
             at = rng.uniform(margin, self.size - margin, 2) if centre is None else centre
             contours = place(outline, at, diameter, angle)
@@ -73,7 +79,7 @@ class _Scene:
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
-            # Most are plain: a texture hides the outline, which is what the class is.
+            # Most are plain, because the outline makes the class and a texture hides it.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
             paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
             return True
@@ -82,10 +88,10 @@ class _Scene:
     def _claim(
         self, owner: int, mask: np.ndarray, where: Place, whole: float, keep_visible: float
     ) -> bool:
-        """Gives the samples of a mask to an owner, unless too much would be out of sight.
+        """Assign the samples of a mask to an owner, unless it would hide too much; return whether.
 
-        That is so if less than `LEAST_VISIBLE` of the figure, whose area is `whole` pixels, lies
-        inside the image, or if less than `keep_visible` of one behind it would be left.
+        It hides too much if less than `LEAST_VISIBLE` of the figure (area `whole` in pixels) is
+        inside the image, or if less than `keep_visible` of a figure behind it stays visible.
         """
         inside, owners = mask > 0, self.owner[self._window(where)]
         samples = int(inside.sum())
@@ -100,13 +106,13 @@ class _Scene:
         self.visible = left
         self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(whole))
-        # The place of a crowd grows with each of its figures.
+        # The window of a crowd grows with each of its figures.
         before = self.places.get(owner, where)
         self.places[owner] = (*map(min, before[:2], where[:2]), *map(max, before[2:], where[2:]))
         return True
 
     def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
-        """The cleaned visible mask of an owner and its place in whole pixels."""
+        """Return the cleaned visible mask of an owner and its window in whole pixels."""
         where = self.places[owner]
         return mask_annotations.without_crumbs(self.owner[self._window(where)] == owner), where
 
@@ -123,7 +129,7 @@ def _add_clutter(scene: _Scene, count: int, keep_visible: float) -> None:
 
 
 def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
-    """Many small objects of a class side by side, with one annotation for all."""
+    """Paint many small objects of a class next to each other, with one annotation for all."""
     rng, size = scene.rng, scene.size
     typical = size * rng.uniform(0.05, 0.09)
     middle = rng.uniform(0.2, 0.8, 2) * size
@@ -135,7 +141,7 @@ def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
 
 
 def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence[int]) -> list[int]:
-    """Paints one object of each chosen category, as far as there is room."""
+    """Paint one object of each chosen category where there is room; return those painted."""
     rng = scene.rng
     placed: list[int] = []
     # Mostly from large to small: a small object in front of a large one hides little of it.
@@ -160,19 +166,19 @@ def render(
     chosen: Sequence[int],
     crowd: int | None,
 ) -> tuple[np.ndarray, list[dict]]:
-    """Draws an image with one object for each of the chosen categories.
+    """Render an image with one object for each chosen category.
 
     Args:
-        rng: all that is random about the image.
-        size: its side in pixels.
+        rng: random generator of the whole image.
+        size: side of the square image in pixels.
         categories: all classes.
-        chosen: per object, its index into `categories`; may be empty. Later ones lie in front;
-            one for which no room is found is left out.
-        crowd: index of the category of which to add a crowd; None for no crowd.
+        chosen: for each object, its index into `categories`; may be empty. Later objects are in
+            front. An object that finds no room is left out.
+        crowd: index of the category of the crowd to add; None for no crowd.
 
     Returns:
-        The image, uint8 (size, size, 3), and per object (the crowd last) a dict with
-        COCO's "category_id" (1 + the index into `categories`), "iscrowd", "bbox", "area" and
+        The image, uint8 (size, size, 3), and a dict per object (the crowd last) with COCO's
+        "category_id" (1 + the index into `categories`), "iscrowd", "bbox", "area" and
         "segmentation".
     """
     scene = _Scene(rng, size)

@@ -1,15 +1,15 @@
-"""Where the sets lie, and how they come there whole or not at all.
+"""Store the shapes data sets on disk: atomic generation, safe for several processes.
 
     $DETECTRON2_DATASETS/            (default: datasets/)
-        .shapes.lock                 held by the process that makes the set
-        .shapes.partial-*            what it has made so far
-        shapes/                      the whole set, renamed into place at the end
+        .shapes.lock                 held by the process that generates the set
+        .shapes.partial-*            the incomplete set
+        shapes/                      the complete set, renamed into place at the end
             train/000001.jpg  val/  annotations/instances_train.json  instances_val.json
-            meta.json                what was asked for
+            meta.json                the settings of the set
         shapes_lvis/                 the same with the fields of LVIS v1
 
-The operating system drops the lock of a killed process, so whoever gets the lock knows that
-every partial folder is dead.
+The operating system releases the lock of a killed process. So a process that gets the lock knows
+that no other process still writes to a partial folder.
 """
 
 import contextlib
@@ -31,7 +31,15 @@ _LEAST = {"train": 1, "val": 1, "size": 32, "seed": 0}
 
 
 def shapes_folder(variant: str = "shapes", root: str | Path | None = None) -> Path:
-    """The folder of a set; `root` defaults to $DETECTRON2_DATASETS, and that to datasets/."""
+    """Return the folder of a shapes data set, which may not exist yet.
+
+    Args:
+        variant: "shapes" or "shapes_lvis".
+        root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
     root = root or os.environ.get("DETECTRON2_DATASETS") or "datasets"
@@ -48,23 +56,28 @@ def prepare_shapes(
     seed: int | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Generates a set unless it is there, and returns its folder.
+    """Generate a shapes data set unless it exists; return its folder.
 
-    Safe to call from many processes at once: one makes the set, the others wait for it.
+    Several processes may call it simultaneously: one generates the set, the others wait for it.
+
+    If ``train``, ``val``, ``size`` or ``seed`` is None, an existing set may have any value, and a
+    new set gets the default.
 
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
         variant: "shapes" (12 classes, COCO fields) or "shapes_lvis" (98 classes, LVIS v1 fields).
-        train: number of training images. None takes a set that is there as it is, and makes a
-            new one with 1,000; the same holds for
-        val: number of validation images (250),
-        size: side of the images in pixels (256) and
-        seed: of all that is random (0).
-        workers: threads to draw with; default one per CPU core, at most 8.
+        train: number of training images, >= 1; default 1,000.
+        val: number of validation images, >= 1; default 250.
+        size: side of the square images in pixels, >= 32; default 256.
+        seed: random seed, >= 0; default 0.
+        workers: number of threads that draw; default one per CPU core, at most 8.
+
+    Returns:
+        The folder of the set.
 
     Raises:
-        ValueError: an argument is out of range, or the set that is there was made with other
-            values than the given ones, or by another version of the generator.
+        ValueError: an argument is out of range, or the existing set was made with other values or
+            by another version of the generator.
     """
     folder = shapes_folder(variant, root)
     wanted = {"train": train, "val": val, "size": size, "seed": seed}
@@ -73,18 +86,18 @@ def prepare_shapes(
         if value < _LEAST[name]:
             raise ValueError(f"{name}: expected at least {_LEAST[name]}, got {value}")
     workers = workers or min(os.cpu_count() or 1, 8)
-    made = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
+    is_new = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
     settings = _check(folder, variant, wanted)
     logger.info(
         "%s: %d training and %d validation images at %d px, seed %d (%s)",
         *(folder, settings.train, settings.val, settings.size, settings.seed),
-        "made now" if made else "was there",
+        "generated now" if is_new else "already there",
     )
     return folder
 
 
 def _make(folder: Path, settings: Settings, workers: int) -> bool:
-    """Makes a set under the lock; returns False if another process was faster."""
+    """Generate a set under the lock; return False if another process was faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder) as locked:
         if folder.exists():
@@ -98,7 +111,7 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
             write_set(partial, settings, workers)
             partial.rename(folder)
         except OSError:
-            # Without a lock another process may have renamed its own copy, which is the same.
+            # Without a lock, another process may have renamed its copy first, which is the same.
             if locked or not folder.exists():
                 raise
             return False
@@ -109,13 +122,13 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Holds the lock of a set; yields False on a file system that has no locks."""
+    """Hold the lock of a set; yield False on a file system without locks."""
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         locked = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("waiting for another process to make %s", folder)
+            logger.info("waiting for another process to generate %s", folder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             locked = False
@@ -123,12 +136,12 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
-    """Reads what a set was made with, and raises if it is not what is wanted."""
+    """Return the settings of a set; raise ValueError if they differ from the wanted ones."""
     try:
         settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         text = f"{folder} exists but was not made by `python -m ranking_det.data.shapes`"
-        remedy = "move it away, or give another root"
+        remedy = "move it away or give another root"
         raise ValueError(f"{text} (no valid meta.json): {remedy}") from error
     made_with = asdict(settings)
     wanted = {"variant": variant, "generator": Settings.generator, **wanted}
@@ -136,6 +149,6 @@ def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
     if differing:
         has = ", ".join(f"{name}={made_with[name]}" for name in differing)
         asked = ", ".join(f"{name}={value}" for name, value in differing.items())
-        text = f"{folder} was made with {has}, but {asked} is asked for"
-        raise ValueError(f"{text}: delete the folder to make it anew, or give another root")
+        text = f"{folder}: expected a set made with {asked}, got one made with {has}"
+        raise ValueError(f"{text}; delete the folder to generate it again, or give another root")
     return settings

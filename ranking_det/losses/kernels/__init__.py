@@ -1,5 +1,5 @@
-"""What the ranking losses compute with: sums over pairs of logits, in bounded memory.
+"""Numerical kernels of the ranking losses: sums over pairs of logits, in bounded memory.
 
-Those of the step function, in :mod:`~ranking_det.losses.kernels.interval_sums`, are exact in
-O(M log P).
+With the step function the sums of :mod:`~ranking_det.losses.kernels.interval_sums` are exact and
+take O(M log P) time for M logits and P positives.
 """

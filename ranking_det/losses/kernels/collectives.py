@@ -1,6 +1,6 @@
-"""One loss over several workers: gathering, sums, means and their gradients; O(P) numbers each.
+"""Collectives for a loss over several workers: all-gather of the positives, all-reduce of sums.
 
-P is the number of positives of this worker, or of all of them once gathered.
+Each call exchanges O(P) numbers, where P is the number of positives of all workers.
 """
 
 import torch
@@ -13,15 +13,15 @@ from ranking_det.losses.kernels import constants
 def gather_positives(
     columns: Tensor, group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, slice]:
-    """Concatenate every worker's rows in the order of the ranks.
+    """All-gather the rows of every worker, in the order of the ranks.
 
     Args:
-        columns: (P, c) float64, what the others need to know of each positive; P may differ
-            between workers and may be 0.
-        group: the workers that share the ranking; None for this one alone.
+        columns: (P, c) float64, the numbers that other workers need about each positive of this
+            worker. P may differ between workers and may be 0.
+        group: the workers that share the ranking; None for this worker only.
 
     Returns:
-        All rows, and the slice of them that is this worker's.
+        The rows of all workers, and the slice that holds the rows of this worker.
     """
     if group is None:
         return columns, slice(0, len(columns))
@@ -30,7 +30,7 @@ def gather_positives(
     counts = [torch.empty_like(count) for _ in range(size)]
     dist.all_gather(counts, count, group=group)
     lengths = torch.cat(counts).tolist()
-    # Collectives want equal shapes, so everyone pads to the longest.
+    # Collectives need equal shapes, so every worker pads to the longest.
     padded = columns.new_zeros(max(lengths), columns.shape[1])
     padded[: len(columns)] = columns
     parts = [torch.empty_like(padded) for _ in range(size)]
@@ -41,43 +41,81 @@ def gather_positives(
 
 
 def workers_of(scope: str) -> dist.ProcessGroup | None:
-    """All workers for the scope "global", if there are several; None for this one alone."""
+    """Return the process group that a scope names.
+
+    Args:
+        scope: "global" for all workers; any other scope stays within this worker.
+
+    Returns:
+        The group of all workers if the scope is "global" and torch.distributed is initialised,
+        otherwise None: this worker only.
+    """
     if scope == "global" and dist.is_available() and dist.is_initialized():
         return dist.group.WORLD
     return None
 
 
 def sum_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Add up ``values`` over the workers of ``group``, in place."""
+    """Add up ``values`` over the workers of ``group``, in place (all-reduce).
+
+    Args:
+        values: any shape, the same on every worker; overwritten with the sums.
+        group: the workers; None for this worker only.
+
+    Returns:
+        ``values``.
+    """
     if group is not None:
         dist.all_reduce(values, group=group)
     return values
 
 
 def mean_over_workers(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The mean of ``values`` over the workers of ``group``; ``values`` is overwritten."""
+    """Return the mean of ``values`` over the workers of ``group`` (all-reduce).
+
+    Args:
+        values: float of any shape, the same on every worker; overwritten with the sums.
+        group: the workers; None for this worker only.
+
+    Returns:
+        The means, of the shape of ``values``.
+    """
     return values if group is None else sum_over_workers(values, group) / dist.get_world_size(group)
 
 
 def weighted_mean(
     errors: Tensor, weights: Tensor, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """The mean of errors (P,) by weights (P,), over the workers of ``group``.
+    """Compute the weighted mean of errors over the workers of ``group``: sum(w e) / sum(w).
 
-    The gradient is this worker's part of that of the whole. Weights that sum to less than 1e-10
-    give 0, attached to the errors.
+    Args:
+        errors: (P,) float, this worker's errors, with gradient.
+        weights: (P,) float >= 0, one weight for each error.
+        group: the workers; None for this worker only.
+
+    Returns:
+        A scalar, the mean over all workers, with this worker's part of the gradient of the whole.
+        A zero attached to the errors if the weights sum to less than 1e-10.
     """
     local = torch.stack([(weights * errors).sum(), weights.sum()])
     total = sum_over_workers(local.detach().clone(), group)
-    nothing = total[1] < constants.WEIGHTS_EPSILON
-    denominator = torch.where(nothing, torch.ones_like(total[1]), total[1])
+    no_weight = total[1] < constants.WEIGHTS_EPSILON
+    denominator = torch.where(no_weight, torch.ones_like(total[1]), total[1])
     return (local[0] + (total[0] - local[0]).detach()) / denominator
 
 
 def undo_average(loss: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The same value with a gradient that DistributedDataParallel's average over ``group`` undoes.
+    """Multiply the gradient of a loss by the number of workers, and keep its value.
 
-    For a loss over all its workers: the average is to be the gradient of the whole, not 1/W of it.
+    DistributedDataParallel averages gradients over the W workers. A loss that already is that of
+    all workers would train with 1 / W of its gradient; this cancels the average.
+
+    Args:
+        loss: scalar, a loss over all workers of ``group``.
+        group: the workers; None for this worker only, which changes nothing.
+
+    Returns:
+        A scalar of the same value.
     """
     if group is None:
         return loss

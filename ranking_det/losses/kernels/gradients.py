@@ -1,7 +1,35 @@
-"""Attach a precomputed gradient.
+"""Attach a precomputed gradient to a loss value.
 
-Error-driven losses (AP, aLRP, Rank & Sort) assign the gradient: it is not the derivative of their
-value, but computed beside it. M is the number of logits.
+Error-driven losses (AP, aLRP, Rank & Sort) assign their gradient. It is not the derivative of the
+value, which does not exist or is 0 almost everywhere, but is computed along with the value. In
+backward it is multiplied by the gradient that arrives at the value, as a derivative would be.
+
+Worked example: the ranking error of Rank & Sort Loss with the hard step [x >= 0], on five logits
+where P marks the positives and n the negatives::
+
+    logit               2      1.5     .7      0      -2
+                        n       P       n      P       n
+    false positives             1              2               negatives above
+    rank                        2              4               positives and negatives above, itself
+    error                      1/2            1/2              false positives / rank
+    value                    (1/2 + 1/2) / 2 = .5              mean over the positives
+
+    from 1.5          +.25    -.25                             each positive hands its error / 2 in
+    from 0            +.125           +.125  -.25              equal parts to the negatives above it
+    gradient           .375   -.25     .125  -.25      0       the sum is 0
+
+Moving a logit a little changes no rank, so the derivative of this value is 0 everywhere. A gradient
+step along the assigned gradient lowers the negatives that are above positives, and raises these
+positives.
+
+>>> logits = torch.tensor([2.0, 1.5, 0.7, 0.0, -2.0], requires_grad=True)
+>>> assigned = torch.tensor([0.375, -0.25, 0.125, -0.25, 0.0])
+>>> (loss,) = attach_gradients(logits, Part(torch.tensor(0.5), assigned))
+>>> (2 * loss).backward()
+>>> logits.grad
+tensor([ 0.7500, -0.5000,  0.2500, -0.5000,  0.0000])
+
+M is the number of logits.
 """
 
 from collections.abc import Iterator
@@ -13,12 +41,12 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """One scalar and the gradient that belongs to it.
+    """One loss value and the gradient that is assigned to it.
 
     Attributes:
-        value: the scalar.
-        gradient: (M,), or as long as ``places``; in at least single precision.
-        places: int64, unique, the entries that the gradient is for; None for all of them.
+        value: float scalar.
+        gradient: (M,) float32 or float64, or as long as ``places``.
+        places: int64, unique, the indices of the logits that the gradient is for; None for all M.
     """
 
     value: Tensor
@@ -29,7 +57,7 @@ class Part(NamedTuple):
 class _AttachGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, count: int, *tensors: Any) -> Any:
-        """``tensors`` are the values, the gradients and the places of ``count`` parts."""
+        """Save the parts: ``tensors`` are ``count`` values, then gradients, then places."""
         ctx.save_for_backward(*tensors[count:])
         ctx.like = (logits.shape, logits.dtype, logits.device)
         ctx.set_materialize_grads(False)
@@ -37,13 +65,13 @@ class _AttachGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> tuple[Tensor | None, ...]:
-        # Autograd records a backward with create_graph=True, and no other.
+        # Autograd records the backward pass only with create_graph=True.
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "create_graph: expected False, as this loss is differentiable once: its gradient "
-                "is assigned and has no derivative"
+                "create_graph: expected False, got True; this loss is differentiable only once, "
+                "because its gradient is assigned and has no derivative"
             )
-        # Read once: activation checkpointing recomputes them, and forgets them at once.
+        # Read once: activation checkpointing recomputes the tensors and frees them after one read.
         saved, count = ctx.saved_tensors, len(incoming)
         shape, dtype, device = ctx.like
         dense: Tensor | None = None
@@ -51,7 +79,7 @@ class _AttachGradients(torch.autograd.Function):
         for scale, gradient, places in zip(incoming, saved[:count], saved[count:], strict=True):
             if scale is None:
                 continue
-            # Scaled before it is cast: a mean entry of a large batch is below float16's range.
+            # Scale before the cast: an average entry of a large batch is below float16's range.
             scaled = gradient * scale
             if places is not None:
                 sparse.append((places, scaled))
@@ -66,14 +94,19 @@ class _AttachGradients(torch.autograd.Function):
 
 
 def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
-    """Give each part's value a graph in which it sends its gradient to ``logits``.
+    """Connect each part's value to ``logits`` so that backward sends the assigned gradient.
 
     Args:
         logits: (M,) float of any precision.
-        parts: the scalars; backward multiplies each gradient by what arrives at its scalar.
+        parts: the values and their gradients. Backward multiplies each gradient by the gradient
+            that arrives at its value, and adds up the results.
 
     Returns:
-        The scalars, differentiable once: backward with ``create_graph=True`` raises RuntimeError.
+        One scalar per part, differentiable once.
+
+    Raises:
+        RuntimeError: in backward with ``create_graph=True``, because an assigned gradient has no
+            derivative.
     """
     columns = [field for column in zip(*parts, strict=True) for field in column]
     tensors = [None if tensor is None else tensor.to(logits.device) for tensor in columns]
@@ -82,13 +115,27 @@ def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
 
 
 def zero_loss(logits: Tensor) -> Tensor:
-    """A zero that depends on ``logits``, for a batch that has nothing to rank."""
-    # Of no entries at all: 0 * sum would be NaN as soon as one logit is infinite.
+    """Return a zero loss that is attached to the graph, for a batch with nothing to rank.
+
+    Args:
+        logits: (M,) float.
+
+    Returns:
+        A scalar 0 in at least single precision, with a gradient of zeros at ``logits``.
+    """
+    # An empty slice: 0 * logits.sum() would be NaN as soon as one logit is infinite.
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager
 def exact_arithmetic(logits: Tensor) -> Iterator[None]:
-    """A context for computing values and gradients by hand: no graph, no autocast."""
+    """Disable autograd and autocast while values and gradients are computed.
+
+    Args:
+        logits: float tensor; autocast is disabled for its device type.
+
+    Yields:
+        None.
+    """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         yield

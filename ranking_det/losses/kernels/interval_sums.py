@@ -1,14 +1,48 @@
-"""Sums of smoothed steps between all M logits and P positives, without the P x M matrix.
+"""Count false positives and sum gradients over all M logits and P positives in O(M log P) time.
 
-What AP, aLRP and Rank & Sort need of the negatives n are, for each positive i, the false
-positives FP(i) = sum over n of H(s_n - s_i), and for each n the gradient, the sum over i of
-w_i H(s_n - s_i). With the breakpoints of :mod:`ranking_det.losses.kernels.ramps` both are exact and
-cost O(M log P) time. On two CPU cores the binary search of each logit costs as much as a whole
-focal loss, so a uniform grid answers for nearly all: in a cell without breakpoint the interval is
-known.
+AP, aLRP and Rank & Sort Loss need two sums over pairs: for each positive i the false positives
+FP(i) = sum over the negatives n of H(s_n - s_i), and for each negative n its gradient, the sum over
+i of w_i H(s_n - s_i), with the smoothed step H(x) = clip(x / (2 delta) + 1/2, 0, 1) of
+:func:`ranking_det.losses.kernels.ramps.step`. No P x M matrix is made, and the sums are exact.
 
-A logit's *slot* is its cell if that has no breakpoint; beyond the cells there is one slot for each
-interval, found by search.
+Worked example: five logits, two positives (P), three negatives (n), delta = 1. Seen from a negative
+at x, the step of the positive s rises from s - delta to s + delta, its two *breakpoints*. The 2P
+breakpoints cut the line into 2P + 1 *intervals*::
+
+    logits         -2                      0       .7       1.5    2
+                 --n-----------------------P-------n---------P-----n-------------
+    breakpoints                |                 |     |                 |
+                              -1                .5     1                2.5
+    intervals          0       |        1        |  2  |        3        |   4
+
+    H(x - 0)                              ___...---'''''''''''''''''''''''''''''
+                 _________________...---'''
+    H(x - 1.5)                                              ___...---'''''''''''
+                 ___________________________________...---'''
+
+    grid cells       0      |  1  |  2  |  3  |  4  |  5  |  6  |  7  |  8  |  9
+    searched                   *                 *     *                 *
+
+Inside an interval every step is linear in x, so the interval only has to know how many negatives it
+holds and their sum; :mod:`ranking_det.losses.kernels.ramps` continues the example with them.
+
+    FP(1.5) = H(2 - 1.5) + H(.7 - 1.5) + H(-2 - 1.5) = .75 + .1 + 0 = .85
+    FP(0)   = H(2 - 0) + H(.7 - 0) + H(-2 - 0)       = 1 + .85 + 0  = 1.85
+
+With the weights 1 for the positive 1.5 and 10 for the positive 0, the negative 2 receives
+.75 + 10 = 10.75, and .7 receives .1 + 8.5 = 8.6.
+
+A binary search in the breakpoints finds the interval of a logit. On two CPU cores the search for
+all logits costs as much as a whole focal loss. A uniform *grid* therefore answers for nearly all
+logits: a cell without a breakpoint lies in one interval, so only logits in a cell with one (a star
+above) are searched. Among the negatives that is only .7: 2 is in cell 7, and cell 7 is in interval
+3. (The figure has 10 cells; the code makes 64 or more, at most 32,768.)
+Without the grid, AP Loss takes 1.9 times as long, forward and backward (1,000 positives, 1,000,000
+logits in the middle of a training, one thread of an Intel Xeon).
+
+The *slot* of a logit is its cell if the cell has no breakpoint. After the cells there is one slot
+for each interval, for the logits that were searched. On a GPU there is no grid, and every logit is
+searched.
 """
 
 import torch
@@ -21,31 +55,28 @@ from ranking_det.losses.kernels.ranked_logits import RankedLogits
 
 
 class IntervalSums:
-    """All pairwise sums that a ranking loss needs of its logits.
+    """All sums of smoothed steps over pairs of logits that a ranking loss needs.
 
     Args:
-        ranked: M logits and P > 0 positives; with a process group the sums run over the positives
-            and negatives of all its workers, each of which must build this.
-        delta: half-width of the step, >= 0.
+        ranked: M logits and P > 0 positives. With a process group the sums run over the positives
+            and negatives of all its workers, and every worker must create this object.
+        delta: half-width of the step, in logits, >= 0; 0 is the hard step.
 
     Attributes:
-        false_positives: (P,) float64; NaN if a logit is NaN or a positive infinite.
+        false_positives: (P,) float64, the sum of H(s_n - s_i) over the negatives n. NaN if a logit
+            is NaN or a positive is infinite.
 
     Example:
-        Five logits, the positives 1.5 and 0, delta = 1. The breakpoints -1, .5, 1 and 2.5 cut the
-        line into five intervals, which hold the negatives -2, none, .5, 2 and none: a step is 0
-        below both its breakpoints, 1 above both, and linear between them. FP(1.5) = H(.5) + H(-1)
-        + H(-3.5) = .75 + 0 + 0, and FP(0) = H(2) + H(.5) + H(-2) = 1 + .75 + 0. With weights 1 and
-        10, the negative 2 receives .75 + 10, and .5 receives 0 + 7.5.
+        The five logits of the module's worked example:
 
         >>> from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
-        >>> logits, positives = torch.tensor([2.0, 1.5, 0.5, 0.0, -2.0]), torch.tensor([1, 3])
+        >>> logits, positives = torch.tensor([2.0, 1.5, 0.7, 0.0, -2.0]), torch.tensor([1, 3])
         >>> sums = IntervalSums(gather_ranked_logits(logits, positives, []), delta=1.0)
         >>> sums.false_positives
-        tensor([0.7500, 1.7500], dtype=torch.float64)
+        tensor([0.8500, 1.8500], dtype=torch.float64)
         >>> weights = torch.tensor([1.0, 10.0], dtype=torch.float64)
         >>> sums.gradient(weights, at_positives=torch.zeros(2, dtype=torch.float64))
-        tensor([10.7500,  0.0000,  7.5000,  0.0000,  0.0000])
+        tensor([10.7500,  0.0000,  8.6000,  0.0000,  0.0000])
     """
 
     def __init__(self, ranked: RankedLogits, delta: float) -> None:
@@ -58,7 +89,7 @@ class IntervalSums:
         self._invalid = ~torch.isfinite(ranked.scores).all()
         self._ramps = Ramps(torch.nan_to_num(ranked.scores, 0.0, 0.0, 0.0), delta)
         self._build_grid(len(self._logits), on_gpu=self._logits.is_cuda)
-        # Integers as wide as the gradient, which takes over their memory.
+        # Integers as wide as the gradient, because the gradient reuses their memory.
         width = torch.int64 if self._dtype == torch.float64 else torch.int32
         self._slots = torch.empty(len(self._logits), dtype=width, device=self._logits.device)
         self.false_positives = self._count_negatives()
@@ -69,10 +100,10 @@ class IntervalSums:
         intervals = torch.arange(len(edges) + 1, device=edges.device)
         self._cells = 0 if on_gpu else min(constants.MAX_CELLS, 64 + count // 16)
         if self._cells:
-            # Breakpoints that nearly coincide must not make the scale overflow.
+            # The scale must not overflow where all breakpoints nearly coincide.
             least = 1e-6 * edges.abs().max().clamp_min(1)
             scale = (self._cells - 3) / torch.maximum(edges[-1] - edges[0], least)
-            # The cells at the two ends stay free of breakpoints: most logits lie there.
+            # The first and last cells have no breakpoints: most logits lie there.
             self._shift = (1.5 - edges[0] * scale).to(self._dtype)
             self._scale = scale.to(self._dtype)
             occupied = self._cell(edges.to(self._dtype))
@@ -83,12 +114,15 @@ class IntervalSums:
         self._interval_of_slot = intervals
 
     def _cell(self, x: Tensor) -> Tensor:
-        # Never decreases in x, also when rounded: a cell without breakpoint lies in one interval.
+        """Return the grid cell of each x, as int32; any cell for NaN."""
+        # Non-decreasing in x even after rounding, so a cell without a breakpoint lies in one
+        # interval.
         cell = torch.mul(x, self._scale).add_(self._shift).clamp_(0, self._cells - 1)
-        # NaN becomes any integer.
+        # The second clamp is for NaN, which becomes an arbitrary integer.
         return cell.int().clamp_(0, self._cells - 1)
 
     def _slot(self, x: Tensor) -> Tensor:
+        """Return the slot of each x, as int64."""
         if not self._cells:
             return self._ramps.interval(x)
         slot = self._cell(x)
@@ -97,13 +131,13 @@ class IntervalSums:
         return slot.long()
 
     def _count_negatives(self) -> Tensor:
-        """Sort all logits of this worker into slots; return the false positives."""
+        """Sort all logits of this worker into slots and return the false positives."""
         positives = self._ranked.positives
         slots = len(self._interval_of_slot)
         copies = constants.COPIES_ON_GPU if self._logits.is_cuda else 1
         sums = torch.zeros(2, copies * slots, dtype=torch.float64, device=self._logits.device)
         size = max([len(positives)] + [len(self._logits[chunk]) for chunk in self._chunks])
-        # Row 0 counts, row 1 adds up; one call, because rows run in parallel.
+        # Row 0 is the count, row 1 the sum. One scatter for both, because its rows run in parallel.
         terms = torch.ones(2, size, dtype=torch.float64, device=self._logits.device)
 
         def add(x: Tensor) -> Tensor:
@@ -117,13 +151,13 @@ class IntervalSums:
             x = self._logits[chunk].to(self._dtype)
             terms[1, : len(x)] = x
             self._slots[chunk] = add(x)
-        # All were counted, and the positives are taken back: cheaper than a copy without them.
+        # Count all logits, then subtract the positives: cheaper than a copy without them.
         x = self._logits[positives].to(self._dtype)
         terms[0], terms[1, : len(x)] = -1, -x
         add(x)
         by_slot = sums.view(2, copies, slots).sum(1)
         mass, moment = self._ramps.scatter(self._interval_of_slot, by_slot)
-        # NaN is in interval 0, and of the infinities only the negative.
+        # NaN and -inf are in interval 0, +inf is in the last one.
         invalid = torch.isnan(moment[0]) | self._invalid
         packed = torch.stack([mass, moment.masked_fill(mass == 0, 0)])
         packed[1, 0] = torch.where(invalid, torch.nan, 0.0)
@@ -135,22 +169,33 @@ class IntervalSums:
         return counted + self._poison
 
     def over_positives(self, values: Tensor) -> Tensor:
-        """Sum values_j H(s_j - s_i) over all positives j, i included, for every positive i.
+        """Sum values_j H(s_j - s_i) over all positives j, including i, for every positive i.
 
-        Both are (..., P): several sums at once cost little more than one.
+        Args:
+            values: (..., P) float64. Several rows cost little more than one.
+
+        Returns:
+            (..., P) float64.
         """
         return self._ramps.over_steps(values) + self._poison
 
     def over_other_positives(self, values: Tensor) -> Tensor:
-        """The same without j = i."""
+        """Sum values_j H(s_j - s_i) over the positives j other than i, for every positive i.
+
+        Args:
+            values: (..., P) float64. Several rows cost little more than one.
+
+        Returns:
+            (..., P) float64.
+        """
         return self.over_positives(values) - self._at_itself * values
 
     def gradient(self, weights: Tensor, at_positives: Tensor) -> Tensor:
-        """The gradient at this worker's logits; to be called once.
+        """Compute the gradient at this worker's logits. Call it once: it overwrites the slots.
 
         Args:
-            weights: (P,) float64; a negative n receives the sum over i of weights_i H(s_n - s_i).
-            at_positives: (P,) float64, what the positives receive.
+            weights: (P,) float64. A negative n receives the sum over i of weights_i H(s_n - s_i).
+            at_positives: (P,) float64, the gradient of each positive.
 
         Returns:
             (M,) in at least single precision.
@@ -158,10 +203,10 @@ class IntervalSums:
         slope, intercept = (
             line.index_select(0, self._interval_of_slot) for line in self._ramps.lines(weights)
         )
-        # Beyond the outer breakpoints infinity times slope 0 would be NaN. The bounds are numbers,
-        # since those that are tensors take five times as long.
+        # Clamp, as infinity times slope 0 would be NaN beyond the outer breakpoints. The bounds are
+        # numbers: with tensors as bounds it takes five times as long.
         largest = torch.finfo(self._logits.dtype).max
-        # Each chunk overwrites the slots that it was read from.
+        # Each chunk of the gradient overwrites the slots that it is computed from.
         gradient = self._slots.view(self._dtype)
         for chunk in self._chunks:
             slot = self._slots[chunk]

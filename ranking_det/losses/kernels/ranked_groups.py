@@ -1,8 +1,8 @@
-"""Many small rankings at once, such as those of each class of each image, without a loop over them.
+"""Compute many small rankings in one call, such as one for each class of each image.
 
-G rankings. Their positives stand one after the other, (P,), with the ranking (P,) of each; their
-negatives are (G, N), filled up with -inf, which never takes part. Nothing here makes the host wait
-for a GPU.
+There are G rankings. Their positives are concatenated, (P,), with the index of the ranking of each,
+(P,). Their negatives are (G, N), padded with -inf, which is ignored. Nothing here makes the host
+wait for a GPU.
 """
 
 from typing import NamedTuple
@@ -16,12 +16,13 @@ from ranking_det.row_blocks import blocks
 
 
 class Bins(NamedTuple):
-    """The negatives of each ranking in bins.
+    """The negatives of each ranking, grouped into bins.
 
     Attributes:
-        means: (G, bins), with the graph of the negatives; -inf for an empty bin.
-        counts: (G, bins) float, how many negatives each has.
-        member: (G, N) int64, the bin of each negative; any where it is -inf.
+        means: (G, bins) float, the mean of each bin, with the graph of the negatives; -inf for an
+            empty bin.
+        counts: (G, bins) float, the number of negatives in each bin.
+        member: (G, N) int64, the bin of each negative; arbitrary where the negative is -inf.
     """
 
     means: Tensor
@@ -29,16 +30,33 @@ class Bins(NamedTuple):
     member: Tensor
 
     def share(self, at_means: Tensor) -> Tensor:
-        """The gradient (G, N) at the negatives from that at the means."""
+        """Back-propagate a gradient from the means of the bins to the negatives.
+
+        Args:
+            at_means: (G, bins) float, the gradient at the means.
+
+        Returns:
+            (G, N) float, the gradient at the negatives; arbitrary where a negative is -inf.
+        """
         return (at_means / self.counts.clamp_min(1)).gather(1, self.member)
 
 
 def bin_negatives(low: Tensor, bins: int, equal_count: bool = False) -> Bins:
-    """Cut each ranking's negatives (G, N) into bins of equal width, or of equally many."""
+    """Group each ranking's negatives into bins of equal width, or of equal count.
+
+    Args:
+        low: (G, N) float, the negatives of each ranking; -inf is ignored.
+        bins: the number of bins, >= 1.
+        equal_count: True for bins of (nearly) equally many negatives, False for bins of equal width
+            between the lowest and the highest negative.
+
+    Returns:
+        The bins of each ranking.
+    """
     fixed = low.detach()
     absent = fixed == -torch.inf
     if equal_count:
-        # In ascending order what is absent comes first.
+        # In ascending order the absent negatives come first.
         missing = absent.sum(1, keepdim=True)
         rank = fixed.argsort(1).argsort(1) - missing
         member = rank * bins // (low.shape[1] - missing).clamp_min(1)
@@ -57,22 +75,26 @@ def bin_negatives(low: Tensor, bins: int, equal_count: bool = False) -> Bins:
 def rank_groups(
     high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank each positive above the negatives of its ranking; see ``global_ranking_loss``.
+    """Rank each positive above the negatives of its ranking, for G rankings in one call.
+
+    The loss of each ranking is RankDetNet's eq. 2 and 3; see ``global_ranking_loss``.
 
     Args:
-        high: (P,) float32 or better.
-        group: (P,) int64, the ranking of each, 0..G-1.
-        low: (G, N) of the same dtype, -inf where there is none.
+        high: (P,) float32 or float64, the scores of the positives.
+        group: (P,) int64, the ranking of each positive, 0..G-1.
+        low: (G, N) of the same dtype, the scores of the negatives; -inf is ignored.
         distance: "exp", "sigmoid" or "logistic".
-        reweight: weigh the pairs of a ranking by their share in its loss, otherwise equally.
+        reweight: True to weight the pairs of a ranking by their share in its loss, False to weight
+            them equally.
 
     Returns:
-        The value (G,) of each ranking, 0 without a pair, and the gradients (P,) and (G, N).
+        The value (G,) of each ranking, 0 without a pair, and its gradients at ``high`` (P,) and at
+        ``low`` (G, N).
     """
     rank = _separable if distance == "exp" else _pairwise
     value, at_high, at_low = rank(high, group, low, distance, reweight)
     absent = low == -torch.inf
-    # Without a negative their weights are 0 / 0.
+    # Without a negative the weights are 0 / 0.
     alone = absent.all(1)
     return (
         value.masked_fill(alone, 0),
@@ -82,13 +104,13 @@ def rank_groups(
 
 
 def _counts(high: Tensor, group: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of positives and of negatives of each ranking, (G,) float."""
+    """Count the positives and the negatives of each ranking, (G,) float each."""
     positives = high.new_zeros(len(low)).index_add_(0, group, torch.ones_like(high))
     return positives, (low != -torch.inf).sum(1).to(high.dtype)
 
 
 def _log_sums(x: Tensor, group: Tensor, count: int) -> Tensor:
-    """The logarithm (G,) of the sum of e^x over each ranking's x (P,)."""
+    """Compute the logsumexp (G,) over each ranking's x (P,)."""
     top = x.new_full((count,), -torch.inf).scatter_reduce_(0, group, x, "amax")
     return top + torch.zeros_like(top).index_add_(0, group, (x - top[group]).exp_()).log_()
 
@@ -96,7 +118,7 @@ def _log_sums(x: Tensor, group: Tensor, count: int) -> Tensor:
 def _separable(
     high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The values and both gradients for l = e^x, which is a product of two factors."""
+    """Compute the values and both gradients for l = e^x, which is a product of two factors."""
     count = len(low)
     # Each factor is the mean of e^x with weights proportional to e^x, or the plain mean.
     if reweight:
@@ -121,7 +143,7 @@ def _separable(
 def _pairwise(
     high: Tensor, group: Tensor, low: Tensor, distance: str, reweight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The values and both gradients, block by block of the pairs."""
+    """Compute the values and both gradients in blocks of pairs."""
     total, squares = (high.new_zeros(len(low)) for _ in range(2))
     at_high, at_low = torch.zeros_like(high), torch.zeros_like(low)
     for block in blocks(len(high), low.shape[1], constants.PAIRS):
@@ -137,7 +159,7 @@ def _pairwise(
         at_high[block] = -pull.sum(1)
         at_low.index_add_(0, group[block], pull)
     if reweight:
-        # All losses may have underflowed to 0; so have their gradients then.
+        # All losses may have underflowed to 0, and then their gradients have too.
         total.clamp_min_(torch.finfo(total.dtype).tiny)
         return squares / total, at_high / total[group], at_low / total[:, None]
     positives, negatives = _counts(high, group, low)

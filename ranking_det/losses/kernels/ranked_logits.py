@@ -1,4 +1,4 @@
-"""What a ranking loss ranks: the logits of this worker, and the positives of all workers."""
+"""Collect the inputs of a ranking: this worker's logits and the positives of all workers."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,17 @@ from ranking_det.losses.kernels.collectives import gather_positives
 
 
 class RankedLogits(NamedTuple):
-    """The M logits of this worker and the P positives of all of them.
+    """The M ranked logits of this worker and the P positives of all workers.
 
     Attributes:
-        logits: (M,) without graph, on a device that has float64.
+        logits: (M,) float without graph, on a device that has float64.
         positives: int64, the indices of this worker's positives in ``logits``.
-        scores: (P,) float64, the logits of all positives, in the order of the workers.
-        local: the slice of ``scores`` that is this worker's.
-        columns: what else is known of the positives, (P,) float64 each.
-        group: the workers, None for this one alone.
-        places: int64, where ``logits`` are among those of the loss; None if they are all of them.
+        scores: (P,) float64, the logits of the positives of all workers, in the order of the ranks.
+        local: the slice of ``scores`` that holds this worker's positives.
+        columns: further numbers of each positive, such as its quality, (P,) float64 each.
+        group: the workers that share the ranking; None for this worker only.
+        places: int64, the indices of ``logits`` among the logits that the loss was given; None if
+            all of them are ranked.
     """
 
     logits: Tensor
@@ -33,7 +34,7 @@ class RankedLogits(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the logits, but at least single precision."""
+        """The dtype of the gradient: that of the logits, but at least single precision."""
         return torch.promote_types(self.logits.dtype, torch.float32)
 
 
@@ -44,20 +45,22 @@ def gather_ranked_logits(
     group: dist.ProcessGroup | None = None,
     max_negatives: int | None = None,
 ) -> RankedLogits | None:
-    """Prepare the ranking of all logits, of all workers if there is a group.
+    """Prepare the ranking of all logits, and gather the positives of all workers of a group.
 
     Args:
-        logits: (M,) float.
-        positives: int64 indices of this worker's positives in ``logits``.
-        columns: what else is known of each of this worker's positives.
-        group: the workers that share the ranking; each must call this.
-        max_negatives: rank only so many of this worker's negatives, of the highest logits.
+        logits: (M,) float, raw.
+        positives: int64, the indices of this worker's positives in ``logits``.
+        columns: further numbers of each of this worker's positives, such as its quality; float of
+            the shape of ``positives`` each.
+        group: the workers that share the ranking; each of them must call. None: only this one.
+        max_negatives: rank only this many of this worker's negatives, those of the highest logits;
+            an integer >= 0, or None for all.
 
     Returns:
         The ranked logits, or None on every worker if no worker has a positive.
 
     Raises:
-        ValueError: ``max_negatives`` is no integer of at least 0.
+        ValueError: if ``max_negatives`` is neither None nor an integer >= 0.
     """
     logits, places = logits.detach(), None
     if max_negatives is not None:
@@ -67,8 +70,8 @@ def gather_ranked_logits(
     # MPS has no float64.
     device = torch.device("cpu") if logits.device.type == "mps" else logits.device
     logits, positives = logits.to(device), positives.to(device)
-    known = [logits[positives], *columns]
-    packed = torch.stack([column.detach().to(device).double() for column in known], dim=1)
+    fields = [logits[positives], *columns]
+    packed = torch.stack([field.detach().to(device).double() for field in fields], dim=1)
     rows, local = gather_positives(packed, group)
     if len(rows) == 0:
         return None
@@ -77,12 +80,19 @@ def gather_ranked_logits(
 
 
 def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` negatives of highest logit, or of all if there are fewer.
+    """Find the negatives of the highest logits.
 
-    Negatives of -inf, which take no part anyway, come last, and a positive never comes.
+    Args:
+        logits: (M,) float.
+        positives: (P,) int64, the indices of the positives, which are never returned.
+        count: the number of negatives, >= 0.
+
+    Returns:
+        (min(count, M - P),) int64, indices into ``logits`` in any order. Negatives of -inf, which
+        are ignored anyway, are taken last.
     """
     wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    # Only the positives are -inf then: ties with ignored negatives would let some of them in.
+    # Raise ignored negatives above -inf, so that a positive never ties with one of them.
     negatives = wide.clamp(min=torch.finfo(wide.dtype).min)
     negatives[positives] = -torch.inf
     count = min(count, len(logits) - len(positives))

@@ -1,4 +1,4 @@
-"""Parts of backbones in which the papers' detectors differ from Detectron2's."""
+"""Backbone parts that differ from Detectron2's: batch normalisation, FPN levels P6 and P7."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.nn import functional
 
 
 class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the loaded statistics, also in training; weight and bias are trained.
+    """Batch normalisation with frozen running statistics but trained weight and bias.
 
-    Detectron2's FrozenBN freezes weight and bias as well; the papers' detectors train them from the
-    third stage on. It is a BatchNorm2d by name and by class: a BatchNorm2d's checkpoint loads, and
-    Detectron2's ``freeze_at`` turns it into FrozenBN in the stages that are not to be trained.
+    Detectron2's FrozenBN freezes weight and bias as well. The papers' detectors train them from the
+    third stage on. As a subclass of BatchNorm2d it loads checkpoints of BatchNorm2d, and
+    Detectron2's ``freeze_at`` converts it to FrozenBN in frozen stages.
 
-    Usable as ``norm`` of Detectron2's ResNet, whose ``get_norm`` calls it with the channels.
+    It can be the ``norm`` of Detectron2's ResNet, whose ``get_norm`` calls it with the channels.
 
     Args:
-        num_features: C of the inputs (N, C, H, W).
+        num_features: C of the inputs (N, C, H, W), >= 1.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -25,24 +25,31 @@ class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
         self.train()
 
     def train(self, mode: bool = True) -> FrozenStatisticsBatchNorm2d:
-        """Stay in evaluation mode, whatever is asked of the model around it."""
+        """Stay in evaluation mode, even if the model is set to training mode.
+
+        Args:
+            mode: is ignored.
+
+        Returns:
+            The module.
+        """
         super().train(False)
         return self
 
 
 class ExtraLevels(LastLevelP6P7):
-    """FPN's levels P6 and P7, each by a 3x3 convolution of stride 2 on the one before.
+    """FPN levels P6 and P7, each a 3x3 convolution of stride 2 on the previous level.
 
-    For the ``top_block`` of Detectron2's FPN. Detectron2's LastLevelP6P7 is the one with ``relu``;
-    names, shapes and initialisation of the parameters are the same.
+    It is a ``top_block`` for Detectron2's FPN. With ``relu`` it is the same as Detectron2's
+    LastLevelP6P7; names, shapes and initialisation of the parameters are always the same.
 
     Args:
-        in_channels: channels of ``in_feature``.
-        out_channels: channels of P6 and P7.
-        in_feature: what P6 is made from: a feature of the bottom-up network such as "res5", or the
-            FPN's last level, "p5".
-        relu: whether P7 is made from the ReLU of P6. Unlike RetinaNet (Lin et al., ICCV 2017), the
-            ranking papers' detectors have none.
+        in_channels: channels of ``in_feature``, >= 1.
+        out_channels: channels of P6 and P7, >= 1.
+        in_feature: the input of P6: a feature of the bottom-up network, such as "res5", or the last
+            level of the FPN, "p5".
+        relu: whether P7 is computed from the ReLU of P6, as in RetinaNet (Lin et al., ICCV 2017).
+            Unlike the paper, the ranking papers' detectors have no ReLU there.
     """
 
     def __init__(
@@ -52,13 +59,13 @@ class ExtraLevels(LastLevelP6P7):
         self.relu = relu
 
     def forward(self, feature: Tensor) -> list[Tensor]:
-        """Make the levels.
+        """Compute P6 and P7.
 
         Args:
-            feature: (N, in_channels, H, W), what ``in_feature`` names.
+            feature: (N, in_channels, H, W), the feature ``in_feature``.
 
         Returns:
-            P6 (N, out_channels, ceil(H / 2), ceil(W / 2)) and P7 of half that size.
+            P6 (N, out_channels, ceil(H / 2), ceil(W / 2)), and P7 of half that size, rounded up.
         """
         p6 = self.p6(feature)
         return [p6, self.p7(functional.relu(p6) if self.relu else p6)]

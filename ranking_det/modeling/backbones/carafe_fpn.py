@@ -1,6 +1,6 @@
-"""FPN whose top-down path upsamples with CARAFE: the neck of the "+" models of Rank & Sort Loss.
+"""FPN with CARAFE upsampling: the neck of the "+" models of Rank & Sort Loss.
 
-CARAFE: J. Wang et al., ICCV 2019. Rank & Sort: K. Oksuz et al., ICCV 2021.
+CARAFE: J. Wang et al., ICCV 2019. Rank & Sort Loss: K. Oksuz et al., ICCV 2021.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from ranking_det.layers import CARAFE
 
 
 class CARAFEFPN(Backbone):
-    """FPN with content-aware upsampling, on any bottom-up network, and one level more than its own.
+    """Feature pyramid network (FPN) with CARAFE upsampling and one extra level.
 
-    The extra level (P6 on C2 to C5) is a 3x3 convolution of stride 2 on the last feature, and the
-    start of the top-down path: it is upsampled and added to the level below, and so on. Every level
+    The extra level (P6 for C2 to C5) is a 3x3 convolution of stride 2 on the last feature. The
+    top-down path starts from it: each level is upsampled and added to the level below. Every level
     has a 3x3 output convolution.
 
-    A map that is one pixel larger after upsampling than the feature below (of odd size) is cropped
-    to it, at its right and lower end. The layers that Detectron2's FPN has too have its names.
+    If the feature below has an odd size, the upsampled map is one pixel larger and is cropped at
+    the right and the bottom. Layers that Detectron2's FPN has as well have the same names.
 
     Args:
-        bottom_up: the bottom-up network, by its ``output_shape``.
-        in_features: which of its features, from high to low resolution, each of half the last's.
-        out_channels: channels of all levels.
-        norm: of all convolutions but CARAFE's, as Detectron2's ``get_norm`` takes it; "" for none.
+        bottom_up: the bottom-up network, any Detectron2 backbone.
+        in_features: names of its features, from high to low resolution; strides double from one to
+            the next.
+        out_channels: channels of all levels, >= 1.
+        norm: normalisation of all convolutions except CARAFE's, as for Detectron2's ``get_norm``;
+            "" for none.
 
     Raises:
         ValueError: a feature that the bottom-up network does not have, or strides that do not
@@ -74,21 +76,22 @@ class CARAFEFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The last feature's stride, as of Detectron2's FPN: 32 on C5, as in the papers.
+        """Images are padded to a multiple of this number, the stride of the last feature.
 
-        Then all is exact but for the extra level, which may be cropped; twice as much padding would
-        avoid that.
+        It is 32 for C5, as in Detectron2's FPN and in the papers. Only the upsampled extra level
+        may need cropping then; padding to a multiple of twice this number would avoid it.
         """
         return 2 ** self.stages[-2]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Make the pyramid.
+        """Compute the feature pyramid.
 
         Args:
-            images: (N, 3, H, W), what the bottom-up network takes.
+            images: (N, 3, H, W), the input of the bottom-up network.
 
         Returns:
-            "p<stage>" -> (N, out_channels, H / 2^stage, W / 2^stage), from high to low resolution.
+            "p<stage>" -> (N, out_channels, H / 2^stage, W / 2^stage), sizes rounded up, from high
+            to low resolution.
         """
         features = self.bottom_up(images)
         inputs = [features[name] for name in self.in_features]
@@ -109,14 +112,25 @@ class CARAFEFPN(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CARAFEFPN:
-    """Build a ResNet or ResNeXt with this FPN from MODEL.RESNETS and MODEL.FPN of a yaml config."""
+    """Build a ResNet or ResNeXt with a CARAFE FPN from a yaml config.
+
+    Args:
+        cfg: a Detectron2 config with MODEL.RESNETS and MODEL.FPN.
+        input_shape: of the images.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        ValueError: features that do not fit; see :class:`CARAFEFPN`.
+    """
     node = cfg.MODEL.FPN
     bottom_up = build_resnet_backbone(cfg, input_shape)
     return CARAFEFPN(bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, node.NORM)
 
 
 def _stages(shapes: dict[str, ShapeSpec], in_features: Sequence[str]) -> list[int]:
-    """The base-2 logarithms of the features' strides."""
+    """Check the features and return the base-2 logarithms of their strides."""
     known = bool(in_features) and set(in_features) <= set(shapes)
     expected = f"some of the bottom-up network's {', '.join(shapes)}"
     check_that(known, "in_features", expected, list(in_features))

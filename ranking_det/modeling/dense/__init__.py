@@ -1,1 +1,1 @@
-"""Dense detectors: RetinaNet and FCOS."""
+"""Dense (one-stage) detectors: RetinaNet and FCOS."""

@@ -1,6 +1,25 @@
-"""What dense detectors share: an injected assigner, criterion and inference over a grid of boxes.
+"""Dense detectors with any assigner, criterion and inference; the base of RetinaNet and FCOS.
 
-Shapes: N images, R anchors of all levels and images, K classes, P positives.
+Shapes in this folder:
+
+    N: images of the batch
+    A: anchors per cell; a point of FCOS is one anchor
+    R_l: anchors of level l of one image, H_l W_l A
+    R: rows, the anchors of all images and levels; image-major, then level, cell and anchor
+    K: classes of objects; there is no class for background
+    P: positives, the rows whose label is a class
+    G: ground-truth boxes of all images
+
+Names:
+
+    logits: (R, K) raw class scores; the score of a class is sigmoid(logit)
+    outputs: (R, 4) raw box outputs, which the box coder decodes (Detectron2's "deltas")
+    branch: (R,) logits of an IoU or centreness branch
+    anchors: per level (R_l, 4) XYXY in pixels, the same for every image
+    assignment: labels (R,), a class in [0, K), BACKGROUND or IGNORE; and gt_index (R,), the row of
+        the matched box among the G, -1 if there is none
+    candidates: all that the criterion needs of the R rows and P positives
+    raw detections: boxes, scores and classes of an image before NMS
 """
 
 from __future__ import annotations
@@ -35,28 +54,28 @@ from ranking_det.modeling.yaml_keys import build_node
 class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
     """A dense detector with any assigner, any criterion and any inference.
 
-    The criterion sees the raw logits of all classes, levels and images of the process at once.
+    The criterion gets the raw logits of all classes, levels and images of the process in one call.
 
     Args:
         backbone: Detectron2 backbone.
-        head: ``(features) -> MapPredictions``, such as :class:`DenseHead`; with the logits of a
-            branch if the criterion has one.
+        head: ``(features) -> MapPredictions``, such as :class:`DenseHead`; with a branch if the
+            criterion trains one.
         head_in_features: names of the backbone's features for the head, the finest first.
         anchor_generator: Detectron2 anchor generator.
         box2box_transform: Detectron2 box coder.
         assigner: see :mod:`ranking_det.assigners`.
         criterion: see :mod:`ranking_det.criteria`.
-        inference: see :class:`DenseInference`, whose defaults are taken if None.
-        num_classes: K.
-        pixel_mean: per channel, in the order of the input format.
-        pixel_std: per channel.
-        input_format: "RGB" or "BGR", what the data loader gives.
+        num_classes: K, >= 1.
+        inference: post-processing; None for :class:`DenseInference` with its defaults.
+        pixel_mean: mean of the pixels per channel, in the order of the input format, in [0, 255].
+        pixel_std: standard deviation of the pixels per channel, > 0.
+        input_format: order of the channels that the data loader gives, "RGB" or "BGR".
 
     Raises:
         ValueError: parts that do not fit together.
     """
 
-    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # FCOS has no node in Detectron2
+    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # Detectron2 has no config node for FCOS
 
     @configurable
     def __init__(
@@ -92,7 +111,19 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        """Translate a yaml config to the constructor's arguments.
+
+        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+
+        Args:
+            cfg: a Detectron2 config with the project's keys.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            UserError: a component that cannot be built.
+        """
         node = cfg.MODEL.RETINANET
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
@@ -131,13 +162,24 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
 
     @classmethod
     def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
-        """The anchor generator and box coder for features of these shapes; {} for one's own."""
+        """Build the anchor generator and the box coder from a yaml config.
+
+        Args:
+            cfg: a Detectron2 config.
+            shapes: of the features for the head.
+
+        Returns:
+            ``anchor_generator`` and ``box2box_transform``; empty if the constructor makes them.
+        """
         return {}
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
     ) -> nn.Module:
-        """Suppress the raw detections of all views together; see the base class."""
+        """Wrap the model in test-time augmentation; see :class:`DetectorInterface`.
+
+        The raw detections of all views are suppressed together.
+        """
         return DenseDetectorWithTTA(self, min_sizes=min_sizes, max_size=max_size, flip=flip)
 
     def forward_training(
@@ -147,7 +189,17 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         predictions: MapPredictions,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """Assign, gather the candidates, and call the criterion."""
+        """Compute the losses: assign anchors to objects, gather candidates, call the criterion.
+
+        Args:
+            images: the N images.
+            features: per level (N, C, H_l, W_l).
+            predictions: of the head, per level.
+            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            The losses by name, ``loss_...``, which the trainer adds up.
+        """
         anchors = self.make_anchors(features)
         logits, outputs, assignment = self.assign_all(images, anchors, predictions, gt_instances)
         maps = predictions.branch
@@ -160,19 +212,35 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
-        """Detections of every image, in its input coordinates."""
+        """Detect: decode boxes, select by score, apply NMS.
+
+        Args:
+            images: the N images.
+            features: per level (N, C, H_l, W_l).
+            predictions: of the head, per level.
+
+        Returns:
+            Per image ``pred_boxes``, ``scores`` and ``pred_classes``, in input coordinates.
+        """
         proposed = zip(self._propose(features, predictions), images.image_sizes, strict=True)
         return [self.inference.suppress(raw, size) for raw, size in proposed]
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
-        """See :class:`DetectorInterface`."""
+        """Find the positive anchors of each image; see :class:`DetectorInterface`."""
         images = self.preprocess_image(batched_inputs)
         objects = [inputs["instances"].to(self.device) for inputs in batched_inputs]
         return self.pick_positives(self.backbone, self.head, self.head_in_features, images, objects)
 
     @torch.no_grad()
     def propose(self, batched_inputs: list[dict[str, Any]]) -> list[RawDetections]:
-        """Every image's detections before duplicates are suppressed, in its input coordinates."""
+        """Compute the raw detections of each image, before NMS.
+
+        Args:
+            batched_inputs: as for a Detectron2 model.
+
+        Returns:
+            Per image its raw detections, in input coordinates.
+        """
         images = self.preprocess_image(batched_inputs)
         pyramid = self.backbone(images.tensor)
         features = [pyramid[name] for name in self.head_in_features]

@@ -1,4 +1,4 @@
-"""FCOS: a dense detector on points."""
+"""FCOS: an anchor-free dense detector, with one point per cell."""
 
 from __future__ import annotations
 
@@ -16,29 +16,46 @@ from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.interface import Positives
 
 POINT_SIZE = 8
-"""A point stands for a square of this many strides, so that IoU assigners can use it too."""
+"""Side of the square that represents a point, in strides, so that IoU assigners can be used."""
 
 MAX_FACTOR = 1000 / 16
-"""Largest factor of a distance, against overflow; Detectron2's box coder has the same."""
+"""Largest factor of a distance, which prevents overflow, as in Detectron2's box coder."""
 
 
 class PointTransform:
-    """Distances (left, top, right, bottom) from a point to a box, as FCOS predicts them.
+    """Box coder of FCOS: distances from a point to the left, top, right and bottom of a box.
 
-    distance = side / 2 x exp(output), with the side of the point's square: outputs of 0 are the
-    square itself. FCOS (section 3.1) has the exponential of the output and a learnable factor per
-    level in it; the unit of the level is given here, as its authors' later versions have it.
+    distance = side / 2 x exp(output), where ``side`` is that of the point's square. Outputs of 0
+    decode to the square itself. The exponential is that of FCOS (section 3.1), which scales the
+    output by a learnable factor per level. Unlike the paper, distances are relative to the level's
+    stride as well, as in its authors' later versions.
     """
 
     def get_deltas(self, points: Tensor, boxes: Tensor) -> Tensor:
-        """Encode boxes (n, 4) XYXY that contain the centres of points (n, 4) XYXY: (n, 4)."""
+        """Encode boxes relative to points.
+
+        Args:
+            points: (n, 4) XYXY in pixels, the squares of the points.
+            boxes: (n, 4) XYXY in pixels; each contains the centre of its point.
+
+        Returns:
+            (n, 4), the logarithms of the relative distances.
+        """
         centers = (points[:, :2] + points[:, 2:]) / 2
         half = (points[:, 2:] - points[:, :2]) / 2
         distances = torch.cat([centers - boxes[:, :2], boxes[:, 2:] - centers], dim=1)
         return (distances / half.repeat(1, 2)).log()
 
     def apply_deltas(self, outputs: Tensor, points: Tensor) -> Tensor:
-        """Decode outputs (n, 4) at points (n, 4) XYXY: boxes (n, 4) XYXY in pixels."""
+        """Decode raw box outputs to boxes.
+
+        Args:
+            outputs: (n, 4).
+            points: (n, 4) XYXY in pixels, the squares of the points.
+
+        Returns:
+            (n, 4) XYXY in pixels.
+        """
         points = points.to(outputs.dtype)
         centers = (points[:, :2] + points[:, 2:]) / 2
         half = (points[:, 2:] - points[:, :2]) / 2
@@ -48,17 +65,21 @@ class PointTransform:
 
 @META_ARCH_REGISTRY.register()
 class RankingFCOS(RankingDenseDetector):
-    """A detector on points (Tian et al., ICCV 2019), one per cell.
+    """FCOS (Tian et al., ICCV 2019), with one point in the middle of each cell.
 
-    The points lie in the middle of their cells. The paper assigns with
-    :class:`ranking_det.assigners.FCOS`; for IoU assigners a point is a square of 8 strides.
+    The paper's assigner is :class:`ranking_det.assigners.FCOS`. For IoU assigners, a point is a
+    square of 8 strides.
 
     Args:
-        backbone: see :class:`RankingDenseDetector`, which takes the other arguments. The head has
-            one anchor per cell; the paper's has a factor per level (``num_scales``), and a
-            centreness branch with losses that do not rank. The criterion's box loss must be one on
-            decoded boxes.
+        backbone: Detectron2 backbone.
         head_in_features: names of the backbone's features for the head, the finest first.
+        arguments: the other arguments of :class:`RankingDenseDetector`, except the anchor
+            generator and the box coder. The head has one anchor per cell. The paper's head has a
+            factor per level (``num_scales``) and a centreness branch; with ranking losses it has no
+            branch. The criterion needs a box loss on decoded boxes.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
 
     @configurable
@@ -78,8 +99,8 @@ class RankingFCOS(RankingDenseDetector):
         )
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
-        """See :class:`DetectorInterface`; the boxes of points mean nothing."""
+        """Find the positive points of each image; see :class:`DetectorInterface`."""
         return [
-            positives._replace(are_points=True, description="the points that are to find it")
+            positives._replace(are_points=True, description="the points matched to it")
             for positives in super().find_positives(batched_inputs)
         ]

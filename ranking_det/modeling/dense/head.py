@@ -1,4 +1,4 @@
-"""The convolutional head of dense detectors."""
+"""Convolutional head of dense detectors: class logits, box outputs and an optional branch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ __all__ = ["DenseHead"]
 
 
 class DenseHead(MapHead):
-    """Two towers of convolutions, shared by all levels, for class logits and box outputs.
+    """The head of RetinaNet and FCOS: a class tower and a box tower, shared by all levels.
 
-    The head of RetinaNet (Lin et al., ICCV 2017). Without norm, parameters have the names and
+    See RetinaNet (Lin et al., ICCV 2017). Without normalisation, the parameters have the names and
     shapes of Detectron2's RetinaNetHead, so that its checkpoints load.
 
     Args:
-        in_channels: channels of every feature level.
-        num_classes: K.
-        num_anchors: A, anchors per cell, the same on every level.
-        num_convs: 3x3 convolutions in each tower, of ``in_channels`` channels, >= 0.
-        norm: normalisation in the towers, as Detectron2's ``get_norm`` names it; ``"GN"`` is
-            group normalisation of 32 groups, ``""`` is none.
-        prior_prob: the score of every class at the start, in (0, 1).
-        num_scales: the number of levels, for one learnable factor of the box outputs per level;
-            0 for none.
-        branch: add a third output per anchor, from the box tower: the logit of its IoU or
-            centreness, as the criterion trains it.
+        in_channels: channels of every feature level, >= 1.
+        num_classes: K, >= 1.
+        num_anchors: A, anchors per cell, the same on every level, >= 1.
+        num_convs: number of 3x3 convolutions in each tower, with ``in_channels`` channels, >= 0.
+        norm: normalisation in the towers, a name for Detectron2's ``get_norm``; ``"GN"`` is group
+            normalisation with 32 groups, ``""`` is none.
+        prior_prob: initial score of every class, in (0, 1).
+        num_scales: the number of levels for a learnable factor of the box outputs per level; 0 for
+            no factors.
+        branch: add an IoU or centreness branch: one more logit per anchor, from the box tower.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(
@@ -76,20 +78,22 @@ class DenseHead(MapHead):
         return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> MapPredictions:
-        """Predict on every level.
+        """Predict class logits, box outputs and the branch on every level.
 
         Args:
             features: per level (N, in_channels, H_l, W_l), the finest first.
 
         Returns:
-            Per level the logits, the box outputs, and with a branch its logits.
+            Per level the logits (N, A K, H_l, W_l), the box outputs (N, A 4, H_l, W_l), and the
+            logits of the branch (N, A, H_l, W_l), if there is one.
 
         Raises:
-            ValueError: the head has scales for another number of levels.
+            ValueError: the head has factors for another number of levels.
         """
         if self.scales is not None and len(self.scales) != len(features):
             raise ValueError(
-                f"num_scales is {len(self.scales)}, but there are {len(features)} levels"
+                f"features: expected {len(self.scales)} levels, as num_scales has, got "
+                f"{len(features)}"
             )
         logits, outputs, branch = [], [], []
         for level, feature in enumerate(features):

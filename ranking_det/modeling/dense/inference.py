@@ -1,6 +1,6 @@
-"""From the dense predictions of an image to its detections.
+"""Inference of dense detectors: score threshold, top-k, NMS, Soft-NMS and score voting.
 
-Shapes: R_l anchors of level l, K classes, n detections of one image.
+Shapes: R_l anchors of level l of one image, K classes, n candidates or detections of one image.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.raw_detections import RawDetections, keep_best
 from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
-# What a yaml config can name under MODEL.INFERENCE.
+# The names that yaml configs may use under MODEL.INFERENCE.
 __all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
 
 MAX_COORDINATE = 1e8
-"""Boxes beyond this many pixels are those of a diverged model; their areas would overflow."""
+"""Limit of box coordinates in pixels. Larger ones, of diverged models, have areas that overflow."""
 
 THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 
 MIN_SOFT_SCORE = 1e-3
-"""Lowered scores of at most this are dropped, if score_thresh is not below it."""
+"""Soft-NMS drops lowered scores of at most this, or of at most score_thresh if that is smaller."""
 
 
 class DenseInference(nn.Module):
-    """Choose candidates by score, then suppress duplicates, the same for all dense detectors.
+    """Post-processing of dense detectors: select candidates by score, then suppress duplicates.
 
-    The score of an anchor and a class is sigmoid(logit); with a second branch (centreness, IoU) it
-    is the geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image
-    before NMS and score voting.
+    The score of an anchor and a class is sigmoid(logit). With a centreness or IoU branch it is the
+    geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image before NMS
+    and score voting.
 
     Args:
-        score_thresh: candidates whose class score, sigmoid(logit) also with a second branch, is at
-            most this are dropped, in [0, 1]. The scores of a ranking loss have no scale of their
-            own, so 0 is the safe value for short trainings.
+        score_thresh: score threshold in [0, 1]. Candidates are dropped if their class score,
+            sigmoid(logit) also with a branch, is at most this. The scores of ranking losses have no
+            fixed scale, so 0 is the safe value for short trainings.
         topk: candidates kept per level, >= 1.
-        topk_by: what is counted: "pair", (anchor, class) pairs, as Detectron2 does; "anchor",
-            anchors by their best class, with all their classes, as the papers' code does.
-        nms: "hard" drops the lower-scored of two boxes of a class; "linear" and "gaussian" lower
-            its score (Soft-NMS; Bodla et al., ICCV 2017).
-        nms_thresh: the IoU above which hard NMS drops, or from which on the linear one lowers, in
-            [0, 1].
-        sigma: of the Gaussian one, which lowers by exp(-IoU^2 / sigma), > 0.
-        score_voting: whether kept boxes become the weighted mean of the boxes of their class that
-            overlap them (Kim and Lee, ECCV 2020); the scores stay.
+        topk_by: what ``topk`` counts: "pair" counts pairs of anchor and class, as in Detectron2;
+            "anchor" counts anchors, ordered by their best class and kept with all their classes, as
+            in the papers' code.
+        nms: "hard" drops the lower-scored of two overlapping boxes of a class; "linear" and
+            "gaussian" lower its score (Soft-NMS; Bodla et al., ICCV 2017).
+        nms_thresh: IoU threshold in [0, 1]: hard NMS drops above it, linear Soft-NMS lowers scores
+            from it on.
+        sigma: width of Gaussian Soft-NMS, which multiplies scores by exp(-IoU^2 / sigma), > 0.
+        score_voting: whether each kept box becomes the weighted mean of the boxes of its class that
+            overlap it (Kim and Lee, ECCV 2020); scores do not change.
         max_detections: detections kept per image, >= 1.
-        suppression: takes the place of what ``nms``, ``nms_thresh``, ``sigma`` and ``score_voting``
-            describe; see :mod:`ranking_det.layers.suppression`. The lowered scores of Soft-NMS,
-            with a second branch the lowered geometric means, are compared with its least score.
+        suppression: replaces what ``nms``, ``nms_thresh``, ``sigma`` and ``score_voting`` describe;
+            see :mod:`ranking_det.layers.suppression`. Its minimum score applies to the lowered
+            scores of Soft-NMS, which are geometric means with a branch.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class DenseInference(nn.Module):
         self.suppression = suppression
 
     def extra_repr(self) -> str:
-        """The options."""
+        """Show the options in ``repr``."""
         hidden = ("training", "suppression")
         options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in hidden}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
@@ -104,23 +108,27 @@ class DenseInference(nn.Module):
         decode: Callable[[Tensor, Tensor], Tensor],
         branch_logits: Sequence[Tensor] | None = None,
     ) -> RawDetections:
-        """The best candidates of each level of one image.
+        """Select the best candidates of each level of one image and decode their boxes.
 
         Args:
             logits: per level (R_l, K).
             outputs: per level (R_l, 4) raw box outputs.
-            anchors: per level (R_l, 4) XYXY.
-            decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY.
-            branch_logits: per level (R_l,) of the second branch, or None.
+            anchors: per level (R_l, 4) XYXY in pixels.
+            decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY in pixels.
+            branch_logits: per level (R_l,) logits of the branch; None for none.
 
         Returns:
-            Those of a class score above the threshold, at most ``topk`` pairs or anchors per level.
+            The candidates with class scores above the threshold, at most ``topk`` pairs or anchors
+            per level.
+
+        Raises:
+            ValueError: logits of the branch that do not fit the anchors.
         """
         levels = []
         branches = [None] * len(logits) if branch_logits is None else branch_logits
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
-            # In float32: float16 and bfloat16 sigmoids tie thousands of high scores.
+            # In float32, as sigmoids in float16 and bfloat16 make thousands of high scores equal.
             class_score = level_logits.float().sigmoid()
             count_boxes(class_score, self.score_thresh, THRESHOLD)
             score = _with_branch(class_score, branch)
@@ -130,7 +138,7 @@ class DenseInference(nn.Module):
         return RawDetections(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
 
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (n,) and classes (n,) of the candidates among the scores (R_l, K), 0 for none."""
+        """Return rows (n,) and classes (n,) of the candidates; scores (R_l, K) of 0 are none."""
         if self.topk_by == "pair":
             top, index = score.flatten().topk(min(self.topk, score.numel()))
             index = index[top > 0]
@@ -140,13 +148,13 @@ class DenseInference(nn.Module):
         return rows[places], classes
 
     def suppress(self, raw: RawDetections, image_size: tuple[int, int]) -> Instances:
-        """Suppress duplicates and keep the best.
+        """Suppress duplicates, as by NMS, and keep the detections of highest score.
 
-        Boxes are clipped to the image first, so that overlaps are those of their visible parts.
+        Boxes are clipped to the image first, so that only their visible parts overlap.
 
         Args:
             raw: the candidates, in any order.
-            image_size: (height, width) of the image whose pixels the boxes are in.
+            image_size: (height, width) in pixels of the image to which the coordinates refer.
 
         Returns:
             Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
@@ -159,7 +167,7 @@ class DenseInference(nn.Module):
         return best.to_instances(image_size)
 
     def _default_suppression(self) -> nn.Module:
-        """What the options describe."""
+        """Build the suppression that the options describe."""
         suppression = HardNMS(self.nms_thresh)
         min_score = min(self.score_thresh, MIN_SOFT_SCORE)
         if self.nms != "hard":
@@ -169,7 +177,7 @@ class DenseInference(nn.Module):
 
 
 def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
-    """Scores (R_l, K) of a level with those of its branch; NaN becomes 0, which is no candidate."""
+    """Combine scores (R_l, K) with those of the branch; NaN becomes 0, which is no candidate."""
     if branch is not None:
         check_entries("branch_logits", branch, score, "anchor")
         score = (score * branch.float().sigmoid()[:, None]).sqrt()

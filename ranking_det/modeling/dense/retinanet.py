@@ -1,4 +1,4 @@
-"""RetinaNet: a dense detector on anchors."""
+"""RetinaNet: a dense detector with anchors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ranking_det.modeling.dense.detector import RankingDenseDetector
 
 @META_ARCH_REGISTRY.register()
 class RankingRetinaNet(RankingDenseDetector):
-    """A detector on anchors (Lin et al., ICCV 2017); its arguments are those of the base class.
+    """RetinaNet (Lin et al., ICCV 2017); for arguments see :class:`RankingDenseDetector`.
 
-    Any number of anchors per cell, the same on every level: 9 in the paper; 3 scales of one square
-    or a single one of 8 strides with ATSS and PAA.
+    It may have any number of anchors per cell, the same on every level. The paper has 9; with ATSS
+    and PAA it has squares of 3 scales, or one square of 8 strides.
     """
 
     @classmethod
     def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
-        """Those of MODEL.ANCHOR_GENERATOR and MODEL.RETINANET."""
+        """Build them from MODEL.ANCHOR_GENERATOR and MODEL.RETINANET; see the base class."""
         return {
             "anchor_generator": build_anchor_generator(cfg, shapes),
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS),

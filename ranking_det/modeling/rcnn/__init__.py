@@ -1,1 +1,1 @@
-"""Two-stage detectors: RPN, box heads, cascades and mask heads."""
+"""Two-stage detectors (R-CNNs): RPN, box heads, cascades and mask heads."""

@@ -1,4 +1,4 @@
-"""What Detectron2's GeneralizedRCNN answers to the engine, which knows no architecture."""
+"""Adapter of Detectron2's GeneralizedRCNN to the detector interface of the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ranking_det.modeling.tta import make_tta_mapper
 
 
 class RCNNAdapter(DetectorAdapter):
-    """Answers for an R-CNN with any heads and any region proposal network.
+    """Detector interface of an R-CNN with any heads and any region proposal network (RPN).
 
     Args:
         model: the R-CNN.
@@ -33,33 +33,53 @@ class RCNNAdapter(DetectorAdapter):
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__(model)
-        # Detectron2's heads need not have all of these.
+        # Some of Detectron2's heads lack these attributes.
         self.num_classes = getattr(model.roi_heads, "num_classes", None)
         self.learns_masks = bool(getattr(model.roi_heads, "mask_on", False))
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives] | None:
-        """What the assigner of the region proposal network picks; None of Detectron2's own."""
+        """Find the positive anchors of the RPN; None for Detectron2's own RPN.
+
+        Args:
+            batched_inputs: as for training, with ``instances``.
+
+        Returns:
+            The positives of each image, or None.
+        """
         model, rpn = self.model, self.model.proposal_generator
         if not isinstance(rpn, RankingRPN):
             return None
         images = model.preprocess_image(batched_inputs)
         objects = as_one_class([inputs["instances"].to(model.device) for inputs in batched_inputs])
-        picked = rpn.pick_positives(model.backbone, rpn.rpn_head, rpn.in_features, images, objects)
-        words = {"description": "the RPN's anchors for it", "task": "propose"}
-        return [positives._replace(**words) for positives in picked]
+        arguments = model.backbone, rpn.rpn_head, rpn.in_features, images, objects
+        words = {"description": "the RPN's anchors matched to it", "task": "propose"}
+        return [positives._replace(**words) for positives in rpn.pick_positives(*arguments)]
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
     ) -> nn.Module:
-        """Detectron2's augmentation, on any R-CNN that proposes.
+        """Wrap an R-CNN with a proposal generator in Detectron2's test-time augmentation.
 
-        The detections, as they are after the R-CNN's own suppression, are suppressed together and
-        then get the mean of their masks in all views.
+        The final detections of all views are suppressed together. Each mask is the mean of the
+        masks in all views.
+
+        Args:
+            min_sizes: lengths of the shorter side in pixels, each >= 1; at least one.
+            max_size: limit of the longer side in pixels, >= 1.
+            flip: whether each size is also detected in a mirror image.
+
+        Returns:
+            A module with the inputs and outputs of a Detectron2 model at inference.
+
+        Raises:
+            ValueError: an R-CNN without a proposal generator, or a size that is not valid.
         """
         if self.model.proposal_generator is None:
-            raise ValueError("model: an R-CNN on given proposals has none for augmented images")
+            raise ValueError(
+                "model: expected an R-CNN with a proposal generator, got one on given proposals"
+            )
         mapper = make_tta_mapper(min_sizes, max_size, flip)
-        # What Detectron2's augmentation reads of a yaml config, of a model that may have none.
+        # Detectron2's augmentation reads a yaml config, which models of LazyConfigs do not have.
         cfg, heads, predictor = get_cfg(), self.model.roi_heads, _last_predictor(self.model)
         cfg.MODEL.MASK_ON = self.learns_masks
         cfg.MODEL.KEYPOINT_ON = bool(getattr(heads, "keypoint_on", False))
@@ -67,26 +87,26 @@ class RCNNAdapter(DetectorAdapter):
         cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = predictor.test_nms_thresh
         cfg.TEST.DETECTIONS_PER_IMAGE = predictor.test_topk_per_image
         augmented = _RCNNWithTTA(cfg, self.model, mapper)
-        # Detectron2's evaluation leaves the model in the mode in which it found this one.
+        # Detectron2's evaluation restores this module's mode, and with it the model's.
         augmented.training = self.model.training
         return augmented
 
 
 def _last_predictor(model: GeneralizedRCNN) -> Any:
-    """The box predictor whose detections the R-CNN gives: of a cascade the last stage's."""
+    """Return the box predictor that makes the detections: in a cascade, that of the last stage."""
     predictor = model.roi_heads.box_predictor
     return predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
 
 
 class _RCNNWithTTA(GeneralizedRCNNWithTTA):
-    """Detectron2's, which leaves it to the caller that no gradient is kept."""
+    """Detectron2's augmentation without gradients, and with the predictor's own suppression."""
 
     __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
 
     def _merge_detections(
         self, all_boxes: Tensor, all_scores: Any, all_classes: Any, shape_hw: tuple[int, int]
     ) -> Instances:
-        """Suppress the detections of all views together, as the predictor suppresses."""
+        """Suppress the detections of all views together, by the box predictor's suppression."""
         predictor = _last_predictor(self.model)
         if not isinstance(predictor, RankingBoxPredictor):
             return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)

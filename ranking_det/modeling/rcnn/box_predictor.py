@@ -1,6 +1,6 @@
-"""The last layers of a box head without background class.
+"""Box predictor of an R-CNN without a background class: class logits, boxes, detections.
 
-Shapes: N images, R proposals of all images, K classes.
+Shapes: R proposals of all images, R_i of image i, K classes.
 """
 
 from __future__ import annotations
@@ -18,46 +18,49 @@ from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.raw_detections import RawDetections, keep_best
 from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
-# What a yaml config can name under MODEL.BOX_PREDICTOR.
+# The names that yaml configs may use under MODEL.BOX_PREDICTOR.
 __all__ = ["HardNMS", "RankingBoxPredictor", "ScoreVoting", "SoftNMS"]
 
 THRESHOLD = (
-    "model.roi_heads.box_predictor.test_score_thresh (of a cascade that of the last of "
+    "model.roi_heads.box_predictor.test_score_thresh (in a cascade that of the last of "
     "box_predictors; yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
 )
 
 
 class BoxPredictions(NamedTuple):
-    """What a box head predicts of each proposal."""
+    """Predictions of a box head for each proposal."""
 
     logits: Tensor
-    """(R, K), raw class scores."""
+    """(R, K) raw class scores."""
     outputs: Tensor
-    """(R, 4) or (R, 4 K), raw box outputs, of all classes together or of each."""
+    """(R, 4) or (R, 4 K) raw box outputs, class-agnostic or of each class."""
 
 
 class RankingBoxPredictor(nn.Module):
-    """K class logits and the box outputs of each proposal, and the detections that they make.
+    """Box predictor: K class logits and box outputs for each proposal, and detections from them.
 
-    A proposal is background where all its scores are low: there is no logit for it. The layers
+    There is no logit for background: a proposal is background if all its scores are low. The layers
     have the names of Detectron2's FastRCNNOutputLayers.
 
     Args:
         input_shape: of the box head's features.
         box2box_transform: Detectron2 box coder.
-        num_classes: K.
-        test_score_thresh: detections of at most this score are dropped. The scores of a ranking
-            loss have no scale of their own: 0 is the safe value for short trainings, .4 the one of
-            Rank & Sort Loss on COCO and .6 on LVIS.
-        test_nms_thresh: IoU above which the lower-scored detection of a class is dropped.
+        num_classes: K, >= 1.
+        test_score_thresh: score threshold at inference, in [0, 1]; detections of at most this score
+            are dropped. The scores of ranking losses have no fixed scale: 0 is the safe value for
+            short trainings; Rank & Sort Loss has .4 on COCO and .6 on LVIS.
+        test_nms_thresh: IoU in [0, 1] above which NMS drops the lower-scored detection of a class.
         test_topk_per_image: detections kept per image; below 0 for all.
-        cls_agnostic_bbox_reg: one box per proposal, and not one for each class.
-        prior_prob: the score of every class at the start, in (0, 1): .5 in Rank & Sort Loss, .01 in
-            aLRP Loss.
-        softmax: whether the scores are the softmax of the logits and a background's of 0, for
-            :class:`ranking_det.criteria.CrossEntropy`, and not their sigmoids.
-        suppression: takes the place of NMS at ``test_nms_thresh``; see
+        cls_agnostic_bbox_reg: predict one box per proposal instead of one for each class.
+        prior_prob: initial score of every class, in (0, 1): .5 in Rank & Sort Loss, .01 in aLRP
+            Loss.
+        softmax: whether the scores are the softmax of the logits and a background logit of 0, for
+            :class:`ranking_det.criteria.CrossEntropy`, instead of sigmoids.
+        suppression: replaces NMS at ``test_nms_thresh``; see
             :mod:`ranking_det.layers.suppression`.
+
+    Raises:
+        ValueError: ``prior_prob`` is out of range.
     """
 
     def __init__(
@@ -91,17 +94,24 @@ class RankingBoxPredictor(nn.Module):
         self.suppression = suppression or HardNMS(test_nms_thresh, exact=False)
 
     def forward(self, features: Tensor) -> BoxPredictions:
-        """Predict of the features (R, ...) of the proposals."""
+        """Predict class logits and box outputs.
+
+        Args:
+            features: (R, ...), of the proposals.
+
+        Returns:
+            The predictions for the R proposals.
+        """
         features = features.flatten(1)
         return BoxPredictions(self.cls_score(features), self.bbox_pred(features))
 
     def outputs_of(self, outputs: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
-        """The box outputs of some proposals for one class each.
+        """Select the box outputs of some proposals for one class each.
 
         Args:
             outputs: (R, 4) or (R, 4 K), of all proposals.
-            rows: (n,) int64.
-            classes: (n,) int64 in 0..K-1.
+            rows: (n,) int64 in [0, R), the proposals.
+            classes: (n,) int64 in [0, K).
 
         Returns:
             (n, 4) float32, with gradient.
@@ -115,7 +125,15 @@ class RankingBoxPredictor(nn.Module):
     def predict_boxes(
         self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Per image the boxes (R_i, 4) or (R_i, 4 K), XYXY in pixels."""
+        """Decode the predicted boxes of each image.
+
+        Args:
+            predictions: for the R proposals.
+            proposals: per image ``proposal_boxes``.
+
+        Returns:
+            Per image (R_i, 4) or (R_i, 4 K) XYXY in pixels.
+        """
         anchors = torch.cat([image.proposal_boxes.tensor for image in proposals])
         boxes: Tensor = self.box2box_transform.apply_deltas(predictions.outputs, anchors)
         return boxes.split([len(image) for image in proposals])
@@ -123,7 +141,16 @@ class RankingBoxPredictor(nn.Module):
     def predict_probs(
         self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Per image (R_i, K + 1): the scores of the classes, and of the background (0 if none)."""
+        """Compute the class scores of each image, by sigmoid or softmax.
+
+        Args:
+            predictions: for the R proposals.
+            proposals: per image, for the number of proposals.
+
+        Returns:
+            Per image (R_i, K + 1) float32 in [0, 1]; the last column is the score of background,
+            which is 0 with sigmoids.
+        """
         logits = predictions.logits.float()
         if self.softmax:
             scores = functional.pad(logits, (0, 1)).softmax(dim=1)
@@ -132,7 +159,15 @@ class RankingBoxPredictor(nn.Module):
         return scores.split([len(image) for image in proposals])
 
     def inference(self, predictions: BoxPredictions, proposals: list[Instances]) -> list[Instances]:
-        """The detections of each image: ``pred_boxes``, ``scores`` and ``pred_classes``."""
+        """Make the detections of each image: score threshold, NMS, top-k.
+
+        Args:
+            predictions: for the R proposals.
+            proposals: per image ``proposal_boxes``.
+
+        Returns:
+            Per image ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
+        """
         all_boxes = self.predict_boxes(predictions, proposals)
         all_probs = self.predict_probs(predictions, proposals)
         detections, thresh = [], self.test_score_thresh
@@ -145,16 +180,16 @@ class RankingBoxPredictor(nn.Module):
     def detect(
         self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int], score_thresh: float
     ) -> Instances:
-        """The detections of one image, the same as Detectron2's where NMS is.
+        """Make the detections of one image; with NMS they are the same as Detectron2's.
 
         Args:
-            boxes: (r, 4) or (r, 4 K) XYXY in pixels.
-            scores: (r, K).
-            image_size: (height, width); boxes are clipped to it.
-            score_thresh: a pair of proposal and class of at most this score is dropped.
+            boxes: (R_i, 4) or (R_i, 4 K) XYXY in pixels.
+            scores: (R_i, K) in [0, 1].
+            image_size: (height, width) in pixels; boxes are clipped to it.
+            score_thresh: drop pairs of proposal and class with at most this score.
 
         Returns:
-            Instances by descending score.
+            Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
         """
         finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
         boxes, scores = boxes[finite], scores[finite]

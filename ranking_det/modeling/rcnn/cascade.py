@@ -1,4 +1,4 @@
-"""Cascade R-CNN: box heads that refine one another's boxes, each with its own criterion."""
+"""Cascade R-CNN: stages of box heads that refine boxes, each with its own criterion."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from ranking_det.user_errors import UserError
 
 @ROI_HEADS_REGISTRY.register()
 class RankingCascadeROIHeads(StagedROIHeads):
-    """The heads of Cascade R-CNN (Cai and Vasconcelos, CVPR 2018), boxes and masks.
+    """RoI heads of Cascade R-CNN (Cai and Vasconcelos, CVPR 2018) for boxes and masks.
 
-    As published with Rank & Sort Loss (Oksuz et al., ICCV 2021), the gradients of the stages are
-    not scaled down, the logits of all stages are averaged at inference, and each stage has a mask
-    head, which is trained on that stage's positives with its weights and task loss. The masks of
-    the detections are the mean of all mask heads' probabilities. Losses end in ``_stage0`` and so
-    on.
+    They follow the models of Rank & Sort Loss (Oksuz et al., ICCV 2021): the gradients of the
+    stages are not scaled down, and at inference the logits of all stages are averaged. Each stage
+    has a mask head, which is trained on the stage's positives with their weights and balanced
+    against the stage's task loss. The masks of detections are the mean of the probabilities of all
+    mask heads. The names of losses end in ``_stage0``, ``_stage1`` and so on.
 
-    Detectron2's Cascade Mask R-CNN has one mask head, on the first stage's positives; its
-    checkpoints load into ``mask_heads`` of length 1, which is named ``mask_head`` in the state dict
-    as there.
+    Detectron2's Cascade Mask R-CNN has one mask head, on the positives of the first stage. Its
+    checkpoints load into ``mask_heads`` of length 1, which has the same name in the state dict,
+    ``mask_head``.
 
     Args:
         box_heads: of each stage, pooled features -> features.
         box_predictors: of each stage; class-agnostic.
-        assigners: of each stage, usually of rising thresholds.
-        criteria: of each stage; with a task on masks in the stages that have a mask head.
-        mask_heads: of each stage, or one for the first stage alone; None for none.
-        shared: see :class:`StagedROIHeads`. Stages without a mask head take the IoU for the
-            continuous labels "dice" and "mean".
+        assigners: of each stage, usually with rising thresholds.
+        criteria: of each stage; with a mask loss in the stages that have a mask head.
+        mask_heads: of each stage, or one for the first stage only; None for none.
+        shared: the arguments of :class:`StagedROIHeads`. In stages without a mask head, the
+            continuous labels "dice" and "mean" are the IoU.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -70,29 +70,43 @@ class RankingCascadeROIHeads(StagedROIHeads):
         equal = len(set(counts)) == 1 and counts[0] > 0
         check_that(equal, names, "one of each for every stage", counts)
         if any(predictor.bbox_pred.out_features != 4 for predictor in box_predictors):
-            raise ValueError("box_predictors: a cascade needs cls_agnostic_bbox_reg=True")
+            raise ValueError(
+                "box_predictors: expected cls_agnostic_bbox_reg=True in a cascade, got False"
+            )
         masks = list(mask_heads or ())
-        expected = f"one of each stage, or one for the first stage, of {counts[0]}"
+        expected = f"one for each of {counts[0]} stages, or one for the first stage"
         fits = not self.mask_on or len(masks) in (1, counts[0])
         check_that(fits, "mask_heads", expected, len(masks))
-        # One alone stays as it is, for Detectron2's names in the state dict.
+        # A single mask head is not wrapped, so that it has Detectron2's names in the state dict.
         mask_head = masks[0] if len(masks) == 1 else CascadeMaskHeads(masks)
         self._set_parts(*parts, mask_head=mask_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a yaml config; MODEL.ROI_BOX_CASCADE_HEAD has the thresholds and coders.
+        """Translate a yaml config to the constructor's arguments.
 
-        There is a mask head for each stage, unless MODEL.ROI_MASK_HEAD.EVERY_STAGE is False.
+        MODEL.ROI_BOX_CASCADE_HEAD has the IoU thresholds and the weights of the box coders. Each
+        stage has a mask head, unless MODEL.ROI_MASK_HEAD.EVERY_STAGE is False.
+
+        Args:
+            cfg: a Detectron2 config with the project's keys.
+            input_shape: of the backbone's features, by name.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            UserError: a component that cannot be built, or another number of thresholds than of
+                box coders.
         """
         node, where = cfg.MODEL.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
             raise UserError(
-                f"{where}: IOUS and BBOX_REG_WEIGHTS need an entry for every stage, got "
+                f"{where}: expected an entry for every stage in IOUS and BBOX_REG_WEIGHTS, got "
                 f"{len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )
         arguments = super().from_config(cfg, input_shape)
-        # In the order of what build_box_parts returns.
+        # In the order in which build_box_parts returns the parts.
         names = ("box_heads", "box_predictors", "criteria", "assigners")
         arguments |= {name: [] for name in names}
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
@@ -109,7 +123,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         return arguments
 
     def stages(self) -> list[Stage]:
-        """All stages, the first on the RPN's proposals."""
+        """Return all stages, in order; the first refines the RPN's proposals."""
         mask_heads = []
         if self.mask_on:
             several = isinstance(self.mask_head, CascadeMaskHeads)

@@ -1,6 +1,7 @@
-"""Masks of positive proposals, in training.
+"""Mask heads, and the mask targets of positive proposals.
 
-Shapes: P positives of all images, Q that have a mask, K classes, S x S pixels of a mask.
+Shapes: P positives of all images, Q positives that have a mask, Q_i in image i, K classes, S x S
+pixels of a mask.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from torchvision.ops import roi_align
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class RankingMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head, whose last layer starts as the other layers do.
+    """Detectron2's mask head with He initialisation of the last layer, too.
 
-    That is wider (He et al., ICCV 2015) than Detectron2's deviation of .001, and what the published
-    ranking detectors have. The losses are those of :class:`ranking_det.modeling.RankingROIHeads`.
+    As in the published ranking detectors, the last layer is initialised like the others (He et al.,
+    ICCV 2015); its weights are larger than with Detectron2's standard deviation of .001. The losses
+    are computed by :class:`ranking_det.modeling.RankingROIHeads`.
 
     Args:
         input_shape: of the pooled features.
-        arguments: ``num_classes`` (1 for masks that are the same for all classes), ``conv_dims``
-            and ``conv_norm`` of Detectron2's mask head.
+        arguments: ``num_classes`` (1 for class-agnostic masks), ``conv_dims`` and ``conv_norm`` of
+            Detectron2's mask head.
     """
 
     @configurable
@@ -38,17 +40,18 @@ class RankingMaskHead(MaskRCNNConvUpsampleHead):
 
 
 class CascadeMaskHeads(nn.ModuleList):
-    """The mask heads of a cascade's stages, whose masks are averaged at inference."""
+    """Mask heads of the stages of a cascade; their masks are averaged at inference."""
 
     def forward(self, features: Tensor, instances: list[Instances]) -> list[Instances]:
         """Predict masks, as a Detectron2 mask head does in evaluation mode.
 
         Args:
-            features: (R, C, H, W), pooled at the boxes of all R instances.
+            features: (n, C, H, W), pooled at the boxes of all n instances.
             instances: per image ``pred_classes``.
 
         Returns:
-            The same with ``pred_masks`` (R_i, 1, S, S), the mean of the heads' probabilities.
+            The same instances with ``pred_masks`` (n_i, 1, S, S), the mean of the probabilities of
+            all heads, in [0, 1].
         """
         masks = [[image.pred_masks for image in head(features, instances)] for head in self]
         for image, *stages in zip(instances, *masks, strict=True):
@@ -57,31 +60,31 @@ class CascadeMaskHeads(nn.ModuleList):
 
 
 def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
-    """Choose the positives that get a mask, random ones where there are more than ``max_masks``.
+    """Choose the positives that get a mask, at random if there are more than ``max_masks``.
 
-    Nothing is known of the mask of an object that has none.
+    Positives of objects whose mask is empty are left out, as the shape of the object is unknown.
 
     Args:
-        gt_index: (P,) int64, the object of each positive, in all images together.
+        gt_index: (P,) int64, the object of each positive, counted over all images.
         targets: per image ``gt_masks``.
-        max_masks: of all images together.
+        max_masks: the largest Q, of all images together, >= 0.
 
     Returns:
-        (Q,) int64 in 0..P-1, ascending.
+        (Q,) int64 in [0, P), ascending.
 
     Raises:
         ValueError: there are objects, but no ``gt_masks``.
     """
-    known = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
+    has_mask = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
     for objects in targets:
         if len(objects) and not objects.has("gt_masks"):
             raise ValueError(
-                "targets: expected gt_masks, which the data loader gives with masks=True "
+                "targets: expected gt_masks, got none; the data loader gives them with masks=True "
                 "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
             )
         if len(objects):
-            known.append(objects.gt_masks.nonempty().to(gt_index.device))
-    index = torch.nonzero(torch.cat(known)[gt_index]).squeeze(1)
+            has_mask.append(objects.gt_masks.nonempty().to(gt_index.device))
+    index = torch.nonzero(torch.cat(has_mask)[gt_index]).squeeze(1)
     if len(index) > max_masks:
         chosen = torch.zeros(len(index), dtype=torch.bool)
         chosen[torch.randperm(len(index))[:max_masks]] = True
@@ -90,14 +93,14 @@ def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int
 
 
 def select_class(logits: Tensor, classes: Tensor) -> Tensor:
-    """Of masks by class (P, K, S, S) that of each one's class, of others (P, 1, S, S) the one.
+    """Select the mask of each positive's class; class-agnostic masks are taken as they are.
 
     Args:
-        logits: raw.
-        classes: (P,) int64.
+        logits: (Q, K, S, S), or (Q, 1, S, S) for class-agnostic masks.
+        classes: (Q,) int64 in [0, K).
 
     Returns:
-        (P, S, S), with gradient.
+        (Q, S, S), with gradient.
     """
     if logits.shape[1] == 1:
         return logits[:, 0]
@@ -107,13 +110,13 @@ def select_class(logits: Tensor, classes: Tensor) -> Tensor:
 def cut_masks(
     rois: Sequence[Tensor], gt_index: Sequence[Tensor], targets: Sequence[Instances], size: int
 ) -> Tensor:
-    """What the mask of each positive's object looks like in its proposal.
+    """Crop the ground-truth mask of each positive to its proposal and resize it to S x S.
 
     Args:
-        rois: per image (Q_i, 4), the proposals.
-        gt_index: per image (Q_i,) int64, the object of each, in all images together.
+        rois: per image (Q_i, 4) XYXY in pixels, the proposals.
+        gt_index: per image (Q_i,) int64, the object of each, counted over all images.
         targets: per image ``gt_masks``.
-        size: S.
+        size: S, >= 1.
 
     Returns:
         (Q, S, S) float32, 0 or 1.
@@ -127,10 +130,10 @@ def cut_masks(
 
 
 def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Of each box (P, 4) the mask (size, size) of the object that its index names, bool."""
+    """Crop the mask of the object ``index`` to each box (n, 4): (n, size, size) bool."""
     if isinstance(masks, PolygonMasks):
         return masks[index].crop_and_resize(boxes, size)
-    # As BitMasks cuts them, but without a copy of a whole image's mask for every box.
+    # As BitMasks.crop_and_resize, but without a copy of a whole image's mask for every box.
     whole = masks.tensor.to(boxes.device, torch.float32)[:, None]
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
     return roi_align(whole, rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -1,6 +1,6 @@
-"""Proposals: which of them are trained on, and those that a box head makes of them.
+"""Matching and sampling of proposals, and the refined proposals of a cascade.
 
-Shapes: N images, R proposals of all of them, R_i of image i.
+Shapes: N images, R proposals of all images, R_i of image i.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ def match_proposals(
     sampler: nn.Module | None = None,
     append_gt: bool = True,
 ) -> tuple[list[Instances], Assignment]:
-    """Choose the proposals that are trained on and find their objects.
+    """Match proposals to ground-truth objects and sample those that are trained on.
 
-    The objects' own boxes are appended after the others were assigned, each assigned to its own
-    object: as proposals, they would be every object's best and leave no low-quality match.
+    Ground-truth boxes are appended after the matching, each matched to its own object. Otherwise
+    they would be the best match of every object, and there would be no low-quality matches.
 
     Args:
         proposals: per image ``proposal_boxes`` and ``objectness_logits``.
         targets: per image ``gt_boxes`` and ``gt_classes``.
-        assigner: is called for each image alone, as if it had anchors of its own on one level.
+        assigner: matches the proposals of one image at a time, as anchors of a single level.
         sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all proposals.
-        append_gt: whether the objects' own boxes are proposals too, after the others.
+        append_gt: whether ground-truth boxes are proposals too, after the others.
 
     Returns:
-        The proposals of each image, with ``is_object`` for those that are an object's own box, and
-        the assignment of all R.
+        The R sampled proposals by image, with ``is_object`` (R_i,) bool for ground-truth boxes, and
+        their assignment.
 
     Raises:
-        ValueError: objects are to be appended to proposals without ``objectness_logits``.
+        ValueError: ``append_gt`` with proposals that have no ``objectness_logits``.
     """
     if append_gt and not all(image.has("objectness_logits") for image in proposals):
-        raise ValueError("proposals: expected objectness_logits, as an RPN gives them")
+        raise ValueError("proposals: expected objectness_logits, as an RPN gives them, got none")
     samples, labels, index, first = [], [], [], 0
     for image, objects in zip(proposals, targets, strict=True):
         boxes, classes = image.proposal_boxes.tensor, objects.gt_classes
@@ -69,16 +69,17 @@ def match_proposals(
 def refine_proposals(
     boxes: Sequence[Tensor], proposals: Sequence[Instances], *, training: bool
 ) -> list[Instances]:
-    """The proposals of a cascade's next stage: the boxes that the last one made of its own.
+    """Make the proposals of a cascade's next stage from the boxes that the last stage predicts.
 
     Args:
-        boxes: per image (R_i, 4) XYXY; those that are not finite become empty.
-        proposals: per image, what the boxes were made of.
-        training: whether to leave out those of the objects' own boxes, which are appended anew, and
-            empty ones. In the test all stages must have the same proposals.
+        boxes: per image (R_i, 4) XYXY in pixels, predicted; non-finite boxes become empty.
+        proposals: per image the proposals from which the boxes were predicted, in training with
+            ``is_object``.
+        training: whether to drop empty boxes, and the refined ground-truth boxes, as the next stage
+            appends the ground truth again. At inference all stages need the same proposals.
 
     Returns:
-        Per image ``proposal_boxes``, within the image and without gradient, and
+        Per image ``proposal_boxes``, clipped to the image and without gradient, and
         ``objectness_logits`` if there are any.
     """
     refined = []

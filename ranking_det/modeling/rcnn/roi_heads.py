@@ -1,6 +1,28 @@
-"""Stages of box and mask heads on proposals, trained by any criterion.
+"""RoI heads of Faster and Mask R-CNN with any criterion, in one or several stages.
 
-Shapes: N images, R proposals of all of them, K classes, P positives.
+Shapes in this folder:
+
+    N: images of the batch
+    R: rows, the proposals (RoIs) of all images after sampling, image-major; in training with the
+        ground-truth boxes of each image after its proposals
+    R_i: rows of image i
+    K: classes of objects; there is no class for background
+    P: positives, the rows whose label is a class
+    Q: positives that get a mask, at most ``max_mask_rois``
+    G: ground-truth boxes of all images
+    S: side of a predicted mask in pixels
+
+Names:
+
+    logits: (R, K) raw class scores; the score of a class is sigmoid(logit), or with ``softmax`` the
+        softmax of the logits and a background logit of 0
+    outputs: (R, 4) or (R, 4 K) raw box outputs, which the box coder decodes (Detectron2's "deltas")
+    assignment: labels (R,), a class in [0, K), BACKGROUND or IGNORE; and gt_index (R,), the row of
+        the matched box among the G, -1 if there is none
+    anchors: (P, 4) XYXY in pixels, the name of the positives' proposals in the candidates
+    mask logits: (Q, S, S) of each positive's class
+    continuous labels: (P,) in [0, 1], what the positives are ranked by
+    candidates: all that the criterion needs of the R rows and P positives
 """
 
 from __future__ import annotations
@@ -32,11 +54,11 @@ from ranking_det.modeling.yaml_keys import build_node
 from ranking_det.user_errors import UserError
 
 CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
-"""What the positives of an R-CNN may be ranked by (Oksuz et al., ICCV 2021, section S3.4)."""
+"""Labels by which the positives of an R-CNN may be ranked (Oksuz et al., ICCV 2021, S3.4)."""
 
 
 class Stage(NamedTuple):
-    """A box head, what it is trained with, and the mask head on its positives, if there is one."""
+    """One stage of RoI heads: box head, box predictor, assigner, criterion, optional mask head."""
 
     head: nn.Module
     predictor: RankingBoxPredictor
@@ -46,30 +68,32 @@ class Stage(NamedTuple):
 
 
 class StagedROIHeads(nn.Module):
-    """Box heads that refine one another's boxes, and their mask heads; one or several stages.
+    """Base class of RoI heads: one or several stages of box heads, with or without mask heads.
 
-    Every proposal is ranked. Both heads of a stage run before its losses, as the masks may be what
-    positives are ranked by; a mask knows its place among the positives, and so its instance weight.
-    At inference the logits of all stages are averaged, and the boxes are the last stage's.
+    Each stage refines the boxes of the previous one. All proposals are ranked. The box head and the
+    mask head of a stage both run before its losses, because the masks may rank the positives. Masks
+    keep the index of their positive, which gives them its instance weight. At inference the logits
+    of all stages are averaged, and the boxes are those of the last stage.
 
     Args:
-        num_classes: K.
+        num_classes: K, >= 1.
         box_in_features: names of the backbone's features, the finest first.
         box_pooler: Detectron2 ROIPooler.
-        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for every proposal, as the
-            ranking papers have it.
-        proposal_append_gt: whether the objects' own boxes are proposals too, in every stage; not in
-            aLRP Loss.
-        mask_in_features: names of the backbone's features for masks; None for none.
+        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all proposals, as in the
+            ranking papers.
+        proposal_append_gt: whether ground-truth boxes are proposals too, in every stage. aLRP Loss
+            does not append them.
+        mask_in_features: names of the backbone's features for masks; None for no masks.
         mask_pooler: Detectron2 ROIPooler, for the mask heads of all stages.
-        max_mask_rois: positives of a stage that get a mask in training, of all images of the
-            process together; random ones where there are more.
-        continuous_label: what positives are ranked by, or what their scores are to be: "iou" of the
-            box, "dice" of the predicted mask, their "mean", or "binary", 1 for all. A positive
-            without a mask has its IoU in the place of the two in the middle.
+        max_mask_rois: positives per stage that get a mask in training, of all images of the process
+            together, >= 1; chosen at random if there are more.
+        continuous_label: what the positives are ranked by, which losses on continuous labels also
+            use as the target of their scores: "iou" of the box, "dice" of the predicted mask, the
+            "mean" of both, or "binary", 1 for all. For "dice" and "mean", a positive without a mask
+            has its IoU.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: an argument out of range, or parts that do not fit together.
     """
 
     def __init__(
@@ -93,7 +117,7 @@ class StagedROIHeads(nn.Module):
         self.box_pooler = box_pooler
         self.sampler = sampler
         self.proposal_append_gt = proposal_append_gt
-        # Detectron2's test-time augmentation switches masks off for a while.
+        # Detectron2's test-time augmentation sets this attribute to False temporarily.
         self.mask_on = mask_in_features is not None
         self.mask_in_features = list(mask_in_features or ())
         self.mask_pooler = mask_pooler
@@ -102,13 +126,16 @@ class StagedROIHeads(nn.Module):
         if self.mask_on and mask_pooler is None:
             raise ValueError("mask_pooler: expected a pooler, got None")
         if not self.mask_on and continuous_label in ("dice", "mean"):
-            raise ValueError(f"continuous_label: {continuous_label!r} needs a mask head")
+            raise ValueError(
+                "continuous_label: expected 'iou' or 'binary', as there is no mask head, got "
+                f"{continuous_label!r}"
+            )
         for pooler in (box_pooler, mask_pooler):
             if pooler is not None:
                 pooler.register_forward_pre_hook(_widen)
 
     def stages(self) -> list[Stage]:
-        """All stages, the first on the RPN's proposals."""
+        """Return all stages, in order; the first refines the RPN's proposals."""
         raise NotImplementedError
 
     def _set_parts(self, *parts: nn.Module, mask_head: nn.Module | None) -> None:
@@ -130,16 +157,29 @@ class StagedROIHeads(nn.Module):
                 raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
             check_stage_parts(*stage[1:], self.num_classes, self.continuous_label)
         if len({stage.predictor.softmax for stage in stages}) > 1:
-            raise ValueError("criteria: expected either softmax or sigmoid in all stages")
+            raise ValueError("criteria: expected either softmax or sigmoid in all stages, got both")
         if self.mask_on and stages[0].mask_head is None:
             raise ValueError("mask_head: expected one for mask_in_features, got None")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate what a yaml config says of all stages together."""
+        """Translate a yaml config to the arguments that all stages share.
+
+        Args:
+            cfg: a Detectron2 config with the project's keys.
+            input_shape: of the backbone's features, by name.
+
+        Returns:
+            The arguments by name, without those of masks.
+
+        Raises:
+            UserError: a config with keypoints, or a component that cannot be built.
+        """
         model = cfg.MODEL
         if model.KEYPOINT_ON:
-            raise UserError("MODEL.KEYPOINT_ON: the ranking heads have no keypoints")
+            raise UserError(
+                "MODEL.KEYPOINT_ON: expected False, got True; the ranking heads have no keypoints"
+            )
         names, box = model.ROI_HEADS.IN_FEATURES, model.ROI_BOX_HEAD
         box_pooler = ROIPooler(
             output_size=box.POOLER_RESOLUTION,
@@ -164,7 +204,23 @@ class StagedROIHeads(nn.Module):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Detect, or in training compute the losses; see Detectron2's ROIHeads."""
+        """Detect objects, or in training compute the losses, as Detectron2's ROIHeads.
+
+        Args:
+            images: the N images; not used.
+            features: of the backbone, by name, each (N, C, H_l, W_l).
+            proposals: per image ``proposal_boxes``, and ``objectness_logits`` in training.
+            targets: per image ``gt_boxes`` and ``gt_classes``, and ``gt_masks`` for masks; needed
+                in training.
+
+        Returns:
+            In training the sampled proposals of the first stage and the losses by name. At
+            inference per image ``pred_boxes``, ``scores`` and ``pred_classes``, and ``pred_masks``
+            if there is a mask head; and no losses.
+
+        Raises:
+            ValueError: no ``targets`` in training, or targets without masks for a mask head.
+        """
         if not self.training:
             detections = self._detect_boxes(features, proposals)
             return self.forward_with_given_boxes(features, detections), {}
@@ -204,7 +260,7 @@ class StagedROIHeads(nn.Module):
         assignment: Assignment,
         predictions: BoxPredictions,
     ) -> Candidates:
-        """All proposals' logits, and the boxes and masks of the positives."""
+        """Build the criterion's candidates: all logits, boxes and masks of the positives."""
         labels = assignment.labels
         rows = torch.nonzero(labels >= 0).squeeze(1)
         classes, gt_index = labels[rows], assignment.gt_index[rows]
@@ -237,14 +293,14 @@ class StagedROIHeads(nn.Module):
         )
 
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
-        """Features (Q, C, h, w) of boxes, per image (Q_i, 4)."""
+        """Pool features (Q, C, h, w) at boxes, per image (Q_i, 4)."""
         maps = [features[name] for name in self.mask_in_features]
         return self.mask_pooler(maps, [Boxes(image) for image in rois])
 
     def _detect_boxes(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
-        """Detections from the mean of all stages' logits and the last stage's boxes."""
+        """Detect, with the mean of all stages' logits and the boxes of the last stage."""
         total, stages = 0.0, self.stages()
         for i, stage in enumerate(stages):
             predictions = self._predict(features, proposals, stage)
@@ -258,14 +314,14 @@ class StagedROIHeads(nn.Module):
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """Add masks to detections, as Detectron2's heads do.
+        """Add masks to detections, as Detectron2's ROIHeads.
 
         Args:
-            features: the backbone's, by name.
+            features: of the backbone, by name, each (N, C, H_l, W_l).
             instances: per image ``pred_boxes`` and ``pred_classes``.
 
         Returns:
-            The same, with ``pred_masks`` if there is a mask head.
+            The same instances, with ``pred_masks`` (n_i, 1, S, S) if there is a mask head.
         """
         if not self.mask_on:
             return instances
@@ -275,16 +331,20 @@ class StagedROIHeads(nn.Module):
 
 @ROI_HEADS_REGISTRY.register()
 class RankingROIHeads(StagedROIHeads):
-    """The heads of Faster and Mask R-CNN with any criterion: a single stage.
+    """RoI heads of Faster R-CNN and Mask R-CNN with any criterion: a single stage.
 
     Args:
         box_head: pooled features -> features.
-        box_predictor: a :class:`RankingBoxPredictor`, class-specific or not.
-        assigner: see :mod:`ranking_det.assigners`; one that looks at one image's proposals alone.
-        criterion: see :mod:`ranking_det.criteria`; all proposals are of level 0. With a mask head
-            it has a task on masks.
+        box_predictor: a :class:`RankingBoxPredictor`, class-specific or class-agnostic.
+        assigner: see :mod:`ranking_det.assigners`; it is called with the proposals of one image at
+            a time.
+        criterion: see :mod:`ranking_det.criteria`. All proposals are of level 0. With a mask head
+            it needs a mask loss.
         mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
-        shared: see :class:`StagedROIHeads`.
+        shared: the arguments of :class:`StagedROIHeads`.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
 
     @configurable
@@ -303,7 +363,20 @@ class RankingROIHeads(StagedROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        """Translate a yaml config to the constructor's arguments.
+
+        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+
+        Args:
+            cfg: a Detectron2 config with the project's keys.
+            input_shape: of the backbone's features, by name.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            UserError: a config with keypoints, or a component that cannot be built.
+        """
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
         parts = build_box_parts(cfg, input_shape, weights)
         parts["assigner"] = build_node(cfg, "ASSIGNER", assigners)
@@ -312,23 +385,23 @@ class RankingROIHeads(StagedROIHeads):
         return super().from_config(cfg, input_shape) | parts
 
     def stages(self) -> list[Stage]:
-        """The one stage."""
+        """Return the single stage."""
         mask_head = self.mask_head if self.mask_on else None
         parts = self.box_head, self.box_predictor, self.assigner, self.criterion
         return [Stage(*parts, mask_head)]
 
 
 def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) -> Tensor | None:
-    """What the positives are ranked by.
+    """Compute the continuous labels, by which the positives are ranked.
 
     Args:
         label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
             mean of both, or 1 for all. A positive without a mask has its IoU.
         boxes: of the P positives.
-        masks: of some of them; None for none.
+        masks: of Q of the positives; None for none.
 
     Returns:
-        (P,) in [0, 1], without gradient; None for the IoU.
+        (P,) in [0, 1], without gradient; None stands for the IoU.
     """
     if label == "binary":
         return torch.ones_like(boxes.boxes[:, 0])
@@ -343,12 +416,18 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
 def build_box_parts(
     cfg: CfgNode, input_shape: dict[str, ShapeSpec], coder_weights: Sequence[float]
 ) -> dict[str, Any]:
-    """Build the parts of a stage for boxes from a yaml config, but for the assigner.
+    """Build the box head, box predictor and criterion of a stage from a yaml config.
 
     Args:
-        cfg: the config.
-        input_shape: of the backbone's features.
-        coder_weights: of the box coder.
+        cfg: a Detectron2 config with the project's keys.
+        input_shape: of the backbone's features, by name.
+        coder_weights: the 4 weights of the box coder, > 0.
+
+    Returns:
+        ``box_head``, ``box_predictor`` and ``criterion``.
+
+    Raises:
+        UserError: a component that cannot be built.
     """
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     size = box.POOLER_RESOLUTION
@@ -375,10 +454,18 @@ def build_box_parts(
 def build_mask_part(
     cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: CriterionBase
 ) -> dict[str, Any]:
-    """Build the mask part as Detectron2 does, and add MODEL.MASK_CRITERION to the criterion.
+    """Build the mask head as Detectron2 does, and add MODEL.MASK_CRITERION to the criterion.
+
+    Args:
+        cfg: a Detectron2 config with the project's keys.
+        input_shape: of the backbone's features, by name.
+        criterion: of the stage, which is changed in place.
 
     Returns:
         ``mask_in_features``, ``mask_pooler`` and ``mask_head``.
+
+    Raises:
+        UserError: a criterion that cannot be built.
     """
     for part in criterion.criteria:
         part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))
@@ -386,10 +473,10 @@ def build_mask_part(
 
 
 def _widen(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Let a Detectron2 ROIPooler widen the features under autocast before it pools.
+    """Convert features to float32 before a Detectron2 ROIPooler pools them under autocast.
 
-    It gives the boxes the features' type, and in bfloat16 a box at 1,000 px moves by up to 4 px,
-    away from its label and its mask.
+    The pooler converts boxes to the dtype of the features. In bfloat16 a box at 1,000 px moves by
+    up to 4 px, away from its label and its mask.
     """
     maps, *boxes = args
     if torch.is_autocast_enabled(maps[0].device.type):

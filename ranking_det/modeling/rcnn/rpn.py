@@ -1,6 +1,6 @@
-"""A region proposal network on any assigner and any criterion.
+"""Region proposal network (RPN) with any assigner and any criterion.
 
-Shapes: N images, R_l anchors of level l and one image, R anchors of all levels and images.
+Shapes: N images, R_l anchors of level l of one image, R anchors of all levels and images.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ from ranking_det.modeling.yaml_keys import build_node
 
 @RPN_HEAD_REGISTRY.register()
 class RankingRPNHead(StandardRPNHead):
-    """Detectron2's RPN head, whose scores start at a prior as aLRP Loss has them.
+    """Detectron2's RPN head with a prior for the initial scores, as in aLRP Loss.
 
-    Rank & Sort Loss starts from .5, as StandardRPNHead does.
+    Rank & Sort Loss uses StandardRPNHead, whose scores start at .5.
 
     Args:
-        prior_prob: the score of every anchor at the start, in (0, 1).
-        arguments: those of StandardRPNHead.
+        prior_prob: initial score of every anchor, in (0, 1).
+        arguments: the arguments of StandardRPNHead.
+
+    Raises:
+        ValueError: ``prior_prob`` is out of range.
     """
 
     @configurable
@@ -55,33 +58,33 @@ class RankingRPNHead(StandardRPNHead):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RankingRPN(AnchorCandidates, nn.Module):
-    """Proposals (Ren et al., NeurIPS 2015) from all anchors, which any criterion trains.
+    """Region proposal network (Ren et al., NeurIPS 2015) trained on all anchors by any criterion.
 
-    Its head is Detectron2's, by name too, so that Detectron2's checkpoints load.
+    The head has the same name in the state dict as in Detectron2, so that its checkpoints load.
 
     Args:
         in_features: names of the backbone's features, the finest first.
-        head: ``(features) -> (logits, box outputs)`` per level, one logit an anchor, such as
+        head: ``(features) -> (logits, box outputs)`` per level, with one logit per anchor, such as
             Detectron2's StandardRPNHead.
         anchor_generator: Detectron2 anchor generator.
         box2box_transform: Detectron2 box coder.
         assigner: see :mod:`ranking_det.assigners`.
-        criterion: see :mod:`ranking_det.criteria`; of one class.
-        pre_nms_topk: proposals of a level before suppression, in training and at inference.
-        post_nms_topk: proposals of an image after it, in training and at inference.
-        nms_thresh: IoU above which the lower-scored proposal of a level is dropped.
-        min_box_size: proposals with a side of at most so many pixels are dropped.
-        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all anchors, as the ranking
-            papers have it.
-        boundary: anchors that leave their image by more than so many pixels are ignored; None for
-            no such limit.
-        loss_weight: factor of all losses, after the balance; .2 in Rank & Sort and aLRP Loss.
-        suppression: takes the place of NMS at ``nms_thresh``; see
-            :mod:`ranking_det.layers.suppression`, for which each level is a class. Scores are
-            logits, which Soft-NMS cannot lower.
+        criterion: see :mod:`ranking_det.criteria`; it gets candidates of a single class.
+        pre_nms_topk: proposals per level before NMS, >= 1, in training and at inference.
+        post_nms_topk: proposals per image after NMS, >= 1, in training and at inference.
+        nms_thresh: IoU above which NMS drops the lower-scored proposal of a level, >= 0.
+        min_box_size: drop proposals with a side of at most this many pixels, >= 0.
+        sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all anchors, as in the
+            ranking papers.
+        boundary: ignore anchors that extend beyond the image by more than this many pixels, >= 0;
+            None for no limit.
+        loss_weight: factor of all losses, >= 0, applied after the balance; .2 in Rank & Sort and
+            aLRP Loss.
+        suppression: replaces NMS at ``nms_thresh``; see :mod:`ranking_det.layers.suppression`. Each
+            level is a class for it. Soft-NMS is not usable, as the scores are logits.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: an argument out of range, or parts that do not fit together.
     """
 
     num_classes = 1
@@ -119,19 +122,32 @@ class RankingRPN(AnchorCandidates, nn.Module):
         self.criterion = criterion
         self.sampler = sampler
         self.strides = list(anchor_generator.strides)
-        # By whether the module trains.
+        # Indexed by ``self.training``.
         self.pre_nms_topk = _by_mode("pre_nms_topk", pre_nms_topk)
         self.post_nms_topk = _by_mode("post_nms_topk", post_nms_topk)
         self.nms_thresh = nms_thresh
         self.min_box_size = min_box_size
         self.boundary = boundary
         self.loss_weight = loss_weight
-        # As Detectron2 does it, to the bit: what is proposed decides what is trained.
+        # Bit-identical to Detectron2's NMS, as different proposals would change the training.
         self.suppression = suppression or HardNMS(nms_thresh, exact=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Translate a yaml config; see :func:`ranking_det.modeling.add_ranking_config`."""
+        """Translate a yaml config to the constructor's arguments.
+
+        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+
+        Args:
+            cfg: a Detectron2 config with the project's keys.
+            input_shape: of the backbone's features, by name.
+
+        Returns:
+            The arguments by name.
+
+        Raises:
+            UserError: a component that cannot be built.
+        """
         model, node = cfg.MODEL, cfg.MODEL.RPN
         built = RPN.from_config(cfg, input_shape)
         shared = ("in_features", "head", "anchor_generator", "box2box_transform", "min_box_size")
@@ -150,16 +166,19 @@ class RankingRPN(AnchorCandidates, nn.Module):
         features: dict[str, Tensor],
         gt_instances: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose, as Detectron2's RPN does.
+        """Propose boxes, and in training compute the losses, as Detectron2's RPN.
 
         Args:
             images: the N images.
-            features: the backbone's, by name.
-            gt_instances: the objects of each image, in training.
+            features: of the backbone, by name, each (N, C, H_l, W_l).
+            gt_instances: per image ``gt_boxes`` and ``gt_classes``; needed in training.
 
         Returns:
             Per image ``proposal_boxes`` and ``objectness_logits``, by descending score and without
-            gradient; and in training the criterion's losses, ``loss_rpn_...``.
+            gradient; and the criterion's losses, ``loss_rpn_...``, which are empty at inference.
+
+        Raises:
+            ValueError: no ``gt_instances`` in training.
         """
         maps = [features[name] for name in self.in_features]
         predictions, anchors = MapPredictions(*self.rpn_head(maps)), self.make_anchors(maps)
@@ -179,7 +198,16 @@ class RankingRPN(AnchorCandidates, nn.Module):
         return self._propose(images, anchors, predictions), losses
 
     def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
-        """Which anchors (R,) take part: not in the padding, nor too far beyond their image."""
+        """Find the anchors to assign: outside the padding, and within ``boundary`` of the image.
+
+        Args:
+            images: the N images.
+            maps: per level (N, C, H_l, W_l), for the sizes of the levels.
+            anchors: per level (R_l, 4) XYXY in pixels, of one image.
+
+        Returns:
+            (R,) bool; the other anchors are ignored.
+        """
         valid = super().valid(images, maps, anchors)
         if self.boundary is None:
             return valid
@@ -188,7 +216,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
         return valid & torch.cat(inside)
 
     def _sample(self, labels: Tensor, num_images: int) -> Tensor:
-        """The labels (R,), with IGNORE where an anchor is not in the sample."""
+        """Set the labels (R,) to IGNORE for anchors that are not in the sample."""
         if self.sampler is None:
             return labels
         sampled = torch.full_like(labels, IGNORE).view(num_images, -1)
@@ -201,7 +229,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
     def _propose(
         self, images: ImageList, anchors: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
-        """The best of each level, then the best of each image; scores are logits."""
+        """Make proposals: top-k per level, NMS, top-k per image; the scores are logits."""
         levels, limit = [], self.pre_nms_topk[self.training]
         for i, cells in enumerate(anchors):
             outputs = flatten_level(predictions.outputs[i], 4).float()
@@ -214,8 +242,8 @@ class RankingRPN(AnchorCandidates, nn.Module):
         fields = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         proposals, limit = [], self.post_nms_topk[self.training]
         for size, *raw in zip(images.image_sizes, *fields, strict=True):
-            # Of a diverged model boxes are dropped, and the losses are not finite: the trainer's
-            # guard names both.
+            # Non-finite boxes of a diverged model are dropped without an error, as its losses are
+            # not finite either and the trainer reports them.
             best = keep_best(
                 RawDetections(*raw), size, self.suppression, limit, min_side=self.min_box_size
             )
@@ -226,6 +254,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
 
 
 def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
+    """Check two numbers, for training and inference, and map ``self.training`` to them."""
     if len(numbers) != 2:
         raise ValueError(f"{name}: expected two numbers, in training and inference, got {numbers}")
     for number in numbers:

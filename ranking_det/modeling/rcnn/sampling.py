@@ -1,4 +1,4 @@
-"""Which of an image's candidates take part in the losses; without a sampler all of them do."""
+"""Samplers of the anchors or proposals that are trained on; without a sampler, all are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ __all__ = ["NegativeCap", "RandomSampler"]
 
 
 class RandomSampler(nn.Module):
-    """A random sample of fixed size, which cross entropy needs (Ren et al., NeurIPS 2015).
+    """Random sampling of a fixed number of candidates (Faster R-CNN, Ren et al., NeurIPS 2015).
+
+    Cross entropy needs it against the imbalance of positives and negatives; ranking losses do not.
 
     Args:
-        size: candidates of an image, >= 1; fewer if there are not so many.
-        positive_fraction: at most this share of ``size`` is positive, in [0, 1].
+        size: candidates per image, >= 1; all if there are fewer.
+        positive_fraction: largest share of positives in the sample, in [0, 1].
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     def __init__(self, size: int = 256, positive_fraction: float = 0.5) -> None:
@@ -30,25 +35,28 @@ class RandomSampler(nn.Module):
         self.positive_fraction = positive_fraction
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Draw.
+        """Draw a sample of one image's candidates.
 
         Args:
-            labels: (R,) int64 of one image, classes, BACKGROUND or IGNORE.
+            labels: (r,) int64, labels of the image's candidates: classes, BACKGROUND or IGNORE.
 
         Returns:
-            (n,) int64, ascending rows; none is ignored.
+            (n,) int64, rows of the sample in ascending order, none of them ignored.
         """
-        # Detectron2's function knows 1, 0 and -1.
+        # Detectron2's labels are 1 for positive, 0 for negative and -1 for ignored.
         kinds = (labels >= 0).long() - (labels == IGNORE).long()
         drawn = subsample_labels(kinds, self.size, self.positive_fraction, 0)
         return torch.cat(drawn).sort().values
 
 
 class NegativeCap(nn.Module):
-    """All positives, and at most so many random negatives, where memory is short.
+    """All positives and a limited number of random negatives, to save memory.
 
     Args:
-        max_negatives: of an image, >= 0.
+        max_negatives: largest number of negatives per image, >= 0.
+
+    Raises:
+        ValueError: ``max_negatives`` is out of range.
     """
 
     def __init__(self, max_negatives: int) -> None:
@@ -57,7 +65,7 @@ class NegativeCap(nn.Module):
         self.max_negatives = max_negatives
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Draw; see :meth:`RandomSampler.forward`."""
+        """Draw a sample of one image's candidates; see :meth:`RandomSampler.forward`."""
         negatives = torch.nonzero(labels == BACKGROUND).squeeze(1)
         order = torch.randperm(len(negatives), device=labels.device)
         drawn = negatives[order[: self.max_negatives]]

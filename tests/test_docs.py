@@ -1,0 +1,122 @@
+"""README and docs are true: their code runs, commands are accepted, links and figures are right."""
+
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks.docs import BLOCKS, PLACE, fill
+from ranking_det.engine.command import parse
+from ranking_det.engine.run_config import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
+every_page = pytest.mark.parametrize("page", TEXTS)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED_IN_WORDS = re.compile(r"\b[A-Z][A-Z_]+\b")
+
+
+def python_blocks():
+    for page, text in TEXTS.items():
+        blocks = (code for language, code in FENCE.findall(text) if language == "python")
+        for number, code in enumerate(blocks):
+            yield pytest.param(code, id=f"{page}-{number}")
+
+
+def commands():
+    """The lines of all fences that are no program, with continued lines joined."""
+    for page, text in TEXTS.items():
+        for language, code in FENCE.findall(text):
+            if language not in ("", "bash", "sh", "console"):
+                continue
+            for line in code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    yield page, words
+
+
+def train_commands():
+    for page, words in commands():
+        if words[:2] == ["python", "train_net.py"] and "CONFIG" not in words:
+            yield pytest.param(words[2:], id=f"{page}: {' '.join(words[2:])[:90]}")
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_the_python_blocks_run(code, monkeypatch):
+    from omegaconf import OmegaConf
+
+    monkeypatch.chdir(ROOT)
+    # A fragment of a config sets the nodes of the model that the config has.
+    nodes = {"assigner": None, "criterion": None}
+    exec(code, {"model": OmegaConf.create(nodes, flags={"allow_objects": True})})
+
+
+def test_the_criterion_of_the_readme_builds():
+    from detectron2.config import instantiate
+    from omegaconf import OmegaConf
+
+    blocks = FENCE.findall(TEXTS["README.md"])
+    (code,) = (code for language, code in blocks if "model.criterion =" in code)
+    nodes = {"assigner": None, "criterion": None}
+    model = OmegaConf.create(nodes, flags={"allow_objects": True})
+    exec(code, {"model": model})
+    assert instantiate(model.criterion).balance.weight == 2.0
+    assert instantiate(model.assigner).topk == 9
+
+
+@pytest.mark.parametrize("words", train_commands())
+def test_commands_name_configs_and_keys_that_exist(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = parse(words)
+    load_config(command.config_file, command.overrides, trust=True)
+
+
+def test_modules_and_make_targets_exist():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page, words in commands():
+        if words[:2] == ["python", "-m"]:
+            assert find_spec(words[2]), f"{page}: no module {words[2]}"
+        elif words[0] == "python" and not NAMED_IN_WORDS.search(words[1]):
+            assert (ROOT / words[1]).exists(), f"{page}: no file {words[1]}"
+        elif words[0] == "make":
+            for target in words[1:]:
+                assert "=" in target or target in targets, f"{page}: make has no {target}"
+
+
+def anchors(text):
+    """The anchors that headings get: lower case, spaces to hyphens, no punctuation."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@every_page
+def test_relative_links_lead_somewhere(page):
+    text = FENCE.sub("", TEXTS[page])
+    links = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", text)
+    for link in (first or second for first, second in links):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{page} links to {link}"
+
+
+@every_page
+def test_the_figures_are_those_of_the_committed_results(page):
+    assert fill(TEXTS[page]) == TEXTS[page]
+
+
+def test_every_figure_has_its_place():
+    places = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
+    assert sorted(places) == sorted(BLOCKS)
+
+
+def test_the_readme_is_short():
+    assert TEXTS["README.md"].count("\n") <= 180
