@@ -103,8 +103,8 @@ def make_environment(name: str, row: Row, env: dict[str, str], log: TextIO) -> N
     elif row.detectron2 == "main":
         command = [sys.executable, "tools/install_detectron2.py", "--requirements"]
         requirements = subprocess.check_output(command, cwd=ROOT, text=True).split()
-        # Detectron2's main imports pkg_resources, which setuptools 82 removed.
-        commands.append([*install, *requirements, "setuptools<81"])
+        # Main imports pkg_resources, which setuptools 82 removed, and its ViT imports timm.
+        commands.append([*install, *requirements, "setuptools<81", "timm"])
     # Without Detectron2, scikit-learn is the one other package that the tests import.
     tests_only = ["-e", ".", "pytest", "pytest-xdist", "hypothesis", "scikit-learn"]
     commands.append([*install, *(["-e", ".[detectors,dev]"] if row.detectron2 else tests_only)])
