@@ -315,4 +315,4 @@ def _lock(file: IO[str], output_dir: str, kind: int) -> None:
             "folder; give another one"
         ) from None
     except OSError as error:
-        logger.warning("%s cannot be locked against a second training: %s", output_dir, error)
+        logger.warning("Cannot lock %s against a second training: %s", output_dir, error)

@@ -82,7 +82,7 @@ def test_the_classes_of_the_model_are_those_of_the_file(out):
     assert classes[2] == {"id": 40, "name": "blue"}
 
 
-def test_the_log_summarizes_the_files_and_the_adapted_schedule(out):
+def test_the_log_summarises_the_files_and_the_adapted_schedule(out):
     log = (out / "run" / "log.txt").read_text()
     assert "COCO format, 9 images (3 without objects), 18 objects, 3 classes: red, green" in log
     assert "9 images in batches of 2 (0.25 x the reference batch of 8)" in log  # with empty images
@@ -150,7 +150,9 @@ def test_a_yaml_config_can_train_on_custom_data(out):
 def test_a_detectron2_model_can_train_on_custom_data(out):
     checkpoint = torch.load(out / "detectron2" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
-    assert checkpoint["model"]["head.cls_score.weight"].shape[0] == 9  # three scales
+    assert (
+        checkpoint["model"]["head.cls_score.weight"].shape[0] == 9
+    )  # 3 classes and 3 anchor scales
     content = json.loads((out / "detectron2/predictions/predictions.json").read_text())
     assert [entry["id"] for entry in content["categories"]] == [5, 9, 40]
 
