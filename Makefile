@@ -1,26 +1,29 @@
 # make quickstart   install, generate data, train and evaluate: about 10 minutes on 2 CPU cores;
-#                   again: go on with a training that was stopped, or evaluate a finished one
+#                   run again to resume a stopped training or to evaluate a finished one
 # make test         install if needed, and run the tests
-# make test-slow    the slow tests too
-# make test-main    the tests against a checkout of Detectron2's main: DETECTRON2_MAIN=/path/to/it
-# make lint         ruff and mypy, as CI does
+# make test-slow    run all tests, including the slow ones
+# make test-main    run the tests with a checkout of Detectron2's main: DETECTRON2_MAIN=/path/to/it
+# make test-matrix  run the tests with the oldest and newest supported versions of Python, torch,
+#                   NumPy and Detectron2 (main: DETECTRON2_MAIN=/path/to/it); ROWS="NAME ..." selects
+# make lint         run ruff and mypy, as CI does
+# make format       fix and format the code with ruff
 
 PYTHON ?= python3
 VENV ?= .venv
-# The pair that the tests run with; any torch >= 2.10 with its torchvision should do.
+# The pair that `make test` runs with. Any torch >= 2.10 with its torchvision should work.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 CONFIG ?= configs/shapes/retinanet_atss_rs.py
-# The output folder that the configs of the shapes name.
+# The output folder of the shapes configs.
 OUTPUT = $(patsubst %.yaml,%_yaml,$(patsubst %.py,%,$(CONFIG:configs/%=output/%)))
 
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 INSTALLED = $(VENV)/.ranking_det-installed
 MAIN_VENV = .venv-main
-# A test file on each of two cores, of one thread each.
+# Two processes with one thread each; each test file runs in one process.
 PYTEST = -m pytest -n 2 --dist loadfile --durations 10 --durations-min 20
 
-.PHONY: install quickstart test test-slow test-main lint format
+.PHONY: install quickstart test test-slow test-main test-matrix lint format
 
 install: $(INSTALLED)
 
@@ -46,10 +49,10 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(PY) $(PYTEST)
 
-# Upstream main needs pkg_resources, which setuptools 81 was the last to bring.
+# Upstream main needs pkg_resources, which setuptools 82 removed.
 test-main: $(INSTALLED)
 	@test -d "$(DETECTRON2_MAIN)/detectron2" || \
-	  { echo "DETECTRON2_MAIN must name a checkout of Detectron2's main, got '$(DETECTRON2_MAIN)'"; exit 2; }
+	  { echo "DETECTRON2_MAIN: expected a checkout of Detectron2's main, got '$(DETECTRON2_MAIN)'"; exit 2; }
 	test -x $(MAIN_VENV)/bin/python || $(PYTHON) -m venv $(MAIN_VENV)
 	$(MAIN_VENV)/bin/python -c "import torch, torchvision" 2>/dev/null || \
 	  $(MAIN_VENV)/bin/python -m pip install $(TORCH)
@@ -58,6 +61,11 @@ test-main: $(INSTALLED)
 	test -e "$(DETECTRON2_MAIN)/detectron2/model_zoo/configs" || \
 	  ln -s ../../configs "$(DETECTRON2_MAIN)/detectron2/model_zoo/configs"
 	PYTHONPATH="$(DETECTRON2_MAIN)" $(MAIN_VENV)/bin/python $(PYTEST) -m "not slow"
+
+# Makes its own environments in .venv-matrix, about 6 GB each.
+test-matrix:
+	DETECTRON2_MAIN="$(DETECTRON2_MAIN)" $(PYTHON) -m benchmarks.version_matrix \
+	  $(if $(ROWS),--rows $(ROWS))
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""Packaging of ranking_det; Detectron2 itself comes from tools/install_detectron2.py."""
+"""Packaging of ranking_det; tools/install_detectron2.py installs Detectron2."""
 
 import re
 from pathlib import Path
@@ -17,27 +17,27 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["ranking_det", "ranking_det.*"]),
     python_requires=">=3.10",
-    # All that the losses and assigners need, so that they can be used in any other detector.
+    # Enough for the losses, criteria and assigners, so that they can be used in any detector.
     install_requires=["torch>=2.4", "numpy"],
     extras_require={
-        # To train detectors. detectron2 is missing here because no index has it under that name.
+        # To train detectors. detectron2 is not listed, as no index has it under that name.
         "detectors": [
-            "torch>=2.10",  # reads files of weights safely; before, CVE-2026-24747
+            "torch>=2.10",  # loads weights safely; older versions have CVE-2026-24747
             "torchvision",  # NMS, RoIAlign, ResNet weights
-            "fvcore>=0.1.5,<0.1.6",  # Detectron2's base: config, checkpoints, schedules
-            "iopath>=0.1.7,<0.1.10",  # Detectron2's paths; the range is Detectron2's own
-            "pycocotools>=2.0.2",  # the COCO API: masks, and its own evaluator as a switch
-            "faster-coco-eval>=1.8.0",  # the evaluator for COCO and LVIS
+            "fvcore>=0.1.5,<0.1.6",  # the base of Detectron2: config, checkpoints, schedules
+            "iopath>=0.1.7,<0.1.10",  # paths of Detectron2; the range is Detectron2's
+            "pycocotools>=2.0.2",  # the COCO API: masks, and the reference evaluator as an option
+            "faster-coco-eval>=1.8.0",  # the default evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
             "matplotlib",  # training curves and pictures
-            "scikit-learn",  # the reference for the assigners' Gaussian mixture
+            "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],
-        # To work on this project.
+        # To develop this project.
         "dev": [
             "ruff==0.17.5",
             "mypy==2.4.1",
             "pytest",
-            "pytest-xdist",  # make test runs on two cores
+            "pytest-xdist",  # `make test` runs on two cores
             "hypothesis",
             "pre-commit",
         ],

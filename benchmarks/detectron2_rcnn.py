@@ -1,4 +1,4 @@
-"""The R-CNN of a config, made of Detectron2's own parts: what cross entropy is compared with."""
+"""Detectron2's own RPN and heads for the R-CNN of a config, to compare cross entropy with."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 
 ALL = 10**6
-"""A sample of so many leaves nothing out."""
+"""A sample size that is large enough to keep everything."""
 
 RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
 RPN_NUMBERS = ("pre_nms_topk", "post_nms_topk")
-OURS = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
+RANKING_ONLY = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
 
 
 def detectron2_rcnn(model: Any) -> Any:
-    """The config of the same Faster or Mask R-CNN with Detectron2's RPN and heads.
+    """Return the config of the same Faster or Mask R-CNN with Detectron2's RPN and heads.
 
-    Its samples are of the size of the given model's, or of everything if that has no samplers.
+    Sample sizes are those of the given model. Without samplers, everything is sampled.
 
     Args:
-        model: of ``configs/common/models/rcnn.py``, with cross entropy.
+        model: model node from ``configs/common/models/rcnn.py``, with cross entropy.
     """
-    own, heads = model.proposal_generator, model.roi_heads
+    rpn, heads = model.proposal_generator, model.roi_heads
     other = deepcopy(model)
     other.proposal_generator = L(RPN)(
-        **{name: own[name] for name in (*RPN_PARTS, *RPN_NUMBERS)},
+        **{name: rpn[name] for name in (*RPN_PARTS, *RPN_NUMBERS)},
         anchor_matcher=L(Matcher)(
             thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
         ),
-        **_sample(own),
+        **_sample(rpn),
     )
     other.roi_heads = L(StandardROIHeads)(
-        **{name: heads[name] for name in heads if name not in OURS},
+        **{name: heads[name] for name in heads if name not in RANKING_ONLY},
         proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
         **_sample(heads),
     )

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train every quick config of the shapes and keep its figures for the README.
+"""Train the quick configs of the shapes and record their AP and time for the README.
 
 From the root of the repository: ``python -m benchmarks.quick [NAME ...]``. Writes
-``benchmarks/results/quick.json`` after each run; names replace those runs only. Nothing else should
-run meanwhile.
+``benchmarks/results/quick.json`` after each run. With names, only those runs are replaced. Run
+nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CONFIGS = ROOT / "configs" / "shapes" / "quick"
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Train and evaluate one config."""
+    """Train and evaluate one config; return its minutes and its AP without those of classes."""
     with tempfile.TemporaryDirectory() as folder:
         minutes, metrics = train(f"configs/shapes/quick/{name}.py", folder, quiet=True)
     overall = {
-        task: {key: value for key, value in found.items() if "-" not in key}
-        for task, found in metrics.items()
+        task: {key: value for key, value in values.items() if "-" not in key}
+        for task, values in metrics.items()
     }
     return {"minutes": round(minutes, 2), "metrics": overall}
 
 
 def main() -> None:
-    """Run the configs, one after the other."""
+    """Run the configs one after the other."""
     path = Path(__file__).parent / "results" / "quick.json"
     names = sys.argv[1:] or sorted(config.stem for config in CONFIGS.glob("*.py"))
     runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}

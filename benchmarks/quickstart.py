@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Time the quick start's training and keep its figures for the README.
+"""Run the quick start and record its AP, time and picture for the README.
 
 From the root of the repository: ``python -m benchmarks.quickstart``. Runs ``train_net.py`` on the
-quick start's config as a user would, and writes ``benchmarks/results/quickstart.json`` and
-``quickstart.png``. Nothing else should run meanwhile.
+config of the quick start as a user would, and writes ``benchmarks/results/quickstart.json`` and
+``quickstart.png``. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIG = "configs/shapes/retinanet_atss_rs.py"
 
 
 def main() -> None:
-    """Train, evaluate, and keep metrics, time and picture."""
+    """Train, evaluate, and save metrics, time and picture."""
     results = Path(__file__).parent / "results"
     with tempfile.TemporaryDirectory() as folder:
         minutes, metrics = train(CONFIG, folder)

@@ -1,4 +1,4 @@
-"""One timed training, run as a user would run it."""
+"""Run and time one training with ``train_net.py``, as a user would."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SEED = 0
 
 
 def train(config: str, folder: str, *, quiet: bool = False) -> tuple[float, dict[str, Any]]:
-    """Run ``train_net.py`` in a process of its own.
+    """Run ``train_net.py`` in a child process.
 
     Args:
-        config: path of a LazyConfig from the root of the repository.
-        folder: the output folder.
+        config: path of a LazyConfig, relative to the root of the repository.
+        folder: output folder.
         quiet: print nothing.
 
     Returns:
-        The minutes of training and evaluation, and the metrics.
+        The minutes that training and evaluation took, and the metrics.
     """
     options = [f"train.seed={SEED}", f"train.output_dir={folder}"]
     start = time.monotonic()

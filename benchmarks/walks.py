@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Count the files that a reader walks through: ``python -m benchmarks.walks [--json PATH]``.
+"""Count the files to read to follow a task: ``python -m benchmarks.walks [--json PATH]``.
 
-A walk is what runs inside of named calls, up to the last of them: ``sys.setprofile`` notes each
-file of the package that is entered, in order. The longest chain of imports from a run config is
-counted as well, and the package's lines of code, without comments, docstrings and blank lines.
+A walk is the list of the package's files that run inside certain calls, in the order in which they
+are entered, recorded by ``sys.setprofile``. The script also reports the longest chain of imports
+from a run config, and the package's lines of code without comments, docstrings and blank lines.
 
 Run it from the root of a checkout, with ``PYTHONPATH=.``, on the CPU.
 """
@@ -31,20 +31,21 @@ DEPTH_LIMIT = 3
 
 
 class Call(NamedTuple):
-    """A function of the package: patterns of its file and of its name."""
+    """A function of the package, given by patterns for its file and its name."""
 
     file: str
     function: str
 
 
 class Walk(NamedTuple):
-    """What runs inside of some calls.
+    """The code that runs inside certain calls.
 
     Attributes:
-        calls: what runs between them is no part of the walk: other checks, the log.
+        calls: calls inside which files are recorded. What runs between them, such as other checks
+            and logging, is not part of the walk.
         last: the call that ends the walk.
-        through: whether the last call is a part of it.
-        limit: files that it may enter.
+        through: whether the last call itself is part of the walk.
+        limit: maximum number of files.
     """
 
     calls: tuple[Call, ...]
@@ -53,7 +54,7 @@ class Walk(NamedTuple):
     limit: int
 
 
-# The names that a version of the engine has: the only ones here that depend on it.
+# Names of the engine's functions. When the engine changes, only these need an update.
 LOAD_CONFIG = Call(r"engine/.*", "load_config|load_experiment")
 BUILD_MODEL = Call(r"engine/.*", "model")
 TAKE_DATA = Call(r"engine/own_data\.py", "take_own_data")
@@ -63,25 +64,25 @@ CRITERION = Call(r"criteria/criterion\.py", "forward")
 LOADER = Call(r"data/stream\.py", "build_train_loader")
 CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
-    # The criterion in a training step, forward.
+    # Forward pass of the criterion in a training step.
     "logits -> loss": Walk((CRITERION,), CRITERION, through=True, limit=14),
-    # A training on files of the user's own: from reading them to the loader.
+    # Training on a user's own files: from reading them to the data loader.
     "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, through=True, limit=9),
-    # From the name of a config to the first constructor of the model's parts.
+    # From the name of a config to the first constructor of a part of the model.
     "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, through=False, limit=6),
 }
 
 
 class WalkDone(BaseException):
-    """The last call of a walk is made."""
+    """Raised when the last call of a walk is reached."""
 
 
 class Recorder:
-    """The profile function that notes the files of the package, in the order of their first call.
+    """Profile function that records the files of the package in the order of their first call.
 
     Args:
-        walk: what to note.
-        package: the folder of the package.
+        walk: the walk to record.
+        package: folder of the package.
     """
 
     def __init__(self, walk: Walk, package: Path) -> None:
@@ -89,10 +90,10 @@ class Recorder:
         self.prefix = f"{package}{os.sep}"
         self.files: dict[str, None] = {}
         self.call: FrameType | None = None
-        """The call of the walk that is being made."""
+        """The call of the walk that is running, or None."""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        """Note a call, or end the walk."""
+        """Record a call, or end the walk."""
         path = frame.f_code.co_filename
         if event not in ("call", "return") or not path.startswith(self.prefix):
             return
@@ -118,10 +119,10 @@ def _matches(call: Call, file: str, frame: FrameType) -> bool:
 
 
 def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
-    """The files of the package that an action enters on a walk, in order.
+    """Run an action; return the files of the package that it enters on a walk, in order.
 
     Raises:
-        RuntimeError: the walk does not come to its end.
+        RuntimeError: if the last call of the walk is not reached.
     """
     import ranking_det
 
@@ -137,7 +138,7 @@ def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
 
 
 def train_step() -> None:
-    """Forward and backward of the quick RetinaNet with ATSS and Rank & Sort Loss."""
+    """Run forward and backward of the quick RetinaNet with ATSS and Rank & Sort Loss."""
     import torch
     from detectron2.config import LazyConfig, instantiate
     from detectron2.structures import Boxes, Instances
@@ -154,7 +155,7 @@ def train_step() -> None:
 
 
 def train_on_json(folder: Path) -> None:
-    """Begin a training on a COCO file of one image and one object."""
+    """Start a training on a COCO JSON with one image and one object."""
     from PIL import Image
 
     from ranking_det.engine import main
@@ -180,7 +181,7 @@ def train_on_json(folder: Path) -> None:
 
 
 def relative_imports(path: Path) -> Iterator[Path]:
-    """The other configs that a config imports."""
+    """Yield the paths of the configs that a config imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             folder = path.parents[node.level - 1]
@@ -188,17 +189,17 @@ def relative_imports(path: Path) -> Iterator[Path]:
 
 
 def run_configs() -> list[Path]:
-    """The LazyConfigs that are no commons."""
+    """Return the LazyConfigs outside common/."""
     return [path for path in sorted((ROOT / "configs").rglob("*.py")) if "common" not in path.parts]
 
 
 def run_config_imports(path: Path) -> set[Path]:
-    """The other run configs that a config imports itself."""
+    """Return the run configs that a config imports directly."""
     return {other for other in relative_imports(path) if "common" not in other.parts}
 
 
 def import_chain(path: Path) -> list[Path]:
-    """The longest chain of configs, each imported by the one before it, this one first."""
+    """Return the longest chain of imports that starts at a config, this config first."""
     return [
         path,
         *max((import_chain(other) for other in relative_imports(path)), key=len, default=[]),
@@ -206,7 +207,7 @@ def import_chain(path: Path) -> list[Path]:
 
 
 def code_lines(path: Path) -> int:
-    """Lines of a file without comments, docstrings and blank lines."""
+    """Count the lines of a file without comments, docstrings and blank lines."""
     prose: set[int] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         body = getattr(node, "body", None)
@@ -225,7 +226,7 @@ def code_lines(path: Path) -> int:
 
 
 def measure() -> dict[str, Any]:
-    """All figures; each walk is walked twice, as what is imported on the way is no part of it."""
+    """Measure everything; record each walk twice, so that first imports are not part of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +262,7 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the figures, or write them."""
+    """Print the report, or write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="PATH")
     path = parser.parse_args().json
@@ -270,10 +271,10 @@ def main() -> None:
         path.write_text(json.dumps(report, indent=1) + "\n")
         return
     for name, walk in report["walks"].items():
-        print(f"{name}: {walk['count']} files of at most {walk['limit']}")
+        print(f"{name}: {walk['count']} files (limit {walk['limit']})")
         print("".join(f"    {file}\n" for file in walk["files"]), end="")
     depth = report["config_depth"]
-    print(f"run config: {depth['count']} deep of at most {depth['limit']}")
+    print(f"run config: {depth['count']} imports deep (limit {depth['limit']})")
     print(f"    {' -> '.join(depth['chain'])}")
     print(f"lines of code: {report['code_lines']['total']:,}")
     for folder, count in report["code_lines"]["folders"].items():

@@ -1,4 +1,4 @@
-"""The report on environments that are broken in the usual ways, and on this one."""
+"""The doctor's report on environments that are broken in common ways, and on this one."""
 
 import json
 import os
@@ -17,11 +17,11 @@ PILLOW_10 = "raise AttributeError(\"module 'PIL.Image' has no attribute 'LINEAR'
 
 
 def run(folder, *args, **fakes):
-    """The doctor's exit status and lines, with these packages' sources put first on the path."""
+    """Run the doctor with fake packages first on the path; return its exit status and lines."""
     for name, source in fakes.items():
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(source + "\n")
-    # The path that is given may be what brings Detectron2.
+    # Detectron2 may come from the given path.
     path = os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     command = [sys.executable, "-m", "ranking_det.doctor", *args]
@@ -32,29 +32,29 @@ def run(folder, *args, **fakes):
 
 
 def finding(lines, name):
-    """The status and text of a check, and the remedy's line below it."""
+    """Return a check's status, its line, and the line below it, which has the remedy."""
     (i,) = (i for i, line in enumerate(lines) if line[9:].startswith(f"{name}  "))
     return lines[i][:8].strip(), lines[i], lines[i + 1]
 
 
-def test_on_this_machine_it_finds_no_fault_but_true_ones(tmp_path):
+def test_it_reports_no_false_fault_on_this_machine(tmp_path):
     status, lines = run(tmp_path, "--json")
     content = json.loads("\n".join(lines))
     checks = {check["name"]: check for check in content["checks"]}
     assert set(PROBES) <= set(checks)
     faults = [check for check in checks.values() if check["status"] == "FAULT"]
     assert (status, content["faults"]) == (bool(faults), len(faults))
-    # Without these no other test would run: a fault of theirs is a false one.
+    # Without these no other test would run, so a fault in one of them is false.
     working = ["numpy", "Pillow", "torch", "torch, numpy", "torchvision", "Detectron2", "losses"]
     assert [name for name in working if checks[name]["status"] != "ok"] == []
     assert content["facts"]["detectron2"].startswith("0.6, ")
 
 
-def test_a_detectron2_older_than_pillow_10_is_named_with_its_remedy(tmp_path):
+def test_a_detectron2_too_old_for_pillow_10_is_reported_with_its_remedy(tmp_path):
     status, lines = run(tmp_path, detectron2=PILLOW_10, torchvision=QUICK_TORCHVISION)
-    found, text, remedy = finding(lines, "Detectron2")
-    assert (status, found, lines[-1]) == (1, "FAULT", "1 fault")
-    assert "Pillow 10 dropped Image.LINEAR" in text and str(tmp_path / "detectron2") in text
+    level, text, remedy = finding(lines, "Detectron2")
+    assert (status, level, lines[-1]) == (1, "FAULT", "1 fault")
+    assert "Pillow 10 removed Image.LINEAR" in text and str(tmp_path / "detectron2") in text
     assert "tools/install_detectron2.py" in remedy
     assert finding(lines, "training")[0] == "skipped"
     assert finding(lines, "losses")[0] == "ok"  # they do not need Detectron2
@@ -73,17 +73,17 @@ def test_a_detectron2_older_than_pillow_10_is_named_with_its_remedy(tmp_path):
             "torch is not installed",
             "pip install torch torchvision",
         ),
-        ("import os; os.abort()", "takes the interpreter down (SIGABRT)", "--force-reinstall"),
+        ("import os; os.abort()", "crashes the interpreter (SIGABRT)", "--force-reinstall"),
         ("raise SystemExit(0)", "SystemExit: 0", "--force-reinstall"),
     ],
     ids=["raises", "absent", "crashes", "exits"],
 )
-def test_a_torch_that_does_not_import_is_named_and_the_rest_still_examined(
+def test_a_torch_that_does_not_import_is_reported_and_other_packages_are_still_checked(
     tmp_path, source, text, remedy
 ):
     status, lines = run(tmp_path, torch=source)
-    found, line, below = finding(lines, "torch")
-    assert (status, found, lines[-1]) == (1, "FAULT", "1 fault")
+    level, line, below = finding(lines, "torch")
+    assert (status, level, lines[-1]) == (1, "FAULT", "1 fault")
     assert text in line
     assert remedy in below and "install" in below and "torch torchvision" in below
     assert finding(lines, "pycocotools")[0] == "ok"
@@ -91,21 +91,21 @@ def test_a_torch_that_does_not_import_is_named_and_the_rest_still_examined(
         assert finding(lines, name)[0] == "skipped"
 
 
-def test_noise_and_a_fault_of_several_packages_do_not_confuse_the_report(tmp_path):
+def test_printed_output_and_several_broken_packages_do_not_confuse_the_report(tmp_path):
     broken = 'print(\'["torch", "ok", ""]\'); raise RuntimeError(\'two\\nlines\')'
     status, lines = run(tmp_path, torch=broken, numpy=broken, PIL=broken)
     assert (status, lines[-1]) == (1, "3 faults")
     assert "RuntimeError: two lines" in finding(lines, "numpy")[1]
 
 
-def test_a_folder_that_hides_a_package_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_hides_a_package_is_reported(tmp_path, monkeypatch):
     (tmp_path / "hidden_package").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     remedies = diagnosis.Remedies("hidden_package", "absent", "broken")
     error = ModuleNotFoundError("No module named 'hidden_package.x'", name="hidden_package.x")
     check = diagnosis.diagnose("name", remedies, error)
-    assert "is no package, but a folder" in check.text
-    assert check.remedy == f"run this elsewhere, or rename {tmp_path / 'hidden_package'}"
+    assert "is a folder without a package, and hides" in check.text
+    assert check.remedy == f"run this in another folder, or rename {tmp_path / 'hidden_package'}"
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_folder_that_hides_a_package_is_named(tmp_path, monkeypatch):
         ("training", ModuleNotFoundError("No module named 'cv2'"), '".[detectors]"'),
     ],
 )
-def test_known_messages_have_their_remedies(probe, error, remedy):
+def test_known_error_messages_get_their_remedies(probe, error, remedy):
     check = diagnosis.diagnose(probe, PROBES[probe].remedies, error)
     assert check.status == "FAULT" and str(error) in check.text and remedy in check.remedy
 
 
-def test_a_torch_with_a_hole_in_its_reader_of_weights_is_named(monkeypatch):
+def test_a_torch_that_loads_weights_unsafely_is_reported(monkeypatch):
     torch = pytest.importorskip("torch")
     probe = PROBES["weight files"]
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
@@ -140,27 +140,29 @@ def test_a_torch_with_a_hole_in_its_reader_of_weights_is_named(monkeypatch):
     check = diagnosis.diagnose("weight files", probe.remedies, caught.value)
     assert check.status == "FAULT" and "--upgrade torch torchvision" in check.remedy
     monkeypatch.setattr(torch, "__version__", "2.10.0")
-    assert "without a known hole" in probe.run()
+    assert "without a known vulnerability" in probe.run()
     assert f'"torch>={SAFE_TORCH}"' in (ROOT / "setup.py").read_text()
 
 
-def test_names_that_numpy_dropped_are_found_in_functions_not_called_yet(tmp_path):
+def test_names_that_numpy_removed_are_found_in_functions_that_were_never_called(tmp_path):
     from ranking_det.doctor.probes import _check_aliases
 
     (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float32), np.bool_\n")
     _check_aliases(tmp_path)
     (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float)\n")
-    with pytest.raises(diagnosis.Finding, match=r"np\.float, which .* has not, in .*masks\.py"):
+    with pytest.raises(
+        diagnosis.Finding, match=r"np\.float, which .* does not have, in .*masks\.py"
+    ):
         _check_aliases(tmp_path)
 
 
-def test_a_probe_that_hangs_is_stopped_and_what_was_said_before_is_kept(monkeypatch):
+def test_a_probe_that_hangs_is_stopped_and_earlier_output_is_kept(monkeypatch):
     monkeypatch.setattr(runner, "LIMIT", 1)
     lines, fate = runner._run("import time; print('said', flush=True); time.sleep(60)")
-    assert (lines, fate) == (["said"], "gives no answer within 1 seconds")
+    assert (lines, fate) == (["said"], "does not finish within 1 seconds")
 
 
-def test_what_training_does_not_need_is_a_note_and_no_fault(monkeypatch):
+def test_a_fault_in_something_that_training_does_not_need_is_only_a_note(monkeypatch):
     lines = [json.dumps([name, "ok", ""]) for name in PROBES if name != "model zoo"]
     lines.append(json.dumps(["model zoo", "FAULT", "no pkg_resources", "a remedy"]))
     monkeypatch.setattr(runner, "_run", lambda code: (lines, ""))
@@ -169,7 +171,7 @@ def test_what_training_does_not_need_is_a_note_and_no_fault(monkeypatch):
     assert report.format_checks(list(checks.values()), 0).splitlines()[-1] == "all is well (1 note)"
 
 
-def test_a_gpu_is_seen_without_torch(tmp_path, monkeypatch):
+def test_a_gpu_is_reported_without_torch(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nprintf 'NVIDIA A100, 550.54\\nNVIDIA A100, 550.54\\n'\n")
     program.chmod(0o755)
@@ -177,7 +179,7 @@ def test_a_gpu_is_seen_without_torch(tmp_path, monkeypatch):
     assert nvidia_smi() == "2 x NVIDIA A100, driver 550.54"
 
 
-def test_remedies_name_the_interpreter_unless_it_is_the_one_on_the_path(tmp_path, monkeypatch):
+def test_remedies_name_the_interpreter_unless_it_is_first_on_the_path(tmp_path, monkeypatch):
     remedy = "pip uninstall -y detectron2; python tools/install_detectron2.py"
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     path = sys.executable

@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, how modules are named, what no layer may know."""
+"""Architecture rules: allowed imports, module names, and what a layer may not know."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1] / "ranking_det"
 TORCH = {"torch", "numpy"}
 DETECTRON2 = {"detectron2", "fvcore", "iopath", "omegaconf", "hydra", "pycocotools", "yacs"}
 BOTTOM = {"row_blocks", "checks", "labels", "boxes"}
-# Layer, a file or a folder -> the other layers that it may import, and the packages beside the
-# standard library. Whatever a folder may import, its own folders may not unless they are here.
+# Layer (a file or a folder) -> the other layers and the packages outside the standard library that
+# it may import. A subfolder with its own row does not inherit the permissions of its parent.
 LAYERS = {
     "labels": (set(), set()),
     "user_errors": (set(), set()),
@@ -62,10 +62,10 @@ LAYERS = {
         | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),
-    # Its probes import these when they are run, and nothing before.
+    # The probes import these inside functions, when they run.
     "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),
 }
-# Folders of one family of models each: they share what stands beside them, and not one another.
+# Folders of one family of models each. They may import shared modules, but not each other.
 FAMILIES = {"modeling.dense", "modeling.rcnn", "modeling.masks", "modeling.backbones"}
 
 PATHS = sorted(ROOT.rglob("*.py"))
@@ -85,7 +85,7 @@ def tree_of(path):
 
 
 def imported_modules(path):
-    """What a file imports anywhere in it: modules of this package in full, others by their top."""
+    """Yield all imports of a file: full names in this package, top-level names of others."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -100,7 +100,7 @@ def imported_modules(path):
 
 
 def layer_of(module):
-    """The longest entry of the table that a module is in."""
+    """Return the most specific row of the table that contains a module."""
     parts = module.removeprefix("ranking_det").strip(".").split(".")
     names = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
     return next((name for name in names if name in LAYERS), None)
@@ -111,46 +111,46 @@ def module_of(path):
 
 
 @every_module
-def test_imports_point_down(path):
+def test_modules_import_only_from_lower_layers(path):
     module = module_of(path)
     if module == "ranking_det":
         return
     layer = layer_of(module)
-    assert layer is not None, f"{module} has no row in the table"
+    assert layer is not None, f"{module} has no row in LAYERS"
     below, packages = LAYERS[layer]
     for name in imported_modules(path):
         if name.split(".")[0] == "ranking_det":
-            inside = name == "ranking_det" or layer_of(name) in below | {layer}
-            assert inside, f"{layer} may not import {name}"
+            allowed = name == "ranking_det" or layer_of(name) in below | {layer}
+            assert allowed, f"{layer} may not import {name}"
         else:
             assert name in packages | sys.stdlib_module_names, f"{layer} may not import {name}"
 
 
 @every_module
-def test_a_family_of_models_is_known_to_no_other_and_to_nothing_that_they_share(path):
-    own = module_of(path).removeprefix("ranking_det.").rpartition(".")[0]
-    if not own.startswith("modeling") or path.name == "__init__.py":
+def test_no_other_family_and_no_shared_module_imports_a_family_of_models(path):
+    folder = module_of(path).removeprefix("ranking_det.").rpartition(".")[0]
+    if not folder.startswith("modeling") or path.name == "__init__.py":
         return
     for name in imported_modules(path):
         family = ".".join(name.split(".")[1:3])
         if family in FAMILIES - {"modeling.backbones"}:
-            assert family == own, f"{own} may not import {name}"
+            assert family == folder, f"{folder} may not import {name}"
 
 
-def test_no_modules_import_one_another_in_a_circle():
-    """Also where only a type checker or a function imports."""
+def test_there_are_no_circular_imports():
+    """Counts imports inside functions and under TYPE_CHECKING too."""
     graph = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: graph[name] - leaves for name in graph.keys() - leaves}
-    # Left are circles, and what imports them.
+    # Circles remain, and modules that import them.
     while tops := graph.keys() - set().union(*graph.values()):
         graph = {name: graph[name] for name in graph.keys() - tops}
     assert sorted(graph) == []
 
 
-def test_no_base_name_is_used_twice_or_is_somebody_elses():
+def test_module_names_are_unique_and_neither_shadow_the_standard_library_nor_look_like_tests():
     names = [name.rpartition(".")[2] for name in MODULES if not name.endswith("__main__")]
-    # One method on two axes: the assigner and the detector.
+    # FCOS is one method with two parts: the assigner and the detector.
     assert [name for name, count in Counter(names).items() if count > 1 and name != "fcos"] == []
     assert names.count("fcos") <= 2
     assert sorted(set(names) & sys.stdlib_module_names) == []
@@ -161,7 +161,7 @@ ARCHITECTURES = r"retina_?net|fcos|rcnn|yolact|(?<![a-z])solo(?![a-z])|solov2"
 
 
 def registered_classes():
-    """The names of classes that a registry of Detectron2 gets."""
+    """Yield the names of classes that are registered with Detectron2."""
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
@@ -190,34 +190,34 @@ def test_engine_data_evaluation_and_visualization_name_no_architecture(path):
         f"{token.start[0]}: {match}"
         for token in tokens
         if token.type != tokenize.COMMENT and token.start[0] not in prose
-        # Examples of commands name config files.
+        # Example commands contain the names of config files.
         for match in pattern.findall(re.sub(r"(configs|output)/[\w/.]+", "", token.string))
     }
     assert not named
 
 
-# Objects that are not this package's, which may lack what is asked for.
+# Probes of foreign objects, which may lack the attribute -> the kind of object.
 FOREIGN = {
-    "getattr(target, '__init__', None)": "whatever a config calls",
-    "getattr(target, '__module__', '')": "whatever a config calls",
-    "getattr(target, '__qualname__', repr(target))": "whatever a config calls",
-    "getattr(constructor, '__module__', None)": "whatever a config calls",
-    "hasattr(c, 'forward')": "whatever a namespace exports",
-    "getattr(torch.version, 'hip', None)": "torch of before ROCm",
-    "hasattr(numpy, name)": "NumPy of some version",
+    "getattr(target, '__init__', None)": "any target of a config",
+    "getattr(target, '__module__', '')": "any target of a config",
+    "getattr(target, '__qualname__', repr(target))": "any target of a config",
+    "getattr(constructor, '__module__', None)": "any target of a config",
+    "hasattr(c, 'forward')": "any export of a namespace",
+    "getattr(torch.version, 'hip', None)": "a torch from before ROCm",
+    "hasattr(numpy, name)": "NumPy of any version",
     "hasattr(os, 'sched_getaffinity')": "not on every platform",
-    "getattr(error, 'strerror', None)": "any error of Pillow's",
-    "getattr(model.roi_heads, 'num_classes', None)": "Detectron2's heads, or somebody's",
-    "getattr(model.roi_heads, 'mask_on', False)": "Detectron2's heads, or somebody's",
-    "getattr(heads, 'keypoint_on', False)": "Detectron2's heads, or somebody's",
-    "getattr(model, 'input_format', None)": "a model of somebody's",
-    "hasattr(model, 'propose')": "a model of somebody's",
-    "hasattr(model, 'inference')": "a model of somebody's",
+    "getattr(error, 'strerror', None)": "any error from Pillow",
+    "getattr(model.roi_heads, 'num_classes', None)": "Detectron2's heads or custom ones",
+    "getattr(model.roi_heads, 'mask_on', False)": "Detectron2's heads or custom ones",
+    "getattr(heads, 'keypoint_on', False)": "Detectron2's heads or custom ones",
+    "getattr(model, 'input_format', None)": "a custom model",
+    "hasattr(model, 'propose')": "a custom model",
+    "hasattr(model, 'inference')": "a custom model",
 }
 
 
 @every_module
-def test_nothing_is_probed_for_attributes_but_foreign_objects(path):
+def test_only_foreign_objects_are_probed_for_attributes(path):
     probes = [
         ast.unparse(node)
         for node in ast.walk(tree_of(path))
@@ -232,15 +232,15 @@ def test_nothing_is_probed_for_attributes_but_foreign_objects(path):
 
 
 @pytest.mark.parametrize("path", run_configs(), ids=lambda path: path.stem)
-def test_a_run_config_is_short_and_takes_from_commons_and_one_other_at_most(path):
+def test_a_run_config_is_short_and_imports_at_most_one_other_run_config(path):
     chain = import_chain(path)
     assert len(chain) - 1 <= 3, " -> ".join(part.stem for part in chain)
     assert len(run_config_imports(path)) <= 1
     statements = [
         node for node in tree_of(path).body if not isinstance(node, (ast.Import, ast.ImportFrom))
     ]
-    own = sum(node.end_lineno - node.lineno + 1 for node in statements[1:])
-    assert own <= 15
+    length = sum(node.end_lineno - node.lineno + 1 for node in statements[1:])
+    assert length <= 15
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_no_config_imports_the_engine(path):
             assert not node.module.startswith("ranking_det.engine")
 
 
-def test_the_package_itself_holds_the_version_only():
+def test_the_package_init_contains_only_the_version():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     assert [type(node) for node in tree.body] == [ast.Expr, ast.Assign]
 
@@ -275,7 +275,7 @@ def test_losses_criteria_assigners_layers_and_doctor_import_without_detectron2(p
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)
 
 
-def test_importing_the_models_changes_no_default_of_detectron2():
+def test_importing_the_models_changes_no_detectron2_default():
     code = (
         "from detectron2.config import get_cfg\n"
         "before = get_cfg().dump()\n"

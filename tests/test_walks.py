@@ -1,4 +1,4 @@
-"""How many files a reader walks through, as benchmarks/walks.py counts them."""
+"""Limits on the number of files that one has to read to follow a task (benchmarks/walks.py)."""
 
 import json
 import os
@@ -12,20 +12,20 @@ from benchmarks.walks import DEPTH_LIMIT, ROOT, WALKS
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """In a process of its own, whose imports and data sets are not those of other tests."""
+    """Run in a child process, so that imports and data sets of other tests do not matter."""
     path = tmp_path_factory.mktemp("walks") / "walks.json"
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.walks", "--json", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("name", WALKS)
-def test_a_walk_is_short(report, name):
+def test_a_walk_enters_few_files(report, name):
     walk = report["walks"][name]
     assert 2 <= walk["count"] <= walk["limit"] == WALKS[name].limit, walk["files"]
 
 
-def test_a_run_config_is_not_deep(report):
+def test_a_run_config_has_a_short_chain_of_imports(report):
     assert report["config_depth"]["count"] <= DEPTH_LIMIT, report["config_depth"]["chain"]

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Bring Detectron2 into the running Python environment, once, without a compiler.
+"""Install Detectron2 into the current Python environment without a compiler.
 
-Upstream publishes no package, so there are three ways, tried in this order:
+Upstream publishes no package. The script tries three ways, in this order:
 
-1. A Detectron2 that can be imported already is used as it is; nothing is installed.
+1. If Detectron2 can be imported already, nothing is installed.
 2. ``--from-git [REF]`` builds upstream's repository (needs git and a C++ compiler).
-3. Otherwise Detectron2 0.6 is installed from a source archive on the package index, whose hash is
-   checked before a line of it runs. The archive has no C++ sources and is of 2021, so the unpacked
-   copy is first mended to work as pure Python with today's torch, numpy and Pillow. What then is
-   missing are the compiled operators: deformable convolution (torchvision has it), rotated boxes,
-   and the C++ COCO evaluator (the Python one is used instead).
+3. Otherwise Detectron2 0.6 is installed from a source archive on the package index. The hash of the
+   archive is checked before any of its code runs. The archive dates from 2021 and has no C++
+   sources, so the script patches the unpacked copy to work as pure Python with current versions of
+   torch, numpy and Pillow. The compiled operators are missing then: deformable convolution
+   (torchvision has it), rotated boxes, and the C++ COCO evaluator (replaced by the Python one).
 
-torch and torchvision must be installed before: Detectron2's setup.py imports torch.
+Install torch and torchvision first: Detectron2's setup.py imports torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import NamedTuple
 ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
-# What Detectron2 0.6 imports, less its pins of 2021 (black, future) and what only exports need.
+# Requirements of Detectron2 0.6, without its pins of 2021 (black, future) and export-only packages.
 REQUIREMENTS = """
 Pillow>=7.1 matplotlib pycocotools>=2.0.2 termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle
 tqdm>4.29.0 tensorboard fvcore>=0.1.5,<0.1.6 iopath>=0.1.7,<0.1.10 omegaconf>=2.1,<2.4
@@ -40,7 +40,7 @@ MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
 
 
 class Fix(NamedTuple):
-    """One mend: ``pattern`` becomes ``replacement`` in the archive's files of ``glob``."""
+    """A patch: replace ``pattern`` by ``replacement`` in the files of ``glob``, ``count`` times."""
 
     glob: str
     pattern: str
@@ -53,7 +53,8 @@ FIXES = (
     Fix("setup.py", r"    ext_modules=get_extensions\(\),\n    cmdclass=.*\n", "", 1),
     Fix("setup.py", r'name="pb1-detectron2"', 'name="detectron2"', 1),
     Fix("setup.py", r'        "(future|pydot|black==21\.4b2)",.*\n', "", 3),
-    # numpy 1.24 removed these aliases of the builtins, Pillow 10 this name, setuptools 82 that one.
+    # Removed upstream: numpy 1.24 the aliases of builtins, Pillow 10 Image.LINEAR, setuptools 82
+    # pkg_resources.
     Fix("detectron2/**/*.py", r"\bnp\.(bool|int|float|object|str)\b(?!_)", r"\1", 19),
     Fix("detectron2/data/transforms/transform.py", r"\bImage\.LINEAR\b", "Image.BILINEAR", 1),
     Fix(MODEL_ZOO, r"import pkg_resources\n", "from importlib.resources import files\n", 1),
@@ -63,7 +64,7 @@ FIXES = (
         r'str(files("detectron2.model_zoo") / \1)',
         1,
     ),
-    # Without the compiled operators these modules must still import.
+    # These modules must import without the compiled operators.
     Fix(
         "detectron2/layers/*.py",
         r"^from detectron2 import _C$",
@@ -81,7 +82,11 @@ FIXES = (
 
 
 def apply_fixes(root: Path) -> None:
-    """Mend the unpacked archive at ``root``; a fix that does not fit as often as it must raises."""
+    """Patch the unpacked archive at ``root``.
+
+    Raises:
+        RuntimeError: if a pattern does not match the expected number of times.
+    """
     for fix in FIXES:
         count = 0
         for path in sorted(root.glob(fix.glob)):
@@ -90,8 +95,10 @@ def apply_fixes(root: Path) -> None:
                 path.write_text(text)
             count += n
         if count != fix.count:
-            raise RuntimeError(f"{fix.glob}: {fix.pattern!r} fits {count} times, not {fix.count}")
-    # setup.py packs the model zoo from configs/ at the root; the archive has them in the package.
+            raise RuntimeError(
+                f"{fix.glob}: expected {fix.count} matches of {fix.pattern!r}, got {count}"
+            )
+    # setup.py takes the model zoo from configs/ at the root; the archive has it in the package.
     shutil.move(root / "detectron2" / "model_zoo" / "configs", root / "configs")
 
 
@@ -102,14 +109,15 @@ def pip(*args: str, cwd: Path | None = None) -> None:
 
 
 def find_installed() -> str | None:
-    """Return the version and place of an importable Detectron2, or None where there is none.
+    """Return the version and folder of an importable Detectron2, or None.
 
     Raises:
-        RuntimeError: there is one, but it is broken; to install over it could harm its owner.
+        RuntimeError: if Detectron2 is installed but broken. Installing over it could destroy a
+            user's build.
     """
     if importlib.util.find_spec("detectron2") is None:
         return None
-    # In a process of its own: a broken install must not take this one down with it.
+    # In a child process, as a broken installation can crash the interpreter.
     code = (
         "import detectron2, detectron2.data, detectron2.evaluation, detectron2.modeling\n"
         "print(detectron2.__version__, 'in', detectron2.__path__[0])"
@@ -118,14 +126,14 @@ def find_installed() -> str | None:
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(
-            f"a Detectron2 is installed but cannot be imported ({reason}); mend it, or remove it "
+            f"Detectron2 is installed but cannot be imported ({reason}); repair it, or remove it "
             f"with `{sys.executable} -m pip uninstall detectron2` and run this again"
         )
     return result.stdout.strip().splitlines()[-1]
 
 
 def install_archive() -> None:
-    """Download, check, mend and install Detectron2 0.6 as pure Python."""
+    """Download, verify, patch and install Detectron2 0.6 as pure Python."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "archive.txt").write_text(f"{ARCHIVE} --hash=sha256:{SHA256}\n")
@@ -142,7 +150,7 @@ def install_archive() -> None:
 
 
 def main() -> int:
-    """Install Detectron2 unless it is there, and say which one is used."""
+    """Install Detectron2 if it is missing, and print which one is used."""
     parser = argparse.ArgumentParser(description="Install Detectron2 without a compiler.")
     parser.add_argument(
         "--from-git",
@@ -154,7 +162,7 @@ def main() -> int:
     parser.add_argument(
         "--requirements",
         action="store_true",
-        help="print what Detectron2 itself needs and install nothing, for a checkout of one's own",
+        help="print the requirements of Detectron2, for your own checkout, and install nothing",
     )
     args = parser.parse_args()
     if args.requirements:
@@ -163,11 +171,11 @@ def main() -> int:
     try:
         installed = find_installed()
         if installed:
-            print(f"Detectron2 {installed} is installed already; using it.")
+            print(f"Detectron2 {installed} is already installed; using it.")
             return 0
         if importlib.util.find_spec("torch") is None:
             raise RuntimeError("install torch and torchvision first: Detectron2's build needs them")
-        # Of today's environments some have no setuptools, which a build without isolation needs.
+        # A build without isolation needs setuptools, which new environments do not have.
         pip("install", "-q", "setuptools", "wheel")
         if args.from_git:
             pip("install", "--no-build-isolation", f"git+{REPOSITORY}@{args.from_git}")

@@ -1,7 +1,7 @@
-"""RS-Cascade R-CNN with masks (Oksuz et al., ICCV 2021): ResNet-50, 12 epochs.
+"""Cascade Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on COCO.
 
-As published, there is one mask head per stage, each on that stage's positives. No published AP is
-known to us.
+RS-Cascade R-CNN (Oksuz et al., ICCV 2021) with masks. As in the authors' code, each stage has its
+own mask head, trained on the positives of that stage. No published AP is known to us.
 """
 
 from ..common.models.rcnn import with_masks

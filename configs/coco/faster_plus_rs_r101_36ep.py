@@ -1,6 +1,7 @@
-"""RS-Faster R-CNN+ of Oksuz et al., ICCV 2021: ResNet-101, CARAFE, 36 epochs in several sizes.
+"""Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-101, 36 epochs on COCO, multi-scale.
 
-The paper's row, of AP 47.6, has deformable convolutions as well.
+RS-Faster R-CNN+ (Oksuz et al., ICCV 2021). The paper has no such row: its row of AP 47.6 also uses
+deformable convolutions.
 """
 
 from ..common.coco import dataloader, length, optimizer, resize, schedule, train

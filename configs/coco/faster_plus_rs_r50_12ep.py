@@ -1,6 +1,7 @@
-"""RS-Faster R-CNN+ of Oksuz et al., ICCV 2021: ResNet-50, CARAFE, 12 epochs, published AP 40.8.
+"""Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on COCO.
 
-It is 40.7 at this score threshold of .40 (table S10 of the supplement).
+Published AP 40.8: RS-Faster R-CNN+ of Oksuz et al., ICCV 2021. At this config's score threshold of
+.40 it is 40.7 (table S10 of the supplement).
 """
 
 from ..common.models.rcnn import with_carafe

@@ -1,4 +1,7 @@
-"""RS-Mask R-CNN of Oksuz et al., ICCV 2021: ResNet-50, published mask AP 36.4, box AP 40.0."""
+"""Mask R-CNN, max-IoU, Rank & Sort Loss, no sampling: ResNet-50, 12 epochs on COCO.
+
+Published mask AP 36.4, box AP 40.0: RS-Mask R-CNN of Oksuz et al., ICCV 2021.
+"""
 
 from ..common.coco import dataloader_masks as dataloader
 from ..common.coco import length, optimizer, schedule, train

@@ -1,4 +1,7 @@
-"""aLRP Loss + ATSS (Oksuz et al., NeurIPS 2020): ResNet-50, 512 px, published AP 41.0."""
+"""RetinaNet, ATSS, aLRP Loss: ResNet-50, 100 epochs on COCO at 512 px.
+
+Published AP 41.0 (Oksuz et al., NeurIPS 2020).
+"""
 
 from detectron2.config import LazyCall as L
 

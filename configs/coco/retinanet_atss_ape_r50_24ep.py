@@ -1,4 +1,7 @@
-"""APE Loss, ATSS(800) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 40.8."""
+"""RetinaNet, ATSS, APE Loss: ResNet-50, 24 epochs on COCO.
+
+Published AP 40.8: ATSS(800) in table 9 of Xu et al., CVPR 2022.
+"""
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import ape

@@ -1,4 +1,7 @@
-"""APE Loss, ATSS(512) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 39.9."""
+"""RetinaNet, ATSS, APE Loss: ResNet-50, 48 epochs on COCO at 512 px.
+
+Published AP 39.9: ATSS(512) in table 9 of Xu et al., CVPR 2022.
+"""
 
 from detectron2.config import LazyCall as L
 

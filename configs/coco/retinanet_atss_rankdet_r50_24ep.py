@@ -1,4 +1,7 @@
-"""RankDetNet (Liu et al., CVPR 2021), table 1: FCOS-ATSS, ResNet-50, published AP 40.7."""
+"""RetinaNet, ATSS, focal loss then RankDetNet's losses: ResNet-50, 24 epochs on COCO.
+
+Published AP 40.7: FCOS-ATSS in table 1 of RankDetNet (Liu et al., CVPR 2021).
+"""
 
 from ..common.criteria import atss_focal, rankdet_centerness
 from ..common.models.retinanet_r50 import atss as model

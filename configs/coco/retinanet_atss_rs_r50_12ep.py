@@ -1,4 +1,7 @@
-"""RS-ATSS of Oksuz et al., ICCV 2021: ResNet-50, 12 epochs, published AP 39.9."""
+"""RetinaNet, ATSS, Rank & Sort Loss: ResNet-50, 12 epochs on COCO.
+
+Published AP 39.9: RS-ATSS of Oksuz et al., ICCV 2021.
+"""
 
 from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import rank_sort

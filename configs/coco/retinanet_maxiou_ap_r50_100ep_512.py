@@ -1,6 +1,7 @@
-"""AP Loss (Chen et al., CVPR 2019): RetinaNet, ResNet-50, 512 px, 100 epochs, published AP 35.4.
+"""RetinaNet, max-IoU, AP Loss: ResNet-50, 100 epochs on COCO at 512 px.
 
-The AP is that of aLRP Loss's authors, whose batch size and learning rate these are.
+Published AP 35.4: AP Loss (Chen et al., CVPR 2019) as reported by the authors of aLRP Loss (Oksuz
+et al., NeurIPS 2020). The batch size and the learning rate are theirs too.
 """
 
 from ..common.criteria import ap

@@ -1,4 +1,7 @@
-"""APE Loss, Retina(512) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 38.3."""
+"""RetinaNet, max-IoU, APE Loss: ResNet-50, 48 epochs on COCO at 512 px.
+
+Published AP 38.3: Retina(512) in table 9 of Xu et al., CVPR 2022.
+"""
 
 from ..common.coco import dataloader_512 as dataloader
 from ..common.coco import length, optimizer, schedule, train

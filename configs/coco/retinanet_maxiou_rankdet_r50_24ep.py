@@ -1,6 +1,7 @@
-"""RankDetNet (Liu et al., CVPR 2021), table 1: RetinaNet, ResNet-50, published AP 37.8.
+"""RetinaNet, max-IoU, focal loss then RankDetNet's losses: ResNet-50, 24 epochs on COCO.
 
-12 epochs of focal loss, then 12 of the ranking losses with the learning rate started again.
+Published AP 37.8: RetinaNet in table 1 of RankDetNet (Liu et al., CVPR 2021). After 12 epochs of
+focal loss, the ranking losses train for 12 epochs with the learning-rate schedule restarted.
 """
 
 from detectron2.config import LazyCall as L

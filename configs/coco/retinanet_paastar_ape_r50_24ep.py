@@ -1,4 +1,7 @@
-"""APE Loss, PAA*(800) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 41.5."""
+"""RetinaNet, PAA*, APE Loss: ResNet-50, 24 epochs on COCO.
+
+Published AP 41.5: PAA*(800) in table 9 of Xu et al., CVPR 2022.
+"""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,7 @@
-"""APE Loss, PAA*(512) of table 9 (Xu et al., CVPR 2022): ResNet-50, published AP 41.1."""
+"""RetinaNet, PAA*, APE Loss: ResNet-50, 48 epochs on COCO at 512 px.
+
+Published AP 41.1: PAA*(512) in table 9 of Xu et al., CVPR 2022.
+"""
 
 from detectron2.config import LazyCall as L
 

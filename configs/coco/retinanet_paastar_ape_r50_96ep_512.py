@@ -1,4 +1,7 @@
-"""APE Loss, PAA*(512) for 96 epochs (Xu et al., CVPR 2022): ResNet-50, published AP 42.9."""
+"""RetinaNet, PAA*, APE Loss: ResNet-50, 96 epochs on COCO at 512 px.
+
+Published AP 42.9: PAA*(512) trained for 96 epochs (Xu et al., CVPR 2022).
+"""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Assigners whose settings are those of one paper and not the defaults."""
+"""Assigners with the settings of a paper, where these differ from the defaults."""
 
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
@@ -7,7 +7,10 @@ from ranking_det.assigners import PAA
 
 
 def paa_rank_sort() -> DictConfig:
-    """Oksuz et al., ICCV 2021: RS-PAA; the defaults are those of Kim and Lee, ECCV 2020."""
+    """PAA as RS-PAA has it (Oksuz et al., ICCV 2021).
+
+    The defaults of ``PAA`` are those of Kim and Lee, ECCV 2020.
+    """
     return L(PAA)(
         topk=9,
         min_iou=0.1,

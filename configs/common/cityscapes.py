@@ -1,6 +1,7 @@
-"""Cityscapes as Rank & Sort Loss is trained on it in the paper of bucketed losses (ECCV 2024).
+"""Cityscapes data and schedule for Rank & Sort Loss, as in the paper of the bucketed losses.
 
-12 epochs of 8 repeats of the images, 186 iterations of 16 each.
+(ECCV 2024.) The papers' 12 epochs see the images 8 times each: 12 x 8 x 186 iterations of 16
+images.
 """
 
 from .coco import dataloader_masks as dataloader

@@ -1,11 +1,12 @@
-"""COCO as the papers train on it: two ways of loading, SGD, and step schedules.
+"""COCO data loaders, SGD and step schedules, as in the papers.
 
-``dataloader`` is the usual one, 800 pixels of the short edge, ``dataloader_masks`` has masks too,
-and ``dataloader_512`` is that of AP, aLRP and APE Loss at 512 x 512 with SSD's augmentation.
+``dataloader`` is the usual loader, with a short edge of 800 pixels. ``dataloader_masks`` also loads
+masks. ``dataloader_512`` is the loader of AP, aLRP and APE Loss: 512 x 512 pixels with SSD's
+augmentation.
 
-Detectron2 leaves out the images without objects (or with crowds only): 117,266 are left. The papers
-also leave out those with a side below 32 pixels, which COCO has not, and objects of less than a
-pixel in width or height, which the mapper does.
+Detectron2 drops images without objects (or with crowds only); 117,266 images remain. The papers
+also drop images with a side below 32 pixels, but COCO has none, and objects less than a pixel wide
+or high, which the mapper drops as well.
 """
 
 from copy import deepcopy
@@ -74,32 +75,38 @@ dataloader_512.train.mapper.augmentations = [
     L(T.Resize)(shape=[512, 512]),
     L(T.RandomFlip)(),
 ]
-# All images are of one size.
+# All images have the same size.
 dataloader_512.train.aspect_ratio_grouping = False
 dataloader_512.test.mapper.augmentations = [
     L(T.ResizeShortestEdge)(short_edge_length=500, max_size=833)
 ]
 
-# Weight decay on norms and biases too.
+# As in the papers, norms and biases have weight decay too.
 optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
 )
 
 
 def resize(*sizes: int) -> DictConfig:
-    """The short edge at random one of these, in pixels; the long one at most 1,333."""
+    """Multi-scale resizing: a random short edge from ``sizes``, a long edge of at most 1,333 px."""
     return L(T.ResizeShortestEdge)(
         short_edge_length=list(sizes), max_size=1333, sample_style="choice"
     )
 
 
 def iterations(epochs: int, batch: int = 16, images: int = IMAGES) -> int:
-    """Of so many epochs: 7,330 each at 16 images an iteration, 3,665 at 32."""
+    """Return the number of iterations in ``epochs``.
+
+    An epoch of COCO has 7,330 iterations of 16 images, or 3,665 of 32.
+    """
     return epochs * -(-images // batch)
 
 
 def length(epochs: int, batch: int = 16, images: int = IMAGES) -> dict[str, int]:
-    """The entries of ``train`` for so many epochs; with other data or batches they are fitted."""
+    """Return the entries of ``train`` for a run of ``epochs``.
+
+    The engine rescales them for other data or another batch size.
+    """
     return {
         "epochs": epochs,
         "reference_batch": batch,
@@ -109,9 +116,12 @@ def length(epochs: int, batch: int = 16, images: int = IMAGES) -> dict[str, int]
 
 
 def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
-    """Warm up for 500 iterations; from each of ``steps``, in epochs, on a tenth of the rate.
+    """Step learning-rate schedule with a linear warm-up of 500 iterations.
 
-    With several stages of so many epochs each, every one begins anew with its warm-up.
+    Args:
+        epochs: length of a stage.
+        steps: epochs at which the learning rate is divided by 10.
+        stages: number of stages; each one restarts the schedule with its warm-up.
     """
     stage = L(warm_up)(
         scheduler=L(MultiStepParamScheduler)(
@@ -131,7 +141,7 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
-# torchvision's weights, in Detectron2's format.
+# torchvision's ImageNet weights, in Detectron2's format.
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 train.checkpointer.period = iterations(1)
 train.eval_period = iterations(4)

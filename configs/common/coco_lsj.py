@@ -1,4 +1,4 @@
-"""COCO with masks as ViTDet loads it: large-scale jittering, square crops of 1,024 pixels."""
+"""COCO data loader with masks for ViTDet: large-scale jitter (LSJ), square crops of 1,024 px."""
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L

@@ -1,7 +1,8 @@
-"""The criteria, with their papers' settings; an argument is what configs set in several ways.
+"""Criteria with the settings of their papers; what differs between configs is an argument.
 
-Those for coco/ that do not rank divide by the step's own positives, as their papers' code does, and
-not by Detectron2's moving average; FCOS, ATSS and PAA by their mean over all processes.
+The pointwise criteria for coco/ are normalised by the number of positives of the current step, as
+in their papers' code, and not by Detectron2's moving average. FCOS, ATSS and PAA use the mean of
+that number over all processes.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ from ranking_det.criteria import (
 
 
 def rank_sort() -> DictConfig:
-    """Oksuz et al., ICCV 2021: GIoU weighted by score, balanced by value."""
+    """Rank & Sort Loss (Oksuz et al., ICCV 2021): GIoU weighted by score, balanced by value."""
     return L(Criterion)(
         classification=L(RankSort)(delta=0.5),
         localization=L(GIoU)(),
@@ -48,10 +49,10 @@ def rank_sort() -> DictConfig:
 
 
 def ap() -> DictConfig:
-    """Chen et al., CVPR 2019.
+    """AP Loss (Chen et al., CVPR 2019).
 
-    Its box loss is the mean over the coordinates where SmoothL1 is their sum; its weights must be
-    those of the box coder.
+    The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is their sum, which is
+    why the balance is .25. The weights must be those of the box coder.
     """
     return L(Criterion)(
         classification=L(AveragePrecision)(delta=1.0, interpolated=True),
@@ -62,10 +63,10 @@ def ap() -> DictConfig:
 
 
 def alrp(tau: float = 0.5) -> DictConfig:
-    """Oksuz et al., NeurIPS 2020; the balance is updated once an epoch.
+    """Criterion of aLRP Loss (Oksuz et al., NeurIPS 2020); balance updated once per epoch.
 
     Args:
-        tau: the IoU from which an anchor is positive.
+        tau: IoU threshold of positive anchors.
     """
     return L(ALRPCriterion)(
         balance=L(HistoryBalance)(period="${train.iterations_per_epoch}", initial=50.0),
@@ -76,11 +77,11 @@ def alrp(tau: float = 0.5) -> DictConfig:
 
 
 def ape(max_negatives: int = 100_000, weight: DictConfig | None = None) -> DictConfig:
-    """Xu et al., CVPR 2022, at 800 pixels; section 7.1 and table 3 of the appendix.
+    """APE Loss (Xu et al., CVPR 2022) at 800 px: section 7.1 and table 3 of the appendix.
 
     Args:
-        max_negatives: logits of negatives that the loss takes, the highest.
-        weight: of an instance; None for its score.
+        max_negatives: number of highest-scored negative logits that enter the loss.
+        weight: instance weight of the box loss; None for the score.
     """
     return L(Criterion)(
         classification=L(APE)(lam=8.0, max_negatives=max_negatives),
@@ -91,10 +92,12 @@ def ape(max_negatives: int = 100_000, weight: DictConfig | None = None) -> DictC
 
 
 def rankdet(localization: DictConfig | None = None) -> DictConfig:
-    """Liu et al., CVPR 2021: all weights 1. The mean over images is this project's reading.
+    """RankDetNet's losses (Liu et al., CVPR 2021), all with weight 1.
+
+    The paper does not say how images are combined; here the loss is the mean over images.
 
     Args:
-        localization: the box loss; None for that of RetinaNet.
+        localization: box loss; None for RetinaNet's.
     """
     return L(Criterion)(
         classification=L(RankDet)(),
@@ -106,7 +109,7 @@ def rankdet(localization: DictConfig | None = None) -> DictConfig:
 
 
 def rankdet_centerness() -> DictConfig:
-    """The same for detectors with a centreness branch, whose box loss is GIoU."""
+    """RankDetNet's losses with GIoU Loss, for detectors with a centreness branch."""
     return L(Criterion)(
         classification=L(RankDet)(),
         localization=L(GIoU)(),
@@ -125,15 +128,15 @@ def pointwise(
     weight: Any = UniformWeight,
     branch: float | None = None,
 ) -> DictConfig:
-    """A criterion that does not rank: each logit has its own loss.
+    """Build a pointwise criterion, which does not rank: each logit has its own loss.
 
     Args:
-        classification: the loss of the logits.
-        localization: the box loss.
-        balance: the box loss's weight.
+        classification: loss of the logits.
+        localization: box loss.
+        balance: weight of the box loss.
         normalizer: what both losses are divided by.
-        weight: the class of an instance's weight, and of the branch's target.
-        branch: the weight of the branch's loss; None for no branch.
+        weight: class of the instance weight; it is also the target of the branch.
+        branch: weight of the branch's loss; None for no branch.
     """
     criterion = L(Criterion)(
         classification=classification,
@@ -148,36 +151,39 @@ def pointwise(
 
 
 def cross_entropy(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConfig:
-    """Ren et al., NeurIPS 2015: for the heads of R-CNNs; the box loss as Detectron2 has it.
+    """Cross entropy for R-CNNs (Ren et al., NeurIPS 2015), with the box loss as in Detectron2.
 
     Args:
-        weights: those of the box coder.
+        weights: weights of the box coder.
     """
     box_loss = L(SmoothL1)(beta=0.0, weights=list(weights))
     return pointwise(L(CrossEntropy)(), box_loss, 1.0, L(CandidateCount)())
 
 
 def cross_entropy_giou() -> DictConfig:
-    """The same with GIoU, which is smaller than L1 on encoded boxes."""
+    """Cross entropy with GIoU Loss.
+
+    GIoU Loss has the weight 10, as it is smaller than the L1 loss of encoded boxes.
+    """
     return pointwise(L(CrossEntropy)(), L(GIoU)(), 10.0, L(CandidateCount)())
 
 
 def focal() -> DictConfig:
-    """The classification of all that follow; Lin et al., ICCV 2017."""
+    """Focal loss for the criteria below (Lin et al., ICCV 2017)."""
     return L(Focal)(alpha=0.25, gamma=2.0)
 
 
 def focal_smooth_l1(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConfig:
-    """Lin et al., ICCV 2017, as Detectron2 normalises it.
+    """Focal loss and smooth L1 (Lin et al., ICCV 2017), normalised as in Detectron2.
 
     Args:
-        weights: those of the box coder.
+        weights: weights of the box coder.
     """
     return pointwise(focal(), L(SmoothL1)(beta=0.1, weights=list(weights)), 1.0, L(PositiveCount)())
 
 
 def focal_giou(**normalizer: Any) -> DictConfig:
-    """The same with GIoU, and the weight that ATSS gives it.
+    """Focal loss and GIoU Loss, which has the weight of 2 that ATSS uses.
 
     Args:
         normalizer: arguments of ``PositiveCount``.
@@ -186,38 +192,39 @@ def focal_giou(**normalizer: Any) -> DictConfig:
 
 
 def retinanet_focal() -> DictConfig:
-    """Lin et al., ICCV 2017, with the box loss of RankDetNet's baseline."""
+    """Focal loss (Lin et al., ICCV 2017) with the box loss of RankDetNet's baseline."""
     return pointwise(focal(), L(SmoothL1)(beta=1 / 9), 1.0, L(PositiveCount)(momentum=0.0))
 
 
 def atss_focal() -> DictConfig:
-    """Zhang et al., CVPR 2020."""
+    """ATSS: focal loss, GIoU Loss and a centreness branch (Zhang et al., CVPR 2020)."""
     count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(focal(), L(GIoU)(), 2.0, count, CenternessWeight, branch=1.0)
 
 
 def fcos_focal() -> DictConfig:
-    """Tian et al., ICCV 2019, with the boxes weighted by centreness as in the authors' code.
+    """FCOS: focal loss, IoU loss and a centreness branch (Tian et al., ICCV 2019).
 
-    Unlike the paper, 1 - IoU and not -log(IoU).
+    The box loss is weighted by centreness, as in the authors' code. Unlike the paper, the box loss
+    is 1 - IoU and not -log(IoU).
     """
     count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(focal(), L(IoU)(), 1.0, count, CenternessWeight, branch=1.0)
 
 
 def paa_focal() -> DictConfig:
-    """Kim and Lee, ECCV 2020."""
+    """PAA: focal loss, GIoU Loss and an IoU branch (Kim and Lee, ECCV 2020)."""
     count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(focal(), L(GIoU)(), 1.3, count, IoUWeight, branch=0.5)
 
 
 def quality_focal() -> DictConfig:
-    """Li et al., NeurIPS 2020: no branch, with the box loss of ATSS."""
+    """Quality focal loss (Li et al., NeurIPS 2020) with the box loss of ATSS and no branch."""
     count = L(PositiveCount)(momentum=0.0)
     return pointwise(L(QualityFocal)(beta=2.0), L(GIoU)(), 2.0, count)
 
 
 def varifocal() -> DictConfig:
-    """Zhang et al., CVPR 2021: no branch, with the box loss of ATSS."""
+    """Varifocal loss (Zhang et al., CVPR 2021) with the box loss of ATSS and no branch."""
     count = L(PositiveCount)(momentum=0.0)
     return pointwise(L(Varifocal)(alpha=0.75, gamma=2.0), L(GIoU)(), 2.0, count)

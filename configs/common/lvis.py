@@ -1,6 +1,7 @@
-"""LVIS v1 as Rank & Sort Loss is trained on it: images of rare classes are repeated.
+"""LVIS v1 data loader and schedule for Rank & Sort Loss, with repeat factor sampling.
 
-Of 99,388 images with objects an epoch makes 122,784 at most, 7,674 iterations of 16.
+There are 99,388 images with objects. With the repeats of images with rare classes, an epoch has at
+most 122,784 images: 7,674 iterations of 16.
 """
 
 from detectron2.config import LazyCall as L

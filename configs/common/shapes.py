@@ -1,4 +1,4 @@
-"""The shapes data set and the schedule that trains on it in minutes on a CPU."""
+"""Data loaders, optimizer and schedule for the shapes data set: minutes of training on a CPU."""
 
 import detectron2.data.transforms as T
 import torch
@@ -22,7 +22,7 @@ from .train import train
 
 
 def loading(size: int) -> DictConfig:
-    """The loaders of images of so many pixels, and the evaluator."""
+    """Build the data loaders for images of ``size`` pixels, and the evaluator."""
     dataloader = OmegaConf.create()
     dataloader.train = L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
@@ -54,7 +54,7 @@ def loading(size: int) -> DictConfig:
 
 
 def schedule(iterations: int, scheduler: DictConfig | None = None) -> DictConfig:
-    """A warm-up of so many iterations, and half a cosine or another scheduler."""
+    """Warm up for ``iterations``, then follow a half cosine or the given scheduler."""
     if scheduler is None:
         scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.0)
     return L(warm_up)(
@@ -63,13 +63,13 @@ def schedule(iterations: int, scheduler: DictConfig | None = None) -> DictConfig
 
 
 def length(epochs: float) -> dict[str, float]:
-    """The entries of ``train`` for so many epochs of 1,000 images, evaluated at the end."""
+    """Return the entries of ``train`` for ``epochs`` of 1,000 images; evaluate at the end."""
     max_iter = round(epochs * 125)
     return {"epochs": epochs, "max_iter": max_iter, "eval_period": max_iter}
 
 
 def small(model: DictConfig) -> DictConfig:
-    """A dense detector of the shapes with half a ResNet-18 and group normalisation."""
+    """Fit a dense detector to the shapes: half a ResNet-18, group normalisation, 12 classes."""
     model.backbone.bottom_up = resnet_18_half(first=3)
     model.backbone.top_block.in_channels = model.backbone.bottom_up.stages[-1].out_channels
     model.head.norm = "GN"

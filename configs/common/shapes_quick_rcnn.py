@@ -1,6 +1,7 @@
-"""R-CNNs on the shapes at 128 px: 325 x 8 images = 2.6 epochs, 2 to 3 minutes on two CPU cores.
+"""Short runs of R-CNNs on the shapes at 128 px: 2 to 3 minutes on two CPU cores.
 
-With masks, ``dataloader_masks`` and the shorter ``train_masks``, as each step is longer.
+325 iterations x 8 images = 2.6 epochs of 1,000 images. Mask R-CNN uses ``dataloader_masks`` and the
+shorter ``train_masks``, as its steps take longer.
 """
 
 from copy import deepcopy
@@ -25,8 +26,8 @@ train.update(length(2.6))
 train_masks = deepcopy(train)
 train_masks.update(length(2.2))
 
-# Box heads have no normalisation: started faster, most of their units die. They have only begun
-# to learn by the middle, from where a cosine would slow them down.
+# Box heads have no normalisation: with a shorter warm-up most of their ReLUs die. Halfway through
+# the run they have only begun to learn, and a cosine schedule would slow them down from there.
 _steps = L(MultiStepParamScheduler)(values=[1.0, 0.2], milestones=[4], num_updates=5)
 lr_multiplier = schedule(iterations=75, scheduler=_steps)
 
@@ -36,7 +37,7 @@ for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     model.backbone.bottom_up = resnet_18_half(first=2)
     model.backbone.in_features = model.backbone.bottom_up.out_features
     model.backbone.norm = "GN"
-    # For time: no proposals of stride 4, coarser pooling, fewer proposals, masks and detections.
+    # To save time: no proposals at stride 4, coarse pooling, few proposals, masks and detections.
     rpn, heads = model.proposal_generator, model.roi_heads
     rpn.in_features = [*LEVELS[1:], "p6"]
     rpn.anchor_generator.strides = [*STRIDES[1:], 64]
@@ -59,5 +60,5 @@ for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     for pooler in poolers:
         pooler.scales = [1 / stride for stride in STRIDES]
         pooler.sampling_ratio = 1
-        # An object as large in these images as one of 224 px in COCO's is on the same level.
+        # An object that fills as much of its image as one of 224 px in COCO gets the same level.
         pooler.canonical_box_size = 40

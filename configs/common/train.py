@@ -1,14 +1,14 @@
-"""Run settings that are the same for all experiments."""
+"""Run settings shared by all experiments."""
 
 import torch
 
 train = dict(
     output_dir="./output",
-    # Weights to start from or to evaluate; the backbone's alone will do to start from.
+    # Weights to start from or to evaluate. To start from, those of the backbone are enough.
     init_checkpoint="",
-    # A length in epochs of whatever data is trained on. The iterations below, the periods and the
-    # learning rate are for the config's own data at the reference batch, and are fitted to others;
-    # 0 and 0 leave them as they are.
+    # Length of the run in epochs of the training data. The iterations and periods below and the
+    # learning rate are for the config's own data and reference batch size, and are rescaled for
+    # others. With epochs=0 and reference_batch=0 they are not rescaled.
     epochs=0,
     reference_batch=0,
     iterations_per_epoch=0,
@@ -20,6 +20,6 @@ train = dict(
     checkpointer=dict(period=5000, max_to_keep=5),
     eval_period=5000,
     log_period=20,
-    # Test-time augmentation, in every evaluation.
+    # Test-time augmentation (TTA) in every evaluation.
     tta=dict(enabled=False, min_sizes=[480, 640, 800], max_size=1333, flip=True),
 )

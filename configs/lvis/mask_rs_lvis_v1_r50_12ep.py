@@ -1,4 +1,7 @@
-"""RS-Mask R-CNN of Oksuz et al., ICCV 2021, on LVIS v1: published mask AP 25.2, box AP 25.9."""
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on LVIS v1.
+
+Published mask AP 25.2, box AP 25.9: RS-Mask R-CNN of Oksuz et al., ICCV 2021.
+"""
 
 from ..common.lvis import IMAGES, NUM_CLASSES, dataloader, length, optimizer, schedule, train
 from ..common.models.rcnn_r50 import mask as model

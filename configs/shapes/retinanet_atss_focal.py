@@ -1,4 +1,7 @@
-"""Focal loss with GIoU where retinanet_atss_rs.py ranks; all else is the same."""
+"""RetinaNet, ATSS, focal loss, GIoU Loss: half a ResNet-18, 10.4 epochs on the shapes.
+
+Only the criterion differs from ``retinanet_atss_rs.py``.
+"""
 
 from ..common.criteria import focal_giou
 from .retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer, train

@@ -1,4 +1,8 @@
-"""The baseline: assigner and losses of Detectron2's RetinaNet; the rest of retinanet_atss_rs.py."""
+"""RetinaNet, max-IoU, focal loss, smooth L1: half a ResNet-18, 10.4 epochs on the shapes.
+
+The baseline: assigner and losses are those of Detectron2's RetinaNet. Everything else is as in
+``retinanet_atss_rs.py``.
+"""
 
 from detectron2.config import LazyCall as L
 

@@ -1,7 +1,7 @@
-"""Is everything installed, does it work, and how to mend it: ``python -m ranking_det.doctor``.
+"""Check the installation and say how to fix it: ``python -m ranking_det.doctor``.
 
-Only the standard library is imported in this process. What is examined may raise anything or take
-the whole interpreter down, so the probes run in a process of their own.
+This process imports the standard library only. A broken package may raise anything or crash the
+interpreter, so the probes run in a separate process.
 """
 
 from ranking_det.doctor.report import main

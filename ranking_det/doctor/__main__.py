@@ -1,4 +1,4 @@
-"""``python -m ranking_det.doctor``."""
+"""Command-line entry point: ``python -m ranking_det.doctor``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""From what a probe raised to what is wrong and how to mend it."""
+"""Turn the exception of a probe into a diagnosis and a remedy."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import NamedTuple
 
 from ranking_det.doctor.probes import NEW_DETECTRON2, NEW_PAIR, Finding, Remedies
 
-_OLD = "which this older Detectron2 uses"
+_OLD = "which this old Detectron2 uses"
 HINTS = {
     NEW_DETECTRON2: {
-        "no attribute 'LINEAR'": f"Pillow 10 dropped Image.LINEAR, {_OLD}",
-        "'numpy' has no attribute '(bool|int|float|object|str)'": f"numpy 1.24 dropped it, {_OLD}",
+        "no attribute 'LINEAR'": f"Pillow 10 removed Image.LINEAR, {_OLD}",
+        "'numpy' has no attribute '(bool|int|float|object|str)'": f"numpy 1.24 removed it, {_OLD}",
     },
     'pip install "setuptools<81"': {
-        "pkg_resources": "setuptools 82 dropped pkg_resources, which this Detectron2 imports",
+        "pkg_resources": "setuptools 82 removed pkg_resources, which this Detectron2 imports",
     },
     NEW_PAIR: {
         r"torchvision::|custom C\+\+ ops": "torch and torchvision are not built for each other",
     },
     "ln -s ../../configs {place}/model_zoo/configs": {
-        "not available in Model Zoo": "a checkout of Detectron2 that is not built has no model zoo",
+        "not available in Model Zoo": "a Detectron2 checkout that was not built has no model zoo",
     },
     "pip install --upgrade torch torchvision pycocotools": {
         r"Numpy is not available|numpy\.dtype size changed|_ARRAY_API not found": (
-            "it is built for another major version of numpy"
+            "built for another major version of numpy"
         ),
     },
     "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": {
-        "libGL|libgthread": "opencv-python needs a desktop's libraries",
+        "libGL|libgthread": "opencv-python needs the libraries of a desktop",
     },
     "free some space": {"No space left": "the disk is full"},
 }
-"""By remedy the patterns of the messages that it is for, and what they mean."""
+"""Remedy -> pattern of an error message -> what the error means."""
 
 
 class Check(NamedTuple):
-    """One finding of the report; ``status`` is ok, note, FAULT or skipped."""
+    """One line of the report; ``status`` is ok, note, FAULT or skipped."""
 
     name: str
     status: str
@@ -47,7 +47,7 @@ class Check(NamedTuple):
 
 
 def find_package(name: str) -> str | None:
-    """The folder, or the file, that ``import name`` would take; None if there is none."""
+    """Return the folder or file that ``import name`` would load, or None."""
     try:
         spec = importlib.util.find_spec(name)
     except Exception:  # an import hook can raise anything
@@ -58,7 +58,7 @@ def find_package(name: str) -> str | None:
 
 
 def diagnose(name: str, remedies: Remedies, error: BaseException) -> Check:
-    """The fault behind what a probe raised."""
+    """Return the check for the exception that a probe raised."""
     if isinstance(error, Finding):
         return Check(name, error.status, error.text, error.remedy)
     package, remedy = remedies.package, remedies.broken
@@ -73,13 +73,13 @@ def diagnose(name: str, remedies: Remedies, error: BaseException) -> Check:
 
 
 def explain(name: str, package: str, message: str, remedy: str) -> Check:
-    """The fault with this message: by the first hint that fits it, else with the given remedy."""
+    """Return a fault with the remedy of the first hint that matches, else with the given one."""
     place = find_package(package)
     shown = message if len(message) <= 300 else f"{message[:150]} ... {message[-145:]}"
     where = f" (in {place})" if place else ""
     if place and Path(place).is_dir() and not Path(place, "__init__.py").is_file():
-        text = f"{place} is no package, but a folder that hides the package {package}: {shown}"
-        return Check(name, "FAULT", text, f"run this elsewhere, or rename {place}")
+        text = f"{place} is a folder without a package, and hides the package {package}: {shown}"
+        return Check(name, "FAULT", text, f"run this in another folder, or rename {place}")
     for known_remedy, meanings in HINTS.items():
         for pattern, meaning in meanings.items():
             if re.search(pattern, message):

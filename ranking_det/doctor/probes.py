@@ -1,4 +1,4 @@
-"""What is really tried: each probe imports what it needs, and returns what it saw or raises."""
+"""Probes: functions that import a package, use it, and describe the result or raise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Remedies. Their `pip` and `python` are printed as those of the interpreter that is examined.
+# Remedies. `pip` and `python` are printed with the path of the interpreter that runs the doctor.
 PAIR = "pip install torch torchvision"
 UPGRADED_PAIR = "pip install --upgrade torch torchvision"
 NEW_PAIR = "pip install --upgrade --force-reinstall torch torchvision"
@@ -20,14 +20,14 @@ REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
 DETECTORS = 'pip install -e ".[detectors]"'
 OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
 
-# As in setup.py. Before 2.10 a file of weights can run code in spite of weights_only
-# (CVE-2026-24747; CVE-2025-32434 before 2.6).
+# As in setup.py. Before torch 2.10, loading weights can run code in spite of weights_only
+# (CVE-2026-24747; before 2.6 also CVE-2025-32434).
 TORCH = "2.4"
 SAFE_TORCH = "2.10"
 
 
 class Finding(Exception):
-    """What a probe itself knows to be wrong: a FAULT, or a note that training can live with."""
+    """A problem that the probe itself has diagnosed: a FAULT, or a note if training still works."""
 
     def __init__(self, text: str, remedy: str, status: str = "FAULT") -> None:
         super().__init__(text)
@@ -35,7 +35,7 @@ class Finding(Exception):
 
 
 class Remedies(NamedTuple):
-    """What mends a package: if it is absent, if it raises, if a module that it needs is absent."""
+    """Remedies of a package: if it is absent, if it is broken, if a dependency is absent."""
 
     package: str
     absent: str
@@ -44,12 +44,12 @@ class Remedies(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """``run`` returns what it saw, or raises; it is tried if all that it ``needs`` works."""
+    """A function that describes what works, or raises; skipped if a probe in ``needs`` failed."""
 
     run: Callable[[], str]
     remedies: Remedies
     needs: tuple[str, ...] = ()
-    optional: bool = False  # training works without it, so that a fault is only a note
+    optional: bool = False  # training works without it, so a fault becomes a note
 
 
 def _numpy() -> str:
@@ -86,9 +86,9 @@ def _weight_files() -> str:
     import torch
 
     if _is_older(torch, SAFE_TORCH):
-        text = f"those of strangers can run code in torch {torch.__version__}, older than"
+        text = f"untrusted ones can run code in torch {torch.__version__}, older than"
         raise Finding(f"{text} {SAFE_TORCH} (CVE-2026-24747)", UPGRADED_PAIR)
-    return "torch reads those of strangers without a known hole"
+    return "torch loads untrusted ones without a known vulnerability"
 
 
 def _torch_with_numpy() -> str:
@@ -126,8 +126,8 @@ def _gpu() -> str:
             remedy = f"unset CUDA_VISIBLE_DEVICES, which is {hidden!r}"
         else:
             remedy = f"a newer driver, or {OTHER_BUILD}"
-        text = f"training runs on the CPU: there is {driver}, but torch, built for {built}, "
-        raise Finding(text + "cannot use it", remedy, "note")
+        text = f"training runs on the CPU: torch, built for {built}, cannot use {driver}"
+        raise Finding(text, remedy, "note")
     if torch.backends.mps.is_available():
         try:
             (torch.ones(2, device="mps") * 2).sum().item()
@@ -146,14 +146,14 @@ def _use_gpu(torch: Any, index: int) -> str:
 
 
 def nvidia_smi() -> str:
-    """The GPUs and the driver as nvidia-smi sees them, with torch or without; "" if none."""
+    """Return the GPUs and the driver that nvidia-smi reports, or ""; does not need torch."""
     query = ("--query-gpu=name,driver_version", "--format=csv,noheader")
     lines = output_of("nvidia-smi", *query).split("\n")
     return _count([", driver ".join(line.rsplit(", ", 1)) for line in lines if line.strip()])
 
 
 def output_of(*command: str) -> str:
-    """What a program writes; "" if it is not there or fails."""
+    """Return the output of a program, or "" if it is missing or fails."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -162,7 +162,7 @@ def output_of(*command: str) -> str:
 
 
 def _count(names: list[str]) -> str:
-    """``2 x A, B`` for A, A and B."""
+    """Join names with their counts: ``2 x A, B`` for A, A and B."""
     counts = Counter(names).items()
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts)
 
@@ -185,11 +185,11 @@ def _detectron2() -> str:
         try:
             import detectron2._C  # noqa: F401
         except ImportError as error:
-            text = f"its compiled operators are of another torch: {error} (in {folder})"
+            text = f"its compiled operators are built for another torch: {error} (in {folder})"
             raise Finding(text, NEW_DETECTRON2) from error
     _check_aliases(folder)
     detectron2.config.get_cfg().merge_from_list(["SOLVER.MAX_ITER", 1])
-    return "its config and its models import"
+    return "its config and models import"
 
 
 def _model_zoo() -> str:
@@ -198,22 +198,25 @@ def _model_zoo() -> str:
 
     config_file = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     get_cfg().merge_from_file(config_file)
-    return "a config of it loads"
+    return "one of its configs loads"
 
 
 def compiled_operators(folder: str) -> bool:
-    """Whether the Detectron2 in ``folder`` was built with a compiler."""
+    """Return whether the Detectron2 in ``folder`` has compiled operators."""
     return any(path.suffix in (".so", ".pyd") for path in Path(folder).glob("_C.*"))
 
 
 def _check_aliases(folder: Path) -> None:
-    """Raise if functions in ``folder``, not called yet, use names that numpy no longer has."""
+    """Raise if code in ``folder`` uses names that numpy has removed.
+
+    Importing does not show these: functions fail only when they are called.
+    """
     import numpy
 
     for path in sorted(folder.rglob("*.py")):
         for name in re.findall(r"\bnp\.(bool|int|float|object|str)\b", path.read_text("utf-8")):
             if not hasattr(numpy, name):
-                text = f"uses np.{name}, which numpy {numpy.__version__} has not, in {path}"
+                text = f"uses np.{name}, which numpy {numpy.__version__} does not have, in {path}"
                 raise Finding(f"too old for this numpy: {text}", NEW_DETECTRON2)
 
 

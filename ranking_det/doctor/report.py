@@ -1,4 +1,4 @@
-"""The report: versions, the machine, what was tried, and the remedies."""
+"""Print the doctor's report: machine, versions, checks and remedies."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ GIB = 2**30
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; return 0 if training will work, else 1."""
-    text = "Say what is installed, whether it works, and how to mend what does not."
+    text = "Report what is installed, whether it works, and how to fix what does not."
     parser = argparse.ArgumentParser("python -m ranking_det.doctor", description=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     facts = {**describe_machine(), **{name: describe_package(name) for name in PACKAGES}}
-    if not args.json:  # the probes take seconds: begin before
+    if not args.json:  # the probes take seconds: show something first
         sys.stdout.write(_table(facts) + "\n")
         sys.stdout.flush()
     results = [*check_machine(), *run_probes()]
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe_machine() -> dict[str, str]:
-    """What there is beside packages."""
+    """Describe the interpreter, the system and the CPU."""
     threads = os.environ.get("OMP_NUM_THREADS")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -71,8 +71,8 @@ def _nvcc() -> str:
 
 
 def describe_package(name: str) -> str:
-    """A package's version, without importing it."""
-    if name == "opencv":  # several packages bring the same module, and get in each other's way
+    """Return the version of a package without importing it."""
+    if name == "opencv":  # several packages provide the same module, and conflict
         names = {str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()}
         builds = [f"{n} {_version(n)}" for n in sorted(names) if n.startswith("opencv-")]
         return ", ".join(builds) or "none"
@@ -84,7 +84,7 @@ def describe_package(name: str) -> str:
 def _version(name: str) -> str:
     try:
         return str(importlib.metadata.version(name))
-    except Exception:  # absent, or its metadata are broken
+    except Exception:  # absent, or its metadata is broken
         return ""
 
 
@@ -94,19 +94,19 @@ def _describe_detectron2() -> str:
         return "none"
     source = Path(place, "__init__.py")
     text = source.read_text("utf-8", "replace") if source.is_file() else ""
-    # The metadata can be another copy's, where PYTHONPATH names a checkout.
+    # With a checkout on PYTHONPATH, the metadata can be those of another copy.
     version = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
     kind = "with compiled operators" if compiled_operators(place) else "pure Python"
     return f"{version[1] if version else 'unknown version'}, {kind}, in {place}"
 
 
 def check_machine() -> list[Check]:
-    """What needs no process of its own."""
+    """Run the checks that import no package: Python, disk, shared memory, data sets."""
     checks = []
     if sys.version_info < PYTHON:
-        wanted = ".".join(map(str, PYTHON))
-        text = f"{platform.python_version()} is older than {wanted}"
-        checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {wanted}"))
+        minimum = ".".join(map(str, PYTHON))
+        text = f"{platform.python_version()} is older than {minimum}"
+        checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {minimum}"))
     low = "checkpoints need space: free some, or train in another folder"
     checks.append(_check_space("disk", ".", f"free in {Path.cwd()}", low))
     if os.path.isdir("/dev/shm"):
@@ -122,17 +122,17 @@ def _check_space(name: str, folder: str, text: str, remedy: str) -> Check:
 
 
 def _check_datasets() -> Check:
-    given = os.environ.get("DETECTRON2_DATASETS")
-    root = Path(given or "datasets")
-    if given and not root.is_dir():
-        text = f"$DETECTRON2_DATASETS is {given!r}, and there is no such folder"
-        return Check("data sets", "note", text, f"mkdir -p {shlex.quote(given)}, or another folder")
-    text = f"in {root.absolute()}" + ("" if given else ", as $DETECTRON2_DATASETS is not set")
-    return Check("data sets", "ok", text + ("" if root.is_dir() else "; made at first use"))
+    value = os.environ.get("DETECTRON2_DATASETS")
+    root = Path(value or "datasets")
+    if value and not root.is_dir():
+        text = f"$DETECTRON2_DATASETS is {value!r}, which is not a folder"
+        return Check("data sets", "note", text, f"mkdir -p {shlex.quote(value)}, or another folder")
+    text = f"in {root.absolute()}" + ("" if value else ", as $DETECTRON2_DATASETS is not set")
+    return Check("data sets", "ok", text + ("" if root.is_dir() else "; created at first use"))
 
 
 def for_this_python(remedy: str) -> str:
-    """The remedy with the interpreter's path, unless `python` and `pip` mean this one anyway."""
+    """Put the interpreter's path into a remedy, unless `python` and `pip` on PATH are its own."""
     here = os.path.dirname(sys.executable)
     if all(os.path.dirname(shutil.which(name) or "") == here for name in ("python", "pip")):
         return remedy
@@ -147,7 +147,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def format_checks(checks: Sequence[Check], faults: int) -> str:
-    """The checks, the remedy under each that has one, and the verdict."""
+    """Format the checks, each with its remedy below it, and the verdict."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:

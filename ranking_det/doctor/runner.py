@@ -1,7 +1,7 @@
-"""Run the probes in a process of their own, which may die, and go on behind the one that killed it.
+"""Run the probes in a child process, and go on after a probe that crashes it.
 
-The child writes a line of JSON for each probe that it is done with; the probe without a line is the
-one that took the child down, or still ran at the time limit.
+The child writes a line of JSON for each finished probe. The first probe without a line is the one
+that crashed the child or exceeded the time limit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 from ranking_det.doctor.diagnosis import Check, diagnose, explain
 from ranking_det.doctor.probes import PROBES
 
-LIMIT = 120  # seconds; the first import of torch from a slow disk takes one of the two minutes
-# With this process's path, so that both find the same packages.
+LIMIT = 120  # seconds; the first import of torch from a slow disk takes a minute
+# The child gets this process's path, so that both find the same packages.
 CHILD = """
 import sys
 sys.path[:] = {path!r}
@@ -26,7 +26,7 @@ child({done!r})
 
 
 def run_probes() -> list[Check]:
-    """All probes' checks, in their order."""
+    """Run all probes; return their checks in the order of ``PROBES``."""
     done: dict[str, Check] = {}
     while len(done) < len(PROBES):
         failed = {name: check.status in ("FAULT", "skipped") for name, check in done.items()}
@@ -43,19 +43,19 @@ def run_probes() -> list[Check]:
 def _soften(check: Check) -> Check:
     if check.status != "FAULT" or not PROBES[check.name].optional:
         return check
-    return check._replace(status="note", text=f"not needed to train, but {check.text}")
+    return check._replace(status="note", text=f"not needed for training, but {check.text}")
 
 
 def _run(code: str) -> tuple[list[str], str]:
-    """The complete lines that the child wrote, and how it ended."""
+    """Run code in a child process; return its complete output lines and how it ended."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
         result = subprocess.run(command, capture_output=True, timeout=LIMIT)
         output, fate = result.stdout, _describe_end(result.returncode)
         words = result.stderr.decode(errors="replace").strip().splitlines()
-        fate += f", its last words: {words[-1].strip()}" if words else ""
+        fate += f", last message: {words[-1].strip()}" if words else ""
     except subprocess.TimeoutExpired as error:
-        output, fate = error.stdout or b"", f"gives no answer within {LIMIT} seconds"
+        output, fate = error.stdout or b"", f"does not finish within {LIMIT} seconds"
     return output.decode().split("\n")[:-1], fate
 
 
@@ -64,13 +64,13 @@ def _describe_end(status: int) -> str:
         reason = signal.Signals(-status).name
     except ValueError:
         reason = f"exit status {status}"
-    return f"takes the interpreter down ({reason})"
+    return f"crashes the interpreter ({reason})"
 
 
 def child(done: dict[str, bool]) -> None:
-    """Try the probes that are not done; ``done`` says of the others whether they failed."""
+    """Run the probes that are not in ``done``, which says whether those that are failed."""
     report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the lines
+    os.dup2(2, 1)  # what libraries print must not get between the lines
     failed = {name for name, bad in done.items() if bad}
     for name, probe in PROBES.items():
         if name in done:

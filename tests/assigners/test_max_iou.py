@@ -1,7 +1,5 @@
 import pytest
 import torch
-from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
 
 from ranking_det import row_blocks as blocks
 from ranking_det.assigners import BACKGROUND, IGNORE, MaxIoU
@@ -68,6 +66,10 @@ def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(seed, 
 
 @pytest.mark.parametrize("low_quality", ["anchor", None])
 def test_max_iou_agrees_with_detectron2_if_every_object_overlaps_an_anchor(low_quality):
+    pytest.importorskip("detectron2")
+    from detectron2.modeling.matcher import Matcher
+    from detectron2.structures import Boxes, pairwise_iou
+
     generator = torch.Generator().manual_seed(0)
     anchors = torch.cat([grid(128, s, (4.0, 5.04, 6.35)) for s in (8, 16, 32)]).float()
     boxes = random_boxes(12, 128, generator).float()

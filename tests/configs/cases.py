@@ -1,4 +1,4 @@
-"""What the tests of configs share."""
+"""Helpers for the tests of configs."""
 
 from tests.modeling.cases import make_batch
 

@@ -1,4 +1,4 @@
-"""The configs of configs/coco against the papers' rows, typed here by hand."""
+"""Dense detectors in configs/coco: their settings match the papers' rows, typed here by hand."""
 
 import ast
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ranking_det.engine.lazy_config import load_lazy_config
 from tests.configs.cases import check_step
 from tests.modeling.cases import CONFIGS
 
-# R-CNNs have a test of their own.
+# R-CNNs are in test_rcnn_papers.py.
 FILES = [
     p for p in sorted((CONFIGS / "coco").glob("*.py")) if p.stem.startswith(("retinanet", "fcos"))
 ]
@@ -28,7 +28,7 @@ class Row(NamedTuple):
     ap: str
     lr: float
     total: int
-    steps: tuple[int, ...]  # iterations from which the rate is a tenth
+    steps: tuple[int, ...]  # iterations at which the learning rate is divided by 10
     anchors: int  # per cell
     p6: str
     gn: bool
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     relu: bool = False
     voting: bool = False
     soft: bool = False
-    over_processes: bool = False  # whether the positives are counted over all of them
+    over_processes: bool = False  # whether positives are counted over all processes
 
 
 ROWS = {
@@ -113,7 +113,7 @@ ROWS = {
         over_processes=True,
     ),
 }
-# One of each assigner and criterion takes a training step.
+# One config for each assigner and criterion takes a training step.
 STEPS = {
     "retinanet_paa_rs_r50_12ep",
     "retinanet_maxiou_ap_r50_100ep_512",
@@ -131,25 +131,25 @@ PAA_RULES = {
 }
 
 
-def test_every_config_has_its_row():
+def test_every_config_has_a_row():
     assert [path.stem for path in FILES] == sorted(ROWS)
 
 
 @pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
-    """A config with its row; its model is built once, in ``test_the_model``."""
+    """A config with its row. The model is built in one test only, to save time."""
     path = CONFIGS / "coco" / f"{request.param}.py"
     return request.param, load_lazy_config(str(path), []), ROWS[request.param]
 
 
-def test_the_file_names_its_row(case):
+def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(case):
     name, cfg, row = case
     assert row.ap in ast.get_docstring(ast.parse((CONFIGS / "coco" / f"{name}.py").read_text()))
     assert cfg.train.output_dir == f"output/coco/{name}"
     assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 
 
-def test_the_schedule(case):
+def test_the_learning_rate_schedule_is_the_papers(case):
     name, cfg, row = case
     assert cfg.train.max_iter == row.total
     multiplier = instantiate(cfg.lr_multiplier)
@@ -173,10 +173,10 @@ def test_the_schedule(case):
         }
         for iteration, factor in expected.items():
             assert rate(iteration) == pytest.approx(row.lr * factor, rel=1e-6), iteration
-    multiplier(1.0)  # Detectron2 asks for it after the last iteration
+    multiplier(1.0)  # Detectron2 evaluates it after the last iteration
 
 
-def test_the_loading_and_the_sizes(case, tmp_path):
+def test_the_data_loaders_and_image_sizes_are_the_papers(case, tmp_path):
     _, cfg, row = case
     train, test = cfg.dataloader.train, cfg.dataloader.test
     assert train.total_batch_size == row.batch
@@ -203,7 +203,7 @@ def check_backbone(backbone, row):
     for name, parameter in backbone.bottom_up.named_parameters():
         assert parameter.requires_grad != name.startswith(("stem", "res2")), name
     norms = [m for m in backbone.bottom_up.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 42  # of the 53, without the 11 of the stem and res2
+    assert len(norms) == 42  # all 53 except the 11 of the stem and res2
     assert not any(norm.training for norm in norms)
     frozen = [m for m in backbone.bottom_up.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(frozen) == 11
@@ -228,7 +228,10 @@ def check_balance(balance, row):
 
 
 def check_assigner(name, assigner):
-    """Of the ranking papers, an object's best anchors are its own; not of the original PAA."""
+    """Check the rule of low-quality matches.
+
+    In the ranking papers an object gets its best anchors; in PAA an anchor gets its best object.
+    """
     if isinstance(assigner, MaxIoU):
         assert assigner.low_quality == "object"
     if isinstance(assigner, (PAA, NormalizedPAA)):
@@ -238,7 +241,7 @@ def check_assigner(name, assigner):
         assert (*rule, assigner.empty_component, assigner.reg_covar) == PAA_RULES[kind]
 
 
-def test_the_model(case):
+def test_the_model_is_the_papers(case):
     name, cfg, row = case
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
@@ -263,7 +266,7 @@ def test_the_model(case):
         check_step(model)
 
 
-def test_anchors_have_the_papers_sizes():
+def test_anchor_sizes_are_the_papers():
     def sizes(name):
         cfg = load_lazy_config(str(CONFIGS / "coco" / f"{name}.py"), [])
         return list(cfg.model.anchor_generator["sizes"][0])

@@ -1,4 +1,4 @@
-"""The criteria of configs/common, and what no config does."""
+"""The criteria of configs/common, and rules for all configs."""
 
 import ast
 
@@ -9,7 +9,7 @@ from ranking_det.criteria import Criterion
 from tests.modeling.cases import CONFIGS
 
 CRITERIA = CONFIGS / "common" / "criteria.py"
-# Functions that make criteria, or parts of them, for the others.
+# Functions that the criteria are made with.
 HELPERS = {"pointwise", "focal"}
 NAMES = {
     node.name for node in ast.parse(CRITERIA.read_text()).body if isinstance(node, ast.FunctionDef)
@@ -21,13 +21,13 @@ def test_every_criterion_can_be_built(name):
     (make,) = LazyConfig.load(str(CRITERIA), (name,))
     node = make()
     if name == "alrp":
-        node.balance.period = 1  # of whatever the run config's epoch has
+        node.balance.period = 1  # a run config sets it to the iterations of its epoch
     assert isinstance(instantiate(node), Criterion)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
-def test_a_config_has_no_lambda_and_removes_nothing(path):
-    """What a base config set stays; a lambda can be neither saved nor overridden."""
+def test_a_config_has_no_lambda_and_deletes_nothing(path):
+    """Values of a base config stay; a lambda can be neither saved nor overridden."""
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, (ast.Lambda, ast.Delete)), node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

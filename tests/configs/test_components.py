@@ -1,3 +1,5 @@
+"""Building components of yaml configs: constructors, nesting, and error messages."""
+
 import pytest
 
 from ranking_det import assigners, criteria
@@ -9,12 +11,12 @@ def build(node, namespace=criteria):
     return build_component(node, namespace, "MODEL.X")
 
 
-def test_a_node_gives_its_values_to_the_constructor():
+def test_values_of_a_node_are_passed_to_the_constructor():
     assert build({"NAME": "ATSS", "TOPK": 5}, assigners).topk == 5
     assert build({"NAME": "ATSS"}, assigners).topk == assigners.ATSS().topk
 
 
-def test_nodes_within_a_node_are_built_first():
+def test_nested_nodes_are_built_first():
     node = {
         "NAME": "Criterion",
         "CLASSIFICATION": {"NAME": "RankSort", "DELTA": 0.25},
@@ -41,7 +43,7 @@ def test_a_name_with_a_dot_is_imported():
         ({"BOX_WEIGHT": "x"}, "MODEL.X.box_weight: expected float for PAA, got 'x'"),
     ],
 )
-def test_arguments_that_are_handed_on_to_a_base_are_checked_too(node, message):
+def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, message):
     assert build({"NAME": "PAA", "TOPK": 5, "BOX_WEIGHT": 2}, assigners).topk == 5
     with pytest.raises(UserError, match=message):
         build({"NAME": "PAA"} | node, assigners)
@@ -78,7 +80,7 @@ def test_arguments_that_are_handed_on_to_a_base_are_checked_too(node, message):
         ),
     ],
 )
-def test_each_fault_is_one_line_that_names_it(node, message):
+def test_each_mistake_is_reported_in_one_line_that_names_it(node, message):
     with pytest.raises(UserError, match=message) as caught:
         build(node)
     assert "\n" not in str(caught.value)

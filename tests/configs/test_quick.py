@@ -1,4 +1,4 @@
-"""The quick configs of the shapes differ in what their name says and in nothing else."""
+"""Quick configs of dense detectors: each differs from the others only in what its name says."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from tests.modeling.cases import CONFIGS, make_batch
 
 FOLDER = CONFIGS / "shapes" / "quick"
-# The R-CNNs have tests of their own.
+# R-CNNs are in test_rcnn_quick.py.
 NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if path.stem.startswith(("fcos_", "retinanet_"))
 )
@@ -42,7 +42,7 @@ def test_a_step_trains_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_name_says_the_model_and_the_assigner(name):
+def test_the_name_gives_the_model_and_the_assigner(name):
     cfg = load(name)
     model, assigner, _ = name.split("_")
     assert class_name(cfg.model) == AXES[model]
@@ -51,7 +51,7 @@ def test_the_name_says_the_model_and_the_assigner(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_else_is_the_same(name):
+def test_all_other_settings_are_the_same(name):
     cfg, base = load(name), load("retinanet_atss_rs")
     for key in ("optimizer", "dataloader"):
         assert OmegaConf.to_yaml(cfg[key]) == OmegaConf.to_yaml(base[key])
@@ -72,7 +72,7 @@ def test_rankdetnet_restarts_the_learning_rate_with_its_second_stage():
     stages = cfg.model.criterion.stages
     assert [class_name(stage.classification) for stage in stages] == ["Focal", "RankDet"]
     switch = cfg.model.criterion.shares[0]
-    cfg.train.max_iter = 60  # the stages follow
+    cfg.train.max_iter = 60  # the stages follow it
     assert instantiate(cfg.model.criterion).ends == [30, 60]
     assert schedule(switch - 1e-3) < 1e-3 < 0.99 < schedule(switch)
     assert schedule(1 - 1e-3) < 1e-3

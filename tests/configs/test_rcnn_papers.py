@@ -1,4 +1,4 @@
-"""The R-CNNs of configs/coco, configs/lvis and configs/cityscapes against the papers' rows."""
+"""R-CNNs in configs/coco, lvis and cityscapes: their settings match the papers' rows."""
 
 import ast
 from typing import NamedTuple
@@ -38,10 +38,10 @@ LONG = (263_880, 197_910, 241_890)
 
 
 class Row(NamedTuple):
-    ap: tuple[str, ...]  # as the docstring has them
+    ap: tuple[str, ...]  # as in the docstring
     lr: float
-    schedule: tuple[int, ...]  # iterations, and those from which the rate is a tenth
-    sizes: tuple[int, ...] = ONE_SIZE  # of the short edge in training
+    schedule: tuple[int, ...]  # iterations, then those at which the learning rate is divided by 10
+    sizes: tuple[int, ...] = ONE_SIZE  # short edges in training
     masks: bool = False
     score: float = 0.4
     detections: int = 100
@@ -92,25 +92,25 @@ ROWS = {
         *(("43.7", "38.2"), 0.012, (17_856, 11_904), (800, 1024)), masks=True, classes=8
     ),
 }
-# One of each kind takes a training step.
+# One config of each kind takes a training step.
 STEPS = {"coco/cascade_mask_rs_r50_12ep", "coco/mask_rs_r50_12ep", "coco/faster_alrp_r50_100ep_512"}
 STEPS |= {"coco/mask_ce_r50_12ep", "coco/mask_plus_rs_r50_12ep"}
 RESNETS = {50: "detectron2://ImageNetPretrained/torchvision/R-50.pkl", 101: "R-101.pkl"}
 
 
-def test_every_config_has_its_row():
-    found = [
+def test_every_config_has_a_row():
+    names = [
         f"{path.parent.name}/{path.stem}"
         for folder in ("coco", "lvis", "cityscapes")
         for path in (CONFIGS / folder).glob("*.py")
         if not path.stem.startswith(("retinanet", "fcos")) and "vitdet" not in path.stem
     ]
-    assert sorted(found) == sorted(ROWS)
+    assert sorted(names) == sorted(ROWS)
 
 
 @pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
-    """A config with its row; its model is built once, in ``test_the_model``."""
+    """A config with its row. The model is built in one test only, to save time."""
     return (
         request.param,
         load_lazy_config(str(CONFIGS / f"{request.param}.py"), []),
@@ -118,7 +118,7 @@ def case(request):
     )
 
 
-def test_the_file_names_its_row(case):
+def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(case):
     name, cfg, row = case
     text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
     assert all(ap in text for ap in row.ap)
@@ -129,7 +129,7 @@ def test_the_file_names_its_row(case):
     assert cfg.train.init_checkpoint == start
 
 
-def test_the_schedule(case):
+def test_the_learning_rate_schedule_is_the_papers(case):
     _, cfg, row = case
     total, *steps = row.schedule
     assert cfg.train.max_iter == total
@@ -144,7 +144,7 @@ def test_the_schedule(case):
     assert cfg.train.reference_batch == row.batch
 
 
-def test_the_loading_and_the_sizes(case):
+def test_the_data_loaders_and_image_sizes_are_the_papers(case):
     name, cfg, row = case
     train, test = cfg.dataloader.train, cfg.dataloader.test
     assert train.total_batch_size == row.batch and train.mapper.get("masks", False) == row.masks
@@ -153,7 +153,7 @@ def test_the_loading_and_the_sizes(case):
         resize, flip = (instantiate(node) for node in train.mapper.augmentations)
         assert isinstance(resize, ResizeShortestEdge) and flip.prob == 0.5
         assert resize.max_size == (2048 if "cityscapes" in name else 1333)
-        # Detectron2 makes of one number a range from it to itself.
+        # Detectron2 turns a single number into a range from it to itself.
         assert sorted(set(resize.short_edge_length)) == list(row.sizes)
         drawn_from_range = len(row.sizes) == 1 or "cityscapes" in name
         assert resize.is_range == drawn_from_range
@@ -193,7 +193,7 @@ def check_ranking(model, row):
     assert heads.proposal_append_gt != alrp
     bias = -4.595 if alrp else 0.0
     assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
-    for criterion, tau in [(rpn.criterion, 0.7), *((own.criterion, 0.5) for own in stages)]:
+    for criterion, tau in [(rpn.criterion, 0.7), *((stage.criterion, 0.5) for stage in stages)]:
         if alrp:
             assert isinstance(criterion, ALRPCriterion) and criterion.tau == tau
             assert isinstance(criterion.balance, HistoryBalance)
@@ -233,10 +233,10 @@ def check_baseline(model, row):
     assert rpn.rpn_head.objectness_logits.bias.tolist() == pytest.approx([bias] * 3, abs=1e-3)
     assert heads.box_predictor.cls_score.bias.mean().item() == pytest.approx(bias, abs=1e-3)
     kind, normalizer = (Focal, PositiveCount) if focal else (CrossEntropy, CandidateCount)
-    for criterion, ours in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
+    for criterion, giou in ((rpn.criterion, focal), (heads.criterion, not row.masks)):
         assert isinstance(criterion.classification, kind)
         assert isinstance(criterion.normalizer, normalizer)
-        assert isinstance(criterion.localization[0], GIoU if ours else SmoothL1)
+        assert isinstance(criterion.localization[0], GIoU if giou else SmoothL1)
     if focal:
         assert heads.criterion.normalizer.momentum == 0
     assert heads.criterion.balance.weight == (2.0 if focal else 1.0 if row.masks else 10.0)
@@ -249,7 +249,7 @@ def check_baseline(model, row):
 SAMPLED = "ranking_det.modeling.RandomSampler"
 
 
-def test_samplers_are_overrides_for_the_table_of_imbalance():
+def test_samplers_can_be_overridden_for_the_papers_table_of_imbalance():
     path = str(CONFIGS / "coco" / "faster_rs_r50_12ep.py")
     parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
     options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
@@ -258,8 +258,11 @@ def test_samplers_are_overrides_for_the_table_of_imbalance():
     samplers = [
         instantiate(cfg.model[part].sampler) for part in ("proposal_generator", "roi_heads")
     ]
-    assert all(isinstance(own, RandomSampler) for own in samplers)
-    assert [(own.size, own.positive_fraction) for own in samplers] == [(256, 0.5), (512, 0.25)]
+    assert all(isinstance(sampler, RandomSampler) for sampler in samplers)
+    assert [(sampler.size, sampler.positive_fraction) for sampler in samplers] == [
+        (256, 0.5),
+        (512, 0.25),
+    ]
     path = str(CONFIGS / "coco" / "faster_ce_r50_12ep.py")
     cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
@@ -300,8 +303,8 @@ def check_common(model, row):
     assert (last.test_score_thresh, last.test_nms_thresh) == (row.score, 0.5)
     assert last.test_topk_per_image == row.detections
     assert tuple(last.box2box_transform.weights) == (10, 10, 5, 5)
-    own = (1, 1, 1, 1) if row.loss == "ce" else (10, 10, 5, 5)
-    assert tuple(rpn.box2box_transform.weights) == own
+    rpn_weights = (1, 1, 1, 1) if row.loss == "ce" else (10, 10, 5, 5)
+    assert tuple(rpn.box2box_transform.weights) == rpn_weights
     check_pooler(heads.box_pooler, 7)
     assert heads.continuous_label == "iou"
     assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
@@ -320,7 +323,7 @@ def check_common(model, row):
     assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
 
 
-def test_the_model(case):
+def test_the_model_is_the_papers(case):
     name, cfg, row = case
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
@@ -339,7 +342,7 @@ def test_the_model(case):
             check_step(model)
 
 
-def test_an_image_without_objects_trains_the_masks_of_lvis():
+def test_lvis_trains_on_a_batch_with_an_image_without_objects():
     cfg = load_lazy_config(str(CONFIGS / "lvis" / "mask_rs_lvis_v1_r50_12ep.py"), [])
     cfg.model.proposal_generator.post_nms_topk = [32, 32]
     model = instantiate(cfg.model).train()

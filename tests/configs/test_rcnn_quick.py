@@ -1,4 +1,4 @@
-"""The R-CNNs of the quick configs: all train, and differ in what their name says."""
+"""Quick configs of R-CNNs: all train, and each differs only in what its name says."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_a_step_gives_every_parameter_a_finite_gradient(name, counts):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-def test_the_losses_are_told_apart_by_name():
+def test_each_loss_has_its_own_name():
     box = {"loss_rank", "loss_sort", "loss_box"}
     rpn = {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
     assert step(build("faster_rs"), make_batch((2, 3))).keys() == box | rpn
@@ -56,16 +56,16 @@ def test_detections_are_detectron2s_instances(name):
     with torch.no_grad():
         outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
     for output, (height, width) in zip(outputs, ((96, 128), (64, 64))):
-        found = output["instances"]
-        assert 0 < len(found) <= 100 and (found.scores.diff() <= 0).all()
-        boxes = found.pred_boxes.tensor
+        instances = output["instances"]
+        assert 0 < len(instances) <= 100 and (instances.scores.diff() <= 0).all()
+        boxes = instances.pred_boxes.tensor
         assert (boxes >= 0).all() and (boxes[:, [0, 2]] <= width).all()
         assert (boxes[:, [1, 3]] <= height).all()
-        assert found.pred_classes.min() >= 0 and found.pred_classes.max() < 12
-        assert found.has("pred_masks") == name.startswith("mask")
-        if found.has("pred_masks"):
-            assert found.pred_masks.shape == (len(found), height, width)
-            assert found.pred_masks.dtype == torch.bool
+        assert instances.pred_classes.min() >= 0 and instances.pred_classes.max() < 12
+        assert instances.has("pred_masks") == name.startswith("mask")
+        if instances.has("pred_masks"):
+            assert instances.pred_masks.shape == (len(instances), height, width)
+            assert instances.pred_masks.dtype == torch.bool
 
 
 @pytest.mark.parametrize("sampled", [True, False])
@@ -74,36 +74,38 @@ def test_cross_entropy_gives_the_losses_and_gradients_of_detectron2s_mask_rcnn(s
     cfg.proposal_generator.assigner.low_quality = "anchor"
     if not sampled:
         cfg.proposal_generator.sampler = cfg.roi_heads.sampler = None
-    ours, theirs = instantiate(cfg).train(), instantiate(detectron2_rcnn(cfg)).train()
-    weights = ours.state_dict()
+    model, reference = instantiate(cfg).train(), instantiate(detectron2_rcnn(cfg)).train()
+    weights = model.state_dict()
     for part in ("weight", "bias"):
         name = f"roi_heads.box_predictor.cls_score.{part}"
-        own = weights[name]
-        weights[name] = torch.cat([own, torch.zeros_like(own[:1])])  # the background
-    theirs.load_state_dict(weights)
+        parameter = weights[name]
+        background = torch.zeros_like(parameter[:1])
+        weights[name] = torch.cat([parameter, background])
+    reference.load_state_dict(weights)
     losses, gradients = [], []
-    for model in (ours, theirs):
-        torch.manual_seed(1)  # of the samples
+    for detector in (model, reference):
+        torch.manual_seed(1)  # for the same samples
         with EventStorage(0):
-            found = model(make_batch((3, 4), sizes=((128, 128),) * 2))
-        sum(found.values()).backward()
-        losses.append(found)
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
-    for name, other in (
+            outputs = detector(make_batch((3, 4), sizes=((128, 128),) * 2))
+        sum(outputs.values()).backward()
+        losses.append(outputs)
+        gradients.append({name: p.grad for name, p in detector.named_parameters()})
+    for name, reference_name in (
         ("loss_cls", "loss_cls"),
         ("loss_box", "loss_box_reg"),
         ("loss_mask", "loss_mask"),
         ("loss_rpn_cls", "loss_rpn_cls"),
         ("loss_rpn_box", "loss_rpn_loc"),
     ):
-        own, other = losses[0][name], losses[1][other]
+        loss, reference_loss = losses[0][name], losses[1][reference_name]
         if name.startswith("loss_rpn") and not sampled:
-            # Detectron2 divides by the size of the sample, be it reached or not.
+            # Detectron2 divides by the sample size, even if the sample has fewer anchors.
             continue
-        torch.testing.assert_close(own, other)
+        torch.testing.assert_close(loss, reference_loss)
     if sampled:
-        for name, own in gradients[0].items():
-            torch.testing.assert_close(own, gradients[1][name][: len(own)], rtol=1e-3, atol=1e-6)
+        for name, gradient in gradients[0].items():
+            expected = gradients[1][name][: len(gradient)]
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask"])
@@ -115,8 +117,8 @@ def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
     for key in ("anchor_generator", "pre_nms_topk", "post_nms_topk", "head"):
         assert ranking.model.proposal_generator[key] == baseline.model.proposal_generator[key]
     assert list(baseline.model.proposal_generator.post_nms_topk) == [48, 64]
-    own = get_cfg().MODEL.RPN.BBOX_REG_WEIGHTS
-    assert tuple(baseline.model.proposal_generator.box2box_transform.weights) == tuple(own)
+    weights = get_cfg().MODEL.RPN.BBOX_REG_WEIGHTS
+    assert tuple(baseline.model.proposal_generator.box2box_transform.weights) == tuple(weights)
     sizes = [
         {name: tuple(p.shape) for name, p in build(f"{kind}_{loss}").named_parameters()}
         for loss in ("rs", "ce")
@@ -125,7 +127,7 @@ def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
     assert not different
 
 
-def test_plus_changes_the_neck_alone():
+def test_the_plus_model_changes_only_the_neck():
     plain, plus = load("quick/faster_rs.py").model, load("quick/faster_plus_rs.py").model
     assert plus.backbone.bottom_up == plain.backbone.bottom_up
     assert plus.backbone.out_channels == plain.backbone.out_channels
@@ -134,7 +136,7 @@ def test_plus_changes_the_neck_alone():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_else_is_as_for_the_dense_detectors(name):
+def test_all_other_settings_are_those_of_the_dense_detectors(name):
     cfg, base = load(f"quick/{name}.py"), load("quick/retinanet_atss_rs.py")
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
     changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")
@@ -148,7 +150,7 @@ def test_everything_else_is_as_for_the_dense_detectors(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_data_set_the_classes_of_all_heads(name):
+def test_other_data_sets_the_number_of_classes_of_all_heads(name):
     path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
     config = load_config(path, ["train.device=cpu"])
     assert config.nodes.model.roi_heads.num_classes == 12
@@ -157,12 +159,12 @@ def test_other_data_set_the_classes_of_all_heads(name):
     assert config.nodes.model.roi_heads.num_classes == 5
     heads = config.model().roi_heads
     predictors = heads.box_predictor if name == "cascade_rs" else [heads.box_predictor]
-    assert heads.num_classes == 5 and {own.num_classes for own in predictors} == {5}
+    assert heads.num_classes == 5 and {predictor.num_classes for predictor in predictors} == {5}
     if name.startswith("mask"):
         assert heads.mask_head.predictor.out_channels == 5
 
 
-def test_crowds_are_background_and_an_image_of_crowds_alone_trains(tmp_path):
+def test_crowds_are_background_and_a_batch_of_only_crowds_trains(tmp_path):
     Image.new("RGB", (96, 96)).save(tmp_path / "image.png")
     crowd = {
         "bbox": [10, 10, 40, 30],
@@ -188,7 +190,7 @@ def test_crowds_are_background_and_an_image_of_crowds_alone_trains(tmp_path):
         assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_every_config_is_one_of_these_or_of_a_dense_detector():
+def test_every_quick_config_is_tested_here_or_is_a_dense_detector():
     names = {path.stem for path in (CONFIGS / "shapes" / "quick").glob("*.py")}
     assert {
         name
@@ -197,7 +199,7 @@ def test_every_config_is_one_of_these_or_of_a_dense_detector():
     } == {*NAMES, LONG_TAILED}
 
 
-def test_the_long_tailed_shapes_differ_from_the_others_in_data_and_classes():
+def test_the_config_of_the_long_tailed_shapes_differs_in_data_and_classes():
     cfg, base = load(f"quick/{LONG_TAILED}.py"), load("quick/mask_rs.py")
     assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
     source = cfg.dataloader.train.dataset

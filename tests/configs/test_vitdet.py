@@ -1,4 +1,4 @@
-"""ViTDet, which only upstream's main has: run with it by `make test-main`."""
+"""ViTDet, which needs Detectron2's main: `make test-main` runs these tests."""
 
 import importlib.util
 
@@ -19,14 +19,14 @@ VIT = MAIN and importlib.util.find_spec("timm") is not None  # which main's ViT 
 
 
 @pytest.mark.skipif(MAIN, reason="this Detectron2 has ViT")
-def test_without_vit_the_config_says_what_it_needs():
-    with pytest.raises(UserError, match="ViTDet needs Detectron2's main: 0.6 has no ViT") as e:
+def test_without_vit_the_config_names_the_detectron2_that_it_needs():
+    with pytest.raises(UserError, match="ViTDet needs Detectron2's main: 0.6 has no ViT") as caught:
         load_lazy_config(PATH, [])
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not VIT, reason="needs Detectron2's main, which has ViT, and timm")
-def test_a_small_vit_trains_with_its_learning_rates_by_layer():
+def test_a_small_vit_trains_with_layer_wise_learning_rates():
     cfg = load_lazy_config(PATH, [])
     assert cfg.model.backbone.square_pad == 1024
     cfg.model.backbone.square_pad = 128
@@ -40,12 +40,12 @@ def test_a_small_vit_trains_with_its_learning_rates_by_layer():
     assert len({group["lr"] for group in optimizer.param_groups}) > 2
     check_step(model)
     with torch.no_grad():
-        found = model.eval()(make_batch((1, 2), sizes=((96, 128),)))
-    assert len(found) == 2 and found[0]["instances"].has("pred_masks")
+        outputs = model.eval()(make_batch((1, 2), sizes=((96, 128),)))
+    assert len(outputs) == 2 and outputs[0]["instances"].has("pred_masks")
 
 
 @pytest.mark.skipif(not VIT, reason="needs Detectron2's main, which has ViT, and timm")
-def test_its_images_are_scaled_at_random_and_cut(tmp_path):
+def test_training_images_are_scaled_at_random_and_cropped(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
     polygon = [[8, 8, 48, 8, 48, 38, 8, 38]]

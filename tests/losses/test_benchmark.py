@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from benchmarks.loss_problems import Problem
-
 
 @pytest.mark.parametrize("stage", ["init", "mid", "late"])
 @pytest.mark.parametrize("name", ["rank_sort", "ape"])
 def test_a_loop_baseline_has_the_gradient_of_its_loss(name, stage):
+    pytest.importorskip("fvcore")
+    from benchmarks.loss_problems import Problem
+
     problem = Problem(stage, 40, 2000, "cpu")
     problem.run(name)
     expected = problem.logits.grad

@@ -104,3 +104,10 @@ def test_the_gradient_reuses_the_memory_of_the_slots():
         at = sums._slots.data_ptr()
         weights = torch.ones(10, dtype=torch.float64)
         assert sums.gradient(weights, weights).data_ptr() == at
+
+
+@pytest.mark.parametrize("gap", [1e-30, 1e-150, 1e-300])
+def test_tiny_differences_between_logits_give_finite_sums(gap):
+    logits = torch.tensor([0.0, gap], dtype=torch.float64)
+    sums = IntervalSums(gather_ranked_logits(logits, torch.tensor([0]), []), delta=0.25)
+    assert sums.false_positives.item() == pytest.approx(0.5)

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "tools" / "install_detectron2.py"
 def installer():
     spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # NamedTuple looks its module up
+    sys.modules[spec.name] = module  # NamedTuple looks up its module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
@@ -30,10 +30,10 @@ def pip_calls(installer, monkeypatch):
 def test_an_importable_detectron2_is_used_and_nothing_is_installed():
     result = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "is installed already; using it" in result.stdout
+    assert "is already installed; using it" in result.stdout
 
 
-def test_a_broken_detectron2_is_reported_and_left_alone(tmp_path):
+def test_a_broken_detectron2_is_reported_and_not_replaced(tmp_path):
     package = tmp_path / "detectron2"
     package.mkdir()
     (package / "__init__.py").write_text("import no_such_module\n")
@@ -54,34 +54,36 @@ def test_from_git_installs_the_repository_at_the_reference(installer, pip_calls,
     assert pip_calls[-1][-1] == f"git+{installer.REPOSITORY}@v0.6"
 
 
-def test_without_torch_it_says_what_to_install_first(installer, pip_calls, monkeypatch, capsys):
+def test_without_torch_the_error_says_what_to_install_first(
+    installer, pip_calls, monkeypatch, capsys
+):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert installer.main() == 1
     assert "install torch and torchvision first" in capsys.readouterr().err
     assert pip_calls == []
 
 
-def test_the_archive_is_asked_for_with_its_hash(installer, monkeypatch):
-    seen = {}
+def test_the_archive_is_downloaded_with_its_hash(installer, monkeypatch):
+    request = {}
 
     def download(*args, cwd=None):
-        seen["args"], seen["file"] = args, (cwd / "archive.txt").read_text()
+        request["args"], request["file"] = args, (cwd / "archive.txt").read_text()
         raise subprocess.CalledProcessError(1, "pip")
 
     monkeypatch.setattr(installer, "pip", download)
     with pytest.raises(subprocess.CalledProcessError):
         installer.install_archive()
-    assert "--require-hashes" in seen["args"]
-    assert seen["file"] == f"{installer.ARCHIVE} --hash=sha256:{installer.SHA256}\n"
+    assert "--require-hashes" in request["args"]
+    assert request["file"] == f"{installer.ARCHIVE} --hash=sha256:{installer.SHA256}\n"
 
 
-def test_a_fix_that_does_not_fit_raises_instead_of_passing_silently(installer, tmp_path):
-    (tmp_path / "setup.py").write_text("nothing that the fixes look for\n")
-    with pytest.raises(RuntimeError, match="fits 0 times, not 1"):
+def test_a_patch_that_does_not_match_raises(installer, tmp_path):
+    (tmp_path / "setup.py").write_text("nothing that the patches look for\n")
+    with pytest.raises(RuntimeError, match="expected 1 matches of .*, got 0"):
         installer.apply_fixes(tmp_path)
 
 
-def test_fixes_mend_what_they_name(installer, tmp_path, monkeypatch):
+def test_patches_replace_removed_names_and_leave_similar_ones(installer, tmp_path, monkeypatch):
     module = tmp_path / "detectron2" / "data" / "transforms" / "transform.py"
     module.parent.mkdir(parents=True)
     module.write_text("a = np.bool(1)\nb = np.bool_(1)\nc = Image.LINEAR\nd = np.floating\n")
@@ -89,12 +91,12 @@ def test_fixes_mend_what_they_name(installer, tmp_path, monkeypatch):
     fixes = [fix for fix in installer.FIXES if "np" in fix.pattern or "LINEAR" in fix.pattern]
     monkeypatch.setattr(installer, "FIXES", [fix._replace(count=1) for fix in fixes])
     installer.apply_fixes(tmp_path)
-    mended = "a = bool(1)\nb = np.bool_(1)\nc = Image.BILINEAR\nd = np.floating\n"
-    assert module.read_text() == mended
+    patched = "a = bool(1)\nb = np.bool_(1)\nc = Image.BILINEAR\nd = np.floating\n"
+    assert module.read_text() == patched
     assert (tmp_path / "configs").is_dir()
 
 
-def test_the_installed_copy_has_its_model_zoo_and_imports_without_compiled_operators():
+def test_the_installed_detectron2_has_its_model_zoo_and_imports_without_compiled_operators():
     from detectron2 import model_zoo
     from detectron2.layers import DeformConv  # noqa: F401 - imports where _C is missing
 

@@ -1,10 +1,10 @@
-"""ResNets, feature pyramids, and the pixels that they are for.
+"""ResNet backbones, feature pyramids (FPN), and their pixel mean and standard deviation.
 
-Unlike the papers' code, which initialises the FPN with Xavier uniform, of bound
-sqrt(6 / (fan_in + fan_out)), we keep Detectron2's initialisation, of bound sqrt(3 / fan_in). The
+Unlike the papers' code, which initialises the FPN with Xavier uniform (bound
+sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3 / fan_in)). The
 papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5
 of ResNet-50, and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as
-inputs, for which both bounds are the same.
+inputs, so that both bounds are the same.
 """
 
 from detectron2.config import LazyCall as L
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from ranking_det.modeling import FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels
 
-# The mean and deviation of ImageNet's pixels, as torchvision's weights need them.
+# Mean and standard deviation of ImageNet's pixels, as torchvision's weights need them.
 IMAGENET_RGB = {
     "pixel_mean": [123.675, 116.28, 103.53],
     "pixel_std": [58.395, 57.12, 57.375],
@@ -25,15 +25,15 @@ IMAGENET_RGB = {
 
 
 def levels(first: int) -> list[str]:
-    """The names of a ResNet's outputs from res2 or res3 on."""
+    """Return the names of a ResNet's output features, from ``res{first}`` to res5."""
     return [f"res{i}" for i in range(first, 6)]
 
 
 def resnet_50(first: int) -> DictConfig:
-    """ResNet-50 as the papers' detectors have it, for torchvision's weights.
+    """ResNet-50 of the papers' detectors, for torchvision's weights.
 
-    The stride is in the 3x3 convolution; stem and res2 are frozen, and of the other stages the
-    norms' statistics.
+    The stride is in the 3x3 convolution. The stem and res2 are frozen; in the other stages only the
+    statistics of the norms are.
     """
     return L(ResNet)(
         stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
@@ -56,7 +56,7 @@ def resnet_18(first: int) -> DictConfig:
 
 
 def resnet_18_half(first: int) -> DictConfig:
-    """ResNet-18 of half the channels: a quarter of the multiplications, for minutes on a CPU."""
+    """ResNet-18 with half the channels: a quarter of the multiplications, for runs on a CPU."""
     return L(ResNet)(
         stem=L(BasicStem)(in_channels=3, out_channels=32, norm="BN"),
         stages=[
@@ -76,7 +76,7 @@ def resnet_18_half(first: int) -> DictConfig:
 
 
 def fpn(bottom_up: DictConfig, channels: int, top_block: DictConfig) -> DictConfig:
-    """A feature pyramid on all that the ResNet gives."""
+    """Feature pyramid on all output features of a ResNet."""
     return L(FPN)(
         bottom_up=bottom_up,
         in_features=bottom_up.out_features,
@@ -86,7 +86,7 @@ def fpn(bottom_up: DictConfig, channels: int, top_block: DictConfig) -> DictConf
 
 
 def fpn_r18() -> DictConfig:
-    """p3 to p7 of 64 channels on ResNet-18, p6 from res5."""
+    """FPN on ResNet-18: p3 to p7 with 64 channels, p6 from res5."""
     return fpn(
         resnet_18(first=3),
         channels=64,
@@ -95,11 +95,11 @@ def fpn_r18() -> DictConfig:
 
 
 def fpn_r50(p6_from: str, *, relu: bool = False) -> DictConfig:
-    """p3 to p7 of 256 channels on ResNet-50.
+    """FPN on ResNet-50: p3 to p7 with 256 channels.
 
     Args:
-        p6_from: "res5" or "p5".
-        relu: whether there is a ReLU before p7.
+        p6_from: the input of p6, "res5" or "p5".
+        relu: apply a ReLU before p7.
     """
     return fpn(
         resnet_50(first=3),

@@ -1,4 +1,4 @@
-"""FCOS for small images on a CPU, with the backbone of retinanet_r18.py."""
+"""FCOS with ResNet-18 for small images on a CPU; same backbone as retinanet_r18.py."""
 
 from detectron2.config import LazyCall as L
 
@@ -18,8 +18,8 @@ model = L(RankingFCOS)(
         num_scales=5,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
-    # The paper's ranges: nearly all of these objects are for the finest level. Smaller ranges would
-    # leave half as many positives, on levels of a few cells.
+    # The paper's size ranges put nearly all of the shapes on the finest level. Smaller ranges give
+    # half as many positives, on levels with few cells.
     assigner=L(FCOS)(),
     criterion=rank_sort(),
     num_classes=80,

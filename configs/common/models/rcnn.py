@@ -1,14 +1,14 @@
-"""What R-CNNs of any size are made of, by Rank & Sort Loss's rules (Oksuz et al., ICCV 2021).
+"""Parts of Faster, Mask and Cascade R-CNN, as in Rank & Sort Loss (Oksuz et al., ICCV 2021).
 
-Every anchor and every proposal is ranked. RPN and box head have the same box coder, and the losses
-of the RPN a fifth of their weight.
+All anchors and all proposals are ranked, without sampling. RPN and box head have the same box
+coder. The losses of the RPN have the weight .2.
 
-Unlike the paper's code, which initialises FPN and box head with Xavier uniform, of bound
-sqrt(6 / (fan_in + fan_out)), we keep Detectron2's initialisation, of bound sqrt(3 / fan_in). On
+Unlike the paper's code, which initialises FPN and box head with Xavier uniform (bound
+sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3 / fan_in)). On
 ResNet-50 and 101 the paper's bound is 1.36 times ours in the box head's first layer (.0210 and
 .0155), and 1.15, 1.26 and 1.33 times ours in the FPN's lateral convolutions on res3, res4 and res5
 (1.33 also in the one that makes p6 in the "+" models). The other layers have as many outputs as
-inputs, for which both bounds are the same; CARAFE's are initialised as published.
+inputs, so that both bounds are the same. CARAFE is initialised as published.
 """
 
 from copy import deepcopy
@@ -37,7 +37,7 @@ from ranking_det.modeling import (
 
 LEVELS = ["p2", "p3", "p4", "p5"]
 STRIDES = [4, 8, 16, 32, 64]
-# Of the box coder in the RPN of the baselines, as Detectron2 has it.
+# Weights of the box coder in the RPN of the baselines, as in Detectron2.
 RPN_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
 coder = L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0])
 
@@ -49,7 +49,15 @@ def rpn(
     before_nms: list[int],
     after_nms: list[int],
 ) -> DictConfig:
-    """Anchors of ``anchor_scale`` strides; proposals of a level and of an image, train and test."""
+    """RPN with one anchor size per level and three aspect ratios.
+
+    Args:
+        channels: of the features.
+        criterion: of the RPN.
+        anchor_scale: anchor size in strides.
+        before_nms: proposals per level before NMS, in training and at inference.
+        after_nms: proposals per image after NMS, in training and at inference.
+    """
     return L(RankingRPN)(
         in_features=[*LEVELS, "p6"],
         head=L(StandardRPNHead)(in_channels=channels, num_anchors=3),
@@ -71,7 +79,7 @@ def rpn(
 def box_heads(
     channels: int, criterion: DictConfig, features: int, sampling_ratio: int, score_thresh: float
 ) -> DictConfig:
-    """Two layers of so many features; a box of each proposal for each class."""
+    """Box head with two fully connected layers of ``features`` units and class-specific boxes."""
     return L(RankingROIHeads)(
         num_classes=80,
         box_in_features=LEVELS,
@@ -99,9 +107,9 @@ def box_heads(
 
 
 def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
-    """The same with a mask for each class: ``num_conv`` convolutions and the transposed one.
+    """Add class-specific mask heads: ``num_conv`` convolutions and a transposed one.
 
-    A cascade has such a mask head in every stage.
+    A cascade gets a mask head in each stage.
     """
     masked = deepcopy(model)
     channels = model.backbone.out_channels
@@ -126,7 +134,10 @@ def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
 
 
 def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) -> DictConfig:
-    """A cascade of the model's box head, a box for all classes; no anchor beyond the image."""
+    """Make a Cascade R-CNN with class-agnostic boxes, one stage for each IoU threshold.
+
+    The RPN ignores anchors that cross the image boundary.
+    """
     cascade, heads = deepcopy(model), model.roi_heads
     predictor = deepcopy(heads.box_predictor)
     predictor.num_classes = "${...num_classes}"
@@ -145,11 +156,13 @@ def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) ->
 
 
 def with_carafe(model: DictConfig, depth: int | None = None) -> DictConfig:
-    """The "+" model: another neck, which has a p6 of its own (Wang et al., ICCV 2019).
+    """Replace the FPN by a CARAFE FPN (Wang et al., ICCV 2019), as in the "+" models.
+
+    The CARAFE FPN computes p6 itself.
 
     Args:
-        model: with an FPN.
-        depth: of another ResNet; None for the model's.
+        model: an R-CNN with an FPN.
+        depth: depth of another ResNet; None keeps the model's.
     """
     plus, neck = deepcopy(model), model.backbone
     plus.backbone = L(CARAFEFPN)(
@@ -163,7 +176,7 @@ def with_carafe(model: DictConfig, depth: int | None = None) -> DictConfig:
 def with_criteria(
     model: DictConfig, rpn_criterion: DictConfig, box_criterion: DictConfig
 ) -> DictConfig:
-    """Faster or Mask R-CNN with other criteria in the RPN and the box head."""
+    """Replace the criteria of the RPN and of the box head of a Faster or Mask R-CNN."""
     other = deepcopy(model)
     other.proposal_generator.criterion = rpn_criterion
     other.roi_heads.criterion = box_criterion
@@ -173,7 +186,7 @@ def with_criteria(
 def with_samplers(
     model: DictConfig, anchors: int | None = 256, rois: int | None = 512
 ) -> DictConfig:
-    """The same with random samples of an image; None for all anchors or all proposals."""
+    """Add random sampling per image; None keeps all anchors or all proposals."""
     sampled = deepcopy(model)
     if anchors is not None:
         sampled.proposal_generator.sampler = L(RandomSampler)(size=anchors, positive_fraction=0.5)
@@ -185,7 +198,7 @@ def with_samplers(
 def with_rare_positives(
     model: DictConfig, prior_prob: float = 0.01, score_thresh: float = 0.05
 ) -> DictConfig:
-    """The same with first scores of ``prior_prob``, for losses that all negatives enter."""
+    """Initialise the scores at ``prior_prob``, for losses that sum over all negatives."""
     rare, channels = deepcopy(model), model.backbone.out_channels
     rare.proposal_generator.head = L(RankingRPNHead)(
         in_channels=channels, num_anchors=3, prior_prob=prior_prob
@@ -198,15 +211,15 @@ def with_rare_positives(
 def with_cross_entropy(
     model: DictConfig, rpn_criterion: DictConfig, box_criterion: DictConfig, rois: int = 512
 ) -> DictConfig:
-    """The papers' baseline: cross entropy on random samples.
+    """Make the papers' baseline: cross entropy on random samples.
 
-    Detectron2's own R-CNNs have the same losses and samples, but give a low-quality match to the
+    Detectron2's own R-CNNs have the same losses and samplers, but assign a low-quality match to the
     object that the anchor overlaps most (``low_quality="anchor"``).
     """
     baseline = with_samplers(with_criteria(model, rpn_criterion, box_criterion), rois=rois)
     rpn = baseline.proposal_generator
     rpn.loss_weight = 1.0
-    # Unlike the ranking detectors, with a coder of its own: that of Detectron2's.
+    # Unlike the ranking detectors, the RPN has its own box coder: Detectron2's.
     rpn.box2box_transform = L(Box2BoxTransform)(weights=RPN_WEIGHTS)
     baseline.roi_heads.box_predictor.softmax = True
     if "mask_head" in baseline.roi_heads:
@@ -214,6 +227,6 @@ def with_cross_entropy(
         criterion = baseline.roi_heads.criterion
         masks = L(MaskCrossEntropy)(weighted=False, balanced=False)
         criterion.localization = [criterion.localization, masks]
-        # A sample has no more positives than that.
+        # More than any sample has positives, so that every positive trains its mask.
         baseline.roi_heads.max_mask_rois = 10_000
     return baseline

@@ -1,7 +1,8 @@
-"""R-CNNs for small images on a CPU: ResNet-18 trained from scratch, FPN of 64 channels, FC of 256.
+"""R-CNNs with ResNet-18 for small images on a CPU: from scratch, FPN with 64 channels, FC with 256.
 
-``faster``, ``mask`` and ``cascade`` rank; ``faster_plus`` has CARAFE in its FPN. ``faster_ce`` and
-``mask_ce`` are the baselines on random samples; all have at most 128 proposals an image.
+``faster``, ``mask`` and ``cascade`` have Rank & Sort Loss; ``faster_plus`` also has a CARAFE FPN.
+``faster_ce`` and ``mask_ce`` are the baselines: cross entropy on random samples. All have at most
+128 proposals per image.
 """
 
 from detectron2.config import LazyCall as L
@@ -22,11 +23,11 @@ from .rcnn import (
 
 faster = L(GeneralizedRCNN)(
     backbone=fpn(resnet_18(first=2), channels=64, top_block=L(LastLevelMaxPool)()),
-    # Half as many strides as in the papers, for small objects.
+    # Anchors of 4 strides instead of the papers' 8, for small objects.
     proposal_generator=rpn(
         64, rank_sort(), anchor_scale=4, before_nms=[500, 500], after_nms=[128, 128]
     ),
-    # A short run's ranking scores have no scale yet.
+    # Scores of ranking losses are only fixed up to a shift, so that no threshold fits a short run.
     roi_heads=box_heads(64, rank_sort(), features=256, sampling_ratio=2, score_thresh=0.0),
     **IMAGENET_RGB,
 )

@@ -1,7 +1,8 @@
-"""R-CNNs on ResNet-50 as Rank & Sort Loss has them (Oksuz et al., ICCV 2021).
+"""R-CNNs with ResNet-50, as in the paper of Rank & Sort Loss (Oksuz et al., ICCV 2021).
 
-``faster``, ``mask`` and ``cascade`` rank; ``faster_ce`` and ``mask_ce`` are the
-baselines on random samples. Detections need a score of .40, those of the baselines of .05.
+``faster``, ``mask`` and ``cascade`` have Rank & Sort Loss and a score threshold of .40.
+``faster_ce`` and ``mask_ce`` are the baselines: cross entropy on random samples, with a score
+threshold of .05.
 """
 
 from detectron2.config import LazyCall as L
@@ -23,7 +24,8 @@ faster = L(GeneralizedRCNN)(
 faster.proposal_generator.assigner.low_quality_iou = 0.3
 
 mask = with_masks(faster, num_conv=4)
-# An object takes its best proposal from another object that this overlaps more, if their IoU is .5.
+# Low-quality matches: an object gets its best proposal if their IoU is at least .5, even if the
+# proposal overlaps another object more.
 mask.roi_heads.assigner.low_quality = "object"
 mask.roi_heads.assigner.low_quality_iou = 0.5
 cascade = with_stages(faster)

@@ -1,4 +1,4 @@
-"""RetinaNet for small images on a CPU: ResNet-18 trained from scratch, FPN of 64 channels."""
+"""RetinaNet with ResNet-18 for small images on a CPU: from scratch, FPN with 64 channels."""
 
 from detectron2.config import LazyCall as L
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -20,7 +20,7 @@ model = L(RankingRetinaNet)(
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     anchor_generator=L(DefaultAnchorGenerator)(
-        # Three scales of one square, 2 to 3.2 strides: the shapes are 12 to 125 px at 160.
+        # Three scales of a square anchor, 2 to 3.2 strides. The shapes are 12 to 125 px at 160 px.
         sizes=[[2 * x, 2 * x * 2 ** (1 / 3), 2 * x * 2 ** (2 / 3)] for x in (8, 16, 32, 64, 128)],
         aspect_ratios=[1.0],
         strides=[8, 16, 32, 64, 128],
@@ -30,7 +30,8 @@ model = L(RankingRetinaNet)(
     assigner=L(ATSS)(),
     criterion=rank_sort(),
     num_classes=80,
-    # A short run's ranking scores have no scale yet; a threshold would delete good detections.
+    # Scores of ranking losses are only fixed up to a shift: a threshold would delete good
+    # detections after a short run.
     inference=L(DenseInference)(score_thresh=0.0, nms_thresh=0.6),
     **IMAGENET_RGB,
 )

@@ -1,10 +1,13 @@
-"""RetinaNet on ResNet-50 in the forms of the papers.
+"""RetinaNet with ResNet-50 in the variants of the papers.
 
-``model`` is that of Lin et al., ICCV 2017: no norm in the head, P6 from C5, three scales of three
-shapes. AP and aLRP Loss train ``model_512`` at 512 x 512 pixels: two scales; ATSS and APE Loss
-``squares_512``: two scales of one square. ``atss`` is that of Zhang et al., CVPR 2020: group
-normalisation in the head, a factor of the box outputs per level, P6 from P5, one square of 8
-strides. All without ReLU before P7. Anchors are centred on the corners of the cells.
+- ``model``: Lin et al., ICCV 2017. No norm in the head, P6 from C5, anchors of three scales and
+  three aspect ratios.
+- ``model_512``: AP and aLRP Loss at 512 x 512 pixels. Two scales.
+- ``squares_512``: ATSS and APE Loss at 512 x 512 pixels. Two scales of a square.
+- ``atss``: Zhang et al., CVPR 2020. Group normalisation in the head, a learnable scale of the box
+  outputs per level, P6 from P5, one square anchor of 8 strides.
+
+None has a ReLU before P7. Anchors are centred on the corners of the cells.
 """
 
 from copy import deepcopy
@@ -23,7 +26,7 @@ STRIDES = [8, 16, 32, 64, 128]
 
 
 def scales(count: int, base: int = 4) -> list[list[float]]:
-    """Sizes per level: ``base`` strides and up, ``count`` to an octave."""
+    """Return the anchor sizes per level: from ``base`` strides up, ``count`` per octave."""
     return [[base * stride * 2 ** (i / count) for i in range(count)] for stride in STRIDES]
 
 

@@ -1,6 +1,6 @@
-"""RS-Mask R-CNN on ViTDet's ViT-B (Li et al., ECCV 2022), with the optimizer of its layers.
+"""RS-Mask R-CNN with ViTDet's ViT-B (Li et al., ECCV 2022) and its layer-wise learning rates.
 
-Detectron2 0.6 does not have ViT; its main does, and needs timm for it.
+Detectron2 0.6 has no ViT. Its main branch has it and needs timm for it.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ model.backbone = L(SimpleFeaturePyramid)(
         num_heads=12,
         drop_path_rate=0.1,
         window_size=14,
-        # All but every third block look at windows.
+        # Every third block has global attention; the others have window attention.
         window_block_indexes=[0, 1, 3, 4, 6, 7, 9, 10],
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,

@@ -1,4 +1,4 @@
-"""Faster R-CNN with Rank & Sort Loss in the RPN and the box head, and no sampler."""
+"""Faster R-CNN, max-IoU, Rank & Sort Loss, no sampling: half a ResNet-18, short run on shapes."""
 
 from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick_rcnn import faster as model

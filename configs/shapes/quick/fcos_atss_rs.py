@@ -1,4 +1,4 @@
-"""FCOS with ATSS."""
+"""FCOS, ATSS, Rank & Sort Loss: half a ResNet-18, short run on shapes."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN with cross entropy, of masks too, on the random samples that it needs."""
+"""Mask R-CNN, max-IoU, cross entropy, random sampling: half a ResNet-18, short run on shapes."""
 
 from ...common.shapes_quick_rcnn import dataloader_masks as dataloader
 from ...common.shapes_quick_rcnn import lr_multiplier, optimizer

@@ -1,4 +1,7 @@
-"""Mask R-CNN with Rank & Sort Loss; Dice masks, weighted and balanced as its boxes are."""
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on shapes.
+
+The mask loss is Dice, weighted and balanced in the same way as the box loss.
+"""
 
 from ...common.shapes_quick_rcnn import dataloader_masks as dataloader
 from ...common.shapes_quick_rcnn import lr_multiplier, optimizer

@@ -1,4 +1,7 @@
-"""Mask R-CNN with Rank & Sort Loss on the long-tailed shapes, images of rare classes repeated."""
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on the long-tailed shapes.
+
+Trains with repeat factor sampling, which repeats images with rare classes.
+"""
 
 from detectron2.config import LazyCall as L
 
@@ -13,7 +16,7 @@ model.roi_heads.num_classes = len(categories_of("shapes_lvis"))
 dataloader.train.dataset.names = "shapes_lvis_train"
 dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, threshold=0.007)
 dataloader.test.dataset.names = "shapes_lvis_val"
-# An epoch of 979 images with objects and 20 repeated ones is as long as the others'. Shorter than
-# they, as there are more classes.
+# An epoch has 979 images with objects and 20 repeats, which is as long as that of the other runs.
+# This run has fewer epochs, as its steps take longer with more classes.
 train.update({"epochs": 2, "max_iter": 250, "eval_period": 250})
 train.output_dir = "output/shapes/quick/mask_rs_lvis"

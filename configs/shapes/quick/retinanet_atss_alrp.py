@@ -1,4 +1,7 @@
-"""aLRP Loss; its balance is updated once an epoch."""
+"""RetinaNet, ATSS, aLRP Loss: half a ResNet-18, short run on shapes.
+
+The balance of the two losses is updated once per epoch.
+"""
 
 from ...common.criteria import alrp
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,7 @@
-"""RankDetNet's three losses after a stage of focal loss, the learning rate restarted."""
+"""RetinaNet, ATSS, focal loss then RankDetNet: half a ResNet-18, short run on shapes.
+
+The learning-rate schedule restarts with the second stage.
+"""
 
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler

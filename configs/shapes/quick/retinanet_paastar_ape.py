@@ -1,4 +1,4 @@
-"""PAA* and APE Loss."""
+"""RetinaNet, PAA*, APE Loss: half a ResNet-18, short run on shapes."""
 
 from detectron2.config import LazyCall as L
 
@@ -9,5 +9,5 @@ from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import retinanet as model
 
 model.assigner = L(NormalizedPAA)()
-model.criterion = ape(max_negatives=15_000)  # of 98,000 logits
+model.criterion = ape(max_negatives=15_000)  # of 98,000 logits per batch
 train.output_dir = "output/shapes/quick/retinanet_paastar_ape"

@@ -79,8 +79,10 @@ def split(values: Tensor) -> Tensor:
     Returns:
         (2, ..., n) float64, the coarse and the fine halves; they add up to ``values``.
     """
-    exponent = torch.frexp(values.abs().sum(-1, keepdim=True)).exponent
-    unit = torch.ldexp(torch.ones_like(exponent, dtype=values.dtype), exponent - 52)
+    total = values.abs().sum(-1, keepdim=True)
+    # Exactly a power of two. torch.ldexp would underflow below 2**-126 with old versions of torch.
+    power = torch.where((total > 0) & (total < torch.inf), total / torch.frexp(total).mantissa, 1.0)
+    unit = power * 2.0**-52
     coarse = torch.round(values / unit) * unit
     return torch.stack([coarse, values - coarse])
 
