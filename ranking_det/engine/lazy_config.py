@@ -143,7 +143,7 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
     if accepted is None or key in accepted:
         return
     known = {*map(str, node), *accepted} - {"_target_"}
-    raise UserError(f"{where or 'config'}: expected a known key, got {key!r}{nearest(key, known)}")
+    raise UserError(f"{where or 'config'}: no key {key!r}{nearest(key, known)}")
 
 
 def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:

@@ -265,7 +265,7 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
         known = node.keys() if isinstance(node, CfgNode) else []
         if part not in known:
             where = ".".join(parts[:i]) or "config"
-            return f"{where}: expected a known key, got {part!r}{nearest(part, known)}"
+            return f"{where}: no key {part!r}{nearest(part, known)}"
         node = node[part]
     return message
 

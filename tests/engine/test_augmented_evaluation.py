@@ -63,7 +63,7 @@ def test_a_custom_config_need_not_have_the_tta_node():
     [
         (
             ["train.tta.min_size=[1]"],
-            r"train.tta: expected a known key, got 'min_size' \(did you mean 'min_sizes'",
+            r"train.tta: no key 'min_size' \(did you mean 'min_sizes'",
         ),
         (["train.tta.flip=1"], "train.tta.flip: expected bool, got 1"),
         (["train.tta.min_sizes=480"], "train.tta.min_sizes: expected a list, got 480"),

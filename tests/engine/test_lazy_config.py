@@ -34,15 +34,15 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
     [
         (
             "train.max_itr=7",
-            r"train: expected a known key, got 'max_itr' \(did you mean 'max_iter'\?\)",
+            r"train: no key 'max_itr' \(did you mean 'max_iter'\?\)",
         ),
         (
             "trian.max_iter=7",
-            r"config: expected a known key, got 'trian' \(did you mean 'train'\?\)",
+            r"config: no key 'trian' \(did you mean 'train'\?\)",
         ),
         (
             "model.assigner.top=5",
-            r"model.assigner: expected a known key, got 'top' \(did you mean 'topk'\?\)",
+            r"model.assigner: no key 'top' \(did you mean 'topk'\?\)",
         ),
         ("model.assigner.topk=abc", "model.assigner.topk: expected int for ATSS, got 'abc'"),
         ("model.assigner.topk=2.5", "model.assigner.topk: expected int for ATSS, got 2.5"),

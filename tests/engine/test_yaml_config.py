@@ -25,11 +25,11 @@ def test_an_override_can_add_an_argument_of_a_component():
     [
         (
             ["SOLVER.MAX_ITR", "7"],
-            r"SOLVER: expected a known key, got 'MAX_ITR' \(did you mean 'MAX_ITER'",
+            r"SOLVER: no key 'MAX_ITR' \(did you mean 'MAX_ITER'",
         ),
         (
             ["SOLVRE.MAX_ITER", "7"],
-            r"config: expected a known key, got 'SOLVRE' \(did you mean 'SOLVER'",
+            r"config: no key 'SOLVRE' \(did you mean 'SOLVER'",
         ),
         (["SOLVER.MAX_ITER", "x"], "MAX_ITER|mismatch"),
         (["SOLVER.MAX_ITER"], "overrides: expected pairs KEY value, got SOLVER.MAX_ITER"),
@@ -46,7 +46,7 @@ def test_a_wrong_override_is_an_error_of_one_line(overrides, message):
     [
         (
             "MODEL: {RETINANETT: {NUM_CLASSES: 3}}",
-            r"MODEL: expected a known key, got 'RETINANETT' \(did you mean 'RETINANET'",
+            r"MODEL: no key 'RETINANETT' \(did you mean 'RETINANET'",
         ),
         ("MODEL: {MASK_ON: [}", "while parsing"),
         ("SOLVER: {MAX_ITER: abc}", "MAX_ITER|mismatch"),
