@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Train or evaluate a detector: ``python train_net.py --config-file FILE [key=value ...]``."""
+"""Train, evaluate or run a detector: ``python train_net.py --config-file FILE [key=value ...]``."""
 
 import importlib.util
 import sys
 import warnings
 
-# Of Detectron2's own code, at every start and in every process.
+# Detectron2's own code causes this warning at every start, in every process.
 warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:
         sys.exit(
-            "train_net.py: Detectron2 is missing; run `python tools/install_detectron2.py` "
-            "(`python -m ranking_det.doctor` examines the rest)"
+            "train_net.py: Detectron2 is not installed; run `python tools/install_detectron2.py` "
+            "(`python -m ranking_det.doctor` checks the rest of the installation)"
         )
     from ranking_det.engine import main
 

@@ -1,34 +1,35 @@
-"""A detector of your own in one file: each cell of a grid predicts classes and a mask, no box.
+"""An architecture in one file: each cell of a grid predicts classes and a mask, and no box.
 
-A small relative of SOLO (Wang et al., ECCV 2020) and CondInst (Tian et al., ECCV 2020). A cell near
-an object's centre learns the object's class; its mask is a sum of feature maps that all cells
-share, with factors that the cell predicts. Copy the file and change what differs in yours.
+The detector is a small relative of SOLO (Wang et al., ECCV 2020) and CondInst (Tian et al., ECCV
+2020). A cell near an object's centre learns the object's class. Its mask is a weighted sum of
+feature maps that all cells share; the cell predicts the weights. Copy the file and change what
+differs in your detector.
 
     python train_net.py --config-file examples/grid_masks_shapes.py
 
-trains it; ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` do
-what they do with any detector. The config imports this file by its name; one that lies elsewhere
-must be on PYTHONPATH, and as a yaml config runs only what is on a list, the ``config.yaml`` that a
-training of it leaves needs ``--trust-config``. Nothing else knows the file, which does four things
-for that:
+trains it. ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` work
+as for any detector. The config imports this file by its name. A file in another folder must be on
+PYTHONPATH. A yaml config may only call names on a list, so the ``config.yaml`` that a training
+saves needs ``--trust-config``. No other file of the project knows the detector, which does four
+things:
 
-1. It takes and gives what Detectron2's models do: a dict of losses in training, otherwise a dict
-   with "instances" for each image (``forward``).
-2. It asks an assigner which cells are to find which object (``assign``): one of
-   :mod:`ranking_det.assigners`, or one of your own, such as :class:`CenterRegion`.
-3. It gathers what it predicts, and what it should predict, as :class:`Candidates`, and calls a
-   criterion of :mod:`ranking_det.criteria` on them (``losses``).
-4. It derives from :class:`DetectorInterface` and answers what the commands ask: how many classes
-   it has, whether it learns masks, what its positives are (``find_positives``).
+1. It has the input and output of Detectron2's models: a dict of losses in training, and otherwise a
+   dict with "instances" for each image (``forward``).
+2. It asks an assigner which cells are positive for which object (``assign``). The assigner is one
+   of :mod:`ranking_det.assigners` or a custom one, such as :class:`CenterRegion`.
+3. It collects predictions and targets in :class:`Candidates`, and calls a criterion of
+   :mod:`ranking_det.criteria` on them (``losses``).
+4. It derives from :class:`DetectorInterface` and answers the questions of the commands: how many
+   classes it has, whether it learns masks, and which cells are positive (``find_positives``).
 
 Names and shapes:
     N           images of a batch, padded to the same H x W pixels
-    cells       of the grid, one for every 8 x 8 pixels
-    R           cells of all images: image by image, then row by row
+    cells       of the grid, one per 8 x 8 pixels
+    R           cells of all images, image by image, then row by row
     K           classes; the R x K scores are ranked together
-    P           positives, the cells that are to find an object
-    C           shared maps of h x w pixels, one for every 4 x 4 of the image
-    kernels     (R, C + 5), the factors that a cell predicts, of the shared maps and of an ellipse
+    P           positives, the cells that are assigned to an object
+    C           shared maps of h x w pixels, one pixel per 4 x 4 of the image
+    kernels     (R, C + 5), the weights that a cell predicts for the shared maps and an ellipse
 """
 
 from __future__ import annotations
@@ -54,18 +55,19 @@ from ranking_det.modeling.feature_maps import image_and_level, valid_cells
 from ranking_det.modeling.step_metrics import log_metrics
 
 SIDE = 8
-"""Strides of the square around a cell's centre that stands for the cell in the assigners."""
+"""Side, in strides, of the square around a cell's centre that is the cell's anchor."""
 
 
 class CenterRegion(Assigner):
-    """A cell is positive if its centre lies in the middle of an object, as in SOLO.
+    """Assign the cells whose centre lies in the middle of an object, as in SOLO.
 
-    The middle has ``size`` times the object's sides, but is at least three cells wide, or as wide
-    as a smaller object. The cell that holds the object's centre always counts. A cell in the middle
-    of several objects is for the smallest of them. All other cells are background.
+    The sides of the middle are ``size`` times the object's. They are at least three cells long, or
+    as long as the object's if those are shorter. The cell that holds the object's centre is always
+    positive. A cell in the middle of several objects is assigned to the smallest one. All other
+    cells are background.
 
     Args:
-        size: of the middle, relative to the object, in [0, 1].
+        size: sides of the middle relative to the object's, in [0, 1].
     """
 
     one_per_location = True
@@ -75,13 +77,13 @@ class CenterRegion(Assigner):
         self.size = size
 
     def match(self, image: ImageInputs) -> Tensor:
-        """Match the cells of one image; the base class goes through the batch.
+        """Match the cells of one image; the base class calls it for each image of the batch.
 
         Args:
-            image: the squares of its cells and its objects.
+            image: the anchors of its cells, and its objects.
 
         Returns:
-            The object 0..G-1 of each cell, or BACKGROUND.
+            (cells,) int64: the object 0..G-1 of each cell, or BACKGROUND.
         """
         gt_boxes = image.gt_boxes
         if not len(gt_boxes):
@@ -99,7 +101,7 @@ class CenterRegion(Assigner):
 
 
 class GridPredictions(NamedTuple):
-    """What the network says of N images."""
+    """Raw outputs of the network for N images."""
 
     logits: Tensor
     """(R, K) raw class scores."""
@@ -115,26 +117,25 @@ class GridMasks(DetectorInterface, nn.Module):
 
     Args:
         backbone: Detectron2 backbone, such as an FPN.
-        in_features: the names of its features, the finest first: that of the shared maps, that
-            whose pixels are the cells, and more for the cells.
+        in_features: names of its features, the finest first. The shared maps are made of the first.
+            The pixels of the second are the cells; the coarser ones are added to it.
         assigner: such as :class:`CenterRegion`.
-        criterion: with a task on masks, and without a branch.
+        criterion: with a localisation task on masks, and without a branch.
         num_classes: K.
         num_maps: C.
         num_convs: convolutions before each output.
-        suppression: of duplicates, by the boxes around their masks; see
-            :mod:`ranking_det.layers.suppression`.
-        topk: candidates of an image, pairs of cell and class, before the suppression.
-        max_detections: of an image.
+        suppression: NMS on the boxes around the masks; see :mod:`ranking_det.layers.suppression`.
+        topk: pairs of cell and class that are kept per image before NMS.
+        max_detections: detections per image.
         pixel_mean: per channel, in the order of the input format.
         pixel_std: per channel.
-        input_format: "RGB" or "BGR", what the data loader gives.
+        input_format: "RGB" or "BGR", the channel order of the data loader.
     """
 
-    # What the commands ask; the constructor sets the number of classes and the input format.
+    # Read by the commands. The constructor sets the number of classes and the input format.
     num_classes: int
     learns_masks = True
-    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # of a yaml config
+    num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # in a yaml config
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -172,7 +173,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
         shapes = [backbone.output_shape()[name] for name in in_features]
         self.map_stride, self.stride = shapes[0].stride, shapes[1].stride
-        # All scores begin at 1 %, all masks as discs around their cells.
+        # At the start of a training all scores are 1 %, and all masks are discs around their cells.
         no_maps, disc = [0.0] * num_maps, [2.0, 0.0, -1.0, 0.0, -1.0]
         width = shapes[0].channels
         self.class_head = _tower(width, [-4.6] * num_classes, num_convs)
@@ -181,9 +182,9 @@ class GridMasks(DetectorInterface, nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments from a yaml config with the keys of ``add_ranking_config``.
+        """Return the arguments for a yaml config with the keys of ``add_ranking_config``.
 
-        Detectron2's ``build_model`` calls it; a detector for LazyConfigs only needs none.
+        Detectron2's ``build_model`` calls it. A detector for LazyConfigs needs no such method.
         """
         return {
             "backbone": build_backbone(cfg),
@@ -197,15 +198,15 @@ class GridMasks(DetectorInterface, nn.Module):
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Compute losses in training, and detect otherwise.
+        """Compute losses in training, and detections at inference.
 
         Args:
-            batched_inputs: per image ``image`` (3, height, width); in training ``instances`` with
-                ``gt_boxes``, ``gt_classes`` and ``gt_masks``; otherwise perhaps the ``height`` and
-                ``width`` that the detections are to be for.
+            batched_inputs: a dict per image with ``image`` (3, height, width). In training it has
+                ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_masks``. At inference it
+                may have ``height`` and ``width``, the image size of the detections.
 
         Returns:
-            The losses by name; or per image ``{"instances": Instances}``.
+            The losses by name in training, and ``{"instances": Instances}`` per image at inference.
         """
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
@@ -224,13 +225,13 @@ class GridMasks(DetectorInterface, nn.Module):
         ]
 
     def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """The normalised images, padded to one size."""
+        """Normalise the images, and pad them to one size."""
         images = [inputs["image"].to(self.pixel_mean.device) for inputs in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def make_cells(self, images: ImageList) -> Tensor:
-        """The cells of an image as the assigners take them: squares (cells, 4) XYXY in pixels."""
+        """Return the anchors (cells, 4) of an image's cells, XYXY in pixels, for the assigner."""
         y, x = (
             (torch.arange(side // self.stride, device=images.device) + 0.5) * self.stride
             for side in images.tensor.shape[-2:]
@@ -240,7 +241,7 @@ class GridMasks(DetectorInterface, nn.Module):
         return torch.cat([centers - half, centers + half], dim=1)
 
     def assign(self, images: ImageList, objects: Sequence[Instances]) -> Assignment:
-        """Which object each of the R cells is to find."""
+        """Assign the R cells to ground-truth objects."""
         grid = tuple(side // self.stride for side in images.tensor.shape[-2:])
         return self.assigner(
             [self.make_cells(images)],
@@ -252,12 +253,12 @@ class GridMasks(DetectorInterface, nn.Module):
     def losses(
         self, images: ImageList, predictions: GridPredictions, objects: Sequence[Instances]
     ) -> dict[str, Tensor]:
-        """Assign, gather the candidates, and call the criterion."""
+        """Assign the cells, collect the candidates, and call the criterion."""
         labels, gt_index = self.assign(images, objects)
         positives = torch.nonzero(labels >= 0).squeeze(1)
         cells = self.make_cells(images)
         image, level = image_and_level(len(images), [len(cells)], images.device)
-        # Image by image, as each has its maps.
+        # Image by image, because each image has its own maps.
         counts = image[positives].bincount(minlength=len(images)).tolist()
         logits = torch.cat(
             [
@@ -266,7 +267,7 @@ class GridMasks(DetectorInterface, nn.Module):
             ]
         )
         masks = self.shrink_masks(images, objects)[gt_index[positives]]
-        # Data may lack the masks of some objects, and nothing is left of the smallest.
+        # A data set may lack the masks of some objects, and small masks may shrink to nothing.
         index = torch.nonzero(masks.flatten(1).any(dim=1)).squeeze(1)
         candidates = Candidates(
             logits=predictions.logits,
@@ -282,16 +283,18 @@ class GridMasks(DetectorInterface, nn.Module):
         return output.losses
 
     def draw_masks(self, kernels: Tensor, cells: Tensor, maps: Tensor) -> Tensor:
-        """The masks of n cells of one image.
+        """Draw the masks of n cells of one image.
+
+        The ellipse distinguishes the masks of cells whose weights are similar.
 
         Args:
-            kernels: (n, C + 5) of the cells.
-            cells: (n, 4), their squares.
-            maps: (C, h, w) of the image.
+            kernels: (n, C + 5), the weights of the cells.
+            cells: (n, 4), the anchors of the cells, XYXY in pixels.
+            maps: (C, h, w), the shared maps of the image.
 
         Returns:
-            (n, h, w) raw: the maps by their factors, and an ellipse near the cell, from which they
-            are told apart: constant + a x + b x^2 + c y + d y^2, with x and y in cells.
+            (n, h, w) logits: the weighted sum of the maps, plus an ellipse near the cell,
+            constant + a x + b x^2 + c y + d y^2, with x and y in cells from the cell's centre.
         """
         centers = (cells[:, :2] + cells[:, 2:]) / 2
         x, y = (
@@ -305,7 +308,7 @@ class GridMasks(DetectorInterface, nn.Module):
         return shared + across[:, None, :] + down[:, :, None]
 
     def shrink_masks(self, images: ImageList, objects: Sequence[Instances]) -> Tensor:
-        """The objects' masks (G, h, w): the share of each pixel that they cover, in [0, 1]."""
+        """Return the objects' masks (G, h, w): the share of each pixel covered, in [0, 1]."""
         height, width = images.tensor.shape[-2:]
         shrunk = []
         for instances in objects:
@@ -320,7 +323,7 @@ class GridMasks(DetectorInterface, nn.Module):
     def detect(
         self, images: ImageList, predictions: GridPredictions, i: int, inputs: dict[str, Any]
     ) -> Instances:
-        """The detections of image ``i``, at the size that its inputs ask for."""
+        """Return the detections of image ``i``, at the size that its inputs ask for."""
         cells, (height, width) = self.make_cells(images), images.image_sizes[i]
         first, last = i * len(cells), (i + 1) * len(cells)
         scores = predictions.logits[first:last].float().sigmoid().flatten()
@@ -328,10 +331,10 @@ class GridMasks(DetectorInterface, nn.Module):
         rows, classes = pairs // self.num_classes, pairs % self.num_classes
         kernels = predictions.kernels[first:last][rows]
         masks = self.draw_masks(kernels, cells[rows], predictions.maps[i])
-        # Duplicates go before the masks are enlarged, which takes most of the time.
+        # NMS comes before the masks are resized, which takes most of the time.
         boxes = BitMasks(masks > 0).get_bounding_boxes().tensor.to(scores.device)
         best, scores, _ = self.suppression(boxes, scores, classes, self.max_detections)
-        # First to the padded image, to cut off the padding.
+        # Resize to the padded image first, to cut off the padding.
         masks = _resize(masks[best][None], images.tensor.shape[-2:])[..., :height, :width]
         size = inputs.get("height", height), inputs.get("width", width)
         masks = _resize(masks, size)[0] > 0
@@ -341,19 +344,19 @@ class GridMasks(DetectorInterface, nn.Module):
 
     @torch.no_grad()
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives]:
-        """See :class:`DetectorInterface`: what ``--preview`` draws."""
-        found = []
+        """Return the positives for ``--preview``; see :class:`DetectorInterface`."""
+        positives = []
         for inputs in batched_inputs:
             images = self.preprocess([inputs])
             labels, gt_index = self.assign(images, [inputs["instances"].to(images.device)])
             rows = torch.nonzero(labels >= 0).squeeze(1)
             cells = self.make_cells(images)[rows]
-            found.append(Positives(cells, gt_index[rows], True, "the cells that are to find it"))
-        return found
+            positives.append(Positives(cells, gt_index[rows], True, "the cells assigned to it"))
+        return positives
 
 
 def _tower(width: int, biases: Sequence[float], num_convs: int) -> nn.Sequential:
-    """3x3 convolutions with group normalisation, and one whose outputs begin at the biases."""
+    """Stack 3x3 convolutions with group normalisation, and a predictor with these biases."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False)]
@@ -365,7 +368,7 @@ def _tower(width: int, biases: Sequence[float], num_convs: int) -> nn.Sequential
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(N, V, H, W) -> (N H W, V): a row for each cell, image by image."""
+    """(N, V, H, W) -> (N H W, V): one row per cell, image by image."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 

@@ -18,7 +18,7 @@ model = L(GridMasks)(
         bottom_up=bottom_up, in_features=bottom_up.out_features, out_channels=64, norm="GN"
     ),
     assigner=L(CenterRegion)(size=0.3),
-    # Rank & Sort Loss: the scores are sorted by the masks' Dice coefficients, which are learnt too.
+    # Rank & Sort Loss sorts the scores by the Dice coefficients of the masks.
     criterion=L(Criterion)(classification=L(RankSort)(), localization=L(MaskDice)()),
     num_classes=NUM_CLASSES,
     **IMAGENET_RGB,

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes: readers see the whole file or none of it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from typing import Any
 TableRow = Mapping[str, str | int]
 
 PARTIAL = ".partial"
-"""In the name of a file that is being written."""
+"""Part of the name of a file that is being written."""
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is while it is being written; what is there is replaced, and gone then."""
+    """Return the temporary path to which a file is written before it is renamed."""
     return path.with_name(path.name + PARTIAL)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text so that a reader, or a kill, never meets half of it.
+    """Write a text file atomically: it is never half written, even if the process is killed.
 
-    A link stays, and what it leads to is written; a device or pipe would become a regular file.
+    A symbolic link is kept and its target is written. A device or a pipe would be replaced by a
+    regular file.
+
+    Args:
+        path: the file; its folder must exist.
+        text: the content, written as UTF-8.
     """
     path = path.resolve()
     partial = partial_path(path)
@@ -37,21 +42,25 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in the same way.
+    """Write a JSON file atomically.
+
+    Args:
+        path: the file; its folder must exist.
+        content: plain values, lists and dicts.
 
     Raises:
-        ValueError: a number is not finite, which JSON has not.
+        ValueError: a number is NaN or infinite, which JSON cannot express.
     """
     write_whole(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[TableRow]) -> None:
-    """Write a CSV file, which spreadsheets read, in the same way.
+    """Write a CSV file atomically.
 
     Args:
-        path: the file; its folder is there.
-        columns: the first line.
-        rows: a cell per column.
+        path: the file; its folder must exist.
+        columns: the column names, written as the first line.
+        rows: a mapping from column name to cell for each further line.
     """
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns)
@@ -61,7 +70,12 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[TableRow]) ->
 
 
 def rename_whole(partial: Path, final: Path) -> None:
-    """Give a file its name, after its data has reached the disk."""
+    """Flush a file to disk, then rename it.
+
+    Args:
+        partial: the written file.
+        final: its new path, on the same file system; an existing file is replaced.
+    """
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(final)

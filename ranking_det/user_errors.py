@@ -1,4 +1,4 @@
-"""The one exception for mistakes of the user, and what its messages suggest."""
+"""The exception for user errors, and helpers for its messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user, or what the machine refuses, such as a full disk.
+    """An error that the user can fix: a wrong flag, config or file, or a full disk.
 
-    Its one line says what is wrong and what would be right.
+    The message is one line. It says what is wrong and what would be right.
     """
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the choice most like ``word``, or the choices if none is alike.
+    """Suggest the choice most similar to ``word``, or list all choices if none is similar.
+
+    Args:
+        word: the word that the user gave.
+        choices: the valid words.
+
+    Returns:
+        The end of a message: `` (did you mean 'x'?)``, `` (known: x, y)``, or "" without
+        choices.
 
     >>> nearest("tokp", ["topk", "delta"])
     " (did you mean 'topk'?)"
@@ -28,6 +36,6 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def show(value: object) -> str:
-    """The value as a message shows it, cut short if it is long."""
+    """Return the ``repr`` of a value, cut to 60 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

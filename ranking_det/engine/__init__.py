@@ -1,4 +1,4 @@
-"""Running experiments: the command line, training, evaluation, and what they leave behind."""
+"""Command line, training, evaluation, prediction and previews of detectors."""
 
 from ranking_det.engine.run import main
 

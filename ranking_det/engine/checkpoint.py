@@ -1,6 +1,7 @@
-"""Checkpoints: written whole or not at all; read with an error where Detectron2 would go on.
+"""Atomic checkpoint writes; safe and strict loading of weights.
 
-All weights are read here, by :class:`SafeCheckpointer`, whoever wrote the file.
+:class:`SafeCheckpointer` reads all weights, whoever wrote the file. Weights that do not fit the
+model are an error, where Detectron2 would only log a warning.
 """
 
 from __future__ import annotations
@@ -25,27 +26,38 @@ from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What torch, pickle and Detectron2 raise over a file that is no checkpoint, or cannot be fetched.
+# Raised by torch, pickle and Detectron2 for a file that is not a checkpoint or cannot be fetched.
 UNREADABLE = (
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
     *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
 BEST, FINAL = "model_best", "model_final"
-# How Detectron2's main lets a path ask for names to be matched by their ends; 0.6 cannot.
+# The suffix of a path with which Detectron2's main branch, unlike 0.6, matches parameter names by
+# their ends.
 HEURISTICS = "?matching_heuristics=True"
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which runs nothing that is in a file.
+    """Detectron2's checkpointer without the execution of code from a file.
 
-    Detectron2 unpickles ``.pkl`` and ``.pyth`` files as they are, and leaves it to torch's version
-    and environment what a ``.pth`` may do.
+    Detectron2 unpickles ``.pkl`` and ``.pyth`` files without restriction. Whether a ``.pth`` file
+    can run code depends on torch's version and environment.
     """
 
     _by_heuristics = False
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Detectron2's, on 0.6 too with main's ``?matching_heuristics=True`` behind a path."""
+        """Load a checkpoint as Detectron2 does.
+
+        Args:
+            path: a file or URL. With ``?matching_heuristics=True`` at its end, parameter names are
+                matched by their ends, as in Detectron2's main branch.
+            args: as in Detectron2.
+            kwargs: as in Detectron2.
+
+        Returns:
+            The content of the checkpoint except weights and states.
+        """
         self._by_heuristics = path.endswith(HEURISTICS)
         content: dict[str, Any] = super().load(path.removesuffix(HEURISTICS), *args, **kwargs)
         return content
@@ -56,14 +68,15 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 class RunCheckpointer(SafeCheckpointer):
-    """Detectron2's checkpointer, which a kill or a full disk leaves with the last good checkpoint.
+    """Detectron2's checkpointer with atomic writes.
 
-    A checkpoint is written under a temporary name and renamed when it is whole.
+    A checkpoint is written under a temporary name and renamed when it is complete. A kill or a
+    full disk therefore leaves the previous checkpoint intact.
 
     Args:
         model: plain or distributed.
         save_dir: the output folder.
-        extras: what every checkpoint holds beside the model, such as the names of the classes.
+        extras: entries that every checkpoint has in addition to the model, such as the class names.
         checkpointables: as in Detectron2.
     """
 
@@ -72,25 +85,29 @@ class RunCheckpointer(SafeCheckpointer):
         self.extras = extras
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth in the output folder.
+        """Write ``name``.pth to the output folder.
+
+        Args:
+            name: the file name without its suffix.
+            kwargs: further entries of the checkpoint, such as the iteration.
 
         Raises:
-            UserError: the disk is full, the folder can no longer be written to, or the weights
-                are not finite; earlier checkpoints stay as they are.
+            UserError: the disk is full, the folder cannot be written to any more, or a weight is
+                NaN or infinite. Earlier checkpoints stay unchanged.
         """
         broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
-        if broken:  # the next step's loss would tell, too late for this checkpoint
+        if broken:  # the loss of the next step would show it, but too late for this checkpoint
             raise UserError(
-                f"{len(broken)} parameters are not finite (the first: {broken[0]}), so that "
-                f"{name}.pth is not written: a gradient was NaN or infinite. Try a lower learning "
-                "rate, a longer warm-up or gradient clipping"
+                f"{name}.pth: expected finite weights, got NaN or infinity in {len(broken)} "
+                f"parameters (the first: {broken[0]}), because a gradient was not finite; try a "
+                "lower learning rate, a longer warm-up or gradient clipping"
             )
         partial = Path(self.save_dir, f"{name}{PARTIAL}.pth")
         try:
             super().save(f"{name}{PARTIAL}", **self.extras, **kwargs)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            # torch's writer turns a failed write into a RuntimeError.
+            # torch's zip writer turns a failed write into a RuntimeError.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             reason = str(error).strip().splitlines()[0]
@@ -100,29 +117,38 @@ class RunCheckpointer(SafeCheckpointer):
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Give the file, now whole, its name, and point to it."""
+        """Rename the complete file, and write its name to ``last_checkpoint``.
+
+        Args:
+            last_filename_basename: the temporary file name.
+        """
         final = last_filename_basename.replace(PARTIAL, "")
         rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
         if RESUMABLE.fullmatch(final):
-            # Before the pointer: a folder with one then has no other training put aside.
+            # Before the pointer, so that a folder with a pointer never has an earlier training
+            # put aside.
             discard_earlier(self.save_dir)
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
 
 
 def after_full_disk(output_dir: str) -> str:
-    """What to do with a training that a full disk has stopped."""
+    """Return the advice for a training that a full disk has stopped.
+
+    Args:
+        output_dir: the output folder of the training.
+    """
     last = find_last(output_dir)
     if last:
-        return f"free some space and go on from {last} with --resume"
-    return "free some space and start again with --overwrite; there is no checkpoint yet"
+        return f"free some space and continue from {last} with --resume"
+    return "free some space and start again with --overwrite (there is no checkpoint yet)"
 
 
 class Checkpoint(NamedTuple):
-    """A file of weights, and what was read of it.
+    """A checkpoint file and its entries other than weights.
 
     Attributes:
-        path: a file, a URL, or "" for none.
-        extras: see :func:`read_extras`; empty if it has not been read.
+        path: a file or a URL; "" for none.
+        extras: see :func:`read_extras`; empty if the file has not been read.
     """
 
     path: str
@@ -130,15 +156,18 @@ class Checkpoint(NamedTuple):
 
     @property
     def next_iteration(self) -> int:
-        """The iteration at which a training goes on from it; 0 if it cannot."""
+        """The iteration at which a resumed training starts; 0 if it cannot be resumed."""
         return int(self.extras.get("iteration", -1)) + 1
 
 
 def read_extras(path: str) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and states: iteration, classes and so on.
+    """Read the entries of a checkpoint other than weights and states: iteration, classes and so on.
+
+    Args:
+        path: a file or a URL; only local ``.pth`` files have such entries.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     if not path.endswith(".pth") or "://" in path:
         return {}
@@ -157,24 +186,31 @@ def _unreadable(path: str, error: BaseException) -> UserError:
 
 
 def find_last(output_dir: str) -> str:
-    """The path of the last checkpoint of a run, or "" if there is none."""
+    """Return the path of the last checkpoint of an output folder, or "" if there is none."""
     pointer = Path(output_dir, "last_checkpoint")
     return str(Path(output_dir, pointer.read_text().strip())) if pointer.is_file() else ""
 
 
 def find_resumable(output_dir: str) -> Checkpoint | None:
-    """The last checkpoint of a run or, if that is missing or broken, the latest that is whole."""
+    """Find the checkpoint to resume: the last one or, if it is broken, the latest intact one.
+
+    Args:
+        output_dir: the output folder of the training.
+
+    Returns:
+        The checkpoint; None if the folder has none that can be resumed.
+    """
     last = find_last(output_dir)
     checkpoint = _read_or_skip(last) if last else None
     if checkpoint is not None:
         return checkpoint
     paths = Path(output_dir).glob("model_*.pth")
-    others = map(_read_or_skip, (str(path) for path in paths if RESUMABLE.fullmatch(path.name)))
-    return max(filter(None, others), key=lambda c: (c.next_iteration, c.path), default=None)
+    earlier = map(_read_or_skip, (str(path) for path in paths if RESUMABLE.fullmatch(path.name)))
+    return max(filter(None, earlier), key=lambda c: (c.next_iteration, c.path), default=None)
 
 
 def _read_or_skip(path: str) -> Checkpoint | None:
-    """The checkpoint if a training can go on from it."""
+    """Read a checkpoint; return None if a training cannot be resumed from it."""
     try:
         checkpoint = Checkpoint(path, read_extras(path))
     except UserError:
@@ -183,38 +219,39 @@ def _read_or_skip(path: str) -> Checkpoint | None:
 
 
 def find_weights(
-    command: Command, given: str, output_dir: str, keys: tuple[str, str]
+    command: Command, weights: str, output_dir: str, keys: tuple[str, str]
 ) -> Checkpoint:
-    """The checkpoint to evaluate, to predict with, to resume or to start from.
+    """Find the checkpoint to evaluate, to predict with, to resume or to start from.
 
-    It is read unless a training only starts from its weights.
+    The extras of the checkpoint are read, except for a training that only starts from its weights.
 
     Args:
-        command: says which of these.
-        given: the weights that the config names, or "".
-        output_dir: the run's folder, whose last checkpoint is what a run resumes, and what is
-            evaluated or predicted with where none is given.
-        keys: how messages name the two.
+        command: says for which of these purposes.
+        weights: the file or URL of the weights that the config names; "" for none.
+        output_dir: the output folder. ``--resume`` takes its last checkpoint; ``--eval-only`` and
+            ``--predict`` do so if ``weights`` is empty.
+        keys: the config keys of ``weights`` and ``output_dir``, for messages.
 
     Raises:
-        UserError: there are no weights to evaluate, to predict with or to resume, or no such
-            file.
+        UserError: there are no weights to evaluate, to predict with or to resume, or the file does
+            not exist.
     """
+    weights_key, folder_key = keys
     if command.resume:
-        return _find_resumed(output_dir, keys[1])
-    needs = "--eval-only" if command.eval_only else "--predict" if command.predict else ""
-    last = find_last(output_dir) if needs else ""
-    if given:
-        check_file(given.removesuffix(HEURISTICS), "the checkpoint")
+        return _find_resumed(output_dir, folder_key)
+    flag = "--eval-only" if command.eval_only else "--predict" if command.predict else ""
+    last = find_last(output_dir) if flag else ""
+    if weights:
+        check_file(weights.removesuffix(HEURISTICS), weights_key)
     elif last:
-        check_file(last, f"the last checkpoint of {keys[1]}={output_dir},")
-    elif needs:
+        check_file(last, f"the last checkpoint of {folder_key}={output_dir}")
+    elif flag:
         raise UserError(
-            f"{needs} has no weights: give {keys[0]} (there is no checkpoint in "
-            f"{keys[1]}={output_dir})"
+            f"{flag}: expected weights, got none; give {weights_key}=FILE (there is no checkpoint "
+            f"in {folder_key}={output_dir})"
         )
-    path = given or last
-    return Checkpoint(path, read_extras(path) if needs else {})
+    path = weights or last
+    return Checkpoint(path, read_extras(path) if flag else {})
 
 
 def _find_resumed(output_dir: str, key: str) -> Checkpoint:
@@ -226,29 +263,31 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
         try:
             check_file(last, "the last checkpoint")
             read_extras(last)
-            reason = f" to go on from: {last!r} has no iteration"
+            reason = f" that can be resumed ({last!r} has no iteration)"
         except UserError as error:
-            reason = f" to go on from: {error}"
-    begun = has_training(Path(output_dir))
-    way_out = "start again with --overwrite" if begun else "start without --resume"
-    raise UserError(f"--resume: no checkpoint in {key}={output_dir}{reason}; {way_out}")
+            reason = f" that can be resumed ({error})"
+    replaces = has_training(Path(output_dir))
+    remedy = "start again with --overwrite" if replaces else "start without --resume"
+    raise UserError(
+        f"--resume: expected a checkpoint in {key}={output_dir}, got none{reason}; {remedy}"
+    )
 
 
 def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
-    """Load a model's weights, and nothing else, from a checkpoint; nothing in it is run.
+    """Load only the weights of a checkpoint into a model, without running code from the file.
 
-    What a criterion remembers of a training (steps, averages, balances) is left as it is unless
-    ``whole``: a new training begins its own.
+    The state that a criterion collects in training (steps, averages, balances) is loaded only if
+    ``whole``: a new training starts with fresh state.
 
     Args:
         model: gets the weights; not distributed.
         path: a checkpoint, or "" to leave the model as it was initialised.
-        whole: every parameter must be in the checkpoint, as for evaluation. Otherwise some must,
-            as when a training starts from a backbone's weights.
+        whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
+            must have at least one, as when a training starts from the weights of a backbone.
 
     Raises:
-        UserError: there is no such file, it is no checkpoint, or holds more than data, or it is
-            one of another model.
+        UserError: the file does not exist, is not a checkpoint, contains objects other than plain
+            data, or belongs to another model.
     """
     if not path:
         return
@@ -270,8 +309,14 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     absent = [name for name in names if name in set(missing)]
     if len(absent) == len(names) or (whole and absent):
         raise UserError(
-            f"the checkpoint {path!r} is of another model: it lacks {len(absent)} of the model's "
-            f"{len(names)} parameters, or has them in another shape (the first: {absent[0]!r})"
+            f"{path!r} is a checkpoint of another model: {len(absent)} of the model's {len(names)} "
+            f"parameters are missing or have another shape (the first: {absent[0]!r})"
         )
     if absent:
-        logger.warning("%d of %d parameters start afresh: %s", len(absent), len(names), absent)
+        logger.warning(
+            "%d of %d parameters are missing from the checkpoint, or have another shape there, and "
+            "keep their initial values: %s",
+            len(absent),
+            len(names),
+            absent,
+        )

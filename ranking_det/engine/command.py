@@ -1,4 +1,4 @@
-r"""The command line of train_net.py.
+r"""Parse the command line of train_net.py.
 
 examples:
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py
@@ -11,7 +11,7 @@ examples:
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \
       --train-json train.json --train-images images --val-json val.json --val-images images
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --predict photos/*.jpg
-"""  # noqa: D405 - it is a part of --help
+"""  # noqa: D405 - the examples are a part of --help
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ranking_det.user_errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What the user asks for; the fields are the flags, which ``--help`` describes."""
+    """The parsed command line; its fields are the flags that ``--help`` describes."""
 
     config_file: str
     overrides: Sequence[str] = ()
@@ -48,75 +48,105 @@ class Command:
     machine_rank: int = 0
     dist_url: str = "auto"
     own_data: Sequence[AnnotationSummary | None] | None = field(default=None, repr=False)
-    """What the process that starts others has read of the files for training and validation."""
+    """Summaries of the user's training and validation files, if a parent process has read them."""
 
     @property
     def trains(self) -> bool:
-        """Whether it is a training, new or resumed."""
+        """Whether the command trains, from the start or resumed."""
         return not (self.eval_only or self.predict or self.preview is not None)
 
     @property
     def num_processes(self) -> int:
-        """The processes on all machines."""
+        """Number of processes on all machines together."""
         return self.num_gpus * self.num_machines
 
 
 def parse(argv: Sequence[str] | None = None) -> Command:
-    """Read the command line; None for the program's own.
+    """Parse command-line arguments.
+
+    Args:
+        argv: the arguments; None for ``sys.argv[1:]``.
 
     Raises:
-        UserError: flags exclude each other.
+        UserError: two flags exclude each other.
     """
     args = _build_parser().parse_args(argv)
-    # The list of images has taken the overrides behind it.
+    # argparse counts overrides behind the images of --predict as images.
     while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
         args.overrides.insert(0, args.predict.pop())
-    asked = [args.eval_only, args.resume, args.overwrite, args.preview is not None]
-    if sum([*asked, bool(args.predict)]) > 1:
-        raise UserError("give one of --eval-only, --resume, --overwrite, --preview and --predict")
+    modes = {
+        "--eval-only": args.eval_only,
+        "--resume": args.resume,
+        "--overwrite": args.overwrite,
+        "--preview": args.preview is not None,
+        "--predict": bool(args.predict),
+    }
+    given = [flag for flag, is_given in modes.items() if is_given]
+    if len(given) > 1:
+        raise UserError(
+            f"{', '.join(modes)}: expected at most one of these flags, got {' and '.join(given)}"
+        )
     return Command(**vars(args))
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    """The parser; the flags are those of Detectron2's own training scripts."""
+    """Build the parser; flags shared with Detectron2's training scripts have the same names."""
     parser = argparse.ArgumentParser(
         prog="train_net.py",
-        description="Train and evaluate detectors with ranking losses.",
+        description="Train, evaluate and run object detectors with ranking losses.",
         epilog=(__doc__ or "").partition("\n\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    config = "a LazyConfig (.py), the config of a registered model (.yaml), or that of a run"
+    config = "config of the run: a LazyConfig (.py), the YAML config of a registered model, or the "
+    config += "config.yaml that an earlier run saved (required)"
     parser.add_argument("--config-file", required=True, metavar="FILE", help=config)
     for flag, text in {
-        "--trust-config": "let a yaml file call whatever it names, which can run any code",
-        "--eval-only": "evaluate the given weights, or the last of the output folder",
-        "--resume": "go on from the last checkpoint of the output folder; there must be one",
-        "--overwrite": "replace the training that is in the output folder, once the new one has a "
-        "checkpoint",
+        "--trust-config": "let a YAML config call any function that it names, which can run any "
+        "code (default: only those on the list of ranking_det/engine/safe_config.py)",
+        "--eval-only": "evaluate instead of training, with the weights given on the command line, "
+        "else the last checkpoint of the output folder, else the weights of the config",
+        "--resume": "continue the training from the last checkpoint of the output folder, which "
+        "must have one",
+        "--overwrite": "replace the training in the output folder, but keep its files until the "
+        "new training has a checkpoint",
     }.items():
         parser.add_argument(flag, action="store_true", help=text)
+    preview = "draw N training images as the model gets them, with the positives assigned to each "
+    preview += "object, instead of training"
+    parser.add_argument("--preview", type=int, metavar="N", help=preview)
+    images = "detect objects in image files, folders or patterns instead of training, with the "
+    images += "same weights as --eval-only"
+    parser.add_argument("--predict", nargs="+", metavar="IMAGE", default=[], help=images)
+    output = "folder for the results of --predict or --preview (default: predictions/ or preview/ "
+    output += "in the output folder)"
+    parser.add_argument("--output", metavar="FOLDER", help=output)
+
     group = parser.add_argument_group(
-        "your own data", "COCO or LVIS JSON files; the classes of the model are theirs"
+        "your own data",
+        "COCO or LVIS JSON files; the model gets their classes. Training needs both.",
     )
-    for split, what in (("train", "trained on"), ("val", "evaluated on")):
-        group.add_argument(f"--{split}-json", metavar="FILE", help=f"annotations {what}")
-        group.add_argument(f"--{split}-images", metavar="FOLDER", help="where its images lie")
+    for split, name, use in (("train", "training", "train"), ("val", "validation", "evaluate")):
+        json_file = f"annotation file to {use} on (default: the data sets of the config)"
+        images = f"folder of the {name} images (required with --{split}-json)"
+        group.add_argument(f"--{split}-json", metavar="FILE", help=json_file)
+        group.add_argument(f"--{split}-images", metavar="FOLDER", help=images)
     for flag, text in {
-        "--keep-empty-images": "train on images without objects too",
-        "--allow-outside": "let the JSON files name images outside their folders",
+        "--keep-empty-images": "also train on images without objects (default: as in the config)",
+        "--allow-outside": "accept image files outside the image folders (default: refuse them)",
     }.items():
         group.add_argument(flag, action="store_true", help=text)
-    preview = "draw N training images as the model sees them, with what is assigned to each object"
-    parser.add_argument("--preview", type=int, metavar="N", help=preview)
-    images = "detect in image files, folders or patterns, with the given weights or the last ones"
-    parser.add_argument("--predict", nargs="+", metavar="IMAGE", default=[], help=images)
-    parser.add_argument("--output", metavar="FOLDER", help="of --predict or --preview")
-    gpus = "number of GPUs per machine; without any, of processes on the CPU"
-    parser.add_argument("--num-gpus", type=int, default=1, help=gpus)
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    url = "where the processes meet, as tcp://HOST:PORT; needed with more than one machine"
-    parser.add_argument("--dist-url", default="auto", help=url)
-    text = "overrides of the config, last on the line; for yaml also KEY value"
+
+    group = parser.add_argument_group("several processes")
+    gpus = "number of GPUs per machine, or of processes on a machine without GPUs (default: 1)"
+    machines = "number of machines (default: 1)"
+    rank = "index of this machine, from 0 to the number of machines - 1 (default: 0)"
+    url = "address of machine 0, tcp://HOST:PORT, required for several machines (default: auto, a "
+    url += "free port of this machine)"
+    group.add_argument("--num-gpus", type=int, default=1, metavar="N", help=gpus)
+    group.add_argument("--num-machines", type=int, default=1, metavar="N", help=machines)
+    group.add_argument("--machine-rank", type=int, default=0, metavar="RANK", help=rank)
+    group.add_argument("--dist-url", default="auto", metavar="URL", help=url)
+
+    text = "overrides of config keys, last on the command line; YAML configs also take KEY value"
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="key=value", help=text)
     return parser

@@ -1,7 +1,4 @@
-"""Evaluation of a config's model on its test sets, and what it leaves.
-
-That is results.json, and the AP of each class as a table that spreadsheets read.
-"""
+"""Evaluate a model on the test sets of its config; write results.json and per_class_ap.csv."""
 
 from __future__ import annotations
 
@@ -28,15 +25,18 @@ PER_CLASS_FILE = "per_class_ap.csv"
 
 
 def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
-    """Log the metrics; write results.json and the AP of each class.
+    """Evaluate a model, log the metrics, and write results.json and the AP of each class.
 
     Args:
-        config: has the test sets, their loaders and evaluators.
-        model: plain or distributed; every process takes a part of the images.
+        config: names the test sets and builds their loaders and evaluators.
+        model: plain or distributed; each process evaluates its share of the images.
 
     Returns:
-        The metrics by task, and by test set before that if there are several; empty on all
-        processes but the main one.
+        The metrics by task; with several test sets, by test set and task. Empty on all processes
+        except the main one.
+
+    Raises:
+        UserError: the model and a test set have different numbers of classes.
     """
     by_set, num_classes = OrderedDict(), config.num_classes(model)
     for name in config.test_sets():
@@ -57,9 +57,9 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def _share_statistics(model: nn.Module) -> None:
-    """Give all processes the main one's batch norm statistics, those that a checkpoint has.
+    """Copy the batch norm statistics of the main process, which checkpoints have, to all processes.
 
-    Each gathers its own in training, which needs none; the criterion's memories stay.
+    In training each process collects its own statistics. The state of criteria is not copied.
     """
     if comm.get_world_size() > 1:
         for module in model.modules():
@@ -69,16 +69,18 @@ def _share_statistics(model: nn.Module) -> None:
 
 
 def write_results(results: Mapping[str, Any], output_dir: str) -> None:
-    """Write the metrics of an evaluation to ``output_dir``/results.json, from the main process.
+    """Write the metrics of an evaluation to ``output_dir``/results.json, in the main process.
 
-    Without any, one of an earlier evaluation is removed.
+    Args:
+        results: the metrics; if empty, the file of an earlier evaluation is removed.
+        output_dir: the folder; created if it does not exist.
     """
     text = json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n"
     _replace(Path(output_dir, "results.json"), results, partial(write_whole, text=text))
 
 
 def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:
-    """Write a file of results from the main process; without content, remove an earlier one."""
+    """Write a result file in the main process, or remove an earlier one if there is no content."""
     if not comm.is_main_process():
         return
     if content:
@@ -89,26 +91,25 @@ def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN as null, for which JSON has no other word: no ground truth, or no detection at all."""
+    """Replace NaN, the metric without ground truth or detections, by None: JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Sequence[str]) -> None:
-    """Write ``output_dir``/per_class_ap.csv after an evaluation, from the main process.
+    """Write the AP of each class to ``output_dir``/per_class_ap.csv, in the main process.
 
-    A line per data set and class: ``dataset``, ``class``, an AP in percent for each task
-    (``bbox_AP``, ``segm_AP``), empty for a class without ground truth, and the number of ground
-    truth ``objects`` (without crowds) and of ``images`` that have one. The AP are the evaluator's
-    ``AP-<class>`` entries; where there are none there is no file, and one of an earlier evaluation
-    is removed.
+    The table has a line per data set and class, with the columns ``dataset``, ``class``, the AP in
+    percent for each task (``bbox_AP``, ``segm_AP``; empty for a class without ground truth), the
+    number of ground-truth ``objects`` without crowds, and the number of ``images`` that have one.
+    The values of AP are the ``AP-<class>`` entries of the evaluator. Without such entries no file
+    is written, and the file of an earlier evaluation is removed.
 
     Args:
-        results: what the evaluation returns: metrics by task, and by data set before that
-            if there are several.
-        output_dir: the folder; created if it is not there.
-        datasets: the names of the data sets evaluated.
+        results: the metrics by task; with several data sets, by data set and task.
+        output_dir: the folder; created if it does not exist.
+        datasets: the names of the evaluated data sets.
     """
     by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
     rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]
@@ -119,7 +120,7 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
 
 
 def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
-    """The lines of a data set; none if its evaluator gives no AP of classes."""
+    """Return the lines of a data set; none if its evaluator gives no AP per class."""
     classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
     measured = {task: entry for task, entry in tasks.items() if isinstance(entry, Mapping)}
     precision = {task: class_precision(entry, classes) for task, entry in measured.items()}
@@ -137,7 +138,7 @@ def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
 
 @cache
 def _count(dataset: str, json_file: str | None) -> tuple[Counter[int], Counter[int]]:
-    """By class the objects, and the images that have one; read once, for every evaluation."""
+    """Count the objects of each class, and the images with one; cached for later evaluations."""
     objects: Counter[int] = Counter()
     images: Counter[int] = Counter()
     for record in DatasetCatalog.get(dataset):

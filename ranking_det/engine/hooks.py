@@ -1,9 +1,9 @@
-"""Hooks of a training: its guard, the best checkpoint, evaluations, seeds and pictures.
+"""Training hooks: NaN detection, best checkpoint, evaluation, seeding and result pictures.
 
-The last two are functions for Detectron2's ``CallbackHook``.
+:func:`seed_step` and :func:`draw_results` are functions for Detectron2's ``CallbackHook``.
 
-The watch on the score threshold of an evaluation is
-:func:`ranking_det.modeling.threshold_watch.watch_scores`.
+:func:`ranking_det.modeling.threshold_watch.watch_scores` checks the score threshold during an
+evaluation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ranking_det.visualization.curves import plot_curves
 logger = logging.getLogger(__name__)
 
 STEPS_WITHOUT_POSITIVE = 100
-"""Steps in a row without a positive after which a warning is due."""
+"""Number of consecutive steps without a positive after which a warning is logged."""
 
 REMEDIES = (
     "Try a lower learning rate, a longer warm-up, gradient clipping or training without mixed "
@@ -40,25 +40,26 @@ REMEDIES = (
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss became NaN or infinite; the message names it, the iteration and the images."""
+    """A loss became NaN or infinite; the message names the loss, the iteration and the images."""
 
 
 class TrainingGuard(HookBase):
-    """Stop at the first loss that is NaN or infinite, and warn when there are no positives.
+    """Stop training at the first NaN or infinite loss, and warn if there are no positives.
 
-    Detectron2 looks at the losses of the main process only, after the backward pass: the others
-    then wait for it until a timeout, and nobody knows the images. This one looks before, and all
-    workers raise :class:`NonFiniteLossError` in the same step, whichever had the loss. The weights
-    are then as the last step left them, and no checkpoint is written.
+    Detectron2 checks the losses of the main process only, after the backward pass. The other
+    processes then wait until a timeout, and the images are not reported. This hook checks before
+    the backward pass. All workers raise :class:`NonFiniteLossError` in the same step, no matter
+    which of them had the loss. The weights are then those of the last step, and no checkpoint is
+    written.
 
-    The warning counts what the model logs as ``num_positives``, over all workers; a model that logs
-    none is not watched for it. An R-CNN logs several, with prefixes, and the fewest count: its box
-    head has positives whenever there are objects, if the objects' boxes are among the proposals
-    (``proposal_append_gt``, which aLRP Loss goes without). It comes after 100 steps in a row, and
-    again only when positives came back and vanished once more.
+    The warning uses the number that the model logs as ``num_positives``, summed over all workers.
+    There is no warning for a model that logs no such number. An R-CNN logs several, with prefixes,
+    and the smallest counts: with ``proposal_append_gt``, which aLRP Loss does not use, the box head
+    has positives whenever there are objects. The warning comes after 100 consecutive steps without
+    positives. It is repeated only if positives have appeared in between.
 
-    Register it on all workers. It works with any model whose training output is a dict of losses,
-    or one loss.
+    Register the hook on all workers. It works with any model that returns a dict of losses, or one
+    loss, in training.
     """
 
     def __init__(self) -> None:
@@ -68,12 +69,12 @@ class TrainingGuard(HookBase):
         self._objects = 0
 
     def before_train(self) -> None:
-        """Begin to look at what the model returns."""
+        """Register the forward hook that checks the losses."""
         handle = self.trainer.model.register_forward_hook(self._check)
         self._removal.callback(handle.remove)
 
     def after_train(self) -> None:
-        """Leave the model as it was; also called after an exception."""
+        """Remove the forward hook; this is also called after an exception."""
         self._removal.close()
 
     def _check(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -90,7 +91,7 @@ class TrainingGuard(HookBase):
         totals = torch.stack([faulty, *counts])
         if comm.get_world_size() > 1:
             distributed.all_reduce(totals)
-        num_faulty, positives, objects = totals.tolist()  # the one synchronisation of a step
+        num_faulty, positives, objects = totals.tolist()  # the only GPU synchronisation of a step
         images = [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
         if num_faulty:
             self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
@@ -98,11 +99,11 @@ class TrainingGuard(HookBase):
         self._count_positives(positives, int(objects))
 
     def _stop(self, model: nn.Module, losses: dict[str, float], images: list[str]) -> None:
-        """Raise, with what all workers know; each of them comes here."""
+        """Raise NonFiniteLossError with the reports of all workers; all of them call this."""
         iteration = self.trainer.iter
         names = [name for name, value in losses.items() if not math.isfinite(value)]
         broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), "")
-        # After a broken update the images of this step are not those that did it.
+        # If the last update broke the weights, the images of the previous step are the cause.
         earlier = bool(broken and self._last_images)
         suspects = ", ".join(self._last_images if earlier else images)
         values = ", ".join(f"{name}={value:g}" for name, value in losses.items())
@@ -127,11 +128,11 @@ class TrainingGuard(HookBase):
         self._objects += objects
         if self._empty_steps == STEPS_WITHOUT_POSITIVE and comm.is_main_process():
             logger.warning(
-                "No positive (%s) in the last %d steps, up to iteration %d, whose images had %d "
-                "objects in all: nothing but background is learnt. Likely causes: anchor sizes (or "
-                "the assigner's size ranges) that do not fit the sizes of the objects in the "
-                "resized images; class ids outside 0 to num_classes - 1; annotations that were "
-                "filtered out (crowd, empty or tiny boxes); images without objects",
+                "No positives (%s) in the last %d steps, up to iteration %d. The images of these "
+                "steps had %d objects in total, but the model learns only background. Likely "
+                "causes: anchor sizes (or size ranges of the assigner) that do not fit the objects "
+                "in the resized images; class ids outside 0 to num_classes - 1; annotations that "
+                "were filtered out (crowds, empty or tiny boxes); images without objects",
                 _num_positives()[0],
                 self._empty_steps,
                 self.trainer.iter,
@@ -140,14 +141,15 @@ class TrainingGuard(HookBase):
 
 
 class BestCheckpoint(HookBase):
-    """Keep the checkpoint with the best metric, across resumes too.
+    """Keep the checkpoint with the best metric, also across resumes.
 
-    Detectron2's forgets the best when a run is resumed. Register it after the evaluation.
+    Detectron2's hook forgets the best metric when a run is resumed. Register this hook after the
+    evaluation.
 
     Args:
         checkpointer: writes model_best.pth.
-        metrics: as the evaluation logs them, such as "bbox/AP"; more is better, and the first that
-            there is counts.
+        metrics: names as the evaluation logs them, such as "bbox/AP". Higher is better. The first
+            one that was logged counts.
     """
 
     def __init__(self, checkpointer: RunCheckpointer, metrics: Sequence[str]) -> None:
@@ -156,7 +158,7 @@ class BestCheckpoint(HookBase):
         self.best: dict[str, float] = {}
 
     def before_train(self) -> None:
-        """On a resume, look at the best that is there: it may be later than the checkpoint."""
+        """On a resume, read model_best.pth: it may be newer than the resumed checkpoint."""
         path = Path(self.checkpointer.save_dir, f"{BEST}.pth")
         if self.trainer.start_iter > 0 and path.is_file():
             written = read_extras(str(path)).get("best") or {}
@@ -164,81 +166,90 @@ class BestCheckpoint(HookBase):
                 self.best = written
 
     def after_step(self) -> None:
-        """Compare, if this step was evaluated."""
+        """Write model_best.pth if this step was evaluated and its metric is the best."""
         step, latest = self.trainer.storage.iter, self.trainer.storage.latest()
         name = next((name for name in self.metrics if latest.get(name, (0, -1))[1] == step), "")
         value = latest[name][0] if name else math.nan
-        if value > self.best.get("metric", -math.inf):  # NaN is not
+        if value > self.best.get("metric", -math.inf):  # False for NaN
             self.best = {"metric": float(value), "iteration": step}
             self.checkpointer.save(BEST, iteration=step, best=self.best)
-            logger.info("%s %.2f at iteration %d is the best", name, value, step)
+            logger.info("Best %s so far: %.2f at iteration %d", name, value, step)
 
     def after_train(self) -> None:
-        """Compare after the last evaluation."""
+        """Compare the metric of the last evaluation."""
         self.after_step()
 
     def state_dict(self) -> dict[str, float]:
-        """The best metric and its iteration."""
+        """Return the best metric and its iteration."""
         return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore the best metric and its iteration.
+
+        Args:
+            state_dict: as :meth:`state_dict` returns it.
+        """
         self.best = dict(state_dict)
 
 
 class Evaluation(EvalHook):
-    """Detectron2's, but without the evaluation at the end if the last step has failed.
+    """Detectron2's evaluation hook, without a final evaluation of a training that has failed.
 
-    At a full disk, say: the results would look like those of a training that has ended.
+    After a failure, such as a full disk, the results would look like those of a finished training.
     """
 
     def after_train(self) -> None:
-        """Evaluate."""
+        """Evaluate if the training has reached its last iteration."""
         if self.trainer.iter == self.trainer.max_iter:
             super().after_train()
 
 
 def seed_step(trainer: TrainerBase, seed: int) -> None:
-    """Seed torch before a step by its iteration, so that a resumed run has the same numbers.
+    """Seed torch from the iteration before each step, so that a resumed run has the same numbers.
 
-    The loader seeds its samples itself.
+    The data loader seeds its samples separately.
+
+    Args:
+        trainer: gives the iteration.
+        seed: the seed of the run, >= 0.
     """
-    words = [seed, trainer.iter, comm.get_rank()]
-    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+    entropy = [seed, trainer.iter, comm.get_rank()]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> None:
-    """Draw the training curves and a few detections when a training ends, not interrupted.
+    """Draw the training curves and some detections at the end of a training.
 
-    Register it in the main process, after the writers, whose files it reads.
+    Nothing is drawn after an interruption. Register the function in the main process, after the
+    metric writers, because it reads metrics.json.
 
     Args:
-        trainer: tells whether the training has ended.
-        config: names the output folder, which holds metrics.json and gets the pictures, and the
-            test set whose first images with objects are drawn.
-        model: in inference mode gives the detections.
+        trainer: gives the current and the last iteration.
+        config: names the output folder, which has metrics.json and gets the pictures, and the test
+            set, whose first images with objects are drawn.
+        model: a detector in Detectron2's input and output formats.
     """
     if trainer.iter < trainer.max_iter:
         return
     folder, name = Path(config.train.output_dir), config.names("test")[0]
     plot_curves(folder / "metrics.json", folder / "curves.png")
     draw_detections(model, config.test_loader(name), name, folder / "detections.png")
-    logger.info("Curves and detections are drawn in %s", folder)
+    logger.info("Wrote curves.png and detections.png to %s", folder)
 
 
 def _explain(parameter: str, iteration: int, earlier: bool) -> str:
-    """Why the images of this step are not to blame."""
+    """Explain that the weights, not the images of this step, made the loss non-finite."""
     if not earlier:
         return f"The weights were not finite from the start (the first: {parameter})."
     return (
         f"The weights were not finite before this step (the first: {parameter}): the gradients of "
-        f"iteration {iteration - 1} broke them, so the images named are those of that iteration, "
-        "and a checkpoint written after it is broken too."
+        f"iteration {iteration - 1} broke them. The images listed are those of that iteration, and "
+        "a checkpoint written after it is broken too."
     )
 
 
 def _num_positives() -> tuple[str, float]:
-    """The least that the model logged in this step, and its name; 1 if it logs no such number."""
+    """Return the smallest ``num_positives`` of this step and its name; 1 if none is logged."""
     storage = get_event_storage()
     logged = [
         (name, value)

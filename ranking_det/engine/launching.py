@@ -1,4 +1,4 @@
-"""Starting the processes of a run: one, several, or those that torchrun started."""
+"""Launch the processes of a run: one, several, or those that torchrun has started."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ Work = Callable[[Command], int]
 
 
 def start(work: Work, command: Command) -> int:
-    """Run ``work`` in every process; return an exit status that is not 0, if there is one.
+    """Run ``work`` in every process of the command.
 
     Args:
         work: takes the command and returns an exit status.
-        command: how many processes, and where. Under torchrun, which has flags of its own for
-            these, they are not looked at.
+        command: says how many processes to start and where. Torchrun has its own flags for this;
+            under torchrun those of the command are ignored.
+
+    Returns:
+        0, or the exit status of a process that failed.
 
     Raises:
-        UserError: they cannot be had here.
+        UserError: this machine cannot run so many processes.
     """
     if distributed.is_torchelastic_launched():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -53,23 +56,36 @@ def start(work: Work, command: Command) -> int:
 
 
 def check_processes(command: Command) -> None:
-    """Raise UserError if this machine cannot run the processes that were asked for."""
-    if command.num_gpus < 1 or command.num_machines < 1:
-        raise UserError("--num-gpus and --num-machines must be at least 1")
+    """Check that this machine can run the processes of the command.
+
+    Raises:
+        UserError: there are too few GPUs or CPU cores, or a flag is out of its range.
+    """
+    for flag, number in (
+        ("--num-gpus", command.num_gpus),
+        ("--num-machines", command.num_machines),
+    ):
+        if number < 1:
+            raise UserError(f"{flag}: expected at least 1, got {number}")
     if not 0 <= command.machine_rank < command.num_machines:
-        raise UserError(
-            f"--machine-rank must be 0 to {command.num_machines - 1}, got {command.machine_rank}"
-        )
+        last = command.num_machines - 1
+        raise UserError(f"--machine-rank: expected 0 to {last}, got {command.machine_rank}")
     if command.num_machines > 1 and command.dist_url == "auto":
-        raise UserError("--num-machines needs --dist-url tcp://HOST:PORT, machine 0's")
+        raise UserError(
+            "--dist-url: expected the address of machine 0, tcp://HOST:PORT, for several machines, "
+            "got 'auto'"
+        )
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
     if command.num_gpus > (gpus or cores):
-        raise UserError(f"--num-gpus is {command.num_gpus}, but this machine has {usable}")
+        raise UserError(
+            f"--num-gpus: expected at most {gpus or cores}, got {command.num_gpus} (this machine "
+            f"has {usable})"
+        )
 
 
 def _exit_with(work: Work, command: Command) -> None:
-    """In a process of its own, whose exit status is all that the others see."""
+    """Run ``work`` in a child process; the parent sees only its exit status."""
     status = work(command)
     if status:
         sys.stdout.flush()
@@ -77,18 +93,19 @@ def _exit_with(work: Work, command: Command) -> None:
 
 
 def _on_cpu(local_rank: int, url: str, work: Work, command: Command) -> None:
-    """Detectron2 0.6 can launch on GPUs only."""
+    """Run ``work`` in a CPU process; Detectron2 0.6 can launch GPU processes only."""
     rank = command.machine_rank * command.num_gpus + local_rank
     _join(url, rank, command.num_processes, local_rank, command.num_gpus)
     _exit_with(work, command)
 
 
 def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> None:
-    """Meet the other processes, and make the group of this machine that Detectron2 asks for."""
+    """Initialise the process group, and the local group of this machine that Detectron2 needs."""
     on_gpu = torch.cuda.is_available()
     if on_gpu and local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"{local_size} processes on this machine, which has {torch.cuda.device_count()} GPUs"
+            f"--nproc-per-node: expected at most {torch.cuda.device_count()}, the number of GPUs "
+            f"of this machine, got {local_size}"
         )
     if on_gpu:
         torch.cuda.set_device(local_rank)

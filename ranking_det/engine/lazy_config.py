@@ -1,6 +1,6 @@
-"""LazyConfigs: loading them, and checking their keys, their values and the overrides.
+"""Load LazyConfigs; check their keys, values and overrides.
 
-Detectron2 accepts a mistyped override silently: it adds a key that nobody reads.
+Detectron2 silently accepts a misspelt override: it adds a key that nothing reads.
 """
 
 from __future__ import annotations
@@ -30,59 +30,63 @@ REQUIRED = {
     "train": "output_dir init_checkpoint device max_iter eval_period log_period "
     "checkpointer.period",
 }
-"""What a LazyConfig must define, and the keys in it."""
+"""The nodes that a LazyConfig must define, and the required keys of each."""
 
 
 def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> DictConfig:
     """Load a LazyConfig, apply ``key=value`` overrides and check both.
 
     Args:
-        path: a .py file that defines ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier``
-            and ``train``, which is a program; or the yaml file that a run has left of one.
-        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them. They are the user's
-            own, and may name anything.
-        trust: whether a yaml file, too, may call whatever it names.
+        path: a .py file, which is executed, that defines ``model``, ``dataloader``, ``optimizer``,
+            ``lr_multiplier`` and ``train``; or the yaml file that a run has saved of such a config.
+        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them. The user types them,
+            so that they may name any callable.
+        trust: whether a yaml file may also name any callable.
 
     Returns:
         The config.
 
     Raises:
-        UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
-            or a yaml file names what is not on the list of
+        UserError: the file is missing or faulty, a key is unknown, a value has a wrong type, or a
+            yaml file names a callable that is not on the list of
             :mod:`ranking_det.engine.safe_config`.
     """
-    check_file(path, "the config file")
+    check_file(path, "--config-file")
     load = LazyConfig.load if path.endswith(".py") or trust else load_saved_config
     try:
         cfg = load(path)
     except UserError:
         raise
-    except Exception as error:  # a config is a program; anything can go wrong in it
+    except Exception as error:  # a config is a program and can raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"{path}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         ) from error
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
-        raise UserError(f"{path}: must define {', '.join(absent)}, as configs/shapes/ do")
+        raise UserError(_undefined(path, absent))
     for override in overrides:
         _apply(cfg, override)
     _check_nodes(cfg, "")
     required = [f"{name}.{key}" for name, keys in REQUIRED.items() for key in keys.split()]
     absent = [key for key in required if _select(cfg, key) is None]
     if absent:
-        raise UserError(f"{path}: must define {', '.join(absent)}, as configs/common/ do")
+        raise UserError(_undefined(path, absent))
     for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"{key} must be an integer of at least 1, got {value!r}")
+            raise UserError(f"{key}: expected an integer of at least 1, got {value!r}")
     return cfg
+
+
+def _undefined(path: str, keys: Sequence[str]) -> str:
+    return f"{path}: expected definitions of {', '.join(keys)}, got none (for examples: configs/)"
 
 
 def _apply(cfg: DictConfig, override: str) -> None:
     key, equals, _ = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is not an override of the form key=value")
+        raise UserError(f"overrides: expected key=value, got {override!r}")
     _check_override_key(cfg, key)
     before = _select(cfg, key)
     try:
@@ -97,7 +101,7 @@ def _apply(cfg: DictConfig, override: str) -> None:
 
 
 def _drop_arguments(node: DictConfig) -> None:
-    """Leave out those of what the node called before that the new target does not take."""
+    """Remove the arguments of the previous target that the new target does not take."""
     target = target_of(node)
     accepted = None if target is None else parameters(target)
     for key in list(node) if accepted is not None else ():
@@ -113,13 +117,15 @@ def _select(cfg: DictConfig, key: str) -> Any:
 
 
 def _check_override_key(cfg: DictConfig, key: str) -> None:
-    """A key is valid if it is in the config, or in the signature of its node's ``_target_``."""
+    """Check that a key is in the config, or in the signature of its node's ``_target_``."""
     node: Any = cfg
     where = ""
     for part in key.split("."):
         if isinstance(node, ListConfig):
             if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"{where}: has entries 0 to {len(node) - 1}, got {part!r}")
+                raise UserError(
+                    f"{where}: expected an index from 0 to {len(node) - 1}, got {part!r}"
+                )
             node = node[int(part)]
         elif isinstance(node, DictConfig):
             if part not in node:
@@ -127,7 +133,7 @@ def _check_override_key(cfg: DictConfig, key: str) -> None:
                 return
             node = node[part]
         else:
-            raise UserError(f"{where} is {node!r} and has no key {part!r}")
+            raise UserError(f"{where}: expected a node with a key {part!r}, got {node!r}")
         where = f"{where}.{part}" if where else part
 
 
@@ -137,24 +143,25 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
     if accepted is None or key in accepted:
         return
     known = {*map(str, node), *accepted} - {"_target_"}
-    raise UserError(f"no key {key!r} in {where or 'the config'}{nearest(key, known)}")
+    raise UserError(f"{where or 'config'}: no key {key!r}{nearest(key, known)}")
 
 
 def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
-    """A plain value is replaced by one of its type; an int may stand for a float."""
+    """Check that an override keeps the type of a value; an int may replace a float."""
     if after is None and _may_be_none(parent, key.rpartition(".")[2]):
         return
     if isinstance(before, (DictConfig, ListConfig)):
         if not isinstance(after, type(before)):
-            raise UserError(f"{key} is a node of the config and cannot become {after!r}")
+            kind = "a list" if isinstance(before, ListConfig) else "a config node"
+            raise UserError(f"{key}: expected {kind}, got {after!r}")
     elif isinstance(before, (bool, int, float, str)):
         wider = isinstance(before, float) and type(after) is int
         if type(after) is not type(before) and not wider:
-            raise UserError(f"{key} must be {type(before).__name__}, got {after!r}")
+            raise UserError(f"{key}: expected {type(before).__name__}, got {after!r}")
 
 
 def _may_be_none(node: Any, name: str) -> bool:
-    """Whether what the node calls has None as an argument's default, or in its annotation."""
+    """Whether the target of a node allows None for an argument, as default or by annotation."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     if target is None:
         return False
@@ -170,7 +177,11 @@ def _may_be_none(node: Any, name: str) -> bool:
 
 
 def target_of(node: DictConfig) -> Callable[..., Any] | None:
-    """What a node calls; a config that was saved has its name."""
+    """Return the callable that a node names; None if it names none.
+
+    Args:
+        node: a node of the config; a saved config has the name of the callable as text.
+    """
     target = node.get("_target_")
     if isinstance(target, str):
         target = pydoc.locate(target)
@@ -178,7 +189,7 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
 
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
-    """Check the keys of every node against its target, and the values of this project's own."""
+    """Check the keys of each node against its target, and the values if it is of this project."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))

@@ -1,12 +1,12 @@
-"""The output folder of a training: one writer, no earlier training lost, nothing half written.
+"""Output folder of a training: lock, ``--overwrite`` without data loss, cleanup after a kill.
 
-``--overwrite`` puts the files of an earlier training aside in ``earlier_run/``, where they stay
-until the new training has a checkpoint. A kill leaves one of these states behind:
+``--overwrite`` moves the files of an earlier training to ``earlier_run/``. They stay there until
+the new training has a checkpoint. After a kill the folder has one of these states:
 
-- ``earlier_run.partial/``: some files are put aside, the others are where they were;
-- ``earlier_run/``: all are, and the new training has no checkpoint yet;
-- ``earlier_run/`` beside a whole checkpoint that is younger: the new training goes on from it;
-- ``.obsolete_run/``: what the first checkpoint of the new training has made superfluous.
+- ``earlier_run.partial/``: some files are moved, the others are not;
+- ``earlier_run/``: all files are moved, and the new training has no checkpoint yet;
+- ``earlier_run/`` and a newer, complete checkpoint: the new training can be resumed;
+- ``.obsolete_run/``: files that are being deleted after the first checkpoint of the new training.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
-# The best is not one to go on from.
+# Without the best checkpoint: a training does not resume from it.
 RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
-# An evaluation without a training leaves some of these too. log.txt is not among them: whatever
-# runs in the folder appends to it.
+# The files of a training; an evaluation alone writes some of these too. Every command appends to
+# log.txt, which is therefore not among them.
 FILES = {
     *("last_checkpoint", "metrics.json", "config.yaml", "config.yaml.pkl", "classes.json"),
     *("results.json", "per_class_ap.csv", "curves.png", "detections.png"),
@@ -45,15 +45,15 @@ FILES = {
 
 
 def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
-    """Refuse to start a training where there is one already; nothing is written.
+    """Refuse to start a training in a folder that already has one; nothing is written.
 
     Args:
         output_dir: the folder.
-        key: how the user writes it.
-        resumable: whether it has a checkpoint to go on from.
+        key: the config key of the folder, for messages.
+        resumable: whether the folder has a checkpoint that can be resumed.
 
     Raises:
-        UserError: a training was begun there, finished or not.
+        UserError: the folder has a training, finished or not, or one is running there.
     """
     folder = Path(output_dir)
     if not has_training(folder):
@@ -61,35 +61,51 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
     path = folder / ".lock"
     if os.access(path, os.R_OK):
         with path.open() as file:
-            _lock(file, output_dir, fcntl.LOCK_SH)  # several processes of a command may look
+            _lock(file, output_dir, fcntl.LOCK_SH)  # shared by the processes of a command
     aside = _aside(folder)
     if aside:
         raise UserError(_stopped(aside, key, output_dir))
-    resume = "--resume to go on with it, " if resumable else ""
+    resume = "--resume to continue it, " if resumable else ""
     raise UserError(
-        f"{key}={output_dir} already has a training: give {resume}--overwrite to replace it, or "
+        f"{key}: {output_dir!r} already has a training; give {resume}--overwrite to replace it, or "
         f"another folder with {key}=FOLDER"
     )
 
 
 def check_still_no_training(output_dir: str, key: str) -> None:
-    """The same check once more under the lock: another command may have trained there meanwhile."""
+    """Repeat :func:`check_no_training` under the lock of :func:`sole_writer`.
+
+    Args:
+        output_dir: the folder.
+        key: the config key of the folder, for messages.
+
+    Raises:
+        UserError: another command has started a training there in the meantime.
+    """
     if has_training(Path(output_dir)):
         raise UserError(
-            f"{key}={output_dir} got a training while this one was prepared; give another folder "
-            f"with {key}=FOLDER"
+            f"{key}: another command has started a training in {output_dir!r} in the meantime; "
+            f"give another folder with {key}=FOLDER"
         )
 
 
 def check_not_put_aside(output_dir: str, key: str) -> None:
-    """Raise UserError if it is unclear which training of the folder is to be resumed."""
+    """Check that it is clear which training of the folder ``--resume`` continues.
+
+    Args:
+        output_dir: the folder.
+        key: the config key of the folder, for messages.
+
+    Raises:
+        UserError: the folder also has files of an earlier training that was put aside.
+    """
     folder = Path(output_dir)
     aside = _aside(folder)
-    # A move back that was cut off: which of the files are of which training is unclear.
+    # Someone has moved only some of the files back: the files of two trainings may be mixed.
     if aside and aside.name == EARLIER and _has_checkpoint(folder):
         raise UserError(
-            f"{aside} holds files of an earlier training: delete it, or move what is in it back to "
-            f"{output_dir}; then --resume"
+            f"{key}: {aside} has files of an earlier training; delete it or move its content back "
+            f"to {output_dir}, and then give --resume"
         )
     if aside:
         raise UserError(_stopped(aside, key, output_dir))
@@ -97,14 +113,17 @@ def check_not_put_aside(output_dir: str, key: str) -> None:
 
 def _stopped(aside: Path, key: str, output_dir: str) -> str:
     return (
-        f"{key}={output_dir}: a training with --overwrite was stopped before its first checkpoint; "
-        f"give --overwrite to start it again, or move what is in {aside} back to {output_dir} and "
-        "give --resume to go on with the earlier one"
+        f"{key}: a training with --overwrite in {output_dir!r} was stopped before its first "
+        f"checkpoint; give --overwrite to start it again, or move the content of {aside} back to "
+        f"{output_dir} and give --resume to continue the earlier training"
     )
 
 
 def has_training(folder: Path) -> bool:
-    """Whether a training was begun in a folder: not a preview, predictions or an evaluation."""
+    """Whether a folder has a training, finished or not.
+
+    The files of a preview, predictions or an evaluation do not count.
+    """
     if _aside(folder) or (folder / "metrics.json").exists() or _has_checkpoint(folder):
         return True
     return any(CHECKPOINT.fullmatch(path.name) for path in folder.glob("model_*.pth"))
@@ -113,9 +132,14 @@ def has_training(folder: Path) -> bool:
 def put_aside(output_dir: str) -> None:
     """Move the files of an earlier training, if there is one, to ``earlier_run/``.
 
-    If that has a training already, which the one here was to replace and has no checkpoint to
-    replace it with, the one here is removed instead. Call it in the main process, and last before
-    a new training writes its first file.
+    ``earlier_run/`` may already have a training, because the training in the folder was started
+    with ``--overwrite`` and has no checkpoint yet. In that case the files in the folder are deleted
+    and ``earlier_run/`` is kept.
+
+    Call this in the main process, directly before a new training writes its first file.
+
+    Args:
+        output_dir: the folder.
     """
     folder = Path(output_dir)
     if not has_training(folder):
@@ -125,7 +149,7 @@ def put_aside(output_dir: str) -> None:
         for path in _files(folder):
             path.unlink()
         return
-    # The pointer first, so that it never points to what has been moved.
+    # last_checkpoint first, so that it never names a file that has been moved.
     for path in sorted(_files(folder), key=lambda path: path.name != "last_checkpoint"):
         target = moving / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +157,15 @@ def put_aside(output_dir: str) -> None:
     discard_earlier(output_dir)
     if moving.is_dir():
         moving.rename(earlier)
-        logger.info("The earlier training is put aside in %s until the first checkpoint", earlier)
+        logger.info("Keeping the earlier training in %s until the first checkpoint", earlier)
 
 
 def discard_earlier(output_dir: str) -> None:
-    """Remove what :func:`put_aside` has moved, if there is anything."""
+    """Delete the files that :func:`put_aside` has moved, if there are any.
+
+    Args:
+        output_dir: the folder.
+    """
     earlier = Path(output_dir, EARLIER)
     if earlier.is_dir():
         _remove_obsolete(Path(output_dir))
@@ -146,7 +174,12 @@ def discard_earlier(output_dir: str) -> None:
 
 
 def where_put(output_dir: str, path: str) -> str:
-    """Where a file of the folder is now, if a training with --overwrite has put it aside."""
+    """Return the current path of a file that :func:`put_aside` may have moved.
+
+    Args:
+        output_dir: the folder.
+        path: the path of a file, or a URL; returned unchanged if the file was not moved.
+    """
     folder = Path(output_dir)
     aside = _aside(folder)
     if "://" in path or Path(path).resolve().parent != folder.resolve() or not aside:
@@ -156,7 +189,11 @@ def where_put(output_dir: str, path: str) -> str:
 
 
 def remove_partial(output_dir: str) -> None:
-    """Remove what earlier runs were writing, or removing, when they were killed."""
+    """Delete the files that earlier runs were writing or deleting when they were killed.
+
+    Args:
+        output_dir: the folder.
+    """
     folder = Path(output_dir)
     if (folder / EARLIER).is_dir() and _is_obsolete(folder / EARLIER):
         discard_earlier(output_dir)
@@ -167,11 +204,13 @@ def remove_partial(output_dir: str) -> None:
 
 
 def drop_rows_after(metrics: Path, iteration: int) -> None:
-    """Drop the rows of a metrics.json that a resumed training writes again.
+    """Remove the rows of metrics.json that a resumed training will write again.
+
+    A truncated last line is removed too.
 
     Args:
-        metrics: the file, of one JSON object a line; it need not be there.
-        iteration: the last one of the checkpoint. A last line that was cut off is dropped too.
+        metrics: the file, with one JSON object per line; it may be missing.
+        iteration: the last iteration of the checkpoint; later rows are removed.
     """
     if metrics.is_file():
         lines = metrics.read_text().splitlines(keepends=True)
@@ -190,7 +229,7 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _aside(folder: Path) -> Path | None:
-    """The folder of files that were put aside, if there are any."""
+    """Return the folder to which files were moved; None if it is missing, empty or obsolete."""
     for path in (folder / f"{EARLIER}{PARTIAL}", folder / EARLIER):
         if path.is_dir() and any(path.iterdir()) and not _is_obsolete(path):
             return path
@@ -198,9 +237,10 @@ def _aside(folder: Path) -> Path | None:
 
 
 def _is_obsolete(aside: Path) -> bool:
-    """Whether the new training was killed right after the first checkpoint, before its pointer.
+    """Whether the new training was killed between its first checkpoint and ``last_checkpoint``.
 
-    That checkpoint is younger than all that was put aside, unlike one that was moved back.
+    That checkpoint is newer than all files that were put aside. A checkpoint that the user has
+    moved back is not.
     """
     folder = aside.parent
     paths = folder.glob("model_*.pth")
@@ -208,17 +248,17 @@ def _is_obsolete(aside: Path) -> bool:
     if aside.name != EARLIER or _has_checkpoint(folder) or not checkpoints:
         return False
     files = (path for path in aside.rglob("*") if path.is_file())
-    youngest = max((path.stat().st_mtime_ns for path in files), default=0)
-    return max(path.stat().st_mtime_ns for path in checkpoints) >= youngest
+    newest = max((path.stat().st_mtime_ns for path in files), default=0)
+    return max(path.stat().st_mtime_ns for path in checkpoints) >= newest
 
 
 def _files(folder: Path) -> list[Path]:
-    """What a run writes in a folder; of several test sets the detections are in a folder each."""
+    """List the files of a run; the detections of several test sets are in a subfolder each."""
     if not folder.is_dir():
         return []
     entries = list(folder.iterdir())
     sets = [path for path in entries if path.name in DatasetCatalog and path.is_dir()]
-    detections = [path for part in sets for path in part.glob("*_instances_results.json*")]
+    detections = [path for subset in sets for path in subset.glob("*_instances_results.json*")]
     return [path for path in (*entries, *detections) if path.is_file() and _is_ours(path.name)]
 
 
@@ -234,10 +274,13 @@ def _remove_obsolete(folder: Path) -> None:
 
 @contextmanager
 def sole_writer(output_dir: str) -> Iterator[None]:
-    """Keep a second training out of the folder; a lock of the system's ends with its process.
+    """Lock the folder against a second training; the lock ends with the process.
+
+    Args:
+        output_dir: the folder; created if it does not exist.
 
     Raises:
-        UserError: another training writes there.
+        UserError: another training is writing there.
     """
     if not comm.is_main_process():
         yield
@@ -257,19 +300,19 @@ def _lock(file: IO[str], output_dir: str, kind: int) -> None:
     Args:
         file: the lock of the folder.
         output_dir: the folder, for messages.
-        kind: ``LOCK_EX`` to train, ``LOCK_SH`` to see whether another process does.
+        kind: ``LOCK_EX`` to train, ``LOCK_SH`` to test whether another process trains.
 
     Raises:
         UserError: another process has locked it.
     """
     try:
-        # Not flock, which processes that load images would inherit and outlive this one with.
+        # Not flock: data loading workers would inherit the lock and keep it after a kill.
         fcntl.lockf(file, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.seek(0)
         raise UserError(
-            f"{output_dir}: another training (process {file.read().strip()}) writes there; "
-            "give this one a folder of its own"
+            f"{output_dir}: another training (process {file.read().strip()}) is writing to this "
+            "folder; give another one"
         ) from None
     except OSError as error:
-        logger.warning("%s cannot be locked against a second training: %s", output_dir, error)
+        logger.warning("Cannot lock %s against a second training: %s", output_dir, error)

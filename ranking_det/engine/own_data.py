@@ -1,4 +1,4 @@
-"""The user's own COCO or LVIS files, from the command line."""
+"""Custom COCO or LVIS data from the command line: check, register, and adapt the config."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 NAMES = {"train": "own_train", "val": "own_val"}
-"""Of the sets in Detectron2's catalogs."""
+"""Names under which the data of a split are registered in Detectron2's catalogs."""
 
 
 class OwnData(NamedTuple):
-    """The files that were given; None for a split that was not."""
+    """Summaries of the user's annotation files; None for a split without one."""
 
     train: AnnotationSummary | None
     val: AnnotationSummary | None
 
 
 def take_own_data(config: RunConfig, command: Command) -> OwnData:
-    """Check the files of the command line, register them, and set them in the config.
+    """Check the files that the command line names, register them, and set them in the config.
 
     Args:
         config: gets the data sets and the number of classes.
-        command: names the files, which are not read again if it has what was read of them.
+        command: names the files. They are not read again if it already has their summaries.
+
+    Returns:
+        The summaries of the files.
 
     Raises:
-        UserError: a file or folder is missing on the command line or on the disk, or is faulty.
+        UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
     """
     data = OwnData(*(command.own_data or (_read(command, split) for split in NAMES)))
     summary = data.train or data.val
@@ -68,26 +71,45 @@ def take_own_data(config: RunConfig, command: Command) -> OwnData:
 
 
 def check_own_names(names: Sequence[str]) -> None:
-    """Raise UserError if the config that a run has left names files that were not given again."""
+    """Check that the files of a saved config that was run on custom data are given again.
+
+    Args:
+        names: the data sets of the config.
+
+    Raises:
+        UserError: a data set stands for custom files that the command line does not name.
+    """
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
             raise UserError(
-                f"the config was run on files of the command line: give --{split}-json FILE "
-                f"--{split}-images FOLDER again"
+                f"--{split}-json: expected a file, got none; the config was run on your own data, "
+                f"so give --{split}-json FILE --{split}-images FOLDER again"
             )
 
 
 def check_own_masks(data: OwnData) -> None:
-    """Raise UserError if the training file has no mask, for a model that learns them."""
+    """Check that the training file has masks, for a model that learns masks.
+
+    Args:
+        data: the summaries of the user's files.
+
+    Raises:
+        UserError: no annotation of the training file has a mask.
+    """
     if data.train is not None and not data.train.num_masks:
         raise UserError(
-            f"{data.train.json_file}: no annotation has a 'segmentation', but the model of the "
-            "config learns masks; take a config without masks, or a file with them"
+            f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
+            "model of the config learns masks, so use a config without masks or a file with them"
         )
 
 
 def log_own_data(data: OwnData, *, masks: bool) -> None:
-    """Say what was found, once the log is there; ``masks`` if the model learns them."""
+    """Log a summary of the user's files; call this after the log file is set up.
+
+    Args:
+        data: the summaries of the files.
+        masks: whether the model learns masks; if so, objects without a mask are a warning.
+    """
     for split, summary in zip(OwnData._fields, data, strict=True):
         if summary is not None:
             names = summary.class_names
@@ -100,7 +122,7 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
             logger.info("%s", text)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
-            "train: %d of %d objects have no mask: only their boxes are learnt",
+            "train: %d of %d objects have no mask; only their boxes are learnt",
             data.train.num_objects - data.train.num_masks,
             data.train.num_objects,
         )

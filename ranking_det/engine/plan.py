@@ -1,7 +1,8 @@
-"""From a command to a plan: all that can be known to be wrong is checked, and nothing is written.
+"""Turn a command into a checked plan, without writing any file.
 
-The shapes sets that are missing are drawn when they are loaded; a plan draws them only where the
-length of a training to be resumed depends on the number of images.
+All errors that can be detected before a run are detected here. Missing shapes data sets are
+generated when they are loaded. A plan generates them only if the length of a resumed training
+depends on the number of images.
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ from ranking_det.user_errors import UserError
 
 @dataclass
 class Plan:
-    """What a command does, checked.
+    """A checked command with its config, weights and model.
 
     Attributes:
-        command: what the user asks for.
-        config: with the user's data and their classes.
-        data: the user's files.
-        weights: to start from, to resume, to evaluate or to predict with; its path may be "".
-        model: built once, on its device; a training begins with the random numbers that it left.
-        dtype: the half precision of a training, "" for none.
-        records: the training set, if it was loaded to be counted.
+        command: the parsed command line.
+        config: the config, adapted to the user's own data.
+        data: summaries of the user's own files.
+        weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
+            may be "".
+        model: the model on its device. It is built once, so that a training continues with the
+            random state that the initialisation left.
+        dtype: the half precision of a training: "float16", "bfloat16" or "" for none.
+        records: the training set, if it was loaded to count its images.
     """
 
     command: Command
@@ -51,36 +54,36 @@ class Plan:
 
     @property
     def output_dir(self) -> str:
-        """Where a training or an evaluation writes."""
+        """The output folder of a training or an evaluation."""
         return str(self.config.train.output_dir)
 
     @property
     def learns_masks(self) -> bool:
-        """Whether the model has masks to learn."""
+        """Whether the model learns masks."""
         return interface_of(self.model).learns_masks
 
     @property
     def resume_at(self) -> int | None:
-        """The iteration at which a training goes on; None for a new one."""
+        """The iteration at which a resumed training starts; None for a new training."""
         return self.weights.next_iteration if self.command.resume else None
 
     def take_records(self) -> Records | None:
-        """Load the training set, unless it is there, and keep no reference to it."""
+        """Return the training set, loading it if needed, and keep no reference to it."""
         records, self.records = self.records, None
         return self.config.records() if records is None else records
 
 
 def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
-    """Load what a command names, check it and build the model.
+    """Load and check the config, data and weights of a command, and build the model.
 
     Args:
-        command: what the user asks for.
-        starts_others: whether this process only starts those that do the work, once it has checked
-            what each would complain about. It touches no GPU, leaves the model on the CPU, and
-            seeds nothing.
+        command: the parsed command line.
+        starts_others: whether this process only launches the worker processes, after checking what
+            each of them would report. It then uses no GPU, leaves the model on the CPU, and does
+            not seed.
 
     Raises:
-        UserError: whatever can be known to be wrong before anything is written.
+        UserError: any error of the user that can be detected before a file is written.
     """
     path = command.config_file
     if command.overwrite and not Path(path).exists():
@@ -102,7 +105,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
         names = config.names(splits[-1] if command.eval_only else "train")
         run_checks.check_trained_classes(names, weights.extras.get("class_names"), weights.path)
     if config.schedule()[0].lr <= 0:
-        raise UserError(f"the learning rate must be > 0, got {config.schedule()[0].lr}")
+        key, lr = config.written("optimizer.lr"), config.schedule()[0].lr
+        raise UserError(f"{key}: expected a learning rate above 0, got {lr}")
     _check_processes(config, command)
     if not starts_others and (command.trains or command.eval_only):
         seed = settings.get("seed", 0)
@@ -118,10 +122,13 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
 
 
 def make_missing_sets(names: Sequence[str]) -> None:
-    """Draw the shapes sets among these that are missing.
+    """Generate the shapes data sets that are missing; check the annotation files of the others.
+
+    Args:
+        names: registered data sets.
 
     Raises:
-        UserError: there is another folder in the place of one, or another set has no file.
+        UserError: the path of a shapes data set is occupied, or an annotation file is missing.
     """
     try:
         prepare_registered(names)
@@ -130,11 +137,11 @@ def make_missing_sets(names: Sequence[str]) -> None:
     for name in names:
         path = MetadataCatalog.get(name).get("json_file")
         if path:
-            run_checks.check_file(path, f"the annotation file of {name!r},")
+            run_checks.check_file(path, f"the annotation file of {name!r}")
 
 
 def _check_folders(config: RunConfig, command: Command) -> None:
-    """Raise UserError if nothing can be written, a training would be lost, or it is unclear."""
+    """Raise UserError if the output folder is not writable, or another training is in the way."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
     if command.output and (command.predict or command.preview is not None):
         run_checks.check_output_dir(command.output, "--output")
@@ -148,14 +155,14 @@ def _check_folders(config: RunConfig, command: Command) -> None:
 
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
     output_dir, key = config.train.output_dir, config.written("train.init_checkpoint")
-    given = config.train.init_checkpoint
-    # To evaluate, what a run has trained comes before what its config started from.
+    weights = config.train.init_checkpoint
+    # For an evaluation the last checkpoint of the run comes before the weights it started from.
     if (command.eval_only or command.predict) and key not in config.overridden:
-        given = "" if find_last(output_dir) else given
+        weights = "" if find_last(output_dir) else weights
     if command.overwrite:
-        given = where_put(output_dir, given)
-    keys = f"{key}=FILE", config.written("train.output_dir")
-    return find_weights(command, given, output_dir, keys)
+        weights = where_put(output_dir, weights)
+    keys = key, config.written("train.output_dir")
+    return find_weights(command, weights, output_dir, keys)
 
 
 def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
@@ -165,18 +172,20 @@ def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
 
 
 def _check_processes(config: RunConfig, command: Command) -> None:
-    # Before they are started there is one.
+    # The world size is 1 in the process that launches the others.
     world = max(comm.get_world_size(), command.num_processes)
     if world > 1 and (command.predict or command.preview is not None):
-        raise UserError("--predict and --preview take one process")
+        flag = "--predict" if command.predict else "--preview"
+        raise UserError(f"{flag}: expected one process, got {world}")
     batch = 0 if command.eval_only else config.batch
-    run_checks.check_batch(batch, config.train.device, world)
+    keys = config.written("dataloader.train.total_batch_size"), config.written("train.device")
+    run_checks.check_batch(batch, config.train.device, world, keys)
     if command.preview is not None and command.preview < 1:
-        raise UserError(f"--preview must be at least 1, got {command.preview}")
+        raise UserError(f"--preview: expected at least 1, got {command.preview}")
 
 
 def _check_model(plan: Plan, splits: Sequence[str]) -> None:
-    """Raise UserError unless the model fits the data, and the augmentation of its inference."""
+    """Raise UserError unless the model fits the data and the test-time augmentation."""
     detector, config = interface_of(plan.model), plan.config
     for split in splits:
         num_classes, keys = config.num_classes(plan.model), config.num_classes_keys
@@ -187,20 +196,21 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
 
 
 def _check_end(plan: Plan) -> None:
-    """Raise UserError if the checkpoint to resume is past the end of the training."""
-    config, done = plan.config, plan.weights.next_iteration
+    """Raise UserError if the checkpoint to resume has more iterations than the training."""
+    config, iterations = plan.config, plan.weights.next_iteration
     (length, *_), fixed = config.schedule()
     names, key = config.names("train"), config.written("train.max_iter")
     if "max_iter" not in fixed and config.batch and names:
-        num_images = 1  # only a length in epochs depends on it
+        num_images = 1  # the number matters only for a length in epochs
         if config.train.get("epochs", 0):
             make_missing_sets(names)
             plan.records = config.records() or []
             num_images = len(plan.records)
         length = config.fitted_schedule(num_images)[0].max_iter
-    if done > length:
+    if iterations > length:
         raise UserError(
-            f"--resume: {plan.weights.path} has {done} iterations, more than {key}={length}: give "
-            f"{key} of at least {done}, evaluate it with --eval-only, or start again "
-            f"with --overwrite or another {config.written('train.output_dir')}=FOLDER"
+            f"{key}: expected at least {iterations}, the iterations of {plan.weights.path}, to "
+            f"resume, got {length}; raise {key}, evaluate the checkpoint with --eval-only, or "
+            "start again with --overwrite or with another "
+            f"{config.written('train.output_dir')}=FOLDER"
         )

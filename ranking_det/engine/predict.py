@@ -1,4 +1,4 @@
-"""Detections in images of one's own: pictures, and one file in COCO's format."""
+"""Predict on custom images: draw the detections and write them in COCO format."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ranking_det.visualization.detections import overlay
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Of the files that are taken from folders and patterns."""
+"""File suffixes of the images that are found in folders and by patterns."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
-"""What Pillow raises for files that are no images, or broken ones."""
+"""Raised by Pillow for broken images and for files that are not images."""
 
 
 def predict_images(
@@ -45,29 +45,32 @@ def predict_images(
     mapper: Callable[[dict[str, Any]], dict[str, Any]],
     max_drawn: int = 10,
 ) -> Path:
-    """Detect in images, one at a time; draw them, and write all detections to one file.
+    """Detect objects in images, draw the best detections, and write all detections to one file.
 
-    A ranking loss fixes the order of scores and not their scale, so that no threshold could say
-    what to draw: of each image the ``max_drawn`` best detections are. The file has all of them.
+    A ranking loss determines the order of the scores, not their scale. Therefore no score threshold
+    selects the detections to draw: the ``max_drawn`` best of each image are drawn. The file has all
+    detections. The images are processed one at a time.
 
     Args:
         model: a detector in Detectron2's input and output formats, on its device.
         images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``.
         output_dir: gets a drawn ``STEM.jpg`` per image, and ``predictions.json`` with ``images``,
-            ``categories`` and ``annotations`` (with ``score``; boxes in pixels of the image as it
-            is seen, that is after its EXIF rotation). May be no folder of an input image.
-        class_names: of the K classes; None for their numbers.
-        category_ids: the K ids that ``predictions.json`` calls them by.
-        mapper: of the test loader, such as Detectron2's ``DatasetMapper(is_train=False)``.
-        max_drawn: detections drawn per image, at most.
+            ``categories`` and ``annotations``. Annotations have a ``score``; their boxes are in
+            pixels of the image after its EXIF rotation. The folder must not be one of the input
+            images.
+        class_names: names of the K classes; None to use their indices.
+        category_ids: the K category ids for ``predictions.json``.
+        mapper: the mapper of the test loader, such as Detectron2's
+            ``DatasetMapper(is_train=False)``.
+        max_drawn: maximum number of detections drawn per image.
 
     Returns:
         The path of ``predictions.json``.
 
     Raises:
-        UserError: no such image, a file that is none, or a folder that cannot be written; before
-            anything is predicted. Or images that turned out to be broken when they were read; then
-            after those that are not have been predicted and written.
+        UserError: before any prediction, if an image does not exist, a file is not an image, or the
+            folder is not writable; after all predictions, if some images turned out to be broken.
+            The other images are then predicted and written.
     """
     paths = find_images(images)
     _check_output(paths, Path(output_dir))
@@ -85,7 +88,7 @@ def predict_images(
                     readable, picture = _read(path, spare)
                 except UNREADABLE as error:
                     broken.append(f"{path} ({_reason(error)})")
-                    logger.warning("%d/%d cannot be read: %s", i, len(paths), broken[-1])
+                    logger.warning("%d/%d Cannot read %s", i, len(paths), broken[-1])
                     continue
                 height, width = picture.shape[:2]
                 size = {"width": width, "height": height}
@@ -97,21 +100,24 @@ def predict_images(
                 content["annotations"] += rows
                 count = len(detections)
                 logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, count, name)
-    finally:  # an interruption keeps what is done
-        written = folder / "predictions.json"
-        write_json(written, content)
+    finally:  # also after an interruption, for the images that are done
+        predictions = folder / "predictions.json"
+        write_json(predictions, content)
     if broken:
         count = len(content["images"])
-        done = f"the other {count} are in {folder}" if count else "there are no others"
-        raise UserError(f"cannot read {_some(broken)}; {done}")
-    return written
+        results = f"the results of the other {count} images" if count else "no detections"
+        raise UserError(f"--predict: cannot read {_some(broken)}; wrote {results} to {folder}")
+    return predictions
 
 
 def find_images(images: Sequence[str]) -> list[str]:
-    """Resolve files, folders and patterns to files, each once, in the order given.
+    """Resolve files, folders and patterns to image files, without duplicates, in the given order.
+
+    Args:
+        images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``.
 
     Raises:
-        UserError: one of them stands for no image.
+        UserError: a file does not exist, or a folder or pattern has no image.
     """
     files: dict[str, str] = {}
     kinds = f"image ({', '.join(SUFFIXES)})"
@@ -124,29 +130,32 @@ def find_images(images: Sequence[str]) -> list[str]:
         else:
             paths, fault = _only_images(glob.glob(item, recursive=True)), f"matches no {kinds}"
         if not paths:
-            raise UserError(f"{item!r} {fault} (current folder: {Path.cwd()})")
+            raise UserError(f"--predict: {item!r} {fault} (current folder: {Path.cwd()})")
         for path in paths:
             files.setdefault(os.path.realpath(path), path)
     if not files:
-        raise UserError("there is no image to predict: give files, folders or patterns")
+        raise UserError("--predict: expected image files, folders or patterns, got none")
     return list(files.values())
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
-    """A JPEG's name for each path, by its stem; ``_2``, ``_3`` and so on where one is taken.
+    """Name a JPEG file for each path by its stem, with ``_2``, ``_3`` and so on for duplicates.
+
+    Args:
+        paths: the paths of the images.
 
     >>> unique_names(["a/x.png", "b/x.jpg", "b/y.jpg"])
     ['x.jpg', 'x_2.jpg', 'y.jpg']
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     names = []
     for path in paths:
         stem = name = Path(path).stem
         count = 1
-        while name.lower() in taken:  # some file systems do not know a from A
+        while name.lower() in used:  # some file systems ignore case
             count += 1
             name = f"{stem}_{count}"
-        taken.add(name.lower())
+        used.add(name.lower())
         names.append(f"{name}.jpg")
     return names
 
@@ -161,29 +170,30 @@ def _check_output(paths: Sequence[str], folder: Path) -> None:
     for path in paths:
         if folder.resolve() in (Path(path).parent.resolve(), Path(path).resolve().parent):
             raise UserError(
-                f"--output={folder} is the folder of the image {path!r}, which a drawn one could "
-                "overwrite; give another folder"
+                f"--output: expected a folder without input images, got {str(folder)!r}, which has "
+                f"{path!r} (a drawn image could overwrite it)"
             )
 
 
 def _check_headers(paths: Sequence[str]) -> None:
-    """Raise UserError for files that are no images; it reads only how they begin."""
+    """Raise UserError for files that are not images, by reading their headers."""
     faults = []
     for path in paths:
         try:
             with Image.open(path) as image:
                 if image.mode == "F":
-                    faults.append(f"{path} (of floating-point pixels; save it with 8 or 16 bits)")
+                    faults.append(f"{path} (floating-point pixels; save it with 8 or 16 bits)")
         except UNREADABLE as error:
             faults.append(f"{path} ({_reason(error)})")
     if faults:
-        raise UserError(f"no image that can be read: {_some(faults)}")
+        raise UserError(f"--predict: expected readable images, got {_some(faults)}")
 
 
 def _read(path: str, folder: str) -> tuple[str, np.ndarray]:
-    """The file to give to the mapper, and its pixels (H, W, 3), uint8 RGB.
+    """Return the file for the mapper, and its pixels (H, W, 3), uint8 RGB.
 
-    Pillow makes nearly all of a grey 16-bit image white: the mapper gets an 8-bit copy of it.
+    Pillow clips 16-bit grey images to 8 bits, which makes them almost white. The mapper gets a
+    scaled 8-bit copy in ``folder`` instead.
     """
     with Image.open(path) as image:
         if image.mode.startswith("I"):
@@ -194,7 +204,7 @@ def _read(path: str, folder: str) -> tuple[str, np.ndarray]:
 
 
 def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
-    """The detections of an image on the CPU, by descending score, in its own pixels."""
+    """Return the detections of an image on the CPU, sorted by descending score."""
     detections = model([inputs])[0]["instances"].to("cpu")
     return detections[detections.scores.argsort(descending=True, stable=True)]
 
@@ -204,7 +214,7 @@ def _save(picture: np.ndarray, path: Path) -> None:
         Image.fromarray(picture).save(path, quality=90)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({_reason(error)})") from error
+        raise UserError(f"{path}: cannot write this file ({_reason(error)})") from error
 
 
 def _annotations(
@@ -222,7 +232,7 @@ def _annotations(
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image, or of an unknown format"
+        return "not an image, or an unknown format"
     return " ".join((getattr(error, "strerror", None) or str(error) or "broken").split())
 
 

@@ -1,4 +1,4 @@
-"""Pictures that a model makes: previews of its training, and detections on a few images."""
+"""Draw training images with their positives, and detections next to the ground truth."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class PreviewSummary(NamedTuple):
-    """What was drawn.
+    """Counts of what a preview has drawn.
 
     Attributes:
         images: number of images.
-        objects: number of their objects.
-        positives: number of their positives; None if the model does not tell.
-        without_positive: number of objects without a positive; None likewise.
+        objects: number of ground-truth objects in them.
+        positives: number of positives; None if the model does not report its positives.
+        without_positive: number of objects without a positive; None in the same case.
     """
 
     images: int
@@ -47,41 +47,42 @@ def draw_previews(
     output_dir: str | Path,
     class_names: Sequence[str] | None = None,
 ) -> PreviewSummary:
-    """Draw training images as the model gets them, with their objects and their positives.
+    """Draw training images as the model gets them, with their objects and positives.
 
-    An image becomes ``preview_0001.png`` and so on. A model that does not tell its positives (see
-    :class:`DetectorInterface`) gets boxes only.
+    The images are written as ``preview_0001.png`` and so on. For a model that does not report its
+    positives (see :class:`DetectorInterface`), only the boxes of the objects are drawn.
 
     Args:
-        model: a detector; it is used in the mode in which it is, which matters to assigners that
-            look at predictions, and it is not changed.
+        model: a detector. It is used in its current mode, which matters for assigners that use
+            predictions, and is not changed.
         batches: the training loader.
-        num_images: how many images, >= 1; fewer if the loader has fewer.
-        output_dir: where the pictures go.
-        class_names: of the K classes; None for their numbers.
+        num_images: number of images, >= 1; fewer if the loader has fewer.
+        output_dir: the folder for the images.
+        class_names: names of the K classes; None to use their indices.
 
     Returns:
-        What was drawn.
+        The counts of images, objects and positives.
 
     Raises:
-        UserError: a folder that cannot be written, or a loader that gives no images or no
-            objects.
+        UserError: the folder is not writable, or the loader gives no images or no ground truth.
     """
-    check_output_dir(str(output_dir), "the folder of the preview")
+    check_output_dir(str(output_dir), "the preview folder")
     folder = Path(output_dir)
     detector, has_positives = interface_of(model), True
     counts: list[np.ndarray] = []
     for batch in _first(batches, num_images):
         batch_positives = detector.find_positives(batch)
         if batch_positives is None and has_positives:
-            logger.warning("The positives of %s are not known: boxes only", type(model).__name__)
+            logger.warning(
+                "%s does not report its positives: drawing boxes only", type(model).__name__
+            )
             has_positives = False
         for inputs, positives in zip(batch, batch_positives or [None] * len(batch), strict=True):
             drawn, objects = None, np.empty(0, np.int64)
             if positives is not None:
                 boxes, objects = positives.boxes.cpu().numpy(), positives.index.cpu().numpy()
-                words = positives.description, positives.task, positives.are_points
-                drawn = DrawnPositives(boxes, objects, *words)
+                texts = positives.description, positives.task, positives.are_points
+                drawn = DrawnPositives(boxes, objects, *texts)
             folder.mkdir(parents=True, exist_ok=True)
             picture = folder / f"preview_{len(counts) + 1:04d}.png"
             image = to_rgb(inputs["image"], detector.input_format)
@@ -92,10 +93,10 @@ def draw_previews(
             draw_preview(picture, name, image, boxes, labels, drawn)
             counts.append(np.bincount(objects, minlength=len(instances)))
     if not counts:
-        raise UserError("--preview: the training loader gives no image")
+        raise UserError("--preview: expected images from the training loader, got none")
     numbers = np.concatenate(counts)
     totals = (int(numbers.sum()), int((numbers == 0).sum())) if has_positives else (None, None)
-    logger.info("%d images are drawn in %s", len(counts), folder)
+    logger.info("Wrote %d images to %s", len(counts), folder)
     return PreviewSummary(len(counts), len(numbers), *totals)
 
 
@@ -106,17 +107,18 @@ def draw_detections(
     picture: str | Path,
     num_images: int = 6,
 ) -> None:
-    """Draw the first images that have objects: ground truth on the left, detections on the right.
+    """Draw ground truth (left) and detections (right) of the first images that have objects.
 
-    As many detections are drawn as there are objects, those of highest score: a ranking loss fixes
-    the order of scores, not a threshold. Without such an image there is no picture.
+    In an image with n objects the n detections with the highest scores are drawn: a ranking loss
+    determines the order of the scores, not a threshold. If no image has objects, nothing is
+    written.
 
     Args:
         model: a detector in Detectron2's input and output formats.
-        loader: a test loader of one image per batch.
-        dataset: the name of its data set, which has the annotations.
-        picture: the PNG to write.
-        num_images: how many images.
+        loader: a test loader with one image per batch.
+        dataset: name of the loader's data set, which has the annotations.
+        picture: path of the PNG file to write.
+        num_images: maximum number of images.
     """
     records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
     examples = []
@@ -133,7 +135,15 @@ def draw_detections(
 
 
 def to_rgb(image: Tensor, image_format: str) -> np.ndarray:
-    """A model's input (3, H, W) -> (H, W, 3) uint8 RGB."""
+    """Convert an input image of a model to an RGB array.
+
+    Args:
+        image: (3, H, W), values in [0, 255]; others are clipped.
+        image_format: as in Detectron2, such as "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     pixels = image.detach().cpu().permute(1, 2, 0).numpy()
     if image_format != "RGB":
         pixels = convert_image_to_rgb(pixels, image_format)
@@ -143,12 +153,15 @@ def to_rgb(image: Tensor, image_format: str) -> np.ndarray:
 def _first(
     batches: Iterable[list[dict[str, Any]]], num_images: int
 ) -> Iterable[list[dict[str, Any]]]:
-    """The first batches, the last of them cut to give so many images in all."""
+    """Yield the first batches, with the last one cut so that there are ``num_images`` in total."""
     for batch in batches:
         batch = batch[:num_images]
         for inputs in batch:
             if "instances" not in inputs:
-                raise UserError(f"{inputs.get('file_name')}: the loader gives no instances of it")
+                raise UserError(
+                    f"--preview: expected 'instances' from the training loader, got none for "
+                    f"{inputs.get('file_name')}"
+                )
         num_images -= len(batch)
         yield batch
         if not num_images:
@@ -156,7 +169,7 @@ def _first(
 
 
 def _example(record: dict[str, Any], detections: Instances) -> DetectionExample:
-    """The image with its objects, and as many detections."""
+    """Return an image with its n objects and its n best detections."""
     image = read_image(record["file_name"], format="RGB")
     objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     ground_truth = Instances(image.shape[:2])

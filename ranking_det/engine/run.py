@@ -1,4 +1,4 @@
-"""From the command line to a training, an evaluation, predictions or a preview."""
+"""Run the command line: train, evaluate, predict or preview."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from torch.distributed import is_torchelastic_launched
 
-import ranking_det.modeling  # noqa: F401 - registers its parts in Detectron2
+import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
@@ -37,44 +37,64 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, launch and return the exit status; what the user got wrong is one line on stderr."""
+    """Run a command line and return its exit status.
+
+    A user error is one line on stderr.
+
+    Args:
+        argv: the arguments; None for ``sys.argv[1:]``.
+
+    Returns:
+        0 on success, 2 for a user error, 1 if a loss became NaN or infinite.
+    """
     try:
         command = parse(argv)
         if command.num_processes > 1 and not is_torchelastic_launched():
             check_processes(command)
             plan = make_plan(command, starts_others=True)
-            # This process only waits from here on, and must not hold the parsed files meanwhile.
+            # This process only waits from here on: free the memory of the parsed files.
             release_sets([*plan.config.names("train"), *plan.config.names("test")])
             command = replace(command, own_data=plan.data)
             del plan
         return start(_work, command)
     except UserError as error:
-        return _complain(error)
+        return _report_error(error)
 
 
 def _work(command: Command) -> int:
-    """What each process does; the last line printed is the folder with the results."""
+    """Run the command in this process; print the folder with the results as the last line."""
     try:
         folder = run(command)
     except (UserError, NonFiniteLossError) as error:
-        return _complain(error)
+        return _report_error(error)
     if comm.is_main_process():
         sys.stdout.write(f"{folder}\n")
     return 0
 
 
-def _complain(error: UserError | NonFiniteLossError) -> int:
-    """Write the one line, and return the exit status: 2 for what the user got wrong."""
-    # A loading process hands its error on as a text with the traceback.
+def _report_error(error: UserError | NonFiniteLossError) -> int:
+    """Write the error as one line, and return the exit status: 2 for a user error, else 1."""
+    # An error from a data loading worker arrives as a text with its traceback.
     text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
     sys.stderr.write(f"train_net.py: error: {text}\n")
     return 2 if isinstance(error, UserError) else 1
 
 
 def run(command: Command) -> str:
-    """Do what the command line asks for; return the folder where the results are."""
+    """Train, evaluate, predict or preview, as the command says.
+
+    Args:
+        command: the parsed command line.
+
+    Returns:
+        The folder with the results.
+
+    Raises:
+        UserError: the user made an error.
+        NonFiniteLossError: a loss became NaN or infinite.
+    """
     plan = make_plan(command)
-    comm.synchronize()  # a process that is late must not find what another has written
+    comm.synchronize()  # a slow process must not check a folder that a faster one has changed
     if command.predict:
         return predict(plan)
     if command.preview is not None:
@@ -86,7 +106,19 @@ def run(command: Command) -> str:
 
 
 def train(plan: Plan) -> str:
-    """Train, in a folder that no other process writes to."""
+    """Train; the caller must hold the lock of the output folder.
+
+    Args:
+        plan: the checked command.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: another command has trained in the folder in the meantime, a file of the data is
+            faulty, the checkpoint does not fit the model, or the disk is full.
+        NonFiniteLossError: a loss became NaN or infinite.
+    """
     config, command = plan.config, plan.command
     if comm.is_main_process():
         if not (command.resume or command.overwrite):
@@ -94,7 +126,7 @@ def train(plan: Plan) -> str:
         remove_partial(plan.output_dir)
     set_up(plan)
     if command.resume and find_last(plan.output_dir) not in ("", plan.weights.path):
-        logger.warning("The last checkpoint is missing or broken: an earlier one is resumed")
+        logger.warning("The last checkpoint is missing or broken: resuming from an earlier one")
     make_missing_sets([*config.names("train"), *config.names("test")])
     config.check_test_sets()
     train_model(plan, *_train_loaders(plan))
@@ -102,7 +134,17 @@ def train(plan: Plan) -> str:
 
 
 def evaluate_weights(plan: Plan) -> str:
-    """Evaluate the plan's weights on its test sets."""
+    """Evaluate the weights of a plan on its test sets.
+
+    Args:
+        plan: the checked command.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: the checkpoint does not fit the model, or a file of the data is faulty.
+    """
     set_up(plan)
     make_missing_sets(plan.config.names("test"))
     load_weights(plan.model, plan.weights.path, whole=True)
@@ -112,7 +154,17 @@ def evaluate_weights(plan: Plan) -> str:
 
 
 def predict(plan: Plan) -> str:
-    """Detect in images of the user's."""
+    """Detect objects in the user's images.
+
+    Args:
+        plan: the checked command.
+
+    Returns:
+        The folder with the predictions.
+
+    Raises:
+        UserError: the checkpoint does not fit the model, or an image cannot be read.
+    """
     setup_logger(name="ranking_det")
     config, extras = plan.config, plan.weights.extras
     names, ids = extras.get("class_names"), extras.get("category_ids")
@@ -120,7 +172,7 @@ def predict(plan: Plan) -> str:
         names, ids = config.class_names()
     count = config.num_classes(plan.model)
     if names is not None and count is not None and len(names) != count:
-        names, ids = None, None  # those of a data set that the weights are not for
+        names, ids = None, None  # the data set of the config has other classes than the weights
     if ids is None:
         ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
@@ -132,7 +184,17 @@ def predict(plan: Plan) -> str:
 
 
 def preview(plan: Plan) -> str:
-    """Draw training images with their objects and what is assigned to them."""
+    """Draw training images with their objects and positives.
+
+    Args:
+        plan: the checked command.
+
+    Returns:
+        The folder with the images.
+
+    Raises:
+        UserError: the checkpoint does not fit the model, or the data are missing or faulty.
+    """
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
     log_own_data(plan.data, masks=plan.learns_masks)
@@ -145,7 +207,7 @@ def preview(plan: Plan) -> str:
         summary = draw_previews(model, loader, num_images, folder, config.class_names()[0])
     if summary.without_positive:
         logger.warning(
-            "%d of %d objects have no positive: the assigner finds no anchor for them",
+            "%d of %d objects have no positive: the assigner matches no anchor to them",
             summary.without_positive,
             summary.objects,
         )
@@ -153,9 +215,13 @@ def preview(plan: Plan) -> str:
 
 
 def set_up(plan: Plan) -> None:
-    """Do what Detectron2's ``default_setup`` does, but write no config; a plan has seeded.
+    """Set up loggers and cuDNN as Detectron2's ``default_setup`` does, without writing the config.
 
-    An evaluation in the folder of a training must leave the config of the training there.
+    An evaluation in the folder of a training must not overwrite the config of the training.
+    :func:`make_plan` has set the seed.
+
+    Args:
+        plan: the checked command.
     """
     settings = plan.config.train
     for name in ("fvcore", "detectron2", "ranking_det"):
@@ -165,16 +231,16 @@ def set_up(plan: Plan) -> None:
     logger.info("Command line: %s", plan.command)
     if settings.get("seed", 0) < 0:
         logger.info("Using a generated random seed %s", os.environ["PYTHONHASHSEED"])
-    # It costs more than it saves in a short evaluation of images of many sizes.
+    # Benchmarking costs more than it saves in a short evaluation with many image sizes.
     if plan.command.trains:
         torch.backends.cudnn.benchmark = settings.get("cudnn_benchmark", False)
     log_own_data(plan.data, masks=plan.learns_masks)
 
 
 def _train_loaders(plan: Plan) -> tuple[Any, Any]:
-    """The loader, once the schedule fits what it loads, and that of exact batch norms, or None.
+    """Fit the schedule to the training set; return the loader and that of PreciseBN or None.
 
-    The records do not outlive this call.
+    The records are released when this returns.
     """
     config, records = plan.config, plan.take_records()
     if records:

@@ -1,4 +1,4 @@
-"""What is checked before a run: one clear line for a mistake, instead of a traceback."""
+"""Check devices, folders, data sets and classes before a run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,54 @@ DTYPES = ("auto", "float16", "bfloat16")
 
 
 def check_file(path: str, what: str) -> None:
-    """Raise UserError unless the file exists; a path with a scheme is left to Detectron2."""
+    """Check that a file exists.
+
+    Args:
+        path: the file. A path with a scheme, such as a URL, is not checked.
+        what: the flag or config key of the file, or a name for it, for the message.
+
+    Raises:
+        UserError: the file does not exist or is a folder.
+    """
     if "://" in path:
         return
     if Path(path).is_dir():
-        raise UserError(f"{what} {path!r} is a folder, not a file")
+        raise UserError(f"{what}: expected a file, got the folder {path!r}")
     if not Path(path).is_file():
-        raise UserError(f"{what} {path!r} does not exist (current folder: {Path.cwd()})")
+        raise UserError(f"{what}: {path!r} does not exist (current folder: {Path.cwd()})")
 
 
 def check_output_dir(path: str | None, key: str) -> None:
-    """Raise UserError unless files can be written in the folder, which may not be there yet."""
+    """Check that a folder is writable, or can be created.
+
+    Args:
+        path: the folder; it need not exist.
+        key: the flag or config key of the folder, for the message.
+
+    Raises:
+        UserError: the path is empty, is a file, or cannot be written to.
+    """
     if not path:
-        raise UserError(f"{key} is empty; it must name a folder")
+        raise UserError(f"{key}: expected a folder, got {path!r}")
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{key}={path}: {folder} is no folder that can be written to")
+        raise UserError(
+            f"{key}: expected a writable folder, got {path!r} ({folder} is not a writable folder)"
+        )
 
 
 def check_device(device: str, key: str) -> None:
-    """Raise UserError unless torch can compute on ``device``; ``key`` is where it was written."""
+    """Check that torch can compute on a device.
+
+    Args:
+        device: such as "cuda" or "cpu".
+        key: the config key of the device, for the message.
+
+    Raises:
+        UserError: torch cannot use the device.
+    """
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -47,105 +73,149 @@ def check_device(device: str, key: str) -> None:
             usable += f" or cuda:0 to cuda:{torch.cuda.device_count() - 1}"
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{key} is {device!r}, which does not work here ({reason}); usable: {usable}"
+            f"{key}: expected a device that works here, {usable}, got {device!r} ({reason})"
         ) from None
 
 
 def choose_dtype(amp: Mapping[str, Any], device: str) -> str:
-    """The half precision of a training: "float16", "bfloat16", or "" for none.
+    """Choose the data type of mixed-precision training (AMP).
 
     Args:
-        amp: ``enabled``, and ``dtype``, whose default "auto" is float16 on a GPU, as Detectron2
-            has it, and bfloat16 elsewhere.
+        amp: the config node ``train.amp`` with ``enabled`` and ``dtype``. The default dtype "auto"
+            is float16 on a GPU, as in Detectron2, and bfloat16 otherwise.
         device: such as "cuda" or "cpu".
 
+    Returns:
+        "float16", "bfloat16", or "" for full precision.
+
     Raises:
-        UserError: another dtype, or float16 without a GPU, where torch has no loss scaling.
+        UserError: the dtype is unknown, or is float16 without a GPU, where torch has no loss
+            scaling.
     """
     if not amp.get("enabled", False):
         return ""
     dtype = amp.get("dtype", "auto")
     on_gpu = str(device).startswith("cuda")
     if dtype not in DTYPES:
-        raise UserError(f"train.amp.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise UserError(f"train.amp.dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if dtype == "auto":
         return "float16" if on_gpu else "bfloat16"
     if dtype == "float16" and not on_gpu:
-        raise UserError(f"train.amp.dtype=float16 needs a GPU; on {device} take bfloat16")
+        raise UserError(
+            f"train.amp.dtype: expected auto or bfloat16 on {device}, got 'float16', which needs a "
+            "GPU"
+        )
     return str(dtype)
 
 
-def check_batch(batch: int, device: str, world: int) -> None:
-    """Raise UserError unless so many processes can share a batch on such devices.
+def check_batch(batch: int, device: str, world: int, keys: tuple[str, str]) -> None:
+    """Check that the processes can share a batch, and that the device suits their number.
 
     Args:
-        batch: images of an iteration; 0 where none is trained on.
-        device: of each process.
+        batch: images per iteration over all processes; 0 if nothing is trained.
+        device: the device in the config, such as "cuda" or "cpu".
         world: the number of processes.
+        keys: the config keys of the batch and the device, for the message.
+
+    Raises:
+        UserError: the batch is not a multiple of the number of processes, or several processes
+            cannot use the device.
     """
+    batch_key, device_key = keys
     if batch % world:
-        raise UserError(f"a batch of {batch} cannot be shared by {world} processes")
+        raise UserError(
+            f"{batch_key}: expected a multiple of {world}, the number of processes, got {batch}"
+        )
     if world > 1 and device.startswith("cuda:"):
-        raise UserError(f"several processes need the device 'cuda', got {device!r}")
+        raise UserError(f"{device_key}: expected 'cuda' for several processes, got {device!r}")
     if world > 1 and device == "cpu" and torch.cuda.is_available():
         raise UserError(
-            "several processes on the CPU of a machine with GPUs need "
-            "CUDA_VISIBLE_DEVICES= in front of the command"
+            f"{device_key}: expected 'cuda' for several processes on a machine with GPUs, got "
+            "'cpu'; to use the CPU, write CUDA_VISIBLE_DEVICES= before the command"
         )
 
 
 def check_datasets(names: Sequence[str], key: str) -> None:
-    """Raise UserError unless all data sets are registered."""
+    """Check that data sets are registered in Detectron2's catalog.
+
+    Args:
+        names: names of data sets.
+        key: the config key of the names, for the message.
+
+    Raises:
+        UserError: a data set is not registered.
+    """
     for name in names:
         if name not in DatasetCatalog:
             known = DatasetCatalog.list()
-            raise UserError(f"{key}: no data set {name!r} is registered{nearest(name, known)}")
+            raise UserError(
+                f"{key}: expected a registered data set, got {name!r}{nearest(name, known)}"
+            )
 
 
 def check_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[str]) -> None:
-    """Raise UserError unless the model has as many classes as each (loaded) data set.
+    """Check that the model has as many classes as each data set.
 
     Args:
-        names: of data sets.
-        num_classes: the model's; None if it does not say.
-        keys: where the user writes them.
+        names: names of data sets; those that are not loaded yet are not checked.
+        num_classes: the number of classes of the model; None if it is unknown.
+        keys: the config keys of the number of classes, for the message.
+
+    Raises:
+        UserError: the model and a data set have different numbers of classes.
     """
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
         if classes is not None and num_classes is not None and len(classes) != num_classes:
             raise UserError(
-                f"{' or '.join(keys) or 'the number of classes of the model'} is {num_classes}, "
-                f"but the data set {name!r} has {len(classes)} classes"
+                f"{' or '.join(keys) or 'the number of classes of the model'}: expected "
+                f"{len(classes)}, the number of classes of the data set {name!r}, got {num_classes}"
             )
 
 
 def check_trained_classes(names: Sequence[str], trained: list[str] | None, weights: str) -> None:
-    """Raise UserError if the weights were trained on other classes, or in another order.
+    """Check that weights were trained on the classes of the data sets, in the same order.
 
     Args:
-        names: of data sets.
-        trained: the classes that the checkpoint was trained on; None if it does not say.
-        weights: the checkpoint, for the message.
+        names: names of data sets.
+        trained: the class names in the checkpoint; None if it has none.
+        weights: the path of the checkpoint, for the message.
+
+    Raises:
+        UserError: the classes or their order differ.
     """
     for name in names:
-        here = MetadataCatalog.get(name).get("thing_classes")
-        if trained is not None and here is not None and list(trained) != list(here):
-            pairs = enumerate(zip(trained, here, strict=False))
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if trained is not None and classes is not None and list(trained) != list(classes):
+            pairs = enumerate(zip(trained, classes, strict=False))
             i = next((i for i, (a, b) in pairs if a != b), None)
-            first = "" if i is None else f": class {i} is {trained[i]!r} there and {here[i]!r} here"
+            first = (
+                ""
+                if i is None
+                else f" (class {i} is {trained[i]!r} there and {classes[i]!r} in the data set)"
+            )
             raise UserError(
-                f"{weights!r} was trained on {len(trained)} classes, which are not the {len(here)} "
-                f"of the data set {name!r}{first}"
+                f"{weights!r}: expected weights trained on the {len(classes)} classes of the data "
+                f"set {name!r}, got weights trained on {len(trained)} classes{first}"
             )
 
 
 def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: Sequence[str]) -> None:
-    """Raise UserError if a mapper is to give masks and no object has one."""
+    """Check that a training set has masks if its mapper loads masks.
+
+    Args:
+        records: the training set in Detectron2's format.
+        mapper: the mapper of the training loader.
+        names: names of the data sets, for the message.
+
+    Raises:
+        UserError: the mapper loads masks, but no object has one.
+    """
     wanted = (isinstance(mapper, BoxMapper) and mapper.masks) or (
         isinstance(mapper, DatasetMapper) and mapper.use_instance_mask
     )
     if wanted and not any("segmentation" in a for r in records for a in r["annotations"]):
         raise UserError(
-            f"the objects of {', '.join(names)} have boxes only, but the config trains masks: take "
-            "one without, or annotations with 'segmentation'"
+            f"{', '.join(names)}: expected masks, got only boxes; the config trains masks, so use "
+            "a config without masks or annotations with 'segmentation'"
         )

@@ -1,4 +1,4 @@
-"""The config of a run, as the engine sees it: the nodes of a LazyConfig, and what they build."""
+"""Load the config of a run, and build model, loaders, evaluators and optimizer from it."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ SCHEDULE_KEYS = {
     "checkpoint_period": "train.checkpointer.period",
     "eval_period": "train.eval_period",
 }
-"""Where a field of a schedule is in the config."""
+"""The config key of each field of a :class:`Schedule`."""
 
 Records = list[dict[str, Any]]
 
 
 def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> RunConfig:
-    """Load a config of either kind.
+    """Load a LazyConfig or a yaml config.
 
     Args:
-        path: a .py file, which is a program, or a yaml file, which is not.
-        overrides: of its keys; they may name any function or class.
-        trust: whether a yaml file may, too.
+        path: a .py file, which is executed, or a yaml file.
+        overrides: ``key=value``; for a plain yaml config also ``KEY value``. They may name any
+            function or class.
+        trust: whether a yaml file may also name any function or class.
 
     Raises:
-        UserError: it is missing or faulty, or an override is.
+        UserError: the file is missing or faulty, or an override is wrong.
     """
     if not path.endswith((".py", ".yaml", ".yml")):
-        raise UserError(f"--config-file must end in .py, .yaml or .yml, got {path!r}")
-    # The config that a run of a LazyConfig leaves in its folder is yaml too.
+        raise UserError(f"--config-file: expected a .py, .yaml or .yml file, got {path!r}")
+    # A run of a LazyConfig saves its config as yaml.
     if path.endswith(".py") or is_saved_config(path):
         nodes = load_lazy_config(path, overrides, trust=trust)
         return RunConfig(nodes, {override.partition("=")[0] for override in overrides})
@@ -64,28 +65,31 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
 
 @contextmanager
 def named_refusals(where: str) -> Iterator[None]:
-    """Turn what a constructor refuses into one line; ``where`` is the node of the config.
+    """Turn an error of a constructor into a UserError of one line.
+
+    Args:
+        where: the config key of the node that is built, for the message.
 
     Raises:
-        UserError: what the node names cannot be imported, or refuses its arguments.
+        UserError: the callable of the node cannot be imported or rejects its arguments.
     """
     try:
         yield
     except UserError:
         raise
-    # What constructors and Detectron2's own assertions raise; anything else is a fault of ours.
+    # Raised by constructors and by Detectron2's assertions; anything else is a bug in this package.
     except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where} cannot be built: {reason}") from error
 
 
 class RunConfig:
-    """A config, checked when it was loaded.
+    """A loaded and checked config, which builds the parts of a run.
 
     Args:
         nodes: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
         overridden: the keys that the command line has set, as the user writes them.
-        yaml: the config of Detectron2's that the nodes are a translation of; None for a LazyConfig.
+        yaml: Detectron2's config, from which the nodes were translated; None for a LazyConfig.
     """
 
     def __init__(
@@ -97,45 +101,60 @@ class RunConfig:
 
     @property
     def train(self) -> DictConfig:
-        """The settings of the run; a config of the user's own may lack some of the project's."""
+        """The settings of the run; a custom config may lack some of this project's keys."""
         return self.nodes.train
 
     def written(self, key: str) -> str:
-        """A key of a LazyConfig as a user of this kind of config writes it."""
+        """Return a config key as the user of this kind of config writes it.
+
+        Args:
+            key: the key in a LazyConfig, such as "train.max_iter".
+
+        Returns:
+            The same key for a LazyConfig; for a yaml config its key, such as "SOLVER.MAX_ITER".
+        """
         return key if self.yaml is None else (yaml_config.VALUES | yaml_config.NODES).get(key, key)
 
     @property
     def batch(self) -> int:
-        """Images of an iteration over all processes; 0 if it cannot be told."""
+        """Images per iteration over all processes; 0 if it is unknown."""
         return self._select("dataloader.train.total_batch_size") or 0
 
     @property
     def num_classes_keys(self) -> Sequence[str]:
-        """The user's keys of the number of classes; none if only the model knows it."""
+        """The config keys of the number of classes; empty if the config has none."""
         if self.yaml is not None:
             with named_refusals("MODEL"):
                 return num_classes_keys(self.yaml)
         return _shallowest(self.nodes.model, "num_classes", "model")
 
     def names_key(self, split: str) -> str:
-        """The user's key of the data sets of "train" or "test"."""
+        """Return the config key of the data sets, as the user writes it.
+
+        Args:
+            split: "train" or "test".
+        """
         return self.written(f"{self._source(split)}.names")
 
     def names(self, split: str) -> list[str]:
-        """The data sets of "train" or "test"; none if the loader is not of the usual form."""
+        """Return the names of the data sets; empty if the loader does not have the usual form.
+
+        Args:
+            split: "train" or "test".
+        """
         names = self._select(f"{self._source(split)}.names")
         return [names] if isinstance(names, str) else list(names or [])
 
     def test_sets(self) -> list[str]:
-        """The test sets that are evaluated, one after the other.
+        """Return the test sets that are evaluated one after the other.
 
-        An evaluator that has no ``dataset_name`` is for all of them. Another one is for the
-        loader's, and perhaps it alone knows the name.
+        An evaluator without a ``dataset_name`` evaluates all test sets. An evaluator with one
+        evaluates only the loader's first test set; its name here is "" if it is unknown.
         """
         return self.names("test") if self._evaluates_each else self.names("test")[:1] or [""]
 
     def class_names(self) -> tuple[list[str] | None, list[int] | None]:
-        """The names of the classes, and their ids in the annotations, if the data sets tell."""
+        """Return the class names and their category ids in the annotations; None if unknown."""
         for name in (*self.names("train"), *self.names("test")):
             metadata = MetadataCatalog.get(name)
             names = metadata.get("thing_classes")
@@ -146,46 +165,73 @@ class RunConfig:
         return None, None
 
     def set_names(self, split: str, name: str) -> None:
-        """Take another data set for "train" or "test"."""
+        """Replace the data sets.
+
+        Args:
+            split: "train" or "test".
+            name: the name of the new data set.
+
+        Raises:
+            UserError: the loader does not have the usual form.
+        """
         if self.yaml is None and not self.names(split):
-            raise UserError(f"dataloader.{split} has no dataset.names to set")
+            raise UserError(f"dataloader.{split}: expected a loader with dataset.names, got none")
         self._set(f"{self._source(split)}.names", name)
 
     def keep_empty_images(self) -> None:
-        """Train on images without objects too."""
+        """Also train on images without objects."""
         self._set(f"{self._source('train')}.filter_empty", False)
 
     def num_classes(self, model: nn.Module) -> int | None:
-        """K of a model or, if it does not tell, of its config; None if neither does."""
+        """Return the number of classes of a model; None if it is unknown.
+
+        Args:
+            model: the model; the config is used if the model does not report its classes.
+        """
         keys = [] if self.yaml is not None else self.num_classes_keys
         return interface_of(model).num_classes or (self._select(keys[0]) if keys else None)
 
     def set_num_classes(self, num_classes: int) -> None:
-        """Give the model so many classes."""
+        """Set the number of classes of the model.
+
+        Args:
+            num_classes: >= 1.
+
+        Raises:
+            UserError: the config has no key for the number of classes.
+        """
         keys = self.num_classes_keys
         if not keys:
-            raise UserError("model has no num_classes to set")
+            raise UserError("model: expected a node with num_classes, got none")
         for key in keys:
             self._set(key, num_classes)
 
     def schedule(self) -> tuple[Schedule, Collection[str]]:
-        """The schedule as it is written, and the fields that the user has set for this run."""
+        """Return the schedule in the config, and the fields that the user has set for this run."""
         written = Schedule(*(self._select(key) or 0 for key in SCHEDULE_KEYS.values()))
         fixed = [name for name, key in SCHEDULE_KEYS.items() if self._is_overridden(key)]
         epochs = self.train.get("epochs", 0) * written.epoch
         if epochs and written.max_iter != round(epochs) and not self._is_overridden("train.epochs"):
-            fixed.append("max_iter")  # a config of the user's own, which sets only this
+            fixed.append("max_iter")  # a custom config that sets only max_iter
         return written, fixed
 
     def fitted_schedule(self, num_images: int) -> tuple[Schedule, list[str]]:
-        """The schedule for so many images, and a line for every change."""
+        """Return the schedule for a training set, and a log line for each change.
+
+        Args:
+            num_images: number of training images, >= 1.
+        """
         written, fixed = self.schedule()
         epochs, reference = (self.train.get(key, 0) for key in ("epochs", "reference_batch"))
         sizes = {"num_images": num_images, "batch": self.batch, "reference_batch": reference}
         return fit_schedule(written, epochs=epochs, fixed=fixed, **sizes)
 
     def fit_to_data(self, num_images: int) -> None:
-        """Set the schedule for so many images, if the batch is known, and log what changes."""
+        """Fit the schedule to a training set, if the batch size is known, and log the changes.
+
+        Args:
+            num_images: number of training images, >= 1.
+        """
         if not self.batch:
             return
         schedule, lines = self.fitted_schedule(num_images)
@@ -195,20 +241,26 @@ class RunConfig:
             yaml_config.scale_steps(self.yaml, schedule.max_iter, self.overridden)
         for key, value in zip(SCHEDULE_KEYS.values(), schedule, strict=True):
             self._set(key, value)
-        # What is saved is not to be scaled again.
+        # The saved config must not be scaled again.
         if self.train.get("reference_batch"):
             self._set("train.reference_batch", self.batch)
 
     def model(self) -> nn.Module:
-        """Build the model, on the CPU."""
+        """Build the model on the CPU."""
         model: nn.Module = self._build(self.nodes.model, "model")
         return model
 
     def augment(self, model: nn.Module) -> nn.Module:
-        """The model to run: with test-time augmentation if the config has it enabled.
+        """Wrap a model for test-time augmentation, if the config enables it.
+
+        Args:
+            model: a detector.
+
+        Returns:
+            The wrapped model, or the model itself.
 
         Raises:
-            UserError: the model cannot be augmented, or the sizes are no sizes.
+            UserError: the model does not support test-time augmentation, or the options are wrong.
         """
         options = dict(self.train.get("tta") or {})
         if not options.pop("enabled", False):
@@ -217,18 +269,27 @@ class RunConfig:
             return interface_of(model).augment_inference(**options)
 
     def records(self) -> Records | None:
-        """Load the training set; None if the loader is not of the usual form."""
+        """Load the training set; return None if the loader does not have the usual form."""
         if not self.names("train"):
             return None
         return list(self._build(self.nodes.dataloader.train.dataset, "dataloader.train.dataset"))
 
     def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
-        """From a record to what the model takes; errors name the image."""
+        """Build the mapper from a record to an input of the model; its errors name the image.
+
+        Args:
+            split: "train" or "test".
+        """
         key = f"dataloader.{split}.mapper"
         return NamedErrors(self._build(self.nodes.dataloader[split].mapper, key))
 
     def train_loader(self, records: Records | None, start_iter: int) -> Any:
-        """The training loader over :meth:`records`, from an iteration on if it can."""
+        """Build the training loader.
+
+        Args:
+            records: the training set, as :meth:`records` returns it.
+            start_iter: the first iteration; ignored if the loader cannot start at an iteration.
+        """
         node = self._loader_node("train")
         if records is not None:
             node["dataset"] = records
@@ -238,28 +299,36 @@ class RunConfig:
         return self._build(node, "dataloader.train")
 
     def test_loader(self, name: str) -> Any:
-        """The loader of one of the test sets."""
+        """Build the loader of a test set.
+
+        Args:
+            name: one of :meth:`test_sets`.
+        """
         node = self._loader_node("test")
         if self._evaluates_each:
             node["dataset"] = {**node["dataset"], "names": [name]}
         return self._build(node, "dataloader.test")
 
     def evaluator(self, name: str) -> Any:
-        """Detectron2's evaluator of one of the test sets."""
+        """Build the evaluator of a test set.
+
+        Args:
+            name: one of :meth:`test_sets`.
+        """
         node = self.nodes.dataloader.evaluator
         if self._evaluates_each:
             several = len(self.test_sets()) > 1
-            # The names of the files have the rules only.
+            # The file names say COCO or LVIS, but not the data set.
             folder = str(Path(node.output_dir, name)) if several else node.output_dir
             node = OmegaConf.merge(node, {"dataset_name": name, "output_dir": folder})
         return self._build(node, "dataloader.evaluator")
 
     def check_test_sets(self) -> None:
-        """Load the test sets and build their evaluators, which would end a training otherwise.
+        """Load the test sets and build their evaluators, so that errors show before training.
 
         Raises:
-            UserError: a file is missing or faulty, a set needs a package that is not there, or an
-                evaluator refuses its arguments.
+            UserError: a file is missing or faulty, a data set needs a package that is not
+                installed, or an evaluator rejects its arguments.
         """
         for name in self.names("test"):
             with named_refusals(f"the data set {name!r}"):
@@ -268,28 +337,40 @@ class RunConfig:
             self.evaluator(name)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer of the model."""
+        """Build the optimizer of a model.
+
+        Args:
+            model: its parameters are optimised.
+        """
         node = self.nodes.optimizer
         node = {**node, "params": {**node.params, "model": model}}
         optimizer: torch.optim.Optimizer = self._build(node, "optimizer")
         return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        """What Detectron2's LRScheduler hook takes."""
+        """Build the learning-rate scheduler for Detectron2's LRScheduler hook.
+
+        Args:
+            optimizer: the optimizer of the model.
+        """
         node = self.nodes.lr_multiplier
         if isinstance(node, DictConfig) and "optimizer" in node:
             node = {**node, "optimizer": optimizer}
         return self._build(node, "lr_multiplier")
 
     def save(self, path: Path) -> None:
-        """Write the config as it is now, whole or not at all, so that it can be loaded again."""
+        """Write the current config atomically, so that it can be loaded again.
+
+        Args:
+            path: the yaml file. If yaml cannot express a LazyConfig, it is also pickled.
+        """
         if self.yaml is not None:
             write_whole(path, self.yaml.dump())
             return
         partial = partial_path(path)
         LazyConfig.save(self.nodes, str(partial))
         rename_whole(partial, path)
-        pickled = Path(f"{partial}.pkl")  # of a config that yaml cannot hold
+        pickled = Path(f"{partial}.pkl")  # Detectron2 writes it if yaml cannot express the config
         if pickled.is_file():
             rename_whole(pickled, Path(f"{path}.pkl"))
 
@@ -299,7 +380,7 @@ class RunConfig:
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
     def _loader_node(self, split: str) -> dict[str, Any]:
-        """The arguments of a loader, whose mapper is built."""
+        """Return the arguments of a loader, with its mapper built."""
         node = {str(key): value for key, value in self.nodes.dataloader[split].items()}
         return node | {"mapper": self.mapper(split)} if "mapper" in node else node
 
@@ -308,7 +389,7 @@ class RunConfig:
             return instantiate(node)
 
     def _source(self, split: str) -> str:
-        """The key of the node that names the data sets, in whatever repeats their images."""
+        """Return the key of the node that names the data sets, also inside a repeating wrapper."""
         key = f"dataloader.{split}.dataset"
         while self._select(f"{key}.names") is None and self._select(f"{key}.dataset") is not None:
             key += ".dataset"
@@ -321,7 +402,7 @@ class RunConfig:
         return OmegaConf.select(self.nodes, key)
 
     def _set(self, key: str, value: Any) -> None:
-        """Change a value, which is in the yaml config if there is one: nodes only translate it."""
+        """Change a value, in the yaml config if there is one: the nodes are its translation."""
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
         elif self.written(key) != key or key in self.num_classes_keys:
@@ -330,7 +411,7 @@ class RunConfig:
 
 
 def _shallowest(node: DictConfig, name: str, key: str) -> list[str]:
-    """The key of the shallowest plain entry of a name; one that refers to another is none."""
+    """Find the key of the shallowest entry with a name, ignoring interpolations."""
     queue = deque([(key, node)])
     while queue:
         key, node = queue.popleft()

@@ -1,8 +1,15 @@
-"""Safe reading of yaml configs: what they name is called only if it is on a list.
+"""Load yaml configs safely: a file may call only the classes and functions on a list.
 
-The config that a run of a LazyConfig leaves is yaml that names functions to call. Only names on a
-list are accepted, and compared as text, before anything is imported: importing a name can run code,
-and names like ``torch.hub.os.system`` begin with those of harmless packages.
+The config that a run of a LazyConfig saves is yaml that names functions to call. Importing a name
+can run code, and a name such as ``torch.hub.os.system`` begins like that of a harmless package.
+Each name is therefore compared as text with :data:`ALLOWED_TARGETS` before anything is imported.
+
+The list has two halves:
+
+- :data:`COMPONENT_TARGETS`: the components of this project, that is assigners, criteria, layers
+  and models;
+- :data:`CONFIG_TARGETS`: what the configs of this project call in addition: classes and functions
+  of Detectron2, fvcore and torch, and this project's data loading, evaluation and schedule.
 """
 
 from __future__ import annotations
@@ -20,7 +27,14 @@ from ranking_det.components import component_names
 from ranking_det.modeling.callable_names import CALLABLE_ARGUMENTS, CALLABLE_NAMES
 from ranking_det.user_errors import UserError
 
-_OTHERS = {
+COMPONENT_TARGETS = frozenset(
+    f"{package.__name__}.{name}"
+    for package in (assigners, criteria, layers, modeling)
+    for name in component_names(package)
+)
+"""First half of the list: all components of this project, as ``package.Class``."""
+
+_DATA_AND_SOLVER_NAMES = {
     "detectron2.data": "DatasetMapper build_detection_test_loader get_detection_dataset_dicts",
     "detectron2.data.transforms": "RandomFlip Resize ResizeShortestEdge",
     "detectron2.solver": "get_default_optimizer_params",
@@ -32,29 +46,34 @@ _OTHERS = {
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",
 }
-_CALLED = {module: names.split() for module, names in (_OTHERS | CALLABLE_NAMES).items()}
-_CALLED |= {
-    part.__name__: component_names(part) for part in (assigners, criteria, layers, modeling)
-}
-TARGETS = frozenset(f"{module}.{name}" for module, names in _CALLED.items() for name in names)
-"""What a file may call: the components, and what configs/ call, as a run's config names them."""
+CONFIG_TARGETS = frozenset(
+    f"{module}.{name}"
+    for module, names in (_DATA_AND_SOLVER_NAMES | CALLABLE_NAMES).items()
+    for name in names.split()
+)
+"""Second half of the list: what the configs call of Detectron2, fvcore and torch, and this
+project's data loading, evaluation and schedule. The names are those in a saved config."""
 
-ARGUMENTS = frozenset(CALLABLE_ARGUMENTS)
-"""The classes that configs/ hand on as arguments. They get arguments of the file's, so that these
-are not all that it may call."""
+ALLOWED_TARGETS = COMPONENT_TARGETS | CONFIG_TARGETS
+"""All classes and functions that a yaml config may call without ``--trust-config``."""
 
-PROPOSALS = "and files of proposals are pickles, which can run code"
-_STANDARD = "tag:yaml.org,2002:"  # what "!!" stands for
-# A "$" that begins, alone or with what is put beside it, anything but a plain ${path.of.a.key}.
+ALLOWED_ARGUMENTS = frozenset(CALLABLE_ARGUMENTS)
+"""The classes that a yaml config may pass as arguments. It calls them indirectly: the functions
+that receive them call them with other arguments from the file."""
+
+NO_PROPOSALS = "no proposal files, which are pickles and can run code"
+_STANDARD = "tag:yaml.org,2002:"  # the prefix that "!!" stands for
+# A "$" at the start of anything except a plain ${path.of.a.key}. A "$" at the end of a text counts:
+# the text could be continued by an interpolation.
 _RESOLVER = re.compile(r"\$(?!\{[\w.\[\]-]+\})(?=[{$]|\Z)")
 
 
 class _Tag(str):
-    """A tag of yaml that has Python import or call something, in the place of its value."""
+    """A yaml tag that makes Python import or call something; it replaces the tagged value."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Yaml's plain values and Python's tuples; other tags are left for a check to name."""
+    """Load plain yaml values and Python tuples; keep other tags as text for the check."""
 
 
 _Loader.add_constructor(
@@ -65,24 +84,28 @@ _Loader.add_multi_constructor("", lambda _, tag, node: _Tag(tag.replace(_STANDAR
 
 
 def is_saved_config(path: str) -> bool:
-    """Whether a local yaml file is the config of a run of a LazyConfig: its content calls."""
+    """Whether a yaml file is the saved config of a LazyConfig: it has a ``_target_``.
+
+    Args:
+        path: a local file; it may be missing or faulty.
+    """
     if not Path(path).is_file():
         return False
     try:
         return _calls(_parse(path), set())
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return False  # whoever reads it as a plain yaml config says what is wrong
+        return False  # reading it as a plain yaml config gives the error message
 
 
 def load_saved_config(path: str) -> DictConfig:
-    """Load the config of a run, if all that it calls is on the list.
+    """Load the saved config of a run, if it calls only names on the list.
 
     Args:
         path: a local yaml file.
 
     Raises:
-        UserError: it names something else, or wants something computed.
-        Exception: it is no yaml, or no config; as yaml and OmegaConf raise it.
+        UserError: the file names something else, or has an interpolation other than of a plain key.
+        Exception: the file is not yaml or not a config; whatever yaml and OmegaConf raise.
     """
     config: DictConfig = OmegaConf.create(
         _check(_parse(path), path, ""), flags={"allow_objects": True}
@@ -91,20 +114,31 @@ def load_saved_config(path: str) -> DictConfig:
 
 
 def check_name(name: Any, path: str, key: str) -> None:
-    """Raise UserError unless a file may call ``name``.
+    """Check that a yaml config may call a class or function.
 
     Args:
-        name: as ``module.Class``; anything but a text is refused.
-        path: of the file, for the message.
-        key: where the file has it, for the message.
+        name: as ``module.Class``; a value that is not a string is refused.
+        path: the file, for the message.
+        key: the config key of the name, for the message.
+
+    Raises:
+        UserError: the name is not in :data:`ALLOWED_TARGETS`.
     """
-    _locate(name, TARGETS, path, key)
+    _locate(name, ALLOWED_TARGETS, path, key)
 
 
-def refusal(path: str, key: str, text: Any, reason: str) -> UserError:
-    """What is said of a file that needs ``--trust-config``."""
+def refusal(path: str, key: str, expected: str, value: Any) -> UserError:
+    """Return the error for a value that needs ``--trust-config``.
+
+    Args:
+        path: the file.
+        key: the config key of the value.
+        expected: what would be allowed without the flag.
+        value: the value.
+    """
     return UserError(
-        f"{path}: {key} is {text!r}, {reason}; if you trust whoever wrote the file: --trust-config"
+        f"{path}: {key}: expected {expected}, got {value!r}; if you trust the author of the file, "
+        "give --trust-config"
     )
 
 
@@ -114,7 +148,7 @@ def _parse(path: str) -> Any:
 
 
 def _calls(value: Any, seen: set[int]) -> bool:
-    """Whether there is a ``_target_`` somewhere; aliases can make a value hold itself."""
+    """Whether a value has a ``_target_``; ``seen`` stops at aliases that refer to themselves."""
     if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
         return False
     seen.add(id(value))
@@ -125,13 +159,13 @@ def _calls(value: Any, seen: set[int]) -> bool:
 
 
 def _check(value: Any, path: str, key: str) -> Any:
-    """The value with the classes that it names in the place of their tags."""
+    """Check a value recursively; return it with allowed classes in place of their tags."""
     last = key.rpartition(".")[2]
     if last == "_target_":
         check_name(value, path, key)
         return value
     if last == "proposal_files" and value:
-        raise refusal(path, key, value, PROPOSALS)
+        raise refusal(path, key, NO_PROPOSALS, value)
     if isinstance(value, dict):
         where = f"a key of {key or 'the file'}"
         return {
@@ -141,22 +175,22 @@ def _check(value: Any, path: str, key: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_check(entry, path, f"{key}.{i}") for i, entry in enumerate(value)]
     if isinstance(value, _Tag):
-        return _locate(value.removeprefix("!!python/name:"), ARGUMENTS, path, key)
+        return _locate(value.removeprefix("!!python/name:"), ALLOWED_ARGUMENTS, path, key)
     if isinstance(value, str) and _RESOLVER.search(value):
-        raise refusal(path, key, value, "and only plain interpolations like ${train.seed} are safe")
+        raise refusal(path, key, "only plain interpolations such as ${train.seed}", value)
     return value
 
 
-def _locate(name: Any, known: frozenset[str], path: str, key: str) -> Any:
-    """What a name on the list stands for."""
-    reason = "which is not on the list of what a config may call"
+def _locate(name: Any, allowed: frozenset[str], path: str, key: str) -> Any:
+    """Import a name, if it is on the list."""
+    expected = "a name on the list of what a config may call"
     if str(name).startswith("ranking_det."):
-        reason += " in this version"
-    if type(name) is not str or name not in known:
-        raise refusal(path, key, name, reason)
+        expected += " in this version"
+    if type(name) is not str or name not in allowed:
+        raise refusal(path, key, expected, name)
     target = locate(name)
     place = name.removesuffix(target.__qualname__)
-    # The list is the guard; that a name on it leads elsewhere would be a fault of the list.
+    # The list protects; this second check finds a name on the list that leads elsewhere.
     if place == name or not f"{target.__module__}.".startswith(place):
-        raise refusal(path, key, name, reason)
+        raise refusal(path, key, expected, name)
     return target

@@ -1,7 +1,7 @@
-"""Read files of weights without running what is in them.
+"""Read weight files without running code: a restricted unpickler for checkpoints.
 
-Pickles are programs. Torch's own files are read by torch's restricted unpickler; the .pkl files of
-Detectron2's model zoo, which hold numpy arrays, by one that knows arrays and nothing else.
+Pickles are programs. Torch's restricted unpickler reads torch files. The .pkl files of Detectron2's
+model zoo contain numpy arrays; an unpickler that accepts only arrays and plain values reads them.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import numpy as np
 import torch
 
 KINDS = "biufcSU"
-"""What the numbers of an array may be by ``numpy.dtype.kind``: no objects, no structures."""
+"""The allowed values of ``numpy.dtype.kind``: numbers and text, not objects or structures."""
 
 
 def read_weights(path: str) -> dict[str, Any]:
-    """Read a checkpoint as Detectron2's checkpointer does, whichever version is installed.
+    """Read a checkpoint into the format of Detectron2's checkpointer, of any version.
 
     Args:
-        path: a local file. ``.pkl`` is of Detectron2's or Detectron1's model zoo, ``.pyth`` of
-            pycls, anything else torch's.
+        path: a local file. ``.pkl`` is a file of the Detectron2 or Detectron1 model zoo, ``.pyth``
+            a pycls file, any other suffix a torch file.
 
     Returns:
-        ``model`` with the weights, and what else the checkpoint has. ``matching_heuristics`` asks
-        Detectron2 to match names by their ends.
+        ``model`` with the weights, and the other entries of the checkpoint. With
+        ``matching_heuristics`` Detectron2 matches parameter names by their ends.
 
     Raises:
-        pickle.UnpicklingError: the file holds something else than data; the message names it.
-        ValueError: it holds no dict.
+        pickle.UnpicklingError: the file contains objects other than data; the message names one.
+        ValueError: the content is not a dict.
     """
     suffix = Path(path).suffix
     content = read_arrays(path) if suffix == ".pkl" else read_torch(path)
     if not isinstance(content, dict):
-        raise ValueError(f"it must hold a dict, got {type(content).__name__}")
+        raise ValueError(f"expected a dict, got {type(content).__name__}")
     if suffix == ".pyth":
         weights = content["model_state"].items()
         model = {key: value for key, value in weights if not key.endswith("num_batches_tracked")}
@@ -48,66 +48,68 @@ def read_weights(path: str) -> dict[str, Any]:
         return content if "model" in content else {"model": content}
     if "model" in content and "__author__" in content:
         return content
-    # Of Detectron1: detectors have "blobs", ImageNet models have not.
+    # Detectron1: detectors have "blobs", ImageNet models do not.
     weights = content.get("blobs", content).items()
     model = {key: value for key, value in weights if not key.endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def read_torch(path: str, *, mmap: bool = False) -> Any:
-    """The content of a file of torch's, on the CPU.
+    """Read a torch file on the CPU.
 
     Args:
         path: a local file.
-        mmap: leave tensors on the disk until they are used, where the format permits it.
+        mmap: whether to load tensors only when they are used, if the format permits it.
 
     Raises:
-        pickle.UnpicklingError: it holds something else than tensors and plain values.
+        pickle.UnpicklingError: the file contains objects other than tensors and plain values.
     """
     try:
-        # Said explicitly: an environment variable can turn the default off.
+        # weights_only is explicit, because an environment variable can change its default.
         mapped = mmap and zipfile.is_zipfile(path)
         return torch.load(path, "cpu", mmap=mapped, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         if "weights_only" not in str(error):
             raise
-        # Torch's message is long, and its advice is to load the file all the same.
+        # Torch's message is long, and suggests loading the file without the restriction.
         name = re.search(r"GLOBAL (\S+)", str(error))
-        plain = "it is no file of torch's that holds tensors and plain values alone"
+        plain = "expected a torch file with only tensors and plain values"
         raise (_refusal(name[1]) if name else pickle.UnpicklingError(plain)) from error
 
 
 def read_arrays(path: str) -> Any:
-    """The content of a pickle of dicts, lists, plain values and numpy arrays.
+    """Read a pickle of dicts, lists, plain values and numpy arrays.
 
-    The protocol is at most 4, as in all files of the model zoo: 5 has other functions build arrays.
+    Args:
+        path: a local file with pickle protocol 4 or lower, as all files of the model zoo have it.
+            Protocol 5 builds arrays with other functions, which are refused.
 
     Raises:
-        pickle.UnpicklingError: it holds something else.
+        pickle.UnpicklingError: the file contains other objects.
     """
     with Path(path).open("rb") as file:
-        # As Detectron2 reads it: Python 2 wrote the bytes of arrays as text.
+        # latin1, as in Detectron2: Python 2 wrote the bytes of arrays as text.
         return _to_arrays(_ArrayUnpickler(file, encoding="latin1").load())
 
 
 def _refusal(name: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f"it holds {name}, which is no part of weights and may run code")
+    return pickle.UnpicklingError(f"expected only weights, got {name}, which may run code")
 
 
 class _DType:
-    """Stands for numpy.dtype, whose own ``__setstate__`` trusts what it is given."""
+    """Safe replacement of numpy.dtype, which does not validate the state in ``__setstate__``."""
 
     def __init__(self, name: str, *_: Any) -> None:
         self.dtype = np.dtype(name)
         if self.dtype.kind not in KINDS:
-            raise pickle.UnpicklingError(f"it holds an array of {name!r}, which are no numbers")
+            raise pickle.UnpicklingError(f"expected arrays of numbers, got an array of {name!r}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array:
-    """Stands for numpy.ndarray, whose own ``__setstate__`` trusts what it is given."""
+    """Safe replacement of numpy.ndarray, which does not validate the state in ``__setstate__``."""
 
     array: np.ndarray
 
@@ -119,7 +121,7 @@ class _Array:
 def _from_bytes(content: Any, dtype: _DType, shape: tuple[int, ...], order: Any) -> np.ndarray:
     raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
     array = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-    # A copy, as weights are written to; in this machine's byte order, which torch asks for.
+    # A copy, because weights must be writable; in native byte order, because torch requires it.
     return array.astype(array.dtype.newbyteorder("="))
 
 
@@ -128,7 +130,7 @@ def _scalar(dtype: _DType, content: Any) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the old protocols; other encodings would be looked up."""
+    """Decode bytes as Python 3 writes them in old protocols; refuse to look up other encodings."""
     if encoding != "latin1":
         raise _refusal(f"_codecs.encode with {encoding!r}")
     return text.encode(encoding)
@@ -147,14 +149,22 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; nothing is imported."""
+        """Return the safe replacement of a class or function; nothing is imported.
+
+        Args:
+            module: its module.
+            name: its name.
+
+        Raises:
+            pickle.UnpicklingError: there is no safe replacement.
+        """
         if f"{module}.{name}" not in _KNOWN:
             raise _refusal(f"{module}.{name}")
         return _KNOWN[f"{module}.{name}"]
 
 
 def _to_arrays(value: Any) -> Any:
-    """The same with arrays in the place of what stood for them."""
+    """Replace the safe replacements in a value by the arrays that they contain."""
     if isinstance(value, _Array):
         return value.array
     if isinstance(value, dict):

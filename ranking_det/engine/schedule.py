@@ -1,6 +1,6 @@
-"""How long a training is: from epochs, images and batch to iterations and learning rate.
+"""Training schedule: iterations and learning rate from epochs, images and batch size.
 
-The warm-up of the rate is in :mod:`ranking_det.solver`.
+The warm-up of the learning rate is in :mod:`ranking_det.solver`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 
 class Schedule(NamedTuple):
-    """A training's length, and what depends on it. Iterations, unless said otherwise."""
+    """The length of a training, its periods and its learning rate; lengths are in iterations."""
 
     max_iter: int
     epoch: int
-    """Iterations of an epoch."""
+    """Iterations per epoch."""
     lr: float
     checkpoint_period: int
     eval_period: int
-    """0 for an evaluation at the end only."""
+    """0 to evaluate only at the end."""
 
 
 def fit_schedule(
@@ -31,29 +31,29 @@ def fit_schedule(
     reference_batch: int,
     fixed: Collection[str] = (),
 ) -> tuple[Schedule, list[str]]:
-    """Fit the schedule that a config has written for its own data and batch to those at hand.
+    """Fit the schedule of a config to the training set and batch size of a run.
 
-    The length is ``epochs`` of the images; periods keep their share of the whole. The learning
-    rate is scaled in proportion to the batch (Goyal et al., 2017).
+    The length becomes ``epochs`` of the images, and periods keep their share of it. The learning
+    rate scales linearly with the batch size (Goyal et al., 2017).
 
     Args:
-        written: what the config says, at its reference batch.
-        epochs: the length, > 0; 0 keeps the number of images seen: iterations are then scaled by
-            the batch alone.
-        num_images: of the training set, >= 1.
-        batch: images of an iteration over all processes, >= 1.
-        reference_batch: that of the written schedule; 0 for ``batch``.
-        fixed: fields that the user has set and that stay: "max_iter", "lr", "checkpoint_period",
-            "eval_period".
+        written: the schedule in the config, for the reference batch.
+        epochs: the length in epochs, > 0; with 0, the number of images seen stays the same, so that
+            the iterations depend only on the batch size.
+        num_images: number of training images, >= 1.
+        batch: images per iteration over all processes, >= 1.
+        reference_batch: the batch size for which the schedule was written; 0 for ``batch``.
+        fixed: fields that the user has set and that stay unchanged: "max_iter", "lr",
+            "checkpoint_period", "eval_period".
 
     Returns:
-        The schedule, and a line for every change, to be printed.
+        The fitted schedule, and a log line for each change.
     """
     ratio = batch / reference_batch if reference_batch else 1.0
     epoch = math.ceil(num_images / batch)
     length = epochs * epoch if epochs else written.max_iter / ratio
     max_iter = written.max_iter if "max_iter" in fixed else max(1, round(length))
-    # A length of the user's own does not move the periods of the config.
+    # If the user sets the length, the periods of the config stay.
     share = 1.0 if "max_iter" in fixed else max_iter / written.max_iter
     fitted = Schedule(
         max_iter,
@@ -68,9 +68,9 @@ def fit_schedule(
         for name, before, after in zip(Schedule._fields, written, fitted, strict=True)
         if before != after and name != "epoch"
     ]
-    scale = f", {ratio:.6g} x the batch of {reference_batch} that it is for" if ratio != 1 else ""
+    scale = f" ({ratio:.6g} x the reference batch of {reference_batch})" if ratio != 1 else ""
     title = (
-        f"The schedule fits {num_images} images in batches of {batch}{scale}: "
-        f"{epoch} iterations an epoch, {max_iter / epoch:.4g} epochs"
+        f"Schedule adapted to {num_images} images in batches of {batch}{scale}: "
+        f"{epoch} iterations per epoch, {max_iter / epoch:.4g} epochs"
     )
     return fitted, [title, *lines] if lines else []

@@ -1,4 +1,4 @@
-"""The training loop: Detectron2's trainer, with the hooks and checkpoints of this project."""
+"""Training loop: Detectron2's trainer with this project's hooks and checkpoints."""
 
 from __future__ import annotations
 
@@ -38,23 +38,24 @@ logger = logging.getLogger(__name__)
 
 
 def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
-    """Train a plan's model, or go on with the run whose checkpoint the plan has.
+    """Train the model of a plan, from the start or resumed.
 
-    A new training puts an earlier one in the output folder aside. A training that was stopped
-    after its last step gets its final checkpoint and its evaluation.
+    A new training puts an earlier one in the output folder aside. If a training was stopped after
+    its last step, resuming it writes the final checkpoint and evaluates it.
 
     Args:
-        plan: its schedule fitted to the data.
-        loader: gives the batches, from the iteration on at which the training begins if it can.
-        statistics_loader: gives the batches for exact statistics of batch norms; None for none.
+        plan: the checked command; its schedule must be fitted to the data.
+        loader: the training loader, which starts at the first iteration of this run if it can.
+        statistics_loader: the loader for Detectron2's PreciseBN; None to disable it.
 
     Raises:
-        UserError: the weights or states are of another config, or the disk is full.
+        UserError: the weights or states belong to another config, or the disk is full.
+        NonFiniteLossError: a loss became NaN or infinite.
     """
     config, weights, resume_at = plan.config, plan.weights.path, plan.resume_at
     settings, max_iter = config.train, config.train.max_iter
     optimizer = config.optimizer(plan.model)
-    # Processes evaluate different numbers of images, in which buffers cannot be shared.
+    # Processes evaluate different numbers of images; broadcasting buffers would then hang.
     options = {**(settings.get("ddp") or {}), "broadcast_buffers": False}
     model = distribute(plan.model, settings.device, **options)
     trainer = build_trainer(model, loader, optimizer, plan.dtype, settings.device)
@@ -63,11 +64,11 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
     trainer.register_hooks(
         _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact)
     )
-    # On a resume too: of another model's checkpoint the optimizer would only report a size.
+    # Also on a resume: for the checkpoint of another model the optimizer would only report a size.
     load_weights(plan.model, weights, whole=resume_at is not None)
     with _full_disk_in_one_line(plan.output_dir):
         if resume_at is None:
-            # All processes must have read the weights, which may be of the earlier training.
+            # Wait until all processes have read the weights: put_aside may move their file.
             comm.synchronize()
             if comm.is_main_process():
                 put_aside(plan.output_dir)
@@ -90,14 +91,21 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
 def build_trainer(
     model: nn.Module, loader: Any, optimizer: torch.optim.Optimizer, dtype: str, device: str
 ) -> SimpleTrainer:
-    """Detectron2's trainer, which computes the forward pass in ``dtype`` where torch deems it safe.
+    """Build Detectron2's trainer, for full or mixed precision (AMP).
 
-    The losses of this project compute in single precision or better whatever arrives.
+    The losses of this project always compute in float32 or better.
+
+    Args:
+        model: plain or distributed.
+        loader: the training loader.
+        optimizer: the optimizer of the model.
+        dtype: "float16" or "bfloat16" for autocast; "" for full precision.
+        device: the device of the model.
     """
     if dtype == "float16":
         return AMPTrainer(model, loader, optimizer)
     if dtype:
-        # Its exponents are those of float32: no loss scaling, hence the plain trainer.
+        # bfloat16 has the exponent range of float32 and needs no loss scaling.
         half = torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype))
         return SimpleTrainer(Autocast(model, half), loader, optimizer)
     return SimpleTrainer(model, loader, optimizer)
@@ -117,37 +125,56 @@ class Autocast(nn.Module):
         self.context = context
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return the model's losses."""
+        """Return the losses of the model, computed under autocast.
+
+        Args:
+            batched_inputs: a batch in Detectron2's format.
+        """
         with self.context:
             losses: dict[str, torch.Tensor] = self.model(batched_inputs)
         return losses
 
 
 def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
-    """The model for all processes; itself if there is one."""
+    """Wrap a model in DistributedDataParallel if there are several processes.
+
+    Args:
+        model: on its device.
+        device: such as "cuda" or "cpu".
+        options: arguments of DistributedDataParallel.
+
+    Returns:
+        The wrapped model; the model itself if there is one process.
+    """
     if not str(device).startswith("cuda"):
-        options["device_ids"] = None  # of GPUs
+        options["device_ids"] = None  # valid for GPUs only
     distributed: nn.Module = create_ddp_model(model, **options)
     return distributed
 
 
 def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str, Any]:
-    """Load weights, optimizer and hooks; return what else the checkpoint holds.
+    """Load weights, optimizer and hooks; return the other entries of the checkpoint.
+
+    Args:
+        checkpointer: of the model, the optimizer and the hooks.
+        path: the checkpoint.
+        key: the config key of the weights to start from, for the message.
 
     Raises:
-        UserError: they do not fit; ``key`` is where the user writes weights to start from.
+        UserError: the checkpoint does not fit the config.
     """
     try:
         return checkpointer.load(path)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"{path!r}: its optimizer or other states do not fit this config ({error}); "
-            f"start from its weights with {key}={path} in another folder or with --overwrite"
+            f"{path!r}: the state of the optimizer or of the hooks does not fit this config "
+            f"({error}); start from the weights with {key}={path}, in another folder or with "
+            "--overwrite"
         ) from error
 
 
 def _save_config(config: RunConfig) -> dict[str, Any]:
-    """Write config and classes beside the weights; return them for the checkpoints too."""
+    """Write config.yaml and classes.json; return both for the extras of checkpoints."""
     names, ids = config.class_names()
     folder = Path(config.train.output_dir)
     if comm.is_main_process():
@@ -163,14 +190,14 @@ def _save_config(config: RunConfig) -> dict[str, Any]:
 def _finish(
     trainer: SimpleTrainer, checkpointer: RunCheckpointer, weights: str, max_iter: int
 ) -> None:
-    """End a training that was stopped after its last step, as if it had not been."""
+    """Finish a training that was stopped after its last step, as if it had not been stopped."""
     if Path(weights).name == f"{FINAL}.pth":
-        logger.info("The training is finished: its final checkpoint is evaluated again")
+        logger.info("The training is finished: evaluating its final checkpoint again")
     trainer.iter = trainer.start_iter = trainer.max_iter = max_iter
     with EventStorage(max_iter) as trainer.storage:
         trainer.before_train()
         if Path(weights).name != f"{FINAL}.pth":
-            trainer.iter = max_iter - 1  # what the states of a final checkpoint say
+            trainer.iter = max_iter - 1  # the iteration in the state of a final checkpoint
             checkpointer.save(FINAL, iteration=max_iter - 1)
             trainer.iter = max_iter
         trainer.after_train()
@@ -188,14 +215,16 @@ def _full_disk_in_one_line(output_dir: str) -> Iterator[None]:
 
 
 def _how_exactly(same_images: bool, states: dict[str, Any], extras: dict[str, Any]) -> str:
+    """Describe for the log how exactly a resumed training continues the earlier one."""
     if not same_images:
-        return "with weights, optimizer and iteration; the order of the images begins anew"
+        return "with its weights, optimizer and iteration; the order of the images starts again"
     if comm.is_main_process() and states.get("config") != extras["config"]:
-        return "with another config than it was written with; the optimizer's settings are its own"
+        return "with a changed config; the settings of the optimizer are those of the checkpoint"
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
     return (
-        "with the same images as if it had not stopped, and the main process's statistics for all"
+        "with the same images as if it had not stopped; all processes get the batch norm "
+        "statistics of the main process"
     )
 
 
@@ -207,7 +236,7 @@ def _step_hooks(
     statistics_loader: Any,
     exact: bool,
 ) -> list[HookBase | None]:
-    """What belongs to a step, some with states that a checkpoint has."""
+    """Build the hooks that act on a step; checkpoints have the state of some of them."""
     settings, sets = config.train, config.test_sets()
     first = f"{sets[0]}/" if len(sets) > 1 else ""
     metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
@@ -229,9 +258,9 @@ def _step_hooks(
 def _writing_hooks(
     config: RunConfig, model: nn.Module, checkpointer: RunCheckpointer, last: str
 ) -> list[HookBase | None]:
-    """What writes into the output folder after a step, from the moment when they are built.
+    """Build the hooks that write to the output folder; building them already opens files.
 
-    ``last`` is the checkpoint that is resumed, or "".
+    ``last`` is the path of the resumed checkpoint, or "".
     """
     if not comm.is_main_process():
         return []
@@ -239,8 +268,8 @@ def _writing_hooks(
     writers = default_writers(settings.output_dir, settings.max_iter)
     draw = partial(draw_results, config=config, model=model)
     return [
-        # Before the checkpoint, so that a resumed run does not miss the row of its last step; and
-        # the checkpoint is after the evaluation, so that it knows the best.
+        # Metrics are written before the checkpoint, so that a resumed run does not miss the row of
+        # its last step. The checkpoint comes after the evaluation, so that it has the best metric.
         hooks.PeriodicWriter(writers, settings.log_period),
         _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
         hooks.CallbackHook(after_train=draw) if config.names("test") else None,
@@ -250,11 +279,11 @@ def _writing_hooks(
 def _periodic(
     checkpointer: RunCheckpointer, period: int, max_to_keep: int | None, last: str
 ) -> hooks.PeriodicCheckpointer:
-    """Detectron2's, which counts the checkpoints from before a resume among those to keep."""
+    """Build Detectron2's periodic checkpointer; ``max_to_keep`` includes earlier checkpoints."""
     hook = hooks.PeriodicCheckpointer(checkpointer, period, max_to_keep=max_to_keep)
     paths = map(str, Path(checkpointer.save_dir).glob("model_[0-9]*[0-9].pth"))
     earlier = sorted(path for path in paths if path <= last)
-    # A run that was killed before it removed one has one too many.
+    # A run that was killed before it removed a checkpoint has one too many.
     surplus = max(0, len(earlier) - max_to_keep) if max_to_keep else 0
     for path in earlier[:surplus]:
         Path(path).unlink()

@@ -1,4 +1,4 @@
-"""The door for yaml configs: loading and checking one, and its translation into nodes."""
+"""Load and check yaml configs; translate them into the nodes of a LazyConfig."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import RecordList
 from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.safe_config import PROPOSALS, check_name, refusal
+from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
 from ranking_det.user_errors import UserError, nearest
 
 FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
-"""What yaml, yacs and Detectron2 raise over a file, beside unknown keys."""
+"""Raised by yaml, yacs and Detectron2 for a faulty file, in addition to errors of unknown keys."""
 
 VALUES = {
     "train.output_dir": "OUTPUT_DIR",
@@ -60,7 +60,7 @@ VALUES = {
     "dataloader.evaluator.output_dir": "OUTPUT_DIR",
     "optimizer.lr": "SOLVER.BASE_LR",
 }
-"""Where a yaml config has what a LazyConfig has at a key."""
+"""The yaml key for each LazyConfig key of a value."""
 
 NODES = {
     "model": "MODEL",
@@ -74,26 +74,26 @@ NODES = {
     "lr_multiplier": "SOLVER",
     "train.tta": "TEST.AUG",
 }
-"""Where a yaml config has what a node is built from, for messages."""
+"""The yaml section from which each LazyConfig node is built, for messages."""
 
 
 def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> CfgNode:
-    """Load a yaml config over Detectron2's defaults and the project's keys.
+    """Load a yaml config on top of Detectron2's defaults and this project's keys.
 
     Args:
         path: a .yaml file.
-        overrides: ``KEY value`` pairs or ``KEY=value``. They are the user's own, and may name
-            anything.
-        trust: whether the file, too, may call whatever it names.
+        overrides: ``KEY value`` pairs or ``KEY=value``. The user types them, so that they may name
+            any callable.
+        trust: whether the file may also name any callable.
 
     Returns:
         The frozen config.
 
     Raises:
-        UserError: the file is missing or faulty, a key is unknown, or a value has a wrong type;
-            or the file names a component that is not this project's, or files of proposals.
+        UserError: the file is missing or faulty, a key is unknown, a value has a wrong type, or
+            the file names proposal files or a component that is not one of this project.
     """
-    check_file(path, "the config file")
+    check_file(path, "--config-file")
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,16 +116,16 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
 
 
 def translate(cfg: CfgNode) -> DictConfig:
-    """The nodes that a LazyConfig has, from a yaml config: they call Detectron2's builders with it.
+    """Translate a yaml config into the nodes of a LazyConfig, which call Detectron2's builders.
 
     Args:
-        cfg: as :func:`load_yaml_config` gives it.
+        cfg: as :func:`load_yaml_config` returns it.
 
     Returns:
         ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``. The evaluator's
-        ``dataset_name`` is missing: each test set has an evaluation of its own.
+        ``dataset_name`` is missing ("???"), because each test set is evaluated separately.
     """
-    on_cpu = cfg.clone()  # the engine moves the model, or leaves it where no device is touched
+    on_cpu = cfg.clone()  # the engine moves the model to its device later, if it uses one
     set_value(on_cpu, "MODEL.DEVICE", "cpu")
     max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
     targets = {
@@ -142,7 +142,8 @@ def translate(cfg: CfgNode) -> DictConfig:
     }
     values = {
         "dataloader.evaluator.dataset_name": "???",
-        # COCO's own number is 100, also for a model that keeps fewer; LVIS's is 300.
+        # None is the default of the rules: 100 for COCO, also if the model keeps fewer; 300 for
+        # LVIS.
         "dataloader.evaluator.max_dets_per_image": max_dets if max_dets > 100 else None,
         "optimizer.params.model": None,
         "lr_multiplier.optimizer": None,
@@ -157,7 +158,13 @@ def translate(cfg: CfgNode) -> DictConfig:
 
 
 def set_value(cfg: CfgNode, key: str, value: Any) -> None:
-    """Change a yaml config, frozen or not; one name stands for a tuple of names."""
+    """Change a value of a yaml config.
+
+    Args:
+        cfg: the config; it is frozen afterwards.
+        key: such as "SOLVER.BASE_LR".
+        value: the new value; a text becomes a tuple with one entry if the key holds a tuple.
+    """
     *parents, last = key.split(".")
     node = _entry(cfg, parents)
     cfg.defrost()
@@ -166,14 +173,14 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None:
-    """Fit the steps of the rate and its warm-up to another length of the training.
+    """Fit the learning-rate steps and the warm-up to another length of the training.
 
-    The steps keep their share of the whole, and the warm-up takes a third at most.
+    The steps keep their share of the length. The warm-up is at most a third of it.
 
     Args:
-        cfg: with the length as it is written; it may be frozen.
-        max_iter: the length that it will have.
-        overridden: keys that the command line has set, and that stay.
+        cfg: the config with the previous length; it may be frozen.
+        max_iter: the new length in iterations.
+        overridden: keys that the command line has set; they stay unchanged.
     """
     solver = cfg.SOLVER
     if "SOLVER.STEPS" not in overridden:
@@ -186,27 +193,34 @@ def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None
 
 
 def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """``KEY value`` and ``KEY=value`` as pairs."""
+    """Split overrides into pairs of key and value.
+
+    Args:
+        overrides: ``KEY`` and ``value`` as two words, or ``KEY=value``.
+
+    Raises:
+        UserError: a key has no value.
+    """
     words = [word for item in overrides for word in (item.split("=", 1) if "=" in item else [item])]
     if len(words) % 2:
-        raise UserError(f"overrides of a yaml config are pairs KEY value, got {' '.join(words)}")
+        raise UserError(f"overrides: expected pairs KEY value, got {' '.join(words)}")
     return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _check_calls(cfg: CfgNode, path: str) -> None:
-    """Raise UserError if what the file has, with its bases, could run code that is not ours."""
+    """Raise UserError if the file or one of its bases could run code from outside this project."""
     for key, name in _names(cfg, ""):
-        # One without a dot is looked up among the components.
+        # A name without a dot is looked up among the components.
         if "." in str(name):
             check_name(name, path, key)
     for split in ("TRAIN", "TEST"):
         key = f"PROPOSAL_FILES_{split}"
         if cfg.DATASETS[key]:
-            raise refusal(path, f"DATASETS.{key}", cfg.DATASETS[key], PROPOSALS)
+            raise refusal(path, f"DATASETS.{key}", NO_PROPOSALS, cfg.DATASETS[key])
 
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every NAME in a config, with its key."""
+    """Yield the key and value of every NAME in a config."""
     listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
     for name, entry in (value if isinstance(value, Mapping) else listed).items():
         where = f"{key}.{name}".lstrip(".")
@@ -216,54 +230,55 @@ def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _as_declared(cfg: CfgNode, key: str, value: str) -> str:
-    """An integer as a float where the config has one, which yacs refuses."""
+    """Write an integer as a float where the config has a float: yacs refuses integers there."""
     is_float = isinstance(_entry(cfg, key.split(".")), float)
     return f"{value}.0" if is_float and re.fullmatch(r"[+-]?\d+", value) else value
 
 
 def _add_component_key(cfg: CfgNode, key: str) -> None:
-    """Make room for an argument of a component that the file does not mention.
+    """Add the key of a component's argument that the file does not mention.
 
-    The component's constructor says later whether there is such an argument.
+    The constructor of the component later checks whether the argument exists.
     """
     *parents, last = key.split(".")
     node = _entry(cfg, parents)
     of_component = key.startswith(tuple(f"MODEL.{name}." for name in COMPONENTS))
     if of_component and isinstance(node, CfgNode):
-        # None takes a value of any type; the constructor's types are checked when it is built.
+        # None accepts a value of any type; the type is checked when the component is built.
         node[last] = None
 
 
 def _entry(cfg: CfgNode, parts: Sequence[str]) -> Any:
-    """What a config has under the parts of a key; None if there is no such key."""
+    """Return the value at the parts of a key; None if there is no such key."""
     for part in parts:
         cfg = cfg.get(part) if isinstance(cfg, CfgNode) else None
     return cfg
 
 
 def _unknown_key(cfg: CfgNode, message: str) -> str:
-    """What was meant, perhaps, by the unknown key that a message of yacs names."""
+    """Turn a message of yacs about an unknown key into ours, with a suggestion."""
     match = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", message)
     if not match:
         return " ".join(message.split())
-    node = cfg
-    for part in match[1].split("."):
+    node, parts = cfg, match[1].split(".")
+    for i, part in enumerate(parts):
         known = node.keys() if isinstance(node, CfgNode) else []
         if part not in known:
-            return f"no key {part!r} in the config, as in {match[1]!r}{nearest(part, known)}"
+            where = ".".join(parts[:i]) or "config"
+            return f"{where}: no key {part!r}{nearest(part, known)}"
         node = node[part]
     return message
 
 
 def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
-    """The training set; images of rare classes several times if the sampler is to repeat them."""
+    """Load the training set; repeat images of rare classes if the sampler is for that."""
     loading, repeats = cfg.DATALOADER, _repeats(cfg)
-    if repeats and not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 has no such key
-        raise UserError("DATALOADER.REPEAT_SQRT must be True, as in the paper of LVIS")
+    if repeats and not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 does not have the key
+        raise UserError("DATALOADER.REPEAT_SQRT: expected True (as in the LVIS paper), got False")
     if repeats and loading.REPEAT_THRESHOLD <= 0:
         raise UserError(
-            "DATALOADER.REPEAT_THRESHOLD must be above 0 to repeat images (LVIS: 0.001), "
-            f"got {loading.REPEAT_THRESHOLD}"
+            "DATALOADER.REPEAT_THRESHOLD: expected a number above 0 (0.001 for LVIS), got "
+            f"{loading.REPEAT_THRESHOLD}"
         )
     records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
     return repeat_rare(records, loading.REPEAT_THRESHOLD) if repeats else records
@@ -286,14 +301,14 @@ def _repeats(cfg: CfgNode) -> bool:
 def _train_mapper(cfg: CfgNode) -> DatasetMapper | BoxMapper:
     if not learns_masks(cfg):
         return DatasetMapper(cfg, is_train=True)
-    # Masks may be of several forms, or missing, at which Detectron2's mapper fails.
+    # Detectron2's mapper fails if masks have several formats or if some are missing.
     arguments = DatasetMapper.from_config(cfg, is_train=True)
-    taken = {name: arguments[name] for name in ("augmentations", "image_format")}
-    return BoxMapper(**taken, masks=True)
+    options = {name: arguments[name] for name in ("augmentations", "image_format")}
+    return BoxMapper(**options, masks=True)
 
 
 def _train_loader(cfg: CfgNode, *, dataset: list[dict[str, Any]], **arguments: Any) -> Any:
-    """Detectron2's loader, which begins its order of images anew at each start."""
-    # The records are repeated already, and Detectron2 would do it again.
+    """Build Detectron2's training loader; a resumed run starts a new order of the images."""
+    # The records are already repeated; Detectron2's sampler would repeat them again.
     arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
     return build_detection_train_loader(cfg, dataset=RecordList(dataset), **arguments)

@@ -171,6 +171,7 @@ def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root
     done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip().endswith("[0, 2, 2]"), done.stdout[-2000:] + done.stderr[-3000:]
     errors = [line for line in done.stderr.splitlines() if "ranking_lvis" in line]
-    assert "num_classes is 1203, but the data set 'ranking_lvis_v0.5_train' has 1230" in errors[0]
-    assert "have boxes only, but the config trains masks" in errors[1]
+    expected = "expected 1230, the number of classes of the data set 'ranking_lvis_v0.5_train'"
+    assert f"num_classes: {expected}, got 1203" in errors[0]
+    assert "expected masks, got only boxes; the config trains masks" in errors[1]
     assert (tmp_path / "out" / "model_final.pth").is_file()

@@ -1,4 +1,4 @@
-"""What the tests of the engine share: commands, files that leave a mark when run, and locks."""
+"""Shared helpers of the engine tests: commands, malicious files, and locks."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Payload:
-    """Pickled, a call that makes a folder."""
+    """An object whose unpickling creates the folder ``mark``."""
 
     def __init__(self, mark):
         self.mark = str(mark)
@@ -22,16 +22,16 @@ class Payload:
 
 
 def write_module(folder, mark):
-    """A module of the name ``stranger`` that leaves the mark when it is imported."""
+    """Write a module ``untrusted`` that creates the folder ``mark`` when it is imported."""
     text = (
         f"import os\nos.mkdir({str(mark)!r})\n\n\ndef build(**arguments):\n    return arguments\n"
     )
-    (folder / "stranger.py").write_text(text)
+    (folder / "untrusted.py").write_text(text)
 
 
 @contextmanager
 def locked_by_another_process(path, kind):
-    """A process that holds a lock of a kind ("EX" or "SH") on a file, which has its number."""
+    """Start a process that locks a file ("EX" or "SH") and writes its process id to it."""
     code = f"""
 import fcntl, os, sys
 file = open({str(path)!r}, "w+")
@@ -49,14 +49,14 @@ sys.stdin.read()
 
 
 def shapes_environment(tmp_path_factory, *, train, val):
-    """Of a process whose shapes data set has so many images of 64 px."""
+    """Return the environment of a process with a small shapes data set of 64 px images."""
     root = tmp_path_factory.mktemp("datasets")
     prepare_shapes(root, train=train, val=val, size=64)
     return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
 
 
 def run_commands(commands, *, pictures=True):
-    """What a user would do one after the other, in one process: starting one takes seconds."""
+    """Run command lines one after the other in one process: starting a process takes seconds."""
     code = "from ranking_det.engine import hooks, main\n"
     if not pictures:
         code += "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"
@@ -64,5 +64,5 @@ def run_commands(commands, *, pictures=True):
     code += "    assert main(command) == 0"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr[-3000:]

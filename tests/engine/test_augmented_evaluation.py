@@ -1,4 +1,4 @@
-"""The switches of test-time augmentation: train.tta.enabled and TEST.AUG.ENABLED."""
+"""Test-time augmentation from the config: train.tta.enabled and TEST.AUG.ENABLED."""
 
 from pathlib import Path
 
@@ -28,13 +28,13 @@ class Dense(nn.Module):
         raise NotImplementedError
 
 
-def assert_augmented(found, model):
-    assert isinstance(found, DenseDetectorWithTTA) and found.model is model
-    assert list(found.mapper.min_sizes) == [96, 128] and found.mapper.flip is False
+def assert_augmented(wrapped, model):
+    assert isinstance(wrapped, DenseDetectorWithTTA) and wrapped.model is model
+    assert list(wrapped.mapper.min_sizes) == [96, 128] and wrapped.mapper.flip is False
 
 
 @pytest.mark.parametrize(("config", "on"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
-def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, on):
+def test_a_model_is_augmented_only_if_the_config_enables_it(config, on):
     model = Dense()
     assert load_config(config, []).augment(model) is model
     assert_augmented(load_config(config, on).augment(model), model)
@@ -43,16 +43,16 @@ def test_the_model_itself_is_evaluated_unless_the_config_says_otherwise(config, 
 @pytest.mark.parametrize(
     ("config", "on"), [("quick/mask_rs.py", LAZY_ON), ("mask_rs.yaml", YAML_ON)]
 )
-def test_an_rcnn_of_either_kind_of_config_is_augmented_by_detectron2(config, on):
+def test_detectron2_augments_an_rcnn_of_either_kind_of_config(config, on):
     device = "MODEL.DEVICE=cpu" if config.endswith(".yaml") else "train.device=cpu"
     loaded = load_config(str(SHAPES / config), [*on, device])
     model = loaded.model()
-    found = loaded.augment(model)
-    assert isinstance(found, GeneralizedRCNNWithTTA) and found.model is model
-    assert list(found.tta_mapper.min_sizes) == [96, 128] and found.tta_mapper.flip is False
+    wrapped = loaded.augment(model)
+    assert isinstance(wrapped, GeneralizedRCNNWithTTA) and wrapped.model is model
+    assert list(wrapped.tta_mapper.min_sizes) == [96, 128] and wrapped.tta_mapper.flip is False
 
 
-def test_a_config_of_ones_own_need_not_have_the_switch():
+def test_a_custom_config_need_not_have_the_tta_node():
     loaded, model = load_config(RS, []), Dense()
     del loaded.train["tta"]
     assert loaded.augment(model) is model
@@ -61,12 +61,15 @@ def test_a_config_of_ones_own_need_not_have_the_switch():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.tta.min_size=[1]"], r"no key 'min_size' in train.tta \(did you mean 'min_sizes'"),
-        (["train.tta.flip=1"], "train.tta.flip must be bool, got 1"),
-        (["train.tta.min_sizes=480"], "train.tta.min_sizes is a node of the config and cannot"),
+        (
+            ["train.tta.min_size=[1]"],
+            r"train.tta: no key 'min_size' \(did you mean 'min_sizes'",
+        ),
+        (["train.tta.flip=1"], "train.tta.flip: expected bool, got 1"),
+        (["train.tta.min_sizes=480"], "train.tta.min_sizes: expected a list, got 480"),
     ],
 )
-def test_a_wrong_key_or_type_is_one_line(overrides, message):
+def test_a_wrong_key_or_type_is_an_error_of_one_line(overrides, message):
     with pytest.raises(UserError, match=message):
         load_lazy_config(RS, overrides)
 
@@ -75,7 +78,7 @@ def test_a_wrong_key_or_type_is_one_line(overrides, message):
     ("config", "on", "wrong"),
     [(RS, LAZY_ON, "train.tta.min_sizes=[]"), (TWIN, YAML_ON, "TEST.AUG.MIN_SIZES=()")],
 )
-def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
+def test_a_model_or_option_that_the_wrapper_rejects_is_an_error_of_one_line(config, on, wrong):
     where = wrong.rpartition(".")[0]
     for options, model, reason in (
         (on, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
@@ -90,11 +93,11 @@ def test_what_the_wrapper_refuses_is_one_line(config, on, wrong):
     ("config", "on", "folder"),
     [(RS, LAZY_ON, "train.output_dir"), (TWIN, YAML_ON, "OUTPUT_DIR")],
 )
-def test_a_model_that_cannot_be_augmented_is_found_before_anything_is_written(
+def test_a_model_that_cannot_be_augmented_is_an_error_before_anything_is_written(
     config, on, folder, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(RunConfig, "model", lambda self: nn.Linear(1, 1))
-    monkeypatch.setattr(run, "set_up", lambda *_: pytest.fail("it goes on"))
+    monkeypatch.setattr(run, "set_up", lambda *_: pytest.fail("the run continues"))
     device = "MODEL.DEVICE=cpu" if config == TWIN else "train.device=cpu"
     options = [*on, device, f"{folder}={tmp_path / 'out'}"]
     assert main(["--config-file", config, *options]) == 2

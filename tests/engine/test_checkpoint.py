@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the best kept, and heads that do not fit."""
+"""Checkpoints: atomic writes, the best checkpoint, and weights that do not fit the model."""
 
 import logging
 import resource
@@ -26,7 +26,7 @@ def checkpointer(folder, model=None):
     return RunCheckpointer(model or nn.Linear(2, 2), str(folder), extras={"class_names": ["a"]})
 
 
-def test_a_checkpoint_holds_the_extras_and_nothing_else_is_left(tmp_path):
+def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     checkpointer(tmp_path).save("model_0000004", iteration=4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
     last = find_last(str(tmp_path))
@@ -34,7 +34,7 @@ def test_a_checkpoint_holds_the_extras_and_nothing_else_is_left(tmp_path):
     assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_last_good_checkpoint(tmp_path):
+def test_a_full_disk_is_an_error_of_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
     small = checkpointer(tmp_path)
     small.save("model_0000001", iteration=1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
@@ -55,13 +55,14 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     model = nn.Linear(2, 2)
     with torch.no_grad():
         model.bias[0] = torch.nan
-    with pytest.raises(UserError, match=r"1 parameters are not finite \(the first: bias\)"):
+    message = r"model_0000001.pth: expected finite weights, .* in 1 parameters \(the first: bias\)"
+    with pytest.raises(UserError, match=message):
         checkpointer(tmp_path, model).save("model_0000001")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_checkpoint_that_was_cut_short_is_one_line(keep, tmp_path):
+def test_a_truncated_checkpoint_is_an_error_of_one_line(keep, tmp_path):
     model = nn.Linear(100, 100)
     checkpointer(tmp_path, model).save("model_0000001")
     path = tmp_path / "model_0000001.pth"
@@ -79,33 +80,34 @@ def detector(num_classes):
     return nn.ModuleDict({"backbone": nn.Linear(3, 4), "score": nn.Linear(4, num_classes)})
 
 
-def test_fine_tuning_takes_what_fits_and_reports_what_starts_afresh(tmp_path, caplog):
+def test_fine_tuning_loads_the_weights_that_fit_and_logs_the_others(tmp_path, caplog):
     trained, model = detector(3), detector(5)
     checkpointer(tmp_path, trained).save("model_final")
     with caplog.at_level(logging.WARNING, logger="ranking_det"):
         load_weights(model, find_last(str(tmp_path)), whole=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
-    assert "2 of 4 parameters start afresh: ['score.weight', 'score.bias']" in caplog.text
+    assert "2 of 4 parameters are missing from the checkpoint" in caplog.text
+    assert "keep their initial values: ['score.weight', 'score.bias']" in caplog.text
 
 
-def test_another_number_of_classes_cannot_be_resumed(tmp_path):
+def test_a_checkpoint_with_another_number_of_classes_cannot_be_resumed(tmp_path):
     checkpointer(tmp_path, detector(3)).save("model_final")
-    with pytest.raises(UserError, match="of another model: it lacks 2 of the model's 4"):
+    with pytest.raises(UserError, match="of another model: 2 of the model's 4 parameters"):
         load_weights(detector(5), find_last(str(tmp_path)), whole=True)
 
 
 @pytest.mark.parametrize("flag", ["eval_only", "predict"])
-def test_what_needs_weights_takes_the_last_of_the_folder_and_never_random_ones(flag, tmp_path):
+def test_evaluation_and_prediction_use_the_last_checkpoint_and_never_random_weights(flag, tmp_path):
     command = Command(config_file="", **{flag: True if flag == "eval_only" else ["a.jpg"]})
-    keys = ("train.init_checkpoint=FILE", "train.output_dir")
-    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} has no weights"):
+    keys = ("train.init_checkpoint", "train.output_dir")
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')}: expected weights, got none"):
         find_weights(command, "", str(tmp_path), keys)
     checkpointer(tmp_path).save("model_final")
     assert find_weights(command, "", str(tmp_path), keys).path == str(tmp_path / "model_final.pth")
 
 
 def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):
-    """Steps whose evaluation gives these; None for a step without one. The hook afterwards."""
+    """Run a step for each metric, None for a step without evaluation; return the hook."""
     hook = BestCheckpoint(checkpointer(folder), ["bbox/AP", "segm/AP"])
     if state is not None:
         hook.load_state_dict(state)
@@ -124,13 +126,13 @@ def best_iteration(folder):
     return read_extras(str(folder / "model_best.pth"))["iteration"]
 
 
-def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
+def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
     hook = run_best(tmp_path, [None, 3.0, None, 7.0, 5.0, float("nan")])
     assert best_iteration(tmp_path) == 3 and hook.best == {"metric": 7.0, "iteration": 3}
-    assert find_last(str(tmp_path)) == ""  # the best is nothing to go on from
+    assert find_last(str(tmp_path)) == ""  # a training does not resume from the best
 
 
-def test_the_best_outlives_a_resume_also_from_a_checkpoint_before_it(tmp_path):
+def test_the_best_checkpoint_survives_a_resume_also_from_an_earlier_checkpoint(tmp_path):
     state = run_best(tmp_path, [3.0]).state_dict()
     run_best(tmp_path, [None, 7.0])
     assert run_best(tmp_path, [5.0], start=1, state=state).best["metric"] == 7.0
@@ -139,12 +141,12 @@ def test_the_best_outlives_a_resume_also_from_a_checkpoint_before_it(tmp_path):
     assert best_iteration(tmp_path) == 4
 
 
-def test_without_boxes_the_masks_decide(tmp_path):
+def test_without_a_box_metric_the_mask_metric_decides(tmp_path):
     run_best(tmp_path, [3.0, 7.0, 5.0], name="segm/AP")
     assert best_iteration(tmp_path) == 1
 
 
-def test_a_new_training_in_the_same_folder_has_a_best_of_its_own(tmp_path):
+def test_a_new_training_in_the_same_folder_replaces_the_best_checkpoint(tmp_path):
     run_best(tmp_path, [7.0])
     run_best(tmp_path, [None, 2.0])
     assert best_iteration(tmp_path) == 1

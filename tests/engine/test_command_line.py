@@ -1,4 +1,4 @@
-"""The command line, on a few small images: what runs leave, and what errors say."""
+"""The command line on a few small images: output files, resumes, and error messages."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.engine.cases import locked_by_another_process, shapes_environment
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
 TWIN = "configs/shapes/retinanet_atss_rs.yaml"
-# A few short steps on tiny images; the schedule's shape stays.
+# A few steps on tiny images, with logging and checkpoints as in a long training.
 QUICK = [
     "train.device=cpu",
     "train.max_iter=4",
@@ -41,24 +41,24 @@ def start(environment, code):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A shapes data set of 8 + 4 images of 64 px."""
+    """A shapes data set with 8 training and 4 validation images of 64 px."""
     return shapes_environment(tmp_path_factory, train=8, val=4)
 
 
 @pytest.fixture(scope="module")
 def trained(environment, tmp_path_factory):
-    """The output folder of a short training, and what the process printed."""
+    """The output folder of a short training, and the output of the process."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", RS]
     command += [*QUICK, f"train.output_dir={folder}"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    completed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return folder, completed.stdout
 
 
 @pytest.fixture(scope="module")
 def runs(trained, environment, tmp_path_factory):
-    """The output folders of further runs, all of one process: starting one takes seconds."""
+    """The output folders of more runs, all in one process: starting a process takes seconds."""
     folder, _ = trained
     out = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
     shutil.copy(folder / "results.json", out["eval"] / "trained.json")
@@ -80,8 +80,8 @@ def runs(trained, environment, tmp_path_factory):
         + ["SOLVER.MAX_ITER", "3"],
     ]
     code = f"for command in {commands!r}:\n    assert main(command) == 0"
-    done = start(environment, code)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed = start(environment, code)
+    assert completed.returncode == 0, completed.stderr[-3000:]
     return out
 
 
@@ -89,7 +89,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_training_leaves_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained):
+def test_training_writes_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained):
     folder, printed = trained
     for name in ("log.txt", "metrics.json", "results.json", "model_final.pth", "config.yaml"):
         assert (folder / name).stat().st_size > 0, name
@@ -99,18 +99,18 @@ def test_training_leaves_log_metrics_weights_and_pictures_and_prints_the_folder_
     assert {"AP", "AP50", "APs"} <= results(folder)["bbox"].keys()
 
 
-def test_eval_only_gives_the_metrics_of_the_training_to_the_last_digit(runs):
+def test_eval_only_gives_exactly_the_metrics_of_the_training(runs):
     before = json.loads((runs["eval"] / "trained.json").read_text())
     assert results(runs["eval"]) == before
 
 
-def test_eval_only_without_weights_takes_the_last_of_the_output_folder(runs, trained):
+def test_eval_only_without_weights_evaluates_the_last_checkpoint_of_the_folder(runs, trained):
     log = (trained[0] / "log.txt").read_text()
     assert f"Evaluating {trained[0]}/model_final.pth" in log
     assert results(trained[0]) == results(runs["eval"])
 
 
-def test_a_seed_gives_the_same_weights(runs, trained):
+def test_the_same_seed_gives_the_same_weights(runs, trained):
     models = [
         torch.load(folder / "model_final.pth", weights_only=True)["model"]
         for folder in (trained[0], runs["again"])
@@ -120,15 +120,16 @@ def test_a_seed_gives_the_same_weights(runs, trained):
         assert torch.equal(value, models[1][name]), name
 
 
-def test_resume_goes_on_from_the_last_checkpoint_and_says_where(runs):
+def test_resume_continues_from_the_last_checkpoint_and_logs_the_iteration(runs):
     log = (runs["resumed"] / "log.txt").read_text()
-    assert "at iteration 2, with another config than it was written with" in log  # a longer one
+    assert "at iteration 2, with a changed config" in log  # more iterations
     assert torch.load(runs["resumed"] / "model_final.pth", weights_only=True)["iteration"] == 3
 
 
-def test_a_run_that_cannot_be_resumed_exactly_says_so(runs):
+def test_a_run_that_cannot_be_resumed_exactly_logs_this(runs):
     log = (runs["yaml"] / "log.txt").read_text()
-    assert "at iteration 2, with weights, optimizer and iteration; the order of the images" in log
+    text = "at iteration 2, with its weights, optimizer and iteration; the order of the images"
+    assert text in log
     assert torch.load(runs["yaml"] / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
@@ -138,13 +139,25 @@ def test_the_yaml_twin_trains_and_evaluates(runs):
 
 
 WRONG = {
-    "an unknown key": ([RS, "train.max_itr=3"], "no key 'max_itr' in train (did you mean"),
+    "an unknown key": (
+        [RS, "train.max_itr=3"],
+        "train: no key 'max_itr' (did you mean 'max_iter'?)",
+    ),
     "an unknown yaml key": ([TWIN, "SOLVER.MAX_ITR", "3"], "(did you mean 'MAX_ITER'?)"),
-    "a missing config": (["configs/none.py"], "the config file 'configs/none.py' does not exist"),
-    "another kind of file": (["README.md"], "must end in .py, .yaml or .yml, got 'README.md'"),
-    "a wrong type": ([RS, "train.max_iter=x"], "train.max_iter must be int, got 'x'"),
-    "a wrong device": ([RS, "train.device=gpu"], "train.device is 'gpu', which does not work here"),
-    "a wrong yaml device": ([TWIN, "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', which does not"),
+    "a missing config": (["configs/none.py"], "--config-file: 'configs/none.py' does not exist"),
+    "another kind of file": (
+        ["README.md"],
+        "--config-file: expected a .py, .yaml or .yml file, got 'README.md'",
+    ),
+    "a wrong type": ([RS, "train.max_iter=x"], "train.max_iter: expected int, got 'x'"),
+    "a wrong device": (
+        [RS, "train.device=gpu"],
+        "train.device: expected a device that works here, cpu",
+    ),
+    "a wrong yaml device": (
+        [TWIN, "MODEL.DEVICE", "gpu"],
+        "MODEL.DEVICE: expected a device that works here, cpu",
+    ),
     "parts that do not fit": (
         [RS, "model.head.branch=True"],
         "model cannot be built: head.branch: expected False, as the criterion",
@@ -153,86 +166,99 @@ WRONG = {
         ["configs/shapes/fcos_fcos_rs.yaml", "MODEL.HEAD.BRANCH", "True", "MODEL.DEVICE", "cpu"],
         "MODEL cannot be built: head.branch: expected False, as the criterion",
     ),
-    "a wrong option of the inference": (
+    "a wrong option of inference": (
         [TWIN, "MODEL.INFERENCE.NMS", "fast", "MODEL.DEVICE", "cpu"],
         "MODEL.INFERENCE: nms: expected one of hard, linear, gaussian, got 'fast'",
     ),
     "missing weights": (
         [RS, "--eval-only", "train.init_checkpoint=none.pth"],
-        "the checkpoint 'none.pth' does not exist",
+        "train.init_checkpoint: 'none.pth' does not exist",
     ),
     "no weights": (
         [RS, "--eval-only", "train.output_dir=/nonexistent"],
-        "--eval-only has no weights: give train.init_checkpoint=FILE",
+        "--eval-only: expected weights, got none; give train.init_checkpoint=FILE",
     ),
     "nothing to resume": (
         [RS, "--resume", "train.output_dir=/nonexistent"],
-        "--resume: no checkpoint in train.output_dir=/nonexistent",
+        "--resume: expected a checkpoint in train.output_dir=/nonexistent, got none",
     ),
-    "too many GPUs": ([RS, "--num-gpus", "99"], "--num-gpus is 99, but this machine has"),
+    "too many GPUs": ([RS, "--num-gpus", "99"], "--num-gpus: expected at most "),
     "a negative learning rate": (
         [RS, "optimizer.lr=-0.1"],
-        "the learning rate must be > 0, got -0.1",
+        "optimizer.lr: expected a learning rate above 0, got -0.1",
     ),
     "a negative yaml learning rate": (
         [TWIN, "SOLVER.BASE_LR", "-0.1", "MODEL.DEVICE", "cpu"],
-        "the learning rate must be > 0, got -0.1",
+        "SOLVER.BASE_LR: expected a learning rate above 0, got -0.1",
     ),
-    "a batch smaller than the processes": (
+    "a batch smaller than the number of processes": (
         [RS, "--num-gpus", "2", "dataloader.train.total_batch_size=1"],
-        "a batch of 1 cannot be shared by 2 processes",
+        "dataloader.train.total_batch_size: expected a multiple of 2, the number of processes, "
+        "got 1",
     ),
-    "a machine beyond the last": (
+    "a machine rank that is too large": (
         [RS, "--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"],
-        "--machine-rank must be 0 to 1, got 2",
+        "--machine-rank: expected 0 to 1, got 2",
     ),
-    "machines without a place to meet": (
+    "several machines without an address": (
         [RS, "--num-machines", "2"],
-        "--num-machines needs --dist-url tcp://HOST:PORT",
+        "--dist-url: expected the address of machine 0, tcp://HOST:PORT, for several machines, "
+        "got 'auto'",
     ),
-    "half precision that the device has not": (
+    "half precision that the device does not support": (
         [RS, "train.amp.enabled=True", "train.amp.dtype=float16", "train.device=cpu"],
-        "train.amp.dtype=float16 needs a GPU; on cpu take bfloat16",
+        "train.amp.dtype: expected auto or bfloat16 on cpu, got 'float16', which needs a GPU",
     ),
     "an unknown data set": (
         [RS, "dataloader.train.dataset.names=shapes_trian"],
-        "no data set 'shapes_trian' is registered (did you mean 'shapes_train'?)",
+        "dataloader.train.dataset.names: expected a registered data set, got 'shapes_trian' (did "
+        "you mean 'shapes_train'?)",
     ),
     "a refused value": (
         [RS, "model.assigner.topk=0"],
         "topk: expected an integer of at least 1, got 0",
     ),
-    "a refused value within": (
+    "a refused nested value": (
         [RS, "model.criterion.rank_scope=imge"],
         "model cannot be built: rank_scope: expected one of image, gpu, global, got 'imge'",
     ),
     "an unknown argument of a module without any": (
         [RS, "model.criterion.localization.beta=1"],
-        "no key 'beta' in model.criterion.localization",
+        "model.criterion.localization: no key 'beta'",
     ),
-    "null for a number": ([RS, "train.max_iter=null"], "train.max_iter must be int, got None"),
-    "a value for a node": ([RS, "model=5"], "model is a node of the config and cannot become 5"),
-    "no iterations": ([RS, "train.max_iter=0"], "train.max_iter must be an integer of at least 1"),
-    "no output folder": ([RS, "train.output_dir="], "train.output_dir is empty"),
-    "an output folder that is a file": ([RS, "train.output_dir=/dev/null"], "is no folder that"),
+    "null for a number": ([RS, "train.max_iter=null"], "train.max_iter: expected int, got None"),
+    "a value for a node": ([RS, "model=5"], "model: expected a config node, got 5"),
+    "no iterations": (
+        [RS, "train.max_iter=0"],
+        "train.max_iter: expected an integer of at least 1, got 0",
+    ),
+    "no output folder": ([RS, "train.output_dir="], "train.output_dir: expected a folder, got ''"),
+    "an output folder that is a file": (
+        [RS, "train.output_dir=/dev/null"],
+        "train.output_dir: expected a writable folder, got '/dev/null'",
+    ),
     "a folder as weights": (
         [RS, "--eval-only", "train.init_checkpoint=configs"],
-        "the checkpoint 'configs' is a folder, not a file",
+        "train.init_checkpoint: expected a file, got the folder 'configs'",
     ),
-    "another number of classes": ([RS, "model.num_classes=3"], "model.num_classes is 3, but the"),
+    "another number of classes": (
+        [RS, "model.num_classes=3"],
+        "model.num_classes: expected 12, the number of classes of the data set 'shapes_train', "
+        "got 3",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_mistake_is_one_line(case, tmp_path, monkeypatch, capsys):
+def test_a_user_error_is_one_line(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     args, message = WRONG[case]
     if args[0] == RS and not any("output_dir" in a for a in args):
         args = [*args, f"train.output_dir={tmp_path / 'out'}"]
     assert main(["--config-file", *args]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert len(output.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert not Path("output/shapes/fcos_fcos_rs_yaml").exists()
 
@@ -242,20 +268,20 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, 
     (tmp_path / "notes.txt").write_text("mine")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         assert main(["--config-file", RS, *QUICK, f"train.output_dir={tmp_path}"]) == 2
-    said = capsys.readouterr().err
-    assert f"{tmp_path}: another training (process {other.pid}) writes there" in said
+    output = capsys.readouterr().err
+    assert f"{tmp_path}: another training (process {other.pid}) is writing to this" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt"]
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("another model", "is of another model: it lacks"),
+        ("another model", "is a checkpoint of another model: 2 of the model's 2 parameters"),
         ("not a checkpoint", "cannot be read as a checkpoint"),
         ("a list", "cannot be read as a checkpoint"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
+def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_line(kind, message, tmp_path):
     path = tmp_path / "other.pth"
     if kind == "a list":
         torch.save([1, 2], path)
@@ -270,10 +296,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(kind, message, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_new_training_starts_its_criterion_afresh_and_an_evaluation_does_not(tmp_path):
+def test_a_new_training_resets_the_state_of_its_criterion_and_an_evaluation_does_not(tmp_path):
     def build():
         model = torch.nn.Linear(2, 2)
-        # By its class, whatever a detector calls it.
+        # The criterion is found by its class, whatever its attribute is called.
         model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
         return model
 
@@ -286,10 +312,10 @@ def test_a_new_training_starts_its_criterion_afresh_and_an_evaluation_does_not(t
     assert (model.loss.balance.sums == 7).all()
 
 
-def test_weights_that_fit_in_part_may_start_a_training_but_not_be_evaluated(tmp_path):
+def test_weights_that_fit_in_part_can_start_a_training_but_cannot_be_evaluated(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
     load_weights(model, str(tmp_path / "part.pth"), whole=False)
     assert (model[0].weight == 1).all()
-    with pytest.raises(UserError, match="it lacks 3 of the model's 4 parameters"):
+    with pytest.raises(UserError, match="3 of the model's 4 parameters are missing"):
         load_weights(model, str(tmp_path / "part.pth"), whole=True)

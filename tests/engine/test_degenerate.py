@@ -1,4 +1,4 @@
-"""Degenerate data through whole R-CNNs: trained, evaluated, and no crash."""
+"""R-CNNs train and evaluate on degenerate data without a crash."""
 
 import pytest
 import torch
@@ -27,9 +27,9 @@ CASES = {
     "no objects in one of two images": [[], [thing()]],
     "masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], [thing()]],
     "only masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], []],
-    "crowds alone": [[thing(iscrowd=1)], [thing(iscrowd=1)]],
+    "only crowds": [[thing(iscrowd=1)], [thing(iscrowd=1)]],
     "a crowd over an object": [[thing(iscrowd=1), thing()], []],
-    "an object of a pixel": [[thing(bbox=[8, 8, 1, 1], segmentation=[[8, 8, 9, 8, 9, 9]])], []],
+    "an object of one pixel": [[thing(bbox=[8, 8, 1, 1], segmentation=[[8, 8, 9, 8, 9, 9]])], []],
     "an object as large as the image": [[thing(bbox=[0, 0, 64, 48])], []],
     "many objects in one place": [[thing() for _ in range(100)], []],
 }
@@ -37,20 +37,20 @@ CASES = {
 
 @pytest.fixture
 def records(tmp_path):
-    """Registers the images and their objects; gives Detectron2's dicts."""
+    """A function that registers images with objects and returns Detectron2's dicts."""
 
-    def do(objects):
-        made = []
-        for i, own in enumerate(objects):
+    def register(objects):
+        dicts = []
+        for i, annotations in enumerate(objects):
             path = tmp_path / f"{i}.png"
             Image.new("RGB", (64, 48), (60 * i, 90, 30)).save(path)
             size = {"height": 48, "width": 64, "image_id": i}
-            made.append({"file_name": str(path), **size, "annotations": own})
-        DatasetCatalog.register(NAME, lambda: made)
+            dicts.append({"file_name": str(path), **size, "annotations": annotations})
+        DatasetCatalog.register(NAME, lambda: dicts)
         MetadataCatalog.get(NAME).set(thing_classes=["thing"], evaluator_type="coco")
-        return made
+        return dicts
 
-    yield do
+    yield register
     for catalog in (DatasetCatalog, MetadataCatalog):
         if NAME in catalog:
             catalog.remove(NAME)
@@ -58,8 +58,8 @@ def records(tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
-def test_one_class_and_degenerate_objects_train_and_are_evaluated(name, case, records):
-    made = records(CASES[case])
+def test_an_rcnn_of_one_class_trains_and_evaluates_on_degenerate_objects(name, case, records):
+    dicts = records(CASES[case])
     cfg = load_masked_cascade() if name == "cascade_mask" else load(f"quick/{name}.py").model
     cfg.roi_heads.num_classes = 1
     torch.manual_seed(0)
@@ -67,17 +67,17 @@ def test_one_class_and_degenerate_objects_train_and_are_evaluated(name, case, re
     options = {"augmentations": [NoOpTransform()], "image_format": "RGB"}
     mapper = DatasetMapper(is_train=True, use_instance_mask="mask" in name, **options)
     with EventStorage():
-        losses = model([mapper(record) for record in made])
+        losses = model([mapper(record) for record in dicts])
     assert all(loss.isfinite() for loss in losses.values()), losses
     sum(losses.values()).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-    tested = DatasetMapper(is_train=False, **options)
+    test_mapper = DatasetMapper(is_train=False, **options)
     metrics = inference_on_dataset(
-        model, [[tested(record)] for record in made], DetectionEvaluator(NAME)
+        model, [[test_mapper(record)] for record in dicts], DetectionEvaluator(NAME)
     )
     tasks = ["bbox", "segm"] if "mask" in name else ["bbox"]
     assert list(metrics) == (tasks if any(CASES[case]) else [])
-    found = any(not own["iscrowd"] for image in CASES[case] for own in image)
+    has_objects = any(not entry["iscrowd"] for image in CASES[case] for entry in image)
     for task in metrics.values():
-        assert (0 <= task["AP"] <= 100) == found  # NaN without an object
+        assert (0 <= task["AP"] <= 100) == has_objects  # NaN without an object

@@ -1,4 +1,4 @@
-"""The guard of a training; the score watch of an evaluation."""
+"""The training guard against NaN losses and missing positives; the score threshold warning."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ from tests.modeling.cases import load, make_batch
 
 
 class Model(nn.Module):
-    """Its losses are what the batch says."""
+    """A model whose losses are given by the batch."""
 
     prefix = ""
 
@@ -49,14 +49,14 @@ def make_trainer(batches, max_iter=None, extra=()):
 
 
 def batches_with(faulty, step, count=6):
-    """Two images a batch, numbered from 0 on; the first of batch ``step`` is faulty."""
+    """Batches of two images with ids from 0; the first image of batch ``step`` is faulty."""
     batches = [[{"image_id": 2 * i}, {"image_id": 2 * i + 1}] for i in range(count)]
     batches[step][0] |= faulty
     return batches
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_loss_that_is_not_finite_stops_with_its_name_the_iteration_and_the_images(value):
+def test_a_non_finite_loss_stops_training_and_names_loss_iteration_and_images(value):
     trainer = make_trainer(batches_with({"factor": float(value)}, step=3))
     message = rf"^loss_cls became NaN or infinite at iteration 3 \(loss_cls={value}, loss_box=0\."
     with pytest.raises(NonFiniteLossError, match=message + r"\d+\), images 6, 7\. Try a lower"):
@@ -69,7 +69,7 @@ def test_without_an_image_id_the_file_is_named():
         make_trainer([[{"file_name": "a.png", "factor": float("inf")}]]).train(0, 1)
 
 
-def test_images_whose_gradients_broke_the_weights_are_named_not_those_of_the_next_step():
+def test_the_images_whose_gradients_broke_the_weights_are_named():
     batches = batches_with({}, step=0)
     trainer = make_trainer(batches)
     step = trainer.optimizer.step
@@ -79,7 +79,7 @@ def test_images_whose_gradients_broke_the_weights_are_named_not_those_of_the_nex
         trainer.train(0, 6)
 
 
-def test_weights_broken_from_the_start_are_told():
+def test_weights_that_are_not_finite_from_the_start_are_reported():
     trainer = make_trainer(batches_with({}, step=0))
     trainer.model.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"images 0, 1\. The weights were .* from the sta"):
@@ -87,7 +87,7 @@ def test_weights_broken_from_the_start_are_told():
 
 
 @pytest.mark.parametrize("step", [3, 5])
-def test_the_last_good_checkpoint_stays_the_last(step, tmp_path):
+def test_no_checkpoint_is_written_after_a_non_finite_loss(step, tmp_path):
     trainer = make_trainer(batches_with({"factor": float("nan")}, step))
     checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path), trainer=trainer)
     trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 2)])
@@ -98,7 +98,7 @@ def test_the_last_good_checkpoint_stays_the_last(step, tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == written[-1]
 
 
-def test_evaluations_pass_and_the_hook_is_taken_off_at_the_end():
+def test_evaluations_are_not_checked_and_the_forward_hook_is_removed_at_the_end():
     class Evaluate(hooks.HookBase):
         def after_step(self):
             self.trainer.model.eval()
@@ -132,16 +132,17 @@ def work(rank, folder):
     distributed.destroy_process_group()
 
 
-def test_all_workers_stop_together_and_are_counted_together(tmp_path):
-    # To import Detectron2 anew takes longer than all tests of this file; but autograd cannot be
+def test_all_workers_stop_in_the_same_step_and_count_positives_together(tmp_path):
+    # Importing Detectron2 again takes longer than all tests of this file. But autograd cannot be
     # forked once it has threads for GPUs.
     method = "spawn" if torch.cuda.is_available() else "fork"
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
-    own, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
-    assert own == other and own.startswith("5 loss_cls became NaN or infinite at iteration 5 on ")
-    assert "worker 1 (loss_cls=nan" in own and "images 15. Try" in own and "worker 0" not in own
+    text, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert text == other and text.startswith("5 loss_cls became NaN or infinite at iteration 5 on ")
+    assert "worker 1 (loss_cls=nan" in text and "images 15. Try" in text and "worker 0" not in text
     log = (tmp_path / "0.log").read_text()
-    assert "last 2 steps, up to iteration 3," in log and "0.00 detections per image (3 im" in log
+    assert "last 2 steps, up to iteration 3. The images" in log
+    assert "0.00 detections per image (3 im" in log
     assert not (tmp_path / "1.log").read_text()
 
 
@@ -169,25 +170,26 @@ def warnings(caplog):
 def test_a_hundred_steps_without_a_positive_warn_once_until_positives_return(runs, ends, caplog):
     batches = positives(*runs)
     make_trainer(batches).train(0, len(batches))
-    found = warnings(caplog)
-    assert len(found) == len(ends)
-    for message, end in zip(found, ends):
-        assert f"last 100 steps, up to iteration {end}, whose images had 300 objects" in message
+    messages = warnings(caplog)
+    assert len(messages) == len(ends)
+    for message, end in zip(messages, ends):
+        assert f"last 100 steps, up to iteration {end}. The images of these steps had" in message
+        assert "had 300 objects in total" in message
         for cause in ("anchor sizes", "class ids", "filtered out", "images without objects"):
             assert cause in message
 
 
-def test_an_rpn_without_positives_is_told_though_the_box_head_has_some(caplog, monkeypatch):
+def test_an_rpn_without_positives_is_a_warning_although_the_box_head_has_some(caplog, monkeypatch):
     monkeypatch.setattr(Model, "prefix", "rpn/")
     make_trainer(positives((0.0, 100))).train(0, 100)
     (message,) = warnings(caplog)
-    assert message.startswith("No positive (rpn/num_positives) in the last 100 steps")
+    assert message.startswith("No positives (rpn/num_positives) in the last 100 steps")
 
 
 @pytest.mark.parametrize(
     ("name", "loss"), [("mask_rs", "loss_rank"), ("cascade_rs", "loss_rank_stage0")]
 )
-def test_a_loss_of_an_rcnn_that_is_not_finite_is_named(name, loss):
+def test_a_non_finite_loss_of_an_rcnn_is_named(name, loss):
     model = instantiate(load(f"quick/{name}.py").model)
     batches = [make_batch((2, 1), sizes=((64, 64),)) for _ in range(2)]
     for i, inputs in enumerate(batches[0] + batches[1]):
@@ -205,29 +207,29 @@ def test_a_loss_of_an_rcnn_that_is_not_finite_is_named(name, loss):
     ("thresh", "message"),
     [(0.1, "is 0.1, which 100 % of all boxes pass"), (0.9, "leaves only 0.00"), (0.0, None)],
 )
-def test_the_threshold_of_an_rcnn_is_watched_in_an_evaluation(name, thresh, message, caplog):
+def test_a_wrong_score_threshold_of_an_rcnn_is_a_warning(name, thresh, message, caplog):
     cfg = load(f"quick/{name}.py").model
     heads = cfg.roi_heads
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
-        predictor.test_score_thresh = thresh  # all scores are .5 at the start, or nearly
+        predictor.test_score_thresh = thresh  # the initial scores are all close to 0.5
     with watch_scores():
         batches = [make_batch((1,), sizes=((64, 64),)) for _ in range(2)]
         inference_on_dataset(instantiate(cfg), batches, DatasetEvaluators([]))
-    found = warnings(caplog)
+    messages = warnings(caplog)
     if message is None:
-        assert not found
+        assert not messages
     else:
-        assert len(found) == 1 and message in found[0] and "(2 images" in found[0]
-        assert found[0].startswith("model.roi_heads.box_predictor.test_score_thresh (")
+        assert len(messages) == 1 and message in messages[0] and "(2 images" in messages[0]
+        assert messages[0].startswith("model.roi_heads.box_predictor.test_score_thresh (")
 
 
-def test_a_model_that_logs_no_positives_is_not_watched_for_them(caplog):
+def test_a_model_that_does_not_log_positives_gives_no_warning(caplog):
     make_trainer([[{}]] * 150).train(0, 150)
     assert not warnings(caplog)
 
 
 class Detector(nn.Module):
-    """One level of 10 boxes far from each other, with the logits given, in 2 classes."""
+    """A detector with one level of 10 disjoint boxes of 2 classes, and given logits."""
 
     def __init__(self, logits, **options):
         super().__init__()
@@ -262,24 +264,24 @@ LOW, HIGH = -6.0, 2.0
         (3, {}, None),
         (4, {}, r"is 0.05, which 40 % of all boxes pass \(4 images\)\. Raise it"),
         (4, {"topk": 1}, "40 % of all boxes pass"),  # counted before top-k
-        (10, {"score_thresh": 0.0}, None),  # 0 is no threshold
+        (10, {"score_thresh": 0.0}, None),  # 0 disables the threshold
         (1, {"score_thresh": 0.9}, r"is 0\.9, which leaves only 0\.00"),
     ],
 )
-def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_named(
+def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_a_warning(
     num_high, options, message, augmented, caplog
 ):
     model = Detector([HIGH] * num_high + [LOW] * (10 - num_high), **options)
     if augmented:
         model = DenseDetectorWithTTA(model, min_sizes=[64, 96], max_size=200, flip=True)
     evaluate(model)
-    found = "\n".join(warnings(caplog))
+    text = "\n".join(warnings(caplog))
     if message is None:
-        assert not found
+        assert not text
     else:
         assert len(warnings(caplog)) == 1
-        assert found.startswith("model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)")
-        assert re.search(message, found)
+        assert text.startswith("model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)")
+        assert re.search(message, text)
 
 
 def test_scores_that_are_not_finite_are_not_blamed_on_the_threshold(caplog):
@@ -288,11 +290,11 @@ def test_scores_that_are_not_finite_are_not_blamed_on_the_threshold(caplog):
     assert "It cannot be lower: the scores or boxes are not finite" in message
 
 
-def test_nothing_is_said_of_other_models_outside_an_evaluation_or_after_an_error(caplog):
+def test_other_models_training_and_failed_evaluations_give_no_warning(caplog):
     evaluate(nn.Identity())
     Detector([LOW] * 10)([{}])
     with pytest.raises(ZeroDivisionError), watch_scores():
         Detector([LOW] * 10)([{}])
         raise ZeroDivisionError
-    evaluate(Detector([HIGH] * 2 + [LOW] * 8))  # the counts before are gone
+    evaluate(Detector([HIGH] * 2 + [LOW] * 8))  # the earlier counts are discarded
     assert not warnings(caplog)

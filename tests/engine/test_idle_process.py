@@ -1,4 +1,4 @@
-"""A process without objects in its images keeps no other waiting, and takes nothing away."""
+"""A process whose images have no objects does not block the others or change their gradients."""
 
 import multiprocessing
 import socket
@@ -18,7 +18,7 @@ STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs
 
 
 def train_with_an_idle_process(config, rank, steps):
-    """The sum of the weights after steps without objects here, and at last without any at all."""
+    """Train; only rank 0 has objects, and in the last steps no process has. Return a checksum."""
     torch.manual_seed(0)
     model = distribute(instantiate(load(config).model).train(), "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -33,25 +33,25 @@ def train_with_an_idle_process(config, rank, steps):
 
 
 def rank_over_all(images):
-    """Losses and gradients of a cascade with masks that ranks over all processes."""
+    """Compute losses and gradients of a cascade with masks that ranks over all processes."""
     cfg = load_masked_cascade()
     torch.manual_seed(0)
     model = instantiate(cfg).train()
-    model.roi_heads.max_mask_rois = 1000  # of each process; none is to be dropped
+    model.roi_heads.max_mask_rois = 1000  # per process; enough to keep all RoIs
     for module in model.modules():
         if isinstance(module, Criterion):
             module.rank_scope = "global"
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()  # its statistics are those of a process
+            module.eval()  # each process has its own statistics
     for stage in model.roi_heads.stages():
         torch.nn.init.normal_(stage.predictor.cls_score.weight, std=0.1)
         torch.nn.init.normal_(stage.predictor.bbox_pred.weight, std=0.02)
     batch = make_batch((3, 2, 0, 0))[images]
-    wrapped = distribute(model, "cpu")  # averages for as long as it lives
+    wrapped = distribute(model, "cpu")  # must stay alive to average the gradients
     with EventStorage(0):
         losses = wrapped(batch)
     sum(losses.values()).backward()
-    # Numbers, as tensors would travel by files that a process takes with it when it ends.
+    # Plain numbers: tensors would be sent as files that disappear when the process ends.
     return (
         {name: loss.item() for name, loss in losses.items()},
         {name: p.grad.flatten().tolist() for name, p in model.named_parameters()},
@@ -61,17 +61,17 @@ def rank_over_all(images):
 def work(rank, port, outcome):
     torch.set_num_threads(1)
     _join(f"tcp://127.0.0.1:{port}", rank, 2, rank, 2)
-    found = {
+    results = {
         config: train_with_an_idle_process(config, rank, steps) for config, steps in STEPS.items()
     }
-    found["global"] = rank_over_all(slice(2 * rank, 2 * rank + 2))
-    outcome.put(found)
+    results["global"] = rank_over_all(slice(2 * rank, 2 * rank + 2))
+    outcome.put(results)
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What each of two processes found, of which the second has no objects."""
+def results():
+    """The results of two processes; the second one has no objects."""
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
     with socket.socket() as free:
@@ -87,15 +87,15 @@ def found():
 
 
 @pytest.mark.parametrize("config", STEPS)
-def test_it_hangs_nobody_and_has_the_same_weights(found, config):
-    assert found[0][config] == found[1][config]
+def test_an_idle_process_does_not_block_and_has_the_same_weights(results, config):
+    assert results[0][config] == results[1][config]
 
 
-def test_ranking_over_all_processes_is_that_of_one_process_with_all_images(found):
+def test_ranking_over_all_processes_equals_one_process_with_all_images(results):
     losses, gradients = rank_over_all(slice(0, 4))
     assert "loss_mask_stage2" in losses and "loss_rank_stage2" in losses
-    for own in found:
-        assert own["global"][0] == pytest.approx(losses, rel=1e-4)
+    for result in results:
+        assert result["global"][0] == pytest.approx(losses, rel=1e-4)
         for name, expected in gradients.items():
-            other, expected = torch.tensor(own["global"][1][name]), torch.tensor(expected)
-            assert (other - expected).norm() <= 1e-3 * expected.norm() + 1e-7, name
+            gradient, expected = torch.tensor(result["global"][1][name]), torch.tensor(expected)
+            assert (gradient - expected).norm() <= 1e-3 * expected.norm() + 1e-7, name

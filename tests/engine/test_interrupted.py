@@ -1,4 +1,4 @@
-"""Trainings that are killed at a chosen moment, resumed past their end, repeated or replaced."""
+"""Trainings that are killed at a certain file, resumed after their end, repeated or replaced."""
 
 import json
 import os
@@ -21,7 +21,7 @@ OPTIONS = [
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-# What is about to get its name, and how often there was one before.
+# The file before whose rename the run is killed, and how many such renames come before.
 MOMENTS = {
     "the last periodic checkpoint": ("model_0000003.pth", 0),
     "the pointer to it": ("last_checkpoint", 1),
@@ -31,7 +31,7 @@ MOMENTS = {
     "the classes of the last evaluation": ("per_class_ap.csv", 1),
     "the best checkpoint": ("model_best.pth", 0),
 }
-# One process that imports torch, and a fork for each training: starting one takes seconds.
+# One process imports torch and forks for each training: starting a process takes seconds.
 DRIVER = """
 import errno, json, os, signal, sys, traceback
 from pathlib import Path
@@ -82,10 +82,10 @@ def command(folder, *flags):
 
 
 def drive(environment, steps):
-    """Run commands: each with the file before which it is killed, and one that fills the disk."""
+    """Run commands, each with the file at which it is killed, and one that fills the disk."""
     program = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(steps)]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(environment, tmp_path_factory):
-    """The folder of an uninterrupted run, and of one for each moment, killed and resumed."""
+    """The folders of an uninterrupted run, and of a killed and resumed run for each moment."""
     root = tmp_path_factory.mktemp("runs")
     folders = {moment: root / moment.replace(" ", "_") for moment in MOMENTS}
     steps = [(command(root / "whole"), None)]
@@ -107,7 +107,7 @@ def runs(environment, tmp_path_factory):
 
 @pytest.fixture
 def finished(runs, tmp_path):
-    """A finished training of one's own, to be changed."""
+    """A copy of a finished training that a test may change."""
     return shutil.copytree(runs["whole"], tmp_path / "run")
 
 
@@ -135,33 +135,35 @@ def assert_same(folder, whole):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_kill_at_any_moment_and_a_resume_give_the_same_training(moment, runs):
+def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(moment, runs):
     assert_same(runs[moment], runs["whole"])
 
 
-def test_a_finished_training_is_evaluated_again(finished, runs, environment):
+def test_resuming_a_finished_training_evaluates_it_again(finished, runs, environment):
     for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
         (finished / name).unlink()
     drive(environment, [(command(finished, "--resume"), None)])
     assert_same(finished, runs["whole"])
     assert (
-        "The training is finished: its final checkpoint is evaluated again"
+        "The training is finished: evaluating its final checkpoint again"
         in (finished / "log.txt").read_text()
     )
 
 
-def test_a_full_disk_at_the_final_checkpoint_is_no_end_and_a_resume_is(runs, environment, tmp_path):
+def test_a_training_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(
+    runs, environment, tmp_path
+):
     folder = tmp_path / "run"
     drive(environment, [(command(folder), None, "model_final")])
     assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (folder / "curves.png").exists()
-    # That after the third iteration, and none at the end.
+    # The evaluation after the third iteration, and none at the end.
     assert (folder / "log.txt").read_text().count("Start inference") == 1
     drive(environment, [(command(folder, "--resume"), None)])
     assert_same(folder, runs["whole"])
 
 
-def test_a_pointer_to_a_file_that_is_missing_gives_way_to_an_earlier_checkpoint(
+def test_an_earlier_checkpoint_is_resumed_if_the_last_one_is_missing_or_broken(
     finished, runs, environment
 ):
     (finished / "model_final.pth").unlink()
@@ -177,51 +179,58 @@ def contents(folder):
 
 
 def refused(folder, capsys, *flags):
-    """What is said on a command that changes nothing; the environment is a test's own."""
+    """Run a command that must fail without changing the folder; return its error message."""
     before = contents(folder)
     assert main(command(folder, *flags)) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert len(output.splitlines()) == 1
     assert contents(folder) == before
-    return said
+    return output
 
 
 @pytest.fixture
-def here(environment, monkeypatch):
+def in_process(environment, monkeypatch):
+    """Run commands in the process of the test, with the environment of the other commands."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DETECTRON2_DATASETS", environment["DETECTRON2_DATASETS"])
 
 
-@pytest.mark.usefixtures("here")
-def test_a_resume_past_the_end_is_refused_with_the_ways_out(finished, capsys, monkeypatch):
+@pytest.mark.usefixtures("in_process")
+def test_a_resume_after_the_end_is_refused_with_advice(finished, capsys, monkeypatch):
     monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
-    said = refused(finished, capsys, "--resume")
-    assert f"{finished}/model_final.pth has 4 iterations, more than train.max_iter=3: give" in said
-    for way_out in ("train.max_iter of at least 4", "--eval-only", "--overwrite", "train.output_d"):
-        assert way_out in said
+    output = refused(finished, capsys, "--resume")
+    expected = f"train.max_iter: expected at least 4, the iterations of {finished}/model_final.pth"
+    assert expected in output and "got 3" in output
+    for remedy in ("raise train.max_iter", "--eval-only", "--overwrite", "train.output_dir=FOLDER"):
+        assert remedy in output
 
 
-@pytest.mark.usefixtures("here")
-def test_a_training_is_not_started_where_there_is_one(finished, capsys):
-    said = refused(finished, capsys)
-    assert f"train.output_dir={finished} already has a training: give --resume" in said
-    assert "--overwrite to replace it" in said and "train.output_dir=FOLDER" in said
+@pytest.mark.usefixtures("in_process")
+def test_a_training_is_not_started_in_a_folder_that_has_one(finished, capsys):
+    output = refused(finished, capsys)
+    assert f"train.output_dir: '{finished}' already has a training; give --resume" in output
+    assert "--overwrite to replace it" in output and "train.output_dir=FOLDER" in output
     for path in finished.glob("*.pth"):
         path.unlink()
-    said = refused(finished, capsys)
-    assert "--resume" not in said and "--overwrite to replace it" in said
+    output = refused(finished, capsys)
+    assert "--resume" not in output and "--overwrite to replace it" in output
     assert "with --overwrite" in refused(finished, capsys, "--resume")
 
 
-@pytest.mark.usefixtures("here")
-def test_overwrite_is_for_a_training_only(finished, capsys):
-    for flag in ("--resume", "--eval-only", "--preview=1", "--predict=a.jpg"):
-        assert "give one of --eval-only, --resume, --ov" in refused(
-            finished, capsys, "--overwrite", flag
-        )
+@pytest.mark.usefixtures("in_process")
+def test_overwrite_excludes_resume_evaluation_preview_and_prediction(finished, capsys):
+    for flag, flags in {
+        "--eval-only": "--eval-only and --overwrite",
+        "--resume": "--resume and --overwrite",
+        "--preview=1": "--overwrite and --preview",
+        "--predict=a.jpg": "--overwrite and --predict",
+    }.items():
+        output = refused(finished, capsys, "--overwrite", flag)
+        assert "--eval-only, --resume, --overwrite, --preview, --predict: expected at mos" in output
+        assert f"got {flags}\n" in output
 
 
-def test_an_overwrite_from_weights_of_the_same_folder_outlives_kills(finished, runs, environment):
+def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(finished, runs, environment):
     (finished / "notes.txt").write_text("mine")
     again = command(finished, "--overwrite")
     again += [f"train.init_checkpoint={finished}/model_final.pth", "optimizer.lr=1e-9"]
@@ -241,7 +250,9 @@ def test_an_overwrite_from_weights_of_the_same_folder_outlives_kills(finished, r
             torch.testing.assert_close(end[name], start[name], rtol=0, atol=1e-5)
 
 
-def test_an_overwrite_by_the_config_of_the_same_folder_outlives_kills(finished, runs, environment):
+def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
+    finished, runs, environment
+):
     again = ["--config-file", f"{finished}/config.yaml", "--overwrite"]
     again += [f"train.output_dir={finished}"]
     drive(environment, [(again, ("config.yaml", 0)), (again, None)])
@@ -254,7 +265,7 @@ def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
 ):
     again = command(finished, "--overwrite")
     drive(environment, [(again, ("last_checkpoint", 0))])
-    # What a kill some microseconds earlier leaves.
+    # The state after a kill some microseconds earlier.
     shutil.copytree(runs["whole"], finished / "earlier_run", copy_function=shutil.copy)
     for path in (finished / "earlier_run").iterdir():
         os.utime(path, (1, 1))
@@ -263,7 +274,7 @@ def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
     assert_same(finished, runs["whole"])
 
 
-def test_an_evaluation_leaves_the_config_of_a_training(finished, environment):
+def test_an_evaluation_does_not_change_the_config_of_a_training(finished, environment):
     before = (finished / "config.yaml").read_bytes()
     evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
     drive(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
@@ -275,32 +286,32 @@ def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environ
     (finished / "notes.txt").write_text("mine")
     program = [sys.executable, "-W", "ignore", "train_net.py", *command(finished, flag)]
     program[4:4] = ["--num-gpus", "2"]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr[-3000:]
     assert not (finished / "earlier_run").exists()
     assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
     assert (finished / "notes.txt").read_text() == "mine"
 
 
-def test_make_quickstart_goes_on_from_a_checkpoint_and_replaces_what_has_none(tmp_path):
+def test_make_quickstart_resumes_from_a_checkpoint_and_overwrites_a_training_without_one(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
 
-    def said(config="configs/shapes/a.py"):
+    def last_argument(config="configs/shapes/a.py"):
         tools = ["VENV=env", "INSTALLED=", f"CONFIG={config}", "PY=echo"]
-        done = subprocess.run(
+        completed = subprocess.run(
             ["make", "-s", "quickstart", *tools], cwd=tmp_path, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split()[-1]
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout.split()[-1]
 
     folder = tmp_path / "output/shapes/a"
-    assert said() == "configs/shapes/a.py"
+    assert last_argument() == "configs/shapes/a.py"
     (folder / "earlier_run").mkdir(parents=True)
-    assert said() == "--overwrite"
+    assert last_argument() == "--overwrite"
     (folder / "earlier_run").rmdir()
-    assert said() == "configs/shapes/a.py"
+    assert last_argument() == "configs/shapes/a.py"
     (folder / "metrics.json").write_text("")
-    assert said() == "--overwrite"
+    assert last_argument() == "--overwrite"
     (folder / "last_checkpoint").write_text("model_final.pth")
-    assert said() == "--resume"
-    assert said("configs/shapes/a.yaml") == "configs/shapes/a.yaml"
+    assert last_argument() == "--resume"
+    assert last_argument("configs/shapes/a.yaml") == "configs/shapes/a.yaml"

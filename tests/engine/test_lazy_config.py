@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = str(CONFIGS / "shapes" / "retinanet_atss_rs.py")
 
 
-def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
+def test_overrides_change_values_and_add_arguments_of_the_constructor():
     cfg = load_lazy_config(
         CONFIG,
         [
@@ -32,22 +32,34 @@ def test_overrides_change_values_and_add_arguments_that_the_constructor_has():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.max_itr=7", r"no key 'max_itr' in train \(did you mean 'max_iter'\?\)"),
-        ("trian.max_iter=7", r"no key 'trian' in the config \(did you mean 'train'\?\)"),
-        ("model.assigner.top=5", r"no key 'top' in model.assigner \(did you mean 'topk'\?\)"),
+        (
+            "train.max_itr=7",
+            r"train: no key 'max_itr' \(did you mean 'max_iter'\?\)",
+        ),
+        (
+            "trian.max_iter=7",
+            r"config: no key 'trian' \(did you mean 'train'\?\)",
+        ),
+        (
+            "model.assigner.top=5",
+            r"model.assigner: no key 'top' \(did you mean 'topk'\?\)",
+        ),
         ("model.assigner.topk=abc", "model.assigner.topk: expected int for ATSS, got 'abc'"),
         ("model.assigner.topk=2.5", "model.assigner.topk: expected int for ATSS, got 2.5"),
-        ("train.max_iter=many", "train.max_iter must be int, got 'many'"),
-        ("train.amp.enabled=1", "train.amp.enabled must be bool, got 1"),
-        ("train.max_iter.x=1", "train.max_iter is 1300 and has no key 'x'"),
-        ("train.max_iter", "'train.max_iter' is not an override of the form key=value"),
-        ("--eval-onyl", "'--eval-onyl' is not an override of the form key=value"),
+        ("train.max_iter=many", "train.max_iter: expected int, got 'many'"),
+        ("train.amp.enabled=1", "train.amp.enabled: expected bool, got 1"),
+        ("train.max_iter.x=1", "train.max_iter: expected a node with a key 'x', got 1300"),
+        ("train.max_iter", "overrides: expected key=value, got 'train.max_iter'"),
+        ("--eval-onyl", "overrides: expected key=value, got '--eval-onyl'"),
         ("train.output_dir=[1", "train.output_dir=\\[1"),
-        ("model.pixel_mean.3=1", "model.pixel_mean: has entries 0 to 2, got '3'"),
-        ("model.criterion.classification=rs", "is a node of the config and cannot become 'rs'"),
+        ("model.pixel_mean.3=1", "model.pixel_mean: expected an index from 0 to 2, got '3'"),
+        (
+            "model.criterion.classification=rs",
+            "model.criterion.classification: expected a config node, got 'rs'",
+        ),
     ],
 )
-def test_a_wrong_override_is_one_line_that_names_it(override, message):
+def test_a_wrong_override_is_an_error_of_one_line_that_names_it(override, message):
     with pytest.raises(UserError, match=message) as caught:
         load_lazy_config(CONFIG, [override])
     assert "\n" not in str(caught.value)
@@ -69,15 +81,18 @@ def test_a_missing_file_is_named():
     [
         ("def", "SyntaxError"),
         ("import no_such_module", "No module named 'no_such_module'"),
-        ("model = dict()", "must define dataloader, optimizer, lr_multiplier, train"),
+        (
+            "model = dict()",
+            "expected definitions of dataloader, optimizer, lr_multiplier, train, got none",
+        ),
     ],
 )
-def test_a_faulty_file_is_one_line(tmp_path, text, message):
+def test_a_faulty_file_is_an_error_that_names_the_fault(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load_lazy_config(write(tmp_path, text), [])
 
 
-def test_a_mistyped_key_in_the_file_is_found(tmp_path):
+def test_a_misspelt_key_in_the_file_is_an_error(tmp_path):
     text = (
         "from detectron2.config import LazyCall as L\n"
         "from ranking_det.assigners import ATSS\n"
@@ -96,6 +111,6 @@ def test_a_mistyped_key_in_the_file_is_found(tmp_path):
         ("cascade_rs_r50_12ep", False),
     ],
 )
-def test_a_model_knows_whether_it_learns_masks(name, masks):
+def test_a_model_reports_whether_it_learns_masks(name, masks):
     model = load_config(str(CONFIGS / "coco" / f"{name}.py"), []).model()
     assert interface_of(model).learns_masks == masks

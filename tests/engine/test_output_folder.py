@@ -1,4 +1,4 @@
-"""The output folder: what counts as a training there, and what --overwrite does with it."""
+"""The output folder: which files count as a training, and what --overwrite does with them."""
 
 import os
 from contextlib import contextmanager
@@ -34,8 +34,8 @@ EARLIER_RUN = (
     "shapes_val/coco_instances_results.json",
 )
 NOT_OF_A_RUN = (
-    *("notes.txt", "log.txt", "model_mine.pth", "preview/0.jpg", "predictions/0.jpg"),
-    "mine/coco_instances_results.json",
+    *("notes.txt", "log.txt", "model_custom.pth", "preview/0.jpg", "predictions/0.jpg"),
+    "custom/coco_instances_results.json",
 )
 
 
@@ -53,10 +53,10 @@ def contents(folder):
 
 @pytest.fixture
 def earlier(tmp_path, monkeypatch):
-    """A folder with a finished training and files of the user's."""
+    """A folder with a finished training and other files of the user."""
     monkeypatch.setattr("ranking_det.engine.output_folder.DatasetCatalog", {"shapes_val": None})
     fill(tmp_path, EARLIER_RUN, "earlier")
-    fill(tmp_path, NOT_OF_A_RUN, "mine")
+    fill(tmp_path, NOT_OF_A_RUN, "user")
     return tmp_path
 
 
@@ -69,11 +69,11 @@ def save(folder, name="model_0000003"):
     [
         ("preview/0.jpg", "predictions/0.jpg", "predictions/detections.json"),
         ("log.txt", "results.json", "per_class_ap.csv", "coco_instances_results.json"),
-        ("notes.txt", "model_mine.pth"),
+        ("notes.txt", "model_custom.pth"),
         ("model_0000001.partial.pth",),
     ],
 )
-def test_previews_predictions_and_evaluations_are_no_training(names, tmp_path):
+def test_files_of_previews_predictions_and_evaluations_do_not_count_as_a_training(names, tmp_path):
     fill(tmp_path, names, "")
     assert not has_training(tmp_path)
     check_no_training(str(tmp_path), KEY, resumable=False)
@@ -86,7 +86,7 @@ def test_previews_predictions_and_evaluations_are_no_training(names, tmp_path):
     ["metrics.json", "last_checkpoint", "model_0000001.pth", "model_best.pth", "model_final.pth"]
     + ["earlier_run/model_final.pth", "earlier_run.partial/metrics.json"],
 )
-def test_what_a_training_leaves_is_one(name, tmp_path):
+def test_each_file_of_a_training_counts_as_one(name, tmp_path):
     fill(tmp_path, [name], "")
     assert has_training(tmp_path)
     with pytest.raises(UserError, match="--overwrite") as caught:
@@ -94,38 +94,38 @@ def test_what_a_training_leaves_is_one(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_training_that_runs_is_named_rather_than_offered_for_a_resume(tmp_path):
+def test_a_running_training_is_named_and_cannot_be_resumed(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
-        with pytest.raises(UserError, match=rf"\(process {other.pid}\) writes there"):
+        with pytest.raises(UserError, match=rf"\(process {other.pid}\) is writing to this folder"):
             check_no_training(str(tmp_path), KEY, resumable=True)
 
 
-def test_other_processes_of_the_command_that_look_are_no_training(tmp_path):
+def test_other_processes_of_the_same_command_do_not_count_as_a_running_training(tmp_path):
     fill(tmp_path, ["metrics.json", ".lock"], "")
     with locked_by_another_process(tmp_path / ".lock", "SH"):
         with pytest.raises(UserError, match="already has a training"):
             check_no_training(str(tmp_path), KEY, resumable=False)
 
 
-def test_an_earlier_training_is_put_aside_whole_until_the_first_checkpoint(earlier):
+def test_an_earlier_training_is_put_aside_completely_until_the_first_checkpoint(earlier):
     put_aside(str(earlier))
     aside = {f"earlier_run/{name}": "earlier" for name in EARLIER_RUN}
-    mine = dict.fromkeys(NOT_OF_A_RUN, "mine")
-    assert contents(earlier) == aside | mine
+    others = dict.fromkeys(NOT_OF_A_RUN, "user")
+    assert contents(earlier) == aside | others
     save(earlier)
     names = {"model_0000003.pth", "last_checkpoint"} | set(NOT_OF_A_RUN)
     assert {str(p.relative_to(earlier)) for p in earlier.rglob("*") if p.is_file()} == names
     assert not (earlier / "earlier_run").exists()
 
 
-def test_the_best_checkpoint_alone_replaces_no_earlier_training(earlier):
+def test_the_best_checkpoint_alone_does_not_replace_an_earlier_training(earlier):
     put_aside(str(earlier))
     save(earlier, "model_best")
     assert (earlier / "earlier_run" / "model_final.pth").read_text() == "earlier"
 
 
-def test_an_overwrite_that_is_started_again_replaces_the_new_training_only(earlier):
+def test_a_second_overwrite_replaces_only_the_new_training(earlier):
     put_aside(str(earlier))
     fill(earlier, ["metrics.json", "config.yaml", "model_best.pth"], "new")
     before = contents(earlier / "earlier_run")
@@ -136,12 +136,12 @@ def test_an_overwrite_that_is_started_again_replaces_the_new_training_only(earli
 
 
 class Killed(BaseException):
-    """No code handles it, as none does a kill."""
+    """An exception that no code handles, like a kill."""
 
 
 @contextmanager
 def killed_at(count, *, after):
-    """End everything at the n-th move or removal of a file, before or after it is done."""
+    """Raise Killed at the n-th move or deletion of a file, before or after it happens."""
     calls = iter(range(count, -1, -1))
 
     def wrap(method):
@@ -149,10 +149,10 @@ def killed_at(count, *, after):
             left = next(calls, -1)
             if left == 0 and not after:
                 raise Killed
-            done = method(*args, **kwargs)
+            result = method(*args, **kwargs)
             if left == 0:
                 raise Killed
-            return done
+            return result
 
         return call
 
@@ -164,13 +164,13 @@ def killed_at(count, *, after):
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("count", range(2 * len(EARLIER_RUN) + 1))
-def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_goes_on(count, after, earlier):
+def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(count, after, earlier):
     with killed_at(count, after=after):
         put_aside(str(earlier))
-    found = contents(earlier)
+    files = contents(earlier)
     places = ("", "earlier_run/", "earlier_run.partial/")
     for name in EARLIER_RUN:
-        assert [found[p + name] for p in places if p + name in found] == ["earlier"], name
+        assert [files[p + name] for p in places if p + name in files] == ["earlier"], name
     if any(earlier.glob("earlier_run*/*")):
         for check in (
             lambda: check_no_training(str(earlier), KEY, resumable=False),
@@ -198,17 +198,17 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
             check_not_put_aside(str(earlier), KEY)
         return
     check_not_put_aside(str(earlier), KEY)
-    with pytest.raises(UserError, match="already has a training: give --resume to go on with it"):
+    with pytest.raises(UserError, match="already has a training; give --resume to continue it"):
         check_no_training(str(earlier), KEY, resumable=True)
     assert find_resumable(str(earlier)).path == str(earlier / "model_0000003.pth")
     remove_partial(str(earlier))
     assert {p.name for p in earlier.iterdir() if p.name.startswith((".", "earlier"))} == set()
 
 
-def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
+def test_an_incomplete_move_back_is_an_error(earlier):
     put_aside(str(earlier))
     (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
-    with pytest.raises(UserError, match="holds files of an earlier training: delete it, or move"):
+    with pytest.raises(UserError, match="has files of an earlier training; delete it or move"):
         check_not_put_aside(str(earlier), KEY)
     (earlier / "last_checkpoint").rename(earlier / "earlier_run" / "last_checkpoint")
     os.utime(earlier / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
@@ -217,7 +217,7 @@ def test_a_move_back_that_was_cut_off_is_not_guessed_at(earlier):
         check_not_put_aside(str(earlier), KEY)
 
 
-def test_a_training_that_was_moved_back_is_as_before(earlier):
+def test_a_training_that_was_moved_back_can_be_resumed(earlier):
     before = contents(earlier)
     put_aside(str(earlier))
     for path in (earlier / "earlier_run").iterdir():
@@ -226,7 +226,7 @@ def test_a_training_that_was_moved_back_is_as_before(earlier):
     assert contents(earlier) == before
 
 
-def test_what_was_being_written_at_a_kill_is_removed_and_nothing_else(tmp_path):
+def test_only_files_that_were_being_written_at_a_kill_are_removed(tmp_path):
     stale = ["model_0000001.partial.pth", "results.json.partial", "config.yaml.partial"]
     stale += ["metrics.json.partial", "last_checkpoint.partial", ".obsolete_run/model_final.pth"]
     others = ["notes.partial", "metrics.json", "model_0000001.pth", "preview/a.partial"]
@@ -235,7 +235,7 @@ def test_what_was_being_written_at_a_kill_is_removed_and_nothing_else(tmp_path):
     assert contents(tmp_path).keys() == set(others)
 
 
-def test_rows_past_the_checkpoint_are_dropped_and_so_is_a_row_that_was_cut_off(tmp_path):
+def test_rows_after_the_checkpoint_and_a_truncated_row_are_removed(tmp_path):
     path = tmp_path / "metrics.json"
     rows = ['{"iteration": 0}\n', '{"iteration": 4, "a": NaN}\n', '{"iteration": 5}\n', '{"iter']
     path.write_text("".join(rows))
@@ -245,7 +245,7 @@ def test_rows_past_the_checkpoint_are_dropped_and_so_is_a_row_that_was_cut_off(t
     drop_rows_after(tmp_path / "none.json", 4)
 
 
-def test_a_checkpoint_that_is_missing_or_broken_gives_way_to_the_latest_that_is_whole(tmp_path):
+def test_the_latest_intact_checkpoint_is_resumed_if_the_last_is_missing_or_broken(tmp_path):
     def write(name, iteration):
         torch.save({"model": {}, "iteration": iteration}, tmp_path / f"{name}.pth")
 

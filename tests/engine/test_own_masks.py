@@ -1,4 +1,4 @@
-"""The user's own masks, some of which are missing: an R-CNN with class ids 5, 9 and 40."""
+"""Custom masks from the command line, with some missing: an R-CNN with class ids 5, 9 and 40."""
 
 import json
 import shutil
@@ -19,14 +19,17 @@ TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.EPOCHS=0", "
 
 
 def flags(root):
-    found = []
+    args = []
     for split in ("train", "val"):
-        found += [f"--{split}-json", f"{root}/{split}.json", f"--{split}-images", f"{root}/{split}"]
-    return found
+        args += [f"--{split}-json", f"{root}/{split}.json", f"--{split}-images", f"{root}/{split}"]
+    return args
 
 
 def add_masks(root, target, rle=False):
-    """A copy of the data whose objects have masks, but for the first and second of each image."""
+    """Copy the data and add masks, except for the first object of each image.
+
+    The mask of the second object has no area.
+    """
     shutil.copytree(root, target, dirs_exist_ok=True)
     for split in ("train", "val"):
         content = json.loads((target / f"{split}.json").read_text())
@@ -53,11 +56,11 @@ def add_masks(root, target, rle=False):
 
 @pytest.fixture(scope="module")
 def out(own_data, tmp_path_factory):
-    """The folders of what a user would do, all in one process: starting one takes seconds."""
+    """The output folders of all commands, run in one process: starting a process takes seconds."""
     out = tmp_path_factory.mktemp("masks")
     data, rle = add_masks(own_data, out / "data"), add_masks(own_data, out / "rle", rle=True)
     more = add_masks(own_data, out / "more")
-    for path in more.glob("*.json"):  # a fourth class, to fine-tune on
+    for path in more.glob("*.json"):  # a fourth class for fine-tuning
         content = json.loads(path.read_text())
         content["categories"].append({"id": 41, "name": "grey"})
         path.write_text(json.dumps(content))
@@ -76,7 +79,7 @@ def out(own_data, tmp_path_factory):
         lazy("tuned", *flags(more), last, "train.max_iter=1", "train.eval_period=0"),
         ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
     ]
-    # The pictures of a training have tests of their own, and take as long as the rest.
+    # Other tests cover the pictures of a training, which take as long as all the rest.
     run_commands(commands, pictures=False)
     return out
 
@@ -95,16 +98,16 @@ def test_the_classes_of_all_heads_are_those_of_the_file(out):
     assert checkpoint["iteration"] == 2  # resumed
 
 
-def test_objects_without_a_mask_are_told_and_train(out):
+def test_objects_without_a_mask_are_logged_and_their_boxes_are_learnt(out):
     log = (out / "run" / "log.txt").read_text()
-    assert "train: 6 of 18 objects have no mask: only their boxes are learnt" in log
+    assert "train: 6 of 18 objects have no mask; only their boxes are learnt" in log
     losses = [json.loads(line) for line in (out / "run" / "metrics.json").read_text().splitlines()]
     assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
-    log = (out / "yaml" / "log.txt").read_text()  # some of whose masks are RLE
-    assert "train: 6 of 18 objects have no mask: only their boxes are learnt" in log
+    log = (out / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
+    assert "train: 6 of 18 objects have no mask; only their boxes are learnt" in log
 
 
-def test_boxes_and_masks_are_evaluated_by_class(out):
+def test_boxes_and_masks_are_evaluated_per_class(out):
     results = json.loads((out / "run" / "results.json").read_text())
     assert "AP-blue" in results["bbox"] and "AP-blue" in results["segm"]
     assert (
@@ -112,11 +115,11 @@ def test_boxes_and_masks_are_evaluated_by_class(out):
     )
 
 
-def test_predictions_have_masks_in_the_users_ids(out):
-    found = COCO(str(out / "predictions" / "predictions.json"))
-    assert {a["category_id"] for a in found.anns.values()} <= {5, 9, 40}
-    for annotation in list(found.anns.values())[:5]:
-        assert found.annToMask(annotation).shape == (48, 64)
+def test_predictions_have_masks_and_the_category_ids_of_the_file(out):
+    predictions = COCO(str(out / "predictions" / "predictions.json"))
+    assert {a["category_id"] for a in predictions.anns.values()} <= {5, 9, 40}
+    for annotation in list(predictions.anns.values())[:5]:
+        assert predictions.annToMask(annotation).shape == (48, 64)
         assert isinstance(annotation["segmentation"]["counts"], str)
 
 
@@ -124,9 +127,9 @@ def test_a_preview_is_drawn(out):
     assert len(list((out / "preview").glob("preview_*.png"))) == 3
 
 
-def test_heads_for_other_classes_start_afresh_and_are_named(out):
+def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(out):
     log = (out / "tuned" / "log.txt").read_text()
-    (line,) = [line for line in log.splitlines() if "start afresh" in line]
+    (line,) = [line for line in log.splitlines() if "keep their initial values" in line]
     assert "6 of " in line
     for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"):
         assert f"roi_heads.{name}.weight" in line
@@ -138,15 +141,16 @@ def test_heads_for_other_classes_start_afresh_and_are_named(out):
     ("config", "small", "folder"),
     [(LAZY, SMALL, "train.output_dir"), (TWIN, TWIN_SMALL, "OUTPUT_DIR")],
 )
-def test_a_file_without_any_mask_is_told_before_anything_is_written(
+def test_a_file_without_masks_is_an_error_before_anything_is_written(
     config, small, folder, own_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
     options = [*flags(own_data), *small, f"{folder}={tmp_path / 'out'}"]
     assert main(["--config-file", config, *options]) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "train.json: no annotation has a 'segmentation', but the model" in said
+    output = capsys.readouterr().err
+    assert len(output.splitlines()) == 1
+    assert "--train-json: expected masks, got no 'segmentation' in " in output
+    assert "train.json; the model of the config learns masks" in output
     assert not (tmp_path / "out").exists()
 
 
@@ -157,7 +161,7 @@ def test_a_file_without_any_mask_is_told_before_anything_is_written(
         ("tasks=[boxes]", "tasks: expected bbox or segm, got boxes"),
     ],
 )
-def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(
+def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
     wrong, message, own_data, tmp_path, monkeypatch, capsys
 ):
     data, out = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
@@ -169,12 +173,12 @@ def test_what_the_evaluator_refuses_is_told_before_anything_is_trained(
             category |= {"frequency": "f", "image_count": 3}
         path.write_text(json.dumps(content))
     out.mkdir()
-    (out / "last_checkpoint").write_text("that of an earlier run")
+    (out / "last_checkpoint").write_text("model_of_an_earlier_run.pth")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run, "train_model", lambda *_, **__: pytest.fail("it trains"))
-    monkeypatch.setattr(run, "set_up", lambda *_: None)  # whose files and handlers would stay
+    monkeypatch.setattr(run, "set_up", lambda *_: None)  # it would leave files and log handlers
     options = [*flags(data), *SMALL, f"dataloader.evaluator.{wrong}", f"train.output_dir={out}"]
     assert main(["--config-file", LAZY, "--overwrite", *options]) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1 and message in said
+    output = capsys.readouterr().err
+    assert len(output.splitlines()) == 1 and message in output
     assert sorted(path.name for path in out.iterdir()) == [".lock", "last_checkpoint"]

@@ -36,7 +36,7 @@ def read(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_every_class_whatever_its_name(dataset, tmp_path):
+def test_the_table_has_every_class_also_with_unusual_names(dataset, tmp_path):
     results = {"bbox": metrics(12.3456, 0.0, 50.0, math.nan), "segm": metrics(1, 2, 3, math.nan)}
     folder = tmp_path / "new"
     write_per_class(results, str(folder), dataset[:1])
@@ -50,17 +50,17 @@ def test_the_table_has_every_class_whatever_its_name(dataset, tmp_path):
     assert [path.name for path in folder.iterdir()] == [PER_CLASS_FILE]
 
 
-def test_several_data_sets_share_the_table_and_an_only_class_has_the_ap_of_all(dataset, tmp_path):
-    results = {dataset[0]: {"bbox": metrics(1, 2, 3, 4)}, dataset[1]: {"bbox": {"AP": 7.0}}}
-    write_per_class(results, str(tmp_path), dataset)
-    found = [(row["dataset"], row["class"], row["bbox_AP"]) for row in read(tmp_path)]
-    assert len(found) == 5 and found[-1] == (dataset[1], CLASSES[0], "7.000")
-
-
-def test_a_table_of_an_earlier_evaluation_does_not_stay_beside_results_without_one(
+def test_several_data_sets_share_the_table_and_a_single_class_gets_the_overall_ap(
     dataset, tmp_path
 ):
-    # What Detectron2 returns if there is no detection at all, and where there are no annotations.
+    results = {dataset[0]: {"bbox": metrics(1, 2, 3, 4)}, dataset[1]: {"bbox": {"AP": 7.0}}}
+    write_per_class(results, str(tmp_path), dataset)
+    rows = [(row["dataset"], row["class"], row["bbox_AP"]) for row in read(tmp_path)]
+    assert len(rows) == 5 and rows[-1] == (dataset[1], CLASSES[0], "7.000")
+
+
+def test_an_evaluation_without_ap_per_class_removes_the_table_of_an_earlier_one(dataset, tmp_path):
+    # Detectron2 returns these without any detection, and without annotations.
     for results in ({"bbox": {"AP": math.nan}, "other": 3.0}, {}):
         write_per_class({"bbox": metrics(1, 2, 3, 4)}, str(tmp_path), dataset[:1])
         assert len(read(tmp_path)) == 4
@@ -68,10 +68,10 @@ def test_a_table_of_an_earlier_evaluation_does_not_stay_beside_results_without_o
         assert not list(tmp_path.iterdir())
 
 
-def test_metrics_of_an_earlier_evaluation_do_not_stay_after_one_without_any(tmp_path, monkeypatch):
+def test_an_evaluation_without_metrics_removes_those_of_an_earlier_one(tmp_path, monkeypatch):
     write_results({"bbox": {"AP": 1.0}}, str(tmp_path))
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
-    write_results({}, str(tmp_path))  # what all but the main process have
+    write_results({}, str(tmp_path))  # all processes except the main one have no metrics
     monkeypatch.undo()
     assert (tmp_path / "results.json").exists()
     for folder in (tmp_path, tmp_path / "new"):

@@ -1,4 +1,4 @@
-"""A plan: one model, one look at a checkpoint, no device in a process that only starts others."""
+"""A plan builds one model, reads a checkpoint once, and uses no GPU in the launching process."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ SMALL = [
     *("train.device=cpu", "train.eval_period=0", "dataloader.train.total_batch_size=2"),
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
 ]
-# Counts what builds a model and what reads the rest of a checkpoint, command by command.
+# Counts, for each command, how often a model is built and the extras of a checkpoint are read.
 COUNTED = """
 import sys
 from collections import Counter
@@ -44,7 +44,7 @@ for command in {commands!r}:
 """
 
 
-def test_a_command_builds_its_model_once_and_reads_the_head_of_its_checkpoint_once(
+def test_a_command_builds_its_model_once_and_reads_the_extras_of_its_checkpoint_once(
     tmp_path_factory, tmp_path
 ):
     environment = shapes_environment(tmp_path_factory, train=4, val=2)
@@ -55,17 +55,17 @@ def test_a_command_builds_its_model_once_and_reads_the_head_of_its_checkpoint_on
         ["--config-file", LAZY, "--eval-only", *common],
     ]
     program = COUNTED.replace("{commands!r}", repr(commands))
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    counts = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    head = "{'model_final.pth': 1, 'models': 1}"
-    assert counts == ["{'models': 1}", head, head]
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    counts = [line for line in completed.stdout.splitlines() if line.startswith("{")]
+    both = "{'model_final.pth': 1, 'models': 1}"
+    assert counts == ["{'models': 1}", both, both]
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,25 @@ def test_a_plan_writes_nothing(config, small, folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "device"), [(LAZY, "train.device=cuda"), (TWIN, "MODEL.DEVICE=cuda")]
 )
-def test_a_process_that_starts_others_on_gpus_touches_none(config, device, monkeypatch):
+def test_the_process_that_launches_gpu_processes_does_not_use_a_gpu(config, device, monkeypatch):
     started = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it touches a device"))
+    monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it uses a GPU"))
     monkeypatch.setattr(run, "start", lambda work, command: started.append(command) or 0)
     assert main(["--config-file", str(ROOT / config), "--num-gpus", "2", device]) == 0
     assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None]
 
 
-def test_it_finds_what_several_processes_would_each_complain_about(monkeypatch, capsys):
-    monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it starts others"))
+def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch, capsys):
+    monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it launches processes"))
     wrong = [*SMALL, "model.head.branch=True"]
     assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *wrong]) == 2
     assert "head.branch: expected False, as the criterion" in capsys.readouterr().err
-    with pytest.raises(UserError, match="the learning rate must be > 0"):
+    with pytest.raises(UserError, match="optimizer.lr: expected a learning rate above 0, got 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
 
 
-def test_a_model_that_does_not_tell_its_classes_has_those_of_its_config():
+def test_the_config_gives_the_number_of_classes_if_the_model_does_not_report_it():
     config = load_config(LAZY, [])
     assert config.num_classes(torch.nn.Linear(2, 2)) == config.nodes.model.num_classes == 12

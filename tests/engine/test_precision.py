@@ -20,24 +20,27 @@ from tests.modeling.cases import load, make_batch
         ({"enabled": True, "dtype": "bfloat16"}, "cuda:1", "bfloat16"),
     ],
 )
-def test_the_precision_fits_the_device(amp, device, dtype):
+def test_the_default_half_precision_depends_on_the_device(amp, device, dtype):
     assert choose_dtype(amp, device) == dtype
 
 
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [
-        ("float16", "train.amp.dtype=float16 needs a GPU; on cpu take bfloat16"),
-        ("half", "train.amp.dtype must be one of auto, float16, bfloat16, got 'half'"),
+        (
+            "float16",
+            "train.amp.dtype: expected auto or bfloat16 on cpu, got 'float16', which needs a GPU",
+        ),
+        ("half", "train.amp.dtype: expected one of auto, float16, bfloat16, got 'half'"),
     ],
 )
-def test_what_does_not_work_is_one_line(dtype, message):
+def test_a_half_precision_that_does_not_work_is_an_error(dtype, message):
     with pytest.raises(UserError, match=message):
         choose_dtype({"enabled": True, "dtype": dtype}, "cpu")
 
 
 class Watch(nn.Module):
-    """Notes the type of the logits that the criterion gets, and of what it gives back."""
+    """Record the dtypes of the logits that a criterion gets and of the losses that it returns."""
 
     def __init__(self, criterion):
         super().__init__()

@@ -17,7 +17,7 @@ from ranking_det.user_errors import UserError
 
 
 class FindsWhite(nn.Module):
-    """Detects the white rectangle of a black image, in the pixels that it is given, and noise."""
+    """A model that detects the white rectangle in a black image, and a wrong box."""
 
     def __init__(self, masks=False):
         super().__init__()
@@ -29,17 +29,19 @@ class FindsWhite(nn.Module):
         white = inputs["image"].float().mean(dim=0) > 127
         y, x = white.nonzero().unbind(dim=1)
         box = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
-        found = Instances(white.shape)
-        found.pred_boxes = Boxes(torch.stack([box - box, box]).float() + torch.tensor([0, 0, 1, 0]))
-        found.pred_boxes.tensor[1, 2] -= 1
-        found.pred_boxes.tensor[0, 3] += 1
-        found.scores = torch.tensor([0.25, 0.75])
-        found.pred_classes = torch.tensor([0, 1])
-        found = detector_postprocess(found, inputs["height"], inputs["width"])
+        detections = Instances(white.shape)
+        boxes = torch.stack([box - box, box]).float() + torch.tensor([0, 0, 1, 0])
+        boxes[1, 2] -= 1
+        boxes[0, 3] += 1
+        detections.pred_boxes = Boxes(boxes)
+        detections.scores = torch.tensor([0.25, 0.75])
+        detections.pred_classes = torch.tensor([0, 1])
+        detections = detector_postprocess(detections, inputs["height"], inputs["width"])
         if self.masks:
-            found.pred_masks = torch.zeros(len(found), *found.image_size, dtype=torch.bool)
-            found.pred_masks[1, :10, :20] = True
-        return [{"instances": found}]
+            size = detections.image_size
+            detections.pred_masks = torch.zeros(len(detections), *size, dtype=torch.bool)
+            detections.pred_masks[1, :10, :20] = True
+        return [{"instances": detections}]
 
 
 def picture(width=80, height=40, box=(20, 10, 60, 30)):
@@ -58,7 +60,7 @@ def run(images, output, model=None, **options):
     return predict_images(model or FindsWhite(), images, output, mapper=mapper, **options)
 
 
-def test_detections_of_a_resized_image_are_coco_annotations_in_its_own_pixels(tmp_path):
+def test_detections_are_coco_annotations_in_pixels_of_the_original_image(tmp_path):
     picture().save(tmp_path / "a.png")
     path = run([str(tmp_path / "a.png")], tmp_path / "out")
     assert sorted(p.name for p in path.parent.iterdir()) == ["a.jpg", "predictions.json"]
@@ -69,12 +71,12 @@ def test_detections_of_a_resized_image_are_coco_annotations_in_its_own_pixels(tm
     assert (image["file_name"], image["width"], image["height"]) == (f"{tmp_path}/a.png", 80, 40)
     best, noise = coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))
     assert best["category_id"] == 3 and best["score"] == 0.75 and best["iscrowd"] == 0
-    np.testing.assert_allclose(best["bbox"], [20, 10, 40, 20], atol=2)  # a pixel of the small one
+    np.testing.assert_allclose(best["bbox"], [20, 10, 40, 20], atol=2)  # 1 px of the resized image
     assert best["area"] == best["bbox"][2] * best["bbox"][3] and "segmentation" not in best
     assert noise["category_id"] == 7 and noise["id"] != best["id"]
 
 
-def test_masks_are_written_with_their_own_area(tmp_path):
+def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
     picture().save(tmp_path / "a.png")
     coco = COCO(str(run([str(tmp_path / "a.png")], tmp_path / "out", FindsWhite(masks=True))))
     noise = coco.loadAnns(coco.getAnnIds(catIds=[7]))[0]
@@ -87,12 +89,12 @@ def test_masks_are_written_with_their_own_area(tmp_path):
 def test_images_of_every_kind_are_read(tmp_path, kind):
     image, path = picture(), tmp_path / ("a.jpg" if kind in ("CMYK", "rotated") else "a.png")
     if kind == "16 bit":
-        # Not white and black: what Pillow clips to 8 bits would be all white.
+        # Not white and black, so that clipping to 8 bits, as Pillow does, would give all white.
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200 + 2000)
     elif kind != "rotated":
         image = image.convert("RGBA").convert(kind)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # orientation: rotate by 90 degrees clockwise
     image.save(path, **({"exif": exif} if kind == "rotated" else {}))
     content = json.loads(run([str(path)], tmp_path / "out").read_text())
     width, height, expected = (80, 40, [20, 10, 40, 20])
@@ -104,7 +106,7 @@ def test_images_of_every_kind_are_read(tmp_path, kind):
         assert (drawn.width > drawn.height) == (width > height)
 
 
-def test_folders_and_patterns_stand_for_their_images_each_once(tmp_path):
+def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path):
     for name in ("b.JPG", "a.png", ".hidden.png"):
         picture().save(tmp_path / name, format="PNG")
     (tmp_path / "notes.txt").write_text("no image")
@@ -114,12 +116,12 @@ def test_folders_and_patterns_stand_for_their_images_each_once(tmp_path):
     assert find_images([expected[1], str(tmp_path)]) == expected[::-1]
 
 
-def test_images_of_one_stem_get_names_of_their_own():
+def test_images_with_the_same_stem_get_different_names():
     paths = ["a/x.png", "b/X.jpg", "c/x_2.png", "c/x.jpg"]
     assert unique_names(paths) == ["x.jpg", "X_2.jpg", "x_2_2.jpg", "x_3.jpg"]
 
 
-def test_a_file_broken_inside_is_named_and_the_others_are_kept(tmp_path):
+def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(noise).save(tmp_path / name)
@@ -127,7 +129,8 @@ def test_a_file_broken_inside_is_named_and_the_others_are_kept(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"cannot read .*a\.jpg \(.*b\.jpg .*the other 1 ") as error:
+    message = r"--predict: cannot read .*a\.jpg \(.*b\.jpg .*the results of the other 1 images"
+    with pytest.raises(UserError, match=message) as error:
         run([str(tmp_path)], tmp_path / "out")
     assert "\n" not in str(error.value)
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -135,7 +138,7 @@ def test_a_file_broken_inside_is_named_and_the_others_are_kept(tmp_path):
     assert len(content["annotations"]) == 2
 
 
-def test_faults_that_can_be_known_are_refused_before_anything_is_written(tmp_path):
+def test_wrong_images_and_folders_are_errors_before_anything_is_written(tmp_path):
     folder, empty, output = tmp_path / "images", tmp_path / "empty", tmp_path / "out"
     folder.mkdir(), empty.mkdir()
     picture().save(folder / "a.png")
@@ -144,36 +147,36 @@ def test_faults_that_can_be_known_are_refused_before_anything_is_written(tmp_pat
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
     good = str(folder / "a.png")
     for images, where, message in [
-        ([], output, "there is no image"),
+        ([], output, "--predict: expected image files, folders or patterns, got none"),
         ([good, "none.jpg"], output, "'none.jpg' does not exist"),
         ([str(tmp_path / "*.gif")], output, "gif' matches no image"),
         ([str(empty)], output, "empty' has no image"),
         ([str(folder)], output, r"b\.png \(not an image"),
         ([str(tmp_path / "float.tif")], output, "floating-point pixels"),
-        ([good], tmp_path / "file", "no folder that can be written to"),
-        ([good], tmp_path / "file" / "under", "no folder that can be written to"),
-        ([good], folder, "is the folder of the image"),
+        ([good], tmp_path / "file", "--output: expected a writable folder, got"),
+        ([good], tmp_path / "file" / "under", "--output: expected a writable folder, got"),
+        ([good], folder, "--output: expected a folder without input images, got"),
     ]:
         with pytest.raises(UserError, match=message):
             run(images, where)
     assert not output.exists() and len(list(folder.iterdir())) == 2
 
 
-def test_an_image_that_a_link_of_another_folder_stands_for_is_not_overwritten(tmp_path):
+def test_an_image_behind_a_symbolic_link_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     picture().save(tmp_path / "out" / "a.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "out" / "a.jpg")
-    with pytest.raises(UserError, match="is the folder of the image"):
+    with pytest.raises(UserError, match="--output: expected a folder without input images, got"):
         run([str(tmp_path / "link.jpg")], tmp_path / "out")
 
 
 def test_only_the_best_detections_are_drawn(tmp_path, monkeypatch):
-    seen = []
+    scores = []
     monkeypatch.setattr(
         module,
         "overlay",
-        lambda image, found, classes: seen.extend(found.scores.tolist()) or image,
+        lambda image, detections, classes: scores.extend(detections.scores.tolist()) or image,
     )
     picture().save(tmp_path / "a.png")
     content = json.loads(run([str(tmp_path / "a.png")], tmp_path / "out", max_drawn=1).read_text())
-    assert seen == [0.75] and len(content["annotations"]) == 2
+    assert scores == [0.75] and len(content["annotations"]) == 2

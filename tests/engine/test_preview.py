@@ -15,7 +15,7 @@ from tests.modeling.test_combinations import build
 
 
 def norms(model):
-    """A batch norm in the head, whose statistics a training step would move."""
+    """Insert a batch norm into the head, whose statistics a training step would change."""
     if hasattr(model, "proposal_generator"):
         conv = model.proposal_generator.rpn_head.conv
         model.proposal_generator.rpn_head.conv = nn.Sequential(nn.BatchNorm2d(64), conv)
@@ -26,14 +26,14 @@ def norms(model):
 
 
 def assigned(model, batch):
-    """What the criterion is given in a training step: per image the anchors and their objects."""
-    seen, part = [], getattr(model, "proposal_generator", model)
+    """Return the positives of a training step: per image the anchors and their object indices."""
+    calls, part = [], getattr(model, "proposal_generator", model)
     gather = part.gather
-    part.gather = lambda *args: seen.append((args[2], gather(*args))) or seen[-1][1]
+    part.gather = lambda *args: calls.append((args[2], gather(*args))) or calls[-1][1]
     with EventStorage():
         model(batch)
     del part.gather
-    (assignment, candidates), image, first = *seen, 0, 0
+    (assignment, candidates), image, first = *calls, 0, 0
     rows = torch.nonzero(assignment.labels >= 0).squeeze(1)
     expected = []
     for i, inputs in enumerate(batch):
@@ -54,22 +54,23 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_positives_are_what_the_criterion_gets_and_statistics_stay(name):
+def test_a_preview_has_the_positives_of_training_and_keeps_batch_norm_statistics(name):
     model = norms(MODELS[name]())
     batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = interface_of(model).find_positives(batch)
+    positives = interface_of(model).find_positives(batch)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     expected = assigned(model, batch)
-    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())  # can fail
-    assert sum(len(own.index) for own in found) > 0
-    for (anchors, index, *_), (expected_anchors, expected_index) in zip(found, expected):
+    # A training step does change the statistics, so that the check above means something.
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert sum(len(image.index) for image in positives) > 0
+    for (anchors, index, *_), (expected_anchors, expected_index) in zip(positives, expected):
         assert torch.equal(anchors, expected_anchors) and torch.equal(index, expected_index)
         assert not anchors.requires_grad
 
 
-def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypatch):
+def test_the_summary_and_the_pictures_count_the_positives(tmp_path, monkeypatch):
     titles, labels = [], []
     original, draw = module._write_around, module._draw_object
     monkeypatch.setattr(
@@ -83,8 +84,8 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
     batches = [make_batch((4, 2)), make_batch((3, 3))]
     batches[0][0]["instances"].gt_boxes.tensor[1] = torch.tensor([1.0, 1.0, 3.0, 3.0])
     summary = draw_previews(model, iter(batches), 3, tmp_path, ["class"] * 12)
-    found = model.find_positives(batches[0]) + model.find_positives(batches[1][:1])
-    counts = [torch.bincount(own.index, minlength=n) for own, n in zip(found, (4, 2, 3))]
+    images = model.find_positives(batches[0]) + model.find_positives(batches[1][:1])
+    counts = [torch.bincount(image.index, minlength=n) for image, n in zip(images, (4, 2, 3))]
     assert counts[0][1] == 0 and sum(c.sum() for c in counts) > 0
     assert summary == (3, 9, sum(c.sum() for c in counts), sum((c == 0).sum() for c in counts))
     assert labels == [("class", i, n) for c in counts for i, n in enumerate(c.tolist())]
@@ -97,7 +98,7 @@ def test_the_summary_and_the_pictures_count_what_is_assigned(tmp_path, monkeypat
 def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
     model = build("fcos", "fcos", "rs")
     red = []
-    for corner in (30.0, 46.6):  # around a point, and between two
+    for corner in (30.0, 46.6):  # an object around a point, and one between two points
         (inputs,) = make_batch((1,))
         inputs["image"].fill_(0)
         inputs["instances"].gt_boxes.tensor[0] = torch.tensor([corner, corner, 50.0, 50.0])
@@ -108,26 +109,26 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
-def test_colours_are_those_of_the_image_in_the_file(image_format):
+def test_previews_have_the_colours_of_the_image_file(image_format):
     red = torch.zeros(3, 4, 6, dtype=torch.float32)
-    red[image_format.index("R")] = 300.0  # an augmentation may leave the range
+    red[image_format.index("R")] = 300.0  # an augmentation may exceed 255
     assert (to_rgb(red, image_format) == [255, 0, 0]).all()
 
 
-def test_other_models_get_boxes_only_and_it_is_said_once(tmp_path, caplog):
+def test_a_model_that_does_not_report_positives_gets_boxes_only_and_one_warning(tmp_path, caplog):
     summary = draw_previews(nn.Identity(), [make_batch((2, 1))] * 2, 4, tmp_path)
     assert summary == (4, 6, None, None)
     assert sum("boxes only" in record.message for record in caplog.records) == 1
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
+def test_a_folder_or_loader_that_cannot_be_used_is_an_error(tmp_path):
     model = build("fcos", "fcos", "rs")
     (tmp_path / "file").write_text("")
     bare = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]
     for batches, count, folder, message in [
-        ([make_batch((1,))], 1, tmp_path / "file", "no folder that can be written to"),
-        ([], 1, tmp_path, "gives no image"),
-        ([bare], 1, tmp_path, "a.jpg: the loader gives no instances"),
+        ([make_batch((1,))], 1, tmp_path / "file", "preview folder: expected a writable folder"),
+        ([], 1, tmp_path, "--preview: expected images from the training loader, got none"),
+        ([bare], 1, tmp_path, "--preview: expected 'instances' .* got none for a.jpg"),
     ]:
         with pytest.raises(UserError, match=message):
             draw_previews(model, batches, count, folder)

@@ -1,4 +1,4 @@
-"""Several processes train and evaluate as one does, however they are started."""
+"""Several processes give the same results as one process, however they are launched."""
 
 import json
 import subprocess
@@ -22,21 +22,21 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    return shapes_environment(tmp_path_factory, train=8, val=5)  # an odd number to share
+    return shapes_environment(tmp_path_factory, train=8, val=5)  # odd: an unequal share
 
 
 def run(environment, program, folder, *args):
     command = [*program, "train_net.py", "--config-file", CONFIG, *args, *OPTIONS]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, f"train.output_dir={folder}"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "jit.script" not in done.stderr  # Detectron2 warns of it; no user can mend it
-    assert done.stdout.strip().splitlines()[-1] == str(folder)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert "jit.script" not in completed.stderr  # a warning from Detectron2 that no user can fix
+    assert completed.stdout.strip().splitlines()[-1] == str(folder)
 
 
 PYTHON = [sys.executable]
@@ -47,7 +47,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_two_processes_evaluate_as_one_does_and_torchrun_is_another_way(environment, tmp_path):
+def test_two_processes_give_the_results_of_one_process_and_of_torchrun(environment, tmp_path):
     run(environment, PYTHON, tmp_path / "two", "--num-gpus", "2")
     weights = f"train.init_checkpoint={tmp_path}/two/model_final.pth"
     run(environment, PYTHON, tmp_path / "one", "--eval-only", weights)

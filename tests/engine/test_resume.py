@@ -1,4 +1,4 @@
-"""A run that is killed and resumed gives the weights of one that was not, bit for bit."""
+"""A killed and resumed run gives exactly the weights of an uninterrupted run."""
 
 import random
 import signal
@@ -28,23 +28,23 @@ OPTIONS = [
     "model.criterion.balance={_target_: ranking_det.criteria.HistoryBalance, period: 3}",
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-"""With a balance that has a memory, and flips that are random."""
+"""With a balance that has state, and with random flips."""
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    # An odd number: batches cross the epochs.
+    # An odd number, so that some batches span two epochs.
     return shapes_environment(tmp_path_factory, train=7, val=2)
 
 
 def command(folder):
-    """Start, go on with the config that the run has left, or start again what has no checkpoint."""
+    """Return the command to start a run, to resume it with its saved config, or to restart it."""
     program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file"]
     if find_last(str(folder)):
         return [*program, f"{folder}/config.yaml", "--resume"]
     config = "configs/shapes/retinanet_atss_rs.py"
-    begun = ["--overwrite"] if has_training(folder) else []
-    return [*program, config, *begun, *OPTIONS, f"train.output_dir={folder}"]
+    overwrite = ["--overwrite"] if has_training(folder) else []
+    return [*program, config, *overwrite, *OPTIONS, f"train.output_dir={folder}"]
 
 
 def weights(folder):
@@ -59,7 +59,7 @@ def assert_same(one, other):
 
 
 def run_and_kill(folder, environment, log, when):
-    """Start or resume, kill when ``when(folder)`` holds; whether there was something to kill."""
+    """Start or resume a run, and kill it when ``when(folder)`` is true; return whether it ran."""
     with log.open("a") as file:
         process = subprocess.Popen(
             command(folder), env=environment, cwd=ROOT, stdout=file, stderr=file
@@ -79,29 +79,31 @@ def writing(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    done = subprocess.run(
+    completed = subprocess.run(
         command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert completed.returncode == 0, completed.stderr[-3000:]
     return folder
 
 
 def finish(folder, environment, log):
-    done = subprocess.run(
+    completed = subprocess.run(
         command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return completed
 
 
-def test_a_run_killed_while_it_writes_a_checkpoint(environment, uninterrupted, tmp_path):
+def test_a_run_killed_during_a_checkpoint_write_resumes_exactly(
+    environment, uninterrupted, tmp_path
+):
     folder = tmp_path / "run"
     folder.mkdir()
     killed = run_and_kill(
         folder, environment, tmp_path / "log", lambda f: find_last(str(f)) and writing(f)
     )
     assert killed and find_last(str(folder))
-    torch.load(find_last(str(folder)), weights_only=True)  # whole
+    torch.load(find_last(str(folder)), weights_only=True)  # is intact
     finish(folder, environment, tmp_path / "log")
     assert "exactly as if it had not stopped" in (folder / "log.txt").read_text()
     assert_same(weights(folder), weights(uninterrupted))
@@ -109,11 +111,11 @@ def test_a_run_killed_while_it_writes_a_checkpoint(environment, uninterrupted, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_run_killed_at_random_moments(seed, environment, uninterrupted, tmp_path):
+def test_a_run_killed_at_random_moments_resumes_exactly(seed, environment, uninterrupted, tmp_path):
     folder, moments = tmp_path / "run", random.Random(seed)
     folder.mkdir()
     for _ in range(3):
-        end = time.monotonic() + moments.uniform(4, 14)  # seconds, most of them of imports
+        end = time.monotonic() + moments.uniform(4, 14)  # seconds; imports take most of them
         run_and_kill(folder, environment, tmp_path / "log", lambda _: time.monotonic() > end)  # noqa: B023
     finish(folder, environment, tmp_path / "log")
     assert_same(weights(folder), weights(uninterrupted))

@@ -1,4 +1,4 @@
-"""Weights of strangers through the commands themselves."""
+"""No command executes code from a weight file."""
 
 import os
 import pickle
@@ -17,13 +17,13 @@ CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    # It would undo torch's default, but not what is said explicitly.
+    # The variable disables torch's default of weights_only, but not an explicit argument.
     unsafe = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     return shapes_environment(tmp_path_factory, train=4, val=2) | unsafe
 
 
 @pytest.mark.parametrize("name", ["evil.pkl", "evil.pth"])
-def test_no_command_runs_what_is_in_a_file_of_weights(environment, tmp_path, name):
+def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name):
     mark, path, out = tmp_path / "mark", tmp_path / name, tmp_path / "out"
     content = {"model": {"weight": Payload(mark)}, "__author__": "x", "iteration": 1}
     if name.endswith(".pkl"):
@@ -44,17 +44,17 @@ def test_no_command_runs_what_is_in_a_file_of_weights(environment, tmp_path, nam
         [*start, "--resume", "train.device=cpu", f"train.output_dir={tmp_path / 'resumed'}"],
     ]
     code = f"from ranking_det.engine import main\nprint([main(c) for c in {commands!r}])"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2]"], done.stderr[-3000:]
-    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert completed.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2]"], completed.stderr[-3000:]
+    lines = [line for line in completed.stderr.splitlines() if "error: " in line]
     assert len(lines) == 5 and all(name in line for line in lines)
-    # A run goes on from a .pth alone, so that a resume does not even open the other.
+    # A run resumes only from a .pth file, so that --resume does not even open a .pkl file.
     reasons = ["posix.mkdir"] * 4 + ["posix.mkdir" if name == "evil.pth" else "has no iteration"]
     assert all(reason in line for reason, line in zip(reasons, lines))
     assert not mark.exists()

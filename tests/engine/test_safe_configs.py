@@ -1,4 +1,4 @@
-"""Yaml configs of other people call what is on a list; what a user types may call anything."""
+"""Untrusted yaml configs can call only what is on a list; overrides can call anything."""
 
 import inspect
 import pickle
@@ -12,7 +12,12 @@ from omegaconf import OmegaConf
 from ranking_det import assigners, criteria, layers, modeling
 from ranking_det.engine import main
 from ranking_det.engine.run_config import load_config
-from ranking_det.engine.safe_config import ARGUMENTS, TARGETS
+from ranking_det.engine.safe_config import (
+    ALLOWED_ARGUMENTS,
+    ALLOWED_TARGETS,
+    COMPONENT_TARGETS,
+    CONFIG_TARGETS,
+)
 from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload, write_module
 
@@ -23,7 +28,7 @@ YAML = str(CONFIGS / "shapes" / "retinanet_atss_rs.yaml")
 
 @pytest.fixture
 def mark(tmp_path, monkeypatch):
-    """What a stranger's module makes when it is imported; it must not be there afterwards."""
+    """The folder that an untrusted module creates when it is imported; it must not exist after."""
     path = tmp_path / "mark"
     write_module(tmp_path, path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -33,7 +38,7 @@ def mark(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The content of the config that a run leaves."""
+    """The content of the saved config of a run."""
     path = tmp_path_factory.mktemp("saved") / "config.yaml"
     load_config(LAZY, []).save(path)
     return path.read_text()
@@ -46,7 +51,7 @@ def write(tmp_path, content):
 
 
 def names_in(value):
-    """Every ``_target_`` in a file's content."""
+    """Yield every ``_target_`` in the content of a file."""
     entries = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict) and "_target_" in value:
         yield value["_target_"]
@@ -54,7 +59,7 @@ def names_in(value):
         yield from names_in(entry)
 
 
-def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_path):
+def test_the_list_has_exactly_the_components_and_what_configs_call(tmp_path):
     called, arguments = set(), set()
     paths = [p for p in sorted(CONFIGS.rglob("*.py")) if "common" not in p.parts]
     for path in paths:
@@ -66,21 +71,23 @@ def test_the_list_has_all_that_configs_call_and_all_components_and_no_more(tmp_p
         assert again.yaml is None
         again.save(tmp_path / "again.yaml")
         assert (tmp_path / "again.yaml").read_text() == file.read_text(), path
-        # Left as text, so that the list is compared with what is in the files.
+        # Read as text, so that the list is compared with the names in the files.
         text = file.read_text()
         arguments |= {w.partition("name:")[2].strip(",'}") for w in text.split() if "name:" in w}
         called |= set(names_in(yaml.load(text, yaml.UnsafeLoader)))
-    parts = {
+    components = {
         f"{package.__name__}.{name}"
         for package in (assigners, criteria, layers, modeling)
         for name in package.__all__
         if inspect.isclass(c := getattr(package, name)) and hasattr(c, "forward")
     }
-    assert len(paths) > 50 and called <= TARGETS and arguments - {""} == ARGUMENTS
-    assert called | parts == TARGETS
+    assert len(paths) > 50 and called <= ALLOWED_TARGETS
+    assert arguments - {""} == ALLOWED_ARGUMENTS
+    assert COMPONENT_TARGETS == components and CONFIG_TARGETS == called - components
+    assert ALLOWED_TARGETS == COMPONENT_TARGETS | CONFIG_TARGETS
 
 
-def test_vitdet_needs_the_flag_for_its_partial(tmp_path):
+def test_the_saved_vitdet_config_needs_trust_config(tmp_path):
     path = CONFIGS / "coco" / "mask_rs_vitdet_b.py"
     try:
         config = load_config(str(path), [])
@@ -95,12 +102,12 @@ def test_vitdet_needs_the_flag_for_its_partial(tmp_path):
 
 CALLS = [
     "os.mkdir",
-    "stranger.build",
+    "untrusted.build",
     "torch.os.mkdir",
     "torch.hub.load",
     "detectron2.utils.env.os.mkdir",
     "ranking_det.assigners.atss.torch.os.mkdir",
-    "torch.optim.sgd.SGD",  # the right class by another name
+    "torch.optim.sgd.SGD",  # an allowed class by another name
     "torch.optim.SGD.__init__",
     " torch.optim.SGD",
     "${train.output_dir}",
@@ -114,19 +121,20 @@ CALLS = [
 def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(tmp_path, mark, saved, name):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["lr_multiplier"] = {"_target_": name, "path": str(mark)}
-    with pytest.raises(UserError, match="lr_multiplier._target_ is .*--trust-config") as caught:
+    message = "lr_multiplier._target_: expected a name on the list .*--trust-config"
+    with pytest.raises(UserError, match=message) as caught:
         load_config(write(tmp_path, yaml.dump(content)), [])
     assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
-    assert "stranger" not in sys.modules
+    assert "untrusted" not in sys.modules
 
 
 VALUES = [
     "!!python/object/apply:os.mkdir [{mark}]",
     "!!python/object/new:os.mkdir [{mark}]",
-    "!!python/name:stranger.build",
-    "!!python/name:torch.optim.SGD",  # may be called, but not handed on
-    "!!python/module:stranger",
-    "!stranger [1]",
+    "!!python/name:untrusted.build",
+    "!!python/name:torch.optim.SGD",  # may be called, but not passed as an argument
+    "!!python/module:untrusted",
+    "!untrusted [1]",
     "'${{oc.env:HOME}}'",
     "'${{oc.env:HOME,x}}/a'",
     "'${{train.seed}} ${{oc.env:HOME}}'",
@@ -136,7 +144,7 @@ VALUES = [
     r"'\\${{oc.env:HOME}}'",
     "'${{ oc.env:HOME}}'",
     "'$${{train.seed}}'",
-    "'a$'",  # with what is put beside it
+    "'a$'",  # an interpolation could continue it
     "['${{oc.decode:x}}']",
     "{{? !!python/object/apply:os.mkdir [{mark}] : 1}}",
     "{{proposal_files: [x.pkl]}}",
@@ -145,45 +153,48 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_that_is_computed_is_refused_and_named(tmp_path, mark, saved, value):
+def test_a_value_that_must_be_computed_is_refused_and_named(tmp_path, mark, saved, value):
     text = f"{saved}\nevil: {value.format(mark=mark)}\n"
     with pytest.raises(UserError, match="evil.*--trust-config") as caught:
         load_config(write(tmp_path, text), [])
-    assert "\n" not in str(caught.value) and "stranger" not in sys.modules
+    assert "\n" not in str(caught.value) and "untrusted" not in sys.modules
 
 
-def test_files_of_proposals_are_refused_at_the_top_too(tmp_path, saved):
-    with pytest.raises(UserError, match="proposal_files is .*pickles.*--trust-config"):
+def test_proposal_files_are_refused_also_at_the_top_level(tmp_path, saved):
+    message = "proposal_files: expected no proposal files, .*pickles.*--trust-config"
+    with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, f"{saved}\nproposal_files: [x.pkl]\n"), [])
 
 
-def test_a_merged_node_and_an_alias_are_checked_too(tmp_path, mark, saved):
+def test_merged_nodes_and_aliases_are_checked(tmp_path, mark, saved):
     content = f"{saved}\nevil: &x {{_target_: os.mkdir, path: '{mark}'}}\n"
     for text in (content, f"{saved}\nevil: {{<<: {{_target_: os.mkdir}}}}\n"):
-        with pytest.raises(UserError, match="evil._target_ is 'os.mkdir'"):
+        with pytest.raises(UserError, match="evil._target_: expected .*, got 'os.mkdir'"):
             load_config(write(tmp_path, text), [])
     with pytest.raises(UserError):
         load_config(write(tmp_path, f"{saved}\nevil: &x {{a: *x}}\n"), [])
 
 
-def test_plain_interpolations_and_tuples_stay(tmp_path, saved):
+def test_plain_interpolations_and_tuples_are_allowed(tmp_path, saved):
     text = f"{saved}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
     more = load_config(write(tmp_path, text), []).nodes.more
     assert (list(more.a), more.b, more.c) == ([1, 2], 0, "USD $5")
 
 
 @pytest.mark.parametrize("key", ["cfg", "CFG"])
-def test_a_node_cannot_be_built_from_a_config_of_its_own(tmp_path, saved, key):
+def test_a_node_cannot_be_built_from_a_nested_detectron2_config(tmp_path, saved, key):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["dataloader"]["test"] |= {key: {"MODEL": {"LOAD_PROPOSALS": True}}}
     with pytest.raises(UserError, match=f"has no argument '{key}'"):
         load_config(write(tmp_path, yaml.dump(content)), [])
 
 
-def test_what_is_typed_may_name_anything_and_then_needs_the_flag_from_the_file(tmp_path, saved):
+def test_an_override_may_name_anything_but_the_saved_config_then_needs_trust_config(
+    tmp_path, saved
+):
     path = write(tmp_path, saved)
-    typed = "lr_multiplier._target_=fvcore.common.param_scheduler.ConstantParamScheduler"
-    config = load_config(path, [typed, "lr_multiplier.value=1.0"])
+    override = "lr_multiplier._target_=fvcore.common.param_scheduler.ConstantParamScheduler"
+    config = load_config(path, [override, "lr_multiplier.value=1.0"])
     config.save(Path(path))
     with pytest.raises(UserError, match="ConstantParamScheduler.*--trust-config"):
         load_config(path, [])
@@ -191,28 +202,28 @@ def test_what_is_typed_may_name_anything_and_then_needs_the_flag_from_the_file(t
     assert OmegaConf.to_container(again.nodes.lr_multiplier)["value"] == 1.0
 
 
-def test_a_pickled_config_beside_it_is_left_alone(tmp_path, mark, saved, capsys):
+def test_a_pickled_config_is_never_loaded(tmp_path, mark, saved, capsys):
     path = write(tmp_path, saved)
     Path(f"{path}.pkl").write_bytes(pickle.dumps(Payload(mark)))
     load_config(path, [])
     assert main(["--config-file", f"{path}.pkl"]) == 2
-    assert "must end in .py, .yaml or .yml" in capsys.readouterr().err
+    assert "expected a .py, .yaml or .yml file" in capsys.readouterr().err
 
 
-def test_the_word_in_a_comment_or_a_value_makes_no_lazy_config(tmp_path):
+def test_target_in_a_comment_or_a_value_does_not_make_a_file_a_lazy_config(tmp_path):
     text = f"# no _target_: here\n_BASE_: {YAML}\nOUTPUT_DIR: output/_target_\n"
     config = load_config(write(tmp_path, text), ["MODEL.DEVICE=cpu"])
     assert config.yaml is not None
 
 
 COMPONENTS = [
-    "MODEL: {{ASSIGNER: {{NAME: stranger.build}}}}",
+    "MODEL: {{ASSIGNER: {{NAME: untrusted.build}}}}",
     "MODEL: {{ASSIGNER: {{NAME: os.mkdir, PATH: {mark}}}}}",
     "MODEL: {{ASSIGNER: {{NAME: ranking_det.assigners.atss.torch.os.mkdir}}}}",
-    "MODEL: {{CRITERION: {{NAME: Criterion, CLASSIFICATION: {{NAME: stranger.build}}}}}}",
-    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: stranger.build}}]}}}}",
-    """MODEL: {{ASSIGNER: {{X: "{{'NAME': 'stranger.build'}}"}}}}""",
-    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: [stranger.build]}}]}}}}",
+    "MODEL: {{CRITERION: {{NAME: Criterion, CLASSIFICATION: {{NAME: untrusted.build}}}}}}",
+    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: untrusted.build}}]}}}}",
+    """MODEL: {{ASSIGNER: {{X: "{{'NAME': 'untrusted.build'}}"}}}}""",
+    "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: [untrusted.build]}}]}}}}",
     "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: 1.5}}]}}}}",  # 1.py
     "DATASETS: {{PROPOSAL_FILES_TEST: [{mark}.pkl]}}",
     "MODEL: {{ASSIGNER: {{X: !!python/object/apply:os.mkdir [{mark}]}}}}",
@@ -221,37 +232,39 @@ COMPONENTS = [
 
 @pytest.mark.parametrize("text", COMPONENTS)
 @pytest.mark.parametrize("inherited", [False, True])
-def test_components_of_strangers_in_plain_yaml_are_refused(tmp_path, mark, text, inherited):
+def test_untrusted_components_in_plain_yaml_are_refused(tmp_path, mark, text, inherited):
     path = write(tmp_path, text.format(mark=mark))
     if inherited:
         Path(tmp_path, "top.yaml").write_text("_BASE_: config.yaml\n")
         path = str(tmp_path / "top.yaml")
     with pytest.raises(UserError) as caught:
         load_config(path, ["MODEL.DEVICE=cpu"])
-    assert "\n" not in str(caught.value) and "stranger" not in sys.modules
-    if "!!python" not in text:  # which the flag does not permit either
+    assert "\n" not in str(caught.value) and "untrusted" not in sys.modules
+    if "!!python" not in text:  # --trust-config does not allow that in plain yaml either
         assert "--trust-config" in str(caught.value)
 
 
-def test_components_that_are_typed_or_on_the_list_are_built(tmp_path):
+def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     name = "ranking_det.assigners.MaxIoU"
     text = f"_BASE_: {YAML}\nMODEL: {{ASSIGNER: {{NAME: {name}}}}}\n"
     config = load_config(write(tmp_path, text), ["MODEL.DEVICE=cpu"])
     assert config.yaml.MODEL.ASSIGNER.NAME == name
-    typed = ["MODEL.ASSIGNER.NAME", "my.Assigner"]
-    config = load_config(YAML, ["MODEL.DEVICE=cpu", *typed])
+    override = ["MODEL.ASSIGNER.NAME", "my.Assigner"]
+    config = load_config(YAML, ["MODEL.DEVICE=cpu", *override])
     config.save(tmp_path / "run.yaml")
-    with pytest.raises(UserError, match="MODEL.ASSIGNER.NAME is 'my.Assigner'.*--trust-config"):
+    message = "MODEL.ASSIGNER.NAME: expected .*, got 'my.Assigner'.*--trust-config"
+    with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / "run.yaml"), [])
     again = load_config(str(tmp_path / "run.yaml"), [], trust=True)
     assert again.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
-def test_the_command_says_it_in_one_line(tmp_path, mark, saved, capsys):
+def test_every_command_reports_a_refused_name_in_one_line(tmp_path, mark, saved, capsys):
     content = yaml.load(saved, yaml.UnsafeLoader)
-    content["model"] = {"_target_": "stranger.build"}
+    content["model"] = {"_target_": "untrusted.build"}
     path = write(tmp_path, yaml.dump(content))
-    for words in ([], ["--eval-only"], ["--resume"], ["--preview", "1"], ["--predict", "x.jpg"]):
-        assert main(["--config-file", path, *words]) == 2
+    for flags in ([], ["--eval-only"], ["--resume"], ["--preview", "1"], ["--predict", "x.jpg"]):
+        assert main(["--config-file", path, *flags]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "model._target_ is 'stranger.build'" in line and "--trust-config" in line
+        assert "model._target_: expected a name on the list" in line
+        assert "got 'untrusted.build'" in line and "--trust-config" in line

@@ -1,4 +1,4 @@
-"""Weights of other people: all formats load, and nothing in them is run."""
+"""Untrusted weight files: all formats load, and no code in them is executed."""
 
 import http.server
 import io
@@ -34,7 +34,7 @@ ARRAYS = {
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 did, as strings of its own."""
+    """A pickler that writes bytes as Python 2 strings."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
@@ -56,14 +56,14 @@ WRITERS["Python 2"] = as_python2
 
 @pytest.fixture
 def mark(tmp_path):
-    """What a payload would make; it must not be there afterwards."""
+    """The folder that a payload would create; it must not exist afterwards."""
     path = tmp_path / "mark"
     yield path
     assert not path.exists()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_arrays_of_any_pickle_are_those_that_numpy_reads(tmp_path, writer):
+def test_arrays_equal_those_of_the_unrestricted_unpickler(tmp_path, writer):
     path = tmp_path / "arrays.pkl"
     content = {
         "model": OrderedDict(ARRAYS),
@@ -72,14 +72,14 @@ def test_arrays_of_any_pickle_are_those_that_numpy_reads(tmp_path, writer):
     }
     path.write_bytes(WRITERS[writer](content))
     expected = pickle.loads(path.read_bytes(), encoding="latin1")
-    found = read_arrays(str(path))
-    assert type(found["model"]) is OrderedDict and list(found["model"]) == list(ARRAYS)
+    arrays = read_arrays(str(path))
+    assert type(arrays["model"]) is OrderedDict and list(arrays["model"]) == list(ARRAYS)
     for name, array in expected["model"].items():
-        assert found["model"][name].dtype == array.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(found["model"][name], array)
-        assert found["model"][name].flags.writeable
-    assert found["scalar"] == 0.25 and isinstance(found["scalar"], np.float32)
-    assert found["plain"] == expected["plain"]
+        assert arrays["model"][name].dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(arrays["model"][name], array)
+        assert arrays["model"][name].flags.writeable
+    assert arrays["scalar"] == 0.25 and isinstance(arrays["scalar"], np.float32)
+    assert arrays["plain"] == expected["plain"]
 
 
 def weights_of(model):
@@ -93,7 +93,7 @@ def check_loads(path, trained):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_file_of_the_converter_from_torchvision_loads(tmp_path, writer):
+def test_a_file_converted_from_torchvision_loads(tmp_path, writer):
     trained = nn.Sequential(nn.Linear(3, 2))
     content = {
         "model": {f"backbone.{name}": value for name, value in weights_of(trained).items()},
@@ -107,25 +107,27 @@ def test_a_file_of_the_converter_from_torchvision_loads(tmp_path, writer):
     assert torch.equal(wrapped["backbone"][0].weight, trained[0].weight)
 
 
-def test_the_older_formats_are_read_as_detectron2_reads_them(tmp_path):
+def test_older_formats_are_read_as_detectron2_reads_them(tmp_path):
     arrays = {"conv1_w": np.ones(2), "conv1_w_momentum": np.zeros(2)}
     for name, content in (("detector", {"blobs": arrays}), ("classifier", arrays)):
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))
-        found = read_weights(str(tmp_path / f"{name}.pkl"))
-        assert list(found["model"]) == ["conv1_w"] and found["__author__"] == "Caffe2"
-        assert found["matching_heuristics"] is True
+        weights = read_weights(str(tmp_path / f"{name}.pkl"))
+        assert list(weights["model"]) == ["conv1_w"] and weights["__author__"] == "Caffe2"
+        assert weights["matching_heuristics"] is True
     state = {"stem.w": torch.ones(1), "stem.num_batches_tracked": torch.ones(1)}
     torch.save({"model_state": state}, tmp_path / "pycls.pyth")
-    found = read_weights(str(tmp_path / "pycls.pyth"))
-    assert list(found["model"]) == ["stem.w"] and found["matching_heuristics"] is True
+    weights = read_weights(str(tmp_path / "pycls.pyth"))
+    assert list(weights["model"]) == ["stem.w"] and weights["matching_heuristics"] is True
     torch.save(state, tmp_path / "plain.pth")
     assert list(read_weights(str(tmp_path / "plain.pth"))) == ["model"]
 
 
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth", "w.bin", "w"])
 @pytest.mark.parametrize("environment", ["", "1"])
-def test_a_payload_is_one_line_that_names_it(tmp_path, mark, monkeypatch, name, environment):
-    # It would undo torch's default, but not what is said explicitly.
+def test_a_payload_is_an_error_of_one_line_that_names_it(
+    tmp_path, mark, monkeypatch, name, environment
+):
+    # The variable disables torch's default of weights_only, but not an explicit argument.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
     path = tmp_path / name
     content = {"model": {"weight": Payload(mark)}, "__author__": "x", "model_state": {}}
@@ -145,7 +147,7 @@ def test_a_payload_is_one_line_that_names_it(tmp_path, mark, monkeypatch, name, 
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
-def test_a_pickle_or_a_program_under_the_name_of_a_torch_file_is_refused_too(tmp_path, mark):
+def test_a_pickle_or_a_torchscript_program_named_pth_is_refused(tmp_path, mark):
     for protocol in (0, 2, 4):
         path = tmp_path / f"{protocol}.pth"
         path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
@@ -154,14 +156,14 @@ def test_a_pickle_or_a_program_under_the_name_of_a_torch_file_is_refused_too(tmp
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
             load_weights(nn.Linear(3, 2), str(path), whole=False)
         assert "\n" not in str(caught.value)
-        # Torch advises to load the file all the same.
+        # Torch's own message suggests loading the file without the restriction.
         assert "weights_only" not in str(caught.value) and "Re-running" not in str(caught.value)
 
 
 def test_an_array_that_another_function_builds_is_refused(tmp_path):
     path = tmp_path / "5.pkl"
     path.write_bytes(pickle.dumps({"weight": np.ones(2)}, protocol=5))
-    with pytest.raises(UserError, match=r"it holds numpy\._?core\.numeric\._frombuffer"):
+    with pytest.raises(UserError, match=r"got numpy\._?core\.numeric\._frombuffer"):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
@@ -170,7 +172,7 @@ def test_an_array_that_another_function_builds_is_refused(tmp_path):
     [b"", b"\x80\x02e.", b"\x80\x02J\x01", b"\x80\x04\x95" + b"\xff" * 8, b"\x80\x02h\x05."],
 )
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth"])
-def test_a_damaged_file_is_one_line_whatever_the_reader_raises(tmp_path, name, content):
+def test_a_damaged_file_is_an_error_of_one_line_whatever_the_reader_raises(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
         load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
@@ -178,7 +180,7 @@ def test_a_damaged_file_is_one_line_whatever_the_reader_raises(tmp_path, name, c
 
 
 class Call:
-    """Pickled, a call of anything."""
+    """An object whose unpickling calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -197,11 +199,11 @@ class Call:
         (np.zeros(1, "M8[s]"), "an array of 'M8"),
         (Call(__import__("_codecs").encode, "a", "rot13"), "_codecs.encode with 'rot13'"),
         (nn.Linear(1, 1), "torch"),
-        ({1, 2}, "must hold a dict, got set"),
+        ({1, 2}, "expected a dict, got set"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_only_numbers_and_plain_values_are_known(tmp_path, content, message):
+def test_only_arrays_of_numbers_and_plain_values_are_accepted(tmp_path, content, message):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(UserError, match=message):
@@ -210,7 +212,7 @@ def test_only_numbers_and_plain_values_are_known(tmp_path, content, message):
 
 @pytest.fixture
 def address(tmp_path, monkeypatch):
-    """Of a server for the files in ``tmp_path``."""
+    """The address of a server for the files in ``tmp_path``."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
@@ -222,7 +224,7 @@ def address(tmp_path, monkeypatch):
         thread.join()
 
 
-def test_downloads_of_the_model_zoo_are_read_likewise(tmp_path, mark, address, monkeypatch):
+def test_downloads_from_the_model_zoo_are_read_safely(tmp_path, mark, address, monkeypatch):
     monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", address)
     trained = nn.Sequential(nn.Linear(3, 2))
     content = {"model": weights_of(trained), "__author__": "x"}
@@ -234,7 +236,7 @@ def test_downloads_of_the_model_zoo_are_read_likewise(tmp_path, mark, address, m
             load_weights(nn.Linear(3, 2), f"{prefix}evil.pkl", whole=False)
 
 
-def test_names_are_matched_by_their_ends_where_the_path_asks_for_it(tmp_path, address):
+def test_parameter_names_are_matched_by_their_ends_if_the_path_requests_it(tmp_path, address):
     trained = nn.Sequential(nn.Linear(3, 2))
     state = trained[0].state_dict()
     torch.save(state, tmp_path / "ends.pth")
@@ -248,7 +250,7 @@ def test_names_are_matched_by_their_ends_where_the_path_asks_for_it(tmp_path, ad
             check_loads(f"{folder}{name}?matching_heuristics=True", trained)
 
 
-def test_there_is_one_place_that_reads_weights():
+def test_only_one_module_reads_weight_files():
     readers = re.compile(r"\bDetectionCheckpointer\(|\btorch\.load\(|\bpickle\.load|\bUnpickler\b")
     places = {
         path.name for path in PACKAGE.rglob("*.py") if readers.search(path.read_text("utf-8"))

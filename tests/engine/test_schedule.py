@@ -12,23 +12,24 @@ def fit(fixed=(), **changes):
     return fit_schedule(WRITTEN, fixed=fixed, **(COCO | changes))
 
 
-def test_the_configs_own_data_and_batch_change_nothing_and_say_nothing():
+def test_the_reference_data_and_batch_do_not_change_the_schedule():
     assert fit() == (WRITTEN, [])
 
 
-def test_half_the_batch_takes_twice_the_iterations_at_half_the_rate():
+def test_half_the_batch_size_gives_twice_the_iterations_and_half_the_learning_rate():
     fitted, lines = fit(batch=8)
     assert fitted == Schedule(12 * 14_659, 14_659, 0.005, 14_659, 4 * 14_659)
-    assert "0.5 x the batch of 16" in lines[0] and "14659 iterations an epoch" in lines[0]
+    assert "(0.5 x the reference batch of 16)" in lines[0]
+    assert "14659 iterations per epoch" in lines[0]
     assert "lr: 0.01 -> 0.005" in lines and "max_iter: 87960 -> 175908" in lines
 
 
-def test_other_data_keep_the_epochs_and_the_share_of_the_periods():
+def test_other_data_keep_the_number_of_epochs_and_the_share_of_the_periods():
     fitted, _ = fit(num_images=500)
     assert fitted == Schedule(12 * 32, 32, 0.01, 32, 4 * 32)
 
 
-def test_what_the_user_set_stays():
+def test_fields_that_the_user_has_set_stay():
     fitted, lines = fit(["max_iter", "lr"], batch=8)
     assert fitted == WRITTEN._replace(epoch=14_659) and lines == []
 
@@ -42,7 +43,7 @@ def test_without_a_reference_batch_nothing_is_scaled():
     assert fit(epochs=0, reference_batch=0, batch=3)[0]._replace(epoch=7330) == WRITTEN
 
 
-def test_a_short_training_has_periods_of_at_least_one_and_no_evaluation_stays_none():
+def test_periods_of_a_short_training_are_at_least_1_and_an_evaluation_period_of_0_stays():
     fitted, _ = fit(num_images=1)
     assert fitted == Schedule(12, 1, 0.01, 1, 4)
     none = fit_schedule(WRITTEN._replace(eval_period=0), **(COCO | {"num_images": 1}))[0]
@@ -50,13 +51,13 @@ def test_a_short_training_has_periods_of_at_least_one_and_no_evaluation_stays_no
 
 
 @pytest.mark.parametrize("max_iter", [2_000, 87_960])
-def test_the_warm_up_is_of_so_many_iterations_whatever_the_length(max_iter):
+def test_the_warm_up_has_its_number_of_iterations_whatever_the_length(max_iter):
     schedule = warm_up(ConstantParamScheduler(1.0), factor=0.001, iterations=500, max_iter=max_iter)
     assert schedule(0) == pytest.approx(0.001)
     assert schedule(250 / max_iter) == pytest.approx(0.001 + 0.999 / 2)
     assert schedule(500 / max_iter) == 1.0
 
 
-def test_a_short_training_is_not_all_warm_up():
+def test_the_warm_up_is_at_most_a_third_of_a_short_training():
     schedule = warm_up(ConstantParamScheduler(1.0), factor=0.0, iterations=500, max_iter=300)
     assert schedule(1 / 6) == pytest.approx(0.5) and schedule(1 / 3) == 1.0

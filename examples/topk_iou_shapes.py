@@ -1,0 +1,11 @@
+"""RetinaNet and Rank & Sort Loss with the assigner of topk_iou.py on the shapes at 128 px."""
+
+from detectron2.config import LazyCall as L
+
+from examples.topk_iou import TopKIoU
+
+from ..configs.common.shapes_quick import dataloader, lr_multiplier, optimizer, train
+from ..configs.common.shapes_quick import retinanet as model
+
+model.assigner = L(TopKIoU)(topk=9, min_iou=0.2)
+train.output_dir = "output/examples/topk_iou"

@@ -1,0 +1,108 @@
+"""Every loss, criterion, assigner, backbone and data set keeps its contract: add yours here."""
+
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from ranking_det import assigners
+from ranking_det.criteria import Classification, Criterion, Focal, PositiveCount
+from ranking_det.data.catalog import register_shapes
+from ranking_det.data.shapes import prepare_shapes
+from ranking_det.labels import BACKGROUND
+from ranking_det.losses import alrp_loss, ap_loss, ape_loss, rank_sort_loss
+from tests import contracts
+from tests.criteria.cases import CRITERIA
+from tests.modeling.cases import load
+
+# Functions of logits, positives and quality.
+LOSSES = {
+    "rank_sort": rank_sort_loss,
+    "ap": lambda logits, positives, quality: ap_loss(logits, positives),
+    "alrp": lambda logits, positives, quality: alrp_loss(logits, positives, 1 - quality),
+    "ape": ape_loss,
+}
+ASSIGNERS = {
+    "atss": assigners.ATSS,
+    "fcos": lambda: assigners.FCOS(size_ranges=(16, 32)),
+    "max_iou": assigners.MaxIoU,
+    "paa": assigners.PAA,
+    "paa_star": assigners.NormalizedPAA,
+}
+# Configs whose model has one.
+BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_plus_rs.py"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_ranking_loss_keeps_the_contract(name):
+    contracts.check_ranking_loss(LOSSES[name])
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_keeps_the_contract(name):
+    contracts.check_criterion(CRITERIA[name])
+
+
+@pytest.mark.parametrize("name", ASSIGNERS)
+def test_an_assigner_keeps_the_contract(name):
+    contracts.check_assigner(ASSIGNERS[name]())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_keeps_the_contract(name):
+    contracts.check_backbone(instantiate(load(BACKBONES[name]).model.backbone))
+
+
+def test_a_data_set_keeps_the_contract(tmp_path):
+    register_shapes(prepare_shapes(tmp_path, train=8, val=2, size=48).parent)
+    try:
+        contracts.check_data_set("shapes_train")
+    finally:
+        register_shapes()
+
+
+class SumOfAll(Classification):
+    """Sums over all logits, also those of ignored rows."""
+
+    def forward(self, candidates):
+        return {"loss_cls": candidates.logits.float().square().sum() / 100}
+
+
+class FirstObject(assigners.Assigner):
+    """Gives all anchors to the first object, also in an image that has none."""
+
+    def match(self, image):
+        return torch.where(image.valid, 0, BACKGROUND)
+
+
+class Padding(assigners.Assigner):
+    """Gives the anchors in the padding to the first object too."""
+
+    def match(self, image):
+        return torch.full_like(image.valid, 0 if len(image.gt_boxes) else -1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("check", "part", "message"),
+    [
+        (contracts.check_ranking_loss, lambda x, p, q: x.sum(), "no positive: expected a loss of"),
+        (
+            contracts.check_ranking_loss,
+            lambda x, p, q: x[p].float().square().sum() / len(p),
+            "no positive: not finite",
+        ),
+        (
+            contracts.check_criterion,
+            lambda: Criterion(classification=SumOfAll()),
+            "loss_cls depends on logits of ignored rows",
+        ),
+        (contracts.check_assigner, FirstObject(), "a positive in an image without objects"),
+        (contracts.check_assigner, Padding(), "an anchor in the padding is matched"),
+    ],
+)
+def test_a_part_that_breaks_its_contract_is_named(check, part, message):
+    with pytest.raises(AssertionError, match=message):
+        check(part)
+
+
+def test_a_baseline_keeps_the_contract_of_criteria_with_its_own_normalizer():
+    contracts.check_criterion(lambda: Criterion(classification=Focal(), normalizer=PositiveCount()))
