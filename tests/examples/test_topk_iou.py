@@ -7,6 +7,7 @@ from detectron2.config import LazyConfig, instantiate
 from examples.topk_iou import TopKIoU
 from ranking_det.assigners import BACKGROUND, IGNORE
 from ranking_det.boxes import box_iou
+from ranking_det.engine.run_config import load_config
 from tests.assigners.cases import grid, random_boxes
 from tests.contracts import check_assigner
 from tests.modeling.cases import CONFIGS, make_batch
@@ -61,6 +62,24 @@ def test_wrong_arguments_are_named():
         TopKIoU(topk=0)
     with pytest.raises(ValueError, match=r"min_iou: expected a number in \(0, 1\], got 0"):
         TopKIoU(min_iou=0)
+
+
+def test_a_file_and_a_config_outside_the_repository_work_too(tmp_path, monkeypatch):
+    source = (CONFIGS.parent / "examples" / "topk_iou.py").read_text()
+    (tmp_path / "outside_assigner.py").write_text(source.replace("TopKIoU", "MyAssigner"))
+    (tmp_path / "config.py").write_text(
+        "from detectron2.config import LazyCall as L\n"
+        "from detectron2.config import LazyConfig\n"
+        "from outside_assigner import MyAssigner\n"
+        f"base = LazyConfig.load('{CONFIGS}/shapes/quick/retinanet_atss_rs.py')\n"
+        "model, dataloader, train = base.model, base.dataloader, base.train\n"
+        "optimizer, lr_multiplier = base.optimizer, base.lr_multiplier\n"
+        "model.assigner = L(MyAssigner)(topk=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config(str(tmp_path / "config.py"), ["model.assigner.topk=5"])
+    assigner = config.model().assigner
+    assert type(assigner).__name__ == "MyAssigner" and assigner.topk == 5
 
 
 def test_a_step_trains_every_parameter():
