@@ -181,6 +181,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator
 
     names = {"focal": "focal", "rank_sort": "Rank & Sort", "ap": "AP", "alrp": "aLRP"}
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
@@ -203,8 +204,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
             panel.set(xscale="log", yscale="log", xlabel=axis)
             panel.set_title(fixed, fontsize=10)
             panel.grid(alpha=0.3)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_formatter("")
+            panel.yaxis.set_minor_locator(NullLocator())
     axes[0, 0].legend()
     machine = report["machine"]
     title = f"Forward and backward, {machine['device']}, {machine['threads']} threads"
