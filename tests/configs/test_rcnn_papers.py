@@ -272,7 +272,7 @@ def test_samplers_can_be_overridden_for_the_papers_table_of_imbalance():
         is None
     )
     for wrong in ("optimizer.lr=null", f"{rule}=true", f"{rule}=gt"):
-        with pytest.raises(ValueError, match="must be|low_quality: expected"):
+        with pytest.raises(ValueError, match="lr: expected float|low_quality: expected"):
             load_lazy_config(path, [wrong])
     cap = "ranking_det.modeling.NegativeCap"
     cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])

@@ -81,7 +81,7 @@ def test_a_wrong_key_or_type_is_an_error_of_one_line(overrides, message):
 def test_a_model_or_option_that_the_wrapper_rejects_is_an_error_of_one_line(config, on, wrong):
     where = wrong.rpartition(".")[0]
     for options, model, reason in (
-        (on, nn.Linear(1, 1), "model: expected a dense detector, .* got Linear"),
+        (on, nn.Linear(1, 1), "model: expected a dense detector .* got Linear"),
         ([*on, wrong], Dense(), "min_sizes: expected at least one size"),
     ):
         with pytest.raises(UserError, match=f"{where} cannot be built: {reason}") as caught:
