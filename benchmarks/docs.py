@@ -64,7 +64,7 @@ def commands() -> str:
         "| `make quickstart` | installs, draws a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
         f"| `make test` | runs the tests | {row['minutes']:.0f} min | {row['passed']:,} passed |"
-        f"\n\nTimes without the installation, on {describe(record['machine'])}."
+        f"\n\nTimes without the installation, on {record['machine']['cores']} CPU cores."
     )
 
 
@@ -148,7 +148,8 @@ def name_axes(model: Any) -> list[str]:
     heads = model.roi_heads
     if "box_heads" in heads:
         criterion = name_criterion(heads.criteria[0])
-        return ["Cascade R-CNN", name_of(heads.assigners[0]), criterion]
+        name = "Cascade Mask R-CNN" if "mask_head" in heads else "Cascade R-CNN"
+        return [name, name_of(heads.assigners[0]), criterion]
     name = "Mask R-CNN" if "mask_head" in heads else "Faster R-CNN"
     if name_of(model.backbone) == "CARAFEFPN":
         name += ", CARAFE FPN"
