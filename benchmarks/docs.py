@@ -137,7 +137,7 @@ def name_criterion(node: Any) -> str:
     name = name_of(node["classification"]) if "classification" in node else name_of(node)
     if "branch" in node:
         target = name_of(node["branch"]["target"]).removesuffix("Weight")
-        name += f", {'IoU' if target == 'IoU' else 'centreness'} branch"
+        name += f", {'IoU' if target == 'IoU' else 'centerness'} branch"
     return name
 
 

@@ -33,26 +33,26 @@ BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_pl
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_ranking_loss_keeps_the_contract(name):
+def test_a_ranking_loss_satisfies_the_contract(name):
     contracts.check_ranking_loss(LOSSES[name])
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_a_criterion_keeps_the_contract(name):
+def test_a_criterion_satisfies_the_contract(name):
     contracts.check_criterion(CRITERIA[name])
 
 
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_an_assigner_keeps_the_contract(name):
+def test_an_assigner_satisfies_the_contract(name):
     contracts.check_assigner(ASSIGNERS[name]())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_keeps_the_contract(name):
+def test_a_backbone_satisfies_the_contract(name):
     contracts.check_backbone(instantiate(load(BACKBONES[name]).model.backbone))
 
 
-def test_a_data_set_keeps_the_contract(tmp_path):
+def test_a_data_set_satisfies_the_contract(tmp_path):
     register_shapes(prepare_shapes(tmp_path, train=8, val=2, size=48).parent)
     try:
         contracts.check_data_set("shapes_train")
@@ -99,10 +99,10 @@ class Padding(assigners.Assigner):
         (contracts.check_assigner, Padding(), "an anchor in the padding is matched"),
     ],
 )
-def test_a_part_that_breaks_its_contract_is_named(check, part, message):
+def test_the_error_names_the_part_that_breaks_its_contract(check, part, message):
     with pytest.raises(AssertionError, match=message):
         check(part)
 
 
-def test_a_baseline_keeps_the_contract_of_criteria_with_its_own_normalizer():
+def test_a_baseline_satisfies_the_contract_of_criteria_with_its_own_normalizer():
     contracts.check_criterion(lambda: Criterion(classification=Focal(), normalizer=PositiveCount()))

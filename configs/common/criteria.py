@@ -109,7 +109,7 @@ def rankdet(localization: DictConfig | None = None) -> DictConfig:
 
 
 def rankdet_centerness() -> DictConfig:
-    """RankDetNet's losses with GIoU Loss, for detectors with a centreness branch."""
+    """RankDetNet's losses with GIoU Loss, for detectors with a centerness branch."""
     return L(Criterion)(
         classification=L(RankDet)(),
         localization=L(GIoU)(),
@@ -197,15 +197,15 @@ def retinanet_focal() -> DictConfig:
 
 
 def atss_focal() -> DictConfig:
-    """ATSS: focal loss, GIoU Loss and a centreness branch (Zhang et al., CVPR 2020)."""
+    """ATSS: focal loss, GIoU Loss and a centerness branch (Zhang et al., CVPR 2020)."""
     count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(focal(), L(GIoU)(), 2.0, count, CenternessWeight, branch=1.0)
 
 
 def fcos_focal() -> DictConfig:
-    """FCOS: focal loss, IoU loss and a centreness branch (Tian et al., ICCV 2019).
+    """FCOS: focal loss, IoU loss and a centerness branch (Tian et al., ICCV 2019).
 
-    The box loss is weighted by centreness, as in the authors' code. Unlike the paper, the box loss
+    The box loss is weighted by centerness, as in the authors' code. Unlike the paper, the box loss
     is 1 - IoU and not -log(IoU).
     """
     count = L(PositiveCount)(momentum=0.0, scope="global")

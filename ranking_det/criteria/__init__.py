@@ -14,7 +14,7 @@ A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` 
   :class:`ValueBalance`, :class:`MagnitudeBalance`, :class:`HistoryBalance`.
 - For losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
   :class:`CandidateCount`.
-- For heads with an IoU or centreness branch, a :class:`BranchLoss`.
+- For heads with an IoU or centerness branch, a :class:`BranchLoss`.
 
 In :class:`ALRPCriterion` the ranking also gives the box loss. :class:`CriterionSchedule` trains
 with several criteria, one after the other.

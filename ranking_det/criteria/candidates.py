@@ -101,7 +101,7 @@ class Candidates:
         image: (R,) int64, the image of each row, 0..num_images-1.
         level: (R,) int64, the feature level of each row, 0 for the finest.
         num_images: the number of images, including those without rows.
-        branch_logits: (R,) raw outputs of the IoU or centreness branch; None for a head without
+        branch_logits: (R,) raw outputs of the IoU or centerness branch; None for a head without
             one.
         boxes: the boxes of the P positives; None for a detector without boxes.
         masks: the masks of some of the P positives; None for a detector without masks.

@@ -41,7 +41,7 @@ class Classification(nn.Module):
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
         across_workers: whether the loss can rank across processes (``candidates.group``).
-        takes_branch: whether inference may multiply the scores by those of an IoU or centreness
+        takes_branch: whether inference may multiply the scores by those of an IoU or centerness
             branch. False if the loss itself trains the order of the scores at inference.
         uses_continuous_labels: whether the loss uses the ``quality`` of the positives.
         softmax: True if the scores are the softmax over the classes and a background of logit 0,

@@ -59,7 +59,7 @@ class CriterionBase(nn.Module):
 
     @property
     def branch(self) -> BranchLoss | None:
-        """The loss of the head's IoU or centreness branch; None for a head without one."""
+        """The loss of the head's IoU or centerness branch; None for a head without one."""
         return self.criteria[0].branch_loss
 
     @property
@@ -107,7 +107,7 @@ class Criterion(CriterionBase):
             :mod:`ranking_det.criteria.normalizers`. The box loss is then the weighted sum of the
             errors, divided by this number times the mean weight. None for ranking losses, which are
             already normalised.
-        branch: the loss of the IoU or centreness branch; None for a head without one. Not allowed
+        branch: the loss of the IoU or centerness branch; None for a head without one. Not allowed
             for losses that train the order of the scores at inference.
         rank_scope: the entries that are ranked together. "gpu", as in the papers: all images of
             this process. "image": each image separately, averaged over images with a positive.

@@ -78,14 +78,14 @@ class IoUWeight(nn.Module):
 
 
 class CenternessWeight(nn.Module):
-    """Weight of a positive by the centreness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
+    """Weight of a positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
     It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
     assigners.
     """
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Compute the centreness.
+        """Compute the centerness.
 
         Args:
             candidates: the candidates of one step.
@@ -96,7 +96,7 @@ class CenternessWeight(nn.Module):
         anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
         centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
-        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centreness 0.
+        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centerness 0.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
 

@@ -1,4 +1,4 @@
-"""Localisation losses of a criterion: box regression, masks, and the IoU or centreness branch.
+"""Localisation losses of a criterion: box regression, masks, and the IoU or centerness branch.
 
 A localisation task computes the error of each box or mask. The criterion weighs the errors and
 balances their mean against the classification loss.
@@ -236,7 +236,7 @@ class MaskCrossEntropy(MaskLocalization):
 
 
 class BranchLoss(nn.Module):
-    """Loss of an IoU or centreness branch: mean binary cross entropy over the positives.
+    """Loss of an IoU or centerness branch: mean binary cross entropy over the positives.
 
     Args:
         target: the target of the branch, an instance weight in [0, 1]:

@@ -87,7 +87,7 @@ class SoftNMS(nn.Module):
         iou_thresh: the threshold of the linear method, in [0, 1].
         sigma: the width of the Gaussian method, > 0.
         min_score: detections with a lowered score of at most this are dropped, >= 0. For detectors
-            with an IoU or centreness branch, scores are sqrt(class score x branch score).
+            with an IoU or centerness branch, scores are sqrt(class score x branch score).
 
     Raises:
         ValueError: an argument is out of range.

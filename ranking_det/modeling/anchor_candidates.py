@@ -161,7 +161,7 @@ class AnchorCandidates:
             assignment: of the R anchors.
             logits: (R, K).
             outputs: (R, 4) raw box outputs.
-            branch: (R,) logits of an IoU or centreness branch; None for none.
+            branch: (R,) logits of an IoU or centerness branch; None for none.
 
         Returns:
             The R candidates, with box targets of the P positives.

@@ -24,7 +24,7 @@ class MapPredictions(NamedTuple):
     outputs: list[Tensor]
     """Per level (N, A 4, H_l, W_l), raw box outputs."""
     branch: list[Tensor] | None = None
-    """Per level (N, A, H_l, W_l), the logits of an IoU or centreness branch, if there is one."""
+    """Per level (N, A, H_l, W_l), the logits of an IoU or centerness branch, if there is one."""
 
 
 class MapHead(nn.Module):
@@ -34,7 +34,7 @@ class MapHead(nn.Module):
         num_classes: K.
         num_anchors: A, anchors per cell.
         scales: one factor of the box outputs per level, or None.
-        branch: the layer of an IoU or centreness branch, or None.
+        branch: the layer of an IoU or centerness branch, or None.
     """
 
     num_classes: int

@@ -123,7 +123,7 @@ def test_only_fcos_needs_one_square_anchor_per_location():
     assert not any(a.one_per_location for a in (ATSS, MaxIoU, PAA, NormalizedPAA))
 
 
-def test_wrong_arguments_are_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     box, label = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]
     with pytest.raises(ValueError, match=r"anchors: expected 5 levels.*\(64, 128, 256, 512\), g"):
         FCOS()([grid(64, 8, (8.0,))], box, label, torch.ones(64) > 0)

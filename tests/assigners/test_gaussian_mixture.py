@@ -110,7 +110,7 @@ def test_values_on_a_device_without_float64_move_to_the_cpu():
     assert in_float64(metal).dtype == torch.float64
 
 
-def test_wrong_arguments_are_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     values = torch.zeros(2, 3)
     with pytest.raises(
         ValueError, match=r"values: expected a float tensor \(G, C\), got torch.int"

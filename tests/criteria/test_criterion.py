@@ -262,7 +262,7 @@ def changed(**fields):
         (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],
 )
-def test_wrong_arguments_are_named_in_the_error(build, message):
+def test_the_error_names_the_wrong_argument(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 

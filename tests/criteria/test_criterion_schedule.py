@@ -121,6 +121,6 @@ def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classi
         ),
     ],
 )
-def test_parts_that_do_not_fit_are_named_in_the_error(build, message):
+def test_the_error_names_parts_that_do_not_fit(build, message):
     with pytest.raises(ValueError, match=message):
         build()

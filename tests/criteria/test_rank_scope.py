@@ -171,7 +171,7 @@ COUNT_SHARES = {
 
 
 class Baseline(Detector):
-    """A linear head with a centreness branch, trained like the dense baselines."""
+    """A linear head with a centerness branch, trained like the dense baselines."""
 
     def __init__(self):
         super().__init__(

@@ -176,7 +176,7 @@ LVIS_FAULTS = [
     [(False, *fault) for fault in FAULTS] + [(True, *fault) for fault in LVIS_FAULTS],
     ids=[message for _, message in FAULTS + LVIS_FAULTS],
 )
-def test_a_single_fault_is_one_line_that_names_the_file_and_the_entry(write, lvis, mutate, message):
+def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry(write, lvis, mutate, message):
     content = valid(lvis)
     mutate(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -197,7 +197,7 @@ def test_a_file_without_a_json_object_is_refused(write, text, message):
         read_annotations(*write(text))
 
 
-def test_missing_files_and_folders_are_named(write, tmp_path):
+def test_the_error_names_missing_files_and_folders(write, tmp_path):
     path, images = write(valid())
     for arguments, message in [
         ((tmp_path / "no.json", images), "no.json' does not exist"),

@@ -56,7 +56,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=str)
-def test_a_name_that_leaves_the_folder_is_refused_in_one_line_with_the_count(write, name):
+def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(write, name):
     path, images = write(**name)
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
         read_annotations(path, images)

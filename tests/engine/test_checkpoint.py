@@ -34,7 +34,7 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
 
 
-def test_a_full_disk_is_an_error_of_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(tmp_path):
     small = checkpointer(tmp_path)
     small.save("model_0000001", iteration=1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
@@ -62,7 +62,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_truncated_checkpoint_is_an_error_of_one_line(keep, tmp_path):
+def test_a_truncated_checkpoint_gives_a_one_line_error(keep, tmp_path):
     model = nn.Linear(100, 100)
     checkpointer(tmp_path, model).save("model_0000001")
     path = tmp_path / "model_0000001.pth"

@@ -250,7 +250,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_user_error_is_one_line(case, tmp_path, monkeypatch, capsys):
+def test_a_user_error_is_a_one_line_message(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     args, message = WRONG[case]
     if args[0] == RS and not any("output_dir" in a for a in args):
@@ -281,7 +281,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, 
         ("a list", "cannot be read as a checkpoint"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_line(kind, message, tmp_path):
+def test_a_checkpoint_that_does_not_fit_gives_a_one_line_error(kind, message, tmp_path):
     path = tmp_path / "other.pth"
     if kind == "a list":
         torch.save([1, 2], path)

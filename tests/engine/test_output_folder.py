@@ -94,7 +94,7 @@ def test_each_file_of_a_training_counts_as_one(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_running_training_is_named_and_cannot_be_resumed(tmp_path):
+def test_the_error_names_a_process_that_still_trains_and_its_run_cannot_be_resumed(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         with pytest.raises(UserError, match=rf"\(process {other.pid}\) is writing to this folder"):

@@ -259,7 +259,7 @@ def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     assert again.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
-def test_every_command_reports_a_refused_name_in_one_line(tmp_path, mark, saved, capsys):
+def test_every_command_gives_a_one_line_error_for_a_refused_name(tmp_path, mark, saved, capsys):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["model"] = {"_target_": "untrusted.build"}
     path = write(tmp_path, yaml.dump(content))

@@ -116,7 +116,7 @@ def test_an_object_without_a_mask_is_found_but_trains_no_mask():
     assert all(loss.isfinite() for loss in after.values())
 
 
-def test_it_overfits_two_images():
+def test_the_detector_overfits_two_images():
     model = make_model().train()
     batch = [make_image(), make_image(boxes=((30, 4, 60, 30), (4, 30, 34, 60), (44, 40, 60, 60)))]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

@@ -19,11 +19,11 @@ def model():
 
 
 @pytest.mark.parametrize("norm", ["BN", ""])
-def test_it_keeps_the_contract_of_backbones(norm):
+def test_separable_net_satisfies_the_contract_of_backbones(norm):
     check_backbone(SeparableNet(width=8, depth=1, norm=norm))
 
 
-def test_the_fpn_on_it_keeps_the_contract_and_has_five_levels(model):
+def test_the_fpn_on_it_satisfies_the_contract_and_has_five_levels(model):
     check_backbone(model.backbone)
     strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
     assert strides == {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}

@@ -13,7 +13,7 @@ def make(classes=3, seed=0):
     return logits.requires_grad_()
 
 
-def test_it_equals_a_softmax_cross_entropy_over_one_more_logit():
+def test_cross_entropy_equals_torch_cross_entropy_with_a_background_logit_of_0():
     logits, shift = make(), torch.tensor([[4.0], [-2.0], [0.0], [1.0], [3.0]])
     scores = torch.cat([logits + shift, shift], dim=1)
     expected = functional.cross_entropy(

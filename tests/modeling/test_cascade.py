@@ -314,5 +314,5 @@ def test_parts_that_do_not_fit_are_refused():
         instantiate(cfg)
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_cascade_heads_are_registered_in_detectron2():
     assert ROI_HEADS_REGISTRY.get("RankingCascadeROIHeads") is RankingCascadeROIHeads

@@ -204,7 +204,7 @@ def test_a_step_in_bfloat16_autocast_gives_finite_losses_and_gradients(build):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_it_is_registered_in_detectron2():
+def test_retinanet_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingRetinaNet") is RankingRetinaNet
 
 

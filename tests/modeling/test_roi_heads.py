@@ -571,11 +571,11 @@ def test_parts_that_do_not_fit_are_refused():
         build()(None, make_features(1), make_proposals(1))
     proposals = make_proposals(1)
     proposals[0].remove("objectness_logits")
-    with pytest.raises(ValueError, match="proposals: expected objectness_logits, as an RPN gives"):
+    with pytest.raises(ValueError, match="proposals: expected objectness_logits, which an RPN sets"):
         build()(None, make_features(1), proposals, make_targets((2,)))
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_roi_heads_are_registered_in_detectron2():
     assert ROI_HEADS_REGISTRY.get("RankingROIHeads") is RankingROIHeads
 
 

@@ -228,7 +228,7 @@ def test_parts_that_do_not_fit_are_refused():
         build()(*inputs((1,))[:2])
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_rpn_is_registered_in_detectron2():
     assert PROPOSAL_GENERATOR_REGISTRY.get("RankingRPN") is RankingRPN
 
 

@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from ranking_det.data.shapes import mask_annotations, paint
 from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
-from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Place
+from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Window
 
 LEAST_VISIBLE = 0.4
 # Diameters as a share of the image's side, log-uniform: 20 to 200 pixels at 256.
@@ -48,9 +48,9 @@ class _Scene:
         self.image = paint.background(rng, size)
         self.owner = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
         self.full, self.visible = np.zeros((2, 256), np.int64)
-        self.places: dict[int, Place] = {}
+        self.windows: dict[int, Window] = {}
 
-    def _window(self, where: Place) -> tuple[slice, slice]:
+    def _window(self, where: Window) -> tuple[slice, slice]:
         x0, y0, x1, y1 = (v * SUPERSAMPLING for v in where)
         return slice(y0, y1), slice(x0, x1)
 
@@ -86,7 +86,7 @@ class _Scene:
         return False
 
     def _claim(
-        self, owner: int, mask: np.ndarray, where: Place, whole: float, keep_visible: float
+        self, owner: int, mask: np.ndarray, where: Window, whole: float, keep_visible: float
     ) -> bool:
         """Assign the samples of a mask to an owner, unless it would hide too much; return whether.
 
@@ -107,14 +107,14 @@ class _Scene:
         self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(whole))
         # The window of a crowd grows with each of its figures.
-        before = self.places.get(owner, where)
-        self.places[owner] = (*map(min, before[:2], where[:2]), *map(max, before[2:], where[2:]))
+        before = self.windows.get(owner, where)
+        self.windows[owner] = (*map(min, before[:2], where[:2]), *map(max, before[2:], where[2:]))
         return True
 
-    def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
+    def mask_of(self, owner: int) -> tuple[np.ndarray, Window]:
         """Return the cleaned visible mask of an owner and its window in whole pixels."""
-        where = self.places[owner]
-        return mask_annotations.without_crumbs(self.owner[self._window(where)] == owner), where
+        where = self.windows[owner]
+        return mask_annotations.remove_small_pieces(self.owner[self._window(where)] == owner), where
 
 
 def _diameters(rng: Generator, count: int, size: int) -> np.ndarray:

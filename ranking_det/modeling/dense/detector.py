@@ -14,7 +14,7 @@ Names:
 
     logits: (R, K) raw class scores; the score of a class is sigmoid(logit)
     outputs: (R, 4) raw box outputs, which the box coder decodes (Detectron2's "deltas")
-    branch: (R,) logits of an IoU or centreness branch
+    branch: (R,) logits of an IoU or centerness branch
     anchors: per level (R_l, 4) XYXY in pixels, the same for every image
     assignment: labels (R,), a class in [0, K), BACKGROUND or IGNORE; and gt_index (R,), the row of
         the matched box among the G, -1 if there is none

@@ -75,7 +75,7 @@ class RankingFCOS(RankingDenseDetector):
         head_in_features: names of the backbone's features for the head, the finest first.
         arguments: the other arguments of :class:`RankingDenseDetector`, except the anchor
             generator and the box coder. The head has one anchor per cell. The paper's head has a
-            factor per level (``num_scales``) and a centreness branch; with ranking losses it has no
+            factor per level (``num_scales``) and a centerness branch; with ranking losses it has no
             branch. The criterion needs a box loss on decoded boxes.
 
     Raises:

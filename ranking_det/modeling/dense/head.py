@@ -31,7 +31,7 @@ class DenseHead(MapHead):
         prior_prob: initial score of every class, in (0, 1).
         num_scales: the number of levels for a learnable factor of the box outputs per level; 0 for
             no factors.
-        branch: add an IoU or centreness branch: one more logit per anchor, from the box tower.
+        branch: add an IoU or centerness branch: one more logit per anchor, from the box tower.
 
     Raises:
         ValueError: an argument out of range.

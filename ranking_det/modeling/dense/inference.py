@@ -31,7 +31,7 @@ MIN_SOFT_SCORE = 1e-3
 class DenseInference(nn.Module):
     """Post-processing of dense detectors: select candidates by score, then suppress duplicates.
 
-    The score of an anchor and a class is sigmoid(logit). With a centreness or IoU branch it is the
+    The score of an anchor and a class is sigmoid(logit). With a centerness or IoU branch it is the
     geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image before NMS
     and score voting.
 
