@@ -11,7 +11,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 
 ALL = 10**6
-"""A sample size that is large enough to keep everything."""
+"""A sample size that keeps all anchors or proposals."""
 
 RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
 RPN_TOPK = ("pre_nms_topk", "post_nms_topk")

@@ -1,8 +1,8 @@
 """Argument validation: numbers and choices, and the shapes, dtypes, devices and values of tensors.
 
 Every check raises a ValueError that names the argument, what was expected and the value that was
-given. Only tensors on the CPU have their values checked: on a GPU the host would wait for the
-device.
+given. Only tensors on the CPU have their values checked: on a GPU that would force a
+synchronization.
 """
 
 from __future__ import annotations

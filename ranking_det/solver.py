@@ -18,8 +18,8 @@ def warm_up(
         scheduler: the schedule without the warm-up.
         factor: factor of the learning rate in the first iteration, >= 0.
         iterations: length of the warm-up, >= 0.
-        max_iter: length of the training in iterations, >= 1.
-        share: fraction of the training that the schedule covers, in (0, 1].
+        max_iter: length of the run in iterations, >= 1.
+        share: fraction of the run that the schedule covers, in (0, 1].
 
     Returns:
         The schedule with the warm-up.

@@ -1,4 +1,7 @@
-"""Every loss, criterion, assigner, backbone and data set keeps its contract: add yours here."""
+"""Check that every loss, criterion, assigner, backbone and data set satisfies its contract.
+
+Add a new part to the lists here.
+"""
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ ASSIGNERS = {
     "paa": assigners.PAA,
     "paa_star": assigners.NormalizedPAA,
 }
-# Configs whose model has one.
+# Configs with a model that has the backbone.
 BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_plus_rs.py"}
 
 
@@ -61,21 +64,21 @@ def test_a_data_set_satisfies_the_contract(tmp_path):
 
 
 class SumOfAll(Classification):
-    """Sums over all logits, also those of ignored rows."""
+    """Sum over all logits, including ignored rows."""
 
     def forward(self, candidates):
         return {"loss_cls": candidates.logits.float().square().sum() / 100}
 
 
 class FirstObject(assigners.Assigner):
-    """Gives all anchors to the first object, also in an image that has none."""
+    """Assign all anchors to the first object, even in an image without objects."""
 
     def match(self, image):
         return torch.where(image.valid, 0, BACKGROUND)
 
 
 class Padding(assigners.Assigner):
-    """Gives the anchors in the padding to the first object too."""
+    """Assign even the anchors in the padding to the first object."""
 
     def match(self, image):
         return torch.full_like(image.valid, 0 if len(image.gt_boxes) else -1, dtype=torch.int64)

@@ -27,7 +27,7 @@ def python_blocks():
 
 
 def commands():
-    """The lines of all fences that are no program, with continued lines joined."""
+    """Yield the commands in all shell fences, with continued lines joined."""
     for page, text in TEXTS.items():
         for language, code in FENCE.findall(text):
             if language not in ("", "bash", "sh", "console"):
@@ -41,7 +41,7 @@ def commands():
 def train_commands():
     for page, words in commands():
         trains = words[:2] == ["python", "train_net.py"]
-        # CONFIG stands for any config; that of a run is there once it was run.
+        # CONFIG stands for any config. The config that a run saves exists only after the run.
         if trains and words[3] != "CONFIG" and not words[3].startswith("output/"):
             yield pytest.param(words[2:], id=f"{page}: {' '.join(words[2:])[:90]}")
 
@@ -111,13 +111,13 @@ def test_relative_links_lead_somewhere(page):
 
 
 @every_page
-def test_the_figures_are_those_of_the_committed_results(page):
+def test_the_figures_equal_the_committed_results(page):
     assert fill(TEXTS[page]) == TEXTS[page]
 
 
-def test_every_figure_has_its_place():
-    places = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
-    assert sorted(places) == sorted(BLOCKS)
+def test_every_figure_has_its_block():
+    names = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
+    assert sorted(names) == sorted(BLOCKS)
 
 
 def test_the_readme_is_short():

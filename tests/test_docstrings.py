@@ -84,7 +84,7 @@ def check_class(node, text):
 
 
 def check_names(section, names, documented):
-    """Compare the names of a section with those of the code."""
+    """Compare the names of a section with the names in the code."""
     if documented is None:
         if names:
             yield f"no {section} ({', '.join(names)})"

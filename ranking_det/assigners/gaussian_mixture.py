@@ -1,7 +1,7 @@
 """Fit Gaussian mixture models (GMM) with two components in one dimension, many in one call.
 
-Expectation maximisation (Dempster et al., 1977) on all rows of a matrix simultaneously. The result
-for each row is that of scikit-learn's GaussianMixture on the row alone.
+Expectation maximisation (EM; Dempster et al., 1977) on all rows of a matrix simultaneously. Each
+row gets the same result as from scikit-learn's GaussianMixture on that row.
 
 Shapes: G rows, C samples per row.
 """
@@ -20,9 +20,9 @@ from ranking_det.checks import check_that
 TOLERANCE = 1e-3
 """A row has converged when its mean log-likelihood, in nats, changes by less than this."""
 MAX_ITERATIONS = 100
-"""Iterations after which the fit ends, also for rows that have not converged."""
+"""Iterations after which the fit ends, even if some rows have not converged."""
 CHECK_EVERY = 8
-"""Iterations between two checks for convergence: for each the host waits for a GPU."""
+"""Iterations between two checks for convergence: each check synchronizes host and GPU."""
 
 
 class TwoGaussians(NamedTuple):
@@ -120,7 +120,7 @@ def in_float64(values: Tensor) -> Tensor:
 
 def _start(values: Tensor, exists: Tensor) -> Tensor:
     """Means, variances and weights (3, 2, G) before the first iteration."""
-    # One additional column, so that amin and amax work for matrices without columns.
+    # With an additional column, amin and amax also work for matrices without columns.
     padded = functional.pad(values, (0, 1))
     outside = functional.pad(~exists, (0, 1), value=True)
     empty = outside.all(dim=1)

@@ -10,7 +10,7 @@ A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` 
   :class:`MaskDice`, :class:`MaskCrossEntropy`.
 - An instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
   :class:`CenternessWeight`, :class:`RankingWeight`.
-- A task balance between localisation and ranking: :class:`ConstantBalance`,
+- A loss balance between localisation and ranking: :class:`ConstantBalance`,
   :class:`ValueBalance`, :class:`MagnitudeBalance`, :class:`HistoryBalance`.
 - For losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
   :class:`CandidateCount`.

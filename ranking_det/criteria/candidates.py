@@ -27,14 +27,14 @@ from ranking_det.losses.mask_errors import dice_errors
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """Predicted and ground-truth boxes of the P positives, in row order.
+    """Predicted and matched ground-truth boxes of the P positives, in row order.
 
     Attributes:
         outputs: (P, 4) raw outputs of the box head (for a class-specific head, the four of the
             ground-truth class).
         boxes: (P, 4) XYXY boxes in pixels, decoded from ``outputs`` with gradient.
         anchors: (P, 4) XYXY boxes in pixels that ``outputs`` are relative to.
-        gt_boxes: (P, 4) XYXY boxes in pixels, the object of each positive.
+        gt_boxes: (P, 4) XYXY boxes in pixels, the ground-truth box matched to each positive.
     """
 
     outputs: Tensor
@@ -169,7 +169,7 @@ class Candidates:
 
     @property
     def box_targets(self) -> BoxTargets:
-        """``boxes``, for components that need them.
+        """The box targets; an error if the candidates have none.
 
         Raises:
             ValueError: the candidates have no boxes.
@@ -180,7 +180,7 @@ class Candidates:
 
     @property
     def mask_targets(self) -> MaskTargets:
-        """``masks``, for components that need them.
+        """The mask targets; an error if the candidates have none.
 
         Raises:
             ValueError: the candidates have no masks.
@@ -193,8 +193,8 @@ class Candidates:
     def overlap(self) -> Tensor:
         """The overlap (P,) of each positive with its object, detached, in [0, 1].
 
-        The IoU of its box. For detectors without boxes, the mean Dice coefficient of its masks,
-        and 0 for a positive without a mask.
+        For detectors with boxes this is the IoU. For detectors without boxes it is the mean Dice
+        coefficient of the positive's masks, or 0 for a positive without a mask.
         """
         if self.boxes is not None:
             return self.boxes.overlap()
@@ -235,7 +235,7 @@ class Candidates:
         bounds = [
             torch.searchsorted(image, edges) for image in (self.image, self.image[self.positives])
         ]
-        # One transfer for both, as the host waits for the device.
+        # One transfer for both, because each one synchronizes host and device.
         row_counts, positive_counts = torch.stack(bounds).diff().tolist()
         # One split: the gradient of each slice would be as large as all the logits.
         logits = self.logits.split(row_counts)

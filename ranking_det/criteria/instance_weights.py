@@ -1,4 +1,4 @@
-"""Instance weights: weigh the localisation error of each positive.
+"""Instance weights: weight the localisation error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
 of a step and returns detached weights (P,) >= 0. In a single process this does not synchronise
@@ -55,7 +55,7 @@ class ScoreWeight(nn.Module):
             (P,) in (0, 1), detached.
         """
         rows = candidates.positives
-        # In the dtype of the IoU, as small weights underflow in float16.
+        # In the dtype of the IoU, because small weights underflow in float16.
         logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
         if self.own_class:
             return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
@@ -102,13 +102,13 @@ class CenternessWeight(nn.Module):
 
 
 class RankingWeight(nn.Module):
-    """Weight of a positive by the ranking, as aLRP Loss weighs its localisation error.
+    """Weight of a positive by the ranking, as aLRP Loss weights its localisation error.
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
-    ICCV 2021, eq. S21). Positives of high logits have the largest weights. All images of the
-    process are ranked together, even if the criterion's ``rank_scope`` is "image"; with "global",
-    those of all processes. The step in the rank has the half-width of Rank & Sort Loss, 0.5. Takes
-    O(M log P) time.
+    ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the
+    process are ranked together, even if the criterion's ``rank_scope`` is "image". With "global",
+    the images of all processes are ranked together. The step in the rank has the half-width of
+    Rank & Sort Loss, 0.5. This takes O(M log P) time.
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).

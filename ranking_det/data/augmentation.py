@@ -87,7 +87,7 @@ class PhotometricDistortion(T.Augmentation):
 
 
 class Expand(T.Augmentation):
-    """Place the image at random on a larger canvas of one colour, so that objects shrink.
+    """Expand (zoom out): place the image at random on a larger canvas, so objects shrink.
 
     This is SSD's "zoom out" (section 3.6).
 
@@ -107,7 +107,7 @@ class Expand(T.Augmentation):
         _check_probability(prob)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the size of the canvas and the place of the image.
+        """Draw the size of the canvas and the position of the image.
 
         Args:
             image: (H, W, C), with as many channels as ``fill``.

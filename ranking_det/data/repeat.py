@@ -51,6 +51,6 @@ def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Rec
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
     times = factors.ceil().int().tolist()
     repeated = [image for image, count in zip(dataset, times, strict=True) for _ in range(count)]
-    message = "%d images; %d per epoch, as those with rare classes are repeated"
+    message = "%d images; %d per epoch, because images with rare classes are repeated"
     logger.info(message, len(dataset), len(repeated))
     return repeated

@@ -14,9 +14,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum the softmax cross entropy of each row over K classes and the background.
 
     The classification loss of Fast and Faster R-CNN (Ren et al., NeurIPS 2015), with the logit of
-    the background fixed at 0. This is no restriction: a softmax depends on differences of logits
-    only, so the background's can be subtracted from K + 1 logits. With one class this is the binary
-    cross entropy.
+    the background fixed at 0. This does not restrict the model: a softmax depends on differences of
+    logits only, so the background's can be subtracted from K + 1 logits. With one class this is the
+    binary cross entropy.
 
     Args:
         logits: (R, K) float, raw.

@@ -1,4 +1,4 @@
-"""The interface between the engine and detectors of any architecture.
+"""Detector interface: what the engine needs to know about a detector of any architecture.
 
 Shapes: K classes, P_i positives of image i.
 """
@@ -20,7 +20,7 @@ class Positives(NamedTuple):
     boxes: Tensor
     """(P_i, 4) anchors XYXY, in pixels of the input."""
     index: Tensor
-    """(P_i,) int64, the index of the image's object to which each is matched."""
+    """(P_i,) int64, the index of the image's object that each is matched to."""
     are_points: bool = False
     """Whether only the centres of the boxes are meaningful."""
     description: str = "the anchors matched to it"
@@ -32,8 +32,8 @@ class Positives(NamedTuple):
 class DetectorInterface:
     """Base class of detectors that the engine trains, evaluates and previews.
 
-    A detector derives from it in addition to ``nn.Module`` and overrides what it can answer. The
-    defaults describe a detector about which nothing is known.
+    A detector derives from it in addition to ``nn.Module`` and overrides the methods that it
+    supports. The defaults describe a detector about which nothing is known.
 
     Attributes:
         num_classes: K; None if it is not known.

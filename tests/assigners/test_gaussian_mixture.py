@@ -31,13 +31,13 @@ KINDS = {
 
 
 def scattered(rows, generator, columns=46):
-    """Samples at random places of a matrix whose other entries are NaN."""
+    """Put samples at random columns of a matrix of NaN."""
     values = torch.full((len(rows), columns), torch.nan, dtype=torch.float64)
     exists = torch.zeros(len(rows), columns, dtype=torch.bool)
     for i, row in enumerate(rows):
-        places = torch.randperm(columns, generator=generator)[: len(row)]
-        values[i, places] = row
-        exists[i, places] = True
+        columns_of_row = torch.randperm(columns, generator=generator)[: len(row)]
+        values[i, columns_of_row] = row
+        exists[i, columns_of_row] = True
     return values, exists
 
 

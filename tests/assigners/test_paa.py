@@ -52,7 +52,7 @@ def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
 
 
 def compete_for_one_object(boxes):
-    """All anchors compete for one object of class 0, whose box is that of the first anchor."""
+    """Let all anchors compete for one object of class 0 with the box of the first anchor."""
     rows = torch.arange(len(boxes))
     return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 

@@ -176,7 +176,9 @@ LVIS_FAULTS = [
     [(False, *fault) for fault in FAULTS] + [(True, *fault) for fault in LVIS_FAULTS],
     ids=[message for _, message in FAULTS + LVIS_FAULTS],
 )
-def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry(write, lvis, mutate, message):
+def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry(
+    write, lvis, mutate, message
+):
     content = valid(lvis)
     mutate(content)
     with pytest.raises(UserError, match=message) as caught:

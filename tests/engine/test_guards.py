@@ -22,7 +22,7 @@ from tests.modeling.cases import load, make_batch
 
 
 class Model(nn.Module):
-    """A model whose losses are given by the batch."""
+    """A model that takes its losses from the batch."""
 
     prefix = ""
 

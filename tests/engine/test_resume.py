@@ -33,7 +33,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    # An odd number, so that some batches span two epochs.
+    # An odd number, so some batches span two epochs.
     return shapes_environment(tmp_path_factory, train=7, val=2)
 
 

@@ -63,7 +63,7 @@ def mark(tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_arrays_equal_those_of_the_unrestricted_unpickler(tmp_path, writer):
+def test_arrays_equal_the_arrays_of_the_unrestricted_unpickler(tmp_path, writer):
     path = tmp_path / "arrays.pkl"
     content = {
         "model": OrderedDict(ARRAYS),
@@ -172,7 +172,7 @@ def test_an_array_that_another_function_builds_is_refused(tmp_path):
     [b"", b"\x80\x02e.", b"\x80\x02J\x01", b"\x80\x04\x95" + b"\xff" * 8, b"\x80\x02h\x05."],
 )
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth"])
-def test_a_damaged_file_gives_a_one_line_error_whatever_the_reader_raises(tmp_path, name, content):
+def test_a_damaged_file_gives_a_one_line_error_for_any_exception(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
         load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)

@@ -88,7 +88,7 @@ def test_a_length_that_the_user_has_set_stays():
     assert fitted("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
 
 
-def test_the_warm_up_keeps_its_iterations_but_is_at_most_a_third_of_a_short_training():
+def test_the_warm_up_keeps_its_iterations_but_is_at_most_a_third_of_a_short_run():
     assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
     assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
 

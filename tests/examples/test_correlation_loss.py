@@ -1,4 +1,4 @@
-"""The example of a loss: its values, its contract, and a training step of a detector with it."""
+"""Tests of examples/correlation_loss.py: values, gradient, contract and a training step."""
 
 import doctest
 
@@ -42,11 +42,11 @@ def test_correlation_loss_satisfies_the_contract_of_ranking_losses():
 
 
 @pytest.mark.parametrize("rank_scope", ["gpu", "image"])
-def test_a_criterion_with_it_satisfies_the_contract(rank_scope):
+def test_a_criterion_with_correlation_loss_satisfies_the_contract(rank_scope):
     check_criterion(lambda: Criterion(classification=CorrelatedAP(), rank_scope=rank_scope))
 
 
-def test_the_weight_scales_its_part_only():
+def test_the_weight_scales_only_the_correlation_loss():
     light, heavy = (CorrelatedAP(weight)(make(LABELS)) for weight in (0.1, 0.4))
     torch.testing.assert_close(heavy["loss_corr"], 4 * light["loss_corr"])
     assert heavy["loss_cls"] == light["loss_cls"]
@@ -72,5 +72,5 @@ def test_a_step_trains_every_parameter():
     assert sum(losses.values()) == 0
 
 
-def test_the_example_of_its_docstring_holds():
+def test_the_docstring_example_is_correct():
     assert doctest.testmod(example).failed == 0

@@ -11,7 +11,7 @@ ROWS = ["b.png,1,2,11.5,22,circle", "a.png,0,0,40,30,star5", "b.png,5,5,9,9,star
 
 @pytest.fixture
 def write_csv(tmp_path):
-    """Write three 40 x 30 images; return a function that writes rows to a CSV and returns both paths."""
+    """Write three 40 x 30 images; return a function that writes a CSV and returns both paths."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in "abc":

@@ -49,7 +49,7 @@ def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=
     return {"image": image, "instances": instances, "height": height, "width": width}
 
 
-def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
+def test_a_cell_is_assigned_to_the_smallest_object_with_the_cell_in_its_center():
     x, y = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="xy")
     centers = torch.stack([x, y], dim=2).reshape(-1, 2) * 8 + 4
     cells = torch.cat([centers - 32, centers + 32], dim=1)
@@ -64,7 +64,7 @@ def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
     assert labels[0] == BACKGROUND and labels[14:16].tolist() == [1, 2]
 
 
-def test_yaml_configs_build_it():
+def test_yaml_configs_build_the_detector():
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = "GridMasks"
@@ -83,7 +83,7 @@ def test_yaml_configs_build_it():
     model = build_model(cfg)
     assert type(model) is META_ARCH_REGISTRY.get("GridMasks") is GridMasks
     assert model.num_classes == 80
-    assert learns_masks(cfg)  # so that the loader gives them
+    assert learns_masks(cfg)  # so the loader loads them
 
 
 BATCHES = {
@@ -180,7 +180,7 @@ def write_set(folder, split, count):
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def test_every_command_runs_on_files_of_ones_own(tmp_path):
+def test_every_command_runs_on_custom_data(tmp_path):
     for split, count in (("train", 16), ("val", 3)):
         write_set(tmp_path, split, count)
     output = tmp_path / "output"

@@ -48,7 +48,7 @@ def test_topk_iou_satisfies_the_contract_of_assigners(topk):
     check_assigner(TopKIoU(topk))
 
 
-def test_an_anchor_of_two_objects_goes_to_that_of_highest_iou_and_of_equal_ones_to_the_first():
+def test_a_shared_anchor_goes_to_the_object_with_the_highest_iou_and_ties_to_the_first():
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0]])]
     classes, valid = [torch.tensor([5, 6])], torch.tensor([True])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 0.0, 10.0, 8.0]])

@@ -21,7 +21,7 @@ def inputs(shape, size, group, scale, dtype=torch.float64):
 
 
 def from_loops(features, kernels, size, group, scale):
-    """Call the reference on scalar tensors, so that autograd gives its gradients."""
+    """Call the reference on scalar tensors, so autograd gives its gradients."""
     images = []
     for image in zip(features, kernels):
         lists = [[[list(row) for row in channel] for channel in tensor] for tensor in image]

@@ -30,7 +30,7 @@ def test_score_voting_agrees_with_the_reference_for_any_block_size(
     torch.testing.assert_close(voted, expected)
 
 
-def test_the_defaults_are_those_of_the_paper():
+def test_the_defaults_follow_the_paper():
     boxes, scores, classes = detections(40)
     survivors = torch.arange(40)
     args = survivors.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()

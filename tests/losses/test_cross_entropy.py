@@ -26,7 +26,7 @@ def test_cross_entropy_equals_torch_cross_entropy_with_a_background_logit_of_0()
     assert not gradient[3].any()
 
 
-def test_with_one_class_it_equals_the_binary_cross_entropy():
+def test_cross_entropy_with_one_class_equals_the_binary_cross_entropy():
     logits, labels = make(classes=1), LABELS.clamp(max=0)
     torch.testing.assert_close(
         cross_entropy(logits, labels), 2 * focal(logits, labels, alpha=0.5, gamma=0.0)

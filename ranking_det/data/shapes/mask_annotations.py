@@ -21,7 +21,7 @@ def remove_small_pieces(mask: np.ndarray) -> np.ndarray:
     cleaned = mask.astype(np.uint8)
     contours = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) == 1 and len(contours[0]) > 2:
-        # Fast path: most masks are one piece without holes. (A piece touching at a corner may stay.)
+        # Fast path: most masks are one piece without holes. A piece that touches it may stay.
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cleaned, connectivity=4)
     if count > 2:

@@ -30,7 +30,7 @@ def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Window
         The mask of the contours and its window in the image; None if they lie outside the image.
     """
     points = np.concatenate(contours)
-    # One pixel of margin, so that the window shows the distance to the outside.
+    # One pixel of margin, so the window shows the distance to the outside.
     x0, y0 = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, size)
     x1, y1 = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, size)
     if x1 <= x0 or y1 <= y0:
@@ -171,7 +171,7 @@ def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, lo
     first = _colour_away_from(rng, mean_behind, contrast)
     second = _colour_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
-        # Closer to the first colour, so that a fine texture stands out from the background.
+        # Closer to the first colour, so a fine texture stands out from the background.
         second = first + (second - first) * np.float32(0.5)
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
     field = texture(style, rng, _coordinates(window, angle), period)

@@ -96,5 +96,7 @@ def refine_proposals(
         next_proposals = Instances(image.image_size, proposal_boxes=clipped)
         if image.has("objectness_logits"):
             next_proposals.objectness_logits = image.objectness_logits
-        refined.append(next_proposals[clipped.nonempty() & ~image.is_object] if training else next_proposals)
+        refined.append(
+            next_proposals[clipped.nonempty() & ~image.is_object] if training else next_proposals
+        )
     return refined
