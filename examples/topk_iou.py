@@ -71,8 +71,8 @@ class TopKIoU(Assigner):
             index.append(best.indices.flatten())
         iou, anchor = torch.cat(ious), torch.cat(index)  # (G k,), object by object
         # Scattered, not indexed with a mask: on a GPU that would force a synchronization.
-        most = torch.zeros_like(highest).scatter_reduce_(0, anchor, iou, "amax")
-        wins = (iou >= self.min_iou) & (iou == most[anchor])
+        best_iou = torch.zeros_like(highest).scatter_reduce_(0, anchor, iou, "amax")
+        wins = (iou >= self.min_iou) & (iou == best_iou[anchor])
         candidate = torch.arange(num_objects, device=anchor.device).repeat_interleave(k)
         candidate = torch.where(wins, candidate, num_objects)
         matched = torch.full_like(valid, num_objects, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Learning-rate warm-up given in iterations."""
+"""Learning-rate warm-up with a length in iterations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def warm_up(
 ) -> WarmupParamScheduler:
     """Add a linear learning-rate warm-up to a schedule.
 
-    The warm-up takes at most a third of the schedule, so that the rate reaches its full value
-    before it decays even in a short training.
+    The warm-up takes at most a third of the schedule, so the learning rate reaches its full value
+    before it decays, even in a short run.
 
     Args:
         scheduler: the schedule without the warm-up.

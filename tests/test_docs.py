@@ -1,4 +1,4 @@
-"""README and docs are true: their code runs, commands are accepted, links and figures are right."""
+"""Check README and docs: code runs, commands are accepted, links and figures are right."""
 
 import re
 import shlex
@@ -89,7 +89,7 @@ def test_modules_and_make_targets_exist():
 
 
 def anchors(text):
-    """The anchors that headings get: lower case, spaces to hyphens, no punctuation."""
+    """Return the anchors of the headings: lower case, spaces to hyphens, no punctuation."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings

@@ -138,7 +138,7 @@ def test_model_families_are_imported_neither_by_each_other_nor_by_shared_modules
 
 
 def test_there_are_no_circular_imports():
-    """Counts imports inside functions and under TYPE_CHECKING too."""
+    """Imports inside functions and under TYPE_CHECKING count, too."""
     graph = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: graph[name] - leaves for name in graph.keys() - leaves}

@@ -1,4 +1,4 @@
-"""Limits on the number of files that one has to read to follow a task (benchmarks/walks.py)."""
+"""Limit the number of files to read to follow a task (benchmarks/walks.py)."""
 
 import json
 import os

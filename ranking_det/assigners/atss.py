@@ -64,7 +64,7 @@ class ATSS(Assigner):
     def _candidates(
         self, anchors: Sequence[Tensor], gt_boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Indices (G, C) of the closest anchors of all levels, and whether each entry exists."""
+        """Find the indices (G, C) of the closest anchors of all levels, and which entries exist."""
         gt_centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
         index, exists, offset = [], [], 0
         for boxes in anchors:

@@ -43,8 +43,8 @@ class CostMixture(Assigner):
     ``min_iou`` or the anchor is a low-quality match; see :class:`MaxIoU`. The samples of an object
     are, on each level, the ``topk`` competing anchors with the lowest cost. A mixture of two
     Gaussians is fitted to the samples of all levels together. Samples of the cheaper component are
-    positive if their cost is at most that of the component's most likely sample. All other anchors
-    are background (Kim and Lee, ECCV 2020, algorithm 1).
+    positive if their cost is at most the cost of the component's most likely sample. All other
+    anchors are background (Kim and Lee, ECCV 2020, algorithm 1).
 
     If an object has two samples, the cheaper one is positive; ties go to the first. A mixture of
     two components gives the same result. An anchor with a non-finite cost does not compete.
@@ -170,7 +170,7 @@ class CostMixture(Assigner):
         return samples, torch.cat([costs, costs.new_full((1,), torch.inf)])[samples]
 
     def _positives(self, values: Tensor) -> Tensor:
-        """Whether each sample is positive, by its cost (G, C), which is infinite without sample."""
+        """Return whether each sample is positive, by its cost (G, C), infinite without sample."""
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
         mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)

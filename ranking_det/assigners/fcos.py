@@ -90,7 +90,7 @@ class FCOS(Assigner):
         return matched
 
     def _distances(self, points: Tensor, radius: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether each point (R, 2) is inside (G, R), and its largest distance to a side (G, R)."""
+        """Find the points (R, 2) inside, (G, R), and each point's largest side distance, (G, R)."""
         x, y = points.unbind(dim=1)
         x1, y1, x2, y2 = gt_boxes[:, :, None].unbind(dim=1)
         nearest = x - x1

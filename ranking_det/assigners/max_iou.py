@@ -55,9 +55,9 @@ class MaxIoU(Assigner):
         low_quality_iou: float = 0.0,
     ) -> None:
         super().__init__()
-        right = 0 <= negative_iou <= positive_iou <= 1
+        is_valid = 0 <= negative_iou <= positive_iou <= 1
         expected = "0 <= negative_iou <= positive_iou <= 1"
-        check_that(right, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
+        check_that(is_valid, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
         known = low_quality in ("object", "anchor", None)
         check_that(known, "low_quality", "'object', 'anchor' or None", low_quality)
         in_range = 0 <= low_quality_iou <= 1

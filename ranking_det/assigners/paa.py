@@ -66,7 +66,7 @@ class PAA(CostMixture):
         return focal + self.box_weight * (1 - overlap)
 
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
+        """Compute the focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
         logits = _at_least_float32(logits)
         against = -logits.gather(1, targets)
         hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA

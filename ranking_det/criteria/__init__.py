@@ -1,7 +1,7 @@
 """Criteria: compute all training losses of a detector; torch only.
 
-A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` or
-:class:`MaskTargets`, and returns a :class:`CriterionOutput`. A :class:`Criterion` has these parts:
+A criterion takes :class:`Candidates` and returns a :class:`CriterionOutput`. The positives have
+:class:`BoxTargets` or :class:`MaskTargets`. A :class:`Criterion` has these parts:
 
 - A classification loss. Ranking losses: :class:`RankSort`, :class:`AveragePrecision`,
   :class:`APE`, :class:`RankDet`. Baselines that do not rank: :class:`CrossEntropy`,

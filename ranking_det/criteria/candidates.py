@@ -107,8 +107,8 @@ class Candidates:
         masks: the masks of some of the P positives; None for a detector without masks.
         continuous_labels: (P,) in [0, 1], the values that the positives are sorted by, or the
             targets of their scores; None to use their overlap.
-        group: the workers whose rows are ranked together; set by a criterion whose ``rank_scope``
-            is "global".
+        group: the workers that rank their rows together; set by a criterion with the
+            ``rank_scope`` "global".
 
     Raises:
         ValueError: the fields do not fit each other.
@@ -156,10 +156,10 @@ class Candidates:
         ascending = bool((image.diff() >= 0).all())
         check_that(bounded and ascending, "candidates.image", expected, image)
         inside = not len(positives) or bool(0 <= positives[0] and positives[-1] < len(self.labels))
-        right = count == len(positives) and bool((positives.diff() > 0).all()) and inside
-        right = right and bool((self.labels[positives] >= 0).all())
+        is_valid = count == len(positives) and bool((positives.diff() > 0).all()) and inside
+        is_valid = is_valid and bool((self.labels[positives] >= 0).all())
         expected = f"the {count} rows whose label is a class, in ascending order"
-        check_that(right, "candidates.positives", expected, positives)
+        check_that(is_valid, "candidates.positives", expected, positives)
         index = positives[:0] if self.masks is None else self.masks.index
         if len(index) and (index.min() < 0 or index.max() >= count):
             raise ValueError(

@@ -186,7 +186,7 @@ class ALRP(Classification):
     """aLRP Loss (Oksuz et al., NeurIPS 2020); see :func:`ranking_det.losses.alrp_loss`.
 
     Args:
-        localization: a task on boxes whose errors are in [0, 2].
+        localization: a task on boxes with errors in [0, 2].
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1). The localisation error is
             the error of the task, divided by 2 (1 - tau).
@@ -278,7 +278,7 @@ class RankDet(Classification):
         global_groups: with "group", the number of groups in the global loss, >= 1.
         class_groups: with "group", the number of groups per class, >= 1.
         distance: the loss of a pair, "exp", "sigmoid" or "logistic".
-        reweight: whether to weigh pairs by their own loss, as in the paper.
+        reweight: whether to weight pairs by their own loss, as in the paper.
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: which IoU of a pair has a gradient: the IoU of the "higher" score, "both" or
             "none".
@@ -367,7 +367,7 @@ class RankDet(Classification):
         return {name: loss / count for name, loss in losses.items()}
 
     def _scores(self, candidates: Candidates) -> Tensor:
-        """The scores (R, K) to rank; -inf in ignored rows and where the logits are -inf."""
+        """Return the scores (R, K) to rank: -inf in ignored rows and where the logits are -inf."""
         logits, labels, rows = candidates.logits, candidates.labels, candidates.positives
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         absent = (labels == IGNORE)[:, None] | (logits == -torch.inf)

@@ -100,7 +100,7 @@ class Criterion(CriterionBase):
         instance_weight: the weights of the localisation errors; see
             :mod:`ranking_det.criteria.instance_weights`. None for
             :class:`ranking_det.criteria.ScoreWeight`.
-        balance: the task balance, for tasks that have no balance of their own (tasks on masks do);
+        balance: the balance of tasks that do not define a balance (tasks on masks define one);
             see :mod:`ranking_det.criteria.balance`. None for
             :class:`ranking_det.criteria.ValueBalance`.
         normalizer: the divisor of a classification loss that is a sum; see
@@ -133,8 +133,8 @@ class Criterion(CriterionBase):
         super().__init__()
         check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
         name = type(classification).__name__
-        right = isinstance(classification, Classification)
-        check_that(right, "classification", "a Classification", classification)
+        is_valid = isinstance(classification, Classification)
+        check_that(is_valid, "classification", "a Classification", classification)
         if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(
                 f"normalizer: expected a Normalizer such as PositiveCount because {name} is a sum, "
@@ -202,9 +202,9 @@ class Criterion(CriterionBase):
                 a branch that it does not train.
         """
         branch_logits = candidates.branch_logits
-        right = (self.branch is None) == (branch_logits is None)
+        is_valid = (self.branch is None) == (branch_logits is None)
         expected = "None because the criterion has no branch" if self.branch is None else "a tensor"
-        check_that(right, "candidates.branch_logits", expected, branch_logits)
+        check_that(is_valid, "candidates.branch_logits", expected, branch_logits)
         group = workers_of(self.rank_scope)
         if group is not None:
             candidates = replace(candidates, group=group)

@@ -44,8 +44,8 @@ class PositiveCount(Normalizer):
     Args:
         momentum: weight of the previous average, in [0, 1); 0 uses the count of the step alone.
         scope: "gpu" counts the positives of this process; "global" takes the mean count over all
-            processes, as the code of FCOS, ATSS and PAA does, so that an object has the same weight
-            in every process.
+            processes, as the code of FCOS, ATSS and PAA does, so an object has the same weight in
+            every process.
 
     Raises:
         ValueError: an argument is out of range.

@@ -161,7 +161,7 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
 
 
 def _may_be_none(node: Any, name: str) -> bool:
-    """Whether the target of a node allows None for an argument, as default or by annotation."""
+    """Return whether a node's target allows None for an argument, as default or by annotation."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     if target is None:
         return False

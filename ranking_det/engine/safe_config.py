@@ -84,7 +84,7 @@ _Loader.add_multi_constructor("", lambda _, tag, node: _Tag(tag.replace(_STANDAR
 
 
 def is_saved_config(path: str) -> bool:
-    """Whether a yaml file is the saved config of a LazyConfig: it has a ``_target_``.
+    """Return whether a yaml file is the saved config of a LazyConfig: it has a ``_target_``.
 
     Args:
         path: a local file; it may be missing or faulty.
@@ -148,7 +148,7 @@ def _parse(path: str) -> Any:
 
 
 def _calls(value: Any, seen: set[int]) -> bool:
-    """Whether a value has a ``_target_``; ``seen`` stops at aliases that refer to themselves."""
+    """Return whether a value has a ``_target_``; ``seen`` stops at self-referring aliases."""
     if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
         return False
     seen.add(id(value))

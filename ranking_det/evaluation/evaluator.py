@@ -38,9 +38,9 @@ class DetectionEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
-            ground truth is made from the dataset dicts, and images whose ids are not integers are
-            numbered from 1 in their order. ``thing_dataset_id_to_contiguous_id`` maps category ids
-            to classes; without it, classes are in the order of the ids.
+            ground truth is made from the dataset dicts, and images are numbered from 1 in their
+            order if their ids are not integers. ``thing_dataset_id_to_contiguous_id`` maps category
+            ids to classes; without it, classes are in the order of the ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
         output_dir: folder for the detections in COCO's result format,
             ``coco_instances_results.json`` or ``lvis_instances_results.json``; None for no file.

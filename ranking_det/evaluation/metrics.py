@@ -64,8 +64,8 @@ def average_precision(
         classes: the names of the classes to evaluate by category id; default all of the file.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl; for LVIS also APr, APc, APf; with more than one class also an
-        ``AP-<class>`` for each. In percent, and NaN where there is no object.
+        AP, AP50, AP75, APs, APm and APl, in percent. LVIS also has APr, APc and APf. With more than
+        one class there is also an ``AP-<class>`` for each. Values are NaN where there is no object.
 
     Raises:
         UserError: the library is not installed or does not know the rules, or ``max_dets`` is out

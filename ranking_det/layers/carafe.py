@@ -54,13 +54,15 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
     check_integer("group", group, 1)
     check_integer("scale", scale, 1)
     _check_odd("kernel_size", kernel_size)
-    right = features.dim() == 4 and features.is_floating_point() and features.shape[1] % group == 0
+    is_valid = (
+        features.dim() == 4 and features.is_floating_point() and features.shape[1] % group == 0
+    )
     expected = f"a float tensor (N, C, H, W), C a multiple of group = {group}"
-    check_that(right, "features", expected, features)
+    check_that(is_valid, "features", expected, features)
     images, _, height, width = features.shape
     shape = (images, group * kernel_size**2, scale * height, scale * width)
-    right = kernels.shape == shape and kernels.device == features.device
-    check_that(right, "kernels", f"shape {shape} on {features.device}", kernels)
+    is_valid = kernels.shape == shape and kernels.device == features.device
+    check_that(is_valid, "kernels", f"shape {shape} on {features.device}", kernels)
     # Under autocast the products would be in half precision.
     with torch.autocast(features.device.type, enabled=False):
         upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)

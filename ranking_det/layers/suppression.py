@@ -153,10 +153,10 @@ class SoftNMS(nn.Module):
 class ScoreVoting(nn.Module):
     """Score voting: replace each surviving box by a weighted mean of overlapping boxes.
 
-    The mean is over all boxes of the survivor's class whose IoU with it is above ``min_iou``. The
-    weight of a box is its score before suppression times exp(-(1 - IoU)^2 / sigma), so the survivor
-    itself has its full score as weight (Kim and Lee, ECCV 2020). Boxes are in float32
-    or better.
+    The mean is over the boxes of the survivor's class that have an IoU above ``min_iou`` with it.
+    The weight of a box is its score before suppression times exp(-(1 - IoU)^2 / sigma), so the
+    survivor itself has its full score as weight (Kim and Lee, ECCV 2020). Boxes are in float32 or
+    better.
 
     Args:
         suppression: the suppression that is applied first; its scores do not change.

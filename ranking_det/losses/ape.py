@@ -99,8 +99,8 @@ def _between_positives(
     """Sum over the pairs of positives: for each positive u, over the positives v, (P,) each.
 
     Yields:
-        1 / BC_u, or 0 where A_u is empty; the number of positives v in A_u; the sum of
-        softplus(lam d_vu) over them; and the sum of sigmoid(lam d_vu) over those with a gradient.
+        1 / BC_u, or 0 where A_u is empty. The number of positives v in A_u. The sum of
+        softplus(lam d_vu) over these v. The sum of sigmoid(lam d_vu) over the v with a gradient.
     """
     (quality,), blocks = ranked.columns, []
     for rows in sums.row_blocks():

@@ -79,11 +79,11 @@ def focal(
     check_that(alpha <= 1, "alpha", "a number in [0, 1]", alpha)
     entropy, logits, targets = _entropies(logits, labels, positives, None)
     score = logits.sigmoid()
-    wrong = score + targets - 2 * score * targets  # 1 - p_t
+    error = score + targets - 2 * score * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     # Keep away from 0, where a power below 1 has an infinite slope.
-    wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
-    return (weight * wrong**gamma * entropy).sum()
+    error = error.clamp(min=torch.finfo(error.dtype).tiny)
+    return (weight * error**gamma * entropy).sum()
 
 
 def quality_focal(
@@ -121,8 +121,8 @@ def quality_focal(
     check_at_least("beta", beta, 0.0)
     entropy, logits, targets = _entropies(logits, labels, positives, quality)
     # Keep away from 0, where a power below 1 has an infinite slope.
-    wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
-    return (wrong**beta * entropy).sum()
+    error = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
+    return (error**beta * entropy).sum()
 
 
 def varifocal(

@@ -283,9 +283,9 @@ def _rank_pairs(
     positives = layout.positives[starts[0] : starts[-1]]
     group = layout.pair[starts[0] : starts[-1]] - pairs.start
     positive_entries = positives * num_classes + labels[positives]
-    most = max(end - start for start, end in zip(starts, starts[1:], strict=False))
+    max_positives = max(end - start for start, end in zip(starts, starts[1:], strict=False))
     high = flat[positive_entries].to(gradient.dtype)
-    value, at_high, at_low = _rank_mined(high, group, low, most, ranking)
+    value, at_high, at_low = _rank_mined(high, group, low, max_positives, ranking)
     # Add instead of assigning: padding rows, with a gradient of 0, are rows of other images.
     gradient.scatter_add_(0, entries.view(-1), at_low.view(-1))
     gradient.scatter_add_(0, positive_entries, at_high)
@@ -293,17 +293,17 @@ def _rank_pairs(
 
 
 def _rank_mined(
-    high: Tensor, group: Tensor, low: Tensor, most: int, ranking: _Ranking
+    high: Tensor, group: Tensor, low: Tensor, max_positives: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mine negatives and rank; return the summed value and both gradients, (P,) and (G, N).
 
-    ``most`` is the number of positives of the largest ranking.
+    ``max_positives`` is the number of positives of the largest ranking.
     """
     if ranking.negatives == "group":
         bins = bin_negatives(low, ranking.groups)
         mined = bins.means
     else:
-        mined, index = low.topk(min(ranking.ratio * most, low.shape[1]), dim=1)
+        mined, index = low.topk(min(ranking.ratio * max_positives, low.shape[1]), dim=1)
         positives = torch.zeros_like(index[:, 0]).index_add_(0, group, torch.ones_like(group))
         place = torch.arange(mined.shape[1], device=mined.device)
         mined.masked_fill_(place >= ranking.ratio * positives[:, None], -torch.inf)

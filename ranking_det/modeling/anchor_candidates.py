@@ -141,12 +141,12 @@ class AnchorCandidates:
         predictions = MapPredictions(*_call_without_buffer_updates(head, features))
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
-        anchors, positives, first = torch.cat(levels), [], 0
+        anchors, positives, offset = torch.cat(levels), [], 0
         by_image = labels.split(len(anchors)), gt_index.split(len(anchors)), gt_instances
         for label, index, objects in zip(*by_image, strict=True):
             rows = torch.nonzero(label >= 0).squeeze(1)
-            positives.append(Positives(anchors[rows], index[rows] - first))
-            first += len(objects)
+            positives.append(Positives(anchors[rows], index[rows] - offset))
+            offset += len(objects)
         return positives
 
     def gather(

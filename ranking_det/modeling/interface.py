@@ -22,11 +22,11 @@ class Positives(NamedTuple):
     index: Tensor
     """(P_i,) int64, the index of the image's object that each is matched to."""
     are_points: bool = False
-    """Whether only the centres of the boxes are meaningful."""
+    """True if only the centres of the boxes are meaningful."""
     description: str = "the anchors matched to it"
-    """What the positives of an object are, for a caption about the object."""
+    """A phrase for the positives of an object, for the object's caption."""
     task: str = "find"
-    """What the positives are trained to do with an object, such as "find" or "propose"."""
+    """A verb for the task of the positives, such as "find" or "propose" an object."""
 
 
 class DetectorInterface:

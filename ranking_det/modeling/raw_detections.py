@@ -63,8 +63,8 @@ def keep_best(
         The remaining candidates, by descending score.
     """
     # NaN fails the comparison; Detectron2's structures raise an error for non-finite boxes.
-    usable = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
-    raw = RawDetections(*(field[usable] for field in raw))
+    is_valid = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
+    raw = RawDetections(*(field[is_valid] for field in raw))
     visible = Boxes(raw.boxes)
     visible.clip(image_size)
     raw = raw._replace(boxes=visible.tensor)

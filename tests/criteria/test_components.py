@@ -131,7 +131,7 @@ def test_history_balance_updates_once_per_period_and_is_saved_in_checkpoints():
     balance, original = resumed, balance
     assert step(1.0, 1.0) == pytest.approx((2.0 + 10.0) / 2.0)
     assert step(0.0, 0.0) == pytest.approx(6.0)
-    assert original.sums.tolist() == [9.0, 1.0]  # the two share no state
+    assert original.sums.tolist() == [9.0, 1.0]  # the two do not share state
     balance = HistoryBalance(period=1)
     assert step(1.0, 0.0) == 50.0  # without a box loss the factor does not change
 

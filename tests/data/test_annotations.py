@@ -53,7 +53,7 @@ def test_lvis_images_are_found_by_the_last_one_or_two_parts_of_their_url(write, 
         assert read_annotations(path, images).num_images == 3
 
 
-def test_a_16_bit_image_is_refused_because_training_would_see_it_white(write):
+def test_a_16_bit_image_is_refused_because_it_would_be_loaded_as_white(write):
     path, images = write(valid())
     Image.new("I;16", (40, 30)).save(images / "12.png")
     with pytest.raises(UserError, match="image 12 .*12.png has pixels of more than 8 bits"):

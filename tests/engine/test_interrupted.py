@@ -1,4 +1,4 @@
-"""Trainings that are killed at a certain file, resumed after their end, repeated or replaced."""
+"""Runs that are killed at a certain file, resumed after their end, repeated or replaced."""
 
 import json
 import os

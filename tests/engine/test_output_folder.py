@@ -168,9 +168,9 @@ def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(count
     with killed_at(count, after=after):
         put_aside(str(earlier))
     files = contents(earlier)
-    places = ("", "earlier_run/", "earlier_run.partial/")
+    folders = ("", "earlier_run/", "earlier_run.partial/")
     for name in EARLIER_RUN:
-        assert [files[p + name] for p in places if p + name in files] == ["earlier"], name
+        assert [files[p + name] for p in folders if p + name in files] == ["earlier"], name
     if any(earlier.glob("earlier_run*/*")):
         for check in (
             lambda: check_no_training(str(earlier), KEY, resumable=False),

@@ -1,4 +1,4 @@
-"""Untrusted yaml configs can call only what is on a list; overrides can call anything."""
+"""Untrusted yaml configs can call only functions on a list; overrides can call anything."""
 
 import inspect
 import pickle

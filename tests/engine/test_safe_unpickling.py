@@ -180,7 +180,7 @@ def test_a_damaged_file_gives_a_one_line_error_for_any_exception(tmp_path, name,
 
 
 class Call:
-    """An object whose unpickling calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -252,7 +252,7 @@ def test_parameter_names_are_matched_by_their_ends_if_the_path_requests_it(tmp_p
 
 def test_only_one_module_reads_weight_files():
     readers = re.compile(r"\bDetectionCheckpointer\(|\btorch\.load\(|\bpickle\.load|\bUnpickler\b")
-    places = {
+    modules = {
         path.name for path in PACKAGE.rglob("*.py") if readers.search(path.read_text("utf-8"))
     }
-    assert places == {"safe_unpickling.py"}
+    assert modules == {"safe_unpickling.py"}

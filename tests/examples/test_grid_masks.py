@@ -1,4 +1,4 @@
-"""A detector outside the package: it registers, learns, and goes through every command."""
+"""Tests of examples/grid_masks.py, a detector outside the package: learning and all commands."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def make_model(num_classes=3):
 
 
 def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=False):
-    """Each object a triangle of its own colour on grey, of the class 0, 1, ... ."""
+    """Make an image on grey: each object is a triangle in another colour, of class 0, 1, ... ."""
     height, width = size
     picture, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
     polygons = []

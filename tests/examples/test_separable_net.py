@@ -1,4 +1,4 @@
-"""The example of a backbone: its contract alone and below an FPN, and a step of a detector."""
+"""Tests of examples/separable_net.py: contract alone and below an FPN, and a training step."""
 
 import pytest
 import torch

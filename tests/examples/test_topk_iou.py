@@ -1,4 +1,4 @@
-"""The example of an assigner: its rule, its contract, and a step of a detector that uses it."""
+"""Tests of examples/topk_iou.py: rule, contract, and a training step of a detector with it."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.modeling.cases import CONFIGS, make_batch
 
 
 def by_loop(anchors, boxes, valid, topk, min_iou, ignore_iou):
-    """The rule, one object and one anchor at a time."""
+    """Apply the assignment rule in a loop, one object and one anchor at a time."""
     ious = [[float(box_iou(anchor, box)) for anchor in anchors] for box in boxes]
     best = [
         sorted((r for r in range(len(anchors)) if valid[r]), key=lambda r: -row[r])[:topk]

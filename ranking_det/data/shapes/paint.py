@@ -137,7 +137,7 @@ def background(rng: Generator, size: int) -> np.ndarray:
 
 
 class Look(NamedTuple):
-    """How a figure is painted.
+    """Style, size, rotation and contrast of a painted figure.
 
     Attributes:
         style: one of `STYLES`.
@@ -154,7 +154,7 @@ class Look(NamedTuple):
 
 
 def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, look: Look) -> None:
-    """Paint a figure into the image, in place, with colours unlike those behind it.
+    """Paint a figure into the image, in place, with colours that differ from the background.
 
     Args:
         image: the image so far, float32 (size, size, 3); changed in place.

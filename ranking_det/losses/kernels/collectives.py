@@ -1,4 +1,4 @@
-"""Collectives for a loss over several workers: all-gather of the positives, all-reduce of sums.
+"""Collectives for a loss over several workers: all-gather of positives, all-reduce of sums.
 
 Each call exchanges O(P) numbers, where P is the number of positives of all workers.
 """

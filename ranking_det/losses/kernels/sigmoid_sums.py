@@ -110,7 +110,7 @@ class SigmoidSums:
         saturate: bool = False,
     ) -> None:
         self._ranked, self._lam, self._saturate = ranked, lam, saturate
-        # Where pairs far below count, so do sigmoids that are too small for single precision.
+        # If pairs far below count, sigmoids too small for single precision count as well.
         far = cutoff is None or cutoff < FAR
         self.dtype = torch.float64 if far else ranked.dtype
         self._cutoff = LOWEST if cutoff is None else cutoff
@@ -165,7 +165,7 @@ class SigmoidSums:
     def _block(self, rows: slice, columns: slice, hidden: float) -> Tensor:
         """Compute the sigmoids of a block, and ``hidden`` where a row does not see a column."""
         scores = self._scores[rows]
-        # e^-x is an outer product, so that no pair costs an exponential: 1.25 times faster than
+        # e^-x is an outer product, so no pair costs an exponential: 1.25 times faster than
         # torch.sigmoid on 64 x 4096 pairs (one thread of an Intel Xeon).
         up = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
         down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self.dtype)
@@ -210,7 +210,7 @@ class SigmoidSums:
         return (ones + poison)[self._back], (softplus + poison)[self._back]
 
     def row_blocks(self) -> list[slice]:
-        """List blocks of positives for :meth:`pairs`, so that memory stays bounded.
+        """Split the positives into blocks for :meth:`pairs`, so memory stays bounded.
 
         Returns:
             Slices that cover 0..P.

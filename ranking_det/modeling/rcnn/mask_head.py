@@ -122,11 +122,11 @@ def cut_masks(
     Returns:
         (Q, S, S) float32, 0 or 1.
     """
-    masks, first = [torch.zeros(0, size, size, device=rois[0].device)], 0
+    masks, offset = [torch.zeros(0, size, size, device=rois[0].device)], 0
     for boxes, index, objects in zip(rois, gt_index, targets, strict=True):
         if len(boxes):
-            masks.append(_cut(objects.gt_masks, index - first, boxes, size).float())
-        first += len(objects)
+            masks.append(_cut(objects.gt_masks, index - offset, boxes, size).float())
+        offset += len(objects)
     return torch.cat(masks)
 
 

@@ -342,7 +342,7 @@ class RankingROIHeads(StagedROIHeads):
             a time.
         criterion: see :mod:`ranking_det.criteria`. All proposals are of level 0. With a mask head
             it needs a mask loss.
-        mask_head: Detectron2 mask head; its loss is not used; see :class:`RankingMaskHead`.
+        mask_head: Detectron2 mask head, without its loss. See :class:`RankingMaskHead`.
         shared: the arguments of :class:`StagedROIHeads`.
 
     Raises:

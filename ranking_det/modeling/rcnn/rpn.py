@@ -43,7 +43,7 @@ from ranking_det.modeling.yaml_keys import build_node
 class RankingRPNHead(StandardRPNHead):
     """Detectron2's RPN head with a prior for the initial scores, as in aLRP Loss.
 
-    Rank & Sort Loss uses StandardRPNHead, whose scores start at .5.
+    Rank & Sort Loss uses StandardRPNHead. Its scores start at .5.
 
     Args:
         prior_prob: initial score of every anchor, in (0, 1).
