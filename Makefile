@@ -1,5 +1,5 @@
 # make quickstart   install, generate data, train and evaluate: about 10 minutes on 2 CPU cores;
-#                   run again to resume a stopped training or to evaluate a finished one
+#                   run again to resume a stopped run or to evaluate a finished one
 # make test         install if needed, and run the tests
 # make test-slow    run all tests, including the slow ones
 # make test-main    run the tests with a checkout of Detectron2's main: DETECTRON2_MAIN=/path/to/it

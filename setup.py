@@ -17,10 +17,10 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["ranking_det", "ranking_det.*"]),
     python_requires=">=3.10",
-    # Enough for the losses, criteria and assigners, so that they can be used in any detector.
+    # Enough to use the losses, criteria and assigners in any detector.
     install_requires=["torch>=2.4", "numpy"],
     extras_require={
-        # To train detectors. detectron2 is not listed, as no index has it under that name.
+        # To train detectors. detectron2 is not listed, because no index has it under that name.
         "detectors": [
             "torch>=2.10",  # loads weights safely; older versions have CVE-2026-24747
             "torchvision",  # NMS, RoIAlign, ResNet weights

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Benchmark the assigners, and PAA's Gaussian mixtures against scikit-learn's, on the CPU.
+"""Benchmark the assigners on the CPU, and PAA's Gaussian mixtures against scikit-learn's.
 
 From the root of the repository: ``python -m benchmarks.assigners``. The batch is 8 images of 800 x
 1333 pixels with 60 objects, and one anchor per location of 5 levels. The mixtures are fitted to the
-costs that PAA and its normalised form compute from random predictions. The compared functions run
-in turns, so that a busy machine slows all of them. Writes
+costs that PAA and its normalised form compute from random predictions. Calls of the compared
+functions are interleaved, so a busy machine slows all of them. Writes
 ``benchmarks/results/assigners_cpu.json``.
 """
 
@@ -95,8 +95,8 @@ def one_by_one(values: Tensor, exists: Tensor) -> list[list[int]]:
     return result
 
 
-def in_turns(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
-    """Measure the median seconds of each function, in turns, after one warm-up round."""
+def interleaved(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
+    """Measure the median seconds of each function, interleaved, after one warm-up round."""
     times: list[list[float]] = [[] for _ in functions]
     for turn in range(rounds + 1):
         for function, taken in zip(functions, times, strict=True):
@@ -115,7 +115,7 @@ def mixtures(inputs: Scene) -> dict[str, Any]:
         several = exists.sum(dim=1) > 1  # scikit-learn refuses a single sample
         values, exists = values[several], exists[several]
         components, reference = batched(values, exists), one_by_one(values, exists)
-        times = in_turns(
+        times = interleaved(
             [lambda v=values, e=exists: batched(v, e), lambda v=values, e=exists: one_by_one(v, e)]
         )
         rows[name] = {
@@ -147,7 +147,7 @@ def main() -> None:
     }
     assigners = {name: make() for name, make in ASSIGNERS.items()}
     functions = [lambda a=a: a(*inputs) for a in assigners.values()]
-    report["seconds"] = dict(zip(assigners, in_turns(functions), strict=True))
+    report["seconds"] = dict(zip(assigners, interleaved(functions), strict=True))
     report["positives"] = {
         name: int((a(*inputs).labels >= 0).sum()) for name, a in assigners.items()
     }

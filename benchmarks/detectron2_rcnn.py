@@ -1,4 +1,4 @@
-"""Detectron2's own RPN and heads for the R-CNN of a config, to compare cross entropy with."""
+"""Replace the RPN and RoI heads of an R-CNN config by Detectron2's, as cross-entropy baseline."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 
 ALL = 10**6
-"""A sample size that is large enough to keep everything."""
+"""A sample size that keeps all anchors or proposals."""
 
 RPN_PARTS = ("in_features", "head", "anchor_generator", "box2box_transform")
-RPN_NUMBERS = ("pre_nms_topk", "post_nms_topk")
+RPN_TOPK = ("pre_nms_topk", "post_nms_topk")
 RANKING_ONLY = ("_target_", "assigner", "criterion", "max_mask_rois", "sampler")
 
 
 def detectron2_rcnn(model: Any) -> Any:
-    """Return the config of the same Faster or Mask R-CNN with Detectron2's RPN and heads.
+    """Return the config of the same Faster or Mask R-CNN with Detectron2's RPN and RoI heads.
 
-    Sample sizes are those of the given model. Without samplers, everything is sampled.
+    The sampler sizes are kept. Without a sampler, all anchors and all proposals are used.
 
     Args:
         model: model node from ``configs/common/models/rcnn.py``, with cross entropy.
     """
     rpn, heads = model.proposal_generator, model.roi_heads
-    other = deepcopy(model)
-    other.proposal_generator = L(RPN)(
-        **{name: rpn[name] for name in (*RPN_PARTS, *RPN_NUMBERS)},
+    baseline = deepcopy(model)
+    baseline.proposal_generator = L(RPN)(
+        **{name: rpn[name] for name in (*RPN_PARTS, *RPN_TOPK)},
         anchor_matcher=L(Matcher)(
             thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
         ),
-        **_sample(rpn),
+        **_sampling_arguments(rpn),
     )
-    other.roi_heads = L(StandardROIHeads)(
+    baseline.roi_heads = L(StandardROIHeads)(
         **{name: heads[name] for name in heads if name not in RANKING_ONLY},
         proposal_matcher=L(Matcher)(thresholds=[0.5], labels=[0, 1]),
-        **_sample(heads),
+        **_sampling_arguments(heads),
     )
-    predictor = other.roi_heads.box_predictor
+    predictor = baseline.roi_heads.box_predictor
     predictor._target_ = FastRCNNOutputLayers
     del predictor.softmax
-    return other
+    return baseline
 
 
-def _sample(part: Any) -> dict[str, Any]:
+def _sampling_arguments(part: Any) -> dict[str, Any]:
     sampler = part.get("sampler")
     if sampler is None:
         return {"batch_size_per_image": ALL, "positive_fraction": 1.0}

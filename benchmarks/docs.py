@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write the figures of README.md and docs/ from the results: ``python -m benchmarks.docs``.
 
-Each page has places ``<!-- NAME -->`` ... ``<!-- /NAME -->``; the function of that name in
-:data:`BLOCKS` writes what stands between them.
+Each page has blocks ``<!-- NAME -->`` ... ``<!-- /NAME -->``. The function of that name in
+:data:`BLOCKS` writes the text between the two marks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def claim() -> str:
-    """The range of the ranking losses' times as ratios to focal loss."""
+    """Write the claim: the range of the ranking losses' times as ratios to focal loss."""
     report = load("losses_cpu.json")
     rows = [row for row in report["table"] if row["base"] == "focal"]
     rows += report["growth_in_logits"] + report["growth_in_positives"]
@@ -55,7 +55,7 @@ def claim() -> str:
 
 
 def commands() -> str:
-    """Say what the two first commands do, how long they take, and what to expect."""
+    """Write the table of the first two commands: what they do, their time and their result."""
     record = load("quickstart.json")
     row = load("test_matrix.json")["newest"]
     average = record["metrics"]["bbox"]["AP"]
@@ -69,7 +69,7 @@ def commands() -> str:
 
 
 def losses() -> str:
-    """Time of the ranking losses as ratios to focal loss."""
+    """Write the table of the ranking losses' times as ratios to focal loss."""
     report = load("losses_cpu.json")
     rows = [
         "| positives | logits | stage | focal loss | " + " | ".join(LOSSES.values()) + " |",
@@ -94,9 +94,9 @@ def losses() -> str:
         "Forward and backward, as ratios to fvcore's focal loss on the same logits "
         f"({describe(report['machine'])}, {report['machine']['threads']} threads). The stages "
         "*init*, *mid* and *late* are logits as they are at the start, in the middle and at the "
-        "end of a training:\n\n"
+        "end of training:\n\n"
         + "\n".join(rows)
-        + "\n\nWith 1,000 positives in the middle of a training, Rank & Sort is "
+        + "\n\nWith 1,000 positives in the middle of training, Rank & Sort is "
         f"{factors['rank_sort_loop', 'rank_sort']:.0f} times as fast as a loop over positives, "
         f"and APE (100,000 negatives) {factors['ape_loop', 'ape']:.0f} times as fast as a loop "
         f"with autograd. The peak of extra memory for {many['logits']:,} logits is "
@@ -142,7 +142,7 @@ def name_criterion(node: Any) -> str:
 
 
 def name_axes(model: Any) -> list[str]:
-    """Name the detector, and the assigner and criterion of it or of its box head."""
+    """Name the detector, and the assigner and criterion of it or its box head."""
     if "roi_heads" not in model:
         return [name_of(model), name_of(model.assigner), name_criterion(model.criterion)]
     heads = model.roi_heads
@@ -157,7 +157,7 @@ def name_axes(model: Any) -> list[str]:
 
 
 def quick() -> str:
-    """List the quick configs, the command of each, and what they reach."""
+    """Write the table of the quick configs: command, AP and training time."""
     report = load("quick.json")
     rows = [
         "| detector | assigner | criterion | command | box AP | mask AP | minutes |",
@@ -182,13 +182,13 @@ def quick() -> str:
 
 
 def published(folder: str) -> str:
-    """List the configs of a folder with the AP that their docstrings quote from the papers."""
+    """Write the table of a folder's configs with the papers' AP, quoted from their docstrings."""
     rows = [
         "| detector | assigner | criterion | config | paper's box AP | paper's mask AP |",
         "| --- | --- | --- | --- | ---: | ---: |",
     ]
     for path in sorted((ROOT / "configs" / folder).glob("*.py")):
-        if "vitdet" in path.stem:  # needs Detectron2's main, and is no row of a paper
+        if "vitdet" in path.stem:  # needs Detectron2's main, and is not a row of a paper
             continue
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         match = re.search(
@@ -212,11 +212,11 @@ def steps() -> str:
     return (
         f"A training step on {report['images']} images of 128 px, as a ratio to the same step with "
         f"focal loss ({describe(report['machine'])}): {ratios}. APE Loss visits all pairs within "
-        f"its cut-off, at the start of a training nearly all: {report['ratios']['ape']:.1f} in "
+        f"its cut-off, at the start of training nearly all pairs: {report['ratios']['ape']:.1f} in "
         f"the first step. PAA fits the Gaussian mixtures of {mixtures['objects']} objects in "
         f"one batch, {min(times):.0f} times as fast as scikit-learn fits them one by one. Mask "
         f"R-CNN's step with Rank & Sort takes {rcnn['ratios']['rank_sort']:.2f} × its step with "
-        f"cross entropy on the same RoIs, and {detectron2:.2f} × a step of Detectron2's own heads."
+        f"cross entropy on the same RoIs, and {detectron2:.2f} × a step of Detectron2's heads."
     )
 
 
@@ -258,14 +258,14 @@ PLACE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTA
 
 
 def fill(text: str) -> str:
-    """Write the figures into the places of a page.
+    """Write the figures into the blocks of a page.
 
     Raises:
-        KeyError: if :data:`BLOCKS` has no function for a place.
+        KeyError: if :data:`BLOCKS` has no function for a block.
     """
 
-    def write(place: re.Match[str]) -> str:
-        name = place["name"]
+    def write(block: re.Match[str]) -> str:
+        name = block["name"]
         return f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- /{name} -->"
 
     return PLACE.sub(write, text)

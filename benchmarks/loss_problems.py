@@ -1,4 +1,4 @@
-"""Inputs of the loss benchmark, the losses on them, and measurements of time and memory."""
+"""Loss benchmark: random logits, the losses on them, and measurements of time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from ranking_det.losses import alrp_loss, ap_loss, ape_loss, rank_sort_loss
 
 # Mean and standard deviation of the logits of the negatives, then of the positives: at the start,
-# in the middle and at the end of a training.
+# in the middle and at the end of training.
 STAGES = {
     "init": (-4.6, 0.1, -4.6, 0.1),
     "mid": (-5.0, 1.0, -1.0, 1.2),
@@ -130,7 +130,7 @@ def seconds(function: Callable[[], None], device: str) -> float:
 
 
 def compare(problem: Problem, names: list[str], device: str, rounds: int) -> dict[str, float]:
-    """Measure the median time of each loss; they run in turns, after one warm-up round."""
+    """Measure the median time of each loss; calls are interleaved, after one warm-up round."""
     if "focal" in names:
         problem.prepare_focal()
     times: dict[str, list[float]] = {name: [] for name in names}

@@ -3,7 +3,7 @@
 
 From the root of the repository: ``python -m benchmarks.losses``. Prints a table of ratios, and
 writes ``benchmarks/results/losses_<device>.json`` and, next to it, ``losses.png``. The losses of a
-row run in turns, so that a busy machine slows all of them. ``--quick`` skips the parts that take
+row are interleaved, so a busy machine slows all of them. ``--quick`` skips the parts that take
 minutes. ``--annotations`` adds problems with the numbers of positives that ATSS finds in a COCO
 file.
 """
@@ -46,7 +46,7 @@ LARGEST = (1000, 240_000_000)
 
 
 def in_fresh_process(*arguments: object) -> dict[str, float]:
-    """Run ``measure`` in a new process, so that nothing else has raised its peak memory."""
+    """Run ``measure`` in a new process, so nothing else has raised its peak memory."""
     command = [sys.executable, "-m", "benchmarks.losses", "--measure", *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
@@ -90,7 +90,7 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
-    """Time the losses in turns at the middle stage, and measure the peak memory of each."""
+    """Time the losses, interleaved, at the middle stage, and measure the peak memory of each."""
     rows = []
     for positives, logits in cases:
         names = ["focal", *RANKING]

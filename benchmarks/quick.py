@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the quick configs of the shapes and record their AP and time for the README.
+"""Train every quick config and record its AP and time for docs/configs.md.
 
 From the root of the repository: ``python -m benchmarks.quick [NAME ...]``. Writes
 ``benchmarks/results/quick.json`` after each run. With names, only those runs are replaced. Run
@@ -23,7 +23,7 @@ CONFIGS = ROOT / "configs" / "shapes" / "quick"
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Train and evaluate one config; return its minutes and its AP without those of classes."""
+    """Train and evaluate a config; return its training minutes and metrics without per-class AP."""
     with tempfile.TemporaryDirectory() as folder:
         minutes, metrics = train(f"configs/shapes/quick/{name}.py", folder, quiet=True)
     overall = {
@@ -34,7 +34,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the configs one after the other."""
+    """Run the selected quick configs and update quick.json after each."""
     path = Path(__file__).parent / "results" / "quick.json"
     names = sys.argv[1:] or sorted(config.stem for config in CONFIGS.glob("*.py"))
     runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}

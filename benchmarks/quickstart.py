@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the quick start and record its AP, time and picture for the README.
+"""Train the quick start and record its AP, time and picture for the README.
 
 From the root of the repository: ``python -m benchmarks.quickstart``. Runs ``train_net.py`` on the
 config of the quick start as a user would, and writes ``benchmarks/results/quickstart.json`` and
@@ -22,7 +22,7 @@ CONFIG = "configs/shapes/retinanet_atss_rs.py"
 
 
 def main() -> None:
-    """Train, evaluate, and save metrics, time and picture."""
+    """Train and evaluate the quick start; save its metrics, time and picture."""
     results = Path(__file__).parent / "results"
     with tempfile.TemporaryDirectory() as folder:
         minutes, metrics = train(CONFIG, folder)

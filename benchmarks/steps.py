@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Benchmark training steps with ranking criteria against focal loss.
 
-Run it with ``python -m benchmarks.steps``. One model gets one batch of the shapes, and the criteria
-run in turns; a step is forward and backward. Mask R-CNN is measured too, with Rank & Sort Loss and
-with cross entropy, on the same weights and the same RoIs: all proposals, and the masks of all
-positives. Writes ``benchmarks/results/steps_<device>.json``.
+Run it with ``python -m benchmarks.steps``. One model gets one batch of the shapes, and the steps of
+the criteria are interleaved. A step is forward and backward. Mask R-CNN is measured too, with Rank
+& Sort Loss and with cross entropy, on the same weights and the same RoIs: all proposals, and the
+masks of all positives. Writes ``benchmarks/results/steps_<device>.json``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load(name: str) -> Any:
 
 
 def main() -> None:
-    """Time the steps in turns and write the ratios."""
+    """Time the steps, interleaved, and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
     rounds = parser.parse_args().rounds
@@ -83,12 +83,12 @@ def time_criteria(device: str, rounds: int) -> dict[str, Any]:
         model.criterion = criteria[name]
         return step(model, batch)
 
-    medians = time_in_turns(criteria, run, rounds)
+    medians = time_interleaved(criteria, run, rounds)
     return summary(CRITERIA, medians, "focal", batch, rounds, dict.fromkeys(LIMITED, LIMIT))
 
 
 def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
-    """Time Mask R-CNN's step with each loss, and with Detectron2's own RPN and heads."""
+    """Time Mask R-CNN's step with each loss, and with Detectron2's RPN and RoI heads."""
     batch = next(iter(instantiate(load(RCNNS["rank_sort"]).dataloader.train)))
     models: dict[str, torch.nn.Module] = {}
     for name, config in RCNNS.items():
@@ -97,7 +97,7 @@ def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
             node = detectron2_rcnn(node)
         models[name] = instantiate(node).to(device).train()
         share_weights(models["detectron2"], models[name])
-    medians = time_in_turns(models, lambda name: step(models[name], batch), rounds)
+    medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
     limits = {"rank_sort": RCNN_LIMIT}
     return summary(RCNNS, medians, "cross_entropy", batch, rounds, limits)
 
@@ -111,7 +111,7 @@ def without_sampling(model: Any) -> Any:
 
 
 def share_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Copy the weights of equal name and shape, so that both models have the same proposals."""
+    """Copy the weights of equal name and shape, so both models have the same proposals."""
     state = other.state_dict()
     shared = {
         k: v for k, v in model.state_dict().items() if k in state and state[k].shape == v.shape
@@ -119,7 +119,7 @@ def share_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
     other.load_state_dict(shared, strict=False)
 
 
-def time_in_turns(
+def time_interleaved(
     names: Iterable[str], run: Callable[[str], float], rounds: int
 ) -> dict[str, float]:
     """Measure the median seconds of each, in a new random order each round.

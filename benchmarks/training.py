@@ -1,4 +1,4 @@
-"""Run and time one training with ``train_net.py``, as a user would."""
+"""Train and evaluate a config with ``train_net.py``, as a user would, and time it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED = 0
 
 
 def train(config: str, folder: str, *, quiet: bool = False) -> tuple[float, dict[str, Any]]:
-    """Run ``train_net.py`` in a child process.
+    """Train and evaluate a config with ``train_net.py`` in a child process.
 
     Args:
         config: path of a LazyConfig, relative to the root of the repository.

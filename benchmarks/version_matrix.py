@@ -208,7 +208,7 @@ def main() -> int:
         if record is None:
             print(f"{name}: installed", flush=True)
             continue
-        # Read the file again for each row, as another process may have written one.
+        # Read the file again for each row, because another process may have written one.
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps({**results, name: record}, indent=1) + "\n")
         counts = ", ".join(f"{record[kind]} {kind}" for kind in ("passed", "failed", "skipped"))

@@ -155,7 +155,7 @@ def train_step() -> None:
 
 
 def train_on_json(folder: Path) -> None:
-    """Start a training on a COCO JSON with one image and one object."""
+    """Start training on a COCO JSON with one image and one object."""
     from PIL import Image
 
     from ranking_det.engine import main
@@ -226,7 +226,7 @@ def code_lines(path: Path) -> int:
 
 
 def measure() -> dict[str, Any]:
-    """Measure everything; record each walk twice, so that first imports are not part of it."""
+    """Measure everything; record each walk twice, so first imports are not part of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
 """A loss in one file: AP Loss plus Correlation Loss.
 
 Correlation Loss (Kahraman, Oksuz, Kalkan and Akbas, "Correlation Loss: Enforcing Correlation
-between Classification and Localization", AAAI 2023) is added to the loss of a detector. It asks the
-scores of the positives to correlate with the IoUs of their boxes. AP Loss ranks the positives above
-the negatives, but does not sort the positives by IoU: this term does.
+between Classification and Localization", AAAI 2023) is added to the loss of a detector. It trains
+the scores of the positives to correlate with the IoUs of their boxes. AP Loss ranks the positives
+above the negatives, but does not sort the positives by IoU. This term does.
 
     python train_net.py --config-file examples/correlation_loss_shapes.py
 
@@ -22,8 +22,8 @@ from ranking_det.criteria import Candidates, Classification
 from ranking_det.losses import ap_loss
 
 EPSILON = 1e-2
-"""Smallest product of the two standard deviations, which bounds the gradient at the start of a
-training, when all logits are nearly equal."""
+"""Smallest product of the two standard deviations. It bounds the gradient at the start of training,
+when all logits are nearly equal."""
 
 
 def correlation_loss(logits: Tensor, positives: Tensor, quality: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def correlation_loss(logits: Tensor, positives: Tensor, quality: Tensor) -> Tens
 
     The loss is 1 - rho, where rho = cov(score, IoU) / (std(score) std(IoU)) is Pearson's
     coefficient. Unlike the paper, the scores are logits and not probabilities: a ranking loss does
-    not fix their scale, so that all probabilities may be close to 0.
+    not fix their scale, so all probabilities may be close to 0.
 
     Args:
         logits: (M,) float, raw.
@@ -39,23 +39,23 @@ def correlation_loss(logits: Tensor, positives: Tensor, quality: Tensor) -> Tens
         quality: (P,) in [0, 1], the IoU of each positive with its object. No gradient.
 
     Returns:
-        A scalar in [0, 2], at least float32. It is 0 and attached to the graph if P < 2, as one
-        positive has no correlation.
+        A scalar in [0, 2], at least float32. It is 0 and attached to the graph if P < 2, because
+        one positive has no correlation.
 
     >>> logits = torch.tensor([0.0, 2.0, -1.0])
     >>> correlation_loss(logits, torch.tensor([0, 1]), torch.tensor([0.5, 0.9]))
     tensor(0.)
     """
     check_ranking(logits, positives, quality=quality)
-    # Under autocast the logits may be float16, whose squares overflow.
+    # Under autocast the logits may be float16, and squares would overflow.
     scores = logits[positives].to(torch.promote_types(logits.dtype, torch.float32))
-    if len(positives) < 2:  # the length of a shape; a value would make the host wait for a GPU
+    if len(positives) < 2:  # a shape, not a value: no GPU synchronization
         return scores[:0].sum()  # zero, and backward still works
     scores = scores - scores.mean()
     quality = quality.detach().to(scores.dtype)
     quality = quality - quality.mean()
     variances = scores.square().mean() * quality.square().mean()
-    # Clamped before the root, whose slope is infinite at 0.
+    # Clamped before the root: its slope is infinite at 0.
     return 1 - (scores * quality).mean() / variances.clamp(min=EPSILON**2).sqrt()
 
 
@@ -63,7 +63,7 @@ class CorrelatedAP(Classification):
     """AP Loss plus ``weight`` times Correlation Loss, for ``Criterion(classification=...)``.
 
     Args:
-        weight: of Correlation Loss, >= 0.
+        weight: the weight of Correlation Loss, >= 0.
         delta: half-width of AP Loss's step, in logits, >= 0.
     """
 
@@ -76,7 +76,7 @@ class CorrelatedAP(Classification):
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls`` and ``loss_corr``."""
-        # Rows to ignore are -inf in the logits, which takes part in no loss.
+        # The logits of ignored rows are -inf, which the losses ignore.
         logits, positives = candidates.entries()
         correlation = correlation_loss(logits, positives, candidates.quality)
         return {

@@ -5,8 +5,8 @@ The CSV has a header and a row per object, with corners in pixels:
     file_name,x1,y1,x2,y2,label
     000001.jpg,12,30,77,95,circle
 
-An image of the folder without a row has no objects. The files of this example are made from the
-shapes, so that it can be run:
+An image of the folder without a row has no objects. The example can be run, because its files are
+made from the shapes:
 
     python -m examples.csv_boxes
     python train_net.py --config-file examples/csv_boxes_shapes.py
@@ -36,11 +36,11 @@ SPLITS = ("train", "val")
 
 
 def load_records(csv_file: Path, image_folder: Path) -> list[dict[str, Any]]:
-    """Read Detectron2's dicts, one per image of the folder.
+    """Read the CSV into Detectron2's dataset dicts, one per image of the folder.
 
     Args:
-        csv_file: with the columns of ``FIELDS``.
-        image_folder: of the images.
+        csv_file: a CSV with the columns of ``FIELDS``.
+        image_folder: the folder of the images.
 
     Raises:
         ValueError: an image or a class is unknown, or a box has no area.
@@ -74,13 +74,13 @@ def register_csv_shapes() -> None:
 
 
 def _files(split: str) -> tuple[Path, Path]:
-    """The CSV and the folder of images."""
+    """Return the paths of the CSV and of the image folder."""
     folder = shapes_folder()
     return folder.parent / "csv_shapes" / f"{split}.csv", folder / split
 
 
 def write_csv() -> None:
-    """Make the CSVs of this example from the shapes, which are drawn if they are missing."""
+    """Make the CSVs of this example from the shapes data set, which is generated if missing."""
     for split in SPLITS:
         content = json.loads((prepare_shapes() / f"annotations/instances_{split}.json").read_text())
         names = {image["id"]: image["file_name"] for image in content["images"]}

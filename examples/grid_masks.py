@@ -9,8 +9,8 @@ differs in your detector.
 
 trains it. ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` work
 as for any detector. The config imports this file by its name. A file in another folder must be on
-PYTHONPATH. A yaml config may only call names on a list, so the ``config.yaml`` that a training
-saves needs ``--trust-config``. No other file of the project knows the detector, which does four
+PYTHONPATH. A yaml config may only call names on a list, so the ``config.yaml`` that a run saves
+needs ``--trust-config``. No other file of the project knows the detector, which does four
 things:
 
 1. It has the input and output of Detectron2's models: a dict of losses in training, and otherwise a
@@ -59,15 +59,15 @@ SIDE = 8
 
 
 class CenterRegion(Assigner):
-    """Assign the cells whose centre lies in the middle of an object, as in SOLO.
+    """Assign the cells with their centre in the central region of an object, as in SOLO.
 
-    The sides of the middle are ``size`` times the object's. They are at least three cells long, or
-    as long as the object's if those are shorter. The cell that holds the object's centre is always
-    positive. A cell in the middle of several objects is assigned to the smallest one. All other
-    cells are background.
+    The sides of the region are ``size`` times the object's. They are at least three cells long, or
+    as long as the object's sides if these are shorter. The cell that holds the object's centre is
+    always positive. A cell in the region of several objects is assigned to the smallest one. All
+    other cells are background.
 
     Args:
-        size: sides of the middle relative to the object's, in [0, 1].
+        size: sides of the region relative to the object's, in [0, 1].
     """
 
     one_per_location = True
@@ -127,8 +127,8 @@ class GridMasks(DetectorInterface, nn.Module):
         suppression: NMS on the boxes around the masks; see :mod:`ranking_det.layers.suppression`.
         topk: pairs of cell and class that are kept per image before NMS.
         max_detections: detections per image.
-        pixel_mean: per channel, in the order of the input format.
-        pixel_std: per channel.
+        pixel_mean: mean of the pixels per channel, in the order of the input format.
+        pixel_std: standard deviation of the pixels per channel.
         input_format: "RGB" or "BGR", the channel order of the data loader.
     """
 
@@ -173,7 +173,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
         shapes = [backbone.output_shape()[name] for name in in_features]
         self.map_stride, self.stride = shapes[0].stride, shapes[1].stride
-        # At the start of a training all scores are 1 %, and all masks are discs around their cells.
+        # At the start of training all scores are 1 %, and all masks are discs around their cells.
         no_maps, disc = [0.0] * num_maps, [2.0, 0.0, -1.0, 0.0, -1.0]
         width = shapes[0].channels
         self.class_head = _tower(width, [-4.6] * num_classes, num_convs)
@@ -285,7 +285,7 @@ class GridMasks(DetectorInterface, nn.Module):
     def draw_masks(self, kernels: Tensor, cells: Tensor, maps: Tensor) -> Tensor:
         """Draw the masks of n cells of one image.
 
-        The ellipse distinguishes the masks of cells whose weights are similar.
+        The ellipse distinguishes the masks of cells with similar weights.
 
         Args:
             kernels: (n, C + 5), the weights of the cells.
@@ -368,10 +368,10 @@ def _tower(width: int, biases: Sequence[float], num_convs: int) -> nn.Sequential
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(N, V, H, W) -> (N H W, V): one row per cell, image by image."""
+    """Flatten maps (N, V, H, W) to (N H W, V): one row per cell, image by image."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, V, h, w) -> (N, V, *size)."""
+    """Resize maps (N, V, h, w) to (N, V, *size)."""
     return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
 """A backbone in one file: depthwise separable convolutions, for Detectron2's FPN on top.
 
-The blocks are those of MobileNet (Howard et al., 2017) with a residual connection: a 3x3
-convolution per channel, then a 1x1 convolution over the channels. Training starts from random
+The blocks are MobileNet's (Howard et al., 2017) with a residual connection: a 3x3 convolution per
+channel, then a 1x1 convolution over the channels. Training starts from random
 weights.
 
     python train_net.py --config-file examples/separable_net_shapes.py
@@ -32,16 +32,16 @@ class SeparableBlock(nn.Module):
         self.pointwise = _conv(width, width, norm, kernel_size=1, activation=None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W) -> the same shape."""
+        """Apply the block to features (N, width, H, W), without changing the shape."""
         return functional.relu(x + self.pointwise(self.depthwise(x)))
 
 
 class SeparableNet(Backbone):
-    """A stem of stride 4, and stages "s3", "s4" and "s5" of strides 8, 16 and 32.
+    """Backbone: a stem of stride 4, and stages "s3", "s4" and "s5" of strides 8, 16 and 32.
 
     Args:
-        width: channels of the stem; each stage has twice those of the one before.
-        depth: blocks of a stage.
+        width: channels of the stem; each stage has twice as many as the one before.
+        depth: blocks per stage.
         norm: as Detectron2 names it: "BN", "SyncBN", "GN", ....
     """
 
@@ -60,15 +60,15 @@ class SeparableNet(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Sides of the padded images are multiples of this, so that strides divide them."""
+        """Images are padded to a multiple of this number, so all strides divide their sides."""
         return 32
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature, the finest first."""
+        """Return the channels and stride of each feature, the finest first."""
         return self._shapes
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> "s3" (N, 2 width, H / 8, W / 8), "s4" and "s5"."""
+        """Map images (N, 3, H, W) to "s3" (N, 2 width, H / 8, W / 8), "s4" and "s5"."""
         x, features = self.stem(images), {}
         for name in self._shapes:
             x = features[name] = self.get_submodule(name)(x)
@@ -77,14 +77,14 @@ class SeparableNet(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_separable_net(cfg, input_shape: ShapeSpec) -> SeparableNet:  # noqa: ANN001
-    """Build it from a yaml config; LazyConfigs need no function and no registry."""
+    """Build the backbone from a yaml config; LazyConfigs need no function and no registry."""
     return SeparableNet(norm=cfg.MODEL.RESNETS.NORM)
 
 
 def _conv(
     in_channels: int, out_channels: int, norm: str, kernel_size: int = 3, **options: object
 ) -> Conv2d:
-    """A convolution with norm and ReLU, initialised for ReLUs."""
+    """Build a convolution with norm and ReLU, initialised for ReLUs."""
     options = {"activation": functional.relu, "padding": kernel_size // 2, "bias": False} | options
     conv = Conv2d(
         in_channels, out_channels, kernel_size, norm=get_norm(norm, out_channels), **options

@@ -1,6 +1,6 @@
-"""An assigner in one file: the k anchors of highest IoU for each object, as in YOLO.
+"""An assigner in one file: the k anchors with the highest IoU for each object, as in YOLO.
 
-YOLOv3 (Redmon and Farhadi, 2018) makes the anchor of highest IoU positive for each object. It
+YOLOv3 (Redmon and Farhadi, 2018) makes the anchor with the highest IoU positive for each object. It
 ignores the other anchors with an IoU above 0.5: they are neither positive nor negative. This is the
 same rule for the k best anchors, which trains more positives.
 
@@ -25,19 +25,19 @@ from ranking_det.row_blocks import blocks
 
 
 class TopKIoU(Assigner):
-    """Positives are the ``topk`` anchors of highest IoU for each object.
+    """Assign the ``topk`` anchors with the highest IoU to each object.
 
-    An anchor that is among the best of several objects goes to the object of highest IoU, and of
-    equal ones to the first. Of the other anchors, those whose IoU with any object is at least
-    ``ignore_iou`` are ignored, and the rest is background.
+    An anchor that is among the best of several objects goes to the object with the highest IoU;
+    ties go to the first. The other anchors are ignored if their IoU with any object is at least
+    ``ignore_iou``, otherwise they are background.
 
     Args:
-        topk: anchors per object, of all levels together, >= 1.
+        topk: anchors per object, over all levels together, >= 1.
         min_iou: smallest IoU of a positive, in (0, 1].
         ignore_iou: IoU from which an anchor that is not positive is ignored, in (0, 1].
     """
 
-    needs_grid = False  # proposals of an R-CNN will do as well
+    needs_grid = False  # it can also match the proposals of an R-CNN
 
     def __init__(self, topk: int = 9, min_iou: float = 0.2, ignore_iou: float = 0.5) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class TopKIoU(Assigner):
         self.ignore_iou = ignore_iou
 
     def match(self, image: ImageInputs) -> Tensor:
-        """Match the anchors of one image; the base class goes through the batch.
+        """Match the anchors of one image; the base class calls it for each image of the batch.
 
         Args:
-            image: its anchors and objects.
+            image: the anchors and objects of the image.
 
         Returns:
             (R,) int64: the object 0..G-1 of each anchor, or BACKGROUND or IGNORE.
@@ -70,9 +70,9 @@ class TopKIoU(Assigner):
             ious.append(best.values.flatten())
             index.append(best.indices.flatten())
         iou, anchor = torch.cat(ious), torch.cat(index)  # (G k,), object by object
-        # Scattered, not indexed with a mask: on a GPU that would wait for the device.
-        most = torch.zeros_like(highest).scatter_reduce_(0, anchor, iou, "amax")
-        wins = (iou >= self.min_iou) & (iou == most[anchor])
+        # Scattered, not indexed with a mask: on a GPU that would force a synchronization.
+        best_iou = torch.zeros_like(highest).scatter_reduce_(0, anchor, iou, "amax")
+        wins = (iou >= self.min_iou) & (iou == best_iou[anchor])
         candidate = torch.arange(num_objects, device=anchor.device).repeat_interleave(k)
         candidate = torch.where(wins, candidate, num_objects)
         matched = torch.full_like(valid, num_objects, dtype=torch.int64)

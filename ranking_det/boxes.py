@@ -17,8 +17,8 @@ EPS = 1e-7
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Compute the intersection over union (IoU) of boxes, with broadcasting.
 
-    The area of the intersection divided by that of the union, as in PASCAL VOC (Everingham et al.,
-    IJCV 2010).
+    The area of the intersection divided by the area of the union, as in PASCAL VOC (Everingham et
+    al., IJCV 2010).
 
     Args:
         boxes: (..., 4) float, XYXY in pixels, x2 >= x1 and y2 >= y1.

@@ -1,8 +1,8 @@
 """Argument validation: numbers and choices, and the shapes, dtypes, devices and values of tensors.
 
 Every check raises a ValueError that names the argument, what was expected and the value that was
-given. Only tensors on the CPU have their values checked: on a GPU the host would wait for the
-device.
+given. Only tensors on the CPU have their values checked: on a GPU that would force a
+synchronization.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         ValueError: it is not; NaN and bool are not numbers here.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    right = number and (value > low if strictly else value >= low) and value != float("inf")
+    is_valid = number and (value > low if strictly else value >= low) and value != float("inf")
     relation = "above" if strictly else "of at least"
-    check_that(right, name, f"a finite number {relation} {low:g}", value)
+    check_that(is_valid, name, f"a finite number {relation} {low:g}", value)
 
 
 def check_integer(name: str, value: int, low: int) -> None:
@@ -84,8 +84,8 @@ def check_integer(name: str, value: int, low: int) -> None:
     Raises:
         ValueError: it is not; a bool is not an integer here.
     """
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    check_that(right, name, f"an integer of at least {low}", value)
+    is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    check_that(is_valid, name, f"an integer of at least {low}", value)
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -117,10 +117,10 @@ def check_entries(
     Raises:
         ValueError: another dtype, shape or device.
     """
-    right = _has_type(value, integer) and value.shape == like.shape[:1]
+    is_valid = _has_type(value, integer) and value.shape == like.shape[:1]
     kind = "an int64 tensor" if integer else "a float tensor"
     expected = f"{kind} of shape ({len(like)},) on {like.device}, one entry per {of}"
-    check_that(right and value.device == like.device, name, expected, value)
+    check_that(is_valid and value.device == like.device, name, expected, value)
 
 
 def check_vector(
@@ -138,8 +138,8 @@ def check_vector(
         ValueError: another dtype, number of dimensions or device.
     """
     kind = "int64" if integer else "float"
-    right = _has_type(value, integer) and value.dim() == 1
-    check_that(right, name, f"a one-dimensional {kind} tensor", value)
+    is_valid = _has_type(value, integer) and value.dim() == 1
+    check_that(is_valid, name, f"a one-dimensional {kind} tensor", value)
     if like is not None:
         check_that(value.device == like.device, name, f"a tensor on {like.device}", value)
 
@@ -213,8 +213,8 @@ def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     Raises:
         ValueError: an argument is not as described.
     """
-    right = _has_type(scores, integer=False) and scores.dim() == 2
-    check_that(right, name, "a float tensor (R, K)", scores)
+    is_valid = _has_type(scores, integer=False) and scores.dim() == 2
+    check_that(is_valid, name, "a float tensor (R, K)", scores)
     check_entries("labels", labels, scores, "row", integer=True)
     if not looks_at_values(labels) or len(labels) == 0:
         return
@@ -250,10 +250,10 @@ def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:
     Raises:
         ValueError: an argument is not as described.
     """
-    right = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.is_floating_point()
-    check_that(right, "boxes", "a float tensor (n, 4)", boxes)
+    is_valid = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.is_floating_point()
+    check_that(is_valid, "boxes", "a float tensor (n, 4)", boxes)
     for name, value, floating in (("scores", scores, True), ("classes", classes, False)):
         kind = f"{'a float' if floating else 'an integer'} tensor ({len(boxes)},)"
-        right = value.shape == boxes.shape[:1] and value.is_floating_point() == floating
-        check_that(right, name, f"{kind}, one entry per box", value)
+        is_valid = value.shape == boxes.shape[:1] and value.is_floating_point() == floating
+        check_that(is_valid, name, f"{kind}, one entry per box", value)
         check_that(value.device == boxes.device, name, f"a tensor on {boxes.device}", value)

@@ -98,10 +98,10 @@ def build_component(
     Args:
         node: NAME and the constructor's arguments in capitals. An argument that is itself a node
             with a NAME, or a list of such nodes, is built first, from the same namespace.
-        namespace: the package or module whose ``__all__`` lists the constructors. A NAME with a
-            dot is imported instead, so that custom components need no registration.
+        namespace: the package or module that lists the constructors in ``__all__``. A NAME with a
+            dot is imported instead, so custom components need no registration.
         where: the node's name in messages.
-        given: default arguments; those of the node override them.
+        given: default arguments; the arguments of the node override them.
 
     Returns:
         The constructed object.

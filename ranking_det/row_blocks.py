@@ -1,4 +1,4 @@
-"""Process a matrix in blocks of rows, so that memory stays bounded for matrices of any size."""
+"""Process a matrix in blocks of rows, so memory stays bounded for matrices of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate warm-up given in iterations."""
+"""Learning-rate warm-up with a length in iterations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def warm_up(
 ) -> WarmupParamScheduler:
     """Add a linear learning-rate warm-up to a schedule.
 
-    The warm-up takes at most a third of the schedule, so that the rate reaches its full value
-    before it decays even in a short training.
+    The warm-up takes at most a third of the schedule, so the learning rate reaches its full value
+    before it decays, even in a short run.
 
     Args:
         scheduler: the schedule without the warm-up.
         factor: factor of the learning rate in the first iteration, >= 0.
         iterations: length of the warm-up, >= 0.
-        max_iter: length of the training in iterations, >= 1.
-        share: fraction of the training that the schedule covers, in (0, 1].
+        max_iter: length of the run in iterations, >= 1.
+        share: fraction of the run that the schedule covers, in (0, 1].
 
     Returns:
         The schedule with the warm-up.

@@ -1,4 +1,4 @@
-"""The exception for user errors, and helpers for its messages."""
+"""UserError, the exception for user errors, and helpers for its messages."""
 
 from __future__ import annotations
 

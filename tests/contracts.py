@@ -1,8 +1,8 @@
-"""Checks of the contracts that a new loss, assigner, backbone or data set must keep.
+"""Checks of the contracts that a new loss, assigner, backbone or data set must satisfy.
 
-``docs/extending.md`` shows how to call them on your own part, which may lie outside this project.
-``tests/test_contracts.py`` calls them on every part of the project. A broken contract is an
-AssertionError that names it.
+``docs/extending.md`` shows how to call them on your own part, which may be outside this project.
+``tests/test_contracts.py`` calls them on every part of the project. A part that breaks its contract
+raises an AssertionError that says how.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def check_ranking_loss(loss):
     ignored = torch.full((50,), -torch.inf, dtype=logits.dtype)
     more = torch.cat([logits.detach(), ignored]).requires_grad_()
     other, wider = _value_and_gradient(loss, more, positives, quality)
-    torch.testing.assert_close(other, value, msg="logits of -inf take part in the loss")
+    torch.testing.assert_close(other, value, msg="logits of -inf change the loss")
     assert not wider[len(logits) :].any(), "logits of -inf have a gradient"
 
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
@@ -74,14 +74,14 @@ def check_criterion(build):
     """Check a criterion, such as one with your classification loss in it.
 
     Args:
-        build: makes it anew; it may have a memory of its steps.
+        build: builds a new criterion, because a criterion may have state.
     """
     for name, labels in LABEL_SETS.items():
         for dtype in (torch.float32, *HALF, torch.float64):
             case, candidates = f"{name}, {dtype}", make(labels, dtype=dtype)
             output, gradient, box_gradient = gradients(build(), candidates)
             scalars = all(loss.dim() == 0 and loss.isfinite() for loss in output.losses.values())
-            assert scalars, f"{case}: a loss is no finite scalar"
+            assert scalars, f"{case}: a loss is not a finite scalar"
             assert gradient is not None, f"{case}: the logits get no gradient"
             assert gradient.isfinite().all() and gradient.dtype == dtype, f"{case}: the gradient"
             assert box_gradient.isfinite().all(), f"{case}: the gradient of the boxes"
@@ -153,12 +153,12 @@ def check_backbone(backbone, sizes: Sequence[tuple[int, int]] = ((64, 96), (32, 
 
     Args:
         backbone: a Detectron2 ``Backbone``.
-        sizes: of images, (height, width); padded as ``size_divisibility`` says.
+        sizes: sizes of images, (height, width), padded to ``size_divisibility``.
     """
     shapes, step = backbone.output_shape(), max(backbone.size_divisibility, 1)
     strides = [shape.stride for shape in shapes.values()]
     assert strides == sorted(strides), "the features are not ordered from fine to coarse"
-    assert all(stride & (stride - 1) == 0 for stride in strides), "a stride is no power of 2"
+    assert all(stride & (stride - 1) == 0 for stride in strides), "a stride is not a power of 2"
     for height, width in sizes:
         height, width = (-(-side // step) * step for side in (height, width))
         features = backbone(torch.rand(2, 3, height, width))
@@ -178,7 +178,7 @@ def check_data_set(name):
     """Check a registered data set: what the mapper, the evaluator and the preview read.
 
     Args:
-        name: in Detectron2's catalogs.
+        name: the name in Detectron2's catalogs.
     """
     records, classes = DatasetCatalog.get(name), MetadataCatalog.get(name).get("thing_classes")
     assert classes, "MetadataCatalog has no 'thing_classes'"

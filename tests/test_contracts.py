@@ -1,4 +1,7 @@
-"""Every loss, criterion, assigner, backbone and data set keeps its contract: add yours here."""
+"""Check that every loss, criterion, assigner, backbone and data set satisfies its contract.
+
+Add a new part to the lists here.
+"""
 
 import pytest
 import torch
@@ -28,31 +31,31 @@ ASSIGNERS = {
     "paa": assigners.PAA,
     "paa_star": assigners.NormalizedPAA,
 }
-# Configs whose model has one.
+# Configs with a model that has the backbone.
 BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_plus_rs.py"}
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_ranking_loss_keeps_the_contract(name):
+def test_a_ranking_loss_satisfies_the_contract(name):
     contracts.check_ranking_loss(LOSSES[name])
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_a_criterion_keeps_the_contract(name):
+def test_a_criterion_satisfies_the_contract(name):
     contracts.check_criterion(CRITERIA[name])
 
 
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_an_assigner_keeps_the_contract(name):
+def test_an_assigner_satisfies_the_contract(name):
     contracts.check_assigner(ASSIGNERS[name]())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_keeps_the_contract(name):
+def test_a_backbone_satisfies_the_contract(name):
     contracts.check_backbone(instantiate(load(BACKBONES[name]).model.backbone))
 
 
-def test_a_data_set_keeps_the_contract(tmp_path):
+def test_a_data_set_satisfies_the_contract(tmp_path):
     register_shapes(prepare_shapes(tmp_path, train=8, val=2, size=48).parent)
     try:
         contracts.check_data_set("shapes_train")
@@ -61,21 +64,21 @@ def test_a_data_set_keeps_the_contract(tmp_path):
 
 
 class SumOfAll(Classification):
-    """Sums over all logits, also those of ignored rows."""
+    """Sum over all logits, including ignored rows."""
 
     def forward(self, candidates):
         return {"loss_cls": candidates.logits.float().square().sum() / 100}
 
 
 class FirstObject(assigners.Assigner):
-    """Gives all anchors to the first object, also in an image that has none."""
+    """Assign all anchors to the first object, even in an image without objects."""
 
     def match(self, image):
         return torch.where(image.valid, 0, BACKGROUND)
 
 
 class Padding(assigners.Assigner):
-    """Gives the anchors in the padding to the first object too."""
+    """Assign even the anchors in the padding to the first object."""
 
     def match(self, image):
         return torch.full_like(image.valid, 0 if len(image.gt_boxes) else -1, dtype=torch.int64)
@@ -99,10 +102,10 @@ class Padding(assigners.Assigner):
         (contracts.check_assigner, Padding(), "an anchor in the padding is matched"),
     ],
 )
-def test_a_part_that_breaks_its_contract_is_named(check, part, message):
+def test_the_error_names_the_part_that_breaks_its_contract(check, part, message):
     with pytest.raises(AssertionError, match=message):
         check(part)
 
 
-def test_a_baseline_keeps_the_contract_of_criteria_with_its_own_normalizer():
+def test_a_baseline_satisfies_the_contract_of_criteria_with_its_own_normalizer():
     contracts.check_criterion(lambda: Criterion(classification=Focal(), normalizer=PositiveCount()))

@@ -1,4 +1,4 @@
-"""README and docs are true: their code runs, commands are accepted, links and figures are right."""
+"""Check README and docs: code runs, commands are accepted, links and figures are right."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ def python_blocks():
 
 
 def commands():
-    """The lines of all fences that are no program, with continued lines joined."""
+    """Yield the commands in all shell fences, with continued lines joined."""
     for page, text in TEXTS.items():
         for language, code in FENCE.findall(text):
             if language not in ("", "bash", "sh", "console"):
@@ -41,7 +41,7 @@ def commands():
 def train_commands():
     for page, words in commands():
         trains = words[:2] == ["python", "train_net.py"]
-        # CONFIG stands for any config; that of a run is there once it was run.
+        # CONFIG stands for any config. The config that a run saves exists only after the run.
         if trains and words[3] != "CONFIG" and not words[3].startswith("output/"):
             yield pytest.param(words[2:], id=f"{page}: {' '.join(words[2:])[:90]}")
 
@@ -89,7 +89,7 @@ def test_modules_and_make_targets_exist():
 
 
 def anchors(text):
-    """The anchors that headings get: lower case, spaces to hyphens, no punctuation."""
+    """Return the anchors of the headings: lower case, spaces to hyphens, no punctuation."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
@@ -111,13 +111,13 @@ def test_relative_links_lead_somewhere(page):
 
 
 @every_page
-def test_the_figures_are_those_of_the_committed_results(page):
+def test_the_figures_equal_the_committed_results(page):
     assert fill(TEXTS[page]) == TEXTS[page]
 
 
-def test_every_figure_has_its_place():
-    places = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
-    assert sorted(places) == sorted(BLOCKS)
+def test_every_figure_has_its_block():
+    names = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
+    assert sorted(names) == sorted(BLOCKS)
 
 
 def test_the_readme_is_short():

@@ -25,7 +25,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def find_omissions(source):
-    """The (line, name, omission) of everything that the docstrings of a module leave out."""
+    """Find the (line, name, omission) of all omissions in the docstrings of a module."""
     tree = ast.parse(source)
     yield from check_first_line(tree, "module", ast.get_docstring(tree))
     for node, qualified_name, owner in public_definitions(tree):
@@ -37,7 +37,7 @@ def find_omissions(source):
 
 
 def public_definitions(tree):
-    """The public functions and classes of a module, and the classes' public methods."""
+    """Yield the public functions and classes of a module, and the classes' public methods."""
     for node in tree.body:
         if not (is_class(node) or isinstance(node, FUNCTIONS)) or node.name.startswith("_"):
             continue
@@ -68,7 +68,7 @@ def check_function(node, text, owner):
 
 
 def check_class(node, text):
-    """A class docstring documents the constructor, or the fields of a record."""
+    """Check a class docstring: it documents the constructor, or the fields of a record."""
     sections = parse_sections(text)
     methods = {method.name: method for method in node.body if isinstance(method, FUNCTIONS)}
     if "__init__" in methods:
@@ -84,7 +84,7 @@ def check_class(node, text):
 
 
 def check_names(section, names, documented):
-    """Compare the names of a section with those of the code."""
+    """Compare the names of a section with the names in the code."""
     if documented is None:
         if names:
             yield f"no {section} ({', '.join(names)})"
@@ -96,7 +96,7 @@ def check_names(section, names, documented):
 
 
 def parse_sections(text):
-    """The names documented by each section of a Google style docstring."""
+    """Return the names that each section of a Google style docstring documents."""
     sections, names = {}, []
     for line in inspect.cleandoc(text or "").splitlines():
         if match := SECTION.fullmatch(line):

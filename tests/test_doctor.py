@@ -37,7 +37,7 @@ def finding(lines, name):
     return lines[i][:8].strip(), lines[i], lines[i + 1]
 
 
-def test_it_reports_no_false_fault_on_this_machine(tmp_path):
+def test_the_doctor_reports_no_false_fault_on_this_machine(tmp_path):
     status, lines = run(tmp_path, "--json")
     content = json.loads("\n".join(lines))
     checks = {check["name"]: check for check in content["checks"]}

@@ -1,4 +1,4 @@
-"""Architecture rules: allowed imports, module names, and what a layer may not know."""
+"""Architecture rules: allowed imports, module names, what a layer must not import or mention."""
 
 import ast
 import re
@@ -62,10 +62,10 @@ LAYERS = {
         | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),
-    # The probes import these inside functions, when they run.
+    # The doctor's probes import these lazily, inside functions.
     "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),
 }
-# Folders of one family of models each. They may import shared modules, but not each other.
+# Each of these folders holds one family of models. It may import shared modules, not the others.
 FAMILIES = {"modeling.dense", "modeling.rcnn", "modeling.masks", "modeling.backbones"}
 
 PATHS = sorted(ROOT.rglob("*.py"))
@@ -117,17 +117,17 @@ def test_modules_import_only_from_lower_layers(path):
         return
     layer = layer_of(module)
     assert layer is not None, f"{module} has no row in LAYERS"
-    below, packages = LAYERS[layer]
+    allowed_layers, packages = LAYERS[layer]
     for name in imported_modules(path):
         if name.split(".")[0] == "ranking_det":
-            allowed = name == "ranking_det" or layer_of(name) in below | {layer}
+            allowed = name == "ranking_det" or layer_of(name) in allowed_layers | {layer}
             assert allowed, f"{layer} may not import {name}"
         else:
             assert name in packages | sys.stdlib_module_names, f"{layer} may not import {name}"
 
 
 @every_module
-def test_no_other_family_and_no_shared_module_imports_a_family_of_models(path):
+def test_model_families_are_imported_neither_by_each_other_nor_by_shared_modules(path):
     folder = module_of(path).removeprefix("ranking_det.").rpartition(".")[0]
     if not folder.startswith("modeling") or path.name == "__init__.py":
         return
@@ -138,11 +138,11 @@ def test_no_other_family_and_no_shared_module_imports_a_family_of_models(path):
 
 
 def test_there_are_no_circular_imports():
-    """Counts imports inside functions and under TYPE_CHECKING too."""
+    """Imports inside functions and under TYPE_CHECKING count, too."""
     graph = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: graph[name] - leaves for name in graph.keys() - leaves}
-    # Circles remain, and modules that import them.
+    # What remains is import cycles and modules that depend on them.
     while tops := graph.keys() - set().union(*graph.values()):
         graph = {name: graph[name] for name in graph.keys() - tops}
     assert sorted(graph) == []
@@ -179,31 +179,31 @@ def docstring_lines(path):
 
 
 @every_module
-def test_engine_data_evaluation_and_visualization_name_no_architecture(path):
+def test_engine_data_evaluation_and_visualization_do_not_mention_architectures(path):
     if path.relative_to(ROOT).parts[0] not in ("engine", "data", "evaluation", "visualization"):
         return
     pattern = re.compile("|".join([ARCHITECTURES, *registered_classes()]), re.IGNORECASE)
     prose = set(docstring_lines(path))
     with tokenize.open(path) as file:
         tokens = [token for token in tokenize.generate_tokens(file.readline)]
-    named = {
+    mentions = {
         f"{token.start[0]}: {match}"
         for token in tokens
         if token.type != tokenize.COMMENT and token.start[0] not in prose
         # Example commands contain the names of config files.
         for match in pattern.findall(re.sub(r"(configs|output)/[\w/.]+", "", token.string))
     }
-    assert not named
+    assert not mentions
 
 
-# Probes of foreign objects, which may lack the attribute -> the kind of object.
-FOREIGN = {
+# Allowed hasattr and getattr calls -> the kind of third-party object they are for.
+THIRD_PARTY = {
     "getattr(target, '__init__', None)": "any target of a config",
     "getattr(target, '__module__', '')": "any target of a config",
     "getattr(target, '__qualname__', repr(target))": "any target of a config",
     "getattr(constructor, '__module__', None)": "any target of a config",
     "hasattr(c, 'forward')": "any export of a namespace",
-    "getattr(torch.version, 'hip', None)": "a torch from before ROCm",
+    "getattr(torch.version, 'hip', None)": "a torch version without ROCm support",
     "hasattr(numpy, name)": "NumPy of any version",
     "hasattr(os, 'sched_getaffinity')": "not on every platform",
     "getattr(error, 'strerror', None)": "any error from Pillow",
@@ -217,7 +217,7 @@ FOREIGN = {
 
 
 @every_module
-def test_only_foreign_objects_are_probed_for_attributes(path):
+def test_hasattr_and_getattr_are_used_only_on_third_party_objects(path):
     probes = [
         ast.unparse(node)
         for node in ast.walk(tree_of(path))
@@ -228,7 +228,7 @@ def test_only_foreign_objects_are_probed_for_attributes(path):
             or (node.func.id == "getattr" and len(node.args) + len(node.keywords) == 3)
         )
     ]
-    assert [probe for probe in probes if probe not in FOREIGN] == []
+    assert [probe for probe in probes if probe not in THIRD_PARTY] == []
 
 
 @pytest.mark.parametrize("path", run_configs(), ids=lambda path: path.stem)

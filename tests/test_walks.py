@@ -1,4 +1,4 @@
-"""Limits on the number of files that one has to read to follow a task (benchmarks/walks.py)."""
+"""Limit the number of files to read to follow a task (benchmarks/walks.py)."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from benchmarks.walks import DEPTH_LIMIT, ROOT, WALKS
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Run in a child process, so that imports and data sets of other tests do not matter."""
+    """Run in a child process, so imports and data sets of other tests do not matter."""
     path = tmp_path_factory.mktemp("walks") / "walks.json"
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.walks", "--json", str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draw the README's picture of the idea: ``python tools/draw_idea.py`` writes docs/images/idea.svg.
 
-Text becomes paths and the background is part of the picture, so that it looks the same in every
-browser, in dark mode too. The type is large enough for a phone, which shows it 360 pixels wide.
+Text becomes paths and the background is part of the picture, so it looks the same in every browser,
+even in dark mode. The type is large enough for a phone, which shows it 360 pixels wide.
 """
 
 from pathlib import Path
@@ -38,8 +38,8 @@ def draw_card(axes: Axes, x: float, y: float, width: float, height: float, color
 def draw_ranking(axes: Axes, y: float, label: str, overlaps: list[float | None]) -> None:
     """Draw candidates in ascending order of score, on a line at height y."""
     axes.text(0.2, y, label, fontsize=12, va="center", color=INK)
-    for place, overlap in enumerate(overlaps):
-        x = 1.62 + 0.58 * place
+    for position, overlap in enumerate(overlaps):
+        x = 1.62 + 0.58 * position
         color = BACKGROUND if overlap is None else AXES["Ranking loss"][0]
         axes.plot(x, y, "o", markersize=24, color=color)
         if overlap is not None:
@@ -49,7 +49,7 @@ def draw_ranking(axes: Axes, y: float, label: str, overlaps: list[float | None])
 
 
 def draw() -> None:
-    """Draw the three axes, the criterion that joins them, and what ranking asks for."""
+    """Draw the three axes, the criterion that joins them, and the goal of ranking."""
     matplotlib.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "ranking_det"})
     figure = pyplot.figure(figsize=(6.2, 5.1), facecolor=PAPER)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -117,7 +117,7 @@ def find_installed() -> str | None:
     """
     if importlib.util.find_spec("detectron2") is None:
         return None
-    # In a child process, as a broken installation can crash the interpreter.
+    # In a child process, because a broken installation can crash the interpreter.
     code = (
         "import detectron2, detectron2.data, detectron2.evaluation, detectron2.modeling\n"
         "print(detectron2.__version__, 'in', detectron2.__path__[0])"

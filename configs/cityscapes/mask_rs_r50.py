@@ -1,9 +1,9 @@
-"""Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs of 8 repeats on Cityscapes.
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs of Cityscapes repeated 8 times.
 
-Published mask AP 38.2, box AP 43.7: the row of Rank & Sort Loss in the paper of the bucketed losses
-(ECCV 2024). Training starts from weights trained on COCO, here those of
+Published mask AP 38.2, box AP 43.7: the Rank & Sort Loss row in the paper on bucketed losses
+(ECCV 2024). Training starts from COCO weights, here from the result of
 ``configs/coco/mask_rs_r50_12ep.py``. Loading the data needs ``pip install cityscapesscripts
-shapely``. The AP is COCO's, which differs from that of the Cityscapes benchmark.
+shapely``. The AP is COCO's, which differs from the Cityscapes benchmark's.
 """
 
 from ..common.cityscapes import IMAGES, dataloader, length, optimizer, schedule, train

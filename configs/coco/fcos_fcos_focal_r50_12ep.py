@@ -1,4 +1,4 @@
-"""FCOS, FCOS assignment, focal loss, centreness branch: ResNet-50, 12 epochs on COCO.
+"""FCOS, FCOS assignment, focal loss, centerness branch: ResNet-50, 12 epochs on COCO.
 
 The baseline of the FCOS configs (Tian et al., ICCV 2019). Its authors report AP 37.1; the papers of
 the ranking losses have no such row.

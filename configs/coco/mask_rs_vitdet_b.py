@@ -1,7 +1,7 @@
 """Mask R-CNN, max-IoU, Rank & Sort Loss on ViTDet's ViT-B: 100 epochs on COCO at 1,024 px.
 
-Needs Detectron2's main: 0.6 has no ViT. Augmentation, length, steps and optimizer are those of
-ViTDet's own config (Li et al., ECCV 2022). The warm-up of 500 iterations and the handling of
+Needs Detectron2's main: 0.6 has no ViT. Augmentation, length, steps and optimizer are copied from
+ViTDet's config (Li et al., ECCV 2022). The warm-up of 500 iterations and the handling of
 cropped objects are this project's. The papers have no row for it.
 """
 

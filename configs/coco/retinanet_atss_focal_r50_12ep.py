@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, focal loss, centreness branch: ResNet-50, 12 epochs on COCO.
+"""RetinaNet, ATSS, focal loss, centerness branch: ResNet-50, 12 epochs on COCO.
 
 The baseline of the configs with ATSS (Zhang et al., CVPR 2020). Published AP 39.2: focal loss with
 ATSS(800) in table 9 of APE Loss (Xu et al., CVPR 2022).

@@ -1,4 +1,4 @@
-"""Assigners with the settings of a paper, where these differ from the defaults."""
+"""Assigners with the settings of a paper that differ from the defaults."""
 
 from detectron2.config import LazyCall as L
 from omegaconf import DictConfig
@@ -7,9 +7,9 @@ from ranking_det.assigners import PAA
 
 
 def paa_rank_sort() -> DictConfig:
-    """PAA as RS-PAA has it (Oksuz et al., ICCV 2021).
+    """PAA with the settings of RS-PAA (Oksuz et al., ICCV 2021).
 
-    The defaults of ``PAA`` are those of Kim and Lee, ECCV 2020.
+    The defaults of ``PAA`` come from Kim and Lee, ECCV 2020.
     """
     return L(PAA)(
         topk=9,

@@ -1,7 +1,7 @@
-"""Cityscapes data and schedule for Rank & Sort Loss, as in the paper of the bucketed losses.
+"""Cityscapes data loader and schedule for Rank & Sort Loss.
 
-(ECCV 2024.) The papers' 12 epochs see the images 8 times each: 12 x 8 x 186 iterations of 16
-images.
+As in the paper on bucketed losses (ECCV 2024), each of the 12 epochs has every image 8 times:
+12 x 8 x 186 iterations of 16 images.
 """
 
 from .coco import dataloader_masks as dataloader

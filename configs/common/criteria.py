@@ -1,4 +1,4 @@
-"""Criteria with the settings of their papers; what differs between configs is an argument.
+"""Criteria with the settings of their papers; configs differ only in the arguments.
 
 The pointwise criteria for coco/ are normalised by the number of positives of the current step, as
 in their papers' code, and not by Detectron2's moving average. FCOS, ATSS and PAA use the mean of
@@ -51,8 +51,8 @@ def rank_sort() -> DictConfig:
 def ap() -> DictConfig:
     """AP Loss (Chen et al., CVPR 2019).
 
-    The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is their sum, which is
-    why the balance is .25. The weights must be those of the box coder.
+    The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is their sum, so the
+    balance is .25. The weights must be equal to the box coder's.
     """
     return L(Criterion)(
         classification=L(AveragePrecision)(delta=1.0, interpolated=True),
@@ -109,7 +109,7 @@ def rankdet(localization: DictConfig | None = None) -> DictConfig:
 
 
 def rankdet_centerness() -> DictConfig:
-    """RankDetNet's losses with GIoU Loss, for detectors with a centreness branch."""
+    """RankDetNet's losses with GIoU Loss, for detectors with a centerness branch."""
     return L(Criterion)(
         classification=L(RankDet)(),
         localization=L(GIoU)(),
@@ -134,7 +134,7 @@ def pointwise(
         classification: loss of the logits.
         localization: box loss.
         balance: weight of the box loss.
-        normalizer: what both losses are divided by.
+        normalizer: the divisor of both losses.
         weight: class of the instance weight; it is also the target of the branch.
         branch: weight of the branch's loss; None for no branch.
     """
@@ -163,7 +163,7 @@ def cross_entropy(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConf
 def cross_entropy_giou() -> DictConfig:
     """Cross entropy with GIoU Loss.
 
-    GIoU Loss has the weight 10, as it is smaller than the L1 loss of encoded boxes.
+    GIoU Loss has the weight 10, because it is smaller than the L1 loss of encoded boxes.
     """
     return pointwise(L(CrossEntropy)(), L(GIoU)(), 10.0, L(CandidateCount)())
 
@@ -197,15 +197,15 @@ def retinanet_focal() -> DictConfig:
 
 
 def atss_focal() -> DictConfig:
-    """ATSS: focal loss, GIoU Loss and a centreness branch (Zhang et al., CVPR 2020)."""
+    """ATSS: focal loss, GIoU Loss and a centerness branch (Zhang et al., CVPR 2020)."""
     count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(focal(), L(GIoU)(), 2.0, count, CenternessWeight, branch=1.0)
 
 
 def fcos_focal() -> DictConfig:
-    """FCOS: focal loss, IoU loss and a centreness branch (Tian et al., ICCV 2019).
+    """FCOS: focal loss, IoU loss and a centerness branch (Tian et al., ICCV 2019).
 
-    The box loss is weighted by centreness, as in the authors' code. Unlike the paper, the box loss
+    The box loss is weighted by centerness, as in the authors' code. Unlike the paper, the box loss
     is 1 - IoU and not -log(IoU).
     """
     count = L(PositiveCount)(momentum=0.0, scope="global")

@@ -1,7 +1,7 @@
 """RetinaNet, max-IoU, focal loss, smooth L1: half a ResNet-18, 10.4 epochs on the shapes.
 
-The baseline: assigner and losses are those of Detectron2's RetinaNet. Everything else is as in
-``retinanet_atss_rs.py``.
+The baseline: assigner and losses are the same as in Detectron2's RetinaNet. Everything else is the
+same as in ``retinanet_atss_rs.py``.
 """
 
 from detectron2.config import LazyCall as L

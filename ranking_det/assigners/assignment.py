@@ -125,15 +125,15 @@ class Assigner(nn.Module):
         """
         _check_objects(gt_boxes, gt_classes)
         num_rows = len(gt_boxes) * sum(len(level) for level in anchors)
-        right = valid.shape == (num_rows,) and valid.dtype == torch.bool
+        is_valid = valid.shape == (num_rows,) and valid.dtype == torch.bool
         expected = f"bool of shape ({num_rows},), one per image and anchor"
-        check_that(right, "valid", expected, valid)
+        check_that(is_valid, "valid", expected, valid)
         if self.needs_predictions:
             _check_predictions(type(self).__name__, predictions, num_rows)
         matched = self.match_all(BatchInputs(anchors, gt_boxes, gt_classes, valid, predictions))
         positive = matched >= 0
-        # Clamped, as indexing with a mask would synchronise host and device. The additional class
-        # allows indexing in a batch without objects.
+        # Clamped, because indexing with a mask would synchronise host and device. The additional
+        # class allows indexing in a batch without objects.
         classes = torch.cat([*gt_classes, matched.new_zeros(1)])
         labels = torch.where(positive, classes[matched.clamp(min=0)], matched)
         return Assignment(labels.masked_fill(~valid, IGNORE), torch.where(positive, matched, -1))
@@ -176,11 +176,11 @@ class Assigner(nn.Module):
 
 def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> None:
     counts = len(gt_boxes), len(gt_classes)
-    right = counts[0] == counts[1]
-    check_that(right, "gt_boxes, gt_classes", "one entry per image in both", counts)
+    is_valid = counts[0] == counts[1]
+    check_that(is_valid, "gt_boxes, gt_classes", "one entry per image in both", counts)
     for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
-        right = classes.dim() == 1 and classes.dtype == torch.int64
-        check_that(right, f"gt_classes[{i}]", "a one-dimensional int64 tensor", classes)
+        is_valid = classes.dim() == 1 and classes.dtype == torch.int64
+        check_that(is_valid, f"gt_classes[{i}]", "a one-dimensional int64 tensor", classes)
         expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has {len(classes)} entries"
         check_that(boxes.shape == (len(classes), 4), f"gt_boxes[{i}]", expected, boxes)
 
@@ -189,9 +189,9 @@ def _check_predictions(assigner: str, predictions: Predictions | None, num_rows:
     if predictions is None:
         raise ValueError(f"predictions: expected Predictions, which {assigner} needs, got None")
     logits, decoded = predictions
-    right = logits.dim() == 2 and len(logits) == num_rows and decoded.shape == (num_rows, 4)
+    is_valid = logits.dim() == 2 and len(logits) == num_rows and decoded.shape == (num_rows, 4)
     expected = f"logits of shape ({num_rows}, K) and boxes of shape ({num_rows}, 4)"
-    check_that(right, "predictions", expected, (tuple(logits.shape), tuple(decoded.shape)))
+    check_that(is_valid, "predictions", expected, (tuple(logits.shape), tuple(decoded.shape)))
 
 
 def unmatched(valid: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class ATSS(Assigner):
     centre (all anchors if the level has fewer). A candidate is positive if its IoU is at least the
     mean plus the standard deviation of the candidates' IoUs, and if its centre is inside the
     object. An anchor that is positive for several objects is assigned to the one with the highest
-    IoU, and to the first if they are equal. All other anchors are background.
+    IoU; ties go to the first. All other anchors are background.
 
     The standard deviation is unbiased, as in the paper's code; it is 0 for a single candidate.
 
@@ -64,7 +64,7 @@ class ATSS(Assigner):
     def _candidates(
         self, anchors: Sequence[Tensor], gt_boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Indices (G, C) of the closest anchors of all levels, and whether each entry exists."""
+        """Find the indices (G, C) of the closest anchors of all levels, and which entries exist."""
         gt_centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
         index, exists, offset = [], [], 0
         for boxes in anchors:
@@ -92,7 +92,7 @@ def _mean_plus_std(iou: Tensor, exists: Tensor) -> Tensor:
 
 
 def _resolve(index: Tensor, iou: Tensor, positive: Tensor, matched: Tensor) -> Tensor:
-    """Assign each positive anchor to the object of highest IoU, to the first if equal."""
+    """Assign each positive anchor to the object with the highest IoU; ties go to the first."""
     anchor, iou = index.reshape(-1), iou.reshape(-1)
     best = iou.new_full(matched.shape, -1.0).scatter_reduce_(0, anchor, iou, "amax")
     wins = positive.reshape(-1) & (iou == best[anchor])

@@ -1,4 +1,4 @@
-"""Assignment by a mixture of two Gaussians on the cost of each anchor.
+"""Probabilistic anchor assignment (PAA): a mixture of two Gaussians on the cost of each anchor.
 
 Shapes: n competing anchors and G objects in the whole batch. Except for the IoU of anchors and
 objects, nothing here loops over images or objects.
@@ -41,19 +41,19 @@ class CostMixture(Assigner):
 
     An anchor competes for the object with which it has the highest IoU, if the IoU is at least
     ``min_iou`` or the anchor is a low-quality match; see :class:`MaxIoU`. The samples of an object
-    are, on each level, the ``topk`` competing anchors of lowest cost. A mixture of two Gaussians is
-    fitted to the samples of all levels together. Samples of the cheaper component are positive if
-    their cost is at most that of the component's most likely sample. All other anchors are
-    background (Kim and Lee, ECCV 2020, algorithm 1).
+    are, on each level, the ``topk`` competing anchors with the lowest cost. A mixture of two
+    Gaussians is fitted to the samples of all levels together. Samples of the cheaper component are
+    positive if their cost is at most the cost of the component's most likely sample. All other
+    anchors are background (Kim and Lee, ECCV 2020, algorithm 1).
 
-    If an object has two samples, the cheaper one is positive, and the first one if they are equal:
-    the result of a mixture of two components. An anchor with a non-finite cost does not compete.
+    If an object has two samples, the cheaper one is positive; ties go to the first. A mixture of
+    two components gives the same result. An anchor with a non-finite cost does not compete.
 
     Args:
         topk: the number of samples per object and level, >= 1.
         min_iou: the IoU from which an anchor competes, in [0, 1].
-        single_candidate: the label of a sample that is the object's only one: "positive", or "none"
-            for background.
+        single_candidate: the label of an object's only sample: "positive", or "none" for
+            background.
         low_quality: the object that a low-quality match competes for, "object" or "anchor"; see
             :class:`MaxIoU`.
         empty_component: the label of all samples if the cheaper component has none: "positive", or
@@ -125,7 +125,7 @@ class CostMixture(Assigner):
         """
         anchors, gt_boxes, gt_classes, _, predictions = batch
         matched = self.competitors.match_all(batch)
-        # The only synchronisation of host and device, in addition to those of the mixture.
+        # The only synchronisation of host and device, apart from the synchronisations of the fit.
         rows = torch.nonzero(matched >= 0).squeeze(1)
         if predictions is None or not len(rows):
             return matched
@@ -137,8 +137,8 @@ class CostMixture(Assigner):
         groups = objects * len(levels) + cells[rows % len(cells)]
         samples, values = self._cheapest(costs, groups, len(boxes) * len(levels))
         positive = self._positives(values.reshape(len(boxes), -1))
-        # Sample index n stands for no anchor. Samples that are not positive go to an extra entry at
-        # the end.
+        # Sample index n means that there is no anchor. Samples that are not positive go to an extra
+        # entry at the end.
         rows = torch.cat([rows, rows.new_full((1,), len(matched))])
         where = torch.where(positive.reshape(-1), rows[samples], len(matched))
         owners = torch.arange(len(boxes), device=where.device).repeat_interleave(positive.shape[1])
@@ -146,7 +146,7 @@ class CostMixture(Assigner):
         return result.scatter_(0, where, owners)[:-1]
 
     def _cheapest(self, costs: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-        """Find the ``topk`` anchors of lowest cost in each group, the first ones if equal.
+        """Find the ``topk`` anchors with the lowest cost in each group; ties go to the first.
 
         Args:
             costs: (n,) float.
@@ -161,8 +161,8 @@ class CostMixture(Assigner):
         order = costs.argsort(stable=True)
         sorted_groups, by_group = groups[order].sort(stable=True)
         order = order[by_group]
-        places = torch.arange(len(costs), device=costs.device)
-        rank = places - torch.searchsorted(sorted_groups, sorted_groups)
+        position = torch.arange(len(costs), device=costs.device)
+        rank = position - torch.searchsorted(sorted_groups, sorted_groups)
         size = num_groups * self.topk
         slots = torch.where(rank < self.topk, sorted_groups * self.topk + rank, size)
         samples = torch.full((size + 1,), len(costs), device=costs.device)
@@ -170,14 +170,14 @@ class CostMixture(Assigner):
         return samples, torch.cat([costs, costs.new_full((1,), torch.inf)])[samples]
 
     def _positives(self, values: Tensor) -> Tensor:
-        """Whether each sample is positive, by its cost (G, C), which is infinite without sample."""
+        """Return whether each sample is positive, by its cost (G, C), infinite without sample."""
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
         mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)
         component, likelihood = classify(values, mixture)
         cheaper = exists & (component == 0)
         best = likelihood.masked_fill(~cheaper, -torch.inf).amax(dim=1, keepdim=True)
-        # A limit on the cost, not on the rank, so that samples of equal cost get the same label.
+        # The limit is on the cost, not on the rank, so samples of equal cost get the same label.
         likeliest = cheaper & (likelihood == best)
         limit = values.masked_fill(~likeliest, torch.inf).amin(dim=1, keepdim=True)
         positive = cheaper & (values <= limit)

@@ -19,8 +19,8 @@ class FCOS(Assigner):
     strictly inside the object's box and strictly inside the square of ``center_radius`` strides
     around the object's centre (centre sampling), and if the largest of its four distances to the
     sides of the box is in the range of its level (Tian et al., FCOS, ICCV 2019, section 3). A
-    location that is positive for several objects is assigned to the one of smallest area, and to
-    the first if they are equal. All other locations are background.
+    location that is positive for several objects is assigned to the smallest one by area; ties go
+    to the first. All other locations are background.
 
     Unlike the paper, a distance on the border of two ranges belongs to the lower level only.
 
@@ -64,7 +64,7 @@ class FCOS(Assigner):
 
         Raises:
             ValueError: the number of levels does not fit the ranges, or anchors are not square
-                (checked on the CPU only, as the host would wait for a GPU).
+                (checked on the CPU only: on a GPU it would force a synchronization).
         """
         anchors, gt_boxes, valid = image.anchors, image.gt_boxes, image.valid
         self._check_anchors(anchors)
@@ -90,7 +90,7 @@ class FCOS(Assigner):
         return matched
 
     def _distances(self, points: Tensor, radius: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether each point (R, 2) is inside (G, R), and its largest distance to a side (G, R)."""
+        """Find the points (R, 2) inside, (G, R), and each point's largest side distance, (G, R)."""
         x, y = points.unbind(dim=1)
         x1, y1, x2, y2 = gt_boxes[:, :, None].unbind(dim=1)
         nearest = x - x1

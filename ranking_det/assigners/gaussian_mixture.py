@@ -1,7 +1,7 @@
 """Fit Gaussian mixture models (GMM) with two components in one dimension, many in one call.
 
-Expectation maximisation (Dempster et al., 1977) on all rows of a matrix simultaneously. The result
-for each row is that of scikit-learn's GaussianMixture on the row alone.
+Expectation maximisation (EM; Dempster et al., 1977) on all rows of a matrix simultaneously. Each
+row gets the same result as from scikit-learn's GaussianMixture on that row.
 
 Shapes: G rows, C samples per row.
 """
@@ -20,9 +20,9 @@ from ranking_det.checks import check_that
 TOLERANCE = 1e-3
 """A row has converged when its mean log-likelihood, in nats, changes by less than this."""
 MAX_ITERATIONS = 100
-"""Iterations after which the fit ends, also for rows that have not converged."""
+"""Iterations after which the fit ends, even if some rows have not converged."""
 CHECK_EVERY = 8
-"""Iterations between two checks for convergence: for each the host waits for a GPU."""
+"""Iterations between two checks for convergence: each check synchronizes host and GPU."""
 
 
 class TwoGaussians(NamedTuple):
@@ -52,7 +52,7 @@ def fit_two_gaussians(values: Tensor, exists: Tensor, *, reg_covar: float = 1e-6
         values: (G, C) float, finite where ``exists``.
         exists: (G, C) bool, whether an entry is a sample; a row without samples gets a mixture
             around 0.
-        reg_covar: added to the variances, so that they are above 0 for equal samples, > 0.
+        reg_covar: added to the variances to keep them above 0 for equal samples, > 0.
 
     Returns:
         The mixtures, on the device of ``values``, or on the CPU if the device has no float64.
@@ -119,8 +119,8 @@ def in_float64(values: Tensor) -> Tensor:
 
 
 def _start(values: Tensor, exists: Tensor) -> Tensor:
-    """Means, variances and weights (3, 2, G) before the first iteration."""
-    # One additional column, so that amin and amax work for matrices without columns.
+    """Return means, variances and weights (3, 2, G) before the first iteration."""
+    # With an additional column, amin and amax also work for matrices without columns.
     padded = functional.pad(values, (0, 1))
     outside = functional.pad(~exists, (0, 1), value=True)
     empty = outside.all(dim=1)
@@ -131,7 +131,7 @@ def _start(values: Tensor, exists: Tensor) -> Tensor:
 
 
 def _log_densities(x: Tensor, state: Tensor) -> Tensor:
-    """Logarithms (2, G, C) of weight times density of x (G, C) under a state (3, 2, G)."""
+    """Return the log (2, G, C) of weight times density of x (G, C) under a state (3, 2, G)."""
     means, variances, weights = state
     constant = weights.log() - 0.5 * (variances.log() + math.log(2 * math.pi))
     scaled = (x - means[..., None]) * variances.rsqrt()[..., None]
@@ -139,13 +139,13 @@ def _log_densities(x: Tensor, state: Tensor) -> Tensor:
 
 
 def _log_sum(densities: Tensor, odds: Tensor) -> Tensor:
-    """Logarithm (G, C) of the sum of both densities (2, G, C); odds: the second minus the first."""
+    """Return the log (G, C) of the sum of both densities (2, G, C); odds: second minus first."""
     # torch.logaddexp takes twice as long. logsigmoid starts threads, which do not pay off here.
     return torch.maximum(densities[0], densities[1]) + functional.softplus(-odds.abs())
 
 
 def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
-    """Means, variances and weights (3, 2, G) of samples x (G, C) with membership (2, G, C)."""
+    """Return means, variances, weights (3, 2, G) of samples x (G, C) with membership (2, G, C)."""
     # The small term is scikit-learn's: it gives a component without samples a mean.
     size = membership.sum(dim=2) + 10 * torch.finfo(x.dtype).eps
     means = (membership * x).sum(dim=2) / size
@@ -155,7 +155,7 @@ def _maximize(x: Tensor, membership: Tensor, reg_covar: float) -> Tensor:
 
 
 def _check(values: Tensor, exists: Tensor) -> None:
-    right = values.dim() == 2 and values.is_floating_point()
-    check_that(right, "values", "a float tensor (G, C)", values)
-    right = exists.shape == values.shape and exists.dtype == torch.bool
-    check_that(right, "exists", f"bool of shape {tuple(values.shape)}, as values", exists)
+    is_valid = values.dim() == 2 and values.is_floating_point()
+    check_that(is_valid, "values", "a float tensor (G, C)", values)
+    is_valid = exists.shape == values.shape and exists.dtype == torch.bool
+    check_that(is_valid, "exists", f"bool of shape {tuple(values.shape)}, as values", exists)

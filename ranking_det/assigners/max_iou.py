@@ -17,13 +17,13 @@ LowQuality = Literal["object", "anchor"]
 
 
 class MaxIoU(Assigner):
-    """Assign each anchor to the object of highest IoU, if the IoU is above a threshold.
+    """Assign each anchor to the object with the highest IoU, if the IoU is above a threshold.
 
     The rule of Faster R-CNN (Ren et al., NeurIPS 2015) and RetinaNet (Lin et al., ICCV 2017). If
     the IoUs with several objects are equal, the first object is chosen.
 
     An object whose IoU is below the threshold for all anchors would have no positive. Its
-    *low-quality matches* are the anchors of highest IoU with it (all of them if several are equal),
+    *low-quality matches* are the anchors with the highest IoU with it (all of them in a tie),
     if that IoU is above 0 and at least ``low_quality_iou``. Unlike in Detectron2's Matcher, an
     object that overlaps no anchor has no match; there, all anchors of IoU 0 would become its
     positives.
@@ -36,8 +36,8 @@ class MaxIoU(Assigner):
             it is a low-quality match of, even if its IoU with another object is higher; if there
             are several such objects, the last. Every object with a sufficient highest IoU then has
             a positive, unless a later object takes it. The ranking papers were trained with this.
-            "anchor": the object of highest IoU with the anchor, as in Detectron2, which may leave
-            the other object without a positive. None: no low-quality matches.
+            "anchor": the object with the highest IoU with the anchor, as in Detectron2, which may
+            leave the other object without a positive. None: no low-quality matches.
         low_quality_iou: the minimum IoU of a low-quality match, in [0, 1]; 0.3 in the RPN of the
             ranking papers.
 
@@ -55,9 +55,9 @@ class MaxIoU(Assigner):
         low_quality_iou: float = 0.0,
     ) -> None:
         super().__init__()
-        right = 0 <= negative_iou <= positive_iou <= 1
+        is_valid = 0 <= negative_iou <= positive_iou <= 1
         expected = "0 <= negative_iou <= positive_iou <= 1"
-        check_that(right, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
+        check_that(is_valid, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
         known = low_quality in ("object", "anchor", None)
         check_that(known, "low_quality", "'object', 'anchor' or None", low_quality)
         in_range = 0 <= low_quality_iou <= 1
@@ -103,10 +103,10 @@ class MaxIoU(Assigner):
             first: the index of the first of these objects.
 
         Returns:
-            (R,) int64, the index of the object; -1 for an anchor that is no low-quality match.
+            (R,) int64, the index of the object; -1 for an anchor that is not a low-quality match.
         """
         highest = iou.amax(dim=1, keepdim=True)
         enough = (highest > 0) & (highest >= self.low_quality_iou)
-        # In int32, as this matrix is as large as that of the IoUs.
+        # In int32, because this matrix is as large as the matrix of IoUs.
         number = torch.arange(first, first + len(iou), dtype=torch.int32, device=iou.device)
         return torch.where((iou == highest) & enough, number[:, None], -1).amax(dim=0).long()

@@ -28,7 +28,7 @@ class PAA(CostMixture):
     target, plus ``box_weight`` times the GIoU loss of its predicted box. :class:`CostMixture`
     splits the anchors of an object by their costs.
 
-    The defaults are those of the paper's code. RS-PAA (Oksuz et al., ICCV 2021) uses
+    The defaults follow the paper's code. RS-PAA (Oksuz et al., ICCV 2021) uses
     ``single_candidate="none"``, ``low_quality="object"``, ``empty_component="none"`` and
     ``reg_covar=1e-5``.
 
@@ -66,7 +66,7 @@ class PAA(CostMixture):
         return focal + self.box_weight * (1 - overlap)
 
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
+        """Compute the focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
         logits = _at_least_float32(logits)
         against = -logits.gather(1, targets)
         hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA
@@ -139,7 +139,7 @@ class NormalizedPAA(CostMixture):
 
 
 def _stretch(scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int) -> Tensor:
-    """Min-max normalise scores (n,) over those of the same object; 0 if all are equal."""
+    """Min-max normalise scores (n,) over the anchors of an object; 0 if all are equal."""
     limits = scores.new_full((2, num_objects), torch.inf)
     for limit, signed in zip(limits, (scores, -scores), strict=True):
         limit.scatter_reduce_(0, objects, signed.masked_fill(~competes, torch.inf), "amin")

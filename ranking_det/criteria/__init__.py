@@ -1,7 +1,7 @@
 """Criteria: compute all training losses of a detector; torch only.
 
-A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` or
-:class:`MaskTargets`, and returns a :class:`CriterionOutput`. A :class:`Criterion` has these parts:
+A criterion takes :class:`Candidates` and returns a :class:`CriterionOutput`. The positives have
+:class:`BoxTargets` or :class:`MaskTargets`. A :class:`Criterion` has these parts:
 
 - A classification loss. Ranking losses: :class:`RankSort`, :class:`AveragePrecision`,
   :class:`APE`, :class:`RankDet`. Baselines that do not rank: :class:`CrossEntropy`,
@@ -10,11 +10,11 @@ A criterion takes :class:`Candidates`, whose positives have :class:`BoxTargets` 
   :class:`MaskDice`, :class:`MaskCrossEntropy`.
 - An instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
   :class:`CenternessWeight`, :class:`RankingWeight`.
-- A task balance between localisation and ranking: :class:`ConstantBalance`,
+- A loss balance between localisation and ranking: :class:`ConstantBalance`,
   :class:`ValueBalance`, :class:`MagnitudeBalance`, :class:`HistoryBalance`.
 - For losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
   :class:`CandidateCount`.
-- For heads with an IoU or centreness branch, a :class:`BranchLoss`.
+- For heads with an IoU or centerness branch, a :class:`BranchLoss`.
 
 In :class:`ALRPCriterion` the ranking also gives the box loss. :class:`CriterionSchedule` trains
 with several criteria, one after the other.

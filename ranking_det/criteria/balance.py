@@ -1,9 +1,12 @@
-"""Task balance: weigh a localisation loss against the classification or ranking loss.
+"""Loss balancing: weight the localisation loss relative to the classification or ranking loss.
 
-Each balance takes ``(task_loss, loss, candidates, outputs)``: the classification or ranking loss
-and the localisation loss, scalars with their graphs; the candidates that both were computed from;
-and the raw outputs that the localisation loss trains. It returns the factor of the localisation
-loss, a detached scalar, without synchronising host and device.
+Each balance returns the factor of the localisation loss, a detached scalar, without synchronising
+host and device. Its arguments are:
+
+- ``task_loss``: the classification or ranking loss, a scalar attached to the autograd graph.
+- ``loss``: the localisation loss, a scalar attached to the autograd graph.
+- ``candidates``: the candidates that both losses were computed from.
+- ``outputs``: the raw outputs that the localisation loss trains.
 """
 
 from __future__ import annotations
@@ -17,21 +20,21 @@ from ranking_det.criteria.step_counter import StepCounter
 from ranking_det.losses.kernels.collectives import sum_over_workers, workers_of
 
 SCALE = 4096.0
-"""Factor of the loss while a gradient is computed: float16 gradients would underflow without it."""
+"""Loss scale for the gradient norms: without it float16 gradients underflow."""
 
 
-def ratio_or_one(above: Tensor, below: Tensor) -> Tensor:
-    """Divide two scalars; 1 if either is 0, as there is nothing to balance then.
+def ratio_or_one(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return numerator / denominator, or 1 if either is 0, because there is nothing to balance.
 
     Args:
-        above: the numerator, a scalar >= 0.
-        below: the denominator, a scalar >= 0.
+        numerator: a scalar >= 0.
+        denominator: a scalar >= 0.
 
     Returns:
         The ratio, a scalar > 0.
     """
-    usable = (above > 0) & (below > 0)
-    return torch.where(usable, above / below, torch.ones_like(below))
+    is_valid = (numerator > 0) & (denominator > 0)
+    return torch.where(is_valid, numerator / denominator, torch.ones_like(denominator))
 
 
 class ConstantBalance(nn.Module):
@@ -64,11 +67,11 @@ class ConstantBalance(nn.Module):
 
 
 class ValueBalance(nn.Module):
-    """Task balance by the ratio of the loss values, task_loss / loss.
+    """Value-based self-balancing (Rank & Sort Loss): task_loss / loss.
 
-    Both tasks then have the same loss value in every step. This is the value-based self-balance of
-    Rank & Sort Loss (Oksuz et al., ICCV 2021, section S2.1). Unlike the paper's code, the factor is
-    1 if a loss is 0. Otherwise it would be NaN, or 0, which stops the training of the boxes.
+    Both tasks then have the same loss value in every step (Oksuz et al., ICCV 2021, section S2.1).
+    Unlike the paper's code, the factor is 1 if a loss is 0. Otherwise it would be NaN or 0, and a
+    factor of 0 stops box regression from training.
     """
 
     def forward(self, task_loss: Tensor, loss: Tensor, *_: object) -> Tensor:
@@ -86,10 +89,11 @@ class ValueBalance(nn.Module):
 
 
 class MagnitudeBalance(nn.Module):
-    """Task balance by the ratio of the gradients' L1 norms at the outputs of the head.
+    """Magnitude-based self-balancing: ratio of the gradients' L1 norms.
 
-    |dL_task / d logits| / |dL_box / d box outputs|, the magnitude-based self-balance of Rank & Sort
-    Loss (Oksuz et al., ICCV 2021, section S2.1). It is 1 if either norm is 0, and without a graph.
+    The factor is |dL_task / d logits| / |dL_box / d box outputs|, the gradients with respect to the
+    head outputs (Rank & Sort Loss, Oksuz et al., ICCV 2021, section S2.1). It is 1 if either norm
+    is 0 or the losses are not attached to a graph.
     """
 
     def forward(
@@ -98,9 +102,9 @@ class MagnitudeBalance(nn.Module):
         """Compute the ratio of the gradient norms.
 
         Args:
-            task_loss: the classification or ranking loss, a scalar with its graph.
-            loss: the localisation loss, a scalar with its graph.
-            candidates: the candidates of the step, whose logits ``task_loss`` depends on.
+            task_loss: the classification or ranking loss, a scalar attached to the autograd graph.
+            loss: the localisation loss, a scalar attached to the autograd graph.
+            candidates: the candidates of the step; ``task_loss`` depends on their logits.
             outputs: the raw outputs that ``loss`` depends on.
 
         Returns:
@@ -111,22 +115,22 @@ class MagnitudeBalance(nn.Module):
         return ratio_or_one(task, localization).to(loss.dtype)
 
     @staticmethod
-    def _norm(loss: Tensor, at: Tensor) -> Tensor:
-        zero = torch.zeros((), dtype=torch.float32, device=at.device)
-        if not (loss.requires_grad and at.requires_grad):
+    def _norm(loss: Tensor, inputs: Tensor) -> Tensor:
+        zero = torch.zeros((), dtype=torch.float32, device=inputs.device)
+        if not (loss.requires_grad and inputs.requires_grad):
             return zero
         # The gradient of a mean over millions of float16 logits would underflow without the scale.
         scale = torch.full_like(loss, SCALE)
-        (gradient,) = torch.autograd.grad(loss, at, scale, retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(loss, inputs, scale, retain_graph=True, allow_unused=True)
         return zero if gradient is None else gradient.abs().sum(dtype=torch.float32) / SCALE
 
 
 class HistoryBalance(nn.Module):
-    """Task balance by the loss values of the last period of steps.
+    """aLRP Loss's self-balancing: a factor from the mean losses of the last ``period`` steps.
 
-    (mean box loss + mean task loss) / mean box loss, the self-balance of aLRP Loss (Oksuz et al.,
-    NeurIPS 2020): it raises the box loss to the total of both losses. As in the paper's
-    code, the step that completes a period counts in that period and already uses the new factor.
+    The factor is (mean box loss + mean task loss) / mean box loss (Oksuz et al., NeurIPS 2020). It
+    scales the box loss up to the sum of both losses. As in the paper's code, the step that
+    completes a period counts in that period and already uses the new factor.
 
     The state is in buffers, so a resumed run continues with it. The sums of all workers are added
     once per period. DistributedDataParallel must not broadcast buffers
@@ -171,7 +175,7 @@ class HistoryBalance(nn.Module):
         if (self.counter() + 1) % self.period == 0:
             task, box = sum_over_workers(self.sums.clone(), workers_of("global"))
             # A step that diverged must not make the factor of a whole period NaN.
-            usable = (box > 0) & torch.isfinite(task + box)
-            self.factor.copy_(torch.where(usable, (task + box) / box, self.factor))
+            is_valid = (box > 0) & torch.isfinite(task + box)
+            self.factor.copy_(torch.where(is_valid, (task + box) / box, self.factor))
             self.sums.zero_()
         return self.factor.clone()

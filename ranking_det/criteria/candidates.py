@@ -27,14 +27,14 @@ from ranking_det.losses.mask_errors import dice_errors
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """Predicted and ground-truth boxes of the P positives, in row order.
+    """Predicted and matched ground-truth boxes of the P positives, in row order.
 
     Attributes:
         outputs: (P, 4) raw outputs of the box head (for a class-specific head, the four of the
             ground-truth class).
         boxes: (P, 4) XYXY boxes in pixels, decoded from ``outputs`` with gradient.
         anchors: (P, 4) XYXY boxes in pixels that ``outputs`` are relative to.
-        gt_boxes: (P, 4) XYXY boxes in pixels, the object of each positive.
+        gt_boxes: (P, 4) XYXY boxes in pixels, the ground-truth box matched to each positive.
     """
 
     outputs: Tensor
@@ -101,14 +101,14 @@ class Candidates:
         image: (R,) int64, the image of each row, 0..num_images-1.
         level: (R,) int64, the feature level of each row, 0 for the finest.
         num_images: the number of images, including those without rows.
-        branch_logits: (R,) raw outputs of the IoU or centreness branch; None for a head without
+        branch_logits: (R,) raw outputs of the IoU or centerness branch; None for a head without
             one.
         boxes: the boxes of the P positives; None for a detector without boxes.
         masks: the masks of some of the P positives; None for a detector without masks.
         continuous_labels: (P,) in [0, 1], the values that the positives are sorted by, or the
             targets of their scores; None to use their overlap.
-        group: the workers whose rows are ranked together; set by a criterion whose ``rank_scope``
-            is "global".
+        group: the workers that rank their rows together; set by a criterion with the
+            ``rank_scope`` "global".
 
     Raises:
         ValueError: the fields do not fit each other.
@@ -156,10 +156,10 @@ class Candidates:
         ascending = bool((image.diff() >= 0).all())
         check_that(bounded and ascending, "candidates.image", expected, image)
         inside = not len(positives) or bool(0 <= positives[0] and positives[-1] < len(self.labels))
-        right = count == len(positives) and bool((positives.diff() > 0).all()) and inside
-        right = right and bool((self.labels[positives] >= 0).all())
+        is_valid = count == len(positives) and bool((positives.diff() > 0).all()) and inside
+        is_valid = is_valid and bool((self.labels[positives] >= 0).all())
         expected = f"the {count} rows whose label is a class, in ascending order"
-        check_that(right, "candidates.positives", expected, positives)
+        check_that(is_valid, "candidates.positives", expected, positives)
         index = positives[:0] if self.masks is None else self.masks.index
         if len(index) and (index.min() < 0 or index.max() >= count):
             raise ValueError(
@@ -169,7 +169,7 @@ class Candidates:
 
     @property
     def box_targets(self) -> BoxTargets:
-        """``boxes``, for components that need them.
+        """The box targets; an error if the candidates have none.
 
         Raises:
             ValueError: the candidates have no boxes.
@@ -180,7 +180,7 @@ class Candidates:
 
     @property
     def mask_targets(self) -> MaskTargets:
-        """``masks``, for components that need them.
+        """The mask targets; an error if the candidates have none.
 
         Raises:
             ValueError: the candidates have no masks.
@@ -193,8 +193,8 @@ class Candidates:
     def overlap(self) -> Tensor:
         """The overlap (P,) of each positive with its object, detached, in [0, 1].
 
-        The IoU of its box. For detectors without boxes, the mean Dice coefficient of its masks,
-        and 0 for a positive without a mask.
+        For detectors with boxes this is the IoU. For detectors without boxes it is the mean Dice
+        coefficient of the positive's masks, or 0 for a positive without a mask.
         """
         if self.boxes is not None:
             return self.boxes.overlap()
@@ -235,7 +235,7 @@ class Candidates:
         bounds = [
             torch.searchsorted(image, edges) for image in (self.image, self.image[self.positives])
         ]
-        # One transfer for both, as the host waits for the device.
+        # One transfer for both, because each one synchronizes host and device.
         row_counts, positive_counts = torch.stack(bounds).diff().tolist()
         # One split: the gradient of each slice would be as large as all the logits.
         logits = self.logits.split(row_counts)

@@ -41,8 +41,8 @@ class Classification(nn.Module):
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
         across_workers: whether the loss can rank across processes (``candidates.group``).
-        takes_branch: whether inference may multiply the scores by those of an IoU or centreness
-            branch. False if the loss itself trains the order of the scores at inference.
+        takes_branch: whether inference may multiply the scores by the scores of an IoU or
+            centerness branch. False if the loss itself trains the order of the scores at inference.
         uses_continuous_labels: whether the loss uses the ``quality`` of the positives.
         softmax: True if the scores are the softmax over the classes and a background of logit 0,
             False if they are one sigmoid per class.
@@ -141,14 +141,14 @@ class AveragePrecision(Classification):
     Args:
         delta: half-width of the smoothed step, in logits, >= 0.
         interpolated: whether to replace the precision at each positive by the highest precision at
-            any positive of a lower logit.
+            any positive with a lower logit.
         distance: "step", "sigmoid" or "cross_entropy".
         lam: slope of the sigmoid, > 0.
         balance: the divisor of a positive's errors: "rank", its rank among all entries, or
             "negatives", the number of negatives that are not far below it.
         margin: with balance "negatives", how far below, in logits, >= 0.
         self_count: what a positive adds to its own rank, > 0.
-        max_negatives: keep only the negatives of the highest logits; None for all.
+        max_negatives: keep only the negatives with the highest logits; None for all.
 
     Raises:
         ValueError: an argument is out of range.
@@ -186,10 +186,10 @@ class ALRP(Classification):
     """aLRP Loss (Oksuz et al., NeurIPS 2020); see :func:`ranking_det.losses.alrp_loss`.
 
     Args:
-        localization: a task on boxes whose errors are in [0, 2].
+        localization: a task on boxes with errors in [0, 2].
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1). The localisation error is
-            that of the task, divided by 2 (1 - tau).
+            the error of the task, divided by 2 (1 - tau).
 
     Raises:
         ValueError: ``delta`` or ``tau`` is out of range.
@@ -211,7 +211,7 @@ class ALRP(Classification):
             ``loss_cls`` and ``loss_box``, scalars with gradient.
         """
         errors = self.localization(candidates) / (2 * (1 - self.tau))
-        # A diverged box makes the loss infinite, so that it is noticed. alrp_loss refuses NaN.
+        # A diverged box makes the loss infinite, so it is noticed. alrp_loss refuses NaN.
         errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
         losses = alrp_loss(*candidates.entries(), errors, delta=self.delta, group=candidates.group)
         return {"loss_cls": losses.classification, "loss_box": losses.localization}
@@ -224,11 +224,11 @@ class APE(Classification):
         lam: slope of the sigmoid, > 0.
         cutoff: ignore pairs with lam (s_v - s_u) <= cutoff, < 0; None to use all pairs.
         count_self: whether a positive adds 1/2 to its own balance constant.
-        max_negatives: keep only the negatives of the highest logits; None for all.
+        max_negatives: keep only the negatives with the highest logits; None for all.
         saturate: whether to compute the loss of a pair from a single-precision sigmoid, so that a
             pair whose sigmoid is 1 has no gradient.
-        normalizer: divide by the number of all "positives" or of the "active" ones, which have a
-            pair.
+        normalizer: divide by the number of all "positives", or of the "active" ones, which have at
+            least one pair.
 
     Raises:
         ValueError: an argument is out of range.
@@ -266,8 +266,8 @@ class RankDet(Classification):
     :func:`ranking_det.losses.class_specific_ranking_loss` and
     :func:`ranking_det.losses.iou_guided_ranking_loss`. The paper does not say how to combine the
     losses of several images. Use ``rank_scope="image"`` in the criterion for the mean over images
-    with a positive. All images and classes are ranked in one call: the host waits for a GPU three
-    times, regardless of their number.
+    with a positive. All images and classes are ranked in one call, which synchronizes the host with
+    the GPU three times, regardless of their number.
 
     Args:
         global_weight: factor of the global loss, >= 0; 0 disables it.
@@ -278,9 +278,9 @@ class RankDet(Classification):
         global_groups: with "group", the number of groups in the global loss, >= 1.
         class_groups: with "group", the number of groups per class, >= 1.
         distance: the loss of a pair, "exp", "sigmoid" or "logistic".
-        reweight: whether to weigh pairs by their own loss, as in the paper.
+        reweight: whether to weight pairs by their own loss, as in the paper.
         alpha: sharpness of the IoU-guided loss, > 0.
-        iou_gradient: which IoU of a pair has a gradient: that of the "higher" score, "both" or
+        iou_gradient: which IoU of a pair has a gradient: the IoU of the "higher" score, "both" or
             "none".
         iou_reduction: "sum" or "mean" of the IoU-guided loss over classes and levels.
         merge_levels: whether to compare the positives of a class across levels.
@@ -319,13 +319,13 @@ class RankDet(Classification):
             )
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Compute the three losses, all images ranked together.
+        """Compute the three losses, ranking all images together.
 
         Args:
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except those of weight 0.
+            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
         """
         return self._rank(candidates, torch.zeros_like(candidates.image), 1)
 
@@ -336,7 +336,7 @@ class RankDet(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except those of weight 0.
+            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
         """
         return self._rank(candidates, candidates.image, candidates.num_images)
 
@@ -367,7 +367,7 @@ class RankDet(Classification):
         return {name: loss / count for name, loss in losses.items()}
 
     def _scores(self, candidates: Candidates) -> Tensor:
-        """The scores (R, K) to rank; -inf in ignored rows and where the logits are -inf."""
+        """Return the scores (R, K) to rank: -inf in ignored rows and where the logits are -inf."""
         logits, labels, rows = candidates.logits, candidates.labels, candidates.positives
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         absent = (labels == IGNORE)[:, None] | (logits == -torch.inf)

@@ -1,4 +1,4 @@
-"""The criterion: a classification loss, localisation tasks, instance weights and a balance."""
+"""Training criterion: classification loss, localisation tasks, instance weights and balance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ranking_det.losses.kernels.collectives import (
 
 
 class CriterionBase(nn.Module):
-    """Base class of criteria: compute the losses, and tell the model what they need."""
+    """Base class of criteria: computes the losses and tells the model what they need."""
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
         """Compute the losses of one step.
@@ -59,7 +59,7 @@ class CriterionBase(nn.Module):
 
     @property
     def branch(self) -> BranchLoss | None:
-        """The loss of the head's IoU or centreness branch; None for a head without one."""
+        """The loss of the head's IoU or centerness branch; None for a head without one."""
         return self.criteria[0].branch_loss
 
     @property
@@ -90,8 +90,8 @@ class CriterionBase(nn.Module):
 class Criterion(CriterionBase):
     """Combine a classification or ranking loss and localisation losses into one training objective.
 
-    The defaults are those of Rank & Sort Loss (Oksuz et al., ICCV 2021): a GIoU loss, averaged with
-    score weights (supplement, eq. S18), times the ratio of the two loss values (section S2.1).
+    The defaults follow Rank & Sort Loss (Oksuz et al., ICCV 2021): a GIoU loss, averaged with score
+    weights (supplement, eq. S18), times the ratio of the two loss values (section S2.1).
 
     Args:
         classification: the classification loss, such as :class:`ranking_det.criteria.RankSort`.
@@ -100,19 +100,19 @@ class Criterion(CriterionBase):
         instance_weight: the weights of the localisation errors; see
             :mod:`ranking_det.criteria.instance_weights`. None for
             :class:`ranking_det.criteria.ScoreWeight`.
-        balance: the task balance, for tasks that have no balance of their own (tasks on masks do);
+        balance: the balance of tasks that do not define a balance (tasks on masks define one);
             see :mod:`ranking_det.criteria.balance`. None for
             :class:`ranking_det.criteria.ValueBalance`.
         normalizer: the divisor of a classification loss that is a sum; see
             :mod:`ranking_det.criteria.normalizers`. The box loss is then the weighted sum of the
             errors, divided by this number times the mean weight. None for ranking losses, which are
             already normalised.
-        branch: the loss of the IoU or centreness branch; None for a head without one. Not allowed
+        branch: the loss of the IoU or centerness branch; None for a head without one. Not allowed
             for losses that train the order of the scores at inference.
         rank_scope: the entries that are ranked together. "gpu", as in the papers: all images of
             this process. "image": each image separately, averaged over images with a positive.
             "global": the images of all processes. The losses, and the gradients after
-            DistributedDataParallel has averaged them, then equal those of one process with all
+            DistributedDataParallel has averaged them, are then the same as in one process with all
             images.
 
     Raises:
@@ -133,34 +133,37 @@ class Criterion(CriterionBase):
         super().__init__()
         check_choice("rank_scope", rank_scope, ("image", "gpu", "global"))
         name = type(classification).__name__
-        right = isinstance(classification, Classification)
-        check_that(right, "classification", "a Classification", classification)
+        is_valid = isinstance(classification, Classification)
+        check_that(is_valid, "classification", "a Classification", classification)
         if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(
-                f"normalizer: expected a Normalizer such as PositiveCount, as {name} is a sum, got "
+                f"normalizer: expected a Normalizer such as PositiveCount because {name} is a sum, "
+                "got "
                 f"{normalizer!r}"
             )
         if not classification.is_sum and normalizer is not None:
             raise ValueError(
-                f"normalizer: expected None, as {name} is already normalised, got {normalizer!r}"
+                f"normalizer: expected None because {name} is already normalised, "
+                f"got {normalizer!r}"
             )
         if classification.is_sum and rank_scope != "gpu":
             raise ValueError(
-                f"rank_scope: expected 'gpu', as {name} does not rank, got {rank_scope!r}"
+                f"rank_scope: expected 'gpu' because {name} does not rank, got {rank_scope!r}"
             )
         if rank_scope == "global" and not classification.across_workers:
             raise ValueError(
-                f"rank_scope: expected 'image' or 'gpu', as {name} cannot rank across processes, "
+                f"rank_scope: expected 'image' or 'gpu' because {name} cannot rank across "
+                "processes, "
                 "got 'global'"
             )
         if branch is not None and not classification.takes_branch:
             raise ValueError(
-                f"branch: expected None, as {name} trains the order of the scores itself, got "
+                f"branch: expected None because {name} trains the order of the scores itself, got "
                 f"{type(branch).__name__}"
             )
         if branch is not None and rank_scope == "global":
             raise ValueError(
-                "rank_scope: expected 'image' or 'gpu', as the loss of the branch is averaged per "
+                "rank_scope: expected 'image' or 'gpu' because the branch loss is averaged per "
                 "process, got 'global'"
             )
         self.classification = classification
@@ -173,7 +176,7 @@ class Criterion(CriterionBase):
 
     @property
     def criteria(self) -> list[Criterion]:
-        """This criterion alone."""
+        """A list with this criterion only."""
         return [self]
 
     @property
@@ -191,17 +194,17 @@ class Criterion(CriterionBase):
         Returns:
             The losses: the parts of the classification loss, ``loss_box`` and ``loss_mask`` of the
             tasks, and ``loss_branch`` with a branch. Without positives, all of them except the
-            baselines' classification loss are zeros attached to the graph. Also the instance
-            weights and metrics.
+            baselines' classification loss are zeros attached to the graph. The output also has the
+            instance weights and the metrics.
 
         Raises:
             ValueError: the candidates lack a field that the criterion needs, or have the outputs of
                 a branch that it does not train.
         """
         branch_logits = candidates.branch_logits
-        right = (self.branch is None) == (branch_logits is None)
-        expected = "None, as the criterion has no branch" if self.branch is None else "a tensor"
-        check_that(right, "candidates.branch_logits", expected, branch_logits)
+        is_valid = (self.branch is None) == (branch_logits is None)
+        expected = "None because the criterion has no branch" if self.branch is None else "a tensor"
+        check_that(is_valid, "candidates.branch_logits", expected, branch_logits)
         group = workers_of(self.rank_scope)
         if group is not None:
             candidates = replace(candidates, group=group)
@@ -223,13 +226,13 @@ class Criterion(CriterionBase):
     def _losses(
         self, candidates: Candidates, weights: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The parts of the classification loss, and each task's loss before it is balanced."""
+        """Return the parts of the classification loss, and each task's loss before balancing."""
         losses = self._classify(candidates)
         if self.normalizer is None:
             return losses, [self._mean(task, candidates, weights) for task in self.tasks]
         count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
-        # The mean weight times the count, so that a count of positives gives the weighted mean.
+        # The mean weight times the count: a count of positives then gives the weighted mean.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
@@ -249,7 +252,7 @@ class Criterion(CriterionBase):
         return classify(candidates)
 
     def _mean(self, task: Localization, candidates: Candidates, weights: Tensor) -> Tensor:
-        """The weighted mean error of a task, over all workers that share one ranking."""
+        """Return the weighted mean error of a task over all workers that share one ranking."""
         weights = task.instance_weights(candidates, weights)
         return weighted_mean(task(candidates), weights, candidates.group)
 
@@ -274,8 +277,8 @@ def _list_tasks(
 class ALRPCriterion(Criterion):
     """Criterion of aLRP Loss (Oksuz et al., NeurIPS 2020): ranking and localisation in one error.
 
-    See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of its errors: it
-    follows from the ranking.
+    See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of the box errors:
+    the ranking determines it.
 
     Args:
         balance: the task balance, such as :class:`ranking_det.criteria.HistoryBalance` with the
@@ -284,8 +287,8 @@ class ALRPCriterion(Criterion):
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
             assignment, 0.5 (0.7 in an RPN). The localisation error is the error of the task,
             divided by 2 (1 - tau).
-        localization: a task on boxes with errors in [0, 2], which further tasks on masks may
-            follow. None for :class:`ranking_det.criteria.GIoU`.
+        localization: a task on boxes with errors in [0, 2], or a list of it and further tasks on
+            masks. None for :class:`ranking_det.criteria.GIoU`.
         instance_weight: for further tasks only; see :mod:`ranking_det.criteria.instance_weights`.
         rank_scope: the entries that are ranked together; see :class:`Criterion`.
 
@@ -322,7 +325,7 @@ class ALRPCriterion(Criterion):
 
 
 def _metrics(candidates: Candidates) -> dict[str, Tensor]:
-    """Positives per image, and negative entries per positive (Oksuz et al., ICCV 2021, S3.5)."""
+    """Count positives per image and negatives per positive (Oksuz et al., ICCV 2021, S3.5)."""
     count = len(candidates.positives)
     entries = (candidates.labels != IGNORE).sum() * candidates.logits.shape[1]
     metrics = {

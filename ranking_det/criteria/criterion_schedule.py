@@ -1,4 +1,4 @@
-"""Train with several criteria, one after the other."""
+"""Criterion schedule: train in stages with several criteria, one after the other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CriterionSchedule(CriterionBase):
     """Train with several criteria, such as a focal loss stage before a ranking loss stage.
 
     RankDetNet (Liu et al., CVPR 2021) starts from a detector that was trained with focal loss. The
-    step is a buffer, so that a resumed run continues in its stage. This class does not restart the
-    learning rate; the schedule of the optimizer may.
+    step is a buffer, so a resumed run continues in its stage. This class does not restart the
+    learning rate. The learning-rate schedule may.
 
     Args:
         stages: the criteria, in order; all with a ``branch`` or all without one.

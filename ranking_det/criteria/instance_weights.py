@@ -1,4 +1,4 @@
-"""Instance weights: weigh the localisation error of each positive.
+"""Instance weights: weight the localisation error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
 of a step and returns detached weights (P,) >= 0. In a single process this does not synchronise
@@ -55,7 +55,7 @@ class ScoreWeight(nn.Module):
             (P,) in (0, 1), detached.
         """
         rows = candidates.positives
-        # In the dtype of the IoU, as small weights underflow in float16.
+        # In the dtype of the IoU, because small weights underflow in float16.
         logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
         if self.own_class:
             return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
@@ -78,14 +78,14 @@ class IoUWeight(nn.Module):
 
 
 class CenternessWeight(nn.Module):
-    """Weight of a positive by the centreness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
+    """Weight of a positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
     It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
     assigners.
     """
 
     def forward(self, candidates: Candidates) -> Tensor:
-        """Compute the centreness.
+        """Compute the centerness.
 
         Args:
             candidates: the candidates of one step.
@@ -96,19 +96,19 @@ class CenternessWeight(nn.Module):
         anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
         centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
-        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centreness 0.
+        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centerness 0.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
 
 
 class RankingWeight(nn.Module):
-    """Weight of a positive by the ranking, as aLRP Loss weighs its localisation error.
+    """Weight of a positive by the ranking, as aLRP Loss weights its localisation error.
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
-    ICCV 2021, eq. S21). Positives of high logits have the largest weights. All images of the
-    process are ranked together, even if the criterion's ``rank_scope`` is "image"; with "global",
-    those of all processes. The step in the rank has the half-width of Rank & Sort Loss, 0.5. Takes
-    O(M log P) time.
+    ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the
+    process are ranked together, even if the criterion's ``rank_scope`` is "image". With "global",
+    the images of all processes are ranked together. The step in the rank has the half-width of
+    Rank & Sort Loss, 0.5. This takes O(M log P) time.
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).

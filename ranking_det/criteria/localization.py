@@ -1,7 +1,7 @@
-"""Localisation losses of a criterion: box regression, masks, and the IoU or centreness branch.
+"""Localisation losses of a criterion: box regression, masks, and the IoU or centerness branch.
 
-A localisation task computes the error of each box or mask. The criterion weighs the errors and
-balances their mean against the classification loss.
+A localisation task computes the error of each box or mask. The criterion averages the errors with
+instance weights and balances the mean against the classification loss.
 
 Shapes: P positives, Q predicted masks of some of them.
 """
@@ -28,7 +28,7 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the name of the task's loss.
-        balance: the task balance of this task, whose loss is then always a weighted mean; None for
+        balance: the balance of this task. The task's loss is then always a weighted mean. None for
             the balance of the criterion, and for its normalizer if it has one.
         weight: an additional factor, applied after the balance.
     """
@@ -111,14 +111,14 @@ class GIoU(IoU):
 class SmoothL1(Localization):
     """Smooth L1 loss on the raw box outputs (deltas), summed over the four coordinates.
 
-    The loss is that of Fast R-CNN (Girshick, ICCV 2015, eq. 3). The target is the encoding
+    This is the loss of Fast R-CNN (Girshick, ICCV 2015, eq. 3). The target is the encoding
     (dx, dy, dw, dh) of the object relative to the anchor (Girshick et al., CVPR 2014, appendix C),
     times ``weights``.
 
     Args:
         beta: the error at which the quadratic becomes linear, >= 0; 0 is the L1 loss.
-        weights: the box coder weights, factors of dx, dy, dw, dh; they must be equal to those of
-            the detector's box coder.
+        weights: the box coder weights, factors of dx, dy, dw, dh; they must be equal to the weights
+            of the detector's box coder.
 
     Raises:
         ValueError: ``beta`` is out of range, or ``weights`` are not four numbers.
@@ -160,7 +160,7 @@ class MaskLocalization(Localization):
     """Base class of localisation tasks on masks.
 
     Args:
-        weighted: whether to weigh the masks by the instance weights; otherwise all have weight 1.
+        weighted: whether to weight the masks by the instance weights; otherwise all have weight 1.
         balanced: whether to scale the loss to the value of the ranking or classification loss.
         weight: an additional factor, >= 0.
 
@@ -203,7 +203,7 @@ class MaskLocalization(Localization):
         return candidates.mask_targets.logits
 
     def instance_weights(self, candidates: Candidates, weights: Tensor) -> Tensor:
-        """Return the weight of each mask: that of its positive, or 1.
+        """Return the weight of each mask: the weight of its positive, or 1.
 
         Args:
             candidates: the candidates of one step.
@@ -236,7 +236,7 @@ class MaskCrossEntropy(MaskLocalization):
 
 
 class BranchLoss(nn.Module):
-    """Loss of an IoU or centreness branch: mean binary cross entropy over the positives.
+    """Loss of an IoU or centerness branch: mean binary cross entropy over the positives.
 
     Args:
         target: the target of the branch, an instance weight in [0, 1]:
@@ -259,8 +259,8 @@ class BranchLoss(nn.Module):
 
         Args:
             candidates: the candidates of one step, with ``branch_logits``.
-            group: the workers over whose mean number of positives to divide; None for the number of
-                positives of this worker.
+            group: the loss is divided by the mean number of positives over these workers; None for
+                the number of positives of this worker.
 
         Returns:
             A scalar with gradient; without positives, zero attached to the graph.

@@ -39,14 +39,13 @@ class PositiveCount(Normalizer):
     """Normalize by the number of positives, at least 1, as a moving average over steps.
 
     Detectron2's RetinaNet divides its classification and box losses by this average, which also
-    starts at 100 there. The state is a buffer, so that a resumed run continues with the same
-    average.
+    starts at 100 there. The state is a buffer, so a resumed run continues with the same average.
 
     Args:
         momentum: weight of the previous average, in [0, 1); 0 uses the count of the step alone.
         scope: "gpu" counts the positives of this process; "global" takes the mean count over all
-            processes, as the code of FCOS, ATSS and PAA does, so that an object has the same weight
-            in every process.
+            processes, as the code of FCOS, ATSS and PAA does, so an object has the same weight in
+            every process.
 
     Raises:
         ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""Count training steps, with the count in the checkpoint."""
+"""Step counter whose count is saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def _forget(module: nn.Module, _: object) -> None:
 class StepCounter(nn.Module):
     """Counter of training steps.
 
-    The count is in a buffer, for checkpoints, and on the host, so that reading it does not wait for
-    the device.
+    The count is in a buffer, for checkpoints, and on the host, so reading it does not synchronize
+    host and device.
     """
 
     step: Tensor

@@ -62,7 +62,7 @@ class PhotometricDistortion(T.Augmentation):
             image: (H, W, 3), of any numeric type, values 0..255.
 
         Returns:
-            The transform, whose image is float32.
+            The transform; its image is float32.
         """
         steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
         if self._chosen():
@@ -87,7 +87,7 @@ class PhotometricDistortion(T.Augmentation):
 
 
 class Expand(T.Augmentation):
-    """Place the image at random on a larger canvas of one colour, so that objects shrink.
+    """Expand (zoom out): place the image at random on a larger canvas, so objects shrink.
 
     This is SSD's "zoom out" (section 3.6).
 
@@ -107,7 +107,7 @@ class Expand(T.Augmentation):
         _check_probability(prob)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the size of the canvas and the place of the image.
+        """Draw the size of the canvas and the position of the image.
 
         Args:
             image: (H, W, C), with as many channels as ``fill``.
@@ -161,9 +161,9 @@ class ColorPadTransform(T.PadTransform):
 class MinIoURandomCrop(T.Augmentation):
     """Crop a random window that has a minimum IoU with every box and contains a box centre.
 
-    It draws one of these modes with equal probability (SSD, section 2.2): the whole image; no
-    minimum; and one mode for each of ``min_ious``, which the window's IoU with *all* boxes must
-    reach. If none of 50 windows fits, it draws another mode.
+    It draws one of these modes with equal probability (SSD, section 2.2): the whole image, a window
+    without a minimum IoU, and one mode for each of ``min_ious``. The window's IoU with *all* boxes
+    must reach that minimum. If none of 50 windows fits, it draws another mode.
 
     Like all transforms, it shifts boxes but neither clips nor drops them. The mapper does that, and
     it must pass the boxes to the augmentation: :class:`ranking_det.data.mapper.BoxMapper` does,
@@ -229,7 +229,7 @@ class MinIoURandomCrop(T.Augmentation):
 
 
 def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Find the boxes whose centre is inside a window, not on its edge.
+    """Find the boxes with their centre inside a window, not on its edge.
 
     Args:
         boxes: (G, 4) XYXY.

@@ -152,7 +152,7 @@ def release_sets(names: Iterable[str]) -> None:
     """Free the memory of the parsed annotation files of registered sets.
 
     Args:
-        names: names of registered data sets, whose dataset dicts have been made.
+        names: names of registered data sets that have been loaded.
     """
     files = (MetadataCatalog.get(name).get("json_file") for name in names)
     reader.release_annotations(*(file for file in files if file))

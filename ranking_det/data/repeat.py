@@ -16,14 +16,14 @@ Record = dict[str, Any]
 
 
 def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Record]:
-    """Repeat the images that have rare classes, each a whole number of times.
+    """Repeat images with rare classes (repeat factor sampling), each a whole number of times.
 
     The repeat factor of a class is max(1, sqrt(threshold / f)), where f is the share of the images
     that have the class. The factor of an image is the highest of its classes (A. Gupta, P. Dollár,
     R. Girshick: LVIS, CVPR 2019, appendix B.2).
 
     Unlike Detectron2's RepeatFactorTrainingSampler, which rounds factors at random in each epoch,
-    this rounds them up, as the experiments of Rank & Sort Loss on LVIS do. So an epoch is a plain,
+    this rounds them up, as the experiments of Rank & Sort Loss on LVIS do. An epoch is then a
     longer list, and schedules and exact resuming work as for any other data set.
 
     Args:
@@ -51,6 +51,6 @@ def repeat_rare(dataset: Sequence[Record], threshold: float = 0.001) -> list[Rec
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
     times = factors.ceil().int().tolist()
     repeated = [image for image, count in zip(dataset, times, strict=True) for _ in range(count)]
-    message = "%d images; %d per epoch, as those with rare classes are repeated"
+    message = "%d images; %d per epoch, because images with rare classes are repeated"
     logger.info(message, len(dataset), len(repeated))
     return repeated

@@ -89,15 +89,15 @@ def _version(name: str) -> str:
 
 
 def _describe_detectron2() -> str:
-    place = find_package("detectron2")
-    if place is None:
+    folder = find_package("detectron2")
+    if folder is None:
         return "none"
-    source = Path(place, "__init__.py")
+    source = Path(folder, "__init__.py")
     text = source.read_text("utf-8", "replace") if source.is_file() else ""
-    # With a checkout on PYTHONPATH, the metadata can be those of another copy.
+    # With a checkout on PYTHONPATH, the metadata can belong to another copy.
     version = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
-    kind = "with compiled operators" if compiled_operators(place) else "pure Python"
-    return f"{version[1] if version else 'unknown version'}, {kind}, in {place}"
+    kind = "with compiled operators" if compiled_operators(folder) else "pure Python"
+    return f"{version[1] if version else 'unknown version'}, {kind}, in {folder}"
 
 
 def check_machine() -> list[Check]:
@@ -127,7 +127,7 @@ def _check_datasets() -> Check:
     if value and not root.is_dir():
         text = f"$DETECTRON2_DATASETS is {value!r}, which is not a folder"
         return Check("data sets", "note", text, f"mkdir -p {shlex.quote(value)}, or another folder")
-    text = f"in {root.absolute()}" + ("" if value else ", as $DETECTRON2_DATASETS is not set")
+    text = f"in {root.absolute()}" + ("" if value else ", because $DETECTRON2_DATASETS is not set")
     return Check("data sets", "ok", text + ("" if root.is_dir() else "; created at first use"))
 
 

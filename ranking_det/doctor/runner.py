@@ -1,4 +1,4 @@
-"""Run the probes in a child process, and go on after a probe that crashes it.
+"""Run the probes in a child process, and continue after a probe that crashes it.
 
 The child writes a line of JSON for each finished probe. The first probe without a line is the one
 that crashed the child or exceeded the time limit.
@@ -16,7 +16,7 @@ from ranking_det.doctor.diagnosis import Check, diagnose, explain
 from ranking_det.doctor.probes import PROBES
 
 LIMIT = 120  # seconds; the first import of torch from a slow disk takes a minute
-# The child gets this process's path, so that both find the same packages.
+# The child gets this process's path, so both find the same packages.
 CHILD = """
 import sys
 sys.path[:] = {path!r}
@@ -68,7 +68,7 @@ def _describe_end(status: int) -> str:
 
 
 def child(done: dict[str, bool]) -> None:
-    """Run the probes that are not in ``done``, which says whether those that are failed."""
+    """Run the probes that are not in ``done``, a dict of whether each finished probe failed."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between the lines
     failed = {name for name, bad in done.items() if bad}

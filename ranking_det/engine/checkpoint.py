@@ -1,7 +1,7 @@
 """Atomic checkpoint writes; safe and strict loading of weights.
 
-:class:`SafeCheckpointer` reads all weights, whoever wrote the file. Weights that do not fit the
-model are an error, where Detectron2 would only log a warning.
+:class:`SafeCheckpointer` reads weights from any source without running code from the file. Weights
+that do not fit the model are an error, where Detectron2 would only log a warning.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEURISTICS = "?matching_heuristics=True"
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer without the execution of code from a file.
+    """Detectron2's checkpointer that never runs code from a file (safe unpickling).
 
     Detectron2 unpickles ``.pkl`` and ``.pyth`` files without restriction. Whether a ``.pth`` file
     can run code depends on torch's version and environment.
@@ -125,17 +125,16 @@ class RunCheckpointer(SafeCheckpointer):
         final = last_filename_basename.replace(PARTIAL, "")
         rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
         if RESUMABLE.fullmatch(final):
-            # Before the pointer, so that a folder with a pointer never has an earlier training
-            # put aside.
+            # Before the pointer: a folder with a pointer then never has an earlier run put aside.
             discard_earlier(self.save_dir)
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
 
 
 def after_full_disk(output_dir: str) -> str:
-    """Return the advice for a training that a full disk has stopped.
+    """Return the advice for a run that a full disk has stopped.
 
     Args:
-        output_dir: the output folder of the training.
+        output_dir: the output folder of the run.
     """
     last = find_last(output_dir)
     if last:
@@ -156,7 +155,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def next_iteration(self) -> int:
-        """The iteration at which a resumed training starts; 0 if it cannot be resumed."""
+        """The iteration at which a resumed run starts; 0 if it cannot be resumed."""
         return int(self.extras.get("iteration", -1)) + 1
 
 
@@ -195,7 +194,7 @@ def find_resumable(output_dir: str) -> Checkpoint | None:
     """Find the checkpoint to resume: the last one or, if it is broken, the latest intact one.
 
     Args:
-        output_dir: the output folder of the training.
+        output_dir: the output folder of the run.
 
     Returns:
         The checkpoint; None if the folder has none that can be resumed.
@@ -210,7 +209,7 @@ def find_resumable(output_dir: str) -> Checkpoint | None:
 
 
 def _read_or_skip(path: str) -> Checkpoint | None:
-    """Read a checkpoint; return None if a training cannot be resumed from it."""
+    """Read a checkpoint; return None if a run cannot be resumed from it."""
     try:
         checkpoint = Checkpoint(path, read_extras(path))
     except UserError:
@@ -223,10 +222,10 @@ def find_weights(
 ) -> Checkpoint:
     """Find the checkpoint to evaluate, to predict with, to resume or to start from.
 
-    The extras of the checkpoint are read, except for a training that only starts from its weights.
+    The extras of the checkpoint are read, except for a run that only starts from its weights.
 
     Args:
-        command: says for which of these purposes.
+        command: the command, which determines the purpose.
         weights: the file or URL of the weights that the config names; "" for none.
         output_dir: the output folder. ``--resume`` takes its last checkpoint; ``--eval-only`` and
             ``--predict`` do so if ``weights`` is empty.
@@ -277,13 +276,13 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     """Load only the weights of a checkpoint into a model, without running code from the file.
 
     The state that a criterion collects in training (steps, averages, balances) is loaded only if
-    ``whole``: a new training starts with fresh state.
+    ``whole``: a new run starts with fresh state.
 
     Args:
         model: gets the weights; not distributed.
         path: a checkpoint, or "" to leave the model as it was initialised.
         whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
-            must have at least one, as when a training starts from the weights of a backbone.
+            must have at least one, as when a run starts from the weights of a backbone.
 
     Raises:
         UserError: the file does not exist, is not a checkpoint, contains objects other than plain

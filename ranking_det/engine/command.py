@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None = None) -> Command:
         UserError: two flags exclude each other.
     """
     args = _build_parser().parse_args(argv)
-    # argparse counts overrides behind the images of --predict as images.
+    # argparse counts overrides after the images of --predict as images.
     while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
         args.overrides.insert(0, args.predict.pop())
     modes = {
@@ -102,13 +102,13 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help=config)
     for flag, text in {
         "--trust-config": "let a YAML config call any function that it names, which can run any "
-        "code (default: only those on the list of ranking_det/engine/safe_config.py)",
+        "code (default: only functions listed in ranking_det/engine/safe_config.py)",
         "--eval-only": "evaluate instead of training, with the weights given on the command line, "
         "else the last checkpoint of the output folder, else the weights of the config",
-        "--resume": "continue the training from the last checkpoint of the output folder, which "
+        "--resume": "continue training from the last checkpoint of the output folder, which "
         "must have one",
-        "--overwrite": "replace the training in the output folder, but keep its files until the "
-        "new training has a checkpoint",
+        "--overwrite": "replace the training run in the output folder, but keep its files until "
+        "the new run has a checkpoint",
     }.items():
         parser.add_argument(flag, action="store_true", help=text)
     preview = "draw N training images as the model gets them, with the positives assigned to each "

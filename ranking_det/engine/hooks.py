@@ -49,8 +49,8 @@ class TrainingGuard(HookBase):
     Detectron2 checks the losses of the main process only, after the backward pass. The other
     processes then wait until a timeout, and the images are not reported. This hook checks before
     the backward pass. All workers raise :class:`NonFiniteLossError` in the same step, no matter
-    which of them had the loss. The weights are then those of the last step, and no checkpoint is
-    written.
+    which of them had the loss. The weights then stay as they were after the last step, and no
+    checkpoint is written.
 
     The warning uses the number that the model logs as ``num_positives``, summed over all workers.
     There is no warning for a model that logs no such number. An R-CNN logs several, with prefixes,
@@ -141,7 +141,7 @@ class TrainingGuard(HookBase):
 
 
 class BestCheckpoint(HookBase):
-    """Keep the checkpoint with the best metric, also across resumes.
+    """Keep the checkpoint with the best metric, even across resumes.
 
     Detectron2's hook forgets the best metric when a run is resumed. Register this hook after the
     evaluation.
@@ -193,19 +193,19 @@ class BestCheckpoint(HookBase):
 
 
 class Evaluation(EvalHook):
-    """Detectron2's evaluation hook, without a final evaluation of a training that has failed.
+    """Detectron2's evaluation hook, without a final evaluation of a run that has failed.
 
-    After a failure, such as a full disk, the results would look like those of a finished training.
+    After a failure, such as a full disk, the results would look like the results of a finished run.
     """
 
     def after_train(self) -> None:
-        """Evaluate if the training has reached its last iteration."""
+        """Evaluate if the run has reached its last iteration."""
         if self.trainer.iter == self.trainer.max_iter:
             super().after_train()
 
 
 def seed_step(trainer: TrainerBase, seed: int) -> None:
-    """Seed torch from the iteration before each step, so that a resumed run has the same numbers.
+    """Seed torch from the iteration before each step, so a resumed run has the same numbers.
 
     The data loader seeds its samples separately.
 
@@ -218,7 +218,7 @@ def seed_step(trainer: TrainerBase, seed: int) -> None:
 
 
 def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> None:
-    """Draw the training curves and some detections at the end of a training.
+    """Draw the training curves and some detections at the end of a run.
 
     Nothing is drawn after an interruption. Register the function in the main process, after the
     metric writers, because it reads metrics.json.
@@ -226,7 +226,7 @@ def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> N
     Args:
         trainer: gives the current and the last iteration.
         config: names the output folder, which has metrics.json and gets the pictures, and the test
-            set, whose first images with objects are drawn.
+            set. The first images with objects of the test set are drawn.
         model: a detector in Detectron2's input and output formats.
     """
     if trainer.iter < trainer.max_iter:
@@ -243,7 +243,7 @@ def _explain(parameter: str, iteration: int, earlier: bool) -> str:
         return f"The weights were not finite from the start (the first: {parameter})."
     return (
         f"The weights were not finite before this step (the first: {parameter}): the gradients of "
-        f"iteration {iteration - 1} broke them. The images listed are those of that iteration, and "
+        f"iteration {iteration - 1} broke them. The images listed belong to that iteration, and "
         "a checkpoint written after it is broken too."
     )
 

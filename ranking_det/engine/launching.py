@@ -1,4 +1,4 @@
-"""Launch the processes of a run: one, several, or those that torchrun has started."""
+"""Launch the processes of a run: one, several, or the processes that torchrun has started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(work: Work, command: Command) -> int:
     Args:
         work: takes the command and returns an exit status.
         command: says how many processes to start and where. Torchrun has its own flags for this;
-            under torchrun those of the command are ignored.
+            under torchrun the flags of the command are ignored.
 
     Returns:
         0, or the exit status of a process that failed.

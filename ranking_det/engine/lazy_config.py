@@ -40,7 +40,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
         path: a .py file, which is executed, that defines ``model``, ``dataloader``, ``optimizer``,
             ``lr_multiplier`` and ``train``; or the yaml file that a run has saved of such a config.
         overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them. The user types them,
-            so that they may name any callable.
+            so they may name any callable.
         trust: whether a yaml file may also name any callable.
 
     Returns:
@@ -161,7 +161,7 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
 
 
 def _may_be_none(node: Any, name: str) -> bool:
-    """Whether the target of a node allows None for an argument, as default or by annotation."""
+    """Return whether a node's target allows None for an argument, as default or by annotation."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     if target is None:
         return False
@@ -189,7 +189,7 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
 
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
-    """Check the keys of each node against its target, and the values if it is of this project."""
+    """Check each node's keys against its target, and its values if the target is this project's."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))

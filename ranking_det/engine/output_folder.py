@@ -1,12 +1,12 @@
-"""Output folder of a training: lock, ``--overwrite`` without data loss, cleanup after a kill.
+"""Output folder of a run: lock, ``--overwrite`` without data loss, cleanup after a kill.
 
-``--overwrite`` moves the files of an earlier training to ``earlier_run/``. They stay there until
-the new training has a checkpoint. After a kill the folder has one of these states:
+``--overwrite`` moves the files of an earlier run to ``earlier_run/``. They stay there until the new
+run has a checkpoint. After a kill the folder has one of these states:
 
 - ``earlier_run.partial/``: some files are moved, the others are not;
-- ``earlier_run/``: all files are moved, and the new training has no checkpoint yet;
-- ``earlier_run/`` and a newer, complete checkpoint: the new training can be resumed;
-- ``.obsolete_run/``: files that are being deleted after the first checkpoint of the new training.
+- ``earlier_run/``: all files are moved, and the new run has no checkpoint yet;
+- ``earlier_run/`` and a newer, complete checkpoint: the new run can be resumed;
+- ``.obsolete_run/``: files that are being deleted after the first checkpoint of the new run.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
-# Without the best checkpoint: a training does not resume from it.
+# Without the best checkpoint: a run does not resume from it.
 RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
-# The files of a training; an evaluation alone writes some of these too. Every command appends to
-# log.txt, which is therefore not among them.
+# The files of a training run; an evaluation alone writes some of these too. Every command appends
+# to log.txt, which is therefore not among them.
 FILES = {
     *("last_checkpoint", "metrics.json", "config.yaml", "config.yaml.pkl", "classes.json"),
     *("results.json", "per_class_ap.csv", "curves.png", "detections.png"),
@@ -45,7 +45,7 @@ FILES = {
 
 
 def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
-    """Refuse to start a training in a folder that already has one; nothing is written.
+    """Refuse to start a training run in a folder that already has one; nothing is written.
 
     Args:
         output_dir: the folder.
@@ -53,7 +53,7 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
         resumable: whether the folder has a checkpoint that can be resumed.
 
     Raises:
-        UserError: the folder has a training, finished or not, or one is running there.
+        UserError: the folder has a training run, finished or not, or a process is training there.
     """
     folder = Path(output_dir)
     if not has_training(folder):
@@ -67,8 +67,8 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
         raise UserError(_stopped(aside, key, output_dir))
     resume = "--resume to continue it, " if resumable else ""
     raise UserError(
-        f"{key}: {output_dir!r} already has a training; give {resume}--overwrite to replace it, or "
-        f"another folder with {key}=FOLDER"
+        f"{key}: {output_dir!r} already has a training run; give {resume}--overwrite to replace "
+        f"it, or another folder with {key}=FOLDER"
     )
 
 
@@ -80,31 +80,31 @@ def check_still_no_training(output_dir: str, key: str) -> None:
         key: the config key of the folder, for messages.
 
     Raises:
-        UserError: another command has started a training there in the meantime.
+        UserError: another command has started a training run there in the meantime.
     """
     if has_training(Path(output_dir)):
         raise UserError(
-            f"{key}: another command has started a training in {output_dir!r} in the meantime; "
+            f"{key}: another command has started a training run in {output_dir!r} in the meantime; "
             f"give another folder with {key}=FOLDER"
         )
 
 
 def check_not_put_aside(output_dir: str, key: str) -> None:
-    """Check that it is clear which training of the folder ``--resume`` continues.
+    """Check that it is clear which run of the folder ``--resume`` continues.
 
     Args:
         output_dir: the folder.
         key: the config key of the folder, for messages.
 
     Raises:
-        UserError: the folder also has files of an earlier training that was put aside.
+        UserError: the folder also has files of an earlier run that was put aside.
     """
     folder = Path(output_dir)
     aside = _aside(folder)
-    # Someone has moved only some of the files back: the files of two trainings may be mixed.
+    # Someone has moved only some of the files back: the files of two runs may be mixed.
     if aside and aside.name == EARLIER and _has_checkpoint(folder):
         raise UserError(
-            f"{key}: {aside} has files of an earlier training; delete it or move its content back "
+            f"{key}: {aside} has files of an earlier run; delete it or move its content back "
             f"to {output_dir}, and then give --resume"
         )
     if aside:
@@ -113,14 +113,14 @@ def check_not_put_aside(output_dir: str, key: str) -> None:
 
 def _stopped(aside: Path, key: str, output_dir: str) -> str:
     return (
-        f"{key}: a training with --overwrite in {output_dir!r} was stopped before its first "
+        f"{key}: a run with --overwrite in {output_dir!r} was stopped before its first "
         f"checkpoint; give --overwrite to start it again, or move the content of {aside} back to "
-        f"{output_dir} and give --resume to continue the earlier training"
+        f"{output_dir} and give --resume to continue the earlier run"
     )
 
 
 def has_training(folder: Path) -> bool:
-    """Whether a folder has a training, finished or not.
+    """Return whether a folder has a training run, finished or not.
 
     The files of a preview, predictions or an evaluation do not count.
     """
@@ -130,13 +130,13 @@ def has_training(folder: Path) -> bool:
 
 
 def put_aside(output_dir: str) -> None:
-    """Move the files of an earlier training, if there is one, to ``earlier_run/``.
+    """Move the files of an earlier run, if there is one, to ``earlier_run/``.
 
-    ``earlier_run/`` may already have a training, because the training in the folder was started
-    with ``--overwrite`` and has no checkpoint yet. In that case the files in the folder are deleted
-    and ``earlier_run/`` is kept.
+    ``earlier_run/`` may already have a run, because the run in the folder was started with
+    ``--overwrite`` and has no checkpoint yet. In that case the files in the folder are deleted and
+    ``earlier_run/`` is kept.
 
-    Call this in the main process, directly before a new training writes its first file.
+    Call this in the main process, directly before a new run writes its first file.
 
     Args:
         output_dir: the folder.
@@ -149,7 +149,7 @@ def put_aside(output_dir: str) -> None:
         for path in _files(folder):
             path.unlink()
         return
-    # last_checkpoint first, so that it never names a file that has been moved.
+    # last_checkpoint first, so it never names a file that has been moved.
     for path in sorted(_files(folder), key=lambda path: path.name != "last_checkpoint"):
         target = moving / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def put_aside(output_dir: str) -> None:
     discard_earlier(output_dir)
     if moving.is_dir():
         moving.rename(earlier)
-        logger.info("Keeping the earlier training in %s until the first checkpoint", earlier)
+        logger.info("Keeping the earlier run in %s until the first checkpoint", earlier)
 
 
 def discard_earlier(output_dir: str) -> None:
@@ -204,7 +204,7 @@ def remove_partial(output_dir: str) -> None:
 
 
 def drop_rows_after(metrics: Path, iteration: int) -> None:
-    """Remove the rows of metrics.json that a resumed training will write again.
+    """Remove the rows of metrics.json that a resumed run will write again.
 
     A truncated last line is removed too.
 
@@ -237,7 +237,7 @@ def _aside(folder: Path) -> Path | None:
 
 
 def _is_obsolete(aside: Path) -> bool:
-    """Whether the new training was killed between its first checkpoint and ``last_checkpoint``.
+    """Return whether the new run was killed between its first checkpoint and ``last_checkpoint``.
 
     That checkpoint is newer than all files that were put aside. A checkpoint that the user has
     moved back is not.
@@ -253,7 +253,7 @@ def _is_obsolete(aside: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """List the files of a run; the detections of several test sets are in a subfolder each."""
+    """List the files of a run; with several test sets, each set's detections are in a subfolder."""
     if not folder.is_dir():
         return []
     entries = list(folder.iterdir())
@@ -274,13 +274,13 @@ def _remove_obsolete(folder: Path) -> None:
 
 @contextmanager
 def sole_writer(output_dir: str) -> Iterator[None]:
-    """Lock the folder against a second training; the lock ends with the process.
+    """Lock the folder against a second training process; the lock ends with the process.
 
     Args:
         output_dir: the folder; created if it does not exist.
 
     Raises:
-        UserError: another training is writing there.
+        UserError: another training process is writing there.
     """
     if not comm.is_main_process():
         yield
@@ -311,8 +311,8 @@ def _lock(file: IO[str], output_dir: str, kind: int) -> None:
     except (BlockingIOError, PermissionError):
         file.seek(0)
         raise UserError(
-            f"{output_dir}: another training (process {file.read().strip()}) is writing to this "
-            "folder; give another one"
+            f"{output_dir}: another training run (process {file.read().strip()}) is writing to "
+            "this folder; give another one"
         ) from None
     except OSError as error:
-        logger.warning("Cannot lock %s against a second training: %s", output_dir, error)
+        logger.warning("Cannot lock %s against a second training process: %s", output_dir, error)

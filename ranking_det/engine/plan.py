@@ -1,8 +1,8 @@
 """Turn a command into a checked plan, without writing any file.
 
 All errors that can be detected before a run are detected here. Missing shapes data sets are
-generated when they are loaded. A plan generates them only if the length of a resumed training
-depends on the number of images.
+generated when they are loaded. A plan generates them only if the length of a resumed run depends on
+the number of images.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Plan:
         data: summaries of the user's own files.
         weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
             may be "".
-        model: the model on its device. It is built once, so that a training continues with the
+        model: the model on its device. It is built once, so a run continues with the
             random state that the initialisation left.
-        dtype: the half precision of a training: "float16", "bfloat16" or "" for none.
+        dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
     """
 
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def output_dir(self) -> str:
-        """The output folder of a training or an evaluation."""
+        """The output folder of a training run or an evaluation."""
         return str(self.config.train.output_dir)
 
     @property
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def resume_at(self) -> int | None:
-        """The iteration at which a resumed training starts; None for a new training."""
+        """The iteration at which a resumed run starts; None for a new run."""
         return self.weights.next_iteration if self.command.resume else None
 
     def take_records(self) -> Records | None:
@@ -78,9 +78,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
 
     Args:
         command: the parsed command line.
-        starts_others: whether this process only launches the worker processes, after checking what
-            each of them would report. It then uses no GPU, leaves the model on the CPU, and does
-            not seed.
+        starts_others: whether this process only launches the worker processes. It then makes the
+            same checks once, uses no GPU, leaves the model on the CPU, and does not seed.
 
     Raises:
         UserError: any error of the user that can be detected before a file is written.
@@ -141,7 +140,7 @@ def make_missing_sets(names: Sequence[str]) -> None:
 
 
 def _check_folders(config: RunConfig, command: Command) -> None:
-    """Raise UserError if the output folder is not writable, or another training is in the way."""
+    """Raise UserError if the output folder is not writable or already has a training run."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
     if command.output and (command.predict or command.preview is not None):
         run_checks.check_output_dir(command.output, "--output")
@@ -196,7 +195,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
 
 
 def _check_end(plan: Plan) -> None:
-    """Raise UserError if the checkpoint to resume has more iterations than the training."""
+    """Raise UserError if the checkpoint to resume has more iterations than the run."""
     config, iterations = plan.config, plan.weights.next_iteration
     (length, *_), fixed = config.schedule()
     names, key = config.names("train"), config.written("train.max_iter")

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class PreviewSummary(NamedTuple):
-    """Counts of what a preview has drawn.
+    """Counts of the images, objects and positives that a preview has drawn.
 
     Attributes:
         images: number of images.
@@ -153,7 +153,7 @@ def to_rgb(image: Tensor, image_format: str) -> np.ndarray:
 def _first(
     batches: Iterable[list[dict[str, Any]]], num_images: int
 ) -> Iterable[list[dict[str, Any]]]:
-    """Yield the first batches, with the last one cut so that there are ``num_images`` in total."""
+    """Yield the first batches; the last one is cut to give ``num_images`` in total."""
     for batch in batches:
         batch = batch[:num_images]
         for inputs in batch:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    A user error is one line on stderr.
+    A user error is printed as one line on stderr.
 
     Args:
         argv: the arguments; None for ``sys.argv[1:]``.
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.num_processes > 1 and not is_torchelastic_launched():
             check_processes(command)
             plan = make_plan(command, starts_others=True)
-            # This process only waits from here on: free the memory of the parsed files.
+            # From here on this process only waits, so free the memory of the parsed files.
             release_sets([*plan.config.names("train"), *plan.config.names("test")])
             command = replace(command, own_data=plan.data)
             del plan
@@ -81,7 +81,7 @@ def _report_error(error: UserError | NonFiniteLossError) -> int:
 
 
 def run(command: Command) -> str:
-    """Train, evaluate, predict or preview, as the command says.
+    """Train, evaluate, predict or preview, depending on the command.
 
     Args:
         command: the parsed command line.
@@ -106,7 +106,7 @@ def run(command: Command) -> str:
 
 
 def train(plan: Plan) -> str:
-    """Train; the caller must hold the lock of the output folder.
+    """Train a model; the caller must hold the lock of the output folder.
 
     Args:
         plan: the checked command.
@@ -184,7 +184,7 @@ def predict(plan: Plan) -> str:
 
 
 def preview(plan: Plan) -> str:
-    """Draw training images with their objects and positives.
+    """Draw training images with their ground-truth objects and positives.
 
     Args:
         plan: the checked command.
@@ -217,7 +217,7 @@ def preview(plan: Plan) -> str:
 def set_up(plan: Plan) -> None:
     """Set up loggers and cuDNN as Detectron2's ``default_setup`` does, without writing the config.
 
-    An evaluation in the folder of a training must not overwrite the config of the training.
+    An evaluation in the folder of a training run must not overwrite the config of the run.
     :func:`make_plan` has set the seed.
 
     Args:
@@ -238,7 +238,7 @@ def set_up(plan: Plan) -> None:
 
 
 def _train_loaders(plan: Plan) -> tuple[Any, Any]:
-    """Fit the schedule to the training set; return the loader and that of PreciseBN or None.
+    """Fit the schedule to the data; build the training loader and, if used, PreciseBN's loader.
 
     The records are released when this returns.
     """

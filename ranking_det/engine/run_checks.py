@@ -157,7 +157,7 @@ def check_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[
     """Check that the model has as many classes as each data set.
 
     Args:
-        names: names of data sets; those that are not loaded yet are not checked.
+        names: names of data sets; sets that are not loaded yet are not checked.
         num_classes: the number of classes of the model; None if it is unknown.
         keys: the config keys of the number of classes, for the message.
 

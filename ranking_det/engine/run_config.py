@@ -1,4 +1,4 @@
-"""Load the config of a run, and build model, loaders, evaluators and optimizer from it."""
+"""Load the config of a run, and build model, data loaders, evaluators and optimizer from it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
 
 @contextmanager
 def named_refusals(where: str) -> Iterator[None]:
-    """Turn an error of a constructor into a UserError of one line.
+    """Turn an error of a constructor into a one-line UserError.
 
     Args:
         where: the config key of the node that is built, for the message.
@@ -89,7 +89,7 @@ class RunConfig:
     Args:
         nodes: ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and ``train``.
         overridden: the keys that the command line has set, as the user writes them.
-        yaml: Detectron2's config, from which the nodes were translated; None for a LazyConfig.
+        yaml: Detectron2's config that the nodes were translated from; None for a LazyConfig.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class RunConfig:
         return self.written(f"{self._source(split)}.names")
 
     def names(self, split: str) -> list[str]:
-        """Return the names of the data sets; empty if the loader does not have the usual form.
+        """Return the names of the data sets; empty if the loader is not built like the project's.
 
         Args:
             split: "train" or "test".
@@ -179,7 +179,7 @@ class RunConfig:
         self._set(f"{self._source(split)}.names", name)
 
     def keep_empty_images(self) -> None:
-        """Also train on images without objects."""
+        """Keep images without objects in the training set."""
         self._set(f"{self._source('train')}.filter_empty", False)
 
     def num_classes(self, model: nn.Module) -> int | None:
@@ -324,7 +324,7 @@ class RunConfig:
         return self._build(node, "dataloader.evaluator")
 
     def check_test_sets(self) -> None:
-        """Load the test sets and build their evaluators, so that errors show before training.
+        """Load the test sets and build their evaluators, so errors show before training.
 
         Raises:
             UserError: a file is missing or faulty, a data set needs a package that is not
@@ -359,7 +359,7 @@ class RunConfig:
         return self._build(node, "lr_multiplier")
 
     def save(self, path: Path) -> None:
-        """Write the current config atomically, so that it can be loaded again.
+        """Save the current config atomically, in a form that can be loaded again.
 
         Args:
             path: the yaml file. If yaml cannot express a LazyConfig, it is also pickled.
@@ -389,7 +389,7 @@ class RunConfig:
             return instantiate(node)
 
     def _source(self, split: str) -> str:
-        """Return the key of the node that names the data sets, also inside a repeating wrapper."""
+        """Return the key of the node that names the data sets, even inside a repeating wrapper."""
         key = f"dataloader.{split}.dataset"
         while self._select(f"{key}.names") is None and self._select(f"{key}.dataset") is not None:
             key += ".dataset"
@@ -402,7 +402,7 @@ class RunConfig:
         return OmegaConf.select(self.nodes, key)
 
     def _set(self, key: str, value: Any) -> None:
-        """Change a value, in the yaml config if there is one: the nodes are its translation."""
+        """Change a value of the config; for a yaml config, change it there and translate again."""
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
         elif self.written(key) != key or key in self.num_classes_keys:

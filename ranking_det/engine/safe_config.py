@@ -1,15 +1,15 @@
 """Load yaml configs safely: a file may call only the classes and functions on a list.
 
 The config that a run of a LazyConfig saves is yaml that names functions to call. Importing a name
-can run code, and a name such as ``torch.hub.os.system`` begins like that of a harmless package.
+can run code, and a name such as ``torch.hub.os.system`` begins like a harmless package.
 Each name is therefore compared as text with :data:`ALLOWED_TARGETS` before anything is imported.
 
 The list has two halves:
 
 - :data:`COMPONENT_TARGETS`: the components of this project, that is assigners, criteria, layers
   and models;
-- :data:`CONFIG_TARGETS`: what the configs of this project call in addition: classes and functions
-  of Detectron2, fvcore and torch, and this project's data loading, evaluation and schedule.
+- :data:`CONFIG_TARGETS`: the other classes and functions that the project's configs call:
+  Detectron2's, fvcore's and torch's, and this project's data loading, evaluation and schedule.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ CONFIG_TARGETS = frozenset(
     for module, names in (_DATA_AND_SOLVER_NAMES | CALLABLE_NAMES).items()
     for name in names.split()
 )
-"""Second half of the list: what the configs call of Detectron2, fvcore and torch, and this
-project's data loading, evaluation and schedule. The names are those in a saved config."""
+"""Second half of the list: the functions of Detectron2, fvcore and torch that the configs call, and
+this project's data loading, evaluation and schedule. The names are written as in a saved config."""
 
 ALLOWED_TARGETS = COMPONENT_TARGETS | CONFIG_TARGETS
 """All classes and functions that a yaml config may call without ``--trust-config``."""
@@ -84,7 +84,7 @@ _Loader.add_multi_constructor("", lambda _, tag, node: _Tag(tag.replace(_STANDAR
 
 
 def is_saved_config(path: str) -> bool:
-    """Whether a yaml file is the saved config of a LazyConfig: it has a ``_target_``.
+    """Return whether a yaml file is the saved config of a LazyConfig: it has a ``_target_``.
 
     Args:
         path: a local file; it may be missing or faulty.
@@ -148,7 +148,7 @@ def _parse(path: str) -> Any:
 
 
 def _calls(value: Any, seen: set[int]) -> bool:
-    """Whether a value has a ``_target_``; ``seen`` stops at aliases that refer to themselves."""
+    """Return whether a value has a ``_target_``; ``seen`` stops at self-referring aliases."""
     if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
         return False
     seen.add(id(value))
@@ -190,7 +190,7 @@ def _locate(name: Any, allowed: frozenset[str], path: str, key: str) -> Any:
         raise refusal(path, key, expected, name)
     target = locate(name)
     place = name.removesuffix(target.__qualname__)
-    # The list protects; this second check finds a name on the list that leads elsewhere.
+    # The list protects; this second check finds a listed name that resolves to something else.
     if place == name or not f"{target.__module__}.".startswith(place):
         raise refusal(path, key, expected, name)
     return target

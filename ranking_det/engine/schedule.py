@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Schedule(NamedTuple):
-    """The length of a training, its periods and its learning rate; lengths are in iterations."""
+    """The length of a run, its periods and its learning rate; lengths are in iterations."""
 
     max_iter: int
     epoch: int
@@ -38,8 +38,8 @@ def fit_schedule(
 
     Args:
         written: the schedule in the config, for the reference batch.
-        epochs: the length in epochs, > 0; with 0, the number of images seen stays the same, so that
-            the iterations depend only on the batch size.
+        epochs: the length in epochs, > 0; with 0, the number of images seen stays the same, so the
+            iterations depend only on the batch size.
         num_images: number of training images, >= 1.
         batch: images per iteration over all processes, >= 1.
         reference_batch: the batch size for which the schedule was written; 0 for ``batch``.

@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
     """Train the model of a plan, from the start or resumed.
 
-    A new training puts an earlier one in the output folder aside. If a training was stopped after
-    its last step, resuming it writes the final checkpoint and evaluates it.
+    A new run puts an earlier one in the output folder aside. If a run was stopped after its last
+    step, resuming it writes the final checkpoint and evaluates it.
 
     Args:
         plan: the checked command; its schedule must be fitted to the data.
@@ -64,9 +64,9 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
     trainer.register_hooks(
         _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact)
     )
-    # Also on a resume: for the checkpoint of another model the optimizer would only report a size.
+    # On a resume too: for another model's checkpoint the optimizer would only report a size.
     load_weights(plan.model, weights, whole=resume_at is not None)
-    with _full_disk_in_one_line(plan.output_dir):
+    with _full_disk_as_user_error(plan.output_dir):
         if resume_at is None:
             # Wait until all processes have read the weights: put_aside may move their file.
             comm.synchronize()
@@ -112,7 +112,7 @@ def build_trainer(
 
 
 class Autocast(nn.Module):
-    """A model whose training forward runs under autocast.
+    """Wrapper that runs a model's training forward pass under autocast (AMP).
 
     Args:
         model: plain or distributed.
@@ -190,9 +190,9 @@ def _save_config(config: RunConfig) -> dict[str, Any]:
 def _finish(
     trainer: SimpleTrainer, checkpointer: RunCheckpointer, weights: str, max_iter: int
 ) -> None:
-    """Finish a training that was stopped after its last step, as if it had not been stopped."""
+    """Finish a run that was stopped after its last step, as if it had not been stopped."""
     if Path(weights).name == f"{FINAL}.pth":
-        logger.info("The training is finished: evaluating its final checkpoint again")
+        logger.info("Training is finished: evaluating its final checkpoint again")
     trainer.iter = trainer.start_iter = trainer.max_iter = max_iter
     with EventStorage(max_iter) as trainer.storage:
         trainer.before_train()
@@ -204,7 +204,7 @@ def _finish(
 
 
 @contextmanager
-def _full_disk_in_one_line(output_dir: str) -> Iterator[None]:
+def _full_disk_as_user_error(output_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -215,11 +215,11 @@ def _full_disk_in_one_line(output_dir: str) -> Iterator[None]:
 
 
 def _how_exactly(same_images: bool, states: dict[str, Any], extras: dict[str, Any]) -> str:
-    """Describe for the log how exactly a resumed training continues the earlier one."""
+    """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
         return "with its weights, optimizer and iteration; the order of the images starts again"
     if comm.is_main_process() and states.get("config") != extras["config"]:
-        return "with a changed config; the settings of the optimizer are those of the checkpoint"
+        return "with a changed config; the settings of the optimizer come from the checkpoint"
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
     return (
@@ -236,7 +236,7 @@ def _step_hooks(
     statistics_loader: Any,
     exact: bool,
 ) -> list[HookBase | None]:
-    """Build the hooks that act on a step; checkpoints have the state of some of them."""
+    """Build the hooks that act on a step; the state of some of them is in checkpoints."""
     settings, sets = config.train, config.test_sets()
     first = f"{sets[0]}/" if len(sets) > 1 else ""
     metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
@@ -268,8 +268,8 @@ def _writing_hooks(
     writers = default_writers(settings.output_dir, settings.max_iter)
     draw = partial(draw_results, config=config, model=model)
     return [
-        # Metrics are written before the checkpoint, so that a resumed run does not miss the row of
-        # its last step. The checkpoint comes after the evaluation, so that it has the best metric.
+        # Metrics are written before the checkpoint, so a resumed run does not miss the row of its
+        # last step. The checkpoint comes after the evaluation, so it has the best metric.
         hooks.PeriodicWriter(writers, settings.log_period),
         _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
         hooks.CallbackHook(after_train=draw) if config.names("test") else None,

@@ -82,8 +82,8 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
 
     Args:
         path: a .yaml file.
-        overrides: ``KEY value`` pairs or ``KEY=value``. The user types them, so that they may name
-            any callable.
+        overrides: ``KEY value`` pairs or ``KEY=value``. The user types them, so they may name any
+            callable.
         trust: whether the file may also name any callable.
 
     Returns:
@@ -142,7 +142,7 @@ def translate(cfg: CfgNode) -> DictConfig:
     }
     values = {
         "dataloader.evaluator.dataset_name": "???",
-        # None is the default of the rules: 100 for COCO, also if the model keeps fewer; 300 for
+        # None is the default of the rules: 100 for COCO, even if the model keeps fewer; 300 for
         # LVIS.
         "dataloader.evaluator.max_dets_per_image": max_dets if max_dets > 100 else None,
         "optimizer.params.model": None,
@@ -173,7 +173,7 @@ def set_value(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def scale_steps(cfg: CfgNode, max_iter: int, overridden: Container[str]) -> None:
-    """Fit the learning-rate steps and the warm-up to another length of the training.
+    """Fit the learning-rate steps and the warm-up to another length of the run.
 
     The steps keep their share of the length. The warm-up is at most a third of it.
 

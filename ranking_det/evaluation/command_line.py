@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a result file from the command line.
 
     Args:
-        argv: the arguments; default those of the process.
+        argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 2 for a mistake of the user, which is one line on stderr, else 0.
+        The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
     """
     args = build_parser().parse_args(argv)
     try:

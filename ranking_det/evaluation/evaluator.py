@@ -32,15 +32,15 @@ class DetectionEvaluator(DatasetEvaluator):
     """Evaluate AP of boxes and masks, by COCO's or LVIS's rules, as a Detectron2 evaluator.
 
     It uses LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's. The metrics
-    are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with two
-    differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS has an
-    ``AP-<class>`` for each class too. Keypoints and proposals are not evaluated.
+    are the same as in Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with
+    two differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS also has an
+    ``AP-<class>`` for each class. Keypoints and proposals are not evaluated.
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
-            ground truth is made from the dataset dicts, and images whose ids are not integers are
-            numbered from 1 in their order. ``thing_dataset_id_to_contiguous_id`` maps category ids
-            to classes; without it, classes are in the order of the ids.
+            ground truth is made from the dataset dicts, and images are numbered from 1 in their
+            order if their ids are not integers. ``thing_dataset_id_to_contiguous_id`` maps category
+            ids to classes; without it, classes are in the order of the ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
         output_dir: folder for the detections in COCO's result format,
             ``coco_instances_results.json`` or ``lvis_instances_results.json``; None for no file.
@@ -75,7 +75,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
         content, where, numbers = _load(metadata, dataset_name)
-        # The file of a test set whose ground truth is not public has no annotations.
+        # A test set without public ground truth has a file without annotations.
         self.annotated = "annotations" in content
         content = {"annotations": [], **content}
         masks = tasks is None or "segm" in tasks
@@ -89,7 +89,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Remove all detections that were added."""
         self._results: list[dict[str, Any]] = []
         self._num_images = 0
         self._has_masks = False
@@ -188,7 +188,7 @@ def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[A
 
 
 def _number_images(content: dict[str, Any]) -> dict[Any, int]:
-    """Number images whose ids are not integers; return the numbers by id, or {} if all are."""
+    """Number the images if any id is not an integer; return the numbers by id, or {} if all are."""
     ids = dict.fromkeys(image["id"] for image in content["images"])
     if all(type(identity) is int for identity in ids):
         return {}

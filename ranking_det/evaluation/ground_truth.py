@@ -49,7 +49,7 @@ def prepare_ground_truth(
 
     Args:
         content: the content of a COCO or LVIS JSON: ``images``, ``annotations``, ``categories``.
-        where: its name in messages, such as its path.
+        where: the name of the content in messages, such as its path.
         rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
         masks: whether to check the masks of the annotations that have one.
 
@@ -66,7 +66,7 @@ def prepare_ground_truth(
 def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
     """Add fields that COCO's evaluation needs and that LVIS or custom files may lack.
 
-    These are ``info``, and ``iscrowd`` and ``area`` (that of the box) of the annotations.
+    These are ``info``, and ``iscrowd`` and ``area`` (the area of the box) of the annotations.
     Annotations get new ids from 1 if any id is below 1 or too large to be exact as a float. COCO's
     evaluation takes the id 0 for "no match", and faster-coco-eval also mishandles negative and
     larger ids: the detections of such objects would count as false positives.
@@ -102,7 +102,7 @@ def has_masks(content: Mapping[str, Any]) -> bool:
 
 
 def fill_masks(content: dict[str, Any]) -> None:
-    """Give objects and crowds without a mask an empty one, in place. No detection matches it.
+    """Give objects and crowds without a mask an empty mask, in place; no detection matches it.
 
     Args:
         content: what :func:`complete_for_evaluation` returned.

@@ -40,13 +40,13 @@ def average_precision(
 ) -> dict[str, float]:
     """Compute AP in percent: the mean precision over IoU .50 to .95, 101 recalls, and classes.
 
-    COCO's rules are those of pycocotools (https://cocodataset.org/#detection-eval), LVIS's those of
-    lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019,
-    section 2). A detection can be a false positive only if its class is among the objects of the
-    image or in its ``neg_category_ids``. An unmatched detection is ignored if its class is in
-    ``not_exhaustive_category_ids``.
+    COCO's rules are the rules of pycocotools (https://cocodataset.org/#detection-eval). LVIS's are
+    the rules of lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS,
+    CVPR 2019, section 2). A detection can be a false positive only if its class is among the
+    objects of the image or in its ``neg_category_ids``. An unmatched detection is ignored if its
+    class is in ``not_exhaustive_category_ids``.
 
-    The area of a detected mask is that of the mask, even if the result also has a box, as in
+    The area of a detected mask is the mask's area, even if the result also has a box, as in
     Detectron2. AP is 0 where there are objects and no detections, for one class or for all. Unlike
     lvis-api, LVIS's rules treat an annotation with ``iscrowd`` as a crowd too; LVIS has no crowds.
 
@@ -64,8 +64,8 @@ def average_precision(
         classes: the names of the classes to evaluate by category id; default all of the file.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl; for LVIS also APr, APc, APf; with more than one class also an
-        ``AP-<class>`` for each. In percent, and NaN where there is no object.
+        AP, AP50, AP75, APs, APm and APl, in percent. LVIS also has APr, APc and APf. With more than
+        one class there is also an ``AP-<class>`` for each. Values are NaN where there is no object.
 
     Raises:
         UserError: the library is not installed or does not know the rules, or ``max_dets`` is out
@@ -78,8 +78,8 @@ def average_precision(
     if classes is None:
         classes = {category["id"]: category["name"] for category in categories}
     ids = sorted(classes)
-    # Copies, as the libraries change them. They are without the box next to a mask, which would
-    # give the area.
+    # Copies, because the libraries change them. The box next to a mask is removed: the libraries
+    # would take the area from it.
     keys = ("image_id", "category_id", "score", FIELDS[iou_type])
     rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
@@ -91,7 +91,7 @@ def average_precision(
 
 
 def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
-    """Choose the maximum number of detections per image: the given one, or that of the rules.
+    """Return the maximum number of detections per image: the given one, or the rules' default.
 
     Args:
         given: the number, 1 to :data:`MOST_DETS`; None for the default of the rules.
@@ -128,7 +128,7 @@ def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[
 
 
 def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
-    """Keep the results with the highest scores of each image, over all classes, as in lvis-api.
+    """Keep the highest-scored results of each image, over all classes, as in lvis-api.
 
     Among equal scores, the first ones stay. faster-coco-eval would limit each class separately.
 

@@ -1,7 +1,7 @@
 """CARAFE: content-aware reassembly of features for upsampling (J. Wang et al., ICCV 2019).
 
 Shapes: N images, C channels in g groups of C/g, coarse maps of H x W, scale s, k x k kernels.
-Internally, tensors are ordered by coarse pixel and group, so that the reassembly is a batched
+Internally, tensors are ordered by coarse pixel and group, so the reassembly is a batched
 matrix product of (s^2, k^2) kernels with (k^2, C/g) windows.
 """
 
@@ -19,8 +19,8 @@ from ranking_det.checks import check_integer, check_that
 from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = {"cpu": 1 << 21}
-"""Entries of a block of windows, by device type: on a CPU a block fits into the cache. On other
-devices 2^26, so that there are few operations."""
+"""Entries of a block of windows, by device type. On a CPU a block fits into the cache. Other
+devices use larger blocks, so there are fewer operations."""
 
 
 def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scale: int) -> Tensor:
@@ -54,13 +54,15 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
     check_integer("group", group, 1)
     check_integer("scale", scale, 1)
     _check_odd("kernel_size", kernel_size)
-    right = features.dim() == 4 and features.is_floating_point() and features.shape[1] % group == 0
+    is_valid = (
+        features.dim() == 4 and features.is_floating_point() and features.shape[1] % group == 0
+    )
     expected = f"a float tensor (N, C, H, W), C a multiple of group = {group}"
-    check_that(right, "features", expected, features)
+    check_that(is_valid, "features", expected, features)
     images, _, height, width = features.shape
     shape = (images, group * kernel_size**2, scale * height, scale * width)
-    right = kernels.shape == shape and kernels.device == features.device
-    check_that(right, "kernels", f"shape {shape} on {features.device}", kernels)
+    is_valid = kernels.shape == shape and kernels.device == features.device
+    check_that(is_valid, "kernels", f"shape {shape} on {features.device}", kernels)
     # Under autocast the products would be in half precision.
     with torch.autocast(features.device.type, enabled=False):
         upsampled: Tensor = _Reassembly.apply(features, kernels, kernel_size, group, scale)
@@ -70,7 +72,7 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
 class CARAFE(nn.Module):
     """Content-aware upsampling layer: predict a kernel for each fine pixel and reassemble with it.
 
-    The defaults are those of the paper (J. Wang et al., ICCV 2019).
+    The defaults follow the paper (J. Wang et al., ICCV 2019).
 
     Args:
         channels: C, >= 1.
@@ -218,8 +220,8 @@ def _windows(padded: Tensor, rows: slice, size: int) -> Tensor:
 def _add_windows(padded: Tensor, windows: Tensor, rows: slice, size: int) -> None:
     """Add windows to the padded features, the adjoint of _windows."""
     width = windows.shape[1]
-    for place, part in enumerate(windows.unbind(dim=3)):
-        down, right = divmod(place, size)
+    for position, part in enumerate(windows.unbind(dim=3)):
+        down, right = divmod(position, size)
         padded[rows.start + down : rows.stop + down, right : right + width] += part
 
 

@@ -38,7 +38,7 @@ class Survivors(NamedTuple):
 
 
 class HardNMS(nn.Module):
-    """Greedy NMS: drop detections that overlap one of the same class and a higher score.
+    """Greedy NMS: drop detections that overlap a higher-scored detection of the same class.
 
     Args:
         iou_thresh: the IoU above which a detection is dropped, in [0, 1].
@@ -76,8 +76,8 @@ class HardNMS(nn.Module):
 class SoftNMS(nn.Module):
     """Soft-NMS: lower the scores of overlapping detections (Bodla et al., ICCV 2017).
 
-    Repeatedly pick the detection of highest score and lower the scores of the detections of its
-    class that overlap it. Scores only decrease, and the picks of all classes are in descending
+    Repeatedly pick the detection with the highest score and lower the scores of the detections of
+    its class that overlap it. Scores only decrease, and the picks of all classes are in descending
     order, so a smaller limit gives the first picks of a larger one. Detections with a score of 0 or
     less, or NaN, are dropped. Lowered scores are in float32 or better.
 
@@ -87,7 +87,7 @@ class SoftNMS(nn.Module):
         iou_thresh: the threshold of the linear method, in [0, 1].
         sigma: the width of the Gaussian method, > 0.
         min_score: detections with a lowered score of at most this are dropped, >= 0. For detectors
-            with an IoU or centreness branch, scores are sqrt(class score x branch score).
+            with an IoU or centerness branch, scores are sqrt(class score x branch score).
 
     Raises:
         ValueError: an argument is out of range.
@@ -135,7 +135,7 @@ class SoftNMS(nn.Module):
         steps = min(limit, len(scores))
         picks = torch.empty(steps, dtype=torch.int64, device=scores.device)
         lowered = remaining.new_empty(steps)
-        # The loop reads no value, as the host would wait for a GPU each time.
+        # The loop reads no value: on a GPU that would force a synchronization each time.
         for step in range(steps):
             value, best = remaining.max(dim=0, keepdim=True)
             picks[step : step + 1], lowered[step : step + 1] = best, value
@@ -153,10 +153,10 @@ class SoftNMS(nn.Module):
 class ScoreVoting(nn.Module):
     """Score voting: replace each surviving box by a weighted mean of overlapping boxes.
 
-    The mean is over all boxes of the survivor's class whose IoU with it is above ``min_iou``. The
-    weight of a box is its score before suppression times exp(-(1 - IoU)^2 / sigma), so the survivor
-    itself has its full score as weight (Kim and Lee, ECCV 2020). Boxes are in float32
-    or better.
+    The mean is over the boxes of the survivor's class that have an IoU above ``min_iou`` with it.
+    The weight of a box is its score before suppression times exp(-(1 - IoU)^2 / sigma), so the
+    survivor itself has its full score as weight (Kim and Lee, ECCV 2020). Boxes are in float32 or
+    better.
 
     Args:
         suppression: the suppression that is applied first; its scores do not change.

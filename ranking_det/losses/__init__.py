@@ -1,4 +1,4 @@
-"""Ranking losses as plain functions of logits, for any detector; they need torch only.
+"""Ranking losses as plain functions of logits, for any detector; torch only.
 
 Each function computes a scalar (or a named tuple of scalars) with gradient:
 

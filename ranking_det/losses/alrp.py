@@ -44,7 +44,7 @@ def alrp_loss(
     error-driven update: a positive i with FP(i) > 1e-5 receives -(FP(i) + sum of E_j over the
     positives j above it) / rank(i) / P, and the negatives above it receive the opposite, shared in
     proportion to H(s_n - s_i). The localisation part is the mean of the remaining term. It trains
-    the boxes, those of high logits most.
+    the boxes, most strongly the boxes with high logits.
 
     O(M log P) time and O(M) memory.
 
@@ -55,13 +55,13 @@ def alrp_loss(
             loss / (2 (1 - tau)), with the IoU threshold tau of the assignment; with gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The values are those of the whole ranking, the gradients this worker's slices of
-            the gradients of the whole.
+            call. The values are computed over the whole ranking; each worker receives its slice of
+            the gradients.
 
     Returns:
-        ``classification``, with its gradient at ``logits``, and ``localization``, with its gradient
-        at ``localization_errors``. Zeros attached to the graph without positives; NaN if a logit is
-        NaN or a positive is infinite.
+        ``classification``, with a gradient with respect to ``logits``, and ``localization``, with a
+        gradient with respect to ``localization_errors``. Without positives, both are zeros attached
+        to the graph. Both are NaN if a logit is NaN or a positive is infinite.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.

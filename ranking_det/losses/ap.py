@@ -1,6 +1,6 @@
 """AP Loss (Chen et al., CVPR 2019), and its variants in the APE Loss paper (Xu et al., CVPR 2022).
 
-Equation numbers are those of the latter, "Revisiting AP Loss for Dense Object Detection: Adaptive
+Equation numbers refer to the latter, "Revisiting AP Loss for Dense Object Detection: Adaptive
 Ranking Pair Selection", and of its appendix.
 """
 
@@ -33,11 +33,11 @@ def ap_loss(
 
     With d = s_n - s_i, the error of a positive i is the sum of D(d) over the negatives n, divided
     by a balance constant (eq. 8). The loss is the mean error, which for the default balance is the
-    mean of 1 - precision (eq. 5). The gradient at a negative n is the sum over the positives i of
+    mean of 1 - precision (eq. 5). The gradient of a negative n is the sum over the positives i of
     D(d) / constant / P, and each positive receives minus its error / P (eq. 7). For the step and
     the sigmoid this gradient is assigned: it is not the derivative of the value.
 
-    With the step O(M log P) time and O(M) memory. With the other distances the time grows with the
+    The step takes O(M log P) time and O(M) memory. With the other distances the time grows with the
     number of pairs with d > -4 / lam, and the memory with M and the size of a block of pairs.
 
     Args:
@@ -45,7 +45,7 @@ def ap_loss(
         positives: (P,) int64, unique indices into ``logits``; P may be 0.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
         interpolated: replace the precision at each positive by the highest precision at this or any
-            positive of lower logit.
+            positive with a lower logit.
         distance: D, one of "step" (H(d), eq. 6), "sigmoid" (sigmoid(lam d)) or "cross_entropy"
             (softplus(lam d) / lam, appendix eq. 1, with the sigmoid as derivative).
         lam: slope of the sigmoid, > 0.
@@ -55,16 +55,16 @@ def ap_loss(
             the paper's code does so too.
         margin: see ``balance``, in logits, >= 0.
         self_count: the amount that i adds to its own rank, > 0: 1 in AP Loss, while H(0) is 1/2.
-        max_negatives: rank only this many negatives of each worker, those of the highest logits;
+        max_negatives: rank only the negatives with the highest logits, this many on each worker;
             None for all.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The value is that of the whole ranking, the gradient this worker's slice of the
-            gradient of the whole.
+            call. The value is computed over the whole ranking; each worker receives its slice of
+            the gradient.
 
     Returns:
-        A scalar, in [0, 1] unless the distance is "cross_entropy" or the balance "negatives". A
-        zero attached to the graph without positives; NaN if a logit is NaN or a positive is
-        infinite.
+        A scalar, in [0, 1] unless the distance is "cross_entropy" or the balance "negatives".
+        Without positives it is a zero attached to the graph. It is NaN if a logit is NaN or a
+        positive is infinite.
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -96,7 +96,7 @@ def ap_loss(
             value = lowest.mean()
             if isinstance(sums, SigmoidSums) and distance == "cross_entropy":
                 value = (weights * sums.softplus).sum() / lam
-            part = Part(value.to(gradient.dtype), gradient, ranked.places)
+            part = Part(value.to(gradient.dtype), gradient, ranked.indices)
     return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 

@@ -1,6 +1,6 @@
 """APE Loss (Xu et al., CVPR 2022): Adaptive Pairwise Error.
 
-Equation numbers are those of "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
+Equation numbers refer to "Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
 Selection".
 """
 
@@ -36,9 +36,10 @@ def ape_loss(
     weight I_u is in section 7.1). The balance constant BC_u is the sum of sigmoid(lam d_vu) over
     all negatives and positives, without gradient.
 
-    Unlike the paper, the defaults leave out pairs far apart and count u itself in BC_u, as the
-    paper's code does; ``cutoff=None, count_self=False`` is eq. 10. Unlike the paper's code, pairs
-    that are in the wrong order by more than 16.6 / lam keep their gradient, unless ``saturate``.
+    Unlike the paper, the defaults leave out pairs that are far apart and count u itself in BC_u, as
+    the paper's code does; ``cutoff=None, count_self=False`` is eq. 10. Unlike the paper's code,
+    pairs that are in the wrong order by more than 16.6 / lam keep their gradient, unless
+    ``saturate``.
 
     The time grows with the number of pairs that are neither cut off nor far in the wrong order, and
     the memory with M and the size of a block of pairs.
@@ -50,17 +51,17 @@ def ape_loss(
         lam: slope of the sigmoid, > 0.
         cutoff: leave out pairs with lam d <= cutoff, < 0; None to leave out none.
         count_self: True to let u itself add sigmoid(0) = 1/2 to BC_u.
-        max_negatives: rank only this many negatives, those of the highest logits; None for all.
+        max_negatives: rank only this many negatives, with the highest logits; None for all.
         weight_by_quality: True to weight the error of u by I_u, False to weight all equally.
         saturate: True to compute softplus as the cross entropy of a single-precision sigmoid. Where
             that sigmoid is 1, the pair counts 100 / lam and sends no gradient.
-        normalizer: divide the sum by the number of all "positives", or of the "active" ones, those
-            with a non-empty A_u.
+        normalizer: divide the sum by the number of all "positives", or of the "active" ones, which
+            have a non-empty A_u.
 
     Returns:
-        A scalar >= 0. A zero attached to the graph without positives; NaN if a logit is NaN or a
-        positive is infinite; infinite if a negative is +inf (100 / lam for each such pair with
-        ``saturate``).
+        A scalar >= 0. Without positives it is a zero attached to the graph. It is NaN if a logit is
+        NaN or a positive is infinite. It is infinite if a negative is +inf; with ``saturate`` each
+        such pair counts 100 / lam instead.
 
     Raises:
         ValueError: if a shape, dtype, device, option or value is not as described.
@@ -88,7 +89,7 @@ def ape_loss(
             pushed = _push_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = Part(value.to(gradient.dtype), gradient, ranked.places)
+            part = Part(value.to(gradient.dtype), gradient, ranked.indices)
     return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
 
 
@@ -98,8 +99,8 @@ def _between_positives(
     """Sum over the pairs of positives: for each positive u, over the positives v, (P,) each.
 
     Yields:
-        1 / BC_u, or 0 where A_u is empty; the number of positives v in A_u; the sum of
-        softplus(lam d_vu) over them; and the sum of sigmoid(lam d_vu) over those with a gradient.
+        1 / BC_u, or 0 where A_u is empty. The number of positives v in A_u. The sum of
+        softplus(lam d_vu) over these v. The sum of sigmoid(lam d_vu) over the v with a gradient.
     """
     (quality,), blocks = ranked.columns, []
     for rows in sums.row_blocks():

@@ -14,9 +14,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum the softmax cross entropy of each row over K classes and the background.
 
     The classification loss of Fast and Faster R-CNN (Ren et al., NeurIPS 2015), with the logit of
-    the background fixed at 0. This is no restriction: a softmax depends on differences of logits
-    only, so the background's can be subtracted from K + 1 logits. With one class this is the binary
-    cross entropy.
+    the background fixed at 0. This does not restrict the model: a softmax depends on differences of
+    logits only, so the background's can be subtracted from K + 1 logits. With one class this is the
+    binary cross entropy.
 
     Args:
         logits: (R, K) float, raw.
@@ -79,11 +79,11 @@ def focal(
     check_that(alpha <= 1, "alpha", "a number in [0, 1]", alpha)
     entropy, logits, targets = _entropies(logits, labels, positives, None)
     score = logits.sigmoid()
-    wrong = score + targets - 2 * score * targets  # 1 - p_t
+    error = score + targets - 2 * score * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     # Keep away from 0, where a power below 1 has an infinite slope.
-    wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
-    return (weight * wrong**gamma * entropy).sum()
+    error = error.clamp(min=torch.finfo(error.dtype).tiny)
+    return (weight * error**gamma * entropy).sum()
 
 
 def quality_focal(
@@ -121,8 +121,8 @@ def quality_focal(
     check_at_least("beta", beta, 0.0)
     entropy, logits, targets = _entropies(logits, labels, positives, quality)
     # Keep away from 0, where a power below 1 has an infinite slope.
-    wrong = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
-    return (wrong**beta * entropy).sum()
+    error = (targets - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
+    return (error**beta * entropy).sum()
 
 
 def varifocal(

@@ -1,7 +1,7 @@
 """Rank & Sort Loss (Oksuz, Cam, Akbas and Kalkan, ICCV 2021).
 
-Two goals: among all logits every positive is above every negative (ranking), and the positives are
-in the order of their quality (sorting). Equation numbers are those of the paper's supplement.
+The loss has two goals: every positive is above every negative (ranking), and the positives are in
+the order of their quality (sorting). Equation numbers refer to the paper's supplement.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked
 
 
 class RankSortLosses(NamedTuple):
-    """The two parts of Rank & Sort Loss, each with its own gradient at the logits.
+    """The two parts of Rank & Sort Loss, each with a separate gradient with respect to the logits.
 
     Attributes:
         ranking: scalar in [0, 1].
@@ -42,12 +42,14 @@ def rank_sort_loss(
 
     The ranking error of a positive i is FP(i) / rank(i): the number of negatives above it over the
     number of all entries above it and itself. Its sorting error is the mean of 1 - quality over the
-    positives above it and itself, minus the same mean over those of at least its quality. "Above"
-    is the smoothed step H, so that i itself counts H(0). Both parts are means over the positives.
+    positives above it and itself, minus the same mean over the positives with at least its quality.
+    "Above" is the smoothed step H, so i itself counts H(0). Both parts are means over the
+    positives.
 
-    The gradients are those of the paper's identity update (eq. S7 at negatives, eq. S16 at
-    positives), not derivatives of the values. Unlike the paper, ``positives`` says which entries
-    are positive, not a quality above 0: a positive whose box does not overlap its object stays one.
+    The gradients come from the paper's identity update (eq. S7 for negatives, eq. S16 for
+    positives). They are not derivatives of the values. Unlike the paper, ``positives`` says which
+    entries are positive, not a quality above 0: a positive whose box does not overlap its object
+    stays positive.
 
     O(M log P + P^2) time and O(M) memory.
 
@@ -57,12 +59,13 @@ def rank_sort_loss(
         quality: (P,) float in [0, 1], the IoU of each positive with its object. No gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The values are those of the whole ranking, the gradient this worker's slice of the
-            gradient of the whole.
+            call. The values are computed over the whole ranking; each worker receives its slice of
+            the gradient.
 
     Returns:
-        ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error. Zeros attached
-        to the graph without positives; NaN if a logit is NaN or a positive is infinite.
+        ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error. Without
+        positives, both are zeros attached to the graph. Both are NaN if a logit is NaN or a
+        positive is infinite.
 
     Raises:
         ValueError: if a shape, dtype, device or value is not as described.
@@ -109,12 +112,12 @@ def _sorting(
     """Compute the sorting error of each positive, and the share of others' errors it receives.
 
     The error of i is shared by the positives above it that have a strictly lower quality. Pairs are
-    visited in blocks of rows i. The positives are in descending order of quality, so that a block
-    can skip the columns before it.
+    visited in blocks of rows i. The positives are in descending order of quality, so a block can
+    skip the columns before it.
     """
     order = torch.argsort(quality, descending=True)
-    # Equal qualities have equal places. Integers are faster to compare.
-    place = torch.searchsorted(quality[order].flip(0), quality[order], out_int32=True)
+    # Equal qualities have equal positions. Integers are faster to compare.
+    position = torch.searchsorted(quality[order].flip(0), quality[order], out_int32=True)
     scores, true_rank, error = scores[order], true_rank[order], error[order]
     # Each row: the amounts that a positive adds to the rank and the error of a positive below it.
     terms = torch.stack([torch.ones_like(quality), 1 - quality[order]], dim=1)
@@ -123,7 +126,7 @@ def _sorting(
     for start in range(0, len(order), rows):
         block = slice(start, start + rows)
         blamed = step(scores[None, start:] - scores[block, None], delta)
-        blamed.masked_fill_(place[None, start:] >= place[block, None], 0)
+        blamed.masked_fill_(position[None, start:] >= position[block, None], 0)
         mass, wrong = (blamed @ terms[start:]).unbind(1)
         # l_S - l_S* over a common denominator, because both are far larger than their difference.
         best_rank, best_error = true_rank[block] - mass, error[block] - wrong

@@ -1,6 +1,6 @@
 """The three ranking losses of RankDetNet, and the mining of their negatives.
 
-Equation numbers are those of "RankDetNet: Delving into Ranking Constraints for Object Detection"
+Equation numbers refer to "RankDetNet: Delving into Ranking Constraints for Object Detection"
 (Liu et al., CVPR 2021). f is an object confidence: a probability, or a logit if you pass logits.
 """
 
@@ -31,9 +31,9 @@ def global_ranking_loss(
 ) -> Tensor:
     """Rank every foreground sample above every background sample.
 
-    The sum over all pairs of z l(f_n - f_p), where the weight z is l divided by the sum of l over
-    all pairs, without gradient (eq. 2 and 3). The worst-ranked pairs thus weigh most. O(P + N) time
-    for "exp", otherwise O(P N) time in blocks of bounded memory.
+    The loss is the sum over all pairs of z l(f_n - f_p), where the weight z is l divided by the sum
+    of l over all pairs, without gradient (eq. 2 and 3). So the worst-ranked pairs weigh most. It
+    takes O(P + N) time for "exp", otherwise O(P N) time in blocks of bounded memory.
 
     Args:
         foreground: (P,) float, f of each positive in its own class.
@@ -82,13 +82,13 @@ def class_specific_ranking_loss(
 ) -> Tensor:
     """Rank the positives of each class above all other rows, in the channel of that class.
 
-    For each class c with a positive: the global ranking loss in channel c, between the positives of
-    c and negatives mined from all other rows (eq. 4 and 5). Each image is ranked alone, and the
-    loss is the sum over classes and images.
+    For each class c with a positive, this is the global ranking loss in channel c, between the
+    positives of c and negatives mined from all other rows (eq. 4 and 5). Each image is ranked
+    separately, and the loss is the sum over classes and images.
 
     O(R) time for each pair of an image and a class with a positive, without a loop over classes.
-    Memory for the gradient, O(R K), and for one block of scores. The host waits for a GPU once,
-    independent of the number of images and classes.
+    Memory for the gradient, O(R K), and for one block of scores. There is one synchronization of
+    host and GPU, independent of the number of images and classes.
 
     Args:
         scores: (R, K) float, f of each candidate in each class. Negatives of -inf are ignored.
@@ -153,7 +153,7 @@ def iou_guided_ranking_loss(
     Each pair of positives of one group contributes exp(-alpha (f_a - f_b) (s_a - s_b)), where a has
     the higher score and b the lower. The loss is the mean over the pairs of a group, summed over
     the groups (eq. 6). O(P S) time with S positives in the largest group, in blocks of bounded
-    memory. The host waits for a GPU once.
+    memory. There is one synchronization of host and GPU.
 
     Args:
         scores: (P,) float, f of each positive in its own class.
@@ -161,7 +161,7 @@ def iou_guided_ranking_loss(
         groups: (P,) int64, the group of each positive. Only positives of the same group are
             compared; in the paper a group is one class on one level.
         alpha: sharpness, > 0.
-        iou_gradient: which IoU of a pair has a gradient: that of the "higher" score, "both" or
+        iou_gradient: which IoU of a pair has a gradient: the IoU of the "higher" score, "both" or
             "none".
         reduction: "sum" over the groups, or "mean" over the groups that have a pair.
         image: (P,) int64, the image of each positive, for a mean within each image and the sum over
@@ -245,7 +245,7 @@ def _lay_out(
     key, order = torch.sort(image[rows] * num_classes + labels[rows], stable=True)
     bounds = torch.searchsorted(image, torch.arange(num_images + 1, device=image.device))
     first = torch.searchsorted(key, key)
-    # The only time that the host waits for the device.
+    # The only synchronization of host and device.
     on_host = torch.cat([bounds, first]).tolist()
     ends, starts = on_host[: num_images + 1], sorted(set(on_host[num_images + 1 :]))
     pair = (first == torch.arange(len(key), device=key.device)).cumsum(0) - 1
@@ -283,9 +283,9 @@ def _rank_pairs(
     positives = layout.positives[starts[0] : starts[-1]]
     group = layout.pair[starts[0] : starts[-1]] - pairs.start
     positive_entries = positives * num_classes + labels[positives]
-    most = max(end - start for start, end in zip(starts, starts[1:], strict=False))
+    max_positives = max(end - start for start, end in zip(starts, starts[1:], strict=False))
     high = flat[positive_entries].to(gradient.dtype)
-    value, at_high, at_low = _rank_mined(high, group, low, most, ranking)
+    value, at_high, at_low = _rank_mined(high, group, low, max_positives, ranking)
     # Add instead of assigning: padding rows, with a gradient of 0, are rows of other images.
     gradient.scatter_add_(0, entries.view(-1), at_low.view(-1))
     gradient.scatter_add_(0, positive_entries, at_high)
@@ -293,17 +293,17 @@ def _rank_pairs(
 
 
 def _rank_mined(
-    high: Tensor, group: Tensor, low: Tensor, most: int, ranking: _Ranking
+    high: Tensor, group: Tensor, low: Tensor, max_positives: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mine negatives and rank; return the summed value and both gradients, (P,) and (G, N).
 
-    ``most`` is the number of positives of the largest ranking.
+    ``max_positives`` is the number of positives of the largest ranking.
     """
     if ranking.negatives == "group":
         bins = bin_negatives(low, ranking.groups)
         mined = bins.means
     else:
-        mined, index = low.topk(min(ranking.ratio * most, low.shape[1]), dim=1)
+        mined, index = low.topk(min(ranking.ratio * max_positives, low.shape[1]), dim=1)
         positives = torch.zeros_like(index[:, 0]).index_add_(0, group, torch.ones_like(group))
         place = torch.arange(mined.shape[1], device=mined.device)
         mined.masked_fill_(place >= ranking.ratio * positives[:, None], -torch.inf)
@@ -326,7 +326,7 @@ def _visit_pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compare each positive with its group, the positives from ``first`` to ``last`` - 1."""
     value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
-    # The only time that the host waits for the device.
+    # The only synchronization of host and device.
     largest = int((last - first).max())
     for rows in blocks(len(f), largest, constants.PAIRS):
         others = first[rows, None] + torch.arange(largest, device=f.device)

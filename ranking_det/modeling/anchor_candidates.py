@@ -1,7 +1,12 @@
-"""Anchor assignment and the criterion's candidates, for dense detectors and the RPN.
+"""Anchor matching and the criterion's candidates, for dense detectors and the RPN.
 
-Shapes: N images, R_l anchors of level l of one image, R anchors of all levels and images,
-K classes, P positives, G ground-truth boxes of all images.
+Shapes:
+    N: images
+    R_l: anchors of level l of one image
+    R: anchors of all levels and images
+    K: classes
+    P: positives
+    G: ground-truth boxes of all images
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
     """Relabel the objects of each image as class 0, keeping only their boxes.
 
     Args:
-        gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+        gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
-        New instances with ``gt_boxes`` and ``gt_classes``.
+        New Instances with ``gt_boxes`` and ``gt_classes``.
     """
     return [
         Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
@@ -48,17 +53,17 @@ class AnchorCandidates:
         assigner: see :mod:`ranking_det.assigners`.
         criterion: see :mod:`ranking_det.criteria`.
         num_classes: K.
-        strides: per level, pixels per cell.
+        strides: the stride of each level, in pixels per cell.
     """
 
     def make_anchors(self, features: list[Tensor]) -> list[Tensor]:
-        """Generate the anchors of one image, which all images share.
+        """Generate the anchors of one image; all images share them.
 
         Args:
-            features: per level (N, C, H_l, W_l).
+            features: one tensor (N, C, H_l, W_l) per level.
 
         Returns:
-            Per level (R_l, 4) XYXY in pixels.
+            One tensor (R_l, 4) per level, XYXY in pixels.
         """
         return [boxes.tensor for boxes in self.anchor_generator(features)]
 
@@ -73,9 +78,9 @@ class AnchorCandidates:
 
         Args:
             images: the N images.
-            anchors: per level (R_l, 4) XYXY in pixels, of one image.
-            predictions: of the head, per level.
-            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+            anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
+            predictions: the head's predictions, per level.
+            gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
             Logits (R, K), raw box outputs (R, 4) in float32, and the assignment of the R anchors.
@@ -98,8 +103,8 @@ class AnchorCandidates:
 
         Args:
             images: the N images.
-            maps: per level (N, C, H_l, W_l), for the sizes of the levels.
-            anchors: per level (R_l, 4) XYXY in pixels, of one image.
+            maps: one tensor (N, C, H_l, W_l) per level, for the sizes of the levels.
+            anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
 
         Returns:
             (R,) bool; the other anchors are ignored.
@@ -126,22 +131,22 @@ class AnchorCandidates:
             head: predicts on the features.
             in_features: names of the features for the head.
             images: the N images.
-            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+            gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
-            Per image the anchors of its positives, and the object to which each is matched.
+            For each image, the anchors of its positives and the object that each is matched to.
         """
         pyramid = _call_without_buffer_updates(backbone, images.tensor)
         features = [pyramid[name] for name in in_features]
         predictions = MapPredictions(*_call_without_buffer_updates(head, features))
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
-        anchors, positives, first = torch.cat(levels), [], 0
+        anchors, positives, offset = torch.cat(levels), [], 0
         by_image = labels.split(len(anchors)), gt_index.split(len(anchors)), gt_instances
         for label, index, objects in zip(*by_image, strict=True):
             rows = torch.nonzero(label >= 0).squeeze(1)
-            positives.append(Positives(anchors[rows], index[rows] - first))
-            first += len(objects)
+            positives.append(Positives(anchors[rows], index[rows] - offset))
+            offset += len(objects)
         return positives
 
     def gather(
@@ -156,12 +161,12 @@ class AnchorCandidates:
         """Build the criterion's candidates: logits and labels of all rows, boxes of the positives.
 
         Args:
-            anchors: per level (R_l, 4) XYXY in pixels, of one image.
-            gt_instances: per image ``gt_boxes``.
-            assignment: of the R anchors.
+            anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
+            gt_instances: one Instances per image, with ``gt_boxes``.
+            assignment: the assignment of the R anchors.
             logits: (R, K).
             outputs: (R, 4) raw box outputs.
-            branch: (R,) logits of an IoU or centreness branch; None for none.
+            branch: (R,) logits of an IoU or centerness branch; None for none.
 
         Returns:
             The R candidates, with box targets of the P positives.
@@ -171,7 +176,7 @@ class AnchorCandidates:
         positive_anchors = torch.cat(anchors)[rows % sum(sizes)]
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in gt_instances])
         gt_boxes = gt_boxes[assignment.gt_index[rows]]
-        # Indexed only once: a balance by gradients needs the gradient at this very tensor.
+        # Indexed only once: a balance by gradients needs the gradient with respect to this tensor.
         positive_outputs = outputs[rows]
         boxes = self.decode(positive_outputs, positive_anchors)
         image, level = image_and_level(len(gt_instances), sizes, logits.device)
@@ -200,6 +205,6 @@ class AnchorCandidates:
 
 
 def _call_without_buffer_updates(module: nn.Module, inputs: Any) -> Any:
-    """Call a module on copies of its buffers, so that running statistics do not change."""
+    """Call a module on copies of its buffers, so running statistics do not change."""
     copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return torch.func.functional_call(module, copies, (inputs,))

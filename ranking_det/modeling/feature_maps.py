@@ -20,11 +20,11 @@ class MapPredictions(NamedTuple):
     """Predictions of a head on the map of each level, for the A anchors of each cell."""
 
     logits: list[Tensor]
-    """Per level (N, A K, H_l, W_l), raw class scores."""
+    """One tensor (N, A K, H_l, W_l) per level, raw class scores."""
     outputs: list[Tensor]
-    """Per level (N, A 4, H_l, W_l), raw box outputs."""
+    """One tensor (N, A 4, H_l, W_l) per level, raw box outputs."""
     branch: list[Tensor] | None = None
-    """Per level (N, A, H_l, W_l), the logits of an IoU or centreness branch, if there is one."""
+    """One tensor (N, A, H_l, W_l) per level, the logits of an IoU or centerness branch, if any."""
 
 
 class MapHead(nn.Module):
@@ -34,7 +34,7 @@ class MapHead(nn.Module):
         num_classes: K.
         num_anchors: A, anchors per cell.
         scales: one factor of the box outputs per level, or None.
-        branch: the layer of an IoU or centreness branch, or None.
+        branch: the layer of an IoU or centerness branch, or None.
     """
 
     num_classes: int
@@ -62,7 +62,7 @@ def flatten_levels(maps: Sequence[Tensor], num_values: int) -> Tensor:
     """Flatten the maps of all levels to rows: image-major, then level, cell and anchor.
 
     Args:
-        maps: per level (N, A V, H_l, W_l).
+        maps: one tensor (N, A V, H_l, W_l) per level.
         num_values: V, values per anchor.
 
     Returns:
@@ -78,8 +78,8 @@ def image_and_level(
 
     Args:
         num_images: N.
-        sizes: per level R_l.
-        device: where to put the result.
+        sizes: R_l of each level.
+        device: the device of the result.
 
     Returns:
         The image (R,) and the level (R,), int64.
@@ -96,18 +96,18 @@ def valid_cells(
     num_anchors: Sequence[int],
     device: torch.device,
 ) -> Tensor:
-    """Find the rows outside the padding of the batch.
+    """Find the rows (anchors) outside the padding of the batch.
 
     Detectron2 pads all images to the size of the largest and counts anchors in the padding as
     negatives. The papers' detectors ignore them. A cell is valid if it begins within the image's
     own size, rounded up to a multiple of PAD.
 
     Args:
-        image_sizes: per image (height, width) in pixels, before padding.
-        grid_sizes: per level (H_l, W_l) in cells.
-        strides: per level, pixels per cell.
-        num_anchors: per level, anchors per cell.
-        device: where to put the result.
+        image_sizes: (height, width) of each image in pixels, before padding.
+        grid_sizes: (H_l, W_l) of each level in cells.
+        strides: the stride of each level, in pixels per cell.
+        num_anchors: the anchors per cell of each level.
+        device: the device of the result.
 
     Returns:
         (R,) bool, image-major, then level, cell and anchor.
@@ -116,7 +116,8 @@ def valid_cells(
     for size in image_sizes:
         height, width = (-(-int(side) // PAD) * PAD for side in size)
         for grid, stride, count in zip(grid_sizes, strides, num_anchors, strict=True):
-            # Built on the host, where the sizes are, to need only one small copy to the device.
+            # Built on the host, where the sizes are, so only one small copy to the device is
+            # needed.
             mask = torch.zeros(*grid, count, dtype=torch.bool)
             mask[: -(-height // stride), : -(-width // stride)] = True
             masks.append(mask.reshape(-1))

@@ -1,4 +1,4 @@
-"""Initialisation of the last layers of heads."""
+"""Bias initialisation of the last layers of heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface between the engine and detectors of any architecture.
+"""Detector interface: what the engine needs to know about a detector of any architecture.
 
 Shapes: K classes, P_i positives of image i.
 """
@@ -20,20 +20,20 @@ class Positives(NamedTuple):
     boxes: Tensor
     """(P_i, 4) anchors XYXY, in pixels of the input."""
     index: Tensor
-    """(P_i,) int64, the index of the image's object to which each is matched."""
+    """(P_i,) int64, the index of the image's object that each is matched to."""
     are_points: bool = False
-    """Whether only the centres of the boxes are meaningful."""
+    """True if only the centres of the boxes are meaningful."""
     description: str = "the anchors matched to it"
-    """What the positives of an object are, for a caption about the object."""
+    """A phrase for the positives of an object, for the object's caption."""
     task: str = "find"
-    """What the positives are trained to do with an object, such as "find" or "propose"."""
+    """A verb for the task of the positives, such as "find" or "propose" an object."""
 
 
 class DetectorInterface:
     """Base class of detectors that the engine trains, evaluates and previews.
 
-    A detector derives from it in addition to ``nn.Module`` and overrides what it can answer. The
-    defaults describe a detector about which nothing is known.
+    A detector derives from it in addition to ``nn.Module`` and overrides the methods that it
+    supports. The defaults describe a detector about which nothing is known.
 
     Attributes:
         num_classes: K; None if it is not known.

@@ -1,7 +1,7 @@
-"""Check that the parts of a detector are compatible.
+"""Check that the parts of a detector are compatible: head, box coder, assigner, criterion.
 
 Each function raises a ValueError for parts that would fail in the first training step, or that
-would train another model than the one used at inference.
+would train a model that differs from the one used at inference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ranking_det.assigners import Assigner
 from ranking_det.criteria import CriterionBase, MaskLocalization
 from ranking_det.modeling.feature_maps import MapHead
 
-NO_BRANCH = "criterion.branch: expected None, as the heads of an R-CNN have no branch, got a loss"
+NO_BRANCH = "criterion.branch: expected None because R-CNN heads have no branch, got a loss"
 
 
 def check_dense_parts(
@@ -34,12 +34,12 @@ def check_dense_parts(
     """Check that the parts of a dense detector are compatible.
 
     Args:
-        assigner: of the anchors.
-        criterion: of the detector.
-        head: of the detector; only a :class:`MapHead` is checked.
+        assigner: the assigner of the anchors.
+        criterion: the criterion of the detector.
+        head: the head of the detector; only a :class:`MapHead` is checked.
         anchor_generator: Detectron2 anchor generator.
         coder: Detectron2 box coder.
-        strides: per level, pixels per cell.
+        strides: the stride of each level, in pixels per cell.
         num_classes: K.
 
     Raises:
@@ -60,10 +60,12 @@ def check_dense_parts(
     _check_num_anchors(head.num_anchors, anchor_generator)
     _check_num_classes("head", head.num_classes, num_classes)
     if head.branch is None and criterion.branch is not None:
-        raise ValueError("head.branch: expected True, as the criterion trains a branch, got False")
+        raise ValueError(
+            "head.branch: expected True because the criterion trains a branch, got False"
+        )
     if head.branch is not None and criterion.branch is None:
         raise ValueError(
-            "head.branch: expected False, as the criterion has no loss for a branch, got True"
+            "head.branch: expected False because the criterion has no loss for a branch, got True"
         )
 
 
@@ -78,9 +80,9 @@ def check_rpn_parts(
     """Check that the parts of a region proposal network (RPN) are compatible.
 
     Args:
-        assigner: of the anchors.
-        criterion: of the RPN.
-        head: of the RPN.
+        assigner: the assigner of the anchors.
+        criterion: the criterion of the RPN.
+        head: the head of the RPN.
         anchor_generator: Detectron2 anchor generator.
         coder: Detectron2 box coder.
         in_features: names of the features, one per level.
@@ -91,7 +93,7 @@ def check_rpn_parts(
     strides = anchor_generator.strides
     if len(in_features) != len(strides):
         raise ValueError(
-            f"in_features: expected {len(strides)} levels, as the anchor generator has, got "
+            f"in_features: expected {len(strides)} levels, as many as the anchor generator, got "
             f"{len(in_features)}"
         )
     if isinstance(head, StandardRPNHead):
@@ -115,9 +117,9 @@ def check_stage_parts(
     Args:
         predictor: predicts class scores and boxes; has ``softmax``, ``num_classes`` and
             ``box2box_transform``.
-        assigner: of the proposals.
-        criterion: of the stage.
-        mask_head: of the stage; None for none.
+        assigner: the assigner of the proposals.
+        criterion: the criterion of the stage.
+        mask_head: the mask head of the stage; None for none.
         num_classes: K.
         continuous_label: what the positives are ranked by; "iou" suits every criterion.
 
@@ -127,7 +129,8 @@ def check_stage_parts(
     if criterion.softmax != predictor.softmax:
         kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
         raise ValueError(
-            f"box_predictor.softmax: expected {criterion.softmax}, as the criterion is for {kind}, "
+            f"box_predictor.softmax: expected {criterion.softmax} because the criterion is for "
+            f"{kind}, "
             f"got {predictor.softmax}"
         )
     if criterion.branch is not None:
@@ -144,7 +147,7 @@ def check_stage_parts(
         if not part.classification.uses_continuous_labels:
             name = type(part.classification).__name__
             raise ValueError(
-                f"continuous_label: expected 'iou', as {name} has no continuous labels, got "
+                f"continuous_label: expected 'iou' because {name} has no continuous labels, got "
                 f"{continuous_label!r}"
             )
     _check_masks(criterion, mask_head, num_classes)
@@ -154,7 +157,7 @@ def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_clas
     learns = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
     if mask_head is None and learns:
         raise ValueError(
-            "criterion.localization: expected no mask loss, as there is no mask head, got one"
+            "criterion.localization: expected no mask loss because there is no mask head, got one"
         )
     if mask_head is None:
         return
@@ -212,7 +215,7 @@ def _check_num_anchors(count: int, anchor_generator: Any) -> None:
     counts = sorted(set(anchor_generator.num_anchors))
     if counts != [count]:
         raise ValueError(
-            f"head.num_anchors: expected {counts}, as the anchor generator gives, got {count}"
+            f"head.num_anchors: expected {counts}, as in the anchor generator, got {count}"
         )
 
 

@@ -1,6 +1,6 @@
-"""Post-processing of one image's candidates: clip boxes, suppress duplicates, keep the best.
+"""Post-processing of one image: clip boxes, suppress duplicates (NMS), keep the best.
 
-It makes the detections of dense detectors and box heads, and the proposals of an RPN.
+It produces the detections of dense detectors and box heads, and the proposals of an RPN.
 
 Shapes: n candidates of one image, K classes.
 """
@@ -46,7 +46,7 @@ def keep_best(
     min_side: float | None = 0.0,
     max_coordinate: float = math.inf,
 ) -> RawDetections:
-    """Clip boxes to the image, suppress duplicates, and keep the candidates of highest score.
+    """Clip boxes to the image, suppress duplicates, and keep the highest-scored candidates.
 
     Candidates whose boxes or scores are not finite are dropped.
 
@@ -63,8 +63,8 @@ def keep_best(
         The remaining candidates, by descending score.
     """
     # NaN fails the comparison; Detectron2's structures raise an error for non-finite boxes.
-    usable = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
-    raw = RawDetections(*(field[usable] for field in raw))
+    is_valid = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
+    raw = RawDetections(*(field[is_valid] for field in raw))
     visible = Boxes(raw.boxes)
     visible.clip(image_size)
     raw = raw._replace(boxes=visible.tensor)

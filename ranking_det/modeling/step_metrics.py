@@ -1,4 +1,4 @@
-"""Logging of a training step's metrics to Detectron2's event storage."""
+"""Log the metrics of a training step to Detectron2's event storage."""
 
 from __future__ import annotations
 

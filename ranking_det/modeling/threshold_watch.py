@@ -26,7 +26,7 @@ MAX_SHARE = 0.3
 
 @dataclass
 class _Counts:
-    """Counts of one worker; ``passing`` stays on the device until the end."""
+    """Box and detection counts of one worker; ``passing`` stays on the device until the end."""
 
     images: int = 0
     detections: int = 0
@@ -102,7 +102,7 @@ def _warn(local: _Counts) -> None:
             "boxes pass it). %s",
             *(name, thresh, detections / images, images, 100 * share),
             "Lower it: the scores of ranking losses have no fixed scale, and 0 is right after a "
-            "short training."
+            "short run."
             if thresh > 0
             else "It cannot be lower: the scores or boxes are not finite, or all scores are 0.",
         )

@@ -1,4 +1,4 @@
-"""Test-time augmentation (TTA) of dense detectors; R-CNNs use Detectron2's."""
+"""Test-time augmentation (TTA) of dense detectors; R-CNNs use Detectron2's TTA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DenseDetectorWithTTA(nn.Module):
     The candidates of all views are mapped back to the original image and suppressed together. The
     module has the inputs and outputs of a Detectron2 model at inference.
 
-    As in Detectron2's own augmentation, the views are resized from the image that the data loader
+    As in Detectron2's augmentation, the views are resized from the image that the data loader
     gives. If the loader shrinks images, larger sizes show no more detail.
 
     Args:
@@ -58,13 +58,13 @@ class DenseDetectorWithTTA(nn.Module):
                 ``file_name``.
 
         Returns:
-            Per image ``{"instances": Instances}``, in the coordinates of the original image.
+            ``{"instances": Instances}`` for each image, in the coordinates of the original image.
         """
         return [{"instances": self._detect(self._complete(inputs))} for inputs in batched_inputs]
 
     def _detect(self, inputs: dict[str, Any]) -> Any:
         views = []
-        # One view at a time, as a batch of several sizes would pad the smaller ones.
+        # One view at a time, because a batch of several sizes would pad the smaller ones.
         for augmented in self.mapper(inputs):
             (raw,) = self.model.propose([augmented])
             boxes = augmented["transforms"].inverse().apply_box(raw.boxes.cpu().numpy())

@@ -32,16 +32,16 @@ NUM_CLASSES_KEYS = ("MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES"
 
 
 def add_ranking_config(cfg: CfgNode) -> None:
-    """Add the project's nodes to a Detectron2 config, whose own defaults do not change.
+    """Add the project's nodes to a Detectron2 config; Detectron2's defaults do not change.
 
-    A component is a node ``{NAME: class, ARGUMENT: value}``. The classes are those of
+    A component is a node ``{NAME: class, ARGUMENT: value}``. The classes come from
     :mod:`ranking_det.assigners`, :mod:`ranking_det.criteria` and this package. An argument that is
     itself a component, or a list of components, is again a node or a list of nodes. The constructor
     of a component defines its arguments and their defaults; nodes are checked against it when they
     are built. There is no default criterion.
 
     All models:
-        SOLVER.EPOCHS and SOLVER.REFERENCE_BATCH: length of the training in epochs, and the batch
+        SOLVER.EPOCHS and SOLVER.REFERENCE_BATCH: length of the run in epochs, and the batch
         size for which the learning rate and the iterations are written; 0 for a fixed schedule.
         MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone. It reads the keys of
         build_resnet_fpn_backbone, except MODEL.FPN.FUSE_TYPE.
@@ -54,7 +54,7 @@ def add_ranking_config(cfg: CfgNode) -> None:
     RankingCascadeROIHeads as MODEL.ROI_HEADS.NAME:
         MODEL.ASSIGNER, MODEL.CRITERION, MODEL.SAMPLER and MODEL.BOX_PREDICTOR belong to the box
         head; MODEL.RPN_ASSIGNER, MODEL.RPN_CRITERION and MODEL.RPN_SAMPLER belong to the RPN. A
-        sampler with an empty NAME is no sampler. Detectron2's keys for matching, sampling and
+        sampler with an empty NAME means no sampler. Detectron2's keys for matching, sampling and
         losses have no effect, except MODEL.RPN.LOSS_WEIGHT.
         With masks, MODEL.MASK_CRITERION is the mask loss that is added to MODEL.CRITERION.
         MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are arguments of
@@ -81,7 +81,7 @@ def num_classes_keys(cfg: CfgNode) -> tuple[str, ...]:
 
     Returns:
         The model's own key. For a model that is neither this project's nor adapted, all of
-        NUM_CLASSES_KEYS, as any of them may be the right one.
+        NUM_CLASSES_KEYS, because any of them may be the right one.
     """
     key = _interface(cfg).num_classes_key
     return NUM_CLASSES_KEYS if key is None else (key,)
@@ -128,7 +128,7 @@ def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **given: Any) -> A
         cfg: a Detectron2 config.
         key: the node's name, such as ``ASSIGNER``.
         namespace: the package or module with the constructors.
-        given: default arguments; those of the node override them.
+        given: default arguments; the arguments of the node override them.
 
     Returns:
         The constructed object.

@@ -69,7 +69,7 @@ def _panel(axis: Axes, records: list[dict[str, Any]], lines: dict[str, str], tit
     for name, label in lines.items():
         points = [(record["iteration"], record[name]) for record in records if name in record]
         if points:
-            # A training with a single evaluation has one point, which a line would not show.
+            # A run with a single evaluation has one point, which a line would not show.
             marker = "o" if len(points) < 20 else ""
             axis.plot(*zip(*points, strict=True), label=label, marker=marker)
     if axis.lines:

@@ -4,7 +4,7 @@ import torch
 
 
 def grid(size, stride, scales=(4.0,), jitter=None):
-    """Square anchors on a grid; jitter moves the centres so that no two distances are equal."""
+    """Make square anchors on a grid; jitter moves the centres, so no two distances are equal."""
     steps = torch.arange(stride / 2, size, stride, dtype=torch.float64)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)

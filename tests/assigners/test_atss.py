@@ -99,7 +99,7 @@ def test_the_block_size_does_not_change_the_result(scene, monkeypatch):
         ),
     ],
 )
-def test_wrong_arguments_are_named_in_the_error(change, message):
+def test_the_error_names_the_wrong_argument(change, message):
     arguments = dict(
         anchors=[grid(64, 16).float()],
         gt_boxes=[torch.tensor([[8.0, 8.0, 60.0, 60.0]])],

@@ -55,7 +55,7 @@ def test_a_location_is_assigned_to_the_smallest_object_and_to_the_first_of_equal
     assert labels[0, 0] == 0 and labels[5, 5] == 0
 
 
-def test_the_square_is_in_strides_around_the_center_and_clipped_to_the_box():
+def test_center_sampling_radius_is_in_strides_and_clipped_to_the_box():
     # 1.5 strides of 8 pixels around (32, 32) contain the locations at 28 and 36, not 20 and 44.
     positive = one_level([0, 0, 64, 64]) == 0
     assert positive.nonzero().tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
@@ -64,7 +64,7 @@ def test_the_square_is_in_strides_around_the_center_and_clipped_to_the_box():
     assert (one_level([0, 0, 64, 64], radius=0.0) == 0).all()
 
 
-def test_a_location_on_an_edge_is_outside():
+def test_a_location_on_a_box_edge_is_not_positive():
     assert not (one_level([28, 0, 36, 64], radius=0.0) == 0).any()
     # The locations at 20 and 44 pixels are exactly 1.5 strides from the centre.
     assert (one_level([0, 0, 64, 64], radius=1.5) == 0).sum() == 4
@@ -123,7 +123,7 @@ def test_only_fcos_needs_one_square_anchor_per_location():
     assert not any(a.one_per_location for a in (ATSS, MaxIoU, PAA, NormalizedPAA))
 
 
-def test_wrong_arguments_are_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     box, label = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]
     with pytest.raises(ValueError, match=r"anchors: expected 5 levels.*\(64, 128, 256, 512\), g"):
         FCOS()([grid(64, 8, (8.0,))], box, label, torch.ones(64) > 0)

@@ -31,13 +31,13 @@ KINDS = {
 
 
 def scattered(rows, generator, columns=46):
-    """Samples at random places of a matrix whose other entries are NaN."""
+    """Put samples at random columns of a matrix of NaN."""
     values = torch.full((len(rows), columns), torch.nan, dtype=torch.float64)
     exists = torch.zeros(len(rows), columns, dtype=torch.bool)
     for i, row in enumerate(rows):
-        places = torch.randperm(columns, generator=generator)[: len(row)]
-        values[i, places] = row
-        exists[i, places] = True
+        columns_of_row = torch.randperm(columns, generator=generator)[: len(row)]
+        values[i, columns_of_row] = row
+        exists[i, columns_of_row] = True
     return values, exists
 
 
@@ -110,7 +110,7 @@ def test_values_on_a_device_without_float64_move_to_the_cpu():
     assert in_float64(metal).dtype == torch.float64
 
 
-def test_wrong_arguments_are_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     values = torch.zeros(2, 3)
     with pytest.raises(
         ValueError, match=r"values: expected a float tensor \(G, C\), got torch.int"

@@ -123,7 +123,7 @@ def test_the_block_size_does_not_change_the_result(scene, monkeypatch, low_quali
         torch.testing.assert_close(getattr(assigner(*scene), name), getattr(whole, name))
 
 
-def test_wrong_thresholds_are_named_in_the_error():
+def test_the_error_names_the_wrong_threshold():
     with pytest.raises(ValueError, match=r"^negative_iou, positive_iou: .* got \(0.6, 0.5\)"):
         MaxIoU(0.5, 0.6)
     with pytest.raises(

@@ -52,7 +52,7 @@ def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
 
 
 def compete_for_one_object(boxes):
-    """All anchors compete for one object of class 0, whose box is that of the first anchor."""
+    """Let all anchors compete for one object of class 0 with the box of the first anchor."""
     rows = torch.arange(len(boxes))
     return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 
@@ -311,7 +311,7 @@ def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner
 
 
 @BOTH
-def test_wrong_arguments_are_named_in_the_error(assigner):
+def test_the_error_names_the_wrong_argument(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
         with pytest.raises(
@@ -338,7 +338,7 @@ def test_wrong_arguments_are_named_in_the_error(assigner):
             assigner()(anchors, boxes, classes, valid, wrong)
 
 
-def test_wrong_options_of_the_costs_are_named_in_the_error():
+def test_the_error_names_the_wrong_option_of_the_costs():
     for weight in (-1.0, float("inf")):
         with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
             PAA(box_weight=weight)

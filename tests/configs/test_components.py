@@ -80,7 +80,7 @@ def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, mess
         ),
     ],
 )
-def test_each_mistake_is_reported_in_one_line_that_names_it(node, message):
+def test_each_mistake_gives_a_one_line_error_that_names_it(node, message):
     with pytest.raises(UserError, match=message) as caught:
         build(node)
     assert "\n" not in str(caught.value)

@@ -136,7 +136,7 @@ def test_the_plus_model_changes_only_the_neck():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_other_settings_are_those_of_the_dense_detectors(name):
+def test_all_other_settings_equal_the_dense_detectors_settings(name):
     cfg, base = load(f"quick/{name}.py"), load("quick/retinanet_atss_rs.py")
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
     changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")

@@ -103,7 +103,7 @@ def change(candidates, **fields):
 
 
 def gradients(criterion, candidates):
-    """Return the output of a criterion, and the gradients at the logits and the box outputs."""
+    """Return a criterion's output, and its gradients with respect to logits and box outputs."""
     output = criterion(candidates)
     sum(output.losses.values()).backward()
     return output, candidates.logits.grad, candidates.boxes.outputs.grad

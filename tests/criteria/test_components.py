@@ -36,7 +36,7 @@ def test_instance_weights_are_detached_and_in_range(weight):
         torch.testing.assert_close(weights, candidates.boxes.overlap())
 
 
-def test_the_score_weight_is_the_highest_score_or_that_of_the_objects_class():
+def test_the_score_weight_is_the_highest_score_or_the_score_of_the_objects_class():
     candidates = make(LABELS)
     scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
     torch.testing.assert_close(ScoreWeight()(candidates), scores.amax(dim=1))
@@ -65,7 +65,7 @@ def test_the_positive_count_is_a_moving_average_saved_in_checkpoints():
     assert fresh(counted(7)) == normalizer(counted(7))
 
 
-def test_without_momentum_the_positive_count_is_that_of_the_step_even_in_evaluation_mode():
+def test_without_momentum_the_positive_count_is_of_the_current_step_even_in_evaluation_mode():
     normalizer = PositiveCount(momentum=0.0)
     assert normalizer(counted(5)) == 5 and normalizer(counted(0)) == 1
     assert normalizer.eval()(counted(7)) == 7
@@ -97,7 +97,7 @@ def test_magnitude_balance_is_the_ratio_of_the_gradient_norms():
     candidates = make(LABELS)
     criterion = rank_sort(balance=MagnitudeBalance())
     output, grad, box_grad = gradients(criterion, candidates)
-    # The gradient of the balanced box loss has the same norm as that of the ranking loss.
+    # The gradients of the balanced box loss and the ranking loss have the same norm.
     torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
     with torch.no_grad():
         assert criterion(make(LABELS)).metrics["box_balance"] == 1
@@ -131,7 +131,7 @@ def test_history_balance_updates_once_per_period_and_is_saved_in_checkpoints():
     balance, original = resumed, balance
     assert step(1.0, 1.0) == pytest.approx((2.0 + 10.0) / 2.0)
     assert step(0.0, 0.0) == pytest.approx(6.0)
-    assert original.sums.tolist() == [9.0, 1.0]  # the two share no state
+    assert original.sums.tolist() == [9.0, 1.0]  # the two do not share state
     balance = HistoryBalance(period=1)
     assert step(1.0, 0.0) == 50.0  # without a box loss the factor does not change
 

@@ -154,21 +154,22 @@ def changed(**fields):
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
         (
             lambda: rank_sort(normalizer=PositiveCount()),
-            "normalizer: expected None, as RankSort is already normalised, got PositiveCount",
+            "normalizer: expected None because RankSort is already normalised, got PositiveCount",
         ),
         (
             lambda: Criterion(classification=Focal()),
-            "normalizer: expected a Normalizer such as PositiveCount, as Focal is a sum, got None",
+            "normalizer: expected a Normalizer such as PositiveCount because Focal is a sum, got",
         ),
         (
             lambda: Criterion(classification=APE(), rank_scope="global"),
-            "rank_scope: expected 'image' or 'gpu', as APE cannot rank across processes, got 'g",
+            "rank_scope: expected 'image' or 'gpu' because APE cannot rank across processes, "
+            "got 'global'",
         ),
         (
             lambda: Criterion(
                 classification=Focal(), normalizer=PositiveCount(), rank_scope="image"
             ),
-            "rank_scope: expected 'gpu', as Focal does not rank, got 'image'",
+            "rank_scope: expected 'gpu' because Focal does not rank, got 'image'",
         ),
         (lambda: changed(labels=LABELS[:3]), r"labels: expected an int64 tensor of shape \(8,\)"),
         (
@@ -262,7 +263,7 @@ def changed(**fields):
         (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],
 )
-def test_wrong_arguments_are_named_in_the_error(build, message):
+def test_the_error_names_the_wrong_argument(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 

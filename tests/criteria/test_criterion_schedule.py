@@ -91,7 +91,7 @@ def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classi
     [
         (
             lambda: Criterion(classification=RankSort(), branch=BranchLoss(IoUWeight())),
-            "branch: expected None, as RankSort trains the order of the scores itself, got Bra",
+            "branch: expected None because RankSort trains the order of the scores itself, got Bra",
         ),
         (lambda: BranchLoss(IoUWeight(), weight=-1), "weight: expected a finite number"),
         (
@@ -121,6 +121,6 @@ def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classi
         ),
     ],
 )
-def test_parts_that_do_not_fit_are_named_in_the_error(build, message):
+def test_the_error_names_parts_that_do_not_fit(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -57,42 +57,42 @@ SCOPED = {
 LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGROUND, 3])
 
 
-def with_ignored(labels, seed):
+def add_ignored(labels, seed):
     """Candidates without and with ignored rows.
 
-    The ignored rows are between and after the others. Also return the places of the other rows.
+    The ignored rows are between and after the others. Also return the indices of the others.
     """
-    few = make(labels, seed=seed)
-    places = torch.arange(len(labels)) * 4 // 3
-    rows = int(places[-1]) + 3
-    logits = torch.randn(rows, few.logits.shape[1])
+    without_ignored = make(labels, seed=seed)
+    indices = torch.arange(len(labels)) * 4 // 3
+    rows = int(indices[-1]) + 3
+    logits = torch.randn(rows, without_ignored.logits.shape[1])
     logits[1::3] = -torch.inf
-    logits[places] = few.logits.detach()
-    image = few.image[(torch.searchsorted(places, torch.arange(rows), right=True) - 1)]
+    logits[indices] = without_ignored.logits.detach()
+    image = without_ignored.image[(torch.searchsorted(indices, torch.arange(rows), right=True) - 1)]
     all_labels = torch.full((rows,), IGNORE)
-    all_labels[places] = labels
-    many = dataclasses.replace(
-        few,
+    all_labels[indices] = labels
+    with_ignored = dataclasses.replace(
+        without_ignored,
         logits=logits.requires_grad_(),
         labels=all_labels,
-        positives=places[few.positives],
+        positives=indices[without_ignored.positives],
         image=image,
         level=torch.zeros_like(image),
     )
-    return few, many, places
+    return without_ignored, with_ignored, indices
 
 
 def compare_criteria(build, seed=0):
-    few, many, places = with_ignored(LABELS, seed)
-    expected, output = build()(few), build()(many)
+    without_ignored, with_ignored, indices = add_ignored(LABELS, seed)
+    expected, output = build()(without_ignored), build()(with_ignored)
     assert expected.losses.keys() == output.losses.keys()
     for name, loss in expected.losses.items():
         torch.testing.assert_close(output.losses[name], loss, rtol=1e-5, atol=1e-7)
     losses = [sum(x.losses.values()) for x in (expected, output)]
-    right = torch.autograd.grad(losses[0], few.logits)[0]
-    gradient = torch.autograd.grad(losses[1], many.logits)[0]
-    torch.testing.assert_close(gradient[places], right, rtol=1e-5, atol=1e-7)
-    assert right.any() and not gradient[many.labels == IGNORE].any()
+    expected_gradient = torch.autograd.grad(losses[0], without_ignored.logits)[0]
+    gradient = torch.autograd.grad(losses[1], with_ignored.logits)[0]
+    torch.testing.assert_close(gradient[indices], expected_gradient, rtol=1e-5, atol=1e-7)
+    assert expected_gradient.any() and not gradient[with_ignored.labels == IGNORE].any()
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,14 @@ def test_a_criterion_gives_the_same_results_with_ignored_rows_as_without(scope, 
 
 @pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
 def test_ranking_criteria_ignore_background_rows_of_minus_infinity(name):
-    few, many, _ = with_ignored(LABELS, seed=0)
-    ignored = many.labels == IGNORE
-    logits = many.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
-    labels = many.labels.masked_fill(ignored, BACKGROUND)
-    expected = SCOPED["image"][name]()(few)
-    output = SCOPED["image"][name]()(dataclasses.replace(many, logits=logits, labels=labels))
+    without_ignored, with_ignored, _ = add_ignored(LABELS, seed=0)
+    ignored = with_ignored.labels == IGNORE
+    logits = with_ignored.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
+    labels = with_ignored.labels.masked_fill(ignored, BACKGROUND)
+    expected = SCOPED["image"][name]()(without_ignored)
+    output = SCOPED["image"][name]()(
+        dataclasses.replace(with_ignored, logits=logits, labels=labels)
+    )
     for part, loss in expected.losses.items():
         torch.testing.assert_close(output.losses[part], loss, rtol=1e-5, atol=1e-7)
     sum(output.losses.values()).backward()
@@ -129,10 +131,10 @@ def test_a_ranking_of_two_processes_gives_the_same_results_with_ignored_rows_as_
 
 
 def test_a_positive_logit_of_minus_infinity_is_ranked_as_a_probability_of_0():
-    few = make(LABELS)
-    logits = few.logits.detach().clone()
+    without_ignored = make(LABELS)
+    logits = without_ignored.logits.detach().clone()
     logits[0, 0] = -torch.inf
-    candidates = dataclasses.replace(few, logits=logits.requires_grad_())
+    candidates = dataclasses.replace(without_ignored, logits=logits.requires_grad_())
     criterion = Criterion(classification=RankDet(), instance_weight=UniformWeight())
     losses = criterion(candidates).losses
     sum(losses.values()).backward()

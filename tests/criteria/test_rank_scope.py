@@ -171,7 +171,7 @@ COUNT_SHARES = {
 
 
 class Baseline(Detector):
-    """A linear head with a centreness branch, trained like the dense baselines."""
+    """A linear head with a centerness branch, trained like the dense baselines."""
 
     def __init__(self):
         super().__init__(
@@ -206,7 +206,7 @@ def count_work(rank, size, folder):
 
 
 def test_a_global_positive_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
-    """The mean of the losses over the processes is also that of one process."""
+    """The mean of the losses over the processes equals the loss of one process, too."""
     multiprocessing.spawn(count_work, (2, str(tmp_path)), nprocs=2)
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, share in COUNT_SHARES.items():

@@ -12,25 +12,25 @@ from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
 def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduction, merge_levels):
     """The three losses of some rows that are ranked together; None without a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
-    places = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
-    if not places:
+    index_of_row = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
+    if not index_of_row:
         return None
     logits = candidates.logits
     scores = logits.sigmoid() if probabilities else logits
-    foreground = torch.stack([scores[r, labels[r]] for r in places])
+    foreground = torch.stack([scores[r, labels[r]] for r in index_of_row])
     background = [scores[r].max() for r in rows if labels[r] == BACKGROUND]
     background = torch.stack(background) if background else scores[:0, 0]
-    mined = mined_by_loop(background, negatives, 15, 3 * len(places))
+    mined = mined_by_loop(background, negatives, 15, 3 * len(index_of_row))
     losses = [by_pair_matrix(foreground, mined) if len(mined) else 0 * scores.sum(), 0.0]
     for c in range(scores.shape[1]):
-        high = [scores[r, c] for r in places if labels[r] == c]
+        high = [scores[r, c] for r in index_of_row if labels[r] == c]
         low = [scores[r, c] for r in rows if labels[r] not in (c, IGNORE)]
         if high and low:
             mined = mined_by_loop(torch.stack(low), negatives, 3, 3 * len(high))
             losses[1] = losses[1] + by_pair_matrix(torch.stack(high), mined)
-    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(places.values())]
-    level = 0 if merge_levels else candidates.level[list(places)]
-    groups = labels[list(places)] * 10 + level
+    ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(index_of_row.values())]
+    level = 0 if merge_levels else candidates.level[list(index_of_row)]
+    groups = labels[list(index_of_row)] * 10 + level
     return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
 
 

@@ -1,7 +1,7 @@
-"""Count how often a step makes the host wait for a GPU.
+"""Count the synchronizations of host and GPU in a training step.
 
-The host waits for every call whose result, or whose result's shape, it needs. The calls are counted
-on the CPU, with the checks of values disabled, as they are on a GPU.
+A call synchronizes if the host needs its result or the shape of its result. The calls are counted
+on the CPU. The checks of values are disabled, as they are on a GPU.
 """
 
 import pytest
@@ -39,7 +39,7 @@ MASKS = (torch.bool, torch.uint8)
 
 
 class _Operations(TorchDispatchMode):
-    """Record operations that wait, including those of the backward pass."""
+    """Record operations that synchronize, including operations of the backward pass."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class _Lists(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def waits(run):
+def synchronizations(run):
     with _Operations() as operations, _Lists() as lists:
         run()
     return operations.waits + lists.waits
@@ -91,8 +91,8 @@ def waits(run):
         lambda x: torch.repeat_interleave(x.view(1), torch.tensor([2])),
     ],
 )
-def test_the_counter_detects_a_wait(run):
-    assert len(waits(lambda: run(torch.tensor(1.0)))) == 1
+def test_the_counter_detects_a_synchronization(run):
+    assert len(synchronizations(lambda: run(torch.tensor(1.0)))) == 1
 
 
 def batch(images, classes, levels, rows=60):
@@ -130,7 +130,7 @@ COMPONENTS = {
 }
 
 
-def waits_of_a_step(build, scope, *size):
+def synchronizations_of_a_step(build, scope, *size):
     step = batch(*size)
     criterion = Criterion(
         classification=build(),
@@ -138,13 +138,13 @@ def waits_of_a_step(build, scope, *size):
         balance=ConstantBalance(1.0),
         rank_scope=scope,
     )
-    return waits(lambda: sum(criterion(step).losses.values()).backward())
+    return synchronizations(lambda: sum(criterion(step).losses.values()).backward())
 
 
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_a_step_of_rankdet_waits_at_most_four_times_for_any_size(name, scope, monkeypatch):
+def test_a_step_of_rankdet_synchronizes_at_most_four_times_for_any_size(name, scope, monkeypatch):
     for module in (checks, candidates):
         monkeypatch.setattr(module, "looks_at_values", lambda tensor: False)
     for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):
-        assert len(waits_of_a_step(COMPONENTS[name], scope, *size)) <= 4
+        assert len(synchronizations_of_a_step(COMPONENTS[name], scope, *size)) <= 4

@@ -4,7 +4,7 @@ IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
 
 
 def valid(lvis=False):
-    """Return 3 images of 40 x 30, the last without objects; a crowd; categories out of order."""
+    """Return 3 images of 40 x 30: one without objects, a crowd, and unsorted categories."""
     crowd = {"iscrowd": 1, "segmentation": {"size": [30, 40], "counts": [0, 6, 1194]}}
     polygon = [[2, 2, 12, 2, 12, 12]]
     content = {

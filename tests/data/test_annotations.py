@@ -53,7 +53,7 @@ def test_lvis_images_are_found_by_the_last_one_or_two_parts_of_their_url(write, 
         assert read_annotations(path, images).num_images == 3
 
 
-def test_a_16_bit_image_is_refused_because_training_would_see_it_white(write):
+def test_a_16_bit_image_is_refused_because_it_would_be_loaded_as_white(write):
     path, images = write(valid())
     Image.new("I;16", (40, 30)).save(images / "12.png")
     with pytest.raises(UserError, match="image 12 .*12.png has pixels of more than 8 bits"):
@@ -176,7 +176,9 @@ LVIS_FAULTS = [
     [(False, *fault) for fault in FAULTS] + [(True, *fault) for fault in LVIS_FAULTS],
     ids=[message for _, message in FAULTS + LVIS_FAULTS],
 )
-def test_a_single_fault_is_one_line_that_names_the_file_and_the_entry(write, lvis, mutate, message):
+def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry(
+    write, lvis, mutate, message
+):
     content = valid(lvis)
     mutate(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -197,7 +199,7 @@ def test_a_file_without_a_json_object_is_refused(write, text, message):
         read_annotations(*write(text))
 
 
-def test_missing_files_and_folders_are_named(write, tmp_path):
+def test_the_error_names_missing_files_and_folders(write, tmp_path):
     path, images = write(valid())
     for arguments, message in [
         ((tmp_path / "no.json", images), "no.json' does not exist"),

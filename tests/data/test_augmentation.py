@@ -316,7 +316,7 @@ def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
         ),
     ],
 )
-def test_an_invalid_argument_is_named(make, message):
+def test_the_error_names_the_invalid_argument(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -85,7 +85,7 @@ def test_a_broken_mask_is_recognised(case):
     assert not is_whole(BROKEN[case], AREA)
 
 
-def test_every_change_of_one_character_is_judged_as_by_a_plain_loop():
+def test_every_change_of_one_character_gives_the_verdict_of_a_plain_loop():
     """Some changes keep the sum of the runs, so the text is another valid mask."""
     rng = np.random.default_rng(1)
     text = counts_of(random_masks(9)[7]).decode()

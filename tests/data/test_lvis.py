@@ -130,7 +130,7 @@ def test_a_file_that_does_not_match_the_registered_set_is_refused(root, changes,
         DatasetCatalog.get("ranking_lvis_v1_train")
 
 
-def test_a_missing_file_or_folder_is_named(root):
+def test_the_error_names_a_missing_file_or_folder(root):
     with pytest.raises(UserError, match="lvis_v1_val.json' does not exist"):
         DatasetCatalog.get("ranking_lvis_v1_val")
     write(root, "v1")

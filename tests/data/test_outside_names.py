@@ -56,7 +56,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=str)
-def test_a_name_that_leaves_the_folder_is_refused_in_one_line_with_the_count(write, name):
+def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(write, name):
     path, images = write(**name)
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
         read_annotations(path, images)
@@ -106,7 +106,7 @@ def test_allow_outside_permits_such_names(write, tmp_path, absolute):
         load_set(NAME)
 
 
-def test_with_allow_outside_a_name_that_no_file_can_have_is_a_missing_image(write):
+def test_with_allow_outside_an_impossible_file_name_is_a_missing_image(write):
     path, images = write(file_name="a\0/a.png")
     with pytest.raises(UserError, match="no image file at"):
         read_annotations(path, images, allow_outside=True)

@@ -83,9 +83,7 @@ def evaluate():
 
 
 @FORMATS
-def test_a_training_parses_each_file_once_and_does_not_change_the_content(
-    write, parsed, tmp_path, lvis
-):
+def test_a_run_parses_each_file_once_and_does_not_change_the_content(write, parsed, tmp_path, lvis):
     path, images = write(valid(lvis))
     register_annotations(NAME, path, images, read_annotations(path, images))
     before = copy.deepcopy(open_annotations(path).content)

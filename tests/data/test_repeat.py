@@ -34,7 +34,7 @@ def root(tmp_path):
     register_shapes()
 
 
-def test_the_factor_of_an_image_is_that_of_its_rarest_class():
+def test_the_repeat_factor_of_an_image_is_the_factor_of_its_rarest_class():
     # sqrt(.5 / (2/8)) = 1.414 and sqrt(.5 / (1/8)) = 2 exactly; an empty image has factor 1.
     expected = [1, 1, 1, 1, math.sqrt(2), 2, 1, 1]
     assert repeat_factors(IMAGES, 0.5).tolist() == pytest.approx(expected)
@@ -42,8 +42,8 @@ def test_the_factor_of_an_image_is_that_of_its_rarest_class():
 
 def test_factors_are_rounded_up_and_nothing_is_copied():
     repeated = repeat_rare(IMAGES, threshold=0.5)
-    places = [next(i for i, image in enumerate(IMAGES) if image is copy) for copy in repeated]
-    assert places == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7]
+    indices = [next(i for i, image in enumerate(IMAGES) if image is copy) for copy in repeated]
+    assert indices == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7]
     assert len(repeat_rare(IMAGES, threshold=0.1)) == len(IMAGES)
     assert len(repeat_rare([], threshold=0.1)) == 0
 

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import categories_of, prepare_shapes
 from ranking_det.data.shapes.generate import Settings, write_set
-from ranking_det.data.shapes.mask_annotations import polygon_annotation, without_crumbs
+from ranking_det.data.shapes.mask_annotations import polygon_annotation, remove_small_pieces
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +156,10 @@ def test_small_pieces_are_removed_and_small_holes_filled_but_the_last_piece_stay
     mask = np.zeros((40, 40), bool)
     mask[5:30, 5:30] = True
     mask[10:12, 10:12] = False
-    whole = without_crumbs(mask)
+    whole = remove_small_pieces(mask)
     assert whole.sum() == 25 * 25
     mask[36:38, 36:38] = True
-    assert np.array_equal(without_crumbs(mask), whole)
+    assert np.array_equal(remove_small_pieces(mask), whole)
     speck = np.zeros((8, 8), bool)
     speck[2, 3] = True
-    assert np.array_equal(without_crumbs(speck), speck)
+    assert np.array_equal(remove_small_pieces(speck), speck)

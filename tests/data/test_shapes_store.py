@@ -151,7 +151,7 @@ def test_a_folder_that_another_program_made_is_neither_used_nor_changed(tmp_path
         ({"variant": "forms"}, "variant: expected one of shapes, shapes_lvis, got 'forms'"),
     ],
 )
-def test_values_out_of_range_are_named(tmp_path, wrong, message):
+def test_the_error_names_a_value_out_of_range(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         prepare_shapes(tmp_path, **wrong)
     assert not list(tmp_path.iterdir())
@@ -165,7 +165,7 @@ def test_the_folder_follows_the_environment_variable(monkeypatch):
     assert str(shapes_folder(root="/x")) == "/x/shapes"
 
 
-def test_the_command_line_reports_an_error_in_one_line_with_status_1(tmp_path, capsys):
+def test_the_command_line_prints_a_one_line_error_and_exits_with_status_1(tmp_path, capsys):
     prepare_shapes(tmp_path, **SMALL)
     assert main(["--root", str(tmp_path)]) == 0
     assert main(["--root", str(tmp_path), "--size", "96"]) == 1

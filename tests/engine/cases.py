@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Payload:
-    """An object whose unpickling creates the folder ``mark``."""
+    """An object that creates the folder ``mark`` when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = str(mark)

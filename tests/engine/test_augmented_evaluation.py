@@ -69,7 +69,7 @@ def test_a_custom_config_need_not_have_the_tta_node():
         (["train.tta.min_sizes=480"], "train.tta.min_sizes: expected a list, got 480"),
     ],
 )
-def test_a_wrong_key_or_type_is_an_error_of_one_line(overrides, message):
+def test_a_wrong_key_or_type_gives_a_one_line_error(overrides, message):
     with pytest.raises(UserError, match=message):
         load_lazy_config(RS, overrides)
 
@@ -78,7 +78,7 @@ def test_a_wrong_key_or_type_is_an_error_of_one_line(overrides, message):
     ("config", "on", "wrong"),
     [(RS, LAZY_ON, "train.tta.min_sizes=[]"), (TWIN, YAML_ON, "TEST.AUG.MIN_SIZES=()")],
 )
-def test_a_model_or_option_that_the_wrapper_rejects_is_an_error_of_one_line(config, on, wrong):
+def test_a_model_or_option_that_the_wrapper_rejects_gives_a_one_line_error(config, on, wrong):
     where = wrong.rpartition(".")[0]
     for options, model, reason in (
         (on, nn.Linear(1, 1), "model: expected a dense detector .* got Linear"),

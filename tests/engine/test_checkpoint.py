@@ -34,7 +34,7 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
 
 
-def test_a_full_disk_is_an_error_of_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(tmp_path):
     small = checkpointer(tmp_path)
     small.save("model_0000001", iteration=1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
@@ -62,7 +62,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_truncated_checkpoint_is_an_error_of_one_line(keep, tmp_path):
+def test_a_truncated_checkpoint_gives_a_one_line_error(keep, tmp_path):
     model = nn.Linear(100, 100)
     checkpointer(tmp_path, model).save("model_0000001")
     path = tmp_path / "model_0000001.pth"
@@ -129,10 +129,10 @@ def best_iteration(folder):
 def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
     hook = run_best(tmp_path, [None, 3.0, None, 7.0, 5.0, float("nan")])
     assert best_iteration(tmp_path) == 3 and hook.best == {"metric": 7.0, "iteration": 3}
-    assert find_last(str(tmp_path)) == ""  # a training does not resume from the best
+    assert find_last(str(tmp_path)) == ""  # a run does not resume from the best
 
 
-def test_the_best_checkpoint_survives_a_resume_also_from_an_earlier_checkpoint(tmp_path):
+def test_the_best_checkpoint_survives_a_resume_even_from_an_earlier_checkpoint(tmp_path):
     state = run_best(tmp_path, [3.0]).state_dict()
     run_best(tmp_path, [None, 7.0])
     assert run_best(tmp_path, [5.0], start=1, state=state).best["metric"] == 7.0
@@ -146,7 +146,7 @@ def test_without_a_box_metric_the_mask_metric_decides(tmp_path):
     assert best_iteration(tmp_path) == 1
 
 
-def test_a_new_training_in_the_same_folder_replaces_the_best_checkpoint(tmp_path):
+def test_a_new_run_in_the_same_folder_replaces_the_best_checkpoint(tmp_path):
     run_best(tmp_path, [7.0])
     run_best(tmp_path, [None, 2.0])
     assert best_iteration(tmp_path) == 1

@@ -18,7 +18,7 @@ from tests.engine.cases import locked_by_another_process, shapes_environment
 ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
 TWIN = "configs/shapes/retinanet_atss_rs.yaml"
-# A few steps on tiny images, with logging and checkpoints as in a long training.
+# A few steps on tiny images, with logging and checkpoints as in a long run.
 QUICK = [
     "train.device=cpu",
     "train.max_iter=4",
@@ -47,7 +47,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(environment, tmp_path_factory):
-    """The output folder of a short training, and the output of the process."""
+    """The output folder of a short run, and the output of the process."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", RS]
     command += [*QUICK, f"train.output_dir={folder}"]
@@ -99,7 +99,7 @@ def test_training_writes_log_metrics_weights_and_pictures_and_prints_the_folder_
     assert {"AP", "AP50", "APs"} <= results(folder)["bbox"].keys()
 
 
-def test_eval_only_gives_exactly_the_metrics_of_the_training(runs):
+def test_eval_only_gives_exactly_the_metrics_of_the_training_run(runs):
     before = json.loads((runs["eval"] / "trained.json").read_text())
     assert results(runs["eval"]) == before
 
@@ -160,11 +160,11 @@ WRONG = {
     ),
     "parts that do not fit": (
         [RS, "model.head.branch=True"],
-        "model cannot be built: head.branch: expected False, as the criterion",
+        "model cannot be built: head.branch: expected False because the criterion",
     ),
     "yaml parts that do not fit": (
         ["configs/shapes/fcos_fcos_rs.yaml", "MODEL.HEAD.BRANCH", "True", "MODEL.DEVICE", "cpu"],
-        "MODEL cannot be built: head.branch: expected False, as the criterion",
+        "MODEL cannot be built: head.branch: expected False because the criterion",
     ),
     "a wrong option of inference": (
         [TWIN, "MODEL.INFERENCE.NMS", "fast", "MODEL.DEVICE", "cpu"],
@@ -250,7 +250,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_user_error_is_one_line(case, tmp_path, monkeypatch, capsys):
+def test_a_user_error_is_a_one_line_message(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     args, message = WRONG[case]
     if args[0] == RS and not any("output_dir" in a for a in args):
@@ -263,13 +263,13 @@ def test_a_user_error_is_one_line(case, tmp_path, monkeypatch, capsys):
     assert not Path("output/shapes/fcos_fcos_rs_yaml").exists()
 
 
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     (tmp_path / "notes.txt").write_text("mine")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         assert main(["--config-file", RS, *QUICK, f"train.output_dir={tmp_path}"]) == 2
     output = capsys.readouterr().err
-    assert f"{tmp_path}: another training (process {other.pid}) is writing to this" in output
+    assert f"{tmp_path}: another training run (process {other.pid}) is writing to this" in output
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "notes.txt"]
 
 
@@ -281,7 +281,7 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path, monkeypatch, 
         ("a list", "cannot be read as a checkpoint"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_line(kind, message, tmp_path):
+def test_a_checkpoint_that_does_not_fit_gives_a_one_line_error(kind, message, tmp_path):
     path = tmp_path / "other.pth"
     if kind == "a list":
         torch.save([1, 2], path)
@@ -296,10 +296,10 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_one_line(kind, message, t
         assert "\n" not in str(caught.value)
 
 
-def test_a_new_training_resets_the_state_of_its_criterion_and_an_evaluation_does_not(tmp_path):
+def test_a_new_run_resets_the_state_of_its_criterion_and_an_evaluation_does_not(tmp_path):
     def build():
         model = torch.nn.Linear(2, 2)
-        # The criterion is found by its class, whatever its attribute is called.
+        # The criterion is found by its class, not by the name of its attribute.
         model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
         return model
 
@@ -312,7 +312,7 @@ def test_a_new_training_resets_the_state_of_its_criterion_and_an_evaluation_does
     assert (model.loss.balance.sums == 7).all()
 
 
-def test_weights_that_fit_in_part_can_start_a_training_but_cannot_be_evaluated(tmp_path):
+def test_weights_that_fit_in_part_can_start_a_run_but_cannot_be_evaluated(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
     load_weights(model, str(tmp_path / "part.pth"), whole=False)

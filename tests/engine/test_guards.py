@@ -22,7 +22,7 @@ from tests.modeling.cases import load, make_batch
 
 
 class Model(nn.Module):
-    """A model whose losses are given by the batch."""
+    """A model that takes its losses from the batch."""
 
     prefix = ""
 
@@ -64,12 +64,12 @@ def test_a_non_finite_loss_stops_training_and_names_loss_iteration_and_images(va
     assert trainer.model.weight.isfinite().all()
 
 
-def test_without_an_image_id_the_file_is_named():
+def test_the_error_names_the_file_of_an_image_without_an_id():
     with pytest.raises(NonFiniteLossError, match=r"images a\.png\."):
         make_trainer([[{"file_name": "a.png", "factor": float("inf")}]]).train(0, 1)
 
 
-def test_the_images_whose_gradients_broke_the_weights_are_named():
+def test_the_error_names_the_images_whose_gradients_broke_the_weights():
     batches = batches_with({}, step=0)
     trainer = make_trainer(batches)
     step = trainer.optimizer.step
@@ -189,7 +189,7 @@ def test_an_rpn_without_positives_is_a_warning_although_the_box_head_has_some(ca
 @pytest.mark.parametrize(
     ("name", "loss"), [("mask_rs", "loss_rank"), ("cascade_rs", "loss_rank_stage0")]
 )
-def test_a_non_finite_loss_of_an_rcnn_is_named(name, loss):
+def test_the_error_names_a_non_finite_loss_of_an_rcnn(name, loss):
     model = instantiate(load(f"quick/{name}.py").model)
     batches = [make_batch((2, 1), sizes=((64, 64),)) for _ in range(2)]
     for i, inputs in enumerate(batches[0] + batches[1]):

@@ -1,4 +1,4 @@
-"""A process whose images have no objects does not block the others or change their gradients."""
+"""A process without objects does not block the others or change their gradients."""
 
 import multiprocessing
 import socket

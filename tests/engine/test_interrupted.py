@@ -1,4 +1,4 @@
-"""Trainings that are killed at a certain file, resumed after their end, repeated or replaced."""
+"""Runs that are killed at a certain file, resumed after their end, repeated or replaced."""
 
 import json
 import os
@@ -21,7 +21,7 @@ OPTIONS = [
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-# The file before whose rename the run is killed, and how many such renames come before.
+# The run is killed before this file is renamed, after this many earlier renames of it.
 MOMENTS = {
     "the last periodic checkpoint": ("model_0000003.pth", 0),
     "the pointer to it": ("last_checkpoint", 1),
@@ -31,7 +31,7 @@ MOMENTS = {
     "the classes of the last evaluation": ("per_class_ap.csv", 1),
     "the best checkpoint": ("model_best.pth", 0),
 }
-# One process imports torch and forks for each training: starting a process takes seconds.
+# One process imports torch and forks for each run: starting a process takes seconds.
 DRIVER = """
 import errno, json, os, signal, sys, traceback
 from pathlib import Path
@@ -107,7 +107,7 @@ def runs(environment, tmp_path_factory):
 
 @pytest.fixture
 def finished(runs, tmp_path):
-    """A copy of a finished training that a test may change."""
+    """A copy of a finished run that a test may change."""
     return shutil.copytree(runs["whole"], tmp_path / "run")
 
 
@@ -135,11 +135,11 @@ def assert_same(folder, whole):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(moment, runs):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(moment, runs):
     assert_same(runs[moment], runs["whole"])
 
 
-def test_resuming_a_finished_training_evaluates_it_again(finished, runs, environment):
+def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment):
     for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
         (finished / name).unlink()
     drive(environment, [(command(finished, "--resume"), None)])
@@ -150,9 +150,7 @@ def test_resuming_a_finished_training_evaluates_it_again(finished, runs, environ
     )
 
 
-def test_a_training_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(
-    runs, environment, tmp_path
-):
+def test_a_run_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(runs, environment, tmp_path):
     folder = tmp_path / "run"
     drive(environment, [(command(folder), None, "model_final")])
     assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
@@ -206,9 +204,9 @@ def test_a_resume_after_the_end_is_refused_with_advice(finished, capsys, monkeyp
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_training_is_not_started_in_a_folder_that_has_one(finished, capsys):
+def test_a_run_is_not_started_in_a_folder_that_has_one(finished, capsys):
     output = refused(finished, capsys)
-    assert f"train.output_dir: '{finished}' already has a training; give --resume" in output
+    assert f"train.output_dir: '{finished}' already has a training run; give --resume" in output
     assert "--overwrite to replace it" in output and "train.output_dir=FOLDER" in output
     for path in finished.glob("*.pth"):
         path.unlink()
@@ -274,7 +272,7 @@ def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
     assert_same(finished, runs["whole"])
 
 
-def test_an_evaluation_does_not_change_the_config_of_a_training(finished, environment):
+def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished, environment):
     before = (finished / "config.yaml").read_bytes()
     evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
     drive(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
@@ -293,7 +291,7 @@ def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environ
     assert (finished / "notes.txt").read_text() == "mine"
 
 
-def test_make_quickstart_resumes_from_a_checkpoint_and_overwrites_a_training_without_one(tmp_path):
+def test_make_quickstart_resumes_from_a_checkpoint_and_overwrites_a_run_without_one(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
 
     def last_argument(config="configs/shapes/a.py"):

@@ -59,7 +59,7 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
         ),
     ],
 )
-def test_a_wrong_override_is_an_error_of_one_line_that_names_it(override, message):
+def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message):
     with pytest.raises(UserError, match=message) as caught:
         load_lazy_config(CONFIG, [override])
     assert "\n" not in str(caught.value)
@@ -71,7 +71,7 @@ def write(tmp_path, text):
     return str(path)
 
 
-def test_a_missing_file_is_named():
+def test_the_error_names_a_missing_file():
     with pytest.raises(UserError, match="'no/such.py' does not exist"):
         load_lazy_config("no/such.py", [])
 

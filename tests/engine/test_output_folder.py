@@ -1,4 +1,4 @@
-"""The output folder: which files count as a training, and what --overwrite does with them."""
+"""The output folder: which files count as a training run, and what --overwrite does with them."""
 
 import os
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ def contents(folder):
 
 @pytest.fixture
 def earlier(tmp_path, monkeypatch):
-    """A folder with a finished training and other files of the user."""
+    """A folder with a finished run and other files of the user."""
     monkeypatch.setattr("ranking_det.engine.output_folder.DatasetCatalog", {"shapes_val": None})
     fill(tmp_path, EARLIER_RUN, "earlier")
     fill(tmp_path, NOT_OF_A_RUN, "user")
@@ -73,7 +73,7 @@ def save(folder, name="model_0000003"):
         ("model_0000001.partial.pth",),
     ],
 )
-def test_files_of_previews_predictions_and_evaluations_do_not_count_as_a_training(names, tmp_path):
+def test_files_of_previews_predictions_and_evaluations_do_not_count_as_a_run(names, tmp_path):
     fill(tmp_path, names, "")
     assert not has_training(tmp_path)
     check_no_training(str(tmp_path), KEY, resumable=False)
@@ -86,7 +86,7 @@ def test_files_of_previews_predictions_and_evaluations_do_not_count_as_a_trainin
     ["metrics.json", "last_checkpoint", "model_0000001.pth", "model_best.pth", "model_final.pth"]
     + ["earlier_run/model_final.pth", "earlier_run.partial/metrics.json"],
 )
-def test_each_file_of_a_training_counts_as_one(name, tmp_path):
+def test_each_file_of_a_training_run_counts_as_one(name, tmp_path):
     fill(tmp_path, [name], "")
     assert has_training(tmp_path)
     with pytest.raises(UserError, match="--overwrite") as caught:
@@ -94,21 +94,21 @@ def test_each_file_of_a_training_counts_as_one(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_running_training_is_named_and_cannot_be_resumed(tmp_path):
+def test_the_error_names_the_training_process_and_its_run_cannot_be_resumed(tmp_path):
     fill(tmp_path, ["metrics.json"], "")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
         with pytest.raises(UserError, match=rf"\(process {other.pid}\) is writing to this folder"):
             check_no_training(str(tmp_path), KEY, resumable=True)
 
 
-def test_other_processes_of_the_same_command_do_not_count_as_a_running_training(tmp_path):
+def test_other_processes_of_the_same_command_do_not_count_as_another_run(tmp_path):
     fill(tmp_path, ["metrics.json", ".lock"], "")
     with locked_by_another_process(tmp_path / ".lock", "SH"):
-        with pytest.raises(UserError, match="already has a training"):
+        with pytest.raises(UserError, match="already has a training run"):
             check_no_training(str(tmp_path), KEY, resumable=False)
 
 
-def test_an_earlier_training_is_put_aside_completely_until_the_first_checkpoint(earlier):
+def test_an_earlier_run_is_put_aside_completely_until_the_first_checkpoint(earlier):
     put_aside(str(earlier))
     aside = {f"earlier_run/{name}": "earlier" for name in EARLIER_RUN}
     others = dict.fromkeys(NOT_OF_A_RUN, "user")
@@ -119,13 +119,13 @@ def test_an_earlier_training_is_put_aside_completely_until_the_first_checkpoint(
     assert not (earlier / "earlier_run").exists()
 
 
-def test_the_best_checkpoint_alone_does_not_replace_an_earlier_training(earlier):
+def test_the_best_checkpoint_alone_does_not_replace_an_earlier_run(earlier):
     put_aside(str(earlier))
     save(earlier, "model_best")
     assert (earlier / "earlier_run" / "model_final.pth").read_text() == "earlier"
 
 
-def test_a_second_overwrite_replaces_only_the_new_training(earlier):
+def test_a_second_overwrite_replaces_only_the_new_run(earlier):
     put_aside(str(earlier))
     fill(earlier, ["metrics.json", "config.yaml", "model_best.pth"], "new")
     before = contents(earlier / "earlier_run")
@@ -168,9 +168,9 @@ def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(count
     with killed_at(count, after=after):
         put_aside(str(earlier))
     files = contents(earlier)
-    places = ("", "earlier_run/", "earlier_run.partial/")
+    folders = ("", "earlier_run/", "earlier_run.partial/")
     for name in EARLIER_RUN:
-        assert [files[p + name] for p in places if p + name in files] == ["earlier"], name
+        assert [files[p + name] for p in folders if p + name in files] == ["earlier"], name
     if any(earlier.glob("earlier_run*/*")):
         for check in (
             lambda: check_no_training(str(earlier), KEY, resumable=False),
@@ -187,9 +187,7 @@ def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(count
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("count", range(3))
-def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
-    count, after, earlier
-):
+def test_a_kill_at_the_first_checkpoint_leaves_one_run_that_can_be_resumed(count, after, earlier):
     put_aside(str(earlier))
     with killed_at(count, after=after):
         save(earlier)
@@ -198,7 +196,7 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
             check_not_put_aside(str(earlier), KEY)
         return
     check_not_put_aside(str(earlier), KEY)
-    with pytest.raises(UserError, match="already has a training; give --resume to continue it"):
+    with pytest.raises(UserError, match="already has a training run; give --resume to continue it"):
         check_no_training(str(earlier), KEY, resumable=True)
     assert find_resumable(str(earlier)).path == str(earlier / "model_0000003.pth")
     remove_partial(str(earlier))
@@ -208,7 +206,7 @@ def test_a_kill_at_the_first_checkpoint_leaves_one_training_that_can_be_resumed(
 def test_an_incomplete_move_back_is_an_error(earlier):
     put_aside(str(earlier))
     (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
-    with pytest.raises(UserError, match="has files of an earlier training; delete it or move"):
+    with pytest.raises(UserError, match="has files of an earlier run; delete it or move"):
         check_not_put_aside(str(earlier), KEY)
     (earlier / "last_checkpoint").rename(earlier / "earlier_run" / "last_checkpoint")
     os.utime(earlier / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
@@ -217,7 +215,7 @@ def test_an_incomplete_move_back_is_an_error(earlier):
         check_not_put_aside(str(earlier), KEY)
 
 
-def test_a_training_that_was_moved_back_can_be_resumed(earlier):
+def test_a_run_that_was_moved_back_can_be_resumed(earlier):
     before = contents(earlier)
     put_aside(str(earlier))
     for path in (earlier / "earlier_run").iterdir():

@@ -36,7 +36,7 @@ def read(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_table_has_every_class_also_with_unusual_names(dataset, tmp_path):
+def test_the_table_has_every_class_even_with_unusual_names(dataset, tmp_path):
     results = {"bbox": metrics(12.3456, 0.0, 50.0, math.nan), "segm": metrics(1, 2, 3, math.nan)}
     folder = tmp_path / "new"
     write_per_class(results, str(folder), dataset[:1])
@@ -68,7 +68,7 @@ def test_an_evaluation_without_ap_per_class_removes_the_table_of_an_earlier_one(
         assert not list(tmp_path.iterdir())
 
 
-def test_an_evaluation_without_metrics_removes_those_of_an_earlier_one(tmp_path, monkeypatch):
+def test_an_evaluation_without_metrics_removes_the_metrics_of_an_earlier_one(tmp_path, monkeypatch):
     write_results({"bbox": {"AP": 1.0}}, str(tmp_path))
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     write_results({}, str(tmp_path))  # all processes except the main one have no metrics

@@ -15,7 +15,7 @@ from tests.modeling.test_combinations import build
 
 
 def norms(model):
-    """Insert a batch norm into the head, whose statistics a training step would change."""
+    """Insert a batch norm into the head; a training step would change its statistics."""
     if hasattr(model, "proposal_generator"):
         conv = model.proposal_generator.rpn_head.conv
         model.proposal_generator.rpn_head.conv = nn.Sequential(nn.BatchNorm2d(64), conv)
@@ -26,7 +26,7 @@ def norms(model):
 
 
 def assigned(model, batch):
-    """Return the positives of a training step: per image the anchors and their object indices."""
+    """Return the positives of a training step: the anchors and object indices of each image."""
     calls, part = [], getattr(model, "proposal_generator", model)
     gather = part.gather
     part.gather = lambda *args: calls.append((args[2], gather(*args))) or calls[-1][1]
@@ -62,7 +62,7 @@ def test_a_preview_has_the_positives_of_training_and_keeps_batch_norm_statistics
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     expected = assigned(model, batch)
-    # A training step does change the statistics, so that the check above means something.
+    # A training step does change the statistics, so the check above is meaningful.
     assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert sum(len(image.index) for image in positives) > 0
     for (anchors, index, *_), (expected_anchors, expected_index) in zip(positives, expected):

@@ -28,12 +28,12 @@ OPTIONS = [
     "model.criterion.balance={_target_: ranking_det.criteria.HistoryBalance, period: 3}",
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-"""With a balance that has state, and with random flips."""
+"""A config with a stateful balance and random flips."""
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    # An odd number, so that some batches span two epochs.
+    # An odd number, so some batches span two epochs.
     return shapes_environment(tmp_path_factory, train=7, val=2)
 
 
@@ -72,7 +72,7 @@ def run_and_kill(folder, environment, log, when):
 
 
 def writing(folder):
-    """Whether a checkpoint is being written."""
+    """Return whether a checkpoint is being written."""
     return any(folder.glob(f"*{PARTIAL}*"))
 
 

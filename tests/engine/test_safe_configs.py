@@ -1,4 +1,4 @@
-"""Untrusted yaml configs can call only what is on a list; overrides can call anything."""
+"""Untrusted yaml configs can call only functions on a list; overrides can call anything."""
 
 import inspect
 import pickle
@@ -59,7 +59,7 @@ def names_in(value):
         yield from names_in(entry)
 
 
-def test_the_list_has_exactly_the_components_and_what_configs_call(tmp_path):
+def test_the_list_has_exactly_the_components_and_the_callables_of_configs(tmp_path):
     called, arguments = set(), set()
     paths = [p for p in sorted(CONFIGS.rglob("*.py")) if "common" not in p.parts]
     for path in paths:
@@ -71,7 +71,7 @@ def test_the_list_has_exactly_the_components_and_what_configs_call(tmp_path):
         assert again.yaml is None
         again.save(tmp_path / "again.yaml")
         assert (tmp_path / "again.yaml").read_text() == file.read_text(), path
-        # Read as text, so that the list is compared with the names in the files.
+        # Read as text, so the list is compared with the names in the files.
         text = file.read_text()
         arguments |= {w.partition("name:")[2].strip(",'}") for w in text.split() if "name:" in w}
         called |= set(names_in(yaml.load(text, yaml.UnsafeLoader)))
@@ -153,14 +153,14 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_that_must_be_computed_is_refused_and_named(tmp_path, mark, saved, value):
+def test_a_value_that_must_be_computed_is_refused_by_name(tmp_path, mark, saved, value):
     text = f"{saved}\nevil: {value.format(mark=mark)}\n"
     with pytest.raises(UserError, match="evil.*--trust-config") as caught:
         load_config(write(tmp_path, text), [])
     assert "\n" not in str(caught.value) and "untrusted" not in sys.modules
 
 
-def test_proposal_files_are_refused_also_at_the_top_level(tmp_path, saved):
+def test_proposal_files_are_refused_even_at_the_top_level(tmp_path, saved):
     message = "proposal_files: expected no proposal files, .*pickles.*--trust-config"
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, f"{saved}\nproposal_files: [x.pkl]\n"), [])
@@ -259,7 +259,7 @@ def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     assert again.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
-def test_every_command_reports_a_refused_name_in_one_line(tmp_path, mark, saved, capsys):
+def test_every_command_gives_a_one_line_error_for_a_refused_name(tmp_path, mark, saved, capsys):
     content = yaml.load(saved, yaml.UnsafeLoader)
     content["model"] = {"_target_": "untrusted.build"}
     path = write(tmp_path, yaml.dump(content))

@@ -63,7 +63,7 @@ def mark(tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_arrays_equal_those_of_the_unrestricted_unpickler(tmp_path, writer):
+def test_arrays_equal_the_arrays_of_the_unrestricted_unpickler(tmp_path, writer):
     path = tmp_path / "arrays.pkl"
     content = {
         "model": OrderedDict(ARRAYS),
@@ -124,7 +124,7 @@ def test_older_formats_are_read_as_detectron2_reads_them(tmp_path):
 
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth", "w.bin", "w"])
 @pytest.mark.parametrize("environment", ["", "1"])
-def test_a_payload_is_an_error_of_one_line_that_names_it(
+def test_a_payload_gives_a_one_line_error_that_names_it(
     tmp_path, mark, monkeypatch, name, environment
 ):
     # The variable disables torch's default of weights_only, but not an explicit argument.
@@ -172,7 +172,7 @@ def test_an_array_that_another_function_builds_is_refused(tmp_path):
     [b"", b"\x80\x02e.", b"\x80\x02J\x01", b"\x80\x04\x95" + b"\xff" * 8, b"\x80\x02h\x05."],
 )
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth"])
-def test_a_damaged_file_is_an_error_of_one_line_whatever_the_reader_raises(tmp_path, name, content):
+def test_a_damaged_file_gives_a_one_line_error_for_any_exception(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
         load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_an_error_of_one_line_whatever_the_reader_raises(tmp_p
 
 
 class Call:
-    """An object whose unpickling calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -252,7 +252,7 @@ def test_parameter_names_are_matched_by_their_ends_if_the_path_requests_it(tmp_p
 
 def test_only_one_module_reads_weight_files():
     readers = re.compile(r"\bDetectionCheckpointer\(|\btorch\.load\(|\bpickle\.load|\bUnpickler\b")
-    places = {
+    modules = {
         path.name for path in PACKAGE.rglob("*.py") if readers.search(path.read_text("utf-8"))
     }
-    assert places == {"safe_unpickling.py"}
+    assert modules == {"safe_unpickling.py"}

@@ -43,7 +43,7 @@ def test_without_a_reference_batch_nothing_is_scaled():
     assert fit(epochs=0, reference_batch=0, batch=3)[0]._replace(epoch=7330) == WRITTEN
 
 
-def test_periods_of_a_short_training_are_at_least_1_and_an_evaluation_period_of_0_stays():
+def test_periods_of_a_short_run_are_at_least_1_and_an_evaluation_period_of_0_stays():
     fitted, _ = fit(num_images=1)
     assert fitted == Schedule(12, 1, 0.01, 1, 4)
     none = fit_schedule(WRITTEN._replace(eval_period=0), **(COCO | {"num_images": 1}))[0]
@@ -51,13 +51,13 @@ def test_periods_of_a_short_training_are_at_least_1_and_an_evaluation_period_of_
 
 
 @pytest.mark.parametrize("max_iter", [2_000, 87_960])
-def test_the_warm_up_has_its_number_of_iterations_whatever_the_length(max_iter):
+def test_the_warm_up_has_the_same_number_of_iterations_for_any_length(max_iter):
     schedule = warm_up(ConstantParamScheduler(1.0), factor=0.001, iterations=500, max_iter=max_iter)
     assert schedule(0) == pytest.approx(0.001)
     assert schedule(250 / max_iter) == pytest.approx(0.001 + 0.999 / 2)
     assert schedule(500 / max_iter) == 1.0
 
 
-def test_the_warm_up_is_at_most_a_third_of_a_short_training():
+def test_the_warm_up_is_at_most_a_third_of_a_short_run():
     schedule = warm_up(ConstantParamScheduler(1.0), factor=0.0, iterations=500, max_iter=300)
     assert schedule(1 / 6) == pytest.approx(0.5) and schedule(1 / 3) == 1.0

@@ -35,7 +35,7 @@ def test_an_override_can_add_an_argument_of_a_component():
         (["SOLVER.MAX_ITER"], "overrides: expected pairs KEY value, got SOLVER.MAX_ITER"),
     ],
 )
-def test_a_wrong_override_is_an_error_of_one_line(overrides, message):
+def test_a_wrong_override_gives_a_one_line_error(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(CONFIG, overrides)
     assert "\n" not in str(caught.value)
@@ -52,7 +52,7 @@ def test_a_wrong_override_is_an_error_of_one_line(overrides, message):
         ("SOLVER: {MAX_ITER: abc}", "MAX_ITER|mismatch"),
     ],
 )
-def test_a_faulty_file_is_an_error_of_one_line(tmp_path, text, message):
+def test_a_faulty_file_gives_a_one_line_error(tmp_path, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -60,7 +60,7 @@ def test_a_faulty_file_is_an_error_of_one_line(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named():
+def test_the_error_names_a_missing_file():
     with pytest.raises(UserError, match="'no/such.yaml' does not exist"):
         load_yaml_config("no/such.yaml", [])
 
@@ -88,7 +88,7 @@ def test_a_length_that_the_user_has_set_stays():
     assert fitted("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
 
 
-def test_the_warm_up_keeps_its_iterations_but_is_at_most_a_third_of_a_short_training():
+def test_the_warm_up_keeps_its_iterations_but_is_at_most_a_third_of_a_short_run():
     assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
     assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
 
@@ -115,7 +115,7 @@ def test_the_repeat_factor_sampler_without_a_threshold_is_an_error():
         config.records()
 
 
-def test_an_unregistered_architecture_is_an_error_of_one_line():
+def test_an_unregistered_architecture_gives_a_one_line_error():
     config = load_config(CONFIG, ["MODEL.DEVICE=cpu", "MODEL.META_ARCHITECTURE=RetinaNett"])
     for use in (config.model, lambda: config.set_num_classes(3)):
         with pytest.raises(UserError, match="MODEL cannot be built: .*'RetinaNett'") as caught:

@@ -85,7 +85,7 @@ def random_set(seed, images=30, crowds=0.1):
                 corner = [max(0, int(v + rng.integers(-3, 4))) for v in near[:2]]
                 size = [max(1, int(v * rng.uniform(0.8, 1.2))) for v in near[2:]]
                 size = [min(s, SIDE - m) for s, m in zip(size, corner)]
-                # Few different scores, so that many are equal.
+                # Few different scores, so many are equal.
                 results.append(result(image, category, corner + size, rng.integers(1, 20) / 20))
         results += [result(image, int(rng.choice([A, B, C, D])), box(), 0.5) for _ in range(3)]
     lists = [

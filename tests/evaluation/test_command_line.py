@@ -67,7 +67,7 @@ def test_both_versions_of_lvis_are_recognised(files, tmp_path, count, name, caps
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1" + "0" * 30])
-def test_max_dets_out_of_range_is_refused_in_one_line(files, limit, capsys):
+def test_max_dets_out_of_range_gives_a_one_line_error(files, limit, capsys):
     files["--max-dets"] = limit
     message = f"--max-dets: expected an integer from 1 to 1,000,000, got {limit}"
     check_refused(files, message, capsys)

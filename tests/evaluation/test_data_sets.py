@@ -39,7 +39,7 @@ def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
     MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
     try:
         evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path))
-        # The order of the images is not that of the data set.
+        # The order of the images differs from the data set's.
         detections = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
         feed(evaluator, detections, images=("aachen_0.png", "ulm_0.png"), masks=True)
         results = evaluator.evaluate()

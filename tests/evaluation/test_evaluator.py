@@ -1,4 +1,4 @@
-"""The evaluator through Detectron2's interface."""
+"""Tests of the evaluator through Detectron2's interface."""
 
 import json
 import logging

@@ -141,7 +141,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_faulty_file_is_refused_in_one_line_and_nothing_is_written(files, case, capsys):
+def test_a_faulty_file_gives_a_one_line_error_and_nothing_is_written(files, case, capsys):
     flag, change, message = FAULTS[case]
     path = Path(files[flag])
     write(path, change(json.loads(path.read_text())))
@@ -160,7 +160,7 @@ def test_a_faulty_file_is_refused_in_one_line_and_nothing_is_written(files, case
         ("[]".encode("utf-16"), "cannot be read as JSON: it is not text in UTF-8"),
     ],
 )
-def test_a_missing_or_invalid_json_is_named(files, flag, text, message, capsys):
+def test_the_error_names_a_missing_or_invalid_json(files, flag, text, message, capsys):
     path = Path(files[flag])
     if text is None:
         path.unlink()

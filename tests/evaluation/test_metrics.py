@@ -66,7 +66,7 @@ def test_rare_common_and_frequent_classes_are_averaged_separately():
     ("image", "lists", "lvis", "coco"),
     [
         # The unmatched detection comes first: if it counts, precision is 1/2 at all recalls.
-        pytest.param(2, {}, 100, 50, id="a class that nobody looked for"),
+        pytest.param(2, {}, 100, 50, id="a class that was not annotated"),
         pytest.param(2, {"negative": {1: [A], 2: [B]}}, 100, 50, id="a class absent elsewhere"),
         pytest.param(2, {"negative": {2: [A]}}, 50, 50, id="a class known to be absent"),
         pytest.param(1, {}, 50, 50, id="a class annotated exhaustively"),

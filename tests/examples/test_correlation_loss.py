@@ -1,4 +1,4 @@
-"""The example of a loss: its values, its contract, and a training step of a detector with it."""
+"""Tests of examples/correlation_loss.py: values, gradient, contract and a training step."""
 
 import doctest
 
@@ -37,22 +37,22 @@ def test_equal_scores_have_a_finite_gradient_that_sorts_them_by_iou():
     assert logits.grad[0] < logits.grad[1] < logits.grad[2]
 
 
-def test_it_keeps_the_contract_of_ranking_losses():
+def test_correlation_loss_satisfies_the_contract_of_ranking_losses():
     check_ranking_loss(correlation_loss)
 
 
 @pytest.mark.parametrize("rank_scope", ["gpu", "image"])
-def test_a_criterion_with_it_keeps_the_contract(rank_scope):
+def test_a_criterion_with_correlation_loss_satisfies_the_contract(rank_scope):
     check_criterion(lambda: Criterion(classification=CorrelatedAP(), rank_scope=rank_scope))
 
 
-def test_the_weight_scales_its_part_only():
+def test_the_weight_scales_only_the_correlation_loss():
     light, heavy = (CorrelatedAP(weight)(make(LABELS)) for weight in (0.1, 0.4))
     torch.testing.assert_close(heavy["loss_corr"], 4 * light["loss_corr"])
     assert heavy["loss_cls"] == light["loss_cls"]
 
 
-def test_wrong_arguments_are_named():
+def test_the_error_names_the_wrong_argument():
     with pytest.raises(ValueError, match="weight: expected a finite number of at least 0, got -1"):
         CorrelatedAP(weight=-1)
     with pytest.raises(ValueError, match="delta: expected a finite number of at least 0, got -2"):
@@ -72,5 +72,5 @@ def test_a_step_trains_every_parameter():
     assert sum(losses.values()) == 0
 
 
-def test_the_example_of_its_docstring_holds():
+def test_the_docstring_example_is_correct():
     assert doctest.testmod(example).failed == 0

@@ -1,4 +1,4 @@
-"""The example of a data set: how it reads files, and which faults it names."""
+"""Tests of examples/csv_boxes.py: reading a CSV of boxes, and its error messages."""
 
 import pytest
 from detectron2.structures import BoxMode
@@ -10,8 +10,8 @@ ROWS = ["b.png,1,2,11.5,22,circle", "a.png,0,0,40,30,star5", "b.png,5,5,9,9,star
 
 
 @pytest.fixture
-def files(tmp_path):
-    """Writes a CSV of these rows and three images of 40 x 30; returns the paths."""
+def write_csv(tmp_path):
+    """Write three 40 x 30 images; return a function that writes a CSV and returns both paths."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in "abc":
@@ -25,8 +25,8 @@ def files(tmp_path):
     return write
 
 
-def test_there_is_a_record_per_image_also_for_those_without_objects(files):
-    records = load_records(*files(*ROWS))
+def test_every_image_has_a_record_even_without_objects(write_csv):
+    records = load_records(*write_csv(*ROWS))
     assert [record["file_name"][-5:] for record in records] == ["a.png", "b.png", "c.png"]
     assert [record["image_id"] for record in records] == [1, 2, 3]
     assert all((record["height"], record["width"]) == (30, 40) for record in records)
@@ -45,6 +45,6 @@ def test_there_is_a_record_per_image_also_for_those_without_objects(files):
         ("a.png,1,2,,4,circle", "could not convert string to float"),
     ],
 )
-def test_a_fault_is_named(files, row, message):
+def test_the_error_names_the_invalid_row(write_csv, row, message):
     with pytest.raises(ValueError, match=message):
-        load_records(*files(row))
+        load_records(*write_csv(row))

@@ -1,4 +1,4 @@
-"""A detector outside the package: it registers, learns, and goes through every command."""
+"""Tests of examples/grid_masks.py, a detector outside the package: learning and all commands."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def make_model(num_classes=3):
 
 
 def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=False):
-    """Each object a triangle of its own colour on grey, of the class 0, 1, ... ."""
+    """Make an image on grey: each object is a triangle in another colour, of class 0, 1, ... ."""
     height, width = size
     picture, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
     polygons = []
@@ -49,7 +49,7 @@ def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=
     return {"image": image, "instances": instances, "height": height, "width": width}
 
 
-def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
+def test_a_cell_is_assigned_to_the_smallest_object_with_the_cell_in_its_center():
     x, y = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="xy")
     centers = torch.stack([x, y], dim=2).reshape(-1, 2) * 8 + 4
     cells = torch.cat([centers - 32, centers + 32], dim=1)
@@ -64,7 +64,7 @@ def test_a_cell_is_for_the_smallest_object_that_it_is_in_the_middle_of():
     assert labels[0] == BACKGROUND and labels[14:16].tolist() == [1, 2]
 
 
-def test_yaml_configs_build_it():
+def test_yaml_configs_build_the_detector():
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = "GridMasks"
@@ -83,7 +83,7 @@ def test_yaml_configs_build_it():
     model = build_model(cfg)
     assert type(model) is META_ARCH_REGISTRY.get("GridMasks") is GridMasks
     assert model.num_classes == 80
-    assert learns_masks(cfg)  # so that the loader gives them
+    assert learns_masks(cfg)  # so the loader loads them
 
 
 BATCHES = {
@@ -116,7 +116,7 @@ def test_an_object_without_a_mask_is_found_but_trains_no_mask():
     assert all(loss.isfinite() for loss in after.values())
 
 
-def test_it_overfits_two_images():
+def test_the_detector_overfits_two_images():
     model = make_model().train()
     batch = [make_image(), make_image(boxes=((30, 4, 60, 30), (4, 30, 34, 60), (44, 40, 60, 60)))]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -180,7 +180,7 @@ def write_set(folder, split, count):
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def test_every_command_runs_on_files_of_ones_own(tmp_path):
+def test_every_command_runs_on_custom_data(tmp_path):
     for split, count in (("train", 16), ("val", 3)):
         write_set(tmp_path, split, count)
     output = tmp_path / "output"

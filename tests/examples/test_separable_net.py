@@ -1,4 +1,4 @@
-"""The example of a backbone: its contract alone and below an FPN, and a step of a detector."""
+"""Tests of examples/separable_net.py: contract alone and below an FPN, and a training step."""
 
 import pytest
 import torch
@@ -19,17 +19,17 @@ def model():
 
 
 @pytest.mark.parametrize("norm", ["BN", ""])
-def test_it_keeps_the_contract_of_backbones(norm):
+def test_separable_net_satisfies_the_contract_of_backbones(norm):
     check_backbone(SeparableNet(width=8, depth=1, norm=norm))
 
 
-def test_the_fpn_on_it_keeps_the_contract_and_has_five_levels(model):
+def test_the_fpn_on_separable_net_satisfies_the_contract_and_has_five_levels(model):
     check_backbone(model.backbone)
     strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
     assert strides == {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 
 
-def test_images_of_any_size_are_padded_for_it(model):
+def test_images_of_any_size_are_padded_for_the_backbone(model):
     losses = model(make_batch((3, 2), sizes=((70, 45), (33, 100))))
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
@@ -37,7 +37,7 @@ def test_images_of_any_size_are_padded_for_it(model):
     assert model.backbone.bottom_up.stem[0].weight.grad.any()
 
 
-def test_yaml_configs_find_it_in_the_registry():
+def test_yaml_configs_find_the_backbone_in_the_registry():
     cfg = get_cfg()
     cfg.MODEL.RESNETS.NORM = "BN"
     build = BACKBONE_REGISTRY.get("build_separable_net")

@@ -1,4 +1,4 @@
-"""The example of an assigner: its rule, its contract, and a step of a detector that uses it."""
+"""Tests of examples/topk_iou.py: rule, contract, and a training step of a detector with it."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.modeling.cases import CONFIGS, make_batch
 
 
 def by_loop(anchors, boxes, valid, topk, min_iou, ignore_iou):
-    """The rule, one object and one anchor at a time."""
+    """Apply the assignment rule in a loop, one object and one anchor at a time."""
     ious = [[float(box_iou(anchor, box)) for anchor in anchors] for box in boxes]
     best = [
         sorted((r for r in range(len(anchors)) if valid[r]), key=lambda r: -row[r])[:topk]
@@ -31,7 +31,7 @@ def by_loop(anchors, boxes, valid, topk, min_iou, ignore_iou):
 
 @pytest.mark.parametrize("topk", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_it_agrees_with_the_loop(seed, topk):
+def test_topk_iou_agrees_with_a_reference_loop(seed, topk):
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(96, stride, jitter=generator) for stride in (8, 16)]
     boxes = random_boxes(8, 96, generator)
@@ -44,11 +44,11 @@ def test_it_agrees_with_the_loop(seed, topk):
 
 
 @pytest.mark.parametrize("topk", [1, 9, 10_000])
-def test_it_keeps_the_contract_of_assigners(topk):
+def test_topk_iou_satisfies_the_contract_of_assigners(topk):
     check_assigner(TopKIoU(topk))
 
 
-def test_an_anchor_of_two_objects_goes_to_that_of_highest_iou_and_of_equal_ones_to_the_first():
+def test_a_shared_anchor_goes_to_the_object_with_the_highest_iou_and_ties_to_the_first():
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0]])]
     classes, valid = [torch.tensor([5, 6])], torch.tensor([True])
     boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 0.0, 10.0, 8.0]])
@@ -57,7 +57,7 @@ def test_an_anchor_of_two_objects_goes_to_that_of_highest_iou_and_of_equal_ones_
     assert TopKIoU()(anchors, [boxes], classes, valid).labels.tolist() == [5]
 
 
-def test_wrong_arguments_are_named():
+def test_the_error_names_the_wrong_argument():
     with pytest.raises(ValueError, match="topk: expected an integer of at least 1, got 0"):
         TopKIoU(topk=0)
     with pytest.raises(ValueError, match=r"min_iou: expected a number in \(0, 1\], got 0"):

@@ -21,7 +21,7 @@ def inputs(shape, size, group, scale, dtype=torch.float64):
 
 
 def from_loops(features, kernels, size, group, scale):
-    """Call the reference on scalar tensors, so that autograd gives its gradients."""
+    """Call the reference on scalar tensors, so autograd gives its gradients."""
     images = []
     for image in zip(features, kernels):
         lists = [[[list(row) for row in channel] for channel in tensor] for tensor in image]
@@ -124,7 +124,7 @@ def test_bfloat16_under_autocast_is_close_to_float32():
         assert (rounded - exact).norm() < 0.03 * exact.norm()
 
 
-def test_wrong_arguments_are_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     features, kernels = inputs((1, 4, 3, 3), 3, 2, 2)
     with pytest.raises(ValueError, match="kernel_size: expected an odd number, got 4"):
         carafe(features, kernels, 4, 2, 2)

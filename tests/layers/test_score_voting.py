@@ -30,7 +30,7 @@ def test_score_voting_agrees_with_the_reference_for_any_block_size(
     torch.testing.assert_close(voted, expected)
 
 
-def test_the_defaults_are_those_of_the_paper():
+def test_the_defaults_follow_the_paper():
     boxes, scores, classes = detections(40)
     survivors = torch.arange(40)
     args = survivors.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
@@ -90,7 +90,7 @@ def test_no_argument_is_changed():
     assert all(torch.equal(a, b) for a, b in zip(case, copies))
 
 
-def test_a_wrong_argument_is_named_in_the_error():
+def test_the_error_names_the_wrong_argument():
     boxes, scores, classes = detections(5)
     with pytest.raises(ValueError, match=r"scores: expected a float tensor \(5,\), .*\(4,\)"):
         vote_boxes(torch.arange(5), boxes, scores[:4], classes)

@@ -136,6 +136,6 @@ GOOD = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
         (GOOD, {"max_detections": 0}, "limit: expected an integer of at least 1, got 0"),
     ],
 )
-def test_a_wrong_argument_is_named_in_the_error(case, options, message):
+def test_the_error_names_the_wrong_argument(case, options, message):
     with pytest.raises(ValueError, match=message):
         soft_nms(*case, **options)

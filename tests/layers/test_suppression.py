@@ -31,7 +31,7 @@ def test_exact_nms_separates_classes_without_rounding_boxes_far_from_the_origin(
     assert len(HardNMS(0.985, exact=False)(*arguments).rows) == 2
 
 
-def test_a_wrong_option_is_named_in_the_error():
+def test_the_error_names_the_wrong_option():
     for build, message in [
         (lambda: HardNMS(-0.1), "iou_thresh: expected a finite number of at least 0, got -0.1"),
         (lambda: SoftNMS("hard"), "method: expected one of linear, gaussian, got 'hard'"),

@@ -1,8 +1,8 @@
 """Reference implementation: the papers' equations as loops over pairs, in float64.
 
 Slow on purpose, and independent of the package, which is compared with it. Each function returns
-plain floats and a list with the gradient at every logit. A negative is any index that is not in
-``positives``.
+plain floats and a list with the gradient with respect to each logit. A negative is any index that
+is not in ``positives``.
 """
 
 import math
@@ -115,8 +115,8 @@ def average_precision(
 def alrp(logits, positives, errors, delta=1.0, eps=1e-5):
     """Average localisation-recall-precision (aLRP) Loss.
 
-    Returns the classification and the localisation value, the gradient of the first at the logits
-    and that of the second at ``errors``.
+    Returns the classification and the localisation value, the gradient of the first with respect to
+    the logits, and the gradient of the second with respect to ``errors``.
     """
     count = len(positives)
     negatives = _negatives(logits, positives)

@@ -21,7 +21,7 @@ from ranking_det.losses.kernels.ranked_logits import highest_negatives
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
-# No limit; 0; below, equal to and above the number of finite negatives; above that of all.
+# No limit; 0; below, equal to and above the number of finite negatives; above the number of all.
 LIMITS = [None, 0, 7, NEGATIVES, NEGATIVES + 5, NEGATIVES + ABSENT + 50]
 LOSSES = {
     "rank_sort": lambda logits, positives, quality, group: rank_sort_loss(
@@ -53,17 +53,17 @@ APES = {
 
 
 def with_absent(case, absent=ABSENT, seed=0):
-    """Insert ``absent`` entries of -inf at random; return the case and the places of the others."""
+    """Insert ``absent`` entries of -inf at random; return the case and the other indices."""
     count = len(case.logits)
     generator = torch.Generator().manual_seed(seed)
-    places = torch.randperm(count + absent, generator=generator)[:count].sort().values
+    indices = torch.randperm(count + absent, generator=generator)[:count].sort().values
     logits = torch.full((count + absent,), -torch.inf, dtype=case.logits.dtype)
-    logits[places] = case.logits.detach()
-    return case._replace(logits=logits.requires_grad_(), positives=places[case.positives]), places
+    logits[indices] = case.logits.detach()
+    return case._replace(logits=logits.requires_grad_(), positives=indices[case.positives]), indices
 
 
 def values_and_gradients(loss, case, group=None):
-    """Compute the values, and the gradients of each at the logits and at the qualities."""
+    """Compute the values, and their gradients with respect to logits and qualities."""
     inputs = case.logits, case.quality.detach().requires_grad_()
     values = loss(case.logits, case.positives, inputs[1], group)
     return torch.stack([value.detach() for value in values]), [
@@ -76,12 +76,12 @@ def values_and_gradients(loss, case, group=None):
 
 def compare(loss, case, absent=ABSENT, group=None):
     """Assert that absent negatives do not change a loss; return its gradients."""
-    padded, places = with_absent(case, absent)
+    padded, indices = with_absent(case, absent)
     expected, expected_gradients = values_and_gradients(loss, case, group)
     values, gradients = values_and_gradients(loss, padded, group)
     assert_close(values, expected, 1e-12)
     for actual, reference in zip(gradients, expected_gradients, strict=True):
-        assert_close(actual[0][places], reference[0], 1e-12)
+        assert_close(actual[0][indices], reference[0], 1e-12)
         assert_close(actual[1], reference[1], 1e-12)
         assert not actual[0][padded.logits == -torch.inf].any()
     return [at_logits for at_logits, _ in gradients]

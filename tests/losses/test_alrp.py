@@ -70,7 +70,7 @@ def test_float32_agrees_with_the_loop_reference_on_the_same_logits(name, delta):
     assert_agrees(logits, case.positives, errors, delta, 1e-5)
 
 
-def test_each_part_has_a_gradient_at_its_own_input_only():
+def test_each_part_has_a_gradient_with_respect_to_its_input_only():
     case = ramp()
     errors = errors_of(case)
     losses = alrp_loss(case.logits, case.positives, errors)

@@ -1,4 +1,4 @@
-"""The loop baselines of the benchmark compute the same losses."""
+"""Check that the loop baselines of the benchmark compute the same losses."""
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ def make(classes=3, seed=0):
     return logits.requires_grad_()
 
 
-def test_it_equals_a_softmax_cross_entropy_over_one_more_logit():
+def test_cross_entropy_equals_torch_cross_entropy_with_a_background_logit_of_0():
     logits, shift = make(), torch.tensor([[4.0], [-2.0], [0.0], [1.0], [3.0]])
     scores = torch.cat([logits + shift, shift], dim=1)
     expected = functional.cross_entropy(
@@ -26,7 +26,7 @@ def test_it_equals_a_softmax_cross_entropy_over_one_more_logit():
     assert not gradient[3].any()
 
 
-def test_with_one_class_it_equals_the_binary_cross_entropy():
+def test_cross_entropy_with_one_class_equals_the_binary_cross_entropy():
     logits, labels = make(classes=1), LABELS.clamp(max=0)
     torch.testing.assert_close(
         cross_entropy(logits, labels), 2 * focal(logits, labels, alpha=0.5, gamma=0.0)

@@ -65,7 +65,7 @@ def test_activation_checkpointing_does_not_change_gradients(name, use_reentrant)
 
 
 @pytest.mark.parametrize("name", ASSIGNED)
-def test_a_second_derivative_is_refused_with_a_one_line_message(name):
+def test_a_second_derivative_gives_a_one_line_error(name):
     inputs = leaves()
     loss = ASSIGNED[name](*inputs)
     with pytest.raises(

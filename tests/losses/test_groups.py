@@ -34,7 +34,7 @@ SHARES = {
         "uneven": [(3, 90), (17, 20)],
         "a worker without positives": [(0, 50), (12, 30)],
         "a worker without rows": [(12, 30), (0, 0)],
-        "nobody has positives": [(0, 20), (0, 30)],
+        "no worker has positives": [(0, 20), (0, 30)],
     },
     3: {
         "uneven": [(1, 40), (20, 5), (7, 60)],

@@ -39,7 +39,7 @@ AP = {
     "ap sigmoid": average_precision(distance="sigmoid"),
     "ap sigmoid, not interpolated": average_precision(distance="sigmoid", interpolated=False),
 }
-# Each returns pairs of an output and the input that it has a gradient at.
+# Each returns pairs of an output and the input that its gradient is with respect to.
 LOSSES = {"rank sort": rank_sort, "alrp": alrp, **AP}
 
 
@@ -63,7 +63,7 @@ few = settings(max_examples=15, deadline=None)
 
 
 def values_and_gradients(outputs):
-    """List the detached value and gradient of each output in turn."""
+    """List the detached value and gradient of each output."""
     results = []
     for value, trained in outputs:
         (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)

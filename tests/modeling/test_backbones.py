@@ -81,7 +81,7 @@ def test_checkpoints_in_the_format_of_the_model_zoo_load(tmp_path):
 
 
 @pytest.mark.parametrize("in_feature", ["res5", "p5"])
-def test_with_relu_the_extra_levels_are_those_of_detectron2(in_feature):
+def test_with_relu_the_extra_levels_equal_detectron2s(in_feature):
     channels = 512 if in_feature == "res5" else 8
     torch.manual_seed(0)
     reference = LastLevelP6P7(channels, 8, in_feature)

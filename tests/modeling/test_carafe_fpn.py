@@ -87,7 +87,7 @@ def test_cropping_removes_the_last_row_and_column(fpn):
     torch.testing.assert_close(fpn(images)["p5"], fpn.fpn_output5(merged))
 
 
-def test_shapes_are_those_of_detectron2s_fpn_and_its_checkpoint_loads_in_part(fpn):
+def test_shapes_equal_detectron2s_fpn_and_its_checkpoint_loads_in_part(fpn):
     reference = FPN(resnet(), FEATURES, CHANNELS, top_block=LastLevelMaxPool())
     assert fpn.output_shape() == reference.output_shape()
     assert fpn.size_divisibility == reference.size_divisibility == 32
@@ -130,7 +130,7 @@ def test_a_channels_last_batch_of_bfloat16_trains(fpn):
 
 
 class Odd(Backbone):
-    """A backbone whose strides are not powers of 2."""
+    """A backbone with strides that are not powers of 2."""
 
     def forward(self, images):
         raise NotImplementedError

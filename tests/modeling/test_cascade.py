@@ -72,7 +72,7 @@ def test_each_stage_ranks_the_boxes_of_the_previous_stage_and_the_ground_truth()
 
 
 def without_objects(proposals):
-    """Mark all proposals of an image as no ground-truth boxes."""
+    """Mark all proposals of an image as not being ground-truth boxes."""
     proposals.is_object = torch.zeros(len(proposals), dtype=torch.bool)
     return proposals
 
@@ -221,7 +221,7 @@ def test_the_gradients_of_the_stages_are_not_scaled_down():
     torch.testing.assert_close(scaled, features["p3"].grad)
 
 
-def test_at_inference_logits_are_averaged_and_boxes_are_those_of_the_last_stage():
+def test_at_inference_logits_are_averaged_and_boxes_come_from_the_last_stage():
     heads = build().eval()
     for i, predictor in enumerate(heads.box_predictor):
         torch.nn.init.zeros_(predictor.cls_score.weight)
@@ -314,5 +314,5 @@ def test_parts_that_do_not_fit_are_refused():
         instantiate(cfg)
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_cascade_heads_are_registered_in_detectron2():
     assert ROI_HEADS_REGISTRY.get("RankingCascadeROIHeads") is RankingCascadeROIHeads

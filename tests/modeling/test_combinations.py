@@ -114,7 +114,7 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
 
 
 class Searches(TorchDispatchMode):
-    """Records the boolean masks whose true entries are searched."""
+    """Record the boolean masks that are searched for true entries."""
 
     def __init__(self):
         super().__init__()
@@ -149,14 +149,14 @@ def test_a_step_finds_the_rows_of_the_positives_once(criterion):
             "retinanet",
             "head.num_anchors",
             9,
-            r"num_anchors: expected \[3\], as the anchor generator gives, got 9",
+            r"num_anchors: expected \[3\], as in the anchor generator, got 9",
         ),
         ("retinanet", "head.num_classes", 80, "head.num_classes: expected the model's 12, got 80"),
         (
             "retinanet",
             "head.branch",
             True,
-            "head.branch: expected False, as the criterion has no loss for a branch, got True",
+            "head.branch: expected False because the criterion has no loss for a branch, got True",
         ),
         ("fcos", "head.num_scales", 2, "head.num_scales: expected 5, one per level, or 0, got 2"),
         (
@@ -197,7 +197,7 @@ def test_the_fcos_assigner_refuses_anchors_that_are_not_squares_of_8_strides(siz
 def test_a_loss_for_a_branch_needs_a_head_with_a_branch():
     cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
     cfg.criterion = CRITERIA["focal_branch"]()
-    message = "head.branch: expected True, as the criterion trains a branch, got False"
+    message = "head.branch: expected True because the criterion trains a branch, got False"
     with pytest.raises(ValueError, match=message):
         instantiate(cfg)
 

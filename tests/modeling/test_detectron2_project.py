@@ -1,4 +1,4 @@
-"""Train and evaluate the models with Detectron2's own trainers and evaluators."""
+"""Train and evaluate the models with Detectron2's trainers and evaluators."""
 
 import subprocess
 import sys

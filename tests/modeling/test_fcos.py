@@ -32,7 +32,7 @@ def with_centerness():
     )
 
 
-def test_it_is_registered_in_detectron2():
+def test_fcos_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingFCOS") is RankingFCOS
 
 

@@ -80,7 +80,7 @@ def test_topk_by_anchor_keeps_all_classes_of_the_best_anchors():
     assert pairs == [[(0, 0), (1, 0), (2, 0)], [(0, 0), (0, 1), (1, 0), (1, 1)]]
 
 
-def test_the_threshold_applies_to_the_class_score_whatever_the_branch_predicts():
+def test_the_threshold_applies_to_the_class_score_even_with_a_branch():
     """Applied to the product, sqrt(.04 x .9) = .19 would pass, sqrt(.06 x .001) = .008 not."""
     logits = [torch.tensor([[0.04], [0.06]]).logit()]
     branch = [torch.tensor([0.9, 0.001]).logit()]
@@ -92,7 +92,7 @@ def test_the_threshold_applies_to_the_class_score_whatever_the_branch_predicts()
         torch.testing.assert_close(raw.scores, torch.tensor([0.06 * 0.001]).sqrt())
 
 
-def test_a_threshold_of_1_leaves_no_candidates_and_no_candidates_are_no_error():
+def test_a_threshold_of_1_leaves_no_candidates_and_raises_no_error():
     inference = DenseInference(score_thresh=1.0)
     raw = inference.propose(*dense()[:3], decode)
     assert raw.boxes.shape == (0, 4) and raw.scores.shape == raw.classes.shape == (0,)

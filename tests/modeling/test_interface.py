@@ -48,7 +48,7 @@ def test_a_model_without_a_registered_adapter_gets_the_default_one():
     assert adapter.num_classes_key is None and adapter.find_positives([{}]) is None
 
 
-def test_a_custom_detector_overrides_only_what_it_can_answer():
+def test_a_custom_detector_overrides_only_the_methods_it_supports():
     class Custom(DetectorInterface, nn.Module):
         learns_masks = True
 

@@ -82,7 +82,7 @@ def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build
     head.load_state_dict(ours.head.state_dict())
     ours.backbone.eval()  # otherwise the running statistics would change between the two models
     for seed in range(3):
-        # All images have one size, a multiple of 32, as Detectron2 does not ignore padding.
+        # All images have one size, a multiple of 32, because Detectron2 does not ignore padding.
         batch = make_batch((4 + seed, 2, 0))
         with EventStorage(0):
             expected = reference(batch)
@@ -204,7 +204,7 @@ def test_a_step_in_bfloat16_autocast_gives_finite_losses_and_gradients(build):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_it_is_registered_in_detectron2():
+def test_retinanet_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingRetinaNet") is RankingRetinaNet
 
 

@@ -131,9 +131,9 @@ def test_all_proposals_and_all_ground_truth_boxes_are_ranked():
     assert torch.equal(candidates.positives, rows)
     index_of_row = {int(row): i for i, row in enumerate(rows)}
     expected = torch.cat([targets[0].gt_boxes.tensor, targets[2].gt_boxes.tensor])
-    places = torch.tensor([index_of_row[row] for row in [40, 41, 42, 123, 124, 125, 126]])
-    torch.testing.assert_close(candidates.boxes.gt_boxes[places], expected)
-    torch.testing.assert_close(candidates.boxes.anchors[places], expected)
+    indices = torch.tensor([index_of_row[row] for row in [40, 41, 42, 123, 124, 125, 126]])
+    torch.testing.assert_close(candidates.boxes.gt_boxes[indices], expected)
+    torch.testing.assert_close(candidates.boxes.anchors[indices], expected)
 
 
 def make_proposal(boxes):
@@ -272,14 +272,14 @@ class Recorder(L.MaskDice):
         return chosen
 
 
-class PlaceWeight(nn.Module):
-    """The weight of a positive is a number that identifies its proposal."""
+class BoxIdentityWeight(nn.Module):
+    """Weight each positive by a number that identifies its proposal."""
 
     def forward(self, candidates):
-        return place(candidates.boxes.anchors)
+        return identify(candidates.boxes.anchors)
 
 
-def place(boxes):
+def identify(boxes):
     """Map boxes (n, 4) to numbers (n,) that identify them."""
     return boxes @ torch.tensor([1.0, 0.1, 0.01, 0.001])
 
@@ -288,7 +288,8 @@ def place(boxes):
 def test_weights_and_masks_belong_to_their_boxes_when_positives_are_dropped(limit):
     """Four images, one of them empty, have over 300 positives; weights identify the boxes."""
     recorder = Recorder()
-    criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=PlaceWeight())
+    weight = BoxIdentityWeight()
+    criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=weight)
     heads, boxes = build("quick/mask_rs.py", criterion=criterion, max_mask_rois=limit), []
     seen = spy(heads)
     pool = heads.mask_pooler.forward
@@ -299,8 +300,8 @@ def test_weights_and_masks_belong_to_their_boxes_when_positives_are_dropped(limi
     assert total > 300 and [len(rois) > 0 for rois in lists] == [True, False, True, True]
     _, masks, weights = recorder.seen
     assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
-    torch.testing.assert_close(weights, place(torch.cat([rois.tensor for rois in lists])))
-    # Each mask is that of the object of the same image that is matched to the box.
+    torch.testing.assert_close(weights, identify(torch.cat([rois.tensor for rois in lists])))
+    # Each mask belongs to the object that is matched to the box, in the same image.
     start = 0
     for rois, objects in zip(lists, targets):
         matched = heads.assigner(
@@ -330,7 +331,7 @@ def labels_of(continuous_label, limit=200, targets=None):
     return seen[0].continuous_labels, iou, 1 - dice_errors(logits.detach(), masks)
 
 
-def test_the_option_continuous_label_decides_what_positives_are_ranked_by():
+def test_continuous_label_selects_the_label_that_positives_are_ranked_by():
     labels, iou, dice = labels_of("dice")
     torch.testing.assert_close(labels, dice)
     torch.testing.assert_close(labels_of("mean")[0], (iou + dice) / 2)
@@ -546,15 +547,19 @@ def test_parts_that_do_not_fit_are_refused():
     message = "box_predictor.num_classes: expected the model's 12, got 5"
     with pytest.raises(ValueError, match=message):
         build(box_predictor__num_classes=5)
-    with pytest.raises(ValueError, match="softmax: expected False, as the criterion .* got True"):
+    with pytest.raises(
+        ValueError, match="softmax: expected False because the criterion .* got True"
+    ):
         build(box_predictor__softmax=True)
     softmax = L.Criterion(classification=L.CrossEntropy(), normalizer=L.CandidateCount())
-    with pytest.raises(ValueError, match="softmax: expected True, as the criterion .* got False"):
+    with pytest.raises(
+        ValueError, match="softmax: expected True because the criterion .* got False"
+    ):
         build(criterion=softmax)
     with pytest.raises(ValueError, match="continuous_label: expected 'iou' or .* got 'dice'"):
         build(continuous_label="dice")
     ap = L.Criterion(classification=L.AveragePrecision())
-    message = "continuous_label: expected 'iou', as AveragePrecision has no .* got 'dice'"
+    message = "continuous_label: expected 'iou' because AveragePrecision has no .* got 'dice'"
     with pytest.raises(ValueError, match=message):
         build("quick/mask_rs.py", continuous_label="dice", criterion=ap)
     with pytest.raises(ValueError, match="box_predictor: expected a RankingBoxPredictor, got Lin"):
@@ -571,11 +576,13 @@ def test_parts_that_do_not_fit_are_refused():
         build()(None, make_features(1), make_proposals(1))
     proposals = make_proposals(1)
     proposals[0].remove("objectness_logits")
-    with pytest.raises(ValueError, match="proposals: expected objectness_logits, as an RPN gives"):
+    with pytest.raises(
+        ValueError, match="proposals: expected objectness_logits, which an RPN sets"
+    ):
         build()(None, make_features(1), proposals, make_targets((2,)))
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_roi_heads_are_registered_in_detectron2():
     assert ROI_HEADS_REGISTRY.get("RankingROIHeads") is RankingROIHeads
 
 
@@ -614,7 +621,7 @@ print(run(4000, 1203, 500, {scope!r}))
 @pytest.mark.parametrize("scope", ["gpu", "image"])
 def test_a_step_of_4000_proposals_and_1203_classes_takes_under_3_times_its_logits(scope):
     code = MEMORY.replace("{scope!r}", repr(scope))
-    # Large tensors get their own pages, so that freed memory in the heap does not count.
+    # Large tensors get their own pages, so freed memory in the heap does not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     program = [sys.executable, "-c", code]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)

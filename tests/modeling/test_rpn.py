@@ -110,7 +110,7 @@ def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
     assert (labels >= 0).sum() > 5 and (labels == IGNORE).any()
 
 
-def test_proposals_are_those_of_detectron2s_rpn():
+def test_proposals_equal_detectron2s_rpn_proposals():
     rpn, (images, features, _) = build().eval(), inputs((1, 1))
     torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_parts_that_do_not_fit_are_refused():
         build()(*inputs((1,))[:2])
 
 
-def test_it_is_registered_in_detectron2():
+def test_the_rpn_is_registered_in_detectron2():
     assert PROPOSAL_GENERATOR_REGISTRY.get("RankingRPN") is RankingRPN
 
 

@@ -208,7 +208,7 @@ def test_the_error_names_the_wrong_option(options, message):
         augment(Finder(), **options)
 
 
-def test_a_model_that_is_no_dense_detector_is_refused():
+def test_a_model_that_is_not_a_dense_detector_is_refused():
     with pytest.raises(ValueError, match="model: expected a dense detector .* got Linear"):
         augment(nn.Linear(2, 2))
 

@@ -1,10 +1,10 @@
-"""ResNet backbones, feature pyramids (FPN), and their pixel mean and standard deviation.
+"""ResNet and FPN backbones, and the ImageNet pixel mean and std for their weights.
 
 Unlike the papers' code, which initialises the FPN with Xavier uniform (bound
 sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3 / fan_in)). The
 papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5
 of ResNet-50, and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as
-inputs, so that both bounds are the same.
+inputs, so both bounds are equal.
 """
 
 from detectron2.config import LazyCall as L
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from ranking_det.modeling import FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels
 
-# Mean and standard deviation of ImageNet's pixels, as torchvision's weights need them.
+# Mean and standard deviation of ImageNet's pixels, which torchvision's pretrained weights expect.
 IMAGENET_RGB = {
     "pixel_mean": [123.675, 116.28, 103.53],
     "pixel_std": [58.395, 57.12, 57.375],
@@ -24,23 +24,23 @@ IMAGENET_RGB = {
 }
 
 
-def levels(first: int) -> list[str]:
+def stage_names(first: int) -> list[str]:
     """Return the names of a ResNet's output features, from ``res{first}`` to res5."""
     return [f"res{i}" for i in range(first, 6)]
 
 
 def resnet_50(first: int) -> DictConfig:
-    """ResNet-50 of the papers' detectors, for torchvision's weights.
+    """ResNet-50 for torchvision's ImageNet weights, frozen as in the papers.
 
-    The stride is in the 3x3 convolution. The stem and res2 are frozen; in the other stages only the
-    statistics of the norms are.
+    The stride is in the 3x3 convolution. The stem and res2 are frozen. In the other stages only the
+    running statistics of the batch norms are frozen.
     """
     return L(ResNet)(
         stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
         stages=L(ResNet.make_default_stages)(
             depth=50, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
         ),
-        out_features=levels(first),
+        out_features=stage_names(first),
         freeze_at=2,
     )
 
@@ -50,7 +50,7 @@ def resnet_18(first: int) -> DictConfig:
     return L(ResNet)(
         stem=L(BasicStem)(in_channels=3, out_channels=64, norm="BN"),
         stages=L(ResNet.make_default_stages)(depth=18, norm="BN"),
-        out_features=levels(first),
+        out_features=stage_names(first),
         freeze_at=0,
     )
 
@@ -70,13 +70,13 @@ def resnet_18_half(first: int) -> DictConfig:
             )
             for i in range(4)
         ],
-        out_features=levels(first),
+        out_features=stage_names(first),
         freeze_at=0,
     )
 
 
 def fpn(bottom_up: DictConfig, channels: int, top_block: DictConfig) -> DictConfig:
-    """Feature pyramid on all output features of a ResNet."""
+    """Feature pyramid network (FPN) on all output features of a ResNet."""
     return L(FPN)(
         bottom_up=bottom_up,
         in_features=bottom_up.out_features,

@@ -1,8 +1,8 @@
 """FCOS with ResNet-50 (Tian et al., ICCV 2019): points, P6 from P5, ReLU before P7.
 
-As first published, all points inside an object's box are positive, and the centreness branch lowers
+As first published, all points inside an object's box are positive, and the centerness branch lowers
 the scores near its edges. As in the authors' later versions, the branch is on the box tower, the
-box loss is weighted by centreness, and the NMS threshold is .6.
+box loss is weighted by centerness, and the NMS threshold is .6.
 """
 
 from detectron2.config import LazyCall as L

@@ -8,7 +8,7 @@ sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3
 ResNet-50 and 101 the paper's bound is 1.36 times ours in the box head's first layer (.0210 and
 .0155), and 1.15, 1.26 and 1.33 times ours in the FPN's lateral convolutions on res3, res4 and res5
 (1.33 also in the one that makes p6 in the "+" models). The other layers have as many outputs as
-inputs, so that both bounds are the same. CARAFE is initialised as published.
+inputs, so both bounds are equal. CARAFE is initialised as published.
 """
 
 from copy import deepcopy
@@ -52,8 +52,8 @@ def rpn(
     """RPN with one anchor size per level and three aspect ratios.
 
     Args:
-        channels: of the features.
-        criterion: of the RPN.
+        channels: channels of the features.
+        criterion: criterion of the RPN.
         anchor_scale: anchor size in strides.
         before_nms: proposals per level before NMS, in training and at inference.
         after_nms: proposals per image after NMS, in training and at inference.
@@ -213,13 +213,13 @@ def with_cross_entropy(
 ) -> DictConfig:
     """Make the papers' baseline: cross entropy on random samples.
 
-    Detectron2's own R-CNNs have the same losses and samplers, but assign a low-quality match to the
+    Detectron2's R-CNNs have the same losses and samplers, but assign a low-quality match to the
     object that the anchor overlaps most (``low_quality="anchor"``).
     """
     baseline = with_samplers(with_criteria(model, rpn_criterion, box_criterion), rois=rois)
     rpn = baseline.proposal_generator
     rpn.loss_weight = 1.0
-    # Unlike the ranking detectors, the RPN has its own box coder: Detectron2's.
+    # Unlike in the ranking detectors, RPN and box head have different box coders: Detectron2's.
     rpn.box2box_transform = L(Box2BoxTransform)(weights=RPN_WEIGHTS)
     baseline.roi_heads.box_predictor.softmax = True
     if "mask_head" in baseline.roi_heads:
@@ -227,6 +227,6 @@ def with_cross_entropy(
         criterion = baseline.roi_heads.criterion
         masks = L(MaskCrossEntropy)(weighted=False, balanced=False)
         criterion.localization = [criterion.localization, masks]
-        # More than any sample has positives, so that every positive trains its mask.
+        # More than any sample has positives, so every positive trains its mask.
         baseline.roi_heads.max_mask_rois = 10_000
     return baseline

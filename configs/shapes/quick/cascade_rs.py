@@ -3,6 +3,6 @@
 from ...common.shapes_quick_rcnn import cascade as model
 from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train
 
-# Shorter than the other runs, as each step takes longer.
+# Shorter than the other runs, because each step takes longer.
 train.update({"epochs": 2, "max_iter": 250, "eval_period": 250})
 train.output_dir = "output/shapes/quick/cascade_rs"

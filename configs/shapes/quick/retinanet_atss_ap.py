@@ -1,6 +1,6 @@
 """RetinaNet, ATSS, AP Loss: half a ResNet-18, short run on shapes.
 
-The box loss, its weights and its balance are those of Rank & Sort Loss.
+The box loss, its weights and its balance are the same as with Rank & Sort Loss.
 """
 
 from detectron2.config import LazyCall as L

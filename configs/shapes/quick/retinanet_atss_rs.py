@@ -1,6 +1,6 @@
 """RetinaNet, ATSS, Rank & Sort Loss: half a ResNet-18, short run on shapes.
 
-The other quick configs of dense detectors change one part of this one each.
+Each of the other quick configs of dense detectors changes one part of this one.
 """
 
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

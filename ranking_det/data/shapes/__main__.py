@@ -9,7 +9,7 @@ from ranking_det.data.shapes import VARIANTS, Settings, prepare_shapes
 DESCRIPTION = """\
 Generate the synthetic shapes data set, unless it exists, and print its folder.
 
-An existing set is kept; asking for other settings than it was made with is an error.
+An existing set is kept. It is an error if its settings differ from the requested ones.
 """
 EPILOG = """\
 example:
@@ -21,10 +21,10 @@ def main(argv: list[str] | None = None) -> int:
     """Generate the data set from the command line.
 
     Args:
-        argv: the arguments; default those of the process.
+        argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 1 for an error, which is one line on stderr, else 0.
+        The exit status: 1 for an error, which is printed as one line on stderr, else 0.
     """
     parser = argparse.ArgumentParser(
         "python -m ranking_det.data.shapes",

@@ -1,7 +1,7 @@
 """Generate the splits of a shapes data set: JPEG images and COCO or LVIS JSON.
 
-Every image has its own random generator, seeded by (seed, variant, split, index). So the files do
-not depend on the number of workers or on the size of the other split.
+Every image has its own random generator, seeded by (seed, variant, split, index). The files
+therefore do not depend on the number of workers or on the size of the other split.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ranking_det.data.shapes.outlines import SHAPES
 from ranking_det.data.shapes.scene import MOST_OBJECTS, Category, render
 
 # Increase it with every change that alters images or annotations. Sets of another version are
-# refused, so that two results on "the shapes data set" are always measured on the same images.
+# refused, so two results on "the shapes data set" are always measured on the same images.
 GENERATOR_VERSION = 1
 VARIANTS = ("shapes", "shapes_lvis")
 SPLITS = ("train", "val")
@@ -76,7 +76,7 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     forced = crowd = None
     turn = index - (index + _EMPTY_EVERY // 2 - 1) // _EMPTY_EVERY  # among images with objects
     if long_tailed and turn < len(categories) and not empty:
-        # So every class occurs at least once in each split of 100 images or more.
+        # Every class then occurs at least once in each split of 100 images or more.
         chosen[0], forced = turn, turn + 1
     elif not long_tailed and index % _CROWD_EVERY == 7:
         crowd = int(rng.integers(len(categories)))

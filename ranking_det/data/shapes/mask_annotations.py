@@ -3,11 +3,11 @@
 import cv2
 import numpy as np
 
-from ranking_det.data.shapes.paint import SUPERSAMPLING, Place
+from ranking_det.data.shapes.paint import SUPERSAMPLING, Window
 
 
-def without_crumbs(mask: np.ndarray) -> np.ndarray:
-    """Remove small pieces of a mask that nobody would outline, and fill small holes.
+def remove_small_pieces(mask: np.ndarray) -> np.ndarray:
+    """Remove pieces of a mask that are too small for an annotator to outline; fill small holes.
 
     A piece of less than 2 square pixels or 1 % of the mask is removed, unless it is the largest. A
     hole of less than 1 square pixel is filled.
@@ -21,23 +21,26 @@ def without_crumbs(mask: np.ndarray) -> np.ndarray:
     cleaned = mask.astype(np.uint8)
     contours = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) == 1 and len(contours[0]) > 2:
-        # Most masks: one piece, no hole. (A small piece that touches at a corner may stay.)
+        # Fast path: most masks are one piece without holes. A piece that touches it may stay.
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cleaned, connectivity=4)
     if count > 2:
         areas = stats[1:, cv2.CC_STAT_AREA]
-        least = max(2 * SUPERSAMPLING**2, 0.01 * float(areas.sum()))
-        large = areas >= min(least, float(areas.max()))
-        cleaned = np.concatenate([[False], large])[labels].astype(np.uint8)
+        min_area = max(2 * SUPERSAMPLING**2, 0.01 * float(areas.sum()))
+        is_large = areas >= min(min_area, float(areas.max()))
+        cleaned = np.concatenate([[False], is_large])[labels].astype(np.uint8)
     padded = np.pad(1 - cleaned, 1, constant_values=1)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < SUPERSAMPLING**2
-    small[0] = False
-    return (cleaned > 0) | small[labels][1:-1, 1:-1]
+    is_small = stats[:, cv2.CC_STAT_AREA] < SUPERSAMPLING**2
+    is_small[0] = False
+    return (cleaned > 0) | is_small[labels][1:-1, 1:-1]
 
 
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Return polygons (n, 2) along the edges of the samples; cut a mask with a hole through it."""
+    """Return polygons (n, 2) along the edges of the samples.
+
+    Split a mask that has a hole in two, along a line through the hole.
+    """
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
@@ -45,28 +48,29 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     holes = np.flatnonzero(hierarchy[0, :, 3] >= 0)
     if len(holes):
         left, _, width, _ = cv2.boundingRect(contours[holes[0]])
-        cut = (left + width // 2 + 1) // 2
-        right = [outline + [cut, 0] for outline in _outlines(mask[:, cut:])]
-        return _outlines(mask[:, :cut]) + right
-    # A doubled sample has an even and an odd row and column; (c + 1) // 2 is its outer vertex.
+        cut_column = (left + width // 2 + 1) // 2
+        right = [outline + [cut_column, 0] for outline in _outlines(mask[:, cut_column:])]
+        return _outlines(mask[:, :cut_column]) + right
+    # After doubling, sample k covers rows 2k and 2k + 1; (c + 1) // 2 maps a contour point to the
+    # outer vertex of its sample.
     corners = [cv2.approxPolyDP((c + 1) // 2, 1.01, closed=True)[:, 0] for c in contours]
     return [polygon.astype(np.float64) for polygon in corners if len(polygon) >= 3]
 
 
-def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
+def polygon_annotation(mask: np.ndarray, window: Window) -> dict:
     """Return the box, area and polygons of the visible part of an object.
 
-    All three follow the supersampled mask and so have fractions of a pixel.
+    All three follow the supersampled mask and have sub-pixel precision.
 
     Args:
         mask: bool, supersampled, with at least one sample set.
-        place: the window of the mask in the image, XYXY in whole pixels.
+        window: the window of the mask in the image, XYXY in whole pixels.
 
     Returns:
         COCO's "bbox" (x, y, width, height in pixels, tight), "area" in square pixels and
         "segmentation".
     """
-    origin = np.array(place[:2])
+    origin = np.array(window[:2])
     x0, y0, width, height = np.array(cv2.boundingRect(mask.astype(np.uint8))) / SUPERSAMPLING
     polygons = [outline / SUPERSAMPLING + origin for outline in _outlines(mask)]
     return {
@@ -76,23 +80,23 @@ def polygon_annotation(mask: np.ndarray, place: Place) -> dict:
     }
 
 
-def crowd_annotation(mask: np.ndarray, place: Place, size: int) -> dict:
-    """Return the box, area and uncompressed RLE of a crowd, in whole pixels as in COCO.
+def crowd_annotation(mask: np.ndarray, window: Window, size: int) -> dict:
+    """Return the box, area and uncompressed RLE of a crowd, rounded to whole pixels as in COCO.
 
     Args:
         mask: bool, supersampled.
-        place: the window of the mask in the image, XYXY in whole pixels.
+        window: the window of the mask in the image, XYXY in whole pixels.
         size: side of the square image in pixels.
 
     Returns:
         COCO's "bbox" (x, y, width, height in pixels), "area" in square pixels and "segmentation".
     """
-    x0, y0, x1, y1 = place
+    x0, y0, x1, y1 = window
     samples = (y1 - y0, SUPERSAMPLING, x1 - x0, SUPERSAMPLING)
     pixels = np.zeros((size, size), bool)
     pixels[y0:y1, x0:x1] = mask.reshape(samples).mean((1, 3)) >= 0.5
     flat = pixels.ravel(order="F")
-    # The first run counts zeros and may be 0.
+    # RLE starts with a run of zeros, whose length may be 0.
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     counts = np.diff(changes, prepend=0, append=flat.size).tolist()
     return {

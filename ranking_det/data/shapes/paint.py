@@ -15,11 +15,11 @@ SUPERSAMPLING = 4
 STYLES = ("solid", "shaded", "striped", "checkered", "dotted", "grained", "bordered")
 _BACKGROUNDS = ("grained", "grained", "shaded", "striped", "checkered", "patchy")
 
-Place = tuple[int, int, int, int]
+Window = tuple[int, int, int, int]
 """A window of the image, XYXY in whole pixels."""
 
 
-def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Place] | None:
+def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Window] | None:
     """Rasterise contours to a supersampled mask by the even-odd rule.
 
     Args:
@@ -30,7 +30,7 @@ def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Place]
         The mask of the contours and its window in the image; None if they lie outside the image.
     """
     points = np.concatenate(contours)
-    # One pixel of margin, so that the window shows the distance to the outside.
+    # One pixel of margin, so the window shows the distance to the outside.
     x0, y0 = np.clip(np.floor(points.min(0)).astype(int) - 1, 0, size)
     x1, y1 = np.clip(np.ceil(points.max(0)).astype(int) + 1, 0, size)
     if x1 <= x0 or y1 <= y0:
@@ -90,9 +90,9 @@ def texture(
     return np.zeros((height, width), np.float32)
 
 
-def _coordinates(place: Place, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(window: Window, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates of a window's pixels along two rotated axes through its centre."""
-    x0, y0, x1, y1 = place
+    x0, y0, x1, y1 = window
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - (x0 + x1) / 2)
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - (y0 + y1) / 2)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -137,7 +137,7 @@ def background(rng: Generator, size: int) -> np.ndarray:
 
 
 class Look(NamedTuple):
-    """How a figure is painted.
+    """Style, size, rotation and contrast of a painted figure.
 
     Attributes:
         style: one of `STYLES`.
@@ -153,28 +153,28 @@ class Look(NamedTuple):
     contrast: float
 
 
-def fill(image: np.ndarray, mask: np.ndarray, place: Place, rng: Generator, look: Look) -> None:
-    """Paint a figure into the image, in place, with colours unlike those behind it.
+def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, look: Look) -> None:
+    """Paint a figure into the image, in place, with colours that differ from the background.
 
     Args:
         image: the image so far, float32 (size, size, 3); changed in place.
         mask: supersampled mask from `rasterise`.
-        place: the window of the mask.
+        window: the window of the mask.
         rng: random generator of the colours and the texture.
         look: style, size, angle and contrast of the figure.
     """
     style, diameter, angle, contrast = look
-    x0, y0, x1, y1 = place
+    x0, y0, x1, y1 = window
     behind = image[y0:y1, x0:x1]
     alpha = _per_pixel(mask)[..., None].astype(np.float32) / 255
     mean_behind = (alpha * behind).sum((0, 1)) / max(float(alpha.sum()), 1e-6)
     first = _colour_away_from(rng, mean_behind, contrast)
     second = _colour_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
-        # Closer to the first colour, so that a fine texture stands out from the background.
+        # Closer to the first colour, so a fine texture stands out from the background.
         second = first + (second - first) * np.float32(0.5)
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
-    field = texture(style, rng, _coordinates(place, angle), period)
+    field = texture(style, rng, _coordinates(window, angle), period)
     if style == "bordered":
         width = max(1.2, diameter * rng.uniform(0.07, 0.11))
         depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) / SUPERSAMPLING

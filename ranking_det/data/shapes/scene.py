@@ -1,9 +1,9 @@
 """Render one image: background, clutter, objects that occlude each other, and its annotations.
 
 Figures are painted from back to front. A map of owners, with four samples per pixel along each
-axis, says which figure is on top. So masks, boxes and areas are those of the visible part. A figure
+axis, says which figure is on top. So masks, boxes and areas describe the visible part. A figure
 that would occlude too much of an earlier one is moved: at least `LEAST_VISIBLE` of every object
-stays visible, where the part outside the image counts as hidden.
+stays visible. The part outside the image counts as hidden.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from ranking_det.data.shapes import mask_annotations, paint
 from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
-from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Place
+from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Window
 
 LEAST_VISIBLE = 0.4
 # Diameters as a share of the image's side, log-uniform: 20 to 200 pixels at 256.
@@ -48,10 +48,10 @@ class _Scene:
         self.image = paint.background(rng, size)
         self.owner = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
         self.full, self.visible = np.zeros((2, 256), np.int64)
-        self.places: dict[int, Place] = {}
+        self.windows: dict[int, Window] = {}
 
-    def _window(self, where: Place) -> tuple[slice, slice]:
-        x0, y0, x1, y1 = (v * SUPERSAMPLING for v in where)
+    def _window(self, window: Window) -> tuple[slice, slice]:
+        x0, y0, x1, y1 = (v * SUPERSAMPLING for v in window)
         return slice(y0, y1), slice(x0, x1)
 
     def add(
@@ -63,7 +63,7 @@ class _Scene:
         style: str | None = None,
         centre: np.ndarray | None = None,
     ) -> bool:
-        """Paint a figure where it leaves `keep_visible` of all others visible.
+        """Paint a figure where at least `keep_visible` of every other figure stays visible.
 
         Owner 0 is everything that is not annotated. It tries a few random places, or the given
         centre, and returns whether one fits.
@@ -86,14 +86,14 @@ class _Scene:
         return False
 
     def _claim(
-        self, owner: int, mask: np.ndarray, where: Place, whole: float, keep_visible: float
+        self, owner: int, mask: np.ndarray, window: Window, whole: float, keep_visible: float
     ) -> bool:
-        """Assign the samples of a mask to an owner, unless it would hide too much; return whether.
+        """Assign the samples of a mask to an owner; return False if it would hide too much.
 
         It hides too much if less than `LEAST_VISIBLE` of the figure (area `whole` in pixels) is
         inside the image, or if less than `keep_visible` of a figure behind it stays visible.
         """
-        inside, owners = mask > 0, self.owner[self._window(where)]
+        inside, owners = mask > 0, self.owner[self._window(window)]
         samples = int(inside.sum())
         whole *= SUPERSAMPLING**2
         hidden = np.bincount(owners[inside], minlength=256)
@@ -107,14 +107,15 @@ class _Scene:
         self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(whole))
         # The window of a crowd grows with each of its figures.
-        before = self.places.get(owner, where)
-        self.places[owner] = (*map(min, before[:2], where[:2]), *map(max, before[2:], where[2:]))
+        before = self.windows.get(owner, window)
+        self.windows[owner] = (*map(min, before[:2], window[:2]), *map(max, before[2:], window[2:]))
         return True
 
-    def mask_of(self, owner: int) -> tuple[np.ndarray, Place]:
+    def mask_of(self, owner: int) -> tuple[np.ndarray, Window]:
         """Return the cleaned visible mask of an owner and its window in whole pixels."""
-        where = self.places[owner]
-        return mask_annotations.without_crumbs(self.owner[self._window(where)] == owner), where
+        window = self.windows[owner]
+        mask = self.owner[self._window(window)] == owner
+        return mask_annotations.remove_small_pieces(mask), window
 
 
 def _diameters(rng: Generator, count: int, size: int) -> np.ndarray:
@@ -141,7 +142,7 @@ def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
 
 
 def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence[int]) -> list[int]:
-    """Paint one object of each chosen category where there is room; return those painted."""
+    """Paint one object of each chosen category where there is room; return the painted ones."""
     rng = scene.rng
     placed: list[int] = []
     # Mostly from large to small: a small object in front of a large one hides little of it.

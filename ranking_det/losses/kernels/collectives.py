@@ -1,4 +1,4 @@
-"""Collectives for a loss over several workers: all-gather of the positives, all-reduce of sums.
+"""Collectives for a loss over several workers: all-gather of positives, all-reduce of sums.
 
 Each call exchanges O(P) numbers, where P is the number of positives of all workers.
 """
@@ -94,8 +94,8 @@ def weighted_mean(
         group: the workers; None for this worker only.
 
     Returns:
-        A scalar, the mean over all workers, with this worker's part of the gradient of the whole.
-        A zero attached to the errors if the weights sum to less than 1e-10.
+        A scalar, the mean over all workers, with this worker's part of the gradient. It is a zero
+        attached to the errors if the weights sum to less than 1e-10.
     """
     local = torch.stack([(weights * errors).sum(), weights.sum()])
     total = sum_over_workers(local.detach().clone(), group)
@@ -107,8 +107,8 @@ def weighted_mean(
 def undo_average(loss: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Multiply the gradient of a loss by the number of workers, and keep its value.
 
-    DistributedDataParallel averages gradients over the W workers. A loss that already is that of
-    all workers would train with 1 / W of its gradient; this cancels the average.
+    DistributedDataParallel averages gradients over the W workers. A loss that is already computed
+    over all workers would train with 1 / W of its gradient. This cancels the average.
 
     Args:
         loss: scalar, a loss over all workers of ``group``.

@@ -29,7 +29,7 @@ RANK_SORT_EPSILON = 1e-10
 ALRP_EPSILON = 1e-5
 """Positives with fewer false positives send no gradient in aLRP Loss."""
 APE_LEAST = {torch.float32: 1e-30, torch.float64: 1e-300}
-"""Lower bound of the balance constant of APE Loss, by dtype, so that its inverse does not overflow.
+"""Lower bound of APE Loss's balance constant, by dtype, so its inverse does not overflow.
 Without a cut-off the sums are in double precision."""
 DICE_EPSILON = 1e-5
 """Added to the denominator of a Dice loss."""

@@ -1,8 +1,8 @@
 """Attach a precomputed gradient to a loss value.
 
 Error-driven losses (AP, aLRP, Rank & Sort) assign their gradient. It is not the derivative of the
-value, which does not exist or is 0 almost everywhere, but is computed along with the value. In
-backward it is multiplied by the gradient that arrives at the value, as a derivative would be.
+value, which does not exist or is 0 almost everywhere. It is computed along with the value. The
+backward pass multiplies it by the gradient that arrives at the value, like a derivative.
 
 Worked example: the ranking error of Rank & Sort Loss with the hard step [x >= 0], on five logits
 where P marks the positives and n the negatives::
@@ -45,19 +45,19 @@ class Part(NamedTuple):
 
     Attributes:
         value: float scalar.
-        gradient: (M,) float32 or float64, or as long as ``places``.
-        places: int64, unique, the indices of the logits that the gradient is for; None for all M.
+        gradient: (M,) float32 or float64, or as long as ``indices``.
+        indices: int64, unique, the indices of the logits that the gradient is for; None for all M.
     """
 
     value: Tensor
     gradient: Tensor
-    places: Tensor | None = None
+    indices: Tensor | None = None
 
 
 class _AttachGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, count: int, *tensors: Any) -> Any:
-        """Save the parts: ``tensors`` are ``count`` values, then gradients, then places."""
+        """Save the parts: ``tensors`` are ``count`` values, then gradients, then indices."""
         ctx.save_for_backward(*tensors[count:])
         ctx.like = (logits.shape, logits.dtype, logits.device)
         ctx.set_materialize_grads(False)
@@ -76,20 +76,20 @@ class _AttachGradients(torch.autograd.Function):
         shape, dtype, device = ctx.like
         dense: Tensor | None = None
         sparse: list[tuple[Tensor, Tensor]] = []
-        for scale, gradient, places in zip(incoming, saved[:count], saved[count:], strict=True):
+        for scale, gradient, indices in zip(incoming, saved[:count], saved[count:], strict=True):
             if scale is None:
                 continue
             # Scale before the cast: an average entry of a large batch is below float16's range.
             scaled = gradient * scale
-            if places is not None:
-                sparse.append((places, scaled))
+            if indices is not None:
+                sparse.append((indices, scaled))
             else:
                 dense = scaled if dense is None else dense.add_(scaled)
         if dense is None:
             wide = torch.promote_types(dtype, torch.float32)
             dense = torch.zeros(shape, dtype=wide, device=device)
-        for places, scaled in sparse:
-            dense.index_add_(0, places, scaled.to(dense.dtype))
+        for indices, scaled in sparse:
+            dense.index_add_(0, indices, scaled.to(dense.dtype))
         return (dense.to(dtype), None) + (None,) * (3 * count)
 
 
@@ -121,7 +121,7 @@ def zero_loss(logits: Tensor) -> Tensor:
         logits: (M,) float.
 
     Returns:
-        A scalar 0 in at least single precision, with a gradient of zeros at ``logits``.
+        A scalar 0 in at least single precision, with a gradient of zeros for ``logits``.
     """
     # An empty slice: 0 * logits.sum() would be NaN as soon as one logit is infinite.
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))

@@ -38,7 +38,7 @@ logits: a cell without a breakpoint lies in one interval, so only logits in a ce
 above) are searched. Among the negatives that is only .7: 2 is in cell 7, and cell 7 is in interval
 3. (The figure has 10 cells; the code makes 64 or more, at most 32,768.)
 Without the grid, AP Loss takes 1.9 times as long, forward and backward (1,000 positives, 1,000,000
-logits in the middle of a training, one thread of an Intel Xeon).
+logits from the middle of training, one thread of an Intel Xeon).
 
 The *slot* of a logit is its cell if the cell has no breakpoint. After the cells there is one slot
 for each interval, for the logits that were searched. On a GPU there is no grid, and every logit is
@@ -191,7 +191,9 @@ class IntervalSums:
         return self.over_positives(values) - self._at_itself * values
 
     def gradient(self, weights: Tensor, at_positives: Tensor) -> Tensor:
-        """Compute the gradient at this worker's logits. Call it once: it overwrites the slots.
+        """Compute the gradient with respect to this worker's logits.
+
+        Call it only once, because it overwrites the slots.
 
         Args:
             weights: (P,) float64. A negative n receives the sum over i of weights_i H(s_n - s_i).
@@ -203,8 +205,8 @@ class IntervalSums:
         slope, intercept = (
             line.index_select(0, self._interval_of_slot) for line in self._ramps.lines(weights)
         )
-        # Clamp, as infinity times slope 0 would be NaN beyond the outer breakpoints. The bounds are
-        # numbers: with tensors as bounds it takes five times as long.
+        # Clamp, because infinity times slope 0 would be NaN beyond the outer breakpoints. The
+        # bounds are numbers: with tensors as bounds it takes five times as long.
         largest = torch.finfo(self._logits.dtype).max
         # Each chunk of the gradient overwrites the slots that it is computed from.
         gradient = self._slots.view(self._dtype)

@@ -68,7 +68,7 @@ def step(x: Tensor, delta: float) -> Tensor:
 
 
 def split(values: Tensor) -> Tensor:
-    """Split numbers into coarse and fine halves, so that sums of the coarse halves do not round.
+    """Split numbers into coarse and fine halves, so sums of the coarse halves do not round.
 
     All coarse halves of a row are multiples of one power of two, so any sum of them is exact.
     Prefix sums can then be subtracted from each other, however large they have grown.

@@ -1,8 +1,8 @@
 """Compute many small rankings in one call, such as one for each class of each image.
 
 There are G rankings. Their positives are concatenated, (P,), with the index of the ranking of each,
-(P,). Their negatives are (G, N), padded with -inf, which is ignored. Nothing here makes the host
-wait for a GPU.
+(P,). Their negatives are (G, N), padded with -inf, which is ignored. Nothing here synchronizes host
+and GPU.
 """
 
 from typing import NamedTuple
@@ -33,10 +33,11 @@ class Bins(NamedTuple):
         """Back-propagate a gradient from the means of the bins to the negatives.
 
         Args:
-            at_means: (G, bins) float, the gradient at the means.
+            at_means: (G, bins) float, the gradient with respect to the means.
 
         Returns:
-            (G, N) float, the gradient at the negatives; arbitrary where a negative is -inf.
+            (G, N) float, the gradient with respect to the negatives; arbitrary where a negative is
+            -inf.
         """
         return (at_means / self.counts.clamp_min(1)).gather(1, self.member)
 
@@ -88,8 +89,8 @@ def rank_groups(
             them equally.
 
     Returns:
-        The value (G,) of each ranking, 0 without a pair, and its gradients at ``high`` (P,) and at
-        ``low`` (G, N).
+        The value (G,) of each ranking, 0 without a pair, and its gradients with respect to ``high``
+        (P,) and ``low`` (G, N).
     """
     rank = _separable if distance == "exp" else _pairwise
     value, at_high, at_low = rank(high, group, low, distance, reweight)

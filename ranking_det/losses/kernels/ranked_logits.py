@@ -18,9 +18,9 @@ class RankedLogits(NamedTuple):
         positives: int64, the indices of this worker's positives in ``logits``.
         scores: (P,) float64, the logits of the positives of all workers, in the order of the ranks.
         local: the slice of ``scores`` that holds this worker's positives.
-        columns: further numbers of each positive, such as its quality, (P,) float64 each.
+        columns: additional values per positive, such as its quality, (P,) float64 each.
         group: the workers that share the ranking; None for this worker only.
-        places: int64, the indices of ``logits`` among the logits that the loss was given; None if
+        indices: int64, the indices of ``logits`` among the logits that the loss was given; None if
             all of them are ranked.
     """
 
@@ -30,11 +30,11 @@ class RankedLogits(NamedTuple):
     local: slice
     columns: tuple[Tensor, ...]
     group: dist.ProcessGroup | None
-    places: Tensor | None
+    indices: Tensor | None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the gradient: that of the logits, but at least single precision."""
+        """The dtype of the gradient: the logits' dtype, but at least single precision."""
         return torch.promote_types(self.logits.dtype, torch.float32)
 
 
@@ -50,11 +50,11 @@ def gather_ranked_logits(
     Args:
         logits: (M,) float, raw.
         positives: int64, the indices of this worker's positives in ``logits``.
-        columns: further numbers of each of this worker's positives, such as its quality; float of
-            the shape of ``positives`` each.
+        columns: additional values per positive of this worker, such as its quality; float of the
+            shape of ``positives`` each.
         group: the workers that share the ranking; each of them must call. None: only this one.
-        max_negatives: rank only this many of this worker's negatives, those of the highest logits;
-            an integer >= 0, or None for all.
+        max_negatives: rank only this many of this worker's negatives, with the highest logits; an
+            integer >= 0, or None for all.
 
     Returns:
         The ranked logits, or None on every worker if no worker has a positive.
@@ -62,11 +62,11 @@ def gather_ranked_logits(
     Raises:
         ValueError: if ``max_negatives`` is neither None nor an integer >= 0.
     """
-    logits, places = logits.detach(), None
+    logits, indices = logits.detach(), None
     if max_negatives is not None:
         check_integer("max_negatives", max_negatives, 0)
-        places = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
-        logits, positives = logits[places], torch.arange(len(positives), device=logits.device)
+        indices = torch.cat([positives, highest_negatives(logits, positives, max_negatives)])
+        logits, positives = logits[indices], torch.arange(len(positives), device=logits.device)
     # MPS has no float64.
     device = torch.device("cpu") if logits.device.type == "mps" else logits.device
     logits, positives = logits.to(device), positives.to(device)
@@ -76,11 +76,11 @@ def gather_ranked_logits(
     if len(rows) == 0:
         return None
     scores, *others = rows.t().contiguous().unbind(0)
-    return RankedLogits(logits, positives, scores, local, tuple(others), group, places)
+    return RankedLogits(logits, positives, scores, local, tuple(others), group, indices)
 
 
 def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
-    """Find the negatives of the highest logits.
+    """Find the negatives with the highest logits.
 
     Args:
         logits: (M,) float.
@@ -92,7 +92,7 @@ def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:
         are ignored anyway, are taken last.
     """
     wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    # Raise ignored negatives above -inf, so that a positive never ties with one of them.
+    # Raise ignored negatives above -inf, so a positive never ties with one of them.
     negatives = wide.clamp(min=torch.finfo(wide.dtype).min)
     negatives[positives] = -torch.inf
     count = min(count, len(logits) - len(positives))

@@ -4,8 +4,8 @@ With x = lam (s_n - s_i), APE Loss (Xu et al., CVPR 2022, eq. 9 and 10) and the 
 AP Loss need the sums over the negatives n of sigmoid(x) and of softplus(x) for every positive i,
 and the sum over the positives i of w_i sigmoid(x) for every n.
 
-The sigmoid is curved everywhere, so mass and moment of an interval are not enough, as they are for
-the step. Every pair must be visited, except where the sigmoid is 0 or 1 to the last bit. The
+The sigmoid is curved everywhere, so mass and moment of an interval are not enough, unlike for the
+step. Every pair must be visited, except where the sigmoid is 0 or 1 to the last bit. The
 negatives are therefore sorted in descending order. Seen from a positive, they fall into three
 ranges: *certain* negatives far above, which count 1 each; a *stretch* of visited negatives; and
 *cut-off* negatives far below, which count 0.
@@ -24,9 +24,10 @@ Pairs with x <= -4 are cut off::
 
     gradient, weights 1 and 10  .7311 + 9.8201   .1680 + 8.0218   0
 
-Positives of neighbouring logits see nearly the same stretch, so they are visited together: a block
-of at most 64 positives within 4 / lam of each other, and all negatives that one of them sees. Its
-sigmoids cost no exponential per pair, since e^-x = e^(lam s_i) e^(-lam s_n) is an outer product.
+Positives with neighbouring logits see nearly the same stretch, so they are visited together: a
+block of at most 64 positives within 4 / lam of each other, and all negatives that one of them sees.
+Its sigmoids cost no exponential per pair, since e^-x = e^(lam s_i) e^(-lam s_n) is an outer
+product.
 """
 
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ class SigmoidSums:
         saturate: bool = False,
     ) -> None:
         self._ranked, self._lam, self._saturate = ranked, lam, saturate
-        # Where pairs far below count, so do sigmoids that are too small for single precision.
+        # If pairs far below count, sigmoids too small for single precision count as well.
         far = cutoff is None or cutoff < FAR
         self.dtype = torch.float64 if far else ranked.dtype
         self._cutoff = LOWEST if cutoff is None else cutoff
@@ -164,7 +165,7 @@ class SigmoidSums:
     def _block(self, rows: slice, columns: slice, hidden: float) -> Tensor:
         """Compute the sigmoids of a block, and ``hidden`` where a row does not see a column."""
         scores = self._scores[rows]
-        # e^-x is an outer product, so that no pair costs an exponential: 1.25 times faster than
+        # e^-x is an outer product, so no pair costs an exponential: 1.25 times faster than
         # torch.sigmoid on 64 x 4096 pairs (one thread of an Intel Xeon).
         up = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
         down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self.dtype)
@@ -209,7 +210,7 @@ class SigmoidSums:
         return (ones + poison)[self._back], (softplus + poison)[self._back]
 
     def row_blocks(self) -> list[slice]:
-        """List blocks of positives for :meth:`pairs`, so that memory stays bounded.
+        """Split the positives into blocks for :meth:`pairs`, so memory stays bounded.
 
         Returns:
             Slices that cover 0..P.
@@ -250,7 +251,7 @@ class SigmoidSums:
         return sums - 0.5 * values
 
     def gradient(self, weights: Tensor, at_positives: Tensor) -> Tensor:
-        """Compute the gradient at this worker's logits.
+        """Compute the gradient with respect to this worker's logits.
 
         Args:
             weights: (P,) float64. A negative n receives the sum over i of weights_i sigmoid(x).

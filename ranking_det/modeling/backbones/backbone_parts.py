@@ -14,7 +14,7 @@ class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
     third stage on. As a subclass of BatchNorm2d it loads checkpoints of BatchNorm2d, and
     Detectron2's ``freeze_at`` converts it to FrozenBN in frozen stages.
 
-    It can be the ``norm`` of Detectron2's ResNet, whose ``get_norm`` calls it with the channels.
+    It can be the ``norm`` of Detectron2's ResNet: ``get_norm`` calls it with the channels.
 
     Args:
         num_features: C of the inputs (N, C, H, W), >= 1.

@@ -14,8 +14,8 @@ Names:
 
     logits: (R, K) raw class scores; the score of a class is sigmoid(logit)
     outputs: (R, 4) raw box outputs, which the box coder decodes (Detectron2's "deltas")
-    branch: (R,) logits of an IoU or centreness branch
-    anchors: per level (R_l, 4) XYXY in pixels, the same for every image
+    branch: (R,) logits of an IoU or centerness branch
+    anchors: one tensor (R_l, 4) per level, XYXY in pixels, the same for every image
     assignment: labels (R,), a class in [0, K), BACKGROUND or IGNORE; and gt_index (R,), the row of
         the matched box among the G, -1 if there is none
     candidates: all that the criterion needs of the R rows and P positives
@@ -52,7 +52,7 @@ from ranking_det.modeling.yaml_keys import build_node
 
 
 class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
-    """A dense detector with any assigner, any criterion and any inference.
+    """Dense (one-stage) detector with any assigner, any criterion and any inference.
 
     The criterion gets the raw logits of all classes, levels and images of the process in one call.
 
@@ -113,7 +113,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Translate a yaml config to the constructor's arguments.
 
-        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+        :func:`ranking_det.modeling.add_ranking_config` describes the keys.
 
         Args:
             cfg: a Detectron2 config with the project's keys.
@@ -166,7 +166,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
 
         Args:
             cfg: a Detectron2 config.
-            shapes: of the features for the head.
+            shapes: the shapes of the features for the head.
 
         Returns:
             ``anchor_generator`` and ``box2box_transform``; empty if the constructor makes them.
@@ -193,9 +193,9 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
 
         Args:
             images: the N images.
-            features: per level (N, C, H_l, W_l).
-            predictions: of the head, per level.
-            gt_instances: per image ``gt_boxes`` and ``gt_classes``.
+            features: one tensor (N, C, H_l, W_l) per level.
+            predictions: the head's predictions, per level.
+            gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
             The losses by name, ``loss_...``, which the trainer adds up.
@@ -216,11 +216,12 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
 
         Args:
             images: the N images.
-            features: per level (N, C, H_l, W_l).
-            predictions: of the head, per level.
+            features: one tensor (N, C, H_l, W_l) per level.
+            predictions: the head's predictions, per level.
 
         Returns:
-            Per image ``pred_boxes``, ``scores`` and ``pred_classes``, in input coordinates.
+            One Instances per image, with ``pred_boxes``, ``scores`` and ``pred_classes``, in input
+            coordinates.
         """
         proposed = zip(self._propose(features, predictions), images.image_sizes, strict=True)
         return [self.inference.suppress(raw, size) for raw, size in proposed]
@@ -239,7 +240,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
             batched_inputs: as for a Detectron2 model.
 
         Returns:
-            Per image its raw detections, in input coordinates.
+            The raw detections of each image, in input coordinates.
         """
         images = self.preprocess_image(batched_inputs)
         pyramid = self.backbone(images.tensor)

@@ -1,4 +1,4 @@
-"""FCOS: an anchor-free dense detector, with one point per cell."""
+"""FCOS: an anchor-free dense detector with one point per cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.interface import Positives
 
 POINT_SIZE = 8
-"""Side of the square that represents a point, in strides, so that IoU assigners can be used."""
+"""Side in strides of the square that represents a point for IoU assigners."""
 
 MAX_FACTOR = 1000 / 16
 """Largest factor of a distance, which prevents overflow, as in Detectron2's box coder."""
@@ -25,10 +25,10 @@ MAX_FACTOR = 1000 / 16
 class PointTransform:
     """Box coder of FCOS: distances from a point to the left, top, right and bottom of a box.
 
-    distance = side / 2 x exp(output), where ``side`` is that of the point's square. Outputs of 0
-    decode to the square itself. The exponential is that of FCOS (section 3.1), which scales the
-    output by a learnable factor per level. Unlike the paper, distances are relative to the level's
-    stride as well, as in its authors' later versions.
+    distance = side / 2 x exp(output), where ``side`` is the side of the point's square. Outputs of
+    0 decode to the square itself. FCOS has the same exponential (section 3.1) and scales the output
+    by a learnable factor per level. Unlike the paper, distances are also relative to the level's
+    stride, as in its authors' later versions.
     """
 
     def get_deltas(self, points: Tensor, boxes: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class RankingFCOS(RankingDenseDetector):
         head_in_features: names of the backbone's features for the head, the finest first.
         arguments: the other arguments of :class:`RankingDenseDetector`, except the anchor
             generator and the box coder. The head has one anchor per cell. The paper's head has a
-            factor per level (``num_scales``) and a centreness branch; with ranking losses it has no
+            factor per level (``num_scales``) and a centerness branch; with ranking losses it has no
             branch. The criterion needs a box loss on decoded boxes.
 
     Raises:

@@ -19,7 +19,7 @@ class DenseHead(MapHead):
     """The head of RetinaNet and FCOS: a class tower and a box tower, shared by all levels.
 
     See RetinaNet (Lin et al., ICCV 2017). Without normalisation, the parameters have the names and
-    shapes of Detectron2's RetinaNetHead, so that its checkpoints load.
+    shapes of Detectron2's RetinaNetHead, so its checkpoints load.
 
     Args:
         in_channels: channels of every feature level, >= 1.
@@ -31,7 +31,7 @@ class DenseHead(MapHead):
         prior_prob: initial score of every class, in (0, 1).
         num_scales: the number of levels for a learnable factor of the box outputs per level; 0 for
             no factors.
-        branch: add an IoU or centreness branch: one more logit per anchor, from the box tower.
+        branch: add an IoU or centerness branch: one more logit per anchor, from the box tower.
 
     Raises:
         ValueError: an argument out of range.
@@ -81,11 +81,11 @@ class DenseHead(MapHead):
         """Predict class logits, box outputs and the branch on every level.
 
         Args:
-            features: per level (N, in_channels, H_l, W_l), the finest first.
+            features: one tensor (N, in_channels, H_l, W_l) per level, the finest first.
 
         Returns:
-            Per level the logits (N, A K, H_l, W_l), the box outputs (N, A 4, H_l, W_l), and the
-            logits of the branch (N, A, H_l, W_l), if there is one.
+            For each level the logits (N, A K, H_l, W_l), the box outputs (N, A 4, H_l, W_l), and
+            the logits of the branch (N, A, H_l, W_l), if there is one.
 
         Raises:
             ValueError: the head has factors for another number of levels.

@@ -31,14 +31,14 @@ MIN_SOFT_SCORE = 1e-3
 class DenseInference(nn.Module):
     """Post-processing of dense detectors: select candidates by score, then suppress duplicates.
 
-    The score of an anchor and a class is sigmoid(logit). With a centreness or IoU branch it is the
+    The score of an anchor and a class is sigmoid(logit). With a centerness or IoU branch it is the
     geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image before NMS
     and score voting.
 
     Args:
         score_thresh: score threshold in [0, 1]. Candidates are dropped if their class score,
-            sigmoid(logit) also with a branch, is at most this. The scores of ranking losses have no
-            fixed scale, so 0 is the safe value for short trainings.
+            sigmoid(logit) even with a branch, is at most this. The scores of ranking losses have no
+            fixed scale, so 0 is the safe value for short training runs.
         topk: candidates kept per level, >= 1.
         topk_by: what ``topk`` counts: "pair" counts pairs of anchor and class, as in Detectron2;
             "anchor" counts anchors, ordered by their best class and kept with all their classes, as
@@ -111,11 +111,11 @@ class DenseInference(nn.Module):
         """Select the best candidates of each level of one image and decode their boxes.
 
         Args:
-            logits: per level (R_l, K).
-            outputs: per level (R_l, 4) raw box outputs.
-            anchors: per level (R_l, 4) XYXY in pixels.
+            logits: one tensor (R_l, K) per level.
+            outputs: one tensor (R_l, 4) per level, raw box outputs.
+            anchors: one tensor (R_l, 4) per level, XYXY in pixels.
             decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY in pixels.
-            branch_logits: per level (R_l,) logits of the branch; None for none.
+            branch_logits: one tensor (R_l,) per level, logits of the branch; None for none.
 
         Returns:
             The candidates with class scores above the threshold, at most ``topk`` pairs or anchors
@@ -128,7 +128,7 @@ class DenseInference(nn.Module):
         branches = [None] * len(logits) if branch_logits is None else branch_logits
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
-            # In float32, as sigmoids in float16 and bfloat16 make thousands of high scores equal.
+            # In float32, because sigmoids in float16 and bfloat16 make thousands of scores equal.
             class_score = level_logits.float().sigmoid()
             count_boxes(class_score, self.score_thresh, THRESHOLD)
             score = _with_branch(class_score, branch)
@@ -138,19 +138,19 @@ class DenseInference(nn.Module):
         return RawDetections(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
 
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows (n,) and classes (n,) of the candidates; scores (R_l, K) of 0 are none."""
+        """Return rows (n,) and classes (n,) of the candidates: scores (R_l, K) above 0."""
         if self.topk_by == "pair":
             top, index = score.flatten().topk(min(self.topk, score.numel()))
             index = index[top > 0]
             return index // score.shape[1], index % score.shape[1]
         rows = score.amax(dim=1).topk(min(self.topk, len(score))).indices
-        places, classes = (score[rows] > 0).nonzero(as_tuple=True)
-        return rows[places], classes
+        positions, classes = (score[rows] > 0).nonzero(as_tuple=True)
+        return rows[positions], classes
 
     def suppress(self, raw: RawDetections, image_size: tuple[int, int]) -> Instances:
-        """Suppress duplicates, as by NMS, and keep the detections of highest score.
+        """Suppress duplicates (NMS) and keep the detections with the highest scores.
 
-        Boxes are clipped to the image first, so that only their visible parts overlap.
+        Boxes are clipped to the image first, so only their visible parts overlap.
 
         Args:
             raw: the candidates, in any order.
@@ -177,7 +177,7 @@ class DenseInference(nn.Module):
 
 
 def _with_branch(score: Tensor, branch: Tensor | None) -> Tensor:
-    """Combine scores (R_l, K) with those of the branch; NaN becomes 0, which is no candidate."""
+    """Combine class scores (R_l, K) with branch scores; NaN becomes 0, which is not a candidate."""
     if branch is not None:
         check_entries("branch_logits", branch, score, "anchor")
         score = (score * branch.float().sigmoid()[:, None]).sqrt()

@@ -16,13 +16,13 @@ from ranking_det.modeling.dense.detector import RankingDenseDetector
 class RankingRetinaNet(RankingDenseDetector):
     """RetinaNet (Lin et al., ICCV 2017); for arguments see :class:`RankingDenseDetector`.
 
-    It may have any number of anchors per cell, the same on every level. The paper has 9; with ATSS
-    and PAA it has squares of 3 scales, or one square of 8 strides.
+    The number of anchors per cell is free, but the same on every level. The paper has 9. ATSS and
+    PAA use squares of 3 scales, or one square of 8 strides.
     """
 
     @classmethod
     def anchors_from_config(cls, cfg: CfgNode, shapes: list[ShapeSpec]) -> dict[str, Any]:
-        """Build them from MODEL.ANCHOR_GENERATOR and MODEL.RETINANET; see the base class."""
+        """Build the anchor generator and box coder from a yaml config; see the base class."""
         return {
             "anchor_generator": build_anchor_generator(cfg, shapes),
             "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS),

@@ -93,7 +93,7 @@ class RCNNAdapter(DetectorAdapter):
 
 
 def _last_predictor(model: GeneralizedRCNN) -> Any:
-    """Return the box predictor that makes the detections: in a cascade, that of the last stage."""
+    """Return the box predictor of the last stage, which makes the detections."""
     predictor = model.roi_heads.box_predictor
     return predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
 

@@ -22,7 +22,7 @@ from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 __all__ = ["HardNMS", "RankingBoxPredictor", "ScoreVoting", "SoftNMS"]
 
 THRESHOLD = (
-    "model.roi_heads.box_predictor.test_score_thresh (in a cascade that of the last of "
+    "model.roi_heads.box_predictor.test_score_thresh (in a cascade, of the last of "
     "box_predictors; yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
 )
 
@@ -43,12 +43,12 @@ class RankingBoxPredictor(nn.Module):
     have the names of Detectron2's FastRCNNOutputLayers.
 
     Args:
-        input_shape: of the box head's features.
+        input_shape: the shape of the box head's features.
         box2box_transform: Detectron2 box coder.
         num_classes: K, >= 1.
         test_score_thresh: score threshold at inference, in [0, 1]; detections of at most this score
             are dropped. The scores of ranking losses have no fixed scale: 0 is the safe value for
-            short trainings; Rank & Sort Loss has .4 on COCO and .6 on LVIS.
+            short training runs. Rank & Sort Loss uses .4 on COCO and .6 on LVIS.
         test_nms_thresh: IoU in [0, 1] above which NMS drops the lower-scored detection of a class.
         test_topk_per_image: detections kept per image; below 0 for all.
         cls_agnostic_bbox_reg: predict one box per proposal instead of one for each class.
@@ -97,7 +97,7 @@ class RankingBoxPredictor(nn.Module):
         """Predict class logits and box outputs.
 
         Args:
-            features: (R, ...), of the proposals.
+            features: (R, ...), the features of the proposals.
 
         Returns:
             The predictions for the R proposals.
@@ -109,7 +109,7 @@ class RankingBoxPredictor(nn.Module):
         """Select the box outputs of some proposals for one class each.
 
         Args:
-            outputs: (R, 4) or (R, 4 K), of all proposals.
+            outputs: (R, 4) or (R, 4 K), the box outputs of all proposals.
             rows: (n,) int64 in [0, R), the proposals.
             classes: (n,) int64 in [0, K).
 
@@ -119,8 +119,8 @@ class RankingBoxPredictor(nn.Module):
         chosen = outputs[rows].float()
         if chosen.shape[1] == 4:
             return chosen
-        place = torch.arange(len(rows), device=rows.device)
-        return chosen.view(len(rows), self.num_classes, 4)[place, classes]
+        position = torch.arange(len(rows), device=rows.device)
+        return chosen.view(len(rows), self.num_classes, 4)[position, classes]
 
     def predict_boxes(
         self, predictions: BoxPredictions, proposals: list[Instances]
@@ -128,11 +128,11 @@ class RankingBoxPredictor(nn.Module):
         """Decode the predicted boxes of each image.
 
         Args:
-            predictions: for the R proposals.
-            proposals: per image ``proposal_boxes``.
+            predictions: the predictions for the R proposals.
+            proposals: one Instances per image, with ``proposal_boxes``.
 
         Returns:
-            Per image (R_i, 4) or (R_i, 4 K) XYXY in pixels.
+            One tensor per image, (R_i, 4) or (R_i, 4 K), XYXY in pixels.
         """
         anchors = torch.cat([image.proposal_boxes.tensor for image in proposals])
         boxes: Tensor = self.box2box_transform.apply_deltas(predictions.outputs, anchors)
@@ -144,12 +144,12 @@ class RankingBoxPredictor(nn.Module):
         """Compute the class scores of each image, by sigmoid or softmax.
 
         Args:
-            predictions: for the R proposals.
-            proposals: per image, for the number of proposals.
+            predictions: the predictions for the R proposals.
+            proposals: one Instances per image, for the number of proposals.
 
         Returns:
-            Per image (R_i, K + 1) float32 in [0, 1]; the last column is the score of background,
-            which is 0 with sigmoids.
+            One tensor (R_i, K + 1) per image, float32 in [0, 1]. The last column is the background
+            score, which is 0 with sigmoids.
         """
         logits = predictions.logits.float()
         if self.softmax:
@@ -162,11 +162,12 @@ class RankingBoxPredictor(nn.Module):
         """Make the detections of each image: score threshold, NMS, top-k.
 
         Args:
-            predictions: for the R proposals.
-            proposals: per image ``proposal_boxes``.
+            predictions: the predictions for the R proposals.
+            proposals: one Instances per image, with ``proposal_boxes``.
 
         Returns:
-            Per image ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
+            One Instances per image, with ``pred_boxes``, ``scores`` and ``pred_classes``, by
+            descending score.
         """
         all_boxes = self.predict_boxes(predictions, proposals)
         all_probs = self.predict_probs(predictions, proposals)

@@ -40,11 +40,11 @@ class RankingCascadeROIHeads(StagedROIHeads):
     ``mask_head``.
 
     Args:
-        box_heads: of each stage, pooled features -> features.
-        box_predictors: of each stage; class-agnostic.
-        assigners: of each stage, usually with rising thresholds.
-        criteria: of each stage; with a mask loss in the stages that have a mask head.
-        mask_heads: of each stage, or one for the first stage only; None for none.
+        box_heads: the box head of each stage, pooled features -> features.
+        box_predictors: the box predictor of each stage; class-agnostic.
+        assigners: the assigner of each stage, usually with rising IoU thresholds.
+        criteria: the criterion of each stage, with a mask loss if the stage has a mask head.
+        mask_heads: one mask head per stage, or one for the first stage only; None for none.
         shared: the arguments of :class:`StagedROIHeads`. In stages without a mask head, the
             continuous labels "dice" and "mean" are the IoU.
 
@@ -77,7 +77,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         expected = f"one for each of {counts[0]} stages, or one for the first stage"
         fits = not self.mask_on or len(masks) in (1, counts[0])
         check_that(fits, "mask_heads", expected, len(masks))
-        # A single mask head is not wrapped, so that it has Detectron2's names in the state dict.
+        # A single mask head is not wrapped, so it has Detectron2's names in the state dict.
         mask_head = masks[0] if len(masks) == 1 else CascadeMaskHeads(masks)
         self._set_parts(*parts, mask_head=mask_head)
 
@@ -90,14 +90,14 @@ class RankingCascadeROIHeads(StagedROIHeads):
 
         Args:
             cfg: a Detectron2 config with the project's keys.
-            input_shape: of the backbone's features, by name.
+            input_shape: the shapes of the backbone's features, by name.
 
         Returns:
             The arguments by name.
 
         Raises:
-            UserError: a component that cannot be built, or another number of thresholds than of
-                box coders.
+            UserError: a component cannot be built, or the numbers of thresholds and box coders
+                differ.
         """
         node, where = cfg.MODEL.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:

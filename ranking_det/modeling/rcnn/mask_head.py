@@ -21,14 +21,14 @@ from torchvision.ops import roi_align
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class RankingMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head with He initialisation of the last layer, too.
+    """Detectron2's mask head with He initialisation, including the last layer.
 
     As in the published ranking detectors, the last layer is initialised like the others (He et al.,
     ICCV 2015); its weights are larger than with Detectron2's standard deviation of .001. The losses
     are computed by :class:`ranking_det.modeling.RankingROIHeads`.
 
     Args:
-        input_shape: of the pooled features.
+        input_shape: the shape of the pooled features.
         arguments: ``num_classes`` (1 for class-agnostic masks), ``conv_dims`` and ``conv_norm`` of
             Detectron2's mask head.
     """
@@ -47,7 +47,7 @@ class CascadeMaskHeads(nn.ModuleList):
 
         Args:
             features: (n, C, H, W), pooled at the boxes of all n instances.
-            instances: per image ``pred_classes``.
+            instances: one Instances per image, with ``pred_classes``.
 
         Returns:
             The same instances with ``pred_masks`` (n_i, 1, S, S), the mean of the probabilities of
@@ -62,11 +62,11 @@ class CascadeMaskHeads(nn.ModuleList):
 def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
     """Choose the positives that get a mask, at random if there are more than ``max_masks``.
 
-    Positives of objects whose mask is empty are left out, as the shape of the object is unknown.
+    A positive is left out if its object has an empty mask, because the shape is then unknown.
 
     Args:
         gt_index: (P,) int64, the object of each positive, counted over all images.
-        targets: per image ``gt_masks``.
+        targets: one Instances per image, with ``gt_masks``.
         max_masks: the largest Q, of all images together, >= 0.
 
     Returns:
@@ -93,7 +93,7 @@ def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int
 
 
 def select_class(logits: Tensor, classes: Tensor) -> Tensor:
-    """Select the mask of each positive's class; class-agnostic masks are taken as they are.
+    """Select the mask of each positive's class; class-agnostic masks are returned unchanged.
 
     Args:
         logits: (Q, K, S, S), or (Q, 1, S, S) for class-agnostic masks.
@@ -113,19 +113,20 @@ def cut_masks(
     """Crop the ground-truth mask of each positive to its proposal and resize it to S x S.
 
     Args:
-        rois: per image (Q_i, 4) XYXY in pixels, the proposals.
-        gt_index: per image (Q_i,) int64, the object of each, counted over all images.
-        targets: per image ``gt_masks``.
+        rois: one tensor (Q_i, 4) per image, the proposals, XYXY in pixels.
+        gt_index: one int64 tensor (Q_i,) per image, the object of each proposal, counted over all
+            images.
+        targets: one Instances per image, with ``gt_masks``.
         size: S, >= 1.
 
     Returns:
         (Q, S, S) float32, 0 or 1.
     """
-    masks, first = [torch.zeros(0, size, size, device=rois[0].device)], 0
+    masks, offset = [torch.zeros(0, size, size, device=rois[0].device)], 0
     for boxes, index, objects in zip(rois, gt_index, targets, strict=True):
         if len(boxes):
-            masks.append(_cut(objects.gt_masks, index - first, boxes, size).float())
-        first += len(objects)
+            masks.append(_cut(objects.gt_masks, index - offset, boxes, size).float())
+        offset += len(objects)
     return torch.cat(masks)
 
 

@@ -1,6 +1,9 @@
-"""Matching and sampling of proposals, and the refined proposals of a cascade.
+"""Match proposals to ground truth, sample them, and refine them between cascade stages.
 
-Shapes: N images, R proposals of all images, R_i of image i.
+Shapes:
+    N: images
+    R: proposals of all images together
+    R_i: proposals of image i
 """
 
 from __future__ import annotations
@@ -23,46 +26,47 @@ def match_proposals(
     sampler: nn.Module | None = None,
     append_gt: bool = True,
 ) -> tuple[list[Instances], Assignment]:
-    """Match proposals to ground-truth objects and sample those that are trained on.
+    """Match proposals to ground-truth objects and sample the proposals to train on.
 
     Ground-truth boxes are appended after the matching, each matched to its own object. Otherwise
     they would be the best match of every object, and there would be no low-quality matches.
 
     Args:
-        proposals: per image ``proposal_boxes`` and ``objectness_logits``.
-        targets: per image ``gt_boxes`` and ``gt_classes``.
+        proposals: one Instances per image, with the fields ``proposal_boxes`` and
+            ``objectness_logits``.
+        targets: one Instances per image, with the fields ``gt_boxes`` and ``gt_classes``.
         assigner: matches the proposals of one image at a time, as anchors of a single level.
         sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all proposals.
-        append_gt: whether ground-truth boxes are proposals too, after the others.
+        append_gt: whether to append the ground-truth boxes to the proposals of each image.
 
     Returns:
-        The R sampled proposals by image, with ``is_object`` (R_i,) bool for ground-truth boxes, and
-        their assignment.
+        The sampled proposals of each image, R in total, and their assignment. The field
+        ``is_object`` (R_i,) bool is True for appended ground-truth boxes.
 
     Raises:
-        ValueError: ``append_gt`` with proposals that have no ``objectness_logits``.
+        ValueError: ``append_gt`` is set, but some proposals have no ``objectness_logits``.
     """
     if append_gt and not all(image.has("objectness_logits") for image in proposals):
-        raise ValueError("proposals: expected objectness_logits, as an RPN gives them, got none")
-    samples, labels, index, first = [], [], [], 0
+        raise ValueError("proposals: expected objectness_logits, which an RPN sets, got none")
+    samples, labels, index, offset = [], [], [], 0
     for image, objects in zip(proposals, targets, strict=True):
         boxes, classes = image.proposal_boxes.tensor, objects.gt_classes
         valid = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-        label, number = assigner([boxes], [objects.gt_boxes.tensor], [classes], valid, None)
+        label, gt_index = assigner([boxes], [objects.gt_boxes.tensor], [classes], valid, None)
         if append_gt:
             (image,) = add_ground_truth_to_proposals([objects], [image])
             label = torch.cat([label, classes])
-            number = torch.cat([number, torch.arange(len(objects), device=boxes.device)])
+            gt_index = torch.cat([gt_index, torch.arange(len(objects), device=boxes.device)])
         rows = torch.arange(len(label), device=boxes.device)
-        is_object = rows >= len(boxes)
+        is_ground_truth = rows >= len(boxes)
         if sampler is not None:
             rows = sampler(label)
         sample = image[rows]
-        sample.is_object = is_object[rows]
+        sample.is_object = is_ground_truth[rows]
         samples.append(sample)
         labels.append(label[rows])
-        index.append(torch.where(number >= 0, number + first, -1)[rows])
-        first += len(objects)
+        index.append(torch.where(gt_index >= 0, gt_index + offset, -1)[rows])
+        offset += len(objects)
     return samples, Assignment(torch.cat(labels), torch.cat(index))
 
 
@@ -72,23 +76,27 @@ def refine_proposals(
     """Make the proposals of a cascade's next stage from the boxes that the last stage predicts.
 
     Args:
-        boxes: per image (R_i, 4) XYXY in pixels, predicted; non-finite boxes become empty.
-        proposals: per image the proposals from which the boxes were predicted, in training with
-            ``is_object``.
-        training: whether to drop empty boxes, and the refined ground-truth boxes, as the next stage
-            appends the ground truth again. At inference all stages need the same proposals.
+        boxes: one tensor (R_i, 4) per image, predicted boxes, XYXY in pixels. Non-finite boxes
+            become empty.
+        proposals: one Instances per image, the proposals from which the boxes were predicted; in
+            training with the field ``is_object``.
+        training: True drops empty boxes and refined ground-truth boxes (the next stage appends the
+            ground truth again). False keeps all, because inference needs the same proposals in
+            every stage.
 
     Returns:
-        Per image ``proposal_boxes``, clipped to the image and without gradient, and
-        ``objectness_logits`` if there are any.
+        One Instances per image, with the field ``proposal_boxes``, clipped to the image and without
+        gradient, and ``objectness_logits`` if the given proposals have it.
     """
     refined = []
     for predicted, image in zip(boxes, proposals, strict=True):
-        usable = predicted.detach().isfinite().all(dim=1, keepdim=True)
-        clipped = Boxes(torch.where(usable, predicted.detach(), 0.0))
+        is_finite = predicted.detach().isfinite().all(dim=1, keepdim=True)
+        clipped = Boxes(torch.where(is_finite, predicted.detach(), 0.0))
         clipped.clip(image.image_size)
-        following = Instances(image.image_size, proposal_boxes=clipped)
+        next_proposals = Instances(image.image_size, proposal_boxes=clipped)
         if image.has("objectness_logits"):
-            following.objectness_logits = image.objectness_logits
-        refined.append(following[clipped.nonempty() & ~image.is_object] if training else following)
+            next_proposals.objectness_logits = image.objectness_logits
+        refined.append(
+            next_proposals[clipped.nonempty() & ~image.is_object] if training else next_proposals
+        )
     return refined

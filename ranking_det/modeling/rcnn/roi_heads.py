@@ -73,7 +73,7 @@ class StagedROIHeads(nn.Module):
     Each stage refines the boxes of the previous one. All proposals are ranked. The box head and the
     mask head of a stage both run before its losses, because the masks may rank the positives. Masks
     keep the index of their positive, which gives them its instance weight. At inference the logits
-    of all stages are averaged, and the boxes are those of the last stage.
+    of all stages are averaged, and the boxes come from the last stage.
 
     Args:
         num_classes: K, >= 1.
@@ -81,8 +81,8 @@ class StagedROIHeads(nn.Module):
         box_pooler: Detectron2 ROIPooler.
         sampler: see :mod:`ranking_det.modeling.rcnn.sampling`; None for all proposals, as in the
             ranking papers.
-        proposal_append_gt: whether ground-truth boxes are proposals too, in every stage. aLRP Loss
-            does not append them.
+        proposal_append_gt: whether to append the ground-truth boxes to the proposals in every
+            stage. aLRP Loss does not append them.
         mask_in_features: names of the backbone's features for masks; None for no masks.
         mask_pooler: Detectron2 ROIPooler, for the mask heads of all stages.
         max_mask_rois: positives per stage that get a mask in training, of all images of the process
@@ -127,7 +127,7 @@ class StagedROIHeads(nn.Module):
             raise ValueError("mask_pooler: expected a pooler, got None")
         if not self.mask_on and continuous_label in ("dice", "mean"):
             raise ValueError(
-                "continuous_label: expected 'iou' or 'binary', as there is no mask head, got "
+                "continuous_label: expected 'iou' or 'binary' because there is no mask head, got "
                 f"{continuous_label!r}"
             )
         for pooler in (box_pooler, mask_pooler):
@@ -167,10 +167,10 @@ class StagedROIHeads(nn.Module):
 
         Args:
             cfg: a Detectron2 config with the project's keys.
-            input_shape: of the backbone's features, by name.
+            input_shape: the shapes of the backbone's features, by name.
 
         Returns:
-            The arguments by name, without those of masks.
+            The arguments by name, without the arguments for masks.
 
         Raises:
             UserError: a config with keypoints, or a component that cannot be built.
@@ -208,18 +208,20 @@ class StagedROIHeads(nn.Module):
 
         Args:
             images: the N images; not used.
-            features: of the backbone, by name, each (N, C, H_l, W_l).
-            proposals: per image ``proposal_boxes``, and ``objectness_logits`` in training.
-            targets: per image ``gt_boxes`` and ``gt_classes``, and ``gt_masks`` for masks; needed
+            features: the features of the backbone, by name, each (N, C, H_l, W_l).
+            proposals: one Instances per image, with ``proposal_boxes``, and ``objectness_logits``
                 in training.
+            targets: one Instances per image, with ``gt_boxes`` and ``gt_classes``, and ``gt_masks``
+                for masks; needed in training.
 
         Returns:
-            In training the sampled proposals of the first stage and the losses by name. At
-            inference per image ``pred_boxes``, ``scores`` and ``pred_classes``, and ``pred_masks``
-            if there is a mask head; and no losses.
+            In training, the sampled proposals of the first stage and the losses by name. At
+            inference, one Instances per image, with ``pred_boxes``, ``scores``, ``pred_classes``
+            and, if there is a mask head, ``pred_masks``; and no losses.
 
         Raises:
-            ValueError: no ``targets`` in training, or targets without masks for a mask head.
+            ValueError: there are no ``targets`` in training, or targets have no masks for a mask
+                head.
         """
         if not self.training:
             detections = self._detect_boxes(features, proposals)
@@ -293,7 +295,7 @@ class StagedROIHeads(nn.Module):
         )
 
     def _pool_masks(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
-        """Pool features (Q, C, h, w) at boxes, per image (Q_i, 4)."""
+        """Pool features (Q, C, h, w) at boxes: one tensor (Q_i, 4) per image."""
         maps = [features[name] for name in self.mask_in_features]
         return self.mask_pooler(maps, [Boxes(image) for image in rois])
 
@@ -317,8 +319,8 @@ class StagedROIHeads(nn.Module):
         """Add masks to detections, as Detectron2's ROIHeads.
 
         Args:
-            features: of the backbone, by name, each (N, C, H_l, W_l).
-            instances: per image ``pred_boxes`` and ``pred_classes``.
+            features: the features of the backbone, by name, each (N, C, H_l, W_l).
+            instances: one Instances per image, with ``pred_boxes`` and ``pred_classes``.
 
         Returns:
             The same instances, with ``pred_masks`` (n_i, 1, S, S) if there is a mask head.
@@ -340,7 +342,7 @@ class RankingROIHeads(StagedROIHeads):
             a time.
         criterion: see :mod:`ranking_det.criteria`. All proposals are of level 0. With a mask head
             it needs a mask loss.
-        mask_head: Detectron2 mask head, whose own loss is not used; see :class:`RankingMaskHead`.
+        mask_head: Detectron2 mask head, without its loss. See :class:`RankingMaskHead`.
         shared: the arguments of :class:`StagedROIHeads`.
 
     Raises:
@@ -365,7 +367,7 @@ class RankingROIHeads(StagedROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config to the constructor's arguments.
 
-        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+        :func:`ranking_det.modeling.add_ranking_config` describes the keys.
 
         Args:
             cfg: a Detectron2 config with the project's keys.
@@ -397,8 +399,8 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
     Args:
         label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
             mean of both, or 1 for all. A positive without a mask has its IoU.
-        boxes: of the P positives.
-        masks: of Q of the positives; None for none.
+        boxes: the box targets of the P positives.
+        masks: the mask targets of Q of the positives; None for none.
 
     Returns:
         (P,) in [0, 1], without gradient; None stands for the IoU.
@@ -454,12 +456,12 @@ def build_box_parts(
 def build_mask_part(
     cfg: CfgNode, input_shape: dict[str, ShapeSpec], criterion: CriterionBase
 ) -> dict[str, Any]:
-    """Build the mask head as Detectron2 does, and add MODEL.MASK_CRITERION to the criterion.
+    """Build Detectron2's mask head, and add MODEL.MASK_CRITERION to the criterion.
 
     Args:
         cfg: a Detectron2 config with the project's keys.
         input_shape: of the backbone's features, by name.
-        criterion: of the stage, which is changed in place.
+        criterion: the criterion of the stage, which is changed in place.
 
     Returns:
         ``mask_in_features``, ``mask_pooler`` and ``mask_head``.

@@ -1,6 +1,9 @@
 """Region proposal network (RPN) with any assigner and any criterion.
 
-Shapes: N images, R_l anchors of level l of one image, R anchors of all levels and images.
+Shapes:
+    N: images
+    R_l: anchors of level l of one image
+    R: anchors of all levels and images
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from ranking_det.modeling.yaml_keys import build_node
 class RankingRPNHead(StandardRPNHead):
     """Detectron2's RPN head with a prior for the initial scores, as in aLRP Loss.
 
-    Rank & Sort Loss uses StandardRPNHead, whose scores start at .5.
+    Rank & Sort Loss uses StandardRPNHead. Its scores start at .5.
 
     Args:
         prior_prob: initial score of every anchor, in (0, 1).
@@ -60,7 +63,7 @@ class RankingRPNHead(StandardRPNHead):
 class RankingRPN(AnchorCandidates, nn.Module):
     """Region proposal network (Ren et al., NeurIPS 2015) trained on all anchors by any criterion.
 
-    The head has the same name in the state dict as in Detectron2, so that its checkpoints load.
+    The head has the same name in the state dict as in Detectron2, so its checkpoints load.
 
     Args:
         in_features: names of the backbone's features, the finest first.
@@ -81,7 +84,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
         loss_weight: factor of all losses, >= 0, applied after the balance; .2 in Rank & Sort and
             aLRP Loss.
         suppression: replaces NMS at ``nms_thresh``; see :mod:`ranking_det.layers.suppression`. Each
-            level is a class for it. Soft-NMS is not usable, as the scores are logits.
+            level is a class for it. Soft-NMS is not usable because the scores are logits.
 
     Raises:
         ValueError: an argument out of range, or parts that do not fit together.
@@ -129,18 +132,18 @@ class RankingRPN(AnchorCandidates, nn.Module):
         self.min_box_size = min_box_size
         self.boundary = boundary
         self.loss_weight = loss_weight
-        # Bit-identical to Detectron2's NMS, as different proposals would change the training.
+        # Bit-identical to Detectron2's NMS: different proposals would change the results.
         self.suppression = suppression or HardNMS(nms_thresh, exact=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate a yaml config to the constructor's arguments.
 
-        The keys are those of :func:`ranking_det.modeling.add_ranking_config`.
+        :func:`ranking_det.modeling.add_ranking_config` describes the keys.
 
         Args:
             cfg: a Detectron2 config with the project's keys.
-            input_shape: of the backbone's features, by name.
+            input_shape: the shapes of the backbone's features, by name.
 
         Returns:
             The arguments by name.
@@ -170,15 +173,17 @@ class RankingRPN(AnchorCandidates, nn.Module):
 
         Args:
             images: the N images.
-            features: of the backbone, by name, each (N, C, H_l, W_l).
-            gt_instances: per image ``gt_boxes`` and ``gt_classes``; needed in training.
+            features: the features of the backbone, by name, each (N, C, H_l, W_l).
+            gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``; needed in
+                training.
 
         Returns:
-            Per image ``proposal_boxes`` and ``objectness_logits``, by descending score and without
-            gradient; and the criterion's losses, ``loss_rpn_...``, which are empty at inference.
+            One Instances per image, with ``proposal_boxes`` and ``objectness_logits``, by
+            descending score and without gradient; and the criterion's losses, ``loss_rpn_...``,
+            which are empty at inference.
 
         Raises:
-            ValueError: no ``gt_instances`` in training.
+            ValueError: there are no ``gt_instances`` in training.
         """
         maps = [features[name] for name in self.in_features]
         predictions, anchors = MapPredictions(*self.rpn_head(maps)), self.make_anchors(maps)
@@ -202,8 +207,8 @@ class RankingRPN(AnchorCandidates, nn.Module):
 
         Args:
             images: the N images.
-            maps: per level (N, C, H_l, W_l), for the sizes of the levels.
-            anchors: per level (R_l, 4) XYXY in pixels, of one image.
+            maps: one tensor (N, C, H_l, W_l) per level, for the sizes of the levels.
+            anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
 
         Returns:
             (R,) bool; the other anchors are ignored.
@@ -242,8 +247,8 @@ class RankingRPN(AnchorCandidates, nn.Module):
         fields = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         proposals, limit = [], self.post_nms_topk[self.training]
         for size, *raw in zip(images.image_sizes, *fields, strict=True):
-            # Non-finite boxes of a diverged model are dropped without an error, as its losses are
-            # not finite either and the trainer reports them.
+            # Non-finite boxes of a diverged model are dropped without an error, because its losses
+            # are not finite either and the trainer reports them.
             best = keep_best(
                 RawDetections(*raw), size, self.suppression, limit, min_side=self.min_box_size
             )

@@ -1,4 +1,4 @@
-"""Samplers of the anchors or proposals that are trained on; without a sampler, all are."""
+"""Samplers: choose the anchors or proposals to train on; without a sampler, all are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["NegativeCap", "RandomSampler"]
 class RandomSampler(nn.Module):
     """Random sampling of a fixed number of candidates (Faster R-CNN, Ren et al., NeurIPS 2015).
 
-    Cross entropy needs it against the imbalance of positives and negatives; ranking losses do not.
+    Cross entropy needs it because negatives far outnumber positives; ranking losses do not.
 
     Args:
         size: candidates per image, >= 1; all if there are fewer.
@@ -50,7 +50,7 @@ class RandomSampler(nn.Module):
 
 
 class NegativeCap(nn.Module):
-    """All positives and a limited number of random negatives, to save memory.
+    """Keep all positives and a limited number of random negatives, to save memory.
 
     Args:
         max_negatives: largest number of negatives per image, >= 0.
