@@ -1,4 +1,4 @@
-"""Short runs of dense detectors on the shapes at 128 px: about two minutes on two CPU cores.
+"""Short runs of dense detectors on the shapes at 128 px: under a minute on two CPU cores.
 
 400 iterations x 8 images = 3.2 epochs of 1,000 images.
 """

@@ -1,4 +1,4 @@
-"""Short runs of R-CNNs on the shapes at 128 px: 2 to 3 minutes on two CPU cores.
+"""Short runs of R-CNNs on the shapes at 128 px: about a minute on two CPU cores.
 
 325 iterations x 8 images = 2.6 epochs of 1,000 images. Mask R-CNN uses ``dataloader_masks`` and the
 shorter ``train_masks``, because its steps take longer.
