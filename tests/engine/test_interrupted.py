@@ -145,7 +145,7 @@ def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment)
     drive(environment, [(command(finished, "--resume"), None)])
     assert_same(finished, runs["whole"])
     assert (
-        "The training is finished: evaluating its final checkpoint again"
+        "Training is finished: evaluating its final checkpoint again"
         in (finished / "log.txt").read_text()
     )
 
