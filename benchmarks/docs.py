@@ -45,12 +45,14 @@ def claim() -> str:
         for row in report["growth_in_positives"]
         if row["positives"] > 1000
     }
+    steps = [load("steps_cpu.json")["ratios"][name] for name in LOSSES]
     worse = " and ".join(f"{ratio:.1f} × at {count:,}" for count, ratio in crowded.items())
     return (
         "AP, aLRP and Rank & Sort Loss are exact (no sampling of pairs, no positives × negatives "
         f"matrix) and take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** for "
         "up to 1,000 positives among 10⁶ logits or more; Rank & Sort takes "
-        f"{worse} positives ({describe(report['machine'])})."
+        f"{worse} positives ({describe(report['machine'])}). A training step takes "
+        f"{min(steps):.2f} to {max(steps):.2f} × a step with focal loss."
     )
 
 
@@ -64,7 +66,8 @@ def commands() -> str:
         "| `make quickstart` | installs, draws a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
         f"| `make test` | runs the tests | {row['minutes']:.0f} min | {row['passed']:,} passed |"
-        f"\n\nTimes without the installation, on {record['machine']['cores']} CPU cores."
+        f"\n\nTimes on {record['machine']['cores']} CPU cores, without installing (some minutes, 6 GB) "
+        "and drawing the data set (a minute)."
     )
 
 
@@ -75,6 +78,7 @@ def losses() -> str:
         "| positives | logits | stage | focal loss | " + " | ".join(LOSSES.values()) + " |",
         "| ---: | ---: | --- | ---: |" + " ---: |" * len(LOSSES),
     ]
+    # The rows of the plot come from other random logits, timed at another moment.
     for row in [*report["table"], *report["growth_in_logits"], *report["growth_in_positives"]]:
         if row["base"] == "focal":
             cells = [f"{row['ratios'][n]:.2f} ×" if n in row["ratios"] else "" for n in LOSSES]
