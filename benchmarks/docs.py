@@ -66,8 +66,8 @@ def commands() -> str:
         "| `make quickstart` | installs, draws a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
         f"| `make test` | runs the tests | {row['minutes']:.0f} min | {row['passed']:,} passed |"
-        f"\n\nTimes on {record['machine']['cores']} CPU cores, without installing (some minutes, 6 GB) "
-        "and drawing the data set (a minute)."
+        f"\n\nTimes on {record['machine']['cores']} CPU cores, without installing (some minutes, "
+        "6 GB) and drawing the data set (a minute)."
     )
 
 
