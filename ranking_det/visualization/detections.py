@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,6 +75,15 @@ def class_name(classes: Sequence[str] | None, index: int) -> str:
     return str(index) if classes is None or index >= len(classes) else classes[index]
 
 
+class _Canvas(Visualizer):
+    """Detectron2's visualizer, which also takes colours that rounding has put above 1."""
+
+    def draw_text(self, text: str, position: Any, *, color: Any = "g", **options: Any) -> Any:
+        # Before Python 3.11 colorsys returns such colours, and matplotlib rejects them.
+        color = color if isinstance(color, str) else tuple(np.clip(color, 0, 1))
+        return super().draw_text(text, position, color=color, **options)
+
+
 @rc_context(PLAIN)
 def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | None) -> np.ndarray:
     """Draw instances over an image: classes, and boxes, scores and masks where present.
@@ -96,7 +105,7 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | No
     masks = instances.pred_masks if instances.has("pred_masks") else None
     boxes = instances.pred_boxes if instances.has("pred_boxes") else None
     # Small images are enlarged because the visualizer's smallest font would cover them.
-    canvas = Visualizer(image, scale=max(1, 512 // max(image.shape[:2])))
+    canvas = _Canvas(image, scale=max(1, 512 // max(image.shape[:2])))
     canvas.overlay_instances(
         boxes=boxes.tensor if isinstance(boxes, Boxes) else boxes,
         labels=labels,

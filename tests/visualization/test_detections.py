@@ -1,0 +1,20 @@
+"""Drawing of detections."""
+
+import colorsys
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+
+from ranking_det.visualization.detections import overlay
+
+
+def test_colours_that_rounding_puts_above_1_are_drawn(monkeypatch):
+    # As colorsys of Python 3.10 returns them for some colours.
+    to_rgb = colorsys.hls_to_rgb
+    monkeypatch.setattr(colorsys, "hls_to_rgb", lambda *hls: (1 + 2**-52, *to_rgb(*hls)[1:]))
+    instances = Instances((20, 30))
+    instances.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 25.0, 15.0]]))
+    instances.pred_classes = torch.tensor([0])
+    picture = overlay(np.zeros((20, 30, 3), np.uint8), instances, ["cat"])
+    assert picture.any()
