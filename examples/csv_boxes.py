@@ -70,7 +70,8 @@ def register_csv_shapes() -> None:
     """Register "csv_train" and "csv_val" with Detectron2, which calls ``load`` for the records."""
     for split in SPLITS:
         load = partial(lambda files, name: load_records(*files), _files(split))
-        register_set(f"csv_{split}", dict(enumerate(CLASSES)), load)
+        class_of = {index: index for index in range(len(CLASSES))}
+        register_set(f"csv_{split}", CLASSES, class_of, load)
 
 
 def _files(split: str) -> tuple[Path, Path]:

@@ -35,9 +35,14 @@ LAYERS = {
     "layers": (BOTTOM, {"torch", "torchvision"}),
     "visualization": (set(), TORCH | {"detectron2", "matplotlib"}),
     "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
-    "data.coco_json": ({"user_errors", "files"}, {"numpy", "pycocotools", "PIL", "cv2"}),
+    "data.images": (set(), {"numpy", "PIL"}),
+    "data.coco_json": (
+        {"user_errors", "files", "data.images"},
+        {"numpy", "pycocotools", "PIL", "cv2"},
+    ),
     "data": (
-        {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"},
+        {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"}
+        | {"data.images"},
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"},
     ),
     "evaluation": (
@@ -59,7 +64,8 @@ LAYERS = {
             "layers",
             "modeling",
         }
-        | {"data", "data.coco_json", "data.shapes", "evaluation", "visualization"},
+        | {"data", "data.coco_json", "data.shapes", "data.images", "evaluation"}
+        | {"visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),
     # The doctor's probes import these lazily, inside functions.

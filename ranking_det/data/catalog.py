@@ -7,25 +7,30 @@ Detectron2 expects it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
 from pycocotools import mask as mask_util
 
 from ranking_det.data.coco_json import reader
-from ranking_det.data.coco_json.image_files import ImageFinder
-from ranking_det.data.coco_json.rules import LVIS_LISTS
+from ranking_det.data.coco_json.reader import Annotations, summarize
+from ranking_det.data.coco_json.rules import LVIS_LISTS, id_order
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 from ranking_det.user_errors import UserError
+
+REGISTERED = reader.ReadOptions(masks=True, max_headers=0)
+"""Options for the files of sets without ``read_options`` in their metadata."""
 
 _SPLITS = ("train", "val")
 _SHAPES = {f"{variant}_{split}": (variant, split) for variant in VARIANTS for split in _SPLITS}
@@ -33,12 +38,15 @@ _SHAPES = {f"{variant}_{split}": (variant, split) for variant in VARIANTS for sp
 Load = Callable[[str], list[dict[str, Any]]]
 
 
-def register_set(name: str, classes: Mapping[int, str], load: Load, **metadata: Any) -> None:
+def register_set(
+    name: str, class_names: Sequence[str], class_of: Mapping[Any, int], load: Load, **metadata: Any
+) -> None:
     """Register a data set with Detectron2, replacing one of the same name.
 
     Args:
         name: the name in the catalogs.
-        classes: the class names by category id, in the order of the classes.
+        class_names: the names of the K classes of a model.
+        class_of: the class, from 0, by category id.
         load: takes the name and returns Detectron2's dataset dicts.
         metadata: other metadata of the data set.
     """
@@ -48,21 +56,20 @@ def register_set(name: str, classes: Mapping[int, str], load: Load, **metadata: 
             catalog.remove(name)
     DatasetCatalog.register(name, partial(load, name))
     MetadataCatalog.get(name).set(
-        thing_classes=list(classes.values()),
-        thing_dataset_id_to_contiguous_id={i: k for k, i in enumerate(classes)},
+        thing_classes=list(class_names),
+        thing_dataset_id_to_contiguous_id=dict(class_of),
         **metadata,
     )
 
 
 def register_annotations(
     name: str,
-    json_file: str | Path,
     image_root: str | Path,
     summary: reader.AnnotationSummary,
-    *,
-    allow_outside: bool = False,
+    class_names: Sequence[str] | None = None,
+    classes_of: str = "the model",
 ) -> None:
-    """Register a validated COCO or LVIS JSON with Detectron2, replacing a set of the same name.
+    """Register a checked COCO or LVIS JSON with Detectron2, replacing a set of the same name.
 
     The metadata is enough for evaluators, which write the category ids of the file. The file may
     lack fields that Detectron2's own evaluators need: see
@@ -70,24 +77,30 @@ def register_annotations(
 
     Args:
         name: the name in the catalogs.
-        json_file: the annotation file.
         image_root: the folder of the images.
-        summary: what :func:`ranking_det.data.coco_json.reader.read_annotations` returned for them.
-        allow_outside: whether images may lie outside the folder.
+        summary: the summary of the file; the file is read again with its options.
+        class_names: the names of the K classes of the model, for a file for validation, which may
+            lack some; default the classes of the file.
+        classes_of: the source of these names for messages, such as the training file.
+
+    Raises:
+        UserError: the file has a category that is not among the classes.
     """
     ids = summary.category_ids
     metadata: dict[str, Any] = {}
-    if summary.format == "lvis":
+    if summary.image_counts:
         counts = zip(ids, summary.image_counts, strict=True)
         metadata["class_image_count"] = [{"id": i, "image_count": count} for i, count in counts]
+    class_names = summary.class_names if class_names is None else class_names
     register_set(
         name,
-        dict(zip(ids, summary.class_names, strict=True)),
+        class_names,
+        reader.match_classes(class_names, summary, classes_of),
         load_set,
-        json_file=str(json_file),
+        json_file=summary.json_file,
         image_root=str(image_root),
         evaluator_type=summary.format,
-        allow_outside=allow_outside,
+        read_options=summary.options.without_images(),
         **metadata,
     )
 
@@ -100,9 +113,11 @@ def register_shapes(root: str | Path | None = None) -> None:
     """
     for name, (variant, split) in _SHAPES.items():
         folder = shapes_folder(variant, root)
+        names = [category.name for category in categories_of(variant)]
         register_set(
             name,
-            {i: category.name for i, category in enumerate(categories_of(variant), start=1)},
+            names,
+            {identity: identity - 1 for identity in range(1, len(names) + 1)},
             _load_shapes,
             json_file=str(folder / "annotations" / f"instances_{split}.json"),
             image_root=str(folder / split),
@@ -125,7 +140,8 @@ def register_lvis(root: str | Path | None = None) -> None:
         classes = get_lvis_instances_meta(f"lvis_{version}")["thing_classes"]
         register_set(
             f"ranking_lvis_{version}_{split}",
-            dict(enumerate(classes, start=1)),
+            classes,
+            {identity: identity - 1 for identity in range(1, len(classes) + 1)},
             load_set,
             json_file=str(folder / "lvis" / f"lvis_{version}_{split}.json"),
             image_root=str(folder / "coco"),
@@ -158,42 +174,66 @@ def release_sets(names: Iterable[str]) -> None:
     reader.release_annotations(*(file for file in files if file))
 
 
+def read_registered(name: str, *, with_images: bool = True) -> Annotations:
+    """Read the annotation file of a registered data set; see :func:`reader.read_annotations`.
+
+    Args:
+        name: the name of the data set. Its metadata has ``json_file``, ``evaluator_type`` ("coco"
+            or "lvis"), and optionally ``image_root`` and ``read_options``, by default
+            :data:`REGISTERED`.
+        with_images: whether to find the images.
+
+    Returns:
+        The checked content.
+
+    Raises:
+        UserError: the file is missing, is not in its format, or has faults that are refused.
+    """
+    metadata = MetadataCatalog.get(name)
+    return reader.read_annotations(
+        PathManager.get_local_path(metadata.json_file),
+        metadata.get("image_root") if with_images else None,
+        metadata.get("read_options") or REGISTERED,
+        lvis=metadata.get("evaluator_type") == "lvis",
+    )
+
+
 def load_set(name: str) -> list[dict[str, Any]]:
     """Load a registered data set from its COCO or LVIS JSON as Detectron2's dataset dicts.
 
-    Boxes and masks are not checked; see
-    :func:`ranking_det.data.coco_json.reader.read_annotations`.
-
     Args:
-        name: the name of the data set. Its metadata has ``json_file``, ``image_root``,
-            ``evaluator_type`` ("coco" or "lvis"), ``thing_dataset_id_to_contiguous_id`` and
-            optionally ``allow_outside``, with which images may lie outside ``image_root``. For
-            LVIS, this function adds ``class_image_count``, which Detectron2's federated loss
-            reads.
+        name: the name of the data set; see :func:`read_registered`. Its metadata also has
+            ``thing_dataset_id_to_contiguous_id``. For LVIS, this function adds
+            ``class_image_count``, which Detectron2's federated loss reads.
 
     Returns:
         See :func:`to_records`.
 
     Raises:
-        UserError: the file is missing or not in its format, or has other categories than the
-            registered ones; an image has no name, leaves its folder or is missing; or an
-            annotation refers to an unknown image or category.
+        UserError: the file is missing, is not in its format, has faults that are refused, or has a
+            category that the data set is not registered with.
     """
-    metadata = MetadataCatalog.get(name)
-    path, lvis = metadata.json_file, metadata.evaluator_type == "lvis"
-    outside = metadata.get("allow_outside", False)
-    content = reader.open_registered(path, metadata.image_root, lvis=lvis, allow_outside=outside)
-    categories = sorted(content["categories"], key=itemgetter("id"))
-    ids = [category["id"] for category in categories]
+    metadata, annotations = MetadataCatalog.get(name), read_registered(name)
     class_of = metadata.thing_dataset_id_to_contiguous_id
-    if class_of.keys() != set(ids):
+    ids = [category["id"] for category in annotations.categories]
+    if class_of.keys() - annotations.root_ids != set(ids):
         of_file = f"{len(ids)} categories with ids from {ids[0]} to {ids[-1]}"
-        of_set = f"{len(class_of)}, {min(class_of)} to {max(class_of)}"
-        raise UserError(f"{path}: has {of_file}, but the data set {name!r} has {of_set}")
-    if lvis and metadata.get("class_image_count") is None:
-        counts = [{key: category[key] for key in ("id", "image_count")} for category in categories]
-        metadata.class_image_count = counts
-    return to_records(content, metadata.image_root, class_of)
+        registered = sorted(class_of, key=id_order)
+        of_set = f"{len(class_of)}, {registered[0]} to {registered[-1]}"
+        raise UserError(
+            f"{annotations.path}: has {of_file}, but the data set {name!r} has {of_set}"
+        )
+    counts = [
+        {"id": category["id"], "image_count": category.get("image_count")}
+        for category in annotations.categories
+    ]
+    if annotations.lvis and metadata.get("class_image_count") is None:
+        if all(count["image_count"] is not None for count in counts):
+            metadata.class_image_count = counts
+    if "read_options" not in metadata.as_dict():  # the engine logs the notes of the user's files
+        for note in summarize(annotations, REGISTERED).notes:
+            log_first_n(logging.INFO, f"{annotations.path}: {note}", key="message")
+    return to_records(annotations, class_of)
 
 
 def _load_shapes(name: str) -> list[dict[str, Any]]:
@@ -206,52 +246,47 @@ def _load_shapes(name: str) -> list[dict[str, Any]]:
     return load_set(name)
 
 
-def to_records(
-    content: Mapping[str, Any], image_root: str | Path, class_of: Mapping[int, int]
-) -> list[dict[str, Any]]:
-    """Convert the content of a COCO or LVIS JSON to Detectron2's dataset dicts.
+def to_records(annotations: Annotations, class_of: Mapping[Any, int]) -> list[dict[str, Any]]:
+    """Convert an annotation file to Detectron2's dataset dicts.
 
     Args:
-        content: the content of the file, without faults. It is not changed, and the dicts share
-            its boxes and masks.
-        image_root: the folder of the images, which are found by ``file_name`` or by the end of
-            ``coco_url``.
+        annotations: the checked file with its images. It is not changed, and the dicts share its
+            boxes and masks.
         class_of: the class, from 0, by category id.
 
     Returns:
         A dict per image, sorted by image id. For LVIS they have ``neg_category_ids`` and
-        ``not_exhaustive_category_ids``, as in the file.
-
-    Raises:
-        UserError: a folder of images is not readable.
+        ``not_exhaustive_category_ids``, as in the file. Objects have masks if these were checked.
     """
-    objects = defaultdict(list)
-    for annotation in content["annotations"]:
-        objects[annotation["image_id"]].append(_to_object(annotation, class_of))
-    finder = ImageFinder(image_root)
+    objects, masks = defaultdict(list), annotations.masks
+    for annotation in annotations.annotations:
+        objects[annotation["image_id"]].append(_to_object(annotation, class_of, masks=masks))
+    images = zip(annotations.images, annotations.image_files, strict=True)
     return [
         {
-            "file_name": finder.path(image),
+            "file_name": path,
             "image_id": image["id"],
             "height": image["height"],
             "width": image["width"],
             **{key: image[key] for key in LVIS_LISTS if key in image},
             "annotations": objects[image["id"]],
         }
-        for image in sorted(content["images"], key=itemgetter("id"))
+        for image, path in sorted(images, key=lambda pair: id_order(pair[0]["id"]))
     ]
 
 
-def _to_object(annotation: Mapping[str, Any], class_of: Mapping[int, int]) -> dict[str, Any]:
+def _to_object(
+    annotation: Mapping[str, Any], class_of: Mapping[Any, int], *, masks: bool
+) -> dict[str, Any]:
     record = {
         "bbox": annotation["bbox"],
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": class_of[annotation["category_id"]],
     }
     if "iscrowd" in annotation:
-        record["iscrowd"] = int(annotation["iscrowd"])
+        record["iscrowd"] = annotation["iscrowd"]
     segmentation = annotation.get("segmentation")
-    if segmentation:
+    if segmentation and masks:
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
             segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
         record["segmentation"] = segmentation

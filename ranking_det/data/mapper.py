@@ -1,21 +1,31 @@
-"""Dataset mappers for training: read and augment an image with its boxes and masks."""
+"""Dataset mappers: read and augment an image with its boxes and masks; skip broken images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
-from PIL.Image import DecompressionBombError
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 from pycocotools import mask as mask_util
 
-from ranking_det.data.augmentation import centers_inside
+from ranking_det.data.augmentation import ResizeAtLeastOnePixel, centers_inside
+from ranking_det.data.images import UnreadableImageError, read_upright
 from ranking_det.user_errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -68,7 +78,7 @@ class BoxMapper:
             to the image, ``gt_classes`` (G,) int64 and, if asked for, ``gt_masks``. G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        image = read_image(result["file_name"], format=self.image_format)
+        image = detection_utils.read_image(result["file_name"], format=self.image_format)
         check_image_size(result, image)
         objects, boxes = self._objects(dataset_dict.get("annotations", ()))
         inputs = T.AugInput(image, boxes=boxes)
@@ -140,19 +150,77 @@ def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
     return [transforms.apply_coords(polygon).reshape(-1) for polygon in points]
 
 
-# Raised by PIL for a bad file, and by Detectron2 for a wrong size.
-UNREADABLE = (OSError, SyntaxError, EOFError, DecompressionBombError, SizeMismatchError)
-
-
-class NamedErrors:
-    """Wrap a dataset mapper so that an error in reading an image names the file.
+class UnreadableImages:
+    """Counts of the unreadable images that a training has skipped, shared by its processes.
 
     Args:
-        mapper: a mapper, such as Detectron2's DatasetMapper.
+        paths: the files of the training set.
     """
 
-    def __init__(self, mapper: Callable[[Record], Any]) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
+        # Data loading workers would each copy a dict of the paths, so only hashes are kept.
+        self._hashes = np.unique(np.array([_hash(path) for path in paths], dtype=np.uint64))
+        self._counts = torch.zeros(len(self._hashes), dtype=torch.int32).share_memory_()
+
+    def add(self, path: str) -> bool:
+        """Count an image that is skipped.
+
+        Args:
+            path: its file, one of those of the training set.
+
+        Returns:
+            Whether it is skipped for the first time.
+        """
+        index = int(np.searchsorted(self._hashes, np.uint64(_hash(path))))
+        self._counts[index] += 1
+        return bool(self._counts[index] == 1)
+
+    def log_total(self) -> None:
+        """Log the number of images skipped by all processes; all processes must call this."""
+        gathered = comm.gather(self._counts.numpy(), dst=0)
+        if comm.is_main_process():
+            counts = np.sum(gathered, axis=0)
+            if counts.any():
+                logger.warning(
+                    "%d unreadable images were skipped in training, %d times in total",
+                    *(np.count_nonzero(counts), counts.sum()),
+                )
+
+
+def _hash(path: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")
+
+
+class ImageMapper:
+    """Wrap a dataset mapper: read images by this project's rules, and treat unreadable ones.
+
+    The rules are those of :func:`ranking_det.data.images.read_upright`. They apply to mappers that
+    read images by Detectron2's ``detection_utils.read_image``, such as Detectron2's DatasetMapper.
+    If the augmentations of the mapper are a list, ResizeShortestEdge gives at least one pixel.
+
+    Args:
+        mapper: a mapper. Its augmentations are replaced.
+        skipped: for training, gets the unreadable images, which are skipped. None to raise an error
+            for them.
+        blank: for evaluation: map a black image instead of an unreadable one, with the entry
+            ``unreadable``.
+    """
+
+    def __init__(
+        self,
+        mapper: Callable[[Record], Any],
+        *,
+        skipped: UnreadableImages | None = None,
+        blank: bool = False,
+    ) -> None:
         self.mapper = mapper
+        self.skipped = skipped
+        self.blank = blank
+        if isinstance(mapper, (DatasetMapper, BoxMapper)):
+            mapper.augmentations.augs = [
+                ResizeAtLeastOnePixel(each) if type(each) is T.ResizeShortestEdge else each
+                for each in mapper.augmentations.augs
+            ]
 
     def __call__(self, dataset_dict: Record) -> Any:
         """Map one image.
@@ -161,14 +229,74 @@ class NamedErrors:
             dataset_dict: a dataset dict in Detectron2's format.
 
         Returns:
-            What the wrapped mapper returns.
+            What the wrapped mapper returns. For an unreadable image: None to skip it, or a black
+            image with ``unreadable``.
 
         Raises:
-            UserError: the image file is missing, not an image or truncated, or its size is not that
-                of the annotations.
+            UserError: the image file is missing, its size is not that of the annotations, or it is
+                unreadable and not skipped.
         """
+        path = dataset_dict.get("file_name")
         try:
-            return self.mapper(dataset_dict)
-        except UNREADABLE as error:
-            path, reason = dataset_dict.get("file_name"), " ".join(str(error).split())
+            with _reading(dataset_dict):
+                return self.mapper(dataset_dict)
+        except UnreadableImageError as error:
+            if self.skipped is not None:
+                if self.skipped.add(str(path)):
+                    logger.warning("Skipping the image %r: it cannot be read (%s)", path, error)
+                return None
+            if self.blank and {"height", "width"} <= dataset_dict.keys():
+                logger.warning("Not evaluating the image %r: it cannot be read (%s)", path, error)
+                with _reading(dataset_dict, blank=True):
+                    return self.mapper(dataset_dict) | {"unreadable": str(error)}
+            raise UserError(f"the image {path!r} cannot be read: {error}") from error
+        # Raised by the file system, and by Detectron2 for a wrong size.
+        except (OSError, SizeMismatchError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(f"the image {path!r} cannot be read: {reason}") from error
+
+
+@contextmanager
+def _reading(dataset_dict: Record, *, blank: bool = False) -> Iterator[None]:
+    """Let Detectron2's mappers read the image of a record by this project's rules."""
+    original = detection_utils.read_image
+    path = dataset_dict.get("file_name")
+    known = {"height", "width"} <= dataset_dict.keys()
+    size = (dataset_dict["width"], dataset_dict["height"]) if known else None
+
+    def read(file_name: str, format: str | None = None) -> np.ndarray:
+        if file_name != path or format is None:
+            return original(file_name, format)
+        if blank and size is not None:
+            return detection_utils.convert_PIL_to_numpy(Image.new("RGB", size), format)
+        return read_array(file_name, format, size)
+
+    # Detectron2's DatasetMapper has no argument for this. Other code is not affected, as data
+    # loading workers are processes, not threads.
+    detection_utils.read_image = read
+    try:
+        yield
+    finally:
+        detection_utils.read_image = original
+
+
+def read_array(path: str, image_format: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image by this project's rules; see :func:`ranking_det.data.images.read_upright`.
+
+    Args:
+        path: the image file, on this machine or where Detectron2's file system finds it.
+        image_format: such as "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
+        size: (width, height) in the annotations, or None.
+
+    Returns:
+        (H, W, C) in the format.
+
+    Raises:
+        UnreadableImageError: the image cannot be decoded.
+        OSError: the file is missing or the system cannot read it.
+    """
+    image = read_upright(PathManager.get_local_path(path), size)
+    try:
+        return detection_utils.convert_PIL_to_numpy(image, image_format)
+    except ValueError as error:  # such as an image in LAB
+        raise UnreadableImageError(str(error)) from error

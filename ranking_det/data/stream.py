@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,8 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Subset
+
+from ranking_det.user_errors import UserError
 
 
 def build_train_loader(
@@ -63,8 +65,9 @@ def build_train_loader(
         raise ValueError(f"total_batch_size: expected {expected}, got {total_batch_size}")
     images = RecordList(dataset)
     if aspect_ratio_grouping:
-        options = {"mapper": mapper, "num_workers": num_workers}
-        return build_detection_train_loader(images, total_batch_size=total_batch_size, **options)
+        mapped = MappedRecords(images, mapper)
+        options = {"mapper": None, "num_workers": num_workers}
+        return build_detection_train_loader(mapped, total_batch_size=total_batch_size, **options)
     if seed < 0:
         seed = comm.shared_random_seed()
     return DataLoader(
@@ -117,6 +120,50 @@ class RecordList(Subset):
 
 
 @dataclass(frozen=True)
+class MappedRecords(Dataset):
+    """Map-style data set of mapped records for Detectron2's loaders.
+
+    If the mapper returns None for an image, the next image that it maps replaces it. Detectron2's
+    own data set would draw another image at random, which fails in Python 3.11 and later.
+
+    Attributes:
+        dataset: the images.
+        mapper: maps a dataset dict to a training sample, or to None to skip it.
+    """
+
+    dataset: RecordList
+    mapper: Callable[..., Any]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Map an image, or the next one that is not skipped.
+
+        Args:
+            index: the index of the image.
+
+        Raises:
+            UserError: the mapper skips every image.
+        """
+        indices = range(index, index + len(self))
+        return _first_mapped(self.dataset, self.mapper, (i % len(self) for i in indices))
+
+
+def _first_mapped(
+    dataset: RecordList, mapper: Callable[..., Any], indices: Iterable[int]
+) -> dict[str, Any]:
+    for index in indices:
+        mapped: dict[str, Any] | None = mapper(dataset[index])
+        if mapped is not None:
+            return mapped
+    raise UserError(
+        "dataset: the mapper returns None for every image, as it does for unreadable ones"
+    )
+
+
+@dataclass(frozen=True)
 class _Stream(Dataset):
     """Map-style data set of the sample at every position of the stream."""
 
@@ -129,12 +176,8 @@ class _Stream(Dataset):
         order = _epoch_order(self.seed, epoch, len(self.dataset))
         with seeded(self.seed, position):
             # If the mapper skips an image, the next one of the epoch replaces it.
-            for step in range(len(order)):
-                index = int(order[(offset + step) % len(order)])
-                mapped = self.mapper(self.dataset[index])
-                if mapped is not None:
-                    return mapped
-        raise ValueError("dataset: the mapper returns None for every image")
+            indices = (int(order[(offset + step) % len(order)]) for step in range(len(order)))
+            return _first_mapped(self.dataset, self.mapper, indices)
 
 
 @lru_cache(maxsize=1)

@@ -40,6 +40,11 @@ class Command:
     val_images: str | None = None
     keep_empty_images: bool = False
     allow_outside: bool = False
+    strict: bool = False
+    max_faults: int | None = None
+    crowds_are_objects: bool = False
+    check_images: bool = False
+    max_pixels: int | None = None
     preview: int | None = None
     predict: Sequence[str] = ()
     output: str | None = None
@@ -86,6 +91,8 @@ def parse(argv: Sequence[str] | None = None) -> Command:
         raise UserError(
             f"{', '.join(modes)}: expected at most one of these flags, got {' and '.join(given)}"
         )
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UserError(f"--max-pixels: expected at least 1, got {args.max_pixels}")
     return Command(**vars(args))
 
 
@@ -133,8 +140,20 @@ def _build_parser() -> argparse.ArgumentParser:
     for flag, text in {
         "--keep-empty-images": "also train on images without objects (default: as in the config)",
         "--allow-outside": "accept image files outside the image folders (default: refuse them)",
+        "--strict": "refuse a file with any object that would be left out or mended",
+        "--crowds-are-objects": "take annotations with iscrowd 1 as objects, such as brush masks "
+        "of CVAT (default: crowds are not learned)",
+        "--check-images": "decode all images before training or evaluation, to find unreadable "
+        "ones (default: an even sample of 200 of each file)",
     }.items():
         group.add_argument(flag, action="store_true", help=text)
+    text = "maximum number of objects of a file that may be left out or cut to under half of their "
+    text += "box (default: 10, or 5 %% of the objects if that is more)"
+    group.add_argument("--max-faults", type=int, metavar="N", help=text)
+
+    text = "maximum number of pixels of an image (default: 178956970, which protects against "
+    text += "decompression bombs)"
+    parser.add_argument("--max-pixels", type=int, metavar="N", help=text)
 
     group = parser.add_argument_group("several processes")
     gpus = "number of GPUs per machine, or of processes on a machine without GPUs (default: 1)"

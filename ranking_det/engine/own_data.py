@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
 
 from ranking_det.data.catalog import register_annotations
+from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, NOTED, SHOWN, SKIPPED, Fault
 from ranking_det.data.coco_json.reader import (
+    IGNORED,
     AnnotationSummary,
-    check_same_categories,
+    ReadOptions,
     read_annotations,
+    summarize,
 )
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
+from ranking_det.files import write_table
+from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
 NAMES = {"train": "own_train", "val": "own_val"}
 """Names under which the data of a split are registered in Detectron2's catalogs."""
+
+FAULTS_FILE = "data_faults.csv"
+"""The table of the entries that were left out, cut, mended or noted."""
+
+NUM_DECODED = 200
+"""Images of a file that are decoded before training or evaluation, without --check-images."""
+
+MANY_CROWDS = 0.05
+"""Share of crowds that is logged as a warning; in COCO it is 1 %."""
+
+_OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 
 
 class OwnData(NamedTuple):
@@ -44,29 +65,93 @@ def take_own_data(config: RunConfig, command: Command) -> OwnData:
     Raises:
         UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
     """
-    data = OwnData(*(command.own_data or (_read(command, split) for split in NAMES)))
-    summary = data.train or data.val
-    if summary is None:
+    decoded = math.inf if command.check_images else NUM_DECODED
+    options = ReadOptions(**{name: vars(command)[name] for name in _OPTIONS}, max_decoded=decoded)
+    data = OwnData(*(command.own_data or (_read(command, split, options) for split in NAMES)))
+    if data.train is None and data.val is None:
         if command.keep_empty_images:
             raise UserError("--keep-empty-images needs --train-json")
-        if command.allow_outside:
-            raise UserError("--allow-outside needs --train-json or --val-json")
+        for name in (*_OPTIONS, "check_images"):
+            if vars(command)[name] not in (False, None):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} needs --train-json or --val-json")
         return data
     if data.train is None and (command.trains or command.preview is not None):
         raise UserError("--val-json is given without --train-json FILE --train-images FOLDER")
     if data.val is None and (command.trains or command.eval_only):
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
-    if data.train is not None and data.val is not None:
-        check_same_categories(data.train, data.val)
-    outside = command.allow_outside
-    for split, file in zip(NAMES, data, strict=True):
-        if file is not None:
-            name, folder = NAMES[split], vars(command)[f"{split}_images"]
-            register_annotations(name, file.json_file, folder, file, allow_outside=outside)
-            config.set_names("train" if split == "train" else "test", name)
+    for split, summary in zip(NAMES, data, strict=True):
+        if summary is not None:
+            config.set_names("train" if split == "train" else "test", NAMES[split])
     if command.keep_empty_images:
         config.keep_empty_images()
-    config.set_num_classes(len(summary.class_names))
+    register_own_data(config, command, data)
+    return data
+
+
+def register_own_data(
+    config: RunConfig,
+    command: Command,
+    data: OwnData,
+    class_names: Sequence[str] | None = None,
+    classes_of: str = "",
+) -> None:
+    """Register the user's files, with the classes of the training file or of a checkpoint.
+
+    Args:
+        config: gets the number of classes.
+        command: names the image folders.
+        data: the summaries of the files.
+        class_names: the classes of a checkpoint; None for those of the training file, or of the
+            validation file if there is no other.
+        classes_of: the checkpoint, for messages.
+
+    Raises:
+        UserError: the validation file has a category that is not among the classes.
+    """
+    for split, summary in zip(NAMES, data, strict=True):
+        if summary is None:
+            continue
+        if class_names is None:
+            class_names, classes_of = summary.class_names, summary.json_file
+        folder = vars(command)[f"{split}_images"]
+        register_annotations(NAMES[split], folder, summary, class_names, classes_of)
+    if class_names is not None:
+        config.set_num_classes(len(class_names))
+
+
+def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData:
+    """Read the user's files again with their masks, if the model learns masks.
+
+    Args:
+        command: names the files.
+        data: the summaries of the files.
+        model: a detector.
+
+    Returns:
+        The summaries; for a model that learns masks they count the masks.
+
+    Raises:
+        UserError: the training file has no masks, or --strict refuses a faulty mask.
+    """
+    if not interface_of(model).learns_masks:
+        return data
+    summaries: list[AnnotationSummary | None] = []
+    for split, summary in zip(NAMES, data, strict=True):
+        if summary is not None and not summary.options.masks:
+            summary = _read(command, split, replace(summary.options, masks=True))
+        summaries.append(summary)
+    data = OwnData(*summaries)
+    if data.train is not None and not data.train.num_masks:
+        raise UserError(
+            f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
+            "model of the config learns masks, so use a config without masks or a file with them"
+        )
+    for split, summary in zip(NAMES, data, strict=True):
+        if summary is not None:
+            class_names = MetadataCatalog.get(NAMES[split]).thing_classes
+            folder = vars(command)[f"{split}_images"]
+            register_annotations(NAMES[split], folder, summary, class_names)
     return data
 
 
@@ -87,22 +172,6 @@ def check_own_names(names: Sequence[str]) -> None:
             )
 
 
-def check_own_masks(data: OwnData) -> None:
-    """Check that the training file has masks, for a model that learns masks.
-
-    Args:
-        data: the summaries of the user's files.
-
-    Raises:
-        UserError: no annotation of the training file has a mask.
-    """
-    if data.train is not None and not data.train.num_masks:
-        raise UserError(
-            f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
-            "model of the config learns masks, so use a config without masks or a file with them"
-        )
-
-
 def log_own_data(data: OwnData, *, masks: bool) -> None:
     """Log a summary of the user's files; call this after the log file is set up.
 
@@ -112,14 +181,7 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
     """
     for split, summary in zip(OwnData._fields, data, strict=True):
         if summary is not None:
-            names = summary.class_names
-            listed = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
-            text = (
-                f"{split}: {summary.json_file}, {summary.format.upper()} format, "
-                f"{summary.num_images} images ({summary.num_empty_images} without objects), "
-                f"{summary.num_objects} objects, {len(names)} classes: {listed}"
-            )
-            logger.info("%s", text)
+            _log_summary(split, summary)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
             "train: %d of %d objects have no mask; only their boxes are learnt",
@@ -128,7 +190,64 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
         )
 
 
-def _read(command: Command, split: str) -> AnnotationSummary | None:
+def _log_summary(split: str, summary: AnnotationSummary) -> None:
+    names, crowds = summary.class_names, summary.num_crowds
+    listed = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+    text = (
+        f"{split}: {summary.json_file}, {summary.format.upper()} format, "
+        f"{summary.num_images} images ({summary.num_empty_images} without objects), "
+        f"{summary.num_objects} objects{f' and {crowds} crowds' if crowds else ''}, "
+        f"{len(names)} classes: {listed}"
+    )
+    logger.info("%s", text)
+    for note in summary.notes:
+        is_fault = note.startswith((LEFT_OUT, CUT, MENDED, SKIPPED, f"{NOTED}: {IGNORED}"))
+        logger.log(logging.WARNING if is_fault else logging.INFO, "%s: %s", split, note)
+    shown = (LEFT_OUT, CUT, MENDED, SKIPPED)
+    faults = [fault for fault in summary.faults if fault.action in shown]
+    for fault in faults[:SHOWN]:
+        logger.info("%s: %s: %s", split, fault.action, fault)
+    total = summary.num_objects + crowds
+    crowds -= sum(fault.kind == IGNORED for fault in summary.faults)
+    if crowds > MANY_CROWDS * total:
+        use = "learned" if split == "train" else "evaluated as objects"
+        logger.warning(
+            "%s: %d of %d annotations are crowds ('iscrowd': 1), which are not %s; "
+            "--crowds-are-objects takes them as objects",
+            *(split, crowds, total, use),
+        )
+    if not summary.annotated:
+        logger.warning("%s: %s has no annotations, so there is no AP", split, summary.json_file)
+
+
+def write_faults(data: OwnData, folder: str | Path, *, keep_others: bool = False) -> None:
+    """Write a table of the entries that were left out, cut, mended or noted, and log its path.
+
+    The table, ``data_faults.csv``, has the columns ``file``, ``place``, ``id``, ``image`` (the id
+    of the image), ``kind``, ``action`` and ``text``. Without such entries it is not written, and an
+    earlier table is removed.
+
+    Args:
+        data: the summaries of the files.
+        folder: the folder of the table; created if it does not exist.
+        keep_others: keep the rows of an earlier table for other files.
+    """
+    path = Path(folder, FAULTS_FILE)
+    summaries = [summary for summary in data if summary is not None]
+    rows = [fault._asdict() for summary in summaries for fault in summary.faults]
+    if keep_others and path.is_file():
+        files = {summary.json_file for summary in summaries}
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["file"] not in files] + rows
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, Fault._fields, rows)
+    logger.info("Wrote %d faults and notes of the data to %s", len(rows), path)
+
+
+def _read(command: Command, split: str, options: ReadOptions) -> AnnotationSummary | None:
     json_file, images = (vars(command)[f"{split}_{part}"] for part in ("json", "images"))
     if json_file is None and images is None:
         return None
@@ -136,4 +255,5 @@ def _read(command: Command, split: str) -> AnnotationSummary | None:
         raise UserError(f"--{split}-json is given without --{split}-images")
     if json_file is None:
         raise UserError(f"--{split}-images is given without --{split}-json")
-    return read_annotations(json_file, images, allow_outside=command.allow_outside)
+    annotations = read_annotations(json_file, images, options, needs_objects=split == "train")
+    return summarize(annotations, options)

@@ -18,11 +18,18 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from ranking_det.data.catalog import prepare_registered
+from ranking_det.data.images import set_max_pixels
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
-from ranking_det.engine.own_data import OwnData, check_own_masks, check_own_names, take_own_data
+from ranking_det.engine.own_data import (
+    OwnData,
+    check_own_names,
+    read_own_masks,
+    register_own_data,
+    take_own_data,
+)
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
@@ -84,6 +91,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     Raises:
         UserError: any error of the user that can be detected before a file is written.
     """
+    set_max_pixels(command.max_pixels)
     path = command.config_file
     if command.overwrite and not Path(path).exists():
         path = where_put(str(Path(path).parent), path)
@@ -101,8 +109,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     elif weights.extras.get("class_names") is not None and config.num_classes_keys:
         config.set_num_classes(len(weights.extras["class_names"]))
     if command.eval_only or command.resume:
-        names = config.names(splits[-1] if command.eval_only else "train")
-        run_checks.check_trained_classes(names, weights.extras.get("class_names"), weights.path)
+        _check_trained_classes(config, command, data, weights)
     if config.schedule()[0].lr <= 0:
         key, lr = config.written("optimizer.lr"), config.schedule()[0].lr
         raise UserError(f"{key}: expected a learning rate above 0, got {lr}")
@@ -113,6 +120,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     model = config.model()
     if not starts_others:
         model.to(settings.device)
+    data = read_own_masks(command, data, model)
     plan = Plan(command, config, data, weights, model, dtype)
     _check_model(plan, [] if command.predict else splits)
     if command.resume:
@@ -170,6 +178,16 @@ def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
         run_checks.check_datasets(config.names(split), config.names_key(split))
 
 
+def _check_trained_classes(
+    config: RunConfig, command: Command, data: OwnData, weights: Checkpoint
+) -> None:
+    class_names = weights.extras.get("class_names")
+    if command.eval_only and data.val is not None and class_names is not None:
+        register_own_data(config, command, data, class_names, weights.path)
+    names = config.names("test" if command.eval_only else "train")
+    run_checks.check_trained_classes(names, class_names, weights.path)
+
+
 def _check_processes(config: RunConfig, command: Command) -> None:
     # The world size is 1 in the process that launches the others.
     world = max(comm.get_world_size(), command.num_processes)
@@ -185,12 +203,10 @@ def _check_processes(config: RunConfig, command: Command) -> None:
 
 def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     """Raise UserError unless the model fits the data and the test-time augmentation."""
-    detector, config = interface_of(plan.model), plan.config
+    config = plan.config
     for split in splits:
         num_classes, keys = config.num_classes(plan.model), config.num_classes_keys
         run_checks.check_classes(config.names(split), num_classes, keys)
-    if detector.learns_masks:
-        check_own_masks(plan.data)
     config.augment(plan.model)
 
 

@@ -5,34 +5,28 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import struct
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_context
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from PIL import Image, ImageOps
-from PIL.Image import DecompressionBombError
+from PIL import Image
 from torch import nn
 
+from ranking_det.data.images import UnreadableImageError, has_image_extension, is_image, read_header
+from ranking_det.data.mapper import ImageMapper, read_array
 from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""File suffixes of the images that are found in folders and by patterns."""
-
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
-"""Raised by Pillow for broken images and for files that are not images."""
 
 
 def predict_images(
@@ -53,7 +47,8 @@ def predict_images(
 
     Args:
         model: a detector in Detectron2's input and output formats, on its device.
-        images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``.
+        images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``; see
+            :func:`find_images`.
         output_dir: gets a drawn ``STEM.jpg`` per image, and ``predictions.json`` with ``images``,
             ``categories`` and ``annotations``. Annotations have a ``score``; their boxes are in
             pixels of the image after its EXIF rotation. The folder must not be one of the input
@@ -68,31 +63,32 @@ def predict_images(
         The path of ``predictions.json``.
 
     Raises:
-        UserError: before any prediction, if an image does not exist, a file is not an image, or the
-            folder is not writable; after all predictions, if some images turned out to be broken.
+        UserError: before any prediction, if an image does not exist, no file is an image, or the
+            folder is not writable; after all predictions, if some files were not readable images.
             The other images are then predicted and written.
     """
     paths = find_images(images)
     _check_output(paths, Path(output_dir))
-    _check_headers(paths)
+    _check_any(paths)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     names = class_names or [str(index) for index in range(len(category_ids))]
     categories = [{"id": a, "name": b} for a, b in zip(category_ids, names, strict=True)]
     content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
     broken = []
+    mapper = mapper if isinstance(mapper, ImageMapper) else ImageMapper(mapper)
     try:
-        with inference_context(model), torch.no_grad(), tempfile.TemporaryDirectory() as spare:
+        with inference_context(model), torch.no_grad():
             for i, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
                 try:
-                    readable, picture = _read(path, spare)
-                except UNREADABLE as error:
+                    picture = read_array(path, "RGB")
+                except (UnreadableImageError, OSError) as error:
                     broken.append(f"{path} ({_reason(error)})")
                     logger.warning("%d/%d Cannot read %s", i, len(paths), broken[-1])
                     continue
                 height, width = picture.shape[:2]
                 size = {"width": width, "height": height}
-                inputs = mapper({"file_name": readable, "image_id": i, **size})
+                inputs = mapper({"file_name": path, "image_id": i, **size})
                 detections = _detect(model, inputs)
                 _save(overlay(picture, detections[:max_drawn], class_names), folder / name)
                 content["images"].append({"id": i, "file_name": path, **size, "drawn": name})
@@ -113,6 +109,10 @@ def predict_images(
 def find_images(images: Sequence[str]) -> list[str]:
     """Resolve files, folders and patterns to image files, without duplicates, in the given order.
 
+    In folders and by patterns, images are found by their content, whatever their extension. Files
+    that have the extension of an image but not the content are kept, so that they are reported. The
+    log names all other files as skipped.
+
     Args:
         images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``.
 
@@ -120,26 +120,35 @@ def find_images(images: Sequence[str]) -> list[str]:
         UserError: a file does not exist, or a folder or pattern has no image.
     """
     files: dict[str, str] = {}
-    kinds = f"image ({', '.join(SUFFIXES)})"
+    skipped: list[str] = []
     for item in images:
         if os.path.isdir(item):
-            entries = (os.path.join(item, name) for name in os.listdir(item))
-            paths, fault = _only_images(entries), f"has no {kinds}"
+            entries = [os.path.join(item, name) for name in os.listdir(item)]
+            paths, fault = _only_images(entries, skipped), "has no image"
         elif os.path.exists(item) or not glob.has_magic(item):
             paths, fault = [item] * os.path.exists(item), "does not exist"
         else:
-            paths, fault = _only_images(glob.glob(item, recursive=True)), f"matches no {kinds}"
+            entries = glob.glob(item, recursive=True)
+            paths, fault = _only_images(entries, skipped), "matches no image"
         if not paths:
             raise UserError(f"--predict: {item!r} {fault} (current folder: {Path.cwd()})")
         for path in paths:
             files.setdefault(os.path.realpath(path), path)
     if not files:
         raise UserError("--predict: expected image files, folders or patterns, got none")
+    if skipped:
+        logger.info("Skipped %d files that are not images: %s", len(skipped), _some(skipped))
     return list(files.values())
+
+
+MAX_NAME = 255
+"""Maximum length of a file name in bytes, on the usual file systems."""
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
     """Name a JPEG file for each path by its stem, with ``_2``, ``_3`` and so on for duplicates.
+
+    Names that would be too long for the file system are shortened.
 
     Args:
         paths: the paths of the images.
@@ -148,21 +157,36 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     ['x.jpg', 'x_2.jpg', 'y.jpg']
     """
     used: set[str] = set()
+    next_number: Counter[str] = Counter()
     names = []
     for path in paths:
-        stem = name = Path(path).stem
-        count = 1
+        stem = Path(path).stem
+        name = _shortened(stem, ".jpg")
         while name.lower() in used:  # some file systems ignore case
-            count += 1
-            name = f"{stem}_{count}"
+            next_number[stem.lower()] = max(2, next_number[stem.lower()] + 1)
+            name = _shortened(stem, f"_{next_number[stem.lower()]}.jpg")
         used.add(name.lower())
-        names.append(f"{name}.jpg")
+        names.append(name)
     return names
 
 
-def _only_images(paths: Iterable[str]) -> list[str]:
-    images = (path for path in paths if path.lower().endswith(SUFFIXES) and os.path.isfile(path))
-    return sorted(path for path in images if not os.path.basename(path).startswith("."))
+def _shortened(stem: str, ending: str) -> str:
+    """Return a file name; cut whole characters off a stem that is too long."""
+    while len(os.fsencode(stem + ending)) > MAX_NAME:
+        stem = stem[:-1]
+    return stem + ending
+
+
+def _only_images(paths: Iterable[str], skipped: list[str]) -> list[str]:
+    """Return the images among files, sorted; add the other files to ``skipped``."""
+    images = []
+    for path in sorted(filter(os.path.isfile, paths)):
+        hidden = os.path.basename(path).startswith(".")
+        if not hidden and (has_image_extension(path) or is_image(path)):
+            images.append(path)
+        else:
+            skipped.append(path)
+    return images
 
 
 def _check_output(paths: Sequence[str], folder: Path) -> None:
@@ -175,32 +199,16 @@ def _check_output(paths: Sequence[str], folder: Path) -> None:
             )
 
 
-def _check_headers(paths: Sequence[str]) -> None:
-    """Raise UserError for files that are not images, by reading their headers."""
+def _check_any(paths: Sequence[str]) -> None:
+    """Raise UserError if no file has the header of an image."""
     faults = []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                if image.mode == "F":
-                    faults.append(f"{path} (floating-point pixels; save it with 8 or 16 bits)")
-        except UNREADABLE as error:
+            read_header(path)
+            return
+        except (UnreadableImageError, OSError) as error:
             faults.append(f"{path} ({_reason(error)})")
-    if faults:
-        raise UserError(f"--predict: expected readable images, got {_some(faults)}")
-
-
-def _read(path: str, folder: str) -> tuple[str, np.ndarray]:
-    """Return the file for the mapper, and its pixels (H, W, 3), uint8 RGB.
-
-    Pillow clips 16-bit grey images to 8 bits, which makes them almost white. The mapper gets a
-    scaled 8-bit copy in ``folder`` instead.
-    """
-    with Image.open(path) as image:
-        if image.mode.startswith("I"):
-            wide = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
-            path = os.path.join(folder, "image.png")
-            Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8)).save(path)
-    return path, read_image(path, format="RGB")
+    raise UserError(f"--predict: expected readable images, got {_some(faults)}")
 
 
 def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
@@ -213,7 +221,8 @@ def _save(picture: np.ndarray, path: Path) -> None:
     try:
         Image.fromarray(picture).save(path, quality=90)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot write this file ({_reason(error)})") from error
 
 
@@ -231,8 +240,6 @@ def _annotations(
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image, or an unknown format"
     return " ".join((getattr(error, "strerror", None) or str(error) or "broken").split())
 
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
+from ranking_det.data.mapper import read_array
 from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
@@ -124,6 +125,8 @@ def draw_detections(
     examples = []
     with inference_context(model), torch.no_grad():
         for inputs in loader:
+            if "unreadable" in inputs[0]:
+                continue
             record = records[inputs[0]["image_id"]]
             if record.get("annotations"):
                 detections = model(inputs)[0]["instances"].to("cpu")
@@ -170,7 +173,7 @@ def _first(
 
 def _example(record: dict[str, Any], detections: Instances) -> DetectionExample:
     """Return an image with its n objects and its n best detections."""
-    image = read_image(record["file_name"], format="RGB")
+    image = read_array(record["file_name"], "RGB", (record["width"], record["height"]))
     objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     ground_truth = Instances(image.shape[:2])
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]

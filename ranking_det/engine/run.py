@@ -19,13 +19,14 @@ from torch.distributed import is_torchelastic_launched
 
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
+from ranking_det.data.mapper import UnreadableImages
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
-from ranking_det.engine.own_data import log_own_data
+from ranking_det.engine.own_data import log_own_data, write_faults
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
@@ -129,7 +130,9 @@ def train(plan: Plan) -> str:
         logger.warning("The last checkpoint is missing or broken: resuming from an earlier one")
     make_missing_sets([*config.names("train"), *config.names("test")])
     config.check_test_sets()
-    train_model(plan, *_train_loaders(plan))
+    loader, statistics_loader, skipped = _train_loaders(plan)
+    train_model(plan, loader, statistics_loader)
+    skipped.log_total()
     return plan.output_dir
 
 
@@ -198,11 +201,14 @@ def preview(plan: Plan) -> str:
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
     log_own_data(plan.data, masks=plan.learns_masks)
+    folder = plan.command.output or str(Path(plan.output_dir, "preview"))
+    write_faults(plan.data, folder)
     make_missing_sets(config.names("train"))
     model = plan.model.train()
     load_weights(model, plan.weights.path, whole=False)
-    folder = plan.command.output or str(Path(plan.output_dir, "preview"))
-    loader = config.train_loader(plan.take_records(), 0)
+    records = plan.take_records()
+    skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
+    loader = config.train_loader(records, 0, skipped)
     with EventStorage():
         summary = draw_previews(model, loader, num_images, folder, config.class_names()[0])
     if summary.without_positive:
@@ -235,19 +241,23 @@ def set_up(plan: Plan) -> None:
     if plan.command.trains:
         torch.backends.cudnn.benchmark = settings.get("cudnn_benchmark", False)
     log_own_data(plan.data, masks=plan.learns_masks)
+    if comm.is_main_process():
+        write_faults(plan.data, plan.output_dir, keep_others=not plan.command.trains)
 
 
-def _train_loaders(plan: Plan) -> tuple[Any, Any]:
-    """Fit the schedule to the data; build the training loader and, if used, PreciseBN's loader.
+def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
+    """Fit the schedule to the training set, and build the loaders.
 
+    Returns the training loader, that of PreciseBN or None, and the counts of the skipped images.
     The records are released when this returns.
     """
     config, records = plan.config, plan.take_records()
     if records:
         check_masks(records, config.mapper("train").mapper, config.names("train"))
         config.fit_to_data(len(records))
-    loader = config.train_loader(records, plan.resume_at or 0)
+    skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
+    loader = config.train_loader(records, plan.resume_at or 0, skipped)
     exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
-    norms_loader = config.train_loader(records, 0) if exact_norms else None
+    norms_loader = config.train_loader(records, 0, skipped) if exact_norms else None
     release_sets(set(config.names("train")) - set(config.names("test")))
-    return loader, norms_loader
+    return loader, norms_loader, skipped

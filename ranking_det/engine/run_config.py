@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ranking_det.data.mapper import NamedErrors
+from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.safe_config import is_saved_config
@@ -274,27 +274,38 @@ class RunConfig:
             return None
         return list(self._build(self.nodes.dataloader.train.dataset, "dataloader.train.dataset"))
 
-    def mapper(self, split: str) -> Callable[[dict[str, Any]], Any]:
+    def mapper(
+        self, split: str, *, skipped: UnreadableImages | None = None, blank: bool = False
+    ) -> ImageMapper:
         """Build the mapper from a record to an input of the model; its errors name the image.
 
         Args:
             split: "train" or "test".
+            skipped: see :class:`ImageMapper`, as for ``blank``.
+            blank: whether to map a black image instead of an unreadable one.
         """
         key = f"dataloader.{split}.mapper"
-        return NamedErrors(self._build(self.nodes.dataloader[split].mapper, key))
+        mapper = self._build(self.nodes.dataloader[split].mapper, key)
+        return ImageMapper(mapper, skipped=skipped, blank=blank)
 
-    def train_loader(self, records: Records | None, start_iter: int) -> Any:
+    def train_loader(
+        self, records: Records | None, start_iter: int, skipped: UnreadableImages | None = None
+    ) -> Any:
         """Build the training loader.
 
         Args:
             records: the training set, as :meth:`records` returns it.
             start_iter: the first iteration; ignored if the loader cannot start at an iteration.
+            skipped: gets the unreadable images, which are skipped. Without it, they are an error,
+                as they are for loaders of a custom config.
         """
-        node = self._loader_node("train")
+        target = target_of(self.nodes.dataloader.train)
+        starts = target is not None and "start_iter" in inspect.signature(target).parameters
+        own_loader = starts or self.yaml is not None
+        node = self._loader_node("train", skipped=skipped if own_loader else None)
         if records is not None:
             node["dataset"] = records
-        target = target_of(node)
-        if target is not None and "start_iter" in inspect.signature(target).parameters:
+        if starts:
             node["start_iter"] = start_iter
         return self._build(node, "dataloader.train")
 
@@ -304,7 +315,7 @@ class RunConfig:
         Args:
             name: one of :meth:`test_sets`.
         """
-        node = self._loader_node("test")
+        node = self._loader_node("test", blank=True)
         if self._evaluates_each:
             node["dataset"] = {**node["dataset"], "names": [name]}
         return self._build(node, "dataloader.test")
@@ -379,10 +390,10 @@ class RunConfig:
         node = self.nodes.dataloader.evaluator
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
-    def _loader_node(self, split: str) -> dict[str, Any]:
-        """Return the arguments of a loader, with its mapper built."""
+    def _loader_node(self, split: str, **options: Any) -> dict[str, Any]:
+        """Return the arguments of a loader, with its mapper built with the options."""
         node = {str(key): value for key, value in self.nodes.dataloader[split].items()}
-        return node | {"mapper": self.mapper(split)} if "mapper" in node else node
+        return node | {"mapper": self.mapper(split, **options)} if "mapper" in node else node
 
     def _build(self, node: Any, key: str) -> Any:
         with named_refusals(self.written(key)):

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
-from ranking_det.data.stream import RecordList
+from ranking_det.data.stream import MappedRecords, RecordList
 from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
@@ -307,8 +307,16 @@ def _train_mapper(cfg: CfgNode) -> DatasetMapper | BoxMapper:
     return BoxMapper(**options, masks=True)
 
 
-def _train_loader(cfg: CfgNode, *, dataset: list[dict[str, Any]], **arguments: Any) -> Any:
+def _train_loader(
+    cfg: CfgNode, *, dataset: list[dict[str, Any]], mapper: Any, **arguments: Any
+) -> Any:
     """Build Detectron2's training loader; a resumed run starts a new order of the images."""
     # The records are already repeated; Detectron2's sampler would repeat them again.
     arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
-    return build_detection_train_loader(cfg, dataset=RecordList(dataset), **arguments)
+    mapped = MappedRecords(RecordList(dataset), mapper)
+    # Without a mapper, Detectron2 would take its own.
+    return build_detection_train_loader(cfg, dataset=mapped, mapper=_keep, **arguments)
+
+
+def _keep(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample

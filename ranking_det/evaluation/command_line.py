@@ -6,13 +6,11 @@ import argparse
 import math
 import os
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking_det.data.coco_json.reader import read_results
+from ranking_det.data.coco_json.reader import ReadOptions, read_results
 from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
@@ -50,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(rules, help=text, description=text, epilog=example, **options)
         for flag, meaning in (
             ("--ground-truth", f"annotation file in {rules.upper()}'s format"),
-            ("--results", "detections in COCO's result format"),
+            ("--results", "detections in COCO's result format, or predictions.json of --predict"),
         ):
             command.add_argument(flag, required=True, metavar="FILE", help=meaning)
         meaning = "evaluate boxes (bbox) or masks (segm)"
@@ -61,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--per-class", metavar="FILE", help=meaning)
         meaning = f"maximum number of detections of {scope} per image (default: {limit})"
         command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
+        for flag, meaning in (
+            ("--strict", "refuse a ground truth with any object that would be left out or mended"),
+            ("--crowds-are-objects", "take annotations with iscrowd 1 as objects"),
+        ):
+            command.add_argument(flag, action="store_true", help=meaning)
+        meaning = "maximum number of objects of the ground truth that may be left out or cut to "
+        meaning += "under half of their box (default: 10, or 5 %% of the objects if that is more)"
+        command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
         command.set_defaults(library=LIBRARIES[0])
         if rules == "coco":
             meaning = f"library that matches detections with objects (default: {LIBRARIES[0]})"
@@ -91,33 +97,27 @@ def _evaluate(args: argparse.Namespace) -> str:
     check_library(args.library, lvis=args.rules == "lvis")
     metrics.choose_max_dets(args.max_dets, args.rules, "--max-dets")
     _check_outputs(args)
-    ground_truth = read_ground_truth(args.ground_truth, args.rules, args.iou_type)
-    if args.per_class:
-        _check_names(ground_truth["categories"], args.ground_truth)
+    names = ("strict", "max_faults", "crowds_are_objects")
+    options = ReadOptions(**{name: vars(args)[name] for name in names})
+    ground_truth, notes = read_ground_truth(args.ground_truth, args.rules, args.iou_type, options)
     results = read_results(args.results, ground_truth, args.iou_type)
-    options = {name: vars(args)[name] for name in ("rules", "library", "max_dets")}
-    all_metrics = metrics.average_precision(ground_truth, results, args.iou_type, **options)
+    settings = {name: vars(args)[name] for name in ("rules", "library", "max_dets")}
+    all_metrics = metrics.average_precision(ground_truth, results, args.iou_type, **settings)
     overall = {name: ap for name, ap in all_metrics.items() if not name.startswith("AP-")}
     if args.output:
         # JSON has no NaN.
         content = {name: None if math.isnan(value) else value for name, value in overall.items()}
         write_json(Path(args.output), content)
     if args.per_class:
-        categories = sorted(ground_truth["categories"], key=itemgetter("id"))
-        names = [category["name"] for category in categories]
-        of_class = metrics.class_precision(all_metrics, names)
+        # The categories are sorted by id.
+        classes = [category["name"] for category in ground_truth["categories"]]
+        of_class = metrics.class_precision(all_metrics, classes)
         rows = [{"class": name, "AP": metrics.precision_cell(ap)} for name, ap in of_class.items()]
         write_table(Path(args.per_class), ["class", "AP"], rows)
-    lines = [f"{args.ground_truth}: {describe(ground_truth)}", f"{len(results):,} results"]
+    lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
+    lines.append(f"{len(results):,} results")
     lines += [f"{name:5} {value:7.3f}" for name, value in overall.items()]
     return "\n".join([*lines, ""])
-
-
-def _check_names(categories: Sequence[Mapping[str, Any]], where: str) -> None:
-    name, count = Counter(category["name"] for category in categories).most_common(1)[0]
-    if count > 1:
-        text = f"{count} categories have the name {name!r}; --per-class needs unique names"
-        raise UserError(f"{where}: {text}")
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -13,10 +13,10 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from ranking_det.data.coco_json.reader import open_annotations
+from ranking_det.data.catalog import REGISTERED, read_registered
+from ranking_det.data.coco_json import reader
 from ranking_det.evaluation import ground_truth
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
@@ -38,9 +38,8 @@ class DetectionEvaluator(DatasetEvaluator):
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
-            ground truth is made from the dataset dicts, and images are numbered from 1 in their
-            order if their ids are not integers. ``thing_dataset_id_to_contiguous_id`` maps category
-            ids to classes; without it, classes are in the order of the ids.
+            ground truth is made from the dataset dicts. ``thing_dataset_id_to_contiguous_id`` maps
+            category ids to classes; without it, classes are in the order of the ids.
         tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
         output_dir: folder for the detections in COCO's result format,
             ``coco_instances_results.json`` or ``lvis_instances_results.json``; None for no file.
@@ -74,23 +73,22 @@ class DetectionEvaluator(DatasetEvaluator):
         self.library, self.rules = library, rules
         self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
-        content, where, numbers = _load(metadata, dataset_name)
-        # A test set without public ground truth has a file without annotations.
-        self.annotated = "annotations" in content
-        content = {"annotations": [], **content}
-        masks = tasks is None or "segm" in tasks
-        self.ground_truth = ground_truth.prepare_ground_truth(content, where, rules, masks=masks)
-        images = self.ground_truth["images"]
-        self.numbers = numbers or {image["id"]: image["id"] for image in images}
-        self.masks = ground_truth.has_masks(self.ground_truth)
+        annotations = _read(metadata, dataset_name, lvis)
+        # The files of test sets whose objects are not public have no annotations.
+        self.annotated = annotations.annotated
+        self.ground_truth = ground_truth.complete_for_evaluation(annotations.content)
+        self.image_ids = {image["id"] for image in annotations.images}
+        self.masks = annotations.masks and ground_truth.has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
-            raise UserError(f"{where}: no annotation has a 'segmentation' to evaluate masks with")
-        self.category_ids, self.classes = _classes(metadata, self.ground_truth, where, lvis)
+            text = "no annotation has a 'segmentation', which masks need"
+            raise UserError(f"{annotations.path}: {text}")
+        self.category_of, self.classes, self.num_classes = _classes(metadata, annotations)
         self.reset()
 
     def reset(self) -> None:
         """Remove all detections that were added."""
         self._results: list[dict[str, Any]] = []
+        self._unreadable: list[Any] = []
         self._num_images = 0
         self._has_masks = False
 
@@ -98,7 +96,8 @@ class DetectionEvaluator(DatasetEvaluator):
         """Add the detections of a batch of images.
 
         Args:
-            inputs: dicts with ``image_id``.
+            inputs: dicts with ``image_id``. An image with ``unreadable`` is not evaluated, so that
+                its objects do not count as missed.
             outputs: dicts with ``instances``: ``pred_boxes`` (n, 4) XYXY in pixels, ``scores``
                 (n,), ``pred_classes`` (n,), and ``pred_masks`` (n, H, W) if the model has masks.
 
@@ -109,19 +108,24 @@ class DetectionEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             identity = record["image_id"]
-            if identity not in self.numbers:
+            if identity not in self.image_ids:
                 raise UserError(f"the data set {self.dataset_name!r} has no image {identity!r}")
+            if "unreadable" in record:
+                self._unreadable.append(identity)
+                continue
             instances = output["instances"].to("cpu")
             masks = instances.has("pred_masks")
             if len(instances) and not masks and "segm" in (self.tasks or ()):
                 raise UserError("tasks has 'segm', but the model detects no masks")
-            for result in instances_to_coco_json(instances, self.numbers[identity]):
+            for result in instances_to_coco_json(instances, identity):
                 label = result["category_id"]
-                if not 0 <= label < len(self.category_ids):
-                    expected = f"classes 0 to {len(self.category_ids) - 1} of the data set"
+                if not 0 <= label < self.num_classes:
+                    expected = f"classes 0 to {self.num_classes - 1} of the data set"
                     raise ValueError(f"image {identity}: expected {expected}, got class {label}")
-                result["category_id"] = self.category_ids[label]
-                self._results.append(result)
+                # A file for validation may have fewer classes than the model.
+                if label in self.category_of:
+                    result["category_id"] = self.category_of[label]
+                    self._results.append(result)
             self._has_masks |= masks
             self._num_images += 1
 
@@ -134,10 +138,11 @@ class DetectionEvaluator(DatasetEvaluator):
             without images, and without annotations.
         """
         comm.synchronize()
-        gathered = comm.gather((self._results, self._num_images, self._has_masks), dst=0)
+        own = (self._results, self._num_images, self._has_masks, self._unreadable)
+        gathered = comm.gather(own, dst=0)
         if not comm.is_main_process():
             return {}
-        parts, counts, masks = zip(*gathered, strict=True)
+        parts, counts, masks, unreadable = zip(*gathered, strict=True)
         results = list(itertools.chain.from_iterable(parts))
         if not sum(counts):
             logger.warning("There was no image to evaluate")
@@ -147,13 +152,29 @@ class DetectionEvaluator(DatasetEvaluator):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, results)
         if not self.annotated:
-            logger.info("The data set has no annotations to evaluate with")
+            logger.info("The data set %r has no annotations, so there is no AP", self.dataset_name)
             return {}
+        truth = self._readable(set(itertools.chain.from_iterable(unreadable)))
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
-        description = ground_truth.describe(self.ground_truth)
+        description = ground_truth.describe(truth)
         logger.info("Evaluating %d detections by %s rules: %s", len(results), kind, description)
         tasks = self._choose_tasks(any(masks))
-        return {task: self._average_precision(results, task) for task in tasks}
+        return {task: self._average_precision(truth, results, task) for task in tasks}
+
+    def _readable(self, unreadable: set[Any]) -> dict[str, Any]:
+        """Return the ground truth without the unreadable images and their objects."""
+        if not unreadable:
+            return self.ground_truth
+        truth = dict(self.ground_truth)
+        for section, key in (("images", "id"), ("annotations", "image_id")):
+            truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
+        left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
+        text = (
+            "%d of %d images cannot be read: AP is that of the others, without the %d objects of "
+        )
+        text += "these images"
+        logger.warning(text, len(unreadable), len(self.image_ids), left_out)
+        return truth
 
     def _choose_tasks(self, detects_masks: bool) -> list[str]:
         if self.tasks is not None:
@@ -162,12 +183,13 @@ class DetectionEvaluator(DatasetEvaluator):
             logger.warning("The data set has no masks: only boxes are evaluated")
         return ["bbox", "segm"] if detects_masks and self.masks else ["bbox"]
 
-    def _average_precision(self, results: list[dict[str, Any]], task: str) -> dict[str, float]:
+    def _average_precision(
+        self, truth: dict[str, Any], results: list[dict[str, Any]], task: str
+    ) -> dict[str, float]:
         if task == "segm":
-            ground_truth.fill_masks(self.ground_truth)
+            ground_truth.fill_masks(truth)
         options = {"rules": self.rules, "library": self.library, "max_dets": self.max_dets}
-        truth, classes = self.ground_truth, self.classes
-        metrics = average_precision(truth, results, task, classes=classes, **options)
+        metrics = average_precision(truth, results, task, classes=self.classes, **options)
         table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
         scope = "all classes" if self.rules == "lvis" else "each class"
         message = "%s, at most %d detections of %s per image:\n%s"
@@ -175,48 +197,42 @@ class DetectionEvaluator(DatasetEvaluator):
         return metrics
 
 
-def _load(metadata: Any, dataset_name: str) -> tuple[dict[str, Any], str, dict[Any, int]]:
-    """Return the ground truth, its name in messages, and the numbers of its images by id."""
+def _read(metadata: Any, dataset_name: str, lvis: bool) -> reader.Annotations:
+    """Return the checked ground truth of a data set."""
     if metadata.get("json_file") is not None:
-        path = PathManager.get_local_path(metadata.json_file)
-        return open_annotations(path).content, path, {}
+        return read_registered(dataset_name, with_images=False)
     where = f"data set {dataset_name!r}"
     if metadata.get("thing_classes") is None:
         raise UserError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
-    content: dict[str, Any] = convert_to_coco_dict(dataset_name)
-    return content, where, _number_images(content)
-
-
-def _number_images(content: dict[str, Any]) -> dict[Any, int]:
-    """Number the images if any id is not an integer; return the numbers by id, or {} if all are."""
-    ids = dict.fromkeys(image["id"] for image in content["images"])
-    if all(type(identity) is int for identity in ids):
-        return {}
-    numbers = {identity: number for number, identity in enumerate(ids, start=1)}
-    for image in content["images"]:
-        image["id"] = numbers[image["id"]]
-    for annotation in content.get("annotations", ()):
-        annotation["image_id"] = numbers[annotation["image_id"]]
-    return numbers
+    content = convert_to_coco_dict(dataset_name)
+    return reader.check_content(content, where, options=REGISTERED, lvis=lvis)
 
 
 def _classes(
-    metadata: Any, content: Mapping[str, Any], where: str, federated: bool
-) -> tuple[list[int], dict[int, str]]:
-    """Return the category ids in the order of the classes, and the names by id."""
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
-    ids = sorted(mapping, key=mapping.get) if mapping else sorted(names)
-    unknown = sorted(set(ids) - set(names))
+    metadata: Any, annotations: reader.Annotations
+) -> tuple[dict[int, Any], dict[Any, str], int]:
+    """Return the category ids by class, the names by category id, and the number of classes."""
+    names = {category["id"]: category["name"] for category in annotations.categories}
+    class_of = metadata.get("thing_dataset_id_to_contiguous_id")
+    if not class_of:
+        class_of = {identity: index for index, identity in enumerate(names)}
+    # Other code may have registered root categories as classes, which have no objects.
+    class_of = {i: label for i, label in class_of.items() if i not in annotations.root_ids}
+    where, unknown = annotations.path, [identity for identity in class_of if identity not in names]
     if unknown:
         raise UserError(f"{where}: has no category {unknown[0]}, which the data set has")
     # A file of v0.5 has all ids of LVIS v1, for other classes.
-    if federated and len(ids) < len(names):
+    if annotations.lvis and len(class_of) < len(names):
         versions = {count: f" ({name})" for count, name in ground_truth.LVIS_VERSIONS.items()}
-        in_file, in_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(ids)))
+        in_file, in_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(class_of)))
         raise UserError(f"{where}: has {in_file} categories, but the data set has {in_set}")
-    classes = metadata.get("thing_classes") or [names[identity] for identity in ids]
-    if len(classes) != len(ids):
-        counts = f"{len(ids)} categories, but the data set has {len(classes)} classes"
+    classes = metadata.get("thing_classes") or list(names.values())
+    if max(class_of.values()) >= len(classes):
+        counts = f"{len(class_of)} categories, but the data set has {len(classes)} classes"
         raise UserError(f"{where}: has {counts}")
-    return ids, dict(zip(ids, classes, strict=True))
+    by_class = {index: identity for identity, index in class_of.items()}
+    return (
+        by_class,
+        {identity: classes[index] for index, identity in by_class.items()},
+        len(classes),
+    )

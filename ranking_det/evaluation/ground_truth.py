@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ranking_det.data.coco_json import reader
@@ -17,59 +18,49 @@ LVIS_VERSIONS = {1230: "LVIS v0.5", 1203: "LVIS v1"}
 """The versions by their number of categories, the only difference that an evaluation sees."""
 
 
-def read_ground_truth(path: str, rules: Rules, iou_type: str) -> dict[str, Any]:
-    """Read, validate and complete an annotation file for evaluation.
+def read_ground_truth(
+    path: str, rules: Rules, iou_type: str, options: reader.ReadOptions | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Read, check and complete an annotation file for evaluation.
 
     Args:
         path: the COCO or LVIS JSON.
         rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
-        iou_type: "bbox" or "segm"; "segm" checks masks and fills in empty ones.
+        iou_type: "bbox" or "segm"; "segm" needs image sizes, and fills in empty masks.
+        options: the options of the reader, except ``masks``.
 
     Returns:
-        See :func:`complete_for_evaluation`.
+        The content, see :func:`complete_for_evaluation`, and a line for each kind of entries that
+        were converted, left out, cut, mended or noted.
 
     Raises:
-        UserError: the file is missing, is not valid JSON, is faulty, or has no masks for "segm".
-            The message names the first fault.
+        UserError: the file is missing, is not valid JSON, has faults that are refused, has no
+            annotations, or has no masks for "segm".
     """
     masks = iou_type == "segm"
-    content = prepare_ground_truth(reader.open_annotations(path).content, path, rules, masks=masks)
+    options = replace(options or reader.ReadOptions(), masks=masks)
+    annotations = reader.read_annotations(
+        path, options=options, lvis=rules == "lvis", needs_sizes=masks
+    )
     reader.release_annotations(path)
+    if not annotations.annotated:
+        raise UserError(f"{path}: has no 'annotations', so there is no AP")
+    content = complete_for_evaluation(annotations.content)
     if masks:
         if content["annotations"] and not has_masks(content):
             raise UserError(f"{path}: no annotation has a 'segmentation', which masks need")
         fill_masks(content)
-    return content
-
-
-def prepare_ground_truth(
-    content: dict[str, Any], where: str, rules: Rules, *, masks: bool = True
-) -> dict[str, Any]:
-    """Validate and complete the content of an annotation file.
-
-    Args:
-        content: the content of a COCO or LVIS JSON: ``images``, ``annotations``, ``categories``.
-        where: the name of the content in messages, such as its path.
-        rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
-        masks: whether to check the masks of the annotations that have one.
-
-    Returns:
-        See :func:`complete_for_evaluation`.
-
-    Raises:
-        UserError: a section or field is missing or inconsistent. The message names the first fault.
-    """
-    reader.check_ground_truth(content, where, lvis=rules == "lvis", masks=masks)
-    return complete_for_evaluation(content)
+    return content, reader.summarize(annotations, options).notes
 
 
 def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
     """Add fields that COCO's evaluation needs and that LVIS or custom files may lack.
 
-    These are ``info``, and ``iscrowd`` and ``area`` (the area of the box) of the annotations.
-    Annotations get new ids from 1 if any id is below 1 or too large to be exact as a float. COCO's
-    evaluation takes the id 0 for "no match", and faster-coco-eval also mishandles negative and
-    larger ids: the detections of such objects would count as false positives.
+    These are ``info``, and ``iscrowd`` and ``area`` (that of the box) of the annotations.
+    Annotations get new ids from 1 if any id is missing, not an integer, repeated, below 1, or too
+    large to be exact as a float. COCO's evaluation takes the id 0 for "no match", and
+    faster-coco-eval also mishandles negative and larger ids: the detections of such objects would
+    count as false positives.
 
     Args:
         content: the content of an annotation file, such as ``dataset`` of a
@@ -81,12 +72,14 @@ def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
     annotations = [
         {
             **annotation,
-            "iscrowd": int(annotation.get("iscrowd", 0)),
+            "iscrowd": annotation.get("iscrowd", 0),
             "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
         }
         for annotation in content.get("annotations", ())
     ]
-    if any(not 1 <= annotation["id"] < MAX_ID for annotation in annotations):
+    ids = [annotation.get("id") for annotation in annotations]
+    exact = all(type(identity) is int and 1 <= identity < MAX_ID for identity in ids)
+    if not exact or len(set(ids)) < len(ids):
         for identity, annotation in enumerate(annotations, start=1):
             annotation["id"] = identity
     return {"info": {}, **content, "annotations": annotations}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ranking_det.data.coco_json.rules import LVIS_LISTS, MAX_ID
 from ranking_det.evaluation.libraries import Library, check_library, interpolated_precision
 from ranking_det.user_errors import UserError
 
@@ -52,7 +53,7 @@ def average_precision(
 
     Args:
         ground_truth: the content of an annotation file, as
-            :func:`ranking_det.evaluation.ground_truth.prepare_ground_truth` returns it.
+            :func:`ranking_det.evaluation.ground_truth.complete_for_evaluation` returns it.
         results: the content of a result file: ``image_id``, ``category_id``, ``score``, and
             ``bbox`` (x, y, width, height in pixels) or ``segmentation`` (compressed RLE). They are
             not changed.
@@ -74,9 +75,10 @@ def average_precision(
     lvis = rules == "lvis"
     check_library(library, lvis=lvis)
     limit = choose_max_dets(max_dets, rules, "max_dets")
-    categories = ground_truth["categories"]
     if classes is None:
-        classes = {category["id"]: category["name"] for category in categories}
+        classes = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    ground_truth, results, classes = with_exact_ids(ground_truth, results, classes)
+    categories = ground_truth["categories"]
     ids = sorted(classes)
     # Copies, because the libraries change them. The box next to a mask is removed: the libraries
     # would take the area from it.
@@ -88,6 +90,58 @@ def average_precision(
     frequency = {category["id"]: category["frequency"] for category in categories if lvis}
     frequencies = [frequency[identity] for identity in ids] if lvis else None
     return _summarize(precision, [classes[identity] for identity in ids], frequencies)
+
+
+def with_exact_ids(
+    ground_truth: dict[str, Any], results: Iterable[Mapping[str, Any]], classes: Mapping[Any, str]
+) -> tuple[dict[str, Any], Iterable[Mapping[str, Any]], dict[Any, str]]:
+    """Number images and categories if an id is text, or too large for the floats of the libraries.
+
+    Args:
+        ground_truth: the content of an annotation file.
+        results: the content of a result file.
+        classes: the names of the classes by category id.
+
+    Returns:
+        The three arguments, unchanged or with numbers from 1 instead of ids, in the order of the
+        file.
+    """
+    images, categories = ground_truth["images"], ground_truth["categories"]
+    number_of = _exact_numbers(images)
+    if number_of is not None:
+        images = [{**image, "id": number_of[image["id"]]} for image in images]
+        ground_truth = _renumber(ground_truth, "image_id", number_of) | {"images": images}
+        results = [{**result, "image_id": number_of[result["image_id"]]} for result in results]
+    number_of = _exact_numbers(categories)
+    if number_of is not None:
+        categories = [{**category, "id": number_of[category["id"]]} for category in categories]
+        images = [
+            {
+                **image,
+                **{key: [number_of.get(i, i) for i in image.get(key) or ()] for key in LVIS_LISTS},
+            }
+            for image in ground_truth["images"]
+        ]
+        ground_truth = _renumber(ground_truth, "category_id", number_of)
+        ground_truth |= {"categories": categories, "images": images}
+        results = [
+            {**result, "category_id": number_of[result["category_id"]]} for result in results
+        ]
+        classes = {number_of[identity]: name for identity, name in classes.items()}
+    return ground_truth, results, dict(classes)
+
+
+def _exact_numbers(entries: Sequence[Mapping[str, Any]]) -> dict[Any, int] | None:
+    """Return a number from 1 by id; None if all ids are exact."""
+    ids = [entry["id"] for entry in entries]
+    if all(type(identity) is int and abs(identity) < MAX_ID for identity in ids):
+        return None
+    return {identity: number for number, identity in enumerate(ids, start=1)}
+
+
+def _renumber(content: dict[str, Any], key: str, number_of: Mapping[Any, int]) -> dict[str, Any]:
+    annotations = [{**a, key: number_of[a[key]]} for a in content["annotations"]]
+    return {**content, "annotations": annotations}
 
 
 def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:

@@ -1,4 +1,9 @@
-"""A small COCO or LVIS JSON."""
+"""A small COCO or LVIS JSON, and its summary as the command line reads it for training."""
+
+import numpy as np
+from PIL import Image
+
+from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, summarize
 
 IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
 
@@ -30,3 +35,17 @@ def valid(lvis=False):
             image.update(neg_category_ids=[9], not_exhaustive_category_ids=[])
             image["coco_url"] = f"http://x.org/val2017/{image.pop('file_name')}"
     return content
+
+
+def cut_short(path, size):
+    """Write an image of (width, height) without its last third; its header is intact."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+
+
+def read_summary(path, image_root=None, **options):
+    """Read a file for training with its masks; return the summary."""
+    options = ReadOptions(**({"masks": True} | options))
+    return summarize(read_annotations(path, image_root, options, needs_objects=True), options)

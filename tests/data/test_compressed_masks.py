@@ -7,7 +7,8 @@ import pytest
 from pycocotools import mask as mask_util
 
 from ranking_det.data.coco_json.compressed_masks import is_whole
-from ranking_det.data.coco_json.rules import Context, segmentation
+from ranking_det.data.coco_json.faults import Faults
+from ranking_det.data.coco_json.mask_rules import keep_usable_masks, rle_faults
 
 SIZE = (37, 50)
 AREA = SIZE[0] * SIZE[1]
@@ -115,7 +116,7 @@ def read(text):
 
 
 def test_only_compressed_masks_of_images_with_a_size_are_decoded():
-    size, context = [SIZE[0], SIZE[1]], Context(lvis=False, sizes={1: (SIZE[1], SIZE[0]), 2: None})
+    size, faults = [SIZE[0], SIZE[1]], Faults("own.json")
     broken = {"size": size, "counts": "no RLE"}
     entries = [
         {"image_id": 1},
@@ -123,13 +124,16 @@ def test_only_compressed_masks_of_images_with_a_size_are_decoded():
         {"image_id": 1, "segmentation": {"size": size, "counts": WHOLE}},
         {"image_id": 1, "segmentation": broken},
         {"image_id": 1, "segmentation": broken | {"size": None}},
-        {"image_id": 2, "segmentation": broken},
-        {"image_id": 3, "segmentation": broken},
         {"image_id": 1, "segmentation": broken | {"counts": write(WHOLE).encode()}},
     ]
-    faults = {i: fault for i, entry in enumerate(entries) for fault in segmentation(entry, context)}
-    assert list(faults) == [3, 4] and "'size': expected the image's" in faults[4].text
-    assert f"expected runs that sum to {AREA} pixels" in faults[3].text
+    usable = keep_usable_masks(entries, {1: (SIZE[1], SIZE[0])}, faults)
+    assert [entry.get("segmentation") for entry in usable[3:5]] == [[], []]
+    assert usable[:3] == entries[:3] and usable[5] == entries[5]
+    texts = {row.place: row.text for row in faults.rows}
+    assert list(texts) == ["annotations[3]", "annotations[4]"]
+    assert f"expected runs that sum to {AREA} pixels" in texts["annotations[3]"]
+    assert "'size': expected the image's" in texts["annotations[4]"]
+    assert not list(rle_faults(broken, None))
 
 
 def test_millions_of_masks_take_minutes_instead_of_hours():

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from ranking_det.data.catalog import load_set, register_annotations, register_set
-from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.engine import main
 from ranking_det.user_errors import UserError
+from tests.data.cases import read_summary
 
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
 NAME = "set_of_the_test_of_names"
@@ -59,11 +59,11 @@ OUTSIDE = [
 def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(write, name):
     path, images = write(**name)
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
-        read_annotations(path, images)
+        read_summary(path, images)
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
     # The same rule holds for registered sets.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
-    register_set(NAME, {1: "x"}, load_set, **metadata)
+    register_set(NAME, ["x"], {1: 0}, load_set, **metadata)
     with pytest.raises(UserError, match="1 of 2 images lie outside"):
         load_set(NAME)
 
@@ -82,7 +82,7 @@ def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(wri
 )
 def test_names_inside_are_found_and_links_are_followed(write, tmp_path, name):
     (tmp_path / "images" / "link").symlink_to(tmp_path)
-    assert read_annotations(*write(**name)).num_images == 2
+    assert read_summary(*write(**name)).num_images == 2
 
 
 def test_a_parent_folder_after_a_link_is_resolved_in_the_name(write, tmp_path):
@@ -91,17 +91,17 @@ def test_a_parent_folder_after_a_link_is_resolved_in_the_name(write, tmp_path):
     (tmp_path / "images" / "link").symlink_to(tmp_path / "other" / "deep")
     path, images = write(file_name="link/../secret.png")
     with pytest.raises(UserError, match="no image file at"):
-        read_annotations(path, images)
+        read_summary(path, images)
 
 
 @pytest.mark.parametrize("absolute", [True, False])
 def test_allow_outside_permits_such_names(write, tmp_path, absolute):
     outside = str(tmp_path / "a.png") if absolute else "../a.png"
     path, images = write(file_name=outside)
-    summary = read_annotations(path, images, allow_outside=True)
-    register_annotations(NAME, path, images, summary, allow_outside=True)
+    summary = read_summary(path, images, allow_outside=True)
+    register_annotations(NAME, images, summary)
     assert os.path.samefile(load_set(NAME)[1]["file_name"], tmp_path / "a.png")
-    register_annotations(NAME, path, images, summary)
+    register_annotations(NAME, images, read_summary(path))
     with pytest.raises(UserError, match="--allow-outside"):
         load_set(NAME)
 
@@ -109,7 +109,7 @@ def test_allow_outside_permits_such_names(write, tmp_path, absolute):
 def test_with_allow_outside_an_impossible_file_name_is_a_missing_image(write):
     path, images = write(file_name="a\0/a.png")
     with pytest.raises(UserError, match="no image file at"):
-        read_annotations(path, images, allow_outside=True)
+        read_summary(path, images, allow_outside=True)
 
 
 def test_the_command_line_has_allow_outside(write, capsys):

@@ -13,9 +13,8 @@ from detectron2.structures import Boxes, Instances
 
 from ranking_det.data.catalog import register_annotations
 from ranking_det.data.coco_json.image_files import candidates
-from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.evaluation.ground_truth import complete_for_evaluation
-from tests.data.cases import IDS, NAMES, valid
+from tests.data.cases import IDS, NAMES, read_summary, valid
 
 NAME = "own_data_of_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -33,7 +32,7 @@ def register(tmp_path):
             place = path.parent / "images" / candidates(image)[0]
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
-        register_annotations(NAME, path, path.parent / "images", read_annotations(path))
+        register_annotations(NAME, path.parent / "images", read_summary(path, max_headers=0))
         return path
 
     yield do

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,17 +19,13 @@ from detectron2.data import (
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from ranking_det.data.catalog import register_annotations, release_sets
+from ranking_det.data.catalog import read_registered, register_annotations, release_sets
 from ranking_det.data.coco_json import reader
-from ranking_det.data.coco_json.reader import (
-    open_annotations,
-    read_annotations,
-    release_annotations,
-)
+from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, release_annotations
 from ranking_det.engine.evaluate import write_per_class
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.user_errors import UserError
-from tests.data.cases import valid
+from tests.data.cases import read_summary, valid
 
 NAME = "parsed_once_in_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -85,8 +82,8 @@ def evaluate():
 @FORMATS
 def test_a_run_parses_each_file_once_and_does_not_change_the_content(write, parsed, tmp_path, lvis):
     path, images = write(valid(lvis))
-    register_annotations(NAME, path, images, read_annotations(path, images))
-    before = copy.deepcopy(open_annotations(path).content)
+    register_annotations(NAME, images, read_summary(path, images))
+    before = copy.deepcopy(read_registered(NAME).content)
     for _ in range(2):  # evaluations
         mapper = DatasetMapper(is_train=False, augmentations=[], image_format="RGB")
         records = get_detection_dataset_dicts(NAME, filter_empty=False)
@@ -95,12 +92,12 @@ def test_a_run_parses_each_file_once_and_does_not_change_the_content(write, pars
         assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == 0
         write_per_class(results, str(tmp_path), [NAME])
     assert parsed == {path: 1}
-    assert open_annotations(path).content == before
+    assert read_registered(NAME).content == before
 
 
 def test_changing_records_does_not_affect_other_readers(write):
     path, images = write(valid())
-    register_annotations(NAME, path, images, read_annotations(path, images))
+    register_annotations(NAME, images, read_summary(path, images))
     records = DatasetCatalog.get(NAME)
     before = copy.deepcopy(records)
     for record in records:
@@ -113,7 +110,7 @@ def test_changing_records_does_not_affect_other_readers(write):
 
 def test_a_changed_file_is_parsed_and_validated_again(write, parsed):
     path, images = write(valid())
-    register_annotations(NAME, path, images, read_annotations(path, images))
+    register_annotations(NAME, images, read_summary(path, images))
     content = valid()
     content["annotations"][0]["image_id"] = 99  # the file keeps its length
     write(content, age=60.0)
@@ -134,7 +131,7 @@ def test_a_file_that_was_just_written_is_parsed_again(write, parsed):
 
 def test_a_released_file_is_parsed_again(write, parsed):
     path, images = write(valid())
-    register_annotations(NAME, path, images, read_annotations(path, images))
+    register_annotations(NAME, images, read_summary(path, images))
     for count in (1, 2):
         assert len(DatasetCatalog.get(NAME)) == 3
         assert parsed == {path: count}
@@ -146,6 +143,8 @@ def test_allow_outside_in_one_check_does_not_carry_over_to_another(write, tmp_pa
     content["images"][0]["file_name"] = "../images/../11.png"
     path, images = write(content)
     os.rename(f"{images}/11.png", tmp_path / "11.png")
-    register_annotations(NAME, path, images, read_annotations(path, images, allow_outside=True))
+    register_annotations(NAME, images, read_summary(path, images, allow_outside=True))
+    assert len(DatasetCatalog.get(NAME)) == 3
+    register_annotations(NAME, images, replace(read_summary(path), options=ReadOptions()))
     with pytest.raises(UserError, match="1 of 3 images lie outside"):
         DatasetCatalog.get(NAME)

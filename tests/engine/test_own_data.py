@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
@@ -33,7 +34,44 @@ def flags(root, *splits):
 
 
 @pytest.fixture(scope="module")
-def out(own_data, tmp_path_factory):
+def harmless(own_data, tmp_path_factory):
+    """Files with harmless faults: text ids, a root category, crowds, flat and clipped boxes.
+
+    The validation file lacks a class and has other category ids; the test file has no annotations.
+    """
+    folder = tmp_path_factory.mktemp("harmless")
+    for split in ("train", "val"):
+        content = json.loads((own_data / f"{split}.json").read_text())
+        for image in content["images"]:
+            image["id"] = f"uuid-{image['id']}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"uuid-{annotation['image_id']}"
+            annotation["id"] = str(annotation["id"])
+        content["categories"].append({"id": 77, "name": "colors", "supercategory": "none"})
+        for category in content["categories"][:3]:
+            category["supercategory"] = "colors"
+        if split == "train":
+            content["annotations"][0]["bbox"] = [3, 3, 0, 9]
+            content["annotations"][1]["bbox"] = [50, 3, 17, 9]
+            for annotation in content["annotations"][2:4]:
+                annotation["iscrowd"] = 1
+        else:
+            del content["categories"][1]
+            kept = [a for a in content["annotations"] if a["category_id"] != 9]
+            content["annotations"] = kept
+            ids = {5: 1, 40: 0, 77: 2}
+            for category in content["categories"]:
+                category["id"] = ids[category["id"]]
+            for annotation in kept:
+                annotation["category_id"] = ids[annotation["category_id"]]
+            test = {key: content[key] for key in ("images", "categories")}
+            (folder / "test.json").write_text(json.dumps(test))
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(own_data, harmless, tmp_path_factory):
     """The output folders of all commands, run in one process: starting a process takes seconds."""
     out = tmp_path_factory.mktemp("out")
     best = f"{out}/run/model_best.pth"
@@ -63,6 +101,21 @@ def out(own_data, tmp_path_factory):
         ["--config-file", LAZY, *lvis, *SMALL, "train.epochs=1", f"train.output_dir={out}/lvis"],
         ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
         + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
+    ]
+
+    def tiny(name, *args):
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/{name}"]
+
+    data = [part.replace(f"{own_data}/val.json", f"{harmless}/val.json") for part in both]
+    data[1] = f"{harmless}/train.json"
+    unannotated = [part.replace("/val.json", "/test.json") for part in data]
+    commands += [
+        tiny("harmless", *data, "train.max_iter=1"),
+        tiny("harmless", "--eval-only", *data[4:]),
+        tiny("harmless", "--preview", "1", "--output", f"{out}/harmless_preview", *data[:4]),
+        tiny("crowds", *data, "--crowds-are-objects", "train.max_iter=1", "train.eval_period=0"),
+        tiny("no_ap", *unannotated, "train.max_iter=1"),
+        tiny("no_ap", "--eval-only", *unannotated[4:]),
     ]
     # 9 images in batches of 2 are 5 iterations per epoch: first 1 epoch, then 2.
     commands[0].append("train.epochs=1")
@@ -117,18 +170,87 @@ def test_overrides_can_follow_the_images_of_predict(out):
     assert len(predictions.getImgIds()) == 1
 
 
-def test_evaluating_weights_on_classes_in_another_order_is_an_error(
+def test_evaluating_weights_on_a_class_that_they_do_not_have_is_an_error(
     own_data, out, tmp_path, capsys
 ):
     content = json.loads((own_data / "val.json").read_text())
-    content["categories"][0]["id"], content["categories"][1]["id"] = 9, 5
+    content["categories"][1]["name"] = "Green"
     (tmp_path / "val.json").write_text(json.dumps(content))
     args = ["--val-json", str(tmp_path / "val.json"), "--val-images", f"{own_data}/val"]
     config = ["--config-file", str(ROOT / LAZY), "--eval-only", *args]
     assert main([*config, *SMALL, f"train.output_dir={out}/run"]) == 2
     output = capsys.readouterr().err
-    assert "expected weights trained on the 3 classes of the data set 'own_val'" in output
-    assert "(class 0 is 'red' there and 'green' in the data set)" in output
+    assert "val.json: category 9: expected a class of " in output
+    assert "model_final.pth, got 'Green' (did you mean 'green'?)" in output
+
+
+def rows_of(folder):
+    with (folder / "data_faults.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_harmless_faults_are_logged_and_written_to_a_table(out, harmless):
+    log = (out / "harmless" / "log.txt").read_text()
+    assert "train: harmless/train.json, COCO" in log.replace(f"{harmless}", "harmless")
+    assert "9 images (3 without objects), 15 objects and 2 crowds, 3 classes: red, green" in log
+    for note in (
+        "train: left out: box without size: 1",
+        "train: mended: box clipped to its image: 1",
+        "train: noted: root category: 1",
+        "train: converted: annotations: 'id' written as str: 18",
+    ):
+        assert note in log
+    assert "train: 2 of 17 annotations are crowds ('iscrowd': 1), which are not learned" in log
+    assert "data_faults.csv" in log
+    rows = rows_of(out / "harmless")
+    assert [row["kind"] for row in rows if row["file"].endswith("train.json")] == [
+        "root category",
+        "box without size",
+        "box clipped to its image",
+    ]
+    (row,) = [row for row in rows if row["action"] == "left out"]
+    assert row["place"] == "annotations[0]" and row["id"] == "1" and row["image"] == "uuid-100"
+    # The evaluation has replaced only the rows of its file.
+    assert [row["kind"] for row in rows if row["file"].endswith("val.json")] == ["root category"]
+    assert rows_of(out / "harmless_preview")[1] == row
+
+
+def test_validation_may_have_fewer_classes_under_other_ids(out):
+    results = json.loads((out / "harmless" / "results.json").read_text())["bbox"]
+    assert "AP-red" in results and "AP-blue" in results
+    written = json.loads((out / "harmless" / "coco_instances_results.json").read_text())
+    assert {result["category_id"] for result in written} <= {0, 1}
+    assert {result["image_id"] for result in written} <= {f"uuid-{100 + i}" for i in range(4)}
+    with (out / "harmless" / "per_class_ap.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["objects"]) for row in rows] == [
+        ("red", "3"),
+        ("green", "0"),
+        ("blue", "3"),
+    ]
+
+
+def test_crowds_can_be_learned_as_objects(out):
+    # The log goes on with the next command of the process.
+    log = (out / "crowds" / "log.txt").read_text().split("Command line:")[1]
+    assert "9 images (3 without objects), 17 objects, 3 classes" in log
+    assert "train: noted: crowd, taken as an object: 2" in log
+    assert "which are not learned" not in log
+
+
+def test_without_annotations_to_validate_on_a_training_goes_on_without_ap(out):
+    log = (out / "no_ap" / "log.txt").read_text().split("Command line:")[1]
+    assert (out / "no_ap" / "model_final.pth").is_file()
+    (line,) = [line for line in log.splitlines() if "has no annotations, so there is no AP" in line
+               and "WARNING" in line]  # fmt: skip
+    assert "val: " in line and "test.json" in line
+    assert not (out / "no_ap" / "results.json").exists()
+    assert not (out / "no_ap" / "model_best.pth").exists()
+    assert (out / "no_ap" / "curves.png").is_file()
+
+
+def test_evaluating_a_file_without_annotations_writes_the_detections(out):
+    assert json.loads((out / "no_ap" / "coco_instances_results.json").read_text())
 
 
 def test_a_preview_is_drawn(out):
@@ -194,10 +316,33 @@ def broken(root, tmp_path, **changes):
     return ["--train-json", str(path), "--train-images", f"{root}/train", *flags(root, "val")]
 
 
+def normalized(root, tmp_path):
+    content = json.loads((root / "train.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / 64 for value in annotation["bbox"]]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    train = ["--train-json", f"{tmp_path}/train.json", "--train-images", f"{root}/train"]
+    return [*train, *flags(root, "val")]
+
+
 WRONG = {
-    "a box outside": (
-        lambda root, tmp: broken(root, tmp, annotations=(3, {"bbox": [60, 4, 20, 20]})),
-        r"train.json: annotation 4 \(annotations\[3\]\): .*outside",
+    "a box outside with --strict": (
+        lambda root, tmp: [
+            *broken(root, tmp, annotations=(3, {"bbox": [60, 4, 20, 20]})),
+            "--strict",
+        ],
+        r"train.json: annotation 4 \(annotations\[3\]\): .*sticks out.*--strict refuses this",
+    ),
+    "a box outside and a limit of 0": (
+        lambda root, tmp: [
+            *broken(root, tmp, annotations=(3, {"bbox": [65, 4, 20, 20]})),
+            *("--max-faults", "0"),
+        ],
+        r"train.json: annotation 4 \(annotations\[3\]\): .*outside.*--max-faults 1 accepts this",
+    ),
+    "normalized boxes": (
+        normalized,
+        "train.json: 18 of 18 boxes lie within 0 to 1 and look normalized",
     ),
     "an unknown category": (
         lambda root, tmp: broken(root, tmp, annotations=(3, {"category_id": 6})),
@@ -208,8 +353,8 @@ WRONG = {
         r"train.json: image 100 .*none.png",
     ),
     "other classes in validation": (
-        lambda root, tmp: broken(root, tmp, categories=(2, {"name": "cyan"})),
-        "category 40 is 'cyan' in .* and 'blue' in",
+        lambda root, tmp: broken(root, tmp, categories=(1, {"name": "greens"})),
+        r"val.json: category 9: expected a class of .*train.json, got 'green' .*mean 'greens'",
     ),
     "a folder that does not exist": (
         lambda root, tmp: [*flags(root, "train")[:3], f"{root}/nowhere", *flags(root, "val")],
@@ -231,6 +376,14 @@ WRONG = {
         lambda root, tmp: ["--keep-empty-images"],
         "--keep-empty-images needs --train-json",
     ),
+    "a limit without a file": (
+        lambda root, tmp: ["--max-faults", "3"],
+        "--max-faults needs --train-json or --val-json",
+    ),
+    "a negative limit": (
+        lambda root, tmp: [*flags(root), "--max-faults", "-1"],
+        "--max-faults: expected at least 0, got -1",
+    ),
     "flags that exclude each other": (
         lambda root, tmp: ["--eval-only", "--preview", "3"],
         "--eval-only, --resume, --overwrite, --preview, --predict: expected at most one of these "
@@ -243,6 +396,14 @@ WRONG = {
     "a preview by two processes": (
         lambda root, tmp: ["--num-gpus", "2", "--preview", "3"],
         "--preview: expected one process, got 2",
+    ),
+    "a limit of no pixels": (
+        lambda root, tmp: ["--max-pixels", "0"],
+        "--max-pixels: expected at least 1, got 0",
+    ),
+    "a check of images without a file": (
+        lambda root, tmp: ["--check-images"],
+        "--check-images needs --train-json or --val-json",
     ),
     "a preview of no images": (
         lambda root, tmp: ["--preview", "0"],
@@ -273,12 +434,46 @@ def run(args):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_truncated_image_stops_the_training_and_is_named(workers, own_data, tmp_path):
+def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own_data, tmp_path):
+    shutil.copytree(own_data, tmp_path / "data")
+    for split in ("train", "val"):
+        path = min((tmp_path / "data" / split).glob("*.png"))
+        path.write_bytes(path.read_bytes()[:-30])  # the header is intact
+    options = [*SMALL, f"dataloader.train.num_workers={workers}", "train.max_iter=8"]
+    args = [*flags(tmp_path / "data"), "--check-images", *options]
+    completed = run([*args, f"train.output_dir={tmp_path}/out"])
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for split in ("train", "val"):
+        assert re.search(rf"{split}: decoded (\d+) of \1 images in .* s; 1 of them cannot", log)
+        assert f"{split}: skipped: unreadable image: 1" in log
+    assert len(re.findall(r"Skipping the image '.*png': it cannot be read", log)) == 1
+    assert "1 unreadable images were skipped in training, " in log
+    assert re.search(r"1 of \d+ images cannot be read: AP is that of the others", log)
+    with (tmp_path / "out" / "data_faults.csv").open() as file:
+        actions = [row["action"] for row in csv.DictReader(file) if "unreadable" in row["kind"]]
+    assert actions == ["skipped"] * 2
+
+
+def test_data_without_a_readable_image_are_refused(own_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     shutil.copytree(own_data, tmp_path / "data")
     for path in (tmp_path / "data" / "train").glob("*.png"):
-        path.write_bytes(path.read_bytes()[:-30])  # the header is intact
-    options = [*SMALL, f"dataloader.train.num_workers={workers}"]
-    completed = run([*flags(tmp_path / "data"), *options, f"train.output_dir={tmp_path}/out"])
-    assert completed.returncode == 2
-    last = completed.stderr.strip().splitlines()[-1]
-    assert last.startswith("train_net.py: error: the image '") and "data/train/" in last
+        path.write_bytes(path.read_bytes()[:-30])
+    args = ["--config-file", LAZY, *flags(tmp_path / "data"), *SMALL]
+    assert main([*args, f"train.output_dir={tmp_path}/out"]) == 2
+    assert "; no image of those that were opened can be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_too_many_pixels_are_refused_with_the_flag(
+    own_data, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored at the end
+    shutil.copytree(own_data, tmp_path / "data")  # the results for known files are kept
+    args = ["--config-file", LAZY, *flags(tmp_path / "data"), "--max-pixels", "1000", *SMALL]
+    assert main([*args, f"train.output_dir={tmp_path}/out"]) == 2
+    message = "it has more than 1000 pixels; --max-pixels N permits up to N"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

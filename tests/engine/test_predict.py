@@ -1,4 +1,7 @@
 import json
+import logging
+import os
+import re
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -7,7 +10,7 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
-from PIL import Image
+from PIL import Image, features
 from pycocotools.coco import COCO
 from torch import nn
 
@@ -106,14 +109,36 @@ def test_images_of_every_kind_are_read(tmp_path, kind):
         assert (drawn.width > drawn.height) == (width > height)
 
 
-def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path):
+def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path, caplog):
     for name in ("b.JPG", "a.png", ".hidden.png"):
         picture().save(tmp_path / name, format="PNG")
     (tmp_path / "notes.txt").write_text("no image")
     expected = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
-    assert find_images([str(tmp_path)]) == expected
+    with caplog.at_level(logging.INFO):
+        assert find_images([str(tmp_path)]) == expected
+    assert re.search(r"Skipped 2 files that are not images: .*hidden\.png, .*notes", caplog.text)
     assert find_images([str(tmp_path / "*"), expected[0]]) == expected
     assert find_images([expected[1], str(tmp_path)]) == expected[::-1]
+
+
+def test_images_in_folders_are_found_by_their_content_and_not_by_their_extension(tmp_path):
+    for name, format in [("a.jfif", "JPEG"), ("b", "PNG"), ("c.data", "TIFF"), ("d.tga", "TGA")]:
+        picture().save(tmp_path / name, format=format)
+    if features.check("avif"):
+        picture().save(tmp_path / "e.avif")
+    (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    expected = sorted({str(path) for path in tmp_path.iterdir()} - {str(tmp_path / "drawing.eps")})
+    assert find_images([str(tmp_path)]) == expected
+    content = json.loads(run([str(tmp_path)], tmp_path / "out").read_text())
+    assert [image["file_name"] for image in content["images"]] == expected
+
+
+def test_names_that_are_too_long_are_shortened_and_stay_unique(tmp_path):
+    for stem in ("a" * 251, "é" * 125, "\udcff" * 250):
+        names = unique_names([f"x/{stem}.png", f"x/{stem}.jpg", f"x/{stem[:-1]}.jpg"] * 6)
+        assert len(set(names)) == 18 and all(len(os.fsencode(name)) <= 255 for name in names)
+        for name in names:
+            (tmp_path / name).touch()
 
 
 def test_images_with_the_same_stem_get_different_names():
@@ -138,21 +163,43 @@ def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path)
     assert len(content["annotations"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<!doctype html><html></html>", "a web page, not an image"),
+        (b"no image", "not an image, or an unknown format"),
+    ],
+)
+def test_files_that_are_not_images_are_named_and_the_others_predicted(tmp_path, content, reason):
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(content)
+    message = rf"cannot read .*b\.jpg \({reason}\); wrote the results of the other 1 images"
+    with pytest.raises(UserError, match=message):
+        run([str(tmp_path)], tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["file_name"] for image in written["images"]] == [str(tmp_path / "a.png")]
+
+
+def test_a_strip_of_a_few_pixels_is_predicted(tmp_path):
+    picture(3000, 1, (20, 0, 60, 1)).save(tmp_path / "a.png")
+    (image,) = json.loads(run([str(tmp_path)], tmp_path / "out").read_text())["images"]
+    assert (image["width"], image["height"]) == (3000, 1)
+
+
 def test_wrong_images_and_folders_are_errors_before_anything_is_written(tmp_path):
     folder, empty, output = tmp_path / "images", tmp_path / "empty", tmp_path / "out"
     folder.mkdir(), empty.mkdir()
     picture().save(folder / "a.png")
     (folder / "b.png").write_text("no image")
     (tmp_path / "file").write_text("")
-    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
     good = str(folder / "a.png")
     for images, where, message in [
         ([], output, "--predict: expected image files, folders or patterns, got none"),
         ([good, "none.jpg"], output, "'none.jpg' does not exist"),
         ([str(tmp_path / "*.gif")], output, "gif' matches no image"),
         ([str(empty)], output, "empty' has no image"),
-        ([str(folder)], output, r"b\.png \(not an image"),
-        ([str(tmp_path / "float.tif")], output, "floating-point pixels"),
+        ([str(folder / "b.png")], output, r"b\.png \(not an image"),
         ([good], tmp_path / "file", "--output: expected a writable folder, got"),
         ([good], tmp_path / "file" / "under", "--output: expected a writable folder, got"),
         ([good], folder, "--output: expected a folder without input images, got"),

@@ -8,7 +8,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
+from ranking_det.data.coco_json.reader import ReadOptions, check_content
 from ranking_det.evaluation.command_line import main
+from ranking_det.evaluation.ground_truth import complete_for_evaluation
 
 SIDE = 200
 A, B, C, D = 3, 5, 8, 9  # the ids of four categories, of classes 0 to 3
@@ -94,6 +96,14 @@ def random_set(seed, images=30, crowds=0.1):
     ]
     content = ground_truth(*objects, images=images, negative=lists[0], not_exhaustive=lists[1])
     return content, results
+
+
+def prepare(content, rules):
+    """Check the content of an annotation file with its masks, and complete it."""
+    checked = check_content(
+        content, "the set", options=ReadOptions(masks=True), lvis=rules == "lvis"
+    )
+    return complete_for_evaluation(checked.content)
 
 
 def write(path, content):

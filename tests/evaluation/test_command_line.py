@@ -14,6 +14,7 @@ from tests.evaluation.cases import (
     FAR,
     NAMES,
     A,
+    B,
     arguments,
     check_refused,
     ground_truth,
@@ -82,13 +83,14 @@ def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
         assert lines == ["class,AP", f"rare,{rare}", "common,0.000", "frequent,", "absent,"]
     table.unlink(), Path(files["--output"]).unlink()
     capsys.readouterr()
-    content = ground_truth((1, A, BOX))
+    content = ground_truth((1, A, BOX), (1, B, FAR))
     content["categories"][0]["name"] = NAMES[A]
     gt = files["--ground-truth"]
     write(Path(gt), content)
-    check_refused(files, "2 categories have the name 'rare'; --per-class needs unique", capsys)
+    check_refused(files, f"category {B} has the same name, 'rare'", capsys)
     files["--per-class"] = files["--output"]
     check_refused(files, "out.json is also --output", capsys)
+    content = ground_truth((1, A, BOX))
     content["categories"] = content["categories"][1:2]
     write(Path(gt), content)
     files["--per-class"] = str(table)
@@ -149,3 +151,77 @@ def test_the_module_runs_as_a_command_and_prints_no_warning_of_its_libraries(fil
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "the result file 'nowhere.json' does not exist" in done.stderr
     assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
+
+
+def test_the_notes_of_the_ground_truth_are_printed_and_the_limits_hold(files, tmp_path, capsys):
+    objects = [(1, A, BOX), (1, B, FAR), *[(2, B, [5, 5, 0, 9])] * 11]
+    files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
+    assert main(arguments("lvis", files)) == 2
+    assert (
+        "11 faults (box without size 11); --max-faults 11 accepts this (13 objects"
+        in capsys.readouterr().err
+    )
+    assert main([*arguments("lvis", files), "--max-faults", "11"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "LVIS format, 2 images, 2 objects, 4 categories\nleft out: box without size: 11\n"
+        in printed
+    )
+    assert main([*arguments("lvis", files), "--max-faults", "11", "--strict"]) == 2
+    assert "11 faults (box without size 11); --strict refuses this" in capsys.readouterr().err
+
+
+def test_crowds_can_be_evaluated_as_objects(files, tmp_path, capsys):
+    objects = [(1, A, BOX, {"iscrowd": 1}), (1, A, FAR)]
+    files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
+    assert main(arguments("coco", files)) == 0
+    assert "1 objects and 1 crowds" in capsys.readouterr().out
+    assert main([*arguments("coco", files), "--crowds-are-objects"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 objects, 4 cat" in printed and "noted: crowd, taken as an object: 1" in printed
+
+
+def test_boxes_need_no_image_sizes_but_masks_do(files, tmp_path, capsys):
+    content = ground_truth((1, A, BOX), (1, B, FAR))
+    for image in content["images"]:
+        del image["width"], image["height"]
+    files["--ground-truth"] = write(tmp_path / "gt.json", content)
+    assert main(arguments("lvis", files)) == 0
+    assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
+    files["--iou-type"] = "segm"
+    assert main(arguments("lvis", files)) == 2
+    assert "has no 'width'" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_and_text_ids_are_no_faults(files):
+    for flag, key in (("--ground-truth", "images"), ("--results", None)):
+        path = Path(files[flag])
+        content = json.loads(path.read_text())
+        for entry in content["annotations"] if key else content:
+            entry["image_id"] = f"uuid-{entry['image_id']}"
+        for entry in content["images"] if key else ():
+            entry["id"] = f"uuid-{entry['id']}"
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    assert main(arguments("lvis", files)) == 0
+    assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
+
+
+def test_predictions_json_is_matched_by_the_names_of_images_and_classes(files, tmp_path, capsys):
+    names = {A: "rare", B: "common"}
+    predictions = {
+        "images": [{"id": 1, "file_name": "photos/2.png"}, {"id": 2, "file_name": "1.png"}],
+        "categories": [{"id": i, "name": names[old]} for i, old in enumerate((B, A))],
+        "annotations": [
+            {**result(1, 1, FAR, 0.9), "id": 1, "iscrowd": 0, "area": 3600},
+            {**result(2, 1, BOX, 0.8), "id": 2, "iscrowd": 0, "area": 1600},
+        ],
+    }
+    assert main(arguments("lvis", files)) == 0
+    expected = json.loads(Path(files["--output"]).read_text())
+    files["--results"] = write(tmp_path / "predictions.json", predictions)
+    assert main(arguments("lvis", files)) == 0
+    assert json.loads(Path(files["--output"]).read_text()) == expected
+    predictions["images"][0]["file_name"] = "photos/3.png"
+    write(tmp_path / "predictions.json", predictions)
+    capsys.readouterr()
+    check_refused(files, "the ground truth has no entry for the image '3.png'", capsys)

@@ -45,9 +45,9 @@ def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
         results = evaluator.evaluate()
         assert [results[task]["AP"] for task in ("bbox", "segm")] == pytest.approx([50, 50])
         written = json.loads((tmp_path / "coco_instances_results.json").read_text())
-        assert [result["image_id"] for result in written] == [2, 1]
+        assert [result["image_id"] for result in written] == ["aachen_0.png", "ulm_0.png"]
         records[1]["image_id"] = "ulm_0.png"
-        with pytest.raises(UserError, match="1 ids of 'images' are not unique"):
+        with pytest.raises(UserError, match="another image has the id ulm_0.png"):
             DetectionEvaluator(NAME)
     finally:
         DatasetCatalog.remove(NAME)
@@ -80,3 +80,23 @@ def test_a_file_of_another_lvis_version_is_refused_although_it_has_all_ids(tmp_p
             DetectionEvaluator("ranking_lvis_v1_val")
     finally:
         metadata.__dict__["json_file"] = before
+
+
+def test_a_root_category_that_other_code_registers_as_a_class_is_ignored(tmp_path):
+    content = ground_truth((1, A, BOX), (1, B, FAR))
+    for category in content["categories"]:
+        category["supercategory"] = "things"
+    root = {"id": 0, "name": "things", "frequency": "f", "supercategory": "none"}
+    content["categories"].insert(0, root)
+    path = write(tmp_path / "gt.json", content)
+    names, class_of = ["things", "rare", "common"], {0: 0, A: 1, B: 2}
+    MetadataCatalog.get(NAME).set(
+        json_file=path, thing_classes=names, thing_dataset_id_to_contiguous_id=class_of
+    )
+    try:
+        evaluator = DetectionEvaluator(NAME)
+        feed(evaluator, [(1, 0, BOX, 0.9), (1, 1, BOX, 0.8), (1, 2, FAR, 0.7)])
+        metrics = evaluator.evaluate()["bbox"]
+        assert metrics["AP"] == pytest.approx(100) and "AP-things" not in metrics
+    finally:
+        MetadataCatalog.remove(NAME)

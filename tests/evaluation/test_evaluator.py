@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from torch import distributed, multiprocessing
 
+from ranking_det.data.coco_json.reader import ReadOptions
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.user_errors import UserError
 from tests.evaluation.cases import (
@@ -63,6 +64,24 @@ def test_the_data_set_chooses_the_rules_and_classes_become_category_ids(register
         evaluator.reset()
         feed(evaluator, DETECTIONS[1:])
         assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_the_objects_of_unreadable_images_do_not_count_as_missed(register, caplog):
+    content = ground_truth((1, A, BOX), (1, B, FAR))
+    content["annotations"].append({**content["annotations"][0], "id": 99, "image_id": 2})
+    register(content)
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, DETECTIONS, images=(1,))
+    assert evaluator.evaluate()["bbox"]["AP-rare"] < 99
+    evaluator.process([{"image_id": 2, "unreadable": "truncated"}], [{"instances": None}])
+    with caplog.at_level(logging.WARNING):
+        assert evaluator.evaluate()["bbox"]["AP-rare"] == pytest.approx(100)
+    assert (
+        "1 of 2 images cannot be read: AP is that of the others, without the 1 obj" in caplog.text
+    )
+    evaluator.reset()
+    feed(evaluator, DETECTIONS)
+    assert evaluator.evaluate()["bbox"]["AP-rare"] < 99
 
 
 def test_masks_are_evaluated_if_the_model_and_the_data_set_have_them(register, caplog):
@@ -194,15 +213,61 @@ def test_the_log_names_the_maximum_number_of_detections(register, caplog):
 
 
 def test_the_masks_of_the_ground_truth_are_validated_before_inference(register):
-    broken = {"size": [SIDE, SIDE], "counts": "no RLE"}
-    register(ground_truth((1, A, BOX, {"segmentation": broken})))
-    for tasks in (None, ["segm"]):
-        message = r"annotations\[0\]: the RLE's 'counts': expected runs that sum to"
-        with pytest.raises(UserError, match=message):
-            DetectionEvaluator(NAME, tasks=tasks)
+    broken = {"segmentation": {"size": [SIDE, SIDE], "counts": "no RLE"}}
+    register(ground_truth((1, A, BOX, broken)))
+    with pytest.raises(UserError, match="no annotation has a 'segmentation'"):
+        DetectionEvaluator(NAME, tasks=["segm"])
     evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
     feed(evaluator, [(1, 0, BOX, 0.5)])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    MetadataCatalog.pop(NAME)
+    register(ground_truth((1, A, BOX), (1, B, FAR, broken)))
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, [(1, 0, BOX, 0.5), (1, 1, FAR, 0.5)], masks=True)
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(50)  # no mask matches the dropped one
+
+
+def test_a_set_that_is_read_without_masks_is_evaluated_by_its_boxes(register, caplog):
+    register(ground_truth((1, A, BOX)), read_options=ReadOptions())
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, [(1, 0, BOX, 0.5)], masks=True)
+    assert list(evaluator.evaluate()) == ["bbox"]
+    assert "The data set has no masks: only boxes are evaluated" in caplog.text
+
+
+def test_results_have_the_ids_of_the_file(register, tmp_path):
+    content = ground_truth((1, A, BOX), (2, B, FAR))
+    names = {1: "6f9619ff-8b86", 2: "2"}
+    for image in content["images"]:
+        image["id"] = names[image["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = names[annotation["image_id"]]
+    register(content)
+    evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path / "out"))
+    detections = [("6f9619ff-8b86", 0, BOX, 0.5), (2, 1, FAR, 0.5)]
+    feed(evaluator, detections, images=("6f9619ff-8b86", 2), masks=True)
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
+    written = json.loads((tmp_path / "out" / "lvis_instances_results.json").read_text())
+    assert [result["image_id"] for result in written] == ["6f9619ff-8b86", 2]
+
+
+def test_faulty_objects_of_the_ground_truth_are_left_out_and_the_limit_holds(register):
+    flat = [(1, B, [5, 5, 0, 9])] * 11
+    register(ground_truth((1, A, BOX), *flat[:10]))
+    evaluator = DetectionEvaluator(NAME)
+    feed(evaluator, [(1, 0, BOX, 0.5)])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    for options, message in (
+        ({}, "11 faults"),
+        ({"strict": True}, "--strict refuses this"),
+    ):
+        MetadataCatalog.pop(NAME)
+        register(ground_truth((1, A, BOX), *flat), read_options=ReadOptions(**options))
+        with pytest.raises(UserError, match=message):
+            DetectionEvaluator(NAME)
 
 
 def work(rank, folder):

@@ -6,16 +6,16 @@ import math
 import pytest
 
 from ranking_det.evaluation import average_precision, libraries
-from ranking_det.evaluation.ground_truth import fill_masks, prepare_ground_truth
+from ranking_det.evaluation.ground_truth import fill_masks
 from ranking_det.user_errors import UserError
-from tests.evaluation.cases import NAMES, A, B, C, D, ground_truth, random_set, result
+from tests.evaluation.cases import NAMES, A, B, C, D, ground_truth, prepare, random_set, result
 
 BOX, OTHER, FAR = [10, 10, 40, 40], [100, 10, 40, 40], [100, 100, 60, 60]
 BOTH = pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 
 
 def evaluate(content, results, iou_type="bbox", rules="lvis", **options):
-    content = prepare_ground_truth(copy.deepcopy(content), "the set", rules)
+    content = prepare(copy.deepcopy(content), rules)
     fill_masks(content)
     return average_precision(content, results, iou_type, rules=rules, **options)
 
@@ -164,7 +164,7 @@ def test_the_classes_per_call_and_a_second_evaluation_do_not_change_ap(
     monkeypatch,
 ):
     content, results = random_set(0)
-    content = prepare_ground_truth(content, "the set", "lvis")
+    content = prepare(content, "lvis")
     before = copy.deepcopy(results)
     metrics = average_precision(content, results, "segm", rules="lvis")
     assert results == before
@@ -178,3 +178,24 @@ def test_only_the_given_classes_count():
     metrics = evaluate(content, [result(1, A, BOX, 0.9)], classes={A: "one", D: "none"})
     assert metrics["AP"] == metrics["AP-one"] == pytest.approx(100)
     assert "AP-common" not in metrics and math.isnan(metrics["AP-none"])
+
+
+@BOTH
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+def test_ids_of_images_and_categories_may_be_text_or_beyond_floats(iou_type, rules):
+    content, results = random_set(4)
+    expected = evaluate(content, results, iou_type, rules)
+    image_ids = {i: f"6f9619ff-{i}" if i % 2 else 2**53 + i for i in range(1, 31)}
+    category_ids = {A: "rare", B: 2**60, C: "7f", D: 4}
+    content, results = copy.deepcopy((content, results))
+    for image in content["images"]:
+        image["id"] = image_ids[image["id"]]
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[key] = [category_ids[identity] for identity in image[key]]
+    for category in content["categories"]:
+        category["id"] = category_ids[category["id"]]
+    for entry in content["annotations"] + results:
+        entry["image_id"] = image_ids[entry["image_id"]]
+        entry["category_id"] = category_ids[entry["category_id"]]
+    metrics = evaluate(content, results, iou_type, rules)
+    assert metrics == pytest.approx(expected, abs=1e-9, nan_ok=True)

@@ -1,24 +1,61 @@
-"""Find the image files of a COCO or LVIS JSON, and read their headers."""
+"""Find the image files of an annotation file, and check that they can be read."""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import math
 import os
 import posixpath
 import re
+import time
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from PIL import Image
-
+from ranking_det.data import images as image_reading
+from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Faults
+from ranking_det.data.coco_json.fields import Entry
 from ranking_det.user_errors import UserError, show
 
-_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+SUFFIXES = tuple(
+    f".{name}" for name in "avif bmp gif jfif jp2 jpeg jpg pgm png ppm tga tif tiff webp".split()
+)
+"""The extensions of image files."""
+
+UNREADABLE = "unreadable image"
+"""The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
+
+LEAST_UNREADABLE, LEAST_SHARE = 10, 0.05
+"""A file is refused if more images than this, and more than this share, are unreadable."""
+
+_THREADS = 8
+
+
+class Folder(NamedTuple):
+    """The files of a folder.
+
+    Attributes:
+        names: the names on disk.
+        by_name: the names by :func:`_loose`, which ignores the case of letters and the Unicode form
+            of accented letters.
+        by_stem: the names of images by :func:`_loose` of the name without the extension.
+    """
+
+    names: frozenset[str]
+    by_name: Mapping[str, list[str]]
+    by_stem: Mapping[str, list[str]]
 
 
 class ImageFinder:
-    """Find image files in a folder; list each folder once instead of testing each file.
+    """Find images in a folder; each folder is listed once.
+
+    An image with another name on disk is found if exactly one file has the name in another case,
+    with another Unicode form of its accented letters, or with another image extension.
 
     Args:
         image_root: the folder of the images.
@@ -26,41 +63,70 @@ class ImageFinder:
 
     def __init__(self, image_root: str | Path) -> None:
         self.image_root = str(image_root)
-        self._files = functools.cache(_list_files)
+        self._folder = functools.cache(_list_folder)
 
-    def find(self, image: dict[str, Any]) -> str | None:
-        """Return the path of an image, or None if it is missing.
+    def find(self, image: Entry) -> str | None:
+        """Return the path of an image under one of the names in its entry, None if it is missing.
 
         Args:
-            image: its entry in the file; see :func:`candidates`.
-
-        Raises:
-            UserError: the folder is not readable.
+            image: its entry.
         """
         for path in self.places(image):
             folder, base = os.path.split(path)
-            if base in self._files(folder):
+            if base in self._folder(folder).names:
                 return path
         return None
 
-    def path(self, image: dict[str, Any]) -> str:
-        """Return the path of an image, or the first path where it could be if it is missing.
+    def guess(self, image: Entry) -> str | None:
+        """Return the only path under a similar name, None if there is none.
 
         Args:
-            image: its entry in the file; see :func:`candidates`.
-
-        Raises:
-            UserError: the folder is not readable.
+            image: its entry.
         """
-        return self.find(image) or self.places(image)[0]
+        places = [os.path.split(path) for path in self.places(image)]
+        if image.get("file_name"):
+            base = re.split(r"[/\\]", unquote(image["file_name"]))[-1]
+            places.append((self.image_root, base))
+        for folder, base in places:
+            files = self._folder(folder)
+            stem = os.path.splitext(base)[0]
+            for matches in (files.by_name.get(_loose(base)), files.by_stem.get(_loose(stem))):
+                if matches and len(matches) == 1:
+                    return os.path.join(folder, matches[0])
+        return None
 
     def places(self, image: dict[str, Any]) -> list[str]:
-        """Return the paths where an image may be, at least one.
+        """Return the paths where an image may be; see :func:`candidates`.
 
         Args:
-            image: its entry in the file; see :func:`candidates`.
+            image: its entry.
         """
         return [os.path.join(self.image_root, name) for name in candidates(image)]
+
+    def nearest(self, image: dict[str, Any]) -> str:
+        """Return `` (did you mean 'x.jpg'?)`` for the most similar name on disk, "" without one.
+
+        Args:
+            image: its entry.
+        """
+        folder, base = os.path.split(self.places(image)[0])
+        close = difflib.get_close_matches(base, self._folder(folder).names, n=1)
+        return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _loose(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _list_folder(folder: str) -> Folder:
+    names = _list_files(folder)
+    by_name, by_stem = defaultdict(list), defaultdict(list)
+    for name in names:
+        by_name[_loose(name)].append(name)
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in SUFFIXES:
+            by_stem[_loose(stem)].append(name)
+    return Folder(names, by_name, by_stem)
 
 
 def _list_files(folder: str) -> frozenset[str]:
@@ -69,7 +135,7 @@ def _list_files(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if _is_file(entry))
     except PermissionError as error:
         raise UserError(f"the folder {folder!r} is not readable") from error
-    except (OSError, ValueError):  # ValueError: no file can have this name
+    except (OSError, ValueError):  # a name that no file can have is a ValueError
         return frozenset()
 
 
@@ -90,18 +156,21 @@ def candidates(image: dict[str, Any]) -> list[str]:
         image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
 
     Returns:
-        At least one normalised path: the file name, then the last two parts of the URL, such as
-        ``train2017/000000000009.jpg``, then the last part.
+        Normalised paths: the file name; the last two parts of the URL, such as
+        ``train2017/000000000009.jpg``; the last part; then the same with backslashes as slashes and
+        ``%20`` as a space.
     """
     names = [image["file_name"]] if image.get("file_name") else []
-    parts = [part for part in (image.get("coco_url") or "").split("/") if part]
+    parts = [part for part in re.split(r"[?#]", image.get("coco_url") or "")[0].split("/") if part]
     if parts:
         names += ["/".join(parts[-2:]), parts[-1]]
     old = re.fullmatch(r"COCO_\w+2014_(\d{12}\.jpg)", names[0] if names else "")
     if old:
         names += [f"{folder}/{old[1]}" for folder in ("train2017", "val2017")] + [old[1]]
+    if any(character in name for name in names for character in "\\%"):
+        names += [unquote(name).replace("\\", "/") for name in names]
     # ".." is resolved in the name. The system would follow a link first, and so leave the folder.
-    return list(dict.fromkeys(map(os.path.normpath, names)))
+    return list(dict.fromkeys(map(os.path.normpath, filter(None, names))))
 
 
 def check_folder(image_root: str | Path) -> None:
@@ -120,31 +189,24 @@ def check_folder(image_root: str | Path) -> None:
         raise UserError(f"the image folder {str(image_root)!r} is not readable")
 
 
-def check_inside(images: list[Any], image_root: str | Path, json_file: str) -> None:
+def check_inside(images: Sequence[Entry], image_root: str | Path, json_file: str) -> None:
     """Check that no image name leads out of the image folder (path traversal).
 
     Args:
-        images: the entries of the images; faulty ones are skipped.
+        images: the entries of the images.
         image_root: the folder, as the message names it.
         json_file: the file, as the message names it.
 
     Raises:
         UserError: a name is absolute or climbs out of the folder. The message counts such names.
     """
-    leaving = (next(filter(_leaves, _names(image)), None) for image in images)
+    leaving = (next(filter(_leaves, candidates(image)), None) for image in images)
     outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
     if outside:
         index, name = outside[0]
         text = f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder"
         first = f"the first: images[{index}], {show(name)}"
         raise UserError(f"{text} {str(image_root)!r} ({first}); --allow-outside permits it")
-
-
-def _names(image: Any) -> list[str]:
-    if not isinstance(image, dict):
-        return []
-    names = [image.get(key) for key in ("file_name", "coco_url")]
-    return candidates(image) if all(isinstance(name, (str, type(None))) for name in names) else []
 
 
 def _leaves(name: str) -> bool:
@@ -157,22 +219,189 @@ def _leaves(name: str) -> bool:
     return climbs or "\0" in name or name[1:2] == ":"
 
 
-def read_header(path: str) -> tuple[int, int, str]:
-    """Read the size of an image from its header, after the EXIF rotation, as Detectron2 sees it.
+def find_images(
+    images: Sequence[Entry],
+    image_root: str | Path,
+    faults: Faults,
+    *,
+    allow_outside: bool,
+    max_headers: int,
+    max_decoded: float = 0,
+    max_faults: int | None = None,
+    strict: bool = False,
+) -> list[str]:
+    """Find the image files of an annotation file, and check that they can be read.
 
     Args:
-        path: the image file.
+        images: the entries of the images.
+        image_root: the folder of the images.
+        faults: gets a refusal for each image that is missing, ambiguous or of another size, and the
+            unreadable images.
+        allow_outside: accept images outside the folder.
+        max_headers: maximum number of headers to open, evenly spread, to compare the sizes; 0 to
+            open none.
+        max_decoded: maximum number of images to decode, evenly spread; 0 to decode none.
+        max_faults: maximum number of unreadable images, >= 0; None for 10, or 5 % of the opened
+            images if that is more.
+        strict: refuse any unreadable image.
 
     Returns:
-        Width and height in pixels, and Pillow's mode, such as "RGB".
+        The paths, in the order of the entries; "" for a missing image.
 
     Raises:
-        Exception: the file is broken. Pillow's readers raise many kinds.
+        UserError: the folder is missing or not readable, images lie outside it, or too many of them
+            are unreadable.
     """
-    with Image.open(path) as image:
-        width, height = image.size
-        # Pillow would decode a whole PNG to look for an EXIF block at its end.
-        if image.format != "PNG" or "exif" in image.info:
-            if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
-                return height, width, image.mode
-        return width, height, image.mode
+    check_folder(image_root)
+    if not allow_outside:
+        check_inside(images, image_root, faults.file)
+    finder = ImageFinder(image_root)
+    paths = [finder.find(image) for image in images]
+    if None in paths:
+        _guess_missing(finder, images, paths, faults)
+    found = [path or "" for path in paths]
+    limits = {"max_headers": max_headers, "max_decoded": max_decoded, "max_faults": max_faults}
+    _check_files(images, found, faults, **limits, strict=strict)
+    return found
+
+
+def _guess_missing(
+    finder: ImageFinder, images: Sequence[Entry], paths: list[str | None], faults: Faults
+) -> None:
+    """Fill in the paths of images with another name on disk; refuse images that are missing."""
+    guesses = {i: finder.guess(images[i]) for i, path in enumerate(paths) if path is None}
+    entries_of = Counter([*paths, *guesses.values()])
+    for index, path in guesses.items():
+        image, places = images[index], finder.places(images[index])
+        if not places:
+            text = "has no 'file_name' (nor LVIS's 'coco_url')"
+            faults.add(REFUSED, "missing key", text, "images", index, image)
+        elif path is not None and entries_of[path] == 1:
+            paths[index] = path
+            text = f"the file of {show(image.get('file_name') or image.get('coco_url'))} is {path}"
+            faults.add(NOTED, "image with another name on disk", text, "images", index, image)
+        else:
+            text = f"no image file at {' or '.join(places)}"
+            if path is not None:
+                text += f"; {path} is also the file of another image"
+            elif faults.total(REFUSED) < SHOWN:  # looking for similar names is slow
+                text += finder.nearest(image)
+            faults.add(REFUSED, "missing image file", text, "images", index, image)
+
+
+def _check_files(
+    images: Sequence[Entry],
+    paths: Sequence[str],
+    faults: Faults,
+    *,
+    max_headers: int,
+    max_decoded: float,
+    max_faults: int | None,
+    strict: bool,
+) -> None:
+    """Open a sample of the headers, and decode a sample of the images; add their faults."""
+    decoded = _sample(len(images), max_decoded)
+    sampled = {*_sample(len(images), max_headers), *decoded}
+    checked = sorted(index for index in sampled if paths[index])
+    if not checked:
+        return
+    threads = min(_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        arguments = [(paths[index], index in decoded, _stamp(paths[index])) for index in checked]
+        results = list(pool.map(lambda given: _check_file(*given), arguments))
+    for index, result in zip(checked, results, strict=True):
+        place = ("images", index, images[index])
+        if result.reason is not None:
+            action = REFUSED if result.refused else SKIPPED
+            text = f"{paths[index]} cannot be read ({result.reason})"
+            faults.add(action, UNREADABLE, text, *place)
+        if result.header is not None:
+            _compare(result.header, paths[index], faults, place)
+    count = faults.counts[SKIPPED, UNREADABLE]
+    if decoded:
+        seconds = sum(result.seconds for result in results) / threads
+        of_all = f"decoded {len(decoded):,} of {len(images):,} images in {seconds:.1f} s"
+        faults.remarks.append(f"{of_all}; {count} of them cannot be read" if count else of_all)
+    allowed = (
+        max(LEAST_UNREADABLE, LEAST_SHARE * len(checked)) if max_faults is None else max_faults
+    )
+    hint = ""
+    if count == len(checked):
+        hint = "; no image of those that were opened can be read"
+    elif count > allowed:
+        hint = f"; --max-faults {count} accepts this ({len(checked)} images were opened)"
+    elif strict and count:
+        hint = "; --strict refuses this"
+    if hint:
+        faults.check()
+        faults.check(SKIPPED, hint=hint)
+
+
+class _FileCheck(NamedTuple):
+    """The result of reading an image file.
+
+    Attributes:
+        header: its header, None if it is broken.
+        reason: why the file cannot be read; None if it can.
+        refused: whether the user can change this: the system does not let the file be read, or the
+            image has too many pixels.
+        seconds: duration of the check.
+    """
+
+    header: image_reading.Header | None
+    reason: str | None
+    refused: bool
+    seconds: float
+
+
+def _sample(count: int, most: float) -> range:
+    """Return at most ``most`` evenly spread indices below ``count``."""
+    return range(0, count, max(1, math.ceil(count / most))) if most else range(0)
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=None)
+def _check_file(path: str, whole: bool, stamp: tuple[int, int] | None) -> _FileCheck:
+    """Read the header of an image, or decode it; ``stamp`` changes when the file changes.
+
+    The results are kept, because an annotation file is read again to check its masks.
+    """
+    start, header, reason, refused = time.perf_counter(), None, None, False
+    try:
+        header = image_reading.read_header(path)
+        if whole and not header.mode.startswith("F"):
+            image_reading.check_whole(path)
+    except (image_reading.UnreadableImageError, OSError) as error:
+        refused = isinstance(error, (OSError, image_reading.TooManyPixelsError))
+        reason = " ".join(str(error).split())
+    return _FileCheck(header, reason, refused, time.perf_counter() - start)
+
+
+def _compare(
+    header: image_reading.Header, path: str, faults: Faults, place: tuple[str, int, Entry]
+) -> None:
+    """Compare an image's size and pixels with what is expected."""
+    image = place[2]
+    if header.mode.startswith("F"):
+        text = f"{path} has floating-point pixels; save it with 8 or 16 bits"
+        faults.add(REFUSED, "pixel format", text, *place)
+    if header.mode.startswith("I"):
+        text = f"{path} has pixels of more than 8 bits, which are scaled to 8"
+        faults.add(NOTED, "image with 16 bits", text, *place)
+    size = image["width"], image["height"]
+    if size == header.upright or not min(size) > 0:  # the latter is refused elsewhere
+        return
+    if size == (header.width, header.height):
+        text = f"{path} is read without its EXIF rotation: the size in the file is the one before"
+        faults.add(NOTED, "image read without its EXIF rotation", text, *place)
+        return
+    expected = f"expected {header.upright[0]} x {header.upright[1]} as in {path}"
+    text = f"'width' x 'height': {expected}, got {size[0]} x {size[1]}"
+    faults.add(REFUSED, "image size", text, *place)

@@ -1,0 +1,132 @@
+"""Collect the faults of an annotation file: refused, left out, cut, mended or noted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ranking_det.user_errors import UserError, show
+
+SHOWN = 10
+"""Faults that a message shows in words."""
+
+MAX_ROWS = 10_000
+"""Faults of a kind that are kept with their place; all are counted."""
+
+REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
+NOTED, SKIPPED = "noted", "skipped"
+"""What becomes of an entry. Objects that are left out or cut count against the limit of a file.
+
+Unreadable images are skipped in training and evaluation. What is noted is no fault, but is read in
+another way than it is written.
+"""
+
+_NOUNS = {"categories": "category", "images": "image", "annotations": "annotation"}
+_LISTS = {"bbox": "result", "segm": "result"}
+
+
+class Fault(NamedTuple):
+    """One fault, as a row of ``data_faults.csv``.
+
+    Attributes:
+        file: the annotation file.
+        place: the entry, such as ``annotations[3]``.
+        id: its id, if it has one.
+        image: the id of its image; empty for categories.
+        kind: by which faults are counted.
+        action: what becomes of the entry.
+        text: the fault in words, with the value.
+    """
+
+    file: str
+    place: str
+    id: Any
+    image: Any
+    kind: str
+    action: str
+    text: str
+
+    def __str__(self) -> str:
+        section = self.place.partition("[")[0]
+        named = f"{_NOUNS[section]} {show(self.id)} ({self.place})" if self.id != "" else self.place
+        return f"{self.file}: {named}: {self.text}"
+
+
+class Faults:
+    """Counts of the faults of one file by kind and action, with the first ones of each.
+
+    Args:
+        file: the file, as messages name it.
+
+    Attributes:
+        counts: the number of faults by (action, kind).
+        rows: the first :data:`MAX_ROWS` of each action and kind.
+        remarks: lines that say what was checked.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.rows: list[Fault] = []
+        self.remarks: list[str] = []
+
+    def add(
+        self, action: str, kind: str, text: str, section: str, index: int, entry: Any = None
+    ) -> None:
+        """Count a fault of the entry ``section[index]``.
+
+        Args:
+            action: what becomes of the entry.
+            kind: the kind of fault, in a few words.
+            text: the fault in words, with the value.
+            section: "categories", "images", "annotations", or the IoU type of results.
+            index: the index of the entry in its section.
+            entry: the entry, for its id and that of its image.
+        """
+        self.counts[action, kind] += 1
+        if self.counts[action, kind] > MAX_ROWS:
+            return
+        known = entry if isinstance(entry, dict) else {}
+        identity = known.get("id", "") if section in _NOUNS else ""
+        image = known.get("image_id", "") if section == "annotations" else identity
+        place = f"{_LISTS.get(section, section)}[{index}]"
+        self.rows.append(Fault(self.file, place, identity, image, kind, action, text))
+
+    def total(self, *actions: str) -> int:
+        """Return the number of faults with one of these actions."""
+        return sum(count for (action, _), count in self.counts.items() if action in actions)
+
+    def check(self, *actions: str, hint: str = "") -> None:
+        """Raise an error if there are faults with one of these actions.
+
+        Args:
+            actions: the actions; default ``REFUSED``.
+            hint: the end of the first line of the message.
+
+        Raises:
+            UserError: the message is one line for one fault. Otherwise it counts the faults, and
+                shows the first ten in a line each.
+        """
+        actions = actions or (REFUSED,)
+        rows = [row for row in self.rows if row.action in actions]
+        total = self.total(*actions)
+        if not total:
+            return
+        if total == 1:
+            raise UserError(f"{rows[0]}{hint}")
+        kinds = Counter()
+        for (action, kind), count in self.counts.items():
+            if action in actions:
+                kinds[kind] += count
+        listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        head = f"{self.file}: {total} faults ({listed}){hint}"
+        more = f"; the first {SHOWN}:" if total > SHOWN else ":"
+        raise UserError("\n  ".join([head + more, *map(str, rows[:SHOWN])]))
+
+    def summary(self) -> Iterator[str]:
+        """Yield the remarks, and a line for each kind of fault that is not refused."""
+        yield from self.remarks
+        for (action, kind), count in sorted(self.counts.items()):
+            if action != REFUSED:
+                yield f"{action}: {kind}: {count}"

@@ -1,0 +1,264 @@
+"""Read image files by one set of rules: EXIF rotation, pixel formats, size limit, broken files.
+
+Training, evaluation, preview and prediction read images with :func:`read_upright`.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow's limit on the pixels of an image, which protects against decompression bombs."""
+
+Size = tuple[int, int]
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# EPS runs Ghostscript on the file, which can run code. Pillow cannot decode the others.
+_EXCLUDED = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+# Tried first: Pillow has no quick test for some of the others.
+_COMMON = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class UnreadableImageError(ValueError):
+    """An image file that cannot be decoded; the message is the reason, without the path."""
+
+
+class TooManyPixelsError(UnreadableImageError):
+    """An image with more pixels than :func:`max_pixels`."""
+
+
+class Header(NamedTuple):
+    """The header of an image file.
+
+    Attributes:
+        width: pixels before the EXIF rotation.
+        height: pixels before the EXIF rotation.
+        sideways: whether the EXIF rotation swaps width and height.
+        mode: Pillow's mode, such as "RGB".
+    """
+
+    width: int
+    height: int
+    sideways: bool
+    mode: str
+
+    @property
+    def upright(self) -> Size:
+        """(width, height) in pixels after the EXIF rotation."""
+        return (self.height, self.width) if self.sideways else (self.width, self.height)
+
+
+def set_max_pixels(count: int | None) -> None:
+    """Set the limit on the pixels of an image for this process and its data loading workers.
+
+    Args:
+        count: the maximum number of pixels, >= 1; None to leave the limit as it is.
+    """
+    if count is None:
+        return
+    # Pillow raises an error above twice its limit, and warns above the limit itself.
+    Image.MAX_IMAGE_PIXELS = -(-count // 2)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    names = dict.fromkeys((*_COMMON, *Image.ID))
+    return tuple(name for name in names if name in Image.ID and name not in _EXCLUDED)
+
+
+def is_image(path: str) -> bool:
+    """Return whether Pillow recognises the content of a file as an image that it can decode.
+
+    Args:
+        path: the file. Its extension does not matter.
+    """
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # a broken image
+        return True
+
+
+def has_image_extension(path: str) -> bool:
+    """Return whether the extension of a file is that of an image format.
+
+    Args:
+        path: the file, which need not exist.
+    """
+    suffix = Path(path).suffix.lower()
+    return Image.registered_extensions().get(suffix) in _formats()
+
+
+def read_header(path: str) -> Header:
+    """Read the header of an image file.
+
+    Args:
+        path: the image file.
+
+    Raises:
+        UnreadableImageError: the file is not an image, has too many pixels, or is broken.
+        OSError: the file is missing or the system cannot read it.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            # Pillow would decode a whole PNG to look for an EXIF block at its end.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            sideways = has_exif and _orientation(image) in _SIDEWAYS
+            return Header(*image.size, sideways, image.mode)
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise _refusal(error, path) from error
+
+
+def check_whole(path: str) -> None:
+    """Decode a whole image file.
+
+    Args:
+        path: the image file.
+
+    Raises:
+        UnreadableImageError: the file is not an image, has too many pixels, or is broken.
+        OSError: the file is missing or the system cannot read it.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            _check_mode(image)
+            image.draft(None, (1, 1))  # a JPEG at an eighth of its size, which is faster
+            image.load()
+            if image.mode.startswith("I"):
+                _to_8_bits(image, path)
+    except Exception as error:
+        raise _refusal(error, path) from error
+
+
+def read_upright(path: str, size: Size | None = None) -> Image.Image:
+    """Read an image, apply its EXIF rotation, and scale 16-bit pixels to 8 bits.
+
+    16-bit values are divided by 256, as OpenCV does; Pillow would clip them, which makes almost all
+    of the image white.
+
+    Args:
+        path: the image file.
+        size: (width, height) in the annotations. If the image has this size only before its EXIF
+            rotation, the rotation is not applied. None to always apply it.
+
+    Returns:
+        The decoded image, in a mode that Pillow converts to RGB.
+
+    Raises:
+        UnreadableImageError: the file is not an image, has too many pixels or pixels of an unknown
+            range, or is broken.
+        OSError: the file is missing or the system cannot read it.
+    """
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            _check_mode(image)
+            image.load()
+            orientation = _orientation(image)
+            swapped = orientation in _SIDEWAYS and image.width != image.height
+            if swapped and size is not None and tuple(size) == image.size:
+                orientation = 1
+            result: Image.Image = image
+            if image.mode.startswith("I"):
+                result = _to_8_bits(image, path)
+            if orientation in _TRANSPOSE:
+                result = result.transpose(_TRANSPOSE[orientation])
+            return result
+    except Exception as error:
+        raise _refusal(error, path) from error
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a broken EXIF block; the pixels are not affected
+        return None
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode.startswith("F"):
+        raise UnreadableImageError("it has floating-point pixels; save it with 8 or 16 bits")
+
+
+def _to_8_bits(image: Image.Image, path: str) -> Image.Image:
+    """Divide the values of a 16-bit image by 256; keep 8-bit values that are stored in 32 bits."""
+    wide = np.asarray(image).astype(np.int64)
+    least, most = int(wide.min()), int(wide.max())
+    if image.mode == "I" and (least < 0 or most > 65535):
+        expected = "expected pixel values from 0 to 65535"
+        raise UnreadableImageError(f"{expected}, got {least} to {most}; save it with 8 or 16 bits")
+    if image.mode != "I" or most > 255:
+        _warn_of_16_bits(path, most)
+        wide >>= 8
+    return Image.fromarray(wide.astype(np.uint8))
+
+
+_WARNED: list[str] = []  # the first image with 16 bits; a warning for each would flood the log
+
+
+def _warn_of_16_bits(path: str, most: int) -> None:
+    if not _WARNED:
+        _WARNED.append(path)
+        text = "images with 16 bits are divided by 256; the first is %s, with values up to %d"
+        logger.warning(text, path, most)
+
+
+def _refusal(error: Exception, path: str) -> Exception:
+    """Return the exception to raise for an error in reading an image."""
+    if isinstance(error, (UnreadableImageError, MemoryError)):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return UnreadableImageError(_unknown_format(path))
+    if isinstance(error, Image.DecompressionBombError):
+        return TooManyPixelsError(
+            f"it has more than {max_pixels()} pixels; --max-pixels N permits up to N"
+        )
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return error
+    return UnreadableImageError(" ".join(str(error).split()) or type(error).__name__)
+
+
+def max_pixels() -> float:
+    """Return the limit on the pixels of an image; infinity without one."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return math.inf if limit is None else 2 * limit
+
+
+def _unknown_format(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(256)
+    except (OSError, ValueError):
+        start = b"?"
+    if not start:
+        return "the file is empty"
+    if start.startswith(_TIFF):
+        return "a TIFF of a kind that Pillow cannot read; save it with 1, 3 or 4 channels of 8 bits"
+    if b"<html" in start.lower() or start.lower().lstrip().startswith(b"<!doctype"):
+        return "a web page, not an image"
+    return "not an image, or an unknown format"
