@@ -30,6 +30,7 @@ setup(
             "faster-coco-eval>=1.8.0",  # the default evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
             "matplotlib",  # training curves and pictures
+            "imagehash>=4.3",  # keeps copies of a picture on one side of a split
             "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],
         # To develop this project.

@@ -40,10 +40,11 @@ LAYERS = {
         {"user_errors", "files", "data.images"},
         {"numpy", "pycocotools", "PIL", "cv2"},
     ),
+    "data.formats": ({"user_errors", "files", "data.images", "data.coco_json"}, {"PIL", "yaml"}),
     "data": (
         {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"}
-        | {"data.images"},
-        TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm"},
+        | {"data.images", "data.formats"},
+        TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm", "imagehash"},
     ),
     "evaluation": (
         {"components", "files", "user_errors", "data", "data.coco_json"},

@@ -1,0 +1,222 @@
+"""List the files of a data set once, and find the image that an annotation file means."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from urllib.parse import unquote
+
+IMAGE_SUFFIXES = frozenset(
+    ".bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff "
+    ".webp".split()
+)
+"""The extensions of image files, in lower case."""
+
+IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "Images")
+"""Folders of images next to a folder of annotations."""
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "trainval": "trainval",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_SPLIT = re.compile(
+    rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
+)
+
+
+def split_of(path: str) -> str | None:
+    """Return the split that the first part of a path names, or None.
+
+    Args:
+        path: a path below the root of a data set, without the name of the image.
+
+    Returns:
+        "train", "trainval", "val" or "test".
+
+    >>> split_of("images/Valid_2"), split_of("instances_train2017"), split_of("latest")
+    ('val', 'train', None)
+    """
+    for part in path.replace("\\", "/").split("/"):
+        match = _SPLIT.search(part)
+        if match:
+            return _SPLITS[match[1].lower()]
+    return None
+
+
+def suffix_of(path: str) -> str:
+    """Return the extension of a path in lower case, with its dot.
+
+    Args:
+        path: any path.
+
+    Returns:
+        The extension, such as ".jpg"; "" without one.
+    """
+    return os.path.splitext(path)[1].lower()
+
+
+def loose_name(name: str) -> str:
+    """Return a name without the differences in case and in the form of accented letters.
+
+    Args:
+        name: the name of a file.
+
+    Returns:
+        The name to compare.
+    """
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class FileTree:
+    """The files below a folder, listed once. Hidden files and folders are skipped.
+
+    Args:
+        root: the folder.
+        exclude: a folder below it that is skipped, such as the output folder of a run.
+
+    Attributes:
+        root: its absolute path.
+        files: the absolute paths of all files, sorted.
+        images: those of image files. If there is none, those of the folder above, and of its
+            folders for images: annotations often have a folder of their own.
+    """
+
+    def __init__(self, root: str, exclude: str | None = None) -> None:
+        self.root = os.path.abspath(root)
+        self.files = sorted(_walk(self.root, exclude))
+        self.images = [path for path in self.files if suffix_of(path) in IMAGE_SUFFIXES]
+        if not self.images:
+            self.images = sorted(_images_above(self.root))
+        self._known = frozenset(self.images)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for path in self.images:
+            name = loose_name(os.path.basename(path))
+            self._by_name[name].append(path)
+            self._by_stem[os.path.splitext(name)[0]].append(path)
+
+    def relative(self, path: str) -> str:
+        """Return a path relative to the root.
+
+        Args:
+            path: an absolute path.
+
+        Returns:
+            The relative path.
+        """
+        return os.path.relpath(path, self.root)
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Return the files with one of these extensions.
+
+        Args:
+            *suffixes: extensions in lower case, with their dots.
+
+        Returns:
+            Their absolute paths, sorted.
+        """
+        return [path for path in self.files if suffix_of(path) in suffixes]
+
+    def find_image(self, name: str, folder: str) -> str | None:
+        """Find an image by the name that an annotation file gives.
+
+        It is first looked for where the name says; then by its last part, in another case, with
+        another form of accented letters, or with another extension. Among images of one name, the
+        one whose folder is nearest to that of the annotation file is taken.
+
+        Args:
+            name: a path, with slashes or backslashes, or a URL.
+            folder: the folder of the annotation file, an absolute path.
+
+        Returns:
+            The absolute path of an image below the root; None if there is none, or several are
+            equally near.
+        """
+        for text in (name.replace("\\", "/"), unquote(name).replace("\\", "/")):
+            for base in (folder, self.root):
+                path = os.path.normpath(os.path.join(base, text))
+                if path in self._known:
+                    return path
+            base_name = loose_name(text.rsplit("/", 1)[-1])
+            stem = os.path.splitext(base_name)[0]
+            for paths in (
+                self._by_name.get(base_name),
+                self.by_stem(stem),
+                self.by_stem(base_name),
+            ):
+                if paths:
+                    return nearest_path(paths, folder)
+        return None
+
+    def by_stem(self, stem: str) -> list[str]:
+        """Return the images of a name without its extension.
+
+        Args:
+            stem: the name, in any case and form of accented letters.
+
+        Returns:
+            Their absolute paths, sorted.
+        """
+        return self._by_stem.get(loose_name(stem), [])
+
+
+def nearest_path(paths: Iterable[str], folder: str) -> str | None:
+    """Return the path whose folder shares the most with another folder.
+
+    The parts of the names count from both ends, so that ``images/a`` belongs to ``labels/a``.
+
+    Args:
+        paths: absolute paths.
+        folder: an absolute path.
+
+    Returns:
+        One of the paths; None if several are equally near.
+    """
+    scored = sorted(((_closeness(os.path.dirname(path), folder), path) for path in paths))
+    if len(scored) > 1 and scored[-1][0] == scored[-2][0]:
+        return None
+    return scored[-1][1]
+
+
+def _closeness(first: str, second: str) -> tuple[bool, int]:
+    parts = first.split(os.sep), second.split(os.sep)
+    start = len(os.path.commonprefix(parts))
+    end = len(os.path.commonprefix([part[::-1] for part in parts]))
+    return first == second, start + end
+
+
+def _walk(root: str, exclude: str | None = None) -> Iterator[str]:
+    visited = {os.path.realpath(root)} | ({os.path.realpath(exclude)} if exclude else set())
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = [name for name in names if name[0] != "." and name != "__MACOSX"]
+        for name in list(names):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real in visited:  # excluded, or a link that leads upwards
+                names.remove(name)
+            visited.add(real)
+        yield from (os.path.join(folder, name) for name in files if name[0] != ".")
+
+
+def _images_above(root: str) -> Iterator[str]:
+    parent = os.path.dirname(root)
+    paths = [os.path.join(parent, name) for name in _list(parent)]
+    for path in paths:
+        if os.path.isdir(path) and os.path.basename(path) in IMAGE_FOLDERS:
+            paths += _walk(path)
+    yield from (path for path in paths if suffix_of(path) in IMAGE_SUFFIXES)
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name[0] != "."]
+    except OSError:
+        return []

@@ -1,0 +1,340 @@
+"""Read YOLO data sets, of boxes or polygons: a text file per image.
+
+Each line is an object: the index of its class, then the centre, width and height of its box, or the
+points of its polygon, as shares of the image's width and height. ``data.yaml`` names the classes
+and the folders of the splits. The format is that of https://docs.ultralytics.com/datasets/detect/
+and https://docs.ultralytics.com/datasets/segment/. An image without a text file, or with an empty
+one, has no objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from ranking_det.data.formats.annotated_images import (
+    AnnotatedImage,
+    AnnotatedObject,
+    Findings,
+    extent,
+    to_numbers,
+)
+from ranking_det.data.formats.file_tree import IMAGE_SUFFIXES, FileTree, split_of, suffix_of
+from ranking_det.user_errors import UserError, show
+
+NAME = "YOLO"
+SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CLASS_FILES = (
+    "classes.txt",
+    "obj.names",
+    "_darknet.labels",
+    "labels.txt",
+    "predefined_classes.txt",
+)
+YAML_FILES = ("data.yaml", "dataset.yaml")
+_LEVELS_ABOVE = 3
+_LOOKED_AT = 50  # label files that are opened to recognise the format
+
+
+class Description(NamedTuple):
+    """What describes a YOLO data set.
+
+    Attributes:
+        yaml_file: its ``data.yaml``; None without one.
+        content: the content of that file.
+        labels: the label file of each image that has one, by the path of the image.
+    """
+
+    yaml_file: str | None
+    content: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+
+def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | None:
+    """Return what describes a YOLO data set; None if the folder holds no such set.
+
+    Args:
+        tree: the files of the folder.
+        yaml_file: the ``data.yaml`` that the user named; None to look for one.
+
+    Returns:
+        The description, or None.
+
+    Raises:
+        UserError: the file that the user named, or one of several, cannot be used.
+    """
+    candidates = [yaml_file] if yaml_file else tree.with_suffix(".yaml", ".yml")
+    described = {path: content for path in candidates if (content := _read_yaml(path)) is not None}
+    if yaml_file and not described:
+        keys = "'names' and 'train' or 'val'"
+        raise UserError(f"{yaml_file}: expected a YOLO data.yaml with {keys}")
+    if len(described) > 1:
+        files = ", ".join(map(tree.relative, described))
+        raise UserError(f"{tree.root}: several YOLO descriptions ({files}); give one of them")
+    if described:
+        ((path, content),) = described.items()
+        return Description(path, content, {})
+    labels = {image: label for image in tree.images if (label := _label_file(image)) is not None}
+    looked_at = list(labels.values())[:_LOOKED_AT]
+    return Description(None, {}, labels) if any(map(_has_labels, looked_at)) else None
+
+
+def _read_yaml(path: str) -> Mapping[str, Any] | None:
+    """Return the content of a data.yaml; None if it is another file."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or not content.keys() & SPLIT_KEYS.keys():
+        return None
+    return content if content.keys() & {"names", "nc"} else None
+
+
+def _has_labels(path: str) -> bool:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        line = next((line for line in file if line.strip()), "")
+    numbers = to_numbers(line.split())
+    return numbers is not None and len(numbers) >= 5 and numbers[0] == int(numbers[0]) >= 0
+
+
+def _label_file(image: str) -> str | None:
+    """Return the label file of an image that exists; None without one.
+
+    The folder of labels is that of images with the last "images" in its path replaced. If that is
+    missing, the labels lie next to the images, in a folder "labels" there, or in one above.
+    """
+    folder, name = os.path.split(os.path.splitext(image)[0])
+    parts = folder.split(os.sep)
+    folders = []
+    for i in reversed(range(len(parts))):
+        if parts[i].lower() in ("images", "jpegimages", "imgs", "img"):
+            for labels in ("labels", "Labels"):
+                folders.append(os.sep.join([*parts[:i], labels, *parts[i + 1 :]]))
+            break
+    above, last = os.path.split(folder)
+    folders += [folder, os.path.join(folder, "labels"), os.path.join(above, "labels", last)]
+    folders.append(os.path.join(above, "labels"))
+    for place in folders:
+        path = os.path.join(place, f"{name}.txt")
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def read(
+    tree: FileTree, description: Description, findings: Findings
+) -> tuple[dict[str, list[AnnotatedImage]], list[str]]:
+    """Read the label files.
+
+    Args:
+        tree: the files of the folder.
+        description: what describes the data set.
+        findings: gets the faults and the notes.
+
+    Returns:
+        The images by split: "train", "val", "test", or "all" without splits; the class names.
+
+    Raises:
+        UserError: a folder of a split is missing, a class has no name, or no image has labels.
+    """
+    if description.yaml_file is None:
+        by_split: dict[str, list[str]] = {}
+        for path in tree.images:
+            folder = os.path.dirname(tree.relative(path))
+            by_split.setdefault(split_of(folder) or "all", []).append(path)
+    else:
+        by_split = _find_splits(description.yaml_file, description.content, findings)
+    keypoints = "kpt_shape" in description.content
+    paths = [path for members in by_split.values() for path in members]
+    labels = {path: description.labels.get(path) or _label_file(path) for path in paths}
+    splits = {
+        split: [_read_image(path, labels[path], keypoints, findings) for path in members]
+        for split, members in by_split.items()
+    }
+    images = [image for members in splits.values() for image in members]
+    unlabelled = sum(labels[image.path] is None for image in images)
+    objects = [obj for image in images for obj in image.objects]
+    if unlabelled:
+        text = f"{unlabelled:,} of {len(images):,} images have no label file"
+        findings.note(f"{text}: they count as images without objects")
+    if not objects:
+        where = description.yaml_file or tree.root
+        raise UserError(f"{where}: none of {len(images):,} images has a label file with objects")
+    names = _class_names(tree, description, objects, findings)
+    for obj in objects:
+        obj.name = names[int(obj.name or 0)]
+    return splits, names
+
+
+def _find_splits(
+    yaml_file: str, content: Mapping[str, Any], findings: Findings
+) -> dict[str, list[str]]:
+    splits: dict[str, list[str]] = {}
+    missing = []
+    for key, split in SPLIT_KEYS.items():
+        values = content.get(key)
+        for value in values if isinstance(values, list) else [values]:
+            if not value:
+                continue
+            place = _find_place(yaml_file, content.get("path"), str(value))
+            if place is None:
+                missing.append(f"{key}: {value}")
+                continue
+            folder = os.path.dirname(yaml_file)
+            if os.path.commonpath([folder, place]) != folder:
+                findings.note(f"{key}: the images lie outside {folder}, at {place}")
+            images = splits.setdefault(split, [])
+            known = set(images)
+            images += [path for path in _images_of(place, yaml_file) if path not in known]
+    if not splits or (missing and missing[0].startswith("train")):
+        text = f"{yaml_file}: no folder or list of images at {', '.join(missing) or 'any key'}"
+        raise UserError(f"{text} (looked in {os.path.dirname(yaml_file)}); correct the paths")
+    for text in missing:
+        findings.note(f"{yaml_file}: nothing lies at {text}")
+    return {split: images for split, images in splits.items() if images}
+
+
+def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
+    """Return the folder or list of a split.
+
+    The paths in the file often come from the machine that wrote it, or lead out of its folder
+    (``../train/images``) although the images lie in it. So the last parts of such a path are tried
+    from the file's own folder. For a path that leads out, this comes first: next to that folder,
+    another data set may have the same names.
+    """
+    folder, value = os.path.dirname(yaml_file), value.replace("\\", "/")
+    places = [os.path.join(folder, str(path or ""), value), os.path.join(folder, value)]
+    parts = [part for part in value.split("/") if part not in ("", ".", "..")]
+    inside = [os.path.join(folder, *parts[i:]) for i in range(len(parts))]
+    places = [*inside, *places] if value.startswith("..") else [*places, *inside]
+    return next((os.path.normpath(place) for place in places if os.path.exists(place)), None)
+
+
+def _images_of(place: str, yaml_file: str) -> list[str]:
+    if os.path.isdir(place):
+        # Only images below: a folder without any has none.
+        tree = FileTree(place)
+        return [path for path in tree.files if suffix_of(path) in IMAGE_SUFFIXES]
+    if suffix_of(place) in IMAGE_SUFFIXES:
+        return [place]
+    images = []
+    with open(place, encoding="utf-8-sig", errors="replace") as file:
+        for line in filter(None, map(str.strip, file)):
+            path = _find_place(place, None, line) or _find_place(yaml_file, None, line)
+            if path is None:
+                raise UserError(f"{place}: no image file {show(line)}")
+            images.append(path)
+    return images
+
+
+def _read_image(
+    path: str, label_file: str | None, keypoints: bool, findings: Findings
+) -> AnnotatedImage:
+    image = AnnotatedImage(path)
+    if label_file is None:
+        return image
+    with open(label_file, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.replace(",", " ").split()
+            if words:
+                obj = _read_line(words, f"{label_file}, line {number}", keypoints, findings)
+                if obj is not None:
+                    image.objects.append(obj)
+    return image
+
+
+def _read_line(
+    words: Sequence[str], place: str, keypoints: bool, findings: Findings
+) -> AnnotatedObject | None:
+    """Read an object. Its name is the index of its class until all indices are known."""
+    numbers = to_numbers(words)
+    if numbers is None or numbers[0] < 0 or numbers[0] != int(numbers[0]):
+        text = f"expected a class index and numbers, got {show(' '.join(words))}"
+        findings.skip_object("malformed line", place, text)
+        return None
+    index, values = str(int(numbers[0])), numbers[1:]
+    if keypoints:
+        values = values[:4]
+    if len(values) == 4:
+        x, y, width, height = values
+        box = x - width / 2, y - height / 2, width, height
+        return AnnotatedObject(index, box, normalized=True, place=place)
+    if len(values) >= 6 and len(values) % 2 == 0:
+        return AnnotatedObject(index, extent([values]), [values], normalized=True, place=place)
+    text = f"expected 5 numbers, or a class index and at least 3 points, got {len(words)} numbers"
+    findings.skip_object("malformed line", place, text)
+    return None
+
+
+def _class_names(
+    tree: FileTree,
+    description: Description,
+    objects: Iterable[AnnotatedObject],
+    findings: Findings,
+) -> list[str]:
+    """Return the names of the classes by index.
+
+    Raises:
+        UserError: a label has an index that has no name.
+    """
+    last = max(objects, key=lambda obj: int(obj.name or 0))
+    count = int(last.name or 0) + 1
+    names, where = _described_names(description), description.yaml_file
+    if names is None:
+        where, names = _names_nearby(tree)
+    if names is None:
+        declared = description.content.get("nc")
+        count = max(count, declared) if isinstance(declared, int) else count
+        names = [f"class_{index}" for index in range(count)]
+        findings.note(
+            f"no names of classes (data.yaml or classes.txt): they are class_0 to {names[-1]}"
+        )
+    if count > len(names):
+        expected = f"expected a class index below {len(names)}, the number of names in {where}"
+        raise UserError(f"{last.place}: {expected}, got {last.name}")
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated is not None:
+        raise UserError(f"{where}: two classes have the name {show(repeated)}")
+    return names
+
+
+def _names_nearby(tree: FileTree) -> tuple[str | None, list[str] | None]:
+    """Return a file of class names in the folder or up to three levels above, and its names."""
+    files = [path for path in tree.files if os.path.basename(path) in CLASS_FILES]
+    folder = tree.root
+    for _ in range(_LEVELS_ABOVE):
+        folder = os.path.dirname(folder)
+        paths = [os.path.join(folder, name) for name in (*YAML_FILES, *CLASS_FILES)]
+        files += [path for path in paths if os.path.isfile(path)]
+    for path in files:
+        if path.endswith(YAML_FILES):
+            content = _read_yaml(path)
+            names = content and _described_names(Description(path, content, {}))
+        else:
+            with open(path, encoding="utf-8-sig", errors="replace") as file:
+                names = [line.strip() for line in file if line.strip()]
+        if names:
+            return path, names
+    return None, None
+
+
+def _described_names(description: Description) -> list[str] | None:
+    """Return the names of a data.yaml, which are a list, or a dict by index; None without any."""
+    names, where = description.content.get("names"), description.yaml_file
+    if not names:
+        return None
+    if isinstance(names, dict):
+        indices = to_numbers(names) or []
+        if sorted(indices) != list(range(len(names))):
+            expected = f"expected the indices 0 to {len(names) - 1}"
+            raise UserError(f"{where}: 'names': {expected}, got {show(list(names))}")
+        names = [names[key] for key in sorted(names, key=float)]
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, list):
+        raise UserError(f"{where}: 'names': expected a list, got {show(names)}")
+    return [str(name).strip() for name in names]

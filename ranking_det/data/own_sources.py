@@ -1,0 +1,338 @@
+"""Prepare the user's own data sets of any format for training: plan in memory, then write.
+
+    OUTPUT_DIR/data/
+        train.json  val.json    COCO JSON, unless the source already is
+        split.json              seed, share and names, if validation images were split off
+        source.json             what the conversion was made from; written last
+
+The images stay where they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ranking_det.data.coco_json.reader import load_json
+from ranking_det.data.formats import via
+from ranking_det.data.formats.annotated_images import FaultyFile
+from ranking_det.data.formats.coco_objects import category_names, identity_of
+from ranking_det.data.formats.file_tree import FileTree
+from ranking_det.data.formats.sources import ALL, Converted, Source, convert, find_source
+from ranking_det.data.split import SHARE, split_images, subset
+from ranking_det.files import write_json, write_whole
+from ranking_det.user_errors import UserError, show
+
+VERSION = 1
+"""Of the conversion. Another number makes those of before be done again."""
+
+FOLDER = "data"
+"""The folder of the conversion in the output folder of a run."""
+
+
+class PreparedData(NamedTuple):
+    """The files to train on; None for a side that was not asked for.
+
+    Attributes:
+        train_json: the COCO JSON of the training images.
+        train_images: the folder of the training images.
+        val_json: the COCO JSON of the validation images.
+        val_images: the folder of the validation images.
+        lines: sentences for the log.
+    """
+
+    train_json: str | None
+    train_images: str | None
+    val_json: str | None
+    val_images: str | None
+    lines: list[str]
+
+
+class Side(NamedTuple):
+    """The training or the validation images.
+
+    Attributes:
+        json_file: the COCO JSON, which may have to be written.
+        image_root: the folder of the images.
+        content: the content of the JSON, which nobody may change.
+        is_source: whether the JSON is the user's own file.
+    """
+
+    json_file: str
+    image_root: str
+    content: dict[str, Any]
+    is_source: bool
+
+
+@dataclass
+class OwnDataPlan:
+    """Data sets that have been read and converted in memory.
+
+    Attributes:
+        folder: the folder to write to.
+        train: the training images; None if they were not asked for.
+        val: the validation images; None if they were not asked for.
+        lines: sentences for the log.
+        faults: the images and objects that were left out.
+        record: the content of split.json; None if nothing was split.
+        stamp: changes when a file of the sources does, or a setting.
+        is_written: whether an earlier call has written the same.
+    """
+
+    folder: Path
+    train: Side | None
+    val: Side | None
+    lines: list[str]
+    faults: list[FaultyFile] = field(default_factory=list)
+    record: dict[str, Any] | None = None
+    stamp: str = ""
+    is_written: bool = False
+
+    def write(self) -> None:
+        """Write the files, each atomically; source.json last, so that a kill leaves no valid half.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if self.is_written:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "source.json").unlink(missing_ok=True)
+        for side in (self.train, self.val):
+            if side is not None and not side.is_source:
+                # A COCO file of the user may have NaN, which write_json refuses.
+                write_whole(Path(side.json_file), json.dumps(side.content) + "\n")
+        if self.record is None:
+            (self.folder / "split.json").unlink(missing_ok=True)
+        else:
+            write_json(self.folder / "split.json", self.record)
+        sides = {"train": self.train, "val": self.val}
+        content = {
+            "stamp": self.stamp,
+            "lines": self.lines,
+            "faults": self.faults,
+            **{
+                name: side and [side.json_file, side.image_root, side.is_source]
+                for name, side in sides.items()
+            },
+        }
+        write_json(self.folder / "source.json", content)
+        self.is_written = True
+
+    def prepared(self) -> PreparedData:
+        """Return the paths to train with."""
+        pairs = (side[:2] if side else (None, None) for side in (self.train, self.val))
+        (train_json, train_images), (val_json, val_images) = pairs
+        return PreparedData(train_json, train_images, val_json, val_images, self.lines)
+
+
+def prepare_own_data(
+    train: str | None, val: str | None, output_dir: str, seed: int = 0
+) -> PreparedData:
+    """Find the formats of data sets, convert them to COCO JSON, and write that.
+
+    Args:
+        train: the folder or file of the training images; None for none.
+        val: the folder or file of the validation images; None for those of ``train``.
+        output_dir: the output folder of the run.
+        seed: the seed of the split, if there are no validation images.
+
+    Returns:
+        The files to train on.
+
+    Raises:
+        UserError: see :func:`plan_own_data`.
+    """
+    plan = plan_own_data(train, val, output_dir, seed)
+    plan.write()
+    return plan.prepared()
+
+
+def plan_own_data(
+    train: str | None, val: str | None, output_dir: str, seed: int = 0, share: float = SHARE
+) -> OwnDataPlan:
+    """Find the formats of data sets and convert them in memory; write nothing.
+
+    With ``train`` alone, its own validation images are taken; if it has none, a share of its
+    training images is split off. Images of a test split are never taken without ``val``. An
+    earlier conversion in ``output_dir`` is read instead if its sources have not changed.
+
+    Args:
+        train: the folder or file of the training images; None for none.
+        val: the folder or file of the validation images; None for those of ``train``.
+        output_dir: the output folder of the run.
+        seed: the seed of the split, if there are no validation images.
+        share: the share of the images that the split takes.
+
+    Returns:
+        The plan, whose ``write`` writes the files.
+
+    Raises:
+        UserError: a source is missing, of an unknown format or too faulty; has no training or
+            validation images; or cannot be split.
+    """
+    if train is None and val is None:
+        raise UserError("expected a source of training or validation images, got none")
+    folder = Path(os.path.abspath(output_dir)) / FOLDER
+    paths = [path for path in dict.fromkeys((train, val)) if path is not None]
+    stamp = _stamp(paths, output_dir, [VERSION, seed, share])
+    written = _read_written(folder, stamp)
+    if written is not None:
+        return written
+    sources = {path: find_source(path, exclude=output_dir) for path in paths}
+    plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
+    sides = _choose_splits(train, val, sources)
+    _name_placeholders(sides)
+    classes = list(dict.fromkeys(name for source, _ in sides.values() for name in source.classes))
+    converted = {name: convert(source, split, classes) for name, (source, split) in sides.items()}
+    for path, source in sources.items():
+        prefix = f"{path}: " if len(sources) > 1 else ""
+        plan.lines += [f"{prefix}{line}" for line in source.lines]
+    plan.faults = list(dict.fromkeys(fault for part in converted.values() for fault in part.faults))
+    if val is None and "val" not in converted:
+        converted = _split(converted["train"], plan, seed, share)
+    plan.train, plan.val = (_make_side(folder, name, converted) for name in ("train", "val"))
+    if plan.train is not None and plan.val is not None:
+        plan.lines += _compare_classes(plan.train.content, plan.val.content)
+    return plan
+
+
+def _choose_splits(
+    train: str | None, val: str | None, sources: Mapping[str, Source]
+) -> dict[str, tuple[Source, str]]:
+    """Return the source and the split of each side; no validation side if it is to be split off."""
+    sides = {}
+    if train is not None:
+        source = sources[train]
+        split = _first(source, ("train", "trainval", ALL), "training")
+        sides["train"] = source, split
+        if val is None and split == "train" and "val" in source.splits:
+            sides["val"] = source, "val"
+    if val is not None:
+        sides["val"] = sources[val], _first(sources[val], ("val", "test", ALL), "validation")
+        if train == val and sides["train"] == sides["val"]:
+            raise UserError(f"{val}: the same images for training and validation")
+    return sides
+
+
+def _first(source: Source, splits: Sequence[str], kind: str) -> str:
+    """Return the first of the splits that a source has, or its only one."""
+    available = source.splits
+    if len(available) == 1:
+        return next(iter(available))
+    for split in splits:
+        if split in available:
+            return split
+    raise UserError(f"{source.path}: has no {kind} images (it has {', '.join(available)})")
+
+
+def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
+    """Give regions of VIA without any class the only class of the other side."""
+    if len(sides) < 2 or sides["train"][0] is sides["val"][0]:
+        return
+    pair = [sides[name][0] for name in ("train", "val")]
+    for source, other in (pair, pair[::-1]):
+        if source.format == via.NAME and source.classes == [via.NO_CLASS] != other.classes:
+            if len(other.classes) != 1:
+                continue
+            source.classes = list(other.classes)
+            for images in source.images.values():
+                for image in images:
+                    for obj in image.objects:
+                        obj.name = other.classes[0]
+            source.findings.note(f"regions without a class are read as {other.classes[0]!r}")
+
+
+def _split(train: Converted, plan: OwnDataPlan, seed: int, share: float) -> dict[str, Converted]:
+    split = split_images(train.content, train.image_root, share=share, seed=seed)
+    plan.record = split.record
+    plan.lines += [*split.lines, f"the split is written to {plan.folder / 'split.json'}"]
+    return {
+        name: train._replace(content=subset(train.content, ids), json_file=None)
+        for name, ids in (("train", split.train), ("val", split.val))
+    }
+
+
+def _make_side(folder: Path, name: str, converted: Mapping[str, Converted]) -> Side | None:
+    part = converted.get(name)
+    if part is None:
+        return None
+    json_file = part.json_file or str(folder / f"{name}.json")
+    return Side(json_file, part.image_root, part.content, part.json_file is not None)
+
+
+def _compare_classes(train: Mapping[str, Any], val: Mapping[str, Any]) -> list[str]:
+    """Return a line about the classes of validation objects that training never shows.
+
+    Raises:
+        UserError: such a class differs from one of training in case, spaces or hyphens only.
+    """
+    in_train, in_val = _count_objects(train), _count_objects(val)
+    unknown = {name: count for name, count in in_val.items() if name not in in_train}
+    plain = {_plain(name): name for name in in_train}
+    for name in unknown:
+        same = plain.get(_plain(name))
+        if same is not None:
+            text = f"validation has {unknown[name]:,} objects of the class {show(name)}"
+            raise UserError(f"{text}, training has the class {show(same)}; give them one name")
+    if not unknown:
+        return []
+    names = ", ".join(list(unknown)[:10]) + (" ..." if len(unknown) > 10 else "")
+    return [
+        f"classes that only validation has: {names} ({sum(unknown.values()):,} objects, which "
+        "cannot be found)"
+    ]
+
+
+def _count_objects(content: Mapping[str, Any]) -> Counter[str]:
+    names = category_names(content)
+    identities = (
+        identity_of(annotation.get("category_id"))
+        for annotation in content.get("annotations") or []
+        if isinstance(annotation, dict)
+    )
+    return Counter(names[identity] for identity in identities if identity in names)
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character not in " _-")
+
+
+def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> str:
+    """Return a digest of the names, sizes and times of the files of sources."""
+    digest = hashlib.sha256(json.dumps(list(settings)).encode())
+    for path in paths:
+        full = os.path.abspath(path)
+        digest.update(os.fsencode(full))
+        tree = FileTree(os.path.dirname(full) if os.path.isfile(full) else full, output_dir)
+        for file in dict.fromkeys([*tree.files, *tree.images]):
+            with contextlib.suppress(OSError):
+                status = os.stat(file)
+                digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+    return digest.hexdigest()
+
+
+def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
+    """Return the conversion that an earlier call has written; None if there is none like it."""
+    try:
+        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        if source["stamp"] != stamp:
+            return None
+        train, val = (
+            side and Side(side[0], side[1], load_json(side[0], "annotation file"), side[2])
+            for side in (source["train"], source["val"])
+        )
+        faults = [FaultyFile(*fault) for fault in source["faults"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):
+        return None
+    lines = [*source["lines"], f"the conversion in {folder} is of the same files: it is used again"]
+    return OwnDataPlan(folder, train, val, lines, faults, stamp=stamp, is_written=True)

@@ -1,0 +1,227 @@
+"""The command that converts data sets, and round trips through YOLO and Pascal VOC."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ranking_det.data.convert import main
+from ranking_det.data.formats.sources import convert, find_source
+from tests.data.formats import cases
+
+SIZE = (64, 48)
+
+
+def run(source, output, *flags):
+    return main([str(source), "--output", str(output), *flags])
+
+
+def read(path, split):
+    return convert(find_source(str(path)), split).content
+
+
+def assert_near(first, second, tolerance):
+    assert [(image, name) for image, name, _ in first] == [
+        (image, name) for image, name, _ in second
+    ]
+    for (*_, a), (*_, b) in zip(first, second):
+        edges = [(x, y, x + w, y + h) for x, y, w, h in (a, b)]
+        assert all(abs(p - q) <= tolerance for p, q in zip(*edges)), (a, b)
+
+
+@st.composite
+def boxes_in_image(draw):
+    sides = []
+    for size in SIZE:
+        start = draw(st.floats(0, size - 1 / 64))
+        sides.append((start, draw(st.floats(1 / 64, max(size - start, 1 / 64)))))
+    return (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+
+
+@pytest.mark.parametrize(("target", "tolerance"), [("yolo", 1e-4), ("voc", 0.5 + 1e-3)])
+@given(data=st.data())
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_round_trip_keeps_boxes_names_and_splits(tmp_path_factory, target, tolerance, data):
+    root = tmp_path_factory.mktemp("set")
+    names = data.draw(
+        st.lists(
+            st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
+            .map(str.strip)
+            .filter(bool),
+            min_size=2,
+            max_size=3,
+            unique_by=str.casefold,
+        )
+    )
+    contents = {}
+    for split in ("train", "valid"):
+        boxes = {name: data.draw(boxes_in_image()) for name in names}
+        contents[split] = cases.coco_content([f"{split} ä.jpg"], boxes)
+        cases.make_image(root / "in" / split / f"{split} ä.jpg")
+        cases.write_json(root / "in" / split / "_annotations.coco.json", contents[split])
+    assert run(root / "in", root / "there", "--to", target) == 0
+    assert run(root / "there", root / "back") == 0
+    for split, name in (("train", "train"), ("valid", "val")):
+        file = root / "back" / "annotations" / f"instances_{name}.json"
+        content = json.loads(file.read_text())
+        near = cases.objects_of(contents[split]), cases.objects_of(content)
+        assert_near(*near, tolerance)
+        assert {category["name"] for category in content["categories"]} == set(names)
+
+
+@pytest.mark.parametrize("target", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_are_links_or_copies(tmp_path, target, copy):
+    cases.coco_set(tmp_path / "in")
+    flags = ["--copy"] if copy else []
+    assert run(tmp_path / "in", tmp_path / "out", "--to", target, *flags) == 0
+    images = [path for path in (tmp_path / "out").rglob("*.jpg")]
+    assert len(images) == 4
+    assert all(path.is_symlink() != copy and path.is_file() for path in images)
+
+
+def test_voc_becomes_coco_with_its_splits(tmp_path, capsys):
+    cases.voc_set(tmp_path / "in", ("train", "val", "test"))
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "found: Pascal VOC, 2 train, 2 val and 2 test images, 2 classes"
+    assert out[-1] == f"written: {tmp_path}/out (COCO JSON, 2 train, 2 val, 2 test)"
+    assert cases.objects_of(read(tmp_path / "out", "val")) == cases.expected_objects(
+        "2.jpg", "3.jpg"
+    )
+
+
+def test_polygons_become_yolo_polygons_and_come_back(tmp_path):
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    content = cases.coco_content(["a.jpg"])
+    parts = [[10, 20, 40, 20, 40, 35], [10, 30, 12, 30, 12, 35, 10, 35]]
+    content["annotations"][0]["segmentation"] = parts
+    content["annotations"][1]["segmentation"] = [[0, 0, 64, 0, 64, 48, 0, 48]]
+    cases.write_json(tmp_path / "in" / "a.json", content)
+    assert run(tmp_path / "in", tmp_path / "out", "--to", "yolo") == 0
+    back = read(tmp_path / "out", "train")
+    assert_near(cases.objects_of(content), cases.objects_of(back), 1e-4)
+    first, second = back["annotations"]
+    assert second["segmentation"] == [[0, 0, 64, 0, 64, 48, 0, 48]]
+    # Both parts, joined by lines without width.
+    assert first["area"] == pytest.approx(225 + 10, abs=0.1)
+
+
+def test_what_a_format_cannot_hold_is_reported(tmp_path, capsys):
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    content = cases.coco_content(["a.jpg"])
+    content["annotations"][0] |= {"segmentation": [[10, 20, 40, 20, 40, 35]]}
+    content["annotations"][1]["iscrowd"] = 1
+    content["annotations"].append(
+        {"id": 9, "image_id": 0, "category_id": 7, "bbox": [60, 40, 10, 10], "iscrowd": 0}
+    )
+    cases.write_json(tmp_path / "in" / "a.json", content)
+    assert run(tmp_path / "in", tmp_path / "voc", "--to", "voc") == 0
+    out = capsys.readouterr().out
+    assert "masks left out, which Pascal VOC's boxes cannot hold: 1" in out
+    assert "boxes clipped to their image: 1" in out
+    assert [a.get("ignore") for a in read(tmp_path / "voc", "train")["annotations"]] == [
+        None,
+        1,
+        None,
+    ]
+    assert run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo") == 0
+    out = capsys.readouterr().out
+    assert "boxes are written, not polygons: 1 of 2 objects have no polygon" in out
+    assert "crowds or difficult objects left out, which YOLO cannot mark: 1" in out
+
+
+def test_images_of_one_name_get_different_names(tmp_path):
+    for split in ("train", "val"):
+        cases.make_image(tmp_path / "in" / split / "1.jpg")
+        cases.write_json(tmp_path / "in" / split / "x.json", cases.coco_content(["1.jpg"]))
+    for target in ("yolo", "voc"):
+        assert run(tmp_path / "in", tmp_path / target, "--to", target) == 0
+        source = find_source(str(tmp_path / target))
+        names = [
+            Path(convert(source, split).content["images"][0]["file_name"]).name
+            for split in source.splits
+        ]
+        assert names == ["train_1.jpg", "val_1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("form", "boxes"),
+    [
+        ("xyxy", {"cat": (10, 20, 40, 35), "dog": (0, 0, 64, 48)}),
+        ("normalized", {"cat": (10 / 64, 20 / 48, 30 / 64, 15 / 48), "dog": (0, 0, 1, 1)}),
+    ],
+)
+def test_boxes_of_another_form_are_mended(tmp_path, form, boxes):
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    cases.write_json(tmp_path / "in" / "a.json", cases.coco_content(["a.jpg"], boxes))
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", form) == 0
+    content = read(tmp_path / "out", "train")
+    assert_near(cases.objects_of(content), cases.expected_objects("a.jpg"), 1e-9)
+    assert [a["area"] for a in content["annotations"]] == [450, 64 * 48]
+
+
+def test_boxes_that_are_not_of_the_form_are_refused(tmp_path, capsys):
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    content = cases.coco_content(["a.jpg"], {"cat": (30, 20, 10, 10), "dog": (20, 20, 9, 9)})
+    cases.write_json(tmp_path / "in" / "a.json", content)
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
+    assert "2 of 2 boxes have no size as xyxy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_split_is_converted_alone(tmp_path, capsys):
+    cases.coco_set(tmp_path / "in")
+    assert run(tmp_path / "in", tmp_path / "out", "--split", "val") == 0
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["annotations", "val"]
+    assert run(tmp_path / "in", tmp_path / "out2", "--split", "test") == 2
+    assert "--split test: " in capsys.readouterr().err
+
+
+def test_an_existing_output_is_refused(tmp_path, capsys):
+    cases.coco_set(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    assert run(tmp_path / "in", tmp_path / "out") == 2
+    assert "exists; give another folder" in capsys.readouterr().err
+
+
+def test_nothing_half_written_is_left_after_an_error(tmp_path, monkeypatch, capsys):
+    cases.coco_set(tmp_path / "in")
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ranking_det.data.formats.writers.write_whole", fail)
+    assert run(tmp_path / "in", tmp_path / "out") == 2
+    assert "disk full" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_boxes_of_other_formats_cannot_be_mended(tmp_path, capsys):
+    cases.voc_set(tmp_path / "in")
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
+    assert "--boxes xyxy is for COCO JSON" in capsys.readouterr().err
+
+
+def test_the_source_is_not_changed(tmp_path):
+    cases.coco_set(tmp_path / "in")
+    before = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*") if path.is_file()}
+    for target in ("coco", "yolo", "voc"):
+        assert run(tmp_path / "in", tmp_path / target, "--to", target) == 0
+    after = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_help_has_examples():
+    command = [sys.executable, "-m", "ranking_det.data.convert", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "python -m ranking_det.data.convert BCCD_Dataset/BCCD --output" in result.stdout

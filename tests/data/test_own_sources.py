@@ -1,0 +1,179 @@
+"""Data sets of any format are planned in memory and converted once into the output folder."""
+
+import json
+import os
+
+import pytest
+
+from ranking_det.data.coco_json.reader import read_annotations
+from ranking_det.data.own_sources import plan_own_data, prepare_own_data
+from ranking_det.user_errors import UserError
+from tests.data.formats import cases
+
+RECT = {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4}
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_plan_writes_nothing_until_write_is_called(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    plan.write()
+    assert files_below(tmp_path / "run") == ["data/source.json", "data/train.json", "data/val.json"]
+
+
+def test_the_written_files_pass_the_reader(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    data = prepare_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert data.lines[0] == "found: Pascal VOC, 2 train and 2 val images, 2 classes"
+    for json_file, images in (data[:2], data[2:4]):
+        annotations = read_annotations(json_file, images)
+        assert (len(annotations.images), len(annotations.annotations)) == (2, 4)
+        assert [category["name"] for category in annotations.categories] == ["cat", "dog"]
+
+
+def test_coco_files_are_used_as_they_are(tmp_path):
+    cases.coco_set(tmp_path / "set")
+    data = prepare_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert data.train_json == str(tmp_path / "set" / "train" / "_annotations.coco.json")
+    assert data.val_images == str(tmp_path / "set" / "valid")
+    assert files_below(tmp_path / "run") == ["data/source.json"]
+
+
+def test_train_and_val_may_be_different_folders_and_share_ids(tmp_path):
+    cases.voc_set(tmp_path / "a", lists=("train",))
+    cases.make_image(tmp_path / "b" / "x.jpg")
+    cases.write_text(tmp_path / "b" / "x.xml", cases.voc_text([("dog", 1, 2, 3, 4)]))
+    data = prepare_own_data(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
+    contents = [json.loads(open(path).read()) for path in (data.train_json, data.val_json)]
+    assert contents[0]["categories"] == contents[1]["categories"]
+    assert cases.objects_of(contents[1]) == [("x.jpg", "dog", (1, 2, 3, 4))]
+
+
+def test_the_test_split_is_taken_only_for_val(tmp_path):
+    root = str(cases.voc_set(tmp_path / "set", lists=("train", "test")))
+    plan = plan_own_data(root, root, str(tmp_path / "run"))
+    names = [image["file_name"] for image in plan.val.content["images"]]
+    assert names == ["JPEGImages/2.jpg", "JPEGImages/3.jpg"]
+
+
+def test_val_alone_is_enough_to_evaluate(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    plan = plan_own_data(None, str(tmp_path / "set"), str(tmp_path / "run"))
+    assert plan.train is None
+    assert len(plan.val.content["images"]) == 2
+
+
+def test_one_file_may_be_the_training_set_whatever_its_name(tmp_path):
+    cases.coco_set(tmp_path / "set")
+    files = [
+        str(tmp_path / "set" / split / "_annotations.coco.json") for split in ("train", "valid")
+    ]
+    plan = plan_own_data(files[1], files[0], str(tmp_path / "run"))
+    assert (plan.train.json_file, plan.val.json_file) == (files[1], files[0])
+
+
+def test_the_same_images_for_both_sides_are_refused(tmp_path):
+    file = str(cases.coco_set(tmp_path / "set") / "train")
+    with pytest.raises(UserError, match="the same images for training and validation"):
+        plan_own_data(file, file, str(tmp_path / "run"))
+
+
+def test_a_source_without_training_images_is_refused(tmp_path):
+    root = cases.voc_set(tmp_path / "set", lists=("val", "test"))
+    with pytest.raises(UserError, match=r"has no training images \(it has val, test\)"):
+        plan_own_data(str(root), None, str(tmp_path / "run"))
+
+
+def test_regions_without_a_class_take_the_only_one_of_the_other_side(tmp_path):
+    cases.via_file(tmp_path / "a" / "via.json", [cases.via_region(RECT, kind="bug")])
+    cases.via_file(tmp_path / "b" / "via.json", [cases.via_region(RECT)])
+    plan = plan_own_data(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
+    assert cases.objects_of(plan.val.content) == [("1.jpg", "bug", (1, 2, 3, 4))]
+
+
+def test_a_class_that_differs_in_case_only_is_refused(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    text = cases.voc_text([("Cat", 1, 2, 3, 4)])
+    for stem in ("2", "3"):
+        cases.write_text(tmp_path / "set" / "Annotations" / f"{stem}.xml", text)
+    with pytest.raises(
+        UserError, match="2 objects of the class 'Cat', training has the class 'cat'"
+    ):
+        plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+
+
+def test_a_class_that_only_validation_has_is_reported(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    text = cases.voc_text([("bird", 1, 2, 3, 4)])
+    cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
+    plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert plan.lines[-1].startswith("classes that only validation has: bird (1 objects")
+
+
+def test_left_out_objects_are_listed(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
+    cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
+    plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert [fault.kind for fault in plan.faults] == ["no class"]
+
+
+def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_path):
+    root = cases.voc_set(tmp_path / "set")
+    prepare_own_data(str(root), None, str(tmp_path / "run"))
+    file = tmp_path / "run" / "data" / "train.json"
+    before = file.stat().st_mtime_ns
+    again = plan_own_data(str(root), None, str(tmp_path / "run"))
+    assert again.is_written
+    assert "it is used again" in again.lines[-1]
+    again.write()
+    assert file.stat().st_mtime_ns == before
+    path = cases.write_text(root / "Annotations" / "0.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
+    os.utime(path, ns=(1, 1))
+    assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
+
+
+def test_a_killed_conversion_is_done_again(tmp_path):
+    root = cases.voc_set(tmp_path / "set")
+    prepare_own_data(str(root), None, str(tmp_path / "run"))
+    (tmp_path / "run" / "data" / "source.json").unlink()
+    assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
+
+
+def test_an_output_folder_inside_the_source_does_not_count(tmp_path):
+    root = cases.voc_set(tmp_path / "set")
+    prepare_own_data(str(root), None, str(root / "output"))
+    assert plan_own_data(str(root), None, str(root / "output")).is_written
+
+
+def test_the_same_call_gives_the_same_files(tmp_path):
+    root = cases.yolo_set(tmp_path / "set")
+    for run in ("a", "b"):
+        prepare_own_data(str(root), None, str(tmp_path / run))
+    pair = [(tmp_path / run / "data" / "train.json").read_bytes() for run in ("a", "b")]
+    assert pair[0] == pair[1]
+
+
+def test_a_set_without_validation_images_is_split(tmp_path):
+    pytest.importorskip("imagehash")
+    root = cases.voc_set(tmp_path / "set", lists=("train", "test"), per_split=10)
+    data = prepare_own_data(str(root), None, str(tmp_path / "run"), seed=3)
+    record = json.loads((tmp_path / "run" / "data" / "split.json").read_text())
+    assert (record["seed"], record["share"]) == (3, 0.2)
+    sides = [json.loads(open(path).read()) for path in (data.train_json, data.val_json)]
+    assert [len(side["images"]) for side in sides] == [8, 2]
+    names = [[image["file_name"] for image in side["images"]] for side in sides]
+    assert names == [record["train"], record["val"]]
+    assert any(line.startswith("no validation set: 2 of 10 images") for line in data.lines)
+
+
+def test_a_coco_file_without_validation_images_is_split(tmp_path):
+    pytest.importorskip("imagehash")
+    root = cases.coco_set(tmp_path / "set", splits=("train",), per_split=5)
+    data = prepare_own_data(str(root), None, str(tmp_path / "run"))
+    assert len(read_annotations(*data[:2]).images) == 4
+    assert len(read_annotations(*data[2:4]).images) == 1
