@@ -66,8 +66,9 @@ CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
     # Forward pass of the criterion in a training step.
     "logits -> loss": Walk((CRITERION,), CRITERION, through=True, limit=14),
-    # Training on a user's own files: from reading them to the data loader.
-    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, through=True, limit=9),
+    # Training on a user's own files: from reading them to the data loader. Seven of the files check
+    # what the files contain: fields, categories and images, boxes, faults, pictures.
+    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, through=True, limit=14),
     # From the name of a config to the first constructor of a part of the model.
     "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, through=False, limit=6),
 }

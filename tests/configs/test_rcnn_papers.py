@@ -277,7 +277,7 @@ def test_samplers_can_be_overridden_for_the_papers_table_of_imbalance():
     cap = "ranking_det.modeling.NegativeCap"
     cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])
     assert instantiate(cfg.model.roi_heads.sampler).max_negatives == 5
-    with pytest.raises(ValueError, match="model.roi_heads is a node of the config and cannot"):
+    with pytest.raises(ValueError, match="model.roi_heads: expected a config node, got None"):
         load_lazy_config(path, ["model.roi_heads=null"])
 
 

@@ -76,7 +76,9 @@ def test_an_rcnn_of_one_class_trains_and_evaluates_on_degenerate_objects(name, c
     metrics = inference_on_dataset(
         model, [[test_mapper(record)] for record in dicts], DetectionEvaluator(NAME)
     )
-    tasks = ["bbox", "segm"] if "mask" in name else ["bbox"]
+    # Masks without an area are dropped, so there are none to evaluate.
+    has_masks = "mask" in name and case != "only masks of zero area"
+    tasks = ["bbox", "segm"] if has_masks else ["bbox"]
     assert list(metrics) == (tasks if any(CASES[case]) else [])
     has_objects = any(not entry["iscrowd"] for image in CASES[case] for entry in image)
     for task in metrics.values():
