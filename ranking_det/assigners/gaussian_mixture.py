@@ -20,7 +20,7 @@ from ranking_det.checks import check_that
 TOLERANCE = 1e-3
 """A row has converged when its mean log-likelihood, in nats, changes by less than this."""
 MAX_ITERATIONS = 100
-"""Iterations after which the fit ends, even if some rows have not converged."""
+"""Maximum number of iterations; the fit then stops, even if some rows have not converged."""
 CHECK_EVERY = 8
 """Iterations between two checks for convergence: each check synchronizes host and GPU."""
 
