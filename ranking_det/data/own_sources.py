@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ranking_det.data.coco_json.reader import load_json
+from ranking_det.data.coco_json.reader import hold_annotations, load_json
 from ranking_det.data.formats import via
 from ranking_det.data.formats.annotated_images import FaultyFile
 from ranking_det.data.formats.coco_objects import category_names, identity_of
@@ -95,6 +95,12 @@ class OwnDataPlan:
     stamp: str = ""
     is_written: bool = False
 
+    def hold(self) -> None:
+        """Let the reader of annotation files find the content before the files are written."""
+        for side in (self.train, self.val):
+            if side is not None:
+                hold_annotations(side.json_file, side.content)
+
     def write(self) -> None:
         """Write the files, each atomically; source.json last, so that a kill leaves no valid half.
 
@@ -125,6 +131,7 @@ class OwnDataPlan:
         }
         write_json(self.folder / "source.json", content)
         self.is_written = True
+        self.hold()  # the files are new, but need not be parsed again
 
     def prepared(self) -> PreparedData:
         """Return the paths to train with."""

@@ -8,6 +8,7 @@ examples:
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --eval-only \
       train.init_checkpoint=output/shapes/retinanet_atss_rs/model_final.pth
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.yaml SOLVER.MAX_ITER 300
+  python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --train BCCD_Dataset
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py \
       --train-json train.json --train-images images --val-json val.json --val-images images
   python train_net.py --config-file configs/shapes/retinanet_atss_rs.py --predict photos/*.jpg
@@ -19,8 +20,8 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ranking_det.data.coco_json.reader import AnnotationSummary
 from ranking_det.user_errors import UserError
 
 
@@ -34,6 +35,8 @@ class Command:
     eval_only: bool = False
     resume: bool = False
     overwrite: bool = False
+    train: str | None = None
+    val: str | None = None
     train_json: str | None = None
     train_images: str | None = None
     val_json: str | None = None
@@ -52,8 +55,8 @@ class Command:
     num_machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
-    own_data: Sequence[AnnotationSummary | None] | None = field(default=None, repr=False)
-    """Summaries of the user's training and validation files, if a parent process has read them."""
+    own_data: tuple[Any, ...] | None = field(default=None, repr=False)
+    """The ``OwnData`` of the user's files, if a parent process has read them."""
 
     @property
     def trains(self) -> bool:
@@ -90,6 +93,15 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     if len(given) > 1:
         raise UserError(
             f"{', '.join(modes)}: expected at most one of these flags, got {' and '.join(given)}"
+        )
+    sources = [flag for flag in ("train", "val") if vars(args)[flag] is not None]
+    files = [f"{flag}_{part}" for flag in ("train", "val") for part in ("json", "images")]
+    files = [flag for flag in files if vars(args)[flag] is not None]
+    if sources and files:
+        raise UserError(
+            f"--{files[0].replace('_', '-')}: expected no such flag with --{sources[0]}; give "
+            "--train and --val, which take a JSON file too, or --train-json, --train-images, "
+            "--val-json and --val-images"
         )
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UserError(f"--max-pixels: expected at least 1, got {args.max_pixels}")
@@ -130,8 +142,15 @@ def _build_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group(
         "your own data",
-        "COCO or LVIS JSON files; the model gets their classes. Training needs both.",
+        "Data sets in COCO JSON, Pascal VOC, YOLO, VIA or LabelMe format, or COCO or LVIS JSON "
+        "files with their image folders; the model gets their classes.",
     )
+    text = "folder or file of a data set to train on, which is converted to COCO JSON in data/ of "
+    text += "the output folder (default: the data sets of the config)"
+    group.add_argument("--train", metavar="FOLDER_OR_FILE", help=text)
+    text = "folder or file of a data set to evaluate on (default: the validation images of --train "
+    text += "or, if it has none, a fifth of its images)"
+    group.add_argument("--val", metavar="FOLDER_OR_FILE", help=text)
     for split, name, use in (("train", "training", "train"), ("val", "validation", "evaluate")):
         json_file = f"annotation file to {use} on (default: the data sets of the config)"
         images = f"folder of the {name} images (required with --{split}-json)"

@@ -22,6 +22,7 @@ from ranking_det.data.coco_json.reader import (
     read_annotations,
     summarize,
 )
+from ranking_det.data.own_sources import OwnDataPlan, plan_own_data
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table
@@ -46,47 +47,99 @@ _OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 
 
 class OwnData(NamedTuple):
-    """Summaries of the user's annotation files; None for a split without one."""
+    """What is known of the user's data.
+
+    Attributes:
+        train: the summary of the training file; None without one.
+        val: the summary of the validation file; None without one.
+        source_lines: sentences for the log about data that were converted from another format.
+    """
 
     train: AnnotationSummary | None
     val: AnnotationSummary | None
+    source_lines: Sequence[str] = ()
+
+    @property
+    def summaries(self) -> tuple[AnnotationSummary | None, AnnotationSummary | None]:
+        """The summaries of both files."""
+        return self.train, self.val
 
 
-def take_own_data(config: RunConfig, command: Command) -> OwnData:
+def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnDataPlan | None]:
+    """Convert the data sets of ``--train`` and ``--val`` to COCO JSON in memory.
+
+    Args:
+        config: names the output folder, where the JSON files belong.
+        command: names the data sets.
+
+    Returns:
+        The command with the JSON files and image folders, and the conversion, which has to be
+        written. Without such data sets, or if a parent process has converted them, the command as
+        it is and None.
+
+    Raises:
+        UserError: a data set is missing, of an unknown format, or too faulty; or training or
+            validation images are missing.
+    """
+    given = command.train, command.val
+    if given == (None, None) or command.own_data is not None:
+        return command, None
+    if command.train is None and (command.trains or command.preview is not None):
+        raise UserError("--val is given without --train FOLDER_OR_FILE")
+    # One split for all seeds of the training, so that their APs can be compared.
+    sources = plan_own_data(*given, config.train.output_dir)
+    sources.hold()
+    files = {}
+    for split, side in (("train", sources.train), ("val", sources.val)):
+        if side is not None:
+            files |= {f"{split}_json": side.json_file, f"{split}_images": side.image_root}
+    return replace(command, **files), sources
+
+
+def take_own_data(config: RunConfig, command: Command, source_lines: Sequence[str] = ()) -> OwnData:
     """Check the files that the command line names, register them, and set them in the config.
 
     Args:
         config: gets the data sets and the number of classes.
         command: names the files. They are not read again if it already has their summaries.
+        source_lines: see :class:`OwnData`.
 
     Returns:
-        The summaries of the files.
+        What is known of the files.
 
     Raises:
         UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
     """
     decoded = math.inf if command.check_images else NUM_DECODED
     options = ReadOptions(**{name: vars(command)[name] for name in _OPTIONS}, max_decoded=decoded)
-    data = OwnData(*(command.own_data or (_read(command, split, options) for split in NAMES)))
+    if command.own_data is None:
+        data = OwnData(*(_read(command, split, options) for split in NAMES), source_lines)
+    else:
+        data = OwnData(*command.own_data)
     if data.train is None and data.val is None:
-        if command.keep_empty_images:
-            raise UserError("--keep-empty-images needs --train-json")
-        for name in (*_OPTIONS, "check_images"):
-            if vars(command)[name] not in (False, None):
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} needs --train-json or --val-json")
+        _check_no_options(command)
         return data
     if data.train is None and (command.trains or command.preview is not None):
         raise UserError("--val-json is given without --train-json FILE --train-images FOLDER")
     if data.val is None and (command.trains or command.eval_only):
         raise UserError("--train-json is given without --val-json FILE --val-images FOLDER")
-    for split, summary in zip(NAMES, data, strict=True):
+    for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None:
             config.set_names("train" if split == "train" else "test", NAMES[split])
     if command.keep_empty_images:
         config.keep_empty_images()
     register_own_data(config, command, data)
     return data
+
+
+def _check_no_options(command: Command) -> None:
+    """Raise UserError if the command has an option for the user's own data, but no data."""
+    if command.keep_empty_images:
+        raise UserError("--keep-empty-images needs --train or --train-json")
+    for name in (*_OPTIONS, "check_images"):
+        if vars(command)[name] not in (False, None):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} needs --train, --val, --train-json or --val-json")
 
 
 def register_own_data(
@@ -109,7 +162,7 @@ def register_own_data(
     Raises:
         UserError: the validation file has a category that is not among the classes.
     """
-    for split, summary in zip(NAMES, data, strict=True):
+    for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is None:
             continue
         if class_names is None:
@@ -137,17 +190,17 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
     if not interface_of(model).learns_masks:
         return data
     summaries: list[AnnotationSummary | None] = []
-    for split, summary in zip(NAMES, data, strict=True):
+    for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None and not summary.options.masks:
             summary = _read(command, split, replace(summary.options, masks=True))
         summaries.append(summary)
-    data = OwnData(*summaries)
+    data = OwnData(*summaries, data.source_lines)
     if data.train is not None and not data.train.num_masks:
         raise UserError(
             f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
             "model of the config learns masks, so use a config without masks or a file with them"
         )
-    for split, summary in zip(NAMES, data, strict=True):
+    for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None:
             class_names = MetadataCatalog.get(NAMES[split]).thing_classes
             folder = vars(command)[f"{split}_images"]
@@ -167,8 +220,9 @@ def check_own_names(names: Sequence[str]) -> None:
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
             raise UserError(
-                f"--{split}-json: expected a file, got none; the config was run on your own data, "
-                f"so give --{split}-json FILE --{split}-images FOLDER again"
+                f"--{split}: expected a folder or file, got none; the config was run on your own "
+                f"data, so give --{split} FOLDER_OR_FILE, or --{split}-json FILE "
+                f"--{split}-images FOLDER, again"
             )
 
 
@@ -176,10 +230,12 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
     """Log a summary of the user's files; call this after the log file is set up.
 
     Args:
-        data: the summaries of the files.
+        data: what is known of the files.
         masks: whether the model learns masks; if so, objects without a mask are a warning.
     """
-    for split, summary in zip(OwnData._fields, data, strict=True):
+    for line in data.source_lines:
+        logger.info("%s", line)
+    for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None:
             _log_summary(split, summary)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
@@ -197,7 +253,7 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
         f"{split}: {summary.json_file}, {summary.format.upper()} format, "
         f"{summary.num_images} images ({summary.num_empty_images} without objects), "
         f"{summary.num_objects} objects{f' and {crowds} crowds' if crowds else ''}, "
-        f"{len(names)} classes: {listed}"
+        f"{len(names)} class{'es' * (len(names) != 1)}: {listed}"
     )
     logger.info("%s", text)
     for note in summary.notes:
@@ -233,7 +289,7 @@ def write_faults(data: OwnData, folder: str | Path, *, keep_others: bool = False
         keep_others: keep the rows of an earlier table for other files.
     """
     path = Path(folder, FAULTS_FILE)
-    summaries = [summary for summary in data if summary is not None]
+    summaries = [summary for summary in data.summaries if summary is not None]
     rows = [fault._asdict() for summary in summaries for fault in summary.faults]
     if keep_others and path.is_file():
         files = {summary.json_file for summary in summaries}

@@ -19,6 +19,7 @@ from torch import nn
 
 from ranking_det.data.catalog import prepare_registered
 from ranking_det.data.images import set_max_pixels
+from ranking_det.data.own_sources import OwnDataPlan
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
 from ranking_det.engine.command import Command
@@ -26,6 +27,7 @@ from ranking_det.engine.output_folder import check_no_training, check_not_put_as
 from ranking_det.engine.own_data import (
     OwnData,
     check_own_names,
+    convert_own_data,
     read_own_masks,
     register_own_data,
     take_own_data,
@@ -49,6 +51,7 @@ class Plan:
             random state that the initialisation left.
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
+        sources: the conversion of the user's data, which :meth:`write_data` writes; None for none.
     """
 
     command: Command
@@ -58,6 +61,7 @@ class Plan:
     model: nn.Module
     dtype: str
     records: Records | None = None
+    sources: OwnDataPlan | None = None
 
     @property
     def output_dir(self) -> str:
@@ -73,6 +77,13 @@ class Plan:
     def resume_at(self) -> int | None:
         """The iteration at which a resumed run starts; None for a new run."""
         return self.weights.next_iteration if self.command.resume else None
+
+    def write_data(self) -> None:
+        """Write the converted data of the user, on each machine once, and free their memory."""
+        if self.sources is not None and comm.get_local_rank() == 0:
+            self.sources.write()
+        self.sources = None
+        comm.synchronize()
 
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""
@@ -96,7 +107,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     if command.overwrite and not Path(path).exists():
         path = where_put(str(Path(path).parent), path)
     config = load_config(path, command.overrides, trust=command.trust_config)
-    data = take_own_data(config, command)
+    command, sources = convert_own_data(config, command)
+    data = take_own_data(config, command, sources.lines if sources else ())
     settings = config.train
     _check_folders(config, command)
     if not (starts_others and torch.cuda.is_available()):
@@ -121,7 +133,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     if not starts_others:
         model.to(settings.device)
     data = read_own_masks(command, data, model)
-    plan = Plan(command, config, data, weights, model, dtype)
+    plan = Plan(command, config, data, weights, model, dtype, sources=sources)
     _check_model(plan, [] if command.predict else splits)
     if command.resume:
         _check_end(plan)

@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             plan = make_plan(command, starts_others=True)
             # From here on this process only waits, so free the memory of the parsed files.
             release_sets([*plan.config.names("train"), *plan.config.names("test")])
-            command = replace(command, own_data=plan.data)
+            plan.write_data()
+            command = replace(plan.command, own_data=plan.data)
             del plan
         return start(_work, command)
     except UserError as error:
@@ -125,6 +126,7 @@ def train(plan: Plan) -> str:
         if not (command.resume or command.overwrite):
             check_still_no_training(plan.output_dir, config.written("train.output_dir"))
         remove_partial(plan.output_dir)
+    plan.write_data()
     set_up(plan)
     if command.resume and find_last(plan.output_dir) not in ("", plan.weights.path):
         logger.warning("The last checkpoint is missing or broken: resuming from an earlier one")
@@ -148,6 +150,7 @@ def evaluate_weights(plan: Plan) -> str:
     Raises:
         UserError: the checkpoint does not fit the model, or a file of the data is faulty.
     """
+    plan.write_data()
     set_up(plan)
     make_missing_sets(plan.config.names("test"))
     load_weights(plan.model, plan.weights.path, whole=True)
@@ -200,6 +203,7 @@ def preview(plan: Plan) -> str:
     """
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
+    plan.write_data()
     log_own_data(plan.data, masks=plan.learns_masks)
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))
     write_faults(plan.data, folder)

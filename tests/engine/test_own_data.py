@@ -374,11 +374,11 @@ WRONG = {
     ),
     "empty images without a training file": (
         lambda root, tmp: ["--keep-empty-images"],
-        "--keep-empty-images needs --train-json",
+        "--keep-empty-images needs --train or --train-json",
     ),
     "a limit without a file": (
         lambda root, tmp: ["--max-faults", "3"],
-        "--max-faults needs --train-json or --val-json",
+        "--max-faults needs --train, --val, --train-json or --val-json",
     ),
     "a negative limit": (
         lambda root, tmp: [*flags(root), "--max-faults", "-1"],
@@ -403,7 +403,7 @@ WRONG = {
     ),
     "a check of images without a file": (
         lambda root, tmp: ["--check-images"],
-        "--check-images needs --train-json or --val-json",
+        "--check-images needs --train, --val, --train-json or --val-json",
     ),
     "a preview of no images": (
         lambda root, tmp: ["--preview", "0"],

@@ -266,6 +266,19 @@ def _open(path: str) -> _OpenFile:
     return file
 
 
+def hold_annotations(path: str, content: dict[str, Any]) -> None:
+    """Keep the content of an annotation file in memory, before or after the file is written.
+
+    Args:
+        path: the file. Reading it gives this content until the file changes.
+        content: its content, which nobody may change.
+    """
+    key = os.path.abspath(path)
+    file = _OPEN_FILES.get(key)
+    checked = file.checked if file is not None and file.content is content else {}
+    _OPEN_FILES[key] = _OpenFile(content, _stamp(path), checked)
+
+
 def release_annotations(*paths: str) -> None:
     """Free the memory of parsed annotation files. Reading one again parses it again.
 

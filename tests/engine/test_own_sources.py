@@ -1,0 +1,178 @@
+"""Data sets of other formats from the command line: --train and --val."""
+
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from ranking_det.engine import main
+from tests.data.formats.cases import (
+    BOXES,
+    coco_set,
+    make_image,
+    via_file,
+    via_polygon,
+    via_region,
+    voc_set,
+    voc_text,
+    write_text,
+    yolo_set,
+)
+from tests.engine.cases import ROOT, run_commands
+
+CONFIG = ["--config-file", "configs/shapes/quick/retinanet_atss_rs.py"]
+MASKS = ["--config-file", "configs/shapes/quick/mask_rs.py"]
+SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.max_iter=1"]
+SMALL += ["train.log_period=1"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The output folders of all commands, run in one process."""
+    out = tmp_path_factory.mktemp("out")
+    voc, yolo = voc_set(out / "voc"), yolo_set(out / "yolo")
+    flat = voc_text([("cat", 3, 3, 0, 9), ("cat", 10, 20, 30, 15)], name="0.jpg")
+    write_text(voc / "Annotations" / "0.xml", flat)
+    coco_set(out / "coco")
+    for i in range(5):  # no split
+        make_image(out / "unsplit" / f"{i}.jpg", seed=i)
+        text = voc_text([(name, *box) for name, box in BOXES.items()], name=f"{i}.jpg")
+        write_text(out / "unsplit" / f"{i}.xml", text)
+    outline = via_polygon((5, 5), (40, 5), (40, 30))
+    for split in ("train", "val"):
+        via_file(out / "via" / split / "via.json", [via_region(outline, plant="fern")])
+
+    def command(name, *args, config=CONFIG):
+        return [*config, *args, *SMALL, f"train.output_dir={out}/run_{name}"]
+
+    run_commands(
+        [
+            command("voc", "--preview", "1", "--train", str(voc)),
+            command("voc", "--train", str(voc), "train.eval_period=0"),
+            command("voc", "--train", str(voc), "--resume", "train.max_iter=2"),
+            command("voc", "--eval-only", "--val", str(yolo)),
+            command("coco", "--train", str(out / "coco"), "train.eval_period=0"),
+            command("unsplit", "--train", str(out / "unsplit"), "train.eval_period=0"),
+            command("two", "--num-gpus", "2", "--train", str(yolo), "--val", str(voc)),
+            command("via", "--train", str(out / "via"), "train.eval_period=0", config=MASKS),
+        ],
+        pictures=False,
+    )
+    return out
+
+
+def log_of(out, name):
+    return (out / f"run_{name}" / "log.txt").read_text()
+
+
+def test_a_model_learns_the_classes_of_a_pascal_voc_folder(out):
+    weights = torch.load(out / "run_voc" / "model_final.pth", weights_only=True)
+    assert weights["class_names"] == ["cat", "dog"]
+    log = log_of(out, "voc")
+    assert "found: Pascal VOC, 2 train and 2 val images, 2 classes" in log
+    assert "2 images (0 without objects), 3 objects, 2 classes: cat, dog" in log
+    assert "train: left out: box without size: 1" in log
+
+
+def test_a_fault_names_the_file_of_the_source(out):
+    lines = (out / "run_voc" / "data_faults.csv").read_text().splitlines()
+    (fault,) = [line for line in lines if "box without size" in line]
+    assert "Annotations/0.xml, object 0" in fault
+
+
+def test_the_conversion_is_written_once_and_reused(out):
+    folder = out / "run_voc" / "data"
+    assert {path.name for path in folder.iterdir()} == {"train.json", "val.json", "source.json"}
+    content = json.loads((folder / "train.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [
+        "JPEGImages/0.jpg",
+        "JPEGImages/1.jpg",
+    ]
+    # The preview has written it; both trainings and no evaluation of another set use it again.
+    log = log_of(out, "voc")
+    assert log.count("of the same files: it is used again") == 2
+    assert "Resuming" in log
+
+
+def test_an_evaluation_reads_a_folder_of_another_format(out):
+    commands = log_of(out, "voc").split("Command line:")
+    (log,) = [log for log in commands if "eval_only=True" in log]
+    assert "found: YOLO, 2 train and 2 val images, 2 classes" in log
+    assert "val: " in log and "2 images (0 without objects), 4 objects" in log
+    assert "AP-dog" in json.loads((out / "run_voc" / "results.json").read_text())["bbox"]
+
+
+def test_a_coco_export_is_used_where_it_lies(out):
+    log = log_of(out, "coco")
+    assert "found: COCO JSON, 2 train and 2 val images, 2 classes" in log
+    assert f"train: {out}/coco/train/_annotations.coco.json" in log
+    assert {path.name for path in (out / "run_coco" / "data").iterdir()} == {"source.json"}
+
+
+def test_validation_images_are_split_off_if_there_are_none(out):
+    record = json.loads((out / "run_unsplit" / "data" / "split.json").read_text())
+    assert len(record["train"]) == 4 and len(record["val"]) == 1 and record["seed"] == 0
+    assert "no validation set: 1 of 5 images are taken" in log_of(out, "unsplit")
+
+
+def test_several_processes_read_the_conversion_of_the_first(out):
+    log = log_of(out, "two")
+    assert log.count(f"{out}/yolo: found: YOLO") == 1 and "Process 0 of 2" in log
+    assert (out / "run_two" / "model_final.pth").is_file()
+
+
+def test_masks_of_polygons_are_learned(out):
+    log = log_of(out, "via")
+    assert "loss_mask" in log and "1 class: fern" in log
+
+
+WRONG = {
+    "both kinds of flags": (
+        lambda root: ["--train", str(root), "--val-json", "val.json"],
+        "--val-json: expected no such flag with --train",
+    ),
+    "a folder that does not exist": (
+        lambda root: ["--train", f"{root}/none"],
+        r"none' does not exist",
+    ),
+    "no data set": (lambda root: ["--train", str(root / "JPEGImages")], "no annotations; looked"),
+    "no training images": (lambda root: ["--val", str(root)], "--val is given without --train"),
+    "an unknown class": (
+        lambda root: ["--train", str(root), "--val", str(yolo_of_birds(root.parent))],
+        "expected a class of .*, got 'bird'",
+    ),
+}
+
+
+def yolo_of_birds(folder):
+    return yolo_set(folder / "birds", "train: images/train\nval: images/val\nnames: [cat, bird]\n")
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_data_set_that_cannot_be_used_is_one_line_and_nothing_is_written(
+    case, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    make, message = WRONG[case]
+    voc_set(tmp_path / "voc")
+    args = [*CONFIG, *make(tmp_path / "voc"), *SMALL, f"train.output_dir={tmp_path}/run"]
+    assert main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_faults_are_refused_by_the_name_of_the_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    root = voc_set(tmp_path / "voc")
+    boxes = [("cat", 3, 3, 0, 9)] * 20 + [("cat", 10, 20, 30, 15)] * 20
+    write_text(root / "Annotations" / "0.xml", voc_text(boxes, name="0.jpg"))
+    args = [*CONFIG, "--train", str(root), *SMALL, f"train.output_dir={tmp_path}/run"]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert "20 faults (box without size 20)" in error and "0.xml, object 0" in error
+    assert not (tmp_path / "run").exists()
+    assert main([*args[:4], "--max-faults", "20", "--preview", "1", *args[4:]]) == 0
+    assert Image.open(next((tmp_path / "run" / "preview").glob("*.png"))).size[0] > 64
