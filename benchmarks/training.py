@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ ROOT = Path(__file__).parents[1]
 SEED = 0
 
 
-def train(config: str, folder: str, *, quiet: bool = False) -> tuple[float, dict[str, Any]]:
+def train(
+    config: str,
+    folder: str,
+    *,
+    flags: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> tuple[float, dict[str, Any]]:
     """Train and evaluate a config with ``train_net.py`` in a child process.
 
     Args:
         config: path of a LazyConfig, relative to the root of the repository.
         folder: output folder.
+        flags: further flags of ``train_net.py``.
+        overrides: overrides of config keys.
         quiet: print nothing.
 
     Returns:
         The minutes that training and evaluation took, and the metrics.
     """
-    options = [f"train.seed={SEED}", f"train.output_dir={folder}"]
+    options = [*flags, *overrides, f"train.seed={SEED}", f"train.output_dir={folder}"]
     start = time.monotonic()
     subprocess.run(
         [sys.executable, "train_net.py", "--config-file", config, *options],

@@ -101,6 +101,19 @@ class BoxMapper:
         result["instances"] = instances
         return result
 
+    def count_dropped(self, records: Iterable[Record]) -> int:
+        """Count the objects that are too small for training, because of ``min_side``.
+
+        Args:
+            records: dataset dicts in Detectron2's format.
+
+        Returns:
+            The number of objects, without crowds.
+        """
+        annotations = (a for record in records for a in record["annotations"])
+        objects = [a for a in annotations if not a.get("iscrowd", 0)]
+        return len(objects) - len(self._objects(objects)[0])
+
     def _objects(self, annotations: Sequence[Record]) -> tuple[list[Record], np.ndarray]:
         """Return the objects and crowds that are large enough, and their boxes (n, 4) XYXY."""
         objects, boxes = [], [np.zeros((0, 4))]

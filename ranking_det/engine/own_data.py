@@ -248,11 +248,12 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
 
 def _log_summary(split: str, summary: AnnotationSummary) -> None:
     names, crowds = summary.class_names, summary.num_crowds
+    counted = f" and {crowds} crowd{'s' * (crowds != 1)}" if crowds else ""
     listed = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
     text = (
         f"{split}: {summary.json_file}, {summary.format.upper()} format, "
         f"{summary.num_images} images ({summary.num_empty_images} without objects), "
-        f"{summary.num_objects} objects{f' and {crowds} crowds' if crowds else ''}, "
+        f"{summary.num_objects} objects{counted}, "
         f"{len(names)} class{'es' * (len(names) != 1)}: {listed}"
     )
     logger.info("%s", text)

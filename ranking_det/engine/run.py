@@ -19,7 +19,7 @@ from torch.distributed import is_torchelastic_launched
 
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
-from ranking_det.data.mapper import UnreadableImages
+from ranking_det.data.mapper import BoxMapper, UnreadableImages
 from ranking_det.engine.checkpoint import find_last, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
@@ -257,7 +257,13 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     """
     config, records = plan.config, plan.take_records()
     if records:
-        check_masks(records, config.mapper("train").mapper, config.names("train"))
+        mapper = config.mapper("train").mapper
+        check_masks(records, mapper, config.names("train"))
+        dropped = mapper.count_dropped(records) if isinstance(mapper, BoxMapper) else 0
+        if dropped:
+            logger.warning(
+                "%d objects are smaller than %g px and are not learned", dropped, mapper.min_side
+            )
         config.fit_to_data(len(records))
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, plan.resume_at or 0, skipped)

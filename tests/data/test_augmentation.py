@@ -385,6 +385,13 @@ def test_an_object_is_kept_if_its_centre_is_inside_the_crop(tmp_path):
     assert instances.image_size == (120, 70)
 
 
+def test_objects_below_the_smallest_side_are_dropped_and_counted(tmp_path):
+    item = write(tmp_path, [(0, 40, 0.5, 60), (0, 0, 9, 9), (5, 5, 6, 5.5)], crowd=[2])
+    mapper = BoxMapper(augmentations=[], image_format="RGB")
+    assert mapper(item)["instances"].gt_boxes.tensor.tolist() == [[0, 0, 9, 9]]
+    assert mapper.count_dropped([item, item]) == 2  # without the crowd
+
+
 def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
     image = picture().astype(np.float32)
     larger = ColorPadTransform(2, 1, 3, 4, MEAN).apply_image(image)
