@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ranking_det.data.coco_json.reader import ReadOptions, read_results
+from ranking_det.data.coco_json.reader import ReadOptions
+from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library

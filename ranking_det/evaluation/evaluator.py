@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def _read(metadata: Any, dataset_name: str, lvis: bool) -> reader.Annotations:
     if metadata.get("thing_classes") is None:
         raise UserError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
     content = convert_to_coco_dict(dataset_name)
-    return reader.check_content(content, where, options=REGISTERED, lvis=lvis)
+    return reader.check_content(content, where, replace(REGISTERED, lvis=lvis))
 
 
 def _classes(

@@ -123,7 +123,7 @@ def test_a_file_of_normalized_boxes_is_refused_in_one_line_with_the_way_out():
     assert "\n" not in message and "--boxes normalized" in message
     assert message.endswith("(--max-faults 4 accepts them as they are)")
     with pytest.raises(UserError, match="look normalized"):
-        check_content(content, "own.json", options=ReadOptions(max_faults=3))
-    read = check_content(content, "own.json", options=ReadOptions(max_faults=4))
+        check_content(content, "own.json", ReadOptions(max_faults=3))
+    read = check_content(content, "own.json", ReadOptions(max_faults=4))
     assert len(read.annotations) == 4
     assert json.dumps(read.annotations[0]["bbox"]) == json.dumps(content["annotations"][0]["bbox"])

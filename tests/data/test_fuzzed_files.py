@@ -15,7 +15,8 @@ from pycocotools import mask as mask_util
 
 from ranking_det.data.catalog import load_set, register_annotations
 from ranking_det.data.coco_json.faults import LEFT_OUT
-from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, read_results, summarize
+from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, summarize
+from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import average_precision
 from ranking_det.evaluation.ground_truth import read_ground_truth
 from ranking_det.user_errors import UserError

@@ -100,9 +100,7 @@ def random_set(seed, images=30, crowds=0.1):
 
 def prepare(content, rules):
     """Check the content of an annotation file with its masks, and complete it."""
-    checked = check_content(
-        content, "the set", options=ReadOptions(masks=True), lvis=rules == "lvis"
-    )
+    checked = check_content(content, "the set", ReadOptions(masks=True, lvis=rules == "lvis"))
     return complete_for_evaluation(checked.content)
 
 

@@ -25,9 +25,6 @@ TOLERANCE = 1.0
 Converters that count pixels from 1, or take the last pixel's index for the edge, are off by one.
 """
 
-LEAST_FAULTS, LEAST_SHARE = 10, 0.05
-"""A file is refused if more objects than this number and this share are left out or cut."""
-
 _NEARLY_ALL = 0.95
 """Share of the boxes that must look wrong, as a file may have a few boxes of another kind."""
 

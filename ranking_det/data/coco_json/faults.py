@@ -1,9 +1,9 @@
-"""Collect the faults of an annotation file: refused, left out, cut, mended or noted."""
+"""Collect the faults of annotation files: refused, left out, cut, mended, skipped or noted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ranking_det.user_errors import UserError, show
@@ -14,12 +14,15 @@ SHOWN = 10
 MAX_ROWS = 10_000
 """Faults of a kind that are kept with their place; all are counted."""
 
+LEAST_FAULTS, LEAST_SHARE = 10, 0.05
+"""Data are refused if more objects, or images, than this number and this share are faulty."""
+
 REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
 NOTED, SKIPPED = "noted", "skipped"
 """What becomes of an entry. Objects that are left out or cut count against the limit of a file.
 
-Unreadable images are skipped in training and evaluation. What is noted is no fault, but is read in
-another way than it is written.
+Unreadable and missing images are skipped. What is noted is no fault, but is read in another way
+than it is written.
 """
 
 _NOUNS = {"categories": "category", "images": "image", "annotations": "annotation"}
@@ -31,9 +34,9 @@ class Fault(NamedTuple):
 
     Attributes:
         file: the annotation file.
-        place: the entry, such as ``annotations[3]``.
+        place: the entry, such as ``annotations[3]``, ``object 3`` or ``line 3``; "" for the file.
         id: its id, if it has one.
-        image: the id of its image; empty for categories.
+        image: the id of its image, or its name where images have no id; empty for categories.
         kind: by which faults are counted.
         action: what becomes of the entry.
         text: the fault in words, with the value.
@@ -48,16 +51,18 @@ class Fault(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        section = self.place.partition("[")[0]
-        named = f"{_NOUNS[section]} {show(self.id)} ({self.place})" if self.id != "" else self.place
-        return f"{self.file}: {named}: {self.text}"
+        section, bracket, _ = self.place.partition("[")
+        if self.id != "":
+            return f"{self.file}: {_NOUNS[section]} {show(self.id)} ({self.place}): {self.text}"
+        separator = ": " if bracket else ", "
+        return f"{separator.join(filter(None, (self.file, self.place)))}: {self.text}"
 
 
 class Faults:
-    """Counts of the faults of one file by kind and action, with the first ones of each.
+    """Counts of the faults of a file or folder by kind and action, with the first ones of each.
 
     Args:
-        file: the file, as messages name it.
+        file: the file or folder, as messages name it.
 
     Attributes:
         counts: the number of faults by (action, kind).
@@ -84,14 +89,30 @@ class Faults:
             index: the index of the entry in its section.
             entry: the entry, for its id and that of its image.
         """
-        self.counts[action, kind] += 1
-        if self.counts[action, kind] > MAX_ROWS:
-            return
         known = entry if isinstance(entry, dict) else {}
         identity = known.get("id", "") if section in _NOUNS else ""
         image = known.get("image_id", "") if section == "annotations" else identity
         place = f"{_LISTS.get(section, section)}[{index}]"
-        self.rows.append(Fault(self.file, place, identity, image, kind, action, text))
+        self.add_row(Fault(self.file, place, identity, image, kind, action, text))
+
+    def add_row(self, fault: Fault) -> None:
+        """Count a fault that is described in full.
+
+        Args:
+            fault: the fault.
+        """
+        self.counts[fault.action, fault.kind] += 1
+        if self.counts[fault.action, fault.kind] <= MAX_ROWS:
+            self.rows.append(fault)
+
+    def remark(self, text: str) -> None:
+        """Add a line to the remarks, once.
+
+        Args:
+            text: the line.
+        """
+        if text not in self.remarks:
+            self.remarks.append(text)
 
     def total(self, *actions: str) -> int:
         """Return the number of faults with one of these actions."""
@@ -123,6 +144,27 @@ class Faults:
         head = f"{self.file}: {total} faults ({listed}){hint}"
         more = f"; the first {SHOWN}:" if total > SHOWN else ":"
         raise UserError("\n  ".join([head + more, *map(str, rows[:SHOWN])]))
+
+    def check_limit(
+        self, actions: Sequence[str], num_entries: int, noun: str, max_faults: int | None
+    ) -> None:
+        """Raise an error if too many entries have faults with one of these actions.
+
+        Args:
+            actions: the actions.
+            num_entries: the number of all entries, faulty or not.
+            noun: what they are, such as "objects in total".
+            max_faults: maximum number of faulty entries, >= 0; None for :data:`LEAST_FAULTS`, or
+                :data:`LEAST_SHARE` of the entries if that is more.
+
+        Raises:
+            UserError: see :meth:`check`.
+        """
+        count = self.total(*actions)
+        limit = max(LEAST_FAULTS, LEAST_SHARE * num_entries) if max_faults is None else max_faults
+        if count > limit:
+            hint = f"; --max-faults {count} accepts this ({num_entries} {noun})"
+            self.check(*actions, hint=hint)
 
     def summary(self) -> Iterator[str]:
         """Yield the remarks, and a line for each kind of fault that is not refused."""

@@ -22,16 +22,14 @@ from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Fa
 from ranking_det.data.coco_json.fields import Entry
 from ranking_det.user_errors import UserError, show
 
-SUFFIXES = tuple(
-    f".{name}" for name in "avif bmp gif jfif jp2 jpeg jpg pgm png ppm tga tif tiff webp".split()
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
+    ".webp".split()
 )
-"""The extensions of image files."""
+"""The extensions of image files, in lower case."""
 
 UNREADABLE = "unreadable image"
 """The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
-
-LEAST_UNREADABLE, LEAST_SHARE = 10, 0.05
-"""A file is refused if more images than this, and more than this share, are unreadable."""
 
 _THREADS = 8
 
@@ -41,9 +39,8 @@ class Folder(NamedTuple):
 
     Attributes:
         names: the names on disk.
-        by_name: the names by :func:`_loose`, which ignores the case of letters and the Unicode form
-            of accented letters.
-        by_stem: the names of images by :func:`_loose` of the name without the extension.
+        by_name: the names by their :func:`loose_name`.
+        by_stem: the names of images by the :func:`loose_name` of the name without the extension.
     """
 
     names: frozenset[str]
@@ -89,8 +86,8 @@ class ImageFinder:
             places.append((self.image_root, base))
         for folder, base in places:
             files = self._folder(folder)
-            stem = os.path.splitext(base)[0]
-            for matches in (files.by_name.get(_loose(base)), files.by_stem.get(_loose(stem))):
+            name = loose_name(base)
+            for matches in (files.by_name.get(name), files.by_stem.get(os.path.splitext(name)[0])):
                 if matches and len(matches) == 1:
                     return os.path.join(folder, matches[0])
         return None
@@ -114,7 +111,12 @@ class ImageFinder:
         return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _loose(name: str) -> str:
+def loose_name(name: str) -> str:
+    """Return a name without the differences in case and in the form of accented letters.
+
+    Args:
+        name: the name of a file.
+    """
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -122,10 +124,10 @@ def _list_folder(folder: str) -> Folder:
     names = _list_files(folder)
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for name in names:
-        by_name[_loose(name)].append(name)
+        by_name[loose_name(name)].append(name)
         stem, extension = os.path.splitext(name)
-        if extension.lower() in SUFFIXES:
-            by_stem[_loose(stem)].append(name)
+        if extension.lower() in IMAGE_SUFFIXES:
+            by_stem[loose_name(stem)].append(name)
     return Folder(names, by_name, by_stem)
 
 
@@ -322,19 +324,14 @@ def _check_files(
         seconds = sum(result.seconds for result in results) / threads
         of_all = f"decoded {len(decoded):,} of {len(images):,} images in {seconds:.1f} s"
         faults.remarks.append(f"{of_all}; {count} of them cannot be read" if count else of_all)
-    allowed = (
-        max(LEAST_UNREADABLE, LEAST_SHARE * len(checked)) if max_faults is None else max_faults
-    )
-    hint = ""
+    if not count:
+        return
+    faults.check()
     if count == len(checked):
-        hint = "; no image of those that were opened can be read"
-    elif count > allowed:
-        hint = f"; --max-faults {count} accepts this ({len(checked)} images were opened)"
-    elif strict and count:
-        hint = "; --strict refuses this"
-    if hint:
-        faults.check()
-        faults.check(SKIPPED, hint=hint)
+        faults.check(SKIPPED, hint="; no image of those that were opened can be read")
+    if strict:
+        faults.check(SKIPPED, hint="; --strict refuses this")
+    faults.check_limit([SKIPPED], len(checked), "images were opened", max_faults)
 
 
 class _FileCheck(NamedTuple):

@@ -16,27 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ranking_det.data.coco_json import rules
-from ranking_det.data.coco_json.box_rules import (
-    LEAST_FAULTS,
-    LEAST_SHARE,
-    check_boxes,
-    find_pattern,
-    read_boxes,
-)
-from ranking_det.data.coco_json.faults import (
-    CUT,
-    LEFT_OUT,
-    MENDED,
-    NOTED,
-    REFUSED,
-    Fault,
-    Faults,
-)
+from ranking_det.data.coco_json.box_rules import check_boxes, find_pattern, read_boxes
+from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, NOTED, Fault, Faults
 from ranking_det.data.coco_json.fields import (
     FIELDS,
     LVIS_FIELDS,
@@ -46,8 +32,8 @@ from ranking_det.data.coco_json.fields import (
     read_section,
 )
 from ranking_det.data.coco_json.image_files import find_images
-from ranking_det.data.coco_json.mask_rules import Size, keep_usable_masks, rle_faults
-from ranking_det.user_errors import UserError, nearest, show
+from ranking_det.data.coco_json.mask_rules import Size, keep_usable_masks
+from ranking_det.user_errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +50,7 @@ MAX_HEADERS = 10_000
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the reader.
+    """Options of the reader. Checked contents are cached by them.
 
     Attributes:
         strict: refuse any object that would be left out or mended.
@@ -76,6 +62,10 @@ class ReadOptions:
         max_headers: maximum number of image headers to open, evenly spread, to compare the sizes;
             0 to open none.
         max_decoded: maximum number of images to decode, evenly spread; 0 to decode none.
+        image_root: the folder of the images; None to not look for them.
+        lvis: whether the file must have LVIS's fields; None to find out.
+        needs_objects: refuse a file without objects, as for training.
+        needs_sizes: refuse images without ``width`` and ``height``.
     """
 
     strict: bool = False
@@ -85,6 +75,10 @@ class ReadOptions:
     masks: bool = False
     max_headers: int = MAX_HEADERS
     max_decoded: float = 0
+    image_root: str | None = None
+    lvis: bool | None = None
+    needs_objects: bool = False
+    needs_sizes: bool = True
 
     def __post_init__(self) -> None:
         """Check the limit.
@@ -98,6 +92,24 @@ class ReadOptions:
     def without_images(self) -> ReadOptions:
         """Return these options for a file whose images have been checked."""
         return replace(self, max_headers=0, max_decoded=0)
+
+    def are_met_by(self, other: ReadOptions) -> bool:
+        """Return whether the annotations read with other options are also right for these.
+
+        Args:
+            other: the other options.
+        """
+        needs = {"image_root": None, "lvis": None, "needs_objects": False, "needs_sizes": True}
+        rules = [replace(options.without_images(), **needs) for options in (self, other)]
+        return (
+            rules[0] == rules[1]
+            and self.image_root in (None, other.image_root)
+            and self.max_headers <= other.max_headers
+            and self.max_decoded <= other.max_decoded
+            and self.lvis in (None, other.lvis)
+            and self.needs_objects <= other.needs_objects
+            and self.needs_sizes <= other.needs_sizes
+        )
 
 
 @dataclass(frozen=True)
@@ -211,28 +223,6 @@ def summarize(annotations: Annotations, options: ReadOptions) -> AnnotationSumma
     )
 
 
-class _Request(NamedTuple):
-    """The arguments of :func:`read_annotations` except the file."""
-
-    image_root: str | None
-    options: ReadOptions
-    lvis: bool | None
-    needs_objects: bool
-    needs_sizes: bool
-
-    def is_met_by(self, other: _Request) -> bool:
-        """Return whether the annotations that another request gave are also right for this one."""
-        return (
-            self.image_root in (None, other.image_root)
-            and self.options.without_images() == other.options.without_images()
-            and self.options.max_headers <= other.options.max_headers
-            and self.options.max_decoded <= other.options.max_decoded
-            and self.lvis in (None, other.lvis)
-            and self.needs_objects <= other.needs_objects
-            and self.needs_sizes <= other.needs_sizes
-        )
-
-
 @dataclass
 class _OpenFile:
     """A parsed file.
@@ -240,12 +230,12 @@ class _OpenFile:
     Attributes:
         content: the object in the file, unchanged.
         stamp: numbers that change when the file changes.
-        checked: the checked content for each request.
+        checked: the checked content by the options of the reader.
     """
 
     content: dict[str, Any]
     stamp: tuple[int, ...] | None
-    checked: dict[_Request, Annotations] = field(default_factory=dict)
+    checked: dict[ReadOptions, Annotations] = field(default_factory=dict)
 
 
 _OPEN_FILES: dict[str, _OpenFile] = {}
@@ -345,10 +335,7 @@ def read_annotations(
     path: str | Path,
     image_root: str | Path | None = None,
     options: ReadOptions | None = None,
-    *,
-    lvis: bool | None = None,
-    needs_objects: bool = False,
-    needs_sizes: bool = True,
+    **changes: Any,
 ) -> Annotations:
     """Read and check an annotation file in COCO's or LVIS's format, and find its images.
 
@@ -356,9 +343,7 @@ def read_annotations(
         path: the file.
         image_root: the folder of the images; None to not look for them.
         options: the options of the reader.
-        lvis: whether the file must have LVIS's fields; None to find out.
-        needs_objects: refuse a file without objects, as for training.
-        needs_sizes: refuse images without ``width`` and ``height``.
+        **changes: options that replace those of ``options``, such as ``needs_objects=True``.
 
     Returns:
         The checked content. Reading an unchanged file again costs nothing.
@@ -367,39 +352,26 @@ def read_annotations(
         UserError: the file is missing, is in another format, or has faults that are refused. The
             message counts the faults and shows the first ten, a line each.
     """
-    options, path = options or ReadOptions(), str(path)
+    changes["image_root"] = None if image_root is None else str(image_root)
+    options, path = replace(options or ReadOptions(), **changes), str(path)
     file = _open(path)
-    root = None if image_root is None else str(image_root)
-    request = _Request(root, options, lvis, needs_objects, needs_sizes)
     for earlier, checked in file.checked.items():
-        if request.is_met_by(earlier):
+        if options.are_met_by(earlier):
             return checked
-    needs = {"needs_objects": needs_objects, "needs_sizes": needs_sizes}
-    checked = check_content(file.content, path, root, options, lvis=lvis, **needs)
-    file.checked[request._replace(lvis=checked.lvis)] = checked
+    checked = check_content(file.content, path, options)
+    file.checked[replace(options, lvis=checked.lvis)] = checked
     return checked
 
 
 def check_content(
-    content: Mapping[str, Any],
-    where: str,
-    image_root: str | Path | None = None,
-    options: ReadOptions | None = None,
-    *,
-    lvis: bool | None = None,
-    needs_objects: bool = False,
-    needs_sizes: bool = True,
+    content: Mapping[str, Any], where: str, options: ReadOptions | None = None
 ) -> Annotations:
     """Check the content of an annotation file; see :func:`read_annotations`.
 
     Args:
         content: the parsed file; it is not changed.
         where: its name in messages, such as its path.
-        image_root: see :func:`read_annotations`, as for all other arguments.
         options: the options of the reader.
-        lvis: whether the file must have LVIS's fields.
-        needs_objects: refuse a file without objects.
-        needs_sizes: refuse images without ``width`` and ``height``.
 
     Returns:
         The checked content.
@@ -408,15 +380,15 @@ def check_content(
         UserError: the content has faults that are refused.
     """
     options = options or ReadOptions()
-    sections = _sections(content, where, needs_objects)
-    lvis = is_lvis(sections["images"]) if lvis is None else lvis
+    sections = sections_of(content, where, annotations=options.needs_objects)
+    lvis = is_lvis(sections["images"]) if options.lvis is None else options.lvis
     faults, conversions = Faults(where), Counter[str]()
     read = {}
     for name, raw in sections.items():
         fields = FIELDS[name] | (LVIS_FIELDS.get(name, {}) if lvis else {})
-        if name == "images" and not needs_sizes:
+        if name == "images" and not options.needs_sizes:
             fields |= {key: fields[key]._replace(required=False) for key in ("width", "height")}
-        if name == "categories" and not needs_objects and lvis:
+        if name == "categories" and not options.needs_objects and lvis:
             # Only losses need it.
             fields |= {"image_count": fields["image_count"]._replace(required=False)}
         read[name] = read_section(name, raw, fields, faults, conversions)
@@ -430,13 +402,13 @@ def check_content(
         rules.check_lvis_lists(images.entries, class_ids, faults)
     rules.check_references(objects, set(images.columns["id"]), class_ids, "the file", faults)
     image_files: list[str] = []
-    if image_root is not None:
+    if options.image_root is not None:
         names = ("allow_outside", "max_headers", "max_decoded", "max_faults", "strict")
         settings = {name: vars(options)[name] for name in names}
-        image_files = find_images(images.entries, image_root, faults, **settings)
+        image_files = find_images(images.entries, options.image_root, faults, **settings)
     faults.check()
     annotations = _check_objects(objects, images, options, faults, conversions)
-    if needs_objects and all(annotation.get("iscrowd") for annotation in annotations):
+    if options.needs_objects and all(annotation.get("iscrowd") for annotation in annotations):
         if not annotations:
             raise UserError(
                 f"{where}: all annotations are left out; there is no object to train on"
@@ -460,12 +432,23 @@ def check_content(
     )
 
 
-def _sections(content: Mapping[str, Any], where: str, needs_objects: bool) -> dict[str, list[Any]]:
-    """Return the three lists of a file; annotations may be missing if no object is needed."""
+def sections_of(
+    content: Mapping[str, Any], where: str, *, annotations: bool = False
+) -> dict[str, list[Any]]:
+    """Return the three lists of an annotation file.
+
+    Args:
+        content: the parsed file.
+        where: its name in messages.
+        annotations: whether there must be annotations; test sets have none.
+
+    Raises:
+        UserError: a list is missing or empty, or is not a list.
+    """
     sections = {}
     for section in SECTIONS:
         entries = content.get(section)
-        optional = section == "annotations" and not needs_objects
+        optional = section == "annotations" and not annotations
         if entries is None and optional:
             entries = []
         if entries is None:
@@ -505,11 +488,8 @@ def _check_objects(
             f"(--max-faults {pattern.count} accepts them as they are)"
         )
     keep = check_boxes(annotations, boxes, sizes, faults)
-    count, share = faults.total(LEFT_OUT, CUT), LEAST_SHARE * len(annotations)
-    limit = max(LEAST_FAULTS, share) if allowed is None else allowed
-    if count > limit and not options.strict:
-        hint = f"; --max-faults {count} accepts this ({len(annotations)} objects in total)"
-        faults.check(LEFT_OUT, CUT, hint=hint)
+    if not options.strict:
+        faults.check_limit((LEFT_OUT, CUT), len(annotations), "objects in total", allowed)
     for index, box in boxes.replaced.items():
         annotations[index] = {**annotations[index], "bbox": box}
     if options.masks:
@@ -554,120 +534,6 @@ def _correct_flags(objects: Section, options: ReadOptions, faults: Faults) -> li
         merged = annotations[index] | change
         annotations[index] = {key: value for key, value in merged.items() if value is not None}
     return annotations
-
-
-def read_results(path: str, ground_truth: Mapping[str, Any], iou_type: str) -> list[Entry]:
-    """Read and check detections in COCO's result format, or ``predictions.json`` of ``--predict``.
-
-    Args:
-        path: the file.
-        ground_truth: the checked content of the annotation file.
-        iou_type: "bbox" or "segm".
-
-    Returns:
-        The results, with the ids of the ground truth.
-
-    Raises:
-        UserError: the file is missing, is not JSON, or has faults.
-    """
-    content, faults = load_json(path, "result file"), Faults(path)
-    if isinstance(content, dict) and "annotations" in content:
-        content = _results_of_predictions(content, path, ground_truth, faults)
-    if not isinstance(content, list):
-        kind = type(content).__name__
-        raise UserError(f"{path}: expected a list of results, got {kind}")
-    section = read_section(iou_type, content, FIELDS[iou_type], faults, Counter())
-    faults.check()
-    image_ids = {image["id"] for image in ground_truth["images"]}
-    class_ids = {category["id"] for category in ground_truth["categories"]}
-    rules.check_references(section, image_ids, class_ids, "the ground truth", faults)
-    results = section.entries
-    for index in np.flatnonzero(~np.isfinite(as_floats(section.columns["score"]))).tolist():
-        text = f"'score': expected a finite number, got {show(results[index]['score'])}"
-        faults.add(REFUSED, "wrong value", text, iou_type, index, results[index])
-    faults.check()
-    if iou_type == "bbox":
-        return _check_result_boxes(results, faults)
-    sizes = image_sizes(ground_truth)
-    for index, result in enumerate(results):
-        for text in _result_mask_faults(result, sizes):
-            faults.add(REFUSED, "segmentation", text, iou_type, index, result)
-    faults.check()
-    for index, result in enumerate(results):
-        mask = result["segmentation"]
-        if not all(type(side) is int for side in mask["size"]):  # floats, equal to the integers
-            width, height = sizes[result["image_id"]]
-            results[index] = result | {"segmentation": mask | {"size": [height, width]}}
-    return results
-
-
-def _results_of_predictions(
-    content: Mapping[str, Any], path: str, ground_truth: Mapping[str, Any], faults: Faults
-) -> list[Any]:
-    """Return the detections of a ``predictions.json`` with the ids of the ground truth.
-
-    That file numbers the images in the order of the predictions, so images are matched by the name
-    of their file, and classes by their name.
-    """
-    raw = _sections(content, path, needs_objects=False)
-    keys = {
-        "categories": ("id", "name"),
-        "images": ("id", "file_name"),
-        "annotations": ("image_id", "category_id"),
-    }
-    read = {}
-    for name, fields in keys.items():
-        shown = {key: FIELDS[name][key] for key in fields}
-        read[name] = read_section(name, raw[name], shown, faults, Counter())
-    faults.check()
-    results = read["annotations"].entries
-    for section, noun in (("images", "image"), ("categories", "category")):
-        known = defaultdict(list)
-        for entry in ground_truth[section]:
-            known[_plain_name(entry, noun)].append(entry["id"])
-        names = {entry["id"]: _plain_name(entry, noun) for entry in read[section].entries}
-        for index, identity in enumerate(read["annotations"].columns[f"{noun}_id"]):
-            matches = known.get(names.get(identity, ""), [])
-            if len(matches) == 1:
-                results[index] = {**results[index], f"{noun}_id": matches[0]}
-            else:
-                count = "several entries" if matches else "no entry"
-                text = f"the ground truth has {count} for the {noun} {show(names.get(identity))}"
-                faults.add(REFUSED, f"unknown {noun}", text, "annotations", index, results[index])
-    faults.check()
-    return results
-
-
-def _plain_name(entry: Entry, noun: str) -> str:
-    """Return the name of a category, or that of an image without its folders."""
-    if noun == "category":
-        return str(entry["name"])
-    name = str(entry.get("file_name") or entry.get("coco_url") or "")
-    return name.replace("\\", "/").rpartition("/")[2]
-
-
-def _check_result_boxes(results: list[Entry], faults: Faults) -> list[Entry]:
-    boxes = read_boxes("bbox", results, faults, Counter())
-    faults.check()
-    for index in np.flatnonzero(~np.isfinite(boxes.xywh).all(1)).tolist():
-        box = results[index].get("bbox")
-        text = f"'bbox': expected finite numbers, got {show(box)}" if box else "has no 'bbox'"
-        faults.add(REFUSED, "malformed box", text, "bbox", index, results[index])
-    faults.check()
-    for index, box in boxes.replaced.items():
-        results[index] = {**results[index], "bbox": box}
-    return results
-
-
-def _result_mask_faults(result: Entry, sizes: Mapping[Any, Size]) -> list[str]:
-    mask = result.get("segmentation")
-    if type(mask) is not dict:
-        return [f"'segmentation': expected an object, got {show(mask)}"]
-    texts = list(rle_faults(mask, sizes.get(result["image_id"])))
-    if not texts and type(mask["counts"]) is not str:
-        expected = "expected a string (results are compressed)"
-        return [f"the RLE's 'counts': {expected}, got {show(mask)}"]
-    return texts
 
 
 def match_classes(
