@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
+from ranking_det.data.coco_json.reader import ReadOptions, check_content, summarize
 from ranking_det.data.formats import writers
-from ranking_det.data.formats.annotated_images import AnnotatedImage, Findings
+from ranking_det.data.formats.coco_files import BOX_FORMS, mend_boxes
 from ranking_det.data.formats.coco_files import NAME as COCO
-from ranking_det.data.formats.coco_objects import BOX_FORMS, mend_boxes, read_objects
-from ranking_det.data.formats.sources import ALL, FORMATS, Converted, Source, convert, find_source
+from ranking_det.data.formats.sources import ALL, FORMATS, Source, convert, find_source
 from ranking_det.user_errors import UserError
 
 PROGRAM = "python -m ranking_det.data.convert"
@@ -65,6 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--class-attribute", metavar="NAME", help=text)
     text = "copy the images instead of making links to them"
     parser.add_argument("--copy", action="store_true", help=text)
+    text = "accept image names that lead out of the folder of a COCO JSON's images"
+    parser.add_argument("--allow-outside", action="store_true", help=text)
+    text = "maximum number of faulty objects, and of faulty images, which are left out (default: 10"
+    text += ", or 5 %% if that is more)"
+    parser.add_argument("--max-faults", type=int, metavar="N", help=text)
+    text = "refuse a data set with any faulty object or image"
+    parser.add_argument("--strict", action="store_true", help=text)
     return parser
 
 
@@ -91,34 +98,33 @@ def _convert(args: argparse.Namespace) -> list[str]:
     """Convert; return the lines to print."""
     if os.path.lexists(args.output):
         raise UserError(f"--output {args.output} exists; give another folder, or remove it")
-    source = find_source(
-        args.source, format_name=args.format_name, class_attribute=args.class_attribute
-    )
+    names = ("strict", "max_faults", "allow_outside")
+    options = ReadOptions(**{name: vars(args)[name] for name in names}, masks=True)
+    choices = {"format_name": args.format_name, "class_attribute": args.class_attribute}
+    source = find_source(args.source, options, **choices)
     if args.boxes != "xywh" and source.format != COCO:
         raise UserError(f"--boxes {args.boxes} is for COCO JSON; {args.source} is {source.format}")
-    splits = _choose_splits(source, args.split, args.to)
-    converted = {name: convert(source, split) for split, name in splits.items()}
-    converted = {
-        name: part._replace(content=mend_boxes(part.content, args.boxes, _where(source, part)))
-        for name, part in converted.items()
-    }
+    parts, checked, counts, lines = {}, {}, [], []
+    for split, name in _choose_splits(source, args.split, args.to).items():
+        part = convert(source, split)
+        where = part.json_file or source.path
+        parts[name] = part._replace(content=mend_boxes(part.content, args.boxes, where)), where
+        counts.append(f"{len(part.content['images']):,} {name}")
+        if args.to != "coco":
+            # YOLO has no sizes, so all headers are read to compare those of the JSON.
+            headers = {"image_root": part.image_root, "max_headers": len(part.content["images"])}
+            of_part = replace(options, **headers)
+            checked[name] = check_content(parts[name][0].content, where, of_part)
+            lines += [f"{name}: {note}" for note in summarize(checked[name], of_part).notes]
     with writers.new_folder(args.output) as folder:
-        if args.to == "coco":
-            lines = [
-                line
-                for name, part in converted.items()
-                for line in writers.write_coco(
-                    folder, name, part.content, part.image_root, copy=args.copy
-                )
-            ]
-        else:
-            lines = _write_others(args, source, converted, folder)
-    counts = ", ".join(f"{len(part.content['images']):,} {n}" for n, part in converted.items())
-    return [*source.lines, *lines, f"written: {args.output} ({FORMATS[args.to]}, {counts})"]
-
-
-def _where(source: Source, part: Converted) -> str:
-    return part.json_file or source.path
+        for name, (part, where) in parts.items() if args.to == "coco" else ():
+            flags = {"copy": args.copy, "allow_outside": args.allow_outside}
+            lines += writers.write_coco(folder, name, part, where, **flags)
+        if checked:
+            write = writers.WRITERS[args.to]
+            lines += write(folder, checked, source.classes, copy=args.copy)
+    written = f"written: {args.output} ({FORMATS[args.to]}, {', '.join(counts)})"
+    return [*source.lines, *lines, written]
 
 
 def _choose_splits(source: Source, split: str | None, target: str) -> dict[str, str]:
@@ -135,26 +141,6 @@ def _choose_splits(source: Source, split: str | None, target: str) -> dict[str, 
     if target != "voc" and "train" in named and "trainval" in named:
         named.remove("trainval")  # the images of train and val again
     return {name: name for name in named}
-
-
-def _write_others(
-    args: argparse.Namespace, source: Source, converted: dict[str, Converted], folder: Path
-) -> list[str]:
-    findings = Findings()
-    images: dict[str, list[AnnotatedImage]] = {}
-    for name, part in converted.items():
-        where = _where(source, part)
-        images[name] = read_objects(part.content, part.image_root, where, findings)
-    images = writers.drop_unreadable(images, findings)
-    members = [image for part in images.values() for image in part]
-    num_objects = sum(len(image.objects) for image in members)
-    findings.check(source.path, len(members), num_objects)
-    if not members:
-        raise UserError(f"{source.path}: no image to write; {findings.images[0]}")
-    write = writers.WRITERS[args.to]
-    names = writers.flat_names(images)
-    lines = write(folder, images, source.classes, names, copy=args.copy)
-    return [*findings.lines(len(members), num_objects), *lines]
 
 
 if __name__ == "__main__":

@@ -14,45 +14,26 @@ import contextlib
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ranking_det.data.coco_json.reader import hold_annotations, load_json
-from ranking_det.data.formats import via
-from ranking_det.data.formats.annotated_images import FaultyFile
-from ranking_det.data.formats.coco_objects import category_names, identity_of
+from ranking_det.data.coco_json.faults import Fault
+from ranking_det.data.coco_json.reader import ReadOptions, hold_annotations, load_json
+from ranking_det.data.formats import via, yolo
+from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import FileTree
-from ranking_det.data.formats.sources import ALL, Converted, Source, convert, find_source
+from ranking_det.data.formats.sources import ALL, Source, convert, find_source, used_classes
 from ranking_det.data.split import SHARE, split_images, subset
 from ranking_det.files import write_json, write_whole
-from ranking_det.user_errors import UserError, show
+from ranking_det.user_errors import UserError, nearest
 
 VERSION = 1
 """Of the conversion. Another number makes those of before be done again."""
 
 FOLDER = "data"
 """The folder of the conversion in the output folder of a run."""
-
-
-class PreparedData(NamedTuple):
-    """The files to train on; None for a side that was not asked for.
-
-    Attributes:
-        train_json: the COCO JSON of the training images.
-        train_images: the folder of the training images.
-        val_json: the COCO JSON of the validation images.
-        val_images: the folder of the validation images.
-        lines: sentences for the log.
-    """
-
-    train_json: str | None
-    train_images: str | None
-    val_json: str | None
-    val_images: str | None
-    lines: list[str]
 
 
 class Side(NamedTuple):
@@ -90,7 +71,7 @@ class OwnDataPlan:
     train: Side | None
     val: Side | None
     lines: list[str]
-    faults: list[FaultyFile] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     record: dict[str, Any] | None = None
     stamp: str = ""
     is_written: bool = False
@@ -133,37 +114,14 @@ class OwnDataPlan:
         self.is_written = True
         self.hold()  # the files are new, but need not be parsed again
 
-    def prepared(self) -> PreparedData:
-        """Return the paths to train with."""
-        pairs = (side[:2] if side else (None, None) for side in (self.train, self.val))
-        (train_json, train_images), (val_json, val_images) = pairs
-        return PreparedData(train_json, train_images, val_json, val_images, self.lines)
-
-
-def prepare_own_data(
-    train: str | None, val: str | None, output_dir: str, seed: int = 0
-) -> PreparedData:
-    """Find the formats of data sets, convert them to COCO JSON, and write that.
-
-    Args:
-        train: the folder or file of the training images; None for none.
-        val: the folder or file of the validation images; None for those of ``train``.
-        output_dir: the output folder of the run.
-        seed: the seed of the split, if there are no validation images.
-
-    Returns:
-        The files to train on.
-
-    Raises:
-        UserError: see :func:`plan_own_data`.
-    """
-    plan = plan_own_data(train, val, output_dir, seed)
-    plan.write()
-    return plan.prepared()
-
 
 def plan_own_data(
-    train: str | None, val: str | None, output_dir: str, seed: int = 0, share: float = SHARE
+    train: str | None,
+    val: str | None,
+    output_dir: str,
+    seed: int = 0,
+    share: float = SHARE,
+    options: ReadOptions | None = None,
 ) -> OwnDataPlan:
     """Find the formats of data sets and convert them in memory; write nothing.
 
@@ -177,37 +135,40 @@ def plan_own_data(
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.
         share: the share of the images that the split takes.
+        options: give the limit of faulty objects and of faulty images, ``max_faults`` and
+            ``strict``.
 
     Returns:
         The plan, whose ``write`` writes the files.
 
     Raises:
         UserError: a source is missing, of an unknown format or too faulty; has no training or
-            validation images; or cannot be split.
+            validation images; validation has a class that training does not have; or the images
+            cannot be split.
     """
     if train is None and val is None:
         raise UserError("expected a source of training or validation images, got none")
+    options = options or ReadOptions()
     folder = Path(os.path.abspath(output_dir)) / FOLDER
     paths = [path for path in dict.fromkeys((train, val)) if path is not None]
-    stamp = _stamp(paths, output_dir, [VERSION, seed, share])
+    settings = [VERSION, seed, share, options.max_faults, options.strict]
+    stamp = _stamp(paths, output_dir, settings)
     written = _read_written(folder, stamp)
     if written is not None:
         return written
-    sources = {path: find_source(path, exclude=output_dir) for path in paths}
+    sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
     sides = _choose_splits(train, val, sources)
     _name_placeholders(sides)
-    classes = list(dict.fromkeys(name for source, _ in sides.values() for name in source.classes))
-    converted = {name: convert(source, split, classes) for name, (source, split) in sides.items()}
+    classes = _classes(sides)
+    parts = {name: convert(source, split, classes) for name, (source, split) in sides.items()}
     for path, source in sources.items():
         prefix = f"{path}: " if len(sources) > 1 else ""
         plan.lines += [f"{prefix}{line}" for line in source.lines]
-    plan.faults = list(dict.fromkeys(fault for part in converted.values() for fault in part.faults))
-    if val is None and "val" not in converted:
-        converted = _split(converted["train"], plan, seed, share)
-    plan.train, plan.val = (_make_side(folder, name, converted) for name in ("train", "val"))
-    if plan.train is not None and plan.val is not None:
-        plan.lines += _compare_classes(plan.train.content, plan.val.content)
+        plan.faults += source.faults.rows
+    if val is None and "val" not in parts:
+        parts = _split(parts["train"], plan, str(train), seed, share)
+    plan.train, plan.val = (_make_side(folder, name, parts.get(name)) for name in ("train", "val"))
     return plan
 
 
@@ -254,62 +215,47 @@ def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
                 for image in images:
                     for obj in image.objects:
                         obj.name = other.classes[0]
-            source.findings.note(f"regions without a class are read as {other.classes[0]!r}")
+            source.faults.remark(f"regions without a class are read as {other.classes[0]!r}")
 
 
-def _split(train: Converted, plan: OwnDataPlan, seed: int, share: float) -> dict[str, Converted]:
-    split = split_images(train.content, train.image_root, share=share, seed=seed)
+def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
+    """Return the names of the classes of the training images, else of the validation images.
+
+    Raises:
+        UserError: validation has objects of another class. COCO files are compared when read.
+    """
+    classes: list[str] = []
+    for name, (source, split) in sides.items():
+        images = source.images.get(split, [])
+        if name == "train" or "train" not in sides:
+            # A data.yaml and COCO JSON list the classes, with or without objects.
+            listed = source.files or source.format == yolo.NAME
+            classes = source.classes if listed else used_classes(images)
+            continue
+        for obj in (obj for image in images for obj in image.objects):
+            if obj.name not in classes:
+                text = f"{obj.place}: expected a class of {sides['train'][0].path}, got"
+                raise UserError(f"{text} {obj.name!r}{nearest(obj.name or '', classes)}")
+    return classes
+
+
+def _split(
+    train: CocoSplit, plan: OwnDataPlan, where: str, seed: int, share: float
+) -> dict[str, CocoSplit]:
+    split = split_images(train.content, train.image_root, where=where, share=share, seed=seed)
     plan.record = split.record
     plan.lines += [*split.lines, f"the split is written to {plan.folder / 'split.json'}"]
     return {
-        name: train._replace(content=subset(train.content, ids), json_file=None)
+        name: CocoSplit(subset(train.content, ids), train.image_root, None)
         for name, ids in (("train", split.train), ("val", split.val))
     }
 
 
-def _make_side(folder: Path, name: str, converted: Mapping[str, Converted]) -> Side | None:
-    part = converted.get(name)
+def _make_side(folder: Path, name: str, part: CocoSplit | None) -> Side | None:
     if part is None:
         return None
     json_file = part.json_file or str(folder / f"{name}.json")
     return Side(json_file, part.image_root, part.content, part.json_file is not None)
-
-
-def _compare_classes(train: Mapping[str, Any], val: Mapping[str, Any]) -> list[str]:
-    """Return a line about the classes of validation objects that training never shows.
-
-    Raises:
-        UserError: such a class differs from one of training in case, spaces or hyphens only.
-    """
-    in_train, in_val = _count_objects(train), _count_objects(val)
-    unknown = {name: count for name, count in in_val.items() if name not in in_train}
-    plain = {_plain(name): name for name in in_train}
-    for name in unknown:
-        same = plain.get(_plain(name))
-        if same is not None:
-            text = f"validation has {unknown[name]:,} objects of the class {show(name)}"
-            raise UserError(f"{text}, training has the class {show(same)}; give them one name")
-    if not unknown:
-        return []
-    names = ", ".join(list(unknown)[:10]) + (" ..." if len(unknown) > 10 else "")
-    return [
-        f"classes that only validation has: {names} ({sum(unknown.values()):,} objects, which "
-        "cannot be found)"
-    ]
-
-
-def _count_objects(content: Mapping[str, Any]) -> Counter[str]:
-    names = category_names(content)
-    identities = (
-        identity_of(annotation.get("category_id"))
-        for annotation in content.get("annotations") or []
-        if isinstance(annotation, dict)
-    )
-    return Counter(names[identity] for identity in identities if identity in names)
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.casefold() if character not in " _-")
 
 
 def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> str:
@@ -336,7 +282,7 @@ def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
             side and Side(side[0], side[1], load_json(side[0], "annotation file"), side[2])
             for side in (source["train"], source["val"])
         )
-        faults = [FaultyFile(*fault) for fault in source["faults"]]
+        faults = [Fault(*fault) for fault in source["faults"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ranking_det.data.formats.coco_objects import LooseFinder, identity_of, image_entries
+from ranking_det.data.coco_json.fields import identifier, read_fields
+from ranking_det.data.coco_json.image_files import ImageFinder
+from ranking_det.data.images import UnreadableImageError, read_gray
 from ranking_det.user_errors import UserError
 
 SHARE = 0.2
@@ -69,7 +71,12 @@ class ImageSplit:
 
 
 def split_images(
-    content: Mapping[str, Any], image_root: str, *, share: float = SHARE, seed: int = 0
+    content: Mapping[str, Any],
+    image_root: str,
+    *,
+    where: str = "training data",
+    share: float = SHARE,
+    seed: int = 0,
 ) -> ImageSplit:
     """Choose validation images at random.
 
@@ -78,8 +85,9 @@ def split_images(
     training.
 
     Args:
-        content: the content of a COCO JSON; entries that are faulty stay in training.
+        content: the content of a COCO JSON.
         image_root: the folder of its images.
+        where: its name in messages.
         share: the share of the images for validation, in (0, 1).
         seed: the seed of the random choice. The same seed and names give the same split.
 
@@ -87,36 +95,35 @@ def split_images(
         The two sides, with at least one image each.
 
     Raises:
-        UserError: the images cannot be split, such as one image, or copies of one picture; or
-            imagehash is not installed.
+        UserError: the images cannot be split, such as one image, or copies of one picture; an entry
+            is faulty; or imagehash is not installed.
     """
-    entries = image_entries(content)
-    classes = _classes_of_images(content, entries)
-    names = {identity: _name_of(entry) for identity, entry in entries.items()}
-    order = sorted(entries, key=lambda identity: (names[identity], identity))
-    paths = _find_paths(entries, order, image_root)
-    by_name = group_by_name([names[identity] for identity in order])
-    groups, lines = _group(by_name, paths)
-    members: dict[int, list[str]] = defaultdict(list)
-    for identity, group in zip(order, groups, strict=True):
-        members[group].append(identity)
-    val = _choose(list(members.values()), classes, share, seed)
-    chosen = set(val)
-    train = [identity for identity in order if identity not in chosen]
-    val = [identity for identity in order if identity in chosen]
-    lines.insert(
-        0,
-        f"no validation set: {len(val):,} of {len(order):,} images are taken, at random with seed "
-        f"{seed}, by the rarest class of each",
-    )
-    record = {
-        "seed": seed,
-        "share": share,
-        "train": [names[identity] for identity in train],
-        "val": [names[identity] for identity in val],
+    images = read_fields(content, where, "images", "id", "file_name", "coco_url").entries
+    objects = read_fields(content, where, "annotations", "image_id", "category_id").columns
+    names = [str(image.get("file_name") or image.get("coco_url")) for image in images]
+    order = sorted(range(len(images)), key=lambda index: (names[index], str(images[index]["id"])))
+    classes_of_id: dict[Any, set[str]] = defaultdict(set)
+    for identity, category in zip(objects["image_id"], objects["category_id"], strict=True):
+        classes_of_id[identity].add(str(category))
+    classes = {i: frozenset(classes_of_id[images[i]["id"]]) for i in order}
+    finder = ImageFinder(image_root)
+    paths = [finder.find(images[i]) or finder.guess(images[i]) for i in order]
+    groups, lines = _group(group_by_name([names[i] for i in order]), paths)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, group in zip(order, groups, strict=True):
+        members[group].append(index)
+    chosen = set(_choose(list(members.values()), classes, share, seed))
+    sides = {
+        "train": [index for index in order if index not in chosen],
+        "val": [index for index in order if index in chosen],
     }
-    train_ids, val_ids = ([entries[identity]["id"] for identity in side] for side in (train, val))
-    return ImageSplit(train_ids, val_ids, record, lines)
+    text = (
+        f"no validation set: {len(chosen):,} of {len(order):,} images are taken, at random with "
+        f"seed {seed}, by the rarest class of each"
+    )
+    record = {side: [names[index] for index in indices] for side, indices in sides.items()}
+    ids = {side: [content["images"][i]["id"] for i in indices] for side, indices in sides.items()}
+    return ImageSplit(**ids, record={"seed": seed, "share": share, **record}, lines=[text, *lines])
 
 
 def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, Any]:
@@ -129,40 +136,12 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
     Returns:
         The content; its entries are shared.
     """
-    kept = {identity_of(identity) for identity in image_ids}
-
-    def is_kept(entry: Any, key: str) -> bool:
-        return isinstance(entry, dict) and identity_of(entry.get(key)) in kept
-
-    annotations = content.get("annotations") or []
-    return {
-        **content,
-        "images": [entry for entry in content["images"] if is_kept(entry, "id")],
-        "annotations": [entry for entry in annotations if is_kept(entry, "image_id")],
+    kept = {identifier(identity) for identity in image_ids}
+    sections = {
+        name: [entry for entry in content.get(name) or [] if identifier(entry[key]) in kept]
+        for name, key in (("images", "id"), ("annotations", "image_id"))
     }
-
-
-def _name_of(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("file_name") or entry.get("coco_url"))
-
-
-def _classes_of_images(
-    content: Mapping[str, Any], entries: Mapping[str, Any]
-) -> dict[str, frozenset[str]]:
-    classes: dict[str, set[str]] = {identity: set() for identity in entries}
-    for annotation in content.get("annotations") or []:
-        if isinstance(annotation, dict):
-            members = classes.get(identity_of(annotation.get("image_id")))
-            if members is not None and annotation.get("category_id") is not None:
-                members.add(identity_of(annotation["category_id"]))
-    return {identity: frozenset(members) for identity, members in classes.items()}
-
-
-def _find_paths(
-    entries: Mapping[str, Any], order: Sequence[str], image_root: str
-) -> list[str | None]:
-    finder = LooseFinder(image_root)
-    return [finder.find(entries[identity]) for identity in order]
+    return {**content, **sections}
 
 
 def group_by_name(names: Sequence[str]) -> list[int]:
@@ -260,14 +239,11 @@ def _hash_image(path: str | None) -> np.ndarray:
     import imagehash
 
     nothing = np.zeros((8, 64), np.float32)
-    if path is None:
-        return nothing
     try:
-        with Image.open(path) as image:
-            image.draft("L", (_DRAFT, _DRAFT))
-            small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    except Exception:  # the readers of broken files raise many kinds; training reports them
+        image = read_gray(path or "", _DRAFT)
+    except (UnreadableImageError, OSError):  # training reports them
         return nothing
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     if np.ptp(np.asarray(small)) < 8:  # no structure: all such pictures have the same hash
         return nothing
     turns = [small.rotate(90 * turn) for turn in range(4)]
@@ -301,18 +277,18 @@ def near_pairs(hashes: np.ndarray, distance: int) -> list[tuple[int, int]]:
 
 
 def _choose(
-    groups: Sequence[Sequence[str]],
-    classes: Mapping[str, frozenset[str]],
+    groups: Sequence[Sequence[int]],
+    classes: Mapping[int, frozenset[str]],
     share: float,
     seed: int,
-) -> list[str]:
-    """Return the ids of the validation images.
+) -> list[int]:
+    """Return the images for validation.
 
     Raises:
         UserError: no group can go to validation.
     """
     counts = Counter(name for members in classes.values() for name in members)
-    of_group = [frozenset().union(*(classes[identity] for identity in group)) for group in groups]
+    of_group = [frozenset().union(*(classes[index] for index in group)) for group in groups]
     strata: dict[str, list[int]] = defaultdict(list)
     for index, names in enumerate(of_group):
         # Images without objects come last.
@@ -346,4 +322,4 @@ def _choose(
             text = f"{len(classes):,} images cannot be split into training and validation"
             reason = "a class would be missing from training, or they are copies of one picture"
             raise UserError(f"{text}: {reason}; give validation images with --val")
-    return [identity for index in chosen for identity in groups[index]]
+    return [image for index in chosen for image in groups[index]]

@@ -1,6 +1,8 @@
 """A small COCO or LVIS JSON, and its summary as the command line reads it for training."""
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
 from PIL import Image
 
 from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, summarize
@@ -49,3 +51,12 @@ def read_summary(path, image_root=None, **options):
     """Read a file for training with its masks; return the summary."""
     options = ReadOptions(**({"masks": True} | options))
     return summarize(read_annotations(path, image_root, options, needs_objects=True), options)
+
+
+EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pytest.mark.slow)])
+"""The number of examples of a test of random damage."""
+
+
+def fuzz(examples, check, *strategies):
+    """Call a function with this many drawn examples."""
+    settings(max_examples=examples, deadline=None)(given(*strategies)(check))()

@@ -10,7 +10,6 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from hypothesis import given, settings
 from pycocotools import mask as mask_util
 
 from ranking_det.data.catalog import load_set, register_annotations
@@ -20,7 +19,7 @@ from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import average_precision
 from ranking_det.evaluation.ground_truth import read_ground_truth
 from ranking_det.user_errors import UserError
-from tests.data.cases import valid
+from tests.data.cases import EXAMPLES, fuzz, valid
 
 NAME = "fuzzed_in_a_test"
 VALUES = [
@@ -115,56 +114,59 @@ OPTIONS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(damaged(valid()) | damaged(valid(lvis=True)), OPTIONS)
-def test_training_gets_exactly_the_objects_that_are_reported(folder, content, options):
-    annotations, summary = read(folder, content, options)
-    if summary is None:
-        return
-    register_annotations(NAME, folder / "images", summary)
-    records = load_set(NAME)
-    objects = [annotation for record in records for annotation in record["annotations"]]
-    crowds = sum(annotation.get("iscrowd", 0) for annotation in objects)
-    assert summary.num_images == len(records) == len(content["images"])
-    assert summary.num_objects == len(objects) - crowds > 0 and summary.num_crowds == crowds
-    given_objects = len(content["annotations"])
-    assert given_objects == len(objects) + annotations.faults.total(LEFT_OUT)
-    if options.strict:
-        assert given_objects == len(objects)
-    masks = Counter("segmentation" in a for a in objects if not a.get("iscrowd"))
-    assert summary.num_masks == masks[True]
-    for record in records:
-        for annotation in record["annotations"]:
-            x, y, width, height = annotation["bbox"]
-            assert width > 0 and height > 0 and 0 <= annotation["category_id"] < 3
-            assert -1 <= x and x + width <= record["width"] + 1
-            assert -1 <= y and y + height <= record["height"] + 1
+@EXAMPLES
+def test_training_gets_exactly_the_objects_that_are_reported(folder, examples):
+    def check(content, options):
+        annotations, summary = read(folder, content, options)
+        if summary is None:
+            return
+        register_annotations(NAME, folder / "images", summary)
+        records = load_set(NAME)
+        objects = [annotation for record in records for annotation in record["annotations"]]
+        crowds = sum(annotation.get("iscrowd", 0) for annotation in objects)
+        assert summary.num_images == len(records) == len(content["images"])
+        assert summary.num_objects == len(objects) - crowds > 0 and summary.num_crowds == crowds
+        given_objects = len(content["annotations"])
+        assert given_objects == len(objects) + annotations.faults.total(LEFT_OUT)
+        if options.strict:
+            assert given_objects == len(objects)
+        masks = Counter("segmentation" in a for a in objects if not a.get("iscrowd"))
+        assert summary.num_masks == masks[True]
+        for record in records:
+            for annotation in record["annotations"]:
+                x, y, width, height = annotation["bbox"]
+                assert width > 0 and height > 0 and 0 <= annotation["category_id"] < 3
+                assert -1 <= x and x + width <= record["width"] + 1
+                assert -1 <= y and y + height <= record["height"] + 1
+
+    fuzz(examples, check, damaged(valid()) | damaged(valid(lvis=True)), OPTIONS)
 
 
-@settings(max_examples=200, deadline=None)
-@given(damaged(valid(lvis=True)), st.sampled_from(["coco", "lvis"]), st.booleans(), st.data())
-def test_evaluation_of_a_damaged_file_gives_metrics_or_a_user_error(
-    folder, content, rules, masks, data
-):
-    iou_type = "segm" if masks else "bbox"
-    results = [{"image_id": 11, "category_id": 5, "score": 0.5, "bbox": [2, 2, 10, 10]}]
-    if masks:
-        rle = mask_util.frPyObjects({"size": [30, 40], "counts": [0, 6, 1194]}, 30, 40)
-        results[0]["segmentation"] = {"size": [30, 40], "counts": rle["counts"].decode()}
-    predictions = {
-        "images": [{"id": 0, "file_name": "photos/11.png"}],
-        "categories": [{"id": 0, "name": "dog"}],
-        "annotations": [results[0] | {"image_id": 0, "category_id": 0}],
-    }
-    choices = st.just(results), damaged(results), damaged(predictions)
-    results = data.draw(st.one_of(*choices))
-    (folder / "gt.json").write_text(json.dumps(content))
-    (folder / "results.json").write_text(json.dumps(results))
-    try:
-        truth, _ = read_ground_truth(str(folder / "gt.json"), rules, iou_type)
-        read = read_results(str(folder / "results.json"), truth, iou_type)
-    except UserError as error:
-        assert str(error)
-        return
-    metrics = average_precision(truth, read, iou_type, rules=rules)
-    assert not 100 < metrics["AP"] and not metrics["AP"] < 0
+@EXAMPLES
+def test_evaluation_of_a_damaged_file_gives_metrics_or_a_user_error(folder, examples):
+    def check(content, rules, masks, data):
+        iou_type = "segm" if masks else "bbox"
+        results = [{"image_id": 11, "category_id": 5, "score": 0.5, "bbox": [2, 2, 10, 10]}]
+        if masks:
+            rle = mask_util.frPyObjects({"size": [30, 40], "counts": [0, 6, 1194]}, 30, 40)
+            results[0]["segmentation"] = {"size": [30, 40], "counts": rle["counts"].decode()}
+        predictions = {
+            "images": [{"id": 0, "file_name": "photos/11.png"}],
+            "categories": [{"id": 0, "name": "dog"}],
+            "annotations": [results[0] | {"image_id": 0, "category_id": 0}],
+        }
+        choices = st.just(results), damaged(results), damaged(predictions)
+        results = data.draw(st.one_of(*choices))
+        (folder / "gt.json").write_text(json.dumps(content))
+        (folder / "results.json").write_text(json.dumps(results))
+        try:
+            truth, _ = read_ground_truth(str(folder / "gt.json"), rules, iou_type)
+            read = read_results(str(folder / "results.json"), truth, iou_type)
+        except UserError as error:
+            assert str(error)
+            return
+        metrics = average_precision(truth, read, iou_type, rules=rules)
+        assert not 100 < metrics["AP"] and not metrics["AP"] < 0
+
+    formats = st.sampled_from(["coco", "lvis"])
+    fuzz(examples, check, damaged(valid(lvis=True)), formats, st.booleans(), st.data())

@@ -5,12 +5,19 @@ import os
 
 import pytest
 
-from ranking_det.data.coco_json.reader import read_annotations
-from ranking_det.data.own_sources import plan_own_data, prepare_own_data
+from ranking_det.data.coco_json.reader import ReadOptions, read_annotations
+from ranking_det.data.own_sources import plan_own_data
 from ranking_det.user_errors import UserError
 from tests.data.formats import cases
 
 RECT = {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4}
+
+
+def write_plan(*sources_and_output, **options):
+    """Plan and write; return the plan."""
+    plan = plan_own_data(*map(lambda path: path and str(path), sources_and_output), **options)
+    plan.write()
+    return plan
 
 
 def files_below(folder):
@@ -27,19 +34,19 @@ def test_a_plan_writes_nothing_until_write_is_called(tmp_path):
 
 def test_the_written_files_pass_the_reader(tmp_path):
     cases.voc_set(tmp_path / "set")
-    data = prepare_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
-    assert data.lines[0] == "found: Pascal VOC, 2 train and 2 val images, 2 classes"
-    for json_file, images in (data[:2], data[2:4]):
-        annotations = read_annotations(json_file, images)
+    plan = write_plan(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert plan.lines[0] == "found: Pascal VOC, 2 train and 2 val images, 2 classes"
+    for side in (plan.train, plan.val):
+        annotations = read_annotations(side.json_file, side.image_root)
         assert (len(annotations.images), len(annotations.annotations)) == (2, 4)
         assert [category["name"] for category in annotations.categories] == ["cat", "dog"]
 
 
 def test_coco_files_are_used_as_they_are(tmp_path):
     cases.coco_set(tmp_path / "set")
-    data = prepare_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
-    assert data.train_json == str(tmp_path / "set" / "train" / "_annotations.coco.json")
-    assert data.val_images == str(tmp_path / "set" / "valid")
+    plan = write_plan(str(tmp_path / "set"), None, str(tmp_path / "run"))
+    assert plan.train.json_file == str(tmp_path / "set" / "train" / "_annotations.coco.json")
+    assert plan.val.image_root == str(tmp_path / "set" / "valid")
     assert files_below(tmp_path / "run") == ["data/source.json"]
 
 
@@ -47,8 +54,10 @@ def test_train_and_val_may_be_different_folders_and_share_ids(tmp_path):
     cases.voc_set(tmp_path / "a", lists=("train",))
     cases.make_image(tmp_path / "b" / "x.jpg")
     cases.write_text(tmp_path / "b" / "x.xml", cases.voc_text([("dog", 1, 2, 3, 4)]))
-    data = prepare_own_data(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
-    contents = [json.loads(open(path).read()) for path in (data.train_json, data.val_json)]
+    plan = write_plan(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
+    contents = [
+        json.loads(open(path).read()) for path in (plan.train.json_file, plan.val.json_file)
+    ]
     assert contents[0]["categories"] == contents[1]["categories"]
     assert cases.objects_of(contents[1]) == [("x.jpg", "dog", (1, 2, 3, 4))]
 
@@ -95,23 +104,32 @@ def test_regions_without_a_class_take_the_only_one_of_the_other_side(tmp_path):
     assert cases.objects_of(plan.val.content) == [("1.jpg", "bug", (1, 2, 3, 4))]
 
 
-def test_a_class_that_differs_in_case_only_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("Cat", r" \(did you mean 'cat'\?\)"), ("aardvark", r" \(known: cat, dog\)")],
+)
+def test_a_class_that_training_does_not_have_is_refused(tmp_path, name, hint):
     cases.voc_set(tmp_path / "set")
-    text = cases.voc_text([("Cat", 1, 2, 3, 4)])
-    for stem in ("2", "3"):
-        cases.write_text(tmp_path / "set" / "Annotations" / f"{stem}.xml", text)
-    with pytest.raises(
-        UserError, match="2 objects of the class 'Cat', training has the class 'cat'"
-    ):
+    text = cases.voc_text([(name, 1, 2, 3, 4)])
+    cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
+    message = rf"3.xml, object 1: expected a class of {tmp_path}/set, got '{name}'{hint}"
+    with pytest.raises(UserError, match=message):
         plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
 
 
-def test_a_class_that_only_validation_has_is_reported(tmp_path):
-    cases.voc_set(tmp_path / "set")
-    text = cases.voc_text([("bird", 1, 2, 3, 4)])
-    cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
-    plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
-    assert plan.lines[-1].startswith("classes that only validation has: bird (1 objects")
+def test_fewer_classes_in_validation_and_classes_without_objects_are_fine(tmp_path):
+    description = "train: images/train\nval: images/val\nnames: [cat, dog, bird]\n"
+    cases.yolo_set(tmp_path / "a", description)
+    cases.yolo_set(tmp_path / "b", "train: images/train\nval: images/val\nnames: [dog, cow]\n")
+    for split in ("train", "val"):
+        for i in range(2):
+            path = tmp_path / "b" / "labels" / split / f"{split}{i}.txt"
+            cases.write_text(path, cases.yolo_line(0, (1, 2, 3, 4)))
+    plan = plan_own_data(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
+    assert plan.val.content["categories"] == plan.train.content["categories"]
+    names = [category["name"] for category in plan.val.content["categories"]]
+    assert names == ["cat", "dog", "bird"]
+    assert {name for _, name, _ in cases.objects_of(plan.val.content)} == {"dog"}
 
 
 def test_left_out_objects_are_listed(tmp_path):
@@ -119,12 +137,23 @@ def test_left_out_objects_are_listed(tmp_path):
     text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
     cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
     plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
-    assert [fault.kind for fault in plan.faults] == ["no class"]
+    (fault,) = plan.faults
+    assert (fault.place, fault.kind, fault.action) == ("object 1", "no class", "left out")
+
+
+def test_strict_refuses_what_is_left_out_otherwise_also_of_a_conversion_before(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
+    cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
+    write_plan(tmp_path / "set", None, tmp_path / "run")
+    for options in (ReadOptions(strict=True), ReadOptions(max_faults=0)):
+        with pytest.raises(UserError, match="expected a <name>, got none; --"):
+            plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"), options=options)
 
 
 def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_path):
     root = cases.voc_set(tmp_path / "set")
-    prepare_own_data(str(root), None, str(tmp_path / "run"))
+    write_plan(str(root), None, str(tmp_path / "run"))
     file = tmp_path / "run" / "data" / "train.json"
     before = file.stat().st_mtime_ns
     again = plan_own_data(str(root), None, str(tmp_path / "run"))
@@ -139,21 +168,21 @@ def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_p
 
 def test_a_killed_conversion_is_done_again(tmp_path):
     root = cases.voc_set(tmp_path / "set")
-    prepare_own_data(str(root), None, str(tmp_path / "run"))
+    write_plan(str(root), None, str(tmp_path / "run"))
     (tmp_path / "run" / "data" / "source.json").unlink()
     assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
 
 
 def test_an_output_folder_inside_the_source_does_not_count(tmp_path):
     root = cases.voc_set(tmp_path / "set")
-    prepare_own_data(str(root), None, str(root / "output"))
+    write_plan(str(root), None, str(root / "output"))
     assert plan_own_data(str(root), None, str(root / "output")).is_written
 
 
 def test_the_same_call_gives_the_same_files(tmp_path):
     root = cases.yolo_set(tmp_path / "set")
     for run in ("a", "b"):
-        prepare_own_data(str(root), None, str(tmp_path / run))
+        write_plan(str(root), None, str(tmp_path / run))
     pair = [(tmp_path / run / "data" / "train.json").read_bytes() for run in ("a", "b")]
     assert pair[0] == pair[1]
 
@@ -161,19 +190,19 @@ def test_the_same_call_gives_the_same_files(tmp_path):
 def test_a_set_without_validation_images_is_split(tmp_path):
     pytest.importorskip("imagehash")
     root = cases.voc_set(tmp_path / "set", lists=("train", "test"), per_split=10)
-    data = prepare_own_data(str(root), None, str(tmp_path / "run"), seed=3)
+    plan = write_plan(str(root), None, str(tmp_path / "run"), seed=3)
     record = json.loads((tmp_path / "run" / "data" / "split.json").read_text())
     assert (record["seed"], record["share"]) == (3, 0.2)
-    sides = [json.loads(open(path).read()) for path in (data.train_json, data.val_json)]
+    sides = [json.loads(open(path).read()) for path in (plan.train.json_file, plan.val.json_file)]
     assert [len(side["images"]) for side in sides] == [8, 2]
     names = [[image["file_name"] for image in side["images"]] for side in sides]
     assert names == [record["train"], record["val"]]
-    assert any(line.startswith("no validation set: 2 of 10 images") for line in data.lines)
+    assert any(line.startswith("no validation set: 2 of 10 images") for line in plan.lines)
 
 
 def test_a_coco_file_without_validation_images_is_split(tmp_path):
     pytest.importorskip("imagehash")
     root = cases.coco_set(tmp_path / "set", splits=("train",), per_split=5)
-    data = prepare_own_data(str(root), None, str(tmp_path / "run"))
-    assert len(read_annotations(*data[:2]).images) == 4
-    assert len(read_annotations(*data[2:4]).images) == 1
+    plan = write_plan(str(root), None, str(tmp_path / "run"))
+    sides = [read_annotations(*side[:2]) for side in (plan.train, plan.val)]
+    assert [len(side.images) for side in sides] == [4, 1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -333,3 +333,24 @@ def get_column(entries: Sequence[Entry], key: str) -> list[Any]:
         return list(map(itemgetter(key), entries))  # twice as fast, if all entries have the key
     except KeyError:
         return [entry.get(key) for entry in entries]
+
+
+def read_fields(content: Mapping[str, Any], where: str, name: str, *keys: str) -> Section:
+    """Read some fields of a section by the rules of the reader, without its other checks.
+
+    Args:
+        content: the content of an annotation file; it is not changed.
+        where: its name in messages.
+        name: the name of the section, which may be missing or null.
+        *keys: the fields.
+
+    Returns:
+        The entries and the columns.
+
+    Raises:
+        UserError: an entry is not an object, lacks a required field or has a wrong value.
+    """
+    faults, fields = Faults(where), {key: FIELDS[name][key] for key in keys}
+    section = read_section(name, content.get(name) or [], fields, faults, Counter())
+    faults.check()
+    return section

@@ -31,6 +31,9 @@ IMAGE_SUFFIXES = frozenset(
 UNREADABLE = "unreadable image"
 """The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
 
+UNROTATED = "image read without its EXIF rotation"
+"""The kind of the notes on images whose size in the file is the one before their EXIF rotation."""
+
 _THREADS = 8
 
 
@@ -397,7 +400,7 @@ def _compare(
         return
     if size == (header.width, header.height):
         text = f"{path} is read without its EXIF rotation: the size in the file is the one before"
-        faults.add(NOTED, "image read without its EXIF rotation", text, *place)
+        faults.add(NOTED, UNROTATED, text, *place)
         return
     expected = f"expected {header.upright[0]} x {header.upright[1]} as in {path}"
     text = f"'width' x 'height': {expected}, got {size[0]} x {size[1]}"

@@ -1,28 +1,20 @@
-"""Annotated images of any format, the faults of their files, and their COCO form.
+"""Annotated images of any format, and their COCO form.
 
-A format's reader makes an :class:`AnnotatedImage` for each image. :func:`to_coco` turns them into
-the content of a COCO JSON.
+A format's reader makes an :class:`AnnotatedImage` for each image, and raises a :class:`FaultError`
+for what it cannot read. :func:`to_coco` turns the images into the content of a COCO JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ranking_det.data.images import read_header
-from ranking_det.user_errors import UserError
-
-SHOWN = 10
-"""The number of faults that a message shows."""
-
-TOLERATED = 10
-TOLERATED_SHARE = 0.05
-"""More faults than :data:`TOLERATED` and than this share are refused."""
+from ranking_det.data.coco_json.faults import Fault, Faults
 
 MAX_NUMBER = 1e9
 """Larger coordinates are faults; areas of them could overflow."""
@@ -32,114 +24,39 @@ CIRCLE_POINTS = 36
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 Polygon = list[float]  # x1, y1, x2, y2, ...
+Size = tuple[int, int]  # width, height
 
 
-class FaultyFile(NamedTuple):
-    """A fault of an annotation file.
+class FaultError(Exception):
+    """A fault for which an object or an image is left out.
 
-    Attributes:
+    Args:
         kind: the kind by which faults are counted.
-        place: the file, and the line or the object in it.
         text: what is wrong.
     """
 
-    kind: str
-    place: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
-@dataclass
-class Findings:
-    """What the reader of a format left out, and what the user should know about its reading.
+@contextlib.contextmanager
+def counting(
+    faults: Faults, action: str, file: str, place: str = "", image: str = ""
+) -> Iterator[None]:
+    """Count a :class:`FaultError` that is raised inside, and go on after it.
 
-    Attributes:
-        objects: faults for which an object is left out.
-        images: faults for which an image is left out, with all its objects.
-        notes: sentences for the log.
+    Args:
+        faults: gets the fault.
+        action: ``LEFT_OUT`` for an object, ``SKIPPED`` for an image.
+        file: the annotation file.
+        place: the line or the object in it; "" for the whole file.
+        image: the image of the object.
     """
-
-    objects: list[FaultyFile] = field(default_factory=list)
-    images: list[FaultyFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def skip_object(self, kind: str, place: str, text: str) -> None:
-        """Note an object that is left out.
-
-        Args:
-            kind: the kind of its fault.
-            place: the file, and the line or the object in it.
-            text: what is wrong.
-        """
-        self.objects.append(FaultyFile(kind, place, text))
-
-    def skip_image(self, kind: str, place: str, text: str) -> None:
-        """Note an image that is left out.
-
-        Args:
-            kind: the kind of its fault.
-            place: the file.
-            text: what is wrong.
-        """
-        self.images.append(FaultyFile(kind, place, text))
-
-    def note(self, text: str) -> None:
-        """Add a sentence for the log, once.
-
-        Args:
-            text: the sentence.
-        """
-        if text not in self.notes:
-            self.notes.append(text)
-
-    def check(self, where: str, num_images: int, num_objects: int) -> None:
-        """Refuse a source that would lose too much.
-
-        Args:
-            where: the name of the source in messages.
-            num_images: the number of images that are kept.
-            num_objects: the number of objects that are kept.
-
-        Raises:
-            UserError: more than 10 and more than 5 % of the images or objects are left out.
-        """
-        for noun, faults, kept in (
-            ("images", self.images, num_images),
-            ("objects", self.objects, num_objects),
-        ):
-            total = kept + len(faults)
-            if len(faults) > max(TOLERATED, TOLERATED_SHARE * total):
-                head = f"{where}: {_count_kinds(faults, noun, total)} cannot be read"
-                lines = [str(fault) for fault in faults[:SHOWN]]
-                raise UserError("\n  ".join([f"{head}; the first {SHOWN}:", *lines]))
-
-    def lines(self, num_images: int, num_objects: int) -> list[str]:
-        """Return the notes, and a line for each kind of thing that is left out.
-
-        Args:
-            num_images: the number of images that are kept.
-            num_objects: the number of objects that are kept.
-
-        Returns:
-            The sentences for the log.
-        """
-        lines = list(self.notes)
-        for noun, faults, kept in (
-            ("images", self.images, num_images),
-            ("objects", self.objects, num_objects),
-        ):
-            if faults:
-                counts = _count_kinds(faults, noun, kept + len(faults))
-                lines.append(f"left out {counts}; the first: {faults[0]}")
-        return lines
-
-
-def _count_kinds(faults: Sequence[FaultyFile], noun: str, total: int) -> str:
-    kinds = Counter(fault.kind for fault in faults).most_common()
-    counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds)
-    return f"{len(faults):,} of {total:,} {noun} ({counts})"
+    try:
+        yield
+    except FaultError as error:
+        faults.add_row(Fault(file, place, "", image, error.kind, action, str(error)))
 
 
 @dataclass
@@ -151,17 +68,13 @@ class AnnotatedObject:
         box: x, y, width, height. They may stick out of the image or have no size.
         polygons: the outline of the object; empty for an object with a box only.
         difficult: whether Pascal VOC's flag says that the object is not to be learned.
-        crowd: whether the box is around a crowd of objects, as COCO's ``iscrowd`` says.
-        normalized: whether coordinates are shares of the image's width and height, not pixels.
-        place: the file, and the line or the object in it.
+        place: the file, and the line or the object in it, for messages.
     """
 
     name: str | None
     box: Box
     polygons: list[Polygon] = field(default_factory=list)
     difficult: bool = False
-    crowd: bool = False
-    normalized: bool = False
     place: str = ""
 
 
@@ -173,11 +86,13 @@ class AnnotatedImage:
         path: the absolute path of the image file.
         objects: its objects.
         size: width and height in pixels; None to read them from the image file.
+        normalized: whether coordinates are shares of the width and height, not pixels.
     """
 
     path: str
     objects: list[AnnotatedObject] = field(default_factory=list)
-    size: tuple[int, int] | None = None
+    size: Size | None = None
+    normalized: bool = False
 
 
 def extent(polygons: Iterable[Polygon]) -> Box:
@@ -195,13 +110,10 @@ def extent(polygons: Iterable[Polygon]) -> Box:
 
 
 def area(polygon: Polygon) -> float:
-    """Return the area of a polygon by the shoelace formula.
+    """Return the area of a polygon in square pixels by the shoelace formula.
 
     Args:
         polygon: x1, y1, x2, y2 and so on.
-
-    Returns:
-        The area in square pixels.
     """
     xs, ys = polygon[0::2], polygon[1::2]
     return abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
@@ -235,21 +147,28 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tup
     return (x - half_width, y - half_height, 2 * half_width, 2 * half_height), polygon
 
 
-def to_numbers(values: Iterable[Any], limit: float = MAX_NUMBER) -> list[float] | None:
+def to_numbers(values: Iterable[Any]) -> list[float] | None:
     """Return numbers, or None if a value is not a number or the text of one, or is too large.
 
     Args:
         values: numbers or texts.
-        limit: the largest absolute value.
-
-    Returns:
-        The numbers, or None.
     """
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers if all(abs(number) <= limit for number in numbers) else None  # no NaN
+    return numbers if all(abs(number) <= MAX_NUMBER for number in numbers) else None  # no NaN
+
+
+def given_size(width: Any, height: Any) -> Size | None:
+    """Return the size of an image that an annotation file gives; None if it gives no usable one.
+
+    Args:
+        width: the width in the file, None if it is missing.
+        height: the height in the file.
+    """
+    size = to_numbers([width or 0, height or 0])
+    return (int(size[0]), int(size[1])) if size is not None and min(size) >= 1 else None
 
 
 def common_root(paths: Sequence[str], folder: str) -> str:
@@ -258,9 +177,6 @@ def common_root(paths: Sequence[str], folder: str) -> str:
     Args:
         paths: the absolute paths of the images.
         folder: the preferred folder, an absolute path.
-
-    Returns:
-        The absolute path of the folder.
     """
     folders = {os.path.dirname(path) for path in paths}
     if all(os.path.commonpath([folder, other]) == folder for other in folders):
@@ -268,58 +184,39 @@ def common_root(paths: Sequence[str], folder: str) -> str:
     return os.path.commonpath(list(folders))
 
 
-def to_coco(
-    images: Sequence[AnnotatedImage], classes: Sequence[str], root: str, findings: Findings
-) -> dict[str, Any]:
+def to_coco(images: Sequence[AnnotatedImage], classes: Sequence[str], root: str) -> dict[str, Any]:
     """Return the content of a COCO JSON.
 
     Ids count from 1. An object with Pascal VOC's flag for difficult objects gets ``ignore: 1``.
 
     Args:
-        images: the images; each object has a class.
+        images: the images; each has a size, and each object a class.
         classes: the names of the classes, in the order of their ids.
         root: the folder to which ``file_name`` is relative.
-        findings: gets the images that are left out because their size cannot be read.
 
     Returns:
         Images, annotations and categories; boxes as x, y, width, height in pixels.
     """
     class_ids = {name: index for index, name in enumerate(classes, start=1)}
-    content: dict[str, Any] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": index, "name": name} for name, index in class_ids.items()],
-    }
-    for image in images:
-        size = image.size or _read_size(image.path, findings)
-        if size is None:
-            continue
-        image_id = len(content["images"]) + 1
+    entries, annotations = [], []
+    for image_id, image in enumerate(images, start=1):
+        width, height = image.size or (0, 0)
         name = Path(os.path.relpath(image.path, root)).as_posix()
-        entry = {"id": image_id, "file_name": name, "width": size[0], "height": size[1]}
-        content["images"].append(entry)
+        entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for obj in image.objects:
-            annotation = {
-                "id": len(content["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": class_ids[obj.name or ""],
-                **_in_pixels(obj, size),
-            }
-            content["annotations"].append(annotation)
-    return content
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": class_ids[obj.name or ""],
+                    **_in_pixels(obj, (width, height) if image.normalized else (1, 1)),
+                }
+            )
+    categories = [{"id": index, "name": name} for name, index in class_ids.items()]
+    return {"images": entries, "annotations": annotations, "categories": categories}
 
 
-def _read_size(path: str, findings: Findings) -> tuple[int, int] | None:
-    try:
-        return read_header(path).upright
-    except Exception as error:  # the readers of broken files raise many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        findings.skip_image("unreadable image", path, f"cannot be read ({reason})")
-        return None
-
-
-def _in_pixels(obj: AnnotatedObject, size: tuple[int, int]) -> dict[str, Any]:
-    scale = size if obj.normalized else (1, 1)
+def _in_pixels(obj: AnnotatedObject, scale: Size) -> dict[str, Any]:
     x, y, width, height = (value * scale[i % 2] for i, value in enumerate(obj.box))
     polygons = [
         [_plain(value * scale[i % 2]) for i, value in enumerate(polygon)]
@@ -328,7 +225,7 @@ def _in_pixels(obj: AnnotatedObject, size: tuple[int, int]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "bbox": [_plain(value) for value in (x, y, width, height)],
         "area": _plain(sum(map(area, polygons)) if polygons else max(width, 0) * max(height, 0)),
-        "iscrowd": int(obj.crowd),
+        "iscrowd": 0,
     }
     if polygons:
         fields["segmentation"] = polygons

@@ -1,39 +1,46 @@
-"""Find COCO JSON files and their images, as annotation tools export them."""
+"""Find COCO JSON files and their images, as annotation tools export them; convert their boxes."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from ranking_det.data.coco_json.box_rules import read_boxes
+from ranking_det.data.coco_json.faults import Faults
+from ranking_det.data.coco_json.fields import read_fields
 from ranking_det.data.coco_json.image_files import ImageFinder
-from ranking_det.data.formats.coco_objects import category_names, identity_of
-from ranking_det.data.formats.file_tree import FileTree, loose_name, split_of
+from ranking_det.data.coco_json.rules import drop_unused_categories
+from ranking_det.data.formats.file_tree import split_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "COCO JSON"
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "json")
+BOX_FORMS = ("xywh", "xyxy", "normalized")
+"""x, y, width, height in pixels; x1, y1, x2, y2; shares of the image's width and height."""
+
 _LOOKED_FOR = 20  # images by which the folder of images is recognised
 
 
-class CocoFile(NamedTuple):
-    """A COCO JSON file and the folder of its images.
+class CocoSplit(NamedTuple):
+    """A split of a data set as COCO JSON.
 
     Attributes:
-        json_file: the path of the file.
-        content: its content, which nobody may change.
-        image_root: the folder of its images.
+        content: images, annotations and categories, which nobody may change.
+        image_root: the folder to which each ``file_name`` is relative.
+        json_file: the file that has this content already; None if it is converted.
     """
 
-    json_file: str
     content: dict[str, Any]
     image_root: str
+    json_file: str | None
 
 
 def is_coco(content: Any) -> bool:
     """Return whether the content of a JSON file is that of COCO's or LVIS's objects.
-
-    Files of captions and of panoptic segmentation are others.
 
     Args:
         content: the content.
@@ -52,7 +59,7 @@ def is_coco(content: Any) -> bool:
     return not (isinstance(first, dict) and "segments_info" in first)
 
 
-def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoFile]:
+def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
     """Find the split and the image folder of COCO files.
 
     Args:
@@ -73,7 +80,7 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoFile]:
         splits.setdefault(split, []).append(path)
     chosen = {split: _choose(root, split, paths) for split, paths in splits.items()}
     return {
-        split: CocoFile(path, contents[path], _image_root(path, contents[path]))
+        split: CocoSplit(contents[path], _image_root(path, contents[path]), path)
         for split, path in chosen.items()
     }
 
@@ -91,49 +98,25 @@ def _choose(root: str, split: str, paths: list[str]) -> str:
 
 
 def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
-    images = [image for image in content["images"] if _is_named(image)][:_LOOKED_FOR]
-    best, most, tried = None, 0, []
-    for folder in dict.fromkeys(_image_folders(json_file)):
-        tried.append(folder)
-        finder = ImageFinder(folder)
-        count = sum(finder.find(image) is not None for image in images)
-        if count > most:
-            best, most = folder, count
-        if most == len(images):
-            break
-    if best is None:
-        best = _root_of_similar_name(json_file, images)
-    if best is None:
-        names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
-        text = f"{json_file}: no folder has its images ({names})"
-        others = f" and {len(tried) - 3} others" if len(tried) > 3 else ""
-        raise UserError(f"{text}; looked in {', '.join(tried[:3])}{others}")
-    return best
-
-
-def _root_of_similar_name(json_file: str, images: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the folder of images that have other forms of their names: case, letters, slashes."""
-    folder = os.path.dirname(json_file)
-    tree = FileTree(folder)
-    for image in images:
-        name = str(image.get("file_name") or image.get("coco_url")).replace("\\", "/")
-        path = tree.find_image(name, folder)
-        if path is None:
-            continue
-        root = os.path.dirname(path)
-        for part in reversed(name.split("/")[:-1]):
-            if loose_name(os.path.basename(root)) != loose_name(part):
+    """Return the folder that has the most images, by their names or else by similar names."""
+    section = {"images": content["images"][:_LOOKED_FOR]}
+    entries = read_fields(section, json_file, "images", "file_name", "coco_url").entries
+    images = [entry for entry in entries if entry.get("file_name") or entry.get("coco_url")]
+    finders = [ImageFinder(folder) for folder in dict.fromkeys(_image_folders(json_file))]
+    for find in (ImageFinder.find, ImageFinder.guess):
+        best, most = "", 0
+        for finder in finders:
+            count = sum(find(finder, image) is not None for image in images)
+            if count > most:
+                best, most = finder.image_root, count
+            if most == len(images):
                 break
-            root = os.path.dirname(root)
-        return root
-    return None
-
-
-def _is_named(image: Any) -> bool:
-    if not isinstance(image, dict):
-        return False
-    names = [image.get(key) for key in ("file_name", "coco_url")]
-    return any(names) and all(isinstance(name, (str, type(None))) for name in names)
+        if most:
+            return best
+    names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
+    looked = ", ".join(finder.image_root for finder in finders[:3])
+    others = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
+    raise UserError(f"{json_file}: no folder has its images ({names}); looked in {looked}{others}")
 
 
 def _image_folders(json_file: str) -> Iterator[str]:
@@ -156,37 +139,73 @@ def _image_folders(json_file: str) -> Iterator[str]:
 def _subfolders(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            found = [entry.path for entry in entries if entry.is_dir() and entry.name[0] != "."]
+            return sorted(e.path for e in entries if e.is_dir() and not e.name.startswith("."))
     except OSError:
         return []
-    return sorted(found)
 
 
-def used_classes(files: Mapping[str, CocoFile]) -> list[str]:
+def class_names(parts: Sequence[CocoSplit]) -> list[str]:
     """Return the names of the classes of COCO files.
 
-    Some tools export a root category: it has no annotations and is the supercategory of the others.
-    It is not a class.
-
     Args:
-        files: the files by split.
+        parts: the files.
 
     Returns:
-        The names, each once, in the order of the files.
+        The names, each once, in the order of the files. Root categories are not classes.
+
+    Raises:
+        UserError: categories have no name, or two have one name or id.
     """
     names: dict[str, None] = {}
-    used = {
-        identity_of(annotation.get("category_id"))
-        for file in files.values()
-        for annotation in file.content.get("annotations") or []
-        if isinstance(annotation, dict)
-    }
-    for file in files.values():
-        categories = [entry for entry in file.content["categories"] if isinstance(entry, dict)]
-        roots = {str(entry.get("supercategory")) for entry in categories}
-        by_identity = category_names(file.content)
-        for identity, name in by_identity.items():
-            # In a file of one class, it may be its own supercategory.
-            if identity in used or name not in roots or len(by_identity) == 1:
-                names[name] = None
+    for content, _, json_file in parts:
+        where = json_file or ""
+        categories = read_fields(content, where, "categories", "id", "name").entries
+        used = read_fields(content, where, "annotations", "category_id").columns["category_id"]
+        faults = Faults(where)
+        classes = drop_unused_categories(categories, set(used), faults)
+        faults.check()
+        names |= dict.fromkeys(category["name"] for category in classes)
     return list(names)
+
+
+def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]:
+    """Return a COCO JSON with boxes as x, y, width, height in pixels.
+
+    Args:
+        content: the content of the file; it is not changed.
+        form: the form of its boxes, one of :data:`BOX_FORMS`.
+        where: the name of the file in messages.
+
+    Returns:
+        The content with other boxes, and with the areas of the boxes of objects without a mask.
+
+    Raises:
+        UserError: most boxes have no size when they are read in this form; or an entry is faulty.
+    """
+    if form == "xywh":
+        return content
+    section, faults = read_fields(content, where, "annotations", "image_id"), Faults(where)
+    boxes = read_boxes("annotations", section.entries, faults, Counter()).xywh
+    faults.check()
+    if form == "xyxy":
+        boxes[:, 2:] -= boxes[:, :2]
+    else:
+        images = read_fields(content, where, "images", "id", "width", "height").entries
+        sizes = {image["id"]: [image["width"], image["height"]] for image in images}
+        unknown = [np.nan, np.nan]
+        boxes *= np.array([2 * sizes.get(i, unknown) for i in section.columns["image_id"]]).reshape(
+            -1, 4
+        )
+    given = [bool(annotation.get("bbox")) for annotation in section.entries]
+    flat = int((boxes[given, 2:] <= 0).any(1).sum())
+    if flat > len(boxes) / 2:
+        text = f"{flat:,} of {len(boxes):,} boxes have no size as {form}"
+        raise UserError(f"{where}: {text}; give the form that the file has")
+    mended = []
+    for annotation, box, is_given in zip(section.entries, boxes.tolist(), given, strict=True):
+        if is_given:  # others get the box of their mask, which is in pixels
+            annotation = {**annotation, "bbox": box}
+            if not annotation.get("segmentation"):
+                annotation["area"] = max(box[2], 0) * max(box[3], 0)
+        mended.append(annotation)
+    return {**content, "annotations": mended}

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
-IMAGE_SUFFIXES = frozenset(
-    ".bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff "
-    ".webp".split()
-)
-"""The extensions of image files, in lower case."""
+from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, loose_name
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "Images")
 """Folders of images next to a folder of annotations."""
@@ -62,18 +57,6 @@ def suffix_of(path: str) -> str:
         The extension, such as ".jpg"; "" without one.
     """
     return os.path.splitext(path)[1].lower()
-
-
-def loose_name(name: str) -> str:
-    """Return a name without the differences in case and in the form of accented letters.
-
-    Args:
-        name: the name of a file.
-
-    Returns:
-        The name to compare.
-    """
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 class FileTree:
@@ -179,10 +162,10 @@ def nearest_path(paths: Iterable[str], folder: str) -> str | None:
         folder: an absolute path.
 
     Returns:
-        One of the paths; None if several are equally near.
+        One of the paths; None if there is none, or several are equally near.
     """
-    scored = sorted(((_closeness(os.path.dirname(path), folder), path) for path in paths))
-    if len(scored) > 1 and scored[-1][0] == scored[-2][0]:
+    scored = sorted((_closeness(os.path.dirname(path), folder), path) for path in paths)
+    if not scored or (len(scored) > 1 and scored[-1][0] == scored[-2][0]):
         return None
     return scored[-1][1]
 

@@ -11,20 +11,24 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ranking_det.data.coco_json.faults import LEFT_OUT, SKIPPED, Faults
 from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     AnnotatedObject,
-    Findings,
+    FaultError,
     Polygon,
+    counting,
     ellipse,
     extent,
+    given_size,
     to_numbers,
 )
 from ranking_det.data.formats.file_tree import FileTree, nearest_path, split_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "LabelMe"
+_LEAST_NUMBERS = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "circle": 4}
 
 
 def is_labelme(content: Any) -> bool:
@@ -39,104 +43,94 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def read(
-    tree: FileTree, paths: Sequence[str], findings: Findings
-) -> dict[str, list[AnnotatedImage]]:
+def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[AnnotatedImage]]:
     """Read LabelMe files.
 
     Args:
         tree: the files of the folder.
         paths: the JSON files; those of other programs are skipped.
-        findings: gets the faults and the notes.
+        faults: gets what is left out, and remarks.
 
     Returns:
         The images by split, which the folder of a file gives, else "all".
     """
     splits: dict[str, list[AnnotatedImage]] = {}
     for path in paths:
-        try:
-            content = load_json(path, "annotation file")
-        except UserError as error:
-            findings.skip_image("broken JSON", path, str(error).removeprefix(f"{path}: "))
-            continue
-        if not is_labelme(content):
-            findings.note(f"{path} is not used: it is not one of LabelMe")
-            continue
-        image_path = _find_image(tree, path, content)
-        if image_path is None:
-            text = f"no image file {show(content.get('imagePath'))} in {tree.root}"
-            findings.skip_image("missing image", path, text)
-            continue
-        image = AnnotatedImage(image_path, _read_shapes(content["shapes"], path, findings))
-        size = to_numbers(content.get(key) or 0 for key in ("imageWidth", "imageHeight"))
-        if size is not None and min(size) >= 1:
-            image.size = int(size[0]), int(size[1])
-        splits.setdefault(split_of(os.path.dirname(tree.relative(path))) or "all", []).append(image)
+        with counting(faults, SKIPPED, path):
+            image = _read_file(tree, path, faults)
+            if image is not None:
+                split = split_of(os.path.dirname(tree.relative(path))) or "all"
+                splits.setdefault(split, []).append(image)
     return splits
+
+
+def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | None:
+    """Read a JSON file; return None for one of another program."""
+    try:
+        content = load_json(path, "annotation file")
+    except UserError as error:
+        raise FaultError("broken JSON", str(error).removeprefix(f"{path}: ")) from None
+    if not is_labelme(content):
+        faults.remark(f"{path} is not used: it is not one of LabelMe")
+        return None
+    image_path = _find_image(tree, path, content)
+    if image_path is None:
+        text = f"no image file {show(content.get('imagePath'))} in {tree.root}"
+        raise FaultError("missing image", text)
+    size = given_size(content.get("imageWidth"), content.get("imageHeight"))
+    image = AnnotatedImage(image_path, size=size)
+    groups: dict[tuple[str | None, str], AnnotatedObject] = {}
+    for index, shape in enumerate(content["shapes"]):
+        with counting(faults, LEFT_OUT, path, f"shape {index}", image_path):
+            obj = _read_shape(shape, faults)
+            obj.place = f"{path}, shape {index}"
+            group = obj.name, str(shape.get("group_id"))
+            if obj.polygons and shape.get("group_id") is not None and group in groups:
+                whole = groups[group]
+                whole.polygons += obj.polygons
+                whole.box = extent(whole.polygons)
+                continue
+            if obj.polygons:
+                groups[group] = obj
+            image.objects.append(obj)
+    return image
 
 
 def _find_image(tree: FileTree, path: str, content: Mapping[str, Any]) -> str | None:
     folder, name = os.path.dirname(path), content.get("imagePath")
-    if isinstance(name, str) and name:
-        image = tree.find_image(name, folder)
-        if image is not None:
-            return image
-    paths = tree.by_stem(os.path.splitext(os.path.basename(path))[0])
-    return nearest_path(paths, folder) if paths else None
+    image = tree.find_image(name, folder) if isinstance(name, str) else None
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return image or nearest_path(tree.by_stem(stem), folder)
 
 
-def _read_shapes(shapes: Sequence[Any], path: str, findings: Findings) -> list[AnnotatedObject]:
-    objects: list[AnnotatedObject] = []
-    groups: dict[tuple[str, str], AnnotatedObject] = {}
-    for index, shape in enumerate(shapes):
-        place = f"{path}: shape {index}"
-        obj = _read_shape(shape, place, findings)
-        if obj is None:
-            continue
-        group = (obj.name or "", str(shape.get("group_id")))
-        if shape.get("group_id") is not None and obj.polygons and group in groups:
-            whole = groups[group]
-            whole.polygons += obj.polygons
-            whole.box = extent(whole.polygons)
-            continue
-        if obj.polygons:
-            groups[group] = obj
-        objects.append(obj)
-    return objects
+def _read_shape(shape: Any, faults: Faults) -> AnnotatedObject:
+    """Read a shape.
 
-
-def _read_shape(shape: Any, place: str, findings: Findings) -> AnnotatedObject | None:
+    Raises:
+        FaultError: it has no class or no area.
+    """
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, (str, int)) or not str(label).strip():
-        findings.skip_object("no class", place, f"expected a 'label', got {show(shape)}")
-        return None
+        raise FaultError("no class", f"expected a 'label', got {show(shape)}")
     kind = str(shape.get("shape_type") or "polygon")
     if kind in ("point", "points", "line", "linestrip"):
-        findings.skip_object(kind, place, f"a {kind} has no area")
-        return None
+        raise FaultError(kind, f"a {kind} has no area")
     points = _read_points(shape.get("points"))
-    if points is None or not _has_enough(kind, points):
+    if points is None or len(points) < _LEAST_NUMBERS.get(kind, math.inf):
         text = f"expected a polygon, rectangle or circle with points, got {show(kind)}"
-        findings.skip_object("malformed shape", place, text)
-        return None
+        raise FaultError("malformed shape", text)
     if kind == "mask":
-        findings.note("masks that are pixels are read as boxes")
+        faults.remark("masks that are pixels are read as boxes")
+    box, polygons = extent([points]), ([points] if kind in ("polygon", "rotation") else [])
     if kind == "circle":
         radius = math.dist(points[:2], points[2:4])
         box, polygon = ellipse(points[0], points[1], radius, radius)
-        return AnnotatedObject(str(label).strip(), box, [polygon], place=place)
-    polygons = [points] if kind in ("polygon", "rotation") else []
-    return AnnotatedObject(str(label).strip(), extent([points]), polygons, place=place)
+        polygons = [polygon]
+    return AnnotatedObject(str(label).strip(), box, polygons)
 
 
 def _read_points(points: Any) -> Polygon | None:
-    if not isinstance(points, list) or not all(
-        isinstance(point, list) and len(point) == 2 for point in points
-    ):
+    pairs = points if isinstance(points, list) else [None]
+    if not all(isinstance(point, list) and len(point) == 2 for point in pairs):
         return None
-    return to_numbers(value for point in points for value in point)
-
-
-def _has_enough(kind: str, points: Polygon) -> bool:
-    least = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "circle": 4}
-    return kind in least and len(points) >= least[kind]
+    return to_numbers(value for point in pairs for value in point)

@@ -11,23 +11,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from ranking_det.data.coco_json.reader import load_json
+from ranking_det.data.coco_json.faults import LEAST_FAULTS, LEAST_SHARE, LEFT_OUT, SKIPPED, Faults
+from ranking_det.data.coco_json.image_files import UNREADABLE
+from ranking_det.data.coco_json.reader import ReadOptions, load_json
 from ranking_det.data.formats import coco_files, labelme, via, voc, yolo
 from ranking_det.data.formats.annotated_images import (
-    TOLERATED,
-    TOLERATED_SHARE,
     AnnotatedImage,
-    FaultyFile,
-    Findings,
+    FaultError,
+    Size,
     common_root,
+    counting,
     to_coco,
 )
-from ranking_det.data.formats.coco_files import CocoFile
+from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import FileTree, suffix_of
+from ranking_det.data.images import UnreadableImageError, read_header
 from ranking_det.user_errors import UserError
 
 FORMATS = {
@@ -55,18 +57,18 @@ class Source:
         root: its absolute folder.
         format: the name of its format, one of :data:`FORMATS`.
         classes: the names of its classes, over all splits.
-        images: the annotated images by split; empty for COCO JSON.
+        images: the annotated images by split, each with its size; empty for COCO JSON.
         files: the COCO files by split; empty for other formats.
-        findings: what was left out, and the notes.
+        faults: what was left out, and remarks. Those of COCO files are found when they are checked.
     """
 
     path: str
     root: str
     format: str
-    classes: list[str]
-    images: dict[str, list[AnnotatedImage]]
-    files: dict[str, CocoFile]
-    findings: Findings
+    faults: Faults
+    classes: list[str] = field(default_factory=list)
+    images: dict[str, list[AnnotatedImage]] = field(default_factory=dict)
+    files: dict[str, CocoSplit] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -91,41 +93,21 @@ class Source:
 
     @property
     def lines(self) -> list[str]:
-        """The summary, the notes, and what was left out."""
-        images = {image.path: image for images in self.images.values() for image in images}
-        num_objects = sum(len(image.objects) for image in images.values())
-        lines = self.findings.lines(len(images), num_objects)
+        """The summary, the remarks, and what was left out."""
+        faults = self.faults
+        first = {(row.action, row.kind): row for row in reversed(faults.rows)}
+        lines = [self.summary, *faults.remarks]
+        for (action, kind), count in sorted(faults.counts.items()):
+            lines.append(f"{action}: {kind}: {count}; the first: {first[action, kind]}")
         rest = self.splits.get(ALL)
         if rest and len(self.splits) > 1:
             lines.append(f"{rest:,} images that belong to no split are not used")
-        return [self.summary, *lines]
-
-
-class Converted(NamedTuple):
-    """A split of a data set as COCO JSON.
-
-    Attributes:
-        content: images, annotations and categories.
-        image_root: the folder to which each ``file_name`` is relative.
-        json_file: the file that has this content already; None if it is converted.
-        faults: the images and objects that were left out.
-    """
-
-    content: dict[str, Any]
-    image_root: str
-    json_file: str | None
-    faults: list[FaultyFile]
-
-
-class _JsonFiles(NamedTuple):
-    coco: dict[str, Any]
-    via: dict[str, Any]
-    labelme: list[str]
-    others: list[str]
+        return lines
 
 
 def find_source(
     path: str,
+    options: ReadOptions | None = None,
     *,
     format_name: str | None = None,
     class_attribute: str | None = None,
@@ -135,6 +117,8 @@ def find_source(
 
     Args:
         path: the folder of a data set; or its data.yaml, or a COCO, VIA or LabelMe JSON.
+        options: give the limit of faulty objects and of faulty images, ``max_faults`` and
+            ``strict``. COCO JSON is only checked when it is read.
         format_name: the only format to look for, "coco", "labelme", "via", "voc" or "yolo"; None
             for all.
         class_attribute: for VIA, the region attribute that names the class; None for the one that
@@ -152,67 +136,60 @@ def find_source(
         raise UserError(
             f"the folder or file {path!r} does not exist (current folder: {os.getcwd()})"
         )
-    is_file = os.path.isfile(path)
-    if is_file and suffix_of(path) not in (".json", ".yaml", ".yml"):
+    full, suffix = os.path.abspath(path), suffix_of(path) if os.path.isfile(path) else None
+    if suffix not in (None, ".json", ".yaml", ".yml"):
         expected = "expected a folder, a data.yaml, or a COCO, VIA or LabelMe JSON"
-        raise UserError(f"{path}: {expected}, got a file {suffix_of(path)}")
-    full = os.path.abspath(path)
-    tree = FileTree(os.path.dirname(full) if is_file else full, exclude)
-    findings = Findings()
-    is_json = is_file and suffix_of(path) == ".json"
-    if is_json:
+        raise UserError(f"{path}: {expected}, got a file {suffix}")
+    tree = FileTree(full if suffix is None else os.path.dirname(full), exclude)
+    files: dict[str, Any] = {}
+    if suffix == ".json":
         load_json(full, "annotation file")  # says what is wrong with a broken file
-    paths = [full] if is_json else [] if is_file else tree.with_suffix(".json")
-    json_files = _sort_json(paths)
-    found: dict[str, Any] = {
-        "coco": json_files.coco,
-        "via": json_files.via,
-        "labelme": json_files.labelme,
-        "voc": [] if is_file else voc.find_files(tree),
-        "yolo": None,
-    }
-    if not is_json:
-        found["yolo"] = yolo.find_files(tree, full if is_file else None)
-    found = {name: files for name, files in found.items() if files and format_name in (None, name)}
-    if len(found) != 1:
-        raise UserError(_describe_failure(path, tree, found, json_files.others))
-    ((name, files),) = found.items()
-    source = _read(path, tree, name, files, findings, class_attribute)
-    _check(source)
+        files = _sort_json([full])
+    elif suffix is None:
+        files = _sort_json(tree.with_suffix(".json")) | {"voc": voc.find_files(tree)}
+    if suffix != ".json":
+        files["yolo"] = yolo.find_files(tree, full if suffix else None)
+    names = [name for name in FORMATS if files.get(name) and format_name in (None, name)]
+    if len(names) != 1:
+        raise UserError(_describe_failure(path, tree, names, files.get("others", [])))
+    source = Source(path, tree.root, FORMATS[names[0]], Faults(path))
+    _read(source, tree, names[0], files[names[0]], class_attribute)
+    if not source.files:
+        _check(source, options or ReadOptions())
     return source
 
 
-def _sort_json(paths: Sequence[str]) -> _JsonFiles:
-    """Sort JSON files by their formats. Broken files count as others."""
-    files = _JsonFiles({}, {}, [], [])
+def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
+    """Return JSON files by their formats: contents of COCO and VIA, else paths; and "others"."""
+    coco, of_via, of_labelme, others = {}, {}, [], []
     for path in paths[:_MAX_JSON]:
         try:
             content = load_json(path, "annotation file")
         except UserError:
-            files.others.append(path)
-            continue
+            content = None
         if coco_files.is_coco(content):
-            files.coco[path] = content
+            coco[path] = content
         elif labelme.is_labelme(content):
-            files.labelme.append(path)
+            of_labelme.append(path)
         elif via.metadata_of(content) is not None:
-            files.via[path] = content
+            of_via[path] = content
         else:
-            files.others.append(path)
-    if len(files.labelme) > len(files.others):
+            others.append(path)
+    if len(of_labelme) > len(others):
         # The reader of LabelMe's files says which of them are broken.
-        return files._replace(labelme=sorted([*files.labelme, *files.others, *paths[_MAX_JSON:]]))
-    return files
+        of_labelme = sorted([*of_labelme, *others, *paths[_MAX_JSON:]])
+    return {"coco": coco, "via": of_via, "labelme": of_labelme, "others": others}
 
 
 def _describe_failure(
-    path: str, tree: FileTree, found: Mapping[str, Any], other_json: Sequence[str]
+    path: str, tree: FileTree, names: Sequence[str], other_json: Sequence[str]
 ) -> str:
-    if len(found) > 1:
-        names = " and ".join(FORMATS[name] for name in found)
+    if names:
+        formats = " and ".join(FORMATS[name] for name in names)
         way = "give the file or folder of one of them"
-        command = f"python -m ranking_det.data.convert --from {'|'.join(found)}"
-        return f"{path}: annotations of several formats ({names}); {way}, or convert with {command}"
+        command = f"python -m ranking_det.data.convert --from {'|'.join(names)}"
+        text = f"annotations of several formats ({formats})"
+        return f"{path}: {text}; {way}, or convert with {command}"
     if os.path.isfile(path):
         return f"{path}: expected COCO, VIA (version 2) or LabelMe annotations, got other JSON"
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
@@ -223,37 +200,38 @@ def _describe_failure(
 
 
 def _read(
-    path: str,
-    tree: FileTree,
-    name: str,
-    files: Any,
-    findings: Findings,
-    class_attribute: str | None,
-) -> Source:
-    classes: list[str] | None = None
-    images: dict[str, list[AnnotatedImage]] = {}
-    coco: dict[str, CocoFile] = {}
+    source: Source, tree: FileTree, name: str, files: Any, class_attribute: str | None
+) -> None:
+    """Read the files of a format into a source."""
     if name == "coco":
-        coco = coco_files.find_splits(tree.root, files)
-        classes = coco_files.used_classes(coco)
-    elif name == "voc":
-        images = voc.read(tree, files, findings)
-    elif name == "yolo":
-        images, classes = yolo.read(tree, files, findings)
+        source.files = coco_files.find_splits(tree.root, files)
+        source.classes = coco_files.class_names(list(source.files.values()))
+        return
+    if name == "yolo":
+        splits, source.classes = yolo.read(tree, files, source.faults)
     elif name == "via":
-        images = via.read(tree, files, findings, class_attribute)
+        splits = via.read(tree, files, source.faults, class_attribute)
     else:
-        images = labelme.read(tree, files, findings)
-    if classes is None:
-        of_objects = {
-            obj.name for members in images.values() for image in members for obj in image.objects
-        }
-        classes = sorted(name for name in of_objects if name is not None)
-    images = {split: _merge(members, findings) for split, members in images.items() if members}
-    return Source(path, tree.root, FORMATS[name], classes, images, coco, findings)
+        splits = (voc if name == "voc" else labelme).read(tree, files, source.faults)
+    sizes: dict[str, Size | None] = {}
+    for split, images in splits.items():
+        merged = _merge(images, source.faults)
+        readable = [image for image in merged if _read_size(image, sizes, source.faults)]
+        if readable:
+            source.images[split] = readable
+    source.classes = source.classes or used_classes(*source.images.values())
 
 
-def _merge(images: Sequence[AnnotatedImage], findings: Findings) -> list[AnnotatedImage]:
+def used_classes(*parts: Sequence[AnnotatedImage]) -> list[str]:
+    """Return the sorted names of the classes that have objects.
+
+    Args:
+        *parts: annotated images.
+    """
+    return sorted({obj.name or "" for images in parts for image in images for obj in image.objects})
+
+
+def _merge(images: Sequence[AnnotatedImage], faults: Faults) -> list[AnnotatedImage]:
     """Sort images by path; keep one of several with the same objects.
 
     Raises:
@@ -269,40 +247,56 @@ def _merge(images: Sequence[AnnotatedImage], findings: Findings) -> list[Annotat
             places = [obj.place for other in (first, image) for obj in other.objects[:1]]
             text = f"{image.path} has two annotations with different objects"
             raise UserError(f"{text} ({' and '.join(places)}); keep one of them")
-        findings.note("images that are annotated twice in the same way are taken once")
+        faults.remark("images that are annotated twice in the same way are taken once")
     return list(merged.values())
 
 
-def _check(source: Source) -> None:
+def _read_size(image: AnnotatedImage, sizes: dict[str, Size | None], faults: Faults) -> bool:
+    """Read the size of an image that has none, once for each file; return whether it has one."""
+    if image.size is None and image.path not in sizes:
+        sizes[image.path] = None
+        with counting(faults, SKIPPED, image.path):
+            try:
+                # Annotations are made on the picture as programs show it, after its EXIF rotation.
+                sizes[image.path] = read_header(image.path).upright
+            except (UnreadableImageError, OSError) as error:
+                raise FaultError(UNREADABLE, f"cannot be read ({error})") from None
+    image.size = image.size or sizes[image.path]
+    return image.size is not None
+
+
+def _check(source: Source, options: ReadOptions) -> None:
+    """Refuse a source without objects, with too many faults, or with unclear splits."""
     members = {image.path: image for images in source.images.values() for image in images}
     num_objects = sum(len(image.objects) for image in members.values())
-    findings = source.findings
-    if not source.files:
-        findings.check(source.path, len(members), num_objects)
-        if not num_objects:
-            first = [*findings.images, *findings.objects][:1]
-            reason = f"; the first fault: {first[0]}" if first else ""
-            text = f"{source.format} annotations without objects"
-            raise UserError(f"{source.path}: {text}{reason}")
+    faults = source.faults
+    if options.strict:
+        faults.check(LEFT_OUT, SKIPPED, hint="; --strict refuses this")
+    for action, count, noun in (
+        (SKIPPED, len(members), "images"),
+        (LEFT_OUT, num_objects, "objects"),
+    ):
+        total = count + faults.total(action)
+        faults.check_limit([action], total, f"{noun} in total", options.max_faults)
+    if not num_objects:
+        reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""
+        raise UserError(f"{source.path}: {source.format} annotations without objects{reason}")
     rest = [image for image in source.images.get(ALL, []) if image.objects]
-    if len(source.images) > 1 and len(rest) > max(TOLERATED, TOLERATED_SHARE * len(members)):
+    if len(source.images) > 1 and len(rest) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
         named = ", ".join(split for split in source.splits if split != ALL)
         text = (
             f"{len(rest):,} annotated images, such as {rest[0].path}, are in no folder of a split"
         )
         way = "give one folder as training and another as validation images"
         raise UserError(f"{source.path}: {text} ({named}); {way}")
-    paths = {split: {image.path for image in images} for split, images in source.images.items()}
-    both = paths.get("train", set()) & paths.get("val", set())
-    if both:
-        findings.note(f"{len(both):,} images are in train and in val, such as {min(both)}")
+    train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
+    if train & val:
+        first = min(train & val)
+        faults.remark(f"{len(train & val):,} images are in train and in val, such as {first}")
 
 
-def convert(source: Source, split: str, classes: Sequence[str] | None = None) -> Converted:
-    """Convert a split to the content of a COCO JSON.
-
-    COCO JSON is returned as it is. Image sizes that the annotations do not give are read from the
-    image files.
+def convert(source: Source, split: str, classes: Sequence[str] | None = None) -> CocoSplit:
+    """Convert a split to the content of a COCO JSON. COCO JSON is returned as it is.
 
     Args:
         source: the data set.
@@ -314,21 +308,14 @@ def convert(source: Source, split: str, classes: Sequence[str] | None = None) ->
         The content. Boxes may stick out of their images or have no size.
 
     Raises:
-        UserError: the source has no such split, or too many of its images cannot be read.
+        UserError: the source has no such split.
     """
     if split not in source.splits:
         known = ", ".join(source.splits)
         raise UserError(f"{source.path}: has no {split} images (it has {known})")
     if split in source.files:
-        file = source.files[split]
-        return Converted(file.content, file.image_root, file.json_file, [])
+        return source.files[split]
     images = source.images[split]
     root = common_root([image.path for image in images], source.root)
-    findings = Findings()
-    content = to_coco(images, source.classes if classes is None else classes, root, findings)
-    findings.check(source.path, len(content["images"]), len(content["annotations"]))
-    if not content["images"]:
-        raise UserError(f"{source.path}: no {split} image can be read; {findings.images[0]}")
-    noted = source.findings
-    noted.images += [fault for fault in findings.images if fault not in noted.images]
-    return Converted(content, root, None, [*noted.images, *noted.objects])
+    names = source.classes if classes is None else classes
+    return CocoSplit(to_coco(images, names, root), root, None)

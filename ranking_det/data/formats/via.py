@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ranking_det.data.coco_json.faults import LEFT_OUT, SKIPPED, Faults
 from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     AnnotatedObject,
     Box,
-    Findings,
+    FaultError,
     Polygon,
+    counting,
     ellipse,
     extent,
     to_numbers,
@@ -32,9 +34,6 @@ USUAL_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "obj
 NO_CLASS = "object"
 """The name of the only class if no region has an attribute."""
 
-_RECT = ("x", "y", "width", "height")
-_ELLIPSE = ("cx", "cy", "rx", "ry")
-
 
 class Region(NamedTuple):
     """A region and where it comes from.
@@ -43,11 +42,17 @@ class Region(NamedTuple):
         obj: its object, without a class so far.
         attributes: its region attributes.
         options: the texts of the options by attribute, as the project defines them.
+        file: its file.
+        place: the image and the number of the region.
+        image: the path of its image.
     """
 
     obj: AnnotatedObject
     attributes: Mapping[str, Any]
     options: Mapping[str, Mapping[str, str]]
+    file: str
+    place: str
+    image: str
 
 
 def metadata_of(content: Any) -> Mapping[str, Any] | None:
@@ -72,7 +77,7 @@ def metadata_of(content: Any) -> Mapping[str, Any] | None:
 def read(
     tree: FileTree,
     files: Mapping[str, Any],
-    findings: Findings,
+    faults: Faults,
     class_attribute: str | None = None,
 ) -> dict[str, list[AnnotatedImage]]:
     """Read VIA files.
@@ -80,7 +85,7 @@ def read(
     Args:
         tree: the files of the folder.
         files: the contents of the VIA files by path.
-        findings: gets the faults and the notes.
+        faults: gets what is left out, and remarks.
         class_attribute: the region attribute that names the class; None for the one that most
             regions have.
 
@@ -96,17 +101,23 @@ def read(
         options = _options(content)
         images = splits.setdefault(split_of(tree.relative(path)) or "all", [])
         for entry in (metadata_of(content) or {}).values():
-            image_path = tree.find_image(str(entry["filename"]), os.path.dirname(path))
-            place = f"{path}: {entry['filename']}"
-            if image_path is None:
-                findings.skip_image("missing image", place, f"no such image file in {tree.root}")
-                continue
-            image = AnnotatedImage(image_path)
-            for region in _read_regions(entry["regions"], place, findings):
-                regions.append(region._replace(options=options))
-                image.objects.append(region.obj)
-            images.append(image)
-    _set_classes(regions, findings, class_attribute)
+            name = str(entry["filename"])
+            with counting(faults, SKIPPED, path, name):
+                image_path = tree.find_image(name, os.path.dirname(path))
+                if image_path is None:
+                    raise FaultError("missing image", f"no such image file in {tree.root}")
+                images.append(AnnotatedImage(image_path))
+                of_image = entry["regions"]
+                if isinstance(of_image, dict):  # version 1
+                    of_image = list(of_image.values())
+                for index, region in enumerate(of_image if isinstance(of_image, list) else []):
+                    place = f"{name}, region {index}"
+                    with counting(faults, LEFT_OUT, path, place, image_path):
+                        obj, attributes = _read_region(region)
+                        obj.place = f"{path}, {place}"
+                        regions.append(Region(obj, attributes, options, path, place, image_path))
+                        images[-1].objects.append(obj)
+    _set_classes(regions, faults, class_attribute)
     for images in splits.values():
         for image in images:
             image.objects = [obj for obj in image.objects if obj.name is not None]
@@ -126,55 +137,39 @@ def _options(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
     return options
 
 
-def _read_regions(regions: Any, place: str, findings: Findings) -> Iterator[Region]:
-    if isinstance(regions, dict):  # version 1
-        regions = list(regions.values())
-    for index, region in enumerate(regions if isinstance(regions, list) else []):
-        where = f"{place}, region {index}"
-        shape = region.get("shape_attributes") if isinstance(region, dict) else None
-        if not isinstance(shape, dict):
-            text = f"expected 'shape_attributes', got {show(region)}"
-            findings.skip_object("malformed region", where, text)
-            continue
-        outline = _read_shape(shape, where, findings)
-        attributes = region.get("region_attributes")
-        if outline is not None:
-            obj = AnnotatedObject(None, *outline, place=where)
-            yield Region(obj, attributes if isinstance(attributes, dict) else {}, {})
+def _read_region(region: Any) -> tuple[AnnotatedObject, Mapping[str, Any]]:
+    """Return the object of a region, and its attributes.
 
-
-def _read_shape(
-    shape: Mapping[str, Any], place: str, findings: Findings
-) -> tuple[Box, list[Polygon]] | None:
+    Raises:
+        FaultError: it has no shape with an area.
+    """
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    if not isinstance(shape, dict):
+        raise FaultError("malformed region", f"expected 'shape_attributes', got {show(region)}")
     kind = shape.get("name")
     if kind in ("point", "polyline", "line"):
-        findings.skip_object(str(kind), place, f"a {kind} has no area")
-        return None
-    outline: tuple[Box, list[Polygon]] | None = None
-    if kind == "rect":
-        numbers = to_numbers(shape.get(key) for key in _RECT)
-        if numbers is not None:
-            x, y, width, height = numbers
-            outline = (x, y, width, height), []
-    elif kind in ("circle", "ellipse"):
-        radii = {"rx": shape.get("r"), "ry": shape.get("r")} if kind == "circle" else {}
-        numbers = to_numbers({**shape, **radii}.get(key) for key in _ELLIPSE)
-        angle = to_numbers([shape.get("theta") or 0.0])
-        if numbers is not None and angle is not None:
-            x, y, rx, ry = numbers
-            box, polygon = ellipse(x, y, rx, ry, angle[0])
-            outline = box, [polygon]
-    elif kind == "polygon":
-        outline = _read_polygon(shape)
+        raise FaultError(kind, f"a {kind} has no area")
+    outline = _read_shape(kind, shape)
     if outline is None:
-        text = f"expected a rect, polygon, circle or ellipse with numbers, got {show(dict(shape))}"
-        findings.skip_object("malformed region", place, text)
-    return outline
+        text = f"expected a rect, polygon, circle or ellipse with numbers, got {show(shape)}"
+        raise FaultError("malformed region", text)
+    attributes = region.get("region_attributes")
+    return AnnotatedObject(None, *outline), attributes if isinstance(attributes, dict) else {}
 
 
-def _read_polygon(shape: Mapping[str, Any]) -> tuple[Box, list[Polygon]] | None:
+def _read_shape(kind: Any, shape: Mapping[str, Any]) -> tuple[Box, list[Polygon]] | None:
+    if kind == "rect":
+        numbers = to_numbers(shape.get(key) for key in ("x", "y", "width", "height"))
+        return None if numbers is None else ((numbers[0], numbers[1], numbers[2], numbers[3]), [])
+    if kind in ("circle", "ellipse"):
+        keys = ("cx", "cy", "r", "r") if kind == "circle" else ("cx", "cy", "rx", "ry")
+        numbers = to_numbers([*(shape.get(key) for key in keys), shape.get("theta") or 0.0])
+        if numbers is None:
+            return None
+        box, polygon = ellipse(*numbers)
+        return box, [polygon]
     axes = [shape.get(f"all_points_{axis}") for axis in "xy"]
-    if not all(isinstance(axis, list) for axis in axes):
+    if kind != "polygon" or not all(isinstance(axis, list) for axis in axes):
         return None
     xs, ys = (to_numbers(axis or []) or [] for axis in axes)
     if len(xs) != len(ys) or not xs:
@@ -183,11 +178,11 @@ def _read_polygon(shape: Mapping[str, Any]) -> tuple[Box, list[Polygon]] | None:
     return extent([polygon]), [polygon] if len(polygon) >= 6 else []
 
 
-def _set_classes(regions: list[Region], findings: Findings, class_attribute: str | None) -> None:
+def _set_classes(regions: list[Region], faults: Faults, class_attribute: str | None) -> None:
     attribute = class_attribute or _class_attribute(regions)
     if attribute is None:
         if regions:
-            findings.note(f"no region has an attribute: all are of the class {NO_CLASS!r}")
+            faults.remark(f"no region has an attribute: all are of the class {NO_CLASS!r}")
         for region in regions:
             region.obj.name = NO_CLASS
         return
@@ -195,21 +190,23 @@ def _set_classes(regions: list[Region], findings: Findings, class_attribute: str
     names = sorted({value for value in values if value})
     if not names:
         raise UserError(f"no region has the attribute {attribute!r}")
-    findings.note(f"the region attribute {attribute!r} names the class")
-    unnamed = [region for region, value in zip(regions, values, strict=True) if value is None]
-    if unnamed and len(names) == 1:
-        text = f"{len(unnamed):,} of {len(regions):,} regions have no {attribute!r}"
-        findings.note(f"{text}: they are of the only class, {names[0]!r}")
+    faults.remark(f"the region attribute {attribute!r} names the class")
+    only_class = names[0] if len(names) == 1 else None
+    num_unnamed = values.count(None)
+    if num_unnamed and only_class is not None:
+        text = f"{num_unnamed:,} of {len(regions):,} regions have no {attribute!r}"
+        faults.remark(f"{text}: they are of the only class, {only_class!r}")
     for region, value in zip(regions, values, strict=True):
-        region.obj.name = value or None
-        if value == "":
-            text = f"{attribute!r}: expected one choice, got {show(region.attributes[attribute])}"
-            findings.skip_object("several classes", region.obj.place, text)
-        elif value is None and len(names) == 1:
-            region.obj.name = names[0]
-        elif value is None:
-            text = f"expected the region attribute {attribute!r}, got none"
-            findings.skip_object("no class", region.obj.place, text)
+        with counting(faults, LEFT_OUT, region.file, region.place, region.image):
+            if value == "":
+                text = show(region.attributes[attribute])
+                raise FaultError(
+                    "several classes", f"{attribute!r}: expected one choice, got {text}"
+                )
+            region.obj.name = only_class if value is None else value
+            if region.obj.name is None:
+                text = f"expected the region attribute {attribute!r}, got none"
+                raise FaultError("no class", text)
 
 
 def _class_attribute(regions: list[Region]) -> str | None:

@@ -14,15 +14,19 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
+from ranking_det.data.coco_json.faults import LEFT_OUT, SKIPPED, Fault, Faults
+from ranking_det.data.coco_json.image_files import loose_name
 from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     AnnotatedObject,
-    Findings,
+    FaultError,
     Polygon,
+    counting,
     extent,
+    given_size,
     to_numbers,
 )
-from ranking_det.data.formats.file_tree import FileTree, loose_name, nearest_path, split_of
+from ranking_det.data.formats.file_tree import FileTree, nearest_path, split_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "Pascal VOC"
@@ -51,9 +55,7 @@ def _root_tag(path: str) -> str | None:
         return None
 
 
-def read(
-    tree: FileTree, paths: Sequence[str], findings: Findings
-) -> dict[str, list[AnnotatedImage]]:
+def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[AnnotatedImage]]:
     """Read the XML files.
 
     Where the data set has lists of images (``ImageSets/Main/train.txt`` and so on), they make the
@@ -62,7 +64,7 @@ def read(
     Args:
         tree: the files of the folder.
         paths: its XML files.
-        findings: gets the faults and the notes.
+        faults: gets what is left out, and remarks.
 
     Returns:
         The images by split: "train", "val", "trainval", "test", or "all" without splits.
@@ -70,51 +72,45 @@ def read(
     Raises:
         UserError: a list names no image of the data set.
     """
-    images = {}
+    images: dict[str, AnnotatedImage] = {}
     for path in paths:
-        image = _read_file(tree, path, findings)
-        if image is not None:
-            images[path] = image
-    _shift_to_zero([obj for image in images.values() for obj in image.objects], findings)
-    listed = _read_lists(tree, paths, findings)
-    if not listed:
-        listed = {}
+        with counting(faults, SKIPPED, path):
+            image = _read_file(tree, path, faults)
+            if image is not None:
+                images[path] = image
+    _shift_to_zero([obj for image in images.values() for obj in image.objects], faults)
+    splits = _read_lists(tree, paths, faults)
+    if not splits:
         for path in paths:
-            listed.setdefault(split_of(tree.relative(os.path.dirname(path))) or "all", []).append(
-                path
-            )
+            split = split_of(tree.relative(os.path.dirname(path))) or "all"
+            splits.setdefault(split, []).append(path)
     return {
         split: [images[path] for path in members if path in images]
-        for split, members in listed.items()
+        for split, members in splits.items()
     }
 
 
-def _read_file(tree: FileTree, path: str, findings: Findings) -> AnnotatedImage | None:
+def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | None:
+    """Read an XML file; return None for one of another kind."""
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, ValueError) as error:
-        findings.skip_image("broken XML", path, f"cannot be read as XML ({error})")
-        return None
+        raise FaultError("broken XML", f"cannot be read as XML ({error})") from None
     if root.tag != "annotation":
         return None
     folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     named = (root.findtext("filename") or "").strip()
-    by_stem = [obj for obj in tree.by_stem(stem) if not _is_mask(obj)]
-    image_path = (nearest_path(by_stem, folder) if by_stem else None) or (
-        tree.find_image(named, folder) if named else None
-    )
+    by_stem = [image for image in tree.by_stem(stem) if not _is_mask(image)]
+    image_path = nearest_path(by_stem, folder) or tree.find_image(named, folder)
     if image_path is None:
         names = " or ".join(dict.fromkeys(map(repr, filter(None, (stem, named)))))
-        findings.skip_image("missing image", path, f"no image file {names} in {tree.root}")
-        return None
-    size = to_numbers(root.findtext(f"size/{key}") or 0 for key in ("width", "height"))
-    image = AnnotatedImage(image_path)
-    if size is not None and min(size) >= 1:
-        image.size = int(size[0]), int(size[1])
+        raise FaultError("missing image", f"no image file {names} in {tree.root}")
+    size = given_size(root.findtext("size/width"), root.findtext("size/height"))
+    image = AnnotatedImage(image_path, size=size)
     for index, element in enumerate(root.findall("object"), start=1):
-        obj = _read_object(element, f"{path}: object {index}", findings)
-        if obj is not None:
-            image.objects.append(obj)
+        place = f"object {index}"
+        with counting(faults, LEFT_OUT, path, place, image_path):
+            image.objects.append(_read_object(element, f"{path}, {place}"))
     return image
 
 
@@ -123,29 +119,28 @@ def _is_mask(path: str) -> bool:
     return os.path.basename(os.path.dirname(path)).startswith("Segmentation")
 
 
-def _read_object(element: Element, place: str, findings: Findings) -> AnnotatedObject | None:
+def _read_object(element: Element, place: str) -> AnnotatedObject:
+    """Read an object. Its box has the corners until :func:`_shift_to_zero` makes the box of them.
+
+    Raises:
+        FaultError: it has no class or no box.
+    """
     name = (element.findtext("name") or "").strip()
     if not name:
-        findings.skip_object("no class", place, "expected a <name>, got none")
-        return None
+        raise FaultError("no class", "expected a <name>, got none")
     box = element.find("bndbox")
     if box is None:
         kind = "rotated box" if element.find("robndbox") is not None else "no box"
-        findings.skip_object(kind, place, "expected a <bndbox>, got none")
-        return None
+        raise FaultError(kind, "expected a <bndbox>, got none")
     texts = [box.findtext(key) for key in _CORNERS]
     corners = to_numbers(texts)
     if corners is None:
         expected = "expected numbers xmin, ymin, xmax, ymax"
-        findings.skip_object("malformed box", place, f"<bndbox>: {expected}, got {show(texts)}")
-        return None
-    difficult = to_numbers([element.findtext("difficult") or 0]) or [0.0]
+        raise FaultError("malformed box", f"<bndbox>: {expected}, got {show(texts)}")
     x1, y1, x2, y2 = corners
+    is_difficult = to_numbers([element.findtext("difficult")]) == [1]
     polygons = _read_polygon(element.find("polygon"))
-    # For now corners; _shift_to_zero makes the box of them.
-    return AnnotatedObject(
-        name, (x1, y1, x2, y2), polygons, difficult=difficult[0] == 1, place=place
-    )
+    return AnnotatedObject(name, (x1, y1, x2, y2), polygons, difficult=is_difficult, place=place)
 
 
 def _read_polygon(element: Element | None) -> list[Polygon]:
@@ -161,11 +156,11 @@ def _read_polygon(element: Element | None) -> list[Polygon]:
     return [polygon] if len(polygon) >= 6 else []
 
 
-def _shift_to_zero(objects: Sequence[AnnotatedObject], findings: Findings) -> None:
+def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
     """Replace corners that count from 1 by x, y, width, height that count from 0."""
     from_zero = sum(min(obj.box[:2]) <= 0 for obj in objects)
     if from_zero:
-        findings.note(
+        faults.remark(
             f"{from_zero:,} boxes have a coordinate of 0 or less: pixels are taken to count from "
             "0, not from 1 as in Pascal VOC"
         )
@@ -185,36 +180,28 @@ def _agrees(first: Sequence[float], second: Sequence[float]) -> bool:
     return all(abs(a - b) <= 2 for a, b in zip(first, second, strict=True))
 
 
-def _read_lists(
-    tree: FileTree, paths: Sequence[str], findings: Findings
-) -> dict[str, list[str]] | None:
-    """Return the XML files by split, as the lists of the data set have them; None without lists."""
+def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[str]]:
+    """Return the XML files by split, as the lists of the data set have them; {} without lists."""
     texts = [path for path in tree.with_suffix(".txt") if "ImageSets" in path.split(os.sep)]
-    found = [path for path in texts if _list_name(path) and not _is_of_masks(path)]
-    if not found:
-        return None
+    lists = [path for path in texts if _split_of_list(path) and not _is_of_masks(path)]
     by_stem: dict[str, list[str]] = {}
     for path in paths:
         by_stem.setdefault(loose_name(os.path.splitext(os.path.basename(path))[0]), []).append(path)
     splits: dict[str, dict[str, None]] = {}
-    for list_file in found:
-        members: dict[str, None] = {}
-        missing = []
-        for stem in _read_list(list_file, by_stem):
-            candidates = by_stem.get(stem)
-            nearest = nearest_path(candidates, os.path.dirname(list_file)) if candidates else None
-            if nearest is None:
-                missing.append(stem)
-            else:
-                members[nearest] = None
+    for list_file in lists:
+        stems, folder = list(_read_list(list_file, by_stem)), os.path.dirname(list_file)
+        nearest = [nearest_path(by_stem.get(stem, []), folder) for stem in stems]
+        members = dict.fromkeys(path for path in nearest if path is not None)
         if not members:
-            findings.note(f"{list_file} is not used: it names no image that has an XML file")
+            faults.remark(f"{list_file} is not used: it names no image that has an XML file")
             continue
-        for stem in missing:
-            findings.skip_image("no XML file", list_file, f"no XML file for {show(stem)}")
-        splits.setdefault(_list_name(list_file) or "", {}).update(members)
-    if not splits:
-        raise UserError(f"{found[0]}: names no image that has an XML file in {tree.root}")
+        for stem, path in zip(stems, nearest, strict=True):
+            if path is None:
+                text = f"no XML file for {show(stem)}"
+                faults.add_row(Fault(list_file, "", "", stem, "no XML file", SKIPPED, text))
+        splits.setdefault(_split_of_list(list_file) or "", {}).update(members)
+    if lists and not splits:
+        raise UserError(f"{lists[0]}: names no image that has an XML file in {tree.root}")
     return {split: list(members) for split, members in splits.items()}
 
 
@@ -223,7 +210,7 @@ def _is_of_masks(path: str) -> bool:
     return os.path.basename(os.path.dirname(path)) == "Segmentation"
 
 
-def _list_name(path: str) -> str | None:
+def _split_of_list(path: str) -> str | None:
     name = os.path.splitext(os.path.basename(path))[0].lower()
     # Lists of single classes, such as cat_train.txt, have the same images again.
     return split_of(name) if name in (*LISTS, "valid", "validation") else None

@@ -18,27 +18,24 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, SubElement
 
 import yaml
 
-from ranking_det.data.formats.annotated_images import (
-    AnnotatedImage,
-    AnnotatedObject,
-    Box,
-    Findings,
-    Polygon,
-    extent,
+from ranking_det.data.coco_json.faults import Faults
+from ranking_det.data.coco_json.fields import Entry, read_fields
+from ranking_det.data.coco_json.image_files import (
+    UNREADABLE,
+    UNROTATED,
+    find_images,
+    loose_name,
 )
-from ranking_det.data.formats.coco_objects import LooseFinder, image_entries
-from ranking_det.data.formats.file_tree import loose_name
-from ranking_det.data.images import read_header
+from ranking_det.data.coco_json.reader import Annotations
+from ranking_det.data.formats.annotated_images import Box, Polygon, Size, extent
+from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.files import write_whole
 from ranking_det.user_errors import UserError
-
-Images = Mapping[str, Sequence[AnnotatedImage]]
-"""The images by split; coordinates are in pixels."""
 
 _AGREEMENT = 0.5  # pixels by which the box around a polygon may differ from the object's box
 _LEAST_SIDE = 1.001  # pixels; in Pascal VOC, a box of one pixel is written like one of no size
@@ -88,17 +85,50 @@ def place_image(source: str, target: Path, *, copy: bool) -> None:
         target.symlink_to(os.path.realpath(source))
 
 
-def flat_names(images: Images) -> dict[str, str]:
-    """Return file names for one folder; no two have the same stem.
+class Picture(NamedTuple):
+    """An image to write.
+
+    Attributes:
+        name: the name of its file in the new folder, unlike the others also without its extension.
+        size: width and height in pixels.
+        objects: its annotations.
+    """
+
+    name: str
+    size: Size
+    objects: list[Entry]
+
+
+def pictures_of(parts: Mapping[str, Annotations]) -> dict[str, dict[str, Picture]]:
+    """Return the images that can be read, by split and by path.
 
     Args:
-        images: the images by split.
+        parts: the checked annotations with the paths of their images, by split.
 
     Returns:
-        The name by the path of the image: its own if that is unique, else with those of its
+        The images. Their names are their own where these are unique, else have those of their
         folders, or a number.
     """
-    paths = sorted({image.path for members in images.values() for image in members})
+    pictures: dict[str, dict[str, Picture]] = {}
+    names = _flat_names({path for part in parts.values() for path in part.image_files})
+    for split, part in parts.items():
+        unreadable = {row.image for row in part.faults.rows if row.kind == UNREADABLE}
+        paths = {}
+        members = pictures[split] = {}
+        for image, path in zip(part.images, part.image_files, strict=True):
+            if image["id"] not in unreadable:
+                paths[image["id"]] = path
+                size = image["width"], image["height"]
+                members.setdefault(path, Picture(names[path], size, []))
+        for annotation in part.annotations:
+            if annotation["image_id"] in paths:
+                members[paths[annotation["image_id"]]].objects.append(annotation)
+    return pictures
+
+
+def _flat_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return file names for one folder by path; no two have the same stem."""
+    paths = sorted(paths)
     stems = Counter(loose_name(Path(path).stem) for path in paths)
     names: dict[str, str] = {}
     taken: set[str] = set()
@@ -116,41 +146,43 @@ def flat_names(images: Images) -> dict[str, str]:
 
 
 def write_coco(
-    folder: Path, split: str, content: Mapping[str, Any], image_root: str, *, copy: bool
+    folder: Path, split: str, part: CocoSplit, where: str, *, copy: bool, allow_outside: bool
 ) -> list[str]:
-    """Write a split as COCO JSON.
+    """Write a split as COCO JSON. Only the names of the images change.
 
     Args:
         folder: the folder of the data set.
         split: the name of the split.
-        content: the content of the JSON.
-        image_root: the folder of its images.
+        part: the content of the JSON and the folder of its images.
+        where: the name of the source in messages.
         copy: whether to copy the images.
+        allow_outside: accept images outside the folder of the images.
 
     Returns:
-        Sentences about what could not be written.
+        Sentences about the images.
+
+    Raises:
+        UserError: images have no file, or lie outside their folder.
     """
-    finder, missing, images = LooseFinder(image_root), [], []
+    keys, faults = ("id", "file_name", "coco_url"), Faults(where)
+    entries = read_fields(part.content, where, "images", *keys).entries
+    limits: dict[str, Any] = {"allow_outside": allow_outside, "max_headers": 0}
+    paths = find_images(entries, part.image_root, faults, **limits)
+    faults.check()
+    images = []
     placed: dict[Path, str] = {}
-    named = {id(entry): entry for entry in image_entries(content).values()}
-    for entry in content["images"]:
-        path = finder.find(entry) if id(entry) in named else None
-        if path is None:
-            missing.append(entry)
-            images.append(entry)
-            continue
-        target = folder / split / _name_inside(path, image_root)
+    for entry, path in zip(part.content["images"], paths, strict=True):
+        target = folder / split / _name_inside(path, part.image_root)
         while placed.get(target, path) != path:  # another image from outside the folder
             target = target.with_name(f"_{target.name}")
         if target not in placed:
             place_image(path, target, copy=copy)
         placed[target] = path
-        name = target.relative_to(folder / split).as_posix()
-        images.append({**entry, "file_name": name})
+        images.append({**entry, "file_name": target.relative_to(folder / split).as_posix()})
     (folder / "annotations").mkdir(exist_ok=True)
-    text = json.dumps({**content, "images": images})  # NaN stays, for the reader to report
+    text = json.dumps({**part.content, "images": images})  # NaN stays, for the reader to report
     write_whole(folder / "annotations" / f"instances_{split}.json", f"{text}\n")
-    return [f"{split}: {len(missing):,} images have no file, and no link"] if missing else []
+    return [f"{split}: {line}" for line in faults.summary()]
 
 
 def _name_inside(path: str, image_root: str) -> str:
@@ -159,7 +191,7 @@ def _name_inside(path: str, image_root: str) -> str:
 
 
 def write_yolo(
-    folder: Path, images: Images, classes: Sequence[str], names: Mapping[str, str], *, copy: bool
+    folder: Path, parts: Mapping[str, Annotations], classes: Sequence[str], *, copy: bool
 ) -> list[str]:
     """Write a YOLO data set.
 
@@ -168,51 +200,67 @@ def write_yolo(
 
     Args:
         folder: the folder of the data set.
-        images: the images by split.
+        parts: the checked annotations by split, with masks and the paths of the images.
         classes: the names of the classes in the order of their indices.
-        names: the file name of each image by its path.
         copy: whether to copy the images.
 
     Returns:
         Sentences about what YOLO cannot hold.
+
+    Raises:
+        UserError: boxes are in pixels before the EXIF rotation. YOLO's programs apply it.
     """
-    members = [image for part in images.values() for image in part]
-    objects = [obj for image in members for obj in image.objects if not _is_ignored(obj)]
-    with_polygons = sum(bool(obj.polygons) for obj in objects)
-    fitting = sum(_has_fitting_polygons(obj) for obj in objects)
+    notes = [row for part in parts.values() for row in part.faults.rows if row.kind == UNROTATED]
+    if notes:
+        text = f"YOLO has no sizes to tell this ({len(notes)} images); --to coco or voc writes them"
+        raise UserError(f"{notes[0]}; {text}")
+    counts: Counter[str] = Counter()
+    pictures = pictures_of(parts)
+    rows: list[tuple[Path, Size, list[tuple[int, Box, list[Polygon]]]]] = []
+    indices = {name: index for index, name in enumerate(classes)}
+    for split, members in pictures.items():
+        names = _category_names(parts[split])
+        for path, picture in members.items():
+            place_image(path, folder / "images" / split / picture.name, copy=copy)
+            label = folder / "labels" / split / f"{os.path.splitext(picture.name)[0]}.txt"
+            objects = []
+            for annotation in picture.objects:
+                if annotation.get("iscrowd"):
+                    counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
+                    continue
+                mask = annotation.get("segmentation")
+                if isinstance(mask, dict):
+                    counts["RLE masks left out, which YOLO cannot hold"] += 1
+                box = clip_box(annotation["bbox"], picture.size, counts)
+                index = indices[names[annotation["category_id"]]]
+                objects.append((index, box, _clip_polygons(mask, picture.size)))
+            rows.append((label, picture.size, objects))
+    objects = [obj for *_, of_image in rows for obj in of_image]
+    fitting = sum(_fits(box, polygons) for _, box, polygons in objects)
     lines, outlines = [], bool(objects) and fitting == len(objects)
-    if with_polygons and not outlines:
+    if not outlines and any(polygons for *_, polygons in objects):
         lines.append(
             f"boxes are written, not polygons: {len(objects) - fitting:,} of {len(objects):,} "
             "objects have no polygon, or one that does not fit their box"
         )
-    counts: Counter[str] = Counter()
-    indices = {name: index for index, name in enumerate(classes)}
-    for split, part in images.items():
-        for image in part:
-            name = names[image.path]
-            place_image(image.path, folder / "images" / split / name, copy=copy)
-            rows = []
-            size = image_size(image)
-            for obj in image.objects:
-                box = clip_box(obj, size, counts)
-                if _is_ignored(obj):
-                    counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
-                elif box is not None:
-                    values = _join(obj.polygons) if outlines else _centred(box)
-                    rows.append(_yolo_row(indices[obj.name or ""], values, size, clip=outlines))
-            label = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text("".join(rows), encoding="utf-8")
-    description = {split: f"images/{split}" for split in images}
-    content = {**description, "nc": len(classes), "names": dict(enumerate(classes))}
+    for label, size, objects in rows:
+        text = ""
+        for index, box, polygons in objects:
+            x, y, width, height = box
+            values = _join(polygons) if outlines else [x + width / 2, y + height / 2, width, height]
+            shares = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
+            text += " ".join([str(index), *shares]) + "\n"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(text, encoding="utf-8")
+    content = {split: f"images/{split}" for split in parts}
+    content |= {"nc": len(classes), "names": dict(enumerate(classes))}
     text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
     return lines + [f"{text}: {count:,}" for text, count in counts.items()]
 
 
 def write_voc(
-    folder: Path, images: Images, classes: Sequence[str], names: Mapping[str, str], *, copy: bool
+    folder: Path, parts: Mapping[str, Annotations], classes: Sequence[str], *, copy: bool
 ) -> list[str]:
     """Write a Pascal VOC data set. Crowds and ignored objects get the flag of difficult objects.
 
@@ -221,9 +269,8 @@ def write_voc(
 
     Args:
         folder: the folder of the data set.
-        images: the images by split.
+        parts: the checked annotations by split, with the paths of the images.
         classes: the names of the classes; the format has no list of them.
-        names: the file name of each image by its path.
         copy: whether to copy the images.
 
     Returns:
@@ -232,79 +279,66 @@ def write_voc(
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     counts: Counter[str] = Counter()
-    written: set[str] = set()
-    for split, part in images.items():
-        stems = [os.path.splitext(names[image.path])[0] for image in part]
+    used: set[str] = set()
+    for split, members in pictures_of(parts).items():
+        names = _category_names(parts[split])
+        used |= {names[a["category_id"]] for a in parts[split].annotations}
+        stems = [os.path.splitext(picture.name)[0] for picture in members.values()]
         text = "".join(f"{stem}\n" for stem in stems)
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
-        for image, stem in zip(part, stems, strict=True):
-            if stem in written:
+        for stem, (path, picture) in zip(stems, members.items(), strict=True):
+            xml_file = folder / "Annotations" / f"{stem}.xml"
+            if xml_file.exists():  # trainval has the images of train and val again
                 continue
-            written.add(stem)
-            place_image(image.path, folder / "JPEGImages" / names[image.path], copy=copy)
-            tree = ElementTree.ElementTree(_voc_element(image, names[image.path], counts))
+            place_image(path, folder / "JPEGImages" / picture.name, copy=copy)
+            tree = ElementTree.ElementTree(_voc_element(picture, names, counts))
             ElementTree.indent(tree)
-            tree.write(folder / "Annotations" / f"{stem}.xml", encoding="utf-8")
-    used = {obj.name for part in images.values() for image in part for obj in image.objects}
+            tree.write(xml_file, encoding="utf-8")
     unused = [name for name in classes if name not in used]
     if unused:
-        counts[f"classes without an object, which Pascal VOC cannot list ({unused[0]!r})"] = len(
-            unused
-        )
+        text = f"classes without an object, which Pascal VOC cannot list ({unused[0]!r})"
+        counts[text] = len(unused)
     return [f"{text}: {count:,}" for text, count in counts.items()]
 
 
-def image_size(image: AnnotatedImage) -> tuple[int, int]:
-    """Return the width and height of an image in pixels, from its file if it has no size.
-
-    Args:
-        image: the image.
-
-    Returns:
-        Width and height.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if image.size is None:
-        try:
-            image.size = read_header(image.path).upright
-        except Exception as error:  # the readers of broken files raise many kinds
-            raise UserError(f"{image.path} cannot be read ({error})") from None
-    return image.size
+Writer = Callable[..., list[str]]
+WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc}
+"""The writers of checked annotations by the short name of their format."""
 
 
-def clip_box(obj: AnnotatedObject, size: tuple[int, int], counts: Counter[str]) -> Box | None:
+def _category_names(part: Annotations) -> dict[Any, str]:
+    return {category["id"]: category["name"] for category in part.categories}
+
+
+def clip_box(box: Sequence[float], size: Size, counts: Counter[str]) -> Box:
     """Clip the box of an object to its image.
 
     Args:
-        obj: the object.
+        box: x, y, width, height in pixels; a part of it is inside the image.
         size: width and height of the image in pixels.
-        counts: gets the boxes that are clipped, or left out because they have no size.
+        counts: gets the boxes that are clipped.
 
     Returns:
-        x, y, width, height in pixels; None for a box without size.
+        x, y, width, height in pixels.
     """
-    x, y, width, height = obj.box
+    x, y, width, height = box
     x1, y1 = max(x, 0.0), max(y, 0.0)
     x2, y2 = min(x + width, size[0]), min(y + height, size[1])
-    if x2 <= x1 or y2 <= y1:
-        counts["boxes left out that have no size or lie outside their image"] += 1
-        return None
     # Decimals of a float do not count as sticking out.
     if max(x1 - x, y1 - y, x + width - x2, y + height - y2) > 1e-3:
         counts["boxes clipped to their image"] += 1
     return x1, y1, x2 - x1, y2 - y1
 
 
-def _is_ignored(obj: AnnotatedObject) -> bool:
-    return obj.crowd or obj.difficult
+def _clip_polygons(mask: Any, size: Size) -> list[Polygon]:
+    polygons = mask if isinstance(mask, list) else []
+    return [[min(max(v, 0.0), size[i % 2]) for i, v in enumerate(p)] for p in polygons]
 
 
-def _has_fitting_polygons(obj: AnnotatedObject) -> bool:
-    if not obj.polygons:
+def _fits(box: Box, polygons: Sequence[Polygon]) -> bool:
+    if not polygons:
         return False
-    pairs = zip(obj.box, extent(obj.polygons), strict=True)
+    pairs = zip(box, extent(polygons), strict=True)
     return all(abs(a - b) <= _AGREEMENT for a, b in pairs)
 
 
@@ -317,38 +351,23 @@ def _join(polygons: Sequence[Polygon]) -> Polygon:
     return joined
 
 
-def _centred(box: Box) -> list[float]:
-    x, y, width, height = box
-    return [x + width / 2, y + height / 2, width, height]
-
-
-def _yolo_row(index: int, values: Iterable[float], size: tuple[int, int], *, clip: bool) -> str:
-    shares = [value / size[i % 2] for i, value in enumerate(values)]
-    if clip:
-        shares = [min(max(share, 0.0), 1.0) for share in shares]
-    return " ".join([str(index), *(f"{share:.8g}" for share in shares)]) + "\n"
-
-
-def _voc_element(image: AnnotatedImage, name: str, counts: Counter[str]) -> Element:
+def _voc_element(picture: Picture, names: Mapping[Any, str], counts: Counter[str]) -> Element:
     root = Element("annotation")
-    size = image_size(image)
     _add(root, "folder", "JPEGImages")
-    _add(root, "filename", name)
+    _add(root, "filename", picture.name)
     size_element = SubElement(root, "size")
-    for key, side in zip(("width", "height", "depth"), (*size, 3), strict=True):
+    for key, side in zip(("width", "height", "depth"), (*picture.size, 3), strict=True):
         _add(size_element, key, side)
     _add(root, "segmented", 0)
-    for obj in image.objects:
-        box = clip_box(obj, size, counts)
-        if box is None:
-            continue
-        if obj.polygons:
+    for annotation in picture.objects:
+        box = clip_box(annotation["bbox"], picture.size, counts)
+        if annotation.get("segmentation"):
             counts["masks left out, which Pascal VOC's boxes cannot hold"] += 1
         element = SubElement(root, "object")
-        _add(element, "name", obj.name)
+        _add(element, "name", names[annotation["category_id"]])
         _add(element, "pose", "Unspecified")
         _add(element, "truncated", 0)
-        _add(element, "difficult", int(_is_ignored(obj)))
+        _add(element, "difficult", int(bool(annotation.get("iscrowd"))))
         corners = SubElement(element, "bndbox")
         xs, ys = _voc_edges(box[0], box[2]), _voc_edges(box[1], box[3])
         for key, value in (("xmin", xs[0]), ("ymin", ys[0]), ("xmax", xs[1]), ("ymax", ys[1])):
@@ -367,31 +386,3 @@ def _voc_edges(start: float, length: float) -> tuple[float, float]:
         return (round(start) + 1, round(end))
     widened = max(_LEAST_SIDE - length, 0.0) / 2
     return float(start - widened + 1), float(end + widened)
-
-
-Writer = Callable[..., list[str]]
-WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc}
-"""The writers of data sets of annotated images by the short name of their format."""
-
-
-def drop_unreadable(images: Images, findings: Findings) -> dict[str, list[AnnotatedImage]]:
-    """Leave out the images whose size is neither given nor readable.
-
-    Args:
-        images: the images by split.
-        findings: gets the images that are left out.
-
-    Returns:
-        The other images by split, with their sizes.
-    """
-    kept: dict[str, list[AnnotatedImage]] = {}
-    for split, part in images.items():
-        kept[split] = []
-        for image in part:
-            try:
-                image_size(image)
-            except UserError as error:
-                findings.skip_image("unreadable image", image.path, str(error))
-                continue
-            kept[split].append(image)
-    return kept

@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ranking_det.data.coco_json.faults import LEFT_OUT, Faults
+from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES
 from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     AnnotatedObject,
-    Findings,
+    FaultError,
+    counting,
     extent,
     to_numbers,
 )
-from ranking_det.data.formats.file_tree import IMAGE_SUFFIXES, FileTree, split_of, suffix_of
+from ranking_det.data.formats.file_tree import FileTree, split_of, suffix_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "YOLO"
@@ -95,8 +98,7 @@ def _read_yaml(path: str) -> Mapping[str, Any] | None:
 
 
 def _has_labels(path: str) -> bool:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        line = next((line for line in file if line.strip()), "")
+    line = next((line for line in _lines(path) if line.strip()), "")
     numbers = to_numbers(line.split())
     return numbers is not None and len(numbers) >= 5 and numbers[0] == int(numbers[0]) >= 0
 
@@ -126,14 +128,14 @@ def _label_file(image: str) -> str | None:
 
 
 def read(
-    tree: FileTree, description: Description, findings: Findings
+    tree: FileTree, description: Description, faults: Faults
 ) -> tuple[dict[str, list[AnnotatedImage]], list[str]]:
     """Read the label files.
 
     Args:
         tree: the files of the folder.
         description: what describes the data set.
-        findings: gets the faults and the notes.
+        faults: gets what is left out, and remarks.
 
     Returns:
         The images by split: "train", "val", "test", or "all" without splits; the class names.
@@ -147,12 +149,12 @@ def read(
             folder = os.path.dirname(tree.relative(path))
             by_split.setdefault(split_of(folder) or "all", []).append(path)
     else:
-        by_split = _find_splits(description.yaml_file, description.content, findings)
+        by_split = _find_splits(description.yaml_file, description.content, faults)
     keypoints = "kpt_shape" in description.content
     paths = [path for members in by_split.values() for path in members]
     labels = {path: description.labels.get(path) or _label_file(path) for path in paths}
     splits = {
-        split: [_read_image(path, labels[path], keypoints, findings) for path in members]
+        split: [_read_image(path, labels[path], keypoints, faults) for path in members]
         for split, members in by_split.items()
     }
     images = [image for members in splits.values() for image in members]
@@ -160,18 +162,18 @@ def read(
     objects = [obj for image in images for obj in image.objects]
     if unlabelled:
         text = f"{unlabelled:,} of {len(images):,} images have no label file"
-        findings.note(f"{text}: they count as images without objects")
+        faults.remark(f"{text}: they count as images without objects")
     if not objects:
         where = description.yaml_file or tree.root
         raise UserError(f"{where}: none of {len(images):,} images has a label file with objects")
-    names = _class_names(tree, description, objects, findings)
+    names = _class_names(tree, description, objects, faults)
     for obj in objects:
         obj.name = names[int(obj.name or 0)]
     return splits, names
 
 
 def _find_splits(
-    yaml_file: str, content: Mapping[str, Any], findings: Findings
+    yaml_file: str, content: Mapping[str, Any], faults: Faults
 ) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     missing = []
@@ -186,7 +188,7 @@ def _find_splits(
                 continue
             folder = os.path.dirname(yaml_file)
             if os.path.commonpath([folder, place]) != folder:
-                findings.note(f"{key}: the images lie outside {folder}, at {place}")
+                faults.remark(f"{key}: the images lie outside {folder}, at {place}")
             images = splits.setdefault(split, [])
             known = set(images)
             images += [path for path in _images_of(place, yaml_file) if path not in known]
@@ -194,7 +196,7 @@ def _find_splits(
         text = f"{yaml_file}: no folder or list of images at {', '.join(missing) or 'any key'}"
         raise UserError(f"{text} (looked in {os.path.dirname(yaml_file)}); correct the paths")
     for text in missing:
-        findings.note(f"{yaml_file}: nothing lies at {text}")
+        faults.remark(f"{yaml_file}: nothing lies at {text}")
     return {split: images for split, images in splits.items() if images}
 
 
@@ -222,59 +224,59 @@ def _images_of(place: str, yaml_file: str) -> list[str]:
     if suffix_of(place) in IMAGE_SUFFIXES:
         return [place]
     images = []
-    with open(place, encoding="utf-8-sig", errors="replace") as file:
-        for line in filter(None, map(str.strip, file)):
-            path = _find_place(place, None, line) or _find_place(yaml_file, None, line)
-            if path is None:
-                raise UserError(f"{place}: no image file {show(line)}")
-            images.append(path)
+    for line in filter(None, map(str.strip, _lines(place))):
+        path = _find_place(place, None, line) or _find_place(yaml_file, None, line)
+        if path is None:
+            raise UserError(f"{place}: no image file {show(line)}")
+        images.append(path)
     return images
 
 
 def _read_image(
-    path: str, label_file: str | None, keypoints: bool, findings: Findings
+    path: str, label_file: str | None, keypoints: bool, faults: Faults
 ) -> AnnotatedImage:
-    image = AnnotatedImage(path)
-    if label_file is None:
-        return image
-    with open(label_file, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            words = line.replace(",", " ").split()
-            if words:
-                obj = _read_line(words, f"{label_file}, line {number}", keypoints, findings)
-                if obj is not None:
-                    image.objects.append(obj)
+    image = AnnotatedImage(path, normalized=True)
+    for number, line in enumerate(_lines(label_file) if label_file else [], start=1):
+        words = line.replace(",", " ").split()
+        if words:
+            with counting(faults, LEFT_OUT, label_file or "", f"line {number}", path):
+                image.objects.append(_read_line(words, keypoints))
+                image.objects[-1].place = f"{label_file}, line {number}"
     return image
 
 
-def _read_line(
-    words: Sequence[str], place: str, keypoints: bool, findings: Findings
-) -> AnnotatedObject | None:
-    """Read an object. Its name is the index of its class until all indices are known."""
+def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
+    """Read an object. Its name is the index of its class until all indices are known.
+
+    Raises:
+        FaultError: the line is not an object.
+    """
     numbers = to_numbers(words)
     if numbers is None or numbers[0] < 0 or numbers[0] != int(numbers[0]):
         text = f"expected a class index and numbers, got {show(' '.join(words))}"
-        findings.skip_object("malformed line", place, text)
-        return None
+        raise FaultError("malformed line", text)
     index, values = str(int(numbers[0])), numbers[1:]
     if keypoints:
         values = values[:4]
     if len(values) == 4:
         x, y, width, height = values
-        box = x - width / 2, y - height / 2, width, height
-        return AnnotatedObject(index, box, normalized=True, place=place)
+        return AnnotatedObject(index, (x - width / 2, y - height / 2, width, height))
     if len(values) >= 6 and len(values) % 2 == 0:
-        return AnnotatedObject(index, extent([values]), [values], normalized=True, place=place)
-    text = f"expected 5 numbers, or a class index and at least 3 points, got {len(words)} numbers"
-    findings.skip_object("malformed line", place, text)
-    return None
+        return AnnotatedObject(index, extent([values]), [values])
+    expected = "expected 5 numbers, or a class index and at least 3 points"
+    raise FaultError("malformed line", f"{expected}, got {len(words)} numbers")
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return file.readlines()
 
 
 def _class_names(
     tree: FileTree,
     description: Description,
     objects: Iterable[AnnotatedObject],
-    findings: Findings,
+    faults: Faults,
 ) -> list[str]:
     """Return the names of the classes by index.
 
@@ -290,7 +292,7 @@ def _class_names(
         declared = description.content.get("nc")
         count = max(count, declared) if isinstance(declared, int) else count
         names = [f"class_{index}" for index in range(count)]
-        findings.note(
+        faults.remark(
             f"no names of classes (data.yaml or classes.txt): they are class_0 to {names[-1]}"
         )
     if count > len(names):
@@ -315,8 +317,7 @@ def _names_nearby(tree: FileTree) -> tuple[str | None, list[str] | None]:
             content = _read_yaml(path)
             names = content and _described_names(Description(path, content, {}))
         else:
-            with open(path, encoding="utf-8-sig", errors="replace") as file:
-                names = [line.strip() for line in file if line.strip()]
+            names = [line.strip() for line in _lines(path) if line.strip()]
         if names:
             return path, names
     return None, None

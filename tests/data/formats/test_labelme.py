@@ -70,7 +70,7 @@ def test_lines_and_faulty_shapes_are_left_out_and_counted(tmp_path):
     ]
     content, source = read(tmp_path, shapes)
     assert len(content["annotations"]) == 1
-    kinds = [fault.kind for fault in source.findings.objects]
+    kinds = [fault.kind for fault in source.faults.rows]
     assert kinds == ["linestrip", "malformed shape", "malformed shape", "no class"]
 
 
@@ -81,7 +81,7 @@ def test_broken_files_and_missing_images_are_counted(tmp_path):
     cases.write_text(tmp_path / "1.json", "{")
     (tmp_path / "2.jpg").unlink()
     source = find_source(str(tmp_path))
-    assert [fault.kind for fault in source.findings.images] == ["broken JSON", "missing image"]
+    assert [fault.kind for fault in source.faults.rows] == ["broken JSON", "missing image"]
     assert source.splits == {"all": 1}
 
 

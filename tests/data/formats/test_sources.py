@@ -164,4 +164,4 @@ def test_hidden_files_are_skipped(tmp_path):
     cases.voc_set(tmp_path)
     cases.write_text(tmp_path / "Annotations" / "._0.xml", "\0")
     cases.write_text(tmp_path / "__MACOSX" / "0.xml", "\0")
-    assert find_source(str(tmp_path)).findings.images == []
+    assert find_source(str(tmp_path)).faults.rows == []

@@ -38,7 +38,7 @@ def test_rectangles_and_polygons_of_all_versions(tmp_path, project, as_dict):
     ]
     assert "segmentation" not in content["annotations"][0]
     assert content["annotations"][1]["segmentation"] == [[1, 1, 9, 1, 9, 5]]
-    assert source.findings.notes == ["the region attribute 'kind' names the class"]
+    assert source.faults.remarks == ["the region attribute 'kind' names the class"]
     assert (content["images"][0]["width"], content["images"][0]["height"]) == (64, 48)
 
 
@@ -63,27 +63,27 @@ def test_points_and_lines_are_left_out_and_counted(tmp_path):
     regions = [via_region(shape, kind="cat") for shape in (RECT, point, line, broken)]
     content, source = read(tmp_path, regions)
     assert len(content["annotations"]) == 1
-    kinds = [fault.kind for fault in source.findings.objects]
+    kinds = [fault.kind for fault in source.faults.rows]
     assert kinds == ["point", "polyline", "malformed region"]
 
 
 def test_regions_without_attributes_are_of_one_class(tmp_path):
     content, source = read(tmp_path, [via_region(RECT), via_region(RECT, kind="")])
     assert names_of(content) == ["object", "object"]
-    assert "no region has an attribute" in source.findings.notes[0]
+    assert "no region has an attribute" in source.faults.remarks[0]
 
 
 def test_a_region_without_the_attribute_is_of_the_only_class(tmp_path):
     content, source = read(tmp_path, [via_region(RECT, kind="cat"), via_region(RECT)])
     assert names_of(content) == ["cat", "cat"]
-    assert "1 of 2 regions have no 'kind': they are of the only class" in source.findings.notes[1]
+    assert "1 of 2 regions have no 'kind': they are of the only class" in source.faults.remarks[1]
 
 
 def test_a_region_without_a_class_among_several_is_left_out(tmp_path):
     regions = [via_region(RECT, kind="cat"), via_region(RECT, kind="dog"), via_region(RECT)]
     content, source = read(tmp_path, regions)
     assert names_of(content) == ["cat", "dog"]
-    assert [fault.kind for fault in source.findings.objects] == ["no class"]
+    assert [fault.kind for fault in source.faults.rows] == ["no class"]
 
 
 def test_the_attribute_that_most_regions_have_names_the_class(tmp_path):
@@ -125,7 +125,7 @@ def test_a_checked_box_names_the_class_and_two_do_not(tmp_path):
     ]
     content, source = read(tmp_path, regions)
     assert names_of(content) == ["cat", "dog"]
-    assert [fault.kind for fault in source.findings.objects] == ["several classes"]
+    assert [fault.kind for fault in source.faults.rows] == ["several classes"]
 
 
 def test_options_of_a_project_give_the_names(tmp_path):

@@ -34,7 +34,7 @@ def test_a_coordinate_of_zero_shows_that_pixels_count_from_zero(tmp_path):
         ("a.jpg", "cat", (0, 5, 9, 9)),
         ("a.jpg", "dog", (10, 10, 9, 9)),
     ]
-    assert "count from 0" in source.findings.notes[0]
+    assert "count from 0" in source.faults.remarks[0]
 
 
 def test_a_box_with_one_corner_twice_has_no_size(tmp_path):
@@ -117,7 +117,7 @@ def test_a_list_of_images_without_annotations_is_reported_and_not_used(tmp_path)
     cases.write_text(tmp_path / "ImageSets" / "Main" / "test.txt", "8\n9\n")
     source = find_source(str(tmp_path))
     assert source.splits == {"train": 2, "val": 2}
-    assert any("test.txt is not used" in note for note in source.findings.notes)
+    assert any("test.txt is not used" in note for note in source.faults.remarks)
 
 
 def test_folders_make_splits_where_there_are_no_lists(tmp_path):
@@ -145,15 +145,23 @@ def test_faulty_files_and_objects_are_counted_with_their_places(tmp_path):
     cases.make_image(tmp_path / "JPEGImages" / "3.jpg").unlink()
     source = find_source(str(tmp_path))
     assert source.splits == {"train": 1, "val": 1}
-    kinds = [fault.kind for fault in source.findings.images + source.findings.objects]
-    assert kinds == ["broken XML", "missing image", "no class", "malformed box"]
-    assert "1.xml: object 3: <bndbox>: expected numbers" in str(source.findings.objects[1])
-    assert source.lines[1].startswith("left out 2 of 4 images (broken XML 1, missing image 1)")
+    kinds = [fault.kind for fault in source.faults.rows]
+    assert kinds == ["broken XML", "no class", "malformed box", "missing image"]
+    xml_file, image = (str(tmp_path / name) for name in ("Annotations/1.xml", "JPEGImages/1.jpg"))
+    fault = source.faults.rows[2]
+    assert fault[:6] == (xml_file, "object 3", "", image, "malformed box", "left out")
+    assert str(fault).startswith(f"{xml_file}, object 3: <bndbox>: expected numbers")
+    assert source.lines[1].startswith(
+        f"left out: malformed box: 1; the first: {xml_file}, object 3"
+    )
+    assert source.lines[3].startswith("skipped: broken XML: 1; the first: ")
 
 
 def test_many_faulty_objects_are_refused(tmp_path):
     boxes = [("cat", 1, 2, 3, 4)] * 20 + [("", 1, 2, 3, 4)] * 11
-    with pytest.raises(UserError, match=r"11 of 31 objects \(no class 11\) cannot be read; the fi"):
+    with pytest.raises(
+        UserError, match=r"\(no class 11\); --max-faults 11 accepts this \(31 objects in total\)"
+    ):
         one_image(tmp_path, cases.voc_text(boxes))
 
 

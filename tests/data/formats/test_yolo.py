@@ -52,7 +52,7 @@ def test_images_and_labels_may_lie_in_the_folder_of_the_split(tmp_path):
     source = find_source(str(tmp_path))
     assert source.splits == {"train": 1, "val": 1}
     assert source.classes == ["class_0"]
-    assert "no names of classes" in source.findings.notes[0]
+    assert "no names of classes" in source.faults.remarks[0]
 
 
 def test_labels_may_lie_next_to_the_images(tmp_path):
@@ -88,7 +88,7 @@ def test_a_path_that_leads_out_finds_the_images_inside_first(tmp_path):
     assert source.images["train"][0].path.startswith(str(tmp_path / "mine"))
     cases.write_text(tmp_path / "empty" / "data.yaml", text)
     source = find_source(str(tmp_path / "empty"))
-    assert "the images lie outside" in source.findings.notes[0]
+    assert "the images lie outside" in source.faults.remarks[0]
     converted = convert(source, "train")
     assert converted.image_root == str(tmp_path / "images" / "train")
 
@@ -99,7 +99,7 @@ def test_an_image_with_an_empty_label_file_or_none_has_no_objects(tmp_path, text
     if text is not None:
         cases.write_text(tmp_path / "labels" / "empty.txt", text)
     content, source = one_image(tmp_path, cases.yolo_line(0, (1, 2, 3, 4)))
-    assert len(source.findings.notes) == (text is None)
+    assert len(source.faults.remarks) == (text is None)
     assert [image["file_name"] for image in content["images"]] == [
         "images/a.jpg",
         "images/empty.jpg",
@@ -111,10 +111,10 @@ def test_a_line_of_another_length_is_counted_with_its_place(tmp_path):
     text = cases.yolo_line(0, (1, 2, 3, 4)) + "0 0.5 0.5\n0 0.5 0.5 0.1 0.1 0.9\n0 a b c d\n"
     content, source = one_image(tmp_path, text)
     assert len(content["annotations"]) == 1
-    places = [fault.place.rsplit("/", 1)[1] for fault in source.findings.objects]
-    assert places == ["a.txt, line 2", "a.txt, line 3", "a.txt, line 4"]
+    assert [fault.place for fault in source.faults.rows] == ["line 2", "line 3", "line 4"]
+    assert {fault.file for fault in source.faults.rows} == {str(tmp_path / "labels" / "a.txt")}
     expected = "expected 5 numbers, or a class index and at least 3 points, got 3 numbers"
-    assert source.findings.objects[0].text == expected
+    assert source.faults.rows[0].text == expected
 
 
 def test_values_out_of_range_are_kept_for_the_reader_to_clip(tmp_path):
@@ -174,7 +174,8 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path):
     source = find_source(str(root))
     converted = convert(source, "train")
     assert cases.objects_of(converted.content) == cases.expected_objects("train1.jpg")
-    assert [fault.kind for fault in converted.faults] == ["unreadable image"]
+    rows = [(fault.kind, fault.action) for fault in source.faults.rows]
+    assert rows == [("unreadable image", "skipped")]
 
 
 def test_sizes_are_those_after_the_rotation_of_exif(tmp_path):
