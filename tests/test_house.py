@@ -40,7 +40,7 @@ LAYERS = {
         {"user_errors", "files", "data.images"},
         {"numpy", "pycocotools", "PIL", "cv2"},
     ),
-    "data.formats": ({"user_errors", "files", "data.images", "data.coco_json"}, {"PIL", "yaml"}),
+    "data.formats": ({"user_errors", "files", "data.images", "data.coco_json"}, {"numpy", "yaml"}),
     "data": (
         {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"}
         | {"data.images", "data.formats"},

@@ -100,21 +100,14 @@ def extent(polygons: Iterable[Polygon]) -> Box:
 
     Args:
         polygons: at least one point in total.
-
-    Returns:
-        x, y, width, height.
     """
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def area(polygon: Polygon) -> float:
-    """Return the area of a polygon in square pixels by the shoelace formula.
-
-    Args:
-        polygon: x1, y1, x2, y2 and so on.
-    """
+def _area(polygon: Polygon) -> float:
+    """Return the area of a polygon by the shoelace formula."""
     xs, ys = polygon[0::2], polygon[1::2]
     return abs(sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))) / 2
 
@@ -171,32 +164,21 @@ def given_size(width: Any, height: Any) -> Size | None:
     return (int(size[0]), int(size[1])) if size is not None and min(size) >= 1 else None
 
 
-def common_root(paths: Sequence[str], folder: str) -> str:
-    """Return a folder that contains all images: ``folder`` if it does, else their common one.
-
-    Args:
-        paths: the absolute paths of the images.
-        folder: the preferred folder, an absolute path.
-    """
-    folders = {os.path.dirname(path) for path in paths}
-    if all(os.path.commonpath([folder, other]) == folder for other in folders):
-        return folder
-    return os.path.commonpath(list(folders))
-
-
-def to_coco(images: Sequence[AnnotatedImage], classes: Sequence[str], root: str) -> dict[str, Any]:
-    """Return the content of a COCO JSON.
+def to_coco(
+    images: Sequence[AnnotatedImage], classes: Sequence[str], folder: str
+) -> tuple[dict[str, Any], str]:
+    """Return the content of a COCO JSON and the folder to which ``file_name`` is relative.
 
     Ids count from 1. An object with Pascal VOC's flag for difficult objects gets ``ignore: 1``.
 
     Args:
         images: the images; each has a size, and each object a class.
         classes: the names of the classes, in the order of their ids.
-        root: the folder to which ``file_name`` is relative.
-
-    Returns:
-        Images, annotations and categories; boxes as x, y, width, height in pixels.
+        folder: the folder, if all images are in it, else their common one is taken.
     """
+    folders = {os.path.dirname(image.path) for image in images}
+    root = os.path.commonpath(list(folders))
+    root = folder if os.path.commonpath([folder, root]) == folder else root
     class_ids = {name: index for index, name in enumerate(classes, start=1)}
     entries, annotations = [], []
     for image_id, image in enumerate(images, start=1):
@@ -213,7 +195,8 @@ def to_coco(images: Sequence[AnnotatedImage], classes: Sequence[str], root: str)
                 }
             )
     categories = [{"id": index, "name": name} for name, index in class_ids.items()]
-    return {"images": entries, "annotations": annotations, "categories": categories}
+    content = {"images": entries, "annotations": annotations, "categories": categories}
+    return content, root
 
 
 def _in_pixels(obj: AnnotatedObject, scale: Size) -> dict[str, Any]:
@@ -224,7 +207,7 @@ def _in_pixels(obj: AnnotatedObject, scale: Size) -> dict[str, Any]:
     ]
     fields: dict[str, Any] = {
         "bbox": [_plain(value) for value in (x, y, width, height)],
-        "area": _plain(sum(map(area, polygons)) if polygons else max(width, 0) * max(height, 0)),
+        "area": _plain(sum(map(_area, polygons)) if polygons else max(width, 0) * max(height, 0)),
         "iscrowd": 0,
     }
     if polygons:

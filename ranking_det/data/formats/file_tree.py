@@ -13,29 +13,16 @@ from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, loose_name
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "Images")
 """Folders of images next to a folder of annotations."""
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "trainval": "trainval",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_SPLIT = re.compile(
-    rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?![a-z])", re.IGNORECASE
-)
+_SPLITS = {"train": "train", "training": "train", "trainval": "trainval", "val": "val"}
+_SPLITS |= {"valid": "val", "validation": "val", "test": "test", "testing": "test"}
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 def split_of(path: str) -> str | None:
-    """Return the split that the first part of a path names, or None.
+    """Return the split that the first part of a path names: train, trainval, val, test or None.
 
     Args:
         path: a path below the root of a data set, without the name of the image.
-
-    Returns:
-        "train", "trainval", "val" or "test".
 
     >>> split_of("images/Valid_2"), split_of("instances_train2017"), split_of("latest")
     ('val', 'train', None)
@@ -48,13 +35,10 @@ def split_of(path: str) -> str | None:
 
 
 def suffix_of(path: str) -> str:
-    """Return the extension of a path in lower case, with its dot.
+    """Return the extension of a path in lower case, such as ".jpg"; "" without one.
 
     Args:
         path: any path.
-
-    Returns:
-        The extension, such as ".jpg"; "" without one.
     """
     return os.path.splitext(path)[1].lower()
 
@@ -92,20 +76,14 @@ class FileTree:
 
         Args:
             path: an absolute path.
-
-        Returns:
-            The relative path.
         """
         return os.path.relpath(path, self.root)
 
     def with_suffix(self, *suffixes: str) -> list[str]:
-        """Return the files with one of these extensions.
+        """Return the absolute paths of the files with one of these extensions, sorted.
 
         Args:
             *suffixes: extensions in lower case, with their dots.
-
-        Returns:
-            Their absolute paths, sorted.
         """
         return [path for path in self.files if suffix_of(path) in suffixes]
 
@@ -131,23 +109,17 @@ class FileTree:
                     return path
             base_name = loose_name(text.rsplit("/", 1)[-1])
             stem = os.path.splitext(base_name)[0]
-            for paths in (
-                self._by_name.get(base_name),
-                self.by_stem(stem),
-                self.by_stem(base_name),
-            ):
+            by_name = self._by_name.get(base_name)
+            for paths in (by_name, self.by_stem(stem), self.by_stem(base_name)):
                 if paths:
                     return nearest_path(paths, folder)
         return None
 
     def by_stem(self, stem: str) -> list[str]:
-        """Return the images of a name without its extension.
+        """Return the absolute paths of the images of a name without its extension, sorted.
 
         Args:
             stem: the name, in any case and form of accented letters.
-
-        Returns:
-            Their absolute paths, sorted.
         """
         return self._by_stem.get(loose_name(stem), [])
 
@@ -191,15 +163,9 @@ def _walk(root: str, exclude: str | None = None) -> Iterator[str]:
 
 def _images_above(root: str) -> Iterator[str]:
     parent = os.path.dirname(root)
-    paths = [os.path.join(parent, name) for name in _list(parent)]
-    for path in paths:
-        if os.path.isdir(path) and os.path.basename(path) in IMAGE_FOLDERS:
-            paths += _walk(path)
+    folder, names, files = next(os.walk(parent), (parent, [], []))
+    paths = [os.path.join(folder, name) for name in files if name[0] != "."]
+    for name in IMAGE_FOLDERS:
+        if name in names:
+            paths += _walk(os.path.join(folder, name))
     yield from (path for path in paths if suffix_of(path) in IMAGE_SUFFIXES)
-
-
-def _list(folder: str) -> list[str]:
-    try:
-        return [name for name in os.listdir(folder) if name[0] != "."]
-    except OSError:
-        return []

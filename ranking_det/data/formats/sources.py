@@ -23,7 +23,6 @@ from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     FaultError,
     Size,
-    common_root,
     counting,
     to_coco,
 )
@@ -32,13 +31,8 @@ from ranking_det.data.formats.file_tree import FileTree, suffix_of
 from ranking_det.data.images import UnreadableImageError, read_header
 from ranking_det.user_errors import UserError
 
-FORMATS = {
-    "coco": coco_files.NAME,
-    "labelme": labelme.NAME,
-    "via": via.NAME,
-    "voc": voc.NAME,
-    "yolo": yolo.NAME,
-}
+READERS = {"labelme": labelme, "via": via, "voc": voc, "yolo": yolo}
+FORMATS = {"coco": coco_files.NAME, **{name: reader.NAME for name, reader in READERS.items()}}
 """The names of the formats by their short names for the command line."""
 
 ALL = "all"
@@ -133,9 +127,8 @@ def find_source(
             cannot be read.
     """
     if not os.path.exists(path):
-        raise UserError(
-            f"the folder or file {path!r} does not exist (current folder: {os.getcwd()})"
-        )
+        text = f"the folder or file {path!r} does not exist (current folder: {os.getcwd()})"
+        raise UserError(text)
     full, suffix = os.path.abspath(path), suffix_of(path) if os.path.isfile(path) else None
     if suffix not in (None, ".json", ".yaml", ".yml"):
         expected = "expected a folder, a data.yaml, or a COCO, VIA or LabelMe JSON"
@@ -188,8 +181,9 @@ def _describe_failure(
         formats = " and ".join(FORMATS[name] for name in names)
         way = "give the file or folder of one of them"
         command = f"python -m ranking_det.data.convert --from {'|'.join(names)}"
-        text = f"annotations of several formats ({formats})"
-        return f"{path}: {text}; {way}, or convert with {command}"
+        return (
+            f"{path}: annotations of several formats ({formats}); {way}, or convert with {command}"
+        )
     if os.path.isfile(path):
         return f"{path}: expected COCO, VIA (version 2) or LabelMe annotations, got other JSON"
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
@@ -207,12 +201,10 @@ def _read(
         source.files = coco_files.find_splits(tree.root, files)
         source.classes = coco_files.class_names(list(source.files.values()))
         return
+    options = [class_attribute] if name == "via" else []
+    splits = READERS[name].read(tree, files, source.faults, *options)
     if name == "yolo":
-        splits, source.classes = yolo.read(tree, files, source.faults)
-    elif name == "via":
-        splits = via.read(tree, files, source.faults, class_attribute)
-    else:
-        splits = (voc if name == "voc" else labelme).read(tree, files, source.faults)
+        splits, source.classes = splits
     sizes: dict[str, Size | None] = {}
     for split, images in splits.items():
         merged = _merge(images, source.faults)
@@ -284,11 +276,11 @@ def _check(source: Source, options: ReadOptions) -> None:
     rest = [image for image in source.images.get(ALL, []) if image.objects]
     if len(source.images) > 1 and len(rest) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
         named = ", ".join(split for split in source.splits if split != ALL)
-        text = (
-            f"{len(rest):,} annotated images, such as {rest[0].path}, are in no folder of a split"
+        raise UserError(
+            f"{source.path}: {len(rest):,} annotated images, such as {rest[0].path}, are in no "
+            f"folder of a split ({named}); give one folder as training and another as validation "
+            "images"
         )
-        way = "give one folder as training and another as validation images"
-        raise UserError(f"{source.path}: {text} ({named}); {way}")
     train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
     if train & val:
         first = min(train & val)
@@ -315,7 +307,5 @@ def convert(source: Source, split: str, classes: Sequence[str] | None = None) ->
         raise UserError(f"{source.path}: has no {split} images (it has {known})")
     if split in source.files:
         return source.files[split]
-    images = source.images[split]
-    root = common_root([image.path for image in images], source.root)
     names = source.classes if classes is None else classes
-    return CocoSplit(to_coco(images, names, root), root, None)
+    return CocoSplit(*to_coco(source.images[split], names, source.root), None)

@@ -60,25 +60,16 @@ def metadata_of(content: Any) -> Mapping[str, Any] | None:
 
     Args:
         content: the content of a JSON file.
-
-    Returns:
-        The entries of the images, or None.
     """
-    if not isinstance(content, dict):
-        return None
-    images = content.get("_via_img_metadata", content)
-    if not isinstance(images, dict) or not images:
-        return None
-    entries = [value for value in images.values() if isinstance(value, dict)]
-    complete = [value for value in entries if "filename" in value and "regions" in value]
-    return images if len(complete) == len(images) else None
+    images = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    entries = list(images.values()) if isinstance(images, dict) else []
+    keys = {"filename", "regions"}
+    is_via = all(isinstance(entry, dict) and keys <= entry.keys() for entry in entries)
+    return images if entries and is_via else None
 
 
 def read(
-    tree: FileTree,
-    files: Mapping[str, Any],
-    faults: Faults,
-    class_attribute: str | None = None,
+    tree: FileTree, files: Mapping[str, Any], faults: Faults, class_attribute: str | None
 ) -> dict[str, list[AnnotatedImage]]:
     """Read VIA files.
 

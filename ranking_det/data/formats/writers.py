@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -24,7 +25,7 @@ from xml.etree.ElementTree import Element, SubElement
 import yaml
 
 from ranking_det.data.coco_json.faults import Faults
-from ranking_det.data.coco_json.fields import Entry, read_fields
+from ranking_det.data.coco_json.fields import read_fields
 from ranking_det.data.coco_json.image_files import (
     UNREADABLE,
     UNROTATED,
@@ -70,79 +71,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def place_image(source: str, target: Path, *, copy: bool) -> None:
-    """Make a link to an image, or a copy.
-
-    Args:
-        source: the absolute path of the image.
-        target: the link or copy; its folder is made.
-        copy: whether to copy.
-    """
+def _place_image(source: str, target: Path, copy: bool) -> None:
+    """Make a link to an image, or a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy:
         shutil.copyfile(source, target)
     else:
         target.symlink_to(os.path.realpath(source))
-
-
-class Picture(NamedTuple):
-    """An image to write.
-
-    Attributes:
-        name: the name of its file in the new folder, unlike the others also without its extension.
-        size: width and height in pixels.
-        objects: its annotations.
-    """
-
-    name: str
-    size: Size
-    objects: list[Entry]
-
-
-def pictures_of(parts: Mapping[str, Annotations]) -> dict[str, dict[str, Picture]]:
-    """Return the images that can be read, by split and by path.
-
-    Args:
-        parts: the checked annotations with the paths of their images, by split.
-
-    Returns:
-        The images. Their names are their own where these are unique, else have those of their
-        folders, or a number.
-    """
-    pictures: dict[str, dict[str, Picture]] = {}
-    names = _flat_names({path for part in parts.values() for path in part.image_files})
-    for split, part in parts.items():
-        unreadable = {row.image for row in part.faults.rows if row.kind == UNREADABLE}
-        paths = {}
-        members = pictures[split] = {}
-        for image, path in zip(part.images, part.image_files, strict=True):
-            if image["id"] not in unreadable:
-                paths[image["id"]] = path
-                size = image["width"], image["height"]
-                members.setdefault(path, Picture(names[path], size, []))
-        for annotation in part.annotations:
-            if annotation["image_id"] in paths:
-                members[paths[annotation["image_id"]]].objects.append(annotation)
-    return pictures
-
-
-def _flat_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return file names for one folder by path; no two have the same stem."""
-    paths = sorted(paths)
-    stems = Counter(loose_name(Path(path).stem) for path in paths)
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    for path in paths:
-        stem, suffix = os.path.splitext(os.path.basename(path))
-        if stems[loose_name(stem)] > 1:
-            stem = os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "_")
-        candidate, number = stem, 2
-        while loose_name(candidate) in taken:
-            candidate, number = f"{stem}_{number}", number + 1
-        taken.add(loose_name(candidate))
-        names[path] = candidate + suffix
-    return names
 
 
 def write_coco(
@@ -176,7 +111,7 @@ def write_coco(
         while placed.get(target, path) != path:  # another image from outside the folder
             target = target.with_name(f"_{target.name}")
         if target not in placed:
-            place_image(path, target, copy=copy)
+            _place_image(path, target, copy)
         placed[target] = path
         images.append({**entry, "file_name": target.relative_to(folder / split).as_posix()})
     (folder / "annotations").mkdir(exist_ok=True)
@@ -188,6 +123,80 @@ def write_coco(
 def _name_inside(path: str, image_root: str) -> str:
     name = os.path.relpath(path, image_root)
     return os.path.basename(path) if name.startswith("..") else name
+
+
+class _Object(NamedTuple):
+    name: str
+    box: Box  # clipped to the image
+    polygons: list[Polygon]
+    ignored: bool
+
+
+class _Picture(NamedTuple):
+    split: str
+    path: str
+    name: str
+    size: Size
+    objects: list[_Object]
+
+
+def _pictures(parts: Mapping[str, Annotations], counts: Counter[str]) -> list[_Picture]:
+    """Return the images that can be read. Two entries of one file in a split become one image.
+
+    No two files have the same name, not even without the extension. ``counts`` gets what is lost.
+    """
+    pictures: list[_Picture] = []
+    names = _flat_names({path for part in parts.values() for path in part.image_files})
+    for split, part in parts.items():
+        unreadable = {row.image for row in part.faults.rows if row.kind == UNREADABLE}
+        classes = {category["id"]: category["name"] for category in part.categories}
+        by_path: dict[str, _Picture] = {}
+        by_id: dict[Any, _Picture] = {}
+        for image, path in zip(part.images, part.image_files, strict=True):
+            if image["id"] not in unreadable:
+                size = image["width"], image["height"]
+                picture = _Picture(split, path, names[path], size, [])
+                by_id[image["id"]] = by_path.setdefault(path, picture)
+        for annotation in part.annotations:
+            if annotation["image_id"] in by_id:
+                picture, mask = by_id[annotation["image_id"]], annotation.get("segmentation")
+                ignored, is_rle = bool(annotation.get("iscrowd")), isinstance(mask, dict)
+                if is_rle and not ignored:
+                    counts["RLE masks left out; their boxes are kept"] += 1
+                polygons = [_clip(polygon, picture.size) for polygon in mask or [] if not is_rle]
+                x, y, width, height = annotation["bbox"]
+                corners = [x, y, x + width, y + height]
+                x1, y1, x2, y2 = clipped = _clip(corners, picture.size)
+                # Decimals of a float do not count as sticking out.
+                if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 1e-3:
+                    counts["boxes clipped to their image"] += 1
+                box, name = (x1, y1, x2 - x1, y2 - y1), classes[annotation["category_id"]]
+                picture.objects.append(_Object(name, box, polygons, ignored))
+        pictures += by_path.values()
+    return pictures
+
+
+def _clip(points: Sequence[float], size: Size) -> list[float]:
+    return [min(max(value, 0.0), size[i % 2]) for i, value in enumerate(points)]
+
+
+def _flat_names(image_files: Iterable[str]) -> dict[str, str]:
+    """Return names for one folder by path: the own one, else with folders, or with a number."""
+    paths = sorted(image_files)
+    stems = Counter(loose_name(Path(path).stem) for path in paths)
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    for path in paths:
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if stems[loose_name(stem)] > 1:
+            stem = os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "_")
+        candidate, number = stem, 2
+        while loose_name(candidate) in taken:
+            candidate, number = f"{stem}_{number}", number + 1
+        taken.add(loose_name(candidate))
+        names[path] = candidate + suffix
+    return names
 
 
 def write_yolo(
@@ -215,48 +224,50 @@ def write_yolo(
         text = f"YOLO has no sizes to tell this ({len(notes)} images); --to coco or voc writes them"
         raise UserError(f"{notes[0]}; {text}")
     counts: Counter[str] = Counter()
-    pictures = pictures_of(parts)
-    rows: list[tuple[Path, Size, list[tuple[int, Box, list[Polygon]]]]] = []
-    indices = {name: index for index, name in enumerate(classes)}
-    for split, members in pictures.items():
-        names = _category_names(parts[split])
-        for path, picture in members.items():
-            place_image(path, folder / "images" / split / picture.name, copy=copy)
-            label = folder / "labels" / split / f"{os.path.splitext(picture.name)[0]}.txt"
-            objects = []
-            for annotation in picture.objects:
-                if annotation.get("iscrowd"):
-                    counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
-                    continue
-                mask = annotation.get("segmentation")
-                if isinstance(mask, dict):
-                    counts["RLE masks left out, which YOLO cannot hold"] += 1
-                box = clip_box(annotation["bbox"], picture.size, counts)
-                index = indices[names[annotation["category_id"]]]
-                objects.append((index, box, _clip_polygons(mask, picture.size)))
-            rows.append((label, picture.size, objects))
-    objects = [obj for *_, of_image in rows for obj in of_image]
-    fitting = sum(_fits(box, polygons) for _, box, polygons in objects)
+    pictures = _pictures(parts, counts)
+    objects = [obj for picture in pictures for obj in picture.objects if not obj.ignored]
+    fitting = sum(map(_has_fitting_polygons, objects))
     lines, outlines = [], bool(objects) and fitting == len(objects)
-    if not outlines and any(polygons for *_, polygons in objects):
+    if not outlines and any(obj.polygons for obj in objects):
         lines.append(
             f"boxes are written, not polygons: {len(objects) - fitting:,} of {len(objects):,} "
             "objects have no polygon, or one that does not fit their box"
         )
-    for label, size, objects in rows:
+    indices = {name: index for index, name in enumerate(classes)}
+    for split, path, name, size, of_image in pictures:
+        _place_image(path, folder / "images" / split / name, copy)
         text = ""
-        for index, box, polygons in objects:
-            x, y, width, height = box
-            values = _join(polygons) if outlines else [x + width / 2, y + height / 2, width, height]
+        for obj in of_image:
+            if obj.ignored:
+                counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
+                continue
+            x, y, width, height = obj.box
+            centred = [x + width / 2, y + height / 2, width, height]
+            values = _join(obj.polygons) if outlines else centred
             shares = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
-            text += " ".join([str(index), *shares]) + "\n"
+            text += " ".join([str(indices[obj.name]), *shares]) + "\n"
+        label = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(text, encoding="utf-8")
-    content = {split: f"images/{split}" for split in parts}
+    content: dict[str, Any] = {split: f"images/{split}" for split in parts}
     content |= {"nc": len(classes), "names": dict(enumerate(classes))}
     text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
     return lines + [f"{text}: {count:,}" for text, count in counts.items()]
+
+
+def _has_fitting_polygons(obj: _Object) -> bool:
+    pairs = zip(obj.box, extent(obj.polygons), strict=True) if obj.polygons else [(0, math.inf)]
+    return all(abs(a - b) <= _AGREEMENT for a, b in pairs)
+
+
+def _join(polygons: Sequence[Polygon]) -> Polygon:
+    """Return one polygon that covers the same area: lines without width connect its parts."""
+    first = polygons[0][:2]
+    joined: Polygon = list(polygons[0])
+    for polygon in polygons[1:]:
+        joined += [*first, *polygon, *polygon[:2], *first]
+    return joined
 
 
 def write_voc(
@@ -279,79 +290,32 @@ def write_voc(
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     counts: Counter[str] = Counter()
-    used: set[str] = set()
-    for split, members in pictures_of(parts).items():
-        names = _category_names(parts[split])
-        used |= {names[a["category_id"]] for a in parts[split].annotations}
-        stems = [os.path.splitext(picture.name)[0] for picture in members.values()]
-        text = "".join(f"{stem}\n" for stem in stems)
+    stems: dict[str, list[str]] = {split: [] for split in parts}
+    unused = dict.fromkeys(classes)
+    for picture in _pictures(parts, counts):
+        stem = os.path.splitext(picture.name)[0]
+        stems[picture.split].append(stem)
+        xml_file = folder / "Annotations" / f"{stem}.xml"
+        if xml_file.exists():  # trainval has the images of train and val again
+            continue
+        for obj in picture.objects:
+            unused.pop(obj.name, None)
+            if obj.polygons:
+                counts["masks left out, which Pascal VOC's boxes cannot hold"] += 1
+        _place_image(picture.path, folder / "JPEGImages" / picture.name, copy)
+        tree = ElementTree.ElementTree(_voc_element(picture))
+        ElementTree.indent(tree)
+        tree.write(xml_file, encoding="utf-8")
+    for split, names in stems.items():
+        text = "".join(f"{stem}\n" for stem in names)
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
-        for stem, (path, picture) in zip(stems, members.items(), strict=True):
-            xml_file = folder / "Annotations" / f"{stem}.xml"
-            if xml_file.exists():  # trainval has the images of train and val again
-                continue
-            place_image(path, folder / "JPEGImages" / picture.name, copy=copy)
-            tree = ElementTree.ElementTree(_voc_element(picture, names, counts))
-            ElementTree.indent(tree)
-            tree.write(xml_file, encoding="utf-8")
-    unused = [name for name in classes if name not in used]
     if unused:
-        text = f"classes without an object, which Pascal VOC cannot list ({unused[0]!r})"
+        text = f"classes without an object, which Pascal VOC cannot list ({next(iter(unused))!r})"
         counts[text] = len(unused)
     return [f"{text}: {count:,}" for text, count in counts.items()]
 
 
-Writer = Callable[..., list[str]]
-WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc}
-"""The writers of checked annotations by the short name of their format."""
-
-
-def _category_names(part: Annotations) -> dict[Any, str]:
-    return {category["id"]: category["name"] for category in part.categories}
-
-
-def clip_box(box: Sequence[float], size: Size, counts: Counter[str]) -> Box:
-    """Clip the box of an object to its image.
-
-    Args:
-        box: x, y, width, height in pixels; a part of it is inside the image.
-        size: width and height of the image in pixels.
-        counts: gets the boxes that are clipped.
-
-    Returns:
-        x, y, width, height in pixels.
-    """
-    x, y, width, height = box
-    x1, y1 = max(x, 0.0), max(y, 0.0)
-    x2, y2 = min(x + width, size[0]), min(y + height, size[1])
-    # Decimals of a float do not count as sticking out.
-    if max(x1 - x, y1 - y, x + width - x2, y + height - y2) > 1e-3:
-        counts["boxes clipped to their image"] += 1
-    return x1, y1, x2 - x1, y2 - y1
-
-
-def _clip_polygons(mask: Any, size: Size) -> list[Polygon]:
-    polygons = mask if isinstance(mask, list) else []
-    return [[min(max(v, 0.0), size[i % 2]) for i, v in enumerate(p)] for p in polygons]
-
-
-def _fits(box: Box, polygons: Sequence[Polygon]) -> bool:
-    if not polygons:
-        return False
-    pairs = zip(box, extent(polygons), strict=True)
-    return all(abs(a - b) <= _AGREEMENT for a, b in pairs)
-
-
-def _join(polygons: Sequence[Polygon]) -> Polygon:
-    """Return one polygon that covers the same area: lines without width connect its parts."""
-    first = polygons[0][:2]
-    joined: Polygon = list(polygons[0])
-    for polygon in polygons[1:]:
-        joined += [*first, *polygon, *polygon[:2], *first]
-    return joined
-
-
-def _voc_element(picture: Picture, names: Mapping[Any, str], counts: Counter[str]) -> Element:
+def _voc_element(picture: _Picture) -> Element:
     root = Element("annotation")
     _add(root, "folder", "JPEGImages")
     _add(root, "filename", picture.name)
@@ -359,17 +323,14 @@ def _voc_element(picture: Picture, names: Mapping[Any, str], counts: Counter[str
     for key, side in zip(("width", "height", "depth"), (*picture.size, 3), strict=True):
         _add(size_element, key, side)
     _add(root, "segmented", 0)
-    for annotation in picture.objects:
-        box = clip_box(annotation["bbox"], picture.size, counts)
-        if annotation.get("segmentation"):
-            counts["masks left out, which Pascal VOC's boxes cannot hold"] += 1
+    for obj in picture.objects:
         element = SubElement(root, "object")
-        _add(element, "name", names[annotation["category_id"]])
+        _add(element, "name", obj.name)
         _add(element, "pose", "Unspecified")
         _add(element, "truncated", 0)
-        _add(element, "difficult", int(bool(annotation.get("iscrowd"))))
+        _add(element, "difficult", int(obj.ignored))
         corners = SubElement(element, "bndbox")
-        xs, ys = _voc_edges(box[0], box[2]), _voc_edges(box[1], box[3])
+        xs, ys = (_voc_edges(*obj.box[axis::2]) for axis in (0, 1))
         for key, value in (("xmin", xs[0]), ("ymin", ys[0]), ("xmax", xs[1]), ("ymax", ys[1])):
             _add(corners, key, f"{value:.4f}" if isinstance(value, float) else value)
     return root
@@ -386,3 +347,8 @@ def _voc_edges(start: float, length: float) -> tuple[float, float]:
         return (round(start) + 1, round(end))
     widened = max(_LEAST_SIDE - length, 0.0) / 2
     return float(start - widened + 1), float(end + widened)
+
+
+Writer = Callable[..., list[str]]
+WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc}
+"""The writers of checked annotations by the short name of their format."""

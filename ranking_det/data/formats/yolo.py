@@ -10,6 +10,7 @@ one, has no objects.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ CLASS_FILES = (
     "predefined_classes.txt",
 )
 YAML_FILES = ("data.yaml", "dataset.yaml")
+_IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNORECASE)
 _LEVELS_ABOVE = 3
 _LOOKED_AT = 50  # label files that are opened to recognise the format
 
@@ -63,9 +65,6 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
         tree: the files of the folder.
         yaml_file: the ``data.yaml`` that the user named; None to look for one.
 
-    Returns:
-        The description, or None.
-
     Raises:
         UserError: the file that the user named, or one of several, cannot be used.
     """
@@ -80,9 +79,9 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
     if described:
         ((path, content),) = described.items()
         return Description(path, content, {})
-    labels = {image: label for image in tree.images if (label := _label_file(image)) is not None}
-    looked_at = list(labels.values())[:_LOOKED_AT]
-    return Description(None, {}, labels) if any(map(_has_labels, looked_at)) else None
+    labels = {image: label for image in tree.images if (label := _label_file(image))}
+    is_labelled = any(map(_has_labels, list(labels.values())[:_LOOKED_AT]))
+    return Description(None, {}, labels) if is_labelled else None
 
 
 def _read_yaml(path: str) -> Mapping[str, Any] | None:
@@ -110,21 +109,11 @@ def _label_file(image: str) -> str | None:
     missing, the labels lie next to the images, in a folder "labels" there, or in one above.
     """
     folder, name = os.path.split(os.path.splitext(image)[0])
-    parts = folder.split(os.sep)
-    folders = []
-    for i in reversed(range(len(parts))):
-        if parts[i].lower() in ("images", "jpegimages", "imgs", "img"):
-            for labels in ("labels", "Labels"):
-                folders.append(os.sep.join([*parts[:i], labels, *parts[i + 1 :]]))
-            break
     above, last = os.path.split(folder)
-    folders += [folder, os.path.join(folder, "labels"), os.path.join(above, "labels", last)]
-    folders.append(os.path.join(above, "labels"))
-    for place in folders:
-        path = os.path.join(place, f"{name}.txt")
-        if os.path.isfile(path):
-            return path
-    return None
+    replaced = _IMAGES_PART.sub(r"\1labels\2", folder), _IMAGES_PART.sub(r"\1Labels\2", folder)
+    beside = (f"{folder}/labels", f"{above}/labels/{last}", f"{above}/labels")
+    paths = (f"{place}/{name}.txt" for place in dict.fromkeys((*replaced, folder, *beside)))
+    return next(filter(os.path.isfile, paths), None)
 
 
 def read(
@@ -143,29 +132,31 @@ def read(
     Raises:
         UserError: a folder of a split is missing, a class has no name, or no image has labels.
     """
-    if description.yaml_file is None:
-        by_split: dict[str, list[str]] = {}
-        for path in tree.images:
-            folder = os.path.dirname(tree.relative(path))
-            by_split.setdefault(split_of(folder) or "all", []).append(path)
-    else:
-        by_split = _find_splits(description.yaml_file, description.content, faults)
+    paths: dict[str, list[str]] = {}
+    if description.yaml_file is not None:
+        paths = _find_splits(description.yaml_file, description.content, faults)
+    for path in tree.images if description.yaml_file is None else ():
+        split = split_of(os.path.dirname(tree.relative(path))) or "all"
+        paths.setdefault(split, []).append(path)
     keypoints = "kpt_shape" in description.content
-    paths = [path for members in by_split.values() for path in members]
-    labels = {path: description.labels.get(path) or _label_file(path) for path in paths}
-    splits = {
-        split: [_read_image(path, labels[path], keypoints, faults) for path in members]
-        for split, members in by_split.items()
-    }
-    images = [image for members in splits.values() for image in members]
-    unlabelled = sum(labels[image.path] is None for image in images)
-    objects = [obj for image in images for obj in image.objects]
-    if unlabelled:
-        text = f"{unlabelled:,} of {len(images):,} images have no label file"
+    splits: dict[str, list[AnnotatedImage]] = {}
+    objects: list[AnnotatedObject] = []
+    num_images = num_unlabelled = 0
+    for split, members in paths.items():
+        splits[split] = []
+        for path in members:
+            label_file = description.labels.get(path) or _label_file(path)
+            image = _read_image(path, label_file, keypoints, faults)
+            splits[split].append(image)
+            objects += image.objects
+            num_images += 1
+            num_unlabelled += label_file is None
+    if num_unlabelled:
+        text = f"{num_unlabelled:,} of {num_images:,} images have no label file"
         faults.remark(f"{text}: they count as images without objects")
     if not objects:
         where = description.yaml_file or tree.root
-        raise UserError(f"{where}: none of {len(images):,} images has a label file with objects")
+        raise UserError(f"{where}: none of {num_images:,} images has a label file with objects")
     names = _class_names(tree, description, objects, faults)
     for obj in objects:
         obj.name = names[int(obj.name or 0)]
@@ -273,10 +264,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _class_names(
-    tree: FileTree,
-    description: Description,
-    objects: Iterable[AnnotatedObject],
-    faults: Faults,
+    tree: FileTree, description: Description, objects: Iterable[AnnotatedObject], faults: Faults
 ) -> list[str]:
     """Return the names of the classes by index.
 
@@ -292,9 +280,8 @@ def _class_names(
         declared = description.content.get("nc")
         count = max(count, declared) if isinstance(declared, int) else count
         names = [f"class_{index}" for index in range(count)]
-        faults.remark(
-            f"no names of classes (data.yaml or classes.txt): they are class_0 to {names[-1]}"
-        )
+        text = "no names of classes (data.yaml or classes.txt)"
+        faults.remark(f"{text}: they are class_0 to {names[-1]}")
     if count > len(names):
         expected = f"expected a class index below {len(names)}, the number of names in {where}"
         raise UserError(f"{last.place}: {expected}, got {last.name}")
