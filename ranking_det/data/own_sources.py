@@ -224,18 +224,17 @@ def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
     Raises:
         UserError: validation has objects of another class. COCO files are compared when read.
     """
-    classes: list[str] = []
-    for name, (source, split) in sides.items():
-        images = source.images.get(split, [])
-        if name == "train" or "train" not in sides:
-            # A data.yaml and COCO JSON list the classes, with or without objects.
-            listed = source.files or source.format == yolo.NAME
-            classes = source.classes if listed else used_classes(images)
-            continue
-        for obj in (obj for image in images for obj in image.objects):
-            if obj.name not in classes:
-                text = f"{obj.place}: expected a class of {sides['train'][0].path}, got"
-                raise UserError(f"{text} {obj.name!r}{nearest(obj.name or '', classes)}")
+    source, split = sides.get("train") or sides["val"]
+    # A data.yaml and COCO JSON list the classes, with or without objects.
+    listed = source.files or source.format == yolo.NAME
+    classes = source.classes if listed else used_classes(source.images[split])
+    val_source, val_split = sides.get("val") or (source, split)
+    known = set(classes)
+    for image in val_source.images.get(val_split, []):
+        for obj in image.objects:
+            if obj.name not in known:
+                text = f"{obj.place}: expected a class of {source.path}, got {obj.name!r}"
+                raise UserError(f"{text}{nearest(obj.name or '', classes)}")
     return classes
 
 
@@ -283,9 +282,11 @@ def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
             for side in (source["train"], source["val"])
         )
         faults = [Fault(*fault) for fault in source["faults"]]
+        split_file = folder / "split.json"
+        record = json.loads(split_file.read_text("utf-8")) if split_file.exists() else None
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):
         return None
     lines = [*source["lines"], f"the conversion in {folder} is of the same files: it is used again"]
-    return OwnDataPlan(folder, train, val, lines, faults, stamp=stamp, is_written=True)
+    return OwnDataPlan(folder, train, val, lines, faults, record, stamp, is_written=True)

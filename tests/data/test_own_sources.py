@@ -157,7 +157,7 @@ def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_p
     file = tmp_path / "run" / "data" / "train.json"
     before = file.stat().st_mtime_ns
     again = plan_own_data(str(root), None, str(tmp_path / "run"))
-    assert again.is_written
+    assert again.is_written and again.faults == [] and again.record is None
     assert "it is used again" in again.lines[-1]
     again.write()
     assert file.stat().st_mtime_ns == before
@@ -197,6 +197,8 @@ def test_a_set_without_validation_images_is_split(tmp_path):
     assert [len(side["images"]) for side in sides] == [8, 2]
     names = [[image["file_name"] for image in side["images"]] for side in sides]
     assert names == [record["train"], record["val"]]
+    again = plan_own_data(str(root), None, str(tmp_path / "run"), seed=3)
+    assert again.is_written and again.record == plan.record == record
     assert any(line.startswith("no validation set: 2 of 10 images") for line in plan.lines)
 
 

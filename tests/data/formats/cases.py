@@ -18,6 +18,14 @@ def make_image(path, size=(64, 48), seed=0):
     return path
 
 
+def set_orientation(path, orientation):
+    """Write an EXIF orientation into a picture; 3 is upside down, 6 on its side."""
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        image.save(path, exif=exif)
+
+
 def voc_text(boxes, size=(64, 48), name="x.jpg", extra=""):
     """Return the XML of (class, x, y, width, height), with pixels that count from 1."""
     objects = "".join(

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ranking_det.data.coco_json.faults import NOTED
+from ranking_det.data.coco_json.image_files import UNROTATED
+from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.data.convert import main
 from ranking_det.data.formats.sources import convert, find_source
+from ranking_det.data.images import read_upright
 from tests.data.formats import cases
 
 SIZE = (64, 48)
@@ -209,6 +213,71 @@ def test_boxes_of_other_formats_cannot_be_mended(tmp_path, capsys):
     cases.voc_set(tmp_path / "in")
     assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
     assert "--boxes xyxy is for COCO JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "is_unrotated"),
+    [(3, (64, 48), False), (6, (48, 64), False), (6, (64, 48), True)],
+)
+def test_the_size_in_the_annotations_tells_on_which_picture_they_were_made(
+    tmp_path, capsys, orientation, size, is_unrotated
+):
+    image = cases.make_image(tmp_path / "in" / "a.jpg")
+    cases.set_orientation(image, orientation)
+    text = cases.voc_text([("cat", 20, 10, 25, 30)], size=size)
+    cases.write_text(tmp_path / "in" / "a.xml", text)
+    assert run(tmp_path / "in", tmp_path / "coco") == 0
+    json_file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    annotations = read_annotations(json_file, tmp_path / "coco" / "train")
+    assert annotations.faults.counts[NOTED, UNROTATED] == is_unrotated
+    assert read_upright(str(image), size).size == size
+    # YOLO has no sizes, and its programs apply the rotation.
+    code = run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo")
+    assert (code, "YOLO has no sizes to tell this" in capsys.readouterr().err) == (
+        (2, True) if is_unrotated else (0, False)
+    )
+
+
+@pytest.mark.parametrize("target", ["coco", "yolo", "voc"])
+def test_images_outside_their_folder_are_refused_unless_permitted(tmp_path, capsys, target):
+    cases.make_image(tmp_path / "in" / "images" / "a.jpg")
+    cases.make_image(tmp_path / "secret.jpg")
+    content = cases.coco_content(["a.jpg", "../../secret.jpg"])
+    cases.write_json(tmp_path / "in" / "images" / "a.json", content)
+    flags = ["--to", target, "--copy"]
+    assert run(tmp_path / "in", tmp_path / "out", *flags) == 2
+    assert "1 of 2 images lie outside the image folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "in", tmp_path / "out", *flags, "--allow-outside") == 0
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 2
+
+
+@pytest.mark.parametrize("flags", [["--strict"], ["--max-faults", "0"]])
+def test_faulty_objects_are_refused_on_demand(tmp_path, capsys, flags):
+    boxes = [("cat", 1, 2, 3, 4), ("", 1, 2, 3, 4)]
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    cases.write_text(tmp_path / "in" / "a.xml", cases.voc_text(boxes))
+    assert run(tmp_path / "in", tmp_path / "out", *flags) == 2
+    assert "a.xml, object 2: expected a <name>, got none; --" in capsys.readouterr().err
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert "left out: no class: 1; the first: " in capsys.readouterr().out
+
+
+def test_an_unreadable_image_is_not_written(tmp_path, capsys):
+    cases.coco_set(tmp_path / "in", splits=("train",))
+    (tmp_path / "in" / "train" / "train0.jpg").write_bytes(b"<html>")
+    assert run(tmp_path / "in", tmp_path / "out", "--to", "yolo") == 0
+    assert "train: skipped: unreadable image: 1" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").rglob("*.jpg")] == ["train1.jpg"]
+
+
+def test_two_entries_of_one_image_become_one(tmp_path):
+    cases.make_image(tmp_path / "in" / "a.jpg")
+    cases.write_json(tmp_path / "in" / "a.json", cases.coco_content(["a.jpg", "a.jpg"]))
+    for target in ("coco", "yolo", "voc"):
+        assert run(tmp_path / "in", tmp_path / target, "--to", target) == 0
+    content = read(tmp_path / "yolo", "train")
+    assert len(cases.objects_of(content)) == 4
 
 
 def test_the_source_is_not_changed(tmp_path):

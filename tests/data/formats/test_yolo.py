@@ -179,14 +179,9 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path):
 
 
 def test_sizes_are_those_after_the_rotation_of_exif(tmp_path):
-    cases.make_image(tmp_path / "images" / "a.jpg")
-    from PIL import Image
-
-    with Image.open(tmp_path / "images" / "a.jpg") as image:
-        exif = image.getexif()
-        exif[0x0112] = 6
-        image.save(tmp_path / "images" / "b.jpg", exif=exif)
+    cases.set_orientation(cases.make_image(tmp_path / "images" / "b.jpg"), 6)
     cases.write_text(tmp_path / "labels" / "b.txt", "0 0.5 0.5 1 1\n")
     source = find_source(str(tmp_path))
-    image = convert(source, "all").content["images"][1]
-    assert (image["width"], image["height"]) == (48, 64)
+    content = convert(source, "all").content
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (48, 64)
+    assert content["annotations"][0]["bbox"] == [0, 0, 48, 64]
