@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ranking_det.data.coco_json.reader import ReadOptions, check_content, summarize
 from ranking_det.data.formats import writers
@@ -40,38 +41,35 @@ SPLITS = ("train", "val", "test")
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser."""
+    formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        PROGRAM,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        PROGRAM, description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter
     )
+
+    def add(flag: str, text: str, **settings: Any) -> None:
+        parser.add_argument(flag, help=text, **settings)
+
     text = "folder of the data set, or its data.yaml, COCO, VIA or LabelMe JSON"
-    parser.add_argument("source", metavar="SOURCE", help=text)
+    add("source", text, metavar="SOURCE")
     text = "folder to write, which must not exist"
-    parser.add_argument("--output", required=True, metavar="FOLDER", help=text)
-    text = "format to write (default: coco)"
-    parser.add_argument("--to", choices=TARGETS, default="coco", help=text)
+    add("--output", text, required=True, metavar="FOLDER")
+    add("--to", "format to write (default: coco)", choices=TARGETS, default="coco")
     text = "format of SOURCE, if it has annotations of several"
-    parser.add_argument("--from", dest="format_name", choices=list(FORMATS), help=text)
+    add("--from", text, dest="format_name", choices=list(FORMATS))
     text = "convert these images only (default: all splits)"
-    parser.add_argument("--split", choices=[*SPLITS, "trainval"], help=text)
-    text = (
-        "form of the boxes in a COCO JSON: x, y, width, height; x1, y1, x2, y2; or shares of the "
-        "image's width and height (default: xywh)"
-    )
-    parser.add_argument("--boxes", choices=BOX_FORMS, default="xywh", help=text)
+    add("--split", text, choices=[*SPLITS, "trainval"])
+    text = "form of the boxes in a COCO JSON: x, y, width, height; x1, y1, x2, y2; or shares of "
+    text += "the image's width and height (default: xywh)"
+    add("--boxes", text, choices=BOX_FORMS, default="xywh")
     text = "region attribute that names the class, for VIA (default: the one most regions have)"
-    parser.add_argument("--class-attribute", metavar="NAME", help=text)
-    text = "copy the images instead of making links to them"
-    parser.add_argument("--copy", action="store_true", help=text)
-    text = "accept image names that lead out of the folder of a COCO JSON's images"
-    parser.add_argument("--allow-outside", action="store_true", help=text)
-    text = "maximum number of faulty objects, and of faulty images, which are left out (default: 10"
-    text += ", or 5 %% if that is more)"
-    parser.add_argument("--max-faults", type=int, metavar="N", help=text)
-    text = "refuse a data set with any faulty object or image"
-    parser.add_argument("--strict", action="store_true", help=text)
+    add("--class-attribute", text, metavar="NAME")
+    add("--copy", "copy the images instead of making links to them", action="store_true")
+    text = "accept images outside the folder of the images of a COCO JSON"
+    add("--allow-outside", text, action="store_true")
+    text = "maximum number of faulty objects, and of faulty images, which are left out (default: "
+    text += "10, or 5 %% if that is more)"
+    add("--max-faults", text, type=int, metavar="N")
+    add("--strict", "refuse a data set with any faulty object or image", action="store_true")
     return parser
 
 

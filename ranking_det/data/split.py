@@ -117,10 +117,8 @@ def split_images(
         "train": [index for index in order if index not in chosen],
         "val": [index for index in order if index in chosen],
     }
-    text = (
-        f"no validation set: {len(chosen):,} of {len(order):,} images are taken, at random with "
-        f"seed {seed}, by the rarest class of each"
-    )
+    text = f"no validation set: {len(chosen):,} of {len(order):,} images are taken, at random"
+    text += f" with seed {seed}, by the rarest class of each"
     record = {side: [names[index] for index in indices] for side, indices in sides.items()}
     ids = {side: [content["images"][i]["id"] for i in indices] for side, indices in sides.items()}
     return ImageSplit(**ids, record={"seed": seed, "share": share, **record}, lines=[text, *lines])
@@ -178,38 +176,18 @@ def _group(by_name: list[int], paths: Sequence[str | None]) -> tuple[list[int], 
         return by_name, lines
     hashes = hash_images(paths)
     for distance in (NEAR, 0):
-        groups = _join(by_name, near_pairs(hashes, distance))
+        groups = join_near(by_name, hashes, distance)
         num_joined = len(set(groups))
         # One group that holds most of the images: pictures that look alike, such as slides under
         # a microscope or frames of a fixed camera. Their hashes say nothing about copies.
-        if total < 4 or max(Counter(groups).values()) <= max(
-            total / 2, max(Counter(by_name).values())
-        ):
+        largest, largest_named = (max(Counter(g).values()) for g in (groups, by_name))
+        if total < 4 or largest <= max(total / 2, largest_named):
             if num_joined < num_named:
-                kind = "nearly equal" if distance else "equal"
-                lines.append(
-                    f"{num_named - num_joined:,} pictures are {kind} to others; copies stay on one "
-                    "side"
-                )
+                text = f"{num_named - num_joined:,} pictures are {'nearly ' * (distance > 0)}equal"
+                lines.append(f"{text} to others; copies stay on one side")
             return groups, lines
         lines.append("most pictures look alike: only equal ones are kept on one side")
     return by_name, lines
-
-
-def _join(groups: Sequence[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Join groups by pairs of their members (union-find)."""
-    parent = {group: group for group in groups}
-
-    def find(group: int) -> int:
-        while parent[group] != group:
-            parent[group] = parent[parent[group]]
-            group = parent[group]
-        return group
-
-    for first, second in pairs:
-        roots = sorted((find(groups[first]), find(groups[second])))
-        parent[roots[1]] = roots[0]
-    return [find(group) for group in groups]
 
 
 def hash_images(paths: Sequence[str | None]) -> np.ndarray:
@@ -252,35 +230,34 @@ def _hash_image(path: str | None) -> np.ndarray:
     return np.where(bits, 1, -1).astype(np.float32)
 
 
-def near_pairs(hashes: np.ndarray, distance: int) -> list[tuple[int, int]]:
-    """Return the pairs of pictures with nearly equal hashes, in any flip or quarter turn.
+def join_near(groups: Sequence[int], hashes: np.ndarray, distance: int) -> list[int]:
+    """Join groups that have pictures with nearly equal hashes, in any flip or quarter turn.
 
     Args:
+        groups: the number of the group of each of N pictures.
         hashes: (N, 8, 64), see :func:`hash_images`.
-        distance: the number of bits, at least 0.
+        distance: the number of bits that may differ, at least 0.
 
     Returns:
-        Pairs of indices, the smaller first.
+        The number of the group of each, the lowest of those that were joined.
     """
-    pairs = []
+    joined = np.array(groups)
     # The product of two vectors of signs is 64 minus twice the number of bits that differ.
     least = 64 - 2 * distance
     for start in range(0, len(hashes), _CHUNK):
         chunk = hashes[start : start + _CHUNK]
         products = chunk.reshape(-1, 64) @ hashes[:, 0].T
-        best = products.reshape(len(chunk), 8, -1).max(axis=1)
-        rows, columns = np.nonzero(best >= least)
-        for row, column in zip((rows + start).tolist(), columns.tolist(), strict=True):
-            if row < column:
-                pairs.append((row, column))
-    return pairs
+        near = products.reshape(len(chunk), 8, -1).max(axis=1) >= least
+        # No list of pairs: of frames of one camera, nearly all N x N would be in it.
+        for index, row in enumerate(near, start):
+            numbers = joined[index:][row[index:]]
+            if (numbers != numbers[:1]).any():
+                joined[np.isin(joined, numbers)] = numbers.min()
+    return joined.tolist()
 
 
 def _choose(
-    groups: Sequence[Sequence[int]],
-    classes: Mapping[int, frozenset[str]],
-    share: float,
-    seed: int,
+    groups: Sequence[Sequence[int]], classes: Mapping[int, frozenset[str]], share: float, seed: int
 ) -> list[int]:
     """Return the images for validation.
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from ranking_det.data.split import group_by_name, near_pairs, split_images, subset
+from ranking_det.data.split import group_by_name, join_near, split_images, subset
 from ranking_det.user_errors import UserError
 from tests.data.formats import cases
 
@@ -48,16 +48,20 @@ def test_numbers_in_parentheses_alone_are_no_copies():
     assert group_by_name(["cat (1).jpg", "cat (2).jpg", "cat 1.jpg"]) == [0, 1, 2]
 
 
-def test_near_pairs_agree_with_counted_bits():
+def test_join_near_agrees_with_counted_bits():
     bits = numpy.where(numpy.random.default_rng(0).random((40, 8, 64)) < 0.5, 1, -1)
     bits[7, 3] = bits[30, 0]
     bits[7, 3, :5] *= -1
-    hashes = bits.astype(numpy.float32)
-    assert near_pairs(hashes, 5) == [(7, 30)]
-    assert near_pairs(hashes, 4) == []
+    hashes, alone = bits.astype(numpy.float32), list(range(40))
+    assert join_near(alone, hashes, 5) == [7 if i == 30 else i for i in alone]
+    assert join_near(alone, hashes, 4) == alone
+    # Groups by names are joined as a whole.
+    assert join_near([3 if i in (29, 30) else i for i in alone], hashes, 5) == [
+        3 if i in (7, 29, 30) else i for i in alone
+    ]
     # A file that could not be read is like nothing, not even another one.
     hashes[:] = 0
-    assert near_pairs(hashes, 5) == []
+    assert join_near(alone, hashes, 5) == alone
 
 
 def test_subset_keeps_categories_and_the_objects_of_its_images():

@@ -31,8 +31,8 @@ from ranking_det.data.formats.file_tree import FileTree, suffix_of
 from ranking_det.data.images import UnreadableImageError, read_header
 from ranking_det.user_errors import UserError
 
-READERS = {"labelme": labelme, "via": via, "voc": voc, "yolo": yolo}
-FORMATS = {"coco": coco_files.NAME, **{name: reader.NAME for name, reader in READERS.items()}}
+FORMATS = {"coco": coco_files.NAME, "labelme": labelme.NAME, "via": via.NAME}
+FORMATS |= {"voc": voc.NAME, "yolo": yolo.NAME}
 """The names of the formats by their short names for the command line."""
 
 ALL = "all"
@@ -201,10 +201,12 @@ def _read(
         source.files = coco_files.find_splits(tree.root, files)
         source.classes = coco_files.class_names(list(source.files.values()))
         return
-    options = [class_attribute] if name == "via" else []
-    splits = READERS[name].read(tree, files, source.faults, *options)
     if name == "yolo":
-        splits, source.classes = splits
+        splits, source.classes = yolo.read(tree, files, source.faults)
+    elif name == "via":
+        splits = via.read(tree, files, source.faults, class_attribute)
+    else:
+        splits = (voc if name == "voc" else labelme).read(tree, files, source.faults)
     sizes: dict[str, Size | None] = {}
     for split, images in splits.items():
         merged = _merge(images, source.faults)

@@ -8,7 +8,7 @@ an entry for each image, with ``filename`` and ``regions``, which have ``shape_a
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -35,21 +35,10 @@ NO_CLASS = "object"
 """The name of the only class if no region has an attribute."""
 
 
-class Region(NamedTuple):
-    """A region and where it comes from.
-
-    Attributes:
-        obj: its object, without a class so far.
-        attributes: its region attributes.
-        options: the texts of the options by attribute, as the project defines them.
-        file: its file.
-        place: the image and the number of the region.
-        image: the path of its image.
-    """
-
-    obj: AnnotatedObject
+class _Region(NamedTuple):
+    obj: AnnotatedObject  # its class is set when all regions are known
     attributes: Mapping[str, Any]
-    options: Mapping[str, Mapping[str, str]]
+    options: Mapping[str, Mapping[str, str]]  # their texts by attribute
     file: str
     place: str
     image: str
@@ -87,7 +76,7 @@ def read(
         UserError: it is not clear which attribute names the class.
     """
     splits: dict[str, list[AnnotatedImage]] = {}
-    regions: list[Region] = []
+    regions: list[_Region] = []
     for path, content in files.items():
         options = _options(content)
         images = splits.setdefault(split_of(tree.relative(path)) or "all", [])
@@ -106,7 +95,7 @@ def read(
                     with counting(faults, LEFT_OUT, path, place, image_path):
                         obj, attributes = _read_region(region)
                         obj.place = f"{path}, {place}"
-                        regions.append(Region(obj, attributes, options, path, place, image_path))
+                        regions.append(_Region(obj, attributes, options, path, place, image_path))
                         images[-1].objects.append(obj)
     _set_classes(regions, faults, class_attribute)
     for images in splits.values():
@@ -169,7 +158,7 @@ def _read_shape(kind: Any, shape: Mapping[str, Any]) -> tuple[Box, list[Polygon]
     return extent([polygon]), [polygon] if len(polygon) >= 6 else []
 
 
-def _set_classes(regions: list[Region], faults: Faults, class_attribute: str | None) -> None:
+def _set_classes(regions: list[_Region], faults: Faults, class_attribute: str | None) -> None:
     attribute = class_attribute or _class_attribute(regions)
     if attribute is None:
         if regions:
@@ -190,38 +179,33 @@ def _set_classes(regions: list[Region], faults: Faults, class_attribute: str | N
     for region, value in zip(regions, values, strict=True):
         with counting(faults, LEFT_OUT, region.file, region.place, region.image):
             if value == "":
-                text = show(region.attributes[attribute])
-                raise FaultError(
-                    "several classes", f"{attribute!r}: expected one choice, got {text}"
-                )
+                shown = show(region.attributes[attribute])
+                text = f"{attribute!r}: expected one choice, got {shown}"
+                raise FaultError("several classes", text)
             region.obj.name = only_class if value is None else value
             if region.obj.name is None:
                 text = f"expected the region attribute {attribute!r}, got none"
                 raise FaultError("no class", text)
 
 
-def _class_attribute(regions: list[Region]) -> str | None:
+def _class_attribute(regions: list[_Region]) -> str | None:
     """Return the attribute that most regions have; None if no region has any.
 
     Raises:
         UserError: several attributes tie, have different values, and no name of them is usual.
     """
-    counts: Counter[str] = Counter()
     values: dict[str, dict[int, str]] = defaultdict(dict)
     for index, region in enumerate(regions):
         for name in region.attributes:
-            value = _class_of(region, name)
-            if value:
-                counts[name] += 1
+            if value := _class_of(region, name):
                 values[name][index] = value
-    if not counts:
+    if not values:
         return None
-    most = max(counts.values())
-    tied = sorted(name for name, count in counts.items() if count == most)
-    for usual in USUAL_ATTRIBUTES:
-        for name in tied:
-            if name.lower() == usual:
-                return name
+    most = max(map(len, values.values()))
+    tied = sorted(name for name in values if len(values[name]) == most)
+    usual = [name for usual in USUAL_ATTRIBUTES for name in tied if name.lower() == usual]
+    if usual:
+        return usual[0]
     if any(values[name] != values[tied[0]] for name in tied):
         text = f"{most:,} regions have the attributes {', '.join(tied)}"
         way = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
@@ -229,7 +213,7 @@ def _class_attribute(regions: list[Region]) -> str | None:
     return tied[0]
 
 
-def _class_of(region: Region, attribute: str) -> str | None:
+def _class_of(region: _Region, attribute: str) -> str | None:
     """Return the class of a region; None if it has none, "" if it has several checked boxes."""
     value = region.attributes.get(attribute)
     if isinstance(value, dict):  # checkboxes

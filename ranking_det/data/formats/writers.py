@@ -17,7 +17,7 @@ import shutil
 import uuid
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, SubElement
@@ -316,28 +316,34 @@ def write_voc(
 
 
 def _voc_element(picture: _Picture) -> Element:
-    root = Element("annotation")
-    _add(root, "folder", "JPEGImages")
-    _add(root, "filename", picture.name)
-    size_element = SubElement(root, "size")
-    for key, side in zip(("width", "height", "depth"), (*picture.size, 3), strict=True):
-        _add(size_element, key, side)
-    _add(root, "segmented", 0)
+    width, height = picture.size
+    content: dict[str, Any] = {
+        "folder": "JPEGImages",
+        "filename": picture.name,
+        "size": {"width": width, "height": height, "depth": 3},
+        "segmented": 0,
+    }
+    root = _add(Element("annotation"), content)
     for obj in picture.objects:
-        element = SubElement(root, "object")
-        _add(element, "name", obj.name)
-        _add(element, "pose", "Unspecified")
-        _add(element, "truncated", 0)
-        _add(element, "difficult", int(obj.ignored))
-        corners = SubElement(element, "bndbox")
-        xs, ys = (_voc_edges(*obj.box[axis::2]) for axis in (0, 1))
-        for key, value in (("xmin", xs[0]), ("ymin", ys[0]), ("xmax", xs[1]), ("ymax", ys[1])):
-            _add(corners, key, f"{value:.4f}" if isinstance(value, float) else value)
+        edges = [_voc_edges(*obj.box[axis::2]) for axis in (0, 1)]
+        corners = (edges[0][0], edges[1][0], edges[0][1], edges[1][1])
+        texts = [f"{v:.4f}" if isinstance(v, float) else v for v in corners]
+        content = {"name": obj.name, "pose": "Unspecified", "truncated": 0}
+        content["difficult"] = int(obj.ignored)
+        content["bndbox"] = dict(zip(("xmin", "ymin", "xmax", "ymax"), texts, strict=True))
+        _add(SubElement(root, "object"), content)
     return root
 
 
-def _add(parent: Element, tag: str, value: Any) -> None:
-    SubElement(parent, tag).text = str(value)
+def _add(parent: Element, content: Mapping[str, Any]) -> Element:
+    """Add an element for each entry of a mapping, whose values may be mappings."""
+    for tag, value in content.items():
+        element = SubElement(parent, tag)
+        if isinstance(value, dict):
+            _add(element, value)
+        else:
+            element.text = str(value)
+    return parent
 
 
 def _voc_edges(start: float, length: float) -> tuple[float, float]:
@@ -349,6 +355,5 @@ def _voc_edges(start: float, length: float) -> tuple[float, float]:
     return float(start - widened + 1), float(end + widened)
 
 
-Writer = Callable[..., list[str]]
-WRITERS: dict[str, Writer] = {"yolo": write_yolo, "voc": write_voc}
+WRITERS = {"yolo": write_yolo, "voc": write_voc}
 """The writers of checked annotations by the short name of their format."""

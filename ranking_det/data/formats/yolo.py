@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import yaml
@@ -50,12 +51,10 @@ class Description(NamedTuple):
     Attributes:
         yaml_file: its ``data.yaml``; None without one.
         content: the content of that file.
-        labels: the label file of each image that has one, by the path of the image.
     """
 
     yaml_file: str | None
     content: Mapping[str, Any]
-    labels: Mapping[str, str]
 
 
 def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | None:
@@ -78,10 +77,9 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
         raise UserError(f"{tree.root}: several YOLO descriptions ({files}); give one of them")
     if described:
         ((path, content),) = described.items()
-        return Description(path, content, {})
-    labels = {image: label for image in tree.images if (label := _label_file(image))}
-    is_labelled = any(map(_has_labels, list(labels.values())[:_LOOKED_AT]))
-    return Description(None, {}, labels) if is_labelled else None
+        return Description(path, content)
+    labels = islice(filter(None, map(_label_file, tree.images)), _LOOKED_AT)
+    return Description(None, {}) if any(map(_has_labels, labels)) else None
 
 
 def _read_yaml(path: str) -> Mapping[str, Any] | None:
@@ -145,7 +143,7 @@ def read(
     for split, members in paths.items():
         splits[split] = []
         for path in members:
-            label_file = description.labels.get(path) or _label_file(path)
+            label_file = _label_file(path)
             image = _read_image(path, label_file, keypoints, faults)
             splits[split].append(image)
             objects += image.objects
@@ -302,7 +300,7 @@ def _names_nearby(tree: FileTree) -> tuple[str | None, list[str] | None]:
     for path in files:
         if path.endswith(YAML_FILES):
             content = _read_yaml(path)
-            names = content and _described_names(Description(path, content, {}))
+            names = content and _described_names(Description(path, content))
         else:
             names = [line.strip() for line in _lines(path) if line.strip()]
         if names:
