@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ranking_det.data.coco_json.faults import SKIPPED
 from ranking_det.data.coco_json.reader import ReadOptions, check_content, summarize
 from ranking_det.data.formats import writers
 from ranking_det.data.formats.coco_files import BOX_FORMS, mend_boxes
@@ -107,13 +108,14 @@ def _convert(args: argparse.Namespace) -> list[str]:
         part = convert(source, split)
         where = part.json_file or source.path
         parts[name] = part._replace(content=mend_boxes(part.content, args.boxes, where)), where
-        counts.append(f"{len(part.content['images']):,} {name}")
+        count = len(part.content["images"])
         if args.to != "coco":
             # YOLO has no sizes, so all headers are read to compare those of the JSON.
-            headers = {"image_root": part.image_root, "max_headers": len(part.content["images"])}
-            of_part = replace(options, **headers)
+            of_part = replace(options, image_root=part.image_root, max_headers=count)
             checked[name] = check_content(parts[name][0].content, where, of_part)
             lines += [f"{name}: {note}" for note in summarize(checked[name], of_part).notes]
+            count -= checked[name].faults.total(SKIPPED)
+        counts.append(f"{count:,} {name}")
     with writers.new_folder(args.output) as folder:
         for name, (part, where) in parts.items() if args.to == "coco" else ():
             flags = {"copy": args.copy, "allow_outside": args.allow_outside}

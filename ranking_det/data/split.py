@@ -134,9 +134,9 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
     Returns:
         The content; its entries are shared.
     """
-    kept = {identifier(identity) for identity in image_ids}
+    ids = {identifier(identity) for identity in image_ids}
     sections = {
-        name: [entry for entry in content.get(name) or [] if identifier(entry[key]) in kept]
+        name: [entry for entry in content.get(name) or [] if identifier(entry[key]) in ids]
         for name, key in (("images", "id"), ("annotations", "image_id"))
     }
     return {**content, **sections}
@@ -174,7 +174,7 @@ def _group(by_name: list[int], paths: Sequence[str | None]) -> tuple[list[int], 
     if total > MAX_HASHED:
         lines.append(f"more than {MAX_HASHED:,} images: the pictures themselves are not compared")
         return by_name, lines
-    hashes = hash_images(paths)
+    hashes = _hash_images(paths)
     for distance in (NEAR, 0):
         groups = join_near(by_name, hashes, distance)
         num_joined = len(set(groups))
@@ -190,18 +190,10 @@ def _group(by_name: list[int], paths: Sequence[str | None]) -> tuple[list[int], 
     return by_name, lines
 
 
-def hash_images(paths: Sequence[str | None]) -> np.ndarray:
-    """Compute the perceptual hashes of pictures and of their flips and quarter turns.
+def _hash_images(paths: Sequence[str | None]) -> np.ndarray:
+    """Compute the perceptual hashes of pictures and of their flips and quarter turns, (N, 8, 64).
 
-    Args:
-        paths: the image files; None for a missing one.
-
-    Returns:
-        (N, 8, 64), 1 for a set bit and -1 for another; 0 for a file that cannot be read. The first
-        of the 8 is the hash of the picture itself.
-
-    Raises:
-        UserError: imagehash is not installed.
+    They are 1 for a set bit and -1 for another; 0 for a file that cannot be read.
     """
     try:
         import imagehash  # noqa: F401
@@ -235,7 +227,8 @@ def join_near(groups: Sequence[int], hashes: np.ndarray, distance: int) -> list[
 
     Args:
         groups: the number of the group of each of N pictures.
-        hashes: (N, 8, 64), see :func:`hash_images`.
+        hashes: (N, 8, 64), 1 or -1 for the bits of the picture itself and of its 7 turns and flips;
+            0 for a picture without a hash.
         distance: the number of bits that may differ, at least 0.
 
     Returns:

@@ -99,7 +99,8 @@ class ReadOptions:
         Args:
             other: the other options.
         """
-        needs = {"image_root": None, "lvis": None, "needs_objects": False, "needs_sizes": True}
+        needs: dict[str, Any] = {"image_root": None, "lvis": None}
+        needs |= {"needs_objects": False, "needs_sizes": True}
         rules = [replace(options.without_images(), **needs) for options in (self, other)]
         return (
             rules[0] == rules[1]

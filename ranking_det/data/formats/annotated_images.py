@@ -180,7 +180,8 @@ def to_coco(
     root = os.path.commonpath(list(folders))
     root = folder if os.path.commonpath([folder, root]) == folder else root
     class_ids = {name: index for index, name in enumerate(classes, start=1)}
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(images, start=1):
         width, height = image.size or (0, 0)
         name = Path(os.path.relpath(image.path, root)).as_posix()

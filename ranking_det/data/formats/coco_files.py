@@ -42,21 +42,18 @@ class CocoSplit(NamedTuple):
 def is_coco(content: Any) -> bool:
     """Return whether the content of a JSON file is that of COCO's or LVIS's objects.
 
+    Files of captions have no categories; those of panoptic segmentation have ``segments_info``.
+
     Args:
         content: the content.
-
-    Returns:
-        False for files of captions and of panoptic segmentation, too.
     """
     if not isinstance(content, dict):
         return False
-    if not all(isinstance(content.get(key), list) for key in ("images", "categories")):
-        return False
     annotations = content.get("annotations") or []
-    if not isinstance(annotations, list):
+    sections = content.get("images"), content.get("categories"), annotations
+    if not all(isinstance(section, list) for section in sections):
         return False
-    first = annotations[0] if annotations else None
-    return not (isinstance(first, dict) and "segments_info" in first)
+    return not any(isinstance(a, dict) and "segments_info" in a for a in annotations[:1])
 
 
 def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:

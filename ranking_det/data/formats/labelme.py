@@ -32,13 +32,10 @@ _LEAST_NUMBERS = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "circl
 
 
 def is_labelme(content: Any) -> bool:
-    """Return whether the content of a JSON file is that of LabelMe.
+    """Return whether the content of a JSON file is that of LabelMe: it has a list of shapes.
 
     Args:
         content: the content.
-
-    Returns:
-        True if it has a list of shapes.
     """
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
@@ -130,7 +127,8 @@ def _read_shape(shape: Any, faults: Faults) -> AnnotatedObject:
 
 
 def _read_points(points: Any) -> Polygon | None:
-    pairs = points if isinstance(points, list) else [None]
-    if not all(isinstance(point, list) and len(point) == 2 for point in pairs):
+    if not isinstance(points, list):
         return None
-    return to_numbers(value for point in pairs for value in point)
+    if not all(isinstance(point, list) and len(point) == 2 for point in points):
+        return None
+    return to_numbers(value for point in points for value in point)

@@ -40,9 +40,6 @@ def find_files(tree: FileTree) -> list[str]:
 
     Args:
         tree: the files of the folder.
-
-    Returns:
-        The absolute paths of the files.
     """
     paths = tree.with_suffix(".xml")
     return paths if any(_root_tag(path) == "annotation" for path in paths[:_LOOKED_AT]) else []
@@ -172,12 +169,9 @@ def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
         dx, dy = (0 if x2 <= x1 else shift), (0 if y2 <= y1 else shift)
         obj.box = x1 - dx, y1 - dy, x2 - x1 + dx, y2 - y1 + dy
         obj.polygons = [[value - shift for value in polygon] for polygon in obj.polygons]
-        if obj.polygons and not _agrees(obj.box, extent(obj.polygons)):
+        pairs = zip(obj.box, extent(obj.polygons), strict=True) if obj.polygons else ()
+        if any(abs(a - b) > 2 for a, b in pairs):  # in other coordinates than the box
             obj.polygons = []
-
-
-def _agrees(first: Sequence[float], second: Sequence[float]) -> bool:
-    return all(abs(a - b) <= 2 for a, b in zip(first, second, strict=True))
 
 
 def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[str]]:
@@ -195,10 +189,9 @@ def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[st
         if not members:
             faults.remark(f"{list_file} is not used: it names no image that has an XML file")
             continue
-        for stem, path in zip(stems, nearest, strict=True):
-            if path is None:
-                text = f"no XML file for {show(stem)}"
-                faults.add_row(Fault(list_file, "", "", stem, "no XML file", SKIPPED, text))
+        for stem in (stem for stem, path in zip(stems, nearest, strict=True) if path is None):
+            text = f"no XML file for {show(stem)}"
+            faults.add_row(Fault(list_file, "", "", stem, "no XML file", SKIPPED, text))
         splits.setdefault(_split_of_list(list_file) or "", {}).update(members)
     if lists and not splits:
         raise UserError(f"{lists[0]}: names no image that has an XML file in {tree.root}")

@@ -267,7 +267,8 @@ def test_an_unreadable_image_is_not_written(tmp_path, capsys):
     cases.coco_set(tmp_path / "in", splits=("train",))
     (tmp_path / "in" / "train" / "train0.jpg").write_bytes(b"<html>")
     assert run(tmp_path / "in", tmp_path / "out", "--to", "yolo") == 0
-    assert "train: skipped: unreadable image: 1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train: skipped: unreadable image: 1" in out and out.endswith("(YOLO, 1 train)\n")
     assert [path.name for path in (tmp_path / "out").rglob("*.jpg")] == ["train1.jpg"]
 
 
