@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from ranking_det.data.catalog import to_records
-from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, summarize
+from ranking_det.data.coco_json.reader import (
+    ReadOptions,
+    check_content,
+    read_annotations,
+    summarize,
+)
 from ranking_det.user_errors import UserError
 from tests.data.cases import valid
 
@@ -310,6 +315,14 @@ def test_crowds_can_be_taken_as_objects(read):
     with pytest.raises(UserError, match="all annotations are crowds.*--crowds-are-objects"):
         read(content)
     assert len(read(content, crowds_are_objects=True)[0].annotations) == 4
+
+
+def test_a_size_of_null_is_missing_where_sizes_are_not_needed():
+    content = valid()
+    content["images"][2]["width"] = None
+    options = ReadOptions(needs_sizes=False)
+    images = check_content(content, "own.json", options).images
+    assert "width" not in images[2] and images[1]["width"] == 40
 
 
 def test_a_byte_order_mark_is_no_fault(read, tmp_path):

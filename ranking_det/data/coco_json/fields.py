@@ -279,8 +279,9 @@ def _convert_column(
             elif entry is not _NO_ENTRY:
                 faults.add(REFUSED, "missing key", f"has no {key!r}", *place)
             continue
-        is_same = type(column[index]) is type(value) and column[index] == value  # such as a UUID
-        if key in entry and not is_same:
+        # A UUID stays; a null is dropped.
+        is_same = type(column[index]) is type(value) and column[index] == value
+        if key in entry and (value is None or not is_same):
             conversions.update(_describe(section.name, key, value, column[index]))
             yield index, column[index]
 
