@@ -1,10 +1,10 @@
 """The command that converts data sets, and round trips through YOLO and Pascal VOC."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ranking_det.data.coco_json.faults import NOTED
@@ -13,6 +13,7 @@ from ranking_det.data.coco_json.reader import read_annotations
 from ranking_det.data.convert import main
 from ranking_det.data.formats.sources import convert, find_source
 from ranking_det.data.images import read_upright
+from tests.data.cases import fuzz
 from tests.data.formats import cases
 
 SIZE = (64, 48)
@@ -44,40 +45,41 @@ def boxes_in_image(draw):
     return (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
-@pytest.mark.parametrize(("target", "tolerance"), [("yolo", 1e-4), ("voc", 0.5 + 1e-3)])
-@given(data=st.data())
-@settings(
-    max_examples=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+NAMES = st.lists(
+    st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
+    .map(str.strip)
+    .filter(bool),
+    min_size=2,
+    max_size=3,
+    unique_by=str.casefold,
 )
-def test_a_round_trip_keeps_boxes_names_and_splits(tmp_path_factory, target, tolerance, data):
-    root = tmp_path_factory.mktemp("set")
-    names = data.draw(
-        st.lists(
-            st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=8)
-            .map(str.strip)
-            .filter(bool),
-            min_size=2,
-            max_size=3,
-            unique_by=str.casefold,
-        )
-    )
-    contents = {}
+
+
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("target", "tolerance"), [("yolo", 1e-4), ("voc", 0.5 + 1e-3)])
+def test_a_round_trip_keeps_boxes_names_and_splits(tmp_path, target, tolerance, examples):
     for split in ("train", "valid"):
-        # Files whose boxes are all smaller than a pixel are refused.
-        boxes = {name: data.draw(boxes_in_image()) for name in names} | {"whole": (0, 0, *SIZE)}
-        contents[split] = cases.coco_content([f"{split} ä.jpg"], boxes)
-        cases.make_image(root / "in" / split / f"{split} ä.jpg")
-        cases.write_json(root / "in" / split / "_annotations.coco.json", contents[split])
-    assert run(root / "in", root / "there", "--to", target) == 0
-    assert run(root / "there", root / "back") == 0
-    for split, name in (("train", "train"), ("valid", "val")):
-        file = root / "back" / "annotations" / f"instances_{name}.json"
-        content = json.loads(file.read_text())
-        near = cases.objects_of(contents[split]), cases.objects_of(content)
-        assert_near(*near, tolerance)
-        assert {category["name"] for category in content["categories"]} == {"whole", *names}
+        cases.make_image(tmp_path / "in" / split / f"{split} ä.jpg")
+
+    def check(data):
+        names, contents = data.draw(NAMES), {}
+        for split in ("train", "valid"):
+            # Files whose boxes are all smaller than a pixel are refused.
+            boxes = {name: data.draw(boxes_in_image()) for name in names} | {"whole": (0, 0, *SIZE)}
+            contents[split] = cases.coco_content([f"{split} ä.jpg"], boxes)
+            cases.write_json(tmp_path / "in" / split / "_annotations.coco.json", contents[split])
+        for folder in ("there", "back"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        assert run(tmp_path / "in", tmp_path / "there", "--to", target) == 0
+        assert run(tmp_path / "there", tmp_path / "back") == 0
+        for split, name in (("train", "train"), ("valid", "val")):
+            file = tmp_path / "back" / "annotations" / f"instances_{name}.json"
+            content = json.loads(file.read_text())
+            near = cases.objects_of(contents[split]), cases.objects_of(content)
+            assert_near(*near, tolerance)
+            assert {category["name"] for category in content["categories"]} == {"whole", *names}
+
+    fuzz(examples, check, st.data())
 
 
 @pytest.mark.parametrize("target", ["coco", "yolo", "voc"])
