@@ -4,6 +4,7 @@
         train.json  val.json    COCO JSON, unless the source already is
         split.json              seed, share and names, if validation images were split off
         source.json             what the conversion was made from; written last
+        eval/                   the same of validation images that were given without training
 
 The images stay where they are.
 """
@@ -78,9 +79,10 @@ class OwnDataPlan:
 
     def hold(self) -> None:
         """Let the reader of annotation files find the content before the files are written."""
-        for side in (self.train, self.val):
+        for name, side in (("train", self.train), ("val", self.val)):
             if side is not None:
-                hold_annotations(side.json_file, side.content)
+                text = side.json_file if side.is_source else f"{side.image_root}: {name} images"
+                hold_annotations(side.json_file, side.content, text)
 
     def write(self) -> None:
         """Write the files, each atomically; source.json last, so that a kill leaves no valid half.
@@ -149,7 +151,7 @@ def plan_own_data(
     if train is None and val is None:
         raise UserError("expected a source of training or validation images, got none")
     options = options or ReadOptions()
-    folder = Path(os.path.abspath(output_dir)) / FOLDER
+    folder = Path(os.path.abspath(output_dir), FOLDER, "" if train is not None else "eval")
     paths = [path for path in dict.fromkeys((train, val)) if path is not None]
     settings = [VERSION, seed, share, options.max_faults, options.strict]
     stamp = _stamp(paths, output_dir, settings)
@@ -158,6 +160,8 @@ def plan_own_data(
         return written
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
+    if (folder / "source.json").exists():
+        plan.lines.append(f"the data or their limits differ from the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
     _name_placeholders(sides)
     classes = _classes(sides)

@@ -53,11 +53,13 @@ class OwnData(NamedTuple):
         train: the summary of the training file; None without one.
         val: the summary of the validation file; None without one.
         source_lines: sentences for the log about data that were converted from another format.
+        source_faults: the images and objects that were left out by the conversion.
     """
 
     train: AnnotationSummary | None
     val: AnnotationSummary | None
     source_lines: Sequence[str] = ()
+    source_faults: Sequence[Fault] = ()
 
     @property
     def summaries(self) -> tuple[AnnotationSummary | None, AnnotationSummary | None]:
@@ -87,7 +89,8 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
     if command.train is None and (command.trains or command.preview is not None):
         raise UserError("--val is given without --train FOLDER_OR_FILE")
     # One split for all seeds of the training, so that their APs can be compared.
-    sources = plan_own_data(*given, config.train.output_dir)
+    options = _options(command)
+    sources = plan_own_data(*given, config.train.output_dir, options=options)
     sources.hold()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
@@ -96,13 +99,15 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
     return replace(command, **files), sources
 
 
-def take_own_data(config: RunConfig, command: Command, source_lines: Sequence[str] = ()) -> OwnData:
+def take_own_data(
+    config: RunConfig, command: Command, sources: OwnDataPlan | None = None
+) -> OwnData:
     """Check the files that the command line names, register them, and set them in the config.
 
     Args:
         config: gets the data sets and the number of classes.
         command: names the files. They are not read again if it already has their summaries.
-        source_lines: see :class:`OwnData`.
+        sources: the conversion that the files are from.
 
     Returns:
         What is known of the files.
@@ -110,10 +115,10 @@ def take_own_data(config: RunConfig, command: Command, source_lines: Sequence[st
     Raises:
         UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
     """
-    decoded = math.inf if command.check_images else NUM_DECODED
-    options = ReadOptions(**{name: vars(command)[name] for name in _OPTIONS}, max_decoded=decoded)
+    options = _options(command)
     if command.own_data is None:
-        data = OwnData(*(_read(command, split, options) for split in NAMES), source_lines)
+        notes = (sources.lines, sources.faults) if sources else ()
+        data = OwnData(*(_read(command, split, options) for split in NAMES), *notes)
     else:
         data = OwnData(*command.own_data)
     if data.train is None and data.val is None:
@@ -130,6 +135,11 @@ def take_own_data(config: RunConfig, command: Command, source_lines: Sequence[st
         config.keep_empty_images()
     register_own_data(config, command, data)
     return data
+
+
+def _options(command: Command) -> ReadOptions:
+    decoded = math.inf if command.check_images else NUM_DECODED
+    return ReadOptions(**{name: vars(command)[name] for name in _OPTIONS}, max_decoded=decoded)
 
 
 def _check_no_options(command: Command) -> None:
@@ -194,7 +204,7 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
         if summary is not None and not summary.options.masks:
             summary = _read(command, split, replace(summary.options, masks=True))
         summaries.append(summary)
-    data = OwnData(*summaries, data.source_lines)
+    data = data._replace(train=summaries[0], val=summaries[1])
     if data.train is not None and not data.train.num_masks:
         raise UserError(
             f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
@@ -291,9 +301,10 @@ def write_faults(data: OwnData, folder: str | Path, *, keep_others: bool = False
     """
     path = Path(folder, FAULTS_FILE)
     summaries = [summary for summary in data.summaries if summary is not None]
-    rows = [fault._asdict() for summary in summaries for fault in summary.faults]
+    faults = [*data.source_faults, *(fault for summary in summaries for fault in summary.faults)]
+    rows = [fault._asdict() for fault in faults]
     if keep_others and path.is_file():
-        files = {summary.json_file for summary in summaries}
+        files = {summary.json_file for summary in summaries} | {fault.file for fault in faults}
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["file"] not in files] + rows
     if not rows:

@@ -108,7 +108,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
         path = where_put(str(Path(path).parent), path)
     config = load_config(path, command.overrides, trust=command.trust_config)
     command, sources = convert_own_data(config, command)
-    data = take_own_data(config, command, sources.lines if sources else ())
+    data = take_own_data(config, command, sources)
     settings = config.train
     _check_folders(config, command)
     if not (starts_others and torch.cuda.is_available()):

@@ -79,18 +79,21 @@ def test_a_model_learns_the_classes_of_a_pascal_voc_folder(out):
 def test_a_fault_names_the_file_of_the_source(out):
     lines = (out / "run_voc" / "data_faults.csv").read_text().splitlines()
     (fault,) = [line for line in lines if "box without size" in line]
-    assert "Annotations/0.xml, object 0" in fault
+    assert "Annotations/0.xml,object 1," in fault
 
 
 def test_the_conversion_is_written_once_and_reused(out):
     folder = out / "run_voc" / "data"
-    assert {path.name for path in folder.iterdir()} == {"train.json", "val.json", "source.json"}
+    files = {"train.json", "val.json", "source.json"}
+    # The evaluation of other images has a folder of its own.
+    assert {path.name for path in folder.iterdir()} == files | {"eval"}
+    assert {path.name for path in (folder / "eval").iterdir()} == files - {"train.json"}
     content = json.loads((folder / "train.json").read_text())
     assert [image["file_name"] for image in content["images"]] == [
         "JPEGImages/0.jpg",
         "JPEGImages/1.jpg",
     ]
-    # The preview has written it; both trainings and no evaluation of another set use it again.
+    # The preview has written it, and both training runs use it.
     log = log_of(out, "voc")
     assert log.count("of the same files: it is used again") == 2
     assert "Resuming" in log
@@ -172,7 +175,7 @@ def test_too_many_faults_are_refused_by_the_name_of_the_source(tmp_path, monkeyp
     args = [*CONFIG, "--train", str(root), *SMALL, f"train.output_dir={tmp_path}/run"]
     assert main(args) == 2
     error = capsys.readouterr().err
-    assert "20 faults (box without size 20)" in error and "0.xml, object 0" in error
+    assert "20 faults (box without size 20)" in error and "0.xml, object 1: " in error
     assert not (tmp_path / "run").exists()
     assert main([*args[:4], "--max-faults", "20", "--preview", "1", *args[4:]]) == 0
     assert Image.open(next((tmp_path / "run" / "preview").glob("*.png"))).size[0] > 64

@@ -25,6 +25,9 @@ Unreadable and missing images are skipped. What is noted is no fault, but is rea
 than it is written.
 """
 
+CONVERTED_FROM = "converted_from"
+"""The key of an annotation's place in the file of another format, such as ``1.xml, object 3``."""
+
 _NOUNS = {"categories": "category", "images": "image", "annotations": "annotation"}
 _LISTS = {"bbox": "result", "segm": "result"}
 
@@ -87,13 +90,17 @@ class Faults:
             text: the fault in words, with the value.
             section: "categories", "images", "annotations", or the IoU type of results.
             index: the index of the entry in its section.
-            entry: the entry, for its id and that of its image.
+            entry: the entry, for its id and that of its image. An annotation that was converted
+                from another format has its place there as ``converted_from``.
         """
         known = entry if isinstance(entry, dict) else {}
         identity = known.get("id", "") if section in _NOUNS else ""
         image = known.get("image_id", "") if section == "annotations" else identity
-        place = f"{_LISTS.get(section, section)}[{index}]"
-        self.add_row(Fault(self.file, place, identity, image, kind, action, text))
+        file, place = self.file, f"{_LISTS.get(section, section)}[{index}]"
+        source = known.get(CONVERTED_FROM)
+        if isinstance(source, str):
+            (file, _, place), identity = source.rpartition(", "), ""
+        self.add_row(Fault(file, place, identity, image, kind, action, text))
 
     def add_row(self, fault: Fault) -> None:
         """Count a fault that is described in full.

@@ -231,11 +231,13 @@ class _OpenFile:
     Attributes:
         content: the object in the file, unchanged.
         stamp: numbers that change when the file changes.
+        name: the name of the file in messages.
         checked: the checked content by the options of the reader.
     """
 
     content: dict[str, Any]
     stamp: tuple[int, ...] | None
+    name: str
     checked: dict[ReadOptions, Annotations] = field(default_factory=dict)
 
 
@@ -251,23 +253,24 @@ def _open(path: str) -> _OpenFile:
         if not isinstance(content, dict):
             expected = f"expected an object with {', '.join(SECTIONS)}"
             raise UserError(f"{path}: {expected}, got {type(content).__name__}")
-        file = _OpenFile(content, stamp)
+        file = _OpenFile(content, stamp, path)
         if stamp is not None and abs(time.time() - stamp[0] / 1e9) > CLOCK_TICK:
             _OPEN_FILES[key] = file
     return file
 
 
-def hold_annotations(path: str, content: dict[str, Any]) -> None:
+def hold_annotations(path: str, content: dict[str, Any], name: str) -> None:
     """Keep the content of an annotation file in memory, before or after the file is written.
 
     Args:
         path: the file. Reading it gives this content until the file changes.
         content: its content, which nobody may change.
+        name: its name in messages, such as the data that it was converted from.
     """
     key = os.path.abspath(path)
     file = _OPEN_FILES.get(key)
     checked = file.checked if file is not None and file.content is content else {}
-    _OPEN_FILES[key] = _OpenFile(content, _stamp(path), checked)
+    _OPEN_FILES[key] = _OpenFile(content, _stamp(path), name, checked)
 
 
 def release_annotations(*paths: str) -> None:
@@ -359,7 +362,7 @@ def read_annotations(
     for earlier, checked in file.checked.items():
         if options.are_met_by(earlier):
             return checked
-    checked = check_content(file.content, path, options)
+    checked = replace(check_content(file.content, file.name, options), path=path)
     file.checked[replace(options, lvis=checked.lvis)] = checked
     return checked
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ranking_det.data.coco_json.faults import Fault, Faults
+from ranking_det.data.coco_json.faults import CONVERTED_FROM, Fault, Faults
 
 MAX_NUMBER = 1e9
 """Larger coordinates are faults; areas of them could overflow."""
@@ -170,6 +170,7 @@ def to_coco(
     """Return the content of a COCO JSON and the folder to which ``file_name`` is relative.
 
     Ids count from 1. An object with Pascal VOC's flag for difficult objects gets ``ignore: 1``.
+    The place of an object in its own file is kept, for messages.
 
     Args:
         images: the images; each has a size, and each object a class.
@@ -193,6 +194,7 @@ def to_coco(
                     "image_id": image_id,
                     "category_id": class_ids[obj.name or ""],
                     **_in_pixels(obj, (width, height) if image.normalized else (1, 1)),
+                    CONVERTED_FROM: obj.place,
                 }
             )
     categories = [{"id": index, "name": name} for name, index in class_ids.items()]
