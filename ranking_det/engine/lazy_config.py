@@ -32,6 +32,9 @@ REQUIRED = {
 }
 """The nodes that a LazyConfig must define, and the required keys of each."""
 
+REAL = ("train.epochs", "optimizer.lr")
+"""Keys that take a float even if the config has an integer, such as 12 epochs."""
+
 
 def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> DictConfig:
     """Load a LazyConfig, apply ``key=value`` overrides and check both.
@@ -72,10 +75,6 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     absent = [key for key in required if _select(cfg, key) is None]
     if absent:
         raise UserError(_undefined(path, absent))
-    for key in ("train.max_iter", "train.log_period", "train.checkpointer.period"):
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{key}: expected an integer of at least 1, got {value!r}")
     return cfg
 
 
@@ -155,8 +154,8 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
             kind = "a list" if isinstance(before, ListConfig) else "a config node"
             raise UserError(f"{key}: expected {kind}, got {after!r}")
     elif isinstance(before, (bool, int, float, str)):
-        wider = isinstance(before, float) and type(after) is int
-        if type(after) is not type(before) and not wider:
+        is_real = isinstance(before, float) or key in REAL
+        if type(after) is not type(before) and not (is_real and type(after) in (int, float)):
             raise UserError(f"{key}: expected {type(before).__name__}, got {after!r}")
 
 

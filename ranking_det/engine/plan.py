@@ -122,9 +122,6 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
         config.set_num_classes(len(weights.extras["class_names"]))
     if command.eval_only or command.resume:
         _check_trained_classes(config, command, data, weights)
-    if config.schedule()[0].lr <= 0:
-        key, lr = config.written("optimizer.lr"), config.schedule()[0].lr
-        raise UserError(f"{key}: expected a learning rate above 0, got {lr}")
     _check_processes(config, command)
     if not starts_others and (command.trains or command.eval_only):
         seed = settings.get("seed", 0)

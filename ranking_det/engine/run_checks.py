@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 
+from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.user_errors import UserError, nearest
 
 DTYPES = ("auto", "float16", "bfloat16")
+
+LARGEST = 2**31 - 1
+"""Maximum of a number of iterations, epochs, images or processes, and of a seed."""
+
+NUMBERS: dict[str, Callable[[str, Any], None]] = {
+    "train.epochs": partial(check_at_least, low=0.0),
+    "train.reference_batch": partial(check_integer, low=0),
+    "train.iterations_per_epoch": partial(check_integer, low=0),
+    "train.max_iter": partial(check_integer, low=1),
+    "train.eval_period": partial(check_integer, low=0),
+    "train.log_period": partial(check_integer, low=1),
+    "train.checkpointer.period": partial(check_integer, low=1),
+    "train.checkpointer.max_to_keep": partial(check_integer, low=1),
+    "train.seed": partial(check_integer, low=-LARGEST),  # below 0: a random seed
+    "dataloader.train.total_batch_size": partial(check_integer, low=1),
+    "dataloader.train.num_workers": partial(check_integer, low=0),
+    "dataloader.test.num_workers": partial(check_integer, low=0),
+    "optimizer.lr": partial(check_at_least, low=0.0, strictly=True),
+}
+"""The check of each number of a LazyConfig that the engine uses."""
 
 
 def check_file(path: str, what: str) -> None:
@@ -32,6 +54,26 @@ def check_file(path: str, what: str) -> None:
         raise UserError(f"{what}: expected a file, got the folder {path!r}")
     if not Path(path).is_file():
         raise UserError(f"{what}: {path!r} does not exist (current folder: {Path.cwd()})")
+
+
+def check_number(key: str, name: str, value: Any) -> None:
+    """Check a number of the config.
+
+    Args:
+        key: one of :data:`NUMBERS`.
+        name: the key as the user writes it, for the message.
+        value: the value; None for a key that the config does not have.
+
+    Raises:
+        UserError: not a number, NaN, or out of range.
+    """
+    if value is None:
+        return
+    try:
+        NUMBERS[key](name, value)
+        check_that(value <= LARGEST, name, f"at most {LARGEST}", value)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def check_output_dir(path: str | None, key: str) -> None:

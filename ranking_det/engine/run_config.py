@@ -19,6 +19,7 @@ from torch import nn
 from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
+from ranking_det.engine.run_checks import NUMBERS, check_number
 from ranking_det.engine.safe_config import is_saved_config
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
@@ -50,17 +51,21 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
         trust: whether a yaml file may also name any function or class.
 
     Raises:
-        UserError: the file is missing or faulty, or an override is wrong.
+        UserError: the file is missing or faulty, an override is wrong, or a number is out of range.
     """
     if not path.endswith((".py", ".yaml", ".yml")):
         raise UserError(f"--config-file: expected a .py, .yaml or .yml file, got {path!r}")
     # A run of a LazyConfig saves its config as yaml.
     if path.endswith(".py") or is_saved_config(path):
         nodes = load_lazy_config(path, overrides, trust=trust)
-        return RunConfig(nodes, {override.partition("=")[0] for override in overrides})
-    cfg = yaml_config.load_yaml_config(path, overrides, trust=trust)
-    overridden = {key for key, _ in yaml_config.split_overrides(overrides)}
-    return RunConfig(yaml_config.translate(cfg), overridden, cfg)
+        config = RunConfig(nodes, {override.partition("=")[0] for override in overrides})
+    else:
+        cfg = yaml_config.load_yaml_config(path, overrides, trust=trust)
+        overridden = {key for key, _ in yaml_config.split_overrides(overrides)}
+        config = RunConfig(yaml_config.translate(cfg), overridden, cfg)
+    for key in NUMBERS:
+        check_number(key, config.written(key), OmegaConf.select(config.nodes, key))
+    return config
 
 
 @contextmanager

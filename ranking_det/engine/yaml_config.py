@@ -34,6 +34,12 @@ from ranking_det.user_errors import UserError, nearest
 FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
 """Raised by yaml, yacs and Detectron2 for a faulty file, in addition to errors of unknown keys."""
 
+# yacs's message: the declared type, the declared value, the new value and the key.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) for config key: "
+    r"(.+)"
+)
+
 VALUES = {
     "train.output_dir": "OUTPUT_DIR",
     "train.init_checkpoint": "MODEL.WEIGHTS",
@@ -110,7 +116,11 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
     except (KeyError, AssertionError) as error:
         raise UserError(_unknown_key(cfg, str(error))) from error
     except FAULTS as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split())
+        mismatch = _MISMATCH.match(text)
+        if mismatch:
+            raise UserError("{3}: expected {0}, got {2!r}".format(*mismatch.groups())) from error
+        raise UserError(f"{path}: {text}") from error
     cfg.freeze()
     return cfg
 

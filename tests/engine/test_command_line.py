@@ -185,11 +185,11 @@ WRONG = {
     "too many GPUs": ([RS, "--num-gpus", "99"], "--num-gpus: expected at most "),
     "a negative learning rate": (
         [RS, "optimizer.lr=-0.1"],
-        "optimizer.lr: expected a learning rate above 0, got -0.1",
+        "optimizer.lr: expected a finite number above 0, got -0.1",
     ),
     "a negative yaml learning rate": (
         [TWIN, "SOLVER.BASE_LR", "-0.1", "MODEL.DEVICE", "cpu"],
-        "SOLVER.BASE_LR: expected a learning rate above 0, got -0.1",
+        "SOLVER.BASE_LR: expected a finite number above 0, got -0.1",
     ),
     "a batch smaller than the number of processes": (
         [RS, "--num-gpus", "2", "dataloader.train.total_batch_size=1"],
@@ -231,6 +231,14 @@ WRONG = {
     "no iterations": (
         [RS, "train.max_iter=0"],
         "train.max_iter: expected an integer of at least 1, got 0",
+    ),
+    "no yaml iterations": (
+        [TWIN, "SOLVER.MAX_ITER", "-1"],
+        "SOLVER.MAX_ITER: expected an integer of at least 1, got -1",
+    ),
+    "an empty yaml batch": (
+        [TWIN, "SOLVER.IMS_PER_BATCH", "0"],
+        "SOLVER.IMS_PER_BATCH: expected an integer of at least 1, got 0",
     ),
     "no output folder": ([RS, "train.output_dir="], "train.output_dir: expected a folder, got ''"),
     "an output folder that is a file": (

@@ -65,6 +65,51 @@ def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs=-1", "train.epochs: expected a finite number of at least 0, got -1"),
+        ("train.epochs=nan", "train.epochs: expected a finite number of at least 0, got nan"),
+        ("train.epochs=inf", "train.epochs: expected a finite number of at least 0, got inf"),
+        ("train.epochs=1e300", "train.epochs: expected at most 2147483647, got 1e+300"),
+        ("train.epochs=x", "train.epochs: expected float, got 'x'"),
+        ("train.max_iter=-1", "train.max_iter: expected an integer of at least 1, got -1"),
+        ("train.max_iter=1e5", "train.max_iter: expected int, got 100000.0"),
+        ("train.eval_period=-1", "train.eval_period: expected an integer of at least 0, got -1"),
+        ("train.log_period=0", "train.log_period: expected an integer of at least 1, got 0"),
+        ("train.checkpointer.period=0", "period: expected an integer of at least 1, got 0"),
+        ("train.checkpointer.max_to_keep=0", "keep: expected an integer of at least 1, got 0"),
+        ("train.seed=x", "train.seed: expected int, got 'x'"),
+        ("train.seed=4294967296", "train.seed: expected at most 2147483647, got 4294967296"),
+        ("optimizer.lr=nan", "optimizer.lr: expected a finite number above 0, got nan"),
+        ("optimizer.lr=inf", "optimizer.lr: expected a finite number above 0, got inf"),
+        ("dataloader.train.total_batch_size=0", "size: expected an integer of at least 1, got 0"),
+        ("dataloader.train.num_workers=-1", "train.num_workers: expected an integer of at least 0"),
+        ("dataloader.test.num_workers=-1", "test.num_workers: expected an integer of at least 0"),
+        ("SOLVER.EPOCHS=-1", "SOLVER.EPOCHS: expected a finite number of at least 0, got -1.0"),
+        ("SOLVER.EPOCHS=1e999", "SOLVER.EPOCHS: expected a finite number of at least 0, got inf"),
+        ("SOLVER.MAX_ITER=0", "SOLVER.MAX_ITER: expected an integer of at least 1, got 0"),
+        ("SOLVER.MAX_ITER=x", "SOLVER.MAX_ITER: expected int, got 'x'"),
+        ("SOLVER.IMS_PER_BATCH=0", "SOLVER.IMS_PER_BATCH: expected an integer of at least 1, got"),
+        ("SOLVER.BASE_LR=nan", "SOLVER.BASE_LR: expected float, got 'nan'"),
+        ("SOLVER.CHECKPOINT_PERIOD=0", "PERIOD: expected an integer of at least 1, got 0"),
+        ("TEST.EVAL_PERIOD=-1", "TEST.EVAL_PERIOD: expected an integer of at least 0, got -1"),
+        ("DATALOADER.NUM_WORKERS=-1", "NUM_WORKERS: expected an integer of at least 0, got -1"),
+        ("SEED=x", "SEED: expected int, got 'x'"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_the_key_that_the_user_wrote(override, message):
+    config = CONFIG if override[0].islower() else CONFIG.replace(".py", ".yaml")
+    with pytest.raises(UserError) as caught:
+        load_config(config, [override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_epochs_may_be_a_fraction_although_the_config_has_an_integer():
+    config = str(CONFIGS / "coco" / "retinanet_atss_rs_r50_12ep.py")
+    assert load_config(config, ["train.epochs=0.5"]).train.epochs == 0.5
+
+
 def write(tmp_path, text):
     path = tmp_path / "config.py"
     path.write_text(text)

@@ -98,7 +98,7 @@ def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch
     wrong = [*SMALL, "model.head.branch=True"]
     assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *wrong]) == 2
     assert "head.branch: expected False because the criterion" in capsys.readouterr().err
-    with pytest.raises(UserError, match="optimizer.lr: expected a learning rate above 0, got 0"):
+    with pytest.raises(UserError, match="optimizer.lr: expected a finite number above 0, got 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
 
 
