@@ -5,8 +5,9 @@ import importlib.util
 import sys
 import warnings
 
-# Detectron2's own code causes this warning at every start, in every process.
+# Detectron2's own code causes these warnings at every start, in every process.
 warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -39,3 +39,17 @@ def show(value: object) -> str:
     """Return the ``repr`` of a value, cut to 60 characters, for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def listed(items: Sequence[str], shown: int = 5) -> str:
+    """Join the first items of a list, and say how many more there are, for a message.
+
+    Args:
+        items: the items.
+        shown: the maximum number of items in the text.
+
+    >>> listed(["a", "b", "c"], shown=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more

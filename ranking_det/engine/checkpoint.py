@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from ranking_det.criteria import CriterionBase
@@ -22,7 +24,7 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.safe_unpickling import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     """
 
     _by_heuristics = False
+    misfits: _IncompatibleKeys
+    """The entries of the last loaded checkpoint that do not fit the model."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as Detectron2 does.
@@ -66,6 +70,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         content = read_weights(filename)
         return content | {"matching_heuristics": True} if self._by_heuristics else content
 
+    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
+        """Keep the misfits for :func:`load_weights`; fvcore would log some of them twice."""
+        self.misfits = incompatible
+
+
+class _FinalNames(logging.LoggerAdapter):
+    """Logger that names a checkpoint by its final name while it has a temporary one."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return str(msg).replace(f"{PARTIAL}.pth", ".pth"), kwargs
+
 
 class RunCheckpointer(SafeCheckpointer):
     """Detectron2's checkpointer with atomic writes.
@@ -82,6 +97,7 @@ class RunCheckpointer(SafeCheckpointer):
 
     def __init__(self, *args: Any, extras: dict[str, Any], **checkpointables: Any) -> None:
         super().__init__(*args, **checkpointables)
+        self.logger = _FinalNames(self.logger, {})
         self.extras = extras
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -233,7 +249,7 @@ def find_weights(
 
     Raises:
         UserError: there are no weights to evaluate, to predict with or to resume, or the file does
-            not exist.
+            not exist or cannot be downloaded.
     """
     weights_key, folder_key = keys
     if command.resume:
@@ -242,6 +258,7 @@ def find_weights(
     last = find_last(output_dir) if flag else ""
     if weights:
         check_file(weights.removesuffix(HEURISTICS), weights_key)
+        _download(weights.removesuffix(HEURISTICS), weights_key)
     elif last:
         check_file(last, f"the last checkpoint of {folder_key}={output_dir}")
     elif flag:
@@ -251,6 +268,25 @@ def find_weights(
         )
     path = weights or last
     return Checkpoint(path, read_extras(path) if flag else {})
+
+
+def _download(path: str, key: str) -> None:
+    """Download weights to Detectron2's cache; do nothing for a local file."""
+    if "://" not in path:
+        return
+    try:
+        local = PathManager.get_local_path(path)
+    except UNREADABLE as error:
+        reason = str(error)
+    else:
+        if Path(local).is_file():
+            return
+        reason = "unknown kind of address"
+    url = path.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX)
+    raise UserError(
+        f"{key}: cannot download {url} ({reason}); download this file on another machine, and "
+        f"give its path with {key}=FILE"
+    )
 
 
 def _find_resumed(output_dir: str, key: str) -> Checkpoint:
@@ -290,32 +326,43 @@ def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
     """
     if not path:
         return
-    missing: list[str] = []
     criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
     memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
-    hook = model.register_load_state_dict_post_hook(
-        lambda _, keys: missing.extend(keys.missing_keys)
-    )
+    checkpointer = SafeCheckpointer(model)
     try:
-        SafeCheckpointer(model).load(path, checkpointables=[])
+        checkpointer.load(path, checkpointables=[])
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    finally:
-        hook.remove()
     for criterion, memory in zip(criteria, memories, strict=True):
         criterion.load_state_dict(memory)
+    misfits = checkpointer.misfits
+    shapes = {
+        key: f" ({there} there, {here} here)" for key, there, here in misfits.incorrect_shapes
+    }
+    missing = {*misfits.missing_keys, *shapes}
     names = [name for name, _ in model.named_parameters()]
-    absent = [name for name in names if name in set(missing)]
+    absent = [name for name in names if name in missing]
     if len(absent) == len(names) or (whole and absent):
         raise UserError(
             f"{path!r} is a checkpoint of another model: {len(absent)} of the model's {len(names)} "
             f"parameters are missing or have another shape (the first: {absent[0]!r})"
         )
+    criterion_buffers = {id(buffer) for criterion in criteria for buffer in criterion.buffers()}
+    absent += [
+        name
+        for name, buffer in model.named_buffers()
+        if name in missing and id(buffer) not in criterion_buffers
+    ]
     if absent:
         logger.warning(
-            "%d of %d parameters are missing from the checkpoint, or have another shape there, and "
-            "keep their initial values: %s",
+            "%d parameters and buffers are missing from the checkpoint, or have another shape "
+            "there, and keep their initial values: %s",
             len(absent),
-            len(names),
-            absent,
+            listed([f"{name}{shapes.get(name, '')}" for name in absent], shown=20),
+        )
+    if misfits.unexpected_keys:
+        logger.warning(
+            "%d entries of the checkpoint are not used by the model: %s",
+            len(misfits.unexpected_keys),
+            listed(misfits.unexpected_keys, shown=20),
         )

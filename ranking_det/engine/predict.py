@@ -23,7 +23,7 @@ from ranking_det.data.images import UnreadableImageError, has_image_extension, i
 from ranking_det.data.mapper import ImageMapper, read_array
 from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def predict_images(
     if broken:
         count = len(content["images"])
         results = f"the results of the other {count} images" if count else "no detections"
-        raise UserError(f"--predict: cannot read {_some(broken)}; wrote {results} to {folder}")
+        raise UserError(f"--predict: cannot read {listed(broken)}; wrote {results} to {folder}")
     return predictions
 
 
@@ -137,7 +137,7 @@ def find_images(images: Sequence[str]) -> list[str]:
     if not files:
         raise UserError("--predict: expected image files, folders or patterns, got none")
     if skipped:
-        logger.info("Skipped %d files that are not images: %s", len(skipped), _some(skipped))
+        logger.info("Skipped %d files that are not images: %s", len(skipped), listed(skipped))
     return list(files.values())
 
 
@@ -208,7 +208,7 @@ def _check_any(paths: Sequence[str]) -> None:
             return
         except (UnreadableImageError, OSError) as error:
             faults.append(f"{path} ({_reason(error)})")
-    raise UserError(f"--predict: expected readable images, got {_some(faults)}")
+    raise UserError(f"--predict: expected readable images, got {listed(faults)}")
 
 
 def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
@@ -241,8 +241,3 @@ def _annotations(
 
 def _reason(error: BaseException) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error) or "broken").split())
-
-
-def _some(items: Sequence[str], shown: int = 5) -> str:
-    more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return ", ".join(items[:shown]) + more

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
+from ranking_det.criteria import Criterion, HistoryBalance, RankSort
 from ranking_det.engine.checkpoint import (
     RunCheckpointer,
     find_last,
@@ -32,6 +34,12 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     last = find_last(str(tmp_path))
     assert last == str(tmp_path / "model_0000004.pth")
     assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
+
+
+def test_the_log_has_the_final_name_of_a_checkpoint(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        checkpointer(tmp_path).save("model_0000004")
+    assert f"Saving checkpoint to {tmp_path}/model_0000004.pth" in caplog.messages
 
 
 def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -82,12 +90,30 @@ def detector(num_classes):
 
 def test_fine_tuning_loads_the_weights_that_fit_and_logs_the_others(tmp_path, caplog):
     trained, model = detector(3), detector(5)
+    trained["old"] = nn.Linear(1, 1)
     checkpointer(tmp_path, trained).save("model_final")
-    with caplog.at_level(logging.WARNING, logger="ranking_det"):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
         load_weights(model, find_last(str(tmp_path)), whole=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
-    assert "2 of 4 parameters are missing from the checkpoint" in caplog.text
-    assert "keep their initial values: ['score.weight', 'score.bias']" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 parameters and buffers are missing from the checkpoint, or have another shape there, "
+        "and keep their initial values: score.weight ((3, 4) there, (5, 4) here), score.bias "
+        "((3,) there, (5,) here)",
+        "2 entries of the checkpoint are not used by the model: old.weight, old.bias",
+    ]
+
+
+def test_missing_statistics_of_a_norm_are_logged_and_those_of_a_new_criterion_are_not(
+    tmp_path, caplog
+):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    weights = {key: value for key, value in model.state_dict().items() if "running" not in key}
+    torch.save({"model": weights}, tmp_path / "model.pth")
+    model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
+    load_weights(model, str(tmp_path / "model.pth"), whole=False)
+    assert "2 parameters and buffers" in caplog.text
+    assert "values: 1.running_mean, 1.running_var" in caplog.text
 
 
 def test_a_checkpoint_with_another_number_of_classes_cannot_be_resumed(tmp_path):
@@ -104,6 +130,27 @@ def test_evaluation_and_prediction_use_the_last_checkpoint_and_never_random_weig
         find_weights(command, "", str(tmp_path), keys)
     checkpointer(tmp_path).save("model_final")
     assert find_weights(command, "", str(tmp_path), keys).path == str(tmp_path / "model_final.pth")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://127.0.0.1:9/a.pkl", r"cannot download http://127.0.0.1:9/a.pkl \(.*refused"),
+        ("detectron2://b/R.pkl", r"cannot download http://127.0.0.1:9/b/R.pkl \(.*refused"),
+        ("nowhere://a.pkl", r"cannot download nowhere://a.pkl \(unknown kind of address"),
+        ("catalog://a", r"cannot download catalog://a \(model not present in the catalog"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded_give_one_line_with_the_file_and_the_remedy(
+    address, message, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", "http://127.0.0.1:9/")
+    keys = ("MODEL.WEIGHTS", "OUTPUT_DIR")
+    with pytest.raises(UserError, match=f"^MODEL.WEIGHTS: {message}") as caught:
+        find_weights(Command(config_file=""), address, str(tmp_path), keys)
+    assert str(caught.value).endswith("give its path with MODEL.WEIGHTS=FILE")
+    assert "\n" not in str(caught.value)
 
 
 def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):

@@ -131,7 +131,7 @@ def test_a_preview_is_drawn(out):
 def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(out):
     log = (out / "tuned" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if "keep their initial values" in line]
-    assert "6 of " in line
+    assert "6 parameters and buffers" in line
     for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"):
         assert f"roi_heads.{name}.weight" in line
     checkpoint = torch.load(out / "tuned" / "model_final.pth", weights_only=True)
