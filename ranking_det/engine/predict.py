@@ -94,8 +94,9 @@ def predict_images(
                 content["images"].append({"id": i, "file_name": path, **size, "drawn": name})
                 rows = _annotations(detections, i, category_ids, len(content["annotations"]) + 1)
                 content["annotations"] += rows
-                count = len(detections)
-                logger.info("%d/%d %s: %d detections -> %s", i, len(paths), path, count, name)
+                count, drawn = len(detections), min(len(detections), max_drawn)
+                text = "%d/%d %s: %d detections, the best %d drawn -> %s"
+                logger.info(text, i, len(paths), path, count, drawn, name)
     finally:  # also after an interruption, for the images that are done
         predictions = folder / "predictions.json"
         write_json(predictions, content)

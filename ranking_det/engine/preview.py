@@ -97,8 +97,18 @@ def draw_previews(
         raise UserError("--preview: expected images from the training loader, got none")
     numbers = np.concatenate(counts)
     totals = (int(numbers.sum()), int((numbers == 0).sum())) if has_positives else (None, None)
-    logger.info("Wrote %d images to %s", len(counts), folder)
-    return PreviewSummary(len(counts), len(numbers), *totals)
+    summary = PreviewSummary(len(counts), len(numbers), *totals)
+    _log_summary(summary, folder)
+    return summary
+
+
+def _log_summary(summary: PreviewSummary, folder: Path) -> None:
+    text = f"Wrote {summary.images} images with {summary.objects} objects to {folder}"
+    if summary.without_positive is not None:
+        text += f": {summary.positives} positives, {summary.without_positive} objects without one"
+    if summary.without_positive:
+        text += ", because the assigner matches no anchor to them"
+    logger.log(logging.WARNING if summary.without_positive else logging.INFO, "%s", text)
 
 
 def draw_detections(

@@ -36,6 +36,9 @@ from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
+SHORT_RUN = 200
+"""Number of iterations below which a schedule that is fitted to own data is logged as a warning."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
@@ -214,13 +217,7 @@ def preview(plan: Plan) -> str:
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, 0, skipped)
     with EventStorage():
-        summary = draw_previews(model, loader, num_images, folder, config.class_names()[0])
-    if summary.without_positive:
-        logger.warning(
-            "%d of %d objects have no positive: the assigner matches no anchor to them",
-            summary.without_positive,
-            summary.objects,
-        )
+        draw_previews(model, loader, num_images, folder, config.class_names()[0])
     return folder
 
 
@@ -265,9 +262,25 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
                 "%d objects are smaller than %g px and are not learned", dropped, mapper.min_side
             )
         config.fit_to_data(len(records))
+    _warn_of_a_short_run(plan)
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, plan.resume_at or 0, skipped)
     exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
     norms_loader = config.train_loader(records, 0, skipped) if exact_norms else None
     release_sets(set(config.names("train")) - set(config.names("test")))
     return loader, norms_loader, skipped
+
+
+def _warn_of_a_short_run(plan: Plan) -> None:
+    """Warn if the schedule of a config, fitted to the user's few images, is too short to learn."""
+    config, max_iter = plan.config, plan.config.train.max_iter
+    is_chosen = "max_iter" in config.schedule()[1]
+    if plan.data.train is not None and max_iter < SHORT_RUN and not is_chosen:
+        logger.warning(
+            "The run has only %d iterations (%.4g epochs of your images), too few to learn much: "
+            "raise %s, or set %s=1000 or more",
+            max_iter,
+            max_iter / config.schedule()[0].epoch,
+            config.written("train.epochs"),
+            config.written("train.max_iter"),
+        )

@@ -124,6 +124,18 @@ def out(own_data, harmless, tmp_path_factory):
     return out
 
 
+def test_a_schedule_that_few_images_make_very_short_is_a_warning_unless_the_user_has_set_it(out):
+    log = (out / "run" / "log.txt").read_text()
+    first, resumed = re.findall(r"WARNING: (The run has only .*)", log)[:2]
+    assert first == (
+        "The run has only 5 iterations (1 epochs of your images), too few to learn much: raise "
+        "train.epochs, or set train.max_iter=1000 or more"
+    )
+    assert "only 10 iterations (2 epochs" in resumed
+    # This run has train.max_iter=1.
+    assert "The run has only" not in (out / "harmless" / "log.txt").read_text()
+
+
 def test_the_classes_of_the_model_are_those_of_the_file(out):
     checkpoint = torch.load(out / "run" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]

@@ -79,6 +79,15 @@ def test_detections_are_coco_annotations_in_pixels_of_the_original_image(tmp_pat
     assert noise["category_id"] == 7 and noise["id"] != best["id"]
 
 
+def test_the_log_counts_the_detections_and_those_that_are_drawn(tmp_path, caplog):
+    picture().save(tmp_path / "a.png")
+    with caplog.at_level(logging.INFO, logger="ranking_det"):
+        run([str(tmp_path / "a.png")], tmp_path / "out", max_drawn=1)
+        run([str(tmp_path / "a.png")], tmp_path / "out")
+    start = f"1/1 {tmp_path}/a.png: 2 detections, the best"
+    assert caplog.messages == [f"{start} {n} drawn -> a.jpg" for n in (1, 2)]
+
+
 def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
     picture().save(tmp_path / "a.png")
     coco = COCO(str(run([str(tmp_path / "a.png")], tmp_path / "out", FindsWhite(masks=True))))

@@ -1,3 +1,6 @@
+import logging
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +96,23 @@ def test_the_summary_and_the_pictures_count_the_positives(tmp_path, monkeypatch)
     assert "WITHOUT A POSITIVE" in titles[0]
     names = [f"preview_000{i}.png" for i in (1, 2, 3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_the_log_counts_the_objects_and_those_without_a_positive_in_one_line(tmp_path, caplog):
+    model, batch = build("fcos", "fcos", "rs"), make_batch((2, 1))
+    with caplog.at_level(logging.INFO, logger="ranking_det"):
+        draw_previews(model, [batch], 2, tmp_path)
+        for inputs in batch:  # between two points, so without a positive
+            inputs["instances"].gt_boxes.tensor[:] = torch.tensor([46.6, 46.6, 50.0, 50.0])
+        draw_previews(model, [batch], 2, tmp_path)
+        draw_previews(nn.Identity(), [batch], 2, tmp_path)
+    with_all, without, _, unknown = (record.getMessage() for record in caplog.records)
+    start = f"Wrote 2 images with 3 objects to {tmp_path}"
+    assert re.fullmatch(rf"{start}: \d+ positives, 0 objects without one", with_all)
+    assert f"{start}: 0 positives, 3 objects without one, because the assigner" in without
+    assert unknown == start
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "WARNING", "WARNING", "INFO"]
 
 
 def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
