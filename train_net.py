@@ -6,8 +6,13 @@ import sys
 import warnings
 
 # Detectron2's own code causes these warnings at every start, in every process.
-warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
-warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
+for message, category in {
+    ".*torch.jit.script.* is deprecated": FutureWarning,
+    "torch.meshgrid: in an upcoming release": UserWarning,
+    "`broadcast_buffers` is deprecated": FutureWarning,
+    "TypedStorage is deprecated": UserWarning,
+}.items():
+    warnings.filterwarnings("ignore", message, category)
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:

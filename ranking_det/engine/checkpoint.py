@@ -146,16 +146,25 @@ class RunCheckpointer(SafeCheckpointer):
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
 
 
-def after_full_disk(output_dir: str) -> str:
-    """Return the advice for a run that a full disk has stopped.
+def how_to_continue(output_dir: str) -> str:
+    """Return the advice for a run that was stopped.
 
     Args:
         output_dir: the output folder of the run.
     """
     last = find_last(output_dir)
     if last:
-        return f"free some space and continue from {last} with --resume"
-    return "free some space and start again with --overwrite (there is no checkpoint yet)"
+        return f"continue from {last} with --resume"
+    return "start again with --overwrite (there is no checkpoint yet)"
+
+
+def after_full_disk(output_dir: str) -> str:
+    """Return the advice for a run that a full disk has stopped.
+
+    Args:
+        output_dir: the output folder of the run.
+    """
+    return f"free some space and {how_to_continue(output_dir)}"
 
 
 class Checkpoint(NamedTuple):

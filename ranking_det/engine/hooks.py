@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, distributed, nn
@@ -26,6 +26,7 @@ from torch import Tensor, distributed, nn
 from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
 from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
+from ranking_det.engine.stopping import CheckpointRequest
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,13 @@ class TrainingGuard(HookBase):
 
     Register the hook on all workers. It works with any model that returns a dict of losses, or one
     loss, in training.
+
+    Args:
+        request: is agreed on by all workers in each step, as part of the same reduction.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, request: CheckpointRequest | None = None) -> None:
+        self._request = request or CheckpointRequest()
         self._removal = ExitStack()
         self._last_images: list[str] = []
         self._empty_steps = 0
@@ -87,11 +92,14 @@ class TrainingGuard(HookBase):
         values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
         faulty = (~values.isfinite()).any().float()
         num_objects = sum(len(inputs.get("instances", ())) for inputs in batch)
-        counts = values.new_tensor([_num_positives()[1], num_objects])
+        request = self._request
+        counts = values.new_tensor([request.received, _num_positives()[1], num_objects])
         totals = torch.stack([faulty, *counts])
         if comm.get_world_size() > 1:
             distributed.all_reduce(totals)
-        num_faulty, positives, objects = totals.tolist()  # the only GPU synchronisation of a step
+        # The only GPU synchronisation of a step:
+        num_faulty, num_requests, positives, objects = totals.tolist()
+        request.agreed = num_requests > 0
         images = [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
         if num_faulty:
             self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
@@ -202,6 +210,20 @@ class Evaluation(EvalHook):
         """Evaluate if the run has reached its last iteration."""
         if self.trainer.iter == self.trainer.max_iter:
             super().after_train()
+
+
+class MetricsWriter(PeriodicWriter):
+    """Detectron2's hook, which also works if a run stops directly after it has written metrics.
+
+    Detectron2 0.6 then divides by zero, in the estimate of the remaining time.
+    """
+
+    def after_train(self) -> None:
+        """Write what is new, and close the files."""
+        for writer in self._writers:
+            with suppress(ZeroDivisionError):
+                writer.write()
+            writer.close()
 
 
 def seed_step(trainer: TrainerBase, seed: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import active_children
 
 import torch
 from detectron2.engine import launch
@@ -13,9 +15,13 @@ from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
 from ranking_det.engine.command import Command
+from ranking_det.engine.stopping import Stopped, on_signals
 from ranking_det.user_errors import UserError
 
 Work = Callable[[Command], int]
+
+GRACE = 10
+"""Seconds after which a child process that does not end is killed."""
 
 
 def start(work: Work, command: Command) -> int:
@@ -31,6 +37,7 @@ def start(work: Work, command: Command) -> int:
 
     Raises:
         UserError: this machine cannot run so many processes.
+        Stopped: a signal has stopped the command; its processes have ended.
     """
     if distributed.is_torchelastic_launched():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -43,15 +50,16 @@ def start(work: Work, command: Command) -> int:
     if command.num_processes == 1:
         return work(command)
     try:
-        if torch.cuda.is_available():
-            place = command.num_machines, command.machine_rank, command.dist_url
-            launch(_exit_with, command.num_gpus, *place, args=(work, command))
-        else:
-            url = command.dist_url
-            url = f"tcp://127.0.0.1:{_find_free_port()}" if url == "auto" else url
-            multiprocessing.spawn(_on_cpu, (url, work, command), nprocs=command.num_gpus)
+        with on_signals(_send_to_children, signal.SIGUSR1):
+            _launch(work, command)
     except multiprocessing.ProcessExitedException as error:
+        number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
+        if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            raise Stopped(number) from error
         return error.exit_code or 1
+    except Stopped:
+        _end_children()
+        raise
     return 0
 
 
@@ -84,9 +92,42 @@ def check_processes(command: Command) -> None:
         )
 
 
+def _launch(work: Work, command: Command) -> None:
+    """Run ``work`` in several processes, and wait for them."""
+    if torch.cuda.is_available():
+        place = command.num_machines, command.machine_rank, command.dist_url
+        launch(_exit_with, command.num_gpus, *place, args=(work, command))
+    else:
+        url = command.dist_url
+        url = f"tcp://127.0.0.1:{_find_free_port()}" if url == "auto" else url
+        multiprocessing.spawn(_on_cpu, (url, work, command), nprocs=command.num_gpus)
+
+
+def _send_to_children(number: int) -> None:
+    for child in active_children():
+        os.kill(child.pid or 0, number)
+
+
+def _end_children() -> None:
+    """End the child processes. They may hang in a collective operation, so kill them at last."""
+    children = active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(GRACE)
+        child.kill()
+        child.join()
+
+
 def _exit_with(work: Work, command: Command) -> None:
     """Run ``work`` in a child process; the parent sees only its exit status."""
-    status = work(command)
+    # Ctrl-C in a terminal also reaches the children. They end at once, and the parent reports it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        status = work(command)
+    except Stopped as stop:
+        status = stop.status
     if status:
         sys.stdout.flush()
         sys.exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch.distributed import is_torchelastic_launched
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
-from ranking_det.engine.checkpoint import find_last, load_weights
+from ranking_det.engine.checkpoint import find_last, how_to_continue, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import NonFiniteLossError
@@ -31,6 +32,7 @@ from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_checks import check_masks
+from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
 from ranking_det.user_errors import UserError
 
@@ -43,27 +45,44 @@ SHORT_RUN = 200
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    A user error is printed as one line on stderr.
+    A user error is printed as one line on stderr, and so is the signal that stops the command.
 
     Args:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        0 on success, 2 for a user error, 1 if a loss became NaN or infinite.
+        0 on success, 2 for a user error, 1 if a loss became NaN or infinite, 128 + the number of
+        the signal if Ctrl-C (130), SIGTERM (143) or SIGUSR1 (138) has stopped the command.
     """
     try:
-        command = parse(argv)
-        if command.num_processes > 1 and not is_torchelastic_launched():
-            check_processes(command)
-            plan = make_plan(command, starts_others=True)
-            # From here on this process only waits, so free the memory of the parsed files.
-            release_sets([*plan.config.names("train"), *plan.config.names("test")])
-            plan.write_data()
-            command = replace(plan.command, own_data=plan.data)
-            del plan
-        return start(_work, command)
+        with on_signals(stop, signal.SIGINT, signal.SIGTERM):
+            command = parse(argv)
+            if command.num_processes > 1 and not is_torchelastic_launched():
+                return _start_several(command)
+            return start(_work, command)
     except UserError as error:
         return _report_error(error)
+    except Stopped as stopped:
+        if not is_torchelastic_launched() or os.environ["RANK"] == "0":
+            sys.stderr.write(f"train_net.py: {stopped}\n")
+        return stopped.status
+
+
+def _start_several(command: Command) -> int:
+    """Check the command once, and run it in several processes."""
+    check_processes(command)
+    plan = make_plan(command, starts_others=True)
+    output_dir = plan.output_dir
+    plan.write_data()
+    # From here on this process only waits, so free the memory of the parsed files.
+    release_sets([*plan.config.names("train"), *plan.config.names("test")])
+    command = replace(plan.command, own_data=plan.data)
+    del plan
+    try:
+        return start(_work, command)
+    except Stopped as stopped:
+        details = f"; {how_to_continue(output_dir)}" if command.trains else ""
+        raise Stopped(stopped.number, details) from stopped
 
 
 def _work(command: Command) -> int:
@@ -106,15 +125,17 @@ def run(command: Command) -> str:
         return preview(plan)
     if command.eval_only:
         return evaluate_weights(plan)
-    with sole_writer(plan.output_dir):
-        return train(plan)
+    request = CheckpointRequest()
+    with sole_writer(plan.output_dir), on_signals(request.receive, signal.SIGUSR1):
+        return train(plan, request)
 
 
-def train(plan: Plan) -> str:
+def train(plan: Plan, request: CheckpointRequest) -> str:
     """Train a model; the caller must hold the lock of the output folder.
 
     Args:
         plan: the checked command.
+        request: the request for a checkpoint and an early end.
 
     Returns:
         The output folder.
@@ -136,7 +157,7 @@ def train(plan: Plan) -> str:
     make_missing_sets([*config.names("train"), *config.names("test")])
     config.check_test_sets()
     loader, statistics_loader, skipped = _train_loaders(plan)
-    train_model(plan, loader, statistics_loader)
+    train_model(plan, loader, statistics_loader, request)
     skipped.log_total()
     return plan.output_dir
 

@@ -19,11 +19,18 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ranking_det.data.stream import goes_on
-from ranking_det.engine.checkpoint import FINAL, RunCheckpointer, after_full_disk, load_weights
+from ranking_det.engine.checkpoint import (
+    FINAL,
+    RunCheckpointer,
+    after_full_disk,
+    how_to_continue,
+    load_weights,
+)
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import (
     BestCheckpoint,
     Evaluation,
+    MetricsWriter,
     TrainingGuard,
     draw_results,
     seed_step,
@@ -31,13 +38,16 @@ from ranking_det.engine.hooks import (
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.plan import Plan
 from ranking_det.engine.run_config import RunConfig
+from ranking_det.engine.stopping import CheckpointAndStop, CheckpointRequest, Stopped
 from ranking_det.files import write_whole
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
+def train_model(
+    plan: Plan, loader: Any, statistics_loader: Any, request: CheckpointRequest
+) -> None:
     """Train the model of a plan, from the start or resumed.
 
     A new run puts an earlier one in the output folder aside. If a run was stopped after its last
@@ -47,10 +57,12 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
         plan: the checked command; its schedule must be fitted to the data.
         loader: the training loader, which starts at the first iteration of this run if it can.
         statistics_loader: the loader for Detectron2's PreciseBN; None to disable it.
+        request: the request for a checkpoint and an early end.
 
     Raises:
         UserError: the weights or states belong to another config, or the disk is full.
         NonFiniteLossError: a loss became NaN or infinite.
+        Stopped: a signal has stopped the run.
     """
     config, weights, resume_at = plan.config, plan.weights.path, plan.resume_at
     settings, max_iter = config.train, config.train.max_iter
@@ -62,7 +74,7 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
     checkpointer = RunCheckpointer(model, plan.output_dir, extras={}, trainer=trainer)
     exact = goes_on(loader) and settings.get("seed", 0) >= 0
     trainer.register_hooks(
-        _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact)
+        _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact, request)
     )
     # On a resume too: for another model's checkpoint the optimizer would only report a size.
     load_weights(plan.model, weights, whole=resume_at is not None)
@@ -82,10 +94,15 @@ def train_model(plan: Plan, loader: Any, statistics_loader: Any) -> None:
             logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
         last = weights if resume_at is not None else ""
         trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
-        if resume_at == max_iter:
-            _finish(trainer, checkpointer, weights, max_iter)
-        else:
-            trainer.train(resume_at or 0, max_iter)
+        trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
+        try:
+            if resume_at == max_iter:
+                _finish(trainer, checkpointer, weights, max_iter)
+            else:
+                trainer.train(resume_at or 0, max_iter)
+        except Stopped as stop:
+            details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
+            raise Stopped(stop.number, details) from stop
 
 
 def build_trainer(
@@ -235,6 +252,7 @@ def _step_hooks(
     checkpointer: RunCheckpointer,
     statistics_loader: Any,
     exact: bool,
+    request: CheckpointRequest,
 ) -> list[HookBase | None]:
     """Build the hooks that act on a step; the state of some of them is in checkpoints."""
     settings, sets = config.train, config.test_sets()
@@ -244,7 +262,7 @@ def _step_hooks(
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
         hooks.CallbackHook(before_step=seed) if exact else None,
-        TrainingGuard(),
+        TrainingGuard(request),
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, config.scheduler(optimizer)),
         hooks.PreciseBN(period, model, statistics_loader, settings.precise_bn.num_iter)
@@ -270,7 +288,7 @@ def _writing_hooks(
     return [
         # Metrics are written before the checkpoint, so a resumed run does not miss the row of its
         # last step. The checkpoint comes after the evaluation, so it has the best metric.
-        hooks.PeriodicWriter(writers, settings.log_period),
+        MetricsWriter(writers, settings.log_period),
         _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
         hooks.CallbackHook(after_train=draw) if config.names("test") else None,
     ]

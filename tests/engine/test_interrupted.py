@@ -1,4 +1,4 @@
-"""Runs that are killed at a certain file, resumed after their end, repeated or replaced."""
+"""Runs that are killed or stopped at a file, resumed after their end, repeated or replaced."""
 
 import json
 import os
@@ -38,13 +38,13 @@ from pathlib import Path
 import torch
 from ranking_det.engine import main
 
-def kill_before(name, count):
+def kill_before(name, count, number):
     seen, replace = [], Path.replace
     def killing(path, target):
         if Path(target).name == name:
             seen.append(name)
         if len(seen) == count + 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return replace(path, target)
     Path.replace = killing
 
@@ -58,12 +58,15 @@ def fill_disk_at(name):
     torch.save = filling
 
 for command, kill, *full in json.loads(sys.argv[1]):
+    number = signal.SIGKILL
+    if kill and len(kill) == 3:
+        number = signal.Signals[kill.pop()]
     child = os.fork()
     if child == 0:
         status = 99
         try:
             if kill:
-                kill_before(*kill)
+                kill_before(*kill, number)
             for name in full:
                 fill_disk_at(name)
             status = main(command)
@@ -72,7 +75,8 @@ for command, kill, *full in json.loads(sys.argv[1]):
         sys.stderr.flush()
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    expected = -signal.SIGKILL if kill else 2 if full else 0
+    stopped = -number if number == signal.SIGKILL else 128 + number
+    expected = stopped if kill else 2 if full else 0
     assert status == expected, (command, status)
 """
 
@@ -82,10 +86,14 @@ def command(folder, *flags):
 
 
 def drive(environment, steps):
-    """Run commands, each with the file at which it is killed, and one that fills the disk."""
+    """Run commands, each with the file at which it is killed, and one that fills the disk.
+
+    A third entry beside the file and the count is a signal other than SIGKILL. Returns stderr.
+    """
     program = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(steps)]
     completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr[-3000:]
+    return completed.stderr
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +145,29 @@ def assert_same(folder, whole):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(moment, runs):
     assert_same(runs[moment], runs["whole"])
+
+
+def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one(
+    runs, environment, tmp_path
+):
+    folder = tmp_path / "run"
+    resume = command(folder, "--resume")
+    stops = [
+        (command(folder), ("config.yaml", 0, "SIGTERM")),
+        (command(folder, "--overwrite"), ("last_checkpoint", 0, "SIGUSR1")),
+        (resume, ("model_0000003.pth", 0, "SIGTERM")),
+        (resume, ("model_final.pth", 0, "SIGINT")),
+    ]
+    errors = drive(environment, [*stops, (resume, None)]).splitlines()
+    start = "train_net.py: stopped by"
+    assert [line for line in errors if line.startswith(("train_net.py", "Traceback"))] == [
+        f"{start} SIGTERM",
+        f"{start} SIGUSR1 at iteration 2; continue from {folder}/model_0000002.pth with --resume",
+        f"{start} SIGTERM at iteration 3; continue from {folder}/model_0000002.pth with --resume",
+        f"{start} SIGINT at iteration 3; continue from {folder}/model_0000003.pth with --resume",
+    ]
+    (folder / "model_0000002.pth").unlink()
+    assert_same(folder, runs["whole"])
 
 
 def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment):

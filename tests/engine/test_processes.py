@@ -35,7 +35,8 @@ def run(environment, program, folder, *args):
         text=True,
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
-    assert "jit.script" not in completed.stderr  # a warning from Detectron2 that no user can fix
+    # Detectron2 causes warnings of torch that no user can fix.
+    assert "Warning" not in completed.stderr
     assert completed.stdout.strip().splitlines()[-1] == str(folder)
 
 
