@@ -180,9 +180,10 @@ def quick() -> str:
             figures.append(f"{run['minutes']:.1f}")
         command = f"`python train_net.py --config-file {path.relative_to(ROOT).as_posix()}`"
         rows.append("| " + " | ".join([*axes, command, *figures]) + " |")
+    machines = dict.fromkeys(describe(run["machine"]) for run in report["runs"].values())
     return (
         "\n".join(rows)
-        + f"\n\nTraining and evaluation on {describe(report['machine'])}, seed {report['seed']}, "
+        + f"\n\nTraining and evaluation on {' or '.join(machines)}, seed {report['seed']}, "
         "one short run each. The table shows that everything trains; the runs are too short to say "
         "which loss is best."
     )

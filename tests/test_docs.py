@@ -1,5 +1,7 @@
 """Check README and docs: code runs, commands are accepted, links and figures are right."""
 
+import json
+import os
 import re
 import shlex
 from importlib.util import find_spec
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import quick
 from benchmarks.docs import BLOCKS, PLACE, fill
 from ranking_det.engine.command import parse
 from ranking_det.engine.run_config import load_config
@@ -122,3 +125,18 @@ def test_every_figure_has_its_block():
 
 def test_the_readme_is_short():
     assert TEXTS["README.md"].count("\n") <= 180
+
+
+def test_a_quick_run_that_is_measured_again_leaves_the_machines_of_the_others(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "results" / "quick.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))
+    monkeypatch.setattr(quick, "__file__", str(tmp_path / "quick.py"))
+    monkeypatch.setattr("sys.argv", ["quick", "b"])
+    monkeypatch.setattr(quick, "train", lambda *args, **options: (1.0, {"bbox": {"AP": 2.0}}))
+    quick.main()
+    runs = json.loads(path.read_text())["runs"]
+    assert runs["a"] == {"machine": "old"}
+    assert runs["b"]["minutes"] == 1.0 and runs["b"]["machine"]["cores"] == os.cpu_count()

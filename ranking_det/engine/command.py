@@ -103,6 +103,12 @@ def parse(argv: Sequence[str] | None = None) -> Command:
             "--train and --val, which take a JSON file too, or --train-json, --train-images, "
             "--val-json and --val-images"
         )
+    late = next((word for word in args.overrides if word.startswith("--")), "")
+    if late:
+        raise UserError(
+            f"overrides: expected key=value, got {late!r}; options go before the overrides (--help "
+            "lists them)"
+        )
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UserError(f"--max-pixels: expected at least 1, got {args.max_pixels}")
     return Command(**vars(args))

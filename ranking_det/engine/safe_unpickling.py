@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,9 @@ def read_arrays(path: str) -> Any:
 
 
 def _refusal(name: str) -> pickle.UnpicklingError:
+    # Old protocols have the names of Python 2: "commands" for "subprocess".
+    module, dot, last = name.rpartition(".")
+    name = f"{IMPORT_MAPPING.get(module, module)}{dot}{last}"
     return pickle.UnpicklingError(f"expected only weights, got {name}, which may run code")
 
 

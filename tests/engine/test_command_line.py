@@ -234,6 +234,14 @@ WRONG = {
         [RS, "train.max_iter=0"],
         "train.max_iter: expected an integer of at least 1, got 0",
     ),
+    "an option after the overrides": (
+        [RS, "train.max_iter=3", "--eval-only"],
+        "overrides: expected key=value, got '--eval-only'; options go before the overrides",
+    ),
+    "an option after the yaml overrides": (
+        [TWIN, "SOLVER.MAX_ITER", "3", "--output", "a"],
+        "overrides: expected key=value, got '--output'; options go before the overrides",
+    ),
     "no yaml iterations": (
         [TWIN, "SOLVER.MAX_ITER", "-1"],
         "SOLVER.MAX_ITER: expected an integer of at least 1, got -1",

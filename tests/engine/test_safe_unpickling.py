@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import struct
+import subprocess
 import threading
 from collections import OrderedDict
 from functools import partial
@@ -158,6 +159,17 @@ def test_a_pickle_or_a_torchscript_program_named_pth_is_refused(tmp_path, mark):
         assert "\n" not in str(caught.value)
         # Torch's own message suggests loading the file without the restriction.
         assert "weights_only" not in str(caught.value) and "Re-running" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.pkl", "w.pth"])
+def test_the_error_names_a_module_as_python_3_does(tmp_path, name):
+    content = {"model": {"w": subprocess.Popen}}
+    if name == "w.pth":
+        torch.save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(UserError, match=r"got subprocess\.Popen, which may run code"):
+        load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
 
 
 def test_an_array_that_another_function_builds_is_refused(tmp_path):
