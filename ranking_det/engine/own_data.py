@@ -229,11 +229,20 @@ def check_own_names(names: Sequence[str]) -> None:
     """
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
-            raise UserError(
-                f"--{split}: expected a folder or file, got none; the config was run on your own "
-                f"data, so give --{split} FOLDER_OR_FILE, or --{split}-json FILE "
-                f"--{split}-images FOLDER, again"
-            )
+            raise missing_own_data(split, "the config was run")
+
+
+def missing_own_data(split: str, what: str) -> UserError:
+    """Return the error for a command that needs the user's data again.
+
+    Args:
+        split: "train" or "val".
+        what: what was run on the data or comes from them, with its verb.
+    """
+    return UserError(
+        f"--{split}: expected a folder or file, got none; {what} on your own data, so give "
+        f"--{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER, again"
+    )
 
 
 def log_own_data(data: OwnData, *, masks: bool) -> None:

@@ -7,6 +7,7 @@ the number of images.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable,
 from ranking_det.engine.command import Command
 from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
 from ranking_det.engine.own_data import (
+    NAMES,
     OwnData,
     check_own_names,
     convert_own_data,
+    missing_own_data,
     read_own_masks,
     register_own_data,
     take_own_data,
@@ -194,7 +197,14 @@ def _check_trained_classes(
     if command.eval_only and data.val is not None and class_names is not None:
         register_own_data(config, command, data, class_names, weights.path)
     names = config.names("test" if command.eval_only else "train")
-    run_checks.check_trained_classes(names, class_names, weights.path)
+    try:
+        run_checks.check_trained_classes(names, class_names, weights.path)
+    except UserError:
+        split = "val" if command.eval_only else "train"
+        is_of_own_data = re.search(rf"\b{NAMES[split]}\b", weights.extras.get("config") or "")
+        if is_of_own_data and NAMES[split] not in names:
+            raise missing_own_data(split, f"{weights.path!r} was trained") from None
+        raise
 
 
 def _check_processes(config: RunConfig, command: Command) -> None:

@@ -34,7 +34,7 @@ from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,7 @@ def evaluate_weights(plan: Plan) -> str:
     make_missing_sets(plan.config.names("test"))
     load_weights(plan.model, plan.weights.path, whole=True)
     logger.info("Evaluating %s", plan.weights.path)
+    _warn_of_other_inputs(plan)
     evaluate(plan.config, distribute(plan.model, plan.config.train.device))
     return plan.output_dir
 
@@ -206,6 +207,7 @@ def predict(plan: Plan) -> str:
     if ids is None:
         ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
+    _warn_of_other_inputs(plan)
     model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
     classes = {"class_names": names, "category_ids": ids}
@@ -290,6 +292,18 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     norms_loader = config.train_loader(records, 0, skipped) if exact_norms else None
     release_sets(set(config.names("train")) - set(config.names("test")))
     return loader, norms_loader, skipped
+
+
+def _warn_of_other_inputs(plan: Plan) -> None:
+    """Warn if the test images are prepared otherwise than in the run that trained the weights."""
+    changes = plan.config.input_changes(plan.weights.extras.get("config") or "")
+    if changes:
+        logger.warning(
+            "The images are prepared otherwise than in the run that trained %s, which can make the "
+            "detections worse: %s; repeat the overrides of the run, or take its config.yaml",
+            plan.weights.path,
+            listed(changes),
+        )
 
 
 def _warn_of_a_short_run(plan: Plan) -> None:

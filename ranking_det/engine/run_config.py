@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +21,7 @@ from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import NUMBERS, check_number
-from ranking_det.engine.safe_config import is_saved_config
+from ranking_det.engine.safe_config import is_saved_config, parse_plain
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
 from ranking_det.modeling.interface import interface_of
@@ -314,6 +315,36 @@ class RunConfig:
             node["start_iter"] = start_iter
         return self._build(node, "dataloader.train")
 
+    def input_changes(self, saved: str) -> list[str]:
+        """Compare the preparation of test images with that of a saved config.
+
+        Args:
+            saved: the text of the ``config.yaml`` of a run; "" if it is unknown.
+
+        Returns:
+            A text for each value that differs. Configs of different kinds are not compared.
+        """
+        try:
+            before = parse_plain(saved)
+            if self.yaml is not None:
+                keys = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
+                nodes = [
+                    {key: config["INPUT"][key] for key in keys} for config in (before, self.yaml)
+                ]
+                sides = [_plain_values(node, "INPUT") for node in nodes]
+            else:
+                now = OmegaConf.to_container(self.nodes.dataloader.test.mapper)
+                nodes = [before["dataloader"]["test"]["mapper"], now]
+                sides = [_plain_values(node, "dataloader.test.mapper") for node in nodes]
+        except (ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+            return []
+        there, here = sides
+        return [
+            f"{key}: {value!r} there, {here.get(key)!r} here"
+            for key, value in there.items()
+            if value != here.get(key)
+        ]
+
     def test_loader(self, name: str) -> Any:
         """Build the loader of a test set.
 
@@ -424,6 +455,19 @@ class RunConfig:
         elif self.written(key) != key or key in self.num_classes_keys:
             yaml_config.set_value(self.yaml, self.written(key), value)
             self.nodes = yaml_config.translate(self.yaml)
+
+
+def _plain_values(value: Any, key: str) -> dict[str, Any]:
+    """Return the numbers, texts and so on in a container by their keys, without the targets."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {key: value} if isinstance(value, (bool, int, float, str)) else {}
+    values: dict[str, Any] = {}
+    for name, entry in value.items():
+        if name != "_target_":
+            values |= _plain_values(entry, f"{key}.{name}")
+    return values
 
 
 def _shallowest(node: DictConfig, name: str, key: str) -> list[str]:

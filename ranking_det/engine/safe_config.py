@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from detectron2.utils.registry import locate
@@ -142,9 +142,21 @@ def refusal(path: str, key: str, expected: str, value: Any) -> UserError:
     )
 
 
+def parse_plain(text: str | IO[str]) -> Any:
+    """Parse yaml without importing anything: tags that name Python objects stay text.
+
+    Args:
+        text: the text or an open file.
+
+    Raises:
+        Exception: it is not yaml; whatever yaml raises.
+    """
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+
+
 def _parse(path: str) -> Any:
     with Path(path).open(encoding="utf-8") as file:
-        return yaml.load(file, _Loader)  # noqa: S506 - a SafeLoader
+        return parse_plain(file)
 
 
 def _calls(value: Any, seen: set[int]) -> bool:

@@ -110,6 +110,35 @@ def test_epochs_may_be_a_fraction_although_the_config_has_an_integer():
     assert load_config(config, ["train.epochs=0.5"]).train.epochs == 0.5
 
 
+@pytest.mark.parametrize(
+    ("suffix", "change", "expected"),
+    [
+        (
+            ".py",
+            "dataloader.test.mapper.image_format=BGR",
+            ["dataloader.test.mapper.image_format: 'RGB' there, 'BGR' here"],
+        ),
+        (".py", "train.max_iter=7", []),
+        (".yaml", "INPUT.MIN_SIZE_TEST=99", ["INPUT.MIN_SIZE_TEST: 192 there, 99 here"]),
+        (".yaml", "SOLVER.MAX_ITER=7", []),
+    ],
+)
+def test_a_config_tells_how_its_test_images_differ_from_a_saved_one(
+    suffix, change, expected, tmp_path
+):
+    path = CONFIG.replace(".py", suffix)
+    load_config(path, []).save(tmp_path / "config.yaml")
+    saved = (tmp_path / "config.yaml").read_text()
+    assert load_config(path, [change]).input_changes(saved) == expected
+
+
+@pytest.mark.parametrize("suffix", [".py", ".yaml"])
+def test_a_config_of_another_kind_or_a_faulty_one_is_not_compared(suffix):
+    config = load_config(CONFIG.replace(".py", suffix), [])
+    for text in ("", "a: [", "5", "{dataloader: 5, INPUT: 5}", "{dataloader: {}, INPUT: {}}"):
+        assert config.input_changes(text) == []
+
+
 def write(tmp_path, text):
     path = tmp_path / "config.py"
     path.write_text(text)

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
+from ranking_det.engine import run as run_module
 from tests.engine.cases import run_commands
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,33 @@ def test_a_schedule_that_few_images_make_very_short_is_a_warning_unless_the_user
     assert "only 10 iterations (2 epochs" in resumed
     # This run has train.max_iter=1.
     assert "The run has only" not in (out / "harmless" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("flag", "split"), [("--eval-only", "val"), ("--resume", "train")])
+def test_a_run_on_own_data_asks_for_the_data_again(flag, split, out, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["--config-file", LAZY, flag, *SMALL, f"train.output_dir={out}/run"]) == 2
+    assert capsys.readouterr().err == (
+        f"train_net.py: error: --{split}: expected a folder or file, got none; '{out}/run/"
+        f"model_final.pth' was trained on your own data, so give --{split} FOLDER_OR_FILE, or "
+        f"--{split}-json FILE --{split}-images FOLDER, again\n"
+    )
+
+
+def test_another_size_of_the_images_than_in_training_is_a_warning(
+    out, own_data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    messages = []
+    monkeypatch.setattr(
+        run_module.logger, "warning", lambda text, *args: messages.append(text % args)
+    )
+    key = "dataloader.test.mapper.augmentations.0.short_edge_length"
+    command = ["--config-file", LAZY, "--predict", f"{own_data}/val/0.png", "--output"]
+    command += [str(tmp_path), *SMALL, f"train.output_dir={out}/run"]
+    assert main(command) == main([*command, f"{key}=64"]) == 0
+    (message,) = messages
+    assert f"{key}: 128 there, 64 here; repeat the overrides" in message
 
 
 def test_the_classes_of_the_model_are_those_of_the_file(out):
