@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ranking_det", "ranking_det.*"]),
+    package_data={"ranking_det.visualization": ["*.html"]},
     python_requires=">=3.10",
     # Enough to use the losses, criteria and assigners in any detector.
     install_requires=["torch>=2.4", "numpy"],
@@ -30,6 +31,7 @@ setup(
             "faster-coco-eval>=1.8.0",  # the default evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
             "matplotlib",  # training curves and pictures
+            "jinja2>=3.1",  # the page about a data set
             "imagehash>=4.3",  # keeps copies of a picture on one side of a split
             "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],

@@ -33,7 +33,7 @@ LAYERS = {
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),
     "layers": (BOTTOM, {"torch", "torchvision"}),
-    "visualization": (set(), TORCH | {"detectron2", "matplotlib"}),
+    "visualization": (set(), TORCH | {"detectron2", "matplotlib", "jinja2"}),
     "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
     "data.images": (set(), {"numpy", "PIL"}),
     "data.coco_json": (
@@ -68,6 +68,11 @@ LAYERS = {
         | {"data", "data.coco_json", "data.shapes", "data.images", "evaluation"}
         | {"visualization"},
         TORCH | DETECTRON2 | {"yaml", "PIL"},
+    ),
+    "analysis": (
+        {"files", "user_errors", "data", "data.coco_json", "data.formats", "data.images"}
+        | {"modeling", "engine", "visualization"},
+        TORCH | {"detectron2"},
     ),
     # The doctor's probes import these lazily, inside functions.
     "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),

@@ -108,7 +108,7 @@ def split_images(
     classes = {i: frozenset(classes_of_id[images[i]["id"]]) for i in order}
     finder = ImageFinder(image_root)
     paths = [finder.find(images[i]) or finder.guess(images[i]) for i in order]
-    groups, lines = _group(group_by_name([names[i] for i in order]), paths)
+    groups, lines = group_copies([names[i] for i in order], paths)
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in zip(order, groups, strict=True):
         members[group].append(index)
@@ -165,8 +165,20 @@ def group_by_name(names: Sequence[str]) -> list[int]:
     return [numbers.setdefault(origin, len(numbers)) for origin in origins]
 
 
-def _group(by_name: list[int], paths: Sequence[str | None]) -> tuple[list[int], list[str]]:
-    """Join the groups of names that have nearly equal pictures; return them and the log's lines."""
+def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[list[int], list[str]]:
+    """Group images that are copies or augmentations of one picture, by names and pictures.
+
+    Args:
+        names: the paths of the images, relative to one folder; see :func:`group_by_name`.
+        paths: the image files; None for a missing one.
+
+    Returns:
+        The number of the group of each; sentences for the log.
+
+    Raises:
+        UserError: imagehash is not installed.
+    """
+    by_name = group_by_name(names)
     total, num_named = len(by_name), len(set(by_name))
     lines = []
     if num_named < total:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -296,7 +296,9 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
         logger.warning("%s: %s has no annotations, so there is no AP", split, summary.json_file)
 
 
-def write_faults(data: OwnData, folder: str | Path, *, keep_others: bool = False) -> None:
+def write_faults(
+    data: Iterable[AnnotationSummary | None], folder: str | Path, *, keep_others: bool = False
+) -> None:
     """Write a table of the entries that were left out, cut, mended or noted, and log its path.
 
     The table, ``data_faults.csv``, has the columns ``file``, ``place``, ``id``, ``image`` (the id
@@ -304,7 +306,7 @@ def write_faults(data: OwnData, folder: str | Path, *, keep_others: bool = False
     earlier table is removed.
 
     Args:
-        data: the summaries of the files.
+        data: the summaries of the files; None for a split without one.
         folder: the folder of the table; created if it does not exist.
         keep_others: keep the rows of an earlier table for other files.
     """

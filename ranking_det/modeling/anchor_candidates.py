@@ -12,6 +12,7 @@ Shapes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,12 @@ class AnchorCandidates:
         strides: the stride of each level, in pixels per cell.
     """
 
+    @property
+    def positives_need_images(self) -> bool:
+        """Whether the positives depend on the predictions; otherwise, on anchors and boxes only."""
+        # A custom assigner need not derive from the base class.
+        return isinstance(self.assigner, Assigner) and self.assigner.needs_predictions
+
     def make_anchors(self, features: list[Tensor]) -> list[Tensor]:
         """Generate the anchors of one image; all images share them.
 
@@ -88,8 +95,7 @@ class AnchorCandidates:
         logits = flatten_levels(predictions.logits, self.num_classes)
         outputs = flatten_levels(predictions.outputs, 4).float()
         detached = None
-        # A custom assigner need not derive from the base class.
-        if isinstance(self.assigner, Assigner) and self.assigner.needs_predictions:
+        if self.positives_need_images:
             with torch.no_grad():
                 boxes = self.decode(outputs, torch.cat(anchors).repeat(len(gt_instances), 1))
             detached = Predictions(logits.detach(), boxes)
@@ -111,7 +117,7 @@ class AnchorCandidates:
         """
         grids = [level.shape[-2:] for level in maps]
         counts = self.anchor_generator.num_anchors
-        return valid_cells(images.image_sizes, grids, self.strides, counts, maps[0].device)
+        return valid_cells(images.image_sizes, grids, self.strides, counts, anchors[0].device)
 
     @torch.no_grad()
     def pick_positives(
@@ -124,7 +130,9 @@ class AnchorCandidates:
     ) -> list[Positives]:
         """Find the positive anchors of each image, as in a training step, without side effects.
 
-        The modules run in their current mode, but running statistics do not change.
+        The modules run in their current mode, but running statistics do not change. If only the
+        sizes of their maps matter, they run on torch's meta device, where nothing is computed, if
+        all their layers can.
 
         Args:
             backbone: computes the features of the images.
@@ -136,9 +144,12 @@ class AnchorCandidates:
         Returns:
             For each image, the anchors of its positives and the object that each is matched to.
         """
-        pyramid = _call_without_buffer_updates(backbone, images.tensor)
-        features = [pyramid[name] for name in in_features]
-        predictions = MapPredictions(*_call_without_buffer_updates(head, features))
+        run = partial(_run_on_copies, backbone, head, in_features, images.tensor)
+        try:
+            on_meta = not self.positives_need_images
+            features, predictions = run(torch.device("meta") if on_meta else images.tensor.device)
+        except RuntimeError:  # such as autocast, which torch does not have for the meta device
+            features, predictions = run(images.tensor.device)
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
         anchors, positives, offset = torch.cat(levels), [], 0
@@ -204,7 +215,20 @@ class AnchorCandidates:
         return self.box2box_transform.apply_deltas(outputs, anchors)
 
 
-def _call_without_buffer_updates(module: nn.Module, inputs: Any) -> Any:
-    """Call a module on copies of its buffers, so running statistics do not change."""
-    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return torch.func.functional_call(module, copies, (inputs,))
+def _run_on_copies(
+    backbone: nn.Module,
+    head: nn.Module,
+    in_features: Sequence[str],
+    pixels: Tensor,
+    device: torch.device,
+) -> tuple[list[Tensor], MapPredictions]:
+    """Compute features and predictions on copies of the buffers, so running statistics stay."""
+    pyramid = _call_on_copies(backbone, pixels.to(device), device)
+    features = [pyramid[name] for name in in_features]
+    return features, MapPredictions(*_call_on_copies(head, features, device))
+
+
+def _call_on_copies(module: nn.Module, inputs: Any, device: torch.device) -> Any:
+    tensors = {name: buffer.to(device, copy=True) for name, buffer in module.named_buffers()}
+    tensors |= {name: parameter.to(device) for name, parameter in module.named_parameters()}
+    return torch.func.functional_call(module, tensors, (inputs,))

@@ -38,6 +38,8 @@ class DetectorInterface:
     Attributes:
         num_classes: K; None if it is not known.
         learns_masks: whether training needs the objects' masks.
+        positives_need_images: whether :meth:`find_positives` looks at the pixels of the images and
+            at the weights.
         input_format: order of the input's channels, "RGB" or "BGR".
         num_classes_key: the key of a yaml config that has K; None if there is none.
         masks_key: the key of a yaml config that says whether the model learns masks; None if
@@ -46,6 +48,7 @@ class DetectorInterface:
 
     num_classes: int | None = None
     learns_masks: bool = False
+    positives_need_images: bool = True
     input_format: str = "BGR"
     num_classes_key: str | None = None
     masks_key: str | None = None

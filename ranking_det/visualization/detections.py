@@ -85,7 +85,13 @@ class _Canvas(Visualizer):
 
 
 @rc_context(PLAIN)
-def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | None) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    instances: Instances,
+    classes: Sequence[str] | None,
+    *,
+    with_labels: bool = True,
+) -> np.ndarray:
     """Draw instances over an image: classes, and boxes, scores and masks where present.
 
     Args:
@@ -94,6 +100,7 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | No
             XYXY in pixels, ``scores`` (n,), and ``pred_masks``, (n, H, W) or a list of polygons
             and RLEs.
         classes: names of the classes; None to show their indices.
+        with_labels: whether to write classes and scores.
 
     Returns:
         The picture, (h, w, 3) uint8 RGB; small images are enlarged.
@@ -108,7 +115,7 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str] | No
     canvas = _Canvas(image, scale=max(1, 512 // max(image.shape[:2])))
     canvas.overlay_instances(
         boxes=boxes.tensor if isinstance(boxes, Boxes) else boxes,
-        labels=labels,
+        labels=labels if with_labels else None,
         masks=np.asarray(masks) if isinstance(masks, torch.Tensor) else masks,
         assigned_colors=[COLORS[index % len(COLORS)] for index in class_indices],
         alpha=0.5,

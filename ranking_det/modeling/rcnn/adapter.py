@@ -36,6 +36,8 @@ class RCNNAdapter(DetectorAdapter):
         # Some of Detectron2's heads lack these attributes.
         self.num_classes = getattr(model.roi_heads, "num_classes", None)
         self.learns_masks = bool(getattr(model.roi_heads, "mask_on", False))
+        rpn = model.proposal_generator
+        self.positives_need_images = not isinstance(rpn, RankingRPN) or rpn.positives_need_images
 
     def find_positives(self, batched_inputs: Sequence[dict[str, Any]]) -> list[Positives] | None:
         """Find the positive anchors of the RPN; None for Detectron2's own RPN.

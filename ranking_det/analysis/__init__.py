@@ -1,0 +1,1 @@
+"""Command-line analysis: what to know about a data set before training."""

@@ -1,0 +1,83 @@
+"""Command line of ``python -m ranking_det.analysis``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ranking_det.analysis.data_report import write_report
+from ranking_det.data.formats.sources import FORMATS
+from ranking_det.user_errors import UserError
+
+PROGRAM = "python -m ranking_det.analysis"
+DESCRIPTION = """\
+Describe a data set before training: write an HTML page (data.html) with pictures, classes, sizes,
+crowding, copies and faults, and what they mean; the same numbers as data.json, and each fault in
+data_faults.csv. The page needs no network.
+"""
+EPILOG = f"""\
+examples:
+  # Pascal VOC, YOLO, VIA, LabelMe or COCO JSON; the format is recognised by the files
+  {PROGRAM} data BCCD_Dataset/BCCD --output output/data
+
+  # a COCO or LVIS JSON, and the objects that a config leaves without a positive
+  {PROGRAM} data datasets/shapes/annotations/instances_train.json \\
+      --images datasets/shapes/train --output output/data \\
+      --config-file configs/shapes/quick/retinanet_atss_rs.py model.assigner.topk=5
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser, with a subcommand for each analysis."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, epilog=EPILOG, formatter_class=layout)
+    commands = parser.add_subparsers(dest="analysis", required=True)
+    text = {"description": DESCRIPTION, "epilog": EPILOG, "formatter_class": layout}
+    command = commands.add_parser("data", help="describe a data set before training", **text)
+    meaning = "folder of the data set, or its data.yaml, COCO, LVIS, VIA or LabelMe JSON"
+    command.add_argument("data", metavar="DATA", help=meaning)
+    meaning = "folder to write to; a page of before is replaced"
+    command.add_argument("--output", required=True, metavar="FOLDER", help=meaning)
+    meaning = "folder of the images of a COCO or LVIS JSON (default: found by their names)"
+    command.add_argument("--images", metavar="FOLDER", help=meaning)
+    meaning = "format of DATA, if it has annotations of several"
+    command.add_argument("--from", dest="format_name", choices=list(FORMATS), help=meaning)
+    meaning = "describe these images only, such as train (default: all splits)"
+    command.add_argument("--split", metavar="NAME", help=meaning)
+    meaning = "config whose anchors and assigner are applied to the objects; overrides of its keys "
+    meaning += "follow as key=value"
+    command.add_argument("--config-file", metavar="FILE", help=meaning)
+    meaning = "maximum number of objects of a split that may be left out or cut to under half of "
+    meaning += "their box (default: 10, or 5 %% of the objects if that is more)"
+    command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
+    meaning = "take annotations with iscrowd 1 as objects"
+    command.add_argument("--crowds-are-objects", action="store_true", help=meaning)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an analysis from the command line.
+
+    Args:
+        argv: the arguments; None for ``sys.argv[1:]``.
+
+    Returns:
+        The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
+    """
+    parser = build_parser()
+    args, overrides = parser.parse_known_args(argv)
+    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}")
+    try:
+        lines = write_report(args, overrides)
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
+        return 2
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Say in sentences what the statistics of a data set mean for a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ranking_det.data.object_statistics import TINY, ClassCount, Copies, DataStatistics
+from ranking_det.engine.own_data import MANY_CROWDS
+from ranking_det.engine.positive_counts import PositiveCounts
+from ranking_det.visualization.data_page import percent
+
+FEW_OBJECTS = 10
+"""Classes with fewer objects are named."""
+
+MAX_DETECTIONS = 100
+"""Detections per image that COCO's evaluation and the configs keep."""
+
+NOTABLE = 0.05
+"""Shares from this on are worth a sentence."""
+
+FEW_MISSED = 0.01
+"""A share of objects without a positive up to this needs no other input size."""
+
+
+def advise(
+    statistics: Mapping[str, DataStatistics],
+    copies: Copies,
+    positives: PositiveCounts | None,
+    num_left_out: int,
+) -> list[str]:
+    """Say what the numbers mean, the training images first.
+
+    Args:
+        statistics: the statistics by split, those of the training images first.
+        copies: the copies in all splits.
+        positives: the objects without a positive; None if they were not counted.
+        num_left_out: number of images and objects that are left out.
+
+    Returns:
+        The sentences; at least one.
+    """
+    first, *others = statistics.values()
+    lines = [
+        *_on_classes(first.classes),
+        *_on_sizes(first),
+        *([] if positives is None else _on_positives(positives)),
+        *_on_crowding(first),
+        *_on_images(first),
+    ]
+    for name, other in list(statistics.items())[1:]:
+        known = {count.name for count in first.classes if count.objects}
+        unknown = [count for count in other.classes if count.objects and count.name not in known]
+        if unknown:
+            lines.append(
+                f"The {name} images have {_classes(unknown)} without an object in the first split: "
+                "they cannot be learned."
+            )
+    lines += _on_copies(copies, several=bool(others))
+    if num_left_out:
+        lines.append(f"{num_left_out:,} images or objects are left out; see the faults below.")
+    return lines or ["Nothing stands out: enough objects of each class, none of them very small."]
+
+
+def _classes(counts: Sequence[ClassCount]) -> str:
+    names = ", ".join(count.name for count in counts[:5]) + (", ..." if len(counts) > 5 else "")
+    return f"{len(counts):,} class{'es' * (len(counts) != 1)} ({names})"
+
+
+def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
+    absent = [count for count in counts if not count.objects]
+    few = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
+    if absent:
+        yield f"{_classes(absent)} without an object cannot be learned."
+    if few:
+        yield (
+            f"{_classes(few)} with fewer than {FEW_OBJECTS} objects: collect more, or do not "
+            "expect them to be found."
+        )
+
+
+def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
+    tiny = numbers.tiny
+    if tiny[1.0] >= NOTABLE:
+        yield (
+            f"{percent(tiny[1.0])} of the objects are smaller than {TINY} px in the input, less "
+            f"than a cell of the finest feature map of many detectors; with an input 1.5 times as "
+            f"large it would be {percent(tiny[1.5])}, with one twice as large {percent(tiny[2.0])}."
+        )
+    elif numbers.input_sizes.low >= 64:
+        yield (
+            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px in the input: "
+            "an input of half the size, which trains about four times as fast, would do."
+        )
+    bins = numbers.aspect_ratios.bins
+    share = (bins[0].count + bins[-1].count) / max(numbers.objects, 1)
+    if share >= NOTABLE:
+        yield (
+            f"{percent(share)} of the boxes are more than 4 times as long as wide, and anchors "
+            "usually go to 2: use anchors of more aspect ratios, or an assigner by centres."
+        )
+
+
+def _on_positives(positives: PositiveCounts) -> Iterator[str]:
+    shares = {part.scale: part.missed / positives.objects for part in positives.inputs}
+    usual = next(part for part in positives.inputs if part.scale == 1)
+    best = min(positives.inputs, key=lambda part: (part.missed, part.scale))
+    size = f"{usual.width:,} × {usual.height:,} px, the median input of the config"
+    missed = f"{percent(shares[1.0])} of the objects have no positive"
+    if shares[1.0] <= FEW_MISSED:
+        smaller = [part for part in positives.inputs if shares[part.scale] <= FEW_MISSED][0]
+        also = ""
+        if smaller.scale < 1:
+            also = f", and at {smaller.scale:g} of it {percent(shares[smaller.scale])}"
+        yield f"At {size}, {missed}{also}: the anchors and the assigner fit."
+        return
+    if shares[best.scale] > 0.75 * shares[1.0]:
+        help_ = "no other input size helps, so use other anchors or another assigner"
+    else:
+        # The nearest size that gets most of what the best one gets.
+        limit = shares[best.scale] + 0.25 * (shares[1.0] - shares[best.scale])
+        choices = [part for part in positives.inputs if shares[part.scale] <= limit]
+        part = min(choices, key=lambda part: abs(part.scale - 1))
+        help_ = (
+            f"at {part.scale:g} times the size, {part.width:,} × {part.height:,} px, it would be "
+            f"{percent(shares[part.scale])}"
+        )
+    yield f"At {size}, {missed}: nothing is trained to find them; {help_}."
+
+
+def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
+    most, crowding = numbers.objects_per_image.most, numbers.crowding
+    if most > MAX_DETECTIONS:
+        yield (
+            f"An image has up to {most:,.0f} objects, but {MAX_DETECTIONS} detections per image "
+            "are kept and evaluated by default: raise both limits."
+        )
+    share = crowding.same_class / max(numbers.objects, 1)
+    if share >= NOTABLE:
+        yield (
+            f"{percent(share)} of the objects overlap another one of their class with an IoU above "
+            "0.5: NMS removes one of two such detections, so use a higher threshold or Soft-NMS."
+        )
+    if crowding.twice:
+        yield (
+            f"{crowding.twice:,} pairs of boxes of a class are nearly equal: probably the same "
+            "object, annotated twice."
+        )
+    annotations = numbers.objects + numbers.crowds
+    if numbers.crowds > MANY_CROWDS * annotations:
+        yield (
+            f"{percent(numbers.crowds / annotations)} of the annotations are crowds, which are not "
+            "learned; --crowds-are-objects takes them as objects."
+        )
+
+
+def _on_images(numbers: DataStatistics) -> Iterator[str]:
+    share = numbers.empty_images / numbers.images
+    if share >= NOTABLE:
+        yield (
+            f"{percent(share)} of the images have no objects and are skipped in training, unless "
+            "--keep-empty-images is given."
+        )
+
+
+def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
+    if copies.across:
+        yield (
+            f"{copies.across:,} images are copies of images in an earlier split: the AP on them is "
+            "too high."
+        )
+    if copies.surplus:
+        text = "" if several else "; a random split would put copies on both sides"
+        yield f"{copies.surplus:,} images are copies or augmentations of others{text}."
