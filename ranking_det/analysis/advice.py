@@ -15,6 +15,9 @@ FEW_OBJECTS = 10
 MAX_DETECTIONS = 100
 """Detections per image that COCO's evaluation and the configs keep."""
 
+LARGE = 64
+"""If nearly all boxes are larger, in pixels of the input, an input of half the size may do."""
+
 NOTABLE = 0.05
 """Shares from this on are worth a sentence."""
 
@@ -43,7 +46,7 @@ def advise(
     lines = [
         *_on_classes(first.classes),
         *_on_sizes(first),
-        *([] if positives is None else _on_positives(positives)),
+        *(_on_large_objects(first) if positives is None else _on_positives(positives)),
         *_on_crowding(first),
         *_on_images(first),
     ]
@@ -57,7 +60,7 @@ def advise(
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:
-        lines.append(f"{num_left_out:,} images or objects are left out; see the faults below.")
+        lines.append(f"Left out as faulty: {num_left_out:,} images or objects, see the faults.")
     return lines or ["Nothing stands out: enough objects of each class, none of them very small."]
 
 
@@ -70,10 +73,10 @@ def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
     absent = [count for count in counts if not count.objects]
     few = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
     if absent:
-        yield f"{_classes(absent)} without an object cannot be learned."
+        yield f"No object of {_classes(absent)}: they cannot be learned."
     if few:
         yield (
-            f"{_classes(few)} with fewer than {FEW_OBJECTS} objects: collect more, or do not "
+            f"Fewer than {FEW_OBJECTS} objects of each of {_classes(few)}: collect more, or do not "
             "expect them to be found."
         )
 
@@ -86,17 +89,20 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
             f"than a cell of the finest feature map of many detectors; with an input 1.5 times as "
             f"large it would be {percent(tiny[1.5])}, with one twice as large {percent(tiny[2.0])}."
         )
-    elif numbers.input_sizes.low >= 64:
-        yield (
-            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px in the input: "
-            "an input of half the size, which trains about four times as fast, would do."
-        )
     bins = numbers.aspect_ratios.bins
     share = (bins[0].count + bins[-1].count) / max(numbers.objects, 1)
     if share >= NOTABLE:
         yield (
-            f"{percent(share)} of the boxes are more than 4 times as long as wide, and anchors "
+            f"{percent(share)} of the boxes have one side more than 4 times the other, and anchors "
             "usually go to 2: use anchors of more aspect ratios, or an assigner by centres."
+        )
+
+
+def _on_large_objects(numbers: DataStatistics) -> Iterator[str]:
+    if numbers.input_sizes.low >= LARGE:
+        yield (
+            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px in the input: "
+            "an input of half the size, which trains about four times as fast, may do."
         )
 
 
@@ -114,17 +120,22 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
         yield f"At {size}, {missed}{also}: the anchors and the assigner fit."
         return
     if shares[best.scale] > 0.75 * shares[1.0]:
-        help_ = "no other input size helps, so use other anchors or another assigner"
+        text = (
+            f"even at {best.scale:g} times the size it would be {percent(shares[best.scale])}, so "
+            "cut the images into tiles, or use other anchors or another assigner"
+        )
+        if best.scale <= 1:
+            text = "no larger input helps, so use other anchors or another assigner"
     else:
         # The nearest size that gets most of what the best one gets.
         limit = shares[best.scale] + 0.25 * (shares[1.0] - shares[best.scale])
         choices = [part for part in positives.inputs if shares[part.scale] <= limit]
         part = min(choices, key=lambda part: abs(part.scale - 1))
-        help_ = (
+        text = (
             f"at {part.scale:g} times the size, {part.width:,} × {part.height:,} px, it would be "
             f"{percent(shares[part.scale])}"
         )
-    yield f"At {size}, {missed}: nothing is trained to find them; {help_}."
+    yield f"At {size}, {missed}: nothing is trained to find them; {text}."
 
 
 def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
@@ -165,9 +176,8 @@ def _on_images(numbers: DataStatistics) -> Iterator[str]:
 def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
     if copies.across:
         yield (
-            f"{copies.across:,} images are copies of images in an earlier split: the AP on them is "
-            "too high."
+            f"Images with a copy in an earlier split: {copies.across:,}. AP on them is too high."
         )
     if copies.surplus:
-        text = "" if several else "; a random split would put copies on both sides"
-        yield f"{copies.surplus:,} images are copies or augmentations of others{text}."
+        text = "" if several else " A random split would put them on both sides."
+        yield f"Copies or augmentations of other images: {copies.surplus:,}.{text}"

@@ -204,8 +204,9 @@ def _input_scales(
     inputs = input_sizes(config, images)
     sizes = np.array([image.size for image in images])
     width, height = np.median(inputs, axis=0)
-    text = f"as the config's test mapper resizes images, at the median to {width:g} × {height:g} px"
-    return np.sqrt(inputs.prod(axis=1) / sizes.prod(axis=1)), text
+    median = f"at the median to {width:,.0f} × {height:,.0f} px"
+    scales = np.sqrt(inputs.prod(axis=1) / sizes.prod(axis=1))
+    return scales, f"as the config's test mapper resizes images, {median}"
 
 
 def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ from ranking_det.user_errors import UserError
 MAX_IMAGES = 100
 """Default maximum number of images that are looked at."""
 
-MAX_SECONDS = 120.0
+BATCH = 8
+"""Images that are assigned together, if no pixels are needed."""
+
+MAX_SECONDS = 60.0
 """Default time after which no further image is looked at."""
 
 
@@ -83,6 +86,7 @@ class _Input(NamedTuple):
 
     size: tuple[int, int]  # (height, width)
     boxes: np.ndarray
+    classes: Tensor
     pixels: Tensor | None
 
 
@@ -116,10 +120,11 @@ def input_sizes(config: RunConfig, images: Sequence[ImageObjects]) -> np.ndarray
         UserError: see :func:`resizing_of`.
     """
     augmentations, _ = resizing_of(config)
+    nothing = np.zeros((0, 4)), torch.zeros(0, dtype=torch.int64)
     # A set has few different sizes.
     sizes = {image.size: (0, 0) for image in images}
     for size in sizes:
-        height, width = _resize(augmentations, _blank(size), np.zeros((0, 4))).size
+        height, width = _resize(augmentations, _blank(size), *nothing, False).size
         sizes[size] = width, height
     return np.array([sizes[image.size] for image in images])
 
@@ -151,28 +156,35 @@ def count_positives(
     augmentations, image_format = resizing_of(config)
     needs_pixels = interface_of(model).positives_need_images
     rows = [index for index, image in enumerate(images) if len(image.boxes)]
-    rows = np.random.default_rng(0).permutation(rows).tolist()
+    order = np.random.default_rng(0).permutation(rows)[:max_images].tolist()
+    batch_size = 1 if needs_pixels else BATCH
     sizes: list[np.ndarray] = []  # of the boxes of an image at the config's input size
-    missed: list[np.ndarray] = []  # (scales, G) bool
+    missed: list[list[np.ndarray]] = [[] for _ in SCALES]  # (G,) bool of each image
     shapes = []
     end = time.monotonic() + max_seconds
-    for image in (images[row] for row in rows):
-        if len(missed) == max_images or (missed and time.monotonic() > end):
+    for start in range(0, len(order), batch_size):
+        if sizes and time.monotonic() > end:
             break
-        pixels = _read(image, image_format) if needs_pixels else _blank(image.size)
-        if pixels is None:
-            continue
-        resized = _resize(augmentations, pixels, image.boxes, keep_pixels=needs_pixels)
-        found = [_find_missed(model, resized, image.classes, scale) for scale in SCALES]
-        if any(part is None for part in found):
-            return None
-        shapes.append(resized.size)
-        sizes.append(box_sizes(resized.boxes))
-        missed.append(np.stack(found))
-    if not missed:
+        batch = []
+        for image in (images[row] for row in order[start : start + batch_size]):
+            pixels = _read(image, image_format) if needs_pixels else _blank(image.size)
+            if pixels is not None:
+                classes = torch.as_tensor(image.classes)
+                batch.append(_resize(augmentations, pixels, image.boxes, classes, needs_pixels))
+        shapes += [inputs.size for inputs in batch]
+        sizes += [box_sizes(inputs.boxes) for inputs in batch]
+        for scale, of_scale in zip(SCALES, missed, strict=True):
+            inputs = [_scale(each, scale) for each in batch]
+            positives = interface_of(model).find_positives(inputs) if batch else []
+            if positives is None:
+                return None
+            for found, each in zip(positives, batch, strict=True):
+                index = found.index.cpu().numpy()
+                of_scale.append(np.bincount(index, minlength=len(each.boxes)) == 0)
+    if not sizes:
         return None
     height, width = np.median(shapes, axis=0)
-    all_sizes, all_missed = np.concatenate(sizes), np.concatenate(missed, axis=1)
+    all_sizes = np.concatenate(sizes)
     inputs = [
         MissedObjects(
             scale,
@@ -181,10 +193,10 @@ def count_positives(
             int(row.sum()),
             [part.count for part in histogram(all_sizes[row], SIZES)],
         )
-        for scale, row in zip(SCALES, all_missed, strict=True)
+        for scale, row in zip(SCALES, map(np.concatenate, missed), strict=True)
     ]
     return PositiveCounts(
-        len(missed), len(rows), len(all_sizes), histogram(all_sizes, SIZES), inputs
+        len(sizes), len(rows), len(all_sizes), histogram(all_sizes, SIZES), inputs
     )
 
 
@@ -206,36 +218,31 @@ def _resize(
     augmentations: T.AugmentationList,
     pixels: np.ndarray,
     boxes: np.ndarray,
-    *,
-    keep_pixels: bool = False,
+    classes: Tensor,
+    keep_pixels: bool,
 ) -> _Input:
     inputs = T.AugInput(pixels)
     boxes = augmentations(inputs).apply_box(boxes)
     size = inputs.image.shape[:2]
     if not keep_pixels:
-        return _Input(size, boxes, None)
+        return _Input(size, boxes, classes, None)
     channels = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
-    return _Input(size, boxes, torch.as_tensor(channels).float())
+    return _Input(size, boxes, classes, torch.as_tensor(channels).float())
 
 
-def _find_missed(
-    model: nn.Module, resized: _Input, classes: np.ndarray, scale: float
-) -> np.ndarray | None:
-    """Find the objects (G,) of an image without a positive; None if the model reports none."""
-    height, width = (max(1, round(side * scale)) for side in resized.size)
-    factors = np.array([width / resized.size[1], height / resized.size[0]] * 2)
+def _scale(inputs: _Input, scale: float) -> dict[str, Any]:
+    """Return an input of the model, scaled."""
+    height, width = (max(1, round(side * scale)) for side in inputs.size)
+    factors = np.array([width / inputs.size[1], height / inputs.size[0]] * 2)
     instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.as_tensor(resized.boxes * factors, dtype=torch.float32))
+    instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes * factors, dtype=torch.float32))
     instances.gt_boxes.clip((height, width))
-    instances.gt_classes = torch.as_tensor(classes)
-    if resized.pixels is None:
+    instances.gt_classes = inputs.classes
+    if inputs.pixels is None:
         image = torch.zeros(3, height, width)
     elif scale == 1:
-        image = resized.pixels
+        image = inputs.pixels
     else:
         options = {"size": (height, width), "mode": "bilinear", "antialias": True}
-        (image,) = functional.interpolate(resized.pixels[None], **options)
-    positives = interface_of(model).find_positives([{"image": image, "instances": instances}])
-    if positives is None:
-        return None
-    return np.bincount(positives[0].index.cpu().numpy(), minlength=len(classes)) == 0
+        (image,) = functional.interpolate(inputs.pixels[None], **options)
+    return {"image": image, "instances": instances}

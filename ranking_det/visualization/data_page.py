@@ -20,10 +20,12 @@ LONG_SIDE = 800
 """Length of the longer side of pictures, in pixels; smaller images are enlarged."""
 
 MAX_LABELS = 30
-"""Labels of more objects than this would cover a picture."""
+"""Labels, or boxes around masks, of more objects than this would cover a picture."""
 
 QUALITY = 85
 """JPEG quality of the pictures."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class SamplePicture(NamedTuple):
@@ -64,10 +66,13 @@ def draw_sample(
         classes: names of the classes.
 
     Returns:
-        The picture. A few objects of several classes have labels; otherwise the colour is the
-        class.
+        The picture. Objects have labels if there are few, of several classes; masks of many objects
+        have no boxes.
     """
-    with_labels = len(classes) > 1 and len(instances) <= MAX_LABELS
+    is_full = len(instances) > MAX_LABELS
+    if is_full and instances.has("pred_masks"):
+        instances.remove("pred_boxes")
+    with_labels = len(classes) > 1 and not is_full
     drawn = overlay(image, instances, classes, with_labels=with_labels)
     file = io.BytesIO()
     imsave(file, drawn, format="jpeg", pil_kwargs={"quality": QUALITY})
@@ -105,8 +110,13 @@ def percent(share: float) -> str:
     Args:
         share: in [0, 1].
 
-    >>> percent(0.123), percent(0.0456), percent(0)
-    ('12 %', '4.6 %', '0 %')
+    Returns:
+        The text, with a space that does not break.
+
+    >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
+    ['12 %', '4.6 %', '< 0.1 %', '0 %']
     """
+    if 0 < share < 0.001:
+        return f"<{NO_BREAK}0.1{NO_BREAK}%"
     digits = 0 if share >= 0.0995 or share == 0 else 1
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}{NO_BREAK}%"
