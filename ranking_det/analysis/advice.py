@@ -42,7 +42,7 @@ def advise(
     Returns:
         The sentences; at least one.
     """
-    first, *others = statistics.values()
+    (first_name, first), *others = statistics.items()
     lines = [
         *_on_classes(first.classes),
         *_on_sizes(first),
@@ -50,13 +50,13 @@ def advise(
         *_on_crowding(first),
         *_on_images(first),
     ]
-    for name, other in list(statistics.items())[1:]:
+    for name, other in others:
         known = {count.name for count in first.classes if count.objects}
         unknown = [count for count in other.classes if count.objects and count.name not in known]
         if unknown:
             lines.append(
-                f"The {name} images have {_classes(unknown)} without an object in the first split: "
-                "they cannot be learned."
+                f"The {name} images have objects of {_classes(unknown)} that the {first_name} "
+                "images have not: they cannot be learned."
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:
@@ -116,7 +116,7 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
         smaller = [part for part in positives.inputs if shares[part.scale] <= FEW_MISSED][0]
         also = ""
         if smaller.scale < 1:
-            also = f", and at {smaller.scale:g} of it {percent(shares[smaller.scale])}"
+            also = f", and at {smaller.scale:g} times the size {percent(shares[smaller.scale])}"
         yield f"At {size}, {missed}{also}: the anchors and the assigner fit."
         return
     if shares[best.scale] > 0.75 * shares[1.0]:

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.analysis.advice import advise
 from ranking_det.data.coco_json.faults import LEFT_OUT, SKIPPED, Fault
-from ranking_det.data.coco_json.image_files import check_inside
+from ranking_det.data.coco_json.image_files import check_folder, check_inside
 from ranking_det.data.coco_json.reader import (
     Annotations,
     AnnotationSummary,
@@ -65,6 +65,7 @@ SHORT_SIDE, LONG_SIDE = 800, 1333
 class _DataSet(NamedTuple):
     summary: str
     notes: list[str]
+    warnings: list[str]
     parts: dict[str, Converted]  # by split
 
 
@@ -92,8 +93,8 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
     config = None if args.config_file is None else load_config(args.config_file, overrides)
     data = _find(args)
-    notes = list(data.notes)
-    splits = {name: _read(args, name, part, notes) for name, part in data.parts.items()}
+    warnings = list(data.warnings)
+    splits = {name: _read(args, name, part, warnings) for name, part in data.parts.items()}
     statistics, described = {}, ""
     for name, split in splits.items():
         scales, described = _input_scales(config, split.images)
@@ -104,18 +105,18 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     positives, positives_note = _count_positives(config, splits[first])
     faults = [fault for split in splits.values() for fault in split.summary.faults]
     left_out = sum(fault.action in (LEFT_OUT, SKIPPED) for fault in faults)
-    notes += [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
+    notes = [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
     report: dict[str, Any] = {
         "source": args.data,
         "summary": data.summary,
         "input": described,
         "config": args.config_file,
-        "advice": advise(statistics, copies, positives, left_out),
+        "advice": warnings + advise(statistics, copies, positives, left_out),
         "splits": {name: asdict(numbers) for name, numbers in statistics.items()},
         "copies": asdict(copies),
         "positives": positives and asdict(positives) | {"split": first},
         "positives_note": positives_note,
-        "notes": notes,
+        "notes": data.notes + notes,
         "faults": [fault._asdict() for fault in faults[:100]],
     }
     pictures = {name: _draw(split) for name, split in splits.items()}
@@ -149,25 +150,31 @@ def _find(args: argparse.Namespace) -> _DataSet:
     if "train" in chosen and "trainval" in chosen:
         chosen.remove("trainval")  # the images of train and val again
     parts = {name: convert(source, name) for name in chosen}
-    return _DataSet(source.summary, source.lines[1:], parts)
+    # The faults of the files are not those of a split.
+    faults = dict.fromkeys(fault for part in parts.values() for fault in part.faults)
+    parts = {name: part._replace(faults=[]) for name, part in parts.items()}
+    parts[chosen[0]] = parts[chosen[0]]._replace(faults=list(faults))
+    return _DataSet(source.summary, source.lines[1:], [], parts)
 
 
 def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
     """Return the only split of a COCO or LVIS JSON, whose images may be missing."""
-    path, root, notes = os.path.abspath(args.data), args.images, []
+    path, root, warnings = os.path.abspath(args.data), args.images, []
     if root is None:
         try:
             (file,) = find_splits(os.path.dirname(path), {path: content}).values()
             root = file.image_root
         except UserError as error:
-            way = "so this page has no pictures and no copies; give the folder with --images FOLDER"
-            notes.append(f"{error}; {way}")
+            way = "so the page has no pictures and no copies; --images FOLDER names the folder"
+            warnings.append(f"{error}; {way}")
+    else:
+        check_folder(root)
     part = Converted(content, root or "", args.data, [])
-    return _DataSet(NAME, notes, {args.split or ALL: part})
+    return _DataSet(NAME, [], warnings, {args.split or ALL: part})
 
 
-def _read(args: argparse.Namespace, name: str, part: Converted, notes: list[str]) -> _Split:
-    """Check the content of a split as training does; images that it would refuse are a note."""
+def _read(args: argparse.Namespace, name: str, part: Converted, warnings: list[str]) -> _Split:
+    """Check the content of a split as training does; images that it would refuse are a warning."""
     where = part.json_file or f"{args.data} ({name})"
     names = ("max_faults", "crowds_are_objects")
     options = ReadOptions(
@@ -179,7 +186,7 @@ def _read(args: argparse.Namespace, name: str, part: Converted, notes: list[str]
         # Without images, so that this raises again if they are not the reason.
         annotations = check_content(part.content, where, None, options)
         check_inside(annotations.images, part.image_root, where)
-        notes.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
+        warnings.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
     paths: Sequence[str | None] = annotations.image_files
     if not paths:
         finder = LooseFinder(part.image_root) if part.image_root else None

@@ -1,0 +1,151 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ranking_det.boxes import box_iou
+from ranking_det.data.coco_json.reader import ReadOptions, check_content
+from ranking_det.data.object_statistics import (
+    ImageObjects,
+    choose_samples,
+    find_copies,
+    group_objects,
+    histogram,
+    measure,
+    shortest_edge_scales,
+)
+from tests.data.formats.cases import make_image
+
+
+def image(boxes, classes=None, size=(100, 80), path="x.jpg", masks=None):
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    classes = np.zeros(len(boxes), np.int64) if classes is None else np.array(classes)
+    return ImageObjects(str(path), path, size, boxes, classes, masks or [None] * len(boxes))
+
+
+def random_images(count, num_objects, seed=0):
+    rng, images = np.random.default_rng(seed), []
+    for _ in range(count):
+        corners = rng.uniform(0, 50, (num_objects, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(1, 40, (num_objects, 2))], axis=1)
+        images.append(image(boxes, rng.integers(0, 3, num_objects)))
+    return images
+
+
+def test_the_numbers_are_those_of_a_loop_over_the_objects():
+    images = [*random_images(4, 30), image([])]
+    scales = np.array([1.0, 2.0, 0.5, 1.0, 1.0])
+    numbers = measure(images, ["a", "b", "c", "d"], scales, crowds=2)
+    objects, images_of = dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 0)
+    sizes, inputs, ratios, same, other = [], [], [], 0, 0
+    for each, scale in zip(images, scales):
+        for name in {"abc"[label] for label in each.classes}:
+            images_of[name] += 1
+        for i, (x1, y1, x2, y2) in enumerate(each.boxes):
+            objects["abc"[each.classes[i]]] += 1
+            sizes.append(math.sqrt((x2 - x1) * (y2 - y1)))
+            inputs.append(scale * sizes[-1])
+            ratios.append((x2 - x1) / (y2 - y1))
+            near = [j for j in range(len(each.boxes)) if j != i and iou(each.boxes, i, j) > 0.5]
+            same += any(each.classes[j] == each.classes[i] for j in near)
+            other += any(each.classes[j] != each.classes[i] for j in near)
+    assert (numbers.images, numbers.empty_images, numbers.objects, numbers.crowds) == (5, 1, 120, 2)
+    counts = {count.name: (count.objects, count.images) for count in numbers.classes}
+    assert counts == {name: (objects[name], images_of[name]) for name in "abcd"}
+    assert numbers.sizes.median == pytest.approx(np.median(sizes))
+    assert numbers.input_sizes.high == pytest.approx(np.quantile(inputs, 0.95))
+    assert numbers.aspect_ratios.least == pytest.approx(min(ratios))
+    assert numbers.objects_per_image.mean == 120 / 5
+    assert numbers.coco_sizes == [sum(size < 32 for size in sizes), sum(s >= 32 for s in sizes), 0]
+    assert numbers.tiny[1.5] == sum(1.5 * size < 8 for size in inputs) / 120
+    crowding = numbers.crowding
+    assert (crowding.same_class, crowding.other_class) == (same, other) and same and other
+    for values in (numbers.sizes, numbers.input_sizes, numbers.aspect_ratios):
+        assert sum(part.count for part in values.bins) == 120
+
+
+def iou(boxes, i, j):
+    import torch
+
+    pair = [torch.as_tensor(boxes[k : k + 1]) for k in (i, j)]
+    return float(box_iou(*pair))
+
+
+def test_boxes_that_are_compared_in_blocks_count_as_those_compared_at_once(monkeypatch):
+    images = random_images(2, 20, seed=1)
+    images.append(image([[0, 0, 10, 10], [0, 0, 10, 10.1], [0, 0, 10, 10.2]], [1, 1, 2]))
+    at_once = measure(images, "abc", np.ones(3)).crowding
+    monkeypatch.setattr("ranking_det.data.object_statistics._ROWS", 3)
+    assert measure(images, "abc", np.ones(3)).crowding == at_once
+    assert at_once.twice == 1
+
+
+def test_a_split_without_objects_has_numbers_that_json_can_express():
+    numbers = measure([image([])], ["a"], np.ones(1))
+    json.dumps(dataclasses.asdict(numbers), allow_nan=False)
+    assert numbers.objects == 0 and numbers.sizes.median == 0
+
+
+def test_crowds_are_left_out_and_boxes_become_corners():
+    annotations = [
+        {"id": 1, "image_id": 5, "category_id": 9, "bbox": [1, 2, 30, 40]},
+        {"id": 2, "image_id": 5, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "categories": [{"id": 9, "name": "nine"}, {"id": 3, "name": "three"}],
+        "annotations": annotations,
+    }
+    (only,) = group_objects(check_content(content, "x", None, ReadOptions()), [None])
+    assert only.boxes.tolist() == [[1, 2, 31, 42]] and only.classes.tolist() == [1]
+    assert (only.name, only.size, only.path) == ("a.jpg", (64, 48), None)
+
+
+def test_whole_numbers_and_measures_have_their_own_labels():
+    whole = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), whole=True)
+    assert [(part.label, part.count) for part in whole] == [
+        *[("0", 1), ("1 to 2", 1), ("3 to 4", 1), ("5 and more", 1)]
+    ]
+
+
+def test_the_shorter_side_is_resized_until_the_longer_side_reaches_its_limit():
+    images = [image([], size=size) for size in ((400, 200), (300, 900))]
+    assert shortest_edge_scales(images, 800, 1333).tolist() == [1333 / 400, 1333 / 900]
+    assert shortest_edge_scales(images, 100, 1333).tolist() == [0.5, 1 / 3]
+
+
+def test_samples_have_the_fullest_image_the_smallest_object_and_every_class():
+    images = random_images(20, 2)
+    for index, each in enumerate(images):
+        each.classes[:] = 0
+        images[index] = each._replace(path=f"{index}.jpg")
+    images[3] = image([[0, 0, 20, 20]] * 7, path="3.jpg")
+    images[8] = image([[0, 0, 1, 0.5]], path="8.jpg")
+    images[15].classes[1] = 2
+    images[17] = image([[0, 0, 0.1, 0.1]] * 9, path=None)  # a missing file is not chosen
+    chosen = choose_samples(images, 4)
+    assert len(chosen) == 4 and {3, 8, 15} < set(chosen)
+    assert chosen[3] == "the most objects, 7" and chosen[8].startswith("the smallest object, 0.7")
+    assert choose_samples(images, 4) == chosen
+    assert choose_samples(images, 4, seed=1) != chosen
+    assert choose_samples([image([])], 4) == {}
+
+
+def test_copies_are_found_within_a_split_and_across_splits(tmp_path):
+    def picture(split, name, seed):
+        path = make_image(tmp_path / split / name, seed=seed)
+        return image([], path=str(path))._replace(name=name)
+
+    seeds = {f"{i}.jpg": i for i in range(5)} | {"again.png": 0}
+    splits = {
+        "train": [picture("train", name, seed) for name, seed in seeds.items()],
+        "val": [picture("val", name, seed) for name, seed in (("0.jpg", 7), ("new.jpg", 3))],
+    }
+    copies = find_copies(splits)
+    assert sorted(map(sorted, copies.groups)) == [
+        ["train/0.jpg", "train/again.png"],
+        ["train/3.jpg", "val/new.jpg"],
+    ]
+    assert (copies.surplus, copies.across) == (2, 1)
