@@ -55,8 +55,11 @@ from ranking_det.visualization.data_page import (
 
 PAGE, NUMBERS = "data.html", "data.json"
 
-MAX_PICTURES = 12
-"""Pictures of a split on the page."""
+MAX_PICTURES, MAX_OTHERS = 12, 4
+"""Pictures of the first split and of each other one on the page."""
+
+MAX_FAULTS = 100
+"""Faults in data.json, of which the page shows the first ten."""
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """The input size without a config, in pixels: that of the COCO configs."""
@@ -103,8 +106,8 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     copies = find_copies({name: split.images for name, split in splits.items()})
     first = next(iter(splits))
     positives, positives_note = _count_positives(config, splits[first])
-    faults = [fault for split in splits.values() for fault in split.summary.faults]
-    left_out = sum(fault.action in (LEFT_OUT, SKIPPED) for fault in faults)
+    faults = [(split, fault) for split in splits.values() for fault in split.summary.faults]
+    left_out = sum(fault.action in (LEFT_OUT, SKIPPED) for _, fault in faults)
     notes = [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
     report: dict[str, Any] = {
         "source": args.data,
@@ -117,9 +120,12 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         "positives": positives and asdict(positives) | {"split": first},
         "positives_note": positives_note,
         "notes": data.notes + notes,
-        "faults": [fault._asdict() for fault in faults[:100]],
+        "faults": [_describe(fault, split) for split, fault in faults[:MAX_FAULTS]],
     }
-    pictures = {name: _draw(split) for name, split in splits.items()}
+    pictures = {
+        name: _draw(split, MAX_PICTURES if name == first else MAX_OTHERS)
+        for name, split in splits.items()
+    }
     page = render_page(report, pictures)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +205,14 @@ def _read(args: argparse.Namespace, name: str, part: Converted, warnings: list[s
     return _Split(annotations, summary, group_objects(annotations, paths))
 
 
+def _describe(fault: Fault, split: _Split) -> dict[str, str]:
+    """Return the texts of a fault, with the name of its image."""
+    images = zip(split.annotations.images, split.images, strict=True)
+    names = (image.name for entry, image in images if entry["id"] == fault.image)
+    texts = {key: str(value) for key, value in fault._asdict().items()}
+    return texts | {"file_name": next(names, "")}
+
+
 def _input_scales(
     config: RunConfig | None, images: Sequence[ImageObjects]
 ) -> tuple[np.ndarray, str]:
@@ -233,10 +247,10 @@ def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]
     return counts, ""
 
 
-def _draw(split: _Split) -> list[SamplePicture]:
+def _draw(split: _Split, count: int) -> list[SamplePicture]:
     names = [category["name"] for category in split.annotations.categories]
     pictures = []
-    for index, remark in choose_samples(split.images, MAX_PICTURES).items():
+    for index, remark in choose_samples(split.images, count).items():
         image = split.images[index]
         try:
             pixels = read_array(image.path or "", "RGB", image.size)

@@ -101,7 +101,8 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[Sampl
     )
     environment.filters["percent"] = percent
     template = environment.get_template("data_page.html")
-    return template.render(report, pictures=pictures, colors=COLORS)
+    page = template.render(report, pictures=pictures, colors=COLORS)
+    return page.encode(errors="replace").decode()  # names of files may have bytes of no character
 
 
 def percent(share: float) -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, 
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == [fault["kind"] for fault in numbers["faults"]]
     assert len(rows) == 1 and rows[0]["kind"] in page
+    assert numbers["faults"][0]["file_name"] == "JPEGImages/0.jpg"
     printed = capsys.readouterr().out
     assert "Left out as faulty: 1 " in printed and "Fewer than 10 objects" in printed
     assert printed.splitlines()[:-1] == numbers["advice"]
@@ -54,9 +56,13 @@ def test_names_are_escaped_and_the_page_loads_nothing(tmp_path):
     )
     make_image(root / "images" / "train" / "<b>.jpg", seed=5)
     write_text(root / "labels" / "train" / "<b>.txt", "0 0.5 0.5 0.2 0.2\n")
+    odd = os.fsdecode(b"\xff")
+    make_image(root / "images" / "train" / f"{odd}.jpg", seed=6)
+    write_text(root / "labels" / "train" / f"{odd}.txt", "0 0.5 0.5 0.2 0.2\n")
     numbers, page = describe(root, "--split", "train", output=tmp_path / "out")
     assert [row["name"] for row in numbers["splits"]["train"]["classes"]][0] == script
     assert "&lt;script&gt;alert(1)" in page and "&lt;b&gt;.jpg" in page
+    assert page.count("<img ") == 4 and "train/?.jpg" in page
     assert "$a$ &amp; {{b}}" in page
     assert "<script" not in page and "<b>.jpg" not in page
     assert not re.findall(r"(?:https?:)?//|@import|url\(", re.sub(r"base64,[^\"]+", "", page))
