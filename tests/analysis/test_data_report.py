@@ -28,9 +28,11 @@ def describe(*arguments, output):
 
 def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, capsys):
     root = voc_set(tmp_path / "voc", per_split=3)
-    # A box without a size, in the first image.
+    # An object without a box, which the format's reader leaves out, and a box without a size.
     boxes = [("cat", 10, 20, 30, 15), ("cat", 5, 5, 0, 0)]
-    write_text(root / "Annotations" / "0.xml", voc_text(boxes, name="0.jpg"))
+    text = voc_text(boxes, name="0.jpg")
+    text = text.replace("<object>", "<object><name>x</name></object><object>", 1)
+    write_text(root / "Annotations" / "0.xml", text)
     numbers, page = describe(root, output=tmp_path / "out")
     train, val = numbers["splits"]["train"], numbers["splits"]["val"]
     assert (train["images"], train["objects"], val["objects"]) == (3, 5, 6)
@@ -42,10 +44,10 @@ def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, 
     with (tmp_path / "out" / "data_faults.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == [fault["kind"] for fault in numbers["faults"]]
-    assert len(rows) == 1 and rows[0]["kind"] in page
-    assert numbers["faults"][0]["file_name"] == "JPEGImages/0.jpg"
+    assert len(rows) == 2 and all(row["kind"] in page for row in rows)
+    assert numbers["faults"][1]["file_name"] == "JPEGImages/0.jpg"
     printed = capsys.readouterr().out
-    assert "Left out as faulty: 1 " in printed and "Fewer than 10 objects" in printed
+    assert "Left out as faulty: 2 " in printed and "Fewer than 10 objects" in printed
     assert printed.splitlines()[:-1] == numbers["advice"]
 
 
@@ -105,6 +107,16 @@ def test_a_config_adds_the_objects_without_a_positive(tmp_path, capsys):
     # A second run replaces the page of before.
     describe(root, "--split", "val", output=tmp_path / "out")
     assert "Nothing is trained" not in (tmp_path / "out" / "data.html").read_text()
+
+
+def test_the_model_has_the_classes_of_the_data(tmp_path):
+    make_image(tmp_path / "0.jpg")
+    boxes = {f"class {i}": (i, i, 20 + i, 20) for i in range(20)}  # the config has 12 classes
+    write_json(tmp_path / "train.json", coco_content(["0.jpg"], boxes))
+    config = QUICK.replace("atss", "paa")  # an assigner that looks at the scores of the classes
+    arguments = [tmp_path / "train.json", "--config-file", config]
+    numbers, _ = describe(*arguments, output=tmp_path / "out")
+    assert numbers["positives"]["objects"] == 20
 
 
 @pytest.mark.parametrize(
