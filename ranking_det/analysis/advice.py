@@ -60,7 +60,7 @@ def advise(
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:
-        lines.append(f"Left out as faulty: {num_left_out:,} images or objects, see the faults.")
+        lines.append(f"Images or objects left out as faulty: {num_left_out:,}; see the faults.")
     return lines or ["Nothing stands out: enough objects of each class, none of them very small."]
 
 

@@ -47,7 +47,7 @@ def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, 
     assert len(rows) == 2 and all(row["kind"] in page for row in rows)
     assert numbers["faults"][1]["file_name"] == "JPEGImages/0.jpg"
     printed = capsys.readouterr().out
-    assert "Left out as faulty: 2 " in printed and "Fewer than 10 objects" in printed
+    assert "left out as faulty: 2;" in printed and "Fewer than 10 objects" in printed
     assert printed.splitlines()[:-1] == numbers["advice"]
 
 
