@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.analysis.advice import advise
 from ranking_det.data.coco_json.faults import LEFT_OUT, SKIPPED, Fault
-from ranking_det.data.coco_json.image_files import check_folder, check_inside
+from ranking_det.data.coco_json.image_files import ImageFinder, check_folder, check_inside
 from ranking_det.data.coco_json.reader import (
     Annotations,
     AnnotationSummary,
@@ -25,9 +25,8 @@ from ranking_det.data.coco_json.reader import (
     load_json,
     summarize,
 )
-from ranking_det.data.formats.coco_files import NAME, find_splits, is_coco
-from ranking_det.data.formats.coco_objects import LooseFinder
-from ranking_det.data.formats.sources import ALL, Converted, convert, find_source
+from ranking_det.data.formats.coco_files import NAME, CocoSplit, find_splits, is_coco
+from ranking_det.data.formats.sources import ALL, convert, find_source
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array, transform_masks
 from ranking_det.data.object_statistics import (
@@ -69,7 +68,8 @@ class _DataSet(NamedTuple):
     summary: str
     notes: list[str]
     warnings: list[str]
-    parts: dict[str, Converted]  # by split
+    parts: dict[str, CocoSplit]  # by split
+    faults: list[Fault]  # of the files, before they were converted
 
 
 class _Split(NamedTuple):
@@ -106,8 +106,10 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     copies = find_copies({name: split.images for name, split in splits.items()})
     first = next(iter(splits))
     positives, positives_note = _count_positives(config, splits[first])
-    faults = [(split, fault) for split in splits.values() for fault in split.summary.faults]
-    left_out = sum(fault.action in (LEFT_OUT, SKIPPED) for _, fault in faults)
+    of_parts = [(None, fault) for fault in data.faults]
+    of_parts += [(split, fault) for split in splits.values() for fault in split.summary.faults]
+    faults = [_describe(fault, split) for split, fault in of_parts]
+    left_out = sum(fault["action"] in (LEFT_OUT, SKIPPED) for fault in faults)
     notes = [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
     report: dict[str, Any] = {
         "source": args.data,
@@ -120,7 +122,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         "positives": positives and asdict(positives) | {"split": first},
         "positives_note": positives_note,
         "notes": data.notes + notes,
-        "faults": [_describe(fault, split) for split, fault in faults[:MAX_FAULTS]],
+        "faults": faults[:MAX_FAULTS],
     }
     pictures = {
         name: _draw(split, MAX_PICTURES if name == first else MAX_OTHERS)
@@ -129,7 +131,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     page = render_page(report, pictures)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_faults([split.summary for split in splits.values()], folder)
+    write_faults([fault for _, fault in of_parts], folder)
     write_json(folder / NUMBERS, report)
     write_whole(folder / PAGE, page)
     return [*report["advice"], str(folder / PAGE)]
@@ -148,7 +150,8 @@ def _find(args: argparse.Namespace) -> _DataSet:
         return _find_coco(args, content)
     if args.images is not None:
         raise UserError(f"--images is for a COCO or LVIS JSON, but DATA is {args.data}")
-    source = find_source(args.data, format_name=args.format_name, exclude=args.output)
+    options = ReadOptions(max_faults=args.max_faults)
+    source = find_source(args.data, options, format_name=args.format_name, exclude=args.output)
     available = list(source.splits)
     if args.split is not None and args.split not in available:
         raise UserError(f"--split {args.split}: {args.data} has {', '.join(available)}")
@@ -156,11 +159,7 @@ def _find(args: argparse.Namespace) -> _DataSet:
     if "train" in chosen and "trainval" in chosen:
         chosen.remove("trainval")  # the images of train and val again
     parts = {name: convert(source, name) for name in chosen}
-    # The faults of the files are not those of a split.
-    faults = dict.fromkeys(fault for part in parts.values() for fault in part.faults)
-    parts = {name: part._replace(faults=[]) for name, part in parts.items()}
-    parts[chosen[0]] = parts[chosen[0]]._replace(faults=list(faults))
-    return _DataSet(source.summary, source.lines[1:], [], parts)
+    return _DataSet(source.summary, source.lines[1:], [], parts, source.faults.rows)
 
 
 def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
@@ -175,39 +174,41 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
             warnings.append(f"{error}; {way}")
     else:
         check_folder(root)
-    part = Converted(content, root or "", args.data, [])
-    return _DataSet(NAME, [], warnings, {args.split or ALL: part})
+    part = CocoSplit(content, root or "", args.data)
+    return _DataSet(NAME, [], warnings, {args.split or ALL: part}, [])
 
 
-def _read(args: argparse.Namespace, name: str, part: Converted, warnings: list[str]) -> _Split:
+def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]) -> _Split:
     """Check the content of a split as training does; images that it would refuse are a warning."""
     where = part.json_file or f"{args.data} ({name})"
     names = ("max_faults", "crowds_are_objects")
     options = ReadOptions(
-        **{key: vars(args)[key] for key in names}, masks=True, max_decoded=NUM_DECODED
+        **{key: vars(args)[key] for key in names},
+        masks=True,
+        max_decoded=NUM_DECODED,
+        image_root=part.image_root or None,
     )
     try:
-        annotations = check_content(part.content, where, part.image_root or None, options)
+        annotations = check_content(part.content, where, options)
     except UserError as error:
         # Without images, so that this raises again if they are not the reason.
-        annotations = check_content(part.content, where, None, options)
+        annotations = check_content(part.content, where, replace(options, image_root=None))
         check_inside(annotations.images, part.image_root, where)
         warnings.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
     paths: Sequence[str | None] = annotations.image_files
     if not paths:
-        finder = LooseFinder(part.image_root) if part.image_root else None
-        paths = [finder.find(image) if finder else None for image in annotations.images]
+        finder = ImageFinder(part.image_root)
+        paths = [
+            (finder.find(image) or finder.guess(image)) if part.image_root else None
+            for image in annotations.images
+        ]
     summary = summarize(annotations, options)
-    of_files = [
-        Fault(args.data, place, "", "", kind, LEFT_OUT, text) for kind, place, text in part.faults
-    ]
-    summary = replace(summary, faults=(*of_files, *summary.faults))
     return _Split(annotations, summary, group_objects(annotations, paths))
 
 
-def _describe(fault: Fault, split: _Split) -> dict[str, str]:
-    """Return the texts of a fault, with the name of its image."""
-    images = zip(split.annotations.images, split.images, strict=True)
+def _describe(fault: Fault, split: _Split | None) -> dict[str, str]:
+    """Return the texts of a fault, with the name of its image, if it is that of a split."""
+    images = zip(split.annotations.images, split.images, strict=True) if split else ()
     names = (image.name for entry, image in images if entry["id"] == fault.image)
     texts = {key: str(value) for key, value in fault._asdict().items()}
     return texts | {"file_name": next(names, "")}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,12 @@ class OwnData(NamedTuple):
     def summaries(self) -> tuple[AnnotationSummary | None, AnnotationSummary | None]:
         """The summaries of both files."""
         return self.train, self.val
+
+    @property
+    def faults(self) -> list[Fault]:
+        """The faults of the conversion and of both files."""
+        of_files = (summary.faults for summary in self.summaries if summary is not None)
+        return [*self.source_faults, *itertools.chain(*of_files)]
 
 
 def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnDataPlan | None]:
@@ -297,7 +304,7 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
 
 
 def write_faults(
-    data: Iterable[AnnotationSummary | None], folder: str | Path, *, keep_others: bool = False
+    faults: Iterable[Fault], folder: str | Path, replaced: Collection[str] | None = None
 ) -> None:
     """Write a table of the entries that were left out, cut, mended or noted, and log its path.
 
@@ -306,16 +313,14 @@ def write_faults(
     earlier table is removed.
 
     Args:
-        data: the summaries of the files; None for a split without one.
+        faults: the faults.
         folder: the folder of the table; created if it does not exist.
-        keep_others: keep the rows of an earlier table for other files.
+        replaced: the files whose rows in an earlier table are replaced; None to replace all rows.
     """
     path = Path(folder, FAULTS_FILE)
-    summaries = [summary for summary in data.summaries if summary is not None]
-    faults = [*data.source_faults, *(fault for summary in summaries for fault in summary.faults)]
     rows = [fault._asdict() for fault in faults]
-    if keep_others and path.is_file():
-        files = {summary.json_file for summary in summaries} | {fault.file for fault in faults}
+    if replaced is not None and path.is_file():
+        files = {*replaced, *(row["file"] for row in rows)}
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["file"] not in files] + rows
     if not rows:

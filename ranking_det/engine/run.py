@@ -232,7 +232,7 @@ def preview(plan: Plan) -> str:
     plan.write_data()
     log_own_data(plan.data, masks=plan.learns_masks)
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))
-    write_faults(plan.data, folder)
+    write_faults(plan.data.faults, folder)
     make_missing_sets(config.names("train"))
     model = plan.model.train()
     load_weights(model, plan.weights.path, whole=False)
@@ -266,7 +266,9 @@ def set_up(plan: Plan) -> None:
         torch.backends.cudnn.benchmark = settings.get("cudnn_benchmark", False)
     log_own_data(plan.data, masks=plan.learns_masks)
     if comm.is_main_process():
-        write_faults(plan.data, plan.output_dir, keep_others=not plan.command.trains)
+        evaluated = [summary.json_file for summary in plan.data.summaries if summary is not None]
+        replaced = None if plan.command.trains else evaluated
+        write_faults(plan.data.faults, plan.output_dir, replaced)
 
 
 def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ranking_det.boxes import box_iou
-from ranking_det.data.coco_json.reader import ReadOptions, check_content
+from ranking_det.data.coco_json.reader import check_content
 from ranking_det.data.object_statistics import (
     ImageObjects,
     choose_samples,
@@ -98,7 +98,7 @@ def test_crowds_are_left_out_and_boxes_become_corners():
         "categories": [{"id": 9, "name": "nine"}, {"id": 3, "name": "three"}],
         "annotations": annotations,
     }
-    (only,) = group_objects(check_content(content, "x", None, ReadOptions()), [None])
+    (only,) = group_objects(check_content(content, "x"), [None])
     assert only.boxes.tolist() == [[1, 2, 31, 42]] and only.classes.tolist() == [1]
     assert (only.name, only.size, only.path) == ("a.jpg", (64, 48), None)
 
