@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Count the files to read to follow a task: ``python -m benchmarks.walks [--json PATH]``.
+"""Count the files that a reader of a task must open: ``python -m benchmarks.walks [--json PATH]``.
 
 A walk is the list of the package's files that run inside certain calls, in the order in which they
 are entered, recorded by ``sys.setprofile``. The script also reports the longest chain of imports
@@ -44,13 +44,13 @@ class Walk(NamedTuple):
         calls: calls inside which files are recorded. What runs between them, such as other checks
             and logging, is not part of the walk.
         last: the call that ends the walk.
-        through: whether the last call itself is part of the walk.
+        includes_last: whether the last call itself is part of the walk.
         limit: maximum number of files.
     """
 
     calls: tuple[Call, ...]
     last: Call
-    through: bool
+    includes_last: bool
     limit: int
 
 
@@ -65,12 +65,12 @@ LOADER = Call(r"data/stream\.py", "build_train_loader")
 CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
     # Forward pass of the criterion in a training step.
-    "logits -> loss": Walk((CRITERION,), CRITERION, through=True, limit=14),
-    # Training on a user's own files: from reading them to the data loader. Seven of the files check
-    # what the files contain: fields, categories and images, boxes, faults, pictures.
-    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, through=True, limit=14),
+    "logits -> loss": Walk((CRITERION,), CRITERION, includes_last=True, limit=14),
+    # Training on a user's own files, from reading the JSON to the data loader. Seven of the modules
+    # on this walk check the JSON and the images: fields, categories, boxes, faults, image files.
+    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, includes_last=True, limit=14),
     # From the name of a config to the first constructor of a part of the model.
-    "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, through=False, limit=6),
+    "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, includes_last=False, limit=6),
 }
 
 
@@ -101,7 +101,7 @@ class Recorder:
         file = path.removeprefix(self.prefix)
         is_last = _matches(self.walk.last, file, frame)
         if event == "return":
-            if is_last and self.call is not None and self.walk.through:
+            if is_last and self.call is not None and self.walk.includes_last:
                 raise WalkDone
             self.call = None if frame is self.call else self.call
             return
@@ -109,7 +109,7 @@ class Recorder:
             self.call = frame
         if self.call is None or frame.f_code.co_name == "<module>":
             return
-        if is_last and not self.walk.through:
+        if is_last and not self.walk.includes_last:
             raise WalkDone
         self.files[file] = None
 
@@ -227,15 +227,17 @@ def code_lines(path: Path) -> int:
 
 
 def measure() -> dict[str, Any]:
-    """Measure everything; record each walk twice, so first imports are not part of it."""
+    """Measure everything. Record each walk twice, so that imports do not count as part of it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
-        turns = iter(range(100))
+        folder_numbers = iter(range(100))
         actions = {
             "logits -> loss": train_step,
-            "--train-json -> loader": lambda: train_on_json(Path(folder, str(next(turns)))),
-            "config -> model": lambda: train_on_json(Path(folder, str(next(turns)))),
+            "--train-json -> loader": lambda: train_on_json(
+                Path(folder, str(next(folder_numbers)))
+            ),
+            "config -> model": lambda: train_on_json(Path(folder, str(next(folder_numbers)))),
         }
         walks = {}
         for name, action in actions.items():

@@ -1,6 +1,7 @@
 """Faster R-CNN, max-IoU, aLRP Loss: ResNet-50, 100 epochs on COCO at 512 px.
 
-Published AP 40.7 (Oksuz et al., NeurIPS 2020).
+Published AP 40.7: aLRP Loss (Oksuz et al., NeurIPS 2020) after epoch 100 of the heavy training in
+table S2 of the supplement of Rank & Sort Loss (Oksuz et al., ICCV 2021).
 """
 
 from ..common.coco import dataloader_512 as dataloader

@@ -1,8 +1,8 @@
 """Faster R-CNN, max-IoU, Rank & Sort Loss, no sampling: ResNet-50, 12 epochs on COCO.
 
-Published AP 39.6: RS-Faster R-CNN of Oksuz et al., ICCV 2021. Table S8 reports 38.5 with random
-sampling in the RPN and the box head, and 39.3 with it in the box head only; override the samplers
-to train those rows.
+Published AP 39.6: RS-Faster R-CNN in table S10 of the supplement of Oksuz et al., ICCV 2021. Table
+S8 reports 38.5 with random sampling in the RPN and the box head, and 39.3 with random sampling in
+the box head only; override the samplers to train those rows.
 """
 
 from ..common.coco import dataloader, length, optimizer, schedule, train

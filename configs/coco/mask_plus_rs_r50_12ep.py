@@ -1,6 +1,7 @@
 """Mask R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on COCO.
 
-Published mask AP 37.3, box AP 41.1: RS-Mask R-CNN+ of Oksuz et al., ICCV 2021.
+Published mask AP 37.3, box AP 41.1: RS-Mask R-CNN+ in table S10 of the supplement of Oksuz et al.,
+ICCV 2021.
 """
 
 from ..common.models.rcnn import with_carafe

@@ -1,6 +1,7 @@
 """Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-101, 36 epochs on COCO, multi-scale.
 
-Published mask AP 40.3, box AP 44.7: RS-Mask R-CNN of Oksuz et al., ICCV 2021.
+Published mask AP 40.3, box AP 44.7: RS-Mask R-CNN in table S10 of the supplement of Oksuz et al.,
+ICCV 2021.
 """
 
 from ..common.coco import dataloader_masks as dataloader

@@ -1,6 +1,7 @@
 """Mask R-CNN, max-IoU, Rank & Sort Loss, no sampling: ResNet-50, 12 epochs on COCO.
 
-Published mask AP 36.4, box AP 40.0: RS-Mask R-CNN of Oksuz et al., ICCV 2021.
+Published mask AP 36.4, box AP 40.0: RS-Mask R-CNN in table S10 of the supplement of Oksuz et al.,
+ICCV 2021.
 """
 
 from ..common.coco import dataloader_masks as dataloader

@@ -1,8 +1,9 @@
 """Mask R-CNN, max-IoU, Rank & Sort Loss on ViTDet's ViT-B: 100 epochs on COCO at 1,024 px.
 
-Needs Detectron2's main: 0.6 has no ViT. Augmentation, length, steps and optimizer are copied from
-ViTDet's config (Li et al., ECCV 2022). The warm-up of 500 iterations and the handling of
-cropped objects are this project's. The papers have no row for it.
+Needs Detectron2's main branch, because release 0.6 has no ViT. The augmentation, the number of
+epochs, the learning-rate steps and the optimizer are those of ViTDet's config (Li et al., ECCV
+2022). The warm-up of 500 iterations and the handling of cropped objects are our choice. No paper
+reports an AP for this combination.
 """
 
 from ..common.coco import iterations, length, schedule, train

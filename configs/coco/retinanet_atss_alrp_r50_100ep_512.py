@@ -1,6 +1,7 @@
 """RetinaNet, ATSS, aLRP Loss: ResNet-50, 100 epochs on COCO at 512 px.
 
-Published AP 41.0 (Oksuz et al., NeurIPS 2020).
+Published AP 41.0: aLRP Loss of Oksuz et al., NeurIPS 2020, quoted as ATSS(512) in table 9 of APE
+Loss (Xu et al., CVPR 2022).
 """
 
 from detectron2.config import LazyCall as L

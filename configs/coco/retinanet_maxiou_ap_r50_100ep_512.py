@@ -1,7 +1,8 @@
 """RetinaNet, max-IoU, AP Loss: ResNet-50, 100 epochs on COCO at 512 px.
 
 Published AP 35.4: AP Loss (Chen et al., CVPR 2019) as reported by the authors of aLRP Loss (Oksuz
-et al., NeurIPS 2020). Batch size and learning rate are from the same authors.
+et al., NeurIPS 2020), quoted as Retina(512) in table 9 of APE Loss (Xu et al., CVPR 2022). The
+batch size and the learning rate are those of the authors of aLRP Loss.
 """
 
 from ..common.criteria import ap

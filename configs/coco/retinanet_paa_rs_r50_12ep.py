@@ -1,6 +1,7 @@
 """RetinaNet, PAA, Rank & Sort Loss, score voting: ResNet-50, 12 epochs on COCO.
 
-Published AP 41.0: RS-PAA of Oksuz et al., ICCV 2021.
+Published AP 41.0: RS-PAA of Oksuz et al., ICCV 2021, quoted as PAA(800) in table 9 of APE Loss (Xu
+et al., CVPR 2022).
 """
 
 from ..common.assigners import paa_rank_sort

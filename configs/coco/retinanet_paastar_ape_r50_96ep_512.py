@@ -1,6 +1,6 @@
 """RetinaNet, PAA*, APE Loss: ResNet-50, 96 epochs on COCO at 512 px.
 
-Published AP 42.9: PAA*(512) trained for 96 epochs (Xu et al., CVPR 2022).
+Published AP 42.9: PAA*(512) with 96 epochs in table 9 of Xu et al., CVPR 2022.
 """
 
 from detectron2.config import LazyCall as L

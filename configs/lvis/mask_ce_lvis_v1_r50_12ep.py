@@ -1,6 +1,6 @@
 """Mask R-CNN, max-IoU, cross entropy, random sampling: ResNet-50, 12 epochs on LVIS v1.
 
-The baseline in table S11 of Oksuz et al., ICCV 2021, at the score threshold that is best for it.
+The baseline in table S11 of the supplement of Oksuz et al., ICCV 2021, at its best score threshold.
 Published mask AP 21.7, box AP 22.5.
 """
 

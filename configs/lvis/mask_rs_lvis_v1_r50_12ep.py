@@ -1,6 +1,7 @@
 """Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on LVIS v1.
 
-Published mask AP 25.2, box AP 25.9: RS-Mask R-CNN of Oksuz et al., ICCV 2021.
+Published mask AP 25.2, box AP 25.9: RS-Mask R-CNN at the score threshold .60 in table S11 of the
+supplement of Oksuz et al., ICCV 2021.
 """
 
 from ..common.lvis import IMAGES, NUM_CLASSES, dataloader, length, optimizer, schedule, train

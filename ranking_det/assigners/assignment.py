@@ -121,7 +121,7 @@ class Assigner(nn.Module):
             The assignment of all R candidates.
 
         Raises:
-            ValueError: the shapes do not fit each other, or predictions are missing.
+            ValueError: the shapes do not fit together, or predictions are missing.
         """
         _check_objects(gt_boxes, gt_classes)
         num_rows = len(gt_boxes) * sum(len(level) for level in anchors)

@@ -111,7 +111,7 @@ class Candidates:
             ``rank_scope`` "global".
 
     Raises:
-        ValueError: the fields do not fit each other.
+        ValueError: the fields do not fit together.
     """
 
     logits: Tensor

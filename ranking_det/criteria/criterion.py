@@ -79,7 +79,7 @@ class CriterionBase(nn.Module):
     @property
     def uses_continuous_labels(self) -> bool:
         """Whether all criteria use the candidates' continuous labels."""
-        return all(one.classification.uses_continuous_labels for one in self.criteria)
+        return all(criterion.classification.uses_continuous_labels for criterion in self.criteria)
 
     @property
     def coder_weights(self) -> list[tuple[float, ...]]:
@@ -116,7 +116,7 @@ class Criterion(CriterionBase):
             images.
 
     Raises:
-        ValueError: the parts do not fit each other.
+        ValueError: the parts do not fit together.
     """
 
     def __init__(
@@ -138,8 +138,7 @@ class Criterion(CriterionBase):
         if classification.is_sum and not isinstance(normalizer, Normalizer):
             raise ValueError(
                 f"normalizer: expected a Normalizer such as PositiveCount because {name} is a sum, "
-                "got "
-                f"{normalizer!r}"
+                f"got {normalizer!r}"
             )
         if not classification.is_sum and normalizer is not None:
             raise ValueError(
@@ -153,8 +152,7 @@ class Criterion(CriterionBase):
         if rank_scope == "global" and not classification.across_workers:
             raise ValueError(
                 f"rank_scope: expected 'image' or 'gpu' because {name} cannot rank across "
-                "processes, "
-                "got 'global'"
+                "processes, got 'global'"
             )
         if branch is not None and not classification.takes_branch:
             raise ValueError(
@@ -193,9 +191,9 @@ class Criterion(CriterionBase):
 
         Returns:
             The losses: the parts of the classification loss, ``loss_box`` and ``loss_mask`` of the
-            tasks, and ``loss_branch`` with a branch. Without positives, all of them except the
-            baselines' classification loss are zeros attached to the graph. The output also has the
-            instance weights and the metrics.
+            tasks, and ``loss_branch`` with a branch. Without positives, they are zeros attached to
+            the graph, except the classification loss of baselines such as focal loss, which is
+            computed from the negatives. The output also has the instance weights and the metrics.
 
         Raises:
             ValueError: the candidates lack a field that the criterion needs, or have the outputs of
@@ -232,7 +230,8 @@ class Criterion(CriterionBase):
             return losses, [self._mean(task, candidates, weights) for task in self.tasks]
         count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
-        # The mean weight times the count: a count of positives then gives the weighted mean.
+        # Divide by the mean weight times the normaliser's count. If the count is the number of
+        # positives, the divisor is the sum of the weights, and the result is the weighted mean.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])
         total, positives = mean_over_workers(sums, self._normalizer_group())
@@ -287,13 +286,14 @@ class ALRPCriterion(Criterion):
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
             assignment, 0.5 (0.7 in an RPN). The localisation error is the error of the task,
             divided by 2 (1 - tau).
-        localization: a task on boxes with errors in [0, 2], or a list of it and further tasks on
-            masks. None for :class:`ranking_det.criteria.GIoU`.
-        instance_weight: for further tasks only; see :mod:`ranking_det.criteria.instance_weights`.
+        localization: a task on boxes with errors in [0, 2], or a list that starts with such a task
+            and continues with tasks on masks. None for :class:`ranking_det.criteria.GIoU`.
+        instance_weight: the weights of the tasks on masks; see
+            :mod:`ranking_det.criteria.instance_weights`.
         rank_scope: the entries that are ranked together; see :class:`Criterion`.
 
     Raises:
-        ValueError: an argument is out of range, or the parts do not fit each other.
+        ValueError: an argument is out of range, or the parts do not fit together.
     """
 
     def __init__(
@@ -320,8 +320,8 @@ class ALRPCriterion(Criterion):
         self, candidates: Candidates, weights: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         losses = self._classify(candidates)
-        further = [self._mean(task, candidates, weights) for task in self.tasks[1:]]
-        return {"loss_cls": losses["loss_cls"]}, [losses["loss_box"], *further]
+        mask_losses = [self._mean(task, candidates, weights) for task in self.tasks[1:]]
+        return {"loss_cls": losses["loss_cls"]}, [losses["loss_box"], *mask_losses]
 
 
 def _metrics(candidates: Candidates) -> dict[str, Tensor]:

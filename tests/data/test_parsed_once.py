@@ -1,4 +1,4 @@
-"""Each annotation file is parsed once; all readers share the content and do not change it."""
+"""Each annotation file is parse_counts once; all readers share the content and do not change it."""
 
 import copy
 import json
@@ -33,9 +33,12 @@ FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a file of this age in seconds, and its images; return the paths."""
+    """Return a function that writes an annotation file, last modified `age` seconds ago.
 
-    def do(content, age=3600.0):
+    It also creates the images, and returns the paths of the file and of the images' folder.
+    """
+
+    def write_files(content, age=3600.0):
         path, images = tmp_path / "own.json", tmp_path / "images"
         path.write_text(json.dumps(content))
         os.utime(path, (time.time() - age,) * 2)
@@ -44,7 +47,7 @@ def write(tmp_path):
             Image.new("RGB", (40, 30)).save(images / f"{i}.png")
         return str(path), str(images)
 
-    yield do
+    yield write_files
     release_annotations(str(tmp_path / "own.json"))
     for catalog in (DatasetCatalog, MetadataCatalog):
         if NAME in catalog:
@@ -52,8 +55,8 @@ def write(tmp_path):
 
 
 @pytest.fixture
-def parsed(monkeypatch):
-    """Count how often each file is parsed."""
+def parse_counts(monkeypatch):
+    """Count how often each file is parse_counts."""
     counts, load_json = Counter(), reader.load_json
 
     def load(path, what):
@@ -80,18 +83,20 @@ def evaluate():
 
 
 @FORMATS
-def test_a_run_parses_each_file_once_and_does_not_change_the_content(write, parsed, tmp_path, lvis):
+def test_a_run_parses_each_file_once_and_does_not_change_the_content(
+    write, parse_counts, tmp_path, lvis
+):
     path, images = write(valid(lvis))
     register_annotations(NAME, images, read_summary(path, images))
     before = copy.deepcopy(read_registered(NAME).content)
-    for _ in range(2):  # evaluations
+    for _ in range(2):  # two evaluations
         mapper = DatasetMapper(is_train=False, augmentations=[], image_format="RGB")
         records = get_detection_dataset_dicts(NAME, filter_empty=False)
         assert len(list(build_detection_test_loader(dataset=records, mapper=mapper))) == 3
         results = evaluate()
         assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == 0
         write_per_class(results, str(tmp_path), [NAME])
-    assert parsed == {path: 1}
+    assert parse_counts == {path: 1}
     assert read_registered(NAME).content == before
 
 
@@ -108,7 +113,7 @@ def test_changing_records_does_not_affect_other_readers(write):
     assert evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_a_changed_file_is_parsed_and_validated_again(write, parsed):
+def test_a_changed_file_is_parsed_and_validated_again(write, parse_counts):
     path, images = write(valid())
     register_annotations(NAME, images, read_summary(path, images))
     content = valid()
@@ -119,22 +124,22 @@ def test_a_changed_file_is_parsed_and_validated_again(write, parsed):
     os.remove(path)
     with pytest.raises(UserError, match="does not exist"):
         DatasetCatalog.get(NAME)
-    assert parsed == {path: 3}
+    assert parse_counts == {path: 3}
 
 
-def test_a_file_that_was_just_written_is_parsed_again(write, parsed):
+def test_a_file_that_was_just_written_is_parsed_again(write, parse_counts):
     path, _ = write(valid(), age=0.0)
     read_annotations(path)
     read_annotations(path)
-    assert parsed == {path: 2}
+    assert parse_counts == {path: 2}
 
 
-def test_a_released_file_is_parsed_again(write, parsed):
+def test_a_released_file_is_parsed_again(write, parse_counts):
     path, images = write(valid())
     register_annotations(NAME, images, read_summary(path, images))
     for count in (1, 2):
         assert len(DatasetCatalog.get(NAME)) == 3
-        assert parsed == {path: count}
+        assert parse_counts == {path: count}
         release_sets([NAME])
 
 

@@ -65,7 +65,7 @@ def test_the_error_names_a_missing_file():
         load_yaml_config("no/such.yaml", [])
 
 
-def fitted(*overrides, num_images=500):
+def fit_config(*overrides, num_images=500):
     config = load_config(CONFIG, ["MODEL.DEVICE=cpu", *overrides])
     config.fit_to_data(num_images)
     assert config.train.max_iter == config.yaml.SOLVER.MAX_ITER
@@ -73,43 +73,43 @@ def fitted(*overrides, num_images=500):
 
 
 def test_a_schedule_in_epochs_adapts_to_the_data_and_its_steps_keep_their_share():
-    cfg = fitted("SOLVER.IMS_PER_BATCH=4", "SOLVER.STEPS=(1000,1250)")
+    cfg = fit_config("SOLVER.IMS_PER_BATCH=4", "SOLVER.STEPS=(1000,1250)")
     solver = cfg.SOLVER
     assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (1300, (1000, 1250), 65)
     assert solver.BASE_LR == 0.01 and cfg.TEST.EVAL_PERIOD == 1300
-    cfg = fitted("SOLVER.LR_SCHEDULER_NAME=WarmupMultiStepLR", num_images=250)
+    cfg = fit_config("SOLVER.LR_SCHEDULER_NAME=WarmupMultiStepLR", num_images=250)
     assert cfg.SOLVER.MAX_ITER == 333 and cfg.SOLVER.CHECKPOINT_PERIOD == 128
 
 
-def test_a_length_that_the_user_has_set_stays():
-    assert fitted("SOLVER.MAX_ITER=7").SOLVER.MAX_ITER == 7
-    off = fitted("SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.IMS_PER_BATCH=4")
-    assert (off.SOLVER.MAX_ITER, off.SOLVER.BASE_LR) == (1300, 0.02)
-    assert fitted("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
+def test_a_number_of_iterations_set_by_the_user_is_kept():
+    assert fit_config("SOLVER.MAX_ITER=7").SOLVER.MAX_ITER == 7
+    cfg = fit_config("SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.IMS_PER_BATCH=4")
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (1300, 0.02)
+    assert fit_config("TEST.EVAL_PERIOD=0").TEST.EVAL_PERIOD == 0
 
 
 def test_the_warm_up_keeps_its_iterations_but_is_at_most_a_third_of_a_short_run():
-    assert fitted(num_images=1000).SOLVER.WARMUP_ITERS == 65
-    assert fitted(num_images=40).SOLVER.WARMUP_ITERS == 17
+    assert fit_config(num_images=1000).SOLVER.WARMUP_ITERS == 65
+    assert fit_config(num_images=40).SOLVER.WARMUP_ITERS == 17
 
 
-def test_detections_of_several_test_sets_are_written_to_folders_with_their_names(monkeypatch):
-    folders = []
+def test_detections_of_several_test_sets_are_written_to_folders_named_after_the_sets(monkeypatch):
+    evaluators = []
     monkeypatch.setattr(
-        DetectionEvaluator, "__init__", lambda self, **options: folders.append(options)
+        DetectionEvaluator, "__init__", lambda self, **arguments: evaluators.append(arguments)
     )
-    one, two = "shapes_val", "shapes_lvis_val"
-    for names, folder in (((one,), "out"), ((one, two), f"out/{one}")):
-        options = ["OUTPUT_DIR=out", f"DATASETS.TEST={names}", "MODEL.DEVICE=cpu"]
-        config = load_config(CONFIG, options)
+    coco_set, lvis_set = "shapes_val", "shapes_lvis_val"
+    for names, folder in (((coco_set,), "out"), ((coco_set, lvis_set), f"out/{coco_set}")):
+        overrides = ["OUTPUT_DIR=out", f"DATASETS.TEST={names}", "MODEL.DEVICE=cpu"]
+        config = load_config(CONFIG, overrides)
         assert config.test_sets() == list(names)
-        config.evaluator(one)
-        assert (folders[-1]["dataset_name"], folders[-1]["output_dir"]) == (one, folder)
+        config.evaluator(coco_set)
+        assert (evaluators[-1]["dataset_name"], evaluators[-1]["output_dir"]) == (coco_set, folder)
 
 
 def test_the_repeat_factor_sampler_without_a_threshold_is_an_error():
-    options = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
-    config = load_config(CONFIG, options)
+    overrides = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
+    config = load_config(CONFIG, overrides)
     message = "DATALOADER.REPEAT_THRESHOLD: expected a number above 0 .*, got 0.0"
     with pytest.raises(UserError, match=message):
         config.records()
@@ -117,7 +117,7 @@ def test_the_repeat_factor_sampler_without_a_threshold_is_an_error():
 
 def test_an_unregistered_architecture_gives_a_one_line_error():
     config = load_config(CONFIG, ["MODEL.DEVICE=cpu", "MODEL.META_ARCHITECTURE=RetinaNett"])
-    for use in (config.model, lambda: config.set_num_classes(3)):
+    for build_model in (config.model, lambda: config.set_num_classes(3)):
         with pytest.raises(UserError, match="MODEL cannot be built: .*'RetinaNett'") as caught:
-            use()
+            build_model()
         assert "\n" not in str(caught.value)

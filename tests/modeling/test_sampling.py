@@ -9,7 +9,7 @@ LABELS = torch.tensor([BACKGROUND] * 50 + [3, 0, 7] * 10 + [IGNORE] * 20)[
 ]
 
 
-def test_a_random_sample_has_the_given_size_and_share_of_positives_and_nothing_ignored():
+def test_a_random_sample_has_the_given_size_and_share_of_positives_and_no_ignored_rows():
     rows = RandomSampler(size=40, positive_fraction=0.25)(LABELS)
     assert len(rows.unique()) == 40 and (rows.diff() > 0).all()
     assert (LABELS[rows] >= 0).sum() == 10 and (LABELS[rows] == BACKGROUND).sum() == 30
@@ -21,8 +21,8 @@ def test_the_cap_keeps_all_positives_and_the_given_number_of_negatives():
     assert (rows.diff() > 0).all()
     assert (LABELS[rows] >= 0).sum() == 30 and (LABELS[rows] == BACKGROUND).sum() == 7
     assert len(NegativeCap(max_negatives=0)(LABELS)) == 30
-    drawn = [set(NegativeCap(7)(LABELS).tolist()) for _ in range(20)]
-    assert any(one != drawn[0] for one in drawn)
+    samples = [set(NegativeCap(7)(LABELS).tolist()) for _ in range(20)]
+    assert any(sample != samples[0] for sample in samples)
 
 
 @pytest.mark.parametrize("sampler", [RandomSampler(8), NegativeCap(8)])

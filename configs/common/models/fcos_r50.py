@@ -1,4 +1,4 @@
-"""FCOS with ResNet-50 (Tian et al., ICCV 2019): points, P6 from P5, ReLU before P7.
+"""FCOS with ResNet-50 (Tian et al., ICCV 2019): P6 is computed from P5, and P7 after a ReLU.
 
 As first published, all points inside an object's box are positive, and the centerness branch lowers
 the scores near its edges. As in the authors' later versions, the branch is on the box tower, the

@@ -17,18 +17,19 @@ from tqdm import tqdm
 
 from ranking_det.data.shapes import lvis
 from ranking_det.data.shapes.outlines import SHAPES
-from ranking_det.data.shapes.scene import MOST_OBJECTS, Category, render
+from ranking_det.data.shapes.scene import MAX_OBJECTS, Category, render
 
-# Increase it with every change that alters images or annotations. Sets of another version are
-# refused, so two results on "the shapes data set" are always measured on the same images.
+# Every change that alters images or annotations must increase this version. Data sets of another
+# version are rejected, so all results on "the shapes data set" come from the same images.
 GENERATOR_VERSION = 1
 VARIANTS = ("shapes", "shapes_lvis")
 SPLITS = ("train", "val")
 # One image in 50 has no object, and one in 25 has a crowd.
 _EMPTY_EVERY, _CROWD_EVERY = 50, 25
 _JPEG_QUALITY = 92
-# Too similar to a circle to be distinguished after a few minutes of training.
-_LONG_TAIL_ONLY = ("ellipse", "hexagon")
+# Shapes of the long-tailed variant only, because a few minutes of training are not enough to tell
+# them from a circle.
+_LONG_TAIL_SHAPES = ("ellipse", "hexagon")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def categories_of(variant: str) -> list[Category]:
     """
     if variant == "shapes_lvis":
         return lvis.long_tailed_categories()
-    return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_ONLY]
+    return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_SHAPES]
 
 
 def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict], dict]:
@@ -71,22 +72,23 @@ def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict]
     long_tailed = settings.variant == "shapes_lvis"
     probabilities = lvis.class_probabilities(len(categories)) if long_tailed else None
     empty = index % _EMPTY_EVERY == _EMPTY_EVERY // 2
-    count = 0 if empty else int(rng.integers(2, MOST_OBJECTS + 1))
-    chosen = rng.choice(len(categories), count, p=probabilities).tolist()
-    forced = crowd = None
-    turn = index - (index + _EMPTY_EVERY // 2 - 1) // _EMPTY_EVERY  # among images with objects
-    if long_tailed and turn < len(categories) and not empty:
-        # Every class then occurs at least once in each split of 100 images or more.
-        chosen[0], forced = turn, turn + 1
+    count = 0 if empty else int(rng.integers(2, MAX_OBJECTS + 1))
+    classes = rng.choice(len(categories), count, p=probabilities).tolist()
+    exhaustive_id = crowd = None
+    # The image's index among the images that have objects.
+    nonempty_index = index - (index + _EMPTY_EVERY // 2 - 1) // _EMPTY_EVERY
+    if long_tailed and nonempty_index < len(categories) and not empty:
+        # Each of the first images contains another class, so 100 images contain all classes.
+        classes[0], exhaustive_id = nonempty_index, nonempty_index + 1
     elif not long_tailed and index % _CROWD_EVERY == 7:
         crowd = int(rng.integers(len(categories)))
-    image, objects = render(rng, settings.size, categories, chosen, crowd)
+    image, objects = render(rng, settings.size, categories, classes, crowd)
     fields: dict = {}
     if long_tailed:
-        objects, fields = lvis.federate(objects, len(categories), forced, rng)
+        objects, fields = lvis.federate(objects, len(categories), exhaustive_id, rng)
         for item in objects:
             del item["iscrowd"]
-        # The URL of an LVIS image gives its folder.
+        # As in LVIS, readers take the image's folder and file name from its URL.
         fields["coco_url"] = f"{split}/{index + 1:06d}.jpg"
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     return cv2.imencode(".jpg", image, quality)[1].tobytes(), objects, fields
@@ -108,19 +110,19 @@ def _write_images(folder: Path, settings: Settings, split: str, workers: int) ->
     """Write the images of a split; return the records of its images and annotations."""
     (folder / split).mkdir()
 
-    def make(index: int) -> tuple[list[dict], dict]:
+    def write_image(index: int) -> tuple[list[dict], dict]:
         jpeg, objects, fields = _draw(settings, split, index)
         _write(folder / split / f"{index + 1:06d}.jpg", jpeg)
         return objects, fields
 
     count = settings.train if split == "train" else settings.val
     images, annotations = [], []
-    # Threads, not processes: OpenCV and numpy release the interpreter lock, and no child process
-    # that still holds the file lock outlives this process when it is killed.
-    # Closing the map drops the remaining images when the run is interrupted.
+    # Threads suffice, because OpenCV and numpy release the interpreter lock. Child processes would
+    # inherit the file lock, and could outlive this process and hold the lock if it is killed.
+    # When the run is interrupted, closing the iterator cancels the remaining images.
     with (
         ThreadPoolExecutor(workers) as pool,
-        contextlib.closing(pool.map(make, range(count))) as results,
+        contextlib.closing(pool.map(write_image, range(count))) as results,
     ):
         bar = tqdm(results, f"{settings.variant} {split}", count, mininterval=0.5)
         for image_id, (objects, fields) in enumerate(bar, start=1):
@@ -136,7 +138,7 @@ def write_set(folder: Path, settings: Settings, workers: int) -> None:
 
     Args:
         folder: an existing, empty folder.
-        settings: the settings of the set.
+        settings: variant, numbers of images, size and seed.
         workers: number of threads, >= 1.
     """
     (folder / "annotations").mkdir()

@@ -56,14 +56,14 @@ def class_probabilities(count: int) -> np.ndarray:
 
 
 def federate(
-    objects: Sequence[dict], count: int, forced: int | None, rng: Generator
+    objects: Sequence[dict], count: int, exhaustive_id: int | None, rng: Generator
 ) -> tuple[list[dict], dict[str, list[int]]]:
     """Make the annotation of one image federated, as if LVIS's annotators had done it.
 
     Args:
         objects: all objects in the image, from `render`.
         count: number of categories.
-        forced: id of a category that is annotated exhaustively if it is present; None for none.
+        exhaustive_id: id of a category that is annotated exhaustively if it is present, or None.
         rng: random generator of all other choices.
 
     Returns:
@@ -76,9 +76,13 @@ def federate(
     for category in present:
         items = [item for item in objects if item["category_id"] == category]
         draw = rng.random()
-        if category != forced and draw < _UNKNOWN_SHARE:
+        if category != exhaustive_id and draw < _UNKNOWN_SHARE:
             continue
-        if category != forced and len(items) > 1 and draw < _UNKNOWN_SHARE + _NOT_EXHAUSTIVE_SHARE:
+        if (
+            category != exhaustive_id
+            and len(items) > 1
+            and draw < _UNKNOWN_SHARE + _NOT_EXHAUSTIVE_SHARE
+        ):
             not_exhaustive.append(category)
             items = items[: int(rng.integers(1, len(items)))]
         annotated += items

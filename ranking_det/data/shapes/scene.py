@@ -19,7 +19,7 @@ from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Window
 LEAST_VISIBLE = 0.4
 # Diameters as a share of the image's side, log-uniform: 20 to 200 pixels at 256.
 DIAMETERS = (20 / 256, 200 / 256)
-MOST_OBJECTS = 15
+MAX_OBJECTS = 15
 # Figures turn by up to 15 degrees. Arbitrary rotations would take far longer to learn.
 MOST_TURNED = np.deg2rad(15)
 
