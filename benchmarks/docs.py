@@ -65,12 +65,12 @@ def commands() -> str:
     count = f"{passed[0]['passed']:,}" if passed else "all"
     average = record["metrics"]["bbox"]["AP"]
     return (
-        "| command | what it does | time | expect |\n| --- | --- | ---: | --- |\n"
+        "| command | what it does | time | expected result |\n| --- | --- | ---: | --- |\n"
         "| `make quickstart` | installs, draws a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
         f"| `make test` | runs the tests | {time} | {count} passed |"
-        f"\n\nTimes on {record['machine']['cores']} CPU cores, without installing (some minutes, "
-        "6 GB) and drawing the data set (a minute)."
+        f"\n\nTimes on {record['machine']['cores']} CPU cores, without the installation (some "
+        "minutes, 6 GB) and the drawing of the data set (a minute)."
     )
 
 

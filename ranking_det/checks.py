@@ -65,7 +65,7 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         strictly: whether ``low`` itself is not allowed.
 
     Raises:
-        ValueError: it is not; NaN and bool are not numbers here.
+        ValueError: the value is not such a number; NaN and bool do not count as numbers.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     is_valid = number and (value > low if strictly else value >= low) and value != float("inf")
@@ -82,7 +82,7 @@ def check_integer(name: str, value: int, low: int) -> None:
         low: the minimum.
 
     Raises:
-        ValueError: it is not; a bool is not an integer here.
+        ValueError: the value is not such an integer; bool does not count as one.
     """
     is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
     check_that(is_valid, name, f"an integer of at least {low}", value)
@@ -97,7 +97,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         choices: the allowed values.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the value is none of the choices.
     """
     check_that(value in choices, name, f"one of {', '.join(choices)}", value)
 
@@ -115,7 +115,7 @@ def check_entries(
         integer: whether ``value`` must be int64; otherwise it must be floating point.
 
     Raises:
-        ValueError: another dtype, shape or device.
+        ValueError: the dtype, shape or device is wrong.
     """
     is_valid = _has_type(value, integer) and value.shape == like.shape[:1]
     kind = "an int64 tensor" if integer else "a float tensor"
@@ -135,7 +135,7 @@ def check_vector(
         integer: whether ``value`` must be int64; otherwise it must be floating point.
 
     Raises:
-        ValueError: another dtype, number of dimensions or device.
+        ValueError: the dtype, the number of dimensions or the device is wrong.
     """
     kind = "int64" if integer else "float"
     is_valid = _has_type(value, integer) and value.dim() == 1
@@ -160,12 +160,12 @@ def check_per_positive(name: str, value: Tensor, positives: Tensor, high: float 
         high: the maximum.
 
     Raises:
-        ValueError: another dtype, shape or device, or a value out of range (NaN included).
+        ValueError: the dtype, shape or device is wrong, or a value is out of range (NaN included).
     """
     check_entries(name, value, positives, "positive")
     if not looks_at_values(value) or len(value) == 0:
         return
-    # The negation refuses NaN, which fails both comparisons.
+    # The negation rejects NaN, which fails both comparisons.
     if not bool(((value >= 0) & (value <= high)).all()):
         values = f"values from {float(value.min()):g} to {float(value.max()):g}"
         raise ValueError(f"{name}: expected values in [0, {high:g}], got {values}")

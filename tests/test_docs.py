@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import quick
 from benchmarks.docs import BLOCKS, PLACE, fill
+from ranking_det import losses
 from ranking_det.engine.command import parse
 from ranking_det.engine.run_config import load_config
 
@@ -116,6 +117,17 @@ def test_relative_links_lead_somewhere(page):
 @every_page
 def test_the_figures_equal_the_committed_results(page):
     assert fill(TEXTS[page]) == TEXTS[page]
+
+
+def test_the_table_of_losses_shows_the_signature_of_every_function():
+    table = TEXTS["docs/losses.md"].partition("| call | it optimises |")[2].partition("\n\n")[0]
+    calls = [call for row in table.splitlines() for call in re.findall(r"`(\w+\(.*?\))`", row)]
+    expected = []
+    for name, function in inspect.getmembers(losses, inspect.isfunction):
+        parameters = inspect.signature(function).parameters.values()
+        bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+        expected.append(f"{name}{inspect.Signature(bare)}")
+    assert sorted(call for call in calls if call.partition("(")[0] in dir(losses)) == expected
 
 
 def test_every_figure_has_its_block():

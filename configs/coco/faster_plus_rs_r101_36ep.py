@@ -1,7 +1,7 @@
 """Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-101, 36 epochs on COCO, multi-scale.
 
-RS-Faster R-CNN+ (Oksuz et al., ICCV 2021). The paper has no such row: its row with ResNet-101 and AP
-47.6 (table S10 of the supplement) also uses deformable convolutions.
+RS-Faster R-CNN+ (Oksuz et al., ICCV 2021). The paper has no such row: its row with ResNet-101 and
+AP 47.6 (table S10 of the supplement) also uses deformable convolutions.
 """
 
 from ..common.coco import dataloader, length, optimizer, resize, schedule, train

@@ -110,8 +110,8 @@ class FCOS(Assigner):
         for i, boxes in enumerate(anchors):
             width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(dim=1)
             if boxes.device.type == "cpu" and bool(((width - height).abs() > 1e-3 * width).any()):
-                odd = int((width - height).abs().argmax())
+                worst = int((width - height).abs().argmax())
                 raise ValueError(
                     f"anchors[{i}]: expected square anchors of 8 strides, one per cell, got one of "
-                    f"{float(width[odd]):g} x {float(height[odd]):g}"
+                    f"{float(width[worst]):g} x {float(height[worst]):g}"
                 )

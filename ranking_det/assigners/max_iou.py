@@ -35,7 +35,7 @@ class MaxIoU(Assigner):
         low_quality: the object that a low-quality match is assigned to. "object": the object that
             it is a low-quality match of, even if its IoU with another object is higher; if there
             are several such objects, the last. Every object with a sufficient highest IoU then has
-            a positive, unless a later object takes it. The ranking papers were trained with this.
+            a positive, unless a later object takes it. The ranking papers train with this option.
             "anchor": the object with the highest IoU with the anchor, as in Detectron2, which may
             leave the other object without a positive. None: no low-quality matches.
         low_quality_iou: the minimum IoU of a low-quality match, in [0, 1]; 0.3 in the RPN of the

@@ -68,10 +68,12 @@ class PAA(CostMixture):
     def _focal(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the focal loss (n,) of logits (n, K) with one positive class per row (n, 1)."""
         logits = _at_least_float32(logits)
-        against = -logits.gather(1, targets)
-        hit = against.sigmoid().pow(self.GAMMA) * functional.softplus(against) * self.ALPHA
+        negated = -logits.gather(1, targets)
+        positive_loss = (
+            negated.sigmoid().pow(self.GAMMA) * functional.softplus(negated) * self.ALPHA
+        )
         loss = logits.sigmoid().pow_(self.GAMMA).mul_(functional.softplus(logits))
-        return loss.mul_(1 - self.ALPHA).scatter_(1, targets, hit).sum(dim=1)
+        return loss.mul_(1 - self.ALPHA).scatter_(1, targets, positive_loss).sum(dim=1)
 
 
 class NormalizedPAA(CostMixture):
@@ -133,12 +135,14 @@ class NormalizedPAA(CostMixture):
         # An anchor that does not compete must not affect the normalisation of the others.
         competes = torch.stack([score.isfinite() for score in scores]).all(dim=0)
         if self.normalize:
-            scores = [_stretch(score, competes, objects, len(boxes)) for score in scores]
+            scores = [_min_max_normalize(score, competes, objects, len(boxes)) for score in scores]
         cost = torch.stack([1 - score for score in scores]).sum(dim=0)
         return cost.masked_fill(~competes, torch.inf)
 
 
-def _stretch(scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int) -> Tensor:
+def _min_max_normalize(
+    scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int
+) -> Tensor:
     """Min-max normalise scores (n,) over the anchors of an object; 0 if all are equal."""
     limits = scores.new_full((2, num_objects), torch.inf)
     for limit, signed in zip(limits, (scores, -scores), strict=True):

@@ -242,21 +242,21 @@ class Candidates:
         parts, first_row, first_positive = [], 0, 0
         for i, (row_count, count) in enumerate(zip(row_counts, positive_counts, strict=True)):
             rows = slice(first_row, first_row + row_count)
-            chosen = slice(first_positive, first_positive + count)
+            positives = slice(first_positive, first_positive + count)
             parts.append(
                 Candidates(
                     logits=logits[i],
                     labels=self.labels[rows],
-                    positives=self.positives[chosen] - first_row,
+                    positives=self.positives[positives] - first_row,
                     image=torch.zeros_like(self.image[rows]),
                     level=self.level[rows],
                     num_images=1,
                     branch_logits=None if self.branch_logits is None else self.branch_logits[rows],
-                    boxes=None if self.boxes is None else self.boxes[chosen],
-                    continuous_labels=self.quality[chosen],
+                    boxes=None if self.boxes is None else self.boxes[positives],
+                    continuous_labels=self.quality[positives],
                 )
             )
-            first_row, first_positive = rows.stop, chosen.stop
+            first_row, first_positive = rows.stop, positives.stop
         return parts
 
 

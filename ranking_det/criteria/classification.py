@@ -146,7 +146,8 @@ class AveragePrecision(Classification):
         lam: slope of the sigmoid, > 0.
         balance: the divisor of a positive's errors: "rank", its rank among all entries, or
             "negatives", the number of negatives that are not far below it.
-        margin: with balance "negatives", how far below, in logits, >= 0.
+        margin: with balance "negatives", count negatives down to this far below the positive, in
+            logits, >= 0.
         self_count: what a positive adds to its own rank, > 0.
         max_negatives: keep only the negatives with the highest logits; None for all.
 
@@ -211,7 +212,8 @@ class ALRP(Classification):
             ``loss_cls`` and ``loss_box``, scalars with gradient.
         """
         errors = self.localization(candidates) / (2 * (1 - self.tau))
-        # A diverged box makes the loss infinite, so it is noticed. alrp_loss refuses NaN.
+        # A NaN error becomes an infinite loss, which stops training with a message that names the
+        # images. alrp_loss rejects NaN without naming them.
         errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
         losses = alrp_loss(*candidates.entries(), errors, delta=self.delta, group=candidates.group)
         return {"loss_cls": losses.classification, "loss_box": losses.localization}

@@ -19,7 +19,7 @@ class CriterionSchedule(CriterionBase):
 
     RankDetNet (Liu et al., CVPR 2021) starts from a detector that was trained with focal loss. The
     step is a buffer, so a resumed run continues in its stage. This class does not restart the
-    learning rate. The learning-rate schedule may.
+    learning rate at a stage; a learning-rate schedule may do so.
 
     Args:
         stages: the criteria, in order; all with a ``branch`` or all without one.

@@ -28,8 +28,8 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the name of the task's loss.
-        balance: the balance of this task. The task's loss is then always a weighted mean. None for
-            the balance of the criterion, and for its normalizer if it has one.
+        balance: the balance of this task, whose loss is then always a weighted mean. None to use
+            the criterion's balance, and the criterion's normalizer if it has one.
         weight: an additional factor, applied after the balance.
     """
 

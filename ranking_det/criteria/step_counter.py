@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 
-def _forget(module: nn.Module, _: object) -> None:
-    """Continue to count from the loaded step."""
+def _reset_host_count(module: nn.Module, _: object) -> None:
+    """Drop the count on the host, so that counting continues from the loaded buffer."""
     module._step = None  # type: ignore[assignment]
 
 
@@ -24,7 +24,7 @@ class StepCounter(nn.Module):
         super().__init__()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._step: int | None = None
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_reset_host_count)
 
     def forward(self, count: bool = True) -> int:
         """Return the number of earlier steps and count this one.

@@ -55,8 +55,8 @@ def alrp_loss(
             loss / (2 (1 - tau)), with the IoU threshold tau of the assignment; with gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The values are computed over the whole ranking; each worker receives its slice of
-            the gradients.
+            call this function. The values are computed over the whole ranking; each worker receives
+            its slice of the gradients.
 
     Returns:
         ``classification``, with a gradient with respect to ``logits``, and ``localization``, with a
@@ -80,23 +80,23 @@ def alrp_loss(
             (errors,), count = ranked.columns, len(ranked.scores)
             sums = IntervalSums(ranked, delta)
             false_positives = sums.false_positives
-            others, errors_above = sums.over_other_positives(
+            positives_above, errors_above = sums.over_other_positives(
                 torch.stack([torch.ones_like(errors), errors])
             )
-            rank = 1 + others + false_positives
+            rank = 1 + positives_above + false_positives
             share = (errors_above + false_positives) / rank
             share = share.masked_fill_(false_positives <= constants.ALRP_EPSILON, 0) / count
             # Shared in proportion to H. Where this is 0 / 0, the share is 0 too.
             weights = (share / false_positives).masked_fill_(share == 0, 0)
-            at_logits = sums.gradient(weights, -share)
-            at_errors = inverse_ranks_below(ranked.scores, rank, 0.0) / count
-            lost = (errors * at_errors).sum()
-            at_errors = at_errors.to(at_logits.dtype)
+            logit_gradient = sums.gradient(weights, -share)
+            error_gradient = inverse_ranks_below(ranked.scores, rank, 0.0) / count
+            localization_value = (errors * error_gradient).sum()
+            error_gradient = error_gradient.to(logit_gradient.dtype)
             precision_error = (false_positives / rank).mean()
     if ranked is None:
         return ALRPLosses(zero_loss(logits), zero_loss(localization_errors))
-    classification = Part(precision_error.to(at_logits.dtype), at_logits)
-    localization = Part(lost.to(at_logits.dtype), at_errors[ranked.local])
+    classification = Part(precision_error.to(logit_gradient.dtype), logit_gradient)
+    localization = Part(localization_value.to(logit_gradient.dtype), error_gradient[ranked.local])
     return ALRPLosses(
         *attach_gradients(logits, classification),
         *attach_gradients(localization_errors, localization),

@@ -1,7 +1,7 @@
 """AP Loss (Chen et al., CVPR 2019), and its variants in the APE Loss paper (Xu et al., CVPR 2022).
 
-Equation numbers refer to the latter, "Revisiting AP Loss for Dense Object Detection: Adaptive
-Ranking Pair Selection", and of its appendix.
+Equation numbers refer to the latter paper, "Revisiting AP Loss for Dense Object Detection: Adaptive
+Ranking Pair Selection", and to its appendix.
 """
 
 import torch
@@ -58,8 +58,8 @@ def ap_loss(
         max_negatives: rank only the negatives with the highest logits, this many on each worker;
             None for all.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The value is computed over the whole ranking; each worker receives its slice of
-            the gradient.
+            call this function. The value is computed over the whole ranking; each worker receives
+            its slice of the gradient.
 
     Returns:
         A scalar, in [0, 1] unless the distance is "cross_entropy" or the balance "negatives".

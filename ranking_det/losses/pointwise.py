@@ -52,9 +52,9 @@ def focal(
     """Sum the focal loss of all entries: binary cross entropy that down-weights easy entries.
 
     -alpha_t (1 - p_t)^gamma log(p_t), with one sigmoid per class (Lin et al., "Focal Loss for Dense
-    Object Detection", ICCV 2017, eq. 5). Same values as fvcore's sigmoid_focal_loss, but it needs
-    torch only, takes labels instead of one-hot targets, and has finite gradients for gamma < 1.
-    O(R K) time and memory.
+    Object Detection", ICCV 2017, eq. 5). The values equal those of fvcore's sigmoid_focal_loss.
+    This function needs torch only, takes labels instead of one-hot targets, and has finite
+    gradients for gamma < 1. O(R K) time and memory.
 
     Args:
         logits: (R, K) float, raw.

@@ -59,8 +59,8 @@ def rank_sort_loss(
         quality: (P,) float in [0, 1], the IoU of each positive with its object. No gradient.
         delta: half-width of the smoothed step, in logits, >= 0; 0 is the hard step.
         group: rank the logits of all workers of this process group together; every worker must
-            call. The values are computed over the whole ranking; each worker receives its slice of
-            the gradient.
+            call this function. The values are computed over the whole ranking; each worker receives
+            its slice of the gradient.
 
     Returns:
         ``ranking``, the mean ranking error, and ``sorting``, the mean sorting error. Without

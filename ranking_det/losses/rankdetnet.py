@@ -61,8 +61,8 @@ def global_ranking_loss(
     with exact_arithmetic(both):
         dtype = torch.promote_types(both.dtype, torch.float32)
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
-        together = torch.zeros_like(high, dtype=torch.int64)
-        value, at_high, at_low = rank_groups(high, together, low[None], distance, reweight)
+        group = torch.zeros_like(high, dtype=torch.int64)
+        value, at_high, at_low = rank_groups(high, group, low[None], distance, reweight)
         part = Part(value[0], torch.cat([at_high, at_low[0]]))
     return attach_gradients(both, part)[0]
 
@@ -295,7 +295,7 @@ def _rank_pairs(
 def _rank_mined(
     high: Tensor, group: Tensor, low: Tensor, max_positives: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mine negatives and rank; return the summed value and both gradients, (P,) and (G, N).
+    """Mine negatives, rank, and return the summed value and both gradients, (P,) and (G, N).
 
     ``max_positives`` is the number of positives of the largest ranking.
     """

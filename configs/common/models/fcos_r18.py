@@ -18,8 +18,8 @@ model = L(RankingFCOS)(
         num_scales=5,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
-    # The paper's size ranges put nearly all of the shapes on the finest level. They are kept, because
-    # smaller ranges give half as many positives: the coarser levels have few cells.
+    # These are the paper's size ranges, which put nearly all of the shapes on the finest level.
+    # Smaller ranges give half as many positives, because the coarser levels have few cells.
     assigner=L(FCOS)(),
     criterion=rank_sort(),
     num_classes=80,

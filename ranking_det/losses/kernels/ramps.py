@@ -168,9 +168,13 @@ class Ramps:
         inner = torch.nn.functional.pad(moment[..., 1:-1], (1, 1))
         prefix = prefix_sums(torch.stack([mass, inner]))
         below = prefix[..., self._bends]  # halves, mass and moment, ..., lower and upper, P
-        on_ramp, lifted = (below[..., 1, :] - below[..., 0, :]).sum(0)
+        mass_on_ramp, moment_on_ramp = (below[..., 1, :] - below[..., 0, :]).sum(0)
         beyond = (prefix[:, 0, ..., -1:] - below[:, 0, ..., 1, :]).sum(0)
-        return beyond + self.slope * (lifted - on_ramp * self._scores) + 0.5 * on_ramp
+        return (
+            beyond
+            + self.slope * (moment_on_ramp - mass_on_ramp * self._scores)
+            + 0.5 * mass_on_ramp
+        )
 
     def over_steps(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over the P logits themselves, for every step i.

@@ -1,8 +1,8 @@
 """Compute many small rankings in one call, such as one for each class of each image.
 
-There are G rankings. Their positives are concatenated, (P,), with the index of the ranking of each,
-(P,). Their negatives are (G, N), padded with -inf, which is ignored. Nothing here synchronizes host
-and GPU.
+There are G rankings. Their positives are concatenated, (P,), and a second vector (P,) gives the
+ranking of each positive. The negatives are (G, N), padded with -inf, which is ignored. Nothing here
+synchronizes host and GPU.
 """
 
 from typing import NamedTuple

@@ -52,7 +52,8 @@ def gather_ranked_logits(
         positives: int64, the indices of this worker's positives in ``logits``.
         columns: additional values per positive of this worker, such as its quality; float of the
             shape of ``positives`` each.
-        group: the workers that share the ranking; each of them must call. None: only this one.
+        group: the workers that share the ranking; each of them must call this function. None for
+            this worker only.
         max_negatives: rank only this many of this worker's negatives, with the highest logits; an
             integer >= 0, or None for all.
 

@@ -139,9 +139,10 @@ class SigmoidSums:
     def _find_stretches(self) -> None:
         """Find where each positive's sigmoid stops being 1 and where it becomes 0."""
         single = self.dtype == torch.float32
-        one = SATURATION if self._saturate else 20.0 if single else 40.0
+        saturation = SATURATION if self._saturate else 20.0 if single else 40.0
         ascending = -self._values
-        self._first = torch.searchsorted(ascending, -(self._scores + one / self._lam), right=True)
+        highest = self._scores + saturation / self._lam
+        self._first = torch.searchsorted(ascending, -highest, right=True)
         lowest = self._scores + self._cutoff / self._lam
         self._last = torch.searchsorted(ascending, -lowest)
         self._seen_by_all: dict[int, tuple[int, int]] = {}
