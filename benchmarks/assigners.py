@@ -98,13 +98,13 @@ def one_by_one(values: Tensor, exists: Tensor) -> list[list[int]]:
 def interleaved(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
     """Measure the median seconds of each function, interleaved, after one warm-up round."""
     times: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for function, taken in zip(functions, times, strict=True):
+    for round_index in range(rounds + 1):
+        for function, durations in zip(functions, times, strict=True):
             start = time.perf_counter()
             function()
-            if turn:
-                taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
+            if round_index:
+                durations.append(time.perf_counter() - start)
+    return [statistics.median(durations) for durations in times]
 
 
 def mixtures(inputs: Scene) -> dict[str, Any]:

@@ -134,13 +134,13 @@ def compare(problem: Problem, names: list[str], device: str, rounds: int) -> dic
     if "focal" in names:
         problem.prepare_focal()
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
+    for round_index in range(rounds + 1):
         for name in names:
-            taken = seconds(lambda name=name: problem.run(name), device)
+            elapsed = seconds(lambda name=name: problem.run(name), device)
             # A single round of a slow loss needs no warm-up.
-            if turn or rounds == 1:
-                times[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+            if round_index or rounds == 1:
+                times[name].append(elapsed)
+    return {name: statistics.median(elapsed) for name, elapsed in times.items()}
 
 
 def peak_memory() -> int:
@@ -163,9 +163,9 @@ def measure(stage: str, positives: int, logits: int, name: str, device: str) -> 
         before = torch.cuda.memory_allocated()
     else:
         before = peak_memory()
-    taken = seconds(lambda: problem.run(name), device)
+    elapsed = seconds(lambda: problem.run(name), device)
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = peak_memory()
-    return {"seconds": taken, "extra": peak - before, "resident": peak, "logit_bytes": logits * 4}
+    return {"seconds": elapsed, "extra": peak - before, "resident": peak, "logit_bytes": logits * 4}

@@ -76,9 +76,9 @@ def print_row(row: dict[str, Any]) -> None:
     cells, limits = [], LIMITS.get((row["positives"], row["logits"]), {})
     for name, ratio in row["ratios"].items():
         if row["base"] != "focal":
-            least = FACTORS[row["base"]][row["stage"] == "mid"]
-            verdict = "ok" if 1 / ratio >= least else "MISSED"
-            cells.append(f"{name} {1 / ratio:.1f} times faster (limit {least:g} {verdict})")
+            min_factor = FACTORS[row["base"]][row["stage"] == "mid"]
+            verdict = "ok" if 1 / ratio >= min_factor else "MISSED"
+            cells.append(f"{name} {1 / ratio:.1f} times faster (limit {min_factor:g} {verdict})")
         elif name in limits and row["stage"] != "late":
             verdict = "ok" if ratio <= limits[name] else "MISSED"
             cells.append(f"{name} {ratio:.2f} (limit {limits[name]:g} {verdict})")

@@ -133,9 +133,9 @@ def main() -> None:
         with context.Pool(1) as pool:
             pool.apply(write_file, (path,))
         for _ in range(ROUNDS):
-            for name, done in runs.items():
+            for name, measurements in runs.items():
                 with context.Pool(1) as pool:
-                    done.append(pool.apply(measure, (name, str(path))))
+                    measurements.append(pool.apply(measure, (name, str(path))))
         size = path.stat().st_size
     reference = runs["json.load and pycocotools' index"]
     result: dict[str, object] = {
@@ -145,14 +145,14 @@ def main() -> None:
         "file_mib": round(size / 2**20, 1),
         "limit": LIMIT,
     }
-    for name, done in runs.items():
-        ratios = [run[0] / base[0] for run, base in zip(done, reference, strict=True)]
+    for name, measurements in runs.items():
+        ratios = [run[0] / base[0] for run, base in zip(measurements, reference, strict=True)]
         result[name] = {
-            "seconds": round(statistics.median(run[0] for run in done), 2),
+            "seconds": round(statistics.median(run[0] for run in measurements), 2),
             "ratio": round(statistics.median(ratios), 2),
             "ratios": [round(ratio, 2) for ratio in ratios],
-            "memory_mib": round(max(run[2] - run[1] for run in done)),
-            "peak_process_mib": round(max(run[2] for run in done)),
+            "memory_mib": round(max(run[2] - run[1] for run in measurements)),
+            "peak_process_mib": round(max(run[2] for run in measurements)),
         }
     text = json.dumps(result, indent=2)
     RESULT.write_text(text + "\n", encoding="utf-8")

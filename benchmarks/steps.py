@@ -129,12 +129,12 @@ def time_interleaved(
     order = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     # Two rounds to warm up.
-    for turn in range(rounds + 2):
+    for round_index in range(rounds + 2):
         for name in order.sample(sorted(seconds), len(seconds)):
-            taken = run(name)
-            if turn > 1:
-                seconds[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+            elapsed = run(name)
+            if round_index > 1:
+                seconds[name].append(elapsed)
+    return {name: statistics.median(durations) for name, durations in seconds.items()}
 
 
 def summary(

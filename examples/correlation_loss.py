@@ -67,12 +67,12 @@ class CorrelatedAP(Classification):
         delta: half-width of AP Loss's step, in logits, >= 0.
     """
 
-    # forward reads ``quality``. R-CNN heads refuse ``continuous_label`` for losses that do not.
+    # forward reads ``quality``. For losses that do not, R-CNN heads reject ``continuous_label``.
     uses_continuous_labels = True
 
     def __init__(self, weight: float = 0.2, delta: float = 1.0) -> None:
         check_at_least("weight", weight, 0.0)
-        super().__init__(locals())  # makes attributes, and calls forward once to check them
+        super().__init__(locals())  # sets the attributes, and calls forward once to check them
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Return ``loss_cls`` and ``loss_corr``."""

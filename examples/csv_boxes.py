@@ -1,12 +1,12 @@
-"""A data set in one file that is not COCO JSON: a folder of images and a CSV with their boxes.
+"""A data set that is not COCO JSON, in one file: a folder of images and a CSV with their boxes.
 
 The CSV has a header and a row per object, with corners in pixels:
 
     file_name,x1,y1,x2,y2,label
     000001.jpg,12,30,77,95,circle
 
-An image of the folder without a row has no objects. The example can be run, because its files are
-made from the shapes:
+An image of the folder without a row has no objects. To run the example, make its files from the
+shapes first:
 
     python -m examples.csv_boxes
     python train_net.py --config-file examples/csv_boxes_shapes.py

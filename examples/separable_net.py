@@ -1,8 +1,7 @@
 """A backbone in one file: depthwise separable convolutions, for Detectron2's FPN on top.
 
 The blocks are MobileNet's (Howard et al., 2017) with a residual connection: a 3x3 convolution per
-channel, then a 1x1 convolution over the channels. Training starts from random
-weights.
+channel, then a 1x1 convolution over the channels. Training starts from random weights.
 
     python train_net.py --config-file examples/separable_net_shapes.py
 

@@ -69,7 +69,8 @@ def check_key(target: Callable[..., Any], key: str, where: str) -> None:
 def check_value(target: Callable[..., Any], key: str, value: Any, where: str) -> None:
     """Raise UserError unless ``value`` has the type that ``target`` declares for ``key``.
 
-    An int is accepted for a float. The annotation of a module or tensor only refuses plain values.
+    An int is accepted for a float. An annotation that is a module or tensor rejects only plain
+    values.
 
     Args:
         target: a class or function.

@@ -47,10 +47,10 @@ def check_ranking_loss(loss):
     value, gradient = _value_and_gradient(loss, logits, positives, quality)
 
     ignored = torch.full((50,), -torch.inf, dtype=logits.dtype)
-    more = torch.cat([logits.detach(), ignored]).requires_grad_()
-    other, wider = _value_and_gradient(loss, more, positives, quality)
+    extended = torch.cat([logits.detach(), ignored]).requires_grad_()
+    other, extended_gradient = _value_and_gradient(loss, extended, positives, quality)
     torch.testing.assert_close(other, value, msg="logits of -inf change the loss")
-    assert not wider[len(logits) :].any(), "logits of -inf have a gradient"
+    assert not extended_gradient[len(logits) :].any(), "logits of -inf have a gradient"
 
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
     shuffled = logits.detach()[order].requires_grad_()
@@ -58,9 +58,9 @@ def check_ranking_loss(loss):
     torch.testing.assert_close(other, value, msg="the order of the logits changes the loss")
     torch.testing.assert_close(permuted, gradient[order], msg="... or its gradient")
 
-    broken = logits.detach().clone()
-    broken[positives[0]] = torch.nan
-    other, _ = _value_and_gradient(loss, broken.requires_grad_(), positives, quality)
+    with_nan = logits.detach().clone()
+    with_nan[positives[0]] = torch.nan
+    other, _ = _value_and_gradient(loss, with_nan.requires_grad_(), positives, quality)
     assert other.isnan(), "a NaN among the logits of positives is hidden"
 
     for dtype in HALF:
@@ -88,12 +88,12 @@ def check_criterion(build):
             assert not output.task_loss.requires_grad, f"{case}: task_loss is not detached"
     candidates = make(LABELS)
     ignored = LABELS == IGNORE
-    expected, right, _ = gradients(build(), candidates)
-    assert right[~ignored].any(), "no logit has a gradient"
+    expected, expected_gradient, _ = gradients(build(), candidates)
+    assert expected_gradient[~ignored].any(), "no logit has a gradient"
     for value in (-torch.inf, 30.0):
         logits = candidates.logits.detach().masked_fill(ignored[:, None], value)
-        changed = replace(make(LABELS), logits=logits.requires_grad_())
-        output, gradient, _ = gradients(build(), changed)
+        changed_candidates = replace(make(LABELS), logits=logits.requires_grad_())
+        output, gradient, _ = gradients(build(), changed_candidates)
         for name, loss in expected.losses.items():
             message = f"{name} depends on logits of ignored rows"
             torch.testing.assert_close(output.losses[name], loss, msg=message)
@@ -122,15 +122,15 @@ def check_assigner(assigner):
     labels, gt_index = result = assigner(*inputs)
 
     for name, value in zip(result._fields, result):
-        right = value.shape == (num_rows,) and value.dtype == torch.int64
-        assert right, f"{name}: expected int64 of shape ({num_rows},)"
+        is_valid = value.shape == (num_rows,) and value.dtype == torch.int64
+        assert is_valid, f"{name}: expected int64 of shape ({num_rows},)"
     positive = labels >= 0
     assert positive.any(), "no positive"
     assert (gt_index[~valid] == -1).all(), "an anchor in the padding is matched"
     assert torch.equal(positive, gt_index >= 0), "labels and gt_index name other positives"
     assert ((labels >= IGNORE) & (gt_index >= -1)).all(), "neither a class, BACKGROUND nor IGNORE"
-    right = torch.cat(classes)[gt_index[positive]]
-    assert torch.equal(labels[positive], right), "a label is not the class of its object"
+    expected_labels = torch.cat(classes)[gt_index[positive]]
+    assert torch.equal(labels[positive], expected_labels), "a label is not the class of its object"
     assert (labels[~valid] == IGNORE).all(), "an anchor in the padding is not ignored"
     assert not positive[count : 2 * count].any(), "a positive in an image without objects"
 

@@ -1,4 +1,4 @@
-"""Limit the number of files to read to follow a task (benchmarks/walks.py)."""
+"""Limit the number of files that a reader of a task must open (benchmarks/walks.py)."""
 
 import json
 import os

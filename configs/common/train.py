@@ -4,7 +4,7 @@ import torch
 
 train = dict(
     output_dir="./output",
-    # Weights to start from or to evaluate. To start from, the backbone's weights are enough.
+    # Weights to start from or to evaluate. For training, weights of the backbone are enough.
     init_checkpoint="",
     # Length of the run in epochs of the training data. The iterations and periods below and the
     # learning rate are for the config's own data and reference batch size, and are rescaled for

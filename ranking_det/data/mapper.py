@@ -88,14 +88,14 @@ class BoxMapper:
         # centres at the end is the same as testing them at the crop.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
         keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
-        objects = [thing for thing, inside in zip(objects, keep, strict=True) if inside]
+        objects = [annotation for annotation, is_kept in zip(objects, keep, strict=True) if is_kept]
         instances = Instances(size)
         instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
         instances.gt_boxes.clip(size)
-        classes = [thing["category_id"] for thing in objects]
+        classes = [annotation["category_id"] for annotation in objects]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         if self.masks:
-            segmentations = [thing.get("segmentation") for thing in objects]
+            segmentations = [annotation.get("segmentation") for annotation in objects]
             instances.gt_masks = transform_masks(segmentations, transforms, size)
         result["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         result["instances"] = instances

@@ -182,7 +182,7 @@ class _Stream(Dataset):
 
 @lru_cache(maxsize=1)
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    # The last word makes an epoch's seed differ from a position's.
+    # The 1 makes the seed of an epoch differ from the seeds of positions, which have two numbers.
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 

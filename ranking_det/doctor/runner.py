@@ -27,17 +27,17 @@ child({done!r})
 
 def run_probes() -> list[Check]:
     """Run all probes; return their checks in the order of ``PROBES``."""
-    done: dict[str, Check] = {}
-    while len(done) < len(PROBES):
-        failed = {name: check.status in ("FAULT", "skipped") for name, check in done.items()}
+    finished: dict[str, Check] = {}
+    while len(finished) < len(PROBES):
+        failed = {name: check.status in ("FAULT", "skipped") for name, check in finished.items()}
         lines, fate = _run(CHILD.format(path=sys.path, done=failed))
         checks = [Check(*json.loads(line)) for line in lines]
-        done |= {check.name: check for check in checks}
-        culprit = next((name for name in PROBES if name not in done), None)
+        finished |= {check.name: check for check in checks}
+        culprit = next((name for name in PROBES if name not in finished), None)
         if culprit is not None:
             remedies = PROBES[culprit].remedies
-            done[culprit] = explain(culprit, remedies.package, fate, remedies.broken)
-    return [_soften(done[name]) for name in PROBES]
+            finished[culprit] = explain(culprit, remedies.package, fate, remedies.broken)
+    return [_soften(finished[name]) for name in PROBES]
 
 
 def _soften(check: Check) -> Check:

@@ -141,7 +141,8 @@ class RunCheckpointer(SafeCheckpointer):
         final = last_filename_basename.replace(PARTIAL, "")
         rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
         if RESUMABLE.fullmatch(final):
-            # Before the pointer: a folder with a pointer then never has an earlier run put aside.
+            # Discard it before last_checkpoint is written: a folder never has both that file and an
+            # earlier run that was put aside.
             discard_earlier(self.save_dir)
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
-# Without the best checkpoint: a run does not resume from it.
+# The best checkpoint is not among them, because a run does not resume from it.
 RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
 # The files of a training run; an evaluation alone writes some of these too. Every command appends
 # to log.txt, which is therefore not among them.

@@ -76,7 +76,8 @@ def train_model(
     trainer.register_hooks(
         _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact, request)
     )
-    # On a resume too: for another model's checkpoint the optimizer would only report a size.
+    # Before a resume too: it names the parameters that do not fit, while the optimizer would only
+    # report a wrong size.
     load_weights(plan.model, weights, whole=resume_at is not None)
     with _full_disk_as_user_error(plan.output_dir):
         if resume_at is None:
@@ -156,7 +157,7 @@ def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
     """Wrap a model in DistributedDataParallel if there are several processes.
 
     Args:
-        model: on its device.
+        model: the model, on its device.
         device: such as "cuda" or "cpu".
         options: arguments of DistributedDataParallel.
 
@@ -173,7 +174,7 @@ def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str
     """Load weights, optimizer and hooks; return the other entries of the checkpoint.
 
     Args:
-        checkpointer: of the model, the optimizer and the hooks.
+        checkpointer: the checkpointer of the model, the optimizer and the hooks.
         path: the checkpoint.
         key: the config key of the weights to start from, for the message.
 

@@ -139,8 +139,8 @@ class DetectionEvaluator(DatasetEvaluator):
             without images, and without annotations.
         """
         comm.synchronize()
-        own = (self._results, self._num_images, self._has_masks, self._unreadable)
-        gathered = comm.gather(own, dst=0)
+        local = (self._results, self._num_images, self._has_masks, self._unreadable)
+        gathered = comm.gather(local, dst=0)
         if not comm.is_main_process():
             return {}
         parts, counts, masks, unreadable = zip(*gathered, strict=True)

@@ -38,7 +38,7 @@ def check_library(library: Library, *, lvis: bool) -> None:
     if library not in modules:
         raise UserError(f"library: expected one of {', '.join(modules)}, got {library!r}")
     if lvis and library == "pycocotools":
-        raise UserError("pycocotools has COCO's rules only; LVIS's need faster-coco-eval")
+        raise UserError("pycocotools has COCO's rules only; LVIS's rules need faster-coco-eval")
     if importlib.util.find_spec(modules[library]) is None:
         raise UserError(f"{library} is not installed: pip install {library}")
 

@@ -41,11 +41,11 @@ def average_precision(
 ) -> dict[str, float]:
     """Compute AP in percent: the mean precision over IoU .50 to .95, 101 recalls, and classes.
 
-    COCO's rules are the rules of pycocotools (https://cocodataset.org/#detection-eval). LVIS's are
-    the rules of lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS,
-    CVPR 2019, section 2). A detection can be a false positive only if its class is among the
-    objects of the image or in its ``neg_category_ids``. An unmatched detection is ignored if its
-    class is in ``not_exhaustive_category_ids``.
+    COCO's rules are the rules of pycocotools (https://cocodataset.org/#detection-eval). LVIS's
+    rules are the rules of lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R.
+    Girshick: LVIS, CVPR 2019, section 2). A detection can be a false positive only if its class is
+    among the objects of the image or in its ``neg_category_ids``. An unmatched detection is ignored
+    if its class is in ``not_exhaustive_category_ids``.
 
     The area of a detected mask is the mask's area, even if the result also has a box, as in
     Detectron2. AP is 0 where there are objects and no detections, for one class or for all. Unlike

@@ -2,7 +2,7 @@
 
 A suppression is called as ``suppression(boxes, scores, classes, limit)`` with the n detections of
 one image: (n, 4) XYXY, (n,) and (n,) int64. It returns at most ``limit`` :class:`Survivors`.
-Inference of dense detectors, box heads and RPNs all take a suppression.
+Dense detectors, box heads and RPNs all take a suppression.
 
 Shapes: n detections of one image before suppression, k after it.
 """

@@ -41,7 +41,7 @@ class DetectorInterface:
         positives_need_images: whether :meth:`find_positives` looks at the pixels of the images and
             at the weights.
         input_format: order of the input's channels, "RGB" or "BGR".
-        num_classes_key: the key of a yaml config that has K; None if there is none.
+        num_classes_key: the key of a yaml config that holds K; None if there is none.
         masks_key: the key of a yaml config that says whether the model learns masks; None if
             ``learns_masks`` holds for all configs.
     """

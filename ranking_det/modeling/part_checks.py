@@ -121,7 +121,7 @@ def check_stage_parts(
         criterion: the criterion of the stage.
         mask_head: the mask head of the stage; None for none.
         num_classes: K.
-        continuous_label: what the positives are ranked by; "iou" suits every criterion.
+        continuous_label: the values by which the positives are ranked; "iou" fits every criterion.
 
     Raises:
         ValueError: two parts do not fit.
@@ -130,8 +130,7 @@ def check_stage_parts(
         kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
         raise ValueError(
             f"box_predictor.softmax: expected {criterion.softmax} because the criterion is for "
-            f"{kind}, "
-            f"got {predictor.softmax}"
+            f"{kind}, got {predictor.softmax}"
         )
     if criterion.branch is not None:
         raise ValueError(NO_BRANCH)

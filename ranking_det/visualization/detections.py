@@ -76,7 +76,7 @@ def class_name(classes: Sequence[str] | None, index: int) -> str:
 
 
 class _Canvas(Visualizer):
-    """Detectron2's visualizer, which also takes colours that rounding has put above 1."""
+    """Detectron2's visualizer, which also accepts colours that rounding has raised above 1."""
 
     def draw_text(self, text: str, position: Any, *, color: Any = "g", **options: Any) -> Any:
         # Before Python 3.11 colorsys returns such colours, and matplotlib rejects them.

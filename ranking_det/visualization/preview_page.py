@@ -20,7 +20,8 @@ DPI = 100
 LONG_SIDE = 900
 """Minimum length of the drawn image's longer side, in pixels."""
 
-# Pixels for text above and below the image each, and for edges of boxes left and right together.
+# Pixels for text above the image and again below it; pixels for the edges of boxes, left and right
+# together.
 MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"
@@ -91,11 +92,11 @@ def draw_preview(
 def _canvas(height: int, width: int) -> tuple[Figure, Axes]:
     """Make a figure for the image, enlarged if it is small, with margins for text."""
     scale = max(1.0, LONG_SIDE / max(height, width))
-    drawn, side = height * scale, max(width * scale, 640)
-    side, total = side + SIDE_MARGIN, drawn + 2 * MARGIN
+    image_height, side = height * scale, max(width * scale, 640)
+    side, total = side + SIDE_MARGIN, image_height + 2 * MARGIN
     figure = Figure(figsize=(side / DPI, total / DPI))
     left = (1 - width * scale / side) / 2
-    axis = figure.add_axes((left, MARGIN / total, width * scale / side, drawn / total))
+    axis = figure.add_axes((left, MARGIN / total, width * scale / side, image_height / total))
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
     axis.axis("off")

@@ -102,8 +102,8 @@ def paa(levels, objects, valid, costs, rule):
     """PAA (Kim and Lee, ECCV 2020, algorithm 1), given costs(g, rows) of anchors of object g."""
     anchors = [a for level in levels for a in level]
     number = [i for i, level in enumerate(levels) for _ in level]
-    least = rule["min_iou"]
-    matched = max_iou(anchors, objects, valid, least, least, rule["low_quality"])
+    min_iou = rule["min_iou"]
+    matched = max_iou(anchors, objects, valid, min_iou, min_iou, rule["low_quality"])
     result = [None] * len(anchors)
     for g in range(len(objects)):
         rows = [r for r in range(len(anchors)) if matched[r] == g]
@@ -170,10 +170,10 @@ def normalized_costs(logits, boxes, objects, classes, scores, normalize):
     def costs(g, rows):
         p = [1 / (1 + math.exp(-logits[r][classes[g]])) for r in rows]
         i = [iou(boxes[r], objects[g]) for r in rows]
-        used = {"both": [p, i], "classification": [p], "localization": [i]}[scores]
+        terms = {"both": [p, i], "classification": [p], "localization": [i]}[scores]
         if normalize:
-            used = [stretch(values) for values in used]
-        return [sum(1 - value for value in values) for values in zip(*used)]
+            terms = [stretch(values) for values in terms]
+        return [sum(1 - value for value in values) for values in zip(*terms)]
 
     return costs
 

@@ -83,9 +83,9 @@ def test_a_level_without_anchors_and_an_empty_object_are_accepted():
 
 
 def test_the_block_size_does_not_change_the_result(scene, monkeypatch):
-    whole = ATSS()(*scene)
+    in_one_block = ATSS()(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 300)
-    torch.testing.assert_close(ATSS()(*scene).labels, whole.labels)
+    torch.testing.assert_close(ATSS()(*scene).labels, in_one_block.labels)
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,10 @@ def test_the_block_size_does_not_change_the_result(monkeypatch):
     boxes = random_boxes(30, 96, generator)
     boxes = torch.cat([boxes, boxes])  # equal areas in different blocks
     arguments = anchors, [boxes], [torch.arange(60)], torch.ones(sum(map(len, anchors))) > 0
-    whole = FCOS(0.0, RANGES)(*arguments)
+    in_one_block = FCOS(0.0, RANGES)(*arguments)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 4 * sum(map(len, anchors)))
-    torch.testing.assert_close(FCOS(0.0, RANGES)(*arguments).labels, whole.labels)
-    assert whole.labels.max() < 30
+    torch.testing.assert_close(FCOS(0.0, RANGES)(*arguments).labels, in_one_block.labels)
+    assert in_one_block.labels.max() < 30
 
 
 def test_images_without_objects_are_background():

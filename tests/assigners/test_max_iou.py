@@ -117,10 +117,10 @@ def test_a_low_quality_match_replaces_the_match_of_an_object_with_a_higher_iou()
 @RULES
 def test_the_block_size_does_not_change_the_result(scene, monkeypatch, low_quality):
     assigner = MaxIoU(0.5, 0.3, low_quality)
-    whole = assigner(*scene)
+    in_one_block = assigner(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 2 * sum(map(len, scene[0])))
     for name in ("labels", "gt_index"):
-        torch.testing.assert_close(getattr(assigner(*scene), name), getattr(whole, name))
+        torch.testing.assert_close(getattr(assigner(*scene), name), getattr(in_one_block, name))
 
 
 def test_the_error_names_the_wrong_threshold():

@@ -49,5 +49,5 @@ def test_500_objects_and_200_000_anchors_need_bounded_memory_and_time():
         seconds, positives, mebibytes = map(float, figures)
         # One float32 matrix would take 381 MiB, and computing IoUs needs seven of them.
         assert mebibytes < 1024, name
-        assert seconds < 20, name  # CPU time of this process: others do not count
+        assert seconds < 20, name  # CPU time of this process, which other processes do not affect
         assert positives > 0, name

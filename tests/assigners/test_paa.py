@@ -109,7 +109,7 @@ def test_paa_agrees_with_the_reference(seed, topk, min_iou, low_quality, single)
             reg_covar=1e-5,
         ),
         crowd(seed),
-        lambda *given: paa_costs(*given, box_weight=1.3),
+        lambda *inputs: paa_costs(*inputs, box_weight=1.3),
     )
 
 
@@ -120,7 +120,7 @@ def test_normalized_paa_agrees_with_the_reference(seed, scores, normalize):
     check_against_the_reference(
         NormalizedPAA(topk=4, scores=scores, normalize=normalize),
         crowd(seed),
-        lambda *given: normalized_costs(*given, scores, normalize),
+        lambda *inputs: normalized_costs(*inputs, scores, normalize),
     )
 
 
@@ -155,9 +155,9 @@ def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
 @BOTH
 def test_the_block_size_does_not_change_the_result(assigner, monkeypatch):
     scene = crowd(4)
-    whole = assigner()(*scene)
+    in_one_block = assigner()(*scene)
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 3 * CLASSES)
-    torch.testing.assert_close(assigner()(*scene).gt_index, whole.gt_index)
+    torch.testing.assert_close(assigner()(*scene).gt_index, in_one_block.gt_index)
 
 
 def test_the_cheaper_component_is_positive_up_to_its_most_likely_sample():
@@ -183,8 +183,8 @@ def test_only_the_cheapest_of_each_level_are_samples():
 @pytest.mark.parametrize(("empty", "label"), [("positive", 0), ("none", BACKGROUND)])
 def test_without_a_sample_in_the_cheaper_component_all_or_none_are_positive(empty, label):
     generator = torch.Generator().manual_seed(2)
-    tried = (1e-4 * torch.rand(100, 9, generator=generator, dtype=torch.float64)).tolist()
-    costs = next(row for row in tried if not cheaper(sorted(row)))
+    rows = (1e-4 * torch.rand(100, 9, generator=generator, dtype=torch.float64)).tolist()
+    costs = next(row for row in rows if not cheaper(sorted(row)))
     assert same_anchors(costs, empty_component=empty) == [label] * 9
 
 
@@ -203,8 +203,8 @@ def test_the_first_of_two_samples_of_equal_cost_is_positive():
 def test_reg_covar_is_added_to_the_variances_of_the_mixture():
     """The costs are so similar that it changes which samples are positive."""
     generator = torch.Generator().manual_seed(0)
-    tried = torch.rand(200, 9, generator=generator).mul(0.02).sort(dim=1).values.double().tolist()
-    costs = next(row for row in tried if cheaper(row, 1e-6) != cheaper(row, 1e-5))
+    rows = torch.rand(200, 9, generator=generator).mul(0.02).sort(dim=1).values.double().tolist()
+    costs = next(row for row in rows if cheaper(row, 1e-6) != cheaper(row, 1e-5))
     for reg_covar in (1e-6, 1e-5):
         chosen = cheaper(costs, reg_covar)
         expected = [0 if i in chosen else BACKGROUND for i in range(len(costs))]
@@ -231,15 +231,15 @@ def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(bad):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_diverged_model_raises_no_error(assigner, bad):
     anchors, boxes, classes, valid, predictions = crowd(5)
-    some = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
-    logits = predictions.logits.masked_fill(some[:, None], bad)
-    decoded = predictions.boxes.masked_fill(some.flip(0)[:, None], bad)
-    for broken in (
+    diverged = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
+    logits = predictions.logits.masked_fill(diverged[:, None], bad)
+    decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], bad)
+    for diverged_predictions in (
         Predictions(logits, predictions.boxes),
         Predictions(predictions.logits, decoded),
         Predictions(logits * 0 + bad, decoded * 0 + bad),
     ):
-        result = assigner()(anchors, boxes, classes, valid, broken)
+        result = assigner()(anchors, boxes, classes, valid, diverged_predictions)
         assert result.labels.min() >= IGNORE and result.labels.max() < CLASSES
         assert (result.gt_index[result.labels < 0] == -1).all()
     assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(bad))
@@ -302,12 +302,12 @@ def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner
 def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner):
     anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
     assigner = assigner(low_quality="anchor")
-    once = assigner(anchors, boxes, classes, valid, predictions)
+    single = assigner(anchors, boxes, classes, valid, predictions)
     x = boxes[0][:, :1]
-    more = [torch.cat([boxes[0], boxes[0], x.repeat(1, 4)])]
-    result = assigner(anchors, more, [classes[0].repeat(3)], valid, predictions)
-    torch.testing.assert_close(result.gt_index, once.gt_index)
-    assert (once.gt_index == 0).any()
+    three_objects = [torch.cat([boxes[0], boxes[0], x.repeat(1, 4)])]
+    result = assigner(anchors, three_objects, [classes[0].repeat(3)], valid, predictions)
+    torch.testing.assert_close(result.gt_index, single.gt_index)
+    assert (single.gt_index == 0).any()
 
 
 @BOTH

@@ -149,7 +149,7 @@ def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(ca
     assert cfg.train.init_checkpoint == "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 
 
-def test_the_learning_rate_schedule_is_the_papers(case):
+def test_the_learning_rate_schedule_is_that_of_the_paper(case):
     name, cfg, row = case
     assert cfg.train.max_iter == row.total
     multiplier = instantiate(cfg.lr_multiplier)
@@ -176,7 +176,7 @@ def test_the_learning_rate_schedule_is_the_papers(case):
     multiplier(1.0)  # Detectron2 evaluates it after the last iteration
 
 
-def test_the_data_loaders_and_image_sizes_are_the_papers(case, tmp_path):
+def test_the_data_loaders_and_image_sizes_are_those_of_the_paper(case, tmp_path):
     _, cfg, row = case
     train, test = cfg.dataloader.train, cfg.dataloader.test
     assert train.total_batch_size == row.batch
@@ -241,7 +241,7 @@ def check_assigner(name, assigner):
         assert (*rule, assigner.empty_component, assigner.reg_covar) == PAA_RULES[kind]
 
 
-def test_the_model_is_the_papers(case):
+def test_the_model_is_that_of_the_paper(case):
     name, cfg, row = case
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
@@ -266,7 +266,7 @@ def test_the_model_is_the_papers(case):
         check_step(model)
 
 
-def test_anchor_sizes_are_the_papers():
+def test_anchor_sizes_are_those_of_the_paper():
     def sizes(name):
         cfg = load_lazy_config(str(CONFIGS / "coco" / f"{name}.py"), [])
         return list(cfg.model.anchor_generator["sizes"][0])

@@ -1,4 +1,4 @@
-"""Quick configs of dense detectors: each differs from the others only in what its name says."""
+"""Quick configs of dense detectors differ only in the parts that their names name."""
 
 import pytest
 import torch

@@ -129,7 +129,7 @@ def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(ca
     assert cfg.train.init_checkpoint == start
 
 
-def test_the_learning_rate_schedule_is_the_papers(case):
+def test_the_learning_rate_schedule_is_that_of_the_paper(case):
     _, cfg, row = case
     total, *steps = row.schedule
     assert cfg.train.max_iter == total
@@ -144,7 +144,7 @@ def test_the_learning_rate_schedule_is_the_papers(case):
     assert cfg.train.reference_batch == row.batch
 
 
-def test_the_data_loaders_and_image_sizes_are_the_papers(case):
+def test_the_data_loaders_and_image_sizes_are_those_of_the_paper(case):
     name, cfg, row = case
     train, test = cfg.dataloader.train, cfg.dataloader.test
     assert train.total_batch_size == row.batch and train.mapper.get("masks", False) == row.masks
@@ -249,7 +249,7 @@ def check_baseline(model, row):
 SAMPLED = "ranking_det.modeling.RandomSampler"
 
 
-def test_samplers_can_be_overridden_for_the_papers_table_of_imbalance():
+def test_samplers_can_be_overridden_for_the_imbalance_table_of_the_paper():
     path = str(CONFIGS / "coco" / "faster_rs_r50_12ep.py")
     parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
     options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
@@ -323,7 +323,7 @@ def check_common(model, row):
     assert model.pixel_std.flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
 
 
-def test_the_model_is_the_papers(case):
+def test_the_model_is_that_of_the_paper(case):
     name, cfg, row = case
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()

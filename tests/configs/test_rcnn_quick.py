@@ -1,4 +1,4 @@
-"""Quick configs of R-CNNs: all train, and each differs only in what its name says."""
+"""Quick configs of R-CNNs train, and differ only in the parts that their names name."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ from ranking_det.labels import BACKGROUND, IGNORE
 from tests.criteria.cases import LABELS, change, gradients, make, rank_sort
 
 
-def counted(positives):
+def candidates_with(positives):
     """Candidates with this number of positives, two negatives and one ignored row."""
     return make(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
 
@@ -45,36 +45,36 @@ def test_the_score_weight_is_the_highest_score_or_the_score_of_the_objects_class
     assert (class_scores < scores.amax(dim=1)).any()
 
 
-def balanced(balance, task_loss, loss):
+def balance_factor(balance, task_loss, loss):
     candidates = make(LABELS)
     losses = torch.tensor(task_loss), torch.tensor(loss)
     return balance(*losses, candidates, candidates.boxes.outputs)
 
 
 def test_value_balance_is_one_without_a_box_loss():
-    assert balanced(ValueBalance(), 2.0, 0.0) == 1
-    assert balanced(ValueBalance(), 2.0, 4.0) == 0.5
+    assert balance_factor(ValueBalance(), 2.0, 0.0) == 1
+    assert balance_factor(ValueBalance(), 2.0, 4.0) == 0.5
 
 
 def test_the_positive_count_is_a_moving_average_saved_in_checkpoints():
     normalizer = PositiveCount(momentum=0.9)
-    assert normalizer(counted(50)) == pytest.approx(95)
-    assert normalizer(counted(0)) == pytest.approx(95 * 0.9 + 0.1)
-    fresh = PositiveCount()
-    fresh.load_state_dict(normalizer.state_dict())
-    assert fresh(counted(7)) == normalizer(counted(7))
+    assert normalizer(candidates_with(50)) == pytest.approx(95)
+    assert normalizer(candidates_with(0)) == pytest.approx(95 * 0.9 + 0.1)
+    loaded = PositiveCount()
+    loaded.load_state_dict(normalizer.state_dict())
+    assert loaded(candidates_with(7)) == normalizer(candidates_with(7))
 
 
 def test_without_momentum_the_positive_count_is_of_the_current_step_even_in_evaluation_mode():
     normalizer = PositiveCount(momentum=0.0)
-    assert normalizer(counted(5)) == 5 and normalizer(counted(0)) == 1
-    assert normalizer.eval()(counted(7)) == 7
+    assert normalizer(candidates_with(5)) == 5 and normalizer(candidates_with(0)) == 1
+    assert normalizer.eval()(candidates_with(7)) == 7
     with pytest.raises(ValueError, match="scope: expected one of gpu, global, got 'image'"):
         PositiveCount(scope="image")
 
 
 def test_the_candidate_count_excludes_ignored_rows_and_is_at_least_one():
-    assert CandidateCount()(counted(5)) == 7
+    assert CandidateCount()(candidates_with(5)) == 7
     only_ignored = torch.tensor([IGNORE])
     assert CandidateCount()(make(only_ignored)) == 1
 
@@ -115,14 +115,14 @@ def test_the_step_that_completes_a_period_counts_in_it_and_uses_the_new_factor(p
         if number % period == 0:
             factor = (sum(tasks) + sum(boxes)) / sum(boxes)
             tasks, boxes = [], []
-        assert balanced(balance, task, box) == pytest.approx(factor)
+        assert balance_factor(balance, task, box) == pytest.approx(factor)
 
 
 def test_history_balance_updates_once_per_period_and_is_saved_in_checkpoints():
     balance = HistoryBalance(period=2, initial=50.0)
 
     def step(task, box):
-        return balanced(balance, task, box).item()
+        return balance_factor(balance, task, box).item()
 
     assert [step(0.6, 0.1), step(0.4, 0.3)] == [50.0, pytest.approx((1.0 + 0.4) / 0.4)]
     assert step(9.0, 1.0) == pytest.approx(3.5)
@@ -138,7 +138,7 @@ def test_history_balance_updates_once_per_period_and_is_saved_in_checkpoints():
 
 def test_a_diverged_step_does_not_affect_the_history_balance():
     balance = HistoryBalance(period=2)
-    factors = [balanced(balance, 0.5, box).item() for box in (0.1, torch.inf, 0.2, 0.3, 0.1)]
+    factors = [balance_factor(balance, 0.5, box).item() for box in (0.1, torch.inf, 0.2, 0.3, 0.1)]
     assert factors == pytest.approx([50, 50, 50, 3.0, 3.0])
 
 
@@ -146,8 +146,8 @@ def test_evaluation_mode_updates_neither_balance_nor_normalizer():
     balance, normalizer = HistoryBalance(period=1).eval(), PositiveCount().eval()
     normalizer.average.fill_(10)
     for _ in range(3):
-        assert balanced(balance, 1.0, 1.0) == 50
-        assert normalizer(counted(3)) == 10
+        assert balance_factor(balance, 1.0, 1.0) == 50
+        assert normalizer(candidates_with(3)) == 10
 
 
 def test_magnitude_balance_handles_gradients_that_underflow_in_float16():
@@ -186,12 +186,12 @@ def test_ranking_weights_agree_with_a_loop_over_the_definition():
 
 def test_centerness_is_one_at_the_centre_and_zero_outside():
     candidates = make(torch.tensor([0, 0, 0]))
-    moved = change(
+    with_anchors = change(
         candidates,
         anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
         gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
     )
-    weights = CenternessWeight()(moved)
+    weights = CenternessWeight()(with_anchors)
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
 
 
@@ -210,7 +210,9 @@ def test_a_custom_loss_needs_no_options():
 
 
 def test_an_option_can_be_changed_after_construction():
-    loss, plain = Focal(), Focal(gamma=0.0)
+    loss, without_modulation = Focal(), Focal(gamma=0.0)
     loss.gamma = 0.0
-    assert torch.equal(loss(make(LABELS))["loss_cls"], plain(make(LABELS))["loss_cls"])
-    assert not torch.equal(Focal()(make(LABELS))["loss_cls"], plain(make(LABELS))["loss_cls"])
+    assert torch.equal(loss(make(LABELS))["loss_cls"], without_modulation(make(LABELS))["loss_cls"])
+    assert not torch.equal(
+        Focal()(make(LABELS))["loss_cls"], without_modulation(make(LABELS))["loss_cls"]
+    )

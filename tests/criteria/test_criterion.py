@@ -29,17 +29,17 @@ from tests.criteria.cases import CRITERIA, LABELS, change, gradients, make, make
 def test_rank_sort_ranks_the_entries_in_row_major_order_without_ignored_rows():
     candidates = make(LABELS)
     output, grad, _ = gradients(Criterion(classification=RankSort()), candidates)
-    counted = LABELS != IGNORE
-    logits = candidates.logits.detach()[counted].reshape(-1).requires_grad_()
-    labels = LABELS[counted]
+    is_counted = LABELS != IGNORE
+    logits = candidates.logits.detach()[is_counted].reshape(-1).requires_grad_()
+    labels = LABELS[is_counted]
     rows = (labels >= 0).nonzero().squeeze(1)
     iou = candidates.boxes.overlap()
     expected = rank_sort_loss(logits, rows * 4 + labels[rows], iou)
     (expected.ranking + expected.sorting).backward()
     torch.testing.assert_close(output.losses["loss_rank"], expected.ranking)
     torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
-    torch.testing.assert_close(grad[counted].reshape(-1), logits.grad)
-    assert (grad[~counted] == 0).all()
+    torch.testing.assert_close(grad[is_counted].reshape(-1), logits.grad)
+    assert (grad[~is_counted] == 0).all()
 
 
 def test_the_box_loss_is_the_score_weighted_mean_giou_loss_balanced_to_the_task_loss():
@@ -48,10 +48,10 @@ def test_the_box_loss_is_the_score_weighted_mean_giou_loss_balanced_to_the_task_
     weights = candidates.logits.detach()[LABELS >= 0].sigmoid().amax(dim=1)
     torch.testing.assert_close(output.weights, weights)
     torch.testing.assert_close(output.losses["loss_box"].detach(), output.task_loss)
-    fresh = make(LABELS)
-    mean = (weights * GIoU()(fresh)).sum() / weights.sum()
+    same_candidates = make(LABELS)
+    mean = (weights * GIoU()(same_candidates)).sum() / weights.sum()
     (output.task_loss / mean.detach() * mean).backward()
-    torch.testing.assert_close(grad, fresh.boxes.outputs.grad)
+    torch.testing.assert_close(grad, same_candidates.boxes.outputs.grad)
 
 
 def test_the_task_loss_is_the_detached_sum_of_the_ranking_and_sorting_losses():
@@ -103,16 +103,18 @@ def test_the_balance_is_finite_for_one_class_and_perfect_boxes():
 def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_without_an_error(name):
     candidates = make(LABELS)
     boxes = candidates.boxes
-    broken = change(candidates, decoded=boxes.boxes * torch.nan, outputs=boxes.outputs * torch.nan)
-    output = CRITERIA[name]()(broken)
+    diverged = change(
+        candidates, decoded=boxes.boxes * torch.nan, outputs=boxes.outputs * torch.nan
+    )
+    output = CRITERIA[name]()(diverged)
     assert not output.losses["loss_box"].isfinite()
 
 
 def test_instance_weights_of_zero_give_a_box_loss_of_zero():
     candidates = make(LABELS)
-    far = change(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
+    without_overlap = change(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
     criterion = Criterion(classification=RankSort(), instance_weight=IoUWeight())
-    output, _, grad = gradients(criterion, far)
+    output, _, grad = gradients(criterion, without_overlap)
     assert output.losses["loss_box"] == 0 and (grad == 0).all()
 
 
@@ -131,7 +133,7 @@ def test_with_a_normalizer_the_box_loss_is_divided_by_its_count_times_the_mean_w
     torch.testing.assert_close(loss, 2 * mean * 4 / 8)  # 4 positives, moving average 8
 
 
-def changed(**fields):
+def changed_candidates(**fields):
     return change(make(LABELS), **fields)
 
 
@@ -171,75 +173,82 @@ def changed(**fields):
             ),
             "rank_scope: expected 'gpu' because Focal does not rank, got 'image'",
         ),
-        (lambda: changed(labels=LABELS[:3]), r"labels: expected an int64 tensor of shape \(8,\)"),
         (
-            lambda: changed(positives=torch.zeros(0, dtype=torch.int64)),
+            lambda: changed_candidates(labels=LABELS[:3]),
+            r"labels: expected an int64 tensor of shape \(8,\)",
+        ),
+        (
+            lambda: changed_candidates(positives=torch.zeros(0, dtype=torch.int64)),
             r"boxes.outputs: expected shape \(0, 4\), one box for each of the 0 positives, got",
         ),
         (
-            lambda: changed(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
+            lambda: changed_candidates(positives=torch.zeros(0, dtype=torch.int64), boxes=None),
             r"positives: expected the 4 rows whose label is a class, in ascending order, .* \(0,\)",
         ),
         (
-            lambda: changed(positives=torch.tensor([0, 2, 5, 6])),
+            lambda: changed_candidates(positives=torch.tensor([0, 2, 5, 6])),
             r"positives: expected the 4 rows whose label is a class, in ascending order, .* \(4,\)",
         ),
         (
-            lambda: changed(positives=torch.tensor([2, 0, 5, 7])),
+            lambda: changed_candidates(positives=torch.tensor([2, 0, 5, 7])),
             "positives: expected the 4 rows whose label is a class, in ascending order",
         ),
         (
-            lambda: changed(positives=torch.tensor([0.0, 2, 5, 7])),
+            lambda: changed_candidates(positives=torch.tensor([0.0, 2, 5, 7])),
             "positives: expected an int64 tensor of shape .4,. on cpu, one entry per positive, "
             "got torch.float32 of shape .4,.",
         ),
         (
-            lambda: changed(outputs=torch.zeros(3, 4)),
+            lambda: changed_candidates(outputs=torch.zeros(3, 4)),
             r"boxes.outputs: expected shape \(4, 4\), one box for each of the 4 positives, "
             r"got .* \(3, 4\)",
         ),
         (
-            lambda: changed(gt_boxes=torch.zeros(4, 5)),
+            lambda: changed_candidates(gt_boxes=torch.zeros(4, 5)),
             r"boxes.gt_boxes: expected shape \(4, 4\), one box for each of the 4 positives, "
             r"got .* \(4, 5\)",
         ),
         (
-            lambda: changed(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])),
+            lambda: changed_candidates(image=torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])),
             "image: expected image indices 0..1 in ascending order",
         ),
         (
-            lambda: changed(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])),
+            lambda: changed_candidates(image=torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])),
             "image: expected image indices 0..1 in ascending order",
         ),
         (
-            lambda: changed(level=torch.zeros(8)),
+            lambda: changed_candidates(level=torch.zeros(8)),
             "level: expected an int64 tensor of shape .8,. on cpu, one entry per row, "
             "got torch.float32",
         ),
         (
-            lambda: changed(continuous_labels=torch.zeros(3)),
+            lambda: changed_candidates(continuous_labels=torch.zeros(3)),
             "continuous_labels: expected a float tensor of shape .4,. on cpu, "
             "one entry per positive, got",
         ),
         (
-            lambda: changed(masks=dataclasses.replace(make_masks([0, 1]), masks=torch.zeros(2, 4))),
+            lambda: changed_candidates(
+                masks=dataclasses.replace(make_masks([0, 1]), masks=torch.zeros(2, 4))
+            ),
             "masks: expected the same shape .Q, h, w. as logits, got torch.float32 of shape",
         ),
         (
-            lambda: changed(masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))),
+            lambda: changed_candidates(
+                masks=dataclasses.replace(make_masks([0]), index=torch.tensor([0, 1]))
+            ),
             "masks.index: expected an int64 tensor of shape .1,. on cpu, one entry per mask, "
             "got torch.int64",
         ),
         *[
             (
-                lambda rows=rows: changed(positives=torch.tensor(rows)),
+                lambda rows=rows: changed_candidates(positives=torch.tensor(rows)),
                 "positives: expected the 4 rows whose label is a class, in ascending order, "
                 "got torch.int64",
             )
             for rows in ([-1, 0, 1, 2], [0, 1, 2, 99])
         ],
         (
-            lambda: changed(masks=make_masks([0, 4])),
+            lambda: changed_candidates(masks=make_masks([0, 4])),
             r"masks.index: expected indices of positives in \[0, 4\), got indices from 0 to 4",
         ),
         (
@@ -247,7 +256,7 @@ def changed(**fields):
             "candidates.masks: expected the masks of the positives, got None",
         ),
         (
-            lambda: rank_sort()(changed(boxes=None, masks=make_masks([0]))),
+            lambda: rank_sort()(changed_candidates(boxes=None, masks=make_masks([0]))),
             "candidates.boxes: expected the boxes of the positives, got None",
         ),
         (
@@ -256,7 +265,7 @@ def changed(**fields):
         ),
         (lambda: rank_sort(localization=[torch.nn.Identity()]), "localization: .* got Identity"),
         (
-            lambda: changed(branch_logits=torch.zeros(7)),
+            lambda: changed_candidates(branch_logits=torch.zeros(7)),
             "branch_logits: expected a float tensor of shape .8,. on cpu, one entry per row, "
             "got .*.7,.",
         ),
@@ -272,16 +281,18 @@ def test_the_alrp_criterion_is_alrp_loss_on_the_giou_errors_of_the_boxes():
     candidates = make(LABELS)
     criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
     output, grad, box_grad = gradients(criterion, candidates)
-    fresh = make(LABELS)
+    same_candidates = make(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
-    errors = GIoU()(fresh) / (2 * 0.3)
-    entries = fresh.logits.masked_fill((LABELS == IGNORE)[:, None], -torch.inf).reshape(-1)
+    errors = GIoU()(same_candidates) / (2 * 0.3)
+    entries = same_candidates.logits.masked_fill((LABELS == IGNORE)[:, None], -torch.inf).reshape(
+        -1
+    )
     expected = alrp_loss(entries, rows * 4 + LABELS[rows], errors)
     torch.testing.assert_close(output.losses["loss_cls"], expected.classification)
     torch.testing.assert_close(output.losses["loss_box"], 3 * expected.localization)
     (expected.classification + 3 * expected.localization).backward()
-    torch.testing.assert_close(grad, fresh.logits.grad)
-    torch.testing.assert_close(box_grad, fresh.boxes.outputs.grad)
+    torch.testing.assert_close(grad, same_candidates.logits.grad)
+    torch.testing.assert_close(box_grad, same_candidates.boxes.outputs.grad)
 
 
 @pytest.mark.parametrize("name", ["rank_sort", "ap", "alrp", "ape", "rankdet"])
@@ -289,18 +300,20 @@ def test_rank_scope_image_averages_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
     candidates = make(labels, num_images=3)
     assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive
-    whole = with_scope(CRITERIA[name], "image")(candidates)
-    fresh = make(labels, num_images=3)
+    output = with_scope(CRITERIA[name], "image")(candidates)
+    same_candidates = make(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")
-    parts = [criterion(part).losses for part in fresh.images() if len(part.positives)]
-    task = [key for key in whole.losses if key != "loss_box"]
-    assert len(parts) == 2
+    image_losses = [
+        criterion(part).losses for part in same_candidates.images() if len(part.positives)
+    ]
+    task = [key for key in output.losses if key != "loss_box"]
+    assert len(image_losses) == 2
     for key in task:
-        expected = (parts[0][key] + parts[1][key]) / 2
-        torch.testing.assert_close(whole.losses[key], expected)
-    sum(whole.losses[key] for key in task).backward()
-    sum(sum(part[key] for key in task) / 2 for part in parts).backward()
-    torch.testing.assert_close(candidates.logits.grad, fresh.logits.grad)
+        expected = (image_losses[0][key] + image_losses[1][key]) / 2
+        torch.testing.assert_close(output.losses[key], expected)
+    sum(output.losses[key] for key in task).backward()
+    sum(sum(part[key] for key in task) / 2 for part in image_losses).backward()
+    torch.testing.assert_close(candidates.logits.grad, same_candidates.logits.grad)
 
 
 def with_scope(build, scope):

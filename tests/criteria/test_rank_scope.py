@@ -110,10 +110,10 @@ class Detector(nn.Module):
 def make_image(rows, positives, seed):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.full((rows,), BACKGROUND)
-    chosen = torch.randperm(rows, generator=generator)
-    labels[chosen[:positives]] = torch.randint(0, CLASSES, (positives,), generator=generator)
+    order = torch.randperm(rows, generator=generator)
+    labels[order[:positives]] = torch.randint(0, CLASSES, (positives,), generator=generator)
     if rows > positives + 2:
-        labels[chosen[-2:]] = IGNORE
+        labels[order[-2:]] = IGNORE
     corner = 50 * torch.rand(rows, 2, generator=generator, dtype=torch.float64)
     anchors = torch.cat([corner, corner + 20], dim=1)
     shift = 3 * torch.rand(rows, 4, generator=generator, dtype=torch.float64)
@@ -135,7 +135,7 @@ def train_step(model, images):
     )
 
 
-def work(rank, size, folder):
+def run_worker(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     results = {}
@@ -149,7 +149,7 @@ def work(rank, size, folder):
 
 @pytest.mark.parametrize("size", SHARES)
 def test_global_scope_gives_the_losses_and_gradients_of_one_process_with_all_images(size, tmp_path):
-    multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
+    multiprocessing.spawn(run_worker, (size, str(tmp_path)), nprocs=size)
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for case, share in SHARES[size].items():
         images = [image for worker in range(size) for image in images_of(worker, share)]
@@ -192,7 +192,7 @@ class Baseline(Detector):
         return self.criterion(replace(candidates, branch_logits=branch)).losses
 
 
-def count_work(rank, size, folder):
+def run_counting_worker(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     results = {}
@@ -207,7 +207,7 @@ def count_work(rank, size, folder):
 
 def test_a_global_positive_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
     """The mean of the losses over the processes equals the loss of one process, too."""
-    multiprocessing.spawn(count_work, (2, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(run_counting_worker, (2, str(tmp_path)), nprocs=2)
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, share in COUNT_SHARES.items():
         images = [image for worker in range(2) for image in images_of(worker, share)]

@@ -20,12 +20,12 @@ def write(tmp_path):
     for i in (11, 12, 13):
         Image.new("RGB", (40, 30)).save(images / f"{i}.png")
 
-    def do(content):
+    def write_files(content):
         path = tmp_path / "own.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         return path, images
 
-    return do
+    return write_files
 
 
 def read_again(path, images, **options):
@@ -232,7 +232,7 @@ def test_a_file_is_refused_if_many_images_or_all_are_unreadable(write):
         read_again(path, images, max_faults=100)
 
 
-def test_too_many_pixels_are_told_with_the_flag_that_permits_them(write, monkeypatch):
+def test_the_error_for_too_many_pixels_names_the_flag_that_permits_them(write, monkeypatch):
     path, images = write(valid())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     set_max_pixels(1200)

@@ -112,7 +112,7 @@ def test_ordinary_boxes_are_not_taken_for_other_coordinates(name):
     assert find_pattern(*ORDINARY[name]()) is None
 
 
-def test_a_file_of_normalized_boxes_is_refused_in_one_line_with_the_way_out():
+def test_a_file_of_normalized_boxes_gives_a_one_line_error_that_names_the_remedy():
     content = valid()
     for annotation in content["annotations"]:
         annotation["bbox"] = [value / 40 for value in annotation["bbox"]]

@@ -46,7 +46,7 @@ def write(runs):
 WHOLE = [3, 10, 200, 7, 500, 1, AREA - 721]
 
 
-def test_every_mask_from_pycocotools_is_whole_as_text_and_as_bytes():
+def test_every_mask_from_pycocotools_is_complete_as_text_and_as_bytes():
     for counts in (counts_of(mask) for mask in random_masks(259)):
         assert is_whole(counts, AREA) and is_whole(counts.decode(), AREA)
         assert not is_whole(counts, AREA + 1)
@@ -100,7 +100,7 @@ def test_every_change_of_one_character_gives_the_verdict_of_a_plain_loop():
 
 
 def read(text):
-    """Return whether a mask is whole, character by character."""
+    """Return whether a mask is valid, character by character."""
     runs, number, shift = [], 0, 0
     for character in text:
         code = ord(character) - 48

@@ -1,4 +1,4 @@
-"""Harmless faults of COCO and LVIS JSON: converted, mended or left out, counted, and reported."""
+"""Harmless faults of COCO and LVIS JSON are converted, mended or left out, counted and reported."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ def read(tmp_path):
     for i in (11, 12, 13):
         Image.new("RGB", (40, 30)).save(images / f"{i}.png")
 
-    def do(content, **options):
+    def read_content(content, **options):
         path = tmp_path / "own.json"
         path.write_text(json.dumps(content))
         before = path.read_bytes()
@@ -45,7 +45,7 @@ def read(tmp_path):
         assert path.read_bytes() == before
         return annotations, summary.notes
 
-    return do
+    return read_content
 
 
 def edit(*keys, **values):
@@ -187,11 +187,11 @@ UNCHANGED = {
 def test_other_forms_of_the_same_content_are_read_as_the_same_objects(read, case):
     change, *notes = UNCHANGED[case] if isinstance(UNCHANGED[case], tuple) else (UNCHANGED[case],)
     content = valid()
-    expected, none = read(copy.deepcopy(content))
-    assert none == ()
+    expected, expected_notes = read(copy.deepcopy(content))
+    assert expected_notes == ()
     change(content)
-    annotations, found = read(content, strict=True)
-    assert list(found) == notes
+    annotations, actual_notes = read(content, strict=True)
+    assert list(actual_notes) == notes
     assert [c["name"] for c in annotations.categories] == ["dog", "cat", "bird"]
     assert annotations.image_files == expected.image_files
     for key in ("image_id", "category_id", "bbox"):
@@ -287,7 +287,7 @@ def test_an_unusable_mask_is_dropped_and_the_object_keeps_its_box(read, case):
     if type(expected) is dict:
         assert all(type(side) is int for side in first["segmentation"]["size"])
     assert notes == (() if kind is None else (f"mended: {kind}: 1",))
-    # Masks are not looked at if nothing learns them.
+    # Masks are not checked if the model does not learn masks.
     without, notes = read(content, masks=False, strict=True)
     assert notes == ()
     (record, *_) = to_records(without, {5: 0, 9: 1, 40: 2})
@@ -423,7 +423,7 @@ def test_the_limit_must_not_be_negative():
         ReadOptions(max_faults=-1)
 
 
-def test_a_file_of_which_nothing_remains_is_refused(read):
+def test_a_file_without_any_usable_entry_is_refused(read):
     content = flawed(3, 3)
     with pytest.raises(UserError, match="all annotations are left out; there is no object"):
         read(content)

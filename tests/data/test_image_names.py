@@ -16,7 +16,7 @@ CAFE = "café_1.jpg"
 def read(tmp_path):
     """Write images with some names and a file with other names; return the paths and notes."""
 
-    def do(on_disk, in_file, key="file_name"):
+    def read_names(on_disk, in_file, key="file_name"):
         for name in on_disk:
             path = tmp_path / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def read(tmp_path):
         paths = [path.removeprefix(root) for path in annotations.image_files]
         return paths, summarize(annotations, ReadOptions()).notes
 
-    return do
+    return read_names
 
 
 @pytest.mark.parametrize(

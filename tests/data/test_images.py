@@ -81,7 +81,7 @@ def test_16_bit_images_are_scaled_with_one_warning(tmp_path, make_mapper, caplog
     assert re.search(r"divided by 256; the first is .*a\.png, with values up to 16384", caplog.text)
 
 
-def test_8_bit_values_in_32_bits_are_kept_and_other_wide_ones_refused(tmp_path):
+def test_8_bit_values_in_32_bits_are_kept_and_larger_values_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     for pixels, message in [
         (np.full((4, 4), 200, np.int32), None),
@@ -108,7 +108,7 @@ def test_truncated_images_are_unreadable_and_whole_ones_are_not(tmp_path, name):
     check_whole(str(tmp_path / name))
 
 
-def test_files_that_the_system_cannot_read_are_other_errors(tmp_path):
+def test_files_that_the_system_cannot_read_raise_another_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_upright(str(tmp_path / "none.png"))
     (tmp_path / "folder.png").mkdir()
@@ -150,7 +150,7 @@ def broken_set(tmp_path):
     return records
 
 
-def take(records, count, **options):
+def take_ids(records, count, **options):
     skipped = UnreadableImages(record["file_name"] for record in records)
     mapper = ImageMapper(MAPPERS["DatasetMapper"](), skipped=skipped)
     batches = iter(build_train_loader(records, mapper=mapper, total_batch_size=2, **options))
@@ -158,9 +158,9 @@ def take(records, count, **options):
 
 
 def test_unreadable_images_are_skipped_by_position_and_counted(broken_set, caplog):
-    whole, skipped = take(broken_set, 9)
-    assert {i for batch in whole for i in batch} == {0, 1, 4, 5}
-    assert take(broken_set, 5, start_iter=4)[0] == whole[4:]
+    expected, skipped = take_ids(broken_set, 9)
+    assert {i for batch in expected for i in batch} == {0, 1, 4, 5}
+    assert take_ids(broken_set, 5, start_iter=4)[0] == expected[4:]
     caplog.clear()
     skipped.log_total()
     (total,) = caplog.messages
@@ -169,25 +169,28 @@ def test_unreadable_images_are_skipped_by_position_and_counted(broken_set, caplo
 
 def test_each_skipped_image_is_logged_once(broken_set, caplog):
     with caplog.at_level(logging.WARNING):
-        take(broken_set, 9)
+        take_ids(broken_set, 9)
     names = re.findall(r"Skipping the image '.*(\d)\.png': it cannot be read \(", caplog.text)
     assert sorted(names) == ["2", "3"]
 
 
 def test_data_loading_workers_skip_the_same_images_and_share_the_counts(broken_set):
-    whole, here = take(broken_set, 6)
-    others, there = take(broken_set, 6, num_workers=2)
-    assert others == whole and here._counts.count_nonzero() == there._counts.count_nonzero() == 2
+    expected, skipped = take_ids(broken_set, 6)
+    others, skipped_by_workers = take_ids(broken_set, 6, num_workers=2)
+    assert (
+        others == expected
+        and skipped._counts.count_nonzero() == skipped_by_workers._counts.count_nonzero() == 2
+    )
 
 
 def test_loaders_that_group_by_shape_skip_unreadable_images(broken_set):
-    batches, _ = take(broken_set, 9, aspect_ratio_grouping=True)
+    batches, _ = take_ids(broken_set, 9, aspect_ratio_grouping=True)
     assert {i for batch in batches for i in batch} == {0, 1, 4, 5}
 
 
 def test_a_set_without_a_readable_image_is_an_error(broken_set):
     with pytest.raises(UserError, match="the mapper returns None for every image"):
-        take(broken_set[2:4], 1)
+        take_ids(broken_set[2:4], 1)
 
 
 def test_an_unreadable_image_is_black_for_evaluation_and_an_error_by_default(broken_set):

@@ -168,9 +168,11 @@ def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root
     code = f"from ranking_det.engine import main\nprint([main(run) for run in {runs!r}])"
     environment = os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip().endswith("[0, 2, 2]"), done.stdout[-2000:] + done.stderr[-3000:]
-    errors = [line for line in done.stderr.splitlines() if "ranking_lvis" in line]
+    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip().endswith("[0, 2, 2]"), (
+        process.stdout[-2000:] + process.stderr[-3000:]
+    )
+    errors = [line for line in process.stderr.splitlines() if "ranking_lvis" in line]
     expected = "expected 1230, the number of classes of the data set 'ranking_lvis_v0.5_train'"
     assert f"num_classes: {expected}, got 1203" in errors[0]
     assert "expected masks, got only boxes; the config trains masks" in errors[1]

@@ -22,7 +22,7 @@ def write(tmp_path):
     for place in (".", "images", "images/deep"):
         Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
 
-    def do(**name):
+    def write_file(**name):
         size = {"width": 8, "height": 8}
         content = {
             "categories": [{"id": 1, "name": "x"}],
@@ -34,7 +34,7 @@ def write(tmp_path):
         (tmp_path / "a.json").write_text(json.dumps(content))
         return str(tmp_path / "a.json"), str(tmp_path / "images")
 
-    return do
+    return write_file
 
 
 OUTSIDE = [

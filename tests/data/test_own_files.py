@@ -24,7 +24,7 @@ FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 def register(tmp_path):
     """Write a file and empty files for its images, and register it; return its path."""
 
-    def do(content, folder="."):
+    def register_file(content, folder="."):
         path = tmp_path / folder / "own.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
@@ -35,7 +35,7 @@ def register(tmp_path):
         register_annotations(NAME, path.parent / "images", read_summary(path, max_headers=0))
         return path
 
-    yield do
+    yield register_file
     for catalog in (DatasetCatalog, MetadataCatalog):
         if NAME in catalog:
             catalog.remove(NAME)

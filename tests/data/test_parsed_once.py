@@ -1,4 +1,4 @@
-"""Each annotation file is parse_counts once; all readers share the content and do not change it."""
+"""Each annotation file is parsed once; all readers share the content and do not change it."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def parse_counts(monkeypatch):
-    """Count how often each file is parse_counts."""
+    """Count how often each file is parsed."""
     counts, load_json = Counter(), reader.load_json
 
     def load(path, what):

@@ -87,7 +87,7 @@ def test_masks_agree_with_areas_and_boxes_and_do_not_overlap(coco):
         assert (total > 1).sum() <= 0.1 * (total > 0).sum() + 4
 
 
-def test_an_image_has_0_or_2_to_15_objects_crowds_aside(coco):
+def test_an_image_has_0_or_2_to_15_objects_not_counting_crowds(coco):
     objects = Counter(a["image_id"] for a in coco.anns.values() if not a["iscrowd"])
     counts = [objects[image_id] for image_id in coco.imgs]
     assert min(n for n in counts if n) >= 2 and max(counts) <= 15
@@ -125,8 +125,8 @@ def test_colour_does_not_reveal_the_class(folder, coco):
             mask = coco.annToMask(annotation) > 0
             colours[annotation["category_id"]].append(pixels[mask].mean(0))
     means = np.array([np.mean(c, axis=0) for c in colours.values()])
-    within = np.mean([np.std(c, axis=0) for c in colours.values()])
-    assert means.std(0).max() < 0.5 * within
+    deviation_within = np.mean([np.std(c, axis=0) for c in colours.values()])
+    assert means.std(0).max() < 0.5 * deviation_within
 
 
 def test_ids_start_at_1_and_the_settings_are_in_meta_json(folder, coco):

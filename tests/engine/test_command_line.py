@@ -62,29 +62,29 @@ def trained(environment, tmp_path_factory):
 def runs(trained, environment, tmp_path_factory):
     """The output folders of more runs, all in one process: starting a process takes seconds."""
     folder, _ = trained
-    out = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
-    shutil.copy(folder / "results.json", out["eval"] / "trained.json")
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
+    shutil.copy(folder / "results.json", folders["eval"] / "trained.json")
     weights = f"train.init_checkpoint={folder}/model_final.pth"
 
-    def lazy(name, *args):
-        return ["--config-file", RS, *args, f"train.output_dir={out[name]}"]
+    def make_command(name, *args):
+        return ["--config-file", RS, *args, f"train.output_dir={folders[name]}"]
 
-    twin = ["--config-file", TWIN, *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])]
+    twin = ["--config-file", TWIN, *TWIN_QUICK, "OUTPUT_DIR", str(folders["yaml"])]
     commands = [
-        lazy("eval", "--eval-only", *QUICK, weights),
+        make_command("eval", "--eval-only", *QUICK, weights),
         ["--config-file", RS, "--eval-only", *QUICK, f"train.output_dir={folder}"],
-        lazy("again", *QUICK),
-        lazy("resumed", *QUICK, "train.max_iter=2"),
-        lazy("resumed", "--resume", *QUICK),
+        make_command("again", *QUICK),
+        make_command("resumed", *QUICK, "train.max_iter=2"),
+        make_command("resumed", "--resume", *QUICK),
         twin,
-        ["--config-file", TWIN, "--eval-only", *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])],
-        ["--config-file", TWIN, "--resume", *TWIN_QUICK, "OUTPUT_DIR", str(out["yaml"])]
+        ["--config-file", TWIN, "--eval-only", *TWIN_QUICK, "OUTPUT_DIR", str(folders["yaml"])],
+        ["--config-file", TWIN, "--resume", *TWIN_QUICK, "OUTPUT_DIR", str(folders["yaml"])]
         + ["SOLVER.MAX_ITER", "3"],
     ]
     code = f"for command in {commands!r}:\n    assert main(command) == 0"
     completed = start(environment, code)
     assert completed.returncode == 0, completed.stderr[-3000:]
-    return out
+    return folders
 
 
 def results(folder):
@@ -92,12 +92,12 @@ def results(folder):
 
 
 def test_training_writes_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained):
-    folder, printed = trained
+    folder, stdout = trained
     for name in ("log.txt", "metrics.json", "results.json", "model_final.pth", "config.yaml"):
         assert (folder / name).stat().st_size > 0, name
     for name in ("curves.png", "detections.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
-    assert printed.strip().splitlines()[-1] == str(folder)
+    assert stdout.strip().splitlines()[-1] == str(folder)
     assert {"AP", "AP50", "APs"} <= results(folder)["bbox"].keys()
 
 
@@ -140,7 +140,7 @@ def test_the_yaml_twin_trains_and_evaluates(runs):
     assert "AP" in results(runs["yaml"])["bbox"]
 
 
-WRONG = {
+USER_ERRORS = {
     "an unknown key": (
         [RS, "train.max_itr=3"],
         "train: no key 'max_itr' (did you mean 'max_iter'?)",
@@ -267,10 +267,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", USER_ERRORS)
 def test_a_user_error_is_a_one_line_message(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    args, message = WRONG[case]
+    args, message = USER_ERRORS[case]
     if args[0] == RS and not any("output_dir" in a for a in args):
         args = [*args, f"train.output_dir={tmp_path / 'out'}"]
     assert main(["--config-file", *args]) == 2

@@ -17,21 +17,24 @@ NAME = "degenerate"
 WHOLE = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]
 
 
-def thing(**fields):
+def make_annotation(**fields):
     box = {"bbox": [8, 8, 32, 22], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
     return box | {"segmentation": WHOLE} | fields
 
 
 CASES = {
     "no objects at all": [[], []],
-    "no objects in one of two images": [[], [thing()]],
-    "masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], [thing()]],
-    "only masks of zero area": [[thing(segmentation=[[8.0, 8.0] * 3])], []],
-    "only crowds": [[thing(iscrowd=1)], [thing(iscrowd=1)]],
-    "a crowd over an object": [[thing(iscrowd=1), thing()], []],
-    "an object of one pixel": [[thing(bbox=[8, 8, 1, 1], segmentation=[[8, 8, 9, 8, 9, 9]])], []],
-    "an object as large as the image": [[thing(bbox=[0, 0, 64, 48])], []],
-    "many objects in one place": [[thing() for _ in range(100)], []],
+    "no objects in one of two images": [[], [make_annotation()]],
+    "masks of zero area": [[make_annotation(segmentation=[[8.0, 8.0] * 3])], [make_annotation()]],
+    "only masks of zero area": [[make_annotation(segmentation=[[8.0, 8.0] * 3])], []],
+    "only crowds": [[make_annotation(iscrowd=1)], [make_annotation(iscrowd=1)]],
+    "a crowd over an object": [[make_annotation(iscrowd=1), make_annotation()], []],
+    "an object of one pixel": [
+        [make_annotation(bbox=[8, 8, 1, 1], segmentation=[[8, 8, 9, 8, 9, 9]])],
+        [],
+    ],
+    "an object as large as the image": [[make_annotation(bbox=[0, 0, 64, 48])], []],
+    "many objects in one place": [[make_annotation() for _ in range(100)], []],
 }
 
 

@@ -16,12 +16,12 @@ from tests.engine.cases import shapes_environment
 
 ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/fcos_fcos_rs.py", "configs/shapes/fcos_fcos_rs.yaml"
-SMALL = [
+OVERRIDES = [
     *("train.device=cpu", "train.eval_period=0", "dataloader.train.total_batch_size=2"),
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
 ]
 # Counts, for each command, how often a model is built and the extras of a checkpoint are read.
-COUNTED = """
+COUNT_READS = """
 import sys
 from collections import Counter
 from ranking_det.engine import checkpoint, hooks, main
@@ -48,13 +48,13 @@ def test_a_command_builds_its_model_once_and_reads_the_extras_of_its_checkpoint_
     tmp_path_factory, tmp_path
 ):
     environment = shapes_environment(tmp_path_factory, train=4, val=2)
-    common = [*SMALL, f"train.output_dir={tmp_path / 'out'}"]
+    common = [*OVERRIDES, f"train.output_dir={tmp_path / 'out'}"]
     commands = [
         ["--config-file", LAZY, *common, "train.max_iter=1"],
         ["--config-file", LAZY, "--resume", *common, "train.epochs=2", "train.reference_batch=2"],
         ["--config-file", LAZY, "--eval-only", *common],
     ]
-    program = COUNTED.replace("{commands!r}", repr(commands))
+    program = COUNT_READS.replace("{commands!r}", repr(commands))
     completed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         env=environment,
@@ -69,12 +69,12 @@ def test_a_command_builds_its_model_once_and_reads_the_extras_of_its_checkpoint_
 
 
 @pytest.mark.parametrize(
-    ("config", "small", "folder"),
-    [(LAZY, SMALL, "train.output_dir"), (TWIN, ["MODEL.DEVICE=cpu"], "OUTPUT_DIR")],
+    ("config", "options", "folder"),
+    [(LAZY, OVERRIDES, "train.output_dir"), (TWIN, ["MODEL.DEVICE=cpu"], "OUTPUT_DIR")],
 )
-def test_a_plan_writes_nothing(config, small, folder, tmp_path, monkeypatch):
+def test_a_plan_writes_nothing(config, options, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = [*small, f"{folder}={tmp_path / 'out'}"]
+    overrides = [*options, f"{folder}={tmp_path / 'out'}"]
     plan = make_plan(Command(config_file=str(ROOT / config), overrides=overrides))
     assert plan.output_dir == str(tmp_path / "out") and plan.resume_at is None
     assert plan.weights.path == "" and not list(tmp_path.iterdir())
@@ -95,8 +95,8 @@ def test_the_process_that_launches_gpu_processes_does_not_use_a_gpu(config, devi
 
 def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch, capsys):
     monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it launches processes"))
-    wrong = [*SMALL, "model.head.branch=True"]
-    assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *wrong]) == 2
+    invalid = [*OVERRIDES, "model.head.branch=True"]
+    assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *invalid]) == 2
     assert "head.branch: expected False because the criterion" in capsys.readouterr().err
     with pytest.raises(UserError, match="optimizer.lr: expected a finite number above 0, got 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))

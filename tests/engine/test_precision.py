@@ -63,7 +63,7 @@ class Watch(nn.Module):
         "quick/retinanet_paa_focal.py",
     ],
 )
-def test_a_step_in_half_precision_trains_every_parameter_and_ranks_in_single(name):
+def test_a_step_in_half_precision_trains_every_parameter_and_ranks_in_single_precision(name):
     torch.manual_seed(0)
     model = instantiate(load(name).model).train()
     model.criterion = watch = Watch(model.criterion)

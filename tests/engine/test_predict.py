@@ -19,7 +19,7 @@ from ranking_det.engine.predict import find_images, predict_images, unique_names
 from ranking_det.user_errors import UserError
 
 
-class FindsWhite(nn.Module):
+class WhiteRectangleDetector(nn.Module):
     """A model that detects the white rectangle in a black image, and a wrong box."""
 
     def __init__(self, masks=False):
@@ -60,7 +60,9 @@ def run(images, output, model=None, **options):
         image_format="BGR",
     )
     options = {"class_names": ["noise", "white"], "category_ids": [7, 3], **options}
-    return predict_images(model or FindsWhite(), images, output, mapper=mapper, **options)
+    return predict_images(
+        model or WhiteRectangleDetector(), images, output, mapper=mapper, **options
+    )
 
 
 def test_detections_are_coco_annotations_in_pixels_of_the_original_image(tmp_path):
@@ -90,7 +92,9 @@ def test_the_log_counts_the_detections_and_those_that_are_drawn(tmp_path, caplog
 
 def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
     picture().save(tmp_path / "a.png")
-    coco = COCO(str(run([str(tmp_path / "a.png")], tmp_path / "out", FindsWhite(masks=True))))
+    coco = COCO(
+        str(run([str(tmp_path / "a.png")], tmp_path / "out", WhiteRectangleDetector(masks=True)))
+    )
     noise = coco.loadAnns(coco.getAnnIds(catIds=[7]))[0]
     best = coco.loadAnns(coco.getAnnIds(catIds=[3]))[0]
     assert (noise["area"], best["area"]) in [(0, 200), (200, 0)]
@@ -202,19 +206,19 @@ def test_wrong_images_and_folders_are_errors_before_anything_is_written(tmp_path
     picture().save(folder / "a.png")
     (folder / "b.png").write_text("no image")
     (tmp_path / "file").write_text("")
-    good = str(folder / "a.png")
-    for images, where, message in [
+    readable = str(folder / "a.png")
+    for images, output_dir, message in [
         ([], output, "--predict: expected image files, folders or patterns, got none"),
-        ([good, "none.jpg"], output, "'none.jpg' does not exist"),
+        ([readable, "none.jpg"], output, "'none.jpg' does not exist"),
         ([str(tmp_path / "*.gif")], output, "gif' matches no image"),
         ([str(empty)], output, "empty' has no image"),
         ([str(folder / "b.png")], output, r"b\.png \(not an image"),
-        ([good], tmp_path / "file", "--output: expected a writable folder, got"),
-        ([good], tmp_path / "file" / "under", "--output: expected a writable folder, got"),
-        ([good], folder, "--output: expected a folder without input images, got"),
+        ([readable], tmp_path / "file", "--output: expected a writable folder, got"),
+        ([readable], tmp_path / "file" / "under", "--output: expected a writable folder, got"),
+        ([readable], folder, "--output: expected a folder without input images, got"),
     ]:
         with pytest.raises(UserError, match=message):
-            run(images, where)
+            run(images, output_dir)
     assert not output.exists() and len(list(folder.iterdir())) == 2
 
 

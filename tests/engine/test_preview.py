@@ -17,7 +17,7 @@ from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 
 
-def norms(model):
+def insert_batch_norm(model):
     """Insert a batch norm into the head; a training step would change its statistics."""
     if hasattr(model, "proposal_generator"):
         conv = model.proposal_generator.rpn_head.conv
@@ -28,7 +28,7 @@ def norms(model):
     return model
 
 
-def assigned(model, batch):
+def training_positives(model, batch):
     """Return the positives of a training step: the anchors and object indices of each image."""
     calls, part = [], getattr(model, "proposal_generator", model)
     gather = part.gather
@@ -58,13 +58,13 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_preview_has_the_positives_of_training_and_keeps_batch_norm_statistics(name):
-    model = norms(MODELS[name]())
+    model = insert_batch_norm(MODELS[name]())
     batch = make_batch((3, 0, 2), sizes=((96, 96), (64, 160)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     positives = interface_of(model).find_positives(batch)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
-    expected = assigned(model, batch)
+    expected = training_positives(model, batch)
     # A training step does change the statistics, so the check above is meaningful.
     assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert sum(len(image.index) for image in positives) > 0
@@ -117,15 +117,15 @@ def test_the_log_counts_the_objects_and_those_without_a_positive_in_one_line(tmp
 
 def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
     model = build("fcos", "fcos", "rs")
-    red = []
+    red_pixels = []
     for corner in (30.0, 46.6):  # an object around a point, and one between two points
         (inputs,) = make_batch((1,))
         inputs["image"].fill_(0)
         inputs["instances"].gt_boxes.tensor[0] = torch.tensor([corner, corner, 50.0, 50.0])
         draw_previews(model, [[inputs]], 1, tmp_path)
         pixels = imread(tmp_path / "preview_0001.png")[..., :3]
-        red.append((np.abs(pixels - [1, 0.118, 0.118]) < 0.01).all(axis=2).sum())
-    assert red[0] == 0 and red[1] > 100
+        red_pixels.append((np.abs(pixels - [1, 0.118, 0.118]) < 0.01).all(axis=2).sum())
+    assert red_pixels[0] == 0 and red_pixels[1] > 100
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
@@ -144,11 +144,11 @@ def test_a_model_that_does_not_report_positives_gets_boxes_only_and_one_warning(
 def test_a_folder_or_loader_that_cannot_be_used_is_an_error(tmp_path):
     model = build("fcos", "fcos", "rs")
     (tmp_path / "file").write_text("")
-    bare = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]
+    without_instances = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]
     for batches, count, folder, message in [
         ([make_batch((1,))], 1, tmp_path / "file", "preview folder: expected a writable folder"),
         ([], 1, tmp_path, "--preview: expected images from the training loader, got none"),
-        ([bare], 1, tmp_path, "--preview: expected 'instances' .* got none for a.jpg"),
+        ([without_instances], 1, tmp_path, "--preview: expected 'instances' .* got none for a.jpg"),
     ]:
         with pytest.raises(UserError, match=message):
             draw_previews(model, batches, count, folder)

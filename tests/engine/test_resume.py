@@ -58,20 +58,20 @@ def assert_same(one, other):
     assert one["trainer"]["hooks"]["BestCheckpoint"] == other["trainer"]["hooks"]["BestCheckpoint"]
 
 
-def run_and_kill(folder, environment, log, when):
-    """Start or resume a run, and kill it when ``when(folder)`` is true; return whether it ran."""
+def run_and_kill(folder, environment, log, condition):
+    """Start or resume a run; kill it when ``condition(folder)`` is true; return whether it ran."""
     with log.open("a") as file:
         process = subprocess.Popen(
             command(folder), env=environment, cwd=ROOT, stdout=file, stderr=file
         )
-        while process.poll() is None and not when(folder):
+        while process.poll() is None and not condition(folder):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
     return process.returncode == -signal.SIGKILL
 
 
-def writing(folder):
+def is_writing_checkpoint(folder):
     """Return whether a checkpoint is being written."""
     return any(folder.glob(f"*{PARTIAL}*"))
 
@@ -100,7 +100,10 @@ def test_a_run_killed_during_a_checkpoint_write_resumes_exactly(
     folder = tmp_path / "run"
     folder.mkdir()
     killed = run_and_kill(
-        folder, environment, tmp_path / "log", lambda f: find_last(str(f)) and writing(f)
+        folder,
+        environment,
+        tmp_path / "log",
+        lambda f: find_last(str(f)) and is_writing_checkpoint(f),
     )
     assert killed and find_last(str(folder))
     torch.load(find_last(str(folder)), weights_only=True)  # is intact

@@ -67,9 +67,9 @@ def test_the_list_has_exactly_the_components_and_the_callables_of_configs(tmp_pa
             continue
         file = tmp_path / "config.yaml"
         load_config(str(path), []).save(file)
-        again = load_config(str(file), [])
-        assert again.yaml is None
-        again.save(tmp_path / "again.yaml")
+        reloaded = load_config(str(file), [])
+        assert reloaded.yaml is None
+        reloaded.save(tmp_path / "again.yaml")
         assert (tmp_path / "again.yaml").read_text() == file.read_text(), path
         # Read as text, so the list is compared with the names in the files.
         text = file.read_text()
@@ -198,8 +198,8 @@ def test_an_override_may_name_anything_but_the_saved_config_then_needs_trust_con
     config.save(Path(path))
     with pytest.raises(UserError, match="ConstantParamScheduler.*--trust-config"):
         load_config(path, [])
-    again = load_config(path, [], trust=True)
-    assert OmegaConf.to_container(again.nodes.lr_multiplier)["value"] == 1.0
+    reloaded = load_config(path, [], trust=True)
+    assert OmegaConf.to_container(reloaded.nodes.lr_multiplier)["value"] == 1.0
 
 
 def test_a_pickled_config_is_never_loaded(tmp_path, mark, saved, capsys):
@@ -255,8 +255,8 @@ def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     message = "MODEL.ASSIGNER.NAME: expected .*, got 'my.Assigner'.*--trust-config"
     with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / "run.yaml"), [])
-    again = load_config(str(tmp_path / "run.yaml"), [], trust=True)
-    assert again.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
+    reloaded = load_config(str(tmp_path / "run.yaml"), [], trust=True)
+    assert reloaded.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
 def test_every_command_gives_a_one_line_error_for_a_refused_name(tmp_path, mark, saved, capsys):

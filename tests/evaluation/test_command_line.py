@@ -144,12 +144,12 @@ def test_the_module_runs_as_a_command_and_prints_no_warning_of_its_libraries(fil
         code += "except SystemExit as end: print('status', end.code)\n"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONWARNINGS", None)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
-    assert done.stdout.startswith("status 2\n") and done.stdout.endswith("status 0\n")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "the result file 'nowhere.json' does not exist" in done.stderr
+    assert process.stdout.startswith("status 2\n") and process.stdout.endswith("status 0\n")
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert "the result file 'nowhere.json' does not exist" in process.stderr
     assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
 
 
@@ -193,7 +193,7 @@ def test_boxes_need_no_image_sizes_but_masks_do(files, tmp_path, capsys):
     assert "has no 'width'" in capsys.readouterr().err
 
 
-def test_a_byte_order_mark_and_text_ids_are_no_faults(files):
+def test_a_byte_order_mark_and_text_ids_are_not_faults(files):
     for flag, key in (("--ground-truth", "images"), ("--results", None)):
         path = Path(files[flag])
         content = json.loads(path.read_text())

@@ -28,12 +28,12 @@ def test_a_data_set_without_a_json_is_evaluated_with_its_dataset_dicts():
 
 def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
     corners = [[10.0, 10.0, 50.0, 10.0, 50.0, 50.0, 10.0, 50.0]]
-    thing = {"bbox": (10, 10, 50, 50), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
-    things = [thing | {"segmentation": corners, "iscrowd": False}], []
+    annotation = {"bbox": (10, 10, 50, 50), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    annotation_lists = [annotation | {"segmentation": corners, "iscrowd": False}], []
     records = [
         {"file_name": f"{city}.png", "image_id": city, "width": SIDE, "height": SIDE}
         | {"annotations": annotations}
-        for city, annotations in zip(("ulm_0.png", "aachen_0.png"), things)
+        for city, annotations in zip(("ulm_0.png", "aachen_0.png"), annotation_lists)
     ]
     DatasetCatalog.register(NAME, lambda: records)
     MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
@@ -85,11 +85,11 @@ def test_a_file_of_another_lvis_version_is_refused_although_it_has_all_ids(tmp_p
 def test_a_root_category_that_other_code_registers_as_a_class_is_ignored(tmp_path):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     for category in content["categories"]:
-        category["supercategory"] = "things"
-    root = {"id": 0, "name": "things", "frequency": "f", "supercategory": "none"}
+        category["supercategory"] = "annotation_lists"
+    root = {"id": 0, "name": "annotation_lists", "frequency": "f", "supercategory": "none"}
     content["categories"].insert(0, root)
     path = write(tmp_path / "gt.json", content)
-    names, class_of = ["things", "rare", "common"], {0: 0, A: 1, B: 2}
+    names, class_of = ["annotation_lists", "rare", "common"], {0: 0, A: 1, B: 2}
     MetadataCatalog.get(NAME).set(
         json_file=path, thing_classes=names, thing_dataset_id_to_contiguous_id=class_of
     )
@@ -97,6 +97,6 @@ def test_a_root_category_that_other_code_registers_as_a_class_is_ignored(tmp_pat
         evaluator = DetectionEvaluator(NAME)
         feed(evaluator, [(1, 0, BOX, 0.9), (1, 1, BOX, 0.8), (1, 2, FAR, 0.7)])
         metrics = evaluator.evaluate()["bbox"]
-        assert metrics["AP"] == pytest.approx(100) and "AP-things" not in metrics
+        assert metrics["AP"] == pytest.approx(100) and "AP-annotation_lists" not in metrics
     finally:
         MetadataCatalog.remove(NAME)

@@ -33,7 +33,7 @@ from tests.evaluation.cases import (
 def register(tmp_path):
     """Write and register a file."""
 
-    def do(content, evaluator_type="lvis", **metadata):
+    def register_file(content, evaluator_type="lvis", **metadata):
         MetadataCatalog.get(NAME).set(
             json_file=write(tmp_path / "gt.json", content),
             evaluator_type=evaluator_type,
@@ -42,7 +42,7 @@ def register(tmp_path):
             **metadata,
         )
 
-    yield do
+    yield register_file
     for catalog in (DatasetCatalog, MetadataCatalog):
         if NAME in catalog:
             catalog.remove(NAME)

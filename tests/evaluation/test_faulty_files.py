@@ -22,14 +22,14 @@ from tests.evaluation.cases import (
 
 
 def edit(section, index, **changes):
-    def do(content):
+    def change(content):
         entry = (content if section is None else content[section])[index]
         entry.update(changes)
         for key in [key for key, value in changes.items() if value is ...]:
             del entry[key]
         return content
 
-    return do
+    return change
 
 
 GT, RES = "--ground-truth", "--results"

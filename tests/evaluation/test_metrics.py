@@ -169,8 +169,8 @@ def test_the_classes_per_call_and_a_second_evaluation_do_not_change_ap(
     metrics = average_precision(content, results, "segm", rules="lvis")
     assert results == before
     monkeypatch.setattr(libraries, "PAIRS", 1)
-    again = average_precision(content, results, "segm", rules="lvis")
-    assert again == pytest.approx(metrics, abs=0, nan_ok=True)
+    repeated = average_precision(content, results, "segm", rules="lvis")
+    assert repeated == pytest.approx(metrics, abs=0, nan_ok=True)
 
 
 def test_only_the_given_classes_count():

@@ -46,8 +46,8 @@ def outputs(tmp_path_factory):
     )
     environment = os.environ | {"DETECTRON2_DATASETS": str(data), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
     return root
 
 

@@ -127,27 +127,29 @@ def test_the_detector_overfits_two_images():
     with torch.no_grad():
         outputs = model.eval()([inputs | {"height": 128, "width": 128} for inputs in batch])
     for inputs, output in zip(batch, outputs, strict=True):
-        objects, found = inputs["instances"], output["instances"][: len(inputs["instances"])]
-        assert found.image_size == (128, 128) and found.pred_masks.shape[1:] == (128, 128)
-        assert sorted(found.pred_classes.tolist()) == objects.gt_classes.tolist()
-        truth = BitMasks.from_polygon_masks(objects.gt_masks, 64, 64).tensor[found.pred_classes]
+        objects, detections = inputs["instances"], output["instances"][: len(inputs["instances"])]
+        assert detections.image_size == (128, 128) and detections.pred_masks.shape[1:] == (128, 128)
+        assert sorted(detections.pred_classes.tolist()) == objects.gt_classes.tolist()
+        truth = BitMasks.from_polygon_masks(objects.gt_masks, 64, 64).tensor[
+            detections.pred_classes
+        ]
         truth = truth.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        both, either = (truth & found.pred_masks), (truth | found.pred_masks)
+        both, either = (truth & detections.pred_masks), (truth | detections.pred_masks)
         assert (both.sum((1, 2)) / either.sum((1, 2))).min() > 0.7
 
 
 def test_the_preview_gets_the_positives_of_a_step():
     model = make_model().train()
     batch = [make_image((40, 90)), make_image(boxes=()), make_image()]
-    seen = []
-    model.criterion.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    candidates = []
+    model.criterion.register_forward_pre_hook(lambda _, inputs: candidates.append(*inputs))
     model(batch)
-    found = model.find_positives(batch)
-    image = seen[0].image[seen[0].positives]
-    assert [len(own.index) for own in found] == image.bincount(minlength=3).tolist()
-    labels = torch.cat([b["instances"].gt_classes[f.index] for b, f in zip(batch, found)])
-    assert torch.equal(labels, seen[0].labels[seen[0].positives])
-    assert found[0].are_points and len(found[1].index) == 0
+    positives = model.find_positives(batch)
+    image = candidates[0].image[candidates[0].positives]
+    assert [len(of_image.index) for of_image in positives] == image.bincount(minlength=3).tolist()
+    labels = torch.cat([b["instances"].gt_classes[f.index] for b, f in zip(batch, positives)])
+    assert torch.equal(labels, candidates[0].labels[candidates[0].positives])
+    assert positives[0].are_points and len(positives[1].index) == 0
 
 
 def write_set(folder, split, count):
@@ -207,10 +209,10 @@ def test_every_command_runs_on_custom_data(tmp_path):
     )
     program = [sys.executable, "-W", "ignore", "-c", code]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
 
-    assert re.search(r"Starting training from iteration 12", done.stdout)
+    assert re.search(r"Starting training from iteration 12", process.stdout)
     assert len(list((output / "preview").glob("*.png"))) == 2
     predictions = json.loads((output / "predictions" / "predictions.json").read_text())
     assert predictions

@@ -22,10 +22,10 @@ def by_loop(anchors, boxes, valid, topk, min_iou, ignore_iou):
     ]
     matched = []
     for r in range(len(anchors)):
-        own = [g for g in range(len(boxes)) if r in best[g] and ious[g][r] >= min_iou]
+        objects = [g for g in range(len(boxes)) if r in best[g] and ious[g][r] >= min_iou]
         highest = max((row[r] for row in ious), default=0.0) if valid[r] else 0.0
-        rest = IGNORE if highest >= ignore_iou else BACKGROUND
-        matched.append(max(own, key=lambda g: ious[g][r]) if own else rest)
+        default = IGNORE if highest >= ignore_iou else BACKGROUND
+        matched.append(max(objects, key=lambda g: ious[g][r]) if objects else default)
     return torch.tensor(matched)
 
 

@@ -56,7 +56,7 @@ def test_a_smaller_limit_gives_the_first_picks_of_a_larger_one(method):
 
 
 @pytest.mark.parametrize(("method", "factor"), [("linear", 0.4), ("gaussian", math.exp(-0.72))])
-def test_a_duplicate_of_iou_point_6_by_hand(method, factor):
+def test_the_score_of_a_duplicate_is_lowered_as_computed_by_hand(method, factor):
     boxes = torch.tensor([[0.0, 0.0, 10.0, 6.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0]])
     index, lowered = soft_nms(
         boxes, torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 0, 1]), method=method
@@ -76,9 +76,9 @@ def test_the_order_of_the_boxes_does_not_matter():
     boxes, scores, classes = detections(50, seed=3)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     index, lowered = soft_nms(boxes, scores, classes, method="gaussian")
-    again = soft_nms(boxes[order], scores[order], classes[order], method="gaussian")
-    assert order[again[0]].tolist() == index.tolist()
-    torch.testing.assert_close(again[1], lowered)
+    reordered = soft_nms(boxes[order], scores[order], classes[order], method="gaussian")
+    assert order[reordered[0]].tolist() == index.tolist()
+    torch.testing.assert_close(reordered[1], lowered)
 
 
 @pytest.mark.parametrize("method", METHODS)

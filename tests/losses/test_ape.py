@@ -25,14 +25,14 @@ def by_autograd(
     total, active = 0.0, 0
     for u, i_u in zip(positives.tolist(), quality.tolist(), strict=True):
         x = lam * (logits - logits[u])
-        seen = x > (-math.inf if cutoff is None else cutoff)
+        in_range = x > (-math.inf if cutoff is None else cutoff)
         worse = torch.zeros_like(is_positive)
         worse[positives] = quality < i_u
-        pushed = seen & (worse | ~is_positive)
+        pushed = in_range & (worse | ~is_positive)
         sigmoid = torch.sigmoid(x.detach())
         if not count_self:
             sigmoid[u] = 0
-        constant = (sigmoid * seen).sum().clamp_min(1e-300)
+        constant = (sigmoid * in_range).sum().clamp_min(1e-300)
         active += bool(pushed.any())
         if pushed.any():
             weight = i_u if weight_by_quality else 1.0

@@ -1,4 +1,4 @@
-"""Memory of the losses. benchmarks/losses.py measures speed: a shared machine is too noisy."""
+"""Memory of the losses. benchmarks/losses.py measures their speed: tests are too noisy for it."""
 
 import subprocess
 import sys

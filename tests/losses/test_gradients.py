@@ -55,11 +55,11 @@ def gradients(loss, inputs, **options):
 @pytest.mark.parametrize("name", ASSIGNED | DERIVED)
 def test_activation_checkpointing_does_not_change_gradients(name, use_reentrant):
     loss = (ASSIGNED | DERIVED)[name]
-    plain, again = leaves(), leaves()
+    plain, checkpointed = leaves(), leaves()
     expected = gradients(loss(*plain), plain)
     # Not autograd.grad: reentrant checkpoints refuse it.
-    checkpoint(loss, *again, use_reentrant=use_reentrant).backward()
-    for leaf, gradient in zip(again, expected):
+    checkpoint(loss, *checkpointed, use_reentrant=use_reentrant).backward()
+    for leaf, gradient in zip(checkpointed, expected):
         actual = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         assert torch.equal(actual, gradient)
 
@@ -81,9 +81,9 @@ def test_a_second_derivative_gives_a_one_line_error(name):
 
 def test_gradients_of_parts_are_scaled_by_the_incoming_gradient_and_added():
     logits = torch.zeros(4, requires_grad=True)
-    whole = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    some = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
-    first, second = attach_gradients(logits, whole, some)
+    dense = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    sparse = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
+    first, second = attach_gradients(logits, dense, sparse)
     (first * 2 + second * 0.5).backward()
     assert logits.grad.tolist() == [12.0, 4.0, 6.0, 13.0]
 

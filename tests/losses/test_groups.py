@@ -91,7 +91,9 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("size", SHARES)
-def test_every_worker_has_the_value_of_the_whole_and_its_slice_of_the_gradient(size, tmp_path):
+def test_every_worker_has_the_value_of_the_whole_ranking_and_its_slice_of_the_gradient(
+    size, tmp_path
+):
     multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
     outputs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for name, counts in SHARES[size].items():

@@ -150,14 +150,14 @@ def test_a_permutation_of_logits_and_of_positives_permutes_the_gradients(
 ):
     logits, positives, quality = problem
     order = torch.tensor(random.sample(range(len(logits)), len(logits)))
-    turn = torch.tensor(random.sample(range(len(positives)), len(positives)))
+    positive_order = torch.tensor(random.sample(range(len(positives)), len(positives)))
     shuffled = logits.detach()[order].requires_grad_()
-    moved = torch.argsort(order)[positives][turn]
+    shuffled_positives = torch.argsort(order)[positives][positive_order]
     expected = values_and_gradients(loss(*problem, delta))
-    outputs = loss(shuffled, moved, quality[turn], delta)
+    outputs = loss(shuffled, shuffled_positives, quality[positive_order], delta)
     for index, (_, trained) in enumerate(outputs):
         at = 2 * index + 1
-        expected[at] = expected[at][order if trained is shuffled else turn]
+        expected[at] = expected[at][order if trained is shuffled else positive_order]
     assert_all_close(values_and_gradients(outputs), expected)
 
 

@@ -87,13 +87,13 @@ def test_the_block_size_does_not_change_the_sigmoid_sums(rows, pairs, cutoff, mo
     is_positive[case.positives] = True
     logits = case.logits.detach()
     x = 8 * (logits[None, ~is_positive] - logits[case.positives, None])
-    seen = x > (-torch.inf if cutoff is None else cutoff)
-    assert_close(sums.false_positives, (torch.sigmoid(x) * seen).sum(1), 1e-12)
-    softplus = -torch.nn.functional.logsigmoid(-x) * seen
+    in_range = x > (-torch.inf if cutoff is None else cutoff)
+    assert_close(sums.false_positives, (torch.sigmoid(x) * in_range).sum(1), 1e-12)
+    softplus = -torch.nn.functional.logsigmoid(-x) * in_range
     assert_close(sums.softplus, softplus.sum(1), 1e-12)
     weights = torch.arange(1.0, 21, dtype=torch.float64)
     received = sums.gradient(weights, torch.zeros_like(weights))[~is_positive]
-    assert_close(received, weights @ (torch.sigmoid(x) * seen), 1e-12)
+    assert_close(received, weights @ (torch.sigmoid(x) * in_range), 1e-12)
 
 
 def test_the_gradient_reuses_the_memory_of_the_slots():

@@ -76,9 +76,9 @@ def test_half_precision_logits_get_the_gradient_rounded_once(dtype):
     losses = rank_sort_loss(logits, case.positives, case.quality.float())
     assert losses.ranking.dtype == losses.sorting.dtype == torch.float32
     single = logits.detach().float().requires_grad_()
-    same = rank_sort_loss(single, case.positives, case.quality.float())
-    assert torch.equal(same.ranking, losses.ranking)
-    for one, other in zip(losses, same, strict=True):
+    of_single_precision = rank_sort_loss(single, case.positives, case.quality.float())
+    assert torch.equal(of_single_precision.ranking, losses.ranking)
+    for one, other in zip(losses, of_single_precision, strict=True):
         assert torch.equal(gradient(one, logits), gradient(other, single).to(dtype))
 
 
@@ -246,9 +246,9 @@ def test_a_permutation_of_the_logits_permutes_the_gradient(problem, random):
     random.shuffle(order)
     order = torch.tensor(order)
     shuffled = logits.detach()[order].requires_grad_()
-    moved = torch.argsort(order)[positives]
+    shuffled_positives = torch.argsort(order)[positives]
     losses = rank_sort_loss(logits, positives, quality)
-    others = rank_sort_loss(shuffled, moved, quality)
+    others = rank_sort_loss(shuffled, shuffled_positives, quality)
     for one, other in zip(losses, others, strict=True):
         assert one.item() == pytest.approx(other.item(), abs=1e-12)
         assert_close(gradient(other, shuffled), gradient(one, logits)[order], 1e-9)

@@ -63,16 +63,16 @@ def test_global_loss_is_finite_for_logits_far_in_the_wrong_order(distance):
 
 def test_no_pairs_give_zeros_attached_to_the_graph():
     empty = torch.zeros(0, requires_grad=True)
-    some = torch.ones(3, requires_grad=True)
-    for pair in ((empty, some), (some, empty), (empty, empty)):
+    three_scores = torch.ones(3, requires_grad=True)
+    for pair in ((empty, three_scores), (three_scores, empty), (empty, empty)):
         loss = global_ranking_loss(*pair)
         assert loss.item() == 0 and loss.requires_grad
     scores = torch.ones(3, 2, requires_grad=True)
     loss = class_specific_ranking_loss(scores, torch.tensor([BACKGROUND, IGNORE, BACKGROUND]))
     assert loss.item() == 0 and not gradient(loss, scores).any()
     groups = torch.arange(3)
-    loss = iou_guided_ranking_loss(some, torch.rand(3), groups)
-    assert loss.item() == 0 and not gradient(loss, some).any()
+    loss = iou_guided_ranking_loss(three_scores, torch.rand(3), groups)
+    assert loss.item() == 0 and not gradient(loss, three_scores).any()
     loss = iou_guided_ranking_loss(empty, torch.zeros(0), groups[:0])
     assert loss.item() == 0 and loss.requires_grad
 

@@ -36,26 +36,28 @@ def test_a_step_trains_every_parameter_of_every_stage(counts, mask_heads):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
 
 
-def spy(heads):
+def record_candidates(heads):
     """Record the candidates of all stages in the next steps."""
-    seen = []
+    all_candidates = []
     for criterion in heads.criterion:
         original = criterion.forward
         criterion.forward = lambda candidates, original=original: (
-            seen.append(candidates) or original(candidates)
+            all_candidates.append(candidates) or original(candidates)
         )
-    return seen
+    return all_candidates
 
 
 def test_each_stage_ranks_the_boxes_of_the_previous_stage_and_the_ground_truth():
     heads, targets = build(), make_targets((3, 0))
     for predictor in heads.box_predictor:
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     features, proposals = make_features(2), make_proposals(2)
     heads(None, features, proposals, targets)
     # 40 proposals per image. The ground-truth boxes replace their refined versions.
-    assert [torch.bincount(candidates.image).tolist() for candidates in seen] == [[43, 40]] * 3
+    assert [torch.bincount(candidates.image).tolist() for candidates in all_candidates] == [
+        [43, 40]
+    ] * 3
     with torch.no_grad():
         stage = heads.stages()[0]
         predictions = heads._predict(features, proposals, stage)
@@ -68,7 +70,7 @@ def test_each_stage_ranks_the_boxes_of_the_previous_stage_and_the_ground_truth()
             [targets[0].gt_classes],
             torch.ones(43, dtype=torch.bool),
         )
-    assert torch.equal(seen[1].labels[:43], expected.labels)
+    assert torch.equal(all_candidates[1].labels[:43], expected.labels)
 
 
 def without_objects(proposals):
@@ -97,12 +99,12 @@ class Recorder(L.MaskDice):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.inputs = []
 
     def instance_weights(self, candidates, weights):
-        chosen = super().instance_weights(candidates, weights)
-        self.seen.append((candidates.masks.logits, candidates.masks.masks, chosen))
-        return chosen
+        mask_weights = super().instance_weights(candidates, weights)
+        self.inputs.append((candidates.masks.logits, candidates.masks.masks, mask_weights))
+        return mask_weights
 
 
 def build_with(recorder, mask_heads, **changes):
@@ -118,7 +120,7 @@ def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(
     heads = build_with(recorder, mask_heads, max_mask_rois=limit)
     for predictor in heads.box_predictor:
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
-    candidates, pooled, outputs = spy(heads), [], []
+    candidates, pooled, outputs = record_candidates(heads), [], []
     for criterion in heads.criterion:
         original = criterion.forward
         criterion.forward = lambda *args, original=original: (
@@ -127,13 +129,13 @@ def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(
     pool = heads.mask_pooler.forward
     heads.mask_pooler.forward = lambda maps, boxes: pooled.append(boxes) or pool(maps, boxes)
     step(heads, make_targets((4, 0, 3)))
-    assert len(pooled) == len(recorder.seen) == mask_heads
-    anchors = [seen.boxes.anchors for seen in candidates]
+    assert len(pooled) == len(recorder.inputs) == mask_heads
+    anchors = [of_stage.boxes.anchors for of_stage in candidates]
     for i in range(mask_heads):
         boxes = torch.cat([image.tensor for image in pooled[i]])
         assert len(boxes) == min(limit, len(anchors[i]))
         rows = [int((anchors[i] == box).all(dim=1).nonzero()[0]) for box in boxes]
-        torch.testing.assert_close(recorder.seen[i][2], outputs[i].weights[rows])
+        torch.testing.assert_close(recorder.inputs[i][2], outputs[i].weights[rows])
         torch.testing.assert_close(outputs[i].losses["loss_mask"], outputs[i].task_loss)
     assert len({len(positives) for positives in anchors}) > 1  # positives differ between stages
 
@@ -189,16 +191,16 @@ def test_positives_are_ranked_by_their_masks_in_the_stages_with_a_mask_head(mask
     for label in ("dice", "mean"):
         recorder = Recorder()
         heads = build_with(recorder, mask_heads, max_mask_rois=1000, continuous_label=label)
-        candidates = spy(heads)
+        candidates = record_candidates(heads)
         step(heads, make_targets((4, 3)))
-        for i, seen in enumerate(candidates):
+        for i, of_stage in enumerate(candidates):
             if i >= mask_heads:
-                assert seen.continuous_labels is None  # the IoU
+                assert of_stage.continuous_labels is None  # the IoU
                 continue
-            logits, masks, _ = recorder.seen[i]
+            logits, masks, _ = recorder.inputs[i]
             dice = 1 - dice_errors(logits.detach(), masks)
-            expected = dice if label == "dice" else (dice + seen.boxes.overlap()) / 2
-            torch.testing.assert_close(seen.continuous_labels, expected)
+            expected = dice if label == "dice" else (dice + of_stage.boxes.overlap()) / 2
+            torch.testing.assert_close(of_stage.continuous_labels, expected)
 
 
 def test_no_gradient_flows_between_the_stages():
@@ -264,9 +266,9 @@ def test_masks_are_the_mean_of_the_probabilities_of_all_mask_heads(agnostic):
     with torch.no_grad():
         detections = heads(None, make_features(2), make_proposals(2))[0]
         # Given boxes, as in test-time augmentation.
-        given = Instances((SIZE, SIZE), pred_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
-        given.pred_classes = torch.tensor([7])
-        detections += heads.forward_with_given_boxes(make_features(1), [given])
+        boxes_to_mask = Instances((SIZE, SIZE), pred_boxes=Boxes([[10.0, 10.0, 30.0, 40.0]]))
+        boxes_to_mask.pred_classes = torch.tensor([7])
+        detections += heads.forward_with_given_boxes(make_features(1), [boxes_to_mask])
     for image in detections:
         classes = 0 * image.pred_classes if agnostic else image.pred_classes
         mean = (biases + 0.1 * classes[:, None]).sigmoid().mean(dim=1)

@@ -59,7 +59,7 @@ CRITERIA = {
     "rankdet_branch": lambda: rank(L.RankDet(), branch=L.BranchLoss(L.CenternessWeight())),
     "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [0.5, 0.5], 2),
 }
-REFUSED = {
+ERRORS = {
     ("retinanet", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
     ("fcos", "focal_smooth_l1"): "expected a loss on decoded boxes, got SmoothL1, which encodes",
 }
@@ -97,9 +97,9 @@ def build(model, assigner, criterion):
 @pytest.mark.parametrize("assigner", ASSIGNERS)
 @pytest.mark.parametrize("model", ["retinanet", "fcos"])
 def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assigner, criterion):
-    refused = REFUSED.get((model, assigner)) or REFUSED.get((model, criterion))
-    if refused:
-        with pytest.raises(ValueError, match=refused):
+    error = ERRORS.get((model, assigner)) or ERRORS.get((model, criterion))
+    if error:
+        with pytest.raises(ValueError, match=error):
             build(model, assigner, criterion)
         return
     detector = build(model, assigner, criterion)
@@ -131,13 +131,13 @@ class Searches(TorchDispatchMode):
 
 @pytest.mark.parametrize("criterion", ["rs", "focal", "qfl", "alrp", "ape", "rankdet", "stages"])
 def test_a_step_finds_the_rows_of_the_positives_once(criterion):
-    detector, seen = build("retinanet", "atss", criterion), []
+    detector, all_labels = build("retinanet", "atss", criterion), []
     original = detector.criterion.forward
-    detector.criterion.forward = lambda x: seen.append(x.labels) or original(x)
+    detector.criterion.forward = lambda x: all_labels.append(x.labels) or original(x)
     with Searches() as searches:
         losses = detector(make_batch((4, 2), sizes=((64, 64),)))
         sum(losses.values()).backward()
-    positive = seen[0] >= 0
+    positive = all_labels[0] >= 0
     assert positive.any()
     assert sum(torch.equal(mask, positive) for mask in searches.masks) == 1
 

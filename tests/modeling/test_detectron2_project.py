@@ -35,9 +35,13 @@ def dataset(tmp_path):
         Image.fromarray(pixels).save(path)
         x, y = 8 + 4 * i, 12
         outline = [x, y, x + 40, y, x + 40, y + 48]
-        thing = {"bbox": [x, y, x + 40, y + 48], "bbox_mode": BoxMode.XYXY_ABS, "category_id": i}
+        annotation = {
+            "bbox": [x, y, x + 40, y + 48],
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": i,
+        }
         record = {"file_name": str(path), "image_id": i, "height": SIZE, "width": SIZE}
-        records.append(record | {"annotations": [thing | {"segmentation": [outline]}]})
+        records.append(record | {"annotations": [annotation | {"segmentation": [outline]}]})
     DatasetCatalog.register(NAME, lambda: records)
     MetadataCatalog.get(NAME).thing_classes = [f"class_{i}" for i in range(12)]
     yield NAME
@@ -80,8 +84,10 @@ def test_detectron2s_default_trainer_trains_and_evaluates_models_from_yaml_confi
     before = {key: value.clone() for key, value in trainer.model.named_parameters()}
     trainer.resume_or_load(resume=False)
     trainer.train()
-    moved = [not torch.equal(value, before[key]) for key, value in trainer.model.named_parameters()]
-    assert trainer.iter == 2 and sum(moved) > len(moved) / 2
+    has_changed = [
+        not torch.equal(value, before[key]) for key, value in trainer.model.named_parameters()
+    ]
+    assert trainer.iter == 2 and sum(has_changed) > len(has_changed) / 2
     check_results(Trainer.test(cfg, trainer.model), masks="mask" in name)
     loaded = build_model(cfg)
     DetectionCheckpointer(loaded).load(f"{cfg.OUTPUT_DIR}/model_final.pth")

@@ -115,9 +115,9 @@ def test_half_precision_logits_become_distinct_float32_scores():
         assert outputs.dtype == torch.float32
         return anchors + outputs
 
-    for given in (None, branch):
+    for branch_logits in (None, branch):
         outputs = [anchors[0].half()]
-        raw = DenseInference().propose(logits, outputs, anchors, decode_float32, given)
+        raw = DenseInference().propose(logits, outputs, anchors, decode_float32, branch_logits)
         assert raw.scores.dtype == raw.boxes.dtype == torch.float32
         assert len(raw.scores.unique()) == 3
 
@@ -201,7 +201,9 @@ def test_soft_nms_uses_its_options(method):
 
 
 @pytest.mark.parametrize(("thresh", "expected"), [(0.05, [0.9, 0.04]), (0.0, [0.9, 0.04, 0.0006])])
-def test_scores_lowered_by_soft_nms_may_fall_below_the_threshold_to_1e_3(thresh, expected):
+def test_scores_lowered_by_soft_nms_may_fall_below_the_threshold_but_not_below_1e_3(
+    thresh, expected
+):
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(3, 1)
     raw = RawDetections(boxes, torch.tensor([0.9, 0.4, 0.06]), torch.tensor([0, 0, 0]))
     sigma = 1 / math.log(10)  # each selected duplicate divides the scores by 10
@@ -248,8 +250,8 @@ def test_only_the_non_finite_candidates_of_a_diverged_model_are_dropped(topk_by,
     # NaN scores do not count towards top-k.
     good = [*range(5), *range(45, 60)]
     logits[0], outputs[0], anchors[0] = logits[0][good], outputs[0][good], anchors[0][good]
-    again = inference.propose(logits, outputs, anchors, decode)
-    assert torch.equal(raw.scores, again.scores) and len(raw.scores) > 12
+    finite_only = inference.propose(logits, outputs, anchors, decode)
+    assert torch.equal(raw.scores, finite_only.scores) and len(raw.scores) > 12
     result = inference.suppress(raw, (40, 40))
     assert result.pred_boxes.tensor.isfinite().all() and len(result) > 5
     usable = raw.boxes.isfinite().all(dim=1) & (raw.boxes.abs() < 1e20).all(dim=1)

@@ -51,11 +51,11 @@ def test_a_step_gives_every_parameter_a_finite_gradient(build, config, counts):
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
 def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build, box_loss):
     """With the same weights, images and anchors, over three steps of the moving average."""
-    ours = build("retinanet_maxiou_focal.py")
-    ours.head = DenseHead(in_channels=64, num_classes=12, num_anchors=3, num_convs=2)
+    model = build("retinanet_maxiou_focal.py")
+    model.head = DenseHead(in_channels=64, num_classes=12, num_anchors=3, num_convs=2)
     weights = (10.0, 10.0, 5.0, 5.0)
     localization = SmoothL1(0.1, weights) if box_loss == "smooth_l1" else GIoU()
-    ours.criterion = Criterion(
+    model.criterion = Criterion(
         classification=Focal(),
         localization=localization,
         instance_weight=UniformWeight(),
@@ -66,10 +66,10 @@ def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build
         input_shape=[ShapeSpec(channels=64)] * 5, num_classes=12, num_anchors=3, conv_dims=[64] * 2
     )
     reference = RetinaNet(
-        backbone=ours.backbone,
+        backbone=model.backbone,
         head=head,
-        head_in_features=ours.head_in_features,
-        anchor_generator=ours.anchor_generator,
+        head_in_features=model.head_in_features,
+        anchor_generator=model.anchor_generator,
         box2box_transform=Box2BoxTransform(weights=weights),
         anchor_matcher=Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True),
         num_classes=12,
@@ -79,19 +79,19 @@ def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build
         pixel_std=[58.395, 57.12, 57.375],
     )
     # The names and shapes of the head's parameters are Detectron2's, so its checkpoints load.
-    head.load_state_dict(ours.head.state_dict())
-    ours.backbone.eval()  # otherwise the running statistics would change between the two models
+    head.load_state_dict(model.head.state_dict())
+    model.backbone.eval()  # otherwise the running statistics would change between the two models
     for seed in range(3):
         # All images have one size, a multiple of 32, because Detectron2 does not ignore padding.
         batch = make_batch((4 + seed, 2, 0))
         with EventStorage(0):
             expected = reference(batch)
-            losses = ours(batch)
+            losses = model(batch)
         torch.testing.assert_close(losses["loss_cls"], expected["loss_cls"], rtol=1e-6, atol=1e-6)
         box = losses["loss_box"], expected["loss_box_reg"]
         torch.testing.assert_close(*box, rtol=1e-6, atol=1e-6)
         gradients = []
-        for values, module in ((losses, ours.head), (expected, head)):
+        for values, module in ((losses, model.head), (expected, head)):
             parameters = list(module.parameters())
             gradients.append(torch.autograd.grad(sum(values.values()), parameters))
         for a, b in zip(*gradients):
@@ -112,13 +112,13 @@ def test_padding_is_ignored_from_the_first_cell_beyond_the_image_rounded_up_to_3
 
 def test_the_padding_of_a_small_image_in_a_batch_is_ignored_in_training(build):
     model = build()
-    seen = []
+    all_labels = []
     original = model.criterion.forward
     model.criterion.forward = lambda candidates: (
-        seen.append(candidates.labels) or original(candidates)
+        all_labels.append(candidates.labels) or original(candidates)
     )
     model(make_batch((3, 3), sizes=((64, 64), (128, 160))))
-    labels = seen[0].view(2, -1)
+    labels = all_labels[0].view(2, -1)
     cells = sum(max(64 // stride, 1) ** 2 for stride in (8, 16, 32, 64, 128))
     assert (labels[0] != IGNORE).sum() == 3 * cells
     assert (labels[1] != IGNORE).all()
@@ -136,19 +136,19 @@ def test_rows_are_image_major_then_level_then_cell_then_anchor():
 
 
 def test_an_assigner_that_needs_predictions_gets_them_detached_and_decoded(build):
-    seen = []
+    calls = []
 
     class Spy(MaxIoU):
         needs_predictions = True
 
         def forward(self, *args):
-            seen.append(args)
+            calls.append(args)
             return super().forward(*args)
 
     model = build()
     model.assigner = Spy()
     model(make_batch((2, 3)))
-    anchors, *_, valid, predictions = seen[0]
+    anchors, *_, valid, predictions = calls[0]
     assert predictions.logits.shape == (len(valid), 12) and not predictions.logits.requires_grad
     assert predictions.boxes.shape == (len(valid), 4) and not predictions.boxes.requires_grad
     # Initial box outputs are near 0, so decoded boxes are near their anchors.

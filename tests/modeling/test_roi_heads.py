@@ -108,19 +108,21 @@ def test_a_model_of_one_class_trains(agnostic):
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
-def spy(heads):
+def record_candidates(heads):
     """Record the candidates of the next steps."""
-    seen = []
+    all_candidates = []
     original = heads.criterion.forward
-    heads.criterion.forward = lambda candidates: seen.append(candidates) or original(candidates)
-    return seen
+    heads.criterion.forward = lambda candidates: (
+        all_candidates.append(candidates) or original(candidates)
+    )
+    return all_candidates
 
 
 def test_all_proposals_and_all_ground_truth_boxes_are_ranked():
     heads, targets = build(), make_targets((3, 0, 4))
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     step(heads, targets)
-    candidates, labels = seen[0], seen[0].labels
+    candidates, labels = all_candidates[0], all_candidates[0].labels
     assert candidates.logits.shape == (3 * 40 + 7, 12)
     assert torch.bincount(candidates.image).tolist() == [43, 40, 44]
     assert (labels[43:83] == BACKGROUND).all()
@@ -169,9 +171,9 @@ def test_ground_truth_boxes_are_matched_to_their_own_objects_even_if_two_are_equ
 
 def test_ground_truth_boxes_are_not_appended_without_proposal_append_gt():
     heads = build(proposal_append_gt=False)
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     step(heads, make_targets((3, 0, 4)))
-    assert len(seen[0].labels) == 120
+    assert len(all_candidates[0].labels) == 120
 
 
 def test_a_cap_keeps_all_positives_and_a_random_sample_has_its_size():
@@ -179,9 +181,9 @@ def test_a_cap_keeps_all_positives_and_a_random_sample_has_its_size():
     counts = {}
     for name, sampler in (("all", None), ("cap", NegativeCap(5)), ("random", RandomSampler(8))):
         heads = build(sampler=sampler)
-        seen = spy(heads)
+        all_candidates = record_candidates(heads)
         step(heads, targets)
-        candidates = seen[0]
+        candidates = all_candidates[0]
         positive = torch.bincount(candidates.image[candidates.labels >= 0], minlength=3)
         counts[name] = positive.tolist(), torch.bincount(candidates.image).tolist()
     positive = counts["all"][0]
@@ -191,9 +193,9 @@ def test_a_cap_keeps_all_positives_and_a_random_sample_has_its_size():
 
 def test_a_positive_trains_the_four_box_outputs_of_its_objects_class():
     heads = build()
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     loss = step(heads, make_targets((2, 1)))["loss_box"]
-    classes = seen[0].labels[seen[0].labels >= 0].unique()
+    classes = all_candidates[0].labels[all_candidates[0].labels >= 0].unique()
     loss.backward()
     trained = heads.box_predictor.bbox_pred.weight.grad.view(12, -1).any(dim=1)
     assert torch.nonzero(trained).squeeze(1).tolist() == classes.tolist()
@@ -203,9 +205,9 @@ def test_a_positive_trains_the_four_box_outputs_of_its_objects_class():
 def test_class_agnostic_boxes_have_four_outputs_for_all_classes():
     heads = build(box_predictor__cls_agnostic_bbox_reg=True)
     assert heads.box_predictor.bbox_pred.out_features == 4
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     step(heads, make_targets((2, 1)))["loss_box"].backward()
-    assert seen[0].boxes.boxes.shape == seen[0].boxes.gt_boxes.shape
+    assert all_candidates[0].boxes.boxes.shape == all_candidates[0].boxes.gt_boxes.shape
     assert heads.box_predictor.bbox_pred.weight.grad.any()
 
 
@@ -267,9 +269,9 @@ class Recorder(L.MaskDice):
     """A mask loss that records its inputs."""
 
     def instance_weights(self, candidates, weights):
-        chosen = super().instance_weights(candidates, weights)
-        self.seen = candidates.masks.logits, candidates.masks.masks, chosen
-        return chosen
+        mask_weights = super().instance_weights(candidates, weights)
+        self.inputs = candidates.masks.logits, candidates.masks.masks, mask_weights
+        return mask_weights
 
 
 class BoxIdentityWeight(nn.Module):
@@ -291,14 +293,14 @@ def test_weights_and_masks_belong_to_their_boxes_when_positives_are_dropped(limi
     weight = BoxIdentityWeight()
     criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=weight)
     heads, boxes = build("quick/mask_rs.py", criterion=criterion, max_mask_rois=limit), []
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     pool = heads.mask_pooler.forward
     heads.mask_pooler.forward = lambda maps, lists: boxes.append(lists) or pool(maps, lists)
     targets = make_targets((100, 0, 150, 60))
     step(heads, targets)
-    (lists,), total = boxes, len(seen[0].positives)
+    (lists,), total = boxes, len(all_candidates[0].positives)
     assert total > 300 and [len(rois) > 0 for rois in lists] == [True, False, True, True]
-    _, masks, weights = recorder.seen
+    _, masks, weights = recorder.inputs
     assert len(weights) == len(masks) == sum(map(len, lists)) == min(limit, total)
     torch.testing.assert_close(weights, identify(torch.cat([rois.tensor for rois in lists])))
     # Each mask belongs to the object that is matched to the box, in the same image.
@@ -321,14 +323,14 @@ def labels_of(continuous_label, limit=200, targets=None):
         max_mask_rois=limit,
         continuous_label=continuous_label,
     )
-    seen = spy(heads)
+    all_candidates = record_candidates(heads)
     torch.manual_seed(1)
     losses = step(heads, targets or make_targets((5, 0, 7)))
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
-    logits, masks, _ = recorder.seen
-    iou = seen[0].boxes.overlap()
-    return seen[0].continuous_labels, iou, 1 - dice_errors(logits.detach(), masks)
+    logits, masks, _ = recorder.inputs
+    iou = all_candidates[0].boxes.overlap()
+    return all_candidates[0].continuous_labels, iou, 1 - dice_errors(logits.detach(), masks)
 
 
 def test_continuous_label_selects_the_label_that_positives_are_ranked_by():
@@ -374,7 +376,7 @@ def cross_entropy(**changes):
 
 def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
     heads, targets = cross_entropy(), make_targets((5, 0, 7))
-    seen, calls = spy(heads), []
+    all_candidates, calls = record_candidates(heads), []
     predict = heads.box_predictor.forward
     heads.box_predictor.forward = lambda x: calls.append((x, predict(x))) or calls[-1][1]
     proposals = make_proposals(3)
@@ -391,8 +393,8 @@ def test_cross_entropy_gives_the_losses_and_detections_of_detectron2():
     # The same logits relative to another background logit.
     shift = torch.randn(len(logits), 1, generator=torch.Generator().manual_seed(0))
     scores = torch.cat([logits + shift, shift], dim=1)
-    labels, objects = seen[0].labels, torch.zeros(len(seen[0].labels), 4)
-    objects[seen[0].positives] = seen[0].boxes.gt_boxes
+    labels, objects = all_candidates[0].labels, torch.zeros(len(all_candidates[0].labels), 4)
+    objects[all_candidates[0].positives] = all_candidates[0].boxes.gt_boxes
     start = 0
     for image in sampled:
         part = slice(start, start + len(image))
@@ -448,10 +450,10 @@ def test_objects_with_masks_of_zero_area_do_not_train_the_mask_head():
     criterion = rank(classification=L.RankSort(), masks=recorder)
     heads, targets = build("quick/mask_rs.py", criterion=criterion), make_targets((3, 2))
     step(heads, targets)
-    count = len(recorder.seen[2])
+    count = len(recorder.inputs[2])
     targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
     step(heads, targets)
-    _, masks, weights = recorder.seen
+    _, masks, weights = recorder.inputs
     assert 0 < len(weights) < count and masks.flatten(1).any(dim=1).all()
     targets[1].gt_masks = BitMasks(torch.zeros(2, SIZE, SIZE))
     loss = step(heads, targets)["loss_mask"]
@@ -624,8 +626,8 @@ def test_a_step_of_4000_proposals_and_1203_classes_takes_under_3_times_its_logit
     # Large tensors get their own pages, so freed memory in the heap does not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     program = [sys.executable, "-c", code]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 3
+    process = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert float(process.stdout) < 3
 
 
 def test_the_assigner_gets_one_image_at_a_time():

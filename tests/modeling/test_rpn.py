@@ -24,7 +24,7 @@ def build(**changes):
     return instantiate(cfg)
 
 
-def inputs(counts, sizes=((128, 128),), seed=0):
+def make_inputs(counts, sizes=((128, 128),), seed=0):
     """Make images, features and objects; the features cover the largest image."""
     sizes = [sizes[i % len(sizes)] for i in range(len(counts))]
     largest = [max(side) for side in zip(*sizes)]
@@ -45,13 +45,13 @@ def inputs(counts, sizes=((128, 128),), seed=0):
 
 def labels_of(rpn, arguments):
     """Return the labels that the criterion gets, per image."""
-    seen = []
+    all_labels = []
     original = rpn.criterion.forward
     rpn.criterion.forward = lambda candidates: (
-        seen.append(candidates.labels) or original(candidates)
+        all_labels.append(candidates.labels) or original(candidates)
     )
     rpn(*arguments)
-    return seen[0].view(len(arguments[2]), -1)
+    return all_labels[0].view(len(arguments[2]), -1)
 
 
 def as_detectron2(rpn):
@@ -89,7 +89,7 @@ CRITERIA = {
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
     rpn = build(criterion=CRITERIA[criterion]())
-    proposals, losses = rpn(*inputs(counts))
+    proposals, losses = rpn(*make_inputs(counts))
     assert all(name.startswith("loss_rpn_") for name in losses)
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
@@ -98,7 +98,7 @@ def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
 
 
 def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
-    rpn, arguments = build(), inputs((6, 1, 0))
+    rpn, arguments = build(), make_inputs((6, 1, 0))
     rpn.assigner.low_quality = "anchor"
     labels = labels_of(rpn, arguments)
     assert labels.shape == (3, ANCHORS_AT_128)
@@ -111,7 +111,7 @@ def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
 
 
 def test_proposals_equal_detectron2s_rpn_proposals():
-    rpn, (images, features, _) = build().eval(), inputs((1, 1))
+    rpn, (images, features, _) = build().eval(), make_inputs((1, 1))
     torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
     with torch.no_grad():
         proposals, losses = rpn(images, features)
@@ -124,7 +124,7 @@ def test_proposals_equal_detectron2s_rpn_proposals():
 
 
 def test_the_number_of_proposals_differs_between_training_and_inference():
-    rpn, (images, features, objects) = build(post_nms_topk=[7, 5]), inputs((1, 1))
+    rpn, (images, features, objects) = build(post_nms_topk=[7, 5]), make_inputs((1, 1))
     assert [len(image) for image in rpn(images, features, objects)[0]] == [7, 7]
     assert [len(image) for image in rpn.eval()(images, features)[0]] == [5, 5]
 
@@ -135,18 +135,18 @@ def test_checkpoints_of_detectron2s_rpn_load():
 
 
 def test_the_padding_of_a_small_image_is_ignored():
-    labels = labels_of(build(), inputs((3, 3), sizes=((64, 64), (128, 160))))
+    labels = labels_of(build(), make_inputs((3, 3), sizes=((64, 64), (128, 160))))
     cells = sum(max(64 // stride, 1) ** 2 for stride in STRIDES)
     # Anchors between the two IoU thresholds are ignored in addition to the padding.
     assert (labels[0] != IGNORE).sum() <= 3 * cells < (labels[1] != IGNORE).sum()
     rpn = build()
     rpn.assigner.negative_iou = rpn.assigner.positive_iou
-    labels = labels_of(rpn, inputs((3, 3), sizes=((64, 64), (128, 160))))
+    labels = labels_of(rpn, make_inputs((3, 3), sizes=((64, 64), (128, 160))))
     assert (labels[0] != IGNORE).sum() == 3 * cells and (labels[1] != IGNORE).all()
 
 
 def test_with_a_boundary_anchors_beyond_the_image_are_ignored():
-    rpn, arguments = build(boundary=0.0), inputs((3, 2))
+    rpn, arguments = build(boundary=0.0), make_inputs((3, 2))
     rpn.assigner.negative_iou = rpn.assigner.positive_iou
     maps = [arguments[1][name] for name in rpn.in_features]
     anchors = torch.cat([level.tensor for level in rpn.anchor_generator(maps)])
@@ -157,7 +157,7 @@ def test_with_a_boundary_anchors_beyond_the_image_are_ignored():
 
 @pytest.mark.parametrize("sampler", [RandomSampler(64, 0.5), NegativeCap(20)])
 def test_anchors_outside_the_sample_are_ignored(sampler):
-    arguments = inputs((6, 0))
+    arguments = make_inputs((6, 0))
     all_labels = labels_of(build(), arguments)
     labels = labels_of(build(sampler=sampler), arguments)
     in_sample = labels != IGNORE
@@ -170,35 +170,35 @@ def test_anchors_outside_the_sample_are_ignored(sampler):
 
 
 def test_the_loss_weight_is_applied_after_the_balance():
-    arguments = inputs((3, 5))
-    whole = build(loss_weight=1.0)(*arguments)[1]
-    fifth = build()(*arguments)[1]
-    assert set(whole) == {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
-    for name, loss in whole.items():
-        torch.testing.assert_close(fifth[name], 0.2 * loss)
+    arguments = make_inputs((3, 5))
+    unweighted = build(loss_weight=1.0)(*arguments)[1]
+    weighted = build()(*arguments)[1]
+    assert set(unweighted) == {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
+    for name, loss in unweighted.items():
+        torch.testing.assert_close(weighted[name], 0.2 * loss)
     torch.testing.assert_close(
-        whole["loss_rpn_box"], whole["loss_rpn_rank"] + whole["loss_rpn_sort"]
+        unweighted["loss_rpn_box"], unweighted["loss_rpn_rank"] + unweighted["loss_rpn_sort"]
     )
 
 
 def test_a_diverged_head_gives_a_nan_loss_that_the_trainer_detects():
     rpn = build()
     rpn.rpn_head.conv.weight.data.fill_(torch.nan)
-    proposals, losses = rpn(*inputs((2, 2)))
+    proposals, losses = rpn(*make_inputs((2, 2)))
     assert [len(image) for image in proposals] == [0, 0]
     assert losses["loss_rpn_rank"].isnan()
 
 
 def test_metrics_are_logged_with_the_prefix_rpn():
     with EventStorage(0) as storage:
-        build()(*inputs((3, 3)))
+        build()(*make_inputs((3, 3)))
     assert {"rpn/num_positives", "rpn/mean_iou", "rpn/box_balance"} <= storage.latest().keys()
 
 
 def test_a_step_in_bfloat16_autocast_gives_finite_gradients_and_float32_proposals():
     rpn = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        proposals, losses = rpn(*inputs((3, 0)))
+        proposals, losses = rpn(*make_inputs((3, 0)))
     sum(losses.values()).backward()
     assert proposals[0].proposal_boxes.tensor.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in rpn.parameters())
@@ -225,7 +225,7 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="post_nms_topk: expected an integer of at least 1, got"):
         build(post_nms_topk=[100, -1])
     with pytest.raises(ValueError, match="gt_instances: expected the objects of each image"):
-        build()(*inputs((1,))[:2])
+        build()(*make_inputs((1,))[:2])
 
 
 def test_the_rpn_is_registered_in_detectron2():

@@ -23,14 +23,14 @@ class Finder(nn.Module):
     def __init__(self, **options):
         super().__init__()
         self.inference = DenseInference(**options)
-        self.seen = []
+        self.images = []
 
     def propose(self, batched_inputs):
         assert not torch.is_grad_enabled()
         return [self.find(x["image"]) for x in batched_inputs]
 
     def find(self, image):
-        self.seen.append(image)
+        self.images.append(image)
         bright = image.float().mean(dim=0) > 127
         rows, columns = bright.any(dim=1).nonzero(), bright.any(dim=0).nonzero()
         if not len(rows):
@@ -75,33 +75,33 @@ def test_boxes_are_mapped_back_to_the_original_image(scale, flip, min_sizes):
     y, x = scale if isinstance(scale, tuple) else (scale, scale)
     inputs = {"image": picture(), "height": 48 * y, "width": 64 * x}
     model = Finder()
-    found = detect(model, inputs, min_sizes=min_sizes, flip=flip)
-    assert [min(image.shape[1:]) for image in model.seen] == [
+    detections = detect(model, inputs, min_sizes=min_sizes, flip=flip)
+    assert [min(image.shape[1:]) for image in model.images] == [
         size for size in min_sizes for _ in range(1 + flip)
     ]
     expected = torch.tensor([BOX]) * torch.tensor([x, y, x, y])
-    torch.testing.assert_close(found.pred_boxes.tensor, expected)
-    assert found.image_size == (48 * y, 64 * x) and found.pred_classes.tolist() == [2]
+    torch.testing.assert_close(detections.pred_boxes.tensor, expected)
+    assert detections.image_size == (48 * y, 64 * x) and detections.pred_classes.tolist() == [2]
 
 
 def test_flip_finds_a_better_detection_in_the_mirror_image():
     inputs = {"image": picture([44, 8, 60, 40]), "height": 48, "width": 64}
     assert detect(Finder(), inputs).scores.item() == pytest.approx(0.6)
-    found = detect(Finder(), inputs, flip=True)
-    assert found.scores.item() == pytest.approx(0.9)
-    assert found.pred_boxes.tensor.tolist() == [[44, 8, 60, 40]]
+    detections = detect(Finder(), inputs, flip=True)
+    assert detections.scores.item() == pytest.approx(0.9)
+    assert detections.pred_boxes.tensor.tolist() == [[44, 8, 60, 40]]
 
 
 def test_with_flip_the_detections_of_a_mirrored_image_are_the_mirrored_ones():
     image = picture([40, 8, 52, 40])
-    both = [
+    results = [
         detect(Finder(), {"image": x, "height": 48, "width": 64}, flip=True, min_sizes=[48, 96])
         for x in (image, image.flip(2))
     ]
-    mirrored = 64 - both[1].pred_boxes.tensor[:, [2, 1, 0, 3]]
-    mirrored[:, [1, 3]] = both[1].pred_boxes.tensor[:, [1, 3]]
-    torch.testing.assert_close(both[0].pred_boxes.tensor, mirrored)
-    torch.testing.assert_close(both[0].scores, both[1].scores)
+    mirrored = 64 - results[1].pred_boxes.tensor[:, [2, 1, 0, 3]]
+    mirrored[:, [1, 3]] = results[1].pred_boxes.tensor[:, [1, 3]]
+    torch.testing.assert_close(results[0].pred_boxes.tensor, mirrored)
+    torch.testing.assert_close(results[0].scores, results[1].scores)
 
 
 def test_the_candidates_of_all_views_are_suppressed_together():
@@ -126,11 +126,13 @@ def test_augmentation_in_the_original_size_without_flip_is_plain_inference(build
         plain = [model([inputs])[0]["instances"] for inputs in batch]
     for inputs, expected in zip(batch, plain):
         size = min(inputs["image"].shape[1:])
-        found = detect(model, inputs, min_sizes=[size])
-        assert found.image_size == expected.image_size and len(found) == len(expected) > 50
-        torch.testing.assert_close(found.scores, expected.scores)
-        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-        assert torch.equal(found.pred_classes, expected.pred_classes)
+        detections = detect(model, inputs, min_sizes=[size])
+        assert (
+            detections.image_size == expected.image_size and len(detections) == len(expected) > 50
+        )
+        torch.testing.assert_close(detections.scores, expected.scores)
+        torch.testing.assert_close(detections.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(detections.pred_classes, expected.pred_classes)
 
 
 def test_a_retinanet_detects_in_several_sizes_within_the_image(build):
@@ -147,17 +149,17 @@ def test_a_retinanet_detects_in_several_sizes_within_the_image(build):
 
 
 def test_without_height_and_width_boxes_refer_to_the_given_image():
-    found = detect(Finder(), {"image": picture()}, min_sizes=[96])
-    assert found.image_size == (48, 64)
-    assert found.pred_boxes.tensor.tolist() == [BOX]
+    detections = detect(Finder(), {"image": picture()}, min_sizes=[96])
+    assert detections.image_size == (48, 64)
+    assert detections.pred_boxes.tensor.tolist() == [BOX]
 
 
 def test_without_an_image_the_file_is_read(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.ascontiguousarray(picture().permute(1, 2, 0).numpy())).save(path)
-    found = detect(Finder(), {"file_name": str(path)}, min_sizes=[96], flip=True)
-    assert found.image_size == (48, 64)
-    assert found.pred_boxes.tensor.tolist() == [BOX]
+    detections = detect(Finder(), {"file_name": str(path)}, min_sizes=[96], flip=True)
+    assert detections.image_size == (48, 64)
+    assert detections.pred_boxes.tensor.tolist() == [BOX]
 
 
 def test_an_empty_image_has_no_detections():
@@ -170,8 +172,8 @@ def test_boxes_beyond_the_image_are_clipped_and_empty_boxes_dropped():
     boxes = torch.tensor([[-9.0, 4.0, 30.0, 90.0], [70.0, 4.0, 90.0, 8.0], [torch.nan] * 4])
     raw = RawDetections(boxes, torch.tensor([0.5, 0.9, 0.9]), torch.tensor([0, 1, 1]))
     model.find = lambda image: raw
-    found = detect(model, {"image": picture()})
-    assert found.pred_boxes.tensor.tolist() == [[0, 4, 30, 48]]
+    detections = detect(model, {"image": picture()})
+    assert detections.pred_boxes.tensor.tolist() == [[0, 4, 30, 48]]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -238,16 +240,18 @@ def test_augmenting_an_rcnn_in_the_original_size_is_plain_inference(build, name)
     inputs = make_batch((1,), sizes=((64, 80),))[0] | {"height": 128, "width": 160}
     with torch.no_grad():
         expected = model([inputs])[0]["instances"]
-        found = detect(model, inputs, min_sizes=[64])
-    assert found.image_size == expected.image_size == (128, 160) and len(found) > 20
-    assert len(found) == len(expected) and torch.equal(found.pred_classes, expected.pred_classes)
-    torch.testing.assert_close(found.scores, expected.scores)
-    torch.testing.assert_close(
-        found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01
+        detections = detect(model, inputs, min_sizes=[64])
+    assert detections.image_size == expected.image_size == (128, 160) and len(detections) > 20
+    assert len(detections) == len(expected) and torch.equal(
+        detections.pred_classes, expected.pred_classes
     )
-    assert found.has("pred_masks") == ("mask" in name)
-    if found.has("pred_masks"):
-        assert (found.pred_masks == expected.pred_masks).float().mean() > 0.999
+    torch.testing.assert_close(detections.scores, expected.scores)
+    torch.testing.assert_close(
+        detections.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.01
+    )
+    assert detections.has("pred_masks") == ("mask" in name)
+    if detections.has("pred_masks"):
+        assert (detections.pred_masks == expected.pred_masks).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
@@ -277,6 +281,6 @@ def test_an_rcnn_in_training_mode_may_detect_nothing_and_stays_in_that_mode(buil
     (inputs,) = make_batch((1,), sizes=((64, 64),))
     augmented = augment(model, min_sizes=[64, 96], flip=True)
     with inference_context(augmented), torch.no_grad():
-        found = augmented([inputs])[0]["instances"]
-    assert len(found) == 0 and found.pred_masks.shape == (0, 64, 64)
+        detections = augmented([inputs])[0]["instances"]
+    assert len(detections) == 0 and detections.pred_masks.shape == (0, 64, 64)
     assert model.training and model.roi_heads.mask_on

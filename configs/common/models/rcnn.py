@@ -227,6 +227,6 @@ def with_cross_entropy(
         criterion = baseline.roi_heads.criterion
         masks = L(MaskCrossEntropy)(weighted=False, balanced=False)
         criterion.localization = [criterion.localization, masks]
-        # More than any sample has positives, so every positive trains its mask.
+        # No sample has that many positives, so every positive trains its mask.
         baseline.roi_heads.max_mask_rois = 10_000
     return baseline

@@ -1,6 +1,6 @@
 """RS-Mask R-CNN with ViTDet's ViT-B (Li et al., ECCV 2022) and its layer-wise learning rates.
 
-Detectron2 0.6 has no ViT. Its main branch has it and needs timm for it.
+Detectron2 0.6 has no ViT. Its main branch has one, which needs timm.
 """
 
 from functools import partial

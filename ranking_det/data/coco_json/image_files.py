@@ -203,7 +203,7 @@ def check_inside(images: Sequence[Entry], image_root: str | Path, json_file: str
         json_file: the file, as the message names it.
 
     Raises:
-        UserError: a name is absolute or climbs out of the folder. The message counts such names.
+        UserError: a name is absolute or leads out of the folder. The message counts such names.
     """
     leaving = (next(filter(_leaves, candidates(image)), None) for image in images)
     outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
@@ -215,7 +215,7 @@ def check_inside(images: Sequence[Entry], image_root: str | Path, json_file: str
 
 
 def _leaves(name: str) -> bool:
-    """Return whether a path is absolute or climbs, here or on Windows, or holds NUL.
+    """Return whether a path is absolute or leads out of its folder, on any system, or contains NUL.
 
     Some programs end a name at NUL.
     """
@@ -264,10 +264,10 @@ def find_images(
     paths = [finder.find(image) for image in images]
     if None in paths:
         _guess_missing(finder, images, paths, faults)
-    found = [path or "" for path in paths]
+    image_paths = [path or "" for path in paths]
     limits = {"max_headers": max_headers, "max_decoded": max_decoded, "max_faults": max_faults}
-    _check_files(images, found, faults, **limits, strict=strict)
-    return found
+    _check_files(images, image_paths, faults, **limits, strict=strict)
+    return image_paths
 
 
 def _guess_missing(

@@ -46,31 +46,31 @@ def drop_unused_categories(
     Returns:
         The classes, in the order of the file.
     """
-    kept: dict[Any, Entry] = {}
-    places: dict[Any, int] = {}
+    category_of: dict[Any, Entry] = {}
+    index_of: dict[Any, int] = {}
     for index, category in enumerate(categories):
         identity = category["id"]
-        if identity not in kept:
-            kept[identity], places[identity] = category, index
-        elif kept[identity]["name"] == category["name"]:
+        if identity not in category_of:
+            category_of[identity], index_of[identity] = category, index
+        elif category_of[identity]["name"] == category["name"]:
             text = f"the category {show(category['name'])} is listed again"
             faults.add(NOTED, "category listed again", text, "categories", index, category)
         else:
             text = f"another category has the id {identity}"
             faults.add(REFUSED, "duplicate id", text, "categories", index, category)
     parents = [category.get("supercategory") for category in categories]
-    names = Counter(category["name"] for category in kept.values())
-    for identity, category in list(kept.items()):
+    names = Counter(category["name"] for category in category_of.values())
+    for identity, category in list(category_of.items()):
         name = category["name"]
         is_root = name in parents and category.get("supercategory") in _NO_PARENT
-        if identity not in used and len(kept) > 1 and (is_root or names[name] > 1):
+        if identity not in used and len(category_of) > 1 and (is_root or names[name] > 1):
             names[name] -= 1
-            del kept[identity]
+            del category_of[identity]
             text = f"the root category {show(name)} has no annotation and is not a class"
-            faults.add(NOTED, "root category", text, "categories", places[identity], category)
+            faults.add(NOTED, "root category", text, "categories", index_of[identity], category)
     first: dict[str, Any] = {}
-    for identity, category in kept.items():
-        name, place = category["name"], ("categories", places[identity], category)
+    for identity, category in category_of.items():
+        name, place = category["name"], ("categories", index_of[identity], category)
         if name in first:
             text = f"category {first[name]} has the same name, {name!r}"
             faults.add(REFUSED, "duplicate name", text, *place)
@@ -82,7 +82,7 @@ def drop_unused_categories(
         if not name.isprintable() and any("\ud800" <= character <= "\udfff" for character in name):
             text = f"'name': expected characters that UTF-8 can encode, got {show(name)}"
             faults.add(REFUSED, "broken name", text, *place)
-    return list(kept.values())
+    return list(category_of.values())
 
 
 def check_images(images: Sequence[Entry], faults: Faults) -> None:

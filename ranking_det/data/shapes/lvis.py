@@ -87,8 +87,8 @@ def federate(
             items = items[: int(rng.integers(1, len(items)))]
         annotated += items
     absent = np.setdiff1d(np.arange(1, count + 1), present)
-    asked = rng.choice(absent, int(rng.integers(*_NEGATIVES)), replace=False)
-    fields = {"neg_category_ids": sorted(asked.tolist())}
+    negative_ids = rng.choice(absent, int(rng.integers(*_NEGATIVES)), replace=False)
+    fields = {"neg_category_ids": sorted(negative_ids.tolist())}
     return annotated, fields | {"not_exhaustive_category_ids": not_exhaustive}
 
 

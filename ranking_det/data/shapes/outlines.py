@@ -142,8 +142,8 @@ def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -
     Returns:
         Contours (n, 2) in pixels.
     """
-    turn = _rotation(angle).T * (diameter / 2)
-    return [contour @ turn + centre for contour in outline]
+    rotation = _rotation(angle).T * (diameter / 2)
+    return [contour @ rotation + centre for contour in outline]
 
 
 def area(outline: Outline) -> float:

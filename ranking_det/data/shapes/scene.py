@@ -2,7 +2,7 @@
 
 Figures are painted from back to front. A map of owners, with four samples per pixel along each
 axis, says which figure is on top. So masks, boxes and areas describe the visible part. A figure
-that would occlude too much of an earlier one is moved: at least `LEAST_VISIBLE` of every object
+that would occlude too much of an earlier one is moved: at least `MIN_VISIBLE` of every object
 stays visible. The part outside the image counts as hidden.
 """
 
@@ -16,12 +16,12 @@ from ranking_det.data.shapes import mask_annotations, paint
 from ranking_det.data.shapes.outlines import CLUTTER, SHAPES, Outline, area, place
 from ranking_det.data.shapes.paint import STYLES, SUPERSAMPLING, Window
 
-LEAST_VISIBLE = 0.4
+MIN_VISIBLE = 0.4
 # Diameters as a share of the image's side, log-uniform: 20 to 200 pixels at 256.
 DIAMETERS = (20 / 256, 200 / 256)
 MAX_OBJECTS = 15
-# Figures turn by up to 15 degrees. Arbitrary rotations would take far longer to learn.
-MOST_TURNED = np.deg2rad(15)
+# Figures are rotated by up to 15 degrees. Arbitrary rotations would take far longer to learn.
+MAX_ROTATION = np.deg2rad(15)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Scene:
         centre, and returns whether one fits.
         """
         rng = self.rng
-        angle = rng.uniform(-MOST_TURNED, MOST_TURNED)
+        angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
         for _ in range(12 if centre is None else 1):
             # Up to a third of the diameter may lie outside the image.
             margin = diameter / 6
@@ -79,7 +79,7 @@ class _Scene:
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
-            # Most are plain, because the outline makes the class and a texture hides it.
+            # Most figures are plain: the outline determines the class, and a texture would hide it.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
             paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
             return True
@@ -90,7 +90,7 @@ class _Scene:
     ) -> bool:
         """Assign the samples of a mask to an owner; return False if it would hide too much.
 
-        It hides too much if less than `LEAST_VISIBLE` of the figure (area `whole` in pixels) is
+        It hides too much if less than `MIN_VISIBLE` of the figure (area `whole` in pixels) is
         inside the image, or if less than `keep_visible` of a figure behind it stays visible.
         """
         inside, owners = mask > 0, self.owner[self._window(window)]
@@ -100,7 +100,7 @@ class _Scene:
         repainted, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
         left = self.visible - hidden
         too_much = np.any(left < keep_visible * self.full * (hidden > 0))
-        if too_much or (owner and samples < LEAST_VISIBLE * whole):
+        if too_much or (owner and samples < MIN_VISIBLE * whole):
             return False
         owners[inside] = owner
         self.visible = left
@@ -150,7 +150,7 @@ def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence
     diameters = diameters[np.argsort(-diameters * rng.uniform(0.5, 2.0, len(chosen)))]
     for index, diameter in zip(chosen, diameters, strict=True):
         category = categories[index]
-        keep_visible = 0.9 if rng.random() < 0.8 else LEAST_VISIBLE
+        keep_visible = 0.9 if rng.random() < 0.8 else MIN_VISIBLE
         outline = SHAPES[category.shape](rng)
         for shrink in (1.0, 0.6):
             size = max(diameter * shrink, DIAMETERS[0] * scene.size)

@@ -27,7 +27,7 @@ from ranking_det.data.shapes.generate import VARIANTS, Settings, write_set
 
 logger = logging.getLogger(__name__)
 
-_LEAST = {"train": 1, "val": 1, "size": 32, "seed": 0}
+_MINIMUM = {"train": 1, "val": 1, "size": 32, "seed": 0}
 
 
 def shapes_folder(variant: str = "shapes", root: str | Path | None = None) -> Path:
@@ -83,8 +83,8 @@ def prepare_shapes(
     wanted = {"train": train, "val": val, "size": size, "seed": seed}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     for name, value in wanted.items():
-        if value < _LEAST[name]:
-            raise ValueError(f"{name}: expected at least {_LEAST[name]}, got {value}")
+        if value < _MINIMUM[name]:
+            raise ValueError(f"{name}: expected at least {_MINIMUM[name]}, got {value}")
     workers = workers or min(os.cpu_count() or 1, 8)
     is_new = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
     settings = _check(folder, variant, wanted)
@@ -111,7 +111,7 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
             write_set(partial, settings, workers)
             partial.rename(folder)
         except OSError:
-            # Without a lock, another process may have renamed its copy first, which is the same.
+            # Without a lock, another process may have renamed its equal copy first.
             if locked or not folder.exists():
                 raise
             return False
@@ -147,8 +147,8 @@ def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
     wanted = {"variant": variant, "generator": Settings.generator, **wanted}
     differing = {name: value for name, value in wanted.items() if made_with[name] != value}
     if differing:
-        has = ", ".join(f"{name}={made_with[name]}" for name in differing)
-        asked = ", ".join(f"{name}={value}" for name, value in differing.items())
-        text = f"{folder}: expected a set made with {asked}, got one made with {has}"
+        existing = ", ".join(f"{name}={made_with[name]}" for name in differing)
+        requested = ", ".join(f"{name}={value}" for name, value in differing.items())
+        text = f"{folder}: expected a set made with {requested}, got one made with {existing}"
         raise ValueError(f"{text}; delete the folder to generate it again, or give another root")
     return settings

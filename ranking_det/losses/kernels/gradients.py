@@ -14,7 +14,7 @@ where P marks the positives and n the negatives::
     error                      1/2            1/2              false positives / rank
     value                    (1/2 + 1/2) / 2 = .5              mean over the positives
 
-    from 1.5          +.25    -.25                             each positive hands its error / 2 in
+    from 1.5          +.25    -.25                             each positive sends its error / 2 in
     from 0            +.125           +.125  -.25              equal parts to the negatives above it
     gradient           .375   -.25     .125  -.25      0       the sum is 0
 

@@ -129,9 +129,9 @@ class SigmoidSums:
         logits = self._ranked.logits.clone()
         logits[self._ranked.positives] = -torch.inf
         lowest = self._scores[-1] + self._cutoff / self._lam
-        seen = torch.nonzero(logits > lowest).squeeze(1)
-        values, order = torch.sort(logits[seen].double(), descending=True)
-        self._seen = seen[order]
+        indices = torch.nonzero(logits > lowest).squeeze(1)
+        values, order = torch.sort(logits[indices].double(), descending=True)
+        self._seen = indices[order]
         self._infinite = torch.isinf(values)
         self._values = values.masked_fill(self._infinite, torch.finfo(self._ranked.dtype).max)
         self._poison = torch.where(torch.isnan(logits).any(), torch.nan, values.new_zeros(()))

@@ -116,7 +116,7 @@ def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CA
 
     Args:
         cfg: a Detectron2 config with MODEL.RESNETS and MODEL.FPN.
-        input_shape: of the images.
+        input_shape: the shape of the images.
 
     Returns:
         The backbone.

@@ -20,7 +20,7 @@ from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 __all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
 
 MAX_COORDINATE = 1e8
-"""Limit of box coordinates in pixels. Larger ones, of diverged models, have areas that overflow."""
+"""Limit of box coordinates in pixels. Diverged models predict larger ones, whose areas overflow."""
 
 THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 

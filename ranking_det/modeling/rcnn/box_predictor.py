@@ -116,11 +116,11 @@ class RankingBoxPredictor(nn.Module):
         Returns:
             (n, 4) float32, with gradient.
         """
-        chosen = outputs[rows].float()
-        if chosen.shape[1] == 4:
-            return chosen
+        selected = outputs[rows].float()
+        if selected.shape[1] == 4:
+            return selected
         position = torch.arange(len(rows), device=rows.device)
-        return chosen.view(len(rows), self.num_classes, 4)[position, classes]
+        return selected.view(len(rows), self.num_classes, 4)[position, classes]
 
     def predict_boxes(
         self, predictions: BoxPredictions, proposals: list[Instances]

@@ -86,9 +86,9 @@ def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int
             has_mask.append(objects.gt_masks.nonempty().to(gt_index.device))
     index = torch.nonzero(torch.cat(has_mask)[gt_index]).squeeze(1)
     if len(index) > max_masks:
-        chosen = torch.zeros(len(index), dtype=torch.bool)
-        chosen[torch.randperm(len(index))[:max_masks]] = True
-        index = index[chosen.to(index.device)]
+        is_selected = torch.zeros(len(index), dtype=torch.bool)
+        is_selected[torch.randperm(len(index))[:max_masks]] = True
+        index = index[is_selected.to(index.device)]
     return index
 
 
@@ -134,7 +134,7 @@ def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int
     """Crop the mask of the object ``index`` to each box (n, 4): (n, size, size) bool."""
     if isinstance(masks, PolygonMasks):
         return masks[index].crop_and_resize(boxes, size)
-    # As BitMasks.crop_and_resize, but without a copy of a whole image's mask for every box.
+    # The same as BitMasks.crop_and_resize, but without copying a whole image's mask for every box.
     whole = masks.tensor.to(boxes.device, torch.float32)[:, None]
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
     return roi_align(whole, rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -21,7 +21,7 @@ Names:
         the matched box among the G, -1 if there is none
     anchors: (P, 4) XYXY in pixels, the name of the positives' proposals in the candidates
     mask logits: (Q, S, S) of each positive's class
-    continuous labels: (P,) in [0, 1], what the positives are ranked by
+    continuous labels: (P,) in [0, 1], the values by which the positives are ranked
     candidates: all that the criterion needs of the R rows and P positives
 """
 
@@ -87,10 +87,10 @@ class StagedROIHeads(nn.Module):
         mask_pooler: Detectron2 ROIPooler, for the mask heads of all stages.
         max_mask_rois: positives per stage that get a mask in training, of all images of the process
             together, >= 1; chosen at random if there are more.
-        continuous_label: what the positives are ranked by, which losses on continuous labels also
-            use as the target of their scores: "iou" of the box, "dice" of the predicted mask, the
-            "mean" of both, or "binary", 1 for all. For "dice" and "mean", a positive without a mask
-            has its IoU.
+        continuous_label: the values by which the positives are ranked. Losses on continuous labels
+            also use them as targets of the scores: "iou" of the box, "dice" of the predicted mask,
+            the "mean" of both, or "binary", 1 for all. For "dice" and "mean", a positive without a
+            mask has its IoU.
 
     Raises:
         ValueError: an argument out of range, or parts that do not fit together.
@@ -371,7 +371,7 @@ class RankingROIHeads(StagedROIHeads):
 
         Args:
             cfg: a Detectron2 config with the project's keys.
-            input_shape: of the backbone's features, by name.
+            input_shape: the shapes of the backbone's features, by name.
 
         Returns:
             The arguments by name.
@@ -422,7 +422,7 @@ def build_box_parts(
 
     Args:
         cfg: a Detectron2 config with the project's keys.
-        input_shape: of the backbone's features, by name.
+        input_shape: the shapes of the backbone's features, by name.
         coder_weights: the 4 weights of the box coder, > 0.
 
     Returns:
@@ -460,7 +460,7 @@ def build_mask_part(
 
     Args:
         cfg: a Detectron2 config with the project's keys.
-        input_shape: of the backbone's features, by name.
+        input_shape: the shapes of the backbone's features, by name.
         criterion: the criterion of the stage, which is changed in place.
 
     Returns:

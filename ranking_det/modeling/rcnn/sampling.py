@@ -45,8 +45,8 @@ class RandomSampler(nn.Module):
         """
         # Detectron2's labels are 1 for positive, 0 for negative and -1 for ignored.
         kinds = (labels >= 0).long() - (labels == IGNORE).long()
-        drawn = subsample_labels(kinds, self.size, self.positive_fraction, 0)
-        return torch.cat(drawn).sort().values
+        sample = subsample_labels(kinds, self.size, self.positive_fraction, 0)
+        return torch.cat(sample).sort().values
 
 
 class NegativeCap(nn.Module):
@@ -68,5 +68,5 @@ class NegativeCap(nn.Module):
         """Draw a sample of one image's candidates; see :meth:`RandomSampler.forward`."""
         negatives = torch.nonzero(labels == BACKGROUND).squeeze(1)
         order = torch.randperm(len(negatives), device=labels.device)
-        drawn = negatives[order[: self.max_negatives]]
-        return torch.cat([torch.nonzero(labels >= 0).squeeze(1), drawn]).sort().values
+        sample = negatives[order[: self.max_negatives]]
+        return torch.cat([torch.nonzero(labels >= 0).squeeze(1), sample]).sort().values
