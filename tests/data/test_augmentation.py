@@ -44,10 +44,10 @@ def augmentation():
     ]
 
 
-def photometric(**changes):
-    """Return a photometric distortion with only the named steps on."""
-    off = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
-    aug = PhotometricDistortion(**(off | changes), prob=1.0)
+def photometric(**settings):
+    """Return a photometric distortion in which only the given settings change the image."""
+    neutral = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
+    aug = PhotometricDistortion(**(neutral | settings), prob=1.0)
     np.random.seed(4)  # a permutation of the channels that moves none
     return aug
 
@@ -66,13 +66,13 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
         aug = PhotometricDistortion(brightness=0, prob=1.0)
         factors.append(unpermuted(aug, gray)[0, 0, 0])
         aug = PhotometricDistortion(brightness=0, contrast=(1, 1), hue=0, prob=1.0)
-        changed = unpermuted(aug, orange)[0, 0].astype(float)
-        assert abs(changed.max() - 200) <= 1  # the value does not change
-        ratios.append((changed.max() - changed.min()) / changed.max() / 0.8)
+        pixel = unpermuted(aug, orange)[0, 0].astype(float)
+        assert abs(pixel.max() - 200) <= 1  # the value does not change
+        ratios.append((pixel.max() - pixel.min()) / pixel.max() / 0.8)
         aug = PhotometricDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), prob=1.0)
-        changed = unpermuted(aug, orange)[0, 0].astype(float)
-        assert (abs(np.sort(changed)[[0, 2]] - (40, 200)) <= 1).all()
-        reds.append(30 * 2 * (changed[1] - 40) / 160)  # hue 0 is red, 60 is yellow; orange is 30
+        pixel = unpermuted(aug, orange)[0, 0].astype(float)
+        assert (abs(np.sort(pixel)[[0, 2]] - (40, 200)) <= 1).all()
+        reds.append(30 * 2 * (pixel[1] - 40) / 160)  # hue 0 is red, 60 is yellow; orange is 30
     for values, low, high in (
         (shifts, 100 - 32, 100 + 32),
         (factors, 50, 150),
@@ -174,8 +174,8 @@ def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
     aug = photometric(saturation=(1.5, 1.5))
     np.testing.assert_allclose(unpermuted(aug, orange), [[[200, 80, -40]]], atol=1e-3)
     dark = np.array([[[20, 20, 20]]], np.uint8)
-    changed = photometric(contrast=(1.5, 1.5))
-    assert unpermuted(changed, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
+    aug = photometric(contrast=(1.5, 1.5))
+    assert unpermuted(aug, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
 
 
 def test_with_probability_0_only_the_dtype_changes():
@@ -274,8 +274,8 @@ def test_the_minimum_iou_holds_for_every_box(minimum, monkeypatch):
 
 
 def test_one_image_in_seven_is_not_cropped():
-    whole = [window is None for window in crops(NO_BOXES, 2000)]
-    assert abs(np.mean(whole) - 1 / 7) < 0.025
+    is_uncropped = [window is None for window in crops(NO_BOXES, 2000)]
+    assert abs(np.mean(is_uncropped) - 1 / 7) < 0.025
 
 
 def test_a_minimum_iou_that_no_window_reaches_is_drawn_again():
@@ -292,7 +292,7 @@ def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("call", "message"),
     [
         (lambda: PhotometricDistortion(brightness=-1), "brightness: .* of at least 0, got -1"),
         (
@@ -316,9 +316,9 @@ def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
         ),
     ],
 )
-def test_the_error_names_the_invalid_argument(make, message):
+def test_the_error_names_the_invalid_argument(call, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        call()
 
 
 def write(tmp_path, boxes, crowd=(), size=(120, 160)):

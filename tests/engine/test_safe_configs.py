@@ -27,9 +27,9 @@ YAML = str(CONFIGS / "shapes" / "retinanet_atss_rs.yaml")
 
 
 @pytest.fixture
-def mark(tmp_path, monkeypatch):
+def marker(tmp_path, monkeypatch):
     """The folder that an untrusted module creates when it is imported; it must not exist after."""
-    path = tmp_path / "mark"
+    path = tmp_path / "marker"
     write_module(tmp_path, path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield path
@@ -37,7 +37,7 @@ def mark(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved_config(tmp_path_factory):
     """The content of the saved config of a run."""
     path = tmp_path_factory.mktemp("saved") / "config.yaml"
     load_config(LAZY, []).save(path)
@@ -118,9 +118,11 @@ CALLS = [
 
 
 @pytest.mark.parametrize("name", CALLS, ids=str)
-def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(tmp_path, mark, saved, name):
-    content = yaml.load(saved, yaml.UnsafeLoader)
-    content["lr_multiplier"] = {"_target_": name, "path": str(mark)}
+def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(
+    tmp_path, marker, saved_config, name
+):
+    content = yaml.load(saved_config, yaml.UnsafeLoader)
+    content["lr_multiplier"] = {"_target_": name, "path": str(marker)}
     message = "lr_multiplier._target_: expected a name on the list .*--trust-config"
     with pytest.raises(UserError, match=message) as caught:
         load_config(write(tmp_path, yaml.dump(content)), [])
@@ -129,8 +131,8 @@ def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(tmp_path, m
 
 
 VALUES = [
-    "!!python/object/apply:os.mkdir [{mark}]",
-    "!!python/object/new:os.mkdir [{mark}]",
+    "!!python/object/apply:os.mkdir [{marker}]",
+    "!!python/object/new:os.mkdir [{marker}]",
     "!!python/name:untrusted.build",
     "!!python/name:torch.optim.SGD",  # may be called, but not passed as an argument
     "!!python/module:untrusted",
@@ -146,53 +148,55 @@ VALUES = [
     "'$${{train.seed}}'",
     "'a$'",  # an interpolation could continue it
     "['${{oc.decode:x}}']",
-    "{{? !!python/object/apply:os.mkdir [{mark}] : 1}}",
+    "{{? !!python/object/apply:os.mkdir [{marker}] : 1}}",
     "{{proposal_files: [x.pkl]}}",
     "{{proposal_files: '${{train.seed}}'}}",
 ]
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_that_must_be_computed_is_refused_by_name(tmp_path, mark, saved, value):
-    text = f"{saved}\nevil: {value.format(mark=mark)}\n"
+def test_a_value_that_must_be_computed_is_refused_by_name(tmp_path, marker, saved_config, value):
+    text = f"{saved_config}\nevil: {value.format(marker=marker)}\n"
     with pytest.raises(UserError, match="evil.*--trust-config") as caught:
         load_config(write(tmp_path, text), [])
     assert "\n" not in str(caught.value) and "untrusted" not in sys.modules
 
 
-def test_proposal_files_are_refused_even_at_the_top_level(tmp_path, saved):
+def test_proposal_files_are_refused_even_at_the_top_level(tmp_path, saved_config):
     message = "proposal_files: expected no proposal files, .*pickles.*--trust-config"
     with pytest.raises(UserError, match=message):
-        load_config(write(tmp_path, f"{saved}\nproposal_files: [x.pkl]\n"), [])
+        load_config(write(tmp_path, f"{saved_config}\nproposal_files: [x.pkl]\n"), [])
 
 
-def test_merged_nodes_and_aliases_are_checked(tmp_path, mark, saved):
-    content = f"{saved}\nevil: &x {{_target_: os.mkdir, path: '{mark}'}}\n"
-    for text in (content, f"{saved}\nevil: {{<<: {{_target_: os.mkdir}}}}\n"):
+def test_merged_nodes_and_aliases_are_checked(tmp_path, marker, saved_config):
+    content = f"{saved_config}\nevil: &x {{_target_: os.mkdir, path: '{marker}'}}\n"
+    for text in (content, f"{saved_config}\nevil: {{<<: {{_target_: os.mkdir}}}}\n"):
         with pytest.raises(UserError, match="evil._target_: expected .*, got 'os.mkdir'"):
             load_config(write(tmp_path, text), [])
     with pytest.raises(UserError):
-        load_config(write(tmp_path, f"{saved}\nevil: &x {{a: *x}}\n"), [])
+        load_config(write(tmp_path, f"{saved_config}\nevil: &x {{a: *x}}\n"), [])
 
 
-def test_plain_interpolations_and_tuples_are_allowed(tmp_path, saved):
-    text = f"{saved}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
+def test_plain_interpolations_and_tuples_are_allowed(tmp_path, saved_config):
+    text = (
+        f"{saved_config}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
+    )
     more = load_config(write(tmp_path, text), []).nodes.more
     assert (list(more.a), more.b, more.c) == ([1, 2], 0, "USD $5")
 
 
 @pytest.mark.parametrize("key", ["cfg", "CFG"])
-def test_a_node_cannot_be_built_from_a_nested_detectron2_config(tmp_path, saved, key):
-    content = yaml.load(saved, yaml.UnsafeLoader)
+def test_a_node_cannot_be_built_from_a_nested_detectron2_config(tmp_path, saved_config, key):
+    content = yaml.load(saved_config, yaml.UnsafeLoader)
     content["dataloader"]["test"] |= {key: {"MODEL": {"LOAD_PROPOSALS": True}}}
     with pytest.raises(UserError, match=f"has no argument '{key}'"):
         load_config(write(tmp_path, yaml.dump(content)), [])
 
 
 def test_an_override_may_name_anything_but_the_saved_config_then_needs_trust_config(
-    tmp_path, saved
+    tmp_path, saved_config
 ):
-    path = write(tmp_path, saved)
+    path = write(tmp_path, saved_config)
     override = "lr_multiplier._target_=fvcore.common.param_scheduler.ConstantParamScheduler"
     config = load_config(path, [override, "lr_multiplier.value=1.0"])
     config.save(Path(path))
@@ -202,9 +206,9 @@ def test_an_override_may_name_anything_but_the_saved_config_then_needs_trust_con
     assert OmegaConf.to_container(reloaded.nodes.lr_multiplier)["value"] == 1.0
 
 
-def test_a_pickled_config_is_never_loaded(tmp_path, mark, saved, capsys):
-    path = write(tmp_path, saved)
-    Path(f"{path}.pkl").write_bytes(pickle.dumps(Payload(mark)))
+def test_a_pickled_config_is_never_loaded(tmp_path, marker, saved_config, capsys):
+    path = write(tmp_path, saved_config)
+    Path(f"{path}.pkl").write_bytes(pickle.dumps(Payload(marker)))
     load_config(path, [])
     assert main(["--config-file", f"{path}.pkl"]) == 2
     assert "expected a .py, .yaml or .yml file" in capsys.readouterr().err
@@ -218,22 +222,22 @@ def test_target_in_a_comment_or_a_value_does_not_make_a_file_a_lazy_config(tmp_p
 
 COMPONENTS = [
     "MODEL: {{ASSIGNER: {{NAME: untrusted.build}}}}",
-    "MODEL: {{ASSIGNER: {{NAME: os.mkdir, PATH: {mark}}}}}",
+    "MODEL: {{ASSIGNER: {{NAME: os.mkdir, PATH: {marker}}}}}",
     "MODEL: {{ASSIGNER: {{NAME: ranking_det.assigners.atss.torch.os.mkdir}}}}",
     "MODEL: {{CRITERION: {{NAME: Criterion, CLASSIFICATION: {{NAME: untrusted.build}}}}}}",
     "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: untrusted.build}}]}}}}",
     """MODEL: {{ASSIGNER: {{X: "{{'NAME': 'untrusted.build'}}"}}}}""",
     "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: [untrusted.build]}}]}}}}",
     "MODEL: {{CRITERION: {{NAME: CriterionSchedule, CRITERIA: [{{NAME: 1.5}}]}}}}",  # 1.py
-    "DATASETS: {{PROPOSAL_FILES_TEST: [{mark}.pkl]}}",
-    "MODEL: {{ASSIGNER: {{X: !!python/object/apply:os.mkdir [{mark}]}}}}",
+    "DATASETS: {{PROPOSAL_FILES_TEST: [{marker}.pkl]}}",
+    "MODEL: {{ASSIGNER: {{X: !!python/object/apply:os.mkdir [{marker}]}}}}",
 ]
 
 
 @pytest.mark.parametrize("text", COMPONENTS)
 @pytest.mark.parametrize("inherited", [False, True])
-def test_untrusted_components_in_plain_yaml_are_refused(tmp_path, mark, text, inherited):
-    path = write(tmp_path, text.format(mark=mark))
+def test_untrusted_components_in_plain_yaml_are_refused(tmp_path, marker, text, inherited):
+    path = write(tmp_path, text.format(marker=marker))
     if inherited:
         Path(tmp_path, "top.yaml").write_text("_BASE_: config.yaml\n")
         path = str(tmp_path / "top.yaml")
@@ -259,8 +263,10 @@ def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     assert reloaded.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
-def test_every_command_gives_a_one_line_error_for_a_refused_name(tmp_path, mark, saved, capsys):
-    content = yaml.load(saved, yaml.UnsafeLoader)
+def test_every_command_gives_a_one_line_error_for_a_refused_name(
+    tmp_path, marker, saved_config, capsys
+):
+    content = yaml.load(saved_config, yaml.UnsafeLoader)
     content["model"] = {"_target_": "untrusted.build"}
     path = write(tmp_path, yaml.dump(content))
     for flags in ([], ["--eval-only"], ["--resume"], ["--preview", "1"], ["--predict", "x.jpg"]):

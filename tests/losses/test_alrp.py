@@ -136,10 +136,12 @@ def test_a_device_without_autocast_leaves_gradients_enabled():
 
 
 def test_both_gradients_have_the_precision_of_the_logits(monkeypatch):
-    parts_seen = []
+    attached_parts = []
     original = alrp.attach_gradients
     monkeypatch.setattr(
-        alrp, "attach_gradients", lambda x, *parts: parts_seen.extend(parts) or original(x, *parts)
+        alrp,
+        "attach_gradients",
+        lambda x, *parts: attached_parts.extend(parts) or original(x, *parts),
     )
     alrp_loss(torch.randn(9), torch.tensor([1, 4]), torch.tensor([0.3, 0.4]))
-    assert [part.gradient.dtype for part in parts_seen] == [torch.float32] * 2
+    assert [part.gradient.dtype for part in attached_parts] == [torch.float32] * 2

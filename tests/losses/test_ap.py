@@ -89,11 +89,11 @@ def test_the_slope_of_the_sigmoid_agrees_with_the_loop_reference(distance, lam):
 
 def test_the_cross_entropy_has_the_gradient_of_the_sigmoid():
     case = random_case()
-    one, other = (
+    first, second = (
         gradient(ap_loss(case.logits, case.positives, distance=distance), case.logits)
         for distance in PAIRWISE
     )
-    assert torch.equal(one, other)
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("distance", ["step", "sigmoid"])
@@ -105,11 +105,11 @@ def test_max_negatives_ranks_only_the_highest_negatives(distance):
     dropped = torch.argsort(logits.masked_fill(is_positive, torch.inf))[: 50 - 7]
     limited = ap_loss(case.logits, case.positives, distance=distance, max_negatives=7)
     logits[dropped] = -torch.inf
-    full = ap_loss(logits.requires_grad_(), case.positives, distance=distance)
-    assert limited.item() == pytest.approx(full.item(), abs=1e-12)
-    assert_close(gradient(limited, case.logits), gradient(full, logits), 1e-12)
-    everything = ap_loss(case.logits, case.positives, distance=distance, max_negatives=1000)
-    assert_close(everything, ap_loss(case.logits, case.positives, distance=distance), 1e-12)
+    unlimited = ap_loss(logits.requires_grad_(), case.positives, distance=distance)
+    assert limited.item() == pytest.approx(unlimited.item(), abs=1e-12)
+    assert_close(gradient(limited, case.logits), gradient(unlimited, logits), 1e-12)
+    not_limiting = ap_loss(case.logits, case.positives, distance=distance, max_negatives=1000)
+    assert_close(not_limiting, ap_loss(case.logits, case.positives, distance=distance), 1e-12)
 
 
 @pytest.mark.parametrize("options", [{}, {"distance": "sigmoid"}, {"max_negatives": 3}])
@@ -147,9 +147,9 @@ def test_half_precision_logits_are_computed_in_single_precision(dtype, distance)
     logits = case.logits.detach().to(dtype).requires_grad_()
     single = logits.detach().float().requires_grad_()
     loss = ap_loss(logits, case.positives, distance=distance)
-    same = ap_loss(single, case.positives, distance=distance)
-    assert loss.dtype == torch.float32 and torch.equal(loss, same)
-    assert torch.equal(gradient(loss, logits), gradient(same, single).to(dtype))
+    single_loss = ap_loss(single, case.positives, distance=distance)
+    assert loss.dtype == torch.float32 and torch.equal(loss, single_loss)
+    assert torch.equal(gradient(loss, logits), gradient(single_loss, single).to(dtype))
 
 
 @settings(max_examples=60, deadline=None)
@@ -157,10 +157,10 @@ def test_half_precision_logits_are_computed_in_single_precision(dtype, distance)
 def test_gradients_sum_to_0_and_those_of_the_negatives_to_the_value(problem, delta, distance):
     logits, positives, _ = problem
     loss = ap_loss(logits, positives, delta=delta, distance=distance)
-    full = gradient(loss, logits)
-    assert abs(full.sum().item()) < 1e-9
-    full[positives] = 0
-    assert full.sum().item() == pytest.approx(loss.item(), abs=1e-9)
+    grad = gradient(loss, logits)
+    assert abs(grad.sum().item()) < 1e-9
+    grad[positives] = 0
+    assert grad.sum().item() == pytest.approx(loss.item(), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

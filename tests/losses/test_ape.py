@@ -28,15 +28,18 @@ def by_autograd(
         in_range = x > (-math.inf if cutoff is None else cutoff)
         worse = torch.zeros_like(is_positive)
         worse[positives] = quality < i_u
-        pushed = in_range & (worse | ~is_positive)
+        is_competitor = in_range & (worse | ~is_positive)
         sigmoid = torch.sigmoid(x.detach())
         if not count_self:
             sigmoid[u] = 0
         constant = (sigmoid * in_range).sum().clamp_min(1e-300)
-        active += bool(pushed.any())
-        if pushed.any():
+        active += bool(is_competitor.any())
+        if is_competitor.any():
             weight = i_u if weight_by_quality else 1.0
-            total = total + weight / constant * functional.softplus(x[pushed], threshold=50).sum()
+            total = (
+                total
+                + weight / constant * functional.softplus(x[is_competitor], threshold=50).sum()
+            )
     return total / lam / (active if normalizer == "active" else len(positives))
 
 
@@ -77,11 +80,11 @@ def test_value_and_gradient_agree_with_autograd(name, options):
 def test_float32_agrees_with_autograd_in_float64_on_the_same_logits(name):
     case = CASES[name]
     logits = case.logits.detach().float().requires_grad_()
-    same = logits.detach().double().requires_grad_()
+    double = logits.detach().double().requires_grad_()
     loss = ape_loss(logits, case.positives, case.quality)
-    expected = by_autograd(same, case.positives, case.quality)
+    expected = by_autograd(double, case.positives, case.quality)
     assert_close(loss, expected, 1e-5)
-    assert_close(gradient(loss, logits), gradient(expected, same), 1e-5)
+    assert_close(gradient(loss, logits), gradient(expected, double), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +113,15 @@ def test_saturate_equals_the_cross_entropy_of_single_precision_sigmoids():
         worse = {
             v for v, i_v in zip(case.positives.tolist(), quality.tolist(), strict=True) if i_v < i_u
         }
-        pushed = [
+        competitors = [
             v for v in range(len(x)) if x[v] > -4 and (v in worse or v not in positive_indices)
         ]
-        if not pushed:
+        if not competitors:
             continue
         sigmoid = torch.sigmoid(x)
         constant = (sigmoid.detach() * (x > -4)).sum()
         entropy = functional.binary_cross_entropy(
-            sigmoid[pushed], torch.zeros(len(pushed)), reduction="sum"
+            sigmoid[competitors], torch.zeros(len(competitors)), reduction="sum"
         )
         total = total + i_u * entropy / constant / 8.0 / len(quality)
     loss = ape_loss(logits, case.positives, quality, saturate=True)
@@ -146,9 +149,9 @@ def test_max_negatives_ranks_only_the_highest_negatives():
     dropped = torch.argsort(logits.masked_fill(is_positive, torch.inf))[: 60 - 9]
     limited = ape_loss(*case, max_negatives=9)
     logits[dropped] = -torch.inf
-    full = ape_loss(logits.requires_grad_(), case.positives, case.quality, max_negatives=None)
-    assert_close(limited, full, 1e-12)
-    assert_close(gradient(limited, case.logits), gradient(full, logits), 1e-12)
+    unlimited = ape_loss(logits.requires_grad_(), case.positives, case.quality, max_negatives=None)
+    assert_close(limited, unlimited, 1e-12)
+    assert_close(gradient(limited, case.logits), gradient(unlimited, logits), 1e-12)
 
 
 def test_a_batch_without_pairs_gives_a_zero_attached_to_the_graph():
