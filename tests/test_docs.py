@@ -1,5 +1,6 @@
 """Check README and docs: code runs, commands are accepted, links and figures are right."""
 
+import inspect
 import json
 import os
 import re

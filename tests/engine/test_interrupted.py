@@ -21,19 +21,18 @@ OPTIONS = [
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-# A run writes a file under a temporary name and then renames it. (file, n): the run is killed when
-# it has renamed this file n times and is about to do it again.
-KILL_POINTS = {
+# The run is killed before this file is renamed, after this many earlier renames of it.
+MOMENTS = {
     "the last periodic checkpoint": ("model_0000003.pth", 0),
-    "the name of the last periodic checkpoint": ("last_checkpoint", 1),
+    "the pointer to it": ("last_checkpoint", 1),
     "the final checkpoint": ("model_final.pth", 0),
-    "the name of the final checkpoint": ("last_checkpoint", 2),
+    "the pointer to the final checkpoint": ("last_checkpoint", 2),
     "the results of the last evaluation": ("results.json", 1),
     "the classes of the last evaluation": ("per_class_ap.csv", 1),
     "the best checkpoint": ("model_best.pth", 0),
 }
-# One process imports torch and forks for each run, because starting a process takes seconds.
-RUN_COMMANDS = """
+# One process imports torch and forks for each run: starting a process takes seconds.
+DRIVER = """
 import errno, json, os, signal, sys, traceback
 from pathlib import Path
 import torch
@@ -47,16 +46,16 @@ def kill_before(name, count, number):
         if len(seen) == count + 1:
             os.kill(os.getpid(), number)
         return replace(path, target)
-    Path.replace = replace_or_die
+    Path.replace = killing
 
 def fill_disk_at(name):
     save = torch.save
-    def save_or_fail(content, file, *args, **kwargs):
+    def filling(content, file, *args, **kwargs):
         if name not in file.name:
             return save(content, file, *args, **kwargs)
         file.write(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    torch.save = save_or_fail
+    torch.save = filling
 
 for command, kill, *full in json.loads(sys.argv[1]):
     number = signal.SIGKILL
@@ -104,34 +103,28 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(environment, tmp_path_factory):
-    """The folders of an uninterrupted run, and of a killed and resumed run for each kill point."""
+    """The folders of an uninterrupted run, and of a killed and resumed run for each moment."""
     root = tmp_path_factory.mktemp("runs")
-    folders = {file: root / file.replace(" ", "_") for file in KILL_POINTS}
-    steps = [(command(root / "uninterrupted"), None)]
-    for file, folder in folders.items():
-        steps += [(command(folder), KILL_POINTS[file]), (command(folder, "--resume"), None)]
-    run_commands(environment, steps)
-    return folders | {"uninterrupted": root / "uninterrupted"}
+    folders = {moment: root / moment.replace(" ", "_") for moment in MOMENTS}
+    steps = [(command(root / "whole"), None)]
+    for moment, folder in folders.items():
+        steps += [(command(folder), MOMENTS[moment]), (command(folder, "--resume"), None)]
+    drive(environment, steps)
+    return folders | {"whole": root / "whole"}
 
 
 @pytest.fixture
-def finished_run(runs, tmp_path):
+def finished(runs, tmp_path):
     """A copy of a finished run that a test may change."""
-    return shutil.copytree(runs["uninterrupted"], tmp_path / "run")
+    return shutil.copytree(runs["whole"], tmp_path / "run")
 
 
-def metric_rows(folder):
+def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
-def logged_iterations(folder):
-    return [row["iteration"] for row in metric_rows(folder)]
-
-
-def assert_same_results(folder, uninterrupted):
-    one, other = (
-        torch.load(f / "model_final.pth", weights_only=True) for f in (folder, uninterrupted)
-    )
+def assert_same(folder, whole):
+    one, other = (torch.load(f / "model_final.pth", weights_only=True) for f in (folder, whole))
     assert one["model"].keys() == other["model"].keys()
     for name, value in one["model"].items():
         assert torch.equal(value, other["model"][name]), name
@@ -139,23 +132,19 @@ def assert_same_results(folder, uninterrupted):
     assert one["trainer"]["iteration"] == other["trainer"]["iteration"]
     assert one["trainer"]["hooks"] == other["trainer"]["hooks"]
     for name in ("results.json", "per_class_ap.csv", "classes.json"):
-        assert (folder / name).read_bytes() == (uninterrupted / name).read_bytes(), name
-    best = [
-        torch.load(f / "model_best.pth", weights_only=True)["best"] for f in (folder, uninterrupted)
-    ]
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    best = [torch.load(f / "model_best.pth", weights_only=True)["best"] for f in (folder, whole)]
     assert best[0] == best[1]
-    assert logged_iterations(folder) == logged_iterations(uninterrupted)
-    assert metric_rows(folder)[-1].get("bbox/AP") == metric_rows(uninterrupted)[-1]["bbox/AP"]
-    names = [
-        {p.name for p in f.iterdir() if "tfevents" not in p.name} for f in (folder, uninterrupted)
-    ]
+    assert [r["iteration"] for r in rows(folder)] == [r["iteration"] for r in rows(whole)]
+    assert rows(folder)[-1].get("bbox/AP") == rows(whole)[-1]["bbox/AP"]
+    names = [{p.name for p in f.iterdir() if "tfevents" not in p.name} for f in (folder, whole)]
     assert names[0] == names[1]
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
 
 
-@pytest.mark.parametrize("file", KILL_POINTS)
-def test_a_run_killed_before_a_file_and_resumed_equals_an_uninterrupted_one(file, runs):
-    assert_same_results(runs[file], runs["uninterrupted"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(moment, runs):
+    assert_same(runs[moment], runs["whole"])
 
 
 def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one(
@@ -183,42 +172,42 @@ def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one
 
 def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment):
     for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
-        (finished_run / name).unlink()
-    run_commands(environment, [(command(finished_run, "--resume"), None)])
-    assert_same_results(finished_run, runs["uninterrupted"])
+        (finished / name).unlink()
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert_same(finished, runs["whole"])
     assert (
         "Training is finished: evaluating its final checkpoint again"
-        in (finished_run / "log.txt").read_text()
+        in (finished / "log.txt").read_text()
     )
 
 
 def test_a_run_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(runs, environment, tmp_path):
     folder = tmp_path / "run"
-    run_commands(environment, [(command(folder), None, "model_final")])
+    drive(environment, [(command(folder), None, "model_final")])
     assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (folder / "curves.png").exists()
-    # Only the evaluation after the third iteration took place, not the one at the end.
+    # The evaluation after the third iteration, and none at the end.
     assert (folder / "log.txt").read_text().count("Start inference") == 1
-    run_commands(environment, [(command(folder, "--resume"), None)])
-    assert_same_results(folder, runs["uninterrupted"])
+    drive(environment, [(command(folder, "--resume"), None)])
+    assert_same(folder, runs["whole"])
 
 
 def test_an_earlier_checkpoint_is_resumed_if_the_last_one_is_missing_or_broken(
-    finished_run, runs, environment
+    finished, runs, environment
 ):
-    (finished_run / "model_final.pth").unlink()
-    path = finished_run / "model_0000003.pth"
+    (finished / "model_final.pth").unlink()
+    path = finished / "model_0000003.pth"
     path.write_bytes(path.read_bytes()[:1000])
-    run_commands(environment, [(command(finished_run, "--resume"), None)])
-    assert "The last checkpoint is missing or broken" in (finished_run / "log.txt").read_text()
-    assert_same_results(finished_run, runs["uninterrupted"])
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert "The last checkpoint is missing or broken" in (finished / "log.txt").read_text()
+    assert_same(finished, runs["whole"])
 
 
 def contents(folder):
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def error_of_rejected_command(folder, capsys, *flags):
+def refused(folder, capsys, *flags):
     """Run a command that must fail without changing the folder; return its error message."""
     before = contents(folder)
     assert main(command(folder, *flags)) == 2
@@ -229,69 +218,61 @@ def error_of_rejected_command(folder, capsys, *flags):
 
 
 @pytest.fixture
-def environment_in_process(environment, monkeypatch):
-    """Let `main` run in the test's own process, in the same environment as the other commands."""
+def in_process(environment, monkeypatch):
+    """Run commands in the process of the test, with the environment of the other commands."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("DETECTRON2_DATASETS", environment["DETECTRON2_DATASETS"])
 
 
-@pytest.mark.usefixtures("environment_in_process")
-def test_resuming_with_fewer_iterations_than_trained_is_an_error_that_names_the_remedies(
-    finished_run, capsys, monkeypatch
-):
+@pytest.mark.usefixtures("in_process")
+def test_a_resume_after_the_end_is_refused_with_advice(finished, capsys, monkeypatch):
     monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
-    output = error_of_rejected_command(finished_run, capsys, "--resume")
-    expected = (
-        f"train.max_iter: expected at least 4, the iterations of {finished_run}/model_final.pth"
-    )
+    output = refused(finished, capsys, "--resume")
+    expected = f"train.max_iter: expected at least 4, the iterations of {finished}/model_final.pth"
     assert expected in output and "got 3" in output
     for remedy in ("raise train.max_iter", "--eval-only", "--overwrite", "train.output_dir=FOLDER"):
         assert remedy in output
 
 
-@pytest.mark.usefixtures("environment_in_process")
-def test_a_run_is_not_started_in_a_folder_that_has_one(finished_run, capsys):
-    output = error_of_rejected_command(finished_run, capsys)
-    assert f"train.output_dir: '{finished_run}' already has a training run; give --resume" in output
+@pytest.mark.usefixtures("in_process")
+def test_a_run_is_not_started_in_a_folder_that_has_one(finished, capsys):
+    output = refused(finished, capsys)
+    assert f"train.output_dir: '{finished}' already has a training run; give --resume" in output
     assert "--overwrite to replace it" in output and "train.output_dir=FOLDER" in output
-    for path in finished_run.glob("*.pth"):
+    for path in finished.glob("*.pth"):
         path.unlink()
-    output = error_of_rejected_command(finished_run, capsys)
+    output = refused(finished, capsys)
     assert "--resume" not in output and "--overwrite to replace it" in output
-    assert "with --overwrite" in error_of_rejected_command(finished_run, capsys, "--resume")
+    assert "with --overwrite" in refused(finished, capsys, "--resume")
 
 
-@pytest.mark.usefixtures("environment_in_process")
-def test_overwrite_excludes_resume_evaluation_preview_and_prediction(finished_run, capsys):
+@pytest.mark.usefixtures("in_process")
+def test_overwrite_excludes_resume_evaluation_preview_and_prediction(finished, capsys):
     for flag, flags in {
         "--eval-only": "--eval-only and --overwrite",
         "--resume": "--resume and --overwrite",
         "--preview=1": "--overwrite and --preview",
         "--predict=a.jpg": "--overwrite and --predict",
     }.items():
-        output = error_of_rejected_command(finished_run, capsys, "--overwrite", flag)
-        assert "--preview, --predict: expected at most one" in output
+        output = refused(finished, capsys, "--overwrite", flag)
+        assert "--eval-only, --resume, --overwrite, --preview, --predict: expected at mos" in output
         assert f"got {flags}\n" in output
 
 
-def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(
-    finished_run, runs, environment
-):
-    (finished_run / "notes.txt").write_text("mine")
-    overwrite = command(finished_run, "--overwrite")
-    overwrite += [f"train.init_checkpoint={finished_run}/model_final.pth", "optimizer.lr=1e-9"]
-    run_commands(environment, [(overwrite, ("model_0000001.pth", 0))])
-    earlier_run = finished_run / "earlier_run"
+def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(finished, runs, environment):
+    (finished / "notes.txt").write_text("mine")
+    again = command(finished, "--overwrite")
+    again += [f"train.init_checkpoint={finished}/model_final.pth", "optimizer.lr=1e-9"]
+    drive(environment, [(again, ("model_0000001.pth", 0))])
+    moved = finished / "earlier_run"
     for name in ("model_final.pth", "metrics.json", "results.json", "config.yaml"):
-        assert (earlier_run / name).read_bytes() == (runs["uninterrupted"] / name).read_bytes(), (
-            name
-        )
-    run_commands(environment, [(overwrite, None)])
-    assert not earlier_run.exists() and (finished_run / "notes.txt").read_text() == "mine"
-    assert logged_iterations(finished_run) == logged_iterations(runs["uninterrupted"])
+        assert (moved / name).read_bytes() == (runs["whole"] / name).read_bytes(), name
+    drive(environment, [(again, None)])
+    assert not moved.exists() and (finished / "notes.txt").read_text() == "mine"
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
     start, end = (
         torch.load(f / "model_final.pth", weights_only=True)["model"]
-        for f in (runs["uninterrupted"], finished_run)
+        for f in (runs["whole"], finished)
     )
     for name in start:
         if name.endswith((".weight", ".bias")):
@@ -299,48 +280,46 @@ def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(
 
 
 def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
-    finished_run, runs, environment
+    finished, runs, environment
 ):
-    overwrite = ["--config-file", f"{finished_run}/config.yaml", "--overwrite"]
-    overwrite += [f"train.output_dir={finished_run}"]
-    run_commands(environment, [(overwrite, ("config.yaml", 0)), (overwrite, None)])
-    assert not (finished_run / "earlier_run").exists()
-    assert logged_iterations(finished_run) == logged_iterations(runs["uninterrupted"])
+    again = ["--config-file", f"{finished}/config.yaml", "--overwrite"]
+    again += [f"train.output_dir={finished}"]
+    drive(environment, [(again, ("config.yaml", 0)), (again, None)])
+    assert not (finished / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
 
 
 def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
-    finished_run, runs, environment
+    finished, runs, environment
 ):
-    overwrite = command(finished_run, "--overwrite")
-    run_commands(environment, [(overwrite, ("last_checkpoint", 0))])
+    again = command(finished, "--overwrite")
+    drive(environment, [(again, ("last_checkpoint", 0))])
     # The state after a kill some microseconds earlier.
-    shutil.copytree(runs["uninterrupted"], finished_run / "earlier_run", copy_function=shutil.copy)
-    for path in (finished_run / "earlier_run").iterdir():
+    shutil.copytree(runs["whole"], finished / "earlier_run", copy_function=shutil.copy)
+    for path in (finished / "earlier_run").iterdir():
         os.utime(path, (1, 1))
-    run_commands(environment, [(command(finished_run, "--resume"), None)])
-    assert (
-        "at iteration 2, exactly as if it had not stopped" in (finished_run / "log.txt").read_text()
-    )
-    assert_same_results(finished_run, runs["uninterrupted"])
+    drive(environment, [(command(finished, "--resume"), None)])
+    assert "at iteration 2, exactly as if it had not stopped" in (finished / "log.txt").read_text()
+    assert_same(finished, runs["whole"])
 
 
-def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished_run, environment):
-    before = (finished_run / "config.yaml").read_bytes()
-    evaluation = [*command(finished_run, "--eval-only"), "optimizer.lr=0.5"]
-    run_commands(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
-    assert (finished_run / "config.yaml").read_bytes() == before
+def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished, environment):
+    before = (finished / "config.yaml").read_bytes()
+    evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
+    drive(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
+    assert (finished / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
-def test_two_processes_overwrite_and_resume_as_one(flag, finished_run, runs, environment):
-    (finished_run / "notes.txt").write_text("mine")
-    program = [sys.executable, "-W", "ignore", "train_net.py", *command(finished_run, flag)]
+def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environment):
+    (finished / "notes.txt").write_text("mine")
+    program = [sys.executable, "-W", "ignore", "train_net.py", *command(finished, flag)]
     program[4:4] = ["--num-gpus", "2"]
     completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr[-3000:]
-    assert not (finished_run / "earlier_run").exists()
-    assert logged_iterations(finished_run) == logged_iterations(runs["uninterrupted"])
-    assert (finished_run / "notes.txt").read_text() == "mine"
+    assert not (finished / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+    assert (finished / "notes.txt").read_text() == "mine"
 
 
 def test_make_quickstart_resumes_from_a_checkpoint_and_overwrites_a_run_without_one(tmp_path):

@@ -90,7 +90,7 @@ def test_the_process_that_launches_gpu_processes_does_not_use_a_gpu(config, devi
     monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it uses a GPU"))
     monkeypatch.setattr(run, "start", lambda work, command: started.append(command) or 0)
     assert main(["--config-file", str(ROOT / config), "--num-gpus", "2", device]) == 0
-    assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None, ()]
+    assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None, (), ()]
 
 
 def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch, capsys):
@@ -99,7 +99,7 @@ def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch
     assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *invalid]) == 2
     assert "head.branch: expected False because the criterion" in capsys.readouterr().err
     with pytest.raises(UserError, match="optimizer.lr: expected a finite number above 0, got 0"):
-        make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*SMALL, "optimizer.lr=0"]))
+        make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*OVERRIDES, "optimizer.lr=0"]))
 
 
 def test_the_config_gives_the_number_of_classes_if_the_model_does_not_report_it():
