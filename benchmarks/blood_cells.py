@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train on BCCD, a public set of blood cells, as docs/own-data.md does, and record AP and time.
+"""Train on BCCD, public images of blood cells, as in docs/own-data.md, and record AP and time.
 
 From the root of the repository: ``python -m benchmarks.blood_cells BCCD_Dataset/BCCD``, with a
 clone of https://github.com/Shenggan/BCCD_Dataset. Writes ``benchmarks/results/blood_cells.json``.
-Run nothing else at the same time.
+Run nothing else at the same time, because the time is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.training import SEED, train
 
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
-# As in docs/own-data.md.
+# The image size and the schedule of docs/own-data.md.
 OVERRIDES = [
     f"dataloader.{split}.mapper.augmentations.0.{key}"
     for split in ("train", "test")
@@ -33,10 +33,10 @@ def main() -> None:
     """Train and evaluate; save the metrics, the AP of each class and the time."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", help="the folder with Annotations, ImageSets and JPEGImages")
-    source = ["--train", str(Path(parser.parse_args().folder).resolve())]
-    with tempfile.TemporaryDirectory() as folder:
-        minutes, metrics = train(CONFIG, folder, flags=source, overrides=OVERRIDES)
-        with Path(folder, "per_class_ap.csv").open(encoding="utf-8", newline="") as file:
+    flags = ["--train", str(Path(parser.parse_args().folder).resolve())]
+    with tempfile.TemporaryDirectory() as output_dir:
+        minutes, metrics = train(CONFIG, output_dir, flags=flags, overrides=OVERRIDES)
+        with Path(output_dir, "per_class_ap.csv").open(encoding="utf-8", newline="") as file:
             per_class = {
                 row["class"]: round(float(row["bbox_AP"]), 1) for row in csv.DictReader(file)
             }

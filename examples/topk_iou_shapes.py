@@ -1,4 +1,4 @@
-"""RetinaNet and Rank & Sort Loss with the assigner of topk_iou.py on the shapes at 128 px."""
+"""Train RetinaNet on shapes at 128 px, with Rank & Sort Loss and the assigner of topk_iou.py."""
 
 from detectron2.config import LazyCall as L
 

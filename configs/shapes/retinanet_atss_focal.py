@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, focal loss, GIoU Loss: half a ResNet-18, 10.4 epochs on the shapes.
+"""RetinaNet, ATSS, focal loss, GIoU Loss: half-width ResNet-18, 10.4 epochs on the shapes.
 
 Only the criterion differs from ``retinanet_atss_rs.py``.
 """

@@ -1,4 +1,4 @@
-"""Quick start: RetinaNet, ATSS, Rank & Sort Loss: half a ResNet-18, 10.4 epochs on the shapes.
+"""Quick start: RetinaNet, ATSS, Rank & Sort Loss: half-width ResNet-18, 10.4 epochs on the shapes.
 
 1,300 iterations x 8 images = 10.4 epochs of 1,000 images.
 """

@@ -1,4 +1,4 @@
-"""RetinaNet, max-IoU, focal loss, smooth L1: half a ResNet-18, 10.4 epochs on the shapes.
+"""RetinaNet, max-IoU, focal loss, smooth L1: half-width ResNet-18, 10.4 epochs on the shapes.
 
 The baseline: assigner and losses are the same as in Detectron2's RetinaNet. Everything else is the
 same as in ``retinanet_atss_rs.py``.

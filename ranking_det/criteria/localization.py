@@ -28,8 +28,9 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the name of the task's loss.
-        balance: the balance of this task, whose loss is then always a weighted mean. None to use
-            the criterion's balance, and the criterion's normalizer if it has one.
+        balance: the balance of this task. None to use the balance of the criterion, and also its
+            normalizer if it has one. A task with its own balance ignores the normalizer: its loss
+            is the weighted mean of its errors.
         weight: an additional factor, applied after the balance.
     """
 
@@ -48,7 +49,7 @@ class Localization(nn.Module):
             candidates: the candidates of one step.
 
         Returns:
-            (P,) or (Q,), with gradient.
+            (P,) errors of boxes or (Q,) errors of masks, with gradient.
 
         Raises:
             NotImplementedError: a subclass must define it.
@@ -79,7 +80,7 @@ class Localization(nn.Module):
             weights: (P,) weights of the positives.
 
         Returns:
-            (P,) or (Q,), one weight per error.
+            (P,) or (Q,) weights, one for each error.
         """
         return weights
 
@@ -116,9 +117,9 @@ class SmoothL1(Localization):
     times ``weights``.
 
     Args:
-        beta: the error at which the quadratic becomes linear, >= 0; 0 is the L1 loss.
-        weights: the box coder weights, factors of dx, dy, dw, dh; they must be equal to the weights
-            of the detector's box coder.
+        beta: the error at which the loss changes from quadratic to linear, >= 0; 0 is the L1 loss.
+        weights: the box coder weights, factors of dx, dy, dw, dh. They must equal the weights of
+            the detector's box coder.
 
     Raises:
         ValueError: ``beta`` is out of range, or ``weights`` are not four numbers.
@@ -127,8 +128,8 @@ class SmoothL1(Localization):
     def __init__(self, beta: float = 0.0, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         super().__init__()
         check_at_least("beta", beta, 0.0)
-        numbers = all(isinstance(weight, (int, float)) for weight in weights)
-        check_that(numbers and len(weights) == 4, "weights", "four numbers", tuple(weights))
+        are_numbers = all(isinstance(weight, (int, float)) for weight in weights)
+        check_that(are_numbers and len(weights) == 4, "weights", "four numbers", tuple(weights))
         self.beta = beta
         self.weights = tuple(weights)
 
@@ -210,7 +211,7 @@ class MaskLocalization(Localization):
             weights: (P,) weights of the positives.
 
         Returns:
-            (Q,), one weight per mask.
+            (Q,) weights, one for each mask.
         """
         weights = weights[candidates.mask_targets.index]
         return weights if self.weighted else torch.ones_like(weights)
@@ -239,7 +240,7 @@ class BranchLoss(nn.Module):
     """Loss of an IoU or centerness branch: mean binary cross entropy over the positives.
 
     Args:
-        target: the target of the branch, an instance weight in [0, 1]:
+        target: computes the value in [0, 1] that the branch learns to predict for each positive:
             :class:`ranking_det.criteria.CenternessWeight` (Tian et al., FCOS, ICCV 2019, eq. 3) or
             :class:`ranking_det.criteria.IoUWeight` (Kim and Lee, PAA, ECCV 2020).
         weight: factor of the loss, >= 0.
@@ -259,8 +260,8 @@ class BranchLoss(nn.Module):
 
         Args:
             candidates: the candidates of one step, with ``branch_logits``.
-            group: the loss is divided by the mean number of positives over these workers; None for
-                the number of positives of this worker.
+            group: the workers over which the number of positives, the divisor of the loss, is
+                averaged; None for this worker alone.
 
         Returns:
             A scalar with gradient; without positives, zero attached to the graph.
@@ -273,6 +274,6 @@ class BranchLoss(nn.Module):
             raise ValueError("candidates.branch_logits: expected a tensor, got None")
         logits = branch[candidates.positives].float()
         target = self.target(candidates).to(logits.dtype)
-        error = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-        count = mean_over_workers(torch.full_like(error.detach(), len(logits)), group)
-        return self.weight * error / count.clamp(min=1)
+        total = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        count = mean_over_workers(torch.full_like(total.detach(), len(logits)), group)
+        return self.weight * total / count.clamp(min=1)

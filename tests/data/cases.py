@@ -1,4 +1,4 @@
-"""A small COCO or LVIS JSON, and its summary as the command line reads it for training."""
+"""Cases for tests of the data: a small COCO or LVIS JSON, truncated images, random damage."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,12 @@ from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, sum
 IDS, NAMES = (5, 9, 40), ("dog", "cat", "bird")
 
 
-def valid(lvis=False):
-    """Return 3 images of 40 x 30: one without objects, a crowd, and unsorted categories."""
+def valid_content(lvis=False):
+    """Return the content of a valid COCO or LVIS JSON.
+
+    It has three images of 40 x 30, one of them without objects, and categories that are not sorted
+    by id. The COCO JSON also has a crowd.
+    """
     crowd = {"iscrowd": 1, "segmentation": {"size": [30, 40], "counts": [0, 6, 1194]}}
     polygon = [[2, 2, 12, 2, 12, 12]]
     content = {
@@ -20,8 +24,8 @@ def valid(lvis=False):
             {"id": i, "width": 40, "height": 30, "file_name": f"{i}.png"} for i in (11, 12, 13)
         ],
         "annotations": [
-            {"id": i, "image_id": image_id, "category_id": class_id, "bbox": bbox, **more}
-            for i, image_id, class_id, bbox, more in [
+            {"id": i, "image_id": image_id, "category_id": class_id, "bbox": bbox, **extra}
+            for i, image_id, class_id, bbox, extra in [
                 (1, 11, 5, [2, 2, 10, 10.5], {"segmentation": polygon}),
                 (2, 11, 9, [20, 5, 20.9, 25], {"segmentation": []}),
                 (3, 12, 40, [1, 1, 3, 3], {}),
@@ -30,7 +34,7 @@ def valid(lvis=False):
         ],
     }
     if lvis:
-        content["annotations"].pop()
+        content["annotations"].pop()  # the crowd, which LVIS does not have
         for category in content["categories"]:
             category.update(frequency="r", image_count=category["id"])
         for image in content["images"]:
@@ -39,8 +43,8 @@ def valid(lvis=False):
     return content
 
 
-def cut_short(path, size):
-    """Write an image of (width, height) without its last third; its header is intact."""
+def write_truncated_image(path, size):
+    """Write an image of (width, height) whose file lacks its last third; the header is intact."""
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     whole = path.read_bytes()
@@ -48,15 +52,15 @@ def cut_short(path, size):
 
 
 def read_summary(path, image_root=None, **options):
-    """Read a file for training with its masks; return the summary."""
+    """Read an annotation file with its masks, as for training; return the summary."""
     options = ReadOptions(**({"masks": True} | options))
     return summarize(read_annotations(path, image_root, options, needs_objects=True), options)
 
 
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pytest.mark.slow)])
-"""The number of examples of a test of random damage."""
+"""Run a test of random damage on 60 examples, and on 400 among the slow tests."""
 
 
 def fuzz(examples, check, *strategies):
-    """Call a function with this many drawn examples."""
+    """Call ``check`` with random arguments from the Hypothesis strategies, ``examples`` times."""
     settings(max_examples=examples, deadline=None)(given(*strategies)(check))()

@@ -9,7 +9,7 @@ from PIL import Image
 from ranking_det.data.coco_json.reader import match_classes, release_annotations
 from ranking_det.data.images import set_max_pixels
 from ranking_det.user_errors import UserError
-from tests.data.cases import IDS, NAMES, cut_short, read_summary, valid
+from tests.data.cases import IDS, NAMES, read_summary, valid_content, write_truncated_image
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def read_again(path, images, **options):
 
 @pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 def test_a_valid_file_is_summarised(write, lvis):
-    summary = read_summary(*write(valid(lvis)))
+    summary = read_summary(*write(valid_content(lvis)))
     assert summary.format == ("lvis" if lvis else "coco")
     assert (summary.category_ids, summary.class_names) == (IDS, NAMES)
     assert summary.image_counts == (IDS if lvis else ())
@@ -46,7 +46,7 @@ def test_a_valid_file_is_summarised(write, lvis):
 
 @pytest.mark.parametrize("place", ["val2017", "", "url"])
 def test_lvis_images_are_found_by_the_last_one_or_two_parts_of_their_url(write, place):
-    path, images = write(valid(lvis=True))
+    path, images = write(valid_content(lvis=True))
     if place:
         (images / "val2017").mkdir()
         (images / "11.png").rename(images / "val2017" / "11.png")
@@ -59,7 +59,7 @@ def test_lvis_images_are_found_by_the_last_one_or_two_parts_of_their_url(write, 
 
 
 def test_an_image_with_16_bits_is_noted_and_one_with_floats_is_refused(write):
-    path, images = write(valid())
+    path, images = write(valid_content())
     Image.new("I;16", (40, 30)).save(images / "12.png")
     assert "noted: image with 16 bits: 1" in read_again(path, images).notes
     Image.new("F", (40, 30)).save(images / "12.png", "TIFF")
@@ -150,7 +150,7 @@ LVIS_FAULTS = [
 def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry(
     write, lvis, mutate, message
 ):
-    content = valid(lvis)
+    content = valid_content(lvis)
     mutate(content)
     with pytest.raises(UserError, match=message) as caught:
         read_summary(*write(content))
@@ -170,7 +170,7 @@ def test_a_file_without_a_json_object_is_refused(write, text, message):
 
 
 def test_the_error_names_missing_files_and_folders(write, tmp_path):
-    path, images = write(valid())
+    path, images = write(valid_content())
     for arguments, message in [
         ((tmp_path / "no.json", images), "no.json' does not exist"),
         ((images, images), "images' is a folder, not a file"),
@@ -182,7 +182,7 @@ def test_the_error_names_missing_files_and_folders(write, tmp_path):
 
 
 def test_an_image_with_a_broken_header_is_skipped_and_counted(write):
-    path, images = write(valid())
+    path, images = write(valid_content())
     whole = (images / "12.png").read_bytes()
     for content, reason in [
         (b"", "the file is empty"),
@@ -201,8 +201,8 @@ def test_an_image_with_a_broken_header_is_skipped_and_counted(write):
 
 
 def test_a_truncated_image_is_found_if_images_are_decoded(write):
-    path, images = write(valid())
-    cut_short(images / "12.png", (40, 30))
+    path, images = write(valid_content())
+    write_truncated_image(images / "12.png", (40, 30))
     assert not any("unreadable" in note for note in read_again(path, images).notes)
     remark, count, *_ = read_again(path, images, max_decoded=3).notes
     assert re.fullmatch(r"decoded 3 of 3 images in \d.\d s; 1 of them cannot be read", remark)
@@ -212,7 +212,7 @@ def test_a_truncated_image_is_found_if_images_are_decoded(write):
 
 
 def test_a_file_is_refused_if_many_images_or_all_are_unreadable(write):
-    content = valid()
+    content = valid_content()
     image = content["images"][0]
     content["images"] += [{**image, "id": i, "file_name": f"{i}.png"} for i in range(100, 120)]
     path, images = write(content)
@@ -233,7 +233,7 @@ def test_a_file_is_refused_if_many_images_or_all_are_unreadable(write):
 
 
 def test_the_error_for_too_many_pixels_names_the_flag_that_permits_them(write, monkeypatch):
-    path, images = write(valid())
+    path, images = write(valid_content())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     set_max_pixels(1200)
     assert not any("unreadable" in note for note in read_again(path, images, strict=True).notes)
@@ -244,7 +244,7 @@ def test_the_error_for_too_many_pixels_names_the_flag_that_permits_them(write, m
 
 
 def test_a_size_before_or_after_the_exif_rotation_is_accepted_and_the_former_is_noted(write):
-    path, images = write(valid())
+    path, images = write(valid_content())
     exif, note = Image.Exif(), "noted: image read without its EXIF rotation: 1"
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(images / "12.png", "JPEG", exif=exif)
@@ -257,7 +257,7 @@ def test_a_size_before_or_after_the_exif_rotation_is_accepted_and_the_former_is_
 
 
 def test_all_faults_are_counted_and_the_first_ten_are_shown(write):
-    content = valid()
+    content = valid_content()
     unknown, short = ([2, 2, 3, 4], 77), ([2, 2, 3], 5)
     for i, (bbox, class_id) in enumerate([unknown] * 20 + [short] * 4):
         content["annotations"].append(
@@ -274,14 +274,14 @@ def test_all_faults_are_counted_and_the_first_ten_are_shown(write):
 
 
 def test_a_reference_to_a_faulty_entry_is_not_a_fault(write):
-    content = valid()
+    content = valid_content()
     del content["images"][0]["height"], content["categories"][-1]["name"]
     with pytest.raises(UserError, match=r"2 faults \(missing key 2\):"):
         read_summary(*write(content))
 
 
 def test_a_file_with_only_crowds_is_refused(write):
-    content = valid()
+    content = valid_content()
     content["annotations"] = content["annotations"][-1:]
     with pytest.raises(UserError, match="own.json: all annotations are crowds"):
         read_summary(*write(content))
@@ -293,7 +293,7 @@ def match(train, val):
 
 @pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 def test_classes_of_validation_are_matched_by_name(write, lvis):
-    content = valid(lvis)
+    content = valid_content(lvis)
     train = read_summary(write(content)[0])
     content["categories"].reverse()
     assert match(train, read_summary(write(content)[0])) == {5: 0, 9: 1, 40: 2}
@@ -305,7 +305,7 @@ def test_classes_of_validation_are_matched_by_name(write, lvis):
 
 
 def test_an_unknown_class_of_validation_is_refused_with_the_nearest_name(write):
-    content = valid()
+    content = valid_content()
     train = read_summary(write(content)[0])
     content["categories"][0]["name"] = "birds"
     message = r"own.json: category 40: expected a class of .*own.json, got 'birds' .*mean 'bird'"

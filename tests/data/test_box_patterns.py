@@ -8,7 +8,7 @@ import pytest
 from ranking_det.data.coco_json.box_rules import find_pattern
 from ranking_det.data.coco_json.reader import ReadOptions, check_content
 from ranking_det.user_errors import UserError
-from tests.data.cases import valid
+from tests.data.cases import valid_content
 
 SIZE = np.array([640.0, 480.0])
 
@@ -113,7 +113,7 @@ def test_ordinary_boxes_are_not_taken_for_other_coordinates(name):
 
 
 def test_a_file_of_normalized_boxes_gives_a_one_line_error_that_names_the_remedy():
-    content = valid()
+    content = valid_content()
     for annotation in content["annotations"]:
         annotation["bbox"] = [value / 40 for value in annotation["bbox"]]
     with pytest.raises(UserError) as caught:

@@ -19,7 +19,7 @@ from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import average_precision
 from ranking_det.evaluation.ground_truth import read_ground_truth
 from ranking_det.user_errors import UserError
-from tests.data.cases import EXAMPLES, fuzz, valid
+from tests.data.cases import EXAMPLES, fuzz, valid_content
 
 NAME = "fuzzed_in_a_test"
 VALUES = [
@@ -139,7 +139,7 @@ def test_training_gets_exactly_the_objects_that_are_reported(folder, examples):
                 assert -1 <= x and x + width <= record["width"] + 1
                 assert -1 <= y and y + height <= record["height"] + 1
 
-    fuzz(examples, check, damaged(valid()) | damaged(valid(lvis=True)), OPTIONS)
+    fuzz(examples, check, damaged(valid_content()) | damaged(valid_content(lvis=True)), OPTIONS)
 
 
 @EXAMPLES
@@ -169,4 +169,4 @@ def test_evaluation_of_a_damaged_file_gives_metrics_or_a_user_error(folder, exam
         assert not 100 < metrics["AP"] and not metrics["AP"] < 0
 
     formats = st.sampled_from(["coco", "lvis"])
-    fuzz(examples, check, damaged(valid(lvis=True)), formats, st.booleans(), st.data())
+    fuzz(examples, check, damaged(valid_content(lvis=True)), formats, st.booleans(), st.data())

@@ -15,7 +15,7 @@ from ranking_det.data.coco_json.reader import (
     summarize,
 )
 from ranking_det.user_errors import UserError
-from tests.data.cases import valid
+from tests.data.cases import valid_content
 
 MASK = [[2, 2, 12, 2, 12, 12]]
 FAR_AWAY = [[1, 1, 5, 1, 1e9, 5]]
@@ -186,7 +186,7 @@ UNCHANGED = {
 @pytest.mark.parametrize("case", UNCHANGED)
 def test_other_forms_of_the_same_content_are_read_as_the_same_objects(read, case):
     change, *notes = UNCHANGED[case] if isinstance(UNCHANGED[case], tuple) else (UNCHANGED[case],)
-    content = valid()
+    content = valid_content()
     expected, expected_notes = read(copy.deepcopy(content))
     assert expected_notes == ()
     change(content)
@@ -222,7 +222,7 @@ LEFT_OUT = {
 @pytest.mark.parametrize("case", LEFT_OUT)
 def test_an_object_without_a_usable_box_is_left_out_and_counted(read, case):
     box, note = LEFT_OUT[case]
-    content = valid()
+    content = valid_content()
     annotation(bbox=box, segmentation=...)(content)
     annotations, notes = read(content)
     assert [a["id"] for a in annotations.annotations] == [2, 3, 4]
@@ -245,7 +245,7 @@ def test_an_object_without_a_usable_box_is_left_out_and_counted(read, case):
     ],
 )
 def test_a_box_that_sticks_out_is_clipped_and_counted(read, box, expected, note):
-    content = valid()
+    content = valid_content()
     annotation(bbox=box)(content)
     annotations, notes = read(content)
     assert annotations.annotations[0]["bbox"] == expected
@@ -279,7 +279,7 @@ MASKS = {
 @pytest.mark.parametrize("case", MASKS)
 def test_an_unusable_mask_is_dropped_and_the_object_keeps_its_box(read, case):
     mask, expected, kind = MASKS[case]
-    content = valid()
+    content = valid_content()
     annotation(segmentation=mask)(content)
     annotations, notes = read(content)
     first = annotations.annotations[0]
@@ -295,7 +295,7 @@ def test_an_unusable_mask_is_dropped_and_the_object_keeps_its_box(read, case):
 
 
 def test_an_object_to_ignore_is_a_crowd(read):
-    content = valid()
+    content = valid_content()
     annotation(ignore=1)(content)
     edit("annotations", 1, ignore="0")(content)
     for options in ({}, {"crowds_are_objects": True}):
@@ -305,10 +305,10 @@ def test_an_object_to_ignore_is_a_crowd(read):
 
 
 def test_crowds_can_be_taken_as_objects(read):
-    annotations, notes = read(valid(), crowds_are_objects=True)
+    annotations, notes = read(valid_content(), crowds_are_objects=True)
     assert not any(a.get("iscrowd") for a in annotations.annotations)
     assert notes == ("noted: crowd, taken as an object: 1",)
-    content = valid()
+    content = valid_content()
     every("annotations")(content)
     for entry in content["annotations"]:
         entry["iscrowd"] = 1
@@ -318,7 +318,7 @@ def test_crowds_can_be_taken_as_objects(read):
 
 
 def test_a_size_of_null_is_missing_where_sizes_are_not_needed():
-    content = valid()
+    content = valid_content()
     content["images"][2]["width"] = None
     options = ReadOptions(needs_sizes=False)
     images = check_content(content, "own.json", options).images
@@ -326,7 +326,7 @@ def test_a_size_of_null_is_missing_where_sizes_are_not_needed():
 
 
 def test_a_byte_order_mark_is_no_fault(read, tmp_path):
-    read(valid())
+    read(valid_content())
     path = tmp_path / "own.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_annotations(path).annotations) == 4
@@ -343,7 +343,7 @@ def test_a_byte_order_mark_is_no_fault(read, tmp_path):
     ids=["UUID", "zeros", "beyond floats", "mixed"],
 )
 def test_ids_of_images_may_be_text_and_large_numbers(read, names):
-    content = valid()
+    content = valid_content()
     every("images", id=names.get)(content)
     every("annotations", image_id=names.get)(content)
     annotations, notes = read(content)
@@ -354,14 +354,14 @@ def test_ids_of_images_may_be_text_and_large_numbers(read, names):
 
 
 def test_ids_that_become_equal_are_refused(read):
-    content = valid()
+    content = valid_content()
     image(id="12")(content)
     with pytest.raises(UserError, match="another image has the id 12"):
         read(content)
 
 
 def test_ids_in_lists_of_lvis_are_converted_like_others(read, tmp_path):
-    content = valid(lvis=True)
+    content = valid_content(lvis=True)
     for entry in content["images"]:
         entry["neg_category_ids"] = ["9", 5.0]
     annotations, _ = read(content)
@@ -371,7 +371,7 @@ def test_ids_in_lists_of_lvis_are_converted_like_others(read, tmp_path):
 
 def flawed(count, total, box=(2, 2, 0, 4)):
     """Return a file with this many faulty boxes among this many objects."""
-    content = valid()
+    content = valid_content()
     content["annotations"] = [
         {
             "id": i,

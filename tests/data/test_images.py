@@ -21,7 +21,7 @@ from ranking_det.data.images import (
 from ranking_det.data.mapper import BoxMapper, ImageMapper, UnreadableImages
 from ranking_det.data.stream import build_train_loader
 from ranking_det.user_errors import UserError
-from tests.data.cases import cut_short
+from tests.data.cases import write_truncated_image
 
 RESIZE = [T.ResizeShortestEdge(short_edge_length=16, max_size=32)]
 MAPPERS = {
@@ -100,7 +100,7 @@ def test_8_bit_values_in_32_bits_are_kept_and_larger_values_are_refused(tmp_path
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.bmp", "a.webp", "a.tif"])
 def test_truncated_images_are_unreadable_and_whole_ones_are_not(tmp_path, name):
-    cut_short(tmp_path / name, (64, 48))
+    write_truncated_image(tmp_path / name, (64, 48))
     for read in (read_upright, check_whole):
         with pytest.raises(UnreadableImageError):
             read(str(tmp_path / name))
@@ -146,7 +146,7 @@ def broken_set(tmp_path):
         Image.new("RGB", (16, 16), (i, i, i)).save(tmp_path / f"{i}.png")
         records.append({**record_of(tmp_path / f"{i}.png", 16, 16), "image_id": i})
     for i in (2, 3):
-        cut_short(tmp_path / f"{i}.png", (16, 16))
+        write_truncated_image(tmp_path / f"{i}.png", (16, 16))
     return records
 
 

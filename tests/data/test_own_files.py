@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from ranking_det.data.catalog import register_annotations
 from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.evaluation.ground_truth import complete_for_evaluation
-from tests.data.cases import IDS, NAMES, read_summary, valid
+from tests.data.cases import IDS, NAMES, read_summary, valid_content
 
 NAME = "own_data_of_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -43,7 +43,7 @@ def register(tmp_path):
 
 @FORMATS
 def test_category_ids_with_gaps_become_classes_from_0(register, lvis, caplog):
-    path = register(valid(lvis))
+    path = register(valid_content(lvis))
     with caplog.at_level(logging.WARNING):
         records = get_detection_dataset_dicts(NAME, filter_empty=False)
     assert not caplog.records
@@ -60,7 +60,7 @@ def test_category_ids_with_gaps_become_classes_from_0(register, lvis, caplog):
 
 
 def test_the_dataset_dicts_equal_detectron2s(register):
-    content = valid()
+    content = valid_content()
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
     path = register(content)
@@ -74,8 +74,8 @@ def test_the_dataset_dicts_equal_detectron2s(register):
 
 
 def test_registering_again_moves_the_set(register):
-    register(valid())
-    content = valid()
+    register(valid_content())
+    content = valid_content()
     content["categories"][0]["name"] = "wolf"
     path = register(content, "other")
     metadata = MetadataCatalog.get(NAME)
@@ -106,7 +106,7 @@ def evaluate(output_dir, complete=True):
 def test_perfect_predictions_have_ap_100_and_the_category_ids_of_the_file(
     register, tmp_path, lvis, first_id
 ):
-    content = valid(lvis)
+    content = valid_content(lvis)
     content["annotations"][0]["id"] = first_id
     register(content)
     results = evaluate(tmp_path)
@@ -117,6 +117,6 @@ def test_perfect_predictions_have_ap_100_and_the_category_ids_of_the_file(
 
 
 def test_detectron2s_evaluation_of_an_lvis_file_fails_without_completion(register, tmp_path):
-    register(valid(lvis=True))
+    register(valid_content(lvis=True))
     with pytest.raises(KeyError, match="iscrowd|area"):
         evaluate(tmp_path, complete=False)

@@ -25,7 +25,7 @@ from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, rel
 from ranking_det.engine.evaluate import write_per_class
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.user_errors import UserError
-from tests.data.cases import read_summary, valid
+from tests.data.cases import read_summary, valid_content
 
 NAME = "parsed_once_in_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -86,7 +86,7 @@ def evaluate():
 def test_a_run_parses_each_file_once_and_does_not_change_the_content(
     write, parse_counts, tmp_path, lvis
 ):
-    path, images = write(valid(lvis))
+    path, images = write(valid_content(lvis))
     register_annotations(NAME, images, read_summary(path, images))
     before = copy.deepcopy(read_registered(NAME).content)
     for _ in range(2):  # two evaluations
@@ -101,7 +101,7 @@ def test_a_run_parses_each_file_once_and_does_not_change_the_content(
 
 
 def test_changing_records_does_not_affect_other_readers(write):
-    path, images = write(valid())
+    path, images = write(valid_content())
     register_annotations(NAME, images, read_summary(path, images))
     records = DatasetCatalog.get(NAME)
     before = copy.deepcopy(records)
@@ -114,9 +114,9 @@ def test_changing_records_does_not_affect_other_readers(write):
 
 
 def test_a_changed_file_is_parsed_and_validated_again(write, parse_counts):
-    path, images = write(valid())
+    path, images = write(valid_content())
     register_annotations(NAME, images, read_summary(path, images))
-    content = valid()
+    content = valid_content()
     content["annotations"][0]["image_id"] = 99  # the file keeps its length
     write(content, age=60.0)
     with pytest.raises(UserError, match="'image_id': expected the id of an image .*, got 99"):
@@ -128,14 +128,14 @@ def test_a_changed_file_is_parsed_and_validated_again(write, parse_counts):
 
 
 def test_a_file_that_was_just_written_is_parsed_again(write, parse_counts):
-    path, _ = write(valid(), age=0.0)
+    path, _ = write(valid_content(), age=0.0)
     read_annotations(path)
     read_annotations(path)
     assert parse_counts == {path: 2}
 
 
 def test_a_released_file_is_parsed_again(write, parse_counts):
-    path, images = write(valid())
+    path, images = write(valid_content())
     register_annotations(NAME, images, read_summary(path, images))
     for count in (1, 2):
         assert len(DatasetCatalog.get(NAME)) == 3
@@ -144,7 +144,7 @@ def test_a_released_file_is_parsed_again(write, parse_counts):
 
 
 def test_allow_outside_in_one_check_does_not_carry_over_to_another(write, tmp_path):
-    content = valid()
+    content = valid_content()
     content["images"][0]["file_name"] = "../images/../11.png"
     path, images = write(content)
     os.rename(f"{images}/11.png", tmp_path / "11.png")

@@ -16,8 +16,8 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
         CONFIG,
         [
             "train.max_iter=7",
-            "optimizer.lr=1",  # an int for a float
-            "model.assigner.topk=5",  # not in the config, but in the signature
+            "optimizer.lr=1",  # an int where the signature has a float
+            "model.assigner.topk=5",  # an argument that the config leaves out
             "model.criterion.classification.delta=0.25",
             "model.head.norm=GN",
             "train.init_checkpoint=/a/b.pth",
@@ -98,7 +98,7 @@ def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message
         ("SEED=x", "SEED: expected int, got 'x'"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused_by_the_key_that_the_user_wrote(override, message):
+def test_the_error_for_a_number_out_of_range_names_the_key_as_the_user_wrote_it(override, message):
     config = CONFIG if override[0].islower() else CONFIG.replace(".py", ".yaml")
     with pytest.raises(UserError) as caught:
         load_config(config, [override])
@@ -123,7 +123,7 @@ def test_epochs_may_be_a_fraction_although_the_config_has_an_integer():
         (".yaml", "SOLVER.MAX_ITER=7", []),
     ],
 )
-def test_a_config_tells_how_its_test_images_differ_from_a_saved_one(
+def test_input_changes_lists_how_the_test_mapper_differs_from_that_of_a_saved_config(
     suffix, change, expected, tmp_path
 ):
     path = CONFIG.replace(".py", suffix)
@@ -133,13 +133,13 @@ def test_a_config_tells_how_its_test_images_differ_from_a_saved_one(
 
 
 @pytest.mark.parametrize("suffix", [".py", ".yaml"])
-def test_a_config_of_another_kind_or_a_faulty_one_is_not_compared(suffix):
+def test_input_changes_ignores_a_saved_config_that_is_faulty_or_of_another_kind(suffix):
     config = load_config(CONFIG.replace(".py", suffix), [])
     for text in ("", "a: [", "5", "{dataloader: 5, INPUT: 5}", "{dataloader: {}, INPUT: {}}"):
         assert config.input_changes(text) == []
 
 
-def write(tmp_path, text):
+def write_config(tmp_path, text):
     path = tmp_path / "config.py"
     path.write_text(text)
     return str(path)
@@ -161,9 +161,9 @@ def test_the_error_names_a_missing_file():
         ),
     ],
 )
-def test_a_faulty_file_is_an_error_that_names_the_fault(tmp_path, text, message):
+def test_the_error_for_a_faulty_file_names_the_fault(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        load_lazy_config(write(tmp_path, text), [])
+        load_lazy_config(write_config(tmp_path, text), [])
 
 
 def test_a_misspelt_key_in_the_file_is_an_error(tmp_path):
@@ -174,7 +174,7 @@ def test_a_misspelt_key_in_the_file_is_an_error(tmp_path):
         "dataloader = optimizer = lr_multiplier = train = dict()\n"
     )
     with pytest.raises(UserError, match=r"ATSS has no argument 'topkk' \(did you mean 'topk'"):
-        load_lazy_config(write(tmp_path, text), [])
+        load_lazy_config(write_config(tmp_path, text), [])
 
 
 @pytest.mark.parametrize(

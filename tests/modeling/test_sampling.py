@@ -16,7 +16,7 @@ def test_a_random_sample_has_the_given_size_and_share_of_positives_and_no_ignore
     assert len(RandomSampler(size=400)(LABELS)) == 80
 
 
-def test_the_cap_keeps_all_positives_and_the_given_number_of_negatives():
+def test_a_negative_cap_keeps_all_positives_and_the_given_number_of_negatives():
     rows = NegativeCap(max_negatives=7)(LABELS)
     assert (rows.diff() > 0).all()
     assert (LABELS[rows] >= 0).sum() == 30 and (LABELS[rows] == BACKGROUND).sum() == 7

@@ -1,6 +1,6 @@
 """R-CNNs with ResNet-50, as in the paper of Rank & Sort Loss (Oksuz et al., ICCV 2021).
 
-``faster``, ``mask`` and ``cascade`` have Rank & Sort Loss and a score threshold of .40.
+``faster``, ``mask`` and ``cascade`` use Rank & Sort Loss and a score threshold of .40.
 ``faster_ce`` and ``mask_ce`` are the baselines: cross entropy on random samples, with a score
 threshold of .05.
 """

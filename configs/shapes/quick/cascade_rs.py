@@ -1,4 +1,4 @@
-"""Cascade R-CNN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on shapes."""
+"""Cascade R-CNN, max-IoU, Rank & Sort Loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.shapes_quick_rcnn import cascade as model
 from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train

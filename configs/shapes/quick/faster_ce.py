@@ -1,4 +1,7 @@
-"""Faster R-CNN, max-IoU, cross entropy, random sampling: half a ResNet-18, short run on shapes."""
+"""Faster R-CNN, max-IoU, cross entropy, random sampling.
+
+Half-width ResNet-18, short run on shapes.
+"""
 
 from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick_rcnn import faster_ce as model

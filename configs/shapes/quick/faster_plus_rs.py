@@ -1,4 +1,7 @@
-"""Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on shapes."""
+"""Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss.
+
+Half-width ResNet-18, short run on shapes.
+"""
 
 from ...common.shapes_quick_rcnn import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick_rcnn import faster_plus as model

@@ -1,4 +1,7 @@
-"""FCOS, FCOS assignment, focal loss, centerness branch: half a ResNet-18, short run on shapes."""
+"""FCOS, FCOS assignment, focal loss, centerness branch.
+
+Half-width ResNet-18, short run on shapes.
+"""
 
 from ...common.criteria import fcos_focal
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

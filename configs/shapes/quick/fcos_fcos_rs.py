@@ -1,4 +1,4 @@
-"""FCOS, FCOS assignment, Rank & Sort Loss: half a ResNet-18, short run on shapes."""
+"""FCOS, FCOS assignment, Rank & Sort Loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train
 from ...common.shapes_quick import fcos as model

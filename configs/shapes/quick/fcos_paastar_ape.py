@@ -1,4 +1,4 @@
-"""FCOS, PAA*, APE Loss: half a ResNet-18, short run on shapes."""
+"""FCOS, PAA*, APE Loss: half-width ResNet-18, short run on shapes."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,7 @@
-"""Mask R-CNN, max-IoU, cross entropy, random sampling: half a ResNet-18, short run on shapes."""
+"""Mask R-CNN, max-IoU, cross entropy, random sampling.
+
+Half-width ResNet-18, short run on shapes.
+"""
 
 from ...common.shapes_quick_rcnn import dataloader_masks as dataloader
 from ...common.shapes_quick_rcnn import lr_multiplier, optimizer

@@ -1,4 +1,4 @@
-"""Mask R-CNN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on shapes.
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: half-width ResNet-18, short run on shapes.
 
 The mask loss is Dice, weighted and balanced in the same way as the box loss.
 """

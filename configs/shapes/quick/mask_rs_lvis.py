@@ -1,4 +1,4 @@
-"""Mask R-CNN, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on the long-tailed shapes.
+"""Mask R-CNN, max-IoU, Rank & Sort Loss: half-width ResNet-18, short run on the long-tailed shapes.
 
 Trains with repeat factor sampling, which repeats images with rare classes.
 """

@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, aLRP Loss: half a ResNet-18, short run on shapes.
+"""RetinaNet, ATSS, aLRP Loss: half-width ResNet-18, short run on shapes.
 
 The balance of the two losses is updated once per epoch.
 """

@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, AP Loss: half a ResNet-18, short run on shapes.
+"""RetinaNet, ATSS, AP Loss: half-width ResNet-18, short run on shapes.
 
 The box loss, its weights and its balance are the same as with Rank & Sort Loss.
 """

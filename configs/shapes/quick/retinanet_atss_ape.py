@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, APE Loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, ATSS, APE Loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.criteria import ape
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, focal loss, GIoU Loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, ATSS, focal loss, GIoU Loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.criteria import focal_giou
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, quality focal loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, ATSS, quality focal loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.criteria import quality_focal
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

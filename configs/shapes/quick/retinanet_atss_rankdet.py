@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, focal loss then RankDetNet: half a ResNet-18, short run on shapes.
+"""RetinaNet, ATSS, focal loss then RankDetNet: half-width ResNet-18, short run on shapes.
 
 The learning-rate schedule restarts with the second stage.
 """

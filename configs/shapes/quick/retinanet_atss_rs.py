@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, Rank & Sort Loss: half a ResNet-18, short run on shapes.
+"""RetinaNet, ATSS, Rank & Sort Loss: half-width ResNet-18, short run on shapes.
 
 Each of the other quick configs of dense detectors changes one part of this one.
 """

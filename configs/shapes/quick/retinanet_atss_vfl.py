@@ -1,4 +1,4 @@
-"""RetinaNet, ATSS, varifocal loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, ATSS, varifocal loss: half-width ResNet-18, short run on shapes."""
 
 from ...common.criteria import varifocal
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

@@ -1,4 +1,4 @@
-"""RetinaNet, max-IoU, Rank & Sort Loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, max-IoU, Rank & Sort Loss: half-width ResNet-18, short run on shapes."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,7 @@
-"""RetinaNet, PAA, focal loss, IoU branch, score voting: half a ResNet-18, short run on shapes."""
+"""RetinaNet, PAA, focal loss, IoU branch, score voting.
+
+Half-width ResNet-18, short run on shapes.
+"""
 
 from detectron2.config import LazyCall as L
 

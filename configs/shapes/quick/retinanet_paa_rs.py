@@ -1,4 +1,4 @@
-"""RetinaNet, PAA, Rank & Sort Loss, score voting: half a ResNet-18, short run on shapes."""
+"""RetinaNet, PAA, Rank & Sort Loss, score voting: half-width ResNet-18, short run on shapes."""
 
 from ...common.assigners import paa_rank_sort
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

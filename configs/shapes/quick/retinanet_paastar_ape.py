@@ -1,4 +1,4 @@
-"""RetinaNet, PAA*, APE Loss: half a ResNet-18, short run on shapes."""
+"""RetinaNet, PAA*, APE Loss: half-width ResNet-18, short run on shapes."""
 
 from detectron2.config import LazyCall as L
 
