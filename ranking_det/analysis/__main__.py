@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("data", help="describe a data set before training", **text)
     meaning = "folder of the data set, or its data.yaml, COCO, LVIS, VIA or LabelMe JSON"
     command.add_argument("data", metavar="DATA", help=meaning)
-    meaning = "folder to write to; a page of before is replaced"
+    meaning = "folder to write to; an earlier page is replaced"
     command.add_argument("--output", required=True, metavar="FOLDER", help=meaning)
     meaning = "folder of the images of a COCO or LVIS JSON (default: found by their names)"
     command.add_argument("--images", metavar="FOLDER", help=meaning)

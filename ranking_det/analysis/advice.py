@@ -1,4 +1,4 @@
-"""Say in sentences what the statistics of a data set mean for a training."""
+"""Advice for training in sentences, from the statistics of a data set."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ranking_det.engine.positive_counts import PositiveCounts
 from ranking_det.visualization.data_page import percent
 
 FEW_OBJECTS = 10
-"""Classes with fewer objects are named."""
+"""The advice names classes with fewer objects."""
 
 MAX_DETECTIONS = 100
 """Detections per image that COCO's evaluation and the configs keep."""
 
 LARGE = 64
-"""If nearly all boxes are larger, in pixels of the input, an input of half the size may do."""
+"""If nearly all boxes are larger, in input pixels, an input of half the size may be enough."""
 
 NOTABLE = 0.05
-"""Shares from this on are worth a sentence."""
+"""Smaller shares of objects or images are not mentioned."""
 
 FEW_MISSED = 0.01
-"""A share of objects without a positive up to this needs no other input size."""
+"""With at most this share of objects without a positive, the input size needs no change."""
 
 
 def advise(
@@ -31,7 +31,7 @@ def advise(
     positives: PositiveCounts | None,
     num_left_out: int,
 ) -> list[str]:
-    """Say what the numbers mean, the training images first.
+    """Return sentences about what the numbers mean, those on the training images first.
 
     Args:
         statistics: the statistics by split, those of the training images first.
@@ -56,7 +56,7 @@ def advise(
         if unknown:
             lines.append(
                 f"The {name} images have objects of {_classes(unknown)} that the {first_name} "
-                "images have not: they cannot be learned."
+                "images do not have: they cannot be learned."
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:
@@ -93,8 +93,9 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
     share = (bins[0].count + bins[-1].count) / max(numbers.objects, 1)
     if share >= NOTABLE:
         yield (
-            f"{percent(share)} of the boxes have one side more than 4 times the other, and anchors "
-            "usually go to 2: use anchors of more aspect ratios, or an assigner by centres."
+            f"{percent(share)} of the boxes have one side more than 4 times as long as the other, "
+            "but anchors usually have aspect ratios of at most 2: use anchors with more aspect "
+            "ratios, or an assigner that goes by the centres of objects."
         )
 
 
@@ -102,7 +103,7 @@ def _on_large_objects(numbers: DataStatistics) -> Iterator[str]:
     if numbers.input_sizes.low >= LARGE:
         yield (
             f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px in the input: "
-            "an input of half the size, which trains about four times as fast, may do."
+            "an input of half the size, which trains about four times as fast, may be enough."
         )
 
 
@@ -127,7 +128,7 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
         if best.scale <= 1:
             text = "no larger input helps, so use other anchors or another assigner"
     else:
-        # The nearest size that gets most of what the best one gets.
+        # Of the sizes with 3/4 of the best one's improvement, take the closest to the config's.
         limit = shares[best.scale] + 0.25 * (shares[1.0] - shares[best.scale])
         choices = [part for part in positives.inputs if shares[part.scale] <= limit]
         part = min(choices, key=lambda part: abs(part.scale - 1))

@@ -55,10 +55,10 @@ from ranking_det.visualization.data_page import (
 PAGE, NUMBERS = "data.html", "data.json"
 
 MAX_PICTURES, MAX_OTHERS = 12, 4
-"""Pictures of the first split and of each other one on the page."""
+"""Numbers of pictures on the page, for the first split and for each of the others."""
 
 MAX_FAULTS = 100
-"""Faults in data.json, of which the page shows the first ten."""
+"""Maximum number of faults in data.json; the page shows the first ten of them."""
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """The input size without a config, in pixels: that of the COCO configs."""
@@ -106,9 +106,9 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     copies = find_copies({name: split.images for name, split in splits.items()})
     first = next(iter(splits))
     positives, positives_note = _count_positives(config, splits[first])
-    of_parts = [(None, fault) for fault in data.faults]
-    of_parts += [(split, fault) for split in splits.values() for fault in split.summary.faults]
-    faults = [_describe(fault, split) for split, fault in of_parts]
+    split_faults = [(None, fault) for fault in data.faults]
+    split_faults += [(split, fault) for split in splits.values() for fault in split.summary.faults]
+    faults = [_describe(fault, split) for split, fault in split_faults]
     left_out = sum(fault["action"] in (LEFT_OUT, SKIPPED) for fault in faults)
     notes = [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
     report: dict[str, Any] = {
@@ -131,7 +131,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     page = render_page(report, pictures)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_faults([fault for _, fault in of_parts], folder)
+    write_faults([fault for _, fault in split_faults], folder)
     write_json(folder / NUMBERS, report)
     write_whole(folder / PAGE, page)
     return [*report["advice"], str(folder / PAGE)]
@@ -179,7 +179,7 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
 
 
 def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]) -> _Split:
-    """Check the content of a split as training does; images that it would refuse are a warning."""
+    """Check a split as training does, but only warn of images that training would refuse."""
     where = part.json_file or f"{args.data} ({name})"
     names = ("max_faults", "crowds_are_objects")
     options = ReadOptions(
@@ -191,7 +191,7 @@ def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[s
     try:
         annotations = check_content(part.content, where, options)
     except UserError as error:
-        # Without images, so that this raises again if they are not the reason.
+        # Check again without the images: this raises again unless they are the reason.
         annotations = check_content(part.content, where, replace(options, image_root=None))
         check_inside(annotations.images, part.image_root, where)
         warnings.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
@@ -207,7 +207,7 @@ def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[s
 
 
 def _describe(fault: Fault, split: _Split | None) -> dict[str, str]:
-    """Return the texts of a fault, with the name of its image, if it is that of a split."""
+    """Return the fields of a fault as text, with the file name of its image if it is known."""
     images = zip(split.annotations.images, split.images, strict=True) if split else ()
     names = (image.name for entry, image in images if entry["id"] == fault.image)
     texts = {key: str(value) for key, value in fault._asdict().items()}
@@ -232,7 +232,7 @@ def _input_scales(
 
 
 def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]:
-    """Return the counts of positives of a config; without them None and the reason."""
+    """Return the counts of positives for a config, or None and the reason."""
     if config is None:
         way = "the flag --config-file CONFIG, such as configs/coco/retinanet_atss_rs_r50_12ep.py"
         return None, f"To count them for the anchors and the assigner of a config, add {way}."

@@ -20,7 +20,7 @@ from ranking_det.user_errors import UserError
 PROGRAM = "python -m ranking_det.data.convert"
 DESCRIPTION = """\
 Convert a data set to COCO JSON, YOLO or Pascal VOC. The format of SOURCE is recognised by its
-files: Pascal VOC, YOLO (boxes or polygons), VIA, LabelMe, or COCO JSON. Nothing in it is changed.
+files: Pascal VOC, YOLO (boxes or polygons), VIA, LabelMe, or COCO JSON. SOURCE is not changed.
 """
 EPILOG = """\
 examples:
@@ -59,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from", text, dest="format_name", choices=list(FORMATS))
     text = "convert these images only (default: all splits)"
     add("--split", text, choices=[*SPLITS, "trainval"])
-    text = "form of the boxes in a COCO JSON: x, y, width, height; x1, y1, x2, y2; or shares of "
-    text += "the image's width and height (default: xywh)"
+    text = "form of the boxes in a COCO JSON: x, y, width, height; x1, y1, x2, y2; or x, y, width, "
+    text += "height as fractions of the image's width and height (default: xywh)"
     add("--boxes", text, choices=BOX_FORMS, default="xywh")
     text = "region attribute that names the class, for VIA (default: the one most regions have)"
     add("--class-attribute", text, metavar="NAME")
@@ -78,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert a data set from the command line.
 
     Args:
-        argv: the arguments; default those of the process.
+        argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 2 for a mistake of the user, which is one line on stderr, else 0.
+        The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -110,10 +110,10 @@ def _convert(args: argparse.Namespace) -> list[str]:
         parts[name] = part._replace(content=mend_boxes(part.content, args.boxes, where)), where
         count = len(part.content["images"])
         if args.to != "coco":
-            # YOLO has no sizes, so all headers are read to compare those of the JSON.
-            of_part = replace(options, image_root=part.image_root, max_headers=count)
-            checked[name] = check_content(parts[name][0].content, where, of_part)
-            lines += [f"{name}: {note}" for note in summarize(checked[name], of_part).notes]
+            # YOLO labels have no image sizes, so check the sizes in the JSON against all images.
+            part_options = replace(options, image_root=part.image_root, max_headers=count)
+            checked[name] = check_content(parts[name][0].content, where, part_options)
+            lines += [f"{name}: {note}" for note in summarize(checked[name], part_options).notes]
             count -= checked[name].faults.total(SKIPPED)
         counts.append(f"{count:,} {name}")
     with writers.new_folder(args.output) as folder:
@@ -128,7 +128,7 @@ def _convert(args: argparse.Namespace) -> list[str]:
 
 
 def _choose_splits(source: Source, split: str | None, target: str) -> dict[str, str]:
-    """Return the names to write by the splits of the source."""
+    """Return the name under which to write each split of the source, by split."""
     available = list(source.splits)
     if available == [ALL]:
         return {ALL: split or "train"}

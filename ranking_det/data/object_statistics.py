@@ -1,7 +1,7 @@
 """Statistics of a data set before training: classes, box sizes, aspect ratios, crowding.
 
-All numbers are of objects; crowds (``iscrowd: 1``) are counted only. The size of a box is the
-square root of its area.
+The statistics do not include crowds (``iscrowd: 1``), which are only counted. The size of a box is
+the square root of its area.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ COUNTS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, np.inf)
 """Limits of the aspect ratios, width / height, and of the objects per image in histograms."""
 
 TINY = 8
-"""Boxes under this size in pixels of the input are below the finest cell of a dense detector."""
+"""Boxes under this size, in input pixels, are smaller than the finest cell of a dense detector."""
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
-"""The input sizes that are compared, over the first one."""
+"""The input sizes that are compared, as multiples of the config's input size."""
 
 OVERLAPPING, TWICE = 0.5, 0.95
-"""Above these IoUs, two boxes overlap, and two boxes of a class are one object annotated twice."""
+"""IoU above which two boxes overlap; IoU above which two boxes of one class are one object that is
+annotated twice."""
 
-_ROWS = 256  # boxes that are compared with all boxes of their image at once
+_ROWS = 256  # boxes of an image that are compared at once with all its boxes
 
 
 class ImageObjects(NamedTuple):
@@ -136,15 +137,15 @@ class DataStatistics:
         masks: number of objects with a mask.
         classes: the counts of each class, in the order of the classes.
         image_sizes: the most frequent (width, height) in pixels and their counts, up to five.
-        objects_per_image: of all images.
-        sizes: of the boxes, in pixels of the image files.
-        input_sizes: of the boxes, in pixels of the model's input.
+        objects_per_image: number of objects of each image.
+        sizes: sizes of the boxes, in pixels of the image files.
+        input_sizes: sizes of the boxes, in pixels of the model's input.
         coco_sizes: number of COCO's small, medium and large boxes, by the area of the box in the
             image file.
-        input_coco_sizes: the same in the model's input.
+        input_coco_sizes: the same by the area of the box in the model's input.
         aspect_ratios: width / height of the boxes.
-        tiny: share of the objects under :data:`TINY` pixels in the input, in [0, 1], by the scale
-            of the input, :data:`SCALES`.
+        tiny: share of the objects under :data:`TINY` pixels in the input, in [0, 1], for each scale
+            of the input in :data:`SCALES`.
         crowding: counts of overlapping boxes.
     """
 
@@ -362,7 +363,7 @@ def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = Fals
 
 
 def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
-    """Find images that are copies of one picture, also in different splits.
+    """Find images that are copies of one picture, within a split or across splits.
 
     Args:
         splits: the images by split.
@@ -374,7 +375,7 @@ def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
         UserError: imagehash is not installed.
     """
     members = [(split, image) for split, images in splits.items() for image in images]
-    # With the split, because equal names in two splits say nothing.
+    # Include the split, because equal names in different splits do not mean copies.
     names = [f"{split}/{image.name}" for split, image in members]
     numbers, lines = group_copies(names, [image.path for _, image in members])
     by_number: dict[int, list[int]] = defaultdict(list)
@@ -390,7 +391,7 @@ def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
 
 
 def choose_samples(images: Sequence[ImageObjects], count: int, seed: int = 0) -> dict[int, str]:
-    """Choose images to look at: the fullest, the one with the smallest box, and rare classes.
+    """Choose images to show: the most objects, the smallest box, and rare classes first.
 
     Args:
         images: the images; those without a file are not chosen.
@@ -398,7 +399,7 @@ def choose_samples(images: Sequence[ImageObjects], count: int, seed: int = 0) ->
         seed: the seed of the random order in which other images are taken.
 
     Returns:
-        The reason for each, which may be "", by the index of the image.
+        The reason for choosing each image, by its index; "" without a special reason.
     """
     rows = [i for i, image in enumerate(images) if image.path and len(image.boxes)]
     if not rows:

@@ -3,8 +3,8 @@
     OUTPUT_DIR/data/
         train.json  val.json    COCO JSON, unless the source already is
         split.json              seed, share and names, if validation images were split off
-        source.json             what the conversion was made from; written last
-        eval/                   the same of validation images that were given without training
+        source.json             the state of the source at the conversion; written last
+        eval/                   the same files, for validation images without training images
 
 The images stay where they are.
 """
@@ -31,7 +31,7 @@ from ranking_det.files import write_json, write_whole
 from ranking_det.user_errors import UserError, nearest
 
 VERSION = 1
-"""Of the conversion. Another number makes those of before be done again."""
+"""The version of the conversion. Data that another version converted are converted again."""
 
 FOLDER = "data"
 """The folder of the conversion in the output folder of a run."""
@@ -41,9 +41,9 @@ class Side(NamedTuple):
     """The training or the validation images.
 
     Attributes:
-        json_file: the COCO JSON, which may have to be written.
+        json_file: the path of the COCO JSON; unless it is the source, the plan has to write it.
         image_root: the folder of the images.
-        content: the content of the JSON, which nobody may change.
+        content: the content of the JSON; read-only.
         is_source: whether the JSON is the user's own file.
     """
 
@@ -64,8 +64,8 @@ class OwnDataPlan:
         lines: sentences for the log.
         faults: the images and objects that were left out.
         record: the content of split.json; None if nothing was split.
-        stamp: changes when a file of the sources does, or a setting.
-        is_written: whether an earlier call has written the same.
+        stamp: a digest that changes when a file of the sources or a setting changes.
+        is_written: whether the files are written already, by this plan or by an earlier command.
     """
 
     folder: Path
@@ -78,14 +78,16 @@ class OwnDataPlan:
     is_written: bool = False
 
     def hold(self) -> None:
-        """Let the reader of annotation files find the content before the files are written."""
+        """Give the content to the reader of annotation files, which then reads no files for it."""
         for name, side in (("train", self.train), ("val", self.val)):
             if side is not None:
                 text = side.json_file if side.is_source else f"{side.image_root}: {name} images"
                 hold_annotations(side.json_file, side.content, text)
 
     def write(self) -> None:
-        """Write the files, each atomically; source.json last, so that a kill leaves no valid half.
+        """Write the files, each atomically.
+
+        source.json comes last, so that an interrupted conversion does not count as complete.
 
         Raises:
             OSError: the folder cannot be written.
@@ -127,8 +129,8 @@ def plan_own_data(
 ) -> OwnDataPlan:
     """Find the formats of data sets and convert them in memory; write nothing.
 
-    With ``train`` alone, its own validation images are taken; if it has none, a share of its
-    training images is split off. Images of a test split are never taken without ``val``. An
+    With ``train`` alone, its own validation images are used; if it has none, a share of its
+    training images is split off. Images of a test split are used only if ``val`` names them. An
     earlier conversion in ``output_dir`` is read instead if its sources have not changed.
 
     Args:
@@ -136,9 +138,8 @@ def plan_own_data(
         val: the folder or file of the validation images; None for those of ``train``.
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.
-        share: the share of the images that the split takes.
-        options: give the limit of faulty objects and of faulty images, ``max_faults`` and
-            ``strict``.
+        share: the share of the images for validation.
+        options: ``max_faults`` and ``strict`` limit the faulty objects and the faulty images.
 
     Returns:
         The plan, whose ``write`` writes the files.
@@ -161,7 +162,7 @@ def plan_own_data(
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
     if (folder / "source.json").exists():
-        plan.lines.append(f"the data or their limits differ from the conversion in {folder}")
+        plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
     _name_placeholders(sides)
     classes = _classes(sides)
@@ -206,7 +207,7 @@ def _first(source: Source, splits: Sequence[str], kind: str) -> str:
 
 
 def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
-    """Give regions of VIA without any class the only class of the other side."""
+    """Give VIA regions without a class that of the other side, if it has only one class."""
     if len(sides) < 2 or sides["train"][0] is sides["val"][0]:
         return
     pair = [sides[name][0] for name in ("train", "val")]
@@ -229,7 +230,7 @@ def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
         UserError: validation has objects of another class. COCO files are compared when read.
     """
     source, split = sides.get("train") or sides["val"]
-    # A data.yaml and COCO JSON list the classes, with or without objects.
+    # YOLO and COCO JSON list all classes, with or without objects.
     listed = source.files or source.format == yolo.NAME
     classes = source.classes if listed else used_classes(source.images[split])
     val_source, val_split = sides.get("val") or (source, split)
@@ -262,7 +263,7 @@ def _make_side(folder: Path, name: str, part: CocoSplit | None) -> Side | None:
 
 
 def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> str:
-    """Return a digest of the names, sizes and times of the files of sources."""
+    """Return a digest of the settings and of the names, sizes and times of the source files."""
     digest = hashlib.sha256(json.dumps(list(settings)).encode())
     for path in paths:
         full = os.path.abspath(path)
@@ -276,7 +277,7 @@ def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> st
 
 
 def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
-    """Return the conversion that an earlier call has written; None if there is none like it."""
+    """Return the conversion that an earlier command wrote; None unless it has this stamp."""
     try:
         source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
         if source["stamp"] != stamp:

@@ -38,11 +38,11 @@ differ in 12 bits or more, except two exposures of one view, which differ in 4.
 """
 
 MAX_HASHED = 20_000
-"""More images than this are compared by their names only: to decode them would take minutes."""
+"""More images than this are compared by their names only, because decoding them takes minutes."""
 
-_SIDE = 32  # pixels; pHash looks at the picture in this size
+_SIDE = 32  # pixels; pHash is computed from the picture in this size
 _DRAFT = 128  # pixels; a JPEG decoder may shrink a picture to this size while it decodes
-_CHUNK = 64  # pictures that are compared with all in one product
+_CHUNK = 64  # pictures that one matrix product compares with all pictures
 
 # What exports, augmentation scripts and file managers append to the name of a picture.
 _HASH = re.compile(r"\.rf\.[0-9a-zA-Z]{6,}$")
@@ -80,14 +80,14 @@ def split_images(
 ) -> ImageSplit:
     """Choose validation images at random.
 
-    An image goes by its rarest class, so that each class has about the same share of its images on
-    both sides. Copies and augmentations of one picture stay on one side. Each class stays in
-    training.
+    The split is stratified by the rarest class of each image, so that about the same share of the
+    images of each class goes to validation. Copies and augmentations of one picture stay on one
+    side. Each class stays in training.
 
     Args:
         content: the content of a COCO JSON.
         image_root: the folder of its images.
-        where: its name in messages.
+        where: the name of the data in messages.
         share: the share of the images for validation, in (0, 1).
         seed: the seed of the random choice. The same seed and names give the same split.
 
@@ -95,8 +95,8 @@ def split_images(
         The two sides, with at least one image each.
 
     Raises:
-        UserError: the images cannot be split, such as one image, or copies of one picture; an entry
-            is faulty; or imagehash is not installed.
+        UserError: the images cannot be split, because there is only one or all are copies of one
+            picture; an entry is faulty; or imagehash is not installed.
     """
     images = read_fields(content, where, "images", "id", "file_name", "coco_url").entries
     objects = read_fields(content, where, "annotations", "image_id", "category_id").columns
@@ -117,8 +117,8 @@ def split_images(
         "train": [index for index in order if index not in chosen],
         "val": [index for index in order if index in chosen],
     }
-    text = f"no validation set: {len(chosen):,} of {len(order):,} images are taken, at random"
-    text += f" with seed {seed}, by the rarest class of each"
+    text = f"no validation set: {len(chosen):,} of {len(order):,} images are split off at random"
+    text += f" with seed {seed}, stratified by the rarest class of each"
     record = {side: [names[index] for index in indices] for side, indices in sides.items()}
     ids = {side: [content["images"][i]["id"] for i in indices] for side, indices in sides.items()}
     return ImageSplit(**ids, record={"seed": seed, "share": share, **record}, lines=[text, *lines])
@@ -132,7 +132,7 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
         image_ids: the ids of the images to keep.
 
     Returns:
-        The content; its entries are shared.
+        The content; its entries are those of ``content``, not copies.
     """
     ids = {identifier(identity) for identity in image_ids}
     sections = {
@@ -145,14 +145,14 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
 def group_by_name(names: Sequence[str]) -> list[int]:
     """Group images by the picture that they were made from, as their names say.
 
-    A number in parentheses counts only if the name without it is there too: some programs number
-    all pictures like this.
+    A number in parentheses marks a copy only if an image has the name without it, because some
+    programs number all pictures like this.
 
     Args:
         names: the paths of the images, relative to one folder.
 
     Returns:
-        The number of the group of each.
+        The group number of each image.
 
     >>> group_by_name(["a.jpg", "a_aug2.png", "a (1).jpg", "b (1).jpg", "b (2).jpg"])
     [0, 0, 0, 1, 2]
@@ -173,7 +173,7 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
         paths: the image files; None for a missing one.
 
     Returns:
-        The number of the group of each; sentences for the log.
+        The group number of each image; sentences for the log.
 
     Raises:
         UserError: imagehash is not installed.
@@ -205,12 +205,12 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
 def _hash_images(paths: Sequence[str | None]) -> np.ndarray:
     """Compute the perceptual hashes of pictures and of their flips and quarter turns, (N, 8, 64).
 
-    They are 1 for a set bit and -1 for another; 0 for a file that cannot be read.
+    The values are 1 for a set bit and -1 for an unset one; 0 for a file that cannot be read.
     """
     try:
         import imagehash  # noqa: F401
     except ImportError:
-        text = "a validation set is split off with imagehash, which is not installed"
+        text = "splitting off a validation set needs imagehash, which is not installed"
         raise UserError(f"{text}: pip install imagehash, or give --val") from None
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         hashes = list(pool.map(_hash_image, paths))
@@ -238,13 +238,13 @@ def join_near(groups: Sequence[int], hashes: np.ndarray, distance: int) -> list[
     """Join groups that have pictures with nearly equal hashes, in any flip or quarter turn.
 
     Args:
-        groups: the number of the group of each of N pictures.
+        groups: the group number of each of N pictures.
         hashes: (N, 8, 64), 1 or -1 for the bits of the picture itself and of its 7 turns and flips;
             0 for a picture without a hash.
         distance: the number of bits that may differ, at least 0.
 
     Returns:
-        The number of the group of each, the lowest of those that were joined.
+        The new group number of each picture, the lowest of those that were joined.
     """
     joined = np.array(groups)
     # The product of two vectors of signs is 64 minus twice the number of bits that differ.
@@ -253,7 +253,7 @@ def join_near(groups: Sequence[int], hashes: np.ndarray, distance: int) -> list[
         chunk = hashes[start : start + _CHUNK]
         products = chunk.reshape(-1, 64) @ hashes[:, 0].T
         near = products.reshape(len(chunk), 8, -1).max(axis=1) >= least
-        # No list of pairs: of frames of one camera, nearly all N x N would be in it.
+        # Do not list the pairs: for frames of one camera, nearly all N x N pairs are near.
         for index, row in enumerate(near, start):
             numbers = joined[index:][row[index:]]
             if (numbers != numbers[:1]).any():
@@ -270,21 +270,22 @@ def _choose(
         UserError: no group can go to validation.
     """
     counts = Counter(name for members in classes.values() for name in members)
-    of_group = [frozenset().union(*(classes[index] for index in group)) for group in groups]
+    group_classes = [frozenset().union(*(classes[index] for index in group)) for group in groups]
     strata: dict[str, list[int]] = defaultdict(list)
-    for index, names in enumerate(of_group):
+    for index, names in enumerate(group_classes):
         # Images without objects come last.
         strata[min(names, key=lambda name: (counts[name], name), default="")].append(index)
     generator = random.Random(seed)
-    in_train = Counter(name for names in of_group for name in names)  # groups by class
+    in_train = Counter(name for names in group_classes for name in names)  # groups by class
     chosen: list[int] = []
-    debt = 0.0  # images that strata too small to be divided have not given
+    debt = 0.0  # images that the strata so far should have given, but were too small to divide
 
     def move(index: int) -> bool:
         """Move a group to validation, if each of its classes stays in training."""
-        if any(in_train[name] == 1 for name in of_group[index]) or len(chosen) + 1 == len(groups):
+        names = group_classes[index]
+        if any(in_train[name] == 1 for name in names) or len(chosen) + 1 == len(groups):
             return False
-        in_train.subtract(of_group[index])
+        in_train.subtract(names)
         chosen.append(index)
         return True
 

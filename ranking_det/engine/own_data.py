@@ -48,13 +48,13 @@ _OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 
 
 class OwnData(NamedTuple):
-    """What is known of the user's data.
+    """Summaries and faults of the user's data.
 
     Attributes:
         train: the summary of the training file; None without one.
         val: the summary of the validation file; None without one.
-        source_lines: sentences for the log about data that were converted from another format.
-        source_faults: the images and objects that were left out by the conversion.
+        source_lines: sentences for the log about the conversion from another format.
+        source_faults: the images and objects that the conversion left out.
     """
 
     train: AnnotationSummary | None
@@ -82,9 +82,9 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
         command: names the data sets.
 
     Returns:
-        The command with the JSON files and image folders, and the conversion, which has to be
-        written. Without such data sets, or if a parent process has converted them, the command as
-        it is and None.
+        The command with the JSON files and image folders, and the conversion, which the caller has
+        to write. Without such data sets, or if a parent process has converted them, the unchanged
+        command and None.
 
     Raises:
         UserError: a data set is missing, of an unknown format, or too faulty; or training or
@@ -114,10 +114,10 @@ def take_own_data(
     Args:
         config: gets the data sets and the number of classes.
         command: names the files. They are not read again if it already has their summaries.
-        sources: the conversion that the files are from.
+        sources: the conversion that makes the files; None without one.
 
     Returns:
-        What is known of the files.
+        The summaries and faults of the files.
 
     Raises:
         UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
@@ -226,7 +226,7 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
 
 
 def check_own_names(names: Sequence[str]) -> None:
-    """Check that the files of a saved config that was run on custom data are given again.
+    """Check that the command line names the custom data that a saved config was run on.
 
     Args:
         names: the data sets of the config.
@@ -244,7 +244,7 @@ def missing_own_data(split: str, what: str) -> UserError:
 
     Args:
         split: "train" or "val".
-        what: what was run on the data or comes from them, with its verb.
+        what: the start of the sentence that "on your own data" ends: "the config was run".
     """
     return UserError(
         f"--{split}: expected a folder or file, got none; {what} on your own data, so give "
@@ -256,7 +256,7 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
     """Log a summary of the user's files; call this after the log file is set up.
 
     Args:
-        data: what is known of the files.
+        data: the summaries and faults of the files.
         masks: whether the model learns masks; if so, objects without a mask are a warning.
     """
     for line in data.source_lines:

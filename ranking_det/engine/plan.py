@@ -50,8 +50,8 @@ class Plan:
         data: summaries of the user's own files.
         weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
             may be "".
-        model: the model on its device. It is built once, so a run continues with the
-            random state that the initialisation left.
+        model: the model on its device. It is built once, and the run continues with the random
+            state after its initialisation.
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
         sources: the conversion of the user's data, which :meth:`write_data` writes; None for none.
@@ -82,7 +82,7 @@ class Plan:
         return self.weights.next_iteration if self.command.resume else None
 
     def write_data(self) -> None:
-        """Write the converted data of the user, on each machine once, and free their memory."""
+        """Write the user's converted data, once per machine, and free their memory."""
         if self.sources is not None and comm.get_local_rank() == 0:
             self.sources.write()
         self.sources = None
@@ -208,7 +208,7 @@ def _check_trained_classes(
 
 
 def _check_processes(config: RunConfig, command: Command) -> None:
-    # The world size is 1 in the process that launches the others.
+    # In the process that launches the others, the world size is 1.
     world = max(comm.get_world_size(), command.num_processes)
     if world > 1 and (command.predict or command.preview is not None):
         flag = "--predict" if command.predict else "--preview"

@@ -1,7 +1,7 @@
 """Count the objects that a config's anchors and assigner leave without a positive, by input size.
 
-Nothing is trained to find an object without a positive. The positives are those of ``--preview``:
-of an assigner that needs predictions, those of the first training step.
+Nothing is trained to find an object without a positive. The positives are those that ``--preview``
+draws; for an assigner that needs predictions, they are those of the first training step.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
 
 MAX_IMAGES = 100
-"""Default maximum number of images that are looked at."""
+"""Default maximum number of images in which positives are counted."""
 
 BATCH = 8
-"""Images that are assigned together, if no pixels are needed."""
+"""Number of images per call of the assigner, if it needs no pixels."""
 
 MAX_SECONDS = 60.0
-"""Default time after which no further image is looked at."""
+"""Default time in seconds after which no further image is processed."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class MissedObjects:
     """Objects without a positive at one input size.
 
     Attributes:
-        scale: the input size over that of the config.
+        scale: the input size as a multiple of the config's.
         width: the median width of the inputs, in pixels.
         height: the median height of the inputs, in pixels.
         missed: number of objects without a positive.
-        missed_by_size: the same by the size of the box at the config's input size, for the bins of
-            :data:`SIZES`.
+        missed_by_size: their number by the size of the box at the config's input size, for the
+            bins of :data:`SIZES`.
     """
 
     scale: float
@@ -67,10 +67,10 @@ class PositiveCounts:
     """Objects without a positive, for several input sizes.
 
     Attributes:
-        images: number of images that were looked at.
-        of_images: number of images with objects.
-        objects: number of objects in them.
-        by_size: the same by the size of the box at the config's input size.
+        images: number of images in which positives were counted.
+        of_images: number of images with objects in the data set.
+        objects: number of objects in the counted images.
+        by_size: number of these objects by the size of the box at the config's input size.
         inputs: the counts by input size.
     """
 
@@ -121,7 +121,7 @@ def input_sizes(config: RunConfig, images: Sequence[ImageObjects]) -> np.ndarray
     """
     augmentations, _ = resizing_of(config)
     nothing = np.zeros((0, 4)), torch.zeros(0, dtype=torch.int64)
-    # A set has few different sizes.
+    # Resize once per size: the images of a data set have few different sizes.
     sizes = {image.size: (0, 0) for image in images}
     for size in sizes:
         height, width = _resize(augmentations, _blank(size), *nothing, False).size
@@ -142,10 +142,10 @@ def count_positives(
     Args:
         config: the config, whose test mapper resizes the images.
         model: its model in training mode.
-        images: the images; those without objects are skipped. A sample of them is taken, in an
+        images: the images; those without objects are skipped. The others are taken in a random
             order that is always the same.
         max_images: maximum number of images, >= 1.
-        max_seconds: seconds after which no further image is taken; one always is.
+        max_seconds: seconds after which no further image is taken, except the first.
 
     Returns:
         The counts; None if the model does not report its positives, or no image could be used.
@@ -174,13 +174,13 @@ def count_positives(
         shapes += [inputs.size for inputs in batch]
         sizes += [box_sizes(inputs.boxes) for inputs in batch]
         for scale, of_scale in zip(SCALES, missed, strict=True):
-            inputs = [_scale(each, scale) for each in batch]
+            inputs = [_scale(resized, scale) for resized in batch]
             positives = interface_of(model).find_positives(inputs) if batch else []
             if positives is None:
                 return None
-            for found, each in zip(positives, batch, strict=True):
-                index = found.index.cpu().numpy()
-                of_scale.append(np.bincount(index, minlength=len(each.boxes)) == 0)
+            for of_image, resized in zip(positives, batch, strict=True):
+                index = of_image.index.cpu().numpy()
+                of_scale.append(np.bincount(index, minlength=len(resized.boxes)) == 0)
     if not sizes:
         return None
     height, width = np.median(shapes, axis=0)
@@ -231,7 +231,7 @@ def _resize(
 
 
 def _scale(inputs: _Input, scale: float) -> dict[str, Any]:
-    """Return an input of the model, scaled."""
+    """Return the input for the model at another size, with boxes to match."""
     height, width = (max(1, round(side * scale)) for side in inputs.size)
     factors = np.array([width / inputs.size[1], height / inputs.size[0]] * 2)
     instances = Instances((height, width))

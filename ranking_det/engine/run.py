@@ -39,7 +39,7 @@ from ranking_det.user_errors import UserError, listed
 logger = logging.getLogger(__name__)
 
 SHORT_RUN = 200
-"""Number of iterations below which a schedule that is fitted to own data is logged as a warning."""
+"""A schedule that is fitted to the user's data gives a warning if it has fewer iterations."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,7 +203,7 @@ def predict(plan: Plan) -> str:
         names, ids = config.class_names()
     count = config.num_classes(plan.model)
     if names is not None and count is not None and len(names) != count:
-        names, ids = None, None  # the data set of the config has other classes than the weights
+        names, ids = None, None  # the config's data set has other classes than the weights
     if ids is None:
         ids = range(count or 0)
     load_weights(plan.model, plan.weights.path, whole=True)
@@ -274,8 +274,8 @@ def set_up(plan: Plan) -> None:
 def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     """Fit the schedule to the training set, and build the loaders.
 
-    Returns the training loader, that of PreciseBN or None, and the counts of the skipped images.
-    The records are released when this returns.
+    Returns the training loader, the loader of PreciseBN or None, and the counts of the skipped
+    images. No reference to the records remains after the call.
     """
     config, records = plan.config, plan.take_records()
     if records:
@@ -290,19 +290,20 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     _warn_of_a_short_run(plan)
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, plan.resume_at or 0, skipped)
-    exact_norms = (config.train.get("precise_bn") or {}).get("enabled", False)
-    norms_loader = config.train_loader(records, 0, skipped) if exact_norms else None
+    uses_precise_bn = (config.train.get("precise_bn") or {}).get("enabled", False)
+    statistics_loader = config.train_loader(records, 0, skipped) if uses_precise_bn else None
     release_sets(set(config.names("train")) - set(config.names("test")))
-    return loader, norms_loader, skipped
+    return loader, statistics_loader, skipped
 
 
 def _warn_of_other_inputs(plan: Plan) -> None:
-    """Warn if the test images are prepared otherwise than in the run that trained the weights."""
+    """Warn if the test images are preprocessed differently than in the run of the weights."""
     changes = plan.config.input_changes(plan.weights.extras.get("config") or "")
     if changes:
         logger.warning(
-            "The images are prepared otherwise than in the run that trained %s, which can make the "
-            "detections worse: %s; repeat the overrides of the run, or take its config.yaml",
+            "The images are preprocessed differently than in the run that trained %s, which can "
+            "make the detections worse: %s; repeat the overrides of the run, or use its "
+            "config.yaml",
             plan.weights.path,
             listed(changes),
         )

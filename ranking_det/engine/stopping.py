@@ -40,8 +40,8 @@ class Stopped(KeyboardInterrupt):
 def on_signals(react: Callable[[int], None], *numbers: int) -> Iterator[None]:
     """Call a function on signals within the context.
 
-    Nothing changes for a signal that the parent process has made us ignore, or in a thread other
-    than the main one, where Python does not allow it.
+    Signals that the parent process has set to be ignored stay ignored. In a thread other than the
+    main one this does nothing, because Python does not allow signal handlers there.
 
     Args:
         react: called with the number of the signal.
@@ -73,11 +73,11 @@ def stop(number: int) -> None:
 
 
 class CheckpointRequest:
-    """The request for a checkpoint and an end of the run, on which all processes agree.
+    """A request to write a checkpoint and end the run, on which all processes agree.
 
     Attributes:
-        received: whether this process has got the signal.
-        agreed: whether a process has; all processes have the same value after a step.
+        received: whether this process has received the signal.
+        agreed: whether any process has; after each step the value is the same in all processes.
     """
 
     received = False
@@ -87,7 +87,7 @@ class CheckpointRequest:
         """Note the signal.
 
         Args:
-            number: its number.
+            number: the number of the signal.
         """
         self.received = True
 
@@ -98,7 +98,7 @@ class CheckpointAndStop(HookBase):
     Register the hook on all workers, after those of other checkpoints and of the metrics.
 
     Args:
-        request: the :class:`TrainingGuard` of the trainer sets its ``agreed``.
+        request: the request; the :class:`TrainingGuard` of the trainer sets its ``agreed``.
         checkpointer: writes the checkpoint.
     """
 
@@ -108,9 +108,9 @@ class CheckpointAndStop(HookBase):
 
     def after_step(self) -> None:
         """Write the checkpoint in the main process; then raise :class:`Stopped` in all."""
-        # After the last step the run is at its end anyway.
+        # After the last step the run ends anyway.
         if self.request.agreed and self.trainer.iter + 1 < self.trainer.max_iter:
             iteration = self.trainer.iter
             self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-            comm.synchronize()  # the first process to exit ends the others
+            comm.synchronize()  # wait, because the first process to exit ends the others
             raise Stopped(signal.SIGUSR1)

@@ -79,7 +79,7 @@ def test_copies_unknown_classes_and_faults_are_named():
     copies = Copies([["train/a", "val/b"]], 3, 2, [])
     other = statistics(classes=["cat", "dog"])
     text = advice(statistics(), None, copies, 7, val=other)
-    assert "The val images have objects of 1 class (dog) that the train images have not" in text
+    assert "The val images have objects of 1 class (dog) that the train images do not have" in text
     assert "Images with a copy in an earlier split: 2." in text and "random split" not in text
     assert "Images or objects left out as faulty: 7;" in text
     assert "A random split would put them on both sides" in advice(statistics(), None, copies)

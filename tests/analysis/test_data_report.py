@@ -104,7 +104,7 @@ def test_a_config_adds_the_objects_without_a_positive(tmp_path, capsys):
     assert shares[0] > 0 and "Nothing is trained to find such an object" in page
     assert numbers["splits"]["train"]["input_sizes"]["most"] == pytest.approx(2 * 450**0.5)
     assert any(line.startswith("At 128 × 96 px") for line in numbers["advice"])
-    # A second run replaces the page of before.
+    # A second run replaces the earlier page.
     describe(root, "--split", "val", output=tmp_path / "out")
     assert "Nothing is trained" not in (tmp_path / "out" / "data.html").read_text()
 

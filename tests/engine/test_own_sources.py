@@ -117,7 +117,7 @@ def test_a_coco_export_is_used_where_it_lies(out):
 def test_validation_images_are_split_off_if_there_are_none(out):
     record = json.loads((out / "run_unsplit" / "data" / "split.json").read_text())
     assert len(record["train"]) == 4 and len(record["val"]) == 1 and record["seed"] == 0
-    assert "no validation set: 1 of 5 images are taken" in log_of(out, "unsplit")
+    assert "no validation set: 1 of 5 images are split off" in log_of(out, "unsplit")
 
 
 def test_several_processes_read_the_conversion_of_the_first(out):

@@ -17,10 +17,10 @@ from typing import Any
 from ranking_det.data.coco_json.faults import CONVERTED_FROM, Fault, Faults
 
 MAX_NUMBER = 1e9
-"""Larger coordinates are faults; areas of them could overflow."""
+"""Larger coordinates are faults, because their areas could overflow."""
 
 CIRCLE_POINTS = 36
-"""Points of the polygon that stands for a circle or an ellipse."""
+"""Points of the polygon that approximates a circle or an ellipse."""
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 Polygon = list[float]  # x1, y1, x2, y2, ...
@@ -28,10 +28,10 @@ Size = tuple[int, int]  # width, height
 
 
 class FaultError(Exception):
-    """A fault for which an object or an image is left out.
+    """A fault because of which an object or an image is left out.
 
     Args:
-        kind: the kind by which faults are counted.
+        kind: the kind of fault; faults are counted by kind.
         text: what is wrong.
     """
 
@@ -44,14 +44,14 @@ class FaultError(Exception):
 def counting(
     faults: Faults, action: str, file: str, place: str = "", image: str = ""
 ) -> Iterator[None]:
-    """Count a :class:`FaultError` that is raised inside, and go on after it.
+    """Record a :class:`FaultError` that the body of the ``with`` statement raises, and continue.
 
     Args:
-        faults: gets the fault.
+        faults: receives the fault.
         action: ``LEFT_OUT`` for an object, ``SKIPPED`` for an image.
         file: the annotation file.
-        place: the line or the object in it; "" for the whole file.
-        image: the image of the object.
+        place: the line or the object in the file; "" for the whole file.
+        image: the image of the object; "" if the fault is not that of an object.
     """
     try:
         yield
@@ -65,9 +65,9 @@ class AnnotatedObject:
 
     Attributes:
         name: the name of its class; None if the file gives none.
-        box: x, y, width, height. They may stick out of the image or have no size.
+        box: x, y, width, height. The box may stick out of the image or have no size.
         polygons: the outline of the object; empty for an object with a box only.
-        difficult: whether Pascal VOC's flag says that the object is not to be learned.
+        difficult: whether Pascal VOC's flag excludes the object from training.
         place: the file, and the line or the object in it, for messages.
     """
 
@@ -86,7 +86,7 @@ class AnnotatedImage:
         path: the absolute path of the image file.
         objects: its objects.
         size: width and height in pixels; None to read them from the image file.
-        normalized: whether coordinates are shares of the width and height, not pixels.
+        normalized: whether coordinates are fractions of the width and height, not pixels.
     """
 
     path: str
@@ -99,7 +99,7 @@ def extent(polygons: Iterable[Polygon]) -> Box:
     """Return the smallest box around polygons.
 
     Args:
-        polygons: at least one point in total.
+        polygons: the polygons, with at least one point in total.
     """
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
@@ -113,7 +113,7 @@ def _area(polygon: Polygon) -> float:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tuple[Box, Polygon]:
-    """Return the box of an ellipse and a polygon of the same area with points next to its edge.
+    """Return the box of an ellipse and a polygon of the same area with points close to its edge.
 
     Args:
         x: the x coordinate of the centre.
@@ -123,7 +123,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tup
         angle: the angle from the x axis to the first radius, in radians.
 
     Returns:
-        The exact box, as x, y, width, height; the polygon, cut at the edges of the box.
+        The exact box, as x, y, width, height; the polygon, clipped to the box.
     """
     cosine, sine = math.cos(angle), math.sin(angle)
     half_width = math.hypot(rx * cosine, ry * sine)
@@ -141,20 +141,20 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tup
 
 
 def to_numbers(values: Iterable[Any]) -> list[float] | None:
-    """Return numbers, or None if a value is not a number or the text of one, or is too large.
+    """Convert values to numbers; return None if any is not a number or is too large.
 
     Args:
-        values: numbers or texts.
+        values: numbers, or strings of numbers.
     """
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers if all(abs(number) <= MAX_NUMBER for number in numbers) else None  # no NaN
+    return numbers if all(abs(number) <= MAX_NUMBER for number in numbers) else None  # nor NaN
 
 
 def given_size(width: Any, height: Any) -> Size | None:
-    """Return the size of an image that an annotation file gives; None if it gives no usable one.
+    """Return the image size from an annotation file; None if it is missing or unusable.
 
     Args:
         width: the width in the file, None if it is missing.
@@ -170,12 +170,12 @@ def to_coco(
     """Return the content of a COCO JSON and the folder to which ``file_name`` is relative.
 
     Ids count from 1. An object with Pascal VOC's flag for difficult objects gets ``ignore: 1``.
-    The place of an object in its own file is kept, for messages.
+    Each annotation keeps the place of its object in the source file, for messages.
 
     Args:
         images: the images; each has a size, and each object a class.
         classes: the names of the classes, in the order of their ids.
-        folder: the folder, if all images are in it, else their common one is taken.
+        folder: the folder to prefer. If images lie outside it, their common folder is returned.
     """
     folders = {os.path.dirname(image.path) for image in images}
     root = os.path.commonpath(list(folders))

@@ -20,18 +20,19 @@ from ranking_det.user_errors import UserError, show
 NAME = "COCO JSON"
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "json")
 BOX_FORMS = ("xywh", "xyxy", "normalized")
-"""x, y, width, height in pixels; x1, y1, x2, y2; shares of the image's width and height."""
+"""x, y, width, height in pixels; x1, y1, x2, y2 in pixels; x, y, width, height as fractions of the
+width and height of the image."""
 
-_LOOKED_FOR = 20  # images by which the folder of images is recognised
+_NUM_PROBED = 20  # images that are looked for in each folder, to recognise the image folder
 
 
 class CocoSplit(NamedTuple):
     """A split of a data set as COCO JSON.
 
     Attributes:
-        content: images, annotations and categories, which nobody may change.
+        content: images, annotations and categories; read-only.
         image_root: the folder to which each ``file_name`` is relative.
-        json_file: the file that has this content already; None if it is converted.
+        json_file: the file with this content; None if no file has it yet.
     """
 
     content: dict[str, Any]
@@ -40,12 +41,12 @@ class CocoSplit(NamedTuple):
 
 
 def is_coco(content: Any) -> bool:
-    """Return whether the content of a JSON file is that of COCO's or LVIS's objects.
+    """Return whether a JSON file contains objects in the format of COCO or LVIS.
 
     Files of captions have no categories; those of panoptic segmentation have ``segments_info``.
 
     Args:
-        content: the content.
+        content: the content of the file.
     """
     if not isinstance(content, dict):
         return False
@@ -64,15 +65,15 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
         contents: the contents of the files by path.
 
     Returns:
-        The files by split, which the name or the folder of a file gives, else "all".
+        The files by split, which their name or else their folder names; "all" if neither does.
 
     Raises:
-        UserError: several files are of one split, or no folder has the images of a file.
+        UserError: several files belong to one split, or no folder has the images of a file.
     """
     splits: dict[str, list[str]] = {}
     for path in contents:
         name = os.path.relpath(path, root)
-        # The file's own name counts first: annotations/train/instances_val.json.
+        # The file name comes before the folder: annotations/train/instances_val.json is of val.
         split = split_of(os.path.basename(path)) or split_of(os.path.dirname(name)) or "all"
         splits.setdefault(split, []).append(path)
     chosen = {split: _choose(root, split, paths) for split, paths in splits.items()}
@@ -95,8 +96,8 @@ def _choose(root: str, split: str, paths: list[str]) -> str:
 
 
 def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
-    """Return the folder that has the most images, by their names or else by similar names."""
-    section = {"images": content["images"][:_LOOKED_FOR]}
+    """Return the folder with the most images of a file, by exact names or else by similar ones."""
+    section = {"images": content["images"][:_NUM_PROBED]}
     entries = read_fields(section, json_file, "images", "file_name", "coco_url").entries
     images = [entry for entry in entries if entry.get("file_name") or entry.get("coco_url")]
     finders = [ImageFinder(folder) for folder in dict.fromkeys(_image_folders(json_file))]
@@ -126,8 +127,8 @@ def _image_folders(json_file: str) -> Iterator[str]:
         for sub in filter(None, names):
             yield os.path.join(base, sub)
             yield os.path.join(base, "images", sub)
-        # Folders next to that of the file may be of other data sets, unless it is one of
-        # annotations only.
+        # Folders next to the folder of the file may belong to other data sets, unless that folder
+        # is for annotations only.
         if base == folder or os.path.basename(folder).lower() in ANNOTATION_FOLDERS:
             yield from _subfolders(base)
             yield from _subfolders(os.path.join(base, "images"))
@@ -151,7 +152,7 @@ def class_names(parts: Sequence[CocoSplit]) -> list[str]:
         The names, each once, in the order of the files. Root categories are not classes.
 
     Raises:
-        UserError: categories have no name, or two have one name or id.
+        UserError: a category has no name, or two share a name or id.
     """
     names: dict[str, None] = {}
     for content, _, json_file in parts:
@@ -174,7 +175,7 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         where: the name of the file in messages.
 
     Returns:
-        The content with other boxes, and with the areas of the boxes of objects without a mask.
+        The content with converted boxes. The area of an object without a mask is that of its box.
 
     Raises:
         UserError: most boxes have no size when they are read in this form; or an entry is faulty.
@@ -197,10 +198,10 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
     flat = int((boxes[given, 2:] <= 0).any(1).sum())
     if flat > len(boxes) / 2:
         text = f"{flat:,} of {len(boxes):,} boxes have no size as {form}"
-        raise UserError(f"{where}: {text}; give the form that the file has")
+        raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     mended = []
     for annotation, box, is_given in zip(section.entries, boxes.tolist(), given, strict=True):
-        if is_given:  # others get the box of their mask, which is in pixels
+        if is_given:  # an object without a box gets that of its mask, which is in pixels
             annotation = {**annotation, "bbox": box}
             if not annotation.get("segmentation"):
                 annotation["area"] = max(box[2], 0) * max(box[3], 0)

@@ -1,4 +1,4 @@
-"""List the files of a data set once, and find the image that an annotation file means."""
+"""List the files of a data set once, and find the image that an annotation file refers to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPLIT = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 def split_of(path: str) -> str | None:
-    """Return the split that the first part of a path names: train, trainval, val, test or None.
+    """Return the first split that a path names: train, trainval, val or test; None without one.
 
     Args:
         path: a path below the root of a data set, without the name of the image.
@@ -48,13 +48,14 @@ class FileTree:
 
     Args:
         root: the folder.
-        exclude: a folder below it that is skipped, such as the output folder of a run.
+        exclude: a folder below the root to skip, such as the output folder of a run.
 
     Attributes:
         root: its absolute path.
         files: the absolute paths of all files, sorted.
-        images: those of image files. If there is none, those of the folder above, and of its
-            folders for images: annotations often have a folder of their own.
+        images: the absolute paths of the image files, sorted. If there are none below the root, of
+            those in its parent folder and in the image folders there, because annotations often
+            have a separate folder.
     """
 
     def __init__(self, root: str, exclude: str | None = None) -> None:
@@ -90,17 +91,17 @@ class FileTree:
     def find_image(self, name: str, folder: str) -> str | None:
         """Find an image by the name that an annotation file gives.
 
-        It is first looked for where the name says; then by its last part, in another case, with
-        another form of accented letters, or with another extension. Among images of one name, the
-        one whose folder is nearest to that of the annotation file is taken.
+        The path that the name gives comes first. Otherwise only the file name counts; its case, its
+        form of accented letters and its extension may differ. Of several such images, the one whose
+        folder is nearest to that of the annotation file is returned.
 
         Args:
             name: a path, with slashes or backslashes, or a URL.
             folder: the folder of the annotation file, an absolute path.
 
         Returns:
-            The absolute path of an image below the root; None if there is none, or several are
-            equally near.
+            The absolute path of one of ``images``; None if there is none, or several are equally
+            near.
         """
         for text in (name.replace("\\", "/"), unquote(name).replace("\\", "/")):
             for base in (folder, self.root):
@@ -116,18 +117,18 @@ class FileTree:
         return None
 
     def by_stem(self, stem: str) -> list[str]:
-        """Return the absolute paths of the images of a name without its extension, sorted.
+        """Return the absolute paths of the images with this name before the extension, sorted.
 
         Args:
-            stem: the name, in any case and form of accented letters.
+            stem: the name without extension, in any case and form of accented letters.
         """
         return self._by_stem.get(loose_name(stem), [])
 
 
 def nearest_path(paths: Iterable[str], folder: str) -> str | None:
-    """Return the path whose folder shares the most with another folder.
+    """Return the path whose folder shares the most path components with another folder.
 
-    The parts of the names count from both ends, so that ``images/a`` belongs to ``labels/a``.
+    Components are compared from both ends, so that ``images/a`` belongs to ``labels/a``.
 
     Args:
         paths: absolute paths.

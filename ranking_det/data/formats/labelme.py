@@ -1,7 +1,7 @@
 """Read LabelMe annotations: a JSON file per image.
 
-The format is that of https://github.com/wkentaro/labelme. Shapes of one label and one ``group_id``
-are parts of one object, as in its own converters.
+The format is that of https://github.com/wkentaro/labelme. Shapes with the same label and the same
+``group_id`` are parts of one object, as in LabelMe's own converters.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ranking_det.data.formats.file_tree import FileTree, nearest_path, split_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "LabelMe"
-_LEAST_NUMBERS = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "circle": 4}
+_MIN_COORDINATES = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "circle": 4}
 
 
 def is_labelme(content: Any) -> bool:
-    """Return whether the content of a JSON file is that of LabelMe: it has a list of shapes.
+    """Return whether a JSON file is one of LabelMe, which has a list of shapes.
 
     Args:
-        content: the content.
+        content: the content of the file.
     """
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
@@ -49,7 +49,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
         faults: gets what is left out, and remarks.
 
     Returns:
-        The images by split, which the folder of a file gives, else "all".
+        The images by split, which the folder of their file names; "all" if it names none.
     """
     splits: dict[str, list[AnnotatedImage]] = {}
     for path in paths:
@@ -68,7 +68,7 @@ def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | No
     except UserError as error:
         raise FaultError("broken JSON", str(error).removeprefix(f"{path}: ")) from None
     if not is_labelme(content):
-        faults.remark(f"{path} is not used: it is not one of LabelMe")
+        faults.remark(f"{path} is not used: it is not a LabelMe file")
         return None
     image_path = _find_image(tree, path, content)
     if image_path is None:
@@ -113,11 +113,11 @@ def _read_shape(shape: Any, faults: Faults) -> AnnotatedObject:
     if kind in ("point", "points", "line", "linestrip"):
         raise FaultError(kind, f"a {kind} has no area")
     points = _read_points(shape.get("points"))
-    if points is None or len(points) < _LEAST_NUMBERS.get(kind, math.inf):
+    if points is None or len(points) < _MIN_COORDINATES.get(kind, math.inf):
         text = f"expected a polygon, rectangle or circle with points, got {show(kind)}"
         raise FaultError("malformed shape", text)
     if kind == "mask":
-        faults.remark("masks that are pixels are read as boxes")
+        faults.remark("pixel masks are read as boxes")
     box, polygons = extent([points]), ([points] if kind in ("polygon", "rotation") else [])
     if kind == "circle":
         radius = math.dist(points[:2], points[2:4])

@@ -38,7 +38,7 @@ FORMATS |= {"voc": voc.NAME, "yolo": yolo.NAME}
 ALL = "all"
 """The split of the images of a source without splits."""
 
-_MAX_JSON = 200  # more JSON files than this are only those of LabelMe, one per image
+_MAX_JSON = 200  # only a LabelMe data set, with one file per image, has more JSON files than this
 _ORDER = ("train", "trainval", "val", "test", ALL)
 
 
@@ -48,12 +48,12 @@ class Source:
 
     Attributes:
         path: the folder or file as the user gave it.
-        root: its absolute folder.
+        root: the absolute path of the folder of the data set.
         format: the name of its format, one of :data:`FORMATS`.
         classes: the names of its classes, over all splits.
         images: the annotated images by split, each with its size; empty for COCO JSON.
         files: the COCO files by split; empty for other formats.
-        faults: what was left out, and remarks. Those of COCO files are found when they are checked.
+        faults: what was left out, and remarks. COCO files are checked later, when they are used.
     """
 
     path: str
@@ -111,8 +111,8 @@ def find_source(
 
     Args:
         path: the folder of a data set; or its data.yaml, or a COCO, VIA or LabelMe JSON.
-        options: give the limit of faulty objects and of faulty images, ``max_faults`` and
-            ``strict``. COCO JSON is only checked when it is read.
+        options: ``max_faults`` and ``strict`` limit the faulty objects and the faulty images. COCO
+            JSON is checked later, when it is used.
         format_name: the only format to look for, "coco", "labelme", "via", "voc" or "yolo"; None
             for all.
         class_attribute: for VIA, the region attribute that names the class; None for the one that
@@ -123,8 +123,8 @@ def find_source(
         The data set.
 
     Raises:
-        UserError: there is nothing of a known format, or of several formats; or too much of it
-            cannot be read.
+        UserError: there are no annotations of a known format, or some of several formats; or too
+            many objects or images are faulty.
     """
     if not os.path.exists(path):
         text = f"the folder or file {path!r} does not exist (current folder: {os.getcwd()})"
@@ -153,25 +153,30 @@ def find_source(
 
 
 def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
-    """Return JSON files by their formats: contents of COCO and VIA, else paths; and "others"."""
-    coco, of_via, of_labelme, others = {}, {}, [], []
+    """Sort JSON files by format: contents by path for "coco" and "via", paths for the others."""
+    coco_contents, via_contents, labelme_paths, other_paths = {}, {}, [], []
     for path in paths[:_MAX_JSON]:
         try:
             content = load_json(path, "annotation file")
         except UserError:
             content = None
         if coco_files.is_coco(content):
-            coco[path] = content
+            coco_contents[path] = content
         elif labelme.is_labelme(content):
-            of_labelme.append(path)
+            labelme_paths.append(path)
         elif via.metadata_of(content) is not None:
-            of_via[path] = content
+            via_contents[path] = content
         else:
-            others.append(path)
-    if len(of_labelme) > len(others):
-        # The reader of LabelMe's files says which of them are broken.
-        of_labelme = sorted([*of_labelme, *others, *paths[_MAX_JSON:]])
-    return {"coco": coco, "via": of_via, "labelme": of_labelme, "others": others}
+            other_paths.append(path)
+    if len(labelme_paths) > len(other_paths):
+        # Most files are LabelMe's, so its reader gets all and reports those that are broken.
+        labelme_paths = sorted([*labelme_paths, *other_paths, *paths[_MAX_JSON:]])
+    return {
+        "coco": coco_contents,
+        "via": via_contents,
+        "labelme": labelme_paths,
+        "others": other_paths,
+    }
 
 
 def _describe_failure(
@@ -226,7 +231,7 @@ def used_classes(*parts: Sequence[AnnotatedImage]) -> list[str]:
 
 
 def _merge(images: Sequence[AnnotatedImage], faults: Faults) -> list[AnnotatedImage]:
-    """Sort images by path; keep one of several with the same objects.
+    """Sort images by path; if one is annotated several times with equal objects, keep it once.
 
     Raises:
         UserError: two annotation files have different objects for one image.
@@ -246,7 +251,7 @@ def _merge(images: Sequence[AnnotatedImage], faults: Faults) -> list[AnnotatedIm
 
 
 def _read_size(image: AnnotatedImage, sizes: dict[str, Size | None], faults: Faults) -> bool:
-    """Read the size of an image that has none, once for each file; return whether it has one."""
+    """Read the size of an image, once per file, unless it is known; return whether it is known."""
     if image.size is None and image.path not in sizes:
         sizes[image.path] = None
         with counting(faults, SKIPPED, image.path):
@@ -295,8 +300,8 @@ def convert(source: Source, split: str, classes: Sequence[str] | None = None) ->
     Args:
         source: the data set.
         split: one of ``source.splits``.
-        classes: the names of the classes in the order of their ids, which may have more than the
-            source; None for those of the source.
+        classes: the names of the classes in the order of their ids, which may include classes that
+            the source does not have; None for those of the source.
 
     Returns:
         The content. Boxes may stick out of their images or have no size.

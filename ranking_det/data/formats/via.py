@@ -29,16 +29,16 @@ from ranking_det.user_errors import UserError, show
 
 NAME = "VIA"
 USUAL_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "object_name")
-"""Of several attributes that all regions have, one of these is taken as the class."""
+"""If several attributes are equally frequent, the first of these names the class."""
 
 NO_CLASS = "object"
 """The name of the only class if no region has an attribute."""
 
 
 class _Region(NamedTuple):
-    obj: AnnotatedObject  # its class is set when all regions are known
+    obj: AnnotatedObject  # its class is set once all regions are read
     attributes: Mapping[str, Any]
-    options: Mapping[str, Mapping[str, str]]  # their texts by attribute
+    options: Mapping[str, Mapping[str, str]]  # the texts of the options by attribute
     file: str
     place: str
     image: str
@@ -70,7 +70,7 @@ def read(
             regions have.
 
     Returns:
-        The images by split, which the name or the folder of a file gives, else "all".
+        The images by split, which the path of their file names; "all" if it names none.
 
     Raises:
         UserError: it is not clear which attribute names the class.
@@ -105,7 +105,7 @@ def read(
 
 
 def _options(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-    """Return the texts of the options by attribute, which VIA's own COCO export takes as names."""
+    """Return the texts of the options by attribute; VIA's COCO export uses them as class names."""
     attributes = content.get("_via_attributes")
     of_regions = attributes.get("region") if isinstance(attributes, dict) else None
     options = {}
@@ -192,7 +192,7 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     """Return the attribute that most regions have; None if no region has any.
 
     Raises:
-        UserError: several attributes tie, have different values, and no name of them is usual.
+        UserError: several attributes tie and differ in their values, and none has a usual name.
     """
     values: dict[str, dict[int, str]] = defaultdict(dict)
     for index, region in enumerate(regions):

@@ -2,9 +2,9 @@
 
 The format is that of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf. Pixels count
 from 1 and a box includes its last pixel, so that xmin = 1 and xmax = width cover the whole image,
-as in Detectron2's ``load_voc_instances``. So the left edge lies at xmin - 1 and
-the right edge at xmax. Some tools count from 0 instead. They are recognised by a coordinate of 0,
-which the format does not have, in any file of the data set; their boxes are taken as they are.
+as in Detectron2's ``load_voc_instances``. So the left edge lies at xmin - 1 and the right edge at
+xmax. Some tools count from 0 instead. They are recognised by a coordinate of 0 in any file of the
+data set, which the format does not allow; their boxes are used without this shift.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ranking_det.user_errors import UserError, show
 
 NAME = "Pascal VOC"
 LISTS = ("train", "val", "trainval", "test")
-_LOOKED_AT = 20  # XML files that are opened to recognise the format
+_NUM_PROBED = 20  # XML files that are opened to recognise the format
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -42,7 +42,7 @@ def find_files(tree: FileTree) -> list[str]:
         tree: the files of the folder.
     """
     paths = tree.with_suffix(".xml")
-    return paths if any(_root_tag(path) == "annotation" for path in paths[:_LOOKED_AT]) else []
+    return paths if any(_root_tag(path) == "annotation" for path in paths[:_NUM_PROBED]) else []
 
 
 def _root_tag(path: str) -> str | None:
@@ -55,8 +55,8 @@ def _root_tag(path: str) -> str | None:
 def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[AnnotatedImage]]:
     """Read the XML files.
 
-    Where the data set has lists of images (``ImageSets/Main/train.txt`` and so on), they make the
-    splits. Else folders named train, val or test do.
+    The lists of images (``ImageSets/Main/train.txt`` and so on) define the splits. Without lists,
+    folders named train, val or test do.
 
     Args:
         tree: the files of the folder.
@@ -112,12 +112,12 @@ def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | No
 
 
 def _is_mask(path: str) -> bool:
-    """Return whether an image is one of masks, which have the names of the images."""
+    """Return whether an image file is a segmentation mask, which has the name of its image."""
     return os.path.basename(os.path.dirname(path)).startswith("Segmentation")
 
 
 def _read_object(element: Element, place: str) -> AnnotatedObject:
-    """Read an object. Its box has the corners until :func:`_shift_to_zero` makes the box of them.
+    """Read an object; ``box`` holds x1, y1, x2, y2 until :func:`_shift_to_zero` converts it.
 
     Raises:
         FaultError: it has no class or no box.
@@ -155,27 +155,27 @@ def _read_polygon(element: Element | None) -> list[Polygon]:
 
 def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
     """Replace corners that count from 1 by x, y, width, height that count from 0."""
-    from_zero = sum(min(obj.box[:2]) <= 0 for obj in objects)
-    if from_zero:
+    num_from_zero = sum(min(obj.box[:2]) <= 0 for obj in objects)
+    if num_from_zero:
         faults.remark(
-            f"{from_zero:,} boxes have a coordinate of 0 or less: pixels are taken to count from "
-            "0, not from 1 as in Pascal VOC"
+            f"{num_from_zero:,} boxes have a coordinate of 0 or less: pixels are taken to count "
+            "from 0, not from 1 as in Pascal VOC"
         )
-    shift = 0 if from_zero else 1
+    shift = 0 if num_from_zero else 1
     for obj in objects:
         x1, y1, x2, y2 = obj.box
-        # With one corner twice the box has no size: somebody clicked. A pixel wide, it would be
-        # an object to learn.
+        # A box with x1 = x2 or y1 = y2 comes from a click without dragging. Its side stays 0, so
+        # that the box is left out: the shift would make the side one pixel, and the box an object.
         dx, dy = (0 if x2 <= x1 else shift), (0 if y2 <= y1 else shift)
         obj.box = x1 - dx, y1 - dy, x2 - x1 + dx, y2 - y1 + dy
         obj.polygons = [[value - shift for value in polygon] for polygon in obj.polygons]
         pairs = zip(obj.box, extent(obj.polygons), strict=True) if obj.polygons else ()
-        if any(abs(a - b) > 2 for a, b in pairs):  # in other coordinates than the box
+        if any(abs(a - b) > 2 for a, b in pairs):  # the tool wrote them in other coordinates
             obj.polygons = []
 
 
 def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[str]]:
-    """Return the XML files by split, as the lists of the data set have them; {} without lists."""
+    """Return the XML files by split, as the lists of images define them; {} without lists."""
     texts = [path for path in tree.with_suffix(".txt") if "ImageSets" in path.split(os.sep)]
     lists = [path for path in texts if _split_of_list(path) and not _is_of_masks(path)]
     by_stem: dict[str, list[str]] = {}
@@ -199,7 +199,7 @@ def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[st
 
 
 def _is_of_masks(path: str) -> bool:
-    """Return whether a list is one of images with masks, a subset of those with boxes."""
+    """Return whether a list names the images with masks, a subset of those with boxes."""
     return os.path.basename(os.path.dirname(path)) == "Segmentation"
 
 
@@ -214,7 +214,7 @@ def _read_list(path: str, by_stem: dict[str, list[str]]) -> Iterator[str]:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             name = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
-            words = name.rsplit(maxsplit=1)
+            words = name.rsplit(maxsplit=1)  # the name, and in some lists a flag of -1, 0 or 1
             if len(words) == 2 and words[1] in ("-1", "0", "1") and loose_name(name) not in by_stem:
                 name = words[0]
             if not name:

@@ -4,7 +4,7 @@
     YOLO         data.yaml    labels/train/...txt    images/train/...
     Pascal VOC   Annotations/...xml    ImageSets/Main/train.txt    JPEGImages/...
 
-A folder gets its name when it is complete: see :func:`new_folder`.
+The output folder appears only when it is complete; see :func:`new_folder`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ranking_det.files import write_whole
 from ranking_det.user_errors import UserError
 
 _AGREEMENT = 0.5  # pixels by which the box around a polygon may differ from the object's box
-_LEAST_SIDE = 1.001  # pixels; in Pascal VOC, a box of one pixel is written like one of no size
+_LEAST_SIDE = 1.001  # pixels; Pascal VOC cannot tell a side of one pixel from one without length
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _place_image(source: str, target: Path, copy: bool) -> None:
-    """Make a link to an image, or a copy."""
+    """Link to an image, or copy it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy:
         shutil.copyfile(source, target)
@@ -108,7 +108,7 @@ def write_coco(
     placed: dict[Path, str] = {}
     for entry, path in zip(part.content["images"], paths, strict=True):
         target = folder / split / _name_inside(path, part.image_root)
-        while placed.get(target, path) != path:  # another image from outside the folder
+        while placed.get(target, path) != path:  # an image from outside the folder has this name
             target = target.with_name(f"_{target.name}")
         if target not in placed:
             _place_image(path, target, copy)
@@ -141,9 +141,10 @@ class _Picture(NamedTuple):
 
 
 def _pictures(parts: Mapping[str, Annotations], counts: Counter[str]) -> list[_Picture]:
-    """Return the images that can be read. Two entries of one file in a split become one image.
+    """Return the readable images of all splits, with names that are unique without extension.
 
-    No two files have the same name, not even without the extension. ``counts`` gets what is lost.
+    Two entries of one file in a split become one image. ``counts`` receives the numbers of masks
+    that are left out and of boxes that are clipped.
     """
     pictures: list[_Picture] = []
     names = _flat_names({path for part in parts.values() for path in part.image_files})
@@ -167,7 +168,7 @@ def _pictures(parts: Mapping[str, Annotations], counts: Counter[str]) -> list[_P
                 x, y, width, height = annotation["bbox"]
                 corners = [x, y, x + width, y + height]
                 x1, y1, x2, y2 = clipped = _clip(corners, picture.size)
-                # Decimals of a float do not count as sticking out.
+                # Ignore rounding errors: they do not mean that a box sticks out.
                 if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 1e-3:
                     counts["boxes clipped to their image"] += 1
                 box, name = (x1, y1, x2 - x1, y2 - y1), classes[annotation["category_id"]]
@@ -181,7 +182,7 @@ def _clip(points: Sequence[float], size: Size) -> list[float]:
 
 
 def _flat_names(image_files: Iterable[str]) -> dict[str, str]:
-    """Return names for one folder by path: the own one, else with folders, or with a number."""
+    """Return unique names for one folder, by path; add parent folders or a number if needed."""
     paths = sorted(image_files)
     stems = Counter(loose_name(Path(path).stem) for path in paths)
     names: dict[str, str] = {}
@@ -204,8 +205,9 @@ def write_yolo(
 ) -> list[str]:
     """Write a YOLO data set.
 
-    The labels are polygons if each object has one, and their boxes are those of the objects to half
-    a pixel; else boxes. Crowds and difficult objects are left out: YOLO has no flag for them.
+    The labels are polygons if every object has some, and their extent agrees with its box to half a
+    pixel; otherwise the labels are boxes. Crowds and difficult objects are left out: YOLO has no
+    flag for them.
 
     Args:
         folder: the folder of the data set.
@@ -214,38 +216,38 @@ def write_yolo(
         copy: whether to copy the images.
 
     Returns:
-        Sentences about what YOLO cannot hold.
+        Sentences about what YOLO cannot represent.
 
     Raises:
-        UserError: boxes are in pixels before the EXIF rotation. YOLO's programs apply it.
+        UserError: boxes are in pixels before the EXIF rotation, which YOLO programs apply first.
     """
     notes = [row for part in parts.values() for row in part.faults.rows if row.kind == UNROTATED]
     if notes:
-        text = f"YOLO has no sizes to tell this ({len(notes)} images); --to coco or voc writes them"
+        text = f"YOLO labels cannot express this ({len(notes)} images); use --to coco or --to voc"
         raise UserError(f"{notes[0]}; {text}")
     counts: Counter[str] = Counter()
     pictures = _pictures(parts, counts)
     objects = [obj for picture in pictures for obj in picture.objects if not obj.ignored]
-    fitting = sum(map(_has_fitting_polygons, objects))
-    lines, outlines = [], bool(objects) and fitting == len(objects)
-    if not outlines and any(obj.polygons for obj in objects):
+    num_fitting = sum(map(_has_fitting_polygons, objects))
+    lines, as_polygons = [], bool(objects) and num_fitting == len(objects)
+    if not as_polygons and any(obj.polygons for obj in objects):
         lines.append(
-            f"boxes are written, not polygons: {len(objects) - fitting:,} of {len(objects):,} "
+            f"boxes are written, not polygons: {len(objects) - num_fitting:,} of {len(objects):,} "
             "objects have no polygon, or one that does not fit their box"
         )
     indices = {name: index for index, name in enumerate(classes)}
-    for split, path, name, size, of_image in pictures:
+    for split, path, name, size, image_objects in pictures:
         _place_image(path, folder / "images" / split / name, copy)
         text = ""
-        for obj in of_image:
+        for obj in image_objects:
             if obj.ignored:
                 counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
                 continue
             x, y, width, height = obj.box
             centred = [x + width / 2, y + height / 2, width, height]
-            values = _join(obj.polygons) if outlines else centred
-            shares = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
-            text += " ".join([str(indices[obj.name]), *shares]) + "\n"
+            values = _join(obj.polygons) if as_polygons else centred
+            fractions = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
+            text += " ".join([str(indices[obj.name]), *fractions]) + "\n"
         label = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text(text, encoding="utf-8")
@@ -285,7 +287,7 @@ def write_voc(
         copy: whether to copy the images.
 
     Returns:
-        Sentences about what Pascal VOC cannot hold.
+        Sentences about what Pascal VOC cannot represent.
     """
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
@@ -356,4 +358,4 @@ def _voc_edges(start: float, length: float) -> tuple[float, float]:
 
 
 WRITERS = {"yolo": write_yolo, "voc": write_voc}
-"""The writers of checked annotations by the short name of their format."""
+"""Functions that write checked annotations, by the short name of the format."""

@@ -1,7 +1,7 @@
 """Read YOLO data sets, of boxes or polygons: a text file per image.
 
 Each line is an object: the index of its class, then the centre, width and height of its box, or the
-points of its polygon, as shares of the image's width and height. ``data.yaml`` names the classes
+points of its polygon, as fractions of the image's width and height. ``data.yaml`` names the classes
 and the folders of the splits. The format is that of https://docs.ultralytics.com/datasets/detect/
 and https://docs.ultralytics.com/datasets/segment/. An image without a text file, or with an empty
 one, has no objects.
@@ -42,15 +42,15 @@ CLASS_FILES = (
 YAML_FILES = ("data.yaml", "dataset.yaml")
 _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNORECASE)
 _LEVELS_ABOVE = 3
-_LOOKED_AT = 50  # label files that are opened to recognise the format
+_NUM_PROBED = 50  # label files that are opened to recognise the format
 
 
 class Description(NamedTuple):
-    """What describes a YOLO data set.
+    """The description of a YOLO data set: its ``data.yaml``, if it has one.
 
     Attributes:
-        yaml_file: its ``data.yaml``; None without one.
-        content: the content of that file.
+        yaml_file: the path of the file; None without one.
+        content: the content of the file; empty without one.
     """
 
     yaml_file: str | None
@@ -58,7 +58,7 @@ class Description(NamedTuple):
 
 
 def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | None:
-    """Return what describes a YOLO data set; None if the folder holds no such set.
+    """Return the description of a YOLO data set; None if the folder does not contain one.
 
     Args:
         tree: the files of the folder.
@@ -78,7 +78,7 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
     if described:
         ((path, content),) = described.items()
         return Description(path, content)
-    labels = islice(filter(None, map(_label_file, tree.images)), _LOOKED_AT)
+    labels = islice(filter(None, map(_label_file, tree.images)), _NUM_PROBED)
     return Description(None, {}) if any(map(_has_labels, labels)) else None
 
 
@@ -101,10 +101,11 @@ def _has_labels(path: str) -> bool:
 
 
 def _label_file(image: str) -> str | None:
-    """Return the label file of an image that exists; None without one.
+    """Return the existing label file of an image; None without one.
 
-    The folder of labels is that of images with the last "images" in its path replaced. If that is
-    missing, the labels lie next to the images, in a folder "labels" there, or in one above.
+    The label folder is the image folder with the last "images" in its path replaced by "labels".
+    If the file is not there, it is looked for next to the image, in a subfolder "labels", and in a
+    folder "labels" next to the image folder.
     """
     folder, name = os.path.split(os.path.splitext(image)[0])
     above, last = os.path.split(folder)
@@ -121,7 +122,7 @@ def read(
 
     Args:
         tree: the files of the folder.
-        description: what describes the data set.
+        description: the description of the data set.
         faults: gets what is left out, and remarks.
 
     Returns:
@@ -194,8 +195,8 @@ def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
 
     The paths in the file often come from the machine that wrote it, or lead out of its folder
     (``../train/images``) although the images lie in it. So the last parts of such a path are tried
-    from the file's own folder. For a path that leads out, this comes first: next to that folder,
-    another data set may have the same names.
+    from the folder of the file. For a path that leads out, they are tried first, because another
+    data set next to this folder may have the same names.
     """
     folder, value = os.path.dirname(yaml_file), value.replace("\\", "/")
     places = [os.path.join(folder, str(path or ""), value), os.path.join(folder, value)]
@@ -207,7 +208,7 @@ def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
 
 def _images_of(place: str, yaml_file: str) -> list[str]:
     if os.path.isdir(place):
-        # Only images below: a folder without any has none.
+        # Not tree.images, which falls back on the parent folder.
         tree = FileTree(place)
         return [path for path in tree.files if suffix_of(path) in IMAGE_SUFFIXES]
     if suffix_of(place) in IMAGE_SUFFIXES:
@@ -235,7 +236,7 @@ def _read_image(
 
 
 def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
-    """Read an object. Its name is the index of its class until all indices are known.
+    """Read an object; ``name`` holds the class index until the class names are known.
 
     Raises:
         FaultError: the line is not an object.

@@ -235,7 +235,7 @@ def test_the_size_in_the_annotations_tells_on_which_picture_they_were_made(
     assert read_upright(str(image), size).size == size
     # YOLO has no sizes, and its programs apply the rotation.
     code = run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo")
-    assert (code, "YOLO has no sizes to tell this" in capsys.readouterr().err) == (
+    assert (code, "YOLO labels cannot express this" in capsys.readouterr().err) == (
         (2, True) if is_unrotated else (0, False)
     )
 
