@@ -30,7 +30,7 @@ TINY = 8
 """Boxes under this size, in input pixels, are smaller than the finest cell of a dense detector."""
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
-"""The input sizes that are compared, as multiples of the config's input size."""
+"""The input sizes that are compared, as multiples of the usual one."""
 
 OVERLAPPING, TWICE = 0.5, 0.95
 """IoU above which two boxes overlap; IoU above which two boxes of one class are one object that is

@@ -338,11 +338,11 @@ class RunConfig:
                 sides = [_plain_values(node, "dataloader.test.mapper") for node in nodes]
         except (ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
             return []
-        there, here = sides
+        saved_values, values = sides
         return [
-            f"{key}: {value!r} there, {here.get(key)!r} here"
-            for key, value in there.items()
-            if value != here.get(key)
+            f"{key}: {value!r} in that run, {values.get(key)!r} now"
+            for key, value in saved_values.items()
+            if value != values.get(key)
         ]
 
     def test_loader(self, name: str) -> Any:

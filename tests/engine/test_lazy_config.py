@@ -116,10 +116,10 @@ def test_epochs_may_be_a_fraction_although_the_config_has_an_integer():
         (
             ".py",
             "dataloader.test.mapper.image_format=BGR",
-            ["dataloader.test.mapper.image_format: 'RGB' there, 'BGR' here"],
+            ["dataloader.test.mapper.image_format: 'RGB' in that run, 'BGR' now"],
         ),
         (".py", "train.max_iter=7", []),
-        (".yaml", "INPUT.MIN_SIZE_TEST=99", ["INPUT.MIN_SIZE_TEST: 192 there, 99 here"]),
+        (".yaml", "INPUT.MIN_SIZE_TEST=99", ["INPUT.MIN_SIZE_TEST: 192 in that run, 99 now"]),
         (".yaml", "SOLVER.MAX_ITER=7", []),
     ],
 )

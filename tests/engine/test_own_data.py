@@ -161,7 +161,7 @@ def test_another_size_of_the_images_than_in_training_is_a_warning(
     command += [str(tmp_path), *SMALL, f"train.output_dir={out}/run"]
     assert main(command) == main([*command, f"{key}=64"]) == 0
     (message,) = messages
-    assert f"{key}: 128 there, 64 here; repeat the overrides" in message
+    assert f"{key}: 128 in that run, 64 now; repeat the overrides" in message
 
 
 def test_the_classes_of_the_model_are_those_of_the_file(out):

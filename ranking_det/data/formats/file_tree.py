@@ -53,9 +53,9 @@ class FileTree:
     Attributes:
         root: its absolute path.
         files: the absolute paths of all files, sorted.
-        images: the absolute paths of the image files, sorted. If there are none below the root, of
-            those in its parent folder and in the image folders there, because annotations often
-            have a separate folder.
+        images: the absolute paths of the image files below the root, sorted. If there are none,
+            those in the parent folder and in its image folders, because annotations often have a
+            separate folder.
     """
 
     def __init__(self, root: str, exclude: str | None = None) -> None:

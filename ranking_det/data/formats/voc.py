@@ -165,7 +165,7 @@ def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
     for obj in objects:
         x1, y1, x2, y2 = obj.box
         # A box with x1 = x2 or y1 = y2 comes from a click without dragging. Its side stays 0, so
-        # that the box is left out: the shift would make the side one pixel, and the box an object.
+        # that the box is left out: the shift would make the side one pixel long and keep the box.
         dx, dy = (0 if x2 <= x1 else shift), (0 if y2 <= y1 else shift)
         obj.box = x1 - dx, y1 - dy, x2 - x1 + dx, y2 - y1 + dy
         obj.polygons = [[value - shift for value in polygon] for polygon in obj.polygons]

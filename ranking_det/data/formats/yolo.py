@@ -105,7 +105,7 @@ def _label_file(image: str) -> str | None:
 
     The label folder is the image folder with the last "images" in its path replaced by "labels".
     If the file is not there, it is looked for next to the image, in a subfolder "labels", and in a
-    folder "labels" next to the image folder.
+    folder "labels" next to the image folder or its subfolder with the name of the image folder.
     """
     folder, name = os.path.split(os.path.splitext(image)[0])
     above, last = os.path.split(folder)
