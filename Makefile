@@ -20,8 +20,8 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
 INSTALLED = $(VENV)/.ranking_det-installed
 MAIN_VENV = .venv-main
-# Two processes with one thread each; each test file runs in one process.
-PYTEST = -m pytest -n 2 --dist loadfile --durations 10 --durations-min 20
+# Two processes with one thread each. Each test file runs in one process; conftest.py orders them.
+PYTEST = -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 --durations-min 20
 
 .PHONY: install quickstart test test-slow test-main test-matrix lint format
 

@@ -137,8 +137,13 @@ def run_tests(name: str, row: Row, env: dict[str, str], log: TextIO) -> dict[str
         versions["detectron2"] = f"main {commit}".strip()
     start = time.monotonic()
     report.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "not slow"]
-    command += [f"--junitxml={report}", *([] if row.detectron2 else TORCH_ONLY_TESTS)]
+    command = [python, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    command += [
+        "-m",
+        "not slow",
+        f"--junitxml={report}",
+        *([] if row.detectron2 else TORCH_ONLY_TESTS),
+    ]
     subprocess.run(command, stdout=log, stderr=log, env=env, cwd=ROOT)
     if not report.exists():
         raise NotRunError("pytest wrote no report")

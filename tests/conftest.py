@@ -1,4 +1,4 @@
-"""Keep the temporary files of all tests in one folder, which is deleted at the end."""
+"""Put the temporary files of all tests in one folder; run the files with long runs first."""
 
 import os
 import tempfile
@@ -8,6 +8,11 @@ _folder = tempfile.TemporaryDirectory(prefix="ranking_det-tests-", ignore_cleanu
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
 # For commands that tests run: their data-loading workers leave sockets behind when killed.
 os.environ["TMPDIR"] = _folder.name
+
+
+def pytest_collection_modifyitems(items):
+    # A long file that starts last would run alone, while the other workers wait for it.
+    items.sort(key=lambda item: {"engine", "examples"}.isdisjoint(item.path.parts[-2:]))
 
 
 def pytest_unconfigure():

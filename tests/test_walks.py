@@ -1,22 +1,25 @@
 """Limit the number of files that a reader of a task must open (benchmarks/walks.py)."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
-from benchmarks.walks import DEPTH_LIMIT, ROOT, WALKS
+from benchmarks import walks
+from benchmarks.walks import DEPTH_LIMIT, WALKS
+from tests.cases import run_function
+
+
+def measure(path):
+    sys.argv[1:] = ["--json", str(path)]
+    walks.main()
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Run in a child process, so imports and data sets of other tests do not matter."""
+    """Run in another process, so imports and data sets of other tests do not matter."""
     path = tmp_path_factory.mktemp("walks") / "walks.json"
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.walks", "--json", str(path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = run_function(measure, path)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(path.read_text())
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
+from tests.modeling import cases
 from tests.modeling.cases import CONFIGS, make_batch
 
 FOLDER = CONFIGS / "shapes" / "quick"
@@ -23,7 +24,7 @@ AXES = {
 
 
 def load(name):
-    return LazyConfig.load(str(FOLDER / f"{name}.py"))
+    return cases.load(f"quick/{name}.py")
 
 
 def class_name(node):

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 
 from ranking_det.criteria import (
     APE,
@@ -18,6 +17,7 @@ from ranking_det.criteria import (
     UniformWeight,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
+from tests.cases import run_workers
 from tests.criteria.cases import CRITERIA, make
 
 
@@ -127,7 +127,7 @@ def work(rank, size, folder):
 
 
 def test_a_ranking_of_two_processes_gives_the_same_results_with_ignored_rows_as_without(tmp_path):
-    multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
+    run_workers(work, 2, str(tmp_path))
 
 
 def test_a_positive_logit_of_minus_infinity_is_ranked_as_a_probability_of_0():

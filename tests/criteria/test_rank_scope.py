@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ranking_det.criteria import (
@@ -28,6 +28,7 @@ from ranking_det.criteria import (
     RankSort,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
+from tests.cases import run_workers
 
 CLASSES = 3
 
@@ -149,7 +150,7 @@ def run_worker(rank, size, folder):
 
 @pytest.mark.parametrize("size", SHARES)
 def test_global_scope_gives_the_losses_and_gradients_of_one_process_with_all_images(size, tmp_path):
-    multiprocessing.spawn(run_worker, (size, str(tmp_path)), nprocs=size)
+    run_workers(run_worker, size, str(tmp_path))
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for case, share in SHARES[size].items():
         images = [image for worker in range(size) for image in images_of(worker, share)]
@@ -207,7 +208,7 @@ def run_counting_worker(rank, size, folder):
 
 def test_a_global_positive_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
     """The mean of the losses over the processes equals the loss of one process, too."""
-    multiprocessing.spawn(run_counting_worker, (2, str(tmp_path)), nprocs=2)
+    run_workers(run_counting_worker, 2, str(tmp_path))
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, share in COUNT_SHARES.items():
         images = [image for worker in range(2) for image in images_of(worker, share)]

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,8 @@ from PIL import Image
 from ranking_det.data.catalog import register_lvis
 from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.user_errors import UserError
+from tests.cases import call_main, run_function
 
-ROOT = Path(__file__).parents[2]
 SQUARE = [[4, 4, 20, 4, 20, 16, 4, 16]]
 OBJECT = {"id": 5, "image_id": 1, "category_id": 7, "bbox": [4, 4, 16, 12]}
 COCO_URL = "http://images.cocodataset.org"
@@ -165,13 +163,9 @@ def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root
     other = [*first, LVIS[0].replace("v1", "v0.5"), f"train.output_dir={tmp_path / 'other'}"]
     boxes = [*other, LVIS[2].replace("v1", "v0.5"), "model.roi_heads.num_classes=1230"]
     runs = [first, other, boxes]
-    code = f"from ranking_det.engine import main\nprint([main(run) for run in {runs!r}])"
-    environment = os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert process.stdout.strip().endswith("[0, 2, 2]"), (
-        process.stdout[-2000:] + process.stderr[-3000:]
-    )
+    environment = os.environ | {"DETECTRON2_DATASETS": str(root)}
+    process = run_function(call_main, runs, environment=environment)
+    assert process.value == [0, 2, 2], process.stdout[-2000:] + process.stderr[-3000:]
     errors = [line for line in process.stderr.splitlines() if "ranking_lvis" in line]
     expected = "expected 1230, the number of classes of the data set 'ranking_lvis_v0.5_train'"
     assert f"num_classes: {expected}, got 1203" in errors[0]

@@ -4,11 +4,8 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 from ranking_det.data.shapes import prepare_shapes
-
-ROOT = Path(__file__).parents[2]
 
 
 class Payload:
@@ -53,16 +50,3 @@ def shapes_environment(tmp_path_factory, *, train, val):
     root = tmp_path_factory.mktemp("datasets")
     prepare_shapes(root, train=train, val=val, size=64)
     return os.environ | {"DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"}
-
-
-def run_commands(commands, *, pictures=True):
-    """Run command lines one after the other in one process: starting a process takes seconds."""
-    code = "from ranking_det.engine import hooks, main\n"
-    if not pictures:
-        code += "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"
-    code += f"for command in {commands!r}:\n"
-    code += "    assert main(command) == 0"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr[-3000:]

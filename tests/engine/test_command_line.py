@@ -13,9 +13,9 @@ from ranking_det.criteria import Criterion, HistoryBalance, RankSort
 from ranking_det.engine import main
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.user_errors import UserError
+from tests.cases import ROOT, run_commands
 from tests.engine.cases import locked_by_another_process, shapes_environment
 
-ROOT = Path(__file__).parents[2]
 RS = "configs/shapes/retinanet_atss_rs.py"
 TWIN = "configs/shapes/retinanet_atss_rs.yaml"
 # A few steps on tiny images, with logging and checkpoints as in a long run.
@@ -32,11 +32,6 @@ QUICK = [
 
 TWIN_QUICK = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
 TWIN_QUICK += ["DATALOADER.NUM_WORKERS", "0"]
-
-
-def start(environment, code):
-    command = [sys.executable, "-W", "ignore", "-c", f"from ranking_det.engine import main\n{code}"]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def trained(environment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(trained, environment, tmp_path_factory):
-    """The output folders of more runs, all in one process: starting a process takes seconds."""
+    """The output folders of more runs."""
     folder, _ = trained
     folders = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
     shutil.copy(folder / "results.json", folders["eval"] / "trained.json")
@@ -76,14 +71,15 @@ def runs(trained, environment, tmp_path_factory):
         make_command("again", *QUICK),
         make_command("resumed", *QUICK, "train.max_iter=2"),
         make_command("resumed", "--resume", *QUICK),
+    ]
+    twin_commands = [
         twin,
         ["--config-file", TWIN, "--eval-only", *TWIN_QUICK, "OUTPUT_DIR", str(folders["yaml"])],
         ["--config-file", TWIN, "--resume", *TWIN_QUICK, "OUTPUT_DIR", str(folders["yaml"])]
         + ["SOLVER.MAX_ITER", "3"],
     ]
-    code = f"for command in {commands!r}:\n    assert main(command) == 0"
-    completed = start(environment, code)
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    run_commands(commands, pictures=False, environment=environment)
+    run_commands(twin_commands, environment=environment)
     return folders
 
 

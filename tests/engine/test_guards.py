@@ -10,7 +10,7 @@ from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.structures import Instances
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 from ranking_det.engine import hooks as engine_hooks
 from ranking_det.engine.hooks import NonFiniteLossError, TrainingGuard
@@ -18,6 +18,7 @@ from ranking_det.modeling import DenseInference
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.threshold_watch import watch_scores
 from ranking_det.modeling.tta import DenseDetectorWithTTA
+from tests.cases import run_workers
 from tests.modeling.cases import load, make_batch
 
 
@@ -111,9 +112,9 @@ def test_evaluations_are_not_checked_and_the_forward_hook_is_removed_at_the_end(
     trainer.model([{"factor": float("nan")}])
 
 
-def work(rank, folder):
+def work(rank, size, folder):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     logging.getLogger("ranking_det").addHandler(logging.FileHandler(f"{folder}/{rank}.log"))
     engine_hooks.STEPS_WITHOUT_POSITIVE = 2
     batches = [[{"image_id": 10 * rank + i, "positives": 0.0}] for i in range(9)]
@@ -133,10 +134,7 @@ def work(rank, folder):
 
 
 def test_all_workers_stop_in_the_same_step_and_count_positives_together(tmp_path):
-    # Importing Detectron2 again takes longer than all tests of this file. But autograd cannot be
-    # forked once it has threads for GPUs.
-    method = "spawn" if torch.cuda.is_available() else "fork"
-    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
+    run_workers(work, 2, str(tmp_path))
     text, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert text == other and text.startswith("5 loss_cls became NaN or infinite at iteration 5 on ")
     assert "worker 1 (loss_cls=nan" in text and "images 15. Try" in text and "worker 0" not in text

@@ -1,6 +1,5 @@
 """A process without objects does not block the others or change their gradients."""
 
-import multiprocessing
 import socket
 
 import pytest
@@ -12,9 +11,10 @@ from torch import distributed
 from ranking_det.criteria import Criterion
 from ranking_det.engine.launching import _join
 from ranking_det.engine.training import distribute
+from tests.cases import CONTEXT
 from tests.modeling.cases import load, load_masked_cascade, make_batch
 
-STEPS = {"quick/fcos_fcos_rs.py": 100, "quick/mask_rs.py": 20, "quick/cascade_rs.py": 10}
+STEPS = {"quick/fcos_fcos_rs.py": 20, "quick/mask_rs.py": 10, "quick/cascade_rs.py": 10}
 
 
 def train_with_an_idle_process(config, rank, steps):
@@ -72,12 +72,11 @@ def work(rank, port, outcome):
 @pytest.fixture(scope="module")
 def results():
     """The results of two processes; the second one has no objects."""
-    context = multiprocessing.get_context("spawn")
-    outcome = context.Queue()
+    outcome = CONTEXT.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = [context.Process(target=work, args=(rank, port, outcome)) for rank in (0, 1)]
+    workers = [CONTEXT.Process(target=work, args=(rank, port, outcome)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     both = [outcome.get(timeout=300) for _ in workers]

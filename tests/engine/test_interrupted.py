@@ -1,19 +1,20 @@
 """Runs that are killed or stopped at a file, resumed after their end, repeated or replaced."""
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from ranking_det.engine import main
+from ranking_det.engine import hooks, main
+from tests.cases import ROOT, call_main, run_function
 from tests.engine.cases import shapes_environment
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/retinanet_atss_rs.py"
 OPTIONS = [
     *("train.device=cpu", "train.max_iter=4", "train.eval_period=3", "train.log_period=1"),
@@ -31,68 +32,62 @@ MOMENTS = {
     "the classes of the last evaluation": ("per_class_ap.csv", 1),
     "the best checkpoint": ("model_best.pth", 0),
 }
-# One process imports torch and forks for each run: starting a process takes seconds.
-DRIVER = """
-import errno, json, os, signal, sys, traceback
-from pathlib import Path
-import torch
-from ranking_det.engine import main
 
-def kill_before(name, count, number):
+
+def kill_before(name, count, number=signal.SIGKILL):
+    """Send a signal to this process before a file is renamed, after some earlier renames of it."""
     seen, replace = [], Path.replace
+
     def killing(path, target):
         if Path(target).name == name:
             seen.append(name)
         if len(seen) == count + 1:
             os.kill(os.getpid(), number)
         return replace(path, target)
+
     Path.replace = killing
 
+
 def fill_disk_at(name):
+    """Let the disk of this process be full when a checkpoint is written."""
     save = torch.save
+
     def filling(content, file, *args, **kwargs):
         if name not in file.name:
             return save(content, file, *args, **kwargs)
         file.write(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     torch.save = filling
 
-for command, kill, *full in json.loads(sys.argv[1]):
-    number = signal.SIGKILL
-    if kill and len(kill) == 3:
-        number = signal.Signals[kill.pop()]
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            if kill:
-                kill_before(*kill, number)
-            for name in full:
-                fill_disk_at(name)
-            status = main(command)
-        except BaseException:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    stopped = -number if number == signal.SIGKILL else 128 + number
-    expected = stopped if kill else 2 if full else 0
-    assert status == expected, (command, status)
-"""
+
+def main_until(command, kill, full):
+    # Other tests look at the pictures, which take as long as the training.
+    hooks.plot_curves = lambda _, path: path.write_bytes(b"")
+    hooks.draw_detections = lambda *args: args[-1].write_bytes(b"")
+    if kill:
+        kill_before(*kill)
+    if full:
+        fill_disk_at(full)
+    (status,) = call_main([command])
+    return status
 
 
 def command(folder, *flags):
     return ["--config-file", CONFIG, *flags, *OPTIONS, f"train.output_dir={folder}"]
 
 
-def drive(environment, steps):
-    """Run commands, each with the file at which it is killed, and one that fills the disk.
+def drive(environment, command, kill=None, full=None):
+    """Run a command, which may be killed at a file, or find the disk full at one; return stderr.
 
-    A third entry beside the file and the count is a signal other than SIGKILL. Returns stderr.
+    A third entry of ``kill``, after the file and the count, is a signal other than SIGKILL.
     """
-    program = [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(steps)]
-    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    completed = run_function(main_until, command, kill, full, environment=environment)
+    if kill and len(kill) == 3:
+        outcome = 128 + kill[2], 0
+    else:
+        outcome = (None, -signal.SIGKILL) if kill else (2 if full else 0, 0)
+    assert completed[:2] == outcome, completed.stderr[-3000:]
     return completed.stderr
 
 
@@ -106,10 +101,10 @@ def runs(environment, tmp_path_factory):
     """The folders of an uninterrupted run, and of a killed and resumed run for each moment."""
     root = tmp_path_factory.mktemp("runs")
     folders = {moment: root / moment.replace(" ", "_") for moment in MOMENTS}
-    steps = [(command(root / "whole"), None)]
+    drive(environment, command(root / "whole"))
     for moment, folder in folders.items():
-        steps += [(command(folder), MOMENTS[moment]), (command(folder, "--resume"), None)]
-    drive(environment, steps)
+        drive(environment, command(folder), MOMENTS[moment])
+        drive(environment, command(folder, "--resume"))
     return folders | {"whole": root / "whole"}
 
 
@@ -152,13 +147,14 @@ def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one
 ):
     folder = tmp_path / "run"
     resume = command(folder, "--resume")
-    stops = [
-        (command(folder), ("config.yaml", 0, "SIGTERM")),
-        (command(folder, "--overwrite"), ("last_checkpoint", 0, "SIGUSR1")),
-        (resume, ("model_0000003.pth", 0, "SIGTERM")),
-        (resume, ("model_final.pth", 0, "SIGINT")),
+    steps = [
+        (command(folder), ("config.yaml", 0, signal.SIGTERM)),
+        (command(folder, "--overwrite"), ("last_checkpoint", 0, signal.SIGUSR1)),
+        (resume, ("model_0000003.pth", 0, signal.SIGTERM)),
+        (resume, ("model_final.pth", 0, signal.SIGINT)),
+        (resume, None),
     ]
-    errors = drive(environment, [*stops, (resume, None)]).splitlines()
+    errors = "".join(drive(environment, *step) for step in steps).splitlines()
     start = "train_net.py: stopped by"
     assert [line for line in errors if line.startswith(("train_net.py", "Traceback"))] == [
         f"{start} SIGTERM",
@@ -173,7 +169,7 @@ def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one
 def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment):
     for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
         (finished / name).unlink()
-    drive(environment, [(command(finished, "--resume"), None)])
+    drive(environment, command(finished, "--resume"))
     assert_same(finished, runs["whole"])
     assert (
         "Training is finished: evaluating its final checkpoint again"
@@ -183,12 +179,12 @@ def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment)
 
 def test_a_run_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(runs, environment, tmp_path):
     folder = tmp_path / "run"
-    drive(environment, [(command(folder), None, "model_final")])
+    drive(environment, command(folder), full="model_final")
     assert (folder / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (folder / "curves.png").exists()
     # The evaluation after the third iteration, and none at the end.
     assert (folder / "log.txt").read_text().count("Start inference") == 1
-    drive(environment, [(command(folder, "--resume"), None)])
+    drive(environment, command(folder, "--resume"))
     assert_same(folder, runs["whole"])
 
 
@@ -198,7 +194,7 @@ def test_an_earlier_checkpoint_is_resumed_if_the_last_one_is_missing_or_broken(
     (finished / "model_final.pth").unlink()
     path = finished / "model_0000003.pth"
     path.write_bytes(path.read_bytes()[:1000])
-    drive(environment, [(command(finished, "--resume"), None)])
+    drive(environment, command(finished, "--resume"))
     assert "The last checkpoint is missing or broken" in (finished / "log.txt").read_text()
     assert_same(finished, runs["whole"])
 
@@ -263,11 +259,11 @@ def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(finished, r
     (finished / "notes.txt").write_text("mine")
     again = command(finished, "--overwrite")
     again += [f"train.init_checkpoint={finished}/model_final.pth", "optimizer.lr=1e-9"]
-    drive(environment, [(again, ("model_0000001.pth", 0))])
+    drive(environment, again, ("model_0000001.pth", 0))
     moved = finished / "earlier_run"
     for name in ("model_final.pth", "metrics.json", "results.json", "config.yaml"):
         assert (moved / name).read_bytes() == (runs["whole"] / name).read_bytes(), name
-    drive(environment, [(again, None)])
+    drive(environment, again)
     assert not moved.exists() and (finished / "notes.txt").read_text() == "mine"
     assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
     start, end = (
@@ -284,7 +280,8 @@ def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
 ):
     again = ["--config-file", f"{finished}/config.yaml", "--overwrite"]
     again += [f"train.output_dir={finished}"]
-    drive(environment, [(again, ("config.yaml", 0)), (again, None)])
+    drive(environment, again, ("config.yaml", 0))
+    drive(environment, again)
     assert not (finished / "earlier_run").exists()
     assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
 
@@ -293,12 +290,12 @@ def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
     finished, runs, environment
 ):
     again = command(finished, "--overwrite")
-    drive(environment, [(again, ("last_checkpoint", 0))])
+    drive(environment, again, ("last_checkpoint", 0))
     # The state after a kill some microseconds earlier.
     shutil.copytree(runs["whole"], finished / "earlier_run", copy_function=shutil.copy)
     for path in (finished / "earlier_run").iterdir():
         os.utime(path, (1, 1))
-    drive(environment, [(command(finished, "--resume"), None)])
+    drive(environment, command(finished, "--resume"))
     assert "at iteration 2, exactly as if it had not stopped" in (finished / "log.txt").read_text()
     assert_same(finished, runs["whole"])
 
@@ -306,17 +303,15 @@ def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
 def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished, environment):
     before = (finished / "config.yaml").read_bytes()
     evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
-    drive(environment, [(evaluation, ("results.json", 0)), (evaluation, None)])
+    drive(environment, evaluation, ("results.json", 0))
+    drive(environment, evaluation)
     assert (finished / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
 def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environment):
     (finished / "notes.txt").write_text("mine")
-    program = [sys.executable, "-W", "ignore", "train_net.py", *command(finished, flag)]
-    program[4:4] = ["--num-gpus", "2"]
-    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    drive(environment, ["--num-gpus", "2", *command(finished, flag)])
     assert not (finished / "earlier_run").exists()
     assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
     assert (finished / "notes.txt").read_text() == "mine"

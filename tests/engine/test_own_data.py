@@ -2,12 +2,10 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
@@ -17,9 +15,8 @@ from pycocotools.coco import COCO
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 from ranking_det.engine import run as run_module
-from tests.engine.cases import run_commands
+from tests.cases import ROOT, run_commands, run_function
 
-ROOT = Path(__file__).parents[2]
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
 TWIN = "configs/shapes/fcos_fcos_rs.yaml"
 DETECTRON2 = "configs/shapes/retinanet_atss_rs.yaml", "MODEL.META_ARCHITECTURE=RetinaNet"
@@ -73,7 +70,7 @@ def harmless(own_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(own_data, harmless, tmp_path_factory):
-    """The output folders of all commands, run in one process: starting a process takes seconds."""
+    """The output folders of all commands."""
     out = tmp_path_factory.mktemp("out")
     best = f"{out}/run/model_best.pth"
     both, val = flags(own_data), flags(own_data, "val")
@@ -95,11 +92,6 @@ def out(own_data, harmless, tmp_path_factory):
         lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
         ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
         lazy("--predict", f"{own_data}/val/0.png", f"train.init_checkpoint={best}"),
-        ["--config-file", DETECTRON2[0], *both, DETECTRON2[1], *TWIN_SMALL]
-        + [f"OUTPUT_DIR={out}/detectron2"],
-        ["--config-file", DETECTRON2[0], "--predict", f"{own_data}/val/0.png", DETECTRON2[1]]
-        + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={out}/detectron2"],
-        ["--config-file", LAZY, *lvis, *SMALL, "train.epochs=1", f"train.output_dir={out}/lvis"],
         ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
         + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
     ]
@@ -115,13 +107,21 @@ def out(own_data, harmless, tmp_path_factory):
         tiny("harmless", "--eval-only", *data[4:]),
         tiny("harmless", "--preview", "1", "--output", f"{out}/harmless_preview", *data[:4]),
         tiny("crowds", *data, "--crowds-are-objects", "train.max_iter=1", "train.eval_period=0"),
+    ]
+    with_pictures = [
+        ["--config-file", DETECTRON2[0], *both, DETECTRON2[1], *TWIN_SMALL]
+        + [f"OUTPUT_DIR={out}/detectron2"],
+        ["--config-file", DETECTRON2[0], "--predict", f"{own_data}/val/0.png", DETECTRON2[1]]
+        + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={out}/detectron2"],
+        tiny("lvis", *lvis, "train.epochs=1"),
         tiny("no_ap", *unannotated, "train.max_iter=1"),
         tiny("no_ap", "--eval-only", *unannotated[4:]),
     ]
     # 9 images in batches of 2 are 5 iterations per epoch: first 1 epoch, then 2.
     commands[0].append("train.epochs=1")
     commands[1].append("train.epochs=2")
-    run_commands(commands)
+    run_commands(commands, pictures=False)
+    run_commands(with_pictures)
     return out
 
 
@@ -319,29 +319,23 @@ def test_a_detectron2_model_can_train_on_custom_data(out):
     assert [entry["id"] for entry in content["categories"]] == [5, 9, 40]
 
 
-COUNTED = """
-import sys
-from collections import Counter
-opened = Counter()
-def count(event, args):
-    if event == "open" and str(args[0]).endswith(("train.json", "val.json")):
-        opened[args[0].rpartition("/")[2]] += 1
-sys.addaudithook(count)
-from ranking_det.engine import main
-assert main({command!r}) == 0
-print(dict(opened))
-"""
+def count_opened(command):
+    """Return the exit status of a command, and how often it opens each annotation file."""
+    opened = Counter()
+
+    def count(event, args):
+        if event == "open" and str(args[0]).endswith(("train.json", "val.json")):
+            opened[args[0].rpartition("/")[2]] += 1
+
+    sys.addaudithook(count)
+    return main(command), dict(opened)
 
 
 def test_a_training_reads_each_annotation_file_once(own_data, tmp_path):
     command = ["--config-file", LAZY, *flags(own_data), *SMALL, "train.max_iter=2"]
     command += ["train.eval_period=1", f"train.output_dir={tmp_path}/out"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", COUNTED.replace("{command!r}", repr(command))]
-    completed = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert completed.stdout.splitlines()[-1] == "{'train.json': 1, 'val.json': 1}", (
-        completed.stderr[-3000:]
-    )
+    completed = run_function(count_opened, command)
+    assert completed.value == (0, {"train.json": 1, "val.json": 1}), completed.stderr[-3000:]
     assert (tmp_path / "out" / "detections.png").is_file()
     assert (tmp_path / "out" / "per_class_ap.csv").is_file()
 
@@ -467,12 +461,6 @@ def test_a_user_error_is_reported_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def run(args):
-    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file", LAZY, *args]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own_data, tmp_path):
     shutil.copytree(own_data, tmp_path / "data")
@@ -481,8 +469,7 @@ def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own
         path.write_bytes(path.read_bytes()[:-30])  # the header is intact
     options = [*SMALL, f"dataloader.train.num_workers={workers}", "train.max_iter=8"]
     args = [*flags(tmp_path / "data"), "--check-images", *options]
-    completed = run([*args, f"train.output_dir={tmp_path}/out"])
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    run_commands([["--config-file", LAZY, *args, f"train.output_dir={tmp_path}/out"]])
     log = (tmp_path / "out" / "log.txt").read_text()
     for split in ("train", "val"):
         assert re.search(rf"{split}: decoded (\d+) of \1 images in .* s; 1 of them cannot", log)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ import torch
 from pycocotools.coco import COCO
 
 from ranking_det.engine import main, run
-from tests.engine.cases import run_commands
+from tests.cases import ROOT, run_commands
 
-ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/mask_rs.py", "configs/shapes/mask_rs.yaml"
 SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.log_period=1"]
 TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.EPOCHS=0", "SOLVER.MAX_ITER=2"]

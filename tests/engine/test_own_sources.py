@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ranking_det.engine import main
+from tests.cases import ROOT, run_commands
 from tests.data.formats.cases import (
     BOXES,
     coco_set,
@@ -20,7 +21,6 @@ from tests.data.formats.cases import (
     write_text,
     yolo_set,
 )
-from tests.engine.cases import ROOT, run_commands
 
 CONFIG = ["--config-file", "configs/shapes/quick/retinanet_atss_rs.py"]
 MASKS = ["--config-file", "configs/shapes/quick/mask_rs.py"]

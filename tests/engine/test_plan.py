@@ -1,47 +1,45 @@
 """A plan builds one model, reads a checkpoint once, and uses no GPU in the launching process."""
 
-import subprocess
-import sys
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
 
-from ranking_det.engine import main, run
+from ranking_det.engine import checkpoint, hooks, main, run
 from ranking_det.engine.command import Command
 from ranking_det.engine.plan import make_plan
 from ranking_det.engine.run_config import load_config
+from ranking_det.modeling import RankingFCOS
 from ranking_det.user_errors import UserError
+from tests.cases import ROOT, run_function
 from tests.engine.cases import shapes_environment
 
-ROOT = Path(__file__).parents[2]
 LAZY, TWIN = "configs/shapes/quick/fcos_fcos_rs.py", "configs/shapes/fcos_fcos_rs.yaml"
 OVERRIDES = [
     *("train.device=cpu", "train.eval_period=0", "dataloader.train.total_batch_size=2"),
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
 ]
-# Counts, for each command, how often a model is built and the extras of a checkpoint are read.
-COUNT_READS = """
-import sys
-from collections import Counter
-from ranking_det.engine import checkpoint, hooks, main
-from ranking_det.modeling import RankingFCOS
 
-counts = Counter()
-def counted(name, function):
-    def call(*args, **kwargs):
-        counts[name(*args) if callable(name) else name] += 1
-        return function(*args, **kwargs)
-    return call
 
-RankingFCOS.__init__ = counted("models", RankingFCOS.__init__)
-checkpoint.read_extras = counted(lambda path: path.rpartition("/")[2], checkpoint.read_extras)
-hooks.draw_detections = hooks.plot_curves = lambda *args: None
-for command in {commands!r}:
-    counts.clear()
-    assert main(command) == 0
-    print(dict(counts))
-"""
+def count(commands):
+    """Return, for each command, how often a model is built and a checkpoint's extras are read."""
+    counts, all_counts = Counter(), []
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            counts[name(*args) if callable(name) else name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    RankingFCOS.__init__ = counted("models", RankingFCOS.__init__)
+    checkpoint.read_extras = counted(lambda path: path.rpartition("/")[2], checkpoint.read_extras)
+    hooks.draw_detections = hooks.plot_curves = lambda *args: None
+    for command in commands:
+        counts.clear()
+        assert main(command) == 0
+        all_counts.append(dict(counts))
+    return all_counts
 
 
 def test_a_command_builds_its_model_once_and_reads_the_extras_of_its_checkpoint_once(
@@ -54,18 +52,10 @@ def test_a_command_builds_its_model_once_and_reads_the_extras_of_its_checkpoint_
         ["--config-file", LAZY, "--resume", *common, "train.epochs=2", "train.reference_batch=2"],
         ["--config-file", LAZY, "--eval-only", *common],
     ]
-    program = COUNT_READS.replace("{commands!r}", repr(commands))
-    completed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    completed = run_function(count, commands, environment=environment)
     assert completed.returncode == 0, completed.stderr[-3000:]
-    counts = [line for line in completed.stdout.splitlines() if line.startswith("{")]
-    both = "{'model_final.pth': 1, 'models': 1}"
-    assert counts == ["{'models': 1}", both, both]
+    both = {"model_final.pth": 1, "models": 1}
+    assert completed.value == [{"models": 1}, both, both]
 
 
 @pytest.mark.parametrize(

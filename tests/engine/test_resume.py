@@ -2,10 +2,7 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +10,9 @@ import torch
 from ranking_det.engine.checkpoint import find_last
 from ranking_det.engine.output_folder import has_training
 from ranking_det.files import PARTIAL
+from tests.cases import call_main, run_commands, start_function
 from tests.engine.cases import shapes_environment
 
-ROOT = Path(__file__).parents[2]
 ITERATIONS = 12
 OPTIONS = [
     "train.device=cpu",
@@ -39,12 +36,11 @@ def environment(tmp_path_factory):
 
 def command(folder):
     """Return the command to start a run, to resume it with its saved config, or to restart it."""
-    program = [sys.executable, "-W", "ignore", "train_net.py", "--config-file"]
     if find_last(str(folder)):
-        return [*program, f"{folder}/config.yaml", "--resume"]
+        return ["--config-file", f"{folder}/config.yaml", "--resume"]
     config = "configs/shapes/retinanet_atss_rs.py"
     overwrite = ["--overwrite"] if has_training(folder) else []
-    return [*program, config, *overwrite, *OPTIONS, f"train.output_dir={folder}"]
+    return ["--config-file", config, *overwrite, *OPTIONS, f"train.output_dir={folder}"]
 
 
 def weights(folder):
@@ -58,17 +54,14 @@ def assert_same(one, other):
     assert one["trainer"]["hooks"]["BestCheckpoint"] == other["trainer"]["hooks"]["BestCheckpoint"]
 
 
-def run_and_kill(folder, environment, log, condition):
+def run_and_kill(folder, environment, outputs, condition):
     """Start or resume a run; kill it when ``condition(folder)`` is true; return whether it ran."""
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            command(folder), env=environment, cwd=ROOT, stdout=file, stderr=file
-        )
-        while process.poll() is None and not condition(folder):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return process.returncode == -signal.SIGKILL
+    process = start_function(call_main, [command(folder)], folder=outputs, environment=environment)
+    while process.is_alive() and not condition(folder):
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def is_writing_checkpoint(folder):
@@ -79,19 +72,8 @@ def is_writing_checkpoint(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    completed = subprocess.run(
-        command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    run_commands([command(folder)], environment=environment)
     return folder
-
-
-def finish(folder, environment, log):
-    completed = subprocess.run(
-        command(folder), env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    return completed
 
 
 def test_a_run_killed_during_a_checkpoint_write_resumes_exactly(
@@ -100,14 +82,11 @@ def test_a_run_killed_during_a_checkpoint_write_resumes_exactly(
     folder = tmp_path / "run"
     folder.mkdir()
     killed = run_and_kill(
-        folder,
-        environment,
-        tmp_path / "log",
-        lambda f: find_last(str(f)) and is_writing_checkpoint(f),
+        folder, environment, tmp_path, lambda f: find_last(str(f)) and is_writing_checkpoint(f)
     )
     assert killed and find_last(str(folder))
     torch.load(find_last(str(folder)), weights_only=True)  # is intact
-    finish(folder, environment, tmp_path / "log")
+    run_commands([command(folder)], environment=environment)
     assert "exactly as if it had not stopped" in (folder / "log.txt").read_text()
     assert_same(weights(folder), weights(uninterrupted))
 
@@ -118,9 +97,9 @@ def test_a_run_killed_at_random_moments_resumes_exactly(seed, environment, unint
     folder, moments = tmp_path / "run", random.Random(seed)
     folder.mkdir()
     for _ in range(3):
-        end = time.monotonic() + moments.uniform(4, 14)  # seconds; imports take most of them
-        run_and_kill(folder, environment, tmp_path / "log", lambda _: time.monotonic() > end)  # noqa: B023
-    finish(folder, environment, tmp_path / "log")
+        end = time.monotonic() + moments.uniform(1, 8)  # seconds
+        run_and_kill(folder, environment, tmp_path, lambda _: time.monotonic() > end)  # noqa: B023
+    run_commands([command(folder)], environment=environment)
     assert_same(weights(folder), weights(uninterrupted))
     results = [(f / "results.json").read_text() for f in (folder, uninterrupted)]
     assert results[0] == results[1]

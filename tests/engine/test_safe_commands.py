@@ -2,16 +2,14 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.cases import call_main, run_function
 from tests.engine.cases import Payload, shapes_environment
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
 
 
@@ -43,15 +41,8 @@ def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name
         [*start, "--predict", str(image), *given],
         [*start, "--resume", "train.device=cpu", f"train.output_dir={tmp_path / 'resumed'}"],
     ]
-    code = f"from ranking_det.engine import main\nprint([main(c) for c in {commands!r}])"
-    completed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert completed.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2]"], completed.stderr[-3000:]
+    completed = run_function(call_main, commands, environment=environment)
+    assert completed.value == [2] * 5, completed.stderr[-3000:]
     lines = [line for line in completed.stderr.splitlines() if "error: " in line]
     assert len(lines) == 5 and all(name in line for line in lines)
     # A run resumes only from a .pth file, so --resume does not even open a .pkl file.

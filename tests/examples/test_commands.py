@@ -3,17 +3,22 @@
 import json
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from examples.csv_boxes import write_csv
 from ranking_det.data.shapes import prepare_shapes
+from tests.cases import call_main, run_function
+from tests.contracts import check_data_set
 
-ROOT = Path(__file__).parents[2]
 TRAINED = ["correlation_loss", "topk_iou", "separable_net", "csv_boxes"]
 ITERATIONS = 4
+
+
+def run_all(commands):
+    write_csv()
+    assert not any(call_main(commands, pictures=False))
+    check_data_set("csv_train")
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +39,8 @@ def outputs(tmp_path_factory):
         ["--eval-only", *csv],
         ["--predict", str(folder / "val"), *csv],
     ]
-    code = (
-        "from examples.csv_boxes import write_csv\n"
-        "from ranking_det.engine import hooks, main\n"
-        "from tests.contracts import check_data_set\n"
-        "hooks.draw_detections = hooks.plot_curves = lambda *args: None\n"  # they take seconds
-        "write_csv()\n"
-        f"for command in {commands!r}:\n"
-        "    assert main(command) == 0, command\n"
-        "check_data_set('csv_train')\n"
-    )
-    environment = os.environ | {"DETECTRON2_DATASETS": str(data), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"DETECTRON2_DATASETS": str(data)}
+    process = run_function(run_all, commands, environment=environment)
     assert process.returncode == 0, process.stderr[-3000:]
     return root
 

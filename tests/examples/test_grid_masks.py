@@ -1,11 +1,7 @@
 """Tests of examples/grid_masks.py, a detector outside the package: learning and all commands."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +15,8 @@ from examples.grid_masks import CenterRegion, GridMasks
 from ranking_det.labels import BACKGROUND
 from ranking_det.modeling import add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks
+from tests.cases import ROOT, run_commands
 
-ROOT = Path(__file__).parents[2]
 CONFIG = "examples/grid_masks_shapes.py"
 
 
@@ -202,16 +198,7 @@ def test_every_command_runs_on_custom_data(tmp_path):
         ["--predict", *pictures, "--config-file", CONFIG, f"train.output_dir={output}"],
         ["--eval-only", *common],
     ]
-    code = (
-        "from ranking_det.engine import main\n"
-        f"for command in {commands!r}:\n"
-        "    assert main(command) == 0, command\n"
-    )
-    program = [sys.executable, "-W", "ignore", "-c", code]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-
+    process = run_commands(commands)
     assert re.search(r"Starting training from iteration 12", process.stdout)
     assert len(list((output / "preview").glob("*.png"))) == 2
     predictions = json.loads((output / "predictions" / "predictions.json").read_text())

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import (
@@ -18,6 +17,7 @@ from ranking_det.losses import (
     rank_sort_loss,
 )
 from ranking_det.losses.kernels.ranked_logits import highest_negatives
+from tests.cases import run_workers
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
@@ -124,7 +124,7 @@ def work(rank, size, folder):
 
 
 def test_absent_negatives_do_not_change_a_ranking_of_two_processes(tmp_path):
-    multiprocessing.spawn(work, (2, str(tmp_path)), nprocs=2)
+    run_workers(work, 2, str(tmp_path))
 
 
 @pytest.mark.parametrize("reweight", [True, False])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 
 from ranking_det.losses import alrp_loss, ap_loss, rank_sort_loss
+from tests.cases import run_workers
 from tests.losses.cases import gradient, random_case
 
 LOSSES = {
@@ -94,7 +94,7 @@ def assert_same(actual, expected):
 def test_every_worker_has_the_value_of_the_whole_ranking_and_its_slice_of_the_gradient(
     size, tmp_path
 ):
-    multiprocessing.spawn(work, (size, str(tmp_path)), nprocs=size)
+    run_workers(work, size, str(tmp_path))
     outputs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for name, counts in SHARES[size].items():
         expected, lengths = together(counts)

@@ -12,12 +12,13 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @functools.cache
-def _loaded(name):
-    return LazyConfig.load(str(CONFIGS / "shapes" / name))
+def _loaded(path):
+    return LazyConfig.load(str(path))
 
 
-def load(name):
-    return deepcopy(_loaded(name))
+def load(name, folder="shapes"):
+    """Load a config of a folder of configs/; executing it takes longer than copying it."""
+    return deepcopy(_loaded(CONFIGS / folder / name))
 
 
 def load_masked_cascade(mask_heads=3):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ranking_det import criteria as L
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from ranking_det.modeling.part_checks import check_dense_parts
-from tests.modeling.cases import CONFIGS, make_batch
+from tests.modeling.cases import load, make_batch
 
 ASSIGNERS = {
     "max_iou": lambda: MaxIoU(),
@@ -82,7 +82,7 @@ class Pyramid(Backbone):
 
 
 def build(model, assigner, criterion):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
+    cfg = load(f"{model}_r18.py", "common/models").model
     cfg.num_classes = 12
     cfg.head.in_channels = 8
     cfg.head.num_convs = 1
@@ -175,7 +175,7 @@ def test_a_step_finds_the_rows_of_the_positives_once(criterion):
     ],
 )
 def test_parts_that_do_not_fit_are_refused(model, key, value, message):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / f"{model}_r18.py")).model
+    cfg = load(f"{model}_r18.py", "common/models").model
     cfg.num_classes = 12
     if "weights" in key:
         cfg.criterion = CRITERIA["focal_smooth_l1"]()
@@ -186,7 +186,7 @@ def test_parts_that_do_not_fit_are_refused(model, key, value, message):
 
 @pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
 def test_the_fcos_assigner_refuses_anchors_that_are_not_squares_of_8_strides(size, ratio):
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
+    cfg = load("retinanet_r18.py", "common/models").model
     cfg.assigner, cfg.head.num_anchors = FCOS(), 1
     cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]
     cfg.anchor_generator.aspect_ratios = [ratio]
@@ -195,7 +195,7 @@ def test_the_fcos_assigner_refuses_anchors_that_are_not_squares_of_8_strides(siz
 
 
 def test_a_loss_for_a_branch_needs_a_head_with_a_branch():
-    cfg = LazyConfig.load(str(CONFIGS / "common" / "models" / "retinanet_r18.py")).model
+    cfg = load("retinanet_r18.py", "common/models").model
     cfg.criterion = CRITERIA["focal_branch"]()
     message = "head.branch: expected True because the criterion trains a branch, got False"
     with pytest.raises(ValueError, match=message):

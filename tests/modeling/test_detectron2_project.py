@@ -136,9 +136,12 @@ def test_a_script_like_detectron2s_lazyconfig_train_net_trains_and_evaluates(
     assert "loss_rank" in (tmp_path / "metrics.json").read_text()
 
 
-def test_importing_the_package_registers_its_models_in_detectron2():
+def test_importing_the_package_registers_its_models_and_changes_no_default_of_detectron2():
     code = (
+        "from detectron2.config import get_cfg\n"
+        "before = get_cfg().dump()\n"
         "import ranking_det.modeling\n"
+        "assert get_cfg().dump() == before\n"
         "from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY\n"
         "from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY\n"
         "from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY\n"

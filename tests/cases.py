@@ -1,0 +1,92 @@
+"""Processes for tests, forked from a server that has done the imports: they take five seconds."""
+
+import os
+import pickle
+import tempfile
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import multiprocessing
+
+ROOT = Path(__file__).parents[1]
+# Unlike the process of the tests, the server has no threads and no state of other tests.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "matplotlib.pyplot", "ranking_det.engine", __name__])
+
+
+class Completed(NamedTuple):
+    """The value of a function, the exit status of its process, and what it has written."""
+
+    value: Any  # None after an exception, too
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def start_function(function, *args, folder, environment=None):
+    """Start a process that calls a function; it writes to the files stdout and stderr in a folder.
+
+    The module of the function must be importable. The environment is by default that of the test.
+    """
+    place = dict(environment or os.environ), str(folder), multiprocessing.get_start_method()
+    process = CONTEXT.Process(target=_call, args=(function, args, *place))
+    process.start()
+    return process
+
+
+def run_function(function, *args, environment=None):
+    """Call a function in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = start_function(function, *args, folder=folder, environment=environment)
+        process.join()
+        result = Path(folder, "value")
+        value = pickle.loads(result.read_bytes()) if result.exists() else None
+        outputs = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
+        return Completed(value, process.exitcode, *outputs)
+
+
+def run_workers(work, size, *args):
+    """Call ``work(rank, size, *args)`` in several processes at the same time."""
+    multiprocessing.start_processes(work, (size, *args), nprocs=size, start_method="forkserver")
+
+
+def run_commands(commands, *, pictures=True, environment=None):
+    """Run command lines one after the other in one process; each must succeed."""
+    completed = run_function(call_main, commands, pictures, environment=environment)
+    assert completed.value == [0] * len(commands), completed.stderr[-3000:]
+    return completed
+
+
+def _call(function, args, environment, folder, start_method):
+    for descriptor, name in enumerate(("stdout", "stderr"), start=1):
+        with open(f"{folder}/{name}", "ab") as file:
+            os.dup2(file.fileno(), descriptor)
+    # Otherwise the data-loading workers of this process would come from a server, too.
+    multiprocessing.set_start_method(start_method, force=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    warnings.simplefilter("ignore")
+    # Imported here, so that tests of the losses do not need Detectron2.
+    from ranking_det.data import register_lvis, register_shapes
+
+    torch.set_num_threads(1)
+    register_shapes()  # in the folder of the environment
+    register_lvis()
+    value = function(*args)
+    Path(folder, "value").write_bytes(pickle.dumps(value))
+
+
+def call_main(commands, pictures=True):
+    """Run command lines in this process; return their exit statuses."""
+    from ranking_det.engine import hooks, main
+
+    # The processes of a run fork, too. But autograd cannot be forked with its threads for GPUs.
+    if not torch.cuda.is_available():
+        multiprocessing.spawn = partial(multiprocessing.start_processes, start_method="fork")
+    if not pictures:  # they take as long as a short training
+        hooks.draw_detections = hooks.plot_curves = lambda *args: None
+    return [main(command) for command in commands]
