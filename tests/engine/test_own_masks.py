@@ -156,7 +156,10 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("library=pycocotools", "pycocotools has COCO's rules only; LVIS's need faster-coco-eval"),
+        (
+            "library=pycocotools",
+            "COCO's rules only; LVIS's rules need faster-coco-eval",
+        ),
         ("tasks=[boxes]", "tasks: expected bbox or segm, got boxes"),
     ],
 )

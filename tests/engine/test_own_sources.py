@@ -1,6 +1,7 @@
 """Data sets of other formats from the command line: --train and --val."""
 
 import json
+import pickle
 import re
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 from ranking_det.engine import main
+from ranking_det.engine.command import parse
+from ranking_det.engine.plan import make_plan
 from tests.cases import ROOT, run_commands
 from tests.data.formats.cases import (
     BOXES,
@@ -124,6 +127,13 @@ def test_several_processes_read_the_conversion_of_the_first(out):
     log = log_of(out, "two")
     assert log.count(f"{out}/yolo: found: YOLO") == 1 and "Process 0 of 2" in log
     assert (out / "run_two" / "model_final.pth").is_file()
+
+
+def test_what_is_known_of_the_data_can_be_sent_to_other_processes(out):
+    command = parse([*CONFIG, "--train", f"{out}/voc", *SMALL, f"train.output_dir={out}/sent"])
+    data = make_plan(command, starts_others=True).data
+    assert data.train is not None and data.source_lines
+    assert pickle.loads(pickle.dumps(data)) == data
 
 
 def test_masks_of_polygons_are_learned(out):
