@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
     meaning = "take annotations with iscrowd 1 as objects"
     command.add_argument("--crowds-are-objects", action="store_true", help=meaning)
+    meaning = "accept images outside the folder of a data.yaml, or of the images of a COCO JSON"
+    command.add_argument("--allow-outside", action="store_true", help=meaning)
     return parser
 
 

@@ -150,7 +150,7 @@ def _find(args: argparse.Namespace) -> _DataSet:
         return _find_coco(args, content)
     if args.images is not None:
         raise UserError(f"--images is for a COCO or LVIS JSON, but DATA is {args.data}")
-    options = ReadOptions(max_faults=args.max_faults)
+    options = ReadOptions(max_faults=args.max_faults, allow_outside=args.allow_outside)
     source = find_source(args.data, options, format_name=args.format_name, exclude=args.output)
     available = list(source.splits)
     if args.split is not None and args.split not in available:
@@ -181,7 +181,7 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
 def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]) -> _Split:
     """Check a split as training does, but only warn of images that training would refuse."""
     where = part.json_file or f"{args.data} ({name})"
-    names = ("max_faults", "crowds_are_objects")
+    names = ("max_faults", "crowds_are_objects", "allow_outside")
     options = ReadOptions(
         **{key: vars(args)[key] for key in names},
         masks=True,
@@ -193,7 +193,8 @@ def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[s
     except UserError as error:
         # Check again without the images: this raises again unless they are the reason.
         annotations = check_content(part.content, where, replace(options, image_root=None))
-        check_inside(annotations.images, part.image_root, where)
+        if not args.allow_outside:
+            check_inside(annotations.images, part.image_root, where)
         warnings.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
     paths: Sequence[str | None] = annotations.image_files
     if not paths:

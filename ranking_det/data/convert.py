@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "region attribute that names the class, for VIA (default: the one most regions have)"
     add("--class-attribute", text, metavar="NAME")
     add("--copy", "copy the images instead of making links to them", action="store_true")
-    text = "accept images outside the folder of the images of a COCO JSON"
+    text = "accept images outside the folder of a data.yaml, or of the images of a COCO JSON"
     add("--allow-outside", text, action="store_true")
     text = "maximum number of faulty objects, and of faulty images, which are left out (default: "
     text += "10, or 5 %% if that is more)"

@@ -154,12 +154,14 @@ def plan_own_data(
     options = options or ReadOptions()
     folder = Path(os.path.abspath(output_dir), FOLDER, "" if train is not None else "eval")
     paths = [path for path in dict.fromkeys((train, val)) if path is not None]
-    settings = [VERSION, seed, share, options.max_faults, options.strict]
+    settings = [VERSION, seed, share, options.max_faults, options.strict, options.allow_outside]
     stamp = _stamp(paths, output_dir, settings)
     written = _read_written(folder, stamp)
     if written is not None:
         return written
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
+    if any(map(_reads_outside, sources.values())):
+        stamp = ""  # it does not cover files elsewhere, so the conversion is made each time
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
     if (folder / "source.json").exists():
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
@@ -171,6 +173,8 @@ def plan_own_data(
         prefix = f"{path}: " if len(sources) > 1 else ""
         plan.lines += [f"{prefix}{line}" for line in source.lines]
         plan.faults += source.faults.rows
+    if train is not None and val is not None:
+        plan.lines += _compare_images(parts, val)
     if val is None and "val" not in parts:
         parts = _split(parts["train"], plan, str(train), seed, share)
     plan.train, plan.val = (_make_side(folder, name, parts.get(name)) for name in ("train", "val"))
@@ -243,6 +247,26 @@ def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
     return classes
 
 
+def _compare_images(parts: Mapping[str, CocoSplit], val: str) -> list[str]:
+    """Return a line if images of validation are training images too, such as links to them.
+
+    Raises:
+        UserError: all of them are.
+    """
+    train_files, val_files = (_image_files(parts[name]) for name in ("train", "val"))
+    common = train_files & val_files
+    if val_files and common == val_files:
+        raise UserError(f"{val}: the same images for training and validation")
+    text = f"{len(common):,} of {len(val_files):,} validation images are training images too"
+    return [f"{text}, such as {min(common)}"] if common else []
+
+
+def _image_files(part: CocoSplit) -> set[str]:
+    root = os.path.realpath(part.image_root)
+    names = (image.get("file_name") for image in part.content["images"] if isinstance(image, dict))
+    return {os.path.realpath(os.path.join(root, name)) for name in names if isinstance(name, str)}
+
+
 def _split(
     train: CocoSplit, plan: OwnDataPlan, where: str, seed: int, share: float
 ) -> dict[str, CocoSplit]:
@@ -274,6 +298,13 @@ def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> st
                 status = os.stat(file)
                 digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
     return digest.hexdigest()
+
+
+def _reads_outside(source: Source) -> bool:
+    """Return whether labels lie outside the source, such as in a folder next to the images."""
+    inside = os.path.join(source.root, "")
+    images = (image for members in source.images.values() for image in members)
+    return any(not obj.place.startswith(inside) for image in images for obj in image.objects)
 
 
 def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:

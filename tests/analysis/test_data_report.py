@@ -147,6 +147,15 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+def test_images_outside_their_folder_are_described_on_demand(tmp_path):
+    make_image(tmp_path / "0.jpg")
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "outside.json", coco_content(["../0.jpg"]))
+    arguments = [tmp_path / "outside.json", "--images", tmp_path / "a", "--allow-outside"]
+    numbers, _ = describe(*arguments, output=tmp_path / "out")
+    assert numbers["splits"]["all"]["images"] == 1
+
+
 def test_unknown_arguments_are_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "x", "--output", "y", "--confg", "z"])

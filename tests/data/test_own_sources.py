@@ -208,3 +208,28 @@ def test_a_coco_file_without_validation_images_is_split(tmp_path):
     plan = write_plan(str(root), None, str(tmp_path / "run"))
     sides = [read_annotations(*side[:2]) for side in (plan.train, plan.val)]
     assert [len(side.images) for side in sides] == [4, 1]
+
+
+def test_the_same_images_by_another_path_are_refused(tmp_path):
+    root = cases.voc_set(tmp_path / "set", lists=("train",))
+    (tmp_path / "link").symlink_to(root)
+    for val in (f"{root}/", tmp_path / "link"):
+        with pytest.raises(UserError, match="the same images for training and validation"):
+            plan_own_data(str(root), str(val), str(tmp_path / "run"))
+
+
+def test_training_images_among_those_of_validation_are_counted(tmp_path):
+    root = cases.voc_set(tmp_path / "set", lists=("train",))
+    val = cases.voc_set(tmp_path / "val", lists=("val",), per_split=3)
+    (val / "JPEGImages" / "0.jpg").unlink()
+    (val / "JPEGImages" / "0.jpg").symlink_to(root / "JPEGImages" / "0.jpg")
+    plan = plan_own_data(str(root), str(val), str(tmp_path / "run"))
+    assert plan.lines[-1].startswith("1 of 3 validation images are training images too, such as ")
+
+
+def test_a_conversion_with_labels_outside_the_source_is_made_each_time(tmp_path):
+    root = cases.yolo_set(tmp_path / "set", None)
+    write_plan(str(root / "images"), None, str(tmp_path / "run"))
+    cases.write_text(root / "labels" / "train" / "train0.txt", cases.yolo_line(0, (1, 2, 3, 4)))
+    plan = plan_own_data(str(root / "images"), None, str(tmp_path / "run"))
+    assert not plan.is_written and len(plan.train.content["annotations"]) == 3

@@ -1,7 +1,7 @@
 """Read LabelMe annotations: a JSON file per image.
 
-The format is that of https://github.com/wkentaro/labelme. Shapes with the same label and the same
-``group_id`` are parts of one object, as in LabelMe's own converters.
+The format is that of https://github.com/wkentaro/labelme. Polygons and circles with the same label
+and the same ``group_id`` are parts of one object, as in LabelMe's own converters.
 """
 
 from __future__ import annotations

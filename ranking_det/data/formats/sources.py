@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ranking_det.data.coco_json.faults import LEAST_FAULTS, LEAST_SHARE, LEFT_OUT, SKIPPED, Faults
-from ranking_det.data.coco_json.image_files import UNREADABLE
+from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, UNREADABLE
 from ranking_det.data.coco_json.reader import ReadOptions, load_json
 from ranking_det.data.formats import coco_files, labelme, via, voc, yolo
 from ranking_det.data.formats.annotated_images import (
@@ -38,6 +38,7 @@ FORMATS |= {"voc": voc.NAME, "yolo": yolo.NAME}
 ALL = "all"
 """The split of the images of a source without splits."""
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _MAX_JSON = 200  # only a LabelMe data set, with one file per image, has more JSON files than this
 _ORDER = ("train", "trainval", "val", "test", ALL)
 
@@ -111,8 +112,9 @@ def find_source(
 
     Args:
         path: the folder of a data set; or its data.yaml, or a COCO, VIA or LabelMe JSON.
-        options: ``max_faults`` and ``strict`` limit the faulty objects and the faulty images. COCO
-            JSON is checked later, when it is used.
+        options: ``max_faults`` and ``strict`` limit the faulty objects and the faulty images, and
+            ``allow_outside`` accepts images of a ``data.yaml`` outside its folder. COCO JSON is
+            checked later, when it is used.
         format_name: the only format to look for, "coco", "labelme", "via", "voc" or "yolo"; None
             for all.
         class_attribute: for VIA, the region attribute that names the class; None for the one that
@@ -132,7 +134,10 @@ def find_source(
     full, suffix = os.path.abspath(path), suffix_of(path) if os.path.isfile(path) else None
     if suffix not in (None, ".json", ".yaml", ".yml"):
         expected = "expected a folder, a data.yaml, or a COCO, VIA or LabelMe JSON"
-        raise UserError(f"{path}: {expected}, got a file {suffix}")
+        got = f"a file {suffix}" if suffix else "a file without extension"
+        hint = "; give its folder" if suffix in (".xml", ".txt", *IMAGE_SUFFIXES) else ""
+        hint = "; unpack it" if suffix in _ARCHIVES else hint
+        raise UserError(f"{path}: {expected}, got {got}{hint}")
     tree = FileTree(full if suffix is None else os.path.dirname(full), exclude)
     files: dict[str, Any] = {}
     if suffix == ".json":
@@ -142,24 +147,29 @@ def find_source(
         files = _sort_json(tree.with_suffix(".json")) | {"voc": voc.find_files(tree)}
     if suffix != ".json":
         files["yolo"] = yolo.find_files(tree, full if suffix else None)
+    if suffix is None:
+        _check_broken(files)
     names = [name for name in FORMATS if files.get(name) and format_name in (None, name)]
     if len(names) != 1:
         raise UserError(_describe_failure(path, tree, names, files.get("others", [])))
     source = Source(path, tree.root, FORMATS[names[0]], Faults(path))
-    _read(source, tree, names[0], files[names[0]], class_attribute)
+    options = options or ReadOptions()
+    _read(source, tree, names[0], files[names[0]], class_attribute, options.allow_outside)
     if not source.files:
-        _check(source, options or ReadOptions())
+        _check(source, options)
     return source
 
 
 def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
     """Sort JSON files by format: contents by path for "coco" and "via", paths for the others."""
-    coco_contents, via_contents, labelme_paths, other_paths = {}, {}, [], []
+    coco_contents, via_contents = {}, {}
+    labelme_paths, other_paths, broken_paths = [], [], []
     for path in paths[:_MAX_JSON]:
         try:
             content = load_json(path, "annotation file")
         except UserError:
             content = None
+            broken_paths.append(path)
         if coco_files.is_coco(content):
             coco_contents[path] = content
         elif labelme.is_labelme(content):
@@ -176,7 +186,19 @@ def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
         "via": via_contents,
         "labelme": labelme_paths,
         "others": other_paths,
+        "broken": broken_paths,
     }
+
+
+def _check_broken(files: Mapping[str, Any]) -> None:
+    """Raise UserError for a broken JSON file that may be that of a split."""
+    # A LabelMe file describes one image, and its reader counts the broken ones.
+    if files["broken"] and not any(files[name] for name in ("voc", "yolo", "labelme")):
+        try:
+            load_json(files["broken"][0], "annotation file")
+        except UserError as error:
+            hint = "mend or remove it, or give the file of other images"
+            raise UserError(f"{error}; {hint}") from None
 
 
 def _describe_failure(
@@ -199,7 +221,12 @@ def _describe_failure(
 
 
 def _read(
-    source: Source, tree: FileTree, name: str, files: Any, class_attribute: str | None
+    source: Source,
+    tree: FileTree,
+    name: str,
+    files: Any,
+    class_attribute: str | None,
+    allow_outside: bool,
 ) -> None:
     """Read the files of a format into a source."""
     if name == "coco":
@@ -207,7 +234,7 @@ def _read(
         source.classes = coco_files.class_names(list(source.files.values()))
         return
     if name == "yolo":
-        splits, source.classes = yolo.read(tree, files, source.faults)
+        splits, source.classes = yolo.read(tree, files, source.faults, allow_outside=allow_outside)
     elif name == "via":
         splits = via.read(tree, files, source.faults, class_attribute)
     else:

@@ -206,8 +206,12 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     usual = [name for usual in USUAL_ATTRIBUTES for name in tied if name.lower() == usual]
     if usual:
         return usual[0]
+    # A class that a few regions lack, next to a quality that all have.
+    common = [name for name in values if len(values[name]) >= most / 2]
+    tied += sorted(name for name in common if name.lower() in USUAL_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):
-        text = f"{most:,} regions have the attributes {', '.join(tied)}"
+        counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)
+        text = f"{len(regions):,} regions have the attributes {counts}"
         way = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
         raise UserError(f"{text}: it is not clear which of them names the class; {way}")
     return tied[0]

@@ -10,6 +10,7 @@ data set, which the format does not allow; their boxes are used without this shi
 from __future__ import annotations
 
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
@@ -47,9 +48,33 @@ def find_files(tree: FileTree) -> list[str]:
 
 def _root_tag(path: str) -> str | None:
     try:
-        return next(ElementTree.iterparse(path, ["start"]))[1].tag
-    except (ElementTree.ParseError, OSError, StopIteration, ValueError):
+        return _parse(path).tag
+    except (ElementTree.ParseError, OSError, ValueError, LookupError):
         return None
+
+
+def _parse(path: str) -> Element:
+    """Parse an XML file in any encoding that it declares; tags lose their namespaces.
+
+    Raises:
+        ElementTree.ParseError: it is not XML.
+        OSError: it cannot be read.
+        ValueError: it is not in its encoding.
+        LookupError: the encoding is unknown.
+    """
+    with open(path, "rb") as file:
+        content = file.read().lstrip()  # a declaration after an empty line is an error in XML
+    encoding = re.match(rb"<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*>", content)
+    try:
+        root = ElementTree.fromstring(content)
+    except ValueError:  # expat does not know encodings of several bytes, such as GBK
+        if encoding is None:
+            raise
+        root = ElementTree.fromstring(content[encoding.end() :].decode(encoding[1].decode()))
+    for element in root.iter():
+        if isinstance(element.tag, str):
+            element.tag = element.tag.rpartition("}")[2]
+    return root
 
 
 def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[AnnotatedImage]]:
@@ -90,10 +115,11 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
 def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | None:
     """Read an XML file; return None for one of another kind."""
     try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError) as error:
+        root = _parse(path)
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise FaultError("broken XML", f"cannot be read as XML ({error})") from None
     if root.tag != "annotation":
+        faults.remark(f"{path} is not used: expected the root <annotation>, got <{root.tag}>")
         return None
     folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     named = (root.findtext("filename") or "").strip()
@@ -182,6 +208,7 @@ def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[st
     for path in paths:
         by_stem.setdefault(loose_name(os.path.splitext(os.path.basename(path))[0]), []).append(path)
     splits: dict[str, dict[str, None]] = {}
+    missing: dict[str, str] = {}  # trainval has the names of train and val again
     for list_file in lists:
         stems, folder = list(_read_list(list_file, by_stem)), os.path.dirname(list_file)
         nearest = [nearest_path(by_stem.get(stem, []), folder) for stem in stems]
@@ -190,9 +217,15 @@ def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[st
             faults.remark(f"{list_file} is not used: it names no image that has an XML file")
             continue
         for stem in (stem for stem, path in zip(stems, nearest, strict=True) if path is None):
-            text = f"no XML file for {show(stem)}"
-            faults.add_row(Fault(list_file, "", "", stem, "no XML file", SKIPPED, text))
+            missing.setdefault(stem, list_file)
         splits.setdefault(_split_of_list(list_file) or "", {}).update(members)
+    for stem, list_file in missing.items():
+        text = f"no XML file for {show(stem)}"
+        faults.add_row(Fault(list_file, "", "", stem, "no XML file", SKIPPED, text))
+    unlisted = set(paths).difference(*splits.values()) if splits else ()
+    if unlisted:
+        text = f"{len(unlisted):,} XML files are in no list and are not used"
+        faults.remark(f"{text}, such as {min(unlisted)}")
     if lists and not splits:
         raise UserError(f"{lists[0]}: names no image that has an XML file in {tree.root}")
     return {split: list(members) for split, members in splits.items()}

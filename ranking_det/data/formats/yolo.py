@@ -42,6 +42,7 @@ CLASS_FILES = (
 YAML_FILES = ("data.yaml", "dataset.yaml")
 _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNORECASE)
 _LEVELS_ABOVE = 3
+_MAX_CLASSES = 10_000  # without names; a larger index is another number, such as an id
 _NUM_PROBED = 50  # label files that are opened to recognise the format
 
 
@@ -69,6 +70,9 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
     """
     candidates = [yaml_file] if yaml_file else tree.with_suffix(".yaml", ".yml")
     described = {path: content for path in candidates if (content := _read_yaml(path)) is not None}
+    named = [path for path in candidates if os.path.basename(path) in YAML_FILES]
+    for path in named if not described else ():
+        _check_yaml(path)
     if yaml_file and not described:
         keys = "'names' and 'train' or 'val'"
         raise UserError(f"{yaml_file}: expected a YOLO data.yaml with {keys}")
@@ -94,6 +98,16 @@ def _read_yaml(path: str) -> Mapping[str, Any] | None:
     return content if content.keys() & {"names", "nc"} else None
 
 
+def _check_yaml(path: str) -> None:
+    """Raise UserError if a file is not YAML: without it, classes would have other names."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yaml.safe_load(file)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as YAML in UTF-8 ({reason})") from None
+
+
 def _has_labels(path: str) -> bool:
     line = next((line for line in _lines(path) if line.strip()), "")
     numbers = to_numbers(line.split())
@@ -116,7 +130,7 @@ def _label_file(image: str) -> str | None:
 
 
 def read(
-    tree: FileTree, description: Description, faults: Faults
+    tree: FileTree, description: Description, faults: Faults, *, allow_outside: bool = False
 ) -> tuple[dict[str, list[AnnotatedImage]], list[str]]:
     """Read the label files.
 
@@ -124,16 +138,19 @@ def read(
         tree: the files of the folder.
         description: the description of the data set.
         faults: gets what is left out, and remarks.
+        allow_outside: accept images outside the folder of ``data.yaml``.
 
     Returns:
         The images by split: "train", "val", "test", or "all" without splits; the class names.
 
     Raises:
-        UserError: a folder of a split is missing, a class has no name, or no image has labels.
+        UserError: a folder of a split is missing, images lie outside the folder, a class has no
+            name, or no image has labels.
     """
     paths: dict[str, list[str]] = {}
     if description.yaml_file is not None:
         paths = _find_splits(description.yaml_file, description.content, faults)
+        _check_inside(description.yaml_file, paths, faults, allow_outside)
     for path in tree.images if description.yaml_file is None else ():
         split = split_of(os.path.dirname(tree.relative(path))) or "all"
         paths.setdefault(split, []).append(path)
@@ -176,9 +193,6 @@ def _find_splits(
             if place is None:
                 missing.append(f"{key}: {value}")
                 continue
-            folder = os.path.dirname(yaml_file)
-            if os.path.commonpath([folder, place]) != folder:
-                faults.remark(f"{key}: the images lie outside {folder}, at {place}")
             images = splits.setdefault(split, [])
             known = set(images)
             images += [path for path in _images_of(place, yaml_file) if path not in known]
@@ -188,6 +202,20 @@ def _find_splits(
     for text in missing:
         faults.remark(f"{yaml_file}: nothing lies at {text}")
     return {split: images for split, images in splits.items() if images}
+
+
+def _check_inside(
+    yaml_file: str, splits: Mapping[str, Iterable[str]], faults: Faults, allow_outside: bool
+) -> None:
+    """Refuse images outside the folder of a data.yaml, or remark on them if they are permitted."""
+    folder = os.path.dirname(yaml_file)
+    for split, images in splits.items():
+        outside = [path for path in images if not path.startswith(os.path.join(folder, ""))]
+        if outside:
+            text = f"{len(outside):,} {split} images lie outside {folder}, such as {outside[0]}"
+            if not allow_outside:
+                raise UserError(f"{yaml_file}: {text}; --allow-outside permits it")
+            faults.remark(text)
 
 
 def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
@@ -278,6 +306,9 @@ def _class_names(
     if names is None:
         declared = description.content.get("nc")
         count = max(count, declared) if isinstance(declared, int) else count
+        if count > _MAX_CLASSES:
+            text = f"without names of classes, expected an index below {_MAX_CLASSES:,}"
+            raise UserError(f"{last.place}: {text}, got {count - 1}")
         names = [f"class_{index}" for index in range(count)]
         text = "no names of classes (data.yaml or classes.txt)"
         faults.remark(f"{text}: they are class_0 to {names[-1]}")
@@ -324,4 +355,8 @@ def _described_names(description: Description) -> list[str] | None:
         names = [names]
     if not isinstance(names, list):
         raise UserError(f"{where}: 'names': expected a list, got {show(names)}")
+    for name in names:
+        if name is None or isinstance(name, bool):  # YAML reads yes, no, on and off as booleans
+            text = f"'names': expected texts, got {show(name)}; put such names in quotes"
+            raise UserError(f"{where}: {text}")
     return [str(name).strip() for name in names]

@@ -101,3 +101,10 @@ def test_images_are_found_by_other_forms_of_their_names(tmp_path, name):
         output = tmp_path / target
         assert main([str(root), "--output", str(output), "--to", target]) == 0
         assert len(list(output.rglob("*.jpg"))) == 1
+
+
+def test_a_broken_file_of_one_split_is_refused_and_not_passed_over(tmp_path):
+    root = cases.coco_set(tmp_path)
+    (root / "valid" / "_annotations.coco.json").write_text("")
+    with pytest.raises(UserError, match="valid/_annotations.coco.json: invalid JSON.*; mend"):
+        find_source(str(root))

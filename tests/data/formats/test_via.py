@@ -107,7 +107,9 @@ def test_attributes_with_the_same_values_are_one(tmp_path):
 
 
 def test_several_attributes_that_could_be_the_class_are_refused(tmp_path):
-    with pytest.raises(UserError, match="have the attributes mood, species: it is not clear"):
+    with pytest.raises(
+        UserError, match=r"have the attributes mood \(1\), species \(1\): it is not clear"
+    ):
         read(tmp_path, [via_region(RECT, species="cat", mood="sad")])
 
 
@@ -143,3 +145,11 @@ def test_folders_are_splits_and_the_class_holds_for_all(tmp_path):
     source = find_source(str(tmp_path))
     assert source.summary == "found: VIA, 1 train and 1 val images, 1 class"
     assert names_of(convert(source, "val").content) == ["cat"]
+
+
+def test_a_class_that_a_few_regions_lack_does_not_lose_against_a_quality_of_all(tmp_path):
+    regions = [cases.via_region(RECT, quality="good", **{"class": "cat"}) for _ in range(4)]
+    regions.append(cases.via_region(RECT, quality="bad"))
+    path = cases.via_file(tmp_path / "via.json", regions)
+    with pytest.raises(UserError, match=r"attributes quality \(5\), class \(4\): it is not clear"):
+        find_source(str(path))

@@ -183,3 +183,35 @@ def test_different_annotations_of_one_image_are_refused(tmp_path):
 def test_a_set_without_objects_is_refused(tmp_path):
     with pytest.raises(UserError, match="Pascal VOC annotations without objects"):
         one_image(tmp_path, cases.voc_text([]))
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1", "utf-16"])
+def test_files_may_be_in_another_encoding_and_begin_with_empty_lines(tmp_path, encoding):
+    name = "Käfer" if encoding == "latin-1" else "车"
+    cases.make_image(tmp_path / "1.jpg")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + cases.voc_text([(name, 1, 2, 9, 9)])
+    start = b"" if encoding == "utf-16" else b"\n"
+    (tmp_path / "1.xml").write_bytes(start + text.encode(encoding))
+    assert find_source(str(tmp_path)).classes == [name]
+
+
+def test_namespaces_are_ignored_and_other_xml_is_reported(tmp_path):
+    for stem in "12":
+        cases.make_image(tmp_path / f"{stem}.jpg")
+    text = cases.voc_text([("cat", 1, 2, 9, 9)])
+    cases.write_text(tmp_path / "1.xml", text.replace("<annotation>", '<annotation xmlns="x:y">'))
+    cases.write_text(tmp_path / "2.xml", "<annotations/>")
+    source = find_source(str(tmp_path))
+    assert source.classes == ["cat"]
+    (remark,) = source.faults.remarks
+    assert "2.xml is not used: expected the root <annotation>, got <annotations>" in remark
+
+
+def test_images_that_no_list_names_are_reported_and_missing_ones_count_once(tmp_path):
+    root = cases.voc_set(tmp_path, lists=("train", "val"))
+    cases.write_text(root / "ImageSets" / "Main" / "train.txt", "0\nmissing\n")
+    cases.write_text(root / "ImageSets" / "Main" / "trainval.txt", "0\n2\n3\nmissing\n")
+    source = find_source(str(root))
+    assert source.faults.counts == {("skipped", "no XML file"): 1}
+    (remark,) = source.faults.remarks
+    assert remark.startswith("1 XML files are in no list and are not used, such as ")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ranking_det.data.coco_json.reader import ReadOptions
 from ranking_det.data.formats.sources import convert, find_source
 from ranking_det.user_errors import UserError
 from tests.data.formats import cases
@@ -87,8 +88,10 @@ def test_a_path_that_leads_out_finds_the_images_inside_first(tmp_path):
     source = find_source(str(tmp_path / "mine"))
     assert source.images["train"][0].path.startswith(str(tmp_path / "mine"))
     cases.write_text(tmp_path / "empty" / "data.yaml", text)
-    source = find_source(str(tmp_path / "empty"))
-    assert "the images lie outside" in source.faults.remarks[0]
+    with pytest.raises(UserError, match="2 train images lie outside .*; --allow-outside permits"):
+        find_source(str(tmp_path / "empty"))
+    source = find_source(str(tmp_path / "empty"), ReadOptions(allow_outside=True))
+    assert "2 train images lie outside" in source.faults.remarks[0]
     converted = convert(source, "train")
     assert converted.image_root == str(tmp_path / "images" / "train")
 
@@ -185,3 +188,30 @@ def test_sizes_are_those_after_the_rotation_of_exif(tmp_path):
     content = convert(source, "all").content
     assert (content["images"][0]["width"], content["images"][0]["height"]) == (48, 64)
     assert content["annotations"][0]["bbox"] == [0, 0, 48, 64]
+
+
+def test_a_list_of_images_outside_the_folder_is_refused(tmp_path):
+    outside = cases.make_image(tmp_path / "outside.jpg")
+    root = cases.yolo_set(tmp_path / "set", "train: list.txt\nval: images/val\nnames: [cat, dog]\n")
+    cases.write_text(root / "list.txt", f"images/train/train0.jpg\n{outside}\n")
+    with pytest.raises(UserError, match="1 train images lie outside"):
+        find_source(str(root))
+
+
+def test_a_broken_data_yaml_is_refused_and_not_passed_over(tmp_path):
+    root = cases.yolo_set(tmp_path, "train: images/train\n\tnames: [cat, dog]\n")
+    with pytest.raises(UserError, match=r"data.yaml: cannot be read as YAML .*line 2"):
+        find_source(str(root))
+
+
+def test_names_that_yaml_reads_as_booleans_are_refused(tmp_path):
+    root = cases.yolo_set(tmp_path, "train: images/train\nnames: [yes, no]\n")
+    with pytest.raises(UserError, match="'names': expected texts, got True; put such names in quo"):
+        find_source(str(root))
+
+
+def test_a_number_that_is_no_class_index_does_not_make_millions_of_classes(tmp_path):
+    cases.make_image(tmp_path / "a.jpg")
+    cases.write_text(tmp_path / "a.txt", "20240131 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(UserError, match="a.txt, line 1: .* an index below 10,000, got 20240131"):
+        find_source(str(tmp_path))
