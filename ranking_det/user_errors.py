@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -33,6 +34,23 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if close:
         return f" (did you mean {lower[close[0]]!r}?)"
     return f" (known: {', '.join(names)})" if names else ""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of an error of another package as one line, for a message.
+
+    Args:
+        error: the error. A key error, whose message is only the key, gets words, and so does an
+            error without a message. C++ stack traces, as torch adds them, are cut.
+
+    >>> reason_of(KeyError("topk"))
+    "unknown name 'topk'"
+    """
+    text = " ".join(str(error).split())
+    text = re.split(r" ?(?:Exception raised from|C\+\+ CapturedTraceback)", text)[0]
+    if isinstance(error, KeyError):
+        return f"unknown name {text}"
+    return text or type(error).__name__
 
 
 def show(value: object) -> str:

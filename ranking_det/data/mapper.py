@@ -268,6 +268,22 @@ class ImageMapper:
             reason = " ".join(str(error).split())
             raise UserError(f"the image {path!r} cannot be read: {reason}") from error
 
+    def try_blank(self) -> None:
+        """Map a black image with an object, so that values that no augmentation can use show.
+
+        Only Detectron2's and this project's mappers are tried.
+        """
+        if not isinstance(self.mapper, (DatasetMapper, BoxMapper)):
+            return
+        box = [160, 120, 480, 360]
+        corners = [160, 120, 480, 120, 480, 360, 160, 360]
+        shape = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "segmentation": [corners]}
+        record = {"file_name": "", "image_id": 0, "height": 480, "width": 640}
+        record |= {"annotations": [{**shape, "category_id": 0, "iscrowd": 0}]}
+        with _reading(record, blank=True):
+            for _ in range(4):  # an augmentation may act on some images only
+                self.mapper(record)
+
 
 @contextmanager
 def _reading(dataset_dict: Record, *, blank: bool = False) -> Iterator[None]:

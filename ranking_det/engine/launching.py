@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -83,6 +84,11 @@ def check_processes(command: Command) -> None:
             "--dist-url: expected the address of machine 0, tcp://HOST:PORT, for several machines, "
             "got 'auto'"
         )
+    if not _is_address(command.dist_url):
+        raise UserError(
+            "--dist-url: expected auto, tcp://HOST:PORT with a port from 1 to 65535, or "
+            f"file:///PATH, got {command.dist_url!r}"
+        )
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
     if command.num_gpus > (gpus or cores):
@@ -90,6 +96,13 @@ def check_processes(command: Command) -> None:
             f"--num-gpus: expected at most {gpus or cores}, got {command.num_gpus} (this machine "
             f"has {usable})"
         )
+
+
+def _is_address(url: str) -> bool:
+    tcp = re.fullmatch(r"tcp://(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\]):(\d{1,5})", url)
+    if tcp:
+        return 1 <= int(tcp[1]) <= 65535
+    return url == "auto" or re.fullmatch(r"file:///.+", url) is not None
 
 
 def _launch(work: Work, command: Command) -> None:

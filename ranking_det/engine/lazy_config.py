@@ -18,9 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ranking_det.components import check_key, check_value, parameters
-from ranking_det.engine.run_checks import check_file
+from ranking_det.engine.run_checks import check_file, check_size
 from ranking_det.engine.safe_config import load_saved_config
-from ranking_det.user_errors import UserError, nearest
+from ranking_det.user_errors import UserError, nearest, show
 
 REQUIRED = {
     "model": "",
@@ -183,14 +183,27 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
     """
     target = node.get("_target_")
     if isinstance(target, str):
-        target = pydoc.locate(target)
+        try:
+            target = pydoc.locate(target)
+        except pydoc.ErrorDuringImport:
+            return None
     return target if callable(target) else None
+
+
+def _check_target(node: DictConfig, where: str) -> None:
+    """Raise UserError unless the target of a node is callable, or a node that builds a callable."""
+    value = node["_target_"]
+    if not isinstance(value, DictConfig) and target_of(node) is None:
+        expected = "a function or class that can be imported"
+        raise UserError(f"{where}._target_: expected {expected}, got {show(value)}")
 
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
     """Check each node's keys against its target, and its values if the target is this project's."""
     target = target_of(node) if isinstance(node, DictConfig) else None
     is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
+    if isinstance(node, DictConfig) and "_target_" in node:
+        _check_target(node, where)
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if key == "_target_" or OmegaConf.is_missing(node, key):
@@ -202,6 +215,7 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
             value = node[key]
         except OmegaConfBaseException as error:
             raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
+        check_size(child, value)
         if is_ours and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(

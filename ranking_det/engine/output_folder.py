@@ -43,6 +43,9 @@ FILES = {
     *("coco_instances_results.json", "lvis_instances_results.json"),
 }
 
+OTHER_FILES = {".lock", "log.txt", "model_best.pth", "model_final.pth"}
+"""Further files that a run writes."""
+
 
 def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
     """Refuse to start a training run in a folder that already has one; nothing is written.
@@ -70,6 +73,28 @@ def check_no_training(output_dir: str, key: str, *, resumable: bool) -> None:
         f"{key}: {output_dir!r} already has a training run; give {resume}--overwrite to replace "
         f"it, or another folder with {key}=FOLDER"
     )
+
+
+def check_names(output_dir: str, key: str) -> None:
+    """Refuse a folder in which something that is not a file has the name of a file of a run.
+
+    Args:
+        output_dir: the folder; it need not exist.
+        key: the config key of the folder, for messages.
+
+    Raises:
+        UserError: a folder, a broken link or a device has the name of a file, or a file the name of
+            a folder.
+    """
+    folder = Path(output_dir)
+    for name in sorted(FILES | OTHER_FILES):
+        path = folder / name
+        if os.path.lexists(path) and not path.is_file():
+            raise UserError(f"{key}: expected a file or nothing at {path}, got something else")
+    for name in (EARLIER, f"{EARLIER}{PARTIAL}", OBSOLETE):
+        path = folder / name
+        if os.path.lexists(path) and not path.is_dir():
+            raise UserError(f"{key}: expected a folder or nothing at {path}, got something else")
 
 
 def check_still_no_training(output_dir: str, key: str) -> None:

@@ -7,6 +7,8 @@ the number of images.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +18,27 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.data.catalog import prepare_registered
 from ranking_det.data.images import set_max_pixels
 from ranking_det.data.own_sources import OwnDataPlan
 from ranking_det.engine import run_checks
-from ranking_det.engine.checkpoint import Checkpoint, find_last, find_resumable, find_weights
+from ranking_det.engine.checkpoint import (
+    Checkpoint,
+    find_last,
+    find_resumable,
+    find_weights,
+    load_weights,
+)
 from ranking_det.engine.command import Command
-from ranking_det.engine.output_folder import check_no_training, check_not_put_aside, where_put
+from ranking_det.engine.output_folder import (
+    check_names,
+    check_no_training,
+    check_not_put_aside,
+    where_put,
+)
 from ranking_det.engine.own_data import (
     NAMES,
     OwnData,
@@ -137,6 +151,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     _check_model(plan, [] if command.predict else splits)
     if command.resume:
         _check_end(plan)
+    _try_weights(plan)
     return plan
 
 
@@ -162,10 +177,14 @@ def make_missing_sets(names: Sequence[str]) -> None:
 def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is not writable or already has a training run."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
-    if command.output and (command.predict or command.preview is not None):
-        run_checks.check_output_dir(command.output, "--output")
-    else:
-        run_checks.check_output_dir(output_dir, key)
+    if command.predict or command.preview is not None:
+        folder = command.output or str(
+            Path(output_dir, "predictions" if command.predict else "preview")
+        )
+        run_checks.check_output_dir(folder, "--output" if command.output else key)
+        return
+    run_checks.check_output_dir(output_dir, key)
+    check_names(output_dir, key)
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
@@ -188,6 +207,9 @@ def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
     for split in splits:
         check_own_names(config.names(split))
         run_checks.check_datasets(config.names(split), config.names_key(split))
+    name = OmegaConf.select(config.nodes, "dataloader.evaluator.dataset_name")
+    if "test" in splits and isinstance(name, str):
+        run_checks.check_datasets([name], "dataloader.evaluator.dataset_name")
 
 
 def _check_trained_classes(
@@ -227,6 +249,37 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         num_classes, keys = config.num_classes(plan.model), config.num_classes_keys
         run_checks.check_classes(config.names(split), num_classes, keys)
     config.augment(plan.model)
+    _check_tensors(plan.model)
+    config.check_parts(plan.model, trains=plan.command.trains)
+
+
+def _check_tensors(model: nn.Module) -> None:
+    """Raise UserError if a weight has no entries or the normalisation of the pixels is broken."""
+    for name, weight in model.named_parameters():
+        if not weight.numel():
+            shape = tuple(weight.shape)
+            raise UserError(f"model: expected weights with entries, got {name} of shape {shape}")
+    buffers = dict(model.named_buffers())
+    for name, low in (("pixel_mean", -math.inf), ("pixel_std", 0.0)):
+        for value in buffers[name].flatten().tolist() if name in buffers else ():
+            if not low < value < math.inf:
+                above = " above 0" if low == 0 else ""
+                raise UserError(f"model.{name}: expected finite numbers{above}, got {value:g}")
+
+
+def _try_weights(plan: Plan) -> None:
+    """Load the weights without a log, so that a file that does not fit is an error of the plan.
+
+    They are loaded again, with a log, when the output folder has one.
+    """
+    command = plan.command
+    whole = command.resume or command.eval_only or bool(command.predict)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        load_weights(plan.model, plan.weights.path, whole=whole)
+    finally:
+        logging.disable(disabled)
 
 
 def _check_end(plan: Plan) -> None:

@@ -127,7 +127,9 @@ def find_images(images: Sequence[str]) -> list[str]:
             entries = [os.path.join(item, name) for name in os.listdir(item)]
             paths, fault = _only_images(entries, skipped), "has no image"
         elif os.path.exists(item) or not glob.has_magic(item):
-            paths, fault = [item] * os.path.exists(item), "does not exist"
+            # Reading a pipe could wait for ever, and a device could have no end.
+            paths = [item] * os.path.isfile(item)
+            fault = "is not a file" if os.path.exists(item) else "does not exist"
         else:
             entries = glob.glob(item, recursive=True)
             paths, fault = _only_images(entries, skipped), "matches no image"

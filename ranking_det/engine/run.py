@@ -28,6 +28,7 @@ from ranking_det.engine.hooks import NonFiniteLossError
 from ranking_det.engine.launching import check_processes, start
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data, write_faults
+from ranking_det.engine.part_errors import part_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
@@ -119,6 +120,20 @@ def run(command: Command) -> str:
     """
     plan = make_plan(command)
     comm.synchronize()  # a slow process must not check a folder that a faster one has changed
+    try:
+        return _run_plan(plan)
+    except (UserError, NonFiniteLossError):
+        raise
+    except Exception as error:
+        named = part_error(error, plan.model)
+        if named is None:
+            raise
+        raise named from error
+
+
+def _run_plan(plan: Plan) -> str:
+    """Train, evaluate, predict or preview; return the folder with the results."""
+    command = plan.command
     if command.predict:
         return predict(plan)
     if command.preview is not None:
@@ -225,15 +240,16 @@ def preview(plan: Plan) -> str:
         The folder with the images.
 
     Raises:
-        UserError: the checkpoint does not fit the model, or the data are missing or faulty.
+        UserError: the checkpoint does not fit the model, the data are missing or faulty, or there
+            are fewer images than shall be drawn.
     """
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
+    _check_preview(plan, num_images)
     plan.write_data()
     log_own_data(plan.data, masks=plan.learns_masks)
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))
     write_faults(plan.data.faults, folder)
-    make_missing_sets(config.names("train"))
     model = plan.model.train()
     load_weights(model, plan.weights.path, whole=False)
     records = plan.take_records()
@@ -242,6 +258,21 @@ def preview(plan: Plan) -> str:
     with EventStorage():
         draw_previews(model, loader, num_images, folder, config.class_names()[0])
     return folder
+
+
+def _check_preview(plan: Plan, num_images: int) -> None:
+    """Raise UserError if the training set has fewer images than the preview shall draw."""
+    if plan.data.train is not None:
+        available = plan.data.train.num_images
+    else:
+        make_missing_sets(plan.config.names("train"))
+        plan.records = plan.take_records()
+        available = num_images if plan.records is None else len(plan.records)
+    if num_images > available:
+        raise UserError(
+            f"--preview: expected at most {available}, the number of training images, got "
+            f"{num_images}"
+        )
 
 
 def set_up(plan: Plan) -> None:

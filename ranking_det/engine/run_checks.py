@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 
 from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
-from ranking_det.user_errors import UserError, nearest
+from ranking_det.user_errors import UserError, nearest, show
 
 DTYPES = ("auto", "float16", "bfloat16")
 
@@ -76,6 +76,20 @@ def check_number(key: str, name: str, value: Any) -> None:
         raise UserError(str(error)) from None
 
 
+def check_size(key: str, value: Any) -> None:
+    """Check that an integer fits into 64 bits, as torch and numpy need it.
+
+    Args:
+        key: the key of the value as the user writes it, for the message.
+        value: a value of the config; values of other types are not checked.
+
+    Raises:
+        UserError: the integer is too large.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{key}: expected an integer of at most 64 bits, got {show(value)}")
+
+
 def check_output_dir(path: str | None, key: str) -> None:
     """Check that a folder is writable, or can be created.
 
@@ -84,17 +98,22 @@ def check_output_dir(path: str | None, key: str) -> None:
         key: the flag or config key of the folder, for the message.
 
     Raises:
-        UserError: the path is empty, is a file, or cannot be written to.
+        UserError: the path is empty, is a file or a broken link, has a name that is too long, or
+            cannot be written to.
     """
     if not path:
         raise UserError(f"{key}: expected a folder, got {path!r}")
     folder = Path(path).absolute()
-    while not folder.exists():
+    # A broken link or a loop of links is there, but is no folder, and none can be created.
+    while not os.path.lexists(folder):
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(
             f"{key}: expected a writable folder, got {path!r} ({folder} is not a writable folder)"
         )
+    longest = os.pathconf(folder, "PC_NAME_MAX")
+    if any(len(os.fsencode(name)) > longest for name in Path(path).parts):
+        raise UserError(f"{key}: expected names of at most {longest} bytes, got {show(path)}")
 
 
 def check_device(device: str, key: str) -> None:
@@ -108,8 +127,8 @@ def check_device(device: str, key: str) -> None:
         UserError: torch cannot use the device.
     """
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()  # the device "meta" has no values
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         usable = "cpu"
         if torch.cuda.is_available():
             usable += f" or cuda:0 to cuda:{torch.cuda.device_count() - 1}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,14 @@ import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from omegaconf import DictConfig, OmegaConf
+from detectron2.solver import LRMultiplier
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from ranking_det.checks import check_at_least
 from ranking_det.data.mapper import ImageMapper, UnreadableImages
+from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import NUMBERS, check_number
@@ -26,7 +30,7 @@ from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, write_whole
 from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.yaml_keys import num_classes_keys
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,13 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
     return config
 
 
+CONSTRUCTION_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+"""Raised by constructors for a value that they cannot use: a size of 10^23, a text for a class."""
+
+
 @contextmanager
 def named_refusals(where: str) -> Iterator[None]:
     """Turn an error of a constructor into a one-line UserError.
@@ -83,10 +94,8 @@ def named_refusals(where: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # Raised by constructors and by Detectron2's assertions; anything else is a bug in this package.
-    except (TypeError, ValueError, KeyError, ImportError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{where} cannot be built: {reason}") from error
+    except CONSTRUCTION_ERRORS as error:
+        raise UserError(f"{where} cannot be built: {reason_of(error)}") from error
 
 
 class RunConfig:
@@ -383,6 +392,44 @@ class RunConfig:
         for name in self.test_sets():
             self.evaluator(name)
 
+    def check_parts(self, model: nn.Module, *, trains: bool) -> None:
+        """Build what a run needs besides the model and the data, so that errors show in the plan.
+
+        Random number generators keep their states.
+
+        Args:
+            model: the model of the run.
+            trains: whether the optimizer, the schedule and the training loader are needed, too.
+
+        Raises:
+            UserError: a part cannot be built, an augmentation cannot use its values, or a factor of
+                the learning rate is negative or not finite.
+        """
+        with seeded(0, 0):
+            for split in ("train", "test") if trains else ("test",):
+                self._check_loader(split)
+            if trains:
+                optimizer = self.optimizer(model)
+                key = self.written("lr_multiplier")
+                for factor in _factors(self.scheduler(optimizer), self.train.max_iter):
+                    with named_refusals(key):
+                        check_at_least("learning rate", factor, 0.0)
+
+    def _check_loader(self, split: str) -> None:
+        """Build a loader of Detectron2 or this project without its data, and try its mapper."""
+        node = self.nodes.dataloader[split]
+        target = target_of(node)
+        module = getattr(target, "__module__", "")
+        if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):
+            return
+        if not {"dataset", "mapper"} <= node.keys():
+            return
+        mapper = self.mapper(split)
+        with named_refusals(self.written(f"dataloader.{split}.mapper")):
+            mapper.try_blank()
+        blank = {"file_name": "", "height": 480, "width": 640, "image_id": 0, "annotations": []}
+        self._build({**node, "mapper": mapper, "dataset": [blank]}, f"dataloader.{split}")
+
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer of a model.
 
@@ -433,7 +480,12 @@ class RunConfig:
 
     def _build(self, node: Any, key: str) -> Any:
         with named_refusals(self.written(key)):
-            return instantiate(node)
+            try:
+                return instantiate(node)
+            except CONSTRUCTION_ERRORS:
+                if self.yaml is None:
+                    _build_parts(node, key)
+                raise
 
     def _source(self, split: str) -> str:
         """Return the key of the node that names the data sets, even inside a repeating wrapper."""
@@ -455,6 +507,29 @@ class RunConfig:
         elif self.written(key) != key or key in self.num_classes_keys:
             yaml_config.set_value(self.yaml, self.written(key), value)
             self.nodes = yaml_config.translate(self.yaml)
+
+
+def _factors(scheduler: Any, max_iter: int) -> list[Any]:
+    """Return what a new learning-rate scheduler gives at five moments of the run."""
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    steps = [min(int(share * max_iter), max_iter - 1) for share in shares]
+    if isinstance(scheduler, ParamScheduler):
+        return [scheduler(step / max_iter) for step in steps]
+    factors = []
+    for step in steps if isinstance(scheduler, LRMultiplier) else ():
+        scheduler.last_epoch = step
+        factors += scheduler.get_lr()
+    return factors
+
+
+def _build_parts(node: Any, key: str) -> None:
+    """Build the parts of a node that cannot be built, so that the error names the innermost one."""
+    entries = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for name, part in entries:
+        if isinstance(part, (DictConfig, ListConfig)):
+            _build_parts(part, f"{key}.{name}")
+            with named_refusals(f"{key}.{name}"):
+                instantiate(part)
 
 
 def _plain_values(value: Any, key: str) -> dict[str, Any]:

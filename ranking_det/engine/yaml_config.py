@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,11 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from omegaconf import DictConfig, OmegaConf
 
+from ranking_det.checks import check_at_least, check_integer
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import MappedRecords, RecordList
-from ranking_det.engine.run_checks import check_file
+from ranking_det.engine.run_checks import check_file, check_size
 from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
@@ -67,6 +68,16 @@ VALUES = {
     "optimizer.lr": "SOLVER.BASE_LR",
 }
 """The yaml key for each LazyConfig key of a value."""
+
+NUMBERS: dict[str, Callable[[str, Any], None]] = {
+    "SOLVER.GAMMA": partial(check_at_least, low=0.0),
+    "SOLVER.WARMUP_FACTOR": partial(check_at_least, low=0.0),
+    "SOLVER.WARMUP_ITERS": partial(check_integer, low=0),
+    "SOLVER.MOMENTUM": partial(check_at_least, low=0.0),
+    "SOLVER.WEIGHT_DECAY": partial(check_at_least, low=0.0),
+    "MODEL.BACKBONE.FREEZE_AT": partial(check_integer, low=0),
+}
+"""The check of each number that only a yaml config has and Detectron2 does not check."""
 
 NODES = {
     "model": "MODEL",
@@ -121,6 +132,7 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         if mismatch:
             raise UserError("{3}: expected {0}, got {2!r}".format(*mismatch.groups())) from error
         raise UserError(f"{path}: {text}") from error
+    _check_numbers(cfg)
     cfg.freeze()
     return cfg
 
@@ -215,6 +227,25 @@ def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
     if len(words) % 2:
         raise UserError(f"overrides: expected pairs KEY value, got {' '.join(words)}")
     return list(zip(words[::2], words[1::2], strict=True))
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    """Raise UserError if a number of the config is out of its range."""
+    for key, check in NUMBERS.items():
+        value = _entry(cfg, key.split("."))
+        try:
+            if value is not None:
+                check(key, value)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    _check_sizes(cfg, "")
+
+
+def _check_sizes(value: Any, key: str) -> None:
+    check_size(key, value)
+    listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    for name, entry in (value if isinstance(value, Mapping) else listed).items():
+        _check_sizes(entry, f"{key}.{name}".lstrip("."))
 
 
 def _check_calls(cfg: CfgNode, path: str) -> None:

@@ -114,6 +114,11 @@ def _check_result_boxes(results: list[Entry], faults: Faults) -> list[Entry]:
         box = results[index].get("bbox")
         text = f"'bbox': expected finite numbers, got {show(box)}" if box else "has no 'bbox'"
         faults.add(REFUSED, "malformed box", text, "bbox", index, results[index])
+    for index in np.flatnonzero((boxes.xywh[:, 2:] < 0).any(1)).tolist():
+        text = (
+            f"'bbox': expected a width and height of at least 0, got {show(results[index]['bbox'])}"
+        )
+        faults.add(REFUSED, "malformed box", text, "bbox", index, results[index])
     faults.check()
     for index, box in boxes.replaced.items():
         results[index] = {**results[index], "bbox": box}

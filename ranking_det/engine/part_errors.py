@@ -1,0 +1,67 @@
+"""Name the part of a run that fails: a layer of the model, the data loader or the optimizer.
+
+Many values of a config can be wrong without any constructor refusing them: channels that do not
+match, a stride that leaves no pixel. They fail in a library when the part computes for the first
+time.
+"""
+
+from __future__ import annotations
+
+import traceback
+from types import FrameType
+
+import torch
+from torch import nn
+
+from ranking_det.data.mapper import ImageMapper
+from ranking_det.user_errors import UserError, reason_of
+
+LIBRARIES = {"PIL", "cv2", "detectron2", "fvcore", "numpy", "torch", "torchvision"}
+"""Packages whose errors can be due to a value of the config; others are errors in a program."""
+
+
+def part_error(error: Exception, model: nn.Module) -> UserError | None:
+    """Turn an error that a library raises for a part of the run into a one-line UserError.
+
+    Args:
+        error: the error, with its traceback.
+        model: the model of the run, not distributed.
+
+    Returns:
+        The error that names the part; None if the error does not come from a library, but from
+        this project or from code of the user. Such an error needs its traceback.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or _package(frames[-1]) not in LIBRARIES:
+        return None
+    names = {id(module): name for name, module in model.named_modules()}
+    part = ""
+    for frame in frames:
+        part = _part(frame, names) or part
+    if not part:
+        return None
+    # A data loading process sends its error as a text that ends with the error itself.
+    lines = str(error).strip().splitlines()
+    is_sent = len(lines) > 1 and lines[0].startswith("Caught ")
+    return UserError(
+        f"{part} fails: {lines[-1] if is_sent else reason_of(error)}; check the values of this "
+        "part in the config"
+    )
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _part(frame: FrameType, names: dict[int, str]) -> str:
+    """Return the part of the run whose method the frame executes, or ""."""
+    owner = frame.f_locals.get("self")
+    if id(owner) in names:
+        name = names[id(owner)]
+        return f"the layer {name!r} of the model" if name else "the model"
+    if isinstance(owner, (ImageMapper, torch.utils.data.DataLoader)):
+        return "the data loader"
+    if isinstance(owner, torch.optim.Optimizer):
+        return "the optimizer"
+    is_backward = frame.f_code.co_name == "backward" and _package(frame) == "torch"
+    return "the backward pass of the model" if is_backward else ""
