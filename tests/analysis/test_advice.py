@@ -43,7 +43,10 @@ def test_a_set_without_peculiarities_has_one_sentence():
         (statistics(side=5), "100 % of the objects are smaller than 8 px in the input"),
         (statistics(side=5), "1.5 times as large it would be 100 %, with one twice as large 0 %."),
         (statistics(side=90), "95 % of the objects are larger than 90 px in the input"),
-        (statistics(shape=(1, 5)), "100 % of the boxes have one side more than 4 times the other"),
+        (
+            statistics(shape=(1, 5)),
+            "100 % of the boxes have one side more than 4 times as long as the other",
+        ),
         (statistics(count=101), "An image has up to 101 objects, but 100 detections"),
         (statistics(classes="abc"), "Fewer than 10 objects of each of 3 classes (a, b, c)"),
         (statistics(classes=["a", *"bcdefg"], count=1), "6 classes (b, c, d, e, f, ...): they"),
