@@ -200,14 +200,15 @@ def _choose_splits(
 
 
 def _first(source: Source, splits: Sequence[str], kind: str) -> str:
-    """Return the first of the splits that a source has, or its only one."""
+    """Return the first of the splits that a source has; for validation also its only one."""
     available = source.splits
-    if len(available) == 1:
+    if len(available) == 1 and kind == "validation":
         return next(iter(available))
     for split in splits:
         if split in available:
             return split
-    raise UserError(f"{source.path}: has no {kind} images (it has {', '.join(available)})")
+    text = f"{source.path}: has no {kind} images (it has {', '.join(available)})"
+    raise UserError(f"{text}; give the folder of the {kind} images itself")
 
 
 def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:

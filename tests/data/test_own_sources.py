@@ -50,6 +50,12 @@ def test_coco_files_are_used_as_they_are(tmp_path):
     assert files_below(tmp_path / "run") == ["data/source.json"]
 
 
+def test_images_of_a_test_split_are_not_trained_on(tmp_path):
+    cases.voc_set(tmp_path / "set", lists=("test",))
+    with pytest.raises(UserError, match=r"no training images \(it has test\); give the folder of"):
+        plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
+
+
 def test_train_and_val_may_be_different_folders_and_share_ids(tmp_path):
     cases.voc_set(tmp_path / "a", lists=("train",))
     cases.make_image(tmp_path / "b" / "x.jpg")
