@@ -218,7 +218,8 @@ USER_ERRORS = {
     ),
     "a refused nested value": (
         [RS, "model.criterion.rank_scope=imge"],
-        "model cannot be built: rank_scope: expected one of image, gpu, global, got 'imge'",
+        "model.criterion cannot be built: rank_scope: expected one of image, gpu, global, got "
+        "'imge'",
     ),
     "an unknown argument of a module without any": (
         [RS, "model.criterion.localization.beta=1"],

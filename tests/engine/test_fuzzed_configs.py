@@ -1,0 +1,250 @@
+"""Wrong values in configs and command lines: one line and no file, or a plan."""
+
+import logging
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ranking_det.data.shapes import prepare_shapes
+from ranking_det.engine import hooks, main
+from ranking_det.engine.command import parse
+from ranking_det.engine.plan import make_plan
+from ranking_det.engine.predict import find_images
+from ranking_det.engine.run_config import load_config
+from ranking_det.user_errors import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = [
+    *("configs/shapes/quick/retinanet_atss_rs.py", "configs/shapes/quick/mask_rs.py"),
+    *("configs/shapes/retinanet_atss_rs.yaml", "configs/shapes/mask_rs.yaml"),
+    *("configs/shapes/quick/cascade_rs.py", "configs/shapes/fcos_fcos_rs.yaml"),
+]
+RETINANET, TWIN = CONFIGS[0], CONFIGS[2]
+VALUES = ["0", "-1", "nan", "inf", "text", "[1,x]", "null", "1" + 23 * "0"]
+TWO_STEPS = {
+    ".py": [
+        *("train.device=cpu", "train.epochs=0", "train.reference_batch=0", "train.max_iter=2"),
+        *("train.eval_period=0", "dataloader.train.total_batch_size=2"),
+    ],
+    ".yaml": [
+        *("MODEL.DEVICE=cpu", "SOLVER.EPOCHS=0", "SOLVER.REFERENCE_BATCH=0", "SOLVER.MAX_ITER=2"),
+        *("TEST.EVAL_PERIOD=0", "SOLVER.IMS_PER_BATCH=2", "DATALOADER.NUM_WORKERS=0"),
+        *("SOLVER.STEPS=(1,)", "INPUT.MIN_SIZE_TRAIN=(64,)", "INPUT.MIN_SIZE_TEST=64"),
+    ],
+}
+FOLDER = {".py": "train.output_dir", ".yaml": "OUTPUT_DIR"}
+NUM_PLANS = 5
+"""Number of values that the default run tests in each config."""
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """The folder of a small shapes data set of 64 px images."""
+    root = tmp_path_factory.mktemp("datasets")
+    prepare_shapes(root, train=6, val=2, size=64)
+    return root
+
+
+@pytest.fixture
+def folder(datasets, tmp_path, monkeypatch):
+    """An empty current folder; results are not drawn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
+    for name in ("draw_detections", "plot_curves"):
+        monkeypatch.setattr(hooks, name, lambda *args, **kwargs: None)
+    logging.disable(logging.CRITICAL)  # Detectron2's loggers keep a stream that pytest closes
+    yield tmp_path
+    logging.disable(logging.NOTSET)
+
+
+def keys_of(config):
+    """Return the keys of all values and nodes of a config, as the user writes them."""
+    loaded = load_config(str(ROOT / config), TWO_STEPS[Path(config).suffix])
+    if loaded.yaml is not None:
+        return list(yaml_keys(loaded.yaml, ""))
+    return list(lazy_keys(loaded.nodes, ""))
+
+
+def lazy_keys(node, where):
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        name = f"{where}.{key}".lstrip(".")
+        yield name
+        hidden = OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)
+        if not hidden and isinstance(node[key], (DictConfig, ListConfig)):
+            yield from lazy_keys(node[key], name)
+
+
+def yaml_keys(node, where):
+    for key, value in node.items():
+        name = f"{where}.{key}".lstrip(".")
+        yield from yaml_keys(value, name) if isinstance(value, dict) else [name]
+
+
+def cases_of(config):
+    """Return all keys of a config with all values; of the smaller configs only the new keys."""
+    keys, base = keys_of(config), RETINANET if config.endswith(".py") else TWIN
+    if config != base:
+        keys = sorted(set(keys) - set(keys_of(base)))
+    return [(key, value) for key in keys for value in VALUES]
+
+
+def check_end(status, error):
+    """Check that a command has trained, or has ended with one line."""
+    lines = [line for line in error.splitlines() if line.startswith("train_net.py: error: ")]
+    assert "Traceback" not in error and len(lines) == (status != 0), error
+    assert status in (0, 1, 2)
+
+
+def try_values(config, cases, folder):
+    """Plan the cases, which writes nothing; return how many were refused."""
+    options, refused = TWO_STEPS[Path(config).suffix], 0
+    for key, value in cases:
+        argv = ["--config-file", str(ROOT / config), *options]
+        argv += [f"{FOLDER[Path(config).suffix]}=out", f"{key}={value}"]
+        try:
+            make_plan(parse(argv))
+        except UserError as error:
+            assert "\n" not in str(error) and not list(folder.iterdir()), (key, value)
+            refused += 1
+            continue
+        assert not list(folder.iterdir()), (key, value)
+    return refused
+
+
+@pytest.mark.parametrize("config", CONFIGS[:4])
+def test_some_wrong_values_are_refused_in_one_line_by_the_plan(config, folder):
+    cases = random.Random(7).sample(cases_of(config), NUM_PLANS)
+    assert try_values(config, cases, folder) >= NUM_PLANS // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS)
+def test_all_wrong_values_are_refused_in_one_line_by_the_plan(config, folder):
+    cases = cases_of(config)
+    assert try_values(config, cases, folder) > len(cases) // 2
+
+
+def prepare(folder, name):  # noqa: C901 - a line for each name
+    """Write the odd file or folder that a command line names."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if name == "list.yaml":
+        path.write_text("- 1\n- 2\n")
+    elif name in ("empty.pth", "middle"):
+        path.touch()
+    elif name == "itself.yaml":
+        path.write_text("_BASE_: itself.yaml\n")
+    elif name == "text.pth":
+        path.write_text("no weights")
+    elif name in ("bytes.pth", "bytes.pkl"):
+        path.write_bytes(random.Random(3).randbytes(4000))
+    elif name == "other.pth":
+        torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
+    elif name == "nothing.pth":
+        torch.save({"model": {}}, path)
+    elif name == "broken":
+        path.symlink_to("nowhere")
+    elif name == "loop":
+        path.symlink_to("loop")
+    elif name == "pipe.jpg":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+WEIGHTS = "train.init_checkpoint="
+BAD_COMMANDS = {
+    "weights that are text": ([f"{WEIGHTS}text.pth"], "'text.pth' cannot be read as a checkpoint"),
+    "weights of random bytes": ([f"{WEIGHTS}bytes.pth"], "cannot be read as a checkpoint"),
+    "a random pickle": ([f"{WEIGHTS}bytes.pkl"], "cannot be read as a checkpoint"),
+    "an empty file of weights": ([f"{WEIGHTS}empty.pth"], "cannot be read as a checkpoint"),
+    "weights of another model": ([f"{WEIGHTS}other.pth"], "is a checkpoint of another model"),
+    "weights without tensors": ([f"{WEIGHTS}nothing.pth"], "is a checkpoint of another model"),
+    "the device meta": (["train.device=meta"], "train.device: expected a device that works here"),
+    "a missing GPU": (["train.device=cuda:9"], "train.device: expected a device that works here"),
+    "another accelerator": (["train.device=xpu"], "train.device: expected a device that works"),
+    "a NaN factor": (["lr_multiplier.factor=nan"], "lr_multiplier cannot be built: learning rate"),
+    "no length": (["lr_multiplier.max_iter=0"], "lr_multiplier cannot be built: float division"),
+    "a size for no memory": (["model.backbone.out_channels=1000000000000"], "cannot be built"),
+    "a size for no machine": (["model.backbone.out_channels=1" + 23 * "0"], "at most 64 bits"),
+    "a text as a function": (
+        ["optimizer._target_=text"],
+        "optimizer._target_: expected a function",
+    ),
+    "no channels": (["model.backbone.out_channels=-1"], "cannot be built: "),
+    "empty layers": (["model.backbone.bottom_up.stages.3.out_channels=0"], "weights with entries"),
+    "no deviation": (["model.pixel_std.0=0"], "model.pixel_std: expected finite numbers above 0"),
+    "an evaluated set": (
+        ["dataloader.evaluator.dataset_name=text"],
+        "dataloader.evaluator.dataset_name: expected a registered data set, got 'text'",
+    ),
+    "a broken link": (["train.output_dir=broken"], "train.output_dir: expected a writable folder"),
+    "a link loop": (["train.output_dir=loop/out"], "train.output_dir: expected a writable folder"),
+    "a long name": ([f"train.output_dir={300 * 'x'}"], "expected names of at most 255 bytes"),
+    "a file as a folder": (["train.output_dir=middle/out"], "middle is not a writable folder)"),
+    "a folder named metrics.json": (
+        ["train.output_dir=taken"],
+        "train.output_dir: expected a file or nothing at taken/metrics.json",
+    ),
+    "no processes": (["--num-gpus", "0"], "--num-gpus: expected at least 1, got 0"),
+    "no address": (["--dist-url", "nonsense"], "--dist-url: expected auto, tcp://HOST:PORT with"),
+    "a wrong port": (["--dist-url", "tcp://a:70000"], "--dist-url: expected auto, tcp://HOST:PORT"),
+    "no preview": (["--preview", "0"], "--preview: expected at least 1, got 0"),
+}
+BAD_YAML = {
+    "a base of itself": ("itself.yaml", [], "itself.yaml: "),
+    "a list": ("list.yaml", [], "list.yaml: "),
+    "an unknown sampler": (TWIN, ["DATALOADER.SAMPLER_TRAIN=Best"], "DATASETS.TRAIN cannot be"),
+    "an unknown scheduler": (TWIN, ["SOLVER.LR_SCHEDULER_NAME=Best"], "SOLVER cannot be built: U"),
+    "no iterations": (TWIN, ["SOLVER.MAX_ITER=0"], "SOLVER.MAX_ITER: expected an integer of at"),
+    "negative decay": (TWIN, ["SOLVER.GAMMA=-1"], "SOLVER.GAMMA: expected a finite number of at"),
+    "a frozen stage": (TWIN, ["MODEL.BACKBONE.FREEZE_AT=-1"], "MODEL.BACKBONE.FREEZE_AT: expected"),
+}
+FILES = [
+    *("list.yaml", "itself.yaml", "text.pth", "bytes.pth", "bytes.pkl", "empty.pth", "other.pth"),
+    *("nothing.pth", "middle", "broken", "loop", "taken", "taken/metrics.json"),
+]
+
+
+@pytest.fixture
+def odd_files(folder):
+    """The files and folders that the command lines name, and the content of the folder."""
+    for name in FILES:
+        prepare(folder, name)
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("case", BAD_COMMANDS)
+def test_a_bad_command_line_is_refused_before_anything_is_written(case, folder, odd_files, capsys):
+    arguments, message = BAD_COMMANDS[case]
+    flags = [] if "=" in arguments[0] else arguments
+    overrides = arguments if "=" in arguments[0] else []
+    options = [*TWO_STEPS[".py"], "train.output_dir=out"]
+    status = main(["--config-file", str(ROOT / RETINANET), *flags, *options, *overrides])
+    check_refusal(status, capsys.readouterr().err, message)
+    assert sorted(folder.rglob("*")) == odd_files
+
+
+@pytest.mark.parametrize("case", BAD_YAML)
+def test_a_bad_yaml_config_is_refused_before_anything_is_written(case, folder, odd_files, capsys):
+    config, overrides, message = BAD_YAML[case]
+    path = config if config in FILES else str(ROOT / config)
+    options = [*TWO_STEPS[".yaml"], "OUTPUT_DIR=out"]
+    status = main(["--config-file", path, *options, *overrides])
+    check_refusal(status, capsys.readouterr().err, message)
+    assert sorted(folder.rglob("*")) == odd_files
+
+
+def check_refusal(status, error, message):
+    check_end(status, error)
+    assert status == 2 and message in error, error
+
+
+def test_an_image_from_a_pipe_is_refused(folder):
+    prepare(folder, "pipe.jpg")
+    with pytest.raises(UserError, match="--predict: 'pipe.jpg' is not a file"):
+        find_images(["pipe.jpg"])
