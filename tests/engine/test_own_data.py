@@ -439,6 +439,10 @@ WRONG = {
         lambda root, tmp: ["--check-images"],
         "--check-images needs --train, --val, --train-json or --val-json",
     ),
+    "a preview of more images than there are": (
+        lambda root, tmp: ["--preview", "10", *flags(root)],
+        "--preview: expected at most 9, the number of training images, got 10",
+    ),
     "a preview of no images": (
         lambda root, tmp: ["--preview", "0"],
         "--preview: expected at least 1, got 0",

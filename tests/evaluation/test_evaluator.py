@@ -163,7 +163,7 @@ def test_no_image_no_annotations_and_no_detection_are_distinguished(register, ca
     [
         ({"tasks": ["keypoints"]}, "tasks: expected bbox or segm, got keypoints"),
         ({"library": "lvis"}, "library: expected one of faster-coco-eval, pycocotools"),
-        ({"library": "pycocotools"}, "LVIS's need faster-coco-eval"),
+        ({"library": "pycocotools"}, "LVIS's rules need faster-coco-eval"),
         (
             {"max_dets_per_image": 0},
             "max_dets_per_image: expected an integer from 1 to .*, got 0",

@@ -104,6 +104,11 @@ FAULTS = {
         edit(None, 0, bbox=[1, 2, 3, 10**400]),
         "'bbox': expected finite numbers, got [1, 2, 3, 10",
     ),
+    "a result of negative size": (
+        RES,
+        edit(None, 0, bbox=[1, 2, -3, 4]),
+        "result[0]: 'bbox': expected a width and height of at least 0, got [1, 2, -3, 4]",
+    ),
     "a crowd of 2": (GT, edit("annotations", 1, iscrowd=2), "'iscrowd': expected 0 or 1, got 2"),
     "a list in a list": (
         GT,

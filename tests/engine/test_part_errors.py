@@ -1,0 +1,53 @@
+"""Errors of libraries name the part of the run; errors in programs keep their traceback."""
+
+import pytest
+import torch
+from torch import nn
+
+from ranking_det.engine.part_errors import part_error
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.head = nn.Sequential(nn.Conv2d(5, 2, 3))
+
+    def forward(self, images):
+        return self.head(self.stem(images))
+
+
+class Faulty(Detector):
+    def forward(self, images):
+        raise ValueError("a fault of the program")
+
+
+def error_of(function, *args):
+    with pytest.raises(Exception) as caught:
+        function(*args)
+    return caught.value
+
+
+def test_the_innermost_layer_that_fails_is_named():
+    model = Detector()
+    error = part_error(error_of(model, torch.zeros(1, 3, 8, 8)), model)
+    assert str(error).startswith("the layer 'head.0' of the model fails: ")
+    assert "to have 5 channels, but got 4 channels" in str(error) and "\n" not in str(error)
+
+
+def test_the_optimizer_and_the_backward_pass_are_named():
+    model = Detector()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = "fast"
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    assert str(part_error(error_of(optimizer.step), model)).startswith("the optimizer fails: ")
+    loss = model.stem(torch.zeros(1, 3, 8, 8))  # not a scalar
+    error = part_error(error_of(loss.backward), model)
+    assert str(error).startswith("the backward pass of the model fails: ")
+
+
+def test_an_error_of_a_program_is_not_named():
+    model = Faulty()
+    assert part_error(error_of(model, torch.zeros(1, 3, 8, 8)), model) is None
+    assert part_error(error_of(torch.zeros, "text"), model) is None  # in no part of the run
