@@ -1,4 +1,4 @@
-# make quickstart   install, generate data, train and evaluate: about 5 minutes on 2 CPU cores;
+# make quickstart   install, generate data, train and evaluate: minutes on 2 CPU cores, most of them for downloads;
 #                   run again to resume a stopped run or to evaluate a finished one
 # make test         install if needed, and run the tests
 # make test-slow    run all tests, including the slow ones

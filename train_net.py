@@ -17,8 +17,9 @@ for message, category in {
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:
         sys.exit(
-            "train_net.py: Detectron2 is not installed; run `python tools/install_detectron2.py` "
-            "(`python -m ranking_det.doctor` checks the rest of the installation)"
+            f"train_net.py: Detectron2 is not installed in {sys.executable}; activate "
+            "the environment of `make install` (`source .venv/bin/activate`), or run `python "
+            "tools/install_detectron2.py` (`python -m ranking_det.doctor` checks the rest)"
         )
     from ranking_det.engine import main
 

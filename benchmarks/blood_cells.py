@@ -26,7 +26,7 @@ OVERRIDES = [
     f"dataloader.{split}.mapper.augmentations.0.{key}"
     for split in ("train", "test")
     for key in ("short_edge_length=192", "max_size=256")
-] + ["train.epochs=6"]
+] + ["train.epochs=8"]
 
 
 def main() -> None:

@@ -1,13 +1,34 @@
 """Put the temporary files of all tests in one folder; run the files with long runs first."""
 
+import logging
 import os
+import signal
+import sys
 import tempfile
+from contextlib import suppress
+
+import pytest
 
 _folder = tempfile.TemporaryDirectory(prefix="ranking_det-tests-", ignore_cleanup_errors=True)
 # torch creates this folder when it is imported, and never removes it.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
 # For commands that tests run: their data-loading workers leave sockets behind when killed.
 os.environ["TMPDIR"] = _folder.name
+
+# Tests send Ctrl-C, which processes that a shell has started in the background ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def remove_log_handlers():
+    """Remove the handlers of commands in this process: they write to a stream that is closed."""
+    yield
+    module = sys.modules.get("detectron2.utils.logger")
+    if module is not None:
+        for name in ("detectron2", "fvcore", "ranking_det"):
+            logging.getLogger(name).handlers.clear()
+        with suppress(AttributeError):
+            module.setup_logger.cache_clear()
 
 
 def pytest_collection_modifyitems(items):

@@ -134,7 +134,8 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
         part = min(choices, key=lambda part: abs(part.scale - 1))
         text = (
             f"at {part.scale:g} times the size, {part.width:,} × {part.height:,} px, it would be "
-            f"{percent(shares[part.scale])}"
+            f"{percent(shares[part.scale])} (set the sizes in the augmentations of both mappers, "
+            "dataloader.train.mapper and dataloader.test.mapper)"
         )
     yield f"At {size}, {missed}: nothing is trained to find them; {text}."
 

@@ -214,8 +214,8 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
     data = data._replace(train=summaries[0], val=summaries[1])
     if data.train is not None and not data.train.num_masks:
         raise UserError(
-            f"--train-json: expected masks, got no 'segmentation' in {data.train.json_file}; the "
-            "model of the config learns masks, so use a config without masks or a file with them"
+            f"--train, --train-json: expected masks, got only boxes in {data.train.json_file}; the "
+            "model of the config learns masks, so use a config without masks or data with them"
         )
     for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None:
@@ -319,6 +319,7 @@ def write_faults(
     """
     path = Path(folder, FAULTS_FILE)
     rows = [fault._asdict() for fault in faults]
+    count = len(rows)
     if replaced is not None and path.is_file():
         files = {*replaced, *(row["file"] for row in rows)}
         with path.open(encoding="utf-8", newline="") as file:
@@ -328,7 +329,8 @@ def write_faults(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, Fault._fields, rows)
-    logger.info("Wrote %d faults and notes of the data to %s", len(rows), path)
+    if count:
+        logger.info("Wrote %d faults and notes of the data to %s", count, path)
 
 
 def _read(command: Command, split: str, options: ReadOptions) -> AnnotationSummary | None:

@@ -177,13 +177,15 @@ def make_missing_sets(names: Sequence[str]) -> None:
 def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is not writable or already has a training run."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
-    if command.predict or command.preview is not None:
-        folder = command.output or str(
-            Path(output_dir, "predictions" if command.predict else "preview")
-        )
-        run_checks.check_output_dir(folder, "--output" if command.output else key)
+    shows = command.predict or command.preview is not None
+    if shows and command.output:
+        run_checks.check_output_dir(command.output, "--output")
         return
     run_checks.check_output_dir(output_dir, key)
+    if shows:
+        folder = "predictions" if command.predict else "preview"
+        run_checks.check_output_dir(str(Path(output_dir, folder)), key)
+        return
     check_names(output_dir, key)
     if command.resume:
         check_not_put_aside(output_dir, key)

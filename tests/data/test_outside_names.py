@@ -123,4 +123,7 @@ def test_the_command_line_has_allow_outside(write, capsys):
     assert main([*command, "--allow-outside", "train.output_dir="]) == 2
     assert "outside" not in capsys.readouterr().err
     assert main(["--config-file", CONFIG, "--allow-outside"]) == 2
-    assert "--allow-outside needs --train-json or --val-json" in capsys.readouterr().err
+    assert (
+        "--allow-outside needs --train, --val, --train-json or --val-json"
+        in capsys.readouterr().err
+    )

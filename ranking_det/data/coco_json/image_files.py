@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import os
 import posixpath
 import re
@@ -354,9 +353,11 @@ class _FileCheck(NamedTuple):
     seconds: float
 
 
-def _sample(count: int, most: float) -> range:
+def _sample(count: int, most: float) -> frozenset[int]:
     """Return at most ``most`` evenly spread indices below ``count``."""
-    return range(0, count, max(1, math.ceil(count / most))) if most else range(0)
+    if count <= most:
+        return frozenset(range(count))
+    return frozenset(index * count // int(most) for index in range(int(most)))
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

@@ -561,7 +561,8 @@ def match_classes(
         if name not in class_of:
             place = f"{summary.json_file}: category {identity}"
             text = f"{place}: expected a class of {where}, got {name!r}"
-            raise UserError(f"{text}{nearest(name, class_names)}")
+            hint = "; rename the class in the annotations, or leave its objects out"
+            raise UserError(f"{text}{nearest(name, class_names)}{hint}")
     pairs = zip(summary.category_ids, summary.class_names, strict=True)
     return {identity: class_of[name] for identity, name in pairs}
 

@@ -114,7 +114,8 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
     names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
     looked = ", ".join(finder.image_root for finder in finders[:3])
     others = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
-    raise UserError(f"{json_file}: no folder has its images ({names}); looked in {looked}{others}")
+    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{others}"
+    raise UserError(f"{text}; --train-json FILE --train-images FOLDER names it (or --val-...)")
 
 
 def _image_folders(json_file: str) -> Iterator[str]:
