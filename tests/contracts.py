@@ -43,15 +43,18 @@ def check_ranking_loss(loss):
         assert value.isfinite() and gradient.isfinite().all(), f"{name}: not finite"
         if name == "no positive":
             assert value == 0 and not gradient.any(), f"{name}: expected a loss of zero"
+        if name == "all negatives above":
+            assert gradient.any(), f"{name}: no logit has a gradient"
+
+        # With few negatives too: a top k then reaches the -inf entries.
+        ignored = torch.full((100,), -torch.inf, dtype=case.logits.dtype)
+        extended = torch.cat([case.logits.detach(), ignored]).requires_grad_()
+        other, gradient = _value_and_gradient(loss, extended, case.positives, case.quality)
+        torch.testing.assert_close(other, value, msg=f"{name}: logits of -inf change the loss")
+        assert not gradient[-len(ignored) :].any(), f"{name}: logits of -inf have a gradient"
+
     logits, positives, quality = CASES["300 positives"]
     value, gradient = _value_and_gradient(loss, logits, positives, quality)
-
-    ignored = torch.full((50,), -torch.inf, dtype=logits.dtype)
-    extended = torch.cat([logits.detach(), ignored]).requires_grad_()
-    other, extended_gradient = _value_and_gradient(loss, extended, positives, quality)
-    torch.testing.assert_close(other, value, msg="logits of -inf change the loss")
-    assert not extended_gradient[len(logits) :].any(), "logits of -inf have a gradient"
-
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
     shuffled = logits.detach()[order].requires_grad_()
     other, permuted = _value_and_gradient(loss, shuffled, order.argsort()[positives], quality)
@@ -199,5 +202,6 @@ def check_data_set(name):
 def _value_and_gradient(loss, logits, positives, quality):
     value = loss(logits, positives, quality)
     value = sum(value) if isinstance(value, tuple) else value
+    assert value.requires_grad, "the loss is not attached to the logits"
     (gradient,) = torch.autograd.grad(value, logits)
     return value.detach(), gradient

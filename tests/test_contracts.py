@@ -70,6 +70,27 @@ class SumOfAll(Classification):
         return {"loss_cls": candidates.logits.float().square().sum() / 100}
 
 
+def hinge_to_all(logits, positives, quality):
+    """Hinge to the mean of the top 100, where the positives are -inf but are not left out."""
+    hardest = logits.scatter(0, positives, -torch.inf).float().topk(min(100, len(logits))).values
+    return (1 + hardest.mean() - logits[positives].float()).clamp(min=0).sum()
+
+
+def hinge_to_negatives(logits, positives, quality):
+    """Hinge to the mean of the top 100 negatives, ignored entries of -inf included."""
+    is_negative = torch.ones_like(logits, dtype=torch.bool).scatter(0, positives, False)
+    hardest = logits[is_negative].float()
+    if not len(hardest):
+        return logits[positives].float().sum() * 0
+    hardest = hardest.topk(min(100, len(hardest))).values
+    return (1 + hardest.mean() - logits[positives].float()).clamp(min=0).sum()
+
+
+def detached_zero(logits, positives, quality):
+    """Return a zero without a graph if there is no positive."""
+    return ap_loss(logits, positives) if len(positives) else torch.tensor(0.0)
+
+
 class FirstObject(assigners.Assigner):
     """Assign all anchors to the first object, even in an image without objects."""
 
@@ -92,6 +113,17 @@ class Padding(assigners.Assigner):
             contracts.check_ranking_loss,
             lambda x, p, q: x[p].float().square().sum() / len(p),
             "no positive: not finite",
+        ),
+        (contracts.check_ranking_loss, detached_zero, "the loss is not attached to the logits"),
+        (
+            contracts.check_ranking_loss,
+            hinge_to_all,
+            "all negatives above: no logit has a gradient",
+        ),
+        (
+            contracts.check_ranking_loss,
+            hinge_to_negatives,
+            "one positive: logits of -inf change the loss",
         ),
         (
             contracts.check_criterion,

@@ -45,7 +45,7 @@ def test_a_step_trains_every_parameter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_gives_the_model_and_the_assigner(name):
     cfg = load(name)
-    model, assigner, _ = name.split("_")
+    model, assigner, _ = name.split("_", 2)
     assert class_name(cfg.model) == AXES[model]
     assert class_name(cfg.model.assigner) == (AXES | {"fcos": "FCOS"})[assigner]
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
