@@ -45,14 +45,16 @@ def claim() -> str:
         for row in report["growth_in_positives"]
         if row["positives"] > 1000
     }
-    steps = [load("steps_cpu.json")["ratios"][name] for name in LOSSES]
+    step = load("steps_cpu.json")
+    steps = [step["ratios"][name] for name in LOSSES]
     worse = " and ".join(f"{ratio:.1f} × at {count:,}" for count, ratio in crowded.items())
     return (
         "AP, aLRP and Rank & Sort Loss are exact (no sampling of pairs, no positives × negatives "
         f"matrix) and take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** for "
         "up to 1,000 positives among 10⁶ logits or more; Rank & Sort takes "
         f"{worse} positives ({describe(report['machine'])}). A training step takes "
-        f"{min(steps):.2f} to {max(steps):.2f} × a step with focal loss."
+        f"{min(steps):.2f} to {max(steps):.2f} × a step with focal loss "
+        f"({describe(step['machine'])})."
     )
 
 
@@ -247,7 +249,10 @@ def measured() -> str:
         if row["positives"] != 10:
             problem = f"the loss, {row['positives']:,} positives of {row['logits']:,} logits"
             add(problem, "fvcore's focal loss", row["ratios"])
-    return "\n".join(rows) + f"\n\nOn {describe(report['machine'])}."
+    return (
+        "\n".join(rows) + f"\n\nTraining steps on {describe(step['machine'])}; the losses alone on "
+        f"{describe(report['machine'])}."
+    )
 
 
 def blood_cells() -> str:
