@@ -3,7 +3,7 @@
     OUTPUT_DIR/data/
         train.json  val.json    COCO JSON, unless the source already is
         split.json              seed, share and names, if validation images were split off
-        source.json             the state of the source at the conversion; written last
+        ranking_det.json        the state of the source at the conversion; written last
         eval/                   the same files, for validation images without training images
 
 The images stay where they are.
@@ -24,7 +24,7 @@ from ranking_det.data.coco_json.faults import Fault
 from ranking_det.data.coco_json.reader import ReadOptions, hold_annotations, load_json
 from ranking_det.data.formats import via, yolo
 from ranking_det.data.formats.coco_files import CocoSplit
-from ranking_det.data.formats.file_tree import FileTree
+from ranking_det.data.formats.file_tree import CONVERSION, FileTree
 from ranking_det.data.formats.sources import ALL, Source, convert, find_source, used_classes
 from ranking_det.data.split import SHARE, split_images, subset
 from ranking_det.files import write_json, write_whole
@@ -87,7 +87,7 @@ class OwnDataPlan:
     def write(self) -> None:
         """Write the files, each atomically.
 
-        source.json comes last, so that an interrupted conversion does not count as complete.
+        ranking_det.json comes last, so that an interrupted conversion does not count as complete.
 
         Raises:
             OSError: the folder cannot be written.
@@ -95,7 +95,7 @@ class OwnDataPlan:
         if self.is_written:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "source.json").unlink(missing_ok=True)
+        (self.folder / CONVERSION).unlink(missing_ok=True)
         for side in (self.train, self.val):
             if side is not None and not side.is_source:
                 # A COCO file of the user may have NaN, which write_json refuses.
@@ -114,7 +114,7 @@ class OwnDataPlan:
                 for name, side in sides.items()
             },
         }
-        write_json(self.folder / "source.json", content)
+        write_json(self.folder / CONVERSION, content)
         self.is_written = True
         self.hold()  # the files are new, but need not be parsed again
 
@@ -163,7 +163,7 @@ def plan_own_data(
     if any(map(_reads_outside, sources.values())):
         stamp = ""  # it does not cover files elsewhere, so the conversion is made each time
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
-    if (folder / "source.json").exists():
+    if (folder / CONVERSION).exists():
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
     _name_placeholders(sides)
@@ -311,7 +311,7 @@ def _reads_outside(source: Source) -> bool:
 def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
     """Return the conversion that an earlier command wrote; None unless it has this stamp."""
     try:
-        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        source = json.loads((folder / CONVERSION).read_text(encoding="utf-8"))
         if source["stamp"] != stamp:
             return None
         train, val = (

@@ -66,7 +66,10 @@ def test_each_peculiarity_has_its_sentence(numbers, expected):
         ((300, 9, 2, 0, 0), "have no positive, and at 0.75 times the size 0.9 %: the anchors and"),
         ((300, 40, 10, 0, 0), "1.0 % of the objects have no positive: the anchors and the"),
         ((900, 700, 400, 90, 80), "find them; at 1.5 times the size, 150 × 120 px, it would be 9"),
-        ((900, 700, 400, 300, 80), "at 2 times the size, 200 × 160 px, it would be 8.0 % (set the sizes"),
+        (
+            (900, 700, 400, 300, 80),
+            "at 2 times the size, 200 × 160 px, it would be 8.0 % (set the sizes",
+        ),
         ((900, 900, 800, 800, 700), "even at 2 times the size it would be 70 %, so cut the images"),
         ((80, 80, 80, 90, 95), "no larger input helps, so use other anchors"),
         ((20, 90, 400, 500, 600), "at 0.75 times the size, 75 × 60 px, it would be 9.0 %"),

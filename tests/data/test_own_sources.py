@@ -29,7 +29,11 @@ def test_a_plan_writes_nothing_until_write_is_called(tmp_path):
     plan = plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     plan.write()
-    assert files_below(tmp_path / "run") == ["data/source.json", "data/train.json", "data/val.json"]
+    assert files_below(tmp_path / "run") == [
+        "data/ranking_det.json",
+        "data/train.json",
+        "data/val.json",
+    ]
 
 
 def test_the_written_files_pass_the_reader(tmp_path):
@@ -47,7 +51,16 @@ def test_coco_files_are_used_as_they_are(tmp_path):
     plan = write_plan(str(tmp_path / "set"), None, str(tmp_path / "run"))
     assert plan.train.json_file == str(tmp_path / "set" / "train" / "_annotations.coco.json")
     assert plan.val.image_root == str(tmp_path / "set" / "valid")
-    assert files_below(tmp_path / "run") == ["data/source.json"]
+    assert files_below(tmp_path / "run") == ["data/ranking_det.json"]
+
+
+def test_output_folders_of_earlier_runs_inside_the_source_are_skipped(tmp_path):
+    cases.voc_set(tmp_path / "set")
+    for run in ("run1", "run2"):
+        plan = write_plan(tmp_path / "set", None, tmp_path / "set" / run)
+        assert plan.lines[0] == "found: Pascal VOC, 2 train and 2 val images, 2 classes"
+    write_plan(tmp_path / "set", None, tmp_path / "set")
+    assert plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "set")).is_written
 
 
 def test_images_of_a_test_split_are_not_trained_on(tmp_path):
@@ -175,7 +188,7 @@ def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_p
 def test_a_killed_conversion_is_done_again(tmp_path):
     root = cases.voc_set(tmp_path / "set")
     write_plan(str(root), None, str(tmp_path / "run"))
-    (tmp_path / "run" / "data" / "source.json").unlink()
+    (tmp_path / "run" / "data" / "ranking_det.json").unlink()
     assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
 
 

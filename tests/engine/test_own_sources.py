@@ -87,7 +87,7 @@ def test_a_fault_names_the_file_of_the_source(out):
 
 def test_the_conversion_is_written_once_and_reused(out):
     folder = out / "run_voc" / "data"
-    files = {"train.json", "val.json", "source.json"}
+    files = {"train.json", "val.json", "ranking_det.json"}
     # The evaluation of other images has a folder of its own.
     assert {path.name for path in folder.iterdir()} == files | {"eval"}
     assert {path.name for path in (folder / "eval").iterdir()} == files - {"train.json"}
@@ -114,7 +114,7 @@ def test_a_coco_export_is_used_where_it_lies(out):
     log = log_of(out, "coco")
     assert "found: COCO JSON, 2 train and 2 val images, 2 classes" in log
     assert f"train: {out}/coco/train/_annotations.coco.json" in log
-    assert {path.name for path in (out / "run_coco" / "data").iterdir()} == {"source.json"}
+    assert {path.name for path in (out / "run_coco" / "data").iterdir()} == {"ranking_det.json"}
 
 
 def test_validation_images_are_split_off_if_there_are_none(out):

@@ -10,6 +10,9 @@ from urllib.parse import unquote
 
 from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, loose_name
 
+CONVERSION = "ranking_det.json"
+"""The file that marks the conversion of a data set in the output folder of a run."""
+
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "Images")
 """Folders of images next to a folder of annotations."""
 
@@ -151,12 +154,15 @@ def _closeness(first: str, second: str) -> tuple[bool, int]:
 
 
 def _walk(root: str, exclude: str | None = None) -> Iterator[str]:
+    """Yield all files except hidden ones, a folder to exclude, and output folders of runs."""
     visited = {os.path.realpath(root)} | ({os.path.realpath(exclude)} if exclude else set())
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [name for name in names if name[0] != "." and name != "__MACOSX"]
         for name in list(names):
             real = os.path.realpath(os.path.join(folder, name))
-            if real in visited:  # excluded, or a link that leads upwards
+            markers = (os.path.join(real, *parts, CONVERSION) for parts in ((), ("data",)))
+            # Excluded, a link that leads upwards, or an output folder inside the data set.
+            if real in visited or any(map(os.path.exists, markers)):
                 names.remove(name)
             visited.add(real)
         yield from (os.path.join(folder, name) for name in files if name[0] != ".")
