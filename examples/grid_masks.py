@@ -9,9 +9,9 @@ differs in your detector.
 
 trains it. ``--resume``, ``--preview 4``, ``--predict``, ``--eval-only`` and ``--train-json`` work
 as for any detector. The config imports this file by its name. A file in another folder must be on
-PYTHONPATH. A yaml config may only call names on a list, so the ``config.yaml`` that a run saves
-needs ``--trust-config``. No other file of the project knows the detector, which does four
-things:
+PYTHONPATH. A yaml config may call only classes and functions on a list of safe names, so the
+``config.yaml`` that a run saves needs ``--trust-config``. No other file of the project knows the
+detector, which does four things:
 
 1. It has the input and output of Detectron2's models: a dict of losses in training, and otherwise a
    dict with "instances" for each image (``forward``).
@@ -117,7 +117,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
     Args:
         backbone: Detectron2 backbone, such as an FPN.
-        in_features: names of its features, the finest first. The shared maps are made of the first.
+        in_features: names of its features, the finest first. The first gives the shared maps.
             The pixels of the second are the cells; the coarser ones are added to it.
         assigner: such as :class:`CenterRegion`.
         criterion: with a localisation task on masks, and without a branch.

@@ -62,7 +62,7 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         name: the name of the argument.
         value: its value.
         low: the minimum.
-        strictly: whether ``low`` itself is not allowed.
+        strictly: whether the value must be above ``low``.
 
     Raises:
         ValueError: the value is not such a number; NaN and bool do not count as numbers.
@@ -97,7 +97,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         choices: the allowed values.
 
     Raises:
-        ValueError: the value is none of the choices.
+        ValueError: the value is not one of the choices.
     """
     check_that(value in choices, name, f"one of {', '.join(choices)}", value)
 

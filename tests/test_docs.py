@@ -56,7 +56,7 @@ def test_the_python_blocks_run(code, monkeypatch):
     from omegaconf import OmegaConf
 
     monkeypatch.chdir(ROOT)
-    # A fragment of a config sets the nodes of the model that the config has.
+    # Fragments of configs set nodes of a model, so give them one.
     nodes = {"assigner": None, "criterion": None}
     exec(code, {"model": OmegaConf.create(nodes, flags={"allow_objects": True})})
 
@@ -140,9 +140,7 @@ def test_the_readme_is_short():
     assert TEXTS["README.md"].count("\n") <= 180
 
 
-def test_a_quick_run_that_is_measured_again_leaves_the_machines_of_the_others(
-    tmp_path, monkeypatch
-):
+def test_measuring_a_quick_run_again_keeps_the_machines_of_the_other_runs(tmp_path, monkeypatch):
     path = tmp_path / "results" / "quick.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))

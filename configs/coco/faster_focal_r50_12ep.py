@@ -1,7 +1,7 @@
 """Faster R-CNN, max-IoU, focal loss, random sampling: ResNet-50, 12 epochs on COCO.
 
 A row of table S8 in the supplement of Oksuz et al., ICCV 2021; its focal loss is not tuned.
-Published AP 31.8. The table reports 32.0 without the RPN's sampler and 30.7 without both samplers;
+Published AP 31.8. The table reports 32.0 without the RPN's sampler and 30.7 without either sampler;
 override the samplers to train those rows. The paper gives neither the box coder nor the normaliser
 of the losses. This config uses the box coder of the Rank & Sort detectors and divides by the number
 of positives.

@@ -57,9 +57,10 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def _share_statistics(model: nn.Module) -> None:
-    """Copy the batch norm statistics of the main process, which checkpoints have, to all processes.
+    """Copy the batch norm statistics of the main process to all processes.
 
-    In training each process collects its own statistics. The state of criteria is not copied.
+    In training each process collects its own statistics; checkpoints save those of the main
+    process. The state of criteria is not copied.
     """
     if comm.get_world_size() > 1:
         for module in model.modules():
@@ -91,7 +92,7 @@ def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, the metric without ground truth or detections, by None: JSON has no NaN."""
+    """Replace NaN (no ground truth or no detections) with None, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -138,7 +139,7 @@ def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
 
 @cache
 def _count(dataset: str, json_file: str | None) -> tuple[Counter[int], Counter[int]]:
-    """Count the objects of each class, and the images with one; cached for later evaluations."""
+    """Count the objects of each class and the images that contain it; cached for later calls."""
     objects: Counter[int] = Counter()
     images: Counter[int] = Counter()
     for record in DatasetCatalog.get(dataset):

@@ -171,7 +171,7 @@ class DetectionEvaluator(DatasetEvaluator):
             truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
         left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
         text = (
-            "%d of %d images cannot be read: AP is that of the others, without the %d objects of "
+            "%d of %d images cannot be read: AP covers only the others, without the %d objects of "
         )
         text += "these images"
         logger.warning(text, len(unreadable), len(self.image_ids), left_out)

@@ -40,11 +40,11 @@ def rank_sort_loss(
 ) -> RankSortLosses:
     """Rank positives above negatives and sort the positives by their localisation quality.
 
-    The ranking error of a positive i is FP(i) / rank(i): the number of negatives above it over the
-    number of all entries above it and itself. Its sorting error is the mean of 1 - quality over the
-    positives above it and itself, minus the same mean over the positives with at least its quality.
-    "Above" is the smoothed step H, so i itself counts H(0). Both parts are means over the
-    positives.
+    The ranking error of a positive i is FP(i) / rank(i): the number of negatives above i divided by
+    the number of all entries above i, including i itself. Its sorting error is the mean of
+    1 - quality over i and the positives above it, minus the same mean over only those with at least
+    the quality of i. "Above" is the smoothed step H, so i itself counts H(0). Both parts are means
+    over the positives.
 
     The gradients come from the paper's identity update (eq. S7 for negatives, eq. S16 for
     positives). They are not derivatives of the values. Unlike the paper, ``positives`` says which

@@ -147,7 +147,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_images_outside_their_folder_are_described_on_demand(tmp_path):
+def test_images_outside_their_folder_are_described_if_allowed(tmp_path):
     make_image(tmp_path / "0.jpg")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "outside.json", coco_content(["../0.jpg"]))

@@ -228,7 +228,7 @@ def test_a_file_is_refused_if_many_images_or_all_are_unreadable(write):
     assert "skipped: unreadable image: 11" in read_again(path, images, max_faults=11).notes
     for image in content["images"]:
         (images / image["file_name"]).write_bytes(b"")
-    with pytest.raises(UserError, match="no image of those that were opened can be read"):
+    with pytest.raises(UserError, match="none of the opened images can be read"):
         read_again(path, images, max_faults=100)
 
 

@@ -116,7 +116,7 @@ def test_a_source_without_training_images_is_refused(tmp_path):
         plan_own_data(str(root), None, str(tmp_path / "run"))
 
 
-def test_regions_without_a_class_take_the_only_one_of_the_other_side(tmp_path):
+def test_regions_without_a_class_take_the_only_class_of_the_other_split(tmp_path):
     cases.via_file(tmp_path / "a" / "via.json", [cases.via_region(RECT, kind="bug")])
     cases.via_file(tmp_path / "b" / "via.json", [cases.via_region(RECT)])
     plan = plan_own_data(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run"))
@@ -160,7 +160,7 @@ def test_left_out_objects_are_listed(tmp_path):
     assert (fault.place, fault.kind, fault.action) == ("object 1", "no class", "left out")
 
 
-def test_strict_refuses_what_is_left_out_otherwise_also_of_a_conversion_before(tmp_path):
+def test_strict_refuses_faulty_objects_even_after_an_earlier_conversion(tmp_path):
     cases.voc_set(tmp_path / "set")
     text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
     cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
@@ -237,7 +237,7 @@ def test_the_same_images_by_another_path_are_refused(tmp_path):
             plan_own_data(str(root), str(val), str(tmp_path / "run"))
 
 
-def test_training_images_among_those_of_validation_are_counted(tmp_path):
+def test_validation_images_that_are_training_images_too_are_counted(tmp_path):
     root = cases.voc_set(tmp_path / "set", lists=("train",))
     val = cases.voc_set(tmp_path / "val", lists=("val",), per_split=3)
     (val / "JPEGImages" / "0.jpg").unlink()

@@ -1,4 +1,4 @@
-"""Runs that are killed or stopped at a file, resumed after their end, repeated or replaced."""
+"""Runs killed or stopped while writing a file, resumed after the end, repeated or overwritten."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ OPTIONS = [
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-# The run is killed before this file is renamed, after this many earlier renames of it.
+# The run is killed just before it renames a file to this name, after this many earlier renames.
 MOMENTS = {
     "the last periodic checkpoint": ("model_0000003.pth", 0),
     "the pointer to it": ("last_checkpoint", 1),
@@ -35,7 +35,7 @@ MOMENTS = {
 
 
 def kill_before(name, count, number=signal.SIGKILL):
-    """Send a signal to this process before a file is renamed, after some earlier renames of it."""
+    """Signal this process just before it renames a file to ``name``, after ``count`` renames."""
     seen, replace = [], Path.replace
 
     def killing(path, target):
@@ -49,7 +49,7 @@ def kill_before(name, count, number=signal.SIGKILL):
 
 
 def fill_disk_at(name):
-    """Let the disk of this process be full when a checkpoint is written."""
+    """Simulate a full disk when this process writes a checkpoint."""
     save = torch.save
 
     def filling(content, file, *args, **kwargs):
@@ -78,7 +78,7 @@ def command(folder, *flags):
 
 
 def drive(environment, command, kill=None, full=None):
-    """Run a command, which may be killed at a file, or find the disk full at one; return stderr.
+    """Run a command, optionally with a kill or a full disk at a given file; return stderr.
 
     A third entry of ``kill``, after the file and the count, is a signal other than SIGKILL.
     """
@@ -221,7 +221,7 @@ def in_process(environment, monkeypatch):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_resume_after_the_end_is_refused_with_advice(finished, capsys, monkeypatch):
+def test_resuming_after_the_last_iteration_is_refused_with_advice(finished, capsys, monkeypatch):
     monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
     output = refused(finished, capsys, "--resume")
     expected = f"train.max_iter: expected at least 4, the iterations of {finished}/model_final.pth"

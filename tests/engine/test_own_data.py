@@ -125,7 +125,7 @@ def out(own_data, harmless, tmp_path_factory):
     return out
 
 
-def test_a_schedule_that_few_images_make_very_short_is_a_warning_unless_the_user_has_set_it(out):
+def test_a_schedule_that_is_short_for_lack_of_images_gives_a_warning_unless_the_user_set_it(out):
     log = (out / "run" / "log.txt").read_text()
     first, resumed = re.findall(r"WARNING: (The run has only .*)", log)[:2]
     assert first == (
@@ -138,7 +138,7 @@ def test_a_schedule_that_few_images_make_very_short_is_a_warning_unless_the_user
 
 
 @pytest.mark.parametrize(("flag", "split"), [("--eval-only", "val"), ("--resume", "train")])
-def test_a_run_on_own_data_asks_for_the_data_again(flag, split, out, monkeypatch, capsys):
+def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, out, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(["--config-file", LAZY, flag, *SMALL, f"train.output_dir={out}/run"]) == 2
     assert capsys.readouterr().err == (
@@ -148,9 +148,7 @@ def test_a_run_on_own_data_asks_for_the_data_again(flag, split, out, monkeypatch
     )
 
 
-def test_another_size_of_the_images_than_in_training_is_a_warning(
-    out, own_data, tmp_path, monkeypatch
-):
+def test_an_image_size_other_than_in_training_gives_a_warning(out, own_data, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     messages = []
     monkeypatch.setattr(
@@ -271,14 +269,14 @@ def test_validation_may_have_fewer_classes_under_other_ids(out):
 
 
 def test_crowds_can_be_learned_as_objects(out):
-    # The log goes on with the next command of the process.
+    # Later commands of the same process append to this log.
     log = (out / "crowds" / "log.txt").read_text().split("Command line:")[1]
     assert "9 images (3 without objects), 17 objects, 3 classes" in log
     assert "train: noted: crowd, taken as an object: 2" in log
     assert "which are not learned" not in log
 
 
-def test_without_annotations_to_validate_on_a_training_goes_on_without_ap(out):
+def test_training_without_validation_annotations_finishes_without_ap(out):
     log = (out / "no_ap" / "log.txt").read_text().split("Command line:")[1]
     assert (out / "no_ap" / "model_final.pth").is_file()
     (line,) = [line for line in log.splitlines() if "has no annotations, so there is no AP" in line
@@ -331,7 +329,7 @@ def count_opened(command):
     return main(command), dict(opened)
 
 
-def test_a_training_reads_each_annotation_file_once(own_data, tmp_path):
+def test_training_reads_each_annotation_file_once(own_data, tmp_path):
     command = ["--config-file", LAZY, *flags(own_data), *SMALL, "train.max_iter=2"]
     command += ["train.eval_period=1", f"train.output_dir={tmp_path}/out"]
     completed = run_function(count_opened, command)
@@ -480,7 +478,7 @@ def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own
         assert f"{split}: skipped: unreadable image: 1" in log
     assert len(re.findall(r"Skipping the image '.*png': it cannot be read", log)) == 1
     assert "1 unreadable images were skipped in training, " in log
-    assert re.search(r"1 of \d+ images cannot be read: AP is that of the others", log)
+    assert re.search(r"1 of \d+ images cannot be read: AP covers only the others", log)
     with (tmp_path / "out" / "data_faults.csv").open() as file:
         actions = [row["action"] for row in csv.DictReader(file) if "unreadable" in row["kind"]]
     assert actions == ["skipped"] * 2
@@ -493,16 +491,16 @@ def test_data_without_a_readable_image_are_refused(own_data, tmp_path, monkeypat
         path.write_bytes(path.read_bytes()[:-30])
     args = ["--config-file", LAZY, *flags(tmp_path / "data"), *SMALL]
     assert main([*args, f"train.output_dir={tmp_path}/out"]) == 2
-    assert "; no image of those that were opened can be read" in capsys.readouterr().err
+    assert "; none of the opened images can be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_too_many_pixels_are_refused_with_the_flag(
+def test_images_with_more_pixels_than_the_flag_permits_are_refused(
     own_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored at the end
-    shutil.copytree(own_data, tmp_path / "data")  # the results for known files are kept
+    shutil.copytree(own_data, tmp_path / "data")  # new paths: results are cached by path
     args = ["--config-file", LAZY, *flags(tmp_path / "data"), "--max-pixels", "1000", *SMALL]
     assert main([*args, f"train.output_dir={tmp_path}/out"]) == 2
     message = "it has more than 1000 pixels; --max-pixels N permits up to N"

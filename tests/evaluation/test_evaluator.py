@@ -77,7 +77,7 @@ def test_the_objects_of_unreadable_images_do_not_count_as_missed(register, caplo
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate()["bbox"]["AP-rare"] == pytest.approx(100)
     assert (
-        "1 of 2 images cannot be read: AP is that of the others, without the 1 obj" in caplog.text
+        "1 of 2 images cannot be read: AP covers only the others, without the 1 obj" in caplog.text
     )
     evaluator.reset()
     feed(evaluator, DETECTIONS)

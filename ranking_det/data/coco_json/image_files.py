@@ -330,7 +330,7 @@ def _check_files(
         return
     faults.check()
     if count == len(checked):
-        faults.check(SKIPPED, hint="; no image of those that were opened can be read")
+        faults.check(SKIPPED, hint="; none of the opened images can be read")
     if strict:
         faults.check(SKIPPED, hint="; --strict refuses this")
     faults.check_limit([SKIPPED], len(checked), "images were opened", max_faults)
