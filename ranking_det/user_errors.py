@@ -1,10 +1,11 @@
-"""UserError, the exception for user errors, and helpers for its messages."""
+"""UserError, the exception for user errors, and helpers for its messages and commands."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -12,6 +13,24 @@ class UserError(ValueError):
 
     The message is one line. It says what is wrong and what would be right.
     """
+
+
+def run_command(program: str, work: Callable[[], str]) -> int:
+    """Run a command; print its result on stdout, or an error of the user as one line on stderr.
+
+    Args:
+        program: the name of the command, for the message.
+        work: returns the text to print, with its line ends.
+
+    Returns:
+        The exit status: 2 for a :class:`UserError` or an error of the system, else 0.
+    """
+    try:
+        sys.stdout.write(work())
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"{program}: error: {error}\n")
+        return 2
+    return 0
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

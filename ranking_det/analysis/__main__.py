@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ranking_det.analysis.data_report import write_report
 from ranking_det.data.formats.sources import FORMATS
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import run_command
 
 PROGRAM = "python -m ranking_det.analysis"
 DESCRIPTION = """\
@@ -72,13 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
     if unknown:
         parser.error(f"unknown arguments: {' '.join(unknown)}")
-    try:
-        lines = write_report(args, overrides)
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-        return 2
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
+    return run_command(
+        PROGRAM, lambda: "".join(f"{line}\n" for line in write_report(args, overrides))
+    )
 
 
 if __name__ == "__main__":

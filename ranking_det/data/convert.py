@@ -15,7 +15,7 @@ from ranking_det.data.formats import writers
 from ranking_det.data.formats.coco_files import BOX_FORMS, mend_boxes
 from ranking_det.data.formats.coco_files import NAME as COCO
 from ranking_det.data.formats.sources import ALL, FORMATS, Source, convert, find_source
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.data.convert"
 DESCRIPTION = """\
@@ -84,13 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
     """
     args = build_parser().parse_args(argv)
-    try:
-        lines = _convert(args)
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-        return 2
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
+    return run_command(PROGRAM, lambda: "".join(f"{line}\n" for line in _convert(args)))
 
 
 def _convert(args: argparse.Namespace) -> list[str]:

@@ -10,6 +10,8 @@ import functools
 import logging
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,14 +127,11 @@ def read_header(path: str) -> Header:
         UnreadableImageError: the file is not an image, has too many pixels, or is broken.
         OSError: the file is missing or the system cannot read it.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            # Pillow would decode a whole PNG to look for an EXIF block at its end.
-            has_exif = image.format != "PNG" or "exif" in image.info
-            sideways = has_exif and _orientation(image) in _SIDEWAYS
-            return Header(*image.size, sideways, image.mode)
-    except Exception as error:  # Pillow's readers raise many kinds
-        raise _refusal(error, path) from error
+    with _open(path) as image:
+        # Pillow would decode a whole PNG to look for an EXIF block at its end.
+        has_exif = image.format != "PNG" or "exif" in image.info
+        sideways = has_exif and _orientation(image) in _SIDEWAYS
+        return Header(*image.size, sideways, image.mode)
 
 
 def check_whole(path: str) -> None:
@@ -145,15 +144,12 @@ def check_whole(path: str) -> None:
         UnreadableImageError: the file is not an image, has too many pixels, or is broken.
         OSError: the file is missing or the system cannot read it.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            _check_mode(image)
-            image.draft(None, (1, 1))  # a JPEG at an eighth of its size, which is faster
-            image.load()
-            if image.mode.startswith("I"):
-                _to_8_bits(image, path)
-    except Exception as error:
-        raise _refusal(error, path) from error
+    with _open(path) as image:
+        _check_mode(image)
+        image.draft(None, (1, 1))  # a JPEG at an eighth of its size, which is faster
+        image.load()
+        if image.mode.startswith("I"):
+            _to_8_bits(image, path)
 
 
 def read_upright(path: str, size: Size | None = None) -> Image.Image:
@@ -175,22 +171,19 @@ def read_upright(path: str, size: Size | None = None) -> Image.Image:
             range, or is broken.
         OSError: the file is missing or the system cannot read it.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            _check_mode(image)
-            image.load()
-            orientation = _orientation(image)
-            swapped = orientation in _SIDEWAYS and image.width != image.height
-            if swapped and size is not None and tuple(size) == image.size:
-                orientation = 1
-            result: Image.Image = image
-            if image.mode.startswith("I"):
-                result = _to_8_bits(image, path)
-            if orientation in _TRANSPOSE:
-                result = result.transpose(_TRANSPOSE[orientation])
-            return result
-    except Exception as error:
-        raise _refusal(error, path) from error
+    with _open(path) as image:
+        _check_mode(image)
+        image.load()
+        orientation = _orientation(image)
+        swapped = orientation in _SIDEWAYS and image.width != image.height
+        if swapped and size is not None and tuple(size) == image.size:
+            orientation = 1
+        result: Image.Image = image
+        if image.mode.startswith("I"):
+            result = _to_8_bits(image, path)
+        if orientation in _TRANSPOSE:
+            result = result.transpose(_TRANSPOSE[orientation])
+        return result
 
 
 def read_gray(path: str, side: int) -> Image.Image:
@@ -207,12 +200,9 @@ def read_gray(path: str, side: int) -> Image.Image:
         UnreadableImageError: the file is not an image, has too many pixels, or is broken.
         OSError: the file is missing or the system cannot read it.
     """
-    try:
-        with Image.open(path, formats=_formats()) as image:
-            image.draft("L", (side, side))
-            return image.convert("L")
-    except Exception as error:
-        raise _refusal(error, path) from error
+    with _open(path) as image:
+        image.draft("L", (side, side))
+        return image.convert("L")
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -248,6 +238,16 @@ def _warn_of_16_bits(path: str, most: int) -> None:
         _WARNED.append(path)
         text = "images with 16 bits are divided by 256; the first is %s, with values up to %d"
         logger.warning(text, path, most)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Image.Image]:
+    """Open an image file; errors inside the context are those of :func:`_refusal`."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            yield image
+    except Exception as error:  # Pillow's readers raise many kinds
+        raise _refusal(error, path) from error
 
 
 def _refusal(error: Exception, path: str) -> Exception:

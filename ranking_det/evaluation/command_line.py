@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.files import partial_path, write_json, write_table
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.evaluation"
 DESCRIPTION = "Compute the AP of detections in a file in COCO's result format."
@@ -85,12 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
     """
     args = build_parser().parse_args(argv)
-    try:
-        sys.stdout.write(_evaluate(args))
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-        return 2
-    return 0
+    return run_command(PROGRAM, lambda: _evaluate(args))
 
 
 def _evaluate(args: argparse.Namespace) -> str:
