@@ -128,7 +128,7 @@ def _coordinate(value: Any) -> float:
 
 
 def _box_of_mask(mask: Any) -> list[float] | None:
-    """Return the box around a mask, None if there is no usable mask."""
+    """Return the box around a mask, or None if there is no usable mask."""
     try:
         if type(mask) is dict:
             if type(mask["counts"]) is list:

@@ -21,8 +21,8 @@ REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "me
 NOTED, SKIPPED = "noted", "skipped"
 """What becomes of an entry. Objects that are left out or cut count against the limit of a file.
 
-Unreadable and missing images are skipped. What is noted is no fault, but is read in another way
-than it is written.
+Unreadable and missing images are skipped. A note is not a fault: it says that an
+entry is read differently from how it is written.
 """
 
 CONVERTED_FROM = "converted_from"

@@ -28,7 +28,7 @@ Size = tuple[int, int]  # width, height
 
 
 class FaultError(Exception):
-    """A fault because of which an object or an image is left out.
+    """A fault that causes an object or an image to be left out.
 
     Args:
         kind: the kind of fault; faults are counted by kind.
