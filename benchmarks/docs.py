@@ -70,11 +70,11 @@ def commands() -> str:
     average = record["metrics"]["bbox"]["AP"]
     return (
         "| command | what it does | time | expected result |\n| --- | --- | ---: | --- |\n"
-        "| `make quickstart` | installs, draws a data set of shapes, trains RetinaNet + ATSS + "
+        "| `make quickstart` | installs, generates a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
         f"| `make test` | runs the tests | {time} | {count} passed |"
-        f"\n\nTimes on {record['machine']['cores']} CPU cores, without the installation (some "
-        "minutes, 6 GB) and the drawing of the data set (a minute)."
+        f"\n\nTimes on {record['machine']['cores']} CPU cores, without the installation (a few "
+        "minutes, 6 GB) and the generation of the data set (a minute)."
     )
 
 
@@ -85,8 +85,8 @@ def losses() -> str:
         "| positives | logits | stage | focal loss | " + " | ".join(LOSSES.values()) + " |",
         "| ---: | ---: | --- | ---: |" + " ---: |" * len(LOSSES),
     ]
-    # The rows of the plot come from other random logits, timed at another moment.
-    for row in [*report["table"], *report["growth_in_logits"], *report["growth_in_positives"]]:
+    plotted = report["growth_in_logits"] + report["growth_in_positives"]
+    for row in report["table"] + plotted:
         if row["base"] == "focal":
             cells = [f"{row['ratios'][n]:.2f} ×" if n in row["ratios"] else "" for n in LOSSES]
             focal = f"{row['seconds']['focal'] * 1000:.0f} ms"
@@ -104,8 +104,10 @@ def losses() -> str:
     return (
         "Forward and backward, as ratios to fvcore's focal loss on the same logits "
         f"({describe(report['machine'])}, {report['machine']['threads']} threads). The stages "
-        "*init*, *mid* and *late* are logits as they are at the start, in the middle and at the "
-        "end of training:\n\n"
+        "*init*, *mid* and *late* have logits as at the start, in the middle and at the end of "
+        f"training. The last {len(plotted)} rows, those of the plot, were timed separately with "
+        "other random logits; where a size occurs twice, the difference shows how much timings "
+        "vary:\n\n"
         + "\n".join(rows)
         + "\n\nWith 1,000 positives in the middle of training, Rank & Sort is "
         f"{factors['rank_sort_loop', 'rank_sort']:.0f} times as fast as a loop over positives, "
@@ -188,8 +190,8 @@ def quick() -> str:
     return (
         "\n".join(rows)
         + f"\n\nTraining and evaluation on {' or '.join(machines)}, seed {report['seed']}, "
-        "one short run each. The table shows that everything trains; the runs are too short to say "
-        "which loss is best."
+        "one short run each. The table shows that everything trains; the runs are too short to "
+        "compare losses."
     )
 
 
@@ -222,13 +224,13 @@ def steps() -> str:
     rcnn = report["rcnn"]
     detectron2 = rcnn["seconds"]["rank_sort"] / rcnn["seconds"]["detectron2"]
     return (
-        f"A training step on {report['images']} images of 128 px, as a ratio to the same step with "
-        f"focal loss ({describe(report['machine'])}): {ratios}. APE Loss visits all pairs within "
-        f"its cut-off, at the start of training nearly all pairs: {report['ratios']['ape']:.1f} in "
-        f"the first step. PAA fits the Gaussian mixtures of {mixtures['objects']} objects in "
-        f"one batch, {min(times):.0f} times as fast as scikit-learn fits them one by one. Mask "
-        f"R-CNN's step with Rank & Sort takes {rcnn['ratios']['rank_sort']:.2f} × its step with "
-        f"cross entropy on the same RoIs, and {detectron2:.2f} × a step of Detectron2's heads."
+        f"Time of a training step on {report['images']} images of 128 px, relative to focal loss "
+        f"({describe(report['machine'])}): {ratios}. APE Loss visits all pairs within its cut-off, "
+        f"nearly all pairs at the start of training: {report['ratios']['ape']:.1f} in the first "
+        f"step. PAA fits the Gaussian mixtures of {mixtures['objects']} objects in one batch, "
+        f"{min(times):.0f} times as fast as scikit-learn fits them one by one. A step of Mask "
+        f"R-CNN with Rank & Sort takes {rcnn['ratios']['rank_sort']:.2f} × the time of a step with "
+        f"cross entropy on the same RoIs, and {detectron2:.2f} × that of Detectron2's heads."
     )
 
 
