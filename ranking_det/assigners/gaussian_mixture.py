@@ -18,11 +18,11 @@ from torch.nn import functional
 from ranking_det.checks import check_that
 
 TOLERANCE = 1e-3
-"""A row has converged when its mean log-likelihood, in nats, changes by less than this."""
+"""A row has converged if its mean log-likelihood, in nats, changes by less than this."""
 MAX_ITERATIONS = 100
-"""Maximum number of iterations; the fit then stops, even if some rows have not converged."""
+"""Maximum number of iterations, even if some rows have not converged."""
 CHECK_EVERY = 8
-"""Iterations between two checks for convergence: each check synchronizes host and GPU."""
+"""Number of iterations between checks for convergence, which synchronize host and GPU."""
 
 
 class TwoGaussians(NamedTuple):

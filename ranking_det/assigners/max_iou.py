@@ -32,12 +32,12 @@ class MaxIoU(Assigner):
         positive_iou: an anchor with at least this IoU with an object is positive, in [0, 1].
         negative_iou: an anchor with less than this IoU with every object is background, in
             [0, positive_iou]; one between the two thresholds is ignored.
-        low_quality: the object that a low-quality match is assigned to. "object": the object that
-            it is a low-quality match of, even if its IoU with another object is higher; if there
-            are several such objects, the last. Every object with a sufficient highest IoU then has
-            a positive, unless a later object takes it. The ranking papers train with this option.
-            "anchor": the object with the highest IoU with the anchor, as in Detectron2, which may
-            leave the other object without a positive. None: no low-quality matches.
+        low_quality: the object that a low-quality match is assigned to. "object": the object whose
+            low-quality match it is, even if its IoU with another object is higher; if there are
+            several such objects, the last. Every object with a sufficient highest IoU then has a
+            positive, unless a later object takes it. The ranking papers train with this option.
+            "anchor": the object with the highest IoU with the anchor, as in Detectron2; the object
+            whose low-quality match it is may then have no positive. None: no low-quality matches.
         low_quality_iou: the minimum IoU of a low-quality match, in [0, 1]; 0.3 in the RPN of the
             ranking papers.
 
@@ -96,7 +96,7 @@ class MaxIoU(Assigner):
         return torch.where(claimant >= 0, owner, matched)
 
     def _last_claimant(self, iou: Tensor, first: int) -> Tensor:
-        """Find the last object that each anchor is a low-quality match of.
+        """Find the last object whose low-quality match each anchor is.
 
         Args:
             iou: (g, R) IoUs of consecutive objects with all anchors.

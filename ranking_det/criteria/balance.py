@@ -38,7 +38,7 @@ def ratio_or_one(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 class ConstantBalance(nn.Module):
-    """Task balance by a constant factor.
+    """Balance the localisation loss by a constant factor.
 
     Args:
         weight: the factor, >= 0.
@@ -174,7 +174,7 @@ class HistoryBalance(nn.Module):
         self.sums += torch.stack([task_loss.detach(), loss.detach()]).to(self.sums.dtype)
         if (self.counter() + 1) % self.period == 0:
             task, box = sum_over_workers(self.sums.clone(), workers_of("global"))
-            # A step that diverged must not make the factor of a whole period NaN.
+            # One diverged step must not make the factor NaN for a whole period.
             is_valid = (box > 0) & torch.isfinite(task + box)
             self.factor.copy_(torch.where(is_valid, (task + box) / box, self.factor))
             self.sums.zero_()

@@ -268,8 +268,8 @@ class RankDet(Classification):
     :func:`ranking_det.losses.class_specific_ranking_loss` and
     :func:`ranking_det.losses.iou_guided_ranking_loss`. The paper does not say how to combine the
     losses of several images. Use ``rank_scope="image"`` in the criterion for the mean over images
-    with a positive. All images and classes are ranked in one call, which synchronizes the host with
-    the GPU three times, regardless of their number.
+    with a positive. All images and classes are ranked in one call, which synchronizes host and GPU
+    three times, regardless of their number.
 
     Args:
         global_weight: factor of the global loss, >= 0; 0 disables it.

@@ -251,7 +251,7 @@ class Criterion(CriterionBase):
         return classify(candidates)
 
     def _mean(self, task: Localization, candidates: Candidates, weights: Tensor) -> Tensor:
-        """Return the weighted mean error of a task over all workers that share one ranking."""
+        """Return the weighted mean error of a task over all workers that share the ranking."""
         weights = task.instance_weights(candidates, weights)
         return weighted_mean(task(candidates), weights, candidates.group)
 

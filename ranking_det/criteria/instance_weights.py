@@ -19,7 +19,7 @@ from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
 
 
 class UniformWeight(nn.Module):
-    """Equal weights for all positives."""
+    """Weight all positives equally."""
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return the weights.
@@ -34,7 +34,7 @@ class UniformWeight(nn.Module):
 
 
 class ScoreWeight(nn.Module):
-    """Weight of a positive by its class score, the sigmoid of a logit.
+    """Weight each positive by its class score, the sigmoid of a logit.
 
     Args:
         own_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR 2022);
@@ -63,7 +63,7 @@ class ScoreWeight(nn.Module):
 
 
 class IoUWeight(nn.Module):
-    """Weight of a positive by its overlap with its object: the IoU of its decoded box."""
+    """Weight each positive by its overlap with its object, such as the IoU of its decoded box."""
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Return the overlaps.
@@ -78,7 +78,7 @@ class IoUWeight(nn.Module):
 
 
 class CenternessWeight(nn.Module):
-    """Weight of a positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
+    """Weight each positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
     It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
     assigners.
@@ -102,7 +102,7 @@ class CenternessWeight(nn.Module):
 
 
 class RankingWeight(nn.Module):
-    """Weight of a positive by the ranking, as aLRP Loss weights its localisation error.
+    """Weight each positive by the ranking, as aLRP Loss weights the localisation errors.
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
     ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the

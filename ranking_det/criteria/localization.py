@@ -28,7 +28,7 @@ class Localization(nn.Module):
 
     Attributes:
         loss_name: the name of the task's loss.
-        balance: the balance of this task. None to use the balance of the criterion, and also its
+        balance: the balance of this task. None to use the balance of the criterion, and its
             normalizer if it has one. A task with its own balance ignores the normalizer: its loss
             is the weighted mean of its errors.
         weight: an additional factor, applied after the balance.
@@ -112,9 +112,9 @@ class GIoU(IoU):
 class SmoothL1(Localization):
     """Smooth L1 loss on the raw box outputs (deltas), summed over the four coordinates.
 
-    This is the loss of Fast R-CNN (Girshick, ICCV 2015, eq. 3). The target is the encoding
-    (dx, dy, dw, dh) of the object relative to the anchor (Girshick et al., CVPR 2014, appendix C),
-    times ``weights``.
+    The loss of Fast R-CNN (Girshick, ICCV 2015, eq. 3). The target is the encoding (dx, dy, dw, dh)
+    of the object relative to the anchor (Girshick et al., CVPR 2014, appendix C), times
+    ``weights``.
 
     Args:
         beta: the error at which the loss changes from quadratic to linear, >= 0; 0 is the L1 loss.

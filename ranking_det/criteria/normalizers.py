@@ -38,8 +38,8 @@ class Normalizer(nn.Module):
 class PositiveCount(Normalizer):
     """Normalize by the number of positives, at least 1, as a moving average over steps.
 
-    Detectron2's RetinaNet divides its classification and box losses by this average, which also
-    starts at 100 there. The state is a buffer, so a resumed run continues with the same average.
+    Detectron2's RetinaNet divides its classification and box losses by the same average, which also
+    starts at 100. The state is a buffer, so a resumed run continues with the same average.
 
     Args:
         momentum: weight of the previous average, in [0, 1); 0 uses the count of the step alone.

@@ -20,7 +20,7 @@ from ranking_det.checks import check_at_least, check_choice, check_detections, c
 from ranking_det.row_blocks import blocks
 
 BLOCK_ENTRIES = 1 << 20
-"""Entries of one block of a (k, n, 4) tensor; all temporary tensors take some tens of MiB."""
+"""Entries of one block of a (k, n, 4) tensor; all temporary tensors take tens of MiB."""
 
 
 class Survivors(NamedTuple):

@@ -87,8 +87,8 @@ def class_specific_ranking_loss(
     separately, and the loss is the sum over classes and images.
 
     O(R) time for each pair of an image and a class with a positive, without a loop over classes.
-    Memory for the gradient, O(R K), and for one block of scores. There is one synchronization of
-    host and GPU, independent of the number of images and classes.
+    O(R K) memory for the gradient, plus one block of scores. Host and GPU are synchronized once,
+    regardless of the number of images and classes.
 
     Args:
         scores: (R, K) float, f of each candidate in each class. Negatives of -inf are ignored.
@@ -153,7 +153,7 @@ def iou_guided_ranking_loss(
     Each pair of positives of one group contributes exp(-alpha (f_a - f_b) (s_a - s_b)), where a has
     the higher score and b the lower. The loss is the mean over the pairs of a group, summed over
     the groups (eq. 6). O(P S) time with S positives in the largest group, in blocks of bounded
-    memory. There is one synchronization of host and GPU.
+    memory. Host and GPU are synchronized once.
 
     Args:
         scores: (P,) float, f of each positive in its own class.
@@ -219,7 +219,7 @@ class _Ranking(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Positions of the rows and positives of G pairs (an image, a class with a positive in it).
+    """The rows and positives of G pairs (an image, a class with a positive in it).
 
     Attributes:
         bounds: (N + 1,) int64, the first row of each image, then the number of rows.
@@ -305,8 +305,8 @@ def _rank_mined(
     else:
         mined, index = low.topk(min(ranking.ratio * max_positives, low.shape[1]), dim=1)
         positives = torch.zeros_like(index[:, 0]).index_add_(0, group, torch.ones_like(group))
-        place = torch.arange(mined.shape[1], device=mined.device)
-        mined.masked_fill_(place >= ranking.ratio * positives[:, None], -torch.inf)
+        rank = torch.arange(mined.shape[1], device=mined.device)
+        mined.masked_fill_(rank >= ranking.ratio * positives[:, None], -torch.inf)
     values, at_high, at_mined = rank_groups(high, group, mined, ranking.distance, ranking.reweight)
     if ranking.negatives == "group":
         at_low = bins.share(at_mined).masked_fill_(low == -torch.inf, 0)

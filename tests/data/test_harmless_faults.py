@@ -425,5 +425,5 @@ def test_the_limit_must_not_be_negative():
 
 def test_a_file_without_any_usable_entry_is_refused(read):
     content = flawed(3, 3)
-    with pytest.raises(UserError, match="all annotations are left out; there is no object"):
+    with pytest.raises(UserError, match="all annotations are faulty and left out"):
         read(content)

@@ -415,11 +415,11 @@ def check_content(
     if options.needs_objects and all(annotation.get("iscrowd") for annotation in annotations):
         if not annotations:
             raise UserError(
-                f"{where}: all annotations are left out; there is no object to train on"
+                f"{where}: all annotations are faulty and left out, so there is nothing to train on"
             )
         raise UserError(
-            f"{where}: all annotations are crowds; there is no object to train on "
-            "(--crowds-are-objects takes crowds as objects)"
+            f"{where}: all annotations are crowds, so there is nothing to train on "
+            "(--crowds-are-objects treats crowds as objects)"
         )
     return Annotations(
         path=where,

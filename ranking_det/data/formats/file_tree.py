@@ -56,9 +56,9 @@ class FileTree:
     Attributes:
         root: its absolute path.
         files: the absolute paths of all files, sorted.
-        images: the absolute paths of the image files below the root, sorted. If there are none,
-            those in the parent folder and in its image folders, because annotations often have a
-            separate folder.
+        images: the absolute paths of the image files below the root, sorted. Without any, those in
+            the parent folder and its image folders, because annotations often have a separate
+            folder.
     """
 
     def __init__(self, root: str, exclude: str | None = None) -> None:
@@ -94,9 +94,9 @@ class FileTree:
     def find_image(self, name: str, folder: str) -> str | None:
         """Find an image by the name that an annotation file gives.
 
-        The path that the name gives comes first. Otherwise only the file name counts; its case, its
-        form of accented letters and its extension may differ. Of several such images, the one whose
-        folder is nearest to that of the annotation file is returned.
+        The full path is tried first. Otherwise only the file name counts, and its case, its form of
+        accented letters and its extension may differ. If several images match, the one whose folder
+        is nearest to that of the annotation file is returned.
 
         Args:
             name: a path, with slashes or backslashes, or a URL.

@@ -118,14 +118,14 @@ def _label_file(image: str) -> str | None:
     """Return the existing label file of an image; None without one.
 
     The label folder is the image folder with the last "images" in its path replaced by "labels".
-    If the file is not there, it is looked for next to the image, in a subfolder "labels", and in a
-    folder "labels" next to the image folder or its subfolder with the name of the image folder.
+    Otherwise the file may lie next to the image, in a subfolder "labels", or in a folder "labels"
+    next to the image folder, directly or in a subfolder with the name of the image folder.
     """
     folder, name = os.path.split(os.path.splitext(image)[0])
     above, last = os.path.split(folder)
     replaced = _IMAGES_PART.sub(r"\1labels\2", folder), _IMAGES_PART.sub(r"\1Labels\2", folder)
-    beside = (f"{folder}/labels", f"{above}/labels/{last}", f"{above}/labels")
-    paths = (f"{place}/{name}.txt" for place in dict.fromkeys((*replaced, folder, *beside)))
+    nearby = (f"{folder}/labels", f"{above}/labels/{last}", f"{above}/labels")
+    paths = (f"{place}/{name}.txt" for place in dict.fromkeys((*replaced, folder, *nearby)))
     return next(filter(os.path.isfile, paths), None)
 
 

@@ -15,17 +15,17 @@ CHUNK_ON_GPU = 1 << 21
 MAX_CELLS = 1 << 15
 """Cells of the grid of interval sums. Two float64 tables of this size fit the level-2 cache."""
 COPIES_ON_GPU = 64
-"""Partial tables on a GPU. With a single table all logits would wait for the same address."""
+"""Partial tables on a GPU. With a single table, all logits would compete for the same addresses."""
 
 SIGMOID_ROWS = 64
-"""Most positives in one block of sigmoids. They lie within SIGMOID_SPREAD / lam of each other, so
-that they see similar ranges of the sorted negatives. APE Loss with 1,000 positives among 101,000
-logits takes 1.3 times as long without the bound on the spread, and 1.1 times as long with 8 rows
-(one thread of an Intel Xeon)."""
+"""Maximum number of positives in a block of sigmoids. They lie within SIGMOID_SPREAD / lam of each
+other, so they see similar ranges of the sorted negatives. APE Loss with 1,000 positives among
+101,000 logits takes 1.3 times as long without the bound on the spread, and 1.1 times as long with 8
+rows (one thread of an Intel Xeon)."""
 SIGMOID_SPREAD = 4.0
 
 RANK_SORT_EPSILON = 1e-10
-"""Smaller errors of Rank & Sort Loss are rounding and send no gradient."""
+"""Smaller errors of Rank & Sort Loss are rounding errors and send no gradient."""
 ALRP_EPSILON = 1e-5
 """Positives with fewer false positives send no gradient in aLRP Loss."""
 APE_LEAST = {torch.float32: 1e-30, torch.float64: 1e-300}
@@ -34,6 +34,6 @@ Without a cut-off the sums are in double precision."""
 DICE_EPSILON = 1e-5
 """Added to the denominator of a Dice loss."""
 WEIGHTS_EPSILON = 1e-10
-"""Weights with a smaller sum count as all 0, and their mean is 0."""
+"""If weights sum to less, they count as 0, and so does the weighted mean."""
 MAX_EXPONENT = 80.0
 """exp of a larger number overflows single precision."""

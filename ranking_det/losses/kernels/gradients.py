@@ -1,8 +1,8 @@
 """Attach a precomputed gradient to a loss value.
 
 Error-driven losses (AP, aLRP, Rank & Sort) assign their gradient. It is not the derivative of the
-value, which does not exist or is 0 almost everywhere. It is computed along with the value. The
-backward pass multiplies it by the gradient that arrives at the value, like a derivative.
+value, which does not exist or is 0 almost everywhere. It is computed along with the value, and the
+backward pass multiplies it by the incoming gradient, like a derivative.
 
 Worked example: the ranking error of Rank & Sort Loss with the hard step [x >= 0], on five logits
 where P marks the positives and n the negatives::
@@ -98,8 +98,8 @@ def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
 
     Args:
         logits: (M,) float of any precision.
-        parts: the values and their gradients. Backward multiplies each gradient by the gradient
-            that arrives at its value, and adds up the results.
+        parts: the values and their gradients. Backward multiplies each gradient by the incoming
+            gradient of its value, and adds up the results.
 
     Returns:
         One scalar per part, differentiable once.
@@ -123,7 +123,7 @@ def zero_loss(logits: Tensor) -> Tensor:
     Returns:
         A scalar 0 in at least single precision, with a gradient of zeros for ``logits``.
     """
-    # An empty slice: 0 * logits.sum() would be NaN as soon as one logit is infinite.
+    # An empty slice: 0 * logits.sum() would be NaN if a logit is infinite.
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
 
 

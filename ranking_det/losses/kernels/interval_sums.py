@@ -23,8 +23,8 @@ breakpoints cut the line into 2P + 1 *intervals*::
     grid cells       0      |  1  |  2  |  3  |  4  |  5  |  6  |  7  |  8  |  9
     searched                   *                 *     *                 *
 
-Inside an interval every step is linear in x, so the interval only has to know how many negatives it
-holds and their sum; :mod:`ranking_det.losses.kernels.ramps` continues the example with them.
+Inside an interval every step is linear in x, so the number of its negatives and their sum suffice;
+:mod:`ranking_det.losses.kernels.ramps` continues the example with them.
 
     FP(1.5) = H(2 - 1.5) + H(.7 - 1.5) + H(-2 - 1.5) = .75 + .1 + 0 = .85
     FP(0)   = H(2 - 0) + H(.7 - 0) + H(-2 - 0)       = 1 + .85 + 0  = 1.85
@@ -32,17 +32,17 @@ holds and their sum; :mod:`ranking_det.losses.kernels.ramps` continues the examp
 With the weights 1 for the positive 1.5 and 10 for the positive 0, the negative 2 receives
 .75 + 10 = 10.75, and .7 receives .1 + 8.5 = 8.6.
 
-A binary search in the breakpoints finds the interval of a logit. On two CPU cores the search for
-all logits costs as much as a whole focal loss. A uniform *grid* therefore answers for nearly all
-logits: a cell without a breakpoint lies in one interval, so only logits in a cell with one (a star
-above) are searched. Among the negatives that is only .7: 2 is in cell 7, and cell 7 is in interval
-3. (The figure has 10 cells; the code makes 64 or more, at most 32,768.)
+A binary search in the breakpoints finds the interval of a logit. On two CPU cores, the search for
+all logits costs as much as a whole focal loss. A uniform *grid* therefore replaces it for nearly
+all logits: a cell without a breakpoint lies within one interval, so only logits in a cell with one
+(a star above) need the search. Among the negatives that is only .7: 2 is in cell 7, and cell 7 is
+in interval 3. (The figure has 10 cells; the code makes 64 to 32,768.)
 Without the grid, AP Loss takes 1.9 times as long, forward and backward (1,000 positives, 1,000,000
 logits from the middle of training, one thread of an Intel Xeon).
 
 The *slot* of a logit is its cell if the cell has no breakpoint. After the cells there is one slot
-for each interval, for the logits that were searched. On a GPU there is no grid, and every logit is
-searched.
+for each interval, for the logits that need the search. On a GPU there is no grid, and every logit
+is searched for.
 """
 
 import torch
@@ -115,7 +115,7 @@ class IntervalSums:
 
     def _cell(self, x: Tensor) -> Tensor:
         """Return the grid cell of each x, as int32; any cell for NaN."""
-        # Non-decreasing in x even after rounding, so a cell without a breakpoint lies in one
+        # Non-decreasing in x even after rounding, so a cell without a breakpoint lies within one
         # interval.
         cell = torch.mul(x, self._scale).add_(self._shift).clamp_(0, self._cells - 1)
         # The second clamp is for NaN, which becomes an arbitrary integer.

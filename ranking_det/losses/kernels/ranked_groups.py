@@ -95,7 +95,7 @@ def rank_groups(
     rank = _separable if distance == "exp" else _pairwise
     value, at_high, at_low = rank(high, group, low, distance, reweight)
     absent = low == -torch.inf
-    # Without a negative the weights are 0 / 0.
+    # Without negatives the weights are 0 / 0.
     alone = absent.all(1)
     return (
         value.masked_fill(alone, 0),
@@ -160,7 +160,7 @@ def _pairwise(
         at_high[block] = -pull.sum(1)
         at_low.index_add_(0, group[block], pull)
     if reweight:
-        # All losses may have underflowed to 0, and then their gradients have too.
+        # All losses may have underflowed to 0; then their gradients have, too.
         total.clamp_min_(torch.finfo(total.dtype).tiny)
         return squares / total, at_high / total[group], at_low / total[:, None]
     positives, negatives = _counts(high, group, low)

@@ -20,8 +20,8 @@ class RankedLogits(NamedTuple):
         local: the slice of ``scores`` that holds this worker's positives.
         columns: additional values per positive, such as its quality, (P,) float64 each.
         group: the workers that share the ranking; None for this worker only.
-        indices: int64, the indices of ``logits`` among the logits that the loss was given; None if
-            all of them are ranked.
+        indices: int64, the indices of ``logits`` in the input of the loss; None if all logits of
+            the input are ranked.
     """
 
     logits: Tensor

@@ -44,7 +44,7 @@ from ranking_det.row_blocks import blocks
 
 # The published AP and APE losses leave out pairs with a lower x.
 CUTOFF = -4.0
-# With a lower cut-off the sums are in double precision: in single precision sigmoids underflow.
+# With a lower cut-off the sums are in double precision, because sigmoids underflow in single.
 FAR = -60.0
 # Pairs with a lower x are always left out: their sigmoid is below 1e-260.
 LOWEST = -600.0
@@ -166,7 +166,7 @@ class SigmoidSums:
     def _block(self, rows: slice, columns: slice, hidden: float) -> Tensor:
         """Compute the sigmoids of a block, and ``hidden`` where a row does not see a column."""
         scores = self._scores[rows]
-        # e^-x is an outer product, so no pair costs an exponential: 1.25 times faster than
+        # e^-x is an outer product, so no pair costs an exponential: 1.25 times as fast as
         # torch.sigmoid on 64 x 4096 pairs (one thread of an Intel Xeon).
         up = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
         down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self.dtype)
@@ -193,7 +193,7 @@ class SigmoidSums:
         ones, logs = torch.zeros_like(self._scores), torch.zeros_like(self._scores)
         for rows, columns in self._plan:
             sigmoid = self._block(rows, columns, hidden=1.0)
-            # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)) loses no digit where the
+            # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)) is accurate where the
             # sigmoid is close to 0 or 1, and the sum of max(x, 0) needs only a sum of logits.
             logs[rows] += torch.minimum(sigmoid, 1 - sigmoid).neg_().log1p_().sum(1)
             ones[rows] += self._hide(sigmoid, rows, columns, 0.0).sum(1)
