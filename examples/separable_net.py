@@ -41,7 +41,7 @@ class SeparableNet(Backbone):
     Args:
         width: channels of the stem; each stage has twice as many as the one before.
         depth: blocks per stage.
-        norm: as Detectron2 names it: "BN", "SyncBN", "GN", ....
+        norm: Detectron2's name of the normalisation, such as "BN", "SyncBN" or "GN".
     """
 
     def __init__(self, width: int = 32, depth: int = 2, norm: str = "BN") -> None:

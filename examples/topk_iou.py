@@ -1,8 +1,8 @@
 """An assigner in one file: the k anchors with the highest IoU for each object, as in YOLO.
 
 YOLOv3 (Redmon and Farhadi, 2018) makes the anchor with the highest IoU positive for each object. It
-ignores the other anchors with an IoU above 0.5: they are neither positive nor negative. This is the
-same rule for the k best anchors, which trains more positives.
+ignores the other anchors with an IoU above 0.5: they are neither positive nor negative. Here the
+same rule applies to the k best anchors, which gives more positives.
 
     python train_net.py --config-file examples/topk_iou_shapes.py --preview 4
     python train_net.py --config-file examples/topk_iou_shapes.py

@@ -3,7 +3,7 @@
 Published mask AP 38.2, box AP 43.7: the Rank & Sort Loss row in the paper on bucketed losses
 (ECCV 2024). Training starts from COCO weights, here from the result of
 ``configs/coco/mask_rs_r50_12ep.py``. Loading the data needs ``pip install cityscapesscripts
-shapely``. The AP is COCO's, which differs from the Cityscapes benchmark's.
+shapely``. The metric is COCO's AP, not that of the Cityscapes benchmark.
 """
 
 from ..common.cityscapes import IMAGES, dataloader, length, optimizer, schedule, train

@@ -1,7 +1,7 @@
 """Cascade Mask R-CNN, max-IoU, Rank & Sort Loss: ResNet-50, 12 epochs on COCO.
 
 RS-Cascade R-CNN (Oksuz et al., ICCV 2021) with masks. As in the authors' code, each stage has a
-mask head, trained on the positives of that stage. No published AP is known to us.
+mask head, trained on the positives of that stage. We know of no published AP.
 """
 
 from ..common.models.rcnn import with_masks

@@ -1,6 +1,6 @@
 """Mask R-CNN, max-IoU, cross entropy, random sampling: ResNet-50, 12 epochs on COCO.
 
-The baseline of RS-Mask R-CNN (``mask_rs_r50_12ep.py``). No published AP is known to us.
+The baseline of RS-Mask R-CNN (``mask_rs_r50_12ep.py``). We know of no published AP.
 """
 
 from ..common.models.rcnn_r50 import mask_ce as model

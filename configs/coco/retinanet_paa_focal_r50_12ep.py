@@ -14,6 +14,6 @@ from .retinanet_maxiou_focal_r50_12ep import dataloader, lr_multiplier, optimize
 
 model.assigner = L(PAA)(topk=9, min_iou=0.1)
 model.criterion = paa_focal()
-model.backbone.top_block.relu = True  # as its authors have it
+model.backbone.top_block.relu = True  # as in the authors' code
 model.inference.score_voting = True
 train.output_dir = "output/coco/retinanet_paa_focal_r50_12ep"

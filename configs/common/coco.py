@@ -4,9 +4,9 @@
 masks. ``dataloader_512`` is the loader of AP, aLRP and APE Loss: 512 x 512 pixels with SSD's
 augmentation.
 
-Detectron2 drops images without objects (or with crowds only); 117,266 images remain. The papers
-also drop images with a side below 32 pixels, but COCO has none, and objects less than a pixel wide
-or high, which the mapper drops as well.
+Detectron2 drops images without objects (or with crowds only); 117,266 images remain. Like the
+papers, the mapper drops objects that are less than a pixel wide or high. The papers also drop
+images with a side below 32 pixels, but COCO has none.
 """
 
 from copy import deepcopy
@@ -81,7 +81,7 @@ dataloader_512.test.mapper.augmentations = [
     L(T.ResizeShortestEdge)(short_edge_length=500, max_size=833)
 ]
 
-# As in the papers, norms and biases have weight decay too.
+# As in the papers, weight decay also applies to norms and biases.
 optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
 )

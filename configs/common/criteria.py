@@ -52,7 +52,7 @@ def ap() -> DictConfig:
     """AP Loss (Chen et al., CVPR 2019).
 
     The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is their sum, so the
-    balance is .25. The weights must be equal to the box coder's.
+    balance is .25. The weights must equal those of the box coder.
     """
     return L(Criterion)(
         classification=L(AveragePrecision)(delta=1.0, interpolated=True),
@@ -94,7 +94,7 @@ def ape(max_negatives: int = 100_000, weight: DictConfig | None = None) -> DictC
 def rankdet(localization: DictConfig | None = None) -> DictConfig:
     """RankDetNet's losses (Liu et al., CVPR 2021), all with weight 1.
 
-    The paper does not say how images are combined; here the loss is the mean over images.
+    The paper does not say how to combine images; here the loss is the mean over images.
 
     Args:
         localization: box loss; None for RetinaNet's.
@@ -128,7 +128,7 @@ def pointwise(
     weight: Any = UniformWeight,
     branch: float | None = None,
 ) -> DictConfig:
-    """Build a pointwise criterion, which does not rank: each logit has its own loss.
+    """Build a criterion that does not rank: each logit has a separate loss.
 
     Args:
         classification: loss of the logits.

@@ -1,8 +1,8 @@
 """FCOS with ResNet-50 (Tian et al., ICCV 2019): P6 is computed from P5, and P7 after a ReLU.
 
-As first published, all points inside an object's box are positive, and the centerness branch lowers
-the scores near its edges. As in the authors' later versions, the branch is on the box tower, the
-box loss is weighted by centerness, and the NMS threshold is .6.
+As in the first version of the paper, all points inside an object's box are positive, and the
+centerness branch lowers the scores near its edges. As in the authors' later versions, the branch is
+on the box tower, the box loss is weighted by centerness, and the NMS threshold is .6.
 """
 
 from detectron2.config import LazyCall as L

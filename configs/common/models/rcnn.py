@@ -8,7 +8,7 @@ sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3
 ResNet-50 and 101 the paper's bound is 1.36 times ours in the box head's first layer (.0210 and
 .0155), and 1.15, 1.26 and 1.33 times ours in the FPN's lateral convolutions on res3, res4 and res5
 (1.33 also in the one that makes p6 in the "+" models). The other layers have as many outputs as
-inputs, so both bounds are equal. CARAFE is initialised as published.
+inputs, so both bounds are equal. CARAFE is initialised as in its paper.
 """
 
 from copy import deepcopy
@@ -162,7 +162,7 @@ def with_carafe(model: DictConfig, depth: int | None = None) -> DictConfig:
 
     Args:
         model: an R-CNN with an FPN.
-        depth: depth of another ResNet; None keeps the model's.
+        depth: depth of a different ResNet; None for the ResNet of the model.
     """
     plus, neck = deepcopy(model), model.backbone
     plus.backbone = L(CARAFEFPN)(
@@ -227,6 +227,6 @@ def with_cross_entropy(
         criterion = baseline.roi_heads.criterion
         masks = L(MaskCrossEntropy)(weighted=False, balanced=False)
         criterion.localization = [criterion.localization, masks]
-        # No sample has that many positives, so every positive trains its mask.
+        # More than a sample can have, so every positive trains its mask.
         baseline.roi_heads.max_mask_rois = 10_000
     return baseline

@@ -27,7 +27,7 @@ faster = L(GeneralizedRCNN)(
     proposal_generator=rpn(
         64, rank_sort(), anchor_scale=4, before_nms=[500, 500], after_nms=[128, 128]
     ),
-    # Scores of ranking losses are only fixed up to a shift, so no threshold fits a short run.
+    # The scores of ranking losses are free up to a shift, so no threshold suits a short run.
     roi_heads=box_heads(64, rank_sort(), features=256, sampling_ratio=2, score_thresh=0.0),
     **IMAGENET_RGB,
 )

@@ -30,8 +30,8 @@ model = L(RankingRetinaNet)(
     assigner=L(ATSS)(),
     criterion=rank_sort(),
     num_classes=80,
-    # Scores of ranking losses are only fixed up to a shift: a threshold would delete good
-    # detections after a short run.
+    # The scores of ranking losses are free up to a shift: after a short run, a threshold would
+    # delete good detections.
     inference=L(DenseInference)(score_thresh=0.0, nms_thresh=0.6),
     **IMAGENET_RGB,
 )
