@@ -53,7 +53,7 @@ def claim() -> str:
         f"matrix) and take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** for "
         "up to 1,000 positives among 10⁶ logits or more; Rank & Sort takes "
         f"{worse} positives ({describe(report['machine'])}). A training step takes "
-        f"{min(steps):.2f} to {max(steps):.2f} × a step with focal loss "
+        f"{min(steps):.2f} to {max(steps):.2f} × the time of a step with focal loss "
         f"({describe(step['machine'])})."
     )
 
