@@ -143,7 +143,7 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
 
 
 def group_by_name(names: Sequence[str]) -> list[int]:
-    """Group images by the picture that they were made from, as their names say.
+    """Group images that are versions of one picture by their names.
 
     A number in parentheses marks a copy only if an image has the name without it, because some
     programs number all pictures like this.
@@ -182,7 +182,7 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
     total, num_named = len(by_name), len(set(by_name))
     lines = []
     if num_named < total:
-        lines.append(f"by their names, {total:,} images were made from {num_named:,} pictures")
+        lines.append(f"by their names, {total:,} images are versions of {num_named:,} pictures")
     if total > MAX_HASHED:
         lines.append(f"more than {MAX_HASHED:,} images: the pictures themselves are not compared")
         return by_name, lines
@@ -196,9 +196,9 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
         if total < 4 or largest <= max(total / 2, largest_named):
             if num_joined < num_named:
                 text = f"{num_named - num_joined:,} pictures are {'nearly ' * (distance > 0)}equal"
-                lines.append(f"{text} to others; copies stay on one side")
+                lines.append(f"{text} to others; copies stay in one split")
             return groups, lines
-        lines.append("most pictures look alike: only equal ones are kept on one side")
+        lines.append("most pictures look alike: only equal ones stay in one split")
     return by_name, lines
 
 

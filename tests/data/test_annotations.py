@@ -119,7 +119,7 @@ FAULTS = [
     (image(width=None), r"image 11 \(images\[0\]\): has no 'width'"),
     (image(height=0), "image 11 .*'height': expected 1 to 65535, got 0"),
     (add("images"), "image 11 .*another image has the id 11"),
-    (image(file_name=None), "image 11 .*has no 'file_name'"),
+    (image(file_name=None), "image 11 .*has neither 'file_name'"),
     (image(file_name="a.png"), "image 11 .*no image file at .*images/a.png"),
     (image(width=41), "image 11 .*expected 40 x 30 as in .*11.png, got 41 x 30"),
     (annotation(image_id=99), "annotation 1 .*'image_id': expected the id of an image .*, got 99"),

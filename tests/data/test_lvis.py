@@ -100,7 +100,7 @@ def test_only_names_of_coco_2014_are_translated():
         ),
         (
             lambda: {"images": [{k: v for k, v in images("v1")[0].items() if k != "coco_url"}]},
-            "image 1 .*: has no 'file_name' \\(nor LVIS's 'coco_url'\\)",
+            "image 1 .*: has neither 'file_name' nor LVIS's 'coco_url'",
         ),
         (
             lambda: {"images": [{"id": 1, "file_name": "1.jpg", "width": 32, "height": 24}]},

@@ -121,7 +121,7 @@ class TestSplit:
         content = make_set(tmp_path, [("cat",)] * 30, names)
         split = split_images(content, str(tmp_path))
         assert sorted(Counter(i // 3 for i in split.val).values()) == [3, 3]
-        assert "by their names, 30 images were made from 10 pictures" in split.lines
+        assert "by their names, 30 images are versions of 10 pictures" in split.lines
 
     def test_changed_copies_with_other_names_stay_on_one_side(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 40)

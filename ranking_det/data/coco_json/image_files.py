@@ -278,7 +278,7 @@ def _guess_missing(
     for index, path in guesses.items():
         image, places = images[index], finder.places(images[index])
         if not places:
-            text = "has no 'file_name' (nor LVIS's 'coco_url')"
+            text = "has neither 'file_name' nor LVIS's 'coco_url'"
             faults.add(REFUSED, "missing key", text, "images", index, image)
         elif path is not None and entries_of[path] == 1:
             paths[index] = path
@@ -400,7 +400,7 @@ def _compare(
     if size == header.upright or not min(size) > 0:  # the latter is refused elsewhere
         return
     if size == (header.width, header.height):
-        text = f"{path} is read without its EXIF rotation: the size in the file is the one before"
+        text = f"{path} is read without its EXIF rotation, which its annotated size ignores"
         faults.add(NOTED, UNROTATED, text, *place)
         return
     expected = f"expected {header.upright[0]} x {header.upright[1]} as in {path}"

@@ -115,7 +115,7 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
     looked = ", ".join(finder.image_root for finder in finders[:3])
     others = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
     text = f"{json_file}: no folder has its images ({names}); looked in {looked}{others}"
-    raise UserError(f"{text}; --train-json FILE --train-images FOLDER names it (or --val-...)")
+    raise UserError(f"{text}; name it with --train-json FILE --train-images FOLDER (or --val-...)")
 
 
 def _image_folders(json_file: str) -> Iterator[str]:

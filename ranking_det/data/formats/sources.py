@@ -197,7 +197,7 @@ def _check_broken(files: Mapping[str, Any]) -> None:
         try:
             load_json(files["broken"][0], "annotation file")
         except UserError as error:
-            hint = "mend or remove it, or give the file of other images"
+            hint = "correct or remove it, or give the file of other images"
             raise UserError(f"{error}; {hint}") from None
 
 
@@ -216,7 +216,7 @@ def _describe_failure(
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5))
     looked = "Pascal VOC (*.xml), YOLO (data.yaml, or *.txt of images), COCO, VIA, LabelMe (*.json)"
-    hint = f" ({tree.relative(other_json[0])} is of another kind)" if other_json else ""
+    hint = f" ({tree.relative(other_json[0])} has another format)" if other_json else ""
     return f"{path}: no annotations; looked for {looked}; found {files or 'no files'}{hint}"
 
 
@@ -273,7 +273,7 @@ def _merge(images: Sequence[AnnotatedImage], faults: Faults) -> list[AnnotatedIm
             places = [obj.place for other in (first, image) for obj in other.objects[:1]]
             text = f"{image.path} has two annotations with different objects"
             raise UserError(f"{text} ({' and '.join(places)}); keep one of them")
-        faults.remark("images that are annotated twice in the same way are taken once")
+        faults.remark("images with two identical annotations are used once")
     return list(merged.values())
 
 

@@ -162,7 +162,7 @@ def _set_classes(regions: list[_Region], faults: Faults, class_attribute: str | 
     attribute = class_attribute or _class_attribute(regions)
     if attribute is None:
         if regions:
-            faults.remark(f"no region has an attribute: all are of the class {NO_CLASS!r}")
+            faults.remark(f"no region has an attribute: all get the class {NO_CLASS!r}")
         for region in regions:
             region.obj.name = NO_CLASS
         return
@@ -175,7 +175,7 @@ def _set_classes(regions: list[_Region], faults: Faults, class_attribute: str | 
     num_unnamed = values.count(None)
     if num_unnamed and only_class is not None:
         text = f"{num_unnamed:,} of {len(regions):,} regions have no {attribute!r}"
-        faults.remark(f"{text}: they are of the only class, {only_class!r}")
+        faults.remark(f"{text}: they get the only class, {only_class!r}")
     for region, value in zip(regions, values, strict=True):
         with counting(faults, LEFT_OUT, region.file, region.place, region.image):
             if value == "":

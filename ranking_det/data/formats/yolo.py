@@ -200,7 +200,7 @@ def _find_splits(
         text = f"{yaml_file}: no folder or list of images at {', '.join(missing) or 'any key'}"
         raise UserError(f"{text} (looked in {os.path.dirname(yaml_file)}); correct the paths")
     for text in missing:
-        faults.remark(f"{yaml_file}: nothing lies at {text}")
+        faults.remark(f"{yaml_file}: found no folder or list at {text}")
     return {split: images for split, images in splits.items() if images}
 
 
@@ -307,11 +307,11 @@ def _class_names(
         declared = description.content.get("nc")
         count = max(count, declared) if isinstance(declared, int) else count
         if count > _MAX_CLASSES:
-            text = f"without names of classes, expected an index below {_MAX_CLASSES:,}"
+            text = f"without class names, expected an index below {_MAX_CLASSES:,}"
             raise UserError(f"{last.place}: {text}, got {count - 1}")
         names = [f"class_{index}" for index in range(count)]
-        text = "no names of classes (data.yaml or classes.txt)"
-        faults.remark(f"{text}: they are class_0 to {names[-1]}")
+        text = "no class names (data.yaml or classes.txt)"
+        faults.remark(f"{text}: the classes are class_0 to {names[-1]}")
     if count > len(names):
         expected = f"expected a class index below {len(names)}, the number of names in {where}"
         raise UserError(f"{last.place}: {expected}, got {last.name}")
@@ -357,6 +357,6 @@ def _described_names(description: Description) -> list[str] | None:
         raise UserError(f"{where}: 'names': expected a list, got {show(names)}")
     for name in names:
         if name is None or isinstance(name, bool):  # YAML reads yes, no, on and off as booleans
-            text = f"'names': expected texts, got {show(name)}; put such names in quotes"
+            text = f"'names': expected strings, got {show(name)}; put such names in quotes"
             raise UserError(f"{where}: {text}")
     return [str(name).strip() for name in names]

@@ -106,5 +106,5 @@ def test_images_are_found_by_other_forms_of_their_names(tmp_path, name):
 def test_a_broken_file_of_one_split_is_refused_and_not_passed_over(tmp_path):
     root = cases.coco_set(tmp_path)
     (root / "valid" / "_annotations.coco.json").write_text("")
-    with pytest.raises(UserError, match="valid/_annotations.coco.json: invalid JSON.*; mend"):
+    with pytest.raises(UserError, match="valid/_annotations.coco.json: invalid JSON.*; correct"):
         find_source(str(root))

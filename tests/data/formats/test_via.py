@@ -76,7 +76,7 @@ def test_regions_without_attributes_are_of_one_class(tmp_path):
 def test_a_region_without_the_attribute_is_of_the_only_class(tmp_path):
     content, source = read(tmp_path, [via_region(RECT, kind="cat"), via_region(RECT)])
     assert names_of(content) == ["cat", "cat"]
-    assert "1 of 2 regions have no 'kind': they are of the only class" in source.faults.remarks[1]
+    assert "1 of 2 regions have no 'kind': they get the only class" in source.faults.remarks[1]
 
 
 def test_a_region_without_a_class_among_several_is_left_out(tmp_path):

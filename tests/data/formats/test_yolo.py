@@ -53,7 +53,7 @@ def test_images_and_labels_may_lie_in_the_folder_of_the_split(tmp_path):
     source = find_source(str(tmp_path))
     assert source.splits == {"train": 1, "val": 1}
     assert source.classes == ["class_0"]
-    assert "no names of classes" in source.faults.remarks[0]
+    assert "no class names" in source.faults.remarks[0]
 
 
 def test_labels_may_lie_next_to_the_images(tmp_path):
@@ -206,7 +206,7 @@ def test_a_broken_data_yaml_is_refused_and_not_passed_over(tmp_path):
 
 def test_names_that_yaml_reads_as_booleans_are_refused(tmp_path):
     root = cases.yolo_set(tmp_path, "train: images/train\nnames: [yes, no]\n")
-    with pytest.raises(UserError, match="'names': expected texts, got True; put such names in quo"):
+    with pytest.raises(UserError, match="'names': expected strings, got True; put such names in q"):
         find_source(str(root))
 
 
