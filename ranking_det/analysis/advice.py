@@ -73,7 +73,7 @@ def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
     absent = [count for count in counts if not count.objects]
     few = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
     if absent:
-        yield f"No object of {_classes(absent)}: they cannot be learned."
+        yield f"No objects of {_classes(absent)}: they cannot be learned."
     if few:
         yield (
             f"Fewer than {FEW_OBJECTS} objects of each of {_classes(few)}: collect more, or do not "
@@ -95,7 +95,7 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
         yield (
             f"{percent(share)} of the boxes have one side more than 4 times as long as the other, "
             "but anchors usually have aspect ratios of at most 2: use anchors with more aspect "
-            "ratios, or an assigner that goes by the centres of objects."
+            "ratios, or an assigner that uses the centres of objects."
         )
 
 
@@ -137,7 +137,7 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
             f"{percent(shares[part.scale])} (set the sizes in the augmentations of both mappers, "
             "dataloader.train.mapper and dataloader.test.mapper)"
         )
-    yield f"At {size}, {missed}: nothing is trained to find them; {text}."
+    yield f"At {size}, {missed}, so the model does not learn them; {text}."
 
 
 def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
     if numbers.crowds > MANY_CROWDS * annotations:
         yield (
             f"{percent(numbers.crowds / annotations)} of the annotations are crowds, which are not "
-            "learned; --crowds-are-objects takes them as objects."
+            "learned; --crowds-are-objects treats them as objects."
         )
 
 
@@ -181,5 +181,5 @@ def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
             f"Images with a copy in an earlier split: {copies.across:,}. AP on them is too high."
         )
     if copies.surplus:
-        text = "" if several else " A random split would put them on both sides."
+        text = "" if several else " A random split would put them in both splits."
         yield f"Copies or augmentations of other images: {copies.surplus:,}.{text}"

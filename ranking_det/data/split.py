@@ -1,6 +1,6 @@
 """Split a data set into training and validation images: seeded, stratified, copies kept together.
 
-Copies and augmentations of one picture on both sides make the validation AP too high: the detector
+Copies and augmentations of one picture in both splits make the validation AP too high: the detector
 has seen the picture. They are recognised by their names, and by a perceptual hash of 64 bits
 (pHash): the signs of the 8 x 8 lowest frequencies of the picture, which change little with
 compression, size, noise and brightness.

@@ -81,7 +81,7 @@ def draw_preview(
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
         centers = "" if positives.are_points else " and their centres"
         caption += f"    in its label's colour: {positives.description} (its positives){centers}"
-        caption += "\nred box: object without a positive, which nothing is trained to "
+        caption += "\nred box: object without a positive, which the model is not trained to "
         caption += positives.task
     for i, box in enumerate(boxes.tolist()):
         _draw_object(axis, box, labels[i], i, counts[i])

@@ -65,7 +65,7 @@ def test_each_peculiarity_has_its_sentence(numbers, expected):
     [
         ((300, 9, 2, 0, 0), "have no positive, and at 0.75 times the size 0.9 %: the anchors and"),
         ((300, 40, 10, 0, 0), "1.0 % of the objects have no positive: the anchors and the"),
-        ((900, 700, 400, 90, 80), "find them; at 1.5 times the size, 150 × 120 px, it would be 9"),
+        ((900, 700, 400, 90, 80), "learn them; at 1.5 times the size, 150 × 120 px, it would be 9"),
         (
             (900, 700, 400, 300, 80),
             "at 2 times the size, 200 × 160 px, it would be 8.0 % (set the sizes",
@@ -88,4 +88,4 @@ def test_copies_unknown_classes_and_faults_are_named():
     assert "The val images have objects of 1 class (dog) that the train images do not have" in text
     assert "Images with a copy in an earlier split: 2." in text and "random split" not in text
     assert "Images or objects left out as faulty: 7;" in text
-    assert "A random split would put them on both sides" in advice(statistics(), None, copies)
+    assert "A random split would put them in both splits" in advice(statistics(), None, copies)

@@ -101,12 +101,12 @@ def test_a_config_adds_the_objects_without_a_positive(tmp_path, capsys):
     assert (positives["split"], positives["images"], positives["objects"]) == ("train", 1, 2)
     assert [part["width"] for part in positives["inputs"]] == [64, 96, 128, 192, 256]
     shares = [part["missed"] / 2 for part in positives["inputs"]]
-    assert shares[0] > 0 and "Nothing is trained to find such an object" in page
+    assert shares[0] > 0 and "The model does not learn such objects" in page
     assert numbers["splits"]["train"]["input_sizes"]["most"] == pytest.approx(2 * 450**0.5)
     assert any(line.startswith("At 128 × 96 px") for line in numbers["advice"])
     # A second run replaces the earlier page.
     describe(root, "--split", "val", output=tmp_path / "out")
-    assert "Nothing is trained" not in (tmp_path / "out" / "data.html").read_text()
+    assert "does not learn such objects" not in (tmp_path / "out" / "data.html").read_text()
 
 
 def test_the_model_has_the_classes_of_the_data(tmp_path):

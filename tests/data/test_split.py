@@ -1,4 +1,4 @@
-"""Validation images are split off at random, with copies of a picture on one side."""
+"""Validation images are split off at random, with copies of a picture in one split."""
 
 from collections import Counter
 
