@@ -123,7 +123,7 @@ def zero_loss(logits: Tensor) -> Tensor:
     Returns:
         A scalar 0 in at least single precision, with a gradient of zeros for ``logits``.
     """
-    # An empty slice: 0 * logits.sum() would be NaN if a logit is infinite.
+    # An empty slice: 0 * logits.sum() would be NaN as soon as one logit is infinite.
     return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
 
 
