@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -31,6 +33,17 @@ def run_command(program: str, work: Callable[[], str]) -> int:
         sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     return 0
+
+
+@contextmanager
+def no_log() -> Iterator[None]:
+    """Disable all logging, for checks whose only message is the error."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -59,8 +72,9 @@ def reason_of(error: BaseException) -> str:
     """Return the message of an error of another package as one line, for a message.
 
     Args:
-        error: the error. A key error, whose message is only the key, gets words, and so does an
-            error without a message. C++ stack traces, as torch adds them, are cut.
+        error: the error. A key error, whose message is only the key, gets words, and so do an
+            assertion error with only a value and an error without a message. C++ stack traces, as
+            torch adds them, are cut.
 
     >>> reason_of(KeyError("topk"))
     "unknown name 'topk'"
@@ -69,6 +83,8 @@ def reason_of(error: BaseException) -> str:
     text = re.split(r" ?(?:Exception raised from|C\+\+ CapturedTraceback)", text)[0]
     if isinstance(error, KeyError):
         return f"unknown name {text}"
+    if isinstance(error, AssertionError) and text and " " not in text:
+        return f"unexpected value {text!r}"
     return text or type(error).__name__
 
 
