@@ -36,6 +36,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "dataloader.train.total_batch_size": partial(check_integer, low=1),
     "dataloader.train.num_workers": partial(check_integer, low=0),
     "dataloader.test.num_workers": partial(check_integer, low=0),
+    "dataloader.train.dataset.threshold": partial(check_at_least, low=0.0),  # of rare classes
     "optimizer.lr": partial(check_at_least, low=0.0, strictly=True),
 }
 """The check of each number of a LazyConfig that the engine uses."""

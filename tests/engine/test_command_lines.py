@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +43,17 @@ WORDS = {
     "--val-images coco/val",
     "RESULTS": "evaluation coco --iou-type bbox --ground-truth coco/val.json --results",
 }
-"""Short words for the lines below."""
+"""Short words in the lines of command_lines.txt."""
+
+
+def read_lines():
+    """Return the message of each command line of command_lines.txt."""
+    text = Path(__file__).with_name("command_lines.txt").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row and not row.startswith("#")]
+    return dict(zip(rows[::2], map(str.strip, rows[1::2]), strict=True))
+
+
+LINES = read_lines()
 
 
 def write_json(path, content):
@@ -184,7 +195,9 @@ def workplace(tmp_path_factory):
     os.mkfifo(root / "fifo")
     (root / "taken" / "predictions.json").mkdir(parents=True)
     write_text(root / "run" / "metrics.json", '{"iteration": 5}\n')
-    (root / "model_final.pth").write_bytes(whole)
+    for name in ("locked.json", "locked.yaml"):
+        write_text(root / name, "{}").chmod(0)
+    (root / "locked").mkdir(mode=0o555)
     return root
 
 
@@ -195,7 +208,8 @@ def state_of(folder):
         for name in (*folders, *files):
             path = os.path.join(parent, name)
             status, digest = os.lstat(path), ""
-            if os.path.isfile(path) and not os.path.islink(path):
+            is_readable = os.path.isfile(path) and os.access(path, os.R_OK)
+            if is_readable and not os.path.islink(path):
                 with open(path, "rb") as file:
                     digest = hashlib.sha256(file.read()).hexdigest()
             entries[path] = (status.st_mode, status.st_size, status.st_mtime_ns, digest)
@@ -210,3 +224,45 @@ def call_program(line, folder):
         return importlib.import_module(PROGRAMS[name]).main(arguments)
     except SystemExit as stop:  # argparse's
         return stop.code
+
+
+def check_refusal(line, message, workplace):
+    """Run a command line, and check its exit status, its message and the files."""
+    environment = os.environ | {"DETECTRON2_DATASETS": str(workplace / "datasets")}
+    before = state_of(workplace)
+    completed = run_function(call_program, line, workplace, environment=environment)
+    after = state_of(workplace)
+    assert completed.value == 2, completed
+    # The usage and a list of faults are indented.
+    rows = [row for row in completed.stderr.splitlines() if not row.startswith((" ", "usage: "))]
+    assert len(rows) == 1 and message in rows[0], completed.stderr
+    assert after == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", LINES)
+def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace):
+    check_refusal(line, LINES[line], workplace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train_net.py RS train.output_dir=locked",
+        "train_net.py RS train.output_dir=locked/run",
+        "train_net.py RS COCO --train-json locked.json",
+        "train_net.py RS train.init_checkpoint=locked.json",
+        "train_net.py --config-file locked.yaml",
+        "convert voc --output locked/out",
+        "convert locked.json --output out",
+        "shapes --root locked",
+        "RESULTS locked.json",
+        "RESULTS bad/results.json --output locked/metrics.json",
+        "analysis data voc --output locked",
+    ],
+)
+def test_a_command_line_without_permission_gives_one_line(line, workplace):
+    if os.access(workplace / "locked.json", os.R_OK):
+        pytest.skip("this user may read and write everything")
+    check_refusal(line, "locked", workplace)
