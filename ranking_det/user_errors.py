@@ -72,9 +72,8 @@ def reason_of(error: BaseException) -> str:
     """Return the message of an error of another package as one line, for a message.
 
     Args:
-        error: the error. A key error, whose message is only the key, gets words, and so do an
-            assertion error with only a value and an error without a message. C++ stack traces, as
-            torch adds them, are cut.
+        error: the error. A key error, whose message is only the key, gets words, and so does an
+            error without a message. C++ stack traces, as torch adds them, are cut.
 
     >>> reason_of(KeyError("topk"))
     "unknown name 'topk'"
@@ -83,8 +82,6 @@ def reason_of(error: BaseException) -> str:
     text = re.split(r" ?(?:Exception raised from|C\+\+ CapturedTraceback)", text)[0]
     if isinstance(error, KeyError):
         return f"unknown name {text}"
-    if isinstance(error, AssertionError) and text and " " not in text:
-        return f"unexpected value {text!r}"
     return text or type(error).__name__
 
 

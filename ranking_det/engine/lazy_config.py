@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from ranking_det.components import check_key, check_value, parameters
 from ranking_det.engine.run_checks import check_file, check_size
 from ranking_det.engine.safe_config import load_saved_config
-from ranking_det.user_errors import UserError, nearest, reason_of, show
+from ranking_det.user_errors import UserError, nearest, show
 
 REQUIRED = {
     "model": "",
@@ -79,11 +79,11 @@ def _describe(error: BaseException) -> str:
     """Return the type, the message and the place of an error of a config."""
     cause = error.__cause__
     if isinstance(cause, SyntaxError):  # Detectron2's own message has no line
-        return f"{reason_of(error)} ({cause.msg}, line {cause.lineno})"
+        return f"{error} ({cause.msg}, line {cause.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     of_configs = [frame for frame in frames if frame.filename != inspect.getfile(LazyConfig)]
-    place = of_configs[-1]
-    return f"{type(error).__name__}: {reason_of(error)} ({place.filename}:{place.lineno})"
+    place, text = of_configs[-1], " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{text.removesuffix(':')} ({place.filename}:{place.lineno})"
 
 
 def _undefined(path: str, keys: Sequence[str]) -> str:

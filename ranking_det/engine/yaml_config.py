@@ -37,7 +37,7 @@ FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.Y
 
 # yacs's message: the declared type, the declared value, the new value and the key.
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) for config key: "
+    r"Type mismatch \(<class '(?:\w+\.)*(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) for config key: "
     r"(.+)"
 )
 
@@ -77,6 +77,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "SOLVER.WEIGHT_DECAY": partial(check_at_least, low=0.0),
     "SOLVER.WEIGHT_DECAY_BIAS": partial(check_at_least, low=0.0),
     "SOLVER.WEIGHT_DECAY_NORM": partial(check_at_least, low=0.0),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": partial(check_at_least, low=0.0, strictly=True),
     "MODEL.BACKBONE.FREEZE_AT": partial(check_integer, low=0),
 }
 """The check of each number that only a yaml config has and Detectron2 does not check."""
@@ -135,7 +136,8 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
         text = " ".join(str(error).split())
         mismatch = _MISMATCH.match(text)
         if mismatch:
-            text = "{3}: expected {0}, got {2!r}".format(*mismatch.groups())
+            expected = mismatch[1].replace("CfgNode", "a section with keys")
+            text = f"{mismatch[4]}: expected {expected}, got {mismatch[3]!r}"
         elif place and isinstance(error, (AttributeError, TypeError)):
             text = "expected sections such as MODEL and SOLVER with keys and values, got other yaml"
         raise UserError(f"{place}{text}") from error

@@ -32,6 +32,7 @@ def test_an_override_can_add_an_argument_of_a_component():
             r"config: no key 'SOLVRE' \(did you mean 'SOLVER'",
         ),
         (["SOLVER.MAX_ITER", "x"], "MAX_ITER|mismatch"),
+        (["SOLVER", "5"], "^SOLVER: expected a section with keys, got '5'$"),
         (["SOLVER.MAX_ITER"], "overrides: expected pairs KEY value, got SOLVER.MAX_ITER"),
     ],
 )
