@@ -37,8 +37,8 @@ FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.Y
 
 # yacs's message: the declared type, the declared value, the new value and the key.
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?:\w+\.)*(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) for config key: "
-    r"(.+)"
+    r"Type mismatch \(<class '(?:\w+\.)*(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) "
+    r"for config key: (.+)"
 )
 
 VALUES = {
