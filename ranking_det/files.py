@@ -10,10 +10,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ranking_det.user_errors import UserError
+
 TableRow = Mapping[str, str | int]
 
 PARTIAL = ".partial"
 """Part of the name of a file that is being written."""
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, unless it exists.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        UserError: the system refuses, which it may do even if the permissions allow it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a folder that can be written to, got an error: {error.strerror}"
+        ) from error
 
 
 def partial_path(path: Path) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -31,6 +33,17 @@ def run_command(program: str, work: Callable[[], str]) -> int:
         sys.stderr.write(f"{program}: error: {error}\n")
         return 2
     return 0
+
+
+@contextmanager
+def no_log() -> Iterator[None]:
+    """Disable all logging, for checks whose only message is the error."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

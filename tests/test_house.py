@@ -26,7 +26,7 @@ LAYERS = {
     "checks": ({"labels"}, {"torch"}),
     "row_blocks": (set(), set()),
     "boxes": (set(), {"torch"}),
-    "files": (set(), set()),
+    "files": ({"user_errors"}, set()),
     "solver": (set(), {"detectron2", "fvcore"}),
     "losses.kernels": ({"row_blocks", "checks"}, {"torch"}),
     "losses": (BOTTOM | {"losses.kernels"}, {"torch"}),
@@ -34,7 +34,7 @@ LAYERS = {
     "assigners": (BOTTOM, {"torch"}),
     "layers": (BOTTOM, {"torch", "torchvision"}),
     "visualization": (set(), TORCH | {"detectron2", "matplotlib", "jinja2"}),
-    "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
+    "data.shapes": ({"user_errors", "files"}, {"numpy", "cv2", "tqdm"}),
     "data.images": (set(), {"numpy", "PIL"}),
     "data.coco_json": (
         {"user_errors", "files", "data.images"},

@@ -15,6 +15,7 @@ from ranking_det.data.formats import writers
 from ranking_det.data.formats.coco_files import BOX_FORMS, mend_boxes
 from ranking_det.data.formats.coco_files import NAME as COCO
 from ranking_det.data.formats.sources import ALL, FORMATS, Source, convert, find_source
+from ranking_det.data.formats.via import NAME as VIA
 from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.data.convert"
@@ -89,14 +90,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _convert(args: argparse.Namespace) -> list[str]:
     """Convert; return the lines to print."""
-    if os.path.lexists(args.output):
-        raise UserError(f"--output {args.output} exists; give another folder, or remove it")
+    _check_output(args.output, args.source)
     names = ("strict", "max_faults", "allow_outside")
     options = ReadOptions(**{name: vars(args)[name] for name in names}, masks=True)
     choices = {"format_name": args.format_name, "class_attribute": args.class_attribute}
     source = find_source(args.source, options, **choices)
-    if args.boxes != "xywh" and source.format != COCO:
-        raise UserError(f"--boxes {args.boxes} is for COCO JSON; {args.source} is {source.format}")
+    for flag, value, default, format_name in (
+        ("--boxes", args.boxes, "xywh", COCO),
+        ("--class-attribute", args.class_attribute, None, VIA),
+    ):
+        if value != default and source.format != format_name:
+            text = f"{flag} {value} is for {format_name}; {args.source} is {source.format}"
+            raise UserError(text)
     parts, checked, counts, lines = {}, {}, [], []
     for split, name in _choose_splits(source, args.split, args.to).items():
         part = convert(source, split)
@@ -119,6 +124,18 @@ def _convert(args: argparse.Namespace) -> list[str]:
             lines += write(folder, checked, source.classes, copy=args.copy)
     written = f"written: {args.output} ({FORMATS[args.to]}, {', '.join(counts)})"
     return [*source.lines, *lines, written]
+
+
+def _check_output(output: str, source: str) -> None:
+    """Raise UserError if the output folder exists or is inside the source."""
+    if not output:
+        raise UserError(f"--output: expected a folder, got {output!r}")
+    if os.path.lexists(output):
+        raise UserError(f"--output {output} exists; give another folder, or remove it")
+    # Otherwise the source would later have annotations of two formats.
+    full, root = os.path.realpath(output), os.path.realpath(source)
+    if os.path.isdir(source) and os.path.commonpath([full, root]) == root:
+        raise UserError(f"--output {output}: expected a folder outside of {source}")
 
 
 def _choose_splits(source: Source, split: str | None, target: str) -> dict[str, str]:

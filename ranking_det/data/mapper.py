@@ -21,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from ranking_det.checks import check_choice, check_that
 from ranking_det.data.augmentation import ResizeAtLeastOnePixel, centers_inside
 from ranking_det.data.images import UnreadableImageError, read_upright
 from ranking_det.user_errors import UserError
@@ -28,6 +29,9 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+
+IMAGE_FORMATS = ("BGR", "RGB", "L", "YUV-BT.601")
+"""The image formats that Detectron2 supports."""
 
 
 class BoxMapper:
@@ -268,13 +272,25 @@ class ImageMapper:
             reason = " ".join(str(error).split())
             raise UserError(f"the image {path!r} cannot be read: {reason}") from error
 
-    def try_blank(self) -> None:
+    def try_blank(self) -> int | None:
         """Map a black image with an object, so that values that no augmentation can use show.
 
-        Only Detectron2's and this project's mappers are tried.
+        Returns:
+            The number of channels of the mapped image; None for a mapper that is not Detectron2's
+            or this project's, which is not tried.
+
+        Raises:
+            ValueError: the image format or a size of an augmentation is wrong.
+            Exception: whatever an augmentation raises for a value that it cannot use.
         """
         if not isinstance(self.mapper, (DatasetMapper, BoxMapper)):
-            return
+            return None
+        check_choice("image_format", self.mapper.image_format, IMAGE_FORMATS)
+        for augmentation in self.mapper.augmentations.augs:
+            if isinstance(augmentation, T.ResizeShortestEdge):
+                sizes = [*augmentation.short_edge_length, augmentation.max_size]
+                is_right = len(sizes) > 1 and min(sizes) > 0
+                check_that(is_right, "ResizeShortestEdge", "sizes above 0", sizes)
         box = [160, 120, 480, 360]
         corners = [160, 120, 480, 120, 480, 360, 160, 360]
         shape = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "segmentation": [corners]}
@@ -282,7 +298,8 @@ class ImageMapper:
         record |= {"annotations": [{**shape, "category_id": 0, "iscrowd": 0}]}
         with _reading(record, blank=True):
             for _ in range(4):  # an augmentation may act on some images only
-                self.mapper(record)
+                mapped = self.mapper(record)
+        return int(mapped["image"].shape[0])
 
 
 @contextmanager

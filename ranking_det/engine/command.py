@@ -76,12 +76,15 @@ def parse(argv: Sequence[str] | None = None) -> Command:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Raises:
-        UserError: two flags exclude each other.
+        UserError: two flags exclude each other, or a value is empty.
     """
     args = _build_parser().parse_args(argv)
     # argparse counts overrides after the images of --predict as images.
     while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
         args.overrides.insert(0, args.predict.pop())
+    for flag, value in vars(args).items():
+        if value == "" or (flag == "predict" and "" in value):
+            raise UserError(f"--{flag.replace('_', '-')}: expected a value, got ''")
     modes = {
         "--eval-only": args.eval_only,
         "--resume": args.resume,
@@ -93,6 +96,11 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     if len(given) > 1:
         raise UserError(
             f"{', '.join(modes)}: expected at most one of these flags, got {' and '.join(given)}"
+        )
+    if args.output and not (args.predict or args.preview is not None):
+        raise UserError(
+            "--output: expected --predict or --preview with it; the folder of a training or "
+            "evaluation is set by train.output_dir=FOLDER (yaml: OUTPUT_DIR=FOLDER)"
         )
     sources = [flag for flag in ("train", "val") if vars(args)[flag] is not None]
     files = [f"{flag}_{part}" for flag in ("train", "val") for part in ("json", "images")]

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.config import LazyConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from ranking_det.components import check_key, check_value, parameters
 from ranking_det.engine.run_checks import check_file, check_size
@@ -60,11 +60,8 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
         cfg = load(path)
     except UserError:
         raise
-    except Exception as error:  # a config is a program and can raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{path}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        ) from error
+    except (Exception, SystemExit) as error:  # a config is a program and can raise anything
+        raise UserError(f"{path}: {_describe(error)}") from error
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
         raise UserError(_undefined(path, absent))
@@ -78,23 +75,43 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     return cfg
 
 
+def _describe(error: BaseException) -> str:
+    """Return the type, the message and the place of an error of a config."""
+    cause = error.__cause__
+    if isinstance(cause, SyntaxError):  # Detectron2's own message has no line
+        return f"{error} ({cause.msg}, line {cause.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    of_configs = [frame for frame in frames if frame.filename != inspect.getfile(LazyConfig)]
+    place, text = of_configs[-1], " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{text.removesuffix(':')} ({place.filename}:{place.lineno})"
+
+
 def _undefined(path: str, keys: Sequence[str]) -> str:
     return f"{path}: expected definitions of {', '.join(keys)}, got none (for examples: configs/)"
 
 
 def _apply(cfg: DictConfig, override: str) -> None:
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"overrides: expected key=value, got {override!r}")
     _check_override_key(cfg, key)
     before = _select(cfg, key)
+    has_numbers = _has_numbers(before)  # a list is changed in place
     try:
         LazyConfig.apply_overrides(cfg, [override])
-    except (HydraException, OmegaConfBaseException, NotImplementedError) as error:
+    except (HydraException, ValidationError) as error:
+        raise UserError(
+            f"{key}: expected a number or a word, a list as [a,b], or a text in quotes as "
+            f"'{key}=\"text\"', got {value!r}"
+        ) from error
+    except (OmegaConfBaseException, NotImplementedError) as error:
         raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
     parent, _, name = key.rpartition(".")
     node = _select(cfg, parent) if parent else cfg
-    _check_type(key, before, _select(cfg, key), node)
+    after = _select(cfg, key)
+    _check_type(key, before, after, node)
+    if has_numbers and not _has_numbers(after):
+        raise UserError(f"{key}: expected numbers, got {after!r}")
     if name == "_target_":
         _drop_arguments(node)
 
@@ -157,6 +174,12 @@ def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
         is_real = isinstance(before, float) or key in REAL
         if type(after) is not type(before) and not (is_real and type(after) in (int, float)):
             raise UserError(f"{key}: expected {type(before).__name__}, got {after!r}")
+
+
+def _has_numbers(node: Any) -> bool:
+    """Return whether a list is not empty and has only numbers."""
+    values = list(node) if isinstance(node, ListConfig) else []
+    return bool(values) and all(type(value) in (int, float) for value in values)
 
 
 def _may_be_none(node: Any, name: str) -> bool:

@@ -25,7 +25,8 @@ from typing import IO
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ranking_det.files import PARTIAL, write_whole
+from ranking_det.engine.run_checks import check_no_folder
+from ranking_det.files import PARTIAL, make_folder, write_whole
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -87,10 +88,7 @@ def check_names(output_dir: str, key: str) -> None:
             a folder.
     """
     folder = Path(output_dir)
-    for name in sorted(FILES | OTHER_FILES):
-        path = folder / name
-        if os.path.lexists(path) and not path.is_file():
-            raise UserError(f"{key}: expected a file or nothing at {path}, got something else")
+    check_no_folder(output_dir, sorted(FILES | OTHER_FILES), key)
     for name in (EARLIER, f"{EARLIER}{PARTIAL}", OBSOLETE):
         path = folder / name
         if os.path.lexists(path) and not path.is_dir():
@@ -305,12 +303,12 @@ def sole_writer(output_dir: str) -> Iterator[None]:
         output_dir: the folder; created if it does not exist.
 
     Raises:
-        UserError: another training process is writing there.
+        UserError: another training process is writing there, or the folder cannot be created.
     """
     if not comm.is_main_process():
         yield
         return
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(output_dir))
     with Path(output_dir, ".lock").open("a+") as file:
         _lock(file, output_dir, fcntl.LOCK_EX)
         file.truncate(0)

@@ -7,8 +7,8 @@ the number of images.
 
 from __future__ import annotations
 
-import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ from ranking_det.engine.own_data import (
 )
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, no_log
 
 
 @dataclass
@@ -124,6 +124,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     if command.overwrite and not Path(path).exists():
         path = where_put(str(Path(path).parent), path)
     config = load_config(path, command.overrides, trust=command.trust_config)
+    _check_apart(config, command)
     command, sources = convert_own_data(config, command)
     data = take_own_data(config, command, sources)
     settings = config.train
@@ -134,7 +135,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     weights = _find_weights(config, command)
     splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
     if not command.predict:
-        _check_data(config, splits)
+        _check_data(config, command, splits)
     elif weights.extras.get("class_names") is not None and config.num_classes_keys:
         config.set_num_classes(len(weights.extras["class_names"]))
     if command.eval_only or command.resume:
@@ -193,6 +194,18 @@ def _check_folders(config: RunConfig, command: Command) -> None:
         check_no_training(output_dir, key, resumable=find_resumable(output_dir) is not None)
 
 
+def _check_apart(config: RunConfig, command: Command) -> None:
+    """Raise UserError if the output folder is a folder of the user's data or of their JSON file."""
+    output_dir, key = config.train.output_dir, config.written("train.output_dir")
+    for flag in ("train", "val", "train_json", "val_json", "train_images", "val_images"):
+        # Unlike Path.resolve, it takes links that lead in a circle.
+        path = os.path.realpath(vars(command)[flag] or "/")
+        folder = os.path.dirname(path) if os.path.isfile(path) else path
+        if output_dir and folder == os.path.realpath(output_dir):
+            text = f"expected another folder than that of --{flag.replace('_', '-')}"
+            raise UserError(f"{key}: {text}, got {output_dir!r}")
+
+
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
     output_dir, key = config.train.output_dir, config.written("train.init_checkpoint")
     weights = config.train.init_checkpoint
@@ -205,10 +218,13 @@ def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
     return find_weights(command, weights, output_dir, keys)
 
 
-def _check_data(config: RunConfig, splits: Sequence[str]) -> None:
+def _check_data(config: RunConfig, command: Command, splits: Sequence[str]) -> None:
     for split in splits:
-        check_own_names(config.names(split))
-        run_checks.check_datasets(config.names(split), config.names_key(split))
+        names = config.names(split)
+        if not names and config.yaml is not None and (split == "train" or command.eval_only):
+            raise UserError(f"{config.names_key(split)}: expected at least one data set, got none")
+        check_own_names(names)
+        run_checks.check_datasets(names, config.names_key(split))
     name = OmegaConf.select(config.nodes, "dataloader.evaluator.dataset_name")
     if "test" in splits and isinstance(name, str):
         run_checks.check_datasets([name], "dataloader.evaluator.dataset_name")
@@ -252,16 +268,24 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         run_checks.check_classes(config.names(split), num_classes, keys)
     config.augment(plan.model)
     _check_tensors(plan.model)
+    try:
+        interface_of(plan.model).check_parts()
+    except ValueError as error:
+        raise UserError(f"{config.written('model')}: {error}") from error
     config.check_parts(plan.model, trains=plan.command.trains)
 
 
 def _check_tensors(model: nn.Module) -> None:
-    """Raise UserError if a weight has no entries or the normalisation of the pixels is broken."""
+    """Raise UserError for a weight without entries, a flat anchor or a wrong mean of the pixels."""
     for name, weight in model.named_parameters():
         if not weight.numel():
             shape = tuple(weight.shape)
             raise UserError(f"model: expected weights with entries, got {name} of shape {shape}")
     buffers = dict(model.named_buffers())
+    for name in (name for name in buffers if "cell_anchors" in name):
+        sides = buffers[name][:, 2:] - buffers[name][:, :2]
+        if not len(sides) or not (sides > 0).all():
+            raise UserError(f"model.{name}: expected anchors with a width and height")
     for name, low in (("pixel_mean", -math.inf), ("pixel_std", 0.0)):
         for value in buffers[name].flatten().tolist() if name in buffers else ():
             if not low < value < math.inf:
@@ -276,12 +300,8 @@ def _try_weights(plan: Plan) -> None:
     """
     command = plan.command
     whole = command.resume or command.eval_only or bool(command.predict)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
+    with no_log():
         load_weights(plan.model, plan.weights.path, whole=whole)
-    finally:
-        logging.disable(disabled)
 
 
 def _check_end(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 
 from ranking_det.data.images import UnreadableImageError, has_image_extension, is_image, read_header
 from ranking_det.data.mapper import ImageMapper, read_array
-from ranking_det.engine.run_checks import check_output_dir
+from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.detections import overlay
@@ -69,6 +69,7 @@ def predict_images(
     """
     paths = find_images(images)
     _check_output(paths, Path(output_dir))
+    check_no_folder(str(output_dir), ["predictions.json", *unique_names(paths)], "--output")
     _check_any(paths)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)

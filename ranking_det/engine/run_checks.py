@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ DTYPES = ("auto", "float16", "bfloat16")
 LARGEST = 2**31 - 1
 """Maximum of a number of iterations, epochs, images or processes, and of a seed."""
 
+LIMITS = {f"dataloader.{split}.num_workers": 256 for split in ("train", "test")}
+"""Maxima of other numbers: each worker is a process."""
+
 NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "train.epochs": partial(check_at_least, low=0.0),
     "train.reference_batch": partial(check_integer, low=0),
@@ -33,6 +36,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "dataloader.train.total_batch_size": partial(check_integer, low=1),
     "dataloader.train.num_workers": partial(check_integer, low=0),
     "dataloader.test.num_workers": partial(check_integer, low=0),
+    "dataloader.train.dataset.threshold": partial(check_at_least, low=0.0),  # of rare classes
     "optimizer.lr": partial(check_at_least, low=0.0, strictly=True),
 }
 """The check of each number of a LazyConfig that the engine uses."""
@@ -71,7 +75,8 @@ def check_number(key: str, name: str, value: Any) -> None:
         return
     try:
         NUMBERS[key](name, value)
-        check_that(value <= LARGEST, name, f"at most {LARGEST}", value)
+        limit = LIMITS.get(key, LARGEST)
+        check_that(value <= limit, name, f"at most {limit}", value)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -98,11 +103,13 @@ def check_output_dir(path: str | None, key: str) -> None:
         key: the flag or config key of the folder, for the message.
 
     Raises:
-        UserError: the path is empty, is a file or a broken link, has a name that is too long, or
-            cannot be written to.
+        UserError: the path is empty, a URL, a file or a broken link, has a name that is too long,
+            or cannot be written to.
     """
     if not path:
         raise UserError(f"{key}: expected a folder, got {path!r}")
+    if "://" in path:
+        raise UserError(f"{key}: expected a folder of this machine, got {path!r}")
     folder = Path(path).absolute()
     # A broken link or a loop of links is there, but is no folder, and none can be created.
     while not os.path.lexists(folder):
@@ -114,6 +121,22 @@ def check_output_dir(path: str | None, key: str) -> None:
     longest = os.pathconf(folder, "PC_NAME_MAX")
     if any(len(os.fsencode(name)) > longest for name in Path(path).parts):
         raise UserError(f"{key}: expected names of at most {longest} bytes, got {show(path)}")
+
+
+def check_no_folder(folder: str, names: Iterable[str], key: str) -> None:
+    """Refuse a folder in which something that is not a file has the name of a file to be written.
+
+    Args:
+        folder: the folder; it need not exist.
+        names: the names of the files to be written.
+        key: the flag or config key of the folder, for the message.
+
+    Raises:
+        UserError: a folder, a broken link or a device has one of the names.
+    """
+    for path in (Path(folder, name) for name in names):
+        if os.path.lexists(path) and not path.is_file():
+            raise UserError(f"{key}: expected a file or nothing at {path}, got something else")
 
 
 def check_device(device: str, key: str) -> None:

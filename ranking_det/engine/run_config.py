@@ -407,15 +407,16 @@ class RunConfig:
         """
         with seeded(0, 0):
             for split in ("train", "test") if trains else ("test",):
-                self._check_loader(split)
+                self._check_loader(split, model)
             if trains:
                 optimizer = self.optimizer(model)
                 key = self.written("lr_multiplier")
-                for factor in _factors(self.scheduler(optimizer), self.train.max_iter):
-                    with named_refusals(key):
+                scheduler = self.scheduler(optimizer)
+                with named_refusals(key):
+                    for factor in _factors(scheduler, self.train.max_iter):
                         check_at_least("learning rate", factor, 0.0)
 
-    def _check_loader(self, split: str) -> None:
+    def _check_loader(self, split: str, model: nn.Module) -> None:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
         target = target_of(node)
@@ -426,7 +427,13 @@ class RunConfig:
             return
         mapper = self.mapper(split)
         with named_refusals(self.written(f"dataloader.{split}.mapper")):
-            mapper.try_blank()
+            channels = mapper.try_blank()
+        mean = dict(model.named_buffers()).get("pixel_mean")
+        if mean is not None and channels not in (None, mean.numel()):
+            raise UserError(
+                f"{self.written('model')}: expected a pixel_mean of {channels} numbers, one for "
+                f"each channel of the images, got {mean.numel()}"
+            )
         blank = {"file_name": "", "height": 480, "width": 640, "image_id": 0, "annotations": []}
         self._build({**node, "mapper": mapper, "dataset": [blank]}, f"dataloader.{split}")
 
@@ -510,9 +517,9 @@ class RunConfig:
 
 
 def _factors(scheduler: Any, max_iter: int) -> list[Any]:
-    """Return what a new learning-rate scheduler gives at five moments of the run."""
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    steps = [min(int(share * max_iter), max_iter - 1) for share in shares]
+    """Return what a new learning-rate scheduler gives at six moments of the run."""
+    # The last is that after the last step, which is computed but not used.
+    steps = [*(int(share * max_iter) for share in (0.0, 0.25, 0.5, 0.75)), max_iter - 1, max_iter]
     if isinstance(scheduler, ParamScheduler):
         return [scheduler(step / max_iter) for step in steps]
     factors = []

@@ -30,15 +30,15 @@ from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
-from ranking_det.user_errors import UserError, nearest
+from ranking_det.user_errors import UserError, nearest, no_log
 
 FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
 """Raised by yaml, yacs and Detectron2 for a faulty file, in addition to errors of unknown keys."""
 
 # yacs's message: the declared type, the declared value, the new value and the key.
 _MISMATCH = re.compile(
-    r"Type mismatch \(<class '(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) for config key: "
-    r"(.+)"
+    r"Type mismatch \(<class '(?:\w+\.)*(\w+)'> vs\. .*\) with values \((.*?) vs\. (.*)\) "
+    r"for config key: (.+)"
 )
 
 VALUES = {
@@ -75,6 +75,9 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "SOLVER.WARMUP_ITERS": partial(check_integer, low=0),
     "SOLVER.MOMENTUM": partial(check_at_least, low=0.0),
     "SOLVER.WEIGHT_DECAY": partial(check_at_least, low=0.0),
+    "SOLVER.WEIGHT_DECAY_BIAS": partial(check_at_least, low=0.0),
+    "SOLVER.WEIGHT_DECAY_NORM": partial(check_at_least, low=0.0),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": partial(check_at_least, low=0.0, strictly=True),
     "MODEL.BACKBONE.FREEZE_AT": partial(check_integer, low=0),
 }
 """The check of each number that only a yaml config has and Detectron2 does not check."""
@@ -115,23 +118,29 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
     add_ranking_config(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = split_overrides(overrides)
+    place = f"{path}: "  # of an error; overrides have no file
     try:
-        cfg.merge_from_file(path, allow_unsafe=False)
+        with no_log():  # of a file without VERSION
+            cfg.merge_from_file(path, allow_unsafe=False)
         if not trust:
             _check_calls(cfg, path)
+        place = ""
         for key, value in pairs:
             _add_component_key(cfg, key)
             cfg.merge_from_list([key, _as_declared(cfg, key, value)])
     except UserError:
         raise
     except (KeyError, AssertionError) as error:
-        raise UserError(_unknown_key(cfg, str(error))) from error
+        raise UserError(f"{place}{_unknown_key(cfg, str(error))}") from error
     except FAULTS as error:
         text = " ".join(str(error).split())
         mismatch = _MISMATCH.match(text)
         if mismatch:
-            raise UserError("{3}: expected {0}, got {2!r}".format(*mismatch.groups())) from error
-        raise UserError(f"{path}: {text}") from error
+            expected = mismatch[1].replace("CfgNode", "a section with keys")
+            text = f"{mismatch[4]}: expected {expected}, got {mismatch[3]!r}"
+        elif place and isinstance(error, (AttributeError, TypeError)):
+            text = "expected sections such as MODEL and SOLVER with keys and values, got other yaml"
+        raise UserError(f"{place}{text}") from error
     _check_numbers(cfg)
     cfg.freeze()
     return cfg
@@ -239,6 +248,21 @@ def _check_numbers(cfg: CfgNode) -> None:
         except ValueError as error:
             raise UserError(str(error)) from None
     _check_sizes(cfg, "")
+    _check_repeats(cfg)
+
+
+def _check_repeats(cfg: CfgNode) -> None:
+    """Raise UserError unless images of rare classes can be repeated, if the sampler is for that."""
+    if not _repeats(cfg):
+        return
+    loading = cfg.DATALOADER
+    if not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 does not have the key
+        raise UserError("DATALOADER.REPEAT_SQRT: expected True (as in the LVIS paper), got False")
+    if loading.REPEAT_THRESHOLD <= 0:
+        raise UserError(
+            "DATALOADER.REPEAT_THRESHOLD: expected a number above 0 (0.001 for LVIS), got "
+            f"{loading.REPEAT_THRESHOLD}"
+        )
 
 
 def _check_sizes(value: Any, key: str) -> None:
@@ -313,16 +337,8 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
 
 def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
     """Load the training set; repeat images of rare classes if the sampler is for that."""
-    loading, repeats = cfg.DATALOADER, _repeats(cfg)
-    if repeats and not loading.get("REPEAT_SQRT", True):  # Detectron2 0.6 does not have the key
-        raise UserError("DATALOADER.REPEAT_SQRT: expected True (as in the LVIS paper), got False")
-    if repeats and loading.REPEAT_THRESHOLD <= 0:
-        raise UserError(
-            "DATALOADER.REPEAT_THRESHOLD: expected a number above 0 (0.001 for LVIS), got "
-            f"{loading.REPEAT_THRESHOLD}"
-        )
     records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    return repeat_rare(records, loading.REPEAT_THRESHOLD) if repeats else records
+    return repeat_rare(records, cfg.DATALOADER.REPEAT_THRESHOLD) if _repeats(cfg) else records
 
 
 def _test_records(cfg: CfgNode, *, names: list[str]) -> list[dict[str, Any]]:

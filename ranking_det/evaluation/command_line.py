@@ -119,8 +119,10 @@ def _check_outputs(args: argparse.Namespace) -> None:
     inputs = ((args.ground_truth, "the ground truth"), (args.results, "the results"))
     used_by = {Path(path).resolve(): name for path, name in inputs}
     for flag, path in (("--output", args.output), ("--per-class", args.per_class)):
-        if not path:
+        if path is None:
             continue
+        if not path:
+            raise UserError(f"{flag}: expected a file, got {path!r}")
         final = Path(path).resolve()
         if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
             raise UserError(f"{flag} {path}: {final.parent} is not a folder that can be written to")

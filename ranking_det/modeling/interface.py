@@ -64,6 +64,14 @@ class DetectorInterface:
         """
         return None
 
+    def check_parts(self) -> None:
+        """Check that the parts of the model are compatible, as far as no constructor does.
+
+        Raises:
+            ValueError: a part would fail in the first step.
+        """
+        return
+
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool
     ) -> nn.Module:

@@ -165,9 +165,13 @@ def test_the_folder_follows_the_environment_variable(monkeypatch):
     assert str(shapes_folder(root="/x")) == "/x/shapes"
 
 
-def test_the_command_line_prints_a_one_line_error_and_exits_with_status_1(tmp_path, capsys):
+def test_the_command_line_prints_a_one_line_error_and_exits_with_status_2(tmp_path, capsys):
     prepare_shapes(tmp_path, **SMALL)
     assert main(["--root", str(tmp_path)]) == 0
-    assert main(["--root", str(tmp_path), "--size", "96"]) == 1
+    assert main(["--root", str(tmp_path), "--size", "96"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1 and "size=96" in errors[0]
+    assert main(["--root", ""]) == main(["--root", str(tmp_path), "--workers", "0"]) == 2
+    errors = capsys.readouterr().err
+    assert "root: expected a folder, got ''" in errors
+    assert "workers: expected at least 1, got 0" in errors

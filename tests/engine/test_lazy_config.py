@@ -51,7 +51,10 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
         ("train.max_iter.x=1", "train.max_iter: expected a node with a key 'x', got 1300"),
         ("train.max_iter", "overrides: expected key=value, got 'train.max_iter'"),
         ("--eval-onyl", "overrides: expected key=value, got '--eval-onyl'"),
-        ("train.output_dir=[1", "train.output_dir=\\[1"),
+        ("train.output_dir=[1", r"train.output_dir: expected a number or a word, .*, got '\[1'"),
+        ("optimizer.lr=0,01", "optimizer.lr: expected a number or a word, .*, got '0,01'"),
+        ("train.init_checkpoint=~/a.pth", "expected .* a text in quotes as .*, got '~/a.pth'"),
+        ("model.pixel_mean=[1,x]", r"model.pixel_mean: expected numbers, got \[1, 'x'\]"),
         ("model.pixel_mean.3=1", "model.pixel_mean: expected an index from 0 to 2, got '3'"),
         (
             "model.criterion.classification=rs",
@@ -153,8 +156,9 @@ def test_the_error_names_a_missing_file():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def", "SyntaxError"),
-        ("import no_such_module", "No module named 'no_such_module'"),
+        ("a = 1\ndef", "has syntax error.* line 2"),
+        ("import no_such_module", r"No module named 'no_such_module' \(.*config.py:1\)"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(.*config.py:2\)"),
         (
             "model = dict()",
             "expected definitions of dataloader, optimizer, lr_multiplier, train, got none",

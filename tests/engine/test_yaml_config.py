@@ -32,6 +32,7 @@ def test_an_override_can_add_an_argument_of_a_component():
             r"config: no key 'SOLVRE' \(did you mean 'SOLVER'",
         ),
         (["SOLVER.MAX_ITER", "x"], "MAX_ITER|mismatch"),
+        (["SOLVER", "5"], "^SOLVER: expected a section with keys, got '5'$"),
         (["SOLVER.MAX_ITER"], "overrides: expected pairs KEY value, got SOLVER.MAX_ITER"),
     ],
 )
@@ -49,15 +50,19 @@ def test_a_wrong_override_gives_a_one_line_error(overrides, message):
             r"MODEL: no key 'RETINANETT' \(did you mean 'RETINANET'",
         ),
         ("MODEL: {MASK_ON: [}", "while parsing"),
+        ("images: []", r"config.yaml: config: no key 'images'"),
+        ("", "config.yaml: expected sections such as MODEL and SOLVER with keys and values"),
+        ("- 1", "config.yaml: expected sections such as MODEL and SOLVER with keys and values"),
         ("SOLVER: {MAX_ITER: abc}", "MAX_ITER|mismatch"),
     ],
 )
-def test_a_faulty_file_gives_a_one_line_error(tmp_path, text, message):
+def test_a_faulty_file_gives_a_one_line_error(tmp_path, caplog, text, message):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         load_yaml_config(str(path), [])
     assert "\n" not in str(caught.value)
+    assert not caplog.records  # a file without VERSION
 
 
 def test_the_error_names_a_missing_file():
@@ -109,10 +114,9 @@ def test_detections_of_several_test_sets_are_written_to_folders_named_after_the_
 
 def test_the_repeat_factor_sampler_without_a_threshold_is_an_error():
     overrides = ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "MODEL.DEVICE", "cpu"]
-    config = load_config(CONFIG, overrides)
     message = "DATALOADER.REPEAT_THRESHOLD: expected a number above 0 .*, got 0.0"
     with pytest.raises(UserError, match=message):
-        config.records()
+        load_config(CONFIG, overrides)
 
 
 def test_an_unregistered_architecture_gives_a_one_line_error():

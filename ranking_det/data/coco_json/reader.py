@@ -306,8 +306,9 @@ def load_json(path: str, what: str) -> Any:
     Raises:
         UserError: the file is missing or is not JSON.
     """
-    if os.path.isdir(path):
-        raise UserError(f"the {what} {path!r} is a folder, not a file")
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe could make the command wait
+        kind = "a folder" if os.path.isdir(path) else "a pipe or device"
+        raise UserError(f"the {what} {path!r} is {kind}, not a file")
     try:
         return _parse(Path(path).read_bytes())
     except FileNotFoundError:

@@ -179,13 +179,19 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         The content with converted boxes. The area of an object without a mask is that of its box.
 
     Raises:
-        UserError: most boxes have no size when they are read in this form; or an entry is faulty.
+        UserError: most boxes have no size or are not within 0 to 1 when they are read in this
+            form; or an entry is faulty.
     """
     if form == "xywh":
         return content
     section, faults = read_fields(content, where, "annotations", "image_id"), Faults(where)
     boxes = read_boxes("annotations", section.entries, faults, Counter()).xywh
     faults.check()
+    given = [bool(annotation.get("bbox")) for annotation in section.entries]
+    large = int((boxes[given] > 1).any(1).sum())
+    if form == "normalized" and large > len(boxes) / 2:
+        text = f"{large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
+        raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     if form == "xyxy":
         boxes[:, 2:] -= boxes[:, :2]
     else:
@@ -195,7 +201,6 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         boxes *= np.array([2 * sizes.get(i, unknown) for i in section.columns["image_id"]]).reshape(
             -1, 4
         )
-    given = [bool(annotation.get("bbox")) for annotation in section.entries]
     flat = int((boxes[given, 2:] <= 0).any(1).sum())
     if flat > len(boxes) / 2:
         text = f"{flat:,} of {len(boxes):,} boxes have no size as {form}"

@@ -35,7 +35,7 @@ from ranking_det.data.coco_json.image_files import (
 from ranking_det.data.coco_json.reader import Annotations
 from ranking_det.data.formats.annotated_images import Box, Polygon, Size, extent
 from ranking_det.data.formats.coco_files import CocoSplit
-from ranking_det.files import write_whole
+from ranking_det.files import make_folder, write_whole
 from ranking_det.user_errors import UserError
 
 _AGREEMENT = 0.5  # pixels by which the box around a polygon may differ from the object's box
@@ -61,9 +61,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     parent = next(folder for folder in final.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {parent} is not a folder that can be written to")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     partial = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex[:8]}")
-    partial.mkdir()
+    make_folder(partial)
     try:
         yield partial
         partial.rename(final)

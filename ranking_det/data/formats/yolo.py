@@ -43,6 +43,7 @@ YAML_FILES = ("data.yaml", "dataset.yaml")
 _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNORECASE)
 _LEVELS_ABOVE = 3
 _MAX_CLASSES = 10_000  # without names; a larger index is another number, such as an id
+_LARGEST = 2.0  # of a number; a box that sticks out of its image has numbers slightly above 1
 _NUM_PROBED = 50  # label files that are opened to recognise the format
 
 
@@ -172,7 +173,9 @@ def read(
         faults.remark(f"{text}: they count as images without objects")
     if not objects:
         where = description.yaml_file or tree.root
-        raise UserError(f"{where}: none of {num_images:,} images has a label file with objects")
+        reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""
+        text = f"none of {num_images:,} images has a label file with objects"
+        raise UserError(f"{where}: {text}{reason}")
     names = _class_names(tree, description, objects, faults)
     for obj in objects:
         obj.name = names[int(obj.name or 0)]
@@ -274,6 +277,9 @@ def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
         text = f"expected a class index and numbers, got {show(' '.join(words))}"
         raise FaultError("malformed line", text)
     index, values = str(int(numbers[0])), numbers[1:]
+    if max(values, default=0) > _LARGEST:
+        text = f"expected fractions of the width and height, got {show(' '.join(words))}"
+        raise FaultError("numbers in pixels", text)
     if keypoints:
         values = values[:4]
     if len(values) == 4:

@@ -5,7 +5,9 @@ import logging
 import sys
 
 from ranking_det.data.shapes import VARIANTS, Settings, prepare_shapes
+from ranking_det.user_errors import UserError, run_command
 
+PROGRAM = "python -m ranking_det.data.shapes"
 DESCRIPTION = """\
 Generate the synthetic shapes data set, unless it exists, and print its folder.
 
@@ -24,10 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 1 for an error, which is printed as one line on stderr, else 0.
+        The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
     """
     parser = argparse.ArgumentParser(
-        "python -m ranking_det.data.shapes",
+        PROGRAM,
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,12 +52,16 @@ def main(argv: list[str] | None = None) -> int:
     workers = "threads that draw (default: one per CPU core, at most 8)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    args = parser.parse_args(argv)
+    return run_command(PROGRAM, lambda: _generate(args))
+
+
+def _generate(args: argparse.Namespace) -> str:
     try:
-        prepare_shapes(**vars(parser.parse_args(argv)))
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+        prepare_shapes(**vars(args))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return ""  # the log names the folder
 
 
 if __name__ == "__main__":

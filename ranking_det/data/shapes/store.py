@@ -24,6 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ranking_det.data.shapes.generate import VARIANTS, Settings, write_set
+from ranking_det.files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ def shapes_folder(variant: str = "shapes", root: str | Path | None = None) -> Pa
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant, or the root is empty.
     """
+    if root == "":
+        raise ValueError("root: expected a folder, got ''")
     if variant not in VARIANTS:
         raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
     root = root or os.environ.get("DETECTRON2_DATASETS") or "datasets"
@@ -70,7 +73,7 @@ def prepare_shapes(
         val: number of validation images, >= 1; default 250.
         size: side of the square images in pixels, >= 32; default 256.
         seed: random seed, >= 0; default 0.
-        workers: number of threads that draw; default one per CPU core, at most 8.
+        workers: number of threads that draw, >= 1; default one per CPU core, at most 8.
 
     Returns:
         The folder of the set.
@@ -85,7 +88,9 @@ def prepare_shapes(
     for name, value in wanted.items():
         if value < _MINIMUM[name]:
             raise ValueError(f"{name}: expected at least {_MINIMUM[name]}, got {value}")
-    workers = workers or min(os.cpu_count() or 1, 8)
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
     is_new = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
     settings = _check(folder, variant, wanted)
     logger.info(
@@ -98,7 +103,7 @@ def prepare_shapes(
 
 def _make(folder: Path, settings: Settings, workers: int) -> bool:
     """Generate a set under the lock; return False if another process was faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with _lock(folder) as locked:
         if folder.exists():
             return False

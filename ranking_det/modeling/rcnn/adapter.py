@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 from detectron2.config import get_cfg
+from detectron2.layers import ROIAlign
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.modeling.anchor_candidates import as_one_class
 from ranking_det.modeling.interface import DetectorAdapter, Positives, register_adapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
+from ranking_det.modeling.rcnn.roi_heads import StagedROIHeads
 from ranking_det.modeling.rcnn.rpn import RankingRPN
 from ranking_det.modeling.tta import make_tta_mapper
 
@@ -56,6 +61,32 @@ class RCNNAdapter(DetectorAdapter):
         arguments = model.backbone, rpn.rpn_head, rpn.in_features, images, objects
         words = {"description": "the RPN's anchors matched to it", "task": "propose"}
         return [positives._replace(**words) for positives in rpn.pick_positives(*arguments)]
+
+    def check_parts(self) -> None:
+        """Check that the heads use features of the backbone, and that RoIs can be pooled.
+
+        Raises:
+            ValueError: there is no such feature, or a stride, a scale or a size is not above 0.
+        """
+        rpn, heads = self.model.proposal_generator, self.model.roi_heads
+        used = {}
+        if isinstance(rpn, (RPN, RankingRPN)):
+            used["proposal_generator.in_features"] = rpn.in_features
+            for stride in rpn.anchor_generator.strides:
+                check_integer("proposal_generator.anchor_generator.strides", stride, 1)
+        if isinstance(heads, (StandardROIHeads, StagedROIHeads)):
+            used["roi_heads.box_in_features"] = heads.box_in_features
+            used["roi_heads.mask_in_features"] = heads.mask_in_features if heads.mask_on else []
+        known = list(self.model.backbone.output_shape())
+        for key, names in used.items():
+            is_known = all(name in known for name in names)
+            check_that(is_known, key, f"some of {', '.join(known)}", list(names))
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, ROIAlign):
+                pooler = name.partition(".level_poolers")[0]
+                check_at_least(f"{pooler}.scales", layer.spatial_scale, 0, strictly=True)
+                for size in layer.output_size:
+                    check_integer(f"{pooler}.output_size", size, 1)
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool

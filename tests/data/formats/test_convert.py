@@ -174,12 +174,19 @@ def test_boxes_of_another_form_are_mended(tmp_path, form, boxes):
     assert [a["area"] for a in content["annotations"]] == [450, 64 * 48]
 
 
-def test_boxes_that_are_not_of_the_form_are_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("xyxy", "2 of 2 boxes have no size as xyxy"),
+        ("normalized", "2 of 2 boxes have numbers above 1 and are not normalized"),
+    ],
+)
+def test_boxes_that_are_not_of_the_form_are_refused(tmp_path, capsys, form, message):
     cases.make_image(tmp_path / "in" / "a.jpg")
     content = cases.coco_content(["a.jpg"], {"cat": (30, 20, 10, 10), "dog": (20, 20, 9, 9)})
     cases.write_json(tmp_path / "in" / "a.json", content)
-    assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
-    assert "2 of 2 boxes have no size as xyxy" in capsys.readouterr().err
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", form) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -199,6 +206,12 @@ def test_an_existing_output_is_refused(tmp_path, capsys):
     assert "exists; give another folder" in capsys.readouterr().err
 
 
+def test_an_output_inside_the_source_is_refused(tmp_path, capsys):
+    cases.coco_set(tmp_path / "in")
+    assert run(tmp_path / "in", tmp_path / "in" / "out") == 2
+    assert "expected a folder outside of" in capsys.readouterr().err
+
+
 def test_nothing_half_written_is_left_after_an_error(tmp_path, monkeypatch, capsys):
     cases.coco_set(tmp_path / "in")
 
@@ -211,10 +224,12 @@ def test_nothing_half_written_is_left_after_an_error(tmp_path, monkeypatch, caps
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_boxes_of_other_formats_cannot_be_mended(tmp_path, capsys):
+def test_a_flag_for_another_format_is_refused(tmp_path, capsys):
     cases.voc_set(tmp_path / "in")
     assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
     assert "--boxes xyxy is for COCO JSON" in capsys.readouterr().err
+    assert run(tmp_path / "in", tmp_path / "out", "--class-attribute", "name") == 2
+    assert "--class-attribute name is for VIA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,12 @@ def test_values_out_of_range_are_kept_for_the_reader_to_clip(tmp_path):
     assert content["annotations"][0]["bbox"] == pytest.approx([-5, 2, 80, 4])
 
 
+def test_numbers_in_pixels_are_refused(tmp_path):
+    message = ".*a.txt, line 1: .*expected fractions of the width and height, got '0 32 24 20 20'"
+    with pytest.raises(UserError, match=message):
+        one_image(tmp_path, "0 32 24 20 20\n")
+
+
 def test_a_class_index_without_a_name_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"a.txt, line 1: expected a class index below 2, .*got 2"):
         one_image(tmp_path, cases.yolo_line(2, (1, 2, 3, 4)))
