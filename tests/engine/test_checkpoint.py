@@ -17,7 +17,8 @@ from ranking_det.engine.checkpoint import (
     find_last,
     find_weights,
     load_weights,
-    read_extras,
+    read_best,
+    read_checkpoint,
 )
 from ranking_det.engine.command import Command
 from ranking_det.engine.hooks import BestCheckpoint
@@ -33,7 +34,7 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
     last = find_last(str(tmp_path))
     assert last == str(tmp_path / "model_0000004.pth")
-    assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
+    assert read_checkpoint(last).extras == {"class_names": ["a"], "iteration": 4}
 
 
 def test_the_log_has_the_final_name_of_a_checkpoint(tmp_path, caplog):
@@ -56,7 +57,7 @@ def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(t
         signal.signal(signal.SIGXFSZ, handler)
     assert "--resume" in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
-    assert read_extras(find_last(str(tmp_path)))["iteration"] == 1
+    assert read_checkpoint(find_last(str(tmp_path))).content["iteration"] == 1
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
@@ -76,7 +77,7 @@ def test_a_truncated_checkpoint_gives_a_one_line_error(keep, tmp_path):
     path = tmp_path / "model_0000001.pth"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     for read in (
-        lambda: read_extras(str(path)),
+        lambda: read_checkpoint(str(path)),
         lambda: load_weights(model, str(path), whole=True),
     ):
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
@@ -170,7 +171,7 @@ def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):
 
 
 def best_iteration(folder):
-    return read_extras(str(folder / "model_best.pth"))["iteration"]
+    return read_checkpoint(str(folder / "model_best.pth")).content["iteration"]
 
 
 def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
