@@ -304,19 +304,23 @@ def check_extras(checkpoint: Checkpoint) -> None:
     Raises:
         UserError: an entry has another type.
     """
-    names, ids = (checkpoint.content.get(key) for key in ("class_names", "category_ids"))
-    config, entry, expected = checkpoint.content.get("config"), "class_names", "a list of names"
-    valid = names is None or (_is_list(names, str) and len(names) > 0)
-    value = names
-    if valid and ids is not None:
-        count = len(names or ids)
-        entry, expected, value = "category_ids", f"a list of {count} category ids", ids
-        valid = _is_list(ids, (int, str)) and len(ids) == count
-    if valid and config is not None:
-        entry, expected, value = "config", "the text of a config.yaml", config
-        valid = isinstance(config, str)
-    if not valid:
-        raise UserError(f"{checkpoint.path!r}: {entry}: expected {expected}, got {show(value)}")
+    content = checkpoint.content
+    names, ids, config = (content.get(key) for key in ("class_names", "category_ids", "config"))
+    of_names = f"{len(names)} " if isinstance(names, list) else ""
+    faults = [
+        ("class_names", "a list of names", names, not names or not _is_list(names, str)),
+        (
+            "category_ids",
+            f"a list of {of_names}category ids",
+            ids,
+            not _is_list(ids, (int, str)) or (of_names and len(ids) != len(names)),
+        ),
+        ("config", "the text of a config.yaml", config, not isinstance(config, str)),
+    ]
+    for entry, expected, value, is_faulty in faults:
+        if value is not None and is_faulty:
+            path = checkpoint.path
+            raise UserError(f"{path!r}: {entry}: expected {expected}, got {show(value)}")
 
 
 def _is_list(value: Any, kind: Any) -> bool:
