@@ -29,7 +29,10 @@ SHOWN = 20
 SOLVER = ("BASE_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "BIAS_LR_FACTOR")
 """Beginnings of the keys under SOLVER whose values are in the state of the optimizer."""
 
-WITHOUT_EFFECT = ("optimizer.", *(f"SOLVER.{name}" for name in SOLVER))
+WITHOUT_EFFECT = (
+    *("optimizer.", "train.init_checkpoint", "MODEL.WEIGHTS"),
+    *(f"SOLVER.{name}" for name in SOLVER),
+)
 """Beginnings of config keys whose values a resumed run takes from the checkpoint."""
 
 
