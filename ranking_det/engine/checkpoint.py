@@ -308,7 +308,7 @@ def check_extras(checkpoint: Checkpoint) -> None:
     names, ids, config = (content.get(key) for key in ("class_names", "category_ids", "config"))
     of_names = f"{len(names)} " if isinstance(names, list) else ""
     faults = [
-        ("class_names", "a list of names", names, not names or not _is_list(names, str)),
+        ("class_names", "a list of names", names, not _is_list(names, str) or not names),
         (
             "category_ids",
             f"a list of {of_names}category ids",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import zlib
@@ -89,27 +90,33 @@ def _fault_of_optimizer(states: Any, trained_by: Any, optimizer: torch.optim.Opt
         return "expected the state of the optimizer, got none"
     if trained_by not in (None, name):
         return f"expected the state of {name}, got that of {trained_by}"
-    saved = states["optimizer"]
-    # Flags may be missing, because newer versions of torch have added some.
-    settings = {
-        key
-        for group in optimizer.param_groups
-        for key, value in group.items()
-        if key != "params" and value is not None and not isinstance(value, bool)
-    }
-    missing = sorted(settings.difference(*saved["param_groups"]))
+    saved, groups = states["optimizer"], optimizer.param_groups
+    # Only numbers, because newer versions of torch have added flags.
+    settings = [key for key in groups[0] if key != "params" and _is_numeric(groups[0][key])]
+    missing = set(settings).difference(*saved["param_groups"])
     if missing:
-        return f"expected the state of {name}, got that of an optimizer without {listed(missing)}"
+        without = listed(sorted(missing))
+        return f"expected the state of {name}, got that of an optimizer without {without}"
     optimizer.load_state_dict(saved)
     for parameter, entries in optimizer.state.items():
         for entry, value in entries.items():
             # Some optimizers have a number, or one number for each row or column, of a parameter.
             if isinstance(value, torch.Tensor) and not _is_broadcast(value, parameter):
-                shapes = tuple(parameter.shape), tuple(value.shape)
-                return f"expected {entry} of the optimizer of shape %s, got shape %s" % shapes
-    if not all(math.isfinite(group["lr"]) for group in optimizer.param_groups):
-        return "expected finite learning rates, got NaN or infinity"
+                shapes = f"{tuple(parameter.shape)}, got shape {tuple(value.shape)}"
+                return f"expected {entry} of the optimizer of shape {shapes}"
+    for group, key in itertools.product(optimizer.param_groups, (*settings, "initial_lr")):
+        if key in group and not _is_numeric(group[key]):
+            return f"expected finite numbers for {key} of the optimizer, got {show(group[key])}"
     return ""
+
+
+def _is_numeric(value: Any) -> bool:
+    """Return whether a setting of an optimizer is a finite number or several, such as betas."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_is_numeric, value))
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.Tensor)):
+        return False
+    return math.isfinite(value)
 
 
 def _is_broadcast(value: torch.Tensor, parameter: torch.Tensor) -> bool:

@@ -159,6 +159,7 @@ def test_a_file_without_weights_gives_a_one_line_error(content, message, tmp_pat
     ("extras", "message"),
     [
         ({"class_names": 5}, "class_names: expected a list of names, got 5"),
+        ({"class_names": torch.ones(2)}, r"class_names: expected a list of names, got tensor"),
         ({"class_names": []}, r"class_names: expected a list of names, got \[\]"),
         ({"class_names": ["a", 5]}, r"class_names: expected a list of names, got \['a', 5\]"),
         (

@@ -93,6 +93,7 @@ def changed(path, value):
 
 
 OPTIMIZER = "optimizer"
+GROUP = (OPTIMIZER, "param_groups", 0)
 RATES = ("hooks", "LRScheduler", "base_lrs")
 
 
@@ -114,8 +115,10 @@ RATES = ("hooks", "LRScheduler", "base_lrs")
         (trained(model=nn.Linear(2, 3, bias=False)), "a parameter group that doesn't match"),
         (changed([OPTIMIZER], 5), "expected states of SGD and its schedule, got others"),
         (changed([OPTIMIZER, "param_groups"], []), "without dampening"),
-        (changed([OPTIMIZER, "param_groups", 0, "lr"], float("nan")), "finite learning rates"),
-        (changed([OPTIMIZER, "param_groups", 0, "lr"], "a"), "got others"),
+        (changed([*GROUP, "lr"], float("nan")), "finite numbers for lr of the optimizer, got nan"),
+        (changed([*GROUP, "momentum"], "a"), "numbers for momentum of the optimizer, got 'a'"),
+        (changed([*GROUP, "initial_lr"], "a"), "numbers for initial_lr of the optimizer, got 'a'"),
+        (changed([*GROUP, "weight_decay"], []), r"weight_decay of the optimizer, got \[\]"),
         (changed(["hooks"], 5), "got others"),
         (changed(["hooks"], None), "expected the number of steps of its schedule, got None"),
         (changed(["hooks", "LRScheduler", "last_epoch"], "5"), "steps of its schedule, got '5'"),
