@@ -1,7 +1,8 @@
 """Atomic checkpoint writes; safe and strict loading of weights.
 
-:class:`SafeCheckpointer` reads weights from any source without running code from the file. Weights
-that do not fit the model are an error, where Detectron2 would only log a warning.
+:func:`read_checkpoint` reads weights from any source without running code from the file, and
+verifies its checksums. Weights that do not fit the model are an error, where Detectron2 would only
+log a warning.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import Detectron2Handler, PathManager
-from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from ranking_det.criteria import CriterionBase
 from ranking_det.engine.command import Command
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
-from ranking_det.engine.run_checks import check_file
-from ranking_det.engine.safe_unpickling import read_torch, read_weights
+from ranking_det.engine.run_checks import LARGEST, check_file
+from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import UserError, listed, show
 
 logger = logging.getLogger(__name__)
 
@@ -39,42 +41,6 @@ BEST, FINAL = "model_best", "model_final"
 HEURISTICS = "?matching_heuristics=True"
 
 
-class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer that never runs code from a file (safe unpickling).
-
-    Detectron2 unpickles ``.pkl`` and ``.pyth`` files without restriction. Whether a ``.pth`` file
-    can run code depends on torch's version and environment.
-    """
-
-    _by_heuristics = False
-    misfits: _IncompatibleKeys
-    """The entries of the last loaded checkpoint that do not fit the model."""
-
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint as Detectron2 does.
-
-        Args:
-            path: a file or URL. With ``?matching_heuristics=True`` at its end, parameter names are
-                matched by their ends, as in Detectron2's main branch.
-            args: as in Detectron2.
-            kwargs: as in Detectron2.
-
-        Returns:
-            The content of the checkpoint except weights and states.
-        """
-        self._by_heuristics = path.endswith(HEURISTICS)
-        content: dict[str, Any] = super().load(path.removesuffix(HEURISTICS), *args, **kwargs)
-        return content
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read_weights(filename)
-        return content | {"matching_heuristics": True} if self._by_heuristics else content
-
-    def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        """Keep the misfits for :func:`load_weights`; fvcore would log some of them twice."""
-        self.misfits = incompatible
-
-
 class _FinalNames(logging.LoggerAdapter):
     """Logger that names a checkpoint by its final name while it has a temporary one."""
 
@@ -82,11 +48,14 @@ class _FinalNames(logging.LoggerAdapter):
         return str(msg).replace(f"{PARTIAL}.pth", ".pth"), kwargs
 
 
-class RunCheckpointer(SafeCheckpointer):
-    """Detectron2's checkpointer with atomic writes.
+class RunCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic writes and safe unpickling.
 
     A checkpoint is written under a temporary name and renamed when it is complete. A kill or a
     full disk therefore leaves the previous checkpoint intact.
+
+    Detectron2 unpickles ``.pkl`` and ``.pyth`` files without restriction. Whether a ``.pth`` file
+    can run code depends on torch's version and environment. This class never runs code from a file.
 
     Args:
         model: plain or distributed.
@@ -99,6 +68,9 @@ class RunCheckpointer(SafeCheckpointer):
         super().__init__(*args, **checkpointables)
         self.logger = _FinalNames(self.logger, {})
         self.extras = extras
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return read_weights(filename)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth to the output folder.
@@ -153,7 +125,10 @@ def how_to_continue(output_dir: str) -> str:
     Args:
         output_dir: the output folder of the run.
     """
-    last = find_last(output_dir)
+    try:
+        last = find_last(output_dir)
+    except UserError:  # a resumed run has not replaced last_checkpoint yet
+        return "continue with --resume"
     if last:
         return f"continue from {last} with --resume"
     return "start again with --overwrite (there is no checkpoint yet)"
@@ -169,40 +144,84 @@ def after_full_disk(output_dir: str) -> str:
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint file and its entries other than weights.
+    """A checkpoint file and its content.
 
     Attributes:
         path: a file or a URL; "" for none.
-        extras: see :func:`read_extras`; empty if the file has not been read.
+        content: "model" with the weights, "trainer" with the states of a run, and the extras.
+        note: the reason why it is not the last checkpoint of the folder that is resumed; "" if it
+            is.
     """
 
     path: str
-    extras: dict[str, Any]
+    content: dict[str, Any]
+    note: str = ""
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """The entries other than weights and states: iteration, classes and so on."""
+        return {key: v for key, v in self.content.items() if key not in ("model", "trainer")}
 
     @property
     def next_iteration(self) -> int:
-        """The iteration at which a resumed run starts; 0 if it cannot be resumed."""
-        return int(self.extras.get("iteration", -1)) + 1
+        """The iteration at which a resumed run starts."""
+        return int(self.content["iteration"]) + 1
+
+    def release(self) -> None:
+        """Drop weights and states, and so the file if it has been deleted in the meantime."""
+        for key in ("model", "trainer"):
+            self.content.pop(key, None)
 
 
-def read_extras(path: str) -> dict[str, Any]:
-    """Read the entries of a checkpoint other than weights and states: iteration, classes and so on.
+def read_checkpoint(path: str) -> Checkpoint:
+    """Read a checkpoint without running code from the file, and verify its checksums.
 
     Args:
-        path: a file or a URL; only local ``.pth`` files have such entries.
+        path: a file or URL; "" for none. With ``?matching_heuristics=True`` at its end, parameter
+            names are matched by their ends, as in Detectron2's main branch.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file does not exist, is not a checkpoint, contains objects other than plain
+            data, or has changed since it was written.
     """
-    if not path.endswith(".pth") or "://" in path:
-        return {}
+    if not path:
+        return Checkpoint("", {})
+    file = path.removesuffix(HEURISTICS)
     try:
-        content = read_torch(path, mmap=True)
+        content = read_weights(PathManager.get_local_path(file))
+        _check_weights(content["model"])
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    if not isinstance(content, dict):
-        return {}
-    return {key: value for key, value in content.items() if key not in ("model", "trainer")}
+    if file != path:
+        content["matching_heuristics"] = True
+    return Checkpoint(path, content)
+
+
+def read_best(path: str) -> dict[str, float]:
+    """Read the best metric and its iteration from the best checkpoint.
+
+    Args:
+        path: ``model_best.pth``.
+
+    Returns:
+        ``metric`` and ``iteration``; an empty dict if the checkpoint does not have them.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    best = read_checkpoint(path).content.get("best") or {}
+    if best and not (isinstance(best, dict) and isinstance(best.get("metric"), float)):
+        raise UserError(f"{path!r}: best: expected a metric and its iteration, got {show(best)}")
+    return best
+
+
+def _check_weights(weights: Any) -> None:
+    if not isinstance(weights, dict):
+        raise ValueError(f"model: expected weights by name, got a {type(weights).__name__}")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, np.ndarray)):
+            kind = type(value).__name__
+            raise ValueError(f"model: expected only weights, got {show(name)} of type {kind}")
 
 
 def _unreadable(path: str, error: BaseException) -> UserError:
@@ -211,9 +230,25 @@ def _unreadable(path: str, error: BaseException) -> UserError:
 
 
 def find_last(output_dir: str) -> str:
-    """Return the path of the last checkpoint of an output folder, or "" if there is none."""
+    """Return the path of the last checkpoint of an output folder, or "" if there is none.
+
+    Args:
+        output_dir: the output folder of a run, which has the file ``last_checkpoint``.
+
+    Raises:
+        UserError: ``last_checkpoint`` does not have the name of a checkpoint of its folder.
+    """
     pointer = Path(output_dir, "last_checkpoint")
-    return str(Path(output_dir, pointer.read_text().strip())) if pointer.is_file() else ""
+    if not pointer.is_file():
+        return ""
+    with pointer.open("rb") as file:
+        name = file.read(300).decode(errors="replace").strip()
+    if not name.isprintable() or not name.endswith(".pth") or Path(name).name != name:
+        raise UserError(
+            f"{pointer}: expected the name of a checkpoint in this folder, such as "
+            f"{FINAL}.pth, got {show(name)}"
+        )
+    return str(Path(output_dir, name))
 
 
 def find_resumable(output_dir: str) -> Checkpoint | None:
@@ -225,30 +260,77 @@ def find_resumable(output_dir: str) -> Checkpoint | None:
     Returns:
         The checkpoint; None if the folder has none that can be resumed.
     """
-    last = find_last(output_dir)
-    checkpoint = _read_or_skip(last) if last else None
-    if checkpoint is not None:
-        return checkpoint
+    note = "the file last_checkpoint is missing"
+    try:
+        last = find_last(output_dir)
+        if last:
+            return _read_resumable(last)
+    except UserError as error:
+        note = str(error)
     paths = Path(output_dir).glob("model_*.pth")
     earlier = map(_read_or_skip, (str(path) for path in paths if RESUMABLE.fullmatch(path.name)))
-    return max(filter(None, earlier), key=lambda c: (c.next_iteration, c.path), default=None)
+    latest = max(filter(None, earlier), key=lambda c: (c.next_iteration, c.path), default=None)
+    return latest and latest._replace(note=note)
 
 
 def _read_or_skip(path: str) -> Checkpoint | None:
     """Read a checkpoint; return None if a run cannot be resumed from it."""
     try:
-        checkpoint = Checkpoint(path, read_extras(path))
+        return _read_resumable(path)
     except UserError:
         return None
-    return checkpoint if checkpoint.next_iteration else None
+
+
+def _read_resumable(path: str) -> Checkpoint:
+    """Read a checkpoint; raise UserError if a run cannot be resumed from it."""
+    check_file(path, "the last checkpoint")
+    checkpoint = read_checkpoint(path)
+    check_extras(checkpoint)
+    iteration = checkpoint.content.get("iteration")
+    if iteration is None:
+        raise UserError(f"{path!r} has no iteration")
+    if type(iteration) is not int or not 0 <= iteration < LARGEST:
+        expected = f"an integer from 0 to {LARGEST - 1}"
+        raise UserError(f"{path!r}: iteration: expected {expected}, got {show(iteration)}")
+    return checkpoint
+
+
+def check_extras(checkpoint: Checkpoint) -> None:
+    """Check the class names, the category ids and the config in a checkpoint.
+
+    Args:
+        checkpoint: any checkpoint; it need not have these entries.
+
+    Raises:
+        UserError: an entry has another type.
+    """
+    content = checkpoint.content
+    names, ids, config = (content.get(key) for key in ("class_names", "category_ids", "config"))
+    of_names = f"{len(names)} " if isinstance(names, list) else ""
+    faults = [
+        ("class_names", "a list of names", names, not _is_list(names, str) or not names),
+        (
+            "category_ids",
+            f"a list of {of_names}category ids",
+            ids,
+            not _is_list(ids, (int, str)) or (of_names and len(ids) != len(names)),
+        ),
+        ("config", "the text of a config.yaml", config, not isinstance(config, str)),
+    ]
+    for entry, expected, value, is_faulty in faults:
+        if value is not None and is_faulty:
+            path = checkpoint.path
+            raise UserError(f"{path!r}: {entry}: expected {expected}, got {show(value)}")
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
 
 
 def find_weights(
     command: Command, weights: str, output_dir: str, keys: tuple[str, str]
 ) -> Checkpoint:
     """Find the checkpoint to evaluate, to predict with, to resume or to start from.
-
-    The extras of the checkpoint are read, except for a run that only starts from its weights.
 
     Args:
         command: the command, which determines the purpose.
@@ -259,13 +341,13 @@ def find_weights(
 
     Raises:
         UserError: there are no weights to evaluate, to predict with or to resume, or the file does
-            not exist or cannot be downloaded.
+            not exist, cannot be downloaded or cannot be read.
     """
     weights_key, folder_key = keys
     if command.resume:
         return _find_resumed(output_dir, folder_key)
     flag = "--eval-only" if command.eval_only else "--predict" if command.predict else ""
-    last = find_last(output_dir) if flag else ""
+    last = find_last(output_dir) if flag and not weights else ""
     if weights:
         check_file(weights.removesuffix(HEURISTICS), weights_key)
         _download(weights.removesuffix(HEURISTICS), weights_key)
@@ -276,8 +358,10 @@ def find_weights(
             f"{flag}: expected weights, got none; give {weights_key}=FILE (there is no checkpoint "
             f"in {folder_key}={output_dir})"
         )
-    path = weights or last
-    return Checkpoint(path, read_extras(path) if flag else {})
+    checkpoint = read_checkpoint(weights or last)
+    if flag:
+        check_extras(checkpoint)
+    return checkpoint
 
 
 def _download(path: str, key: str) -> None:
@@ -303,14 +387,13 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
     checkpoint = find_resumable(output_dir)
     if checkpoint is not None:
         return checkpoint
-    last, reason = find_last(output_dir), ""
-    if last:
-        try:
-            check_file(last, "the last checkpoint")
-            read_extras(last)
-            reason = f" that can be resumed ({last!r} has no iteration)"
-        except UserError as error:
-            reason = f" that can be resumed ({error})"
+    reason = ""
+    try:
+        last = find_last(output_dir)
+        if last:
+            _read_resumable(last)
+    except UserError as error:
+        reason = f" that can be resumed ({error})"
     replaces = has_training(Path(output_dir))
     remedy = "start again with --overwrite" if replaces else "start without --resume"
     raise UserError(
@@ -318,34 +401,37 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
     )
 
 
-def load_weights(model: nn.Module, path: str, *, whole: bool) -> None:
-    """Load only the weights of a checkpoint into a model, without running code from the file.
+def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) -> None:
+    """Load only the weights of a checkpoint into a model.
 
     The state that a criterion collects in training (steps, averages, balances) is loaded only if
     ``whole``: a new run starts with fresh state.
 
     Args:
         model: gets the weights; not distributed.
-        path: a checkpoint, or "" to leave the model as it was initialised.
+        weights: a checkpoint, or the path to read it from (see :func:`read_checkpoint`); "" to
+            leave the model as it was initialised.
         whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
             must have at least one, as when a run starts from the weights of a backbone.
 
     Raises:
-        UserError: the file does not exist, is not a checkpoint, contains objects other than plain
-            data, or belongs to another model.
+        UserError: the checkpoint belongs to another model, or cannot be read.
     """
+    checkpoint = read_checkpoint(weights) if isinstance(weights, str) else weights
+    path, content = checkpoint.path, checkpoint.content
     if not path:
         return
+    logger.info("Loading the weights of %s", path)
     criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
     memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
-    checkpointer = SafeCheckpointer(model)
     try:
-        checkpointer.load(path, checkpointables=[])
+        # Detectron2 changes what it gets.
+        state = {**content, "model": copy.copy(content["model"])}
+        misfits = RunCheckpointer(model, extras={})._load_model(state)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     for criterion, memory in zip(criteria, memories, strict=True):
         criterion.load_state_dict(memory)
-    misfits = checkpointer.misfits
     shapes = {
         key: f" ({there} there, {here} here)" for key, there, here in misfits.incorrect_shapes
     }

@@ -23,10 +23,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, distributed, nn
 
-from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
+from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_best
 from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
+from ranking_det.user_errors import UserError
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -166,10 +167,17 @@ class BestCheckpoint(HookBase):
         self.best: dict[str, float] = {}
 
     def before_train(self) -> None:
-        """On a resume, read model_best.pth: it may be newer than the resumed checkpoint."""
+        """On a resume, read model_best.pth: it may be newer than the resumed checkpoint.
+
+        If it is broken, the next evaluation writes it again.
+        """
         path = Path(self.checkpointer.save_dir, f"{BEST}.pth")
         if self.trainer.start_iter > 0 and path.is_file():
-            written = read_extras(str(path)).get("best") or {}
+            try:
+                written = read_best(str(path))
+            except UserError as error:
+                logger.warning("%s; the next evaluation replaces it", error)
+                written = self.best = {}
             if written.get("metric", -math.inf) > self.best.get("metric", -math.inf):
                 self.best = written
 

@@ -11,8 +11,9 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -49,6 +50,7 @@ from ranking_det.engine.own_data import (
     register_own_data,
     take_own_data,
 )
+from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError, no_log
@@ -69,6 +71,7 @@ class Plan:
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
         sources: the conversion of the user's data, which :meth:`write_data` writes; None for none.
+        training_data: facts about the training set for checkpoints, such as the number of images.
     """
 
     command: Command
@@ -79,6 +82,7 @@ class Plan:
     dtype: str
     records: Records | None = None
     sources: OwnDataPlan | None = None
+    training_data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output_dir(self) -> str:
@@ -101,6 +105,16 @@ class Plan:
             self.sources.write()
         self.sources = None
         comm.synchronize()
+
+    def load_weights(self) -> None:
+        """Load the weights into the model; log those that are missing or unused.
+
+        Raises:
+            UserError: the weights do not fit the model.
+        """
+        command = self.command
+        whole = command.resume or command.eval_only or bool(command.predict)
+        load_weights(self.model, self.weights, whole=whole)
 
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""
@@ -296,12 +310,16 @@ def _check_tensors(model: nn.Module) -> None:
 def _try_weights(plan: Plan) -> None:
     """Load the weights without a log, so that a file that does not fit is an error of the plan.
 
-    They are loaded again, with a log, when the output folder has one.
+    The run loads them again, with a log, when the output folder has one. They are read once.
     """
-    command = plan.command
-    whole = command.resume or command.eval_only or bool(command.predict)
     with no_log():
-        load_weights(plan.model, plan.weights.path, whole=whole)
+        plan.load_weights()
+    if plan.command.resume:
+        config = plan.config
+        optimizer = config.optimizer(plan.model)
+        scheduler = config.scheduler(optimizer)
+        key = config.written("train.init_checkpoint")
+        check_states(plan.weights, optimizer, scheduler, key, scales=plan.dtype == "float16")
 
 
 def _check_end(plan: Plan) -> None:

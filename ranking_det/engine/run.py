@@ -21,7 +21,7 @@ from torch.distributed import is_torchelastic_launched
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
-from ranking_det.engine.checkpoint import find_last, how_to_continue, load_weights
+from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import NonFiniteLossError
@@ -32,6 +32,7 @@ from ranking_det.engine.part_errors import part_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
+from ranking_det.engine.resuming import describe_training_data
 from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
@@ -167,8 +168,11 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
         remove_partial(plan.output_dir)
     plan.write_data()
     set_up(plan)
-    if command.resume and find_last(plan.output_dir) not in ("", plan.weights.path):
-        logger.warning("The last checkpoint is missing or broken: resuming from an earlier one")
+    if plan.weights.note:
+        logger.warning(
+            "The last checkpoint is missing or broken (%s): resuming from an earlier one",
+            plan.weights.note,
+        )
     make_missing_sets([*config.names("train"), *config.names("test")])
     config.check_test_sets()
     loader, statistics_loader, skipped = _train_loaders(plan)
@@ -192,7 +196,7 @@ def evaluate_weights(plan: Plan) -> str:
     plan.write_data()
     set_up(plan)
     make_missing_sets(plan.config.names("test"))
-    load_weights(plan.model, plan.weights.path, whole=True)
+    plan.load_weights()
     logger.info("Evaluating %s", plan.weights.path)
     _warn_of_other_inputs(plan)
     evaluate(plan.config, distribute(plan.model, plan.config.train.device))
@@ -221,7 +225,7 @@ def predict(plan: Plan) -> str:
         names, ids = None, None  # the config's data set has other classes than the weights
     if ids is None:
         ids = range(count or 0)
-    load_weights(plan.model, plan.weights.path, whole=True)
+    plan.load_weights()
     _warn_of_other_inputs(plan)
     model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
@@ -251,7 +255,7 @@ def preview(plan: Plan) -> str:
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))
     write_faults(plan.data.faults, folder)
     model = plan.model.train()
-    load_weights(model, plan.weights.path, whole=False)
+    plan.load_weights()
     records = plan.take_records()
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, 0, skipped)
@@ -309,6 +313,8 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     images. No reference to the records remains after the call.
     """
     config, records = plan.config, plan.take_records()
+    if records and comm.is_main_process():
+        plan.training_data = describe_training_data(config.names("train"), records)
     if records:
         mapper = config.mapper("train").mapper
         check_masks(records, mapper, config.names("train"))

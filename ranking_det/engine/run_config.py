@@ -539,17 +539,29 @@ def _build_parts(node: Any, key: str) -> None:
                 instantiate(part)
 
 
+def leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """Return the values in nested containers by their keys, such as "train.seed".
+
+    Args:
+        value: plain dicts, lists and tuples; a leaf is anything else, or an empty container.
+        key: the key of the value itself.
+    """
+    entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+    if not isinstance(entries, dict) or not entries:
+        return {key: value} if key else {}
+    values: dict[str, Any] = {}
+    for name, entry in entries.items():
+        values |= leaves(entry, f"{key}.{name}" if key else str(name))
+    return values
+
+
 def _plain_values(value: Any, key: str) -> dict[str, Any]:
     """Return the numbers, texts and so on in a container by their keys, without the targets."""
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {key: value} if isinstance(value, (bool, int, float, str)) else {}
-    values: dict[str, Any] = {}
-    for name, entry in value.items():
-        if name != "_target_":
-            values |= _plain_values(entry, f"{key}.{name}")
-    return values
+    return {
+        name: leaf
+        for name, leaf in leaves(value, key).items()
+        if isinstance(leaf, (bool, int, float, str)) and not name.endswith("._target_")
+    }
 
 
 def _shallowest(node: DictConfig, name: str, key: str) -> list[str]:

@@ -2,6 +2,10 @@
 
 Pickles are programs. Torch's restricted unpickler reads torch files. The .pkl files of Detectron2's
 model zoo contain numpy arrays; an unpickler that accepts only arrays and plain values reads them.
+
+The checksums (CRC-32) that ``torch.save`` writes to its zip archives are verified, which
+``torch.load`` does not do. Files of torch before 1.6, .pkl files, and files written with
+``torch.serialization.set_crc32_options(False)`` have no checksums.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+import zlib
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +25,9 @@ import torch
 
 KINDS = "biufcSU"
 """The allowed values of ``numpy.dtype.kind``: numbers and text, not objects or structures."""
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""Raised by zipfile for a damaged archive."""
 
 
 def read_weights(path: str) -> dict[str, Any]:
@@ -35,7 +43,7 @@ def read_weights(path: str) -> dict[str, Any]:
 
     Raises:
         pickle.UnpicklingError: the file contains objects other than data; the message names one.
-        ValueError: the content is not a dict.
+        ValueError: the content is not a dict, or the file has changed since it was written.
     """
     suffix = Path(path).suffix
     content = read_arrays(path) if suffix == ".pkl" else read_torch(path)
@@ -55,19 +63,19 @@ def read_weights(path: str) -> dict[str, Any]:
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def read_torch(path: str, *, mmap: bool = False) -> Any:
-    """Read a torch file on the CPU.
+def read_torch(path: str) -> Any:
+    """Read a torch file on the CPU; tensors are loaded when they are used, if the format permits.
 
     Args:
-        path: a local file.
-        mmap: whether to load tensors only when they are used, if the format permits it.
+        path: a local file, which must not change as long as its tensors are used.
 
     Raises:
         pickle.UnpicklingError: the file contains objects other than tensors and plain values.
+        ValueError: the file has changed since it was written.
     """
+    mapped = _verify_checksums(path)
     try:
         # weights_only is explicit, because an environment variable can change its default.
-        mapped = mmap and zipfile.is_zipfile(path)
         return torch.load(path, "cpu", mmap=mapped, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         if "weights_only" not in str(error):
@@ -76,6 +84,28 @@ def read_torch(path: str, *, mmap: bool = False) -> Any:
         name = re.search(r"GLOBAL (\S+)", str(error))
         plain = "expected a torch file with only tensors and plain values"
         raise (_refusal(name[1]) if name else pickle.UnpicklingError(plain)) from error
+
+
+def _verify_checksums(path: str) -> bool:
+    """Verify the CRC-32 of all records of a zip archive.
+
+    This takes about 0.2 s for 300 MB, half the time of ``torch.load``.
+
+    Returns whether the tensors can be mapped into memory. Those of compressed records cannot: torch
+    would not decompress them. Neither can those of a file that is not a zip archive.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            # Without checksums, torch writes zeros.
+            changed = archive.testzip() if any(record.CRC for record in records) else None
+    except (*_DAMAGED, OSError, ValueError) as error:
+        raise ValueError(f"the file is damaged: {error}") from error
+    if changed is not None:
+        raise ValueError(f"the file is damaged: the checksum of {changed!r} is wrong")
+    return all(record.compress_type == zipfile.ZIP_STORED for record in records)
 
 
 def read_arrays(path: str) -> Any:

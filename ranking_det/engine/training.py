@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import logging
@@ -24,7 +25,6 @@ from ranking_det.engine.checkpoint import (
     RunCheckpointer,
     after_full_disk,
     how_to_continue,
-    load_weights,
 )
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import (
@@ -37,6 +37,7 @@ from ranking_det.engine.hooks import (
 )
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.plan import Plan
+from ranking_det.engine.resuming import log_differences, optimizer_name
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointAndStop, CheckpointRequest, Stopped
 from ranking_det.files import write_whole
@@ -76,23 +77,24 @@ def train_model(
     trainer.register_hooks(
         _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact, request)
     )
-    # Before a resume too: it names the parameters that do not fit, while the optimizer would only
-    # report a wrong size.
-    load_weights(plan.model, weights, whole=resume_at is not None)
+    plan.load_weights()
     with _full_disk_as_user_error(plan.output_dir):
         if resume_at is None:
-            # Wait until all processes have read the weights: put_aside may move their file.
-            comm.synchronize()
             if comm.is_main_process():
                 put_aside(plan.output_dir)
-            checkpointer.extras = _save_config(config)
+            checkpointer.extras = _save_extras(plan, optimizer)
         else:
-            states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
+            # A copy, because the content is mapped to a file that this run may delete.
+            trainer.load_state_dict(copy.deepcopy(plan.weights.content["trainer"]))
             if comm.is_main_process():
                 drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
-            checkpointer.extras = _save_config(config)
-            how = _how_exactly(exact, states, checkpointer.extras)
+            extras = checkpointer.extras = _save_extras(plan, optimizer)
+            changed = comm.is_main_process() and log_differences(
+                plan.weights.extras, extras, trainer, max_iter, resume_at
+            )
+            how = _how_exactly(exact, changed)
             logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
+        plan.weights.release()
         last = weights if resume_at is not None else ""
         trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
         trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
@@ -170,29 +172,9 @@ def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
     return distributed
 
 
-def _load_states(checkpointer: RunCheckpointer, path: str, key: str) -> dict[str, Any]:
-    """Load weights, optimizer and hooks; return the other entries of the checkpoint.
-
-    Args:
-        checkpointer: the checkpointer of the model, the optimizer and the hooks.
-        path: the checkpoint.
-        key: the config key of the weights to start from, for the message.
-
-    Raises:
-        UserError: the checkpoint does not fit the config.
-    """
-    try:
-        return checkpointer.load(path)
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(
-            f"{path!r}: the state of the optimizer or of the hooks does not fit this config "
-            f"({error}); start from the weights with {key}={path}, in another folder or with "
-            "--overwrite"
-        ) from error
-
-
-def _save_config(config: RunConfig) -> dict[str, Any]:
-    """Write config.yaml and classes.json; return both for the extras of checkpoints."""
+def _save_extras(plan: Plan, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Write config.yaml and classes.json; return both, and more, for the extras of checkpoints."""
+    config = plan.config
     names, ids = config.class_names()
     folder = Path(config.train.output_dir)
     if comm.is_main_process():
@@ -202,7 +184,13 @@ def _save_config(config: RunConfig) -> dict[str, Any]:
             write_whole(folder / "classes.json", json.dumps(entries, indent=1) + "\n")
     comm.synchronize()
     text = (folder / "config.yaml").read_text() if comm.is_main_process() else ""
-    return {"class_names": names, "category_ids": ids, "config": text}
+    return {
+        "class_names": names,
+        "category_ids": ids,
+        "config": text,
+        "optimizer": optimizer_name(optimizer),
+        "training_data": plan.training_data,
+    }
 
 
 def _finish(
@@ -232,12 +220,14 @@ def _full_disk_as_user_error(output_dir: str) -> Iterator[None]:
         raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
 
 
-def _how_exactly(same_images: bool, states: dict[str, Any], extras: dict[str, Any]) -> str:
+def _how_exactly(same_images: bool, changed: bool) -> str:
     """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
         return "with its weights, optimizer and iteration; the order of the images starts again"
-    if comm.is_main_process() and states.get("config") != extras["config"]:
-        return "with a changed config; the settings of the optimizer come from the checkpoint"
+    if changed:
+        return (
+            "with a changed config or data; the settings of the optimizer come from the checkpoint"
+        )
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
     return (

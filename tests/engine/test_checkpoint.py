@@ -1,8 +1,10 @@
 """Checkpoints: atomic writes, the best checkpoint, and weights that do not fit the model."""
 
 import logging
+import random
 import resource
 import signal
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +15,15 @@ from torch import nn
 
 from ranking_det.criteria import Criterion, HistoryBalance, RankSort
 from ranking_det.engine.checkpoint import (
+    Checkpoint,
     RunCheckpointer,
+    check_extras,
     find_last,
+    find_resumable,
     find_weights,
+    how_to_continue,
     load_weights,
-    read_extras,
+    read_checkpoint,
 )
 from ranking_det.engine.command import Command
 from ranking_det.engine.hooks import BestCheckpoint
@@ -33,7 +39,7 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
     last = find_last(str(tmp_path))
     assert last == str(tmp_path / "model_0000004.pth")
-    assert read_extras(last) == {"class_names": ["a"], "iteration": 4}
+    assert read_checkpoint(last).extras == {"class_names": ["a"], "iteration": 4}
 
 
 def test_the_log_has_the_final_name_of_a_checkpoint(tmp_path, caplog):
@@ -56,7 +62,7 @@ def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(t
         signal.signal(signal.SIGXFSZ, handler)
     assert "--resume" in str(caught.value) and "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
-    assert read_extras(find_last(str(tmp_path)))["iteration"] == 1
+    assert read_checkpoint(find_last(str(tmp_path))).content["iteration"] == 1
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
@@ -76,12 +82,149 @@ def test_a_truncated_checkpoint_gives_a_one_line_error(keep, tmp_path):
     path = tmp_path / "model_0000001.pth"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     for read in (
-        lambda: read_extras(str(path)),
+        lambda: read_checkpoint(str(path)),
         lambda: load_weights(model, str(path), whole=True),
     ):
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
             read()
         assert "\n" not in str(caught.value) and path.name in str(caught.value)
+
+
+def contents_equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(contents_equal(one[k], other[k]) for k in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_changed_bit_is_found_wherever_it_would_change_the_content(tmp_path):
+    checkpointer(tmp_path, nn.Linear(100, 9)).save("model_final", iteration=4)
+    path = tmp_path / "model_final.pth"
+    data, expected = path.read_bytes(), read_checkpoint(str(path)).content
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+    bits, refused = random.Random(0), 0
+    for first, count in ((0, 80), (directory, 50), (len(data) - 100, 20)):
+        for _ in range(count):
+            changed = bytearray(data)
+            changed[bits.randrange(first, len(data))] ^= 1 << bits.randrange(8)
+            path.write_bytes(changed)
+            try:
+                assert contents_equal(read_checkpoint(str(path)).content, expected)
+            except UserError as error:
+                assert "\n" not in str(error) and "cannot be read as a checkpoint" in str(error)
+                refused += 1
+    assert refused > 75  # the other bits are padding, dates and other fields without a use
+
+
+def test_a_changed_weight_stops_a_command_that_only_starts_from_it(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {"weight": torch.full((4,), 1.5)}}, path)
+    path.write_bytes(path.read_bytes().replace(b"\x00\x00\xc0\x3f", b"\x00\x00\xc0\xff", 1))
+    message = r"\(the file is damaged: the checksum of 'weights/data/0' is wrong\)"
+    with pytest.raises(UserError, match=message):
+        load_weights(nn.Linear(4, 1), str(path), whole=False)
+
+
+def test_files_without_checksums_and_compressed_files_are_read(tmp_path):
+    content = {"model": {"weight": torch.arange(9.0)}}
+    torch.save(content, tmp_path / "plain.pth")
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    torch.save(content, tmp_path / "unchecked.pth")
+    torch.serialization.set_crc32_options(True)
+    packed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, packed:
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record))
+    for path in tmp_path.glob("*.pth"):
+        assert contents_equal(read_checkpoint(str(path)).content, content), path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": [1]}, "model: expected weights by name, got a list"),
+        ({"iteration": 3, "trainer": {}}, "model: expected only weights, got 'iteration' of type"),
+        ({"model": {"a": 5}}, "model: expected only weights, got 'a' of type int"),
+        ({"model": {5: torch.ones(1)}}, "model: expected only weights, got 5 of type Tensor"),
+    ],
+)
+def test_a_file_without_weights_gives_a_one_line_error(content, message, tmp_path):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=rf"cannot be read as a checkpoint \({message}"):
+        read_checkpoint(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        ({"class_names": 5}, "class_names: expected a list of names, got 5"),
+        ({"class_names": torch.ones(2)}, r"class_names: expected a list of names, got tensor"),
+        ({"class_names": []}, r"class_names: expected a list of names, got \[\]"),
+        ({"class_names": ["a", 5]}, r"class_names: expected a list of names, got \['a', 5\]"),
+        (
+            {"class_names": ["a"], "category_ids": [1, 2]},
+            r"category_ids: expected a list of 1 category ids, got \[1, 2\]",
+        ),
+        ({"class_names": ["a"], "category_ids": 5}, "category_ids: expected a list of 1"),
+        ({"category_ids": 5}, "category_ids: expected a list of category ids, got 5"),
+        ({"config": 5}, "config: expected the text of a config.yaml, got 5"),
+    ],
+)
+def test_odd_classes_and_configs_in_a_checkpoint_give_a_one_line_error(extras, message):
+    with pytest.raises(UserError, match=f"^'a.pth': {message}"):
+        check_extras(Checkpoint("a.pth", extras))
+    check_extras(Checkpoint("a.pth", {"class_names": ["a"], "category_ids": [1], "config": ""}))
+
+
+ODD = ["5", -1, 2**31, float("nan"), 1.0, True, None]
+
+
+@pytest.mark.parametrize("iteration", ODD)
+def test_a_checkpoint_with_an_odd_iteration_is_not_resumed(iteration, tmp_path):
+    checkpointer(tmp_path).save("model_0000001", iteration=1)
+    extras = {} if iteration is None else {"iteration": iteration}
+    checkpointer(tmp_path).save("model_0000003", **extras)
+    earlier = find_resumable(str(tmp_path))
+    assert earlier.path.endswith("model_0000001.pth") and "iteration" in earlier.note
+    (tmp_path / "model_0000001.pth").unlink()
+    command = Command(config_file="", resume=True)
+    message = r"got none that can be resumed \(.*iteration.*; start again with --overwrite"
+    with pytest.raises(UserError, match=message) as caught:
+        find_weights(command, "", str(tmp_path), ("train.init_checkpoint", "train.output_dir"))
+    assert "\n" not in str(caught.value)
+
+
+POINTERS = [
+    *(b"", b"\xff\xfe\x00\x80", b"../model_final.pth", b"/tmp/model_final.pth", b"."),
+    *(b"model_final.pth\nmodel_best.pth", b"model_final", b"\x00.pth", b"a" * 9999),
+]
+
+
+@pytest.mark.parametrize("pointer", POINTERS, ids=lambda pointer: repr(pointer[:20]))
+def test_an_odd_last_checkpoint_is_an_error_or_an_earlier_checkpoint_is_resumed(pointer, tmp_path):
+    checkpointer(tmp_path).save("model_0000001", iteration=1)
+    (tmp_path / "last_checkpoint").write_bytes(pointer)
+    message = "last_checkpoint: expected the name of a checkpoint in this folder, such as"
+    with pytest.raises(UserError, match=message) as caught:
+        find_last(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    keys = ("train.init_checkpoint", "train.output_dir")
+    for flag in ({"eval_only": True}, {"predict": ["a.jpg"]}):
+        with pytest.raises(UserError, match=message):
+            find_weights(Command(config_file="", **flag), "", str(tmp_path), keys)
+    assert how_to_continue(str(tmp_path)) == "continue with --resume"
+    resumed = find_weights(Command(config_file="", resume=True), "", str(tmp_path), keys)
+    assert resumed.path == str(tmp_path / "model_0000001.pth") and message in resumed.note
+
+
+def test_a_last_checkpoint_that_names_a_missing_file_is_an_error_of_an_evaluation(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    keys = ("train.init_checkpoint", "train.output_dir")
+    with pytest.raises(UserError, match=r"the last checkpoint of .*_0000009.pth' does not exist"):
+        find_weights(Command(config_file="", eval_only=True), "", str(tmp_path), keys)
+    with pytest.raises(UserError, match=r"that can be resumed \(.*_0000009.pth' does not exist"):
+        find_weights(Command(config_file="", resume=True), "", str(tmp_path), keys)
 
 
 def detector(num_classes):
@@ -170,7 +313,7 @@ def run_best(folder, metrics, *, start=0, state=None, name="bbox/AP"):
 
 
 def best_iteration(folder):
-    return read_extras(str(folder / "model_best.pth"))["iteration"]
+    return read_checkpoint(str(folder / "model_best.pth")).content["iteration"]
 
 
 def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
@@ -185,6 +328,19 @@ def test_the_best_checkpoint_survives_a_resume_even_from_an_earlier_checkpoint(t
     assert run_best(tmp_path, [5.0], start=1, state=state).best["metric"] == 7.0
     assert best_iteration(tmp_path) == 1
     run_best(tmp_path, [9.0], start=4, state=state)
+    assert best_iteration(tmp_path) == 4
+
+
+@pytest.mark.parametrize("content", [None, {"metric": "9"}, 5, {"iteration": 0}])
+def test_a_broken_best_checkpoint_is_replaced_at_the_next_evaluation(content, tmp_path, caplog):
+    state = run_best(tmp_path, [7.0]).state_dict()
+    path = tmp_path / "model_best.pth"
+    if content is None:
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        torch.save({"model": {}, "best": content}, path)
+    assert run_best(tmp_path, [2.0], start=4, state=state).best["metric"] == 2.0
+    assert "; the next evaluation replaces it" in caplog.text and str(path) in caplog.text
     assert best_iteration(tmp_path) == 4
 
 
