@@ -22,6 +22,7 @@ BOTTOM = {"row_blocks", "checks", "labels", "boxes"}
 LAYERS = {
     "labels": (set(), set()),
     "user_errors": (set(), set()),
+    "library_warnings": (set(), set()),
     "components": ({"user_errors"}, set()),
     "checks": ({"labels"}, {"torch"}),
     "row_blocks": (set(), set()),

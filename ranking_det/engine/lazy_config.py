@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ranking_det.components import check_key, check_value, parameters
-from ranking_det.engine.run_checks import check_file, check_size
+from ranking_det.engine.run_checks import check_file, check_freeze_at, check_size
 from ranking_det.engine.safe_config import load_saved_config
 from ranking_det.user_errors import UserError, nearest, show
 
@@ -60,11 +60,11 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
         cfg = load(path)
     except UserError:
         raise
-    except Exception as error:  # a config is a program and can raise anything
+    # A config is a program and can raise anything, and it can call sys.exit.
+    except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        raise UserError(
-            f"{path}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        ) from error
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UserError(f"{path}: {text} ({place.filename}:{place.lineno})") from error
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
         raise UserError(_undefined(path, absent))
@@ -216,6 +216,8 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
         except OmegaConfBaseException as error:
             raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
         check_size(child, value)
+        if key == "freeze_at" and getattr(target, "__module__", "").startswith("detectron2."):
+            check_freeze_at(child, value)
         if is_ours and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(

@@ -1,0 +1,27 @@
+"""Hide the warnings that torch and Detectron2 cause in each other at every start of a command."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+MESSAGES = {
+    ".*torch.jit.script.* is deprecated": FutureWarning,
+    "torch.meshgrid: in an upcoming release": UserWarning,
+    "`broadcast_buffers` is deprecated": FutureWarning,
+    "TypedStorage is deprecated": UserWarning,
+    "pkg_resources is deprecated as an API": Warning,
+}
+"""The start of each message, as a regular expression, and its category."""
+
+
+def hide_library_warnings() -> None:
+    """Hide the warnings for this process. Call it before torch and Detectron2 are imported.
+
+    A program that imports the package keeps its own settings: only the commands call this.
+    """
+    for message, category in MESSAGES.items():
+        warnings.filterwarnings("ignore", message, category)
+    # Collecting the environment for the log looks for a compiler. A machine with CUDA's compiler,
+    # but without a GPU, would get a line about it.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
