@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 MESSAGES = {
@@ -25,3 +26,13 @@ def hide_library_warnings() -> None:
     # Collecting the environment for the log looks for a compiler. A machine with CUDA's compiler,
     # but without a GPU, would get a line about it.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def hide_in_commands() -> None:
+    """Hide the warnings if a command is starting: ``python -m ranking_det.NAME``.
+
+    Some packages import Detectron2 before the command in them runs. Call this in their
+    ``__init__``.
+    """
+    if sys.argv[:1] == ["-m"]:  # Python's value while it imports the packages of a command
+        hide_library_warnings()

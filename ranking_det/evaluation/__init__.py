@@ -3,7 +3,10 @@
 The command is ``python -m ranking_det.evaluation``.
 """
 
-from ranking_det.evaluation.evaluator import DetectionEvaluator
-from ranking_det.evaluation.metrics import average_precision
+from ranking_det.library_warnings import hide_in_commands
+
+hide_in_commands()
+from ranking_det.evaluation.evaluator import DetectionEvaluator  # noqa: E402
+from ranking_det.evaluation.metrics import average_precision  # noqa: E402
 
 __all__ = ["DetectionEvaluator", "average_precision"]
