@@ -3,16 +3,11 @@
 
 import importlib.util
 import sys
-import warnings
 
-# Detectron2's own code causes these warnings at every start, in every process.
-for message, category in {
-    ".*torch.jit.script.* is deprecated": FutureWarning,
-    "torch.meshgrid: in an upcoming release": UserWarning,
-    "`broadcast_buffers` is deprecated": FutureWarning,
-    "TypedStorage is deprecated": UserWarning,
-}.items():
-    warnings.filterwarnings("ignore", message, category)
+from ranking_det.library_warnings import hide_library_warnings
+
+# Not only in the main program: the processes of a run on several GPUs import this file, too.
+hide_library_warnings()
 
 if __name__ == "__main__":
     if importlib.util.find_spec("detectron2") is None:

@@ -202,6 +202,27 @@ def check_ranking(
         raise ValueError(f"positives: expected unique indices, got {indices}")
 
 
+def check_classes(name: str, classes: Tensor, num_classes: int | None = None) -> None:
+    """Check the class indices of ground-truth objects.
+
+    Args:
+        name: the name of the argument.
+        classes: (G,) int64, each must be in 0..K-1. Otherwise -1 would become background, and an
+            index of K or more would end the process on a GPU.
+        num_classes: K; None if it is not known.
+
+    Raises:
+        ValueError: an index is out of range.
+    """
+    if not looks_at_values(classes) or len(classes) == 0:
+        return
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        limit = "of at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name}: expected class indices {limit}, got {wrong}")
+
+
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     """Check class scores and the class labels of their rows.
 

@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,6 +47,15 @@ def no_log() -> Iterator[None]:
         logging.disable(disabled)
 
 
+def line_of(error: BaseException) -> str:
+    """Return the message of an error without the traceback of a data loading worker.
+
+    Args:
+        error: the error; one from a worker arrives as a text that ends with its type and message.
+    """
+    return str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Suggest the choice most similar to ``word``, or list all choices if none is similar.
 
@@ -71,18 +81,29 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def reason_of(error: BaseException) -> str:
     """Return the message of an error of another package as one line, for a message.
 
+    A message of a single word, such as the missing key of a KeyError, does not say what it is
+    about. The function that raised the error is then named, too, or the condition that failed.
+
     Args:
-        error: the error. A key error, whose message is only the key, gets words, and so does an
-            error without a message. C++ stack traces, as torch adds them, are cut.
+        error: the error. C++ stack traces, as torch adds them, are cut.
 
     >>> reason_of(KeyError("topk"))
     "unknown name 'topk'"
     """
     text = " ".join(str(error).split())
     text = re.split(r" ?(?:Exception raised from|C\+\+ CapturedTraceback)", text)[0]
+    if " " in text and not isinstance(error, KeyError):
+        return text
     if isinstance(error, KeyError):
-        return f"unknown name {text}"
-    return text or type(error).__name__
+        key = error.args[0] if error.args else ""
+        if isinstance(key, str) and " " in key:  # a sentence
+            return " ".join(key.split())
+        text = f"unknown name {text}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.name.startswith("<")]
+    place = f" in {frames[-1].name}" if frames else ""
+    if isinstance(error, AssertionError) and frames and frames[-1].line:
+        place += f": {frames[-1].line}"
+    return f"{text or type(error).__name__}{place}"
 
 
 def show(value: object) -> str:

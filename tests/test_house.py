@@ -22,6 +22,7 @@ BOTTOM = {"row_blocks", "checks", "labels", "boxes"}
 LAYERS = {
     "labels": (set(), set()),
     "user_errors": (set(), set()),
+    "library_warnings": (set(), set()),
     "components": ({"user_errors"}, set()),
     "checks": ({"labels"}, {"torch"}),
     "row_blocks": (set(), set()),
@@ -43,11 +44,11 @@ LAYERS = {
     "data.formats": ({"user_errors", "files", "data.images", "data.coco_json"}, {"numpy", "yaml"}),
     "data": (
         {"checks", "labels", "files", "components", "user_errors", "data.shapes", "data.coco_json"}
-        | {"data.images", "data.formats"},
+        | {"data.images", "data.formats", "library_warnings"},
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm", "imagehash"},
     ),
     "evaluation": (
-        {"components", "files", "user_errors", "data", "data.coco_json"},
+        {"components", "files", "user_errors", "library_warnings", "data", "data.coco_json"},
         {"numpy", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (
@@ -71,7 +72,7 @@ LAYERS = {
     ),
     "analysis": (
         {"files", "user_errors", "data", "data.coco_json", "data.formats", "data.images"}
-        | {"modeling", "engine", "visualization"},
+        | {"modeling", "engine", "visualization", "library_warnings"},
         TORCH | {"detectron2"},
     ),
     # The doctor's probes import these lazily, inside functions.

@@ -1,1 +1,5 @@
 """Command-line analysis: what to know about a data set before training."""
+
+from ranking_det.library_warnings import hide_in_commands
+
+hide_in_commands()

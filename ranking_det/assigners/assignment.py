@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ranking_det.checks import check_that
+from ranking_det.checks import check_classes, check_that
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
@@ -121,9 +121,11 @@ class Assigner(nn.Module):
             The assignment of all R candidates.
 
         Raises:
-            ValueError: the shapes do not fit together, or predictions are missing.
+            ValueError: the shapes do not fit together, predictions are missing, or a class is out
+                of range (checked on the CPU).
         """
-        _check_objects(gt_boxes, gt_classes)
+        num_classes = None if predictions is None else predictions.logits.shape[-1]
+        _check_objects(gt_boxes, gt_classes, num_classes)
         num_rows = len(gt_boxes) * sum(len(level) for level in anchors)
         is_valid = valid.shape == (num_rows,) and valid.dtype == torch.bool
         expected = f"bool of shape ({num_rows},), one per image and anchor"
@@ -174,7 +176,9 @@ class Assigner(nn.Module):
         raise NotImplementedError
 
 
-def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> None:
+def _check_objects(
+    gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor], num_classes: int | None
+) -> None:
     counts = len(gt_boxes), len(gt_classes)
     is_valid = counts[0] == counts[1]
     check_that(is_valid, "gt_boxes, gt_classes", "one entry per image in both", counts)
@@ -183,6 +187,7 @@ def _check_objects(gt_boxes: Sequence[Tensor], gt_classes: Sequence[Tensor]) -> 
         check_that(is_valid, f"gt_classes[{i}]", "a one-dimensional int64 tensor", classes)
         expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has {len(classes)} entries"
         check_that(boxes.shape == (len(classes), 4), f"gt_boxes[{i}]", expected, boxes)
+        check_classes(f"gt_classes[{i}]", classes, num_classes)
 
 
 def _check_predictions(assigner: str, predictions: Predictions | None, num_rows: int) -> None:

@@ -26,7 +26,7 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import UserError, listed, show
+from ranking_det.user_errors import UserError, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +225,7 @@ def _check_weights(weights: Any) -> None:
 
 
 def _unreadable(path: str, error: BaseException) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path!r} cannot be read as a checkpoint ({reason})")
+    return UserError(f"{path!r} cannot be read as a checkpoint ({reason_of(error)})")
 
 
 def find_last(output_dir: str) -> str:

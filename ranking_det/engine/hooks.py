@@ -27,7 +27,8 @@ from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_best
 from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
-from ranking_det.user_errors import UserError
+from ranking_det.modeling.input_checks import check_objects, image_name
+from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class TrainingGuard(HookBase):
-    """Stop training at the first NaN or infinite loss, and warn if there are no positives.
+    """Stop training at a NaN or infinite loss or a wrong class; warn if there are no positives.
 
     Detectron2 checks the losses of the main process only, after the backward pass. The other
     processes then wait until a timeout, and the images are not reported. This hook checks before
@@ -60,28 +61,40 @@ class TrainingGuard(HookBase):
     has positives whenever there are objects. The warning comes after 100 consecutive steps without
     positives. It is repeated only if positives have appeared in between.
 
+    A class of an object outside 0 to K - 1 is a :class:`UserError` before the step: on a GPU it
+    would end the process.
+
     Register the hook on all workers. It works with any model that returns a dict of losses, or one
     loss, in training.
 
     Args:
         request: is agreed on by all workers in each step, as part of the same reduction.
+        num_classes: K; None if it is not known.
     """
 
-    def __init__(self, request: CheckpointRequest | None = None) -> None:
+    def __init__(
+        self, request: CheckpointRequest | None = None, num_classes: int | None = None
+    ) -> None:
         self._request = request or CheckpointRequest()
+        self._num_classes = num_classes
         self._removal = ExitStack()
         self._last_images: list[str] = []
         self._empty_steps = 0
         self._objects = 0
 
     def before_train(self) -> None:
-        """Register the forward hook that checks the losses."""
-        handle = self.trainer.model.register_forward_hook(self._check)
-        self._removal.callback(handle.remove)
+        """Register the forward hooks that check the objects and the losses."""
+        model = self.trainer.model
+        self._removal.callback(model.register_forward_pre_hook(self._check_objects).remove)
+        self._removal.callback(model.register_forward_hook(self._check).remove)
 
     def after_train(self) -> None:
-        """Remove the forward hook; this is also called after an exception."""
+        """Remove the forward hooks; this is also called after an exception."""
         self._removal.close()
+
+    def _check_objects(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        if model.training and self._num_classes is not None:
+            check_objects(_batch(args), self._num_classes)
 
     def _check(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not model.training or not isinstance(output, (Mapping, Tensor)):
@@ -89,7 +102,7 @@ class TrainingGuard(HookBase):
         losses = {"total_loss": output} if isinstance(output, Tensor) else output
         if not losses:
             return
-        batch = [inputs for inputs in (args[0] if args else ()) if isinstance(inputs, Mapping)]
+        batch = _batch(args)
         values = torch.stack([loss.detach().float().sum() for loss in losses.values()])
         faulty = (~values.isfinite()).any().float()
         num_objects = sum(len(inputs.get("instances", ())) for inputs in batch)
@@ -101,13 +114,19 @@ class TrainingGuard(HookBase):
         # The only GPU synchronisation of a step:
         num_faulty, num_requests, positives, objects = totals.tolist()
         request.agreed = num_requests > 0
-        images = [str(inputs.get("image_id", inputs.get("file_name", "?"))) for inputs in batch]
+        images = [image_name(inputs) for inputs in batch]
         if num_faulty:
-            self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images)
+            self._stop(model, dict(zip(losses, values.tolist(), strict=True)), images, batch)
         self._last_images = images
         self._count_positives(positives, int(objects))
 
-    def _stop(self, model: nn.Module, losses: dict[str, float], images: list[str]) -> None:
+    def _stop(
+        self,
+        model: nn.Module,
+        losses: dict[str, float],
+        images: list[str],
+        batch: list[Mapping[str, Any]],
+    ) -> None:
         """Raise NonFiniteLossError with the reports of all workers; all of them call this."""
         iteration = self.trainer.iter
         names = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -116,17 +135,24 @@ class TrainingGuard(HookBase):
         earlier = bool(broken and self._last_images)
         suspects = ", ".join(self._last_images if earlier else images)
         values = ", ".join(f"{name}={value:g}" for name, value in losses.items())
-        reports = comm.all_gather((names, values, suspects))
-        faulty = [(rank, *report) for rank, report in enumerate(reports) if report[0]]
+        reports = comm.all_gather((names, values, suspects, _broken_images(batch)))
+        faulty = [(rank, *report[:3]) for rank, report in enumerate(reports) if report[0]]
         name = ", ".join(dict.fromkeys(name for _, names, *_ in faulty for name in names))
         parts = [
             (f"on worker {rank} " if len(reports) > 1 else "") + f"({values}), images {suspects}"
             for rank, _, values, suspects in faulty
         ]
         cause = f". {_explain(broken, iteration, earlier)}" if broken else "."
+        pixels = [image for *_, images in reports for image in images]
+        remedies = REMEDIES
+        if pixels and not broken:
+            remedies = (
+                f"The pixels of {listed(pixels)} are NaN or infinite: check the file and the "
+                "augmentations."
+            )
         raise NonFiniteLossError(
             f"{name} became NaN or infinite at iteration {iteration} {'; '.join(parts)}{cause} "
-            f"{REMEDIES}"
+            f"{remedies}"
         )
 
     def _count_positives(self, positives: float, objects: int) -> None:
@@ -265,6 +291,20 @@ def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> N
     plot_curves(folder / "metrics.json", folder / "curves.png")
     draw_detections(model, config.test_loader(name), name, folder / "detections.png")
     logger.info("Wrote curves.png and detections.png to %s", folder)
+
+
+def _batch(args: tuple[Any, ...]) -> list[Mapping[str, Any]]:
+    """Return the images in the arguments of a model, in Detectron2's format."""
+    return [inputs for inputs in (args[0] if args else ()) if isinstance(inputs, Mapping)]
+
+
+def _broken_images(batch: list[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the images with pixels that are NaN or infinite."""
+    return [
+        image_name(inputs)
+        for inputs in batch
+        if isinstance(inputs.get("image"), Tensor) and not inputs["image"].isfinite().all()
+    ]
 
 
 def _explain(parameter: str, iteration: int, earlier: bool) -> str:

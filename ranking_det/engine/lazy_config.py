@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from ranking_det.components import check_key, check_value, parameters
-from ranking_det.engine.run_checks import check_file, check_size
+from ranking_det.engine.run_checks import check_file, check_freeze_at, check_size
 from ranking_det.engine.safe_config import load_saved_config
 from ranking_det.user_errors import UserError, nearest, show
 
@@ -239,6 +239,8 @@ def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
         except OmegaConfBaseException as error:
             raise UserError(f"{child}: {str(error).splitlines()[0]}") from error
         check_size(child, value)
+        if key == "freeze_at" and getattr(target, "__module__", "").startswith("detectron2."):
+            check_freeze_at(child, value)
         if is_ours and target is not None and not isinstance(value, DictConfig):
             check_value(target, key, value, where)
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(

@@ -20,6 +20,10 @@ LIBRARIES = {"PIL", "cv2", "detectron2", "fvcore", "numpy", "torch", "torchvisio
 """Packages whose errors can be due to a value of the config; others are errors in a program."""
 
 
+ONE_VALUE = "Expected more than 1 value per channel"
+"""The start of torch's message for batch normalization of a single value."""
+
+
 def part_error(error: Exception, model: nn.Module) -> UserError | None:
     """Turn an error that a library raises for a part of the run into a one-line UserError.
 
@@ -43,10 +47,10 @@ def part_error(error: Exception, model: nn.Module) -> UserError | None:
     # A data loading process sends its error as a text that ends with the error itself.
     lines = str(error).strip().splitlines()
     is_sent = len(lines) > 1 and lines[0].startswith("Caught ")
-    return UserError(
-        f"{part} fails: {lines[-1] if is_sent else reason_of(error)}; check the values of this "
-        "part in the config"
-    )
+    remedy = "check the values of this part in the config"
+    if ONE_VALUE in str(error):
+        remedy = "use at least 2 images per process, or larger images"
+    return UserError(f"{part} fails: {lines[-1] if is_sent else reason_of(error)}; {remedy}")
 
 
 def _package(frame: FrameType) -> str:

@@ -21,6 +21,7 @@ from torch.distributed import is_torchelastic_launched
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
 from ranking_det.data.catalog import release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
+from ranking_det.data.stream import seeded
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
@@ -33,10 +34,11 @@ from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
-from ranking_det.engine.run_checks import check_masks
+from ranking_det.engine.run_checks import check_batch_norm, check_masks
+from ranking_det.engine.run_config import Records
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import UserError, line_of, listed
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +102,7 @@ def _work(command: Command) -> int:
 
 def _report_error(error: UserError | NonFiniteLossError) -> int:
     """Write the error as one line, and return the exit status: 2 for a user error, else 1."""
-    # An error from a data loading worker arrives as a text with its traceback.
-    text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
-    sys.stderr.write(f"train_net.py: error: {text}\n")
+    sys.stderr.write(f"train_net.py: error: {line_of(error)}\n")
     return 2 if isinstance(error, UserError) else 1
 
 
@@ -324,6 +324,8 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
                 "%d objects are smaller than %g px and are not learned", dropped, mapper.min_side
             )
         config.fit_to_data(len(records))
+        if config.batch == comm.get_world_size():
+            _check_batch_norm(plan, records)
     _warn_of_a_short_run(plan)
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, plan.resume_at or 0, skipped)
@@ -331,6 +333,17 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     statistics_loader = config.train_loader(records, 0, skipped) if uses_precise_bn else None
     release_sets(set(config.names("train")) - set(config.names("test")))
     return loader, statistics_loader, skipped
+
+
+def _check_batch_norm(plan: Plan, records: Records) -> None:
+    """Raise UserError if batch normalization cannot learn from the smallest image alone."""
+    smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))
+    with seeded(0, 0):
+        try:
+            inputs = plan.config.mapper("train")(smallest)
+        except UserError:  # an unreadable image, which the training skips
+            return
+    check_batch_norm(plan.model, inputs, plan.config.written("dataloader.train.total_batch_size"))
 
 
 def _warn_of_other_inputs(plan: Plan) -> None:

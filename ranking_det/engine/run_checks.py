@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from torch import nn
 
 from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
+from ranking_det.engine.part_errors import ONE_VALUE
 from ranking_det.user_errors import UserError, nearest, show
 
 DTYPES = ("auto", "float16", "bfloat16")
@@ -79,6 +81,20 @@ def check_number(key: str, name: str, value: Any) -> None:
         check_that(value <= limit, name, f"at most {limit}", value)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def check_freeze_at(key: str, value: Any) -> None:
+    """Check the number of frozen stages of one of Detectron2's backbones, which accepts any.
+
+    Args:
+        key: the key of the value as the user writes it, for the message.
+        value: 0 for none, 1 for the stem, 2 for the stem and res2, and so on.
+
+    Raises:
+        UserError: the backbone has no such stage.
+    """
+    if type(value) is not int or not 0 <= value <= 5:
+        raise UserError(f"{key}: expected 0 (nothing is frozen) to 5 (up to res5), got {value!r}")
 
 
 def check_size(key: str, value: Any) -> None:
@@ -217,6 +233,34 @@ def check_batch(batch: int, device: str, world: int, keys: tuple[str, str]) -> N
             f"{device_key}: expected 'cuda' for several processes on a machine with GPUs, got "
             "'cpu'; to use the CPU, write CUDA_VISIBLE_DEVICES= before the command"
         )
+
+
+def check_batch_norm(model: nn.Module, inputs: dict[str, Any], key: str) -> None:
+    """Check that batch normalization gets more than one value per channel from a batch of an image.
+
+    The model runs on torch's meta device, where nothing is computed, as far as it can.
+
+    Args:
+        model: the model of the run.
+        inputs: an image of the training set in Detectron2's format.
+        key: the config key of the batch size, for the message.
+
+    Raises:
+        UserError: a map has a single cell.
+    """
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, on_meta, ([inputs],))
+    except Exception as error:  # the assigner, at the latest, needs numbers
+        if ONE_VALUE in str(error):
+            height, width = inputs["image"].shape[-2:]
+            raise UserError(
+                f"{key}: expected at least 2 images per process, got 1; batch normalization needs "
+                f"more than the single cell that it gets from the image "
+                f"{inputs.get('file_name')!r} of {width} x {height} px (or train on larger images)"
+            ) from None
 
 
 def check_datasets(names: Sequence[str], key: str) -> None:

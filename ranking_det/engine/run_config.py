@@ -81,11 +81,12 @@ CONSTRUCTION_ERRORS = (
 
 
 @contextmanager
-def named_refusals(where: str) -> Iterator[None]:
+def named_refusals(where: str, node: Any = None) -> Iterator[None]:
     """Turn an error of a constructor into a one-line UserError.
 
     Args:
         where: the config key of the node that is built, for the message.
+        node: the node, which names the key of a value that is missing in a table.
 
     Raises:
         UserError: the callable of the node cannot be imported or rejects its arguments.
@@ -95,7 +96,13 @@ def named_refusals(where: str) -> Iterator[None]:
     except UserError:
         raise
     except CONSTRUCTION_ERRORS as error:
-        raise UserError(f"{where} cannot be built: {reason_of(error)}") from error
+        value = error.args[0] if isinstance(error, KeyError) and error.args else None
+        values = {} if value is None else _plain_values(node, where)
+        keys = [
+            key for key, other in values.items() if (type(other), other) == (type(value), value)
+        ]
+        of = f", the value of {' or '.join(keys)}" if keys else ""
+        raise UserError(f"{where} cannot be built: {reason_of(error)}{of}") from error
 
 
 class RunConfig:
@@ -486,7 +493,8 @@ class RunConfig:
         return node | {"mapper": self.mapper(split, **options)} if "mapper" in node else node
 
     def _build(self, node: Any, key: str) -> Any:
-        with named_refusals(self.written(key)):
+        written = self.written(key)
+        with named_refusals(written, node if self.yaml is None else self.yaml.get(written)):
             try:
                 return instantiate(node)
             except CONSTRUCTION_ERRORS:
@@ -535,7 +543,7 @@ def _build_parts(node: Any, key: str) -> None:
     for name, part in entries:
         if isinstance(part, (DictConfig, ListConfig)):
             _build_parts(part, f"{key}.{name}")
-            with named_refusals(f"{key}.{name}"):
+            with named_refusals(f"{key}.{name}", part):
                 instantiate(part)
 
 
@@ -543,11 +551,12 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     """Return the values in nested containers by their keys, such as "train.seed".
 
     Args:
-        value: plain dicts, lists and tuples; a leaf is anything else, or an empty container.
+        value: nested mappings and lists; a leaf is anything else, or an empty container.
         key: the key of the value itself.
     """
-    entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
-    if not isinstance(entries, dict) or not entries:
+    is_list = isinstance(value, (list, tuple, ListConfig))
+    entries = dict(enumerate(value)) if is_list else value
+    if not isinstance(entries, Mapping) or not entries:
         return {key: value} if key else {}
     values: dict[str, Any] = {}
     for name, entry in entries.items():

@@ -70,20 +70,29 @@ def read_torch(path: str) -> Any:
         path: a local file, which must not change as long as its tensors are used.
 
     Raises:
-        pickle.UnpicklingError: the file contains objects other than tensors and plain values.
+        pickle.UnpicklingError: the file contains objects other than tensors and plain values, or is
+            damaged.
         ValueError: the file has changed since it was written.
+        OSError: the file cannot be read.
     """
     mapped = _verify_checksums(path)
     try:
         # weights_only is explicit, because an environment variable can change its default.
         return torch.load(path, "cpu", mmap=mapped, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        if "weights_only" not in str(error):
-            raise
-        # Torch's message is long, and suggests loading the file without the restriction.
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        plain = "expected a torch file with only tensors and plain values"
-        raise (_refusal(name[1]) if name else pickle.UnpicklingError(plain)) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can cause any error
+        # Torch's messages are long, and some suggest loading the file without the restriction.
+        text = str(error)
+        name = re.search(r"GLOBAL (\S+)", text)
+        if name:
+            raise _refusal(name[1]) from None
+        expected = "expected a torch file with only tensors and plain values"
+        if "weights_only" in text:
+            raise pickle.UnpicklingError(expected) from None
+        reason = re.match(r"PytorchStreamReader [^.]*(?=\. |$)", text)
+        damage = f" ({reason[0]})" if reason else ""
+        raise pickle.UnpicklingError(f"{expected}, got another or damaged file{damage}") from None
 
 
 def _verify_checksums(path: str) -> bool:

@@ -7,17 +7,25 @@ import errno
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    default_writers,
+    hooks,
+)
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ranking_det.data.stream import goes_on
 from ranking_det.engine.checkpoint import (
@@ -31,17 +39,19 @@ from ranking_det.engine.hooks import (
     BestCheckpoint,
     Evaluation,
     MetricsWriter,
+    NonFiniteLossError,
     TrainingGuard,
     draw_results,
     seed_step,
 )
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
+from ranking_det.engine.part_errors import part_error
 from ranking_det.engine.plan import Plan
 from ranking_det.engine.resuming import log_differences, optimizer_name
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointAndStop, CheckpointRequest, Stopped
 from ranking_det.files import write_whole
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, line_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +85,7 @@ def train_model(
     checkpointer = RunCheckpointer(model, plan.output_dir, extras={}, trainer=trainer)
     exact = goes_on(loader) and settings.get("seed", 0) >= 0
     trainer.register_hooks(
-        _step_hooks(config, model, optimizer, checkpointer, statistics_loader, exact, request)
+        _step_hooks(plan, model, optimizer, checkpointer, statistics_loader, exact, request)
     )
     plan.load_weights()
     with _full_disk_as_user_error(plan.output_dir):
@@ -102,7 +112,8 @@ def train_model(
             if resume_at == max_iter:
                 _finish(trainer, checkpointer, weights, max_iter)
             else:
-                trainer.train(resume_at or 0, max_iter)
+                with without_tracebacks(plan.model):
+                    trainer.train(resume_at or 0, max_iter)
         except Stopped as stop:
             details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
             raise Stopped(stop.number, details) from stop
@@ -134,6 +145,10 @@ def build_trainer(
 class Autocast(nn.Module):
     """Wrapper that runs a model's training forward pass under autocast (AMP).
 
+    On a CPU, strided convolutions on maps with one column run in single precision, because torch's
+    gradients of their weights in bfloat16 can be NaN. Such maps are the coarsest ones of small
+    images, p6 and p7.
+
     Args:
         model: plain or distributed.
         context: a ``torch.autocast``.
@@ -150,9 +165,27 @@ class Autocast(nn.Module):
         Args:
             batched_inputs: a batch in Detectron2's format.
         """
-        with self.context:
+        on_cpu = self.context.device == "cpu"
+        with self.context, _WideConvolutions() if on_cpu else nullcontext():
             losses: dict[str, torch.Tensor] = self.model(batched_inputs)
         return losses
+
+
+class _WideConvolutions(TorchFunctionMode):
+    """Run strided convolutions on maps with one column in single precision."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        # The arguments of torch.conv2d are input, weight, bias, stride and so on.
+        if func is torch.conv2d and args[0].shape[-1] == 1 and set(args[3:4]) - {1, (1, 1)}:
+            with torch.autocast("cpu", enabled=False):
+                return func(*(_as_float32(value) for value in args), **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _as_float32(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) else value
 
 
 def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
@@ -170,6 +203,32 @@ def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
         options["device_ids"] = None  # valid for GPUs only
     distributed: nn.Module = create_ddp_model(model, **options)
     return distributed
+
+
+@contextmanager
+def without_tracebacks(model: nn.Module) -> Iterator[None]:
+    """Log one line, not Detectron2's traceback, for an error that the command reports in one line.
+
+    Args:
+        model: the model of the run, not distributed.
+    """
+
+    def shorten(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, Exception):
+            if not (isinstance(error, (UserError, NonFiniteLossError)) or _is_full_disk(error)):
+                error = part_error(error, model)
+            if error is not None:
+                record.msg, record.args = "Training ends: %s", (line_of(error),)
+                record.exc_info = None
+        return True
+
+    trainer_logger = logging.getLogger(TrainerBase.__module__)
+    trainer_logger.addFilter(shorten)
+    try:
+        yield
+    finally:
+        trainer_logger.removeFilter(shorten)
 
 
 def _save_extras(plan: Plan, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -214,10 +273,14 @@ def _full_disk_as_user_error(output_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not _is_full_disk(error):
             raise
         reason = f"{output_dir}: {error.strerror}"
         raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _how_exactly(same_images: bool, changed: bool) -> str:
@@ -237,7 +300,7 @@ def _how_exactly(same_images: bool, changed: bool) -> str:
 
 
 def _step_hooks(
-    config: RunConfig,
+    plan: Plan,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     checkpointer: RunCheckpointer,
@@ -246,14 +309,14 @@ def _step_hooks(
     request: CheckpointRequest,
 ) -> list[HookBase | None]:
     """Build the hooks that act on a step; the state of some of them is in checkpoints."""
-    settings, sets = config.train, config.test_sets()
+    config, settings, sets = plan.config, plan.config.train, plan.config.test_sets()
     first = f"{sets[0]}/" if len(sets) > 1 else ""
     metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
     period = settings.eval_period
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
         hooks.CallbackHook(before_step=seed) if exact else None,
-        TrainingGuard(request),
+        TrainingGuard(request, config.num_classes(plan.model)),
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, config.scheduler(optimizer)),
         hooks.PreciseBN(period, model, statistics_loader, settings.precise_bn.num_iter)

@@ -25,7 +25,7 @@ from ranking_det.checks import check_at_least, check_integer
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import MappedRecords, RecordList
-from ranking_det.engine.run_checks import check_file, check_size
+from ranking_det.engine.run_checks import check_file, check_freeze_at, check_size
 from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
@@ -78,7 +78,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "SOLVER.WEIGHT_DECAY_BIAS": partial(check_at_least, low=0.0),
     "SOLVER.WEIGHT_DECAY_NORM": partial(check_at_least, low=0.0),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": partial(check_at_least, low=0.0, strictly=True),
-    "MODEL.BACKBONE.FREEZE_AT": partial(check_integer, low=0),
+    "MODEL.BACKBONE.FREEZE_AT": check_freeze_at,
 }
 """The check of each number that only a yaml config has and Detectron2 does not check."""
 

@@ -3,13 +3,10 @@
 The command is ``python -m ranking_det.evaluation``.
 """
 
-import warnings
+from ranking_det.library_warnings import hide_in_commands
 
-with warnings.catch_warnings():
-    # Importing Detectron2 makes torch warn about torch.jit.script, before the command prints
-    # anything. A filter in __main__ would come too late.
-    warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
-    from ranking_det.evaluation.evaluator import DetectionEvaluator
-    from ranking_det.evaluation.metrics import average_precision
+hide_in_commands()
+from ranking_det.evaluation.evaluator import DetectionEvaluator  # noqa: E402
+from ranking_det.evaluation.metrics import average_precision  # noqa: E402
 
 __all__ = ["DetectionEvaluator", "average_precision"]

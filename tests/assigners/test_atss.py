@@ -97,6 +97,10 @@ def test_the_block_size_does_not_change_the_result(scene, monkeypatch):
             dict(gt_classes=[]),
             r"gt_boxes, gt_classes: expected one entry per image .*, got \(1, 0\)",
         ),
+        (
+            dict(gt_classes=[torch.tensor([-1])]),
+            r"gt_classes\[0\]: expected class indices of at least 0, got -1",
+        ),
     ],
 )
 def test_the_error_names_the_wrong_argument(change, message):

@@ -1,5 +1,6 @@
 """The training guard against NaN losses and missing positives; the score threshold warning."""
 
+import errno
 import logging
 import re
 
@@ -14,10 +15,12 @@ from torch import distributed, nn
 
 from ranking_det.engine import hooks as engine_hooks
 from ranking_det.engine.hooks import NonFiniteLossError, TrainingGuard
+from ranking_det.engine.training import without_tracebacks
 from ranking_det.modeling import DenseInference
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.threshold_watch import watch_scores
 from ranking_det.modeling.tta import DenseDetectorWithTTA
+from ranking_det.user_errors import UserError
 from tests.cases import run_workers
 from tests.modeling.cases import load, make_batch
 
@@ -195,9 +198,78 @@ def test_the_error_names_a_non_finite_loss_of_an_rcnn(name, loss):
     batches[1][0]["image"] = torch.full((3, 64, 64), torch.nan)
     trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=1e-4))
     trainer.register_hooks([TrainingGuard()])
-    with pytest.raises(NonFiniteLossError, match="iteration 1 .*, images 2, 3. Try") as error:
+    message = r"iteration 1 .*, images 2, 3\. The pixels of 2 are NaN or infinite: check the file"
+    with pytest.raises(NonFiniteLossError, match=message) as error:
         trainer.train(0, 2)
     assert {loss, "loss_rpn_rank"} <= set(re.findall(r"(\w+)=nan", str(error.value)))
+
+
+@pytest.mark.parametrize("name", ["retinanet_paa_rs", "retinanet_paastar_ape"])
+def test_an_image_with_a_nan_pixel_is_named_although_paa_gives_no_positives(name):
+    model = instantiate(load(f"quick/{name}.py").model)
+    batch = make_batch((2, 1), sizes=((64, 64),))
+    for i, inputs in enumerate(batch):
+        inputs |= {"image_id": i, "file_name": f"{i}.png", "image": inputs["image"].float()}
+    batch[1]["image"][0, 8, 8] = torch.nan
+    trainer = SimpleTrainer(model, [batch], torch.optim.SGD(model.parameters(), lr=1e-4))
+    trainer.register_hooks([TrainingGuard()])
+    message = r"iteration 0 .*, images 0\.png, 1\.png\. The pixels of 1\.png are NaN or infinite"
+    with pytest.raises(NonFiniteLossError, match=message):
+        trainer.train(0, 1)
+
+
+def test_a_class_out_of_range_is_an_error_before_the_step_that_names_the_image():
+    batches = batches_with({"file_name": "b.png"}, step=1)
+    for wrong, classes in ((-1, [0, -1]), (3, [0, 3])):
+        batches[1][0]["instances"] = Instances((8, 8), gt_classes=torch.tensor(classes))
+        model = Model()
+        trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01))
+        trainer.register_hooks([TrainingGuard(num_classes=3)])
+        message = rf"^the image 'b\.png': 'category_id': expected .* from 0 to 2, got {wrong}$"
+        with pytest.raises(UserError, match=message):
+            trainer.train(0, 6)
+        assert trainer.iter == 1 and not model._forward_pre_hooks
+
+
+class Failing(Model):
+    """A model that raises an error in training."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 2, 1)
+        self.error = error
+
+    def forward(self, batch):
+        if self.error is None:
+            return self.convolution(torch.zeros(1, 4, 8, 8))
+        raise self.error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("the image 'a.png' cannot be read"), "the image 'a.png' cannot be read"),
+        (NonFiniteLossError("a loss became NaN"), "a loss became NaN"),
+        (UserError("Caught it.\n  File x\nUserError: an image is gone"), "an image is gone"),
+        (FULL, "[Errno 28] No space left on device"),
+        (None, "the layer 'convolution' of the model fails: Given groups=1"),
+        (ValueError("a fault of the program"), None),
+    ],
+)
+def test_only_a_fault_of_a_program_has_its_traceback_in_the_log(error, line, caplog):
+    model = Failing(error)
+    trainer = SimpleTrainer(model, [[{}]], torch.optim.SGD(model.parameters(), lr=0.01))
+    errors = RuntimeError, OSError, ValueError, NonFiniteLossError
+    with pytest.raises(errors), without_tracebacks(model):
+        trainer.train(0, 1)
+    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    if line is None:
+        assert record.getMessage() == "Exception during training:" and record.exc_info
+    else:
+        assert record.getMessage().startswith(f"Training ends: {line}") and not record.exc_info
 
 
 @pytest.mark.parametrize("name", ["faster_rs", "cascade_rs"])

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from ranking_det.engine import main
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run_config import load_config
 from ranking_det.modeling import interface_of
@@ -60,6 +61,9 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
             "model.criterion.classification=rs",
             "model.criterion.classification: expected a config node, got 'rs'",
         ),
+        ("model.backbone.bottom_up.freeze_at=-1", "up.freeze_at: expected 0 .* to 5 .*, got -1"),
+        ("model.backbone.bottom_up.freeze_at=17", "up.freeze_at: expected 0 .* to 5 .*, got 17"),
+        ("model.backbone.bottom_up.freeze_at=x", "up.freeze_at: expected int, got 'x'"),
     ],
 )
 def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message):
@@ -192,3 +196,33 @@ def test_a_misspelt_key_in_the_file_is_an_error(tmp_path):
 def test_a_model_reports_whether_it_learns_masks(name, masks):
     model = load_config(str(CONFIGS / "coco" / f"{name}.py"), []).model()
     assert interface_of(model).learns_masks == masks
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("import sys\nsys.exit(3)", "SystemExit: 3"), ("raise SystemExit", "SystemExit")],
+)
+def test_a_config_that_ends_the_program_is_an_error(code, message, tmp_path, capsys):
+    path = tmp_path / "config.py"
+    path.write_text(code)
+    assert main(["--config-file", str(path)]) == 2
+    assert f"error: {path}: {message} ({path}" in capsys.readouterr().err
+
+
+def test_a_keyboard_interrupt_in_a_config_is_no_error_of_the_config(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_lazy_config(str(path), [])
+
+
+def test_the_error_of_a_table_without_the_value_names_the_key():
+    stage = "model.backbone.bottom_up.stages.0"
+    config = load_config(CONFIG, [f"{stage}.norm=17N"])
+    message = f"{stage} cannot be built: unknown name '17N' in get_norm, the value of {stage}.norm$"
+    with pytest.raises(UserError, match=message):
+        config.model()
+    config = load_config(str(CONFIGS / "shapes/mask_rs.yaml"), ["MODEL.RESNETS.DEPTH=19"])
+    message = "MODEL cannot be built: unknown name 19 in .*, the value of MODEL.RESNETS.DEPTH$"
+    with pytest.raises(UserError, match=message):
+        config.model()

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from ranking_det.engine.part_errors import part_error
+from ranking_det.engine.run_checks import check_batch_norm
+from ranking_det.user_errors import UserError
 
 
 class Detector(nn.Module):
@@ -45,6 +47,33 @@ def test_the_optimizer_and_the_backward_pass_are_named():
     loss = model.stem(torch.zeros(1, 3, 8, 8))  # not a scalar
     error = part_error(error_of(loss.backward), model)
     assert str(error).startswith("the backward pass of the model fails: ")
+
+
+def test_batch_normalization_of_one_value_gets_the_remedy():
+    model = nn.Sequential(nn.BatchNorm2d(3))
+    error = str(part_error(error_of(model, torch.zeros(1, 3, 1, 1)), model))
+    assert error.startswith("the layer '0' of the model fails: Expected more than 1 value per")
+    assert error.endswith("; use at least 2 images per process, or larger images")
+
+
+class Normalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 2, 3, stride=32, padding=1), nn.BatchNorm2d(2))
+
+    def forward(self, batch):
+        maps = self.layers(torch.zeros(1, 3, *batch[0]["image"].shape[-2:], device="meta"))
+        return maps.nonzero()  # which the meta device does not have
+
+
+def test_an_image_with_a_single_cell_for_batch_normalization_is_refused_before_training():
+    model = Normalized()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_batch_norm(model, {"image": torch.zeros(3, 32, 33)}, "batch")
+    message = "^batch: expected at least 2 images per process, got 1; .* 'a.png' of 30 x 20 px"
+    with pytest.raises(UserError, match=message):
+        check_batch_norm(model, {"image": torch.zeros(3, 20, 30), "file_name": "a.png"}, "batch")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_an_error_of_a_program_is_not_named():

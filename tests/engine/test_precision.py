@@ -5,7 +5,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ranking_det.engine.run_checks import choose_dtype
-from ranking_det.engine.training import build_trainer
+from ranking_det.engine.training import Autocast, build_trainer
 from ranking_det.user_errors import UserError
 from tests.modeling.cases import load, make_batch
 
@@ -37,6 +37,31 @@ def test_the_default_half_precision_depends_on_the_device(amp, device, dtype):
 def test_a_half_precision_that_does_not_work_is_an_error(dtype, message):
     with pytest.raises(UserError, match=message):
         choose_dtype({"enabled": True, "dtype": dtype}, "cpu")
+
+
+class Convolution(nn.Module):
+    """A strided convolution that returns its map."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, maps):
+        return self.layer(maps)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((1, 1), torch.float32), ((3, 1), torch.float32), ((1, 3), torch.bfloat16)],
+    ids=str,
+)
+def test_strided_convolutions_of_one_column_run_in_single_precision_on_a_cpu(size, dtype):
+    """Torch's gradients of their weights in bfloat16 are NaN in one of about ten calls."""
+    model = Autocast(Convolution(), torch.autocast("cpu", dtype=torch.bfloat16))
+    maps = model(torch.ones(2, 8, *size, dtype=torch.bfloat16))
+    assert maps.dtype == dtype
+    maps.float().sum().backward()
+    assert model.model.layer.weight.grad.dtype == torch.float32
 
 
 class Watch(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from detectron2.utils.file_io import Detectron2Handler
 from torch import nn
 
-from ranking_det.engine.checkpoint import RunCheckpointer, load_weights
+from ranking_det.engine.checkpoint import RunCheckpointer, load_weights, read_extras
 from ranking_det.engine.safe_unpickling import read_arrays, read_weights
 from ranking_det.user_errors import UserError
 from tests.engine.cases import Payload
@@ -159,6 +159,27 @@ def test_a_pickle_or_a_torchscript_program_named_pth_is_refused(tmp_path, mark):
         assert "\n" not in str(caught.value)
         # Torch's own message suggests loading the file without the restriction.
         assert "weights_only" not in str(caught.value) and "Re-running" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "changed"])
+def test_the_error_of_a_damaged_file_is_one_short_line(damage, tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"w": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "text": b"hello world",
+            "cut": whole[: len(whole) // 2],
+            # The number of the disk: Python's zipfile refuses an archive on several.
+            "changed": whole.replace(b"PK\x06\x07\0", b"PK\x06\x07\1"),
+        }[damage]
+    )
+    expected = "expected a torch file with only tensors and plain values, got another or damaged"
+    readers = [read_extras, lambda path: load_weights(nn.Linear(3, 2), path, whole=False)]
+    for read in readers[: 1 if damage == "changed" else 2]:
+        with pytest.raises(UserError, match=expected) as caught:
+            read(str(path))
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth"])

@@ -214,6 +214,17 @@ def test_a_negative_that_is_nan_makes_every_part_of_ap_and_alrp_nan(loss, delta,
     assert all(value.isnan() for value, _ in loss(*case, delta))
 
 
+@every_loss
+def test_a_nan_logit_makes_a_loss_nan_even_without_positives(loss, delta):
+    logits = random_case(0, 6).logits.detach().clone()
+    logits[1] = math.inf
+    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    for value, trained in loss(logits.clone().requires_grad_(), *nothing, delta):
+        assert value == 0 and not torch.autograd.grad(value, trained, retain_graph=True)[0].any()
+    logits[4] = math.nan
+    assert any(value.isnan() for value, _ in loss(logits.requires_grad_(), *nothing, delta))
+
+
 @every_ap_and_alrp
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, bad):

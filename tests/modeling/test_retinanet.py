@@ -98,6 +98,16 @@ def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [-1, 12])
+def test_a_class_out_of_range_is_refused_with_the_name_of_its_image(build, wrong):
+    batch = make_batch((3, 2))
+    batch[1] |= {"file_name": "b.png", "image_id": 7}
+    batch[1]["instances"].gt_classes[1] = wrong
+    message = rf"image 'b\.png': 'category_id': expected class indices from 0 to 11, got {wrong}$"
+    with pytest.raises(ValueError, match=message):
+        build(CONFIGS[0])(batch)
+
+
 def test_padding_is_ignored_from_the_first_cell_beyond_the_image_rounded_up_to_32():
     valid = valid_cells(
         [(33, 64), (10, 20)], [(12, 8), (6, 4)], [8, 16], [3, 1], torch.device("cpu")

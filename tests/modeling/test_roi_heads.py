@@ -108,6 +108,15 @@ def test_a_model_of_one_class_trains(agnostic):
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
 
+@pytest.mark.parametrize("wrong", [-1, 12])
+def test_a_class_out_of_range_is_refused(wrong):
+    targets = make_targets((3, 2))
+    targets[1].gt_classes[1] = wrong
+    message = rf"targets\[1\].gt_classes: expected class indices from 0 to 11, got {wrong}$"
+    with pytest.raises(ValueError, match=message):
+        step(build(), targets)
+
+
 def record_candidates(heads):
     """Record the candidates of the next steps."""
     all_candidates = []

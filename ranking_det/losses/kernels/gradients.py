@@ -121,10 +121,12 @@ def zero_loss(logits: Tensor) -> Tensor:
         logits: (M,) float.
 
     Returns:
-        A scalar 0 in at least single precision, with a gradient of zeros for ``logits``.
+        A scalar 0 in at least single precision, with a gradient of zeros for ``logits``; NaN if a
+        logit is NaN, so that a trainer sees a model that has diverged even without positives.
     """
     # An empty slice: 0 * logits.sum() would be NaN as soon as one logit is infinite.
-    return logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
+    zero = logits[:0].sum().to(torch.promote_types(logits.dtype, torch.float32))
+    return zero.masked_fill(logits.detach().isnan().any(), torch.nan)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from ranking_det.modeling.dense import head as dense_head
 from ranking_det.modeling.dense import inference as dense_inference
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level, flatten_levels
+from ranking_det.modeling.input_checks import check_objects
 from ranking_det.modeling.interface import DetectorInterface, Positives
 from ranking_det.modeling.part_checks import check_dense_parts
 from ranking_det.modeling.raw_detections import RawDetections
@@ -181,6 +182,22 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         The raw detections of all views are suppressed together.
         """
         return DenseDetectorWithTTA(self, min_sizes=min_sizes, max_size=max_size, flip=flip)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Compute the losses in training, or detect, as a Detectron2 model.
+
+        Args:
+            batched_inputs: one dict per image, in training with ``instances``.
+
+        Returns:
+            In training, the losses by name; otherwise one dict per image with ``instances``.
+
+        Raises:
+            UserError: the class of an object is out of range.
+        """
+        if self.training:
+            check_objects(batched_inputs, self.num_classes)
+        return super().forward(batched_inputs)
 
     def forward_training(
         self,

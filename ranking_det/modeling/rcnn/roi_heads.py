@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
-from ranking_det.checks import check_choice, check_integer
+from ranking_det.checks import check_choice, check_classes, check_integer
 from ranking_det.criteria import BoxTargets, Candidates, CriterionBase, MaskTargets
 from ranking_det.modeling.part_checks import check_stage_parts
 from ranking_det.modeling.rcnn import box_predictor, sampling
@@ -220,14 +220,16 @@ class StagedROIHeads(nn.Module):
             and, if there is a mask head, ``pred_masks``; and no losses.
 
         Raises:
-            ValueError: there are no ``targets`` in training, or targets have no masks for a mask
-                head.
+            ValueError: there are no ``targets`` in training, targets have no masks for a mask head,
+                or a class is out of range (checked on the CPU).
         """
         if not self.training:
             detections = self._detect_boxes(features, proposals)
             return self.forward_with_given_boxes(features, detections), {}
         if targets is None:
             raise ValueError("targets: expected the objects of each image, got None")
+        for i, objects in enumerate(targets):
+            check_classes(f"targets[{i}].gt_classes", objects.gt_classes, self.num_classes)
         first, losses, stages = None, {}, self.stages()
         for i, stage in enumerate(stages):
             proposals, assignment = match_proposals(

@@ -1,0 +1,47 @@
+"""The commands show no warnings that torch and Detectron2 cause in each other."""
+
+import ast
+import inspect
+import sys
+import warnings
+
+import pytest
+
+from ranking_det import analysis, data, evaluation
+from ranking_det.library_warnings import hide_in_commands, hide_library_warnings
+
+
+@pytest.mark.parametrize(
+    ("message", "category"),
+    [
+        ("`torch.jit.script` is deprecated. Please switch to `torch.compile`", FutureWarning),
+        ("torch.meshgrid: in an upcoming release, it will be required to", UserWarning),
+        ("pkg_resources is deprecated as an API. See https://setuptools.pypa.io", UserWarning),
+        ("pkg_resources is deprecated as an API", DeprecationWarning),
+    ],
+)
+def test_the_warnings_of_libraries_are_hidden_and_others_are_shown(message, category):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        hide_library_warnings()
+        warnings.warn(message, category, stacklevel=1)
+        warnings.warn("the learning rate is high", category, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["the learning rate is high"]
+
+
+@pytest.mark.parametrize(("first", "is_hidden"), [("-m", True), ("/usr/bin/pytest", False)])
+def test_only_a_command_that_starts_changes_the_filters(first, is_hidden, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [first, "--help"])
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        hide_in_commands()
+        assert bool(warnings.filters) == is_hidden
+
+
+@pytest.mark.parametrize("package", [analysis, data, evaluation], ids=lambda p: p.__name__)
+def test_a_package_with_a_command_hides_them_before_it_imports_anything_else(package):
+    statements = ast.parse(inspect.getsource(package)).body[1:]  # after the docstring
+    assert [ast.unparse(statement) for statement in statements[:2]] == [
+        "from ranking_det.library_warnings import hide_in_commands",
+        "hide_in_commands()",
+    ]
