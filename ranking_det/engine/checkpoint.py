@@ -20,11 +20,12 @@ from torch import nn
 
 from ranking_det.criteria import CriterionBase
 from ranking_det.engine.command import Command
+from ranking_det.engine.failures import output_failure
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
 from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.safe_unpickling import read_torch, read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import UserError, listed, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +127,11 @@ class RunCheckpointer(SafeCheckpointer):
             # torch's zip writer turns a failed write into a RuntimeError.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            failure = output_failure(error, self.save_dir) or (
+                f"{self.save_dir}: cannot write ({reason_of(error)}); free some space"
+            )
             raise UserError(
-                f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
-                f"{after_full_disk(self.save_dir)}"
+                f"{name}.pth could not be written: {failure} and {how_to_continue(self.save_dir)}"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -157,15 +159,6 @@ def how_to_continue(output_dir: str) -> str:
     if last:
         return f"continue from {last} with --resume"
     return "start again with --overwrite (there is no checkpoint yet)"
-
-
-def after_full_disk(output_dir: str) -> str:
-    """Return the advice for a run that a full disk has stopped.
-
-    Args:
-        output_dir: the output folder of the run.
-    """
-    return f"free some space and {how_to_continue(output_dir)}"
 
 
 class Checkpoint(NamedTuple):

@@ -27,6 +27,7 @@ from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_extras
 from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
+from ranking_det.user_errors import RunError
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ REMEDIES = (
 )
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(RunError, FloatingPointError):
     """A loss became NaN or infinite; the message names the loss, the iteration and the images."""
 
 

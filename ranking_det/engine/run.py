@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ranking_det.data.mapper import BoxMapper, UnreadableImages
 from ranking_det.engine.checkpoint import find_last, how_to_continue, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
-from ranking_det.engine.hooks import NonFiniteLossError
-from ranking_det.engine.launching import check_processes, start
+from ranking_det.engine.failures import loading_failure, lost_connection, output_failure
+from ranking_det.engine.heartbeats import TIMEOUT
+from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data, write_faults
 from ranking_det.engine.part_errors import part_error
@@ -35,7 +37,7 @@ from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_checks import check_masks
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import RunError, UserError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        0 on success, 2 for a user error, 1 if a loss became NaN or infinite, 128 + the number of
-        the signal if Ctrl-C (130), SIGTERM (143) or SIGUSR1 (138) has stopped the command.
+        0 on success, 2 for a user error, 1 for another failure such as a loss that became NaN or a
+        process that was killed, 128 + the number of the signal if Ctrl-C (130), SIGTERM (143) or
+        SIGUSR1 (138) has stopped the command.
     """
     try:
         with on_signals(stop, signal.SIGINT, signal.SIGTERM):
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if command.num_processes > 1 and not is_torchelastic_launched():
                 return _start_several(command)
             return start(_work, command)
-    except UserError as error:
+    except (UserError, RunError) as error:
         return _report_error(error)
     except Stopped as stopped:
         if not is_torchelastic_launched() or os.environ["RANK"] == "0":
@@ -79,25 +82,18 @@ def _start_several(command: Command) -> int:
     release_sets([*plan.config.names("train"), *plan.config.names("test")])
     command = replace(plan.command, own_data=plan.data)
     del plan
-    try:
-        return start(_work, command)
-    except Stopped as stopped:
-        details = f"; {how_to_continue(output_dir)}" if command.trains else ""
-        raise Stopped(stopped.number, details) from stopped
+    return start(_work, command, output_dir=output_dir if command.trains else "")
 
 
 def _work(command: Command) -> int:
     """Run the command in this process; print the folder with the results as the last line."""
-    try:
-        folder = run(command)
-    except (UserError, NonFiniteLossError) as error:
-        return _report_error(error)
+    folder = run(command)
     if comm.is_main_process():
         sys.stdout.write(f"{folder}\n")
     return 0
 
 
-def _report_error(error: UserError | NonFiniteLossError) -> int:
+def _report_error(error: UserError | RunError) -> int:
     """Write the error as one line, and return the exit status: 2 for a user error, else 1."""
     # An error from a data loading worker arrives as a text with its traceback.
     text = str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
@@ -116,19 +112,40 @@ def run(command: Command) -> str:
 
     Raises:
         UserError: the user made an error.
-        NonFiniteLossError: a loss became NaN or infinite.
+        RunError: a loss became NaN or infinite, or a process was killed.
     """
     plan = make_plan(command)
     comm.synchronize()  # a slow process must not check a folder that a faster one has changed
+
+    def advice() -> str:
+        return how_to_continue(plan.output_dir) if command.trains else "start the command again"
+
     try:
-        return _run_plan(plan)
-    except (UserError, NonFiniteLossError):
+        with watched(plan.config.train.get("timeout", TIMEOUT), advice):
+            return _run_plan(plan)
+    except (UserError, RunError):
         raise
     except Exception as error:
-        named = part_error(error, plan.model)
+        named = _failure(error, plan.output_dir, advice) or part_error(error, plan.model)
         if named is None:
             raise
         raise named from error
+
+
+def _failure(
+    error: Exception, output_dir: str, advice: Callable[[], str]
+) -> UserError | RunError | None:
+    """Turn a failure that no check could foresee into one line; None for another error."""
+    output = output_failure(error, output_dir)
+    if output:
+        return UserError(f"{output} and {advice()}")
+    lost = lost_connection(error)
+    if lost:
+        # If another process of this machine is the cause, the parent process ends this one now.
+        time.sleep(2 * GRACE)
+        return RunError(f"lost the connection to another process ({lost}); {advice()}")
+    loading = loading_failure(error)
+    return RunError(f"{loading}, and {advice()}") if loading else None
 
 
 def _run_plan(plan: Plan) -> str:

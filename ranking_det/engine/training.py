@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from ranking_det.data.stream import goes_on
 from ranking_det.engine.checkpoint import (
     FINAL,
     RunCheckpointer,
-    after_full_disk,
     how_to_continue,
     load_weights,
 )
@@ -35,6 +31,7 @@ from ranking_det.engine.hooks import (
     draw_results,
     seed_step,
 )
+from ranking_det.engine.launching import note_iteration
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
 from ranking_det.engine.plan import Plan
 from ranking_det.engine.run_config import RunConfig
@@ -79,31 +76,30 @@ def train_model(
     # Before a resume too: it names the parameters that do not fit, while the optimizer would only
     # report a wrong size.
     load_weights(plan.model, weights, whole=resume_at is not None)
-    with _full_disk_as_user_error(plan.output_dir):
-        if resume_at is None:
-            # Wait until all processes have read the weights: put_aside may move their file.
-            comm.synchronize()
-            if comm.is_main_process():
-                put_aside(plan.output_dir)
-            checkpointer.extras = _save_config(config)
+    if resume_at is None:
+        # Wait until all processes have read the weights: put_aside may move their file.
+        comm.synchronize()
+        if comm.is_main_process():
+            put_aside(plan.output_dir)
+        checkpointer.extras = _save_config(config)
+    else:
+        states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
+        if comm.is_main_process():
+            drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
+        checkpointer.extras = _save_config(config)
+        how = _how_exactly(exact, states, checkpointer.extras)
+        logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
+    last = weights if resume_at is not None else ""
+    trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
+    trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
+    try:
+        if resume_at == max_iter:
+            _finish(trainer, checkpointer, weights, max_iter)
         else:
-            states = _load_states(checkpointer, weights, config.written("train.init_checkpoint"))
-            if comm.is_main_process():
-                drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
-            checkpointer.extras = _save_config(config)
-            how = _how_exactly(exact, states, checkpointer.extras)
-            logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
-        last = weights if resume_at is not None else ""
-        trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
-        trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
-        try:
-            if resume_at == max_iter:
-                _finish(trainer, checkpointer, weights, max_iter)
-            else:
-                trainer.train(resume_at or 0, max_iter)
-        except Stopped as stop:
-            details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
-            raise Stopped(stop.number, details) from stop
+            trainer.train(resume_at or 0, max_iter)
+    except Stopped as stop:
+        details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
+        raise Stopped(stop.number, details) from stop
 
 
 def build_trainer(
@@ -221,17 +217,6 @@ def _finish(
         trainer.after_train()
 
 
-@contextmanager
-def _full_disk_as_user_error(output_dir: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        reason = f"{output_dir}: {error.strerror}"
-        raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
-
-
 def _how_exactly(same_images: bool, states: dict[str, Any], extras: dict[str, Any]) -> str:
     """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
@@ -263,6 +248,7 @@ def _step_hooks(
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
         hooks.CallbackHook(before_step=seed) if exact else None,
+        hooks.CallbackHook(before_step=note_iteration) if comm.is_main_process() else None,
         TrainingGuard(request),
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, config.scheduler(optimizer)),
