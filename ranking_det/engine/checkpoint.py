@@ -127,12 +127,12 @@ class RunCheckpointer(SafeCheckpointer):
             # torch's zip writer turns a failed write into a RuntimeError.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
-            failure = output_failure(error, self.save_dir) or (
-                f"{self.save_dir}: cannot write ({reason_of(error)}); free some space"
+            advice = how_to_continue(self.save_dir)
+            failure = output_failure(error, self.save_dir, advice) or (
+                f"cannot write to {self.save_dir} ({reason_of(error)}); free some space and "
+                f"{advice}"
             )
-            raise UserError(
-                f"{name}.pth could not be written: {failure} and {how_to_continue(self.save_dir)}"
-            ) from error
+            raise UserError(f"{name}.pth could not be written: {failure}") from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Rename the complete file, and write its name to ``last_checkpoint``.

@@ -23,8 +23,16 @@ LOADING = re.compile(
 # How Gloo reports that another process has ended or does not answer.
 LOST = re.compile(r"(?i)connection (?:closed|reset|refused)|timed out|broken pipe|socket closed")
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG}
-"""Errors of a disk. They often come without the name of the file."""
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+}
+NAMELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
+"""Errors of a disk, which often come without the name of the file."""
 
 
 def killed_by(number: int) -> str:
@@ -85,12 +93,13 @@ def lost_connection(error: BaseException) -> str:
     return ""
 
 
-def output_failure(error: BaseException, folder: str) -> str:
+def output_failure(error: BaseException, folder: str, advice: str) -> str:
     """Describe that a file of the output folder could not be written.
 
     Args:
         error: any error.
         folder: the output folder.
+        advice: how to continue afterwards.
 
     Returns:
         The description with a remedy; "" if the error is another one.
@@ -99,10 +108,13 @@ def output_failure(error: BaseException, folder: str) -> str:
         return ""
     path = os.path.abspath(os.fsdecode(error.filename or folder))
     is_inside = error.filename is not None and Path(path).is_relative_to(os.path.abspath(folder))
-    if not is_inside and error.errno not in DISK:
+    if not is_inside and error.errno not in NAMELESS:
         return ""
     if not os.path.isdir(folder):
-        return f"the output folder {folder} was deleted or moved during the run"
+        return (
+            f"the output folder {folder} was deleted or moved during the run; move it back or "
+            "start again"
+        )
     place = path.replace(PARTIAL, "") if is_inside else folder
-    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend this"
-    return f"{place}: cannot write ({error.strerror}); {remedy}"
+    remedy = REMEDIES.get(error.errno, "check the disk")
+    return f"{place}: cannot write ({error.strerror}); {remedy} and {advice}"

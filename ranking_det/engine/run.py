@@ -126,19 +126,20 @@ def run(command: Command) -> str:
     except (UserError, RunError):
         raise
     except Exception as error:
-        named = _failure(error, plan.output_dir, advice) or part_error(error, plan.model)
+        named = _failure(error, command, plan.output_dir, advice) or part_error(error, plan.model)
         if named is None:
             raise
         raise named from error
 
 
 def _failure(
-    error: Exception, output_dir: str, advice: Callable[[], str]
+    error: Exception, command: Command, output_dir: str, advice: Callable[[], str]
 ) -> UserError | RunError | None:
     """Turn a failure that no check could foresee into one line; None for another error."""
-    output = output_failure(error, output_dir)
-    if output:
-        return UserError(f"{output} and {advice()}")
+    for folder in filter(None, (command.output, output_dir)):
+        failure = output_failure(error, folder, advice())
+        if failure:
+            return UserError(failure)
     lost = lost_connection(error)
     if lost:
         # If another process of this machine is the cause, the parent process ends this one now.
