@@ -128,7 +128,8 @@ class RunCheckpointer(SafeCheckpointer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             advice = how_to_continue(self.save_dir)
-            failure = output_failure(error, self.save_dir, advice) or (
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            failure = output_failure(cause, self.save_dir, advice) or (
                 f"cannot write to {self.save_dir} ({reason_of(error)}); free some space and "
                 f"{advice}"
             )

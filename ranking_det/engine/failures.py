@@ -9,12 +9,16 @@ import errno
 import os
 import re
 import signal
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from torch.distributed import DistError
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ranking_det.files import PARTIAL
-from ranking_det.user_errors import reason_of
+from ranking_det.user_errors import RunError, UserError, reason_of
 
 # How torch's DataLoader reports the death of one of its processes.
 LOADING = re.compile(
@@ -33,6 +37,30 @@ REMEDIES = {
 }
 NAMELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
 """Errors of a disk, which often come without the name of the file."""
+
+
+def run_failure(
+    error: BaseException, folders: Iterable[str | None], advice: Callable[[], str]
+) -> UserError | RunError | None:
+    """Turn a failure that no check could foresee into an error with a one-line message.
+
+    Args:
+        error: any error, with its traceback.
+        folders: the folders that the run writes to.
+        advice: returns how to continue.
+
+    Returns:
+        The error; None if the failure is another one.
+    """
+    for folder in filter(None, folders):
+        failure = output_failure(error, folder, advice())
+        if failure:
+            return UserError(failure)
+    lost = lost_connection(error)
+    if lost:
+        return RunError(f"lost the connection to another process ({lost}); {advice()}")
+    loading = loading_failure(error)
+    return RunError(f"{loading}, and {advice()}") if loading else None
 
 
 def killed_by(number: int) -> str:
@@ -61,21 +89,41 @@ def loading_failure(error: BaseException) -> str:
     """Describe the death of a process that loads images.
 
     Args:
-        error: any error.
+        error: any error, with its traceback.
 
     Returns:
         The description; "" if the error is another one.
     """
     match = LOADING.search(str(error))
-    if match is None:
+    # A process that dies while it sends an image breaks a connection, without torch's message.
+    if match is None and not isinstance(error, (ConnectionError, EOFError)):
         return ""
-    numbers = {signal.strsignal(number): number for number in signal.valid_signals()}
-    number = numbers.get(match[2])
-    cause = "ended without a message" if number is None else killed_by(number)
+    process, number = match[1] if match else "", 0
+    for worker in _loading_processes(error):
+        worker.join(1)  # it is dead, but its parent may not have noticed
+        if worker.exitcode and process in ("", str(worker.pid)):
+            process, number = str(worker.pid), -worker.exitcode
+    if not process:
+        return ""
+    if match and match[2]:
+        signals = {signal.strsignal(known): known for known in signal.valid_signals()}
+        number = signals.get(match[2], number)
+    cause = killed_by(number) if number > 0 else "ended without a message"
     return (
-        f"a process that loads images (process {match[1]}) {cause}; lower "
-        "dataloader.train.num_workers (0 loads in the main process) and dataloader.test.num_workers"
+        f"a process that loads images (process {process}) {cause}; lower "
+        "dataloader.train.num_workers or dataloader.test.num_workers (0 loads in the main process)"
     )
+
+
+def _loading_processes(error: BaseException) -> list[Any]:
+    """Return the processes of the data loader in which the error was raised; live ones last."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        loader = frame.f_locals.get("self")
+        if isinstance(loader, _MultiProcessingDataLoaderIter):
+            return [worker for worker in loader._workers if not worker.is_alive()] or list(
+                loader._workers
+            )
+    return []
 
 
 def lost_connection(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ranking_det.data.mapper import BoxMapper, UnreadableImages
 from ranking_det.engine.checkpoint import find_last, how_to_continue, load_weights
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
-from ranking_det.engine.failures import loading_failure, lost_connection, output_failure
+from ranking_det.engine.failures import lost_connection, run_failure
 from ranking_det.engine.heartbeats import TIMEOUT
 from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
@@ -126,27 +126,14 @@ def run(command: Command) -> str:
     except (UserError, RunError):
         raise
     except Exception as error:
-        named = _failure(error, command, plan.output_dir, advice) or part_error(error, plan.model)
+        folders = [command.output, plan.output_dir]
+        named = run_failure(error, folders, advice) or part_error(error, plan.model)
         if named is None:
             raise
+        if lost_connection(error):
+            # If another process of this machine is the cause, the parent process ends this one now.
+            time.sleep(2 * GRACE)
         raise named from error
-
-
-def _failure(
-    error: Exception, command: Command, output_dir: str, advice: Callable[[], str]
-) -> UserError | RunError | None:
-    """Turn a failure that no check could foresee into one line; None for another error."""
-    for folder in filter(None, (command.output, output_dir)):
-        failure = output_failure(error, folder, advice())
-        if failure:
-            return UserError(failure)
-    lost = lost_connection(error)
-    if lost:
-        # If another process of this machine is the cause, the parent process ends this one now.
-        time.sleep(2 * GRACE)
-        return RunError(f"lost the connection to another process ({lost}); {advice()}")
-    loading = loading_failure(error)
-    return RunError(f"{loading}, and {advice()}") if loading else None
 
 
 def _run_plan(plan: Plan) -> str:
