@@ -33,7 +33,7 @@ LAYERS = {
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),
     "layers": (BOTTOM, {"torch", "torchvision"}),
-    "visualization": (set(), TORCH | {"detectron2", "matplotlib", "jinja2"}),
+    "visualization": ({"files"}, TORCH | {"detectron2", "matplotlib", "jinja2"}),
     "data.shapes": (set(), {"numpy", "cv2", "tqdm"}),
     "data.images": (set(), {"numpy", "PIL"}),
     "data.coco_json": (

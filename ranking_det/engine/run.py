@@ -290,6 +290,8 @@ def set_up(plan: Plan) -> None:
         plan: the checked command.
     """
     settings = plan.config.train
+    # On a full disk the log would print a traceback for each line; other files report the disk.
+    logging.raiseExceptions = False
     for name in ("fvcore", "detectron2", "ranking_det"):
         setup_logger(plan.output_dir, distributed_rank=comm.get_rank(), name=name)
     logger.info("Process %d of %d", comm.get_rank(), comm.get_world_size())
