@@ -77,7 +77,12 @@ def _start_several(command: Command) -> int:
     check_processes(command)
     plan = make_plan(command, starts_others=True)
     output_dir = plan.output_dir
-    plan.write_data()
+    try:
+        plan.write_data()
+    except OSError as error:
+        raise (
+            run_failure(error, [output_dir], lambda: "start the command again") or error
+        ) from error
     # From here on this process only waits, so free the memory of the parsed files.
     release_sets([*plan.config.names("train"), *plan.config.names("test")])
     command = replace(plan.command, own_data=plan.data)
