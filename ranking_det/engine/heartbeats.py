@@ -13,11 +13,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 
-from torch.distributed import TCPStore
+from torch.distributed import DistError, TCPStore
 
 TIMEOUT = 600.0
 """Default of ``train.timeout``, in seconds."""
@@ -84,8 +84,9 @@ def heartbeats(
     finally:
         ended.set()
         thread.join()
-        # This process may end before the others, which must not miss it.
-        store.set(_key(rank), END)
+        # This process may end before the others, which must not miss it. Or it is the last one.
+        with suppress(DistError):
+            store.set(_key(rank), END)
 
 
 def _key(rank: int) -> str:

@@ -114,6 +114,7 @@ def _launch(work: Work, command: Command, output_dir: str) -> int:
     store, url = _serve(command)
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     arguments = url, work, command, failures
+    others = set(active_children())
     try:
         context = multiprocessing.spawn(
             _work_as_child, arguments, nprocs=command.num_gpus, join=False
@@ -133,7 +134,7 @@ def _launch(work: Work, command: Command, output_dir: str) -> int:
         raise RunError(f"{error}; {advice}") from error
     finally:
         # A child that is stopped, or waits in a collective operation, would ignore SIGTERM.
-        for process in active_children():
+        for process in set(active_children()) - others:
             process.kill()
             process.join()
     return 0
