@@ -40,24 +40,42 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: it is never half written, even if the process is killed.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: it is never half written, even if the process is killed.
 
     A symbolic link is kept and its target is written. A device or a pipe would be replaced by a
     regular file.
 
     Args:
         path: the file; its folder must exist.
-        text: the content, written as UTF-8.
+        content: bytes, or a text, which is written as UTF-8.
     """
     path = path.resolve()
     partial = partial_path(path)
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         rename_whole(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def reserve_space(path: Path, size: int) -> None:
+    """Reserve disk space for a later :func:`write_whole`, which then does not meet a full disk.
+
+    Without the system call, as on macOS, nothing is reserved.
+
+    Args:
+        path: the file; its folder must exist.
+        size: the number of bytes that the file will have.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    descriptor = os.open(partial_path(path.resolve()), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:

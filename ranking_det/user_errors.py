@@ -18,6 +18,13 @@ class UserError(ValueError):
     """
 
 
+class RunError(RuntimeError):
+    """A failure in the middle of a run that no check could foresee, such as a killed process.
+
+    The message is one line. It says what has failed, by what cause, and how to continue.
+    """
+
+
 def run_command(program: str, work: Callable[[], str]) -> int:
     """Run a command; print its result on stdout, or an error of the user as one line on stderr.
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from ranking_det.criteria import CriterionBase
 from ranking_det.engine.command import Command
+from ranking_det.engine.failures import output_failure
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
@@ -98,11 +99,13 @@ class RunCheckpointer(DetectionCheckpointer):
             # torch's zip writer turns a failed write into a RuntimeError.
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"the checkpoint {name}.pth could not be written to {self.save_dir} ({reason}); "
-                f"{after_full_disk(self.save_dir)}"
-            ) from error
+            advice = how_to_continue(self.save_dir)
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            failure = output_failure(cause, self.save_dir, advice) or (
+                f"cannot write to {self.save_dir} ({reason_of(error)}); free some space and "
+                f"{advice}"
+            )
+            raise UserError(f"{name}.pth could not be written: {failure}") from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Rename the complete file, and write its name to ``last_checkpoint``.
@@ -132,15 +135,6 @@ def how_to_continue(output_dir: str) -> str:
     if last:
         return f"continue from {last} with --resume"
     return "start again with --overwrite (there is no checkpoint yet)"
-
-
-def after_full_disk(output_dir: str) -> str:
-    """Return the advice for a run that a full disk has stopped.
-
-    Args:
-        output_dir: the output folder of the run.
-    """
-    return f"free some space and {how_to_continue(output_dir)}"
 
 
 class Checkpoint(NamedTuple):

@@ -77,7 +77,7 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> None:
         output_dir: the folder; created if it does not exist.
     """
     text = json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n"
-    _replace(Path(output_dir, "results.json"), results, partial(write_whole, text=text))
+    _replace(Path(output_dir, "results.json"), results, partial(write_whole, content=text))
 
 
 def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:

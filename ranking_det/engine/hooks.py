@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
 from ranking_det.modeling.input_checks import check_objects, image_name
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import RunError, UserError, listed
 from ranking_det.visualization.curves import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ REMEDIES = (
 )
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(RunError, FloatingPointError):
     """A loss became NaN or infinite; the message names the loss, the iteration and the images."""
 
 
@@ -249,11 +250,24 @@ class Evaluation(EvalHook):
 class MetricsWriter(PeriodicWriter):
     """Detectron2's hook, which also works if a run stops directly after it has written metrics.
 
-    Detectron2 0.6 then divides by zero, in the estimate of the remaining time.
+    Detectron2 0.6 then divides by zero, in the estimate of the remaining time. If a file cannot be
+    written, the thread of TensorBoard's writer fails, and the next write raises its error here.
     """
+
+    _excepthook = staticmethod(threading.excepthook)
+
+    def before_train(self) -> None:
+        """Keep Python from printing a traceback of the writer's thread."""
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._without_failed_writes
+
+    def _without_failed_writes(self, args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            self._excepthook(args)
 
     def after_train(self) -> None:
         """Write what is new, and close the files."""
+        threading.excepthook = self._excepthook
         for writer in self._writers:
             with suppress(ZeroDivisionError):
                 writer.write()

@@ -6,43 +6,58 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from multiprocessing import active_children
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import active_children, connection
+from typing import Any
+from urllib.parse import urlsplit
 
 import torch
-from detectron2.engine import launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT, _find_free_port
+from detectron2.engine import TrainerBase
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
+from torch.distributed import Store, TCPStore
 
+from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command
+from ranking_det.engine.failures import killed_by
+from ranking_det.engine.heartbeats import heartbeats
 from ranking_det.engine.stopping import Stopped, on_signals
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import RunError, UserError, reason_of
 
 Work = Callable[[Command], int]
 
-GRACE = 10
-"""Seconds after which a child process that does not end is killed."""
+GRACE = 5
+"""Seconds that processes have to end by themselves after one of them has reported a failure."""
+
+ITERATION = "iteration"
+"""Key of the iteration in the store of the process group."""
 
 
-def start(work: Work, command: Command) -> int:
+def start(work: Work, command: Command, *, output_dir: str = "") -> int:
     """Run ``work`` in every process of the command.
 
     Args:
         work: takes the command and returns an exit status.
         command: says how many processes to start and where. Torchrun has its own flags for this;
             under torchrun the flags of the command are ignored.
+        output_dir: the output folder of a training run, for the advice how to continue it.
 
     Returns:
         0, or the exit status of a process that failed.
 
     Raises:
-        UserError: this machine cannot run so many processes.
+        UserError: this machine cannot run so many processes, or one of them raised the error.
+        RunError: a process was killed or is lost, or one of them raised the error.
         Stopped: a signal has stopped the command; its processes have ended.
     """
     if distributed.is_torchelastic_launched():
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        _join("env://", *(int(os.environ[name]) for name in names))
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        _join("env://", *(int(os.environ[name]) for name in names), address=address)
         try:
             return work(command)
         finally:
@@ -50,18 +65,7 @@ def start(work: Work, command: Command) -> int:
     check_processes(command)
     if command.num_processes == 1:
         return work(command)
-    try:
-        with on_signals(_send_to_children, signal.SIGUSR1):
-            _launch(work, command)
-    except multiprocessing.ProcessExitedException as error:
-        number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
-        if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            raise Stopped(number) from error
-        return error.exit_code or 1
-    except Stopped:
-        _end_children()
-        raise
-    return 0
+    return _launch(work, command, output_dir)
 
 
 def check_processes(command: Command) -> None:
@@ -105,56 +109,188 @@ def _is_address(url: str) -> bool:
     return url == "auto" or re.fullmatch(r"file:///.+", url) is not None
 
 
-def _launch(work: Work, command: Command) -> None:
-    """Run ``work`` in several processes, and wait for them."""
-    if torch.cuda.is_available():
-        place = command.num_machines, command.machine_rank, command.dist_url
-        launch(_exit_with, command.num_gpus, *place, args=(work, command))
-    else:
-        url = command.dist_url
-        url = f"tcp://127.0.0.1:{_find_free_port()}" if url == "auto" else url
-        multiprocessing.spawn(_on_cpu, (url, work, command), nprocs=command.num_gpus)
+def _launch(work: Work, command: Command, output_dir: str) -> int:
+    """Run ``work`` in several processes, and wait for them; see :func:`start`."""
+    store, url = _serve(command)
+    failures = multiprocessing.get_context("spawn").SimpleQueue()
+    arguments = url, work, command, failures
+    others = set(active_children())
+    try:
+        context = multiprocessing.spawn(
+            _work_as_child, arguments, nprocs=command.num_gpus, join=False
+        )
+        with on_signals(partial(_send, context.processes), signal.SIGUSR1):
+            _wait(context.processes, failures, command)
+    except _Reported as reported:
+        return reported.status
+    except Stopped as stopped:
+        if stopped.details or not output_dir:
+            raise
+        is_known = store is not None and store.check([ITERATION])
+        at = f" at iteration {store.get(ITERATION).decode()}" if store and is_known else ""
+        raise Stopped(stopped.number, f"{at}; {how_to_continue(output_dir)}") from stopped
+    except _WorkerError as error:
+        advice = how_to_continue(output_dir) if output_dir else "start the command again"
+        raise RunError(f"{error}; {advice}") from error
+    finally:
+        # A child that is stopped, or waits in a collective operation, would ignore SIGTERM.
+        for process in set(active_children()) - others:
+            process.kill()
+            process.join()
+    return 0
 
 
-def _send_to_children(number: int) -> None:
-    for child in active_children():
-        os.kill(child.pid or 0, number)
+def _serve(command: Command) -> tuple[TCPStore | None, str]:
+    """Open the port at which the processes find each other; return the store and its URL.
+
+    The parent process opens it, not one of the children, so that the store outlives them.
+    """
+    url = command.dist_url
+    if url.startswith("file:") or command.machine_rank > 0:
+        return None, url
+    address = urlsplit("tcp://127.0.0.1:0" if url == "auto" else url)
+    try:
+        store = TCPStore(
+            str(address.hostname), address.port or 0, is_master=True, wait_for_workers=False
+        )
+    except distributed.DistError as error:
+        raise UserError(
+            f"--dist-url: cannot open port {address.port} of this machine ({_port_fault(error)}); "
+            "give another port, or wait until the other run has ended"
+        ) from error
+    return store, f"tcp://{address.netloc.rpartition(':')[0]}:{store.port}"
 
 
-def _end_children() -> None:
-    """End the child processes. They may hang in a collective operation, so kill them at last."""
-    children = active_children()
-    for child in children:
-        child.terminate()
-    for child in children:
-        child.join(GRACE)
-        child.kill()
-        child.join()
+def _port_fault(error: BaseException) -> str:
+    return "address already in use" if "EADDRINUSE" in str(error) else reason_of(error)
 
 
-def _exit_with(work: Work, command: Command) -> None:
-    """Run ``work`` in a child process; the parent sees only its exit status."""
+class _WorkerError(Exception):
+    """A child process was killed, or another one is lost."""
+
+
+class _Reported(Exception):  # noqa: N818 - it only leaves the loop
+    """A child process has failed with a traceback."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def _wait(processes: list[Any], failures: Any, command: Command) -> None:
+    """Wait for the child processes; raise the failure of the first that ends with one."""
+    ranks = {process.sentinel: rank for rank, process in enumerate(processes)}
+    while ranks:
+        for sentinel in connection.wait(list(ranks)):
+            rank = ranks.pop(sentinel)  # type: ignore[call-overload]
+            process = processes[rank]
+            process.join()
+            if process.exitcode == 0:
+                continue
+            failure = None if failures.empty() else failures.get()
+            if isinstance(failure, (Stopped, RunError)):
+                # All processes end in this way, and the main one still has to close its files.
+                for other in processes:
+                    other.join(GRACE)
+            if failure is not None:
+                raise failure
+            if process.exitcode > 0:
+                raise _Reported(process.exitcode)
+            number = -process.exitcode
+            if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                raise Stopped(number)
+            rank += command.machine_rank * command.num_gpus
+            raise _WorkerError(f"worker {rank} (process {process.pid}) {killed_by(number)}")
+
+
+def _send(processes: Iterable[Any], number: int) -> None:
+    for process in processes:
+        os.kill(process.pid, number)
+
+
+def _work_as_child(local_rank: int, url: str, work: Work, command: Command, failures: Any) -> None:
+    """Run ``work`` in a child process; the parent reports its failures."""
     # Ctrl-C in a terminal also reaches the children. They end at once, and the parent reports it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    status = 1
     try:
+        rank = command.machine_rank * command.num_gpus + local_rank
+        _join(url, rank, command.num_processes, local_rank, command.num_gpus)
+        _shared.failures = failures
         status = work(command)
-    except Stopped as stop:
-        status = stop.status
+    except (UserError, RunError, Stopped) as failure:
+        failures.put(failure)
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
     if status:
-        sys.stdout.flush()
         sys.exit(status)
 
 
-def _on_cpu(local_rank: int, url: str, work: Work, command: Command) -> None:
-    """Run ``work`` in a CPU process; Detectron2 0.6 can launch GPU processes only."""
-    rank = command.machine_rank * command.num_gpus + local_rank
-    _join(url, rank, command.num_processes, local_rank, command.num_gpus)
-    _exit_with(work, command)
+class _Shared:
+    """What this process shares with the other processes of the run."""
+
+    store: Store | None = None
+    address: tuple[str, int] | None = None
+    failures: Any = None
 
 
-def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> None:
-    """Initialise the process group, and the local group of this machine that Detectron2 needs."""
+_shared = _Shared()
+
+
+@contextmanager
+def watched(timeout: float, advice: Callable[[], str]) -> Iterator[None]:
+    """End this process if another one is lost, within the context; see :mod:`.heartbeats`.
+
+    Args:
+        timeout: the time in seconds after which a silent process counts as lost.
+        advice: returns how to continue the run.
+    """
+    if _shared.address is None:
+        yield
+        return
+
+    def fail(names: str) -> None:
+        error = RunError(
+            f"{names} has not answered for {timeout:g} seconds (train.timeout), so it hangs, is "
+            f"stopped or has lost its network; end it and {advice()}"
+        )
+        if _shared.failures is None:
+            sys.stderr.write(f"train_net.py: error: {error}\n")
+        else:
+            _shared.failures.put(error)
+        os._exit(1)  # the main thread may wait for the lost process
+
+    place = comm.get_rank(), comm.get_world_size()
+    with heartbeats(_shared.address, *place, timeout, fail):
+        yield
+
+
+def note_iteration(trainer: TrainerBase) -> None:
+    """Tell the parent process the iteration, for its message if a signal stops the run.
+
+    Register the function in the main process.
+
+    Args:
+        trainer: gives the iteration.
+    """
+    if _shared.store is not None:
+        _shared.store.set(ITERATION, str(trainer.iter))
+
+
+def _join(
+    url: str,
+    rank: int,
+    world: int,
+    local_rank: int,
+    local_size: int,
+    address: tuple[str, int] | None = None,
+) -> None:
+    """Initialise the process group, and the local group of this machine that Detectron2 needs.
+
+    ``address`` is that of the store; by default the one in the URL.
+    """
     on_gpu = torch.cuda.is_available()
     if on_gpu and local_rank >= torch.cuda.device_count():
         raise UserError(
@@ -164,7 +300,17 @@ def _join(url: str, rank: int, world: int, local_rank: int, local_size: int) -> 
     if on_gpu:
         torch.cuda.set_device(local_rank)
     backend = "nccl" if on_gpu else "gloo"
-    distributed.init_process_group(backend, url, DEFAULT_TIMEOUT, world_size=world, rank=rank)
+    if url.startswith("tcp:"):
+        parts = urlsplit(url)
+        address = str(parts.hostname), parts.port or 0
+        _shared.store = TCPStore(*address, is_master=False)
+        place: dict[str, Any] = {"store": _shared.store}
+    else:
+        place = {"init_method": url}
+    _shared.address = address
+    distributed.init_process_group(
+        backend, **place, timeout=DEFAULT_TIMEOUT, world_size=world, rank=rank
+    )
     for first in range(0, world, local_size):
         group = distributed.new_group(list(range(first, first + local_size)))
         if first <= rank < first + local_size:

@@ -8,13 +8,15 @@ time.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterable
 from types import FrameType
 
 import torch
 from torch import nn
 
 from ranking_det.data.mapper import ImageMapper
-from ranking_det.user_errors import UserError, reason_of
+from ranking_det.engine.failures import run_failure
+from ranking_det.user_errors import RunError, UserError, reason_of
 
 LIBRARIES = {"PIL", "cv2", "detectron2", "fvcore", "numpy", "torch", "torchvision"}
 """Packages whose errors can be due to a value of the config; others are errors in a program."""
@@ -22,6 +24,25 @@ LIBRARIES = {"PIL", "cv2", "detectron2", "fvcore", "numpy", "torch", "torchvisio
 
 ONE_VALUE = "Expected more than 1 value per channel"
 """The start of torch's message for batch normalization of a single value."""
+
+
+def named_error(
+    error: Exception, model: nn.Module, folders: Iterable[str | None], advice: Callable[[], str]
+) -> UserError | RunError | None:
+    """Return the one-line error that a command reports for an error in the middle of a run.
+
+    Args:
+        error: any error, with its traceback.
+        model: the model of the run, not distributed.
+        folders: the folders that the run writes to.
+        advice: returns how to continue.
+
+    Returns:
+        The error; None if only a traceback can help to find the cause.
+    """
+    if isinstance(error, (UserError, RunError)):
+        return error
+    return run_failure(error, folders, advice) or part_error(error, model)
 
 
 def part_error(error: Exception, model: nn.Module) -> UserError | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import io
+import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch import nn
 
 from ranking_det.data.images import UnreadableImageError, has_image_extension, is_image, read_header
 from ranking_det.data.mapper import ImageMapper, read_array
+from ranking_det.engine.failures import output_failure
 from ranking_det.engine.run_checks import check_no_folder, check_output_dir
-from ranking_det.files import write_json
+from ranking_det.engine.stopping import Stopped
+from ranking_det.files import reserve_space, write_json, write_whole
 from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.detections import overlay
 
@@ -65,7 +68,9 @@ def predict_images(
     Raises:
         UserError: before any prediction, if an image does not exist, no file is an image, or the
             folder is not writable; after all predictions, if some files were not readable images.
-            The other images are then predicted and written.
+            The other images are then predicted and written. Also if a file cannot be written; the
+            images that are done then stay.
+        Stopped: a signal has stopped the command; the images that are done stay.
     """
     paths = find_images(images)
     _check_output(paths, Path(output_dir))
@@ -76,8 +81,13 @@ def predict_images(
     names = class_names or [str(index) for index in range(len(category_ids))]
     categories = [{"id": a, "name": b} for a, b in zip(category_ids, names, strict=True)]
     content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
-    broken = []
+    broken, space = [], 0
     mapper = mapper if isinstance(mapper, ImageMapper) else ImageMapper(mapper)
+    predictions = folder / "predictions.json"
+
+    def done() -> str:
+        return f"the results of {len(content['images'])} of {len(paths)} images are in {folder}"
+
     try:
         with inference_context(model), torch.no_grad():
             for i, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
@@ -91,16 +101,28 @@ def predict_images(
                 size = {"width": width, "height": height}
                 inputs = mapper({"file_name": path, "image_id": i, **size})
                 detections = _detect(model, inputs)
-                _save(overlay(picture, detections[:max_drawn], class_names), folder / name)
-                content["images"].append({"id": i, "file_name": path, **size, "drawn": name})
+                image = {"id": i, "file_name": path, **size, "drawn": name}
                 rows = _annotations(detections, i, category_ids, len(content["annotations"]) + 1)
+                # On a full disk this fails, while the file of the earlier images still has space.
+                space += len(json.dumps([image, rows]))
+                reserve_space(predictions, len(json.dumps(categories)) + space + 100)
+                _save(overlay(picture, detections[:max_drawn], class_names), folder / name)
+                content["images"].append(image)
                 content["annotations"] += rows
                 count, drawn = len(detections), min(len(detections), max_drawn)
                 text = "%d/%d %s: %d detections, the best %d drawn -> %s"
                 logger.info(text, i, len(paths), path, count, drawn, name)
+    except Stopped as stopped:
+        raise Stopped(stopped.number, f"; {done()}") from stopped
+    except OSError as error:
+        advice = f"start the command again; {done()}"
+        failure = output_failure(error, str(folder), advice)
+        if not failure:
+            raise
+        raise UserError(failure) from error
     finally:  # also after an interruption, for the images that are done
-        predictions = folder / "predictions.json"
-        write_json(predictions, content)
+        if folder.is_dir():
+            write_json(predictions, content)
     if broken:
         count = len(content["images"])
         results = f"the results of the other {count} images" if count else "no detections"
@@ -222,12 +244,9 @@ def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
-    try:
-        Image.fromarray(picture).save(path, quality=90)
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write this file ({_reason(error)})") from error
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "JPEG", quality=90)
+    write_whole(path, content.getvalue())
 
 
 def _annotations(

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,12 @@ from ranking_det.data.stream import seeded
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
-from ranking_det.engine.hooks import NonFiniteLossError
-from ranking_det.engine.launching import check_processes, start
+from ranking_det.engine.failures import lost_connection, run_failure
+from ranking_det.engine.heartbeats import TIMEOUT
+from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data, write_faults
-from ranking_det.engine.part_errors import part_error
+from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
@@ -38,7 +40,7 @@ from ranking_det.engine.run_checks import check_batch_norm, check_masks
 from ranking_det.engine.run_config import Records
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import UserError, line_of, listed
+from ranking_det.user_errors import RunError, UserError, line_of, listed
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        0 on success, 2 for a user error, 1 if a loss became NaN or infinite, 128 + the number of
-        the signal if Ctrl-C (130), SIGTERM (143) or SIGUSR1 (138) has stopped the command.
+        0 on success, 2 for a user error, 1 for another failure such as a loss that became NaN or a
+        process that was killed, 128 + the number of the signal if Ctrl-C (130), SIGTERM (143) or
+        SIGUSR1 (138) has stopped the command.
     """
     try:
         with on_signals(stop, signal.SIGINT, signal.SIGTERM):
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if command.num_processes > 1 and not is_torchelastic_launched():
                 return _start_several(command)
             return start(_work, command)
-    except UserError as error:
+    except (UserError, RunError) as error:
         return _report_error(error)
     except Stopped as stopped:
         if not is_torchelastic_launched() or os.environ["RANK"] == "0":
@@ -77,30 +80,28 @@ def _start_several(command: Command) -> int:
     check_processes(command)
     plan = make_plan(command, starts_others=True)
     output_dir = plan.output_dir
-    plan.write_data()
+    try:
+        plan.write_data()
+    except OSError as error:
+        raise (
+            run_failure(error, [output_dir], lambda: "start the command again") or error
+        ) from error
     # From here on this process only waits, so free the memory of the parsed files.
     release_sets([*plan.config.names("train"), *plan.config.names("test")])
     command = replace(plan.command, own_data=plan.data)
     del plan
-    try:
-        return start(_work, command)
-    except Stopped as stopped:
-        details = f"; {how_to_continue(output_dir)}" if command.trains else ""
-        raise Stopped(stopped.number, details) from stopped
+    return start(_work, command, output_dir=output_dir if command.trains else "")
 
 
 def _work(command: Command) -> int:
     """Run the command in this process; print the folder with the results as the last line."""
-    try:
-        folder = run(command)
-    except (UserError, NonFiniteLossError) as error:
-        return _report_error(error)
+    folder = run(command)
     if comm.is_main_process():
         sys.stdout.write(f"{folder}\n")
     return 0
 
 
-def _report_error(error: UserError | NonFiniteLossError) -> int:
+def _report_error(error: UserError | RunError) -> int:
     """Write the error as one line, and return the exit status: 2 for a user error, else 1."""
     sys.stderr.write(f"train_net.py: error: {line_of(error)}\n")
     return 2 if isinstance(error, UserError) else 1
@@ -117,18 +118,24 @@ def run(command: Command) -> str:
 
     Raises:
         UserError: the user made an error.
-        NonFiniteLossError: a loss became NaN or infinite.
+        RunError: a loss became NaN or infinite, or a process was killed.
     """
     plan = make_plan(command)
     comm.synchronize()  # a slow process must not check a folder that a faster one has changed
+
+    def advice() -> str:
+        return how_to_continue(plan.output_dir) if command.trains else "start the command again"
+
     try:
-        return _run_plan(plan)
-    except (UserError, NonFiniteLossError):
-        raise
+        with watched(plan.config.train.get("timeout", TIMEOUT), advice):
+            return _run_plan(plan)
     except Exception as error:
-        named = part_error(error, plan.model)
-        if named is None:
+        named = named_error(error, plan.model, [command.output, plan.output_dir], advice)
+        if named is None or named is error:
             raise
+        if lost_connection(error):
+            # If another process of this machine is the cause, the parent process ends this one now.
+            time.sleep(2 * GRACE)
         raise named from error
 
 
@@ -289,6 +296,8 @@ def set_up(plan: Plan) -> None:
         plan: the checked command.
     """
     settings = plan.config.train
+    # On a full disk the log would print a traceback for each line; other files report the disk.
+    logging.raiseExceptions = False
     for name in ("fvcore", "detectron2", "ranking_det"):
         setup_logger(plan.output_dir, distributed_rank=comm.get_rank(), name=name)
     logger.info("Process %d of %d", comm.get_rank(), comm.get_world_size())

@@ -32,6 +32,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "train.max_iter": partial(check_integer, low=1),
     "train.eval_period": partial(check_integer, low=0),
     "train.log_period": partial(check_integer, low=1),
+    "train.timeout": partial(check_at_least, low=1.0),
     "train.checkpointer.period": partial(check_integer, low=1),
     "train.checkpointer.max_to_keep": partial(check_integer, low=1),
     "train.seed": partial(check_integer, low=-LARGEST),  # below 0: a random seed

@@ -27,7 +27,7 @@ from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import NUMBERS, check_number
 from ranking_det.engine.safe_config import is_saved_config, parse_plain
 from ranking_det.engine.schedule import Schedule, fit_schedule
-from ranking_det.files import partial_path, rename_whole, write_whole
+from ranking_det.files import partial_path, rename_whole, reserve_space, write_whole
 from ranking_det.modeling.interface import interface_of
 from ranking_det.modeling.yaml_keys import num_classes_keys
 from ranking_det.user_errors import UserError, reason_of
@@ -476,6 +476,11 @@ class RunConfig:
             write_whole(path, self.yaml.dump())
             return
         partial = partial_path(path)
+        try:
+            reserve_space(path, 1 << 20)  # Detectron2 only logs that it could not write
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
         LazyConfig.save(self.nodes, str(partial))
         rename_whole(partial, path)
         pickled = Path(f"{partial}.pkl")  # Detectron2 writes it if yaml cannot express the config

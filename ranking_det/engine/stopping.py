@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -28,7 +29,11 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, details: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}{details}")
-        self.number = number
+        self.number, self.details = number, details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments; a child process sends the exception to its parent."""
+        return Stopped, (self.number, self.details)
 
     @property
     def status(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ from ranking_det.data.stream import goes_on
 from ranking_det.engine.checkpoint import (
     FINAL,
     RunCheckpointer,
-    after_full_disk,
     how_to_continue,
 )
 from ranking_det.engine.evaluate import evaluate
@@ -44,8 +42,9 @@ from ranking_det.engine.hooks import (
     draw_results,
     seed_step,
 )
+from ranking_det.engine.launching import note_iteration
 from ranking_det.engine.output_folder import drop_rows_after, put_aside
-from ranking_det.engine.part_errors import part_error
+from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan
 from ranking_det.engine.resuming import log_differences, optimizer_name
 from ranking_det.engine.run_config import RunConfig
@@ -88,35 +87,34 @@ def train_model(
         _step_hooks(plan, model, optimizer, checkpointer, statistics_loader, exact, request)
     )
     plan.load_weights()
-    with _full_disk_as_user_error(plan.output_dir):
-        if resume_at is None:
-            if comm.is_main_process():
-                put_aside(plan.output_dir)
-            checkpointer.extras = _save_extras(plan, optimizer)
+    if resume_at is None:
+        if comm.is_main_process():
+            put_aside(plan.output_dir)
+        checkpointer.extras = _save_extras(plan, optimizer)
+    else:
+        # A copy, because the content is mapped to a file that this run may delete.
+        trainer.load_state_dict(copy.deepcopy(plan.weights.content["trainer"]))
+        if comm.is_main_process():
+            drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
+        extras = checkpointer.extras = _save_extras(plan, optimizer)
+        changed = comm.is_main_process() and log_differences(
+            plan.weights.extras, extras, trainer, max_iter, resume_at
+        )
+        how = _how_exactly(exact, changed)
+        logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
+    plan.weights.release()
+    last = weights if resume_at is not None else ""
+    trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
+    trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
+    try:
+        if resume_at == max_iter:
+            _finish(trainer, checkpointer, weights, max_iter)
         else:
-            # A copy, because the content is mapped to a file that this run may delete.
-            trainer.load_state_dict(copy.deepcopy(plan.weights.content["trainer"]))
-            if comm.is_main_process():
-                drop_rows_after(Path(plan.output_dir, "metrics.json"), resume_at - 1)
-            extras = checkpointer.extras = _save_extras(plan, optimizer)
-            changed = comm.is_main_process() and log_differences(
-                plan.weights.extras, extras, trainer, max_iter, resume_at
-            )
-            how = _how_exactly(exact, changed)
-            logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
-        plan.weights.release()
-        last = weights if resume_at is not None else ""
-        trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
-        trainer.register_hooks([CheckpointAndStop(request, checkpointer)])
-        try:
-            if resume_at == max_iter:
-                _finish(trainer, checkpointer, weights, max_iter)
-            else:
-                with without_tracebacks(plan.model):
-                    trainer.train(resume_at or 0, max_iter)
-        except Stopped as stop:
-            details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
-            raise Stopped(stop.number, details) from stop
+            with without_tracebacks(plan):
+                trainer.train(resume_at or 0, max_iter)
+    except Stopped as stop:
+        details = f" at iteration {trainer.iter}; {how_to_continue(plan.output_dir)}"
+        raise Stopped(stop.number, details) from stop
 
 
 def build_trainer(
@@ -206,21 +204,24 @@ def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
 
 
 @contextmanager
-def without_tracebacks(model: nn.Module) -> Iterator[None]:
+def without_tracebacks(plan: Plan) -> Iterator[None]:
     """Log one line, not Detectron2's traceback, for an error that the command reports in one line.
 
     Args:
-        model: the model of the run, not distributed.
+        plan: the plan of the run.
     """
+
+    def advice() -> str:
+        return how_to_continue(plan.output_dir)
 
     def shorten(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, Exception):
-            if not (isinstance(error, (UserError, NonFiniteLossError)) or _is_full_disk(error)):
-                error = part_error(error, model)
-            if error is not None:
-                record.msg, record.args = "Training ends: %s", (line_of(error),)
-                record.exc_info = None
+        if not isinstance(error, Exception):
+            return True
+        named = named_error(error, plan.model, [plan.output_dir], advice)
+        if named is not None:
+            record.msg, record.args = "Training ends: %s", (line_of(named),)
+            record.exc_info = None
         return True
 
     trainer_logger = logging.getLogger(TrainerBase.__module__)
@@ -268,21 +269,6 @@ def _finish(
         trainer.after_train()
 
 
-@contextmanager
-def _full_disk_as_user_error(output_dir: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if not _is_full_disk(error):
-            raise
-        reason = f"{output_dir}: {error.strerror}"
-        raise UserError(f"{reason}; {after_full_disk(output_dir)}") from error
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def _how_exactly(same_images: bool, changed: bool) -> str:
     """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
@@ -316,6 +302,7 @@ def _step_hooks(
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
         hooks.CallbackHook(before_step=seed) if exact else None,
+        hooks.CallbackHook(before_step=note_iteration) if comm.is_main_process() else None,
         TrainingGuard(request, config.num_classes(plan.model)),
         hooks.IterationTimer(),
         hooks.LRScheduler(optimizer, config.scheduler(optimizer)),

@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ranking_det.visualization.figures import save_figure
+
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read a metrics.json: one record per logged iteration.
@@ -60,7 +62,7 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     _panel(axes[1, 1], records, accuracies, "validation, box AP in percent")
     for axis in axes[1]:
         axis.set_xlabel("iteration")
-    figure.savefig(picture, dpi=110)
+    save_figure(figure, picture, 110)
 
 
 def _panel(axis: Axes, records: list[dict[str, Any]], lines: dict[str, str], title: str) -> None:

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from ranking_det.visualization.figures import save_figure
+
 PLAIN = {"text.parse_math": False}
 """Matplotlib settings that draw dollar signs in names of files and classes as they are."""
 
@@ -59,7 +61,7 @@ def draw_examples(
         for axis, (instances, title) in zip(axes[2 * i :], pairs, strict=False):
             axis.imshow(overlay(image, instances, classes))
             axis.set_title(title, fontsize=9)
-    figure.savefig(picture, dpi=110)
+    save_figure(figure, picture, 110)
 
 
 def class_name(classes: Sequence[str] | None, index: int) -> str:

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from ranking_det.visualization.detections import COLORS, PLAIN
+from ranking_det.visualization.figures import save_figure
 
 DPI = 100
 LONG_SIDE = 900
@@ -86,7 +87,7 @@ def draw_preview(
     for i, box in enumerate(boxes.tolist()):
         _draw_object(axis, box, labels[i], i, counts[i])
     _write_around(figure, title, caption)
-    figure.savefig(picture, dpi=DPI)
+    save_figure(figure, picture, DPI)
 
 
 def _canvas(height: int, width: int) -> tuple[Figure, Axes]:

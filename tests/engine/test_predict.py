@@ -1,7 +1,9 @@
+import errno
 import json
 import logging
 import os
 import re
+import signal
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 
 from ranking_det.engine import predict as module
 from ranking_det.engine.predict import find_images, predict_images, unique_names
+from ranking_det.engine.stopping import Stopped, stop
 from ranking_det.user_errors import UserError
 
 
@@ -192,6 +195,76 @@ def test_files_that_are_not_images_are_named_and_the_others_predicted(tmp_path, 
         run([str(tmp_path)], tmp_path / "out")
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [image["file_name"] for image in written["images"]] == [str(tmp_path / "a.png")]
+
+
+class InterruptedDetector(WhiteRectangleDetector):
+    """A detector that raises an error at the third image."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.left, self.error = 2, error
+
+    def forward(self, batch):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGTERM), ZeroDivisionError("a bug")])
+def test_the_results_of_the_images_before_a_signal_or_an_error_stay(error, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        picture().save(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(type(error)) as caught:
+        run([str(tmp_path / "images")], tmp_path / "out", InterruptedDetector(error))
+    if isinstance(error, Stopped):
+        expected = f"stopped by SIGTERM; the results of 2 of 4 images are in {tmp_path}/out"
+        assert str(caught.value) == expected
+    assert_has_images(tmp_path / "out", ["a.jpg", "b.jpg"])
+
+
+def assert_has_images(folder, names):
+    content = json.loads((folder / "predictions.json").read_text())
+    assert [image["drawn"] for image in content["images"]] == names
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "predictions.json"]
+    for name in names:
+        with Image.open(folder / name) as drawn:
+            drawn.load()
+
+
+@pytest.mark.parametrize("at", ["reserve_space", "write_whole"])
+def test_the_results_of_the_images_before_a_full_disk_stay(at, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        picture().save(tmp_path / "images" / f"{name}.png")
+    calls, function = [], getattr(module, at)
+
+    def fail_at_third(path, content):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        function(path, content)
+
+    monkeypatch.setattr(module, at, fail_at_third)
+    message = r"cannot write \(No space left on device\); free some space and start .* again; the "
+    with pytest.raises(UserError, match=f"{message}results of 2 of 4 images are in "):
+        run([str(tmp_path / "images")], tmp_path / "out")
+    assert_has_images(tmp_path / "out", ["a.jpg", "b.jpg"])
+
+
+def test_a_picture_is_never_half_written(tmp_path, monkeypatch):
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").write_bytes(b"of an earlier command")
+    monkeypatch.setattr("ranking_det.files.rename_whole", lambda *_: stop(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        run([str(tmp_path / "a.png")], tmp_path / "out")
+    assert contents_of(tmp_path / "out") == {"a.jpg": b"of an earlier command"}
+
+
+def contents_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_strip_of_a_few_pixels_is_predicted(tmp_path):

@@ -1,0 +1,97 @@
+"""Heartbeats between the processes of a run: a process that hangs or is lost gets noticed.
+
+A collective operation waits for a process that is stopped or whose machine is lost. On GPUs it does
+not say for which one. Therefore each process writes a number to the store of the process group
+every few seconds, in a thread, and reads those of the others. A process that only computes for a
+long time, such as the main process in an evaluation, goes on writing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import count
+
+from torch.distributed import DistError, TCPStore
+
+TIMEOUT = 600.0
+"""Default of ``train.timeout``, in seconds."""
+
+PERIOD = 5.0
+"""Longest time between two heartbeats, in seconds."""
+
+END = "end"
+
+
+@contextmanager
+def heartbeats(
+    address: tuple[str, int], rank: int, world: int, timeout: float, fail: Callable[[str], None]
+) -> Iterator[None]:
+    """Write heartbeats, and watch those of the other processes, within the context.
+
+    The time-out counts heartbeats of this process, not seconds. Processes that are all stopped, as
+    a scheduler may do it, can therefore go on together.
+
+    Args:
+        address: host and port of the TCPStore.
+        rank: of this process.
+        world: the number of processes.
+        timeout: the time in seconds after which a silent process counts as lost.
+        fail: called in a thread with the names of the lost processes. It must end the process,
+            because the main thread may wait for the lost processes.
+    """
+    store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=timeout))
+    period = min(PERIOD, timeout / 4)
+    ended = threading.Event()
+    names: dict[int, str] = {}
+    last: dict[int, str] = {}
+    missed = dict.fromkeys((r for r in range(world) if r != rank), 0)
+
+    def exchange(number: int) -> None:
+        store.set(_key(rank), f"process {os.getpid()} on {socket.gethostname()}|{number}")
+        for other in missed:
+            value = store.get(_key(other)).decode() if store.check([_key(other)]) else ""
+            names[other] = value.rpartition("|")[0]
+            is_alive = value == END or value != last.get(other, "")
+            missed[other] = 0 if is_alive else missed[other] + 1
+            last[other] = value
+
+    def watch() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            for number in count():
+                lost, waits = [], 0
+                step = executor.submit(exchange, number)
+                while not wait([step], period).done:
+                    waits += 1
+                    if waits * period >= timeout:  # the machine of the store is lost
+                        fail(f"machine 0 ({address[0]}:{address[1]})")
+                if step.exception() is None:
+                    lost = [other for other in missed if missed[other] * period >= timeout]
+                if lost:
+                    fail(", ".join(_name(other, names[other]) for other in lost))
+                if ended.wait(period) or step.exception() is not None:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        # This process may end before the others, which must not miss it. Or it is the last one.
+        with suppress(DistError):
+            store.set(_key(rank), END)
+
+
+def _key(rank: int) -> str:
+    return f"heartbeat/{rank}"
+
+
+def _name(rank: int, process: str) -> str:
+    return f"worker {rank} ({process})" if process else f"worker {rank}"

@@ -1,0 +1,23 @@
+"""Save figures atomically."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ranking_det.files import write_whole
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
+    """Save a figure: the file has the whole picture, or stays as it was.
+
+    Args:
+        figure: the figure.
+        path: the file; its extension is that of the format.
+        dpi: resolution in pixels per inch.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix[1:], dpi=dpi)
+    write_whole(Path(path), content.getvalue())
