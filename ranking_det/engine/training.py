@@ -37,7 +37,6 @@ from ranking_det.engine.hooks import (
     BestCheckpoint,
     Evaluation,
     MetricsWriter,
-    NonFiniteLossError,
     TrainingGuard,
     draw_results,
     seed_step,
@@ -50,7 +49,7 @@ from ranking_det.engine.resuming import log_differences, optimizer_name
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointAndStop, CheckpointRequest, Stopped
 from ranking_det.files import write_whole
-from ranking_det.user_errors import UserError, line_of
+from ranking_det.user_errors import line_of
 
 logger = logging.getLogger(__name__)
 
