@@ -222,6 +222,8 @@ THIRD_PARTY = {
     "getattr(model.roi_heads, 'num_classes', None)": "Detectron2's heads or custom ones",
     "getattr(model.roi_heads, 'mask_on', False)": "Detectron2's heads or custom ones",
     "getattr(heads, 'keypoint_on', False)": "Detectron2's heads or custom ones",
+    "getattr(conv, 'norm', None)": "torch's or Detectron2's Conv2d",
+    "getattr(conv, 'activation', None)": "torch's or Detectron2's Conv2d",
     "getattr(model, 'input_format', None)": "a custom model",
     "hasattr(model, 'propose')": "a custom model",
     "hasattr(model, 'inference')": "a custom model",
