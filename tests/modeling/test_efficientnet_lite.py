@@ -5,8 +5,6 @@ import torch
 
 from ranking_det.modeling.backbones.efficientnet_lite import (
     MODEL_NAME,
-    PIXEL_MEAN,
-    PIXEL_STD,
     efficientnet_lite0,
     load_weights,
 )

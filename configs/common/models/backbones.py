@@ -23,6 +23,9 @@ IMAGENET_RGB = {
     "input_format": "RGB",
 }
 
+# The features of TimmBackbone and efficientnet_lite0 for p3 to p5.
+TIMM_FEATURES = ["stride8", "stride16", "stride32"]
+
 
 def stage_names(first: int) -> list[str]:
     """Return the names of a ResNet's output features, from ``res{first}`` to res5."""
