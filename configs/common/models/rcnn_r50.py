@@ -10,11 +10,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 
 from ..criteria import cross_entropy, rank_sort
-from .backbones import IMAGENET_RGB, fpn, resnet_50
+from .backbones import IMAGENET_RGB, fpn, resnet
 from .rcnn import RPN_WEIGHTS, box_heads, rpn, with_cross_entropy, with_masks, with_stages
 
 faster = L(GeneralizedRCNN)(
-    backbone=fpn(resnet_50(first=2), channels=256, top_block=L(LastLevelMaxPool)()),
+    backbone=fpn(resnet(first=2), channels=256, top_block=L(LastLevelMaxPool)()),
     proposal_generator=rpn(
         256, rank_sort(), anchor_scale=8, before_nms=[2000, 1000], after_nms=[1000, 1000]
     ),
