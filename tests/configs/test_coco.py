@@ -290,18 +290,19 @@ def test_the_learning_rate_schedule_is_that_of_the_paper(case):
     def rate(iteration):
         return cfg.optimizer.lr * multiplier(iteration / cfg.train.max_iter)
 
+    # fvcore changes the rate up to 1e-6 of the run early: an iteration in a run of over a million.
+    gap = 1 if row.total <= 1_000_000 else 2
     stages = [0, 87_960] if "rankdet" in name else [0]
     for i, start in enumerate(stages):
         first, second = (start + step for step in row.steps)
         end = [*stages, row.total][i + 1]
         expected = {
             start: 0.001,
-            # fvcore ends the warm-up up to 1e-6 of the run early, which can be an iteration.
-            start + 498: 0.001 + 0.999 * 498 / 500,
+            start + 500 - gap: 0.001 + 0.999 * (500 - gap) / 500,
             start + 500: 1.0,
-            first - 1: 1.0,
+            first - gap: 1.0,
             first: 0.1,
-            second - 1: 0.1,
+            second - gap: 0.1,
             second: 0.01,
             end - 1: 0.01,
         }
