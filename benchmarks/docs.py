@@ -161,12 +161,23 @@ def name_axes(model: Any) -> list[str]:
     heads = model.roi_heads
     if "box_heads" in heads:
         criterion = name_criterion(heads.criteria[0])
-        name = "Cascade Mask R-CNN" if "mask_head" in heads else "Cascade R-CNN"
+        name = "Cascade Mask R-CNN" if "mask_heads" in heads else "Cascade R-CNN"
         return [name, name_of(heads.assigners[0]), criterion]
     name = "Mask R-CNN" if "mask_head" in heads else "Faster R-CNN"
     if name_of(model.backbone) == "CARAFEFPN":
         name += ", CARAFE FPN"
     return [name, name_of(heads.assigner), name_criterion(heads.criterion)]
+
+
+def name_backbone(model: Any) -> str:
+    """Name the backbone of a model of coco/, lvis/ or cityscapes/: ResNeXt-101-DCN."""
+    network, suffix = model.backbone.bottom_up, ""
+    if name_of(network) == "deform_convolutions":
+        network, suffix = network.network, "-DCN"
+    stages = network.stages
+    if "depth" not in stages:  # a list of stages, each with a number of blocks
+        return f"ResNeXt-{3 * sum(stage.num_blocks for stage in stages) + 2}{suffix}"
+    return f"{'Res2Net' if 'block_class' in stages else 'ResNet'}-{stages.depth}{suffix}"
 
 
 def quick() -> str:
@@ -198,8 +209,9 @@ def quick() -> str:
 def published(folder: str) -> str:
     """Write the table of a folder's configs with the papers' AP, quoted from their docstrings."""
     rows = [
-        "| detector | assigner | criterion | config | paper's box AP | paper's mask AP |",
-        "| --- | --- | --- | --- | ---: | ---: |",
+        "| detector | backbone | assigner | criterion | config | paper's box AP "
+        "| paper's mask AP |",
+        "| --- | --- | --- | --- | --- | ---: | ---: |",
     ]
     for path in sorted((ROOT / "configs" / folder).glob("*.py")):
         if "vitdet" in path.stem:  # needs Detectron2's main, and is not a row of a paper
@@ -209,9 +221,13 @@ def published(folder: str) -> str:
             r"(?:published|report) (?:mask AP (\d+\.\d), box )?AP (\d+\.\d)", text, re.IGNORECASE
         )
         masks, boxes = match.groups() if match else (None, None)
-        axes = name_axes(LazyConfig.load(str(path)).model)
+        if "on test-dev" in text:
+            boxes = f"{boxes} (test-dev)"
+        model = LazyConfig.load(str(path)).model
+        detector, *axes = name_axes(model)
         link = f"[`{path.stem}`](../{path.relative_to(ROOT).as_posix()})"
-        rows.append("| " + " | ".join([*axes, link, boxes or "", masks or ""]) + " |")
+        cells = [detector, name_backbone(model), *axes, link, boxes or "", masks or ""]
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 

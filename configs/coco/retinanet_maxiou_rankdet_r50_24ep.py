@@ -4,17 +4,11 @@ Published AP 37.8: RetinaNet in table 1 of RankDetNet (Liu et al., CVPR 2021). A
 focal loss, the ranking losses train for 12 epochs with the learning-rate schedule restarted.
 """
 
-from detectron2.config import LazyCall as L
-
-from ranking_det.criteria import CriterionSchedule
-
 from ..common.coco import dataloader, length, optimizer, schedule, train
-from ..common.criteria import rankdet, retinanet_focal
+from ..common.criteria import in_halves, rankdet, retinanet_focal
 from ..common.models.retinanet_r50 import model
 
-model.criterion = L(CriterionSchedule)(
-    stages=[retinanet_focal(), rankdet()], shares=[0.5, 0.5], max_iter="${train.max_iter}"
-)
+model.criterion = in_halves(retinanet_focal(), rankdet())
 model.inference.nms, model.inference.nms_thresh = "linear", 0.6
 lr_multiplier = schedule(12, [8, 11], stages=2)  # at 8, 11, 20 and 23 x 7,330
 train.update(length(24))  # x 7,330 = 175,920

@@ -8,12 +8,14 @@ from detectron2.config import LazyCall as L
 
 from ranking_det.assigners import PAA
 
+from ..common.coco import dataloader, length, optimizer, schedule, train
 from ..common.criteria import paa_focal
 from ..common.models.retinanet_r50 import atss as model
-from .retinanet_maxiou_focal_r50_12ep import dataloader, lr_multiplier, optimizer, train
 
 model.assigner = L(PAA)(topk=9, min_iou=0.1)
 model.criterion = paa_focal()
 model.backbone.top_block.relu = True  # as in the authors' code
 model.inference.score_voting = True
+lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
+train.update(length(12))  # x 7,330 = 87,960
 train.output_dir = "output/coco/retinanet_paa_focal_r50_12ep"

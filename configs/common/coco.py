@@ -2,7 +2,7 @@
 
 ``dataloader`` is the usual loader, with a short edge of 800 pixels. ``dataloader_masks`` also loads
 masks. ``dataloader_512`` is the loader of AP, aLRP and APE Loss: 512 x 512 pixels with SSD's
-augmentation.
+augmentation. ``dataloader_squares`` is aLRP Loss's at 800 x 800 pixels, with the same augmentation.
 
 Detectron2 drops images without objects (or with crowds only); 117,266 images remain. Like the
 papers, the mapper drops objects that are less than a pixel wide or high. The papers also drop
@@ -81,6 +81,10 @@ dataloader_512.test.mapper.augmentations = [
     L(T.ResizeShortestEdge)(short_edge_length=500, max_size=833)
 ]
 
+dataloader_squares = deepcopy(dataloader_512)
+dataloader_squares.train.mapper.augmentations[3].shape = [800, 800]
+dataloader_squares.test.mapper.augmentations = dataloader.test.mapper.augmentations
+
 # As in the papers, weight decay also applies to norms and biases.
 optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
@@ -91,6 +95,13 @@ def resize(*sizes: int) -> DictConfig:
     """Multi-scale resizing: a random short edge from ``sizes``, a long edge of at most 1,333 px."""
     return L(T.ResizeShortestEdge)(
         short_edge_length=list(sizes), max_size=1333, sample_style="choice"
+    )
+
+
+def resize_between(shortest: int, longest: int) -> DictConfig:
+    """Multi-scale resizing: any short edge in a range, a long edge of at most 1,333 px."""
+    return L(T.ResizeShortestEdge)(
+        short_edge_length=[shortest, longest], max_size=1333, sample_style="range"
     )
 
 
@@ -141,7 +152,12 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
-# torchvision's ImageNet weights, in Detectron2's format.
+# ImageNet weights in Detectron2's format. Detectron2 downloads those of ResNet-50. Make the next
+# two files from torchvision's weights, by Detectron2's tools/convert-torchvision-to-d2.py. The last
+# has mmdetection's weights of Res2Net-101 v1d 26w x 4s.
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+RESNET_101 = "R-101.pkl"
+RESNEXT_101 = "X-101-64x4d.pkl"
+RES2NET_101 = "R2-101-v1d.pkl"
 train.checkpointer.period = iterations(1)
 train.eval_period = iterations(4)

@@ -20,6 +20,7 @@ from ranking_det.criteria import (
     CenternessWeight,
     ConstantBalance,
     Criterion,
+    CriterionSchedule,
     CrossEntropy,
     Focal,
     GIoU,
@@ -60,6 +61,14 @@ def ap() -> DictConfig:
         instance_weight=L(UniformWeight)(),
         balance=L(ConstantBalance)(weight=0.25),
     )
+
+
+def ap_giou() -> DictConfig:
+    """AP Loss with GIoU Loss of weight 2, as in the paper on bucketed losses (ECCV 2024)."""
+    criterion = ap()
+    criterion.localization = L(GIoU)()
+    criterion.balance = L(ConstantBalance)(weight=2.0)
+    return criterion
 
 
 def alrp(tau: float = 0.5) -> DictConfig:
@@ -120,6 +129,13 @@ def rankdet_centerness() -> DictConfig:
     )
 
 
+def in_halves(first: DictConfig, second: DictConfig) -> DictConfig:
+    """Train with one criterion in the first half of the run and another one in the second half."""
+    return L(CriterionSchedule)(
+        stages=[first, second], shares=[0.5, 0.5], max_iter="${train.max_iter}"
+    )
+
+
 def pointwise(
     classification: DictConfig,
     localization: DictConfig,
@@ -150,13 +166,16 @@ def pointwise(
     return criterion
 
 
-def cross_entropy(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConfig:
+def cross_entropy(
+    weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0), beta: float = 0.0
+) -> DictConfig:
     """Cross entropy for R-CNNs (Ren et al., NeurIPS 2015), with the box loss as in Detectron2.
 
     Args:
         weights: weights of the box coder.
+        beta: where smooth L1 turns from quadratic to linear; 0 for L1.
     """
-    box_loss = L(SmoothL1)(beta=0.0, weights=list(weights))
+    box_loss = L(SmoothL1)(beta=beta, weights=list(weights))
     return pointwise(L(CrossEntropy)(), box_loss, 1.0, L(CandidateCount)())
 
 
@@ -218,13 +237,17 @@ def paa_focal() -> DictConfig:
     return pointwise(focal(), L(GIoU)(), 1.3, count, IoUWeight, branch=0.5)
 
 
-def quality_focal() -> DictConfig:
-    """Quality focal loss (Li et al., NeurIPS 2020) with the box loss of ATSS and no branch."""
-    count = L(PositiveCount)(momentum=0.0)
-    return pointwise(L(QualityFocal)(beta=2.0), L(GIoU)(), 2.0, count)
+def quality_focal(weight: Any = UniformWeight) -> DictConfig:
+    """Quality focal loss (Li et al., NeurIPS 2020) with the box loss of ATSS and no branch.
+
+    Args:
+        weight: class of the instance weight.
+    """
+    count = L(PositiveCount)(momentum=0.0, scope="global")
+    return pointwise(L(QualityFocal)(beta=2.0), L(GIoU)(), 2.0, count, weight)
 
 
 def varifocal() -> DictConfig:
     """Varifocal loss (Zhang et al., CVPR 2021) with the box loss of ATSS and no branch."""
-    count = L(PositiveCount)(momentum=0.0)
+    count = L(PositiveCount)(momentum=0.0, scope="global")
     return pointwise(L(Varifocal)(alpha=0.75, gamma=2.0), L(GIoU)(), 2.0, count)

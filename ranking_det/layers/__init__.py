@@ -1,8 +1,10 @@
-"""Layers and post-processing: CARAFE upsampling, NMS, Soft-NMS and score voting.
+"""Layers and post-processing: CARAFE, deformable convolution, NMS, Soft-NMS and score voting.
 
 torch and torchvision only, on any device.
 
 - :class:`CARAFE`, :func:`carafe`: content-aware upsampling (J. Wang et al., ICCV 2019).
+- :class:`DeformableConv2d`, :func:`deform_convolutions`: deformable convolution v2 (X. Zhu et al.,
+  CVPR 2019) in the place of a network's 3x3 convolutions.
 - :class:`HardNMS`: drop duplicate detections (non-maximum suppression).
 - :class:`SoftNMS`: lower the scores of duplicates instead (Bodla et al., ICCV 2017).
 - :class:`ScoreVoting`: average each surviving box with the boxes that overlap it (Kim and Lee, ECCV
@@ -10,6 +12,7 @@ torch and torchvision only, on any device.
 """
 
 from ranking_det.layers.carafe import CARAFE, carafe
+from ranking_det.layers.deformable_conv import DeformableConv2d, deform_convolutions
 from ranking_det.layers.suppression import HardNMS, ScoreVoting, SoftNMS, Survivors
 
 __all__ = [name for name, value in globals().items() if callable(value)]

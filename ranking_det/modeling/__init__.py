@@ -5,6 +5,8 @@ Detectron2's config defaults do not change.
 
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels, FrozenStatisticsBatchNorm2d
 from ranking_det.modeling.backbones.carafe_fpn import CARAFEFPN, build_resnet_carafe_fpn_backbone
+from ranking_det.modeling.backbones.res2net import DeepStem, Res2NetBlock
+from ranking_det.modeling.backbones.timm_backbone import TimmBackbone
 from ranking_det.modeling.dense.detector import RankingDenseDetector
 from ranking_det.modeling.dense.fcos import PointTransform, RankingFCOS
 from ranking_det.modeling.dense.head import DenseHead

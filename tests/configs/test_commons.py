@@ -10,7 +10,7 @@ from tests.modeling.cases import CONFIGS
 
 CRITERIA = CONFIGS / "common" / "criteria.py"
 # Functions that the criteria are made with.
-HELPERS = {"pointwise", "focal"}
+HELPERS = {"pointwise", "focal", "in_halves"}
 NAMES = {
     node.name for node in ast.parse(CRITERIA.read_text()).body if isinstance(node, ast.FunctionDef)
 }

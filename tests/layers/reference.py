@@ -1,5 +1,6 @@
 """Reference implementations: loops over Python numbers, from the papers' equations."""
 
+import itertools
 import math
 
 
@@ -59,3 +60,35 @@ def carafe(features, kernels, size, group, scale):
 
     rows, columns = range(scale * height), range(scale * width)
     return [[[pixel(c, i, j) for j in columns] for i in rows] for c in range(channels)]
+
+
+def deformable_conv(features, predicted, layer):
+    """Sum over the 9 positions of the kernel, each sampled bilinearly, with zeros outside."""
+    images, channels, height, width = features.shape
+    outputs, per_group = layer.weight.shape[:2]
+    groups = predicted.shape[1] // 27
+    result = features.new_zeros(images, outputs, *predicted.shape[2:])
+    for n, o, i, j in itertools.product(*map(range, result.shape)):
+        total = 0.0 if layer.bias is None else layer.bias[o].item()
+        first = o // (outputs // (channels // per_group)) * per_group
+        for c, k in itertools.product(range(per_group), range(9)):
+            group = (first + c) // (channels // groups)
+            row, column = divmod(k, 3)
+            y = i * layer.stride[0] - layer.padding[0] + row * layer.dilation[0]
+            x = j * layer.stride[1] - layer.padding[1] + column * layer.dilation[1]
+            y += predicted[n, 18 * group + 2 * k, i, j].item()
+            x += predicted[n, 18 * group + 2 * k + 1, i, j].item()
+            mask = 1 / (1 + math.exp(-predicted[n, 18 * groups + 9 * group + k, i, j].item()))
+            pixel = bilinear(features[n, first + c].tolist(), y, x)
+            total += layer.weight[o, c, row, column].item() * mask * pixel
+        result[n, o, i, j] = total
+    return result
+
+
+def bilinear(image, y, x):
+    total = 0.0
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < len(image) and 0 <= column < len(image[0]):
+                total += (1 - abs(y - row)) * (1 - abs(x - column)) * image[row][column]
+    return total

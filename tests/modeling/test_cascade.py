@@ -36,6 +36,16 @@ def test_a_step_trains_every_parameter_of_every_stage(counts, mask_heads):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
 
 
+def test_the_losses_of_each_stage_have_its_weight():
+    targets = make_targets((3, 5))
+    plain, weighted = step(build(), targets), step(build(loss_weights=[1.0, 0.5, 0.0]), targets)
+    for name, loss in plain.items():
+        torch.testing.assert_close(weighted[name], loss * (1.0, 0.5, 0.0)[int(name[-1])])
+    for wrong in ([1.0, 0.5], [1.0, 0.5, -1.0]):
+        with pytest.raises(ValueError, match="loss_weights: expected a number >= 0 for each of 3"):
+            build(loss_weights=wrong)
+
+
 def record_candidates(heads):
     """Record the candidates of all stages in the next steps."""
     all_candidates = []

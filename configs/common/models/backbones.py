@@ -10,10 +10,11 @@ inputs, so both bounds are equal.
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone import FPN, BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
-from detectron2.modeling.backbone.resnet import BasicBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from omegaconf import DictConfig
 
-from ranking_det.modeling import FrozenStatisticsBatchNorm2d
+from ranking_det.layers import deform_convolutions
+from ranking_det.modeling import DeepStem, FrozenStatisticsBatchNorm2d, Res2NetBlock
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels
 
 # Mean and standard deviation of ImageNet's pixels, which torchvision's pretrained weights expect.
@@ -23,25 +24,91 @@ IMAGENET_RGB = {
     "input_format": "RGB",
 }
 
+# The features of TimmBackbone and efficientnet_lite0 for p3 to p5.
+TIMM_FEATURES = ["stride8", "stride16", "stride32"]
+
 
 def stage_names(first: int) -> list[str]:
     """Return the names of a ResNet's output features, from ``res{first}`` to res5."""
     return [f"res{i}" for i in range(first, 6)]
 
 
-def resnet_50(first: int) -> DictConfig:
-    """ResNet-50 for torchvision's ImageNet weights, frozen as in the papers.
+def resnet(first: int, depth: int = 50) -> DictConfig:
+    """ResNet for torchvision's ImageNet weights, frozen as in the papers.
 
     The stride is in the 3x3 convolution. The stem and res2 are frozen. In the other stages only the
-    running statistics of the batch norms are frozen.
+    running statistics of the batch norms are frozen; with the ``norm`` "FrozenBN", their weight and
+    bias are too.
+
+    Args:
+        first: the first output feature, ``res{first}``.
+        depth: 50, 101 or 152.
     """
     return L(ResNet)(
         stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
         stages=L(ResNet.make_default_stages)(
-            depth=50, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
+            depth=depth, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
         ),
         out_features=stage_names(first),
         freeze_at=2,
+    )
+
+
+def resnext_101(first: int, groups: int = 64, width: int = 4) -> DictConfig:
+    """ResNeXt-101 (S. Xie et al., CVPR 2017) for torchvision's weights, frozen as :func:`resnet`.
+
+    Args:
+        first: the first output feature, ``res{first}``.
+        groups: groups of the 3x3 convolutions: 64 x 4d in the papers' rows, 32 x 8d.
+        width: channels of a group in res2.
+    """
+    node = resnet(first, depth=101)
+    node.stages = [
+        L(ResNet.make_stage)(
+            block_class=BottleneckBlock,
+            num_blocks=blocks,
+            stride_per_block=[1 if i == 0 else 2] + [1] * (blocks - 1),
+            in_channels=64 if i == 0 else 128 * 2**i,
+            out_channels=256 * 2**i,
+            bottleneck_channels=groups * width * 2**i,
+            num_groups=groups,
+            stride_in_1x1=False,
+            norm=FrozenStatisticsBatchNorm2d,
+        )
+        for i, blocks in enumerate((3, 4, 23, 3))
+    ]
+    return node
+
+
+def res2net_101(first: int, *, pools_at_stride_1: bool = False) -> DictConfig:
+    """Res2Net-101 v1d 26w x 4s (S. Gao et al., TPAMI 2021), frozen as :func:`resnet`.
+
+    Args:
+        first: the first output feature, ``res{first}``.
+        pools_at_stride_1: False for mmdetection's weights, as in APE Loss; True for timm's.
+    """
+    return L(ResNet)(
+        stem=L(DeepStem)(norm=FrozenStatisticsBatchNorm2d),
+        stages=L(ResNet.make_default_stages)(
+            depth=101,
+            block_class=Res2NetBlock,
+            norm=FrozenStatisticsBatchNorm2d,
+            pools_at_stride_1=pools_at_stride_1,
+        ),
+        out_features=stage_names(first),
+        freeze_at=2,
+    )
+
+
+def deformable(bottom_up: DictConfig, deformable_groups: int) -> DictConfig:
+    """Make the 3x3 convolutions of res3 to res5 deformable (DCN v2), as in the papers.
+
+    Args:
+        bottom_up: a ResNet, ResNeXt or Res2Net.
+        deformable_groups: 1 in APE Loss, 4 in Rank & Sort Loss.
+    """
+    return L(deform_convolutions)(
+        network=bottom_up, stages=stage_names(3), deformable_groups=deformable_groups
     )
 
 
@@ -102,7 +169,7 @@ def fpn_r50(p6_from: str, *, relu: bool = False) -> DictConfig:
         relu: apply a ReLU before p7.
     """
     return fpn(
-        resnet_50(first=3),
+        resnet(first=3),
         channels=256,
         top_block=L(ExtraLevels)(
             in_channels={"res5": 2048, "p5": 256}[p6_from],

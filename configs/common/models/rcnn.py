@@ -136,7 +136,8 @@ def with_masks(model: DictConfig, num_conv: int) -> DictConfig:
 def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) -> DictConfig:
     """Make a Cascade R-CNN with class-agnostic boxes, one stage for each IoU threshold.
 
-    The RPN ignores anchors that cross the image boundary.
+    The RPN ignores anchors that cross the image boundary. A sampler of proposals samples in every
+    stage.
     """
     cascade, heads = deepcopy(model), model.roi_heads
     predictor = deepcopy(heads.box_predictor)
@@ -152,24 +153,20 @@ def with_stages(model: DictConfig, ious: tuple[float, ...] = (0.5, 0.6, 0.7)) ->
         assigners=[L(MaxIoU)(positive_iou=iou, negative_iou=iou, low_quality=None) for iou in ious],
         criteria=[heads.criterion for _ in ious],
     )
+    if "sampler" in heads:
+        cascade.roi_heads.sampler = heads.sampler
     return cascade
 
 
-def with_carafe(model: DictConfig, depth: int | None = None) -> DictConfig:
+def with_carafe(model: DictConfig) -> DictConfig:
     """Replace the FPN by a CARAFE FPN (Wang et al., ICCV 2019), as in the "+" models.
 
     The CARAFE FPN computes p6 itself.
-
-    Args:
-        model: an R-CNN with an FPN.
-        depth: depth of a different ResNet; None for the ResNet of the model.
     """
     plus, neck = deepcopy(model), model.backbone
     plus.backbone = L(CARAFEFPN)(
         bottom_up=neck.bottom_up, in_features=neck.in_features, out_channels=neck.out_channels
     )
-    if depth is not None:
-        plus.backbone.bottom_up.stages.depth = depth
     return plus
 
 

@@ -45,6 +45,8 @@ class RankingCascadeROIHeads(StagedROIHeads):
         assigners: the assigner of each stage, usually with rising IoU thresholds.
         criteria: the criterion of each stage, with a mask loss if the stage has a mask head.
         mask_heads: one mask head per stage, or one for the first stage only; None for none.
+        loss_weights: the weight >= 0 of each stage's losses; None for 1. Cascade R-CNN with cross
+            entropy has 1, .5 and .25.
         shared: the arguments of :class:`StagedROIHeads`. In stages without a mask head, the
             continuous labels "dice" and "mean" are the IoU.
 
@@ -61,6 +63,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         assigners: Sequence[nn.Module],
         criteria: Sequence[nn.Module],
         mask_heads: Sequence[nn.Module] | None = None,
+        loss_weights: Sequence[float] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -69,6 +72,11 @@ class RankingCascadeROIHeads(StagedROIHeads):
         names = "box_heads, box_predictors, assigners and criteria"
         equal = len(set(counts)) == 1 and counts[0] > 0
         check_that(equal, names, "one of each for every stage", counts)
+        weights = [1.0] * counts[0] if loss_weights is None else list(loss_weights)
+        expected = f"a number >= 0 for each of {counts[0]} stages"
+        valid = len(weights) == counts[0] and all(weight >= 0 for weight in weights)
+        check_that(valid, "loss_weights", expected, loss_weights)
+        self.loss_weights = weights
         if any(predictor.bbox_pred.out_features != 4 for predictor in box_predictors):
             raise ValueError(
                 "box_predictors: expected cls_agnostic_bbox_reg=True in a cascade, got False"
@@ -129,4 +137,4 @@ class RankingCascadeROIHeads(StagedROIHeads):
             several = isinstance(self.mask_head, CascadeMaskHeads)
             mask_heads = self.mask_head if several else [self.mask_head]
         parts = (self.box_head, self.box_predictor, self.assigner, self.criterion, mask_heads)
-        return [Stage(*stage) for stage in zip_longest(*parts)]
+        return [Stage(*stage) for stage in zip_longest(*parts, self.loss_weights)]

@@ -65,6 +65,7 @@ class Stage(NamedTuple):
     assigner: Assigner
     criterion: CriterionBase
     mask_head: nn.Module | None
+    loss_weight: float = 1.0
 
 
 class StagedROIHeads(nn.Module):
@@ -155,7 +156,7 @@ class StagedROIHeads(nn.Module):
             if not isinstance(stage.predictor, RankingBoxPredictor):
                 kind = type(stage.predictor).__name__
                 raise ValueError(f"box_predictor: expected a RankingBoxPredictor, got {kind}")
-            check_stage_parts(*stage[1:], self.num_classes, self.continuous_label)
+            check_stage_parts(*stage[1:5], self.num_classes, self.continuous_label)
         if len({stage.predictor.softmax for stage in stages}) > 1:
             raise ValueError("criteria: expected either softmax or sigmoid in all stages, got both")
         if self.mask_on and stages[0].mask_head is None:
@@ -240,7 +241,8 @@ class StagedROIHeads(nn.Module):
             candidates = self._gather(features, proposals, targets, stage, assignment, predictions)
             output = stage.criterion(candidates)
             suffix, prefix = (f"_stage{i}", f"stage{i}/") if len(stages) > 1 else ("", "roi/")
-            losses |= {f"{name}{suffix}": loss for name, loss in output.losses.items()}
+            for name, loss in output.losses.items():
+                losses[f"{name}{suffix}"] = stage.loss_weight * loss
             log_metrics(output.metrics, prefix)
             if i + 1 < len(stages):
                 with torch.no_grad():

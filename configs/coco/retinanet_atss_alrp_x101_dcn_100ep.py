@@ -1,0 +1,14 @@
+"""RetinaNet, ATSS, aLRP Loss: ResNeXt-101 with DCN, 100 epochs on COCO at 800 x 800 px.
+
+Published AP 48.6: aLRP Loss with ATSS and ResNeXt-101-DCN (Oksuz et al., NeurIPS 2020). The
+ResNeXt-101 is the 64 x 4d of the other papers' rows. The number of deformable groups is not known
+to us; it is the 4 of Rank & Sort Loss, by the same authors.
+"""
+
+from ..common.coco import RESNEXT_101
+from ..common.models.backbones import deformable, resnext_101
+from .retinanet_atss_alrp_r101_100ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.bottom_up = deformable(resnext_101(first=3), deformable_groups=4)
+train.init_checkpoint = RESNEXT_101
+train.output_dir = "output/coco/retinanet_atss_alrp_x101_dcn_100ep"

@@ -1,0 +1,11 @@
+"""RetinaNet, ATSS, AP Loss: ResNet-50, 12 epochs on COCO.
+
+Published AP 38.3: AP Loss with ATSS, a baseline of the paper on bucketed losses (ECCV 2024). The
+weights of the box loss are not known to us; here all positives have the same.
+"""
+
+from ..common.criteria import ap_giou
+from .retinanet_atss_rs_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.criterion = ap_giou()
+train.output_dir = "output/coco/retinanet_atss_ap_r50_12ep"

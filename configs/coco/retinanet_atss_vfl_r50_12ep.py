@@ -1,0 +1,14 @@
+"""RetinaNet, ATSS, varifocal loss: ResNet-50, 12 epochs on COCO.
+
+Published AP 40.2: varifocal loss (Zhang et al., CVPR 2021) with ATSS(800), quoted in table 9 of APE
+Loss (Xu et al., CVPR 2022). The weights of the box loss are not known to us; here all positives
+have the same.
+"""
+
+from ..common.criteria import varifocal
+from ..common.models.retinanet_r50 import atss as model
+from .retinanet_maxiou_focal_r50_12ep import dataloader, lr_multiplier, optimizer, train
+
+model.head.branch = False
+model.criterion = varifocal()
+train.output_dir = "output/coco/retinanet_atss_vfl_r50_12ep"

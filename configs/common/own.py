@@ -1,0 +1,23 @@
+"""Runs on people's own images of 320 px with pretrained weights: minutes to an hour on a CPU.
+
+``--train FOLDER_OR_FILE`` gives the data; without it, the generated shapes are used. The length is
+for 1,000 images and is rescaled for others.
+"""
+
+from copy import deepcopy
+
+from detectron2.config import LazyCall as L
+
+from ranking_det.data.mapper import BoxMapper
+
+from .shapes import length, loading, optimizer, schedule, train
+
+dataloader = loading(size=320)
+dataloader_masks = deepcopy(dataloader)
+dataloader_masks.train.mapper = L(BoxMapper)(
+    augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
+)
+optimizer.lr = 1e-3
+lr_multiplier = schedule(iterations=100)
+train.update(length(12))
+train.checkpointer.period = 500

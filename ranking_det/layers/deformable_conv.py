@@ -1,0 +1,186 @@
+"""Deformable convolution v2 in place of the 3x3 convolutions of a network (X. Zhu, CVPR 2019).
+
+A second convolution predicts, for each output pixel and each of the 9 positions of the kernel, an
+offset of the sampling point and a factor (the modulation mask). The convolution itself is
+torchvision's ``deform_conv2d``, which has CPU and GPU kernels.
+
+Shapes: N images, C and C' channels, maps of H x W and H' x W', G deformable groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from ranking_det.checks import check_integer, check_that
+
+POSITIONS = 9
+"""Positions of a 3x3 kernel, row by row."""
+
+
+class DeformableConv2d(nn.Module):
+    """A 3x3 deformable convolution that takes over the parameters of a plain convolution.
+
+    Channels of the offset layer's output: ``18 g + 2 k`` is the vertical and ``18 g + 2 k + 1`` the
+    horizontal offset, in pixels of the input, of position k of the kernel in deformable group g;
+    ``18 G + 9 g + k`` is the logit of the mask. Detectron2 and mmdetection have the same order.
+
+    The offset layer starts at zero: no offsets, and a mask of 0.5, so the output is half that of
+    the plain convolution, as published. It is the parent's submodule, not this module's, because
+    Detectron2's checkpoints have it there (``conv2_offset`` beside ``conv2``).
+
+    Args:
+        conv: a 3x3 convolution with zero padding. Its weight and bias are used, as are the ``norm``
+            and ``activation`` of Detectron2's Conv2d.
+        offset_layer: computes (N, 27 G, H', W') from (N, C, H, W); see :func:`build_offset_layer`.
+
+    Raises:
+        ValueError: the convolution is of another kind.
+    """
+
+    def __init__(self, conv: nn.Conv2d, offset_layer: nn.Conv2d) -> None:
+        super().__init__()
+        check_that(_is_replaceable(conv), "conv", "a 3x3 convolution with zero padding", conv)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.norm: nn.Module | None = getattr(conv, "norm", None)
+        self.activation: nn.Module | None = getattr(conv, "activation", None)
+        # A tuple, because an attribute would make it a submodule of this module too.
+        self._offset_layer = (offset_layer,)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Convolve features at the predicted sampling points, with zeros outside the map.
+
+        Args:
+            features: (N, C, H, W) float. Lower precision is computed in float32: the offsets need
+                it, since bfloat16 has only half pixels from 64 on.
+
+        Returns:
+            (N, C', H', W'), as the plain convolution's shape, of the features' dtype.
+        """
+        (offset_layer,) = self._offset_layer
+        predicted = offset_layer(features)
+        wide = torch.promote_types(features.dtype, torch.float32)
+        offsets, mask = split_offsets(predicted.to(wide))
+        result: Tensor = deform_conv2d(
+            features.to(wide),
+            offsets,
+            self.weight.to(wide),
+            None if self.bias is None else self.bias.to(wide),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            mask=mask,
+        )
+        result = result.to(features.dtype)
+        if self.norm is not None:
+            result = self.norm(result)
+        return result if self.activation is None else self.activation(result)
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for ``print``."""
+        outputs, inputs = self.weight.shape[0], self._offset_layer[0].in_channels
+        groups = self._offset_layer[0].out_channels // (3 * POSITIONS)
+        return f"{inputs}, {outputs}, stride={self.stride}, deformable_groups={groups}"
+
+
+def split_offsets(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Split the output of an offset layer.
+
+    Args:
+        predicted: (N, 27 G, H', W') float.
+
+    Returns:
+        Offsets (N, 18 G, H', W') in pixels, vertical before horizontal, and the mask (N, 9 G, H',
+        W') from 0 to 1.
+    """
+    count = predicted.shape[1] // 3
+    return predicted[:, : 2 * count], predicted[:, 2 * count :].sigmoid()
+
+
+def build_offset_layer(conv: nn.Conv2d, deformable_groups: int) -> nn.Conv2d:
+    """Build the layer that predicts the offsets and the mask of a convolution, initially zero.
+
+    Args:
+        conv: the 3x3 convolution.
+        deformable_groups: G, a divisor of its input channels, >= 1. The channels of a group share
+            their offsets.
+
+    Returns:
+        A 3x3 convolution with bias and 27 G output channels. It is trained if ``conv`` is.
+
+    Raises:
+        ValueError: ``deformable_groups`` is not such a divisor.
+    """
+    check_integer("deformable_groups", deformable_groups, 1)
+    is_divisor = conv.in_channels % deformable_groups == 0
+    expected = f"a divisor of {conv.in_channels} channels"
+    check_that(is_divisor, "deformable_groups", expected, deformable_groups)
+    layer = nn.Conv2d(
+        conv.in_channels,
+        3 * POSITIONS * deformable_groups,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer.requires_grad_(conv.weight.requires_grad)
+
+
+def _is_replaceable(module: nn.Module) -> bool:
+    """Return whether a module is a 3x3 convolution that can be made deformable."""
+    is_conv = isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+    return is_conv and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+def deform_convolutions(
+    network: nn.Module, stages: Sequence[str], deformable_groups: int = 1
+) -> nn.Module:
+    """Replace the 3x3 convolutions of some stages of a network by deformable ones, in place.
+
+    The network's weights stay, under the same names. The offset layer of ``res3.0.conv2`` becomes
+    ``res3.0.conv2_offset``, as in Detectron2's deformable blocks; that of the convolution 0 in a
+    list ``res3.0.convs`` becomes ``res3.0.convs_0_offset``.
+
+    Args:
+        network: any network, such as Detectron2's ResNet, Res2Net or one of timm's.
+        stages: the names of submodules, such as "res3" or "layer2".
+        deformable_groups: G, a divisor of the channels: 1 in APE Loss, 4 in Rank & Sort Loss.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: a stage does not exist or has no 3x3 convolution, or ``deformable_groups`` does
+            not divide its channels.
+    """
+    names = dict(network.named_modules())
+    for stage in stages:
+        children = ", ".join(name for name, _ in network.named_children())
+        check_that(stage in names, "stages", f"names of submodules ({children}, ...)", stage)
+        convolutions = [
+            name for name, module in names[stage].named_modules() if _is_replaceable(module)
+        ]
+        check_that(bool(convolutions), "stages", "stages with 3x3 convolutions", stage)
+        for name in convolutions:
+            _deform(names, f"{stage}.{name}" if name else stage, deformable_groups)
+    return network
+
+
+def _deform(names: dict[str, nn.Module], name: str, deformable_groups: int) -> None:
+    """Replace one convolution. Its offset layer goes to the nearest parent that is not a list."""
+    conv = names[name]
+    layer = build_offset_layer(conv, deformable_groups)
+    parent_name, _, child = name.rpartition(".")
+    setattr(names[parent_name], child, DeformableConv2d(conv, layer))
+    while isinstance(names[parent_name], (nn.ModuleList, nn.Sequential)):
+        parent_name, _, list_name = parent_name.rpartition(".")
+        child = f"{list_name}_{child}"
+    names[parent_name].add_module(f"{child}_offset", layer)
