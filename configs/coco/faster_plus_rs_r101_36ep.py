@@ -13,6 +13,6 @@ dataloader.train.mapper.augmentations[0] = resize(480, 560, 640, 720, 800, 880, 
 optimizer.lr = 0.012
 lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890
 train.update(length(36))  # x 7,330 = 263,880
-# Of torchvision's weights, by Detectron2's tools/convert-torchvision-to-d2.py.
+# python tools/convert_weights.py resnet101-63fe2227.pth R-101.pkl (torchvision's weights)
 train.init_checkpoint = "R-101.pkl"
 train.output_dir = "output/coco/faster_plus_rs_r101_36ep"
