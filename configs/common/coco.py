@@ -152,9 +152,9 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
-# ImageNet weights in Detectron2's format. Detectron2 downloads those of ResNet-50. Make the next
-# two files from torchvision's weights, by Detectron2's tools/convert-torchvision-to-d2.py. The last
-# has mmdetection's weights of Res2Net-101 v1d 26w x 4s.
+# ImageNet weights in Detectron2's format, which downloads those of ResNet-50. Make the other files by
+# tools/convert_weights.py: the first two from torchvision's weights, the last from mmdetection's of
+# Res2Net-101 v1d 26w x 4s (docs/training.md).
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 RESNET_101 = "R-101.pkl"
 RESNEXT_101 = "X-101-64x4d.pkl"

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from convert_weights import BACKBONE, convert
 from detectron2.modeling.backbone import ResNet
 from torch import nn
 
@@ -12,23 +13,6 @@ def res2net_101(**options):
     return ResNet(DeepStem(), stages, out_features=["res2", "res3", "res4", "res5"])
 
 
-def timm_name(name):
-    """The name of one of our parameters or buffers in timm's network."""
-    module, _, parameter = name.rpartition(".")
-    parts = module.split(".")
-    is_norm = parts[-1] == "norm"
-    parts = parts[:-1] if is_norm else parts
-    if parts[0] == "stem":
-        index = int(parts[1][-1]) - 1
-        module = "bn1" if is_norm and index == 2 else f"conv1.{3 * index + is_norm}"
-        return f"{module}.{parameter}"
-    layer = [f"layer{int(parts[0][-1]) - 1}", parts[1]]
-    if parts[2] == "shortcut":
-        return ".".join([*layer, f"downsample.{1 + is_norm}", parameter])
-    kind = parts[2].replace("conv", "bn") if is_norm else parts[2]
-    return ".".join([*layer, kind, *parts[3:], parameter])
-
-
 def test_features_agree_with_timm_on_the_same_weights():
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -38,11 +22,11 @@ def test_features_agree_with_timm_on_the_same_weights():
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.bias, std=0.1)
             nn.init.normal_(module.running_mean, std=0.1)
-    ours, weights = res2net_101().eval(), theirs.state_dict()
-    names = {name: timm_name(name) for name in ours.state_dict()}
-    unmapped = set(weights) - set(names.values())
-    assert all(name.endswith("num_batches_tracked") for name in unmapped)
-    ours.load_state_dict({name: weights[key] for name, key in names.items() if key in weights})
+    ours, conversion = res2net_101().eval(), convert(theirs.state_dict())
+    assert conversion.kind == "Res2Net" and not conversion.unmapped
+    assert any("pools_at_stride_1=True" in note for note in conversion.notes)
+    weights = conversion.weights.items()
+    ours.load_state_dict({name.removeprefix(f"{BACKBONE}."): t for name, t in weights})
     with torch.no_grad():
         images = torch.randn(1, 3, 75, 106)  # odd sizes on several levels
         for feature, expected in zip(ours(images).values(), theirs(images), strict=True):
