@@ -1,1 +1,1 @@
-"""Command-line analysis: what to know about a data set before training."""
+"""Command-line analysis: report on a data set before training."""
