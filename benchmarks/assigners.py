@@ -23,8 +23,16 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from benchmarks.machine import describe_machine
-from ranking_det.assigners import ATSS, FCOS, PAA, Assigner, MaxIoU, NormalizedPAA, Predictions
-from ranking_det.assigners import cost_mixture as module
+from ranking_det.assigners import (
+    ATSS,
+    FCOS,
+    PAA,
+    Assigner,
+    MaxIoU,
+    NormalizedPAA,
+    Predictions,
+    cost_mixture,
+)
 from ranking_det.assigners.gaussian_mixture import classify, fit_two_gaussians
 
 RESULT = Path(__file__).parent / "results" / "assigners_cpu.json"
@@ -43,7 +51,7 @@ LIMIT = 10.0  # required speed-up of the mixtures over scikit-learn
 Scene = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Predictions]
 
 
-def scene() -> Scene:
+def make_scene() -> Scene:
     """Make anchors, objects of all sizes, and predictions around the anchors."""
     torch.manual_seed(0)
     anchors = []
@@ -60,15 +68,15 @@ def scene() -> Scene:
         boxes.append(torch.cat([corner, corner + side], dim=1))
         classes.append(torch.randint(0, CLASSES, (count,)))
     rows = len(OBJECTS) * sum(map(len, anchors))
-    every = torch.cat(anchors).repeat(len(OBJECTS), 1)
-    shift = torch.randn(rows, 4) * (every[:, 2:3] - every[:, :1]) * 0.1
+    batch_anchors = torch.cat(anchors).repeat(len(OBJECTS), 1)
+    shift = torch.randn(rows, 4) * (batch_anchors[:, 2:3] - batch_anchors[:, :1]) * 0.1
     logits = torch.randn(rows, CLASSES) - 4
-    return anchors, boxes, classes, torch.ones(rows) > 0, Predictions(logits, every + shift)
+    return anchors, boxes, classes, torch.ones(rows) > 0, Predictions(logits, batch_anchors + shift)
 
 
-def samples(assigner: Assigner, inputs: Scene) -> tuple[Tensor, Tensor]:
+def mixture_samples(assigner: Assigner, inputs: Scene) -> tuple[Tensor, Tensor]:
     """Record the costs that an assigner fits its mixtures to."""
-    with mock.patch.object(module, "fit_two_gaussians", wraps=fit_two_gaussians) as fit:
+    with mock.patch.object(cost_mixture, "fit_two_gaussians", wraps=fit_two_gaussians) as fit:
         assigner(*inputs)
     values, exists = fit.call_args.args
     return values, exists
@@ -95,7 +103,9 @@ def one_by_one(values: Tensor, exists: Tensor) -> list[list[int]]:
     return result
 
 
-def interleaved(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> list[float]:
+def time_interleaved(
+    functions: Sequence[Callable[[], object]], rounds: int = ROUNDS
+) -> list[float]:
     """Measure the median seconds of each function, interleaved, after one warm-up round."""
     times: list[list[float]] = [[] for _ in functions]
     for round_index in range(rounds + 1):
@@ -107,15 +117,15 @@ def interleaved(functions: Sequence[Callable[[], object]], rounds: int = ROUNDS)
     return [statistics.median(durations) for durations in times]
 
 
-def mixtures(inputs: Scene) -> dict[str, Any]:
+def compare_mixtures(inputs: Scene) -> dict[str, Any]:
     """Time the batched fit against scikit-learn's, and compare their components."""
     rows = {}
     for name in ("PAA", "NormalizedPAA"):
-        values, exists = samples(ASSIGNERS[name](), inputs)
-        several = exists.sum(dim=1) > 1  # scikit-learn refuses a single sample
-        values, exists = values[several], exists[several]
+        values, exists = mixture_samples(ASSIGNERS[name](), inputs)
+        is_fitted = exists.sum(dim=1) > 1  # scikit-learn rejects a single sample
+        values, exists = values[is_fitted], exists[is_fitted]
         components, reference = batched(values, exists), one_by_one(values, exists)
-        times = interleaved(
+        times = time_interleaved(
             [lambda v=values, e=exists: batched(v, e), lambda v=values, e=exists: one_by_one(v, e)]
         )
         rows[name] = {
@@ -128,7 +138,7 @@ def mixtures(inputs: Scene) -> dict[str, Any]:
         verdict = "ok" if times[1] / times[0] >= LIMIT else "MISSED"
         print(
             f"{name:<14} {len(values)} mixtures: {times[0] * 1e3:6.1f} ms, scikit-learn "
-            f"{times[1] * 1e3:7.1f} ms: {times[1] / times[0]:.1f} times faster (limit {LIMIT:g} "
+            f"{times[1] * 1e3:7.1f} ms: {times[1] / times[0]:.1f}x faster (required {LIMIT:g}x: "
             f"{verdict}), components {'agree' if components == reference else 'DIFFER'}",
             flush=True,
         )
@@ -137,17 +147,17 @@ def mixtures(inputs: Scene) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark and write its report."""
-    inputs = scene()
+    inputs = make_scene()
     report: dict[str, Any] = {
         "machine": describe_machine("cpu"),
         "images": len(OBJECTS),
         "objects": sum(OBJECTS),
         "anchors_per_image": sum(map(len, inputs[0])),
-        "mixtures": mixtures(inputs),
+        "mixtures": compare_mixtures(inputs),
     }
     assigners = {name: make() for name, make in ASSIGNERS.items()}
     functions = [lambda a=a: a(*inputs) for a in assigners.values()]
-    report["seconds"] = dict(zip(assigners, interleaved(functions), strict=True))
+    report["seconds"] = dict(zip(assigners, time_interleaved(functions), strict=True))
     report["positives"] = {
         name: int((a(*inputs).labels >= 0).sum()) for name, a in assigners.items()
     }

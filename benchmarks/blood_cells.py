@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train on BCCD, public images of blood cells, as in docs/own-data.md, and record AP and time.
+"""Train on BCCD (public images of blood cells) as in docs/own-data.md; record AP and time.
 
 From the root of the repository: ``python -m benchmarks.blood_cells BCCD_Dataset/BCCD``, with a
 clone of https://github.com/Shenggan/BCCD_Dataset. Writes ``benchmarks/results/blood_cells.json``.
-Run nothing else at the same time, because the time is measured.
+Run nothing else at the same time, because training is timed.
 """
 
 from __future__ import annotations

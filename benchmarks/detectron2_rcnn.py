@@ -1,4 +1,4 @@
-"""Replace the RPN and RoI heads of an R-CNN config by Detectron2's, as cross-entropy baseline."""
+"""Replace an R-CNN config's RPN and RoI heads by Detectron2's, as a cross-entropy baseline."""
 
 from __future__ import annotations
 

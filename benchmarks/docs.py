@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Write the figures of README.md and docs/ from the results: ``python -m benchmarks.docs``.
+"""Write the numbers in README.md and docs/ from the results: ``python -m benchmarks.docs``.
 
 Each page has blocks ``<!-- NAME -->`` ... ``<!-- /NAME -->``. The function of that name in
-:data:`BLOCKS` writes the text between the two marks.
+:data:`BLOCKS` writes the text between the two markers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def claim() -> str:
-    """Write the claim: the range of the ranking losses' times as ratios to focal loss."""
+    """Write the claim: the time of the ranking losses relative to focal loss."""
     report = load("losses_cpu.json")
     rows = [row for row in report["table"] if row["base"] == "focal"]
     rows += report["growth_in_logits"] + report["growth_in_positives"]
@@ -47,19 +47,19 @@ def claim() -> str:
     }
     step = load("steps_cpu.json")
     steps = [step["ratios"][name] for name in LOSSES]
-    worse = " and ".join(f"{ratio:.1f} × at {count:,}" for count, ratio in crowded.items())
+    crowded_text = " and ".join(f"{ratio:.1f} × at {count:,}" for count, ratio in crowded.items())
     return (
         "AP, aLRP and Rank & Sort Loss are exact (no sampling of pairs, no positives × negatives "
         f"matrix) and take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** for "
         "up to 1,000 positives among 10⁶ logits or more; Rank & Sort takes "
-        f"{worse} positives ({describe(report['machine'])}). A training step takes "
+        f"{crowded_text} positives ({describe(report['machine'])}). A training step takes "
         f"{min(steps):.2f} to {max(steps):.2f} × the time of a step with focal loss "
         f"({describe(step['machine'])})."
     )
 
 
 def commands() -> str:
-    """Write the table of the first two commands: what they do, their time and their result."""
+    """Write the table of the first two commands: purpose, time and expected result."""
     record = load("quickstart.json")
     rows = load("test_matrix.json").values()
     passed = [row for row in rows if row["versions"]["detectron2"] and not row["failed"]]
@@ -79,7 +79,7 @@ def commands() -> str:
 
 
 def losses() -> str:
-    """Write the table of the ranking losses' times as ratios to focal loss."""
+    """Write the table of the ranking losses' times relative to focal loss."""
     report = load("losses_cpu.json")
     rows = [
         "| positives | logits | stage | focal loss | " + " | ".join(LOSSES.values()) + " |",
@@ -137,14 +137,14 @@ NAMES = {
 
 
 def name_of(node: Any) -> str:
-    """Name the class of a LazyConfig node as the tables do."""
+    """Return the name of a LazyConfig node's class in the tables."""
     target = node["_target_"]
     name = target.split(".")[-1] if isinstance(target, str) else target.__name__
     return NAMES.get(name, name)
 
 
 def name_criterion(node: Any) -> str:
-    """Name the classification losses of a criterion, and its branch."""
+    """Return the name of a criterion: its classification losses and its branch."""
     if "stages" in node:
         return ", then ".join(name_criterion(stage) for stage in node["stages"])
     name = name_of(node["classification"]) if "classification" in node else name_of(node)
@@ -155,7 +155,7 @@ def name_criterion(node: Any) -> str:
 
 
 def name_axes(model: Any) -> list[str]:
-    """Name the detector, and the assigner and criterion of it or its box head."""
+    """Name a model's detector, assigner and criterion (of the box head in an R-CNN)."""
     if "roi_heads" not in model:
         return [name_of(model), name_of(model.assigner), name_criterion(model.criterion)]
     heads = model.roi_heads
@@ -276,7 +276,7 @@ def measured() -> str:
 
 
 def blood_cells() -> str:
-    """Write what the training on BCCD of docs/own-data.md gives."""
+    """Write the result of training on BCCD as in docs/own-data.md."""
     record = load("blood_cells.json")
     classes = ", ".join(f"{name} {value:.0f}" for name, value in record["per_class_ap"].items())
     return (
@@ -299,21 +299,21 @@ BLOCKS = {
     "published-lvis": lambda: published("lvis"),
     "published-cityscapes": lambda: published("cityscapes"),
 }
-PLACE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def fill(text: str) -> str:
-    """Write the figures into the blocks of a page.
+    """Write the numbers into the blocks of a page.
 
     Raises:
-        KeyError: if :data:`BLOCKS` has no function for a block.
+        KeyError: :data:`BLOCKS` has no function for a block.
     """
 
     def write(block: re.Match[str]) -> str:
         name = block["name"]
         return f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- /{name} -->"
 
-    return PLACE.sub(write, text)
+    return BLOCK.sub(write, text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ranking_det.losses import alrp_loss, ap_loss, ape_loss, rank_sort_loss
 
-# Mean and standard deviation of the logits of the negatives, then of the positives: at the start,
+# Mean and standard deviation of the negatives' logits, then of the positives' logits, at the start,
 # in the middle and at the end of training.
 STAGES = {
     "init": (-4.6, 0.1, -4.6, 0.1),
@@ -51,7 +51,7 @@ class Problem:
         getattr(self, name)().backward()
 
     def prepare_focal(self) -> None:
-        """Make the one-hot targets, outside of the measured time."""
+        """Make the one-hot targets, which are not part of the measured time."""
         self.targets = torch.zeros_like(self.logits, requires_grad=False)
         self.targets[self.positives] = 1
 
@@ -76,7 +76,7 @@ class Problem:
         return ape_loss(self.logits, self.positives, self.quality)
 
     def rank_sort_loop(self) -> Tensor:
-        """Compute Rank & Sort Loss the usual way, in a loop over positives."""
+        """Compute Rank & Sort Loss in a loop over positives, as a baseline."""
         logits, delta, count = self.logits.detach(), 0.5, len(self.positives)
         scores = logits[self.positives]
         relevant = logits >= scores.min() - delta
@@ -108,7 +108,7 @@ class Problem:
             d, other = negatives - score, scores - score
             near, worse = other > -0.5, self.quality < quality
             x = 8 * torch.cat([d[d > -0.5], other[near & worse]])
-            # The positives of at least this quality, itself included, are in the rank only.
+            # Positives of at least this quality, including this one, count in the rank only.
             better = torch.sigmoid(8 * other.detach()[near & ~worse]).sum()
             constant = torch.sigmoid(x.detach()).sum() + better
             total = total + quality / constant * functional.softplus(x).sum()
@@ -137,7 +137,7 @@ def compare(problem: Problem, names: list[str], device: str, rounds: int) -> dic
     for round_index in range(rounds + 1):
         for name in names:
             elapsed = seconds(lambda name=name: problem.run(name), device)
-            # A single round of a slow loss needs no warm-up.
+            # Slow losses run a single round, without warm-up.
             if round_index or rounds == 1:
                 times[name].append(elapsed)
     return {name: statistics.median(elapsed) for name, elapsed in times.items()}
@@ -153,7 +153,7 @@ def peak_memory() -> int:
 
 
 def measure(stage: str, positives: int, logits: int, name: str, device: str) -> dict[str, float]:
-    """Measure time and peak memory of one loss in this process, which should be a new one."""
+    """Measure time and peak memory of one loss in this process, which should be fresh."""
     Problem(stage, 10, 1000, device).ap().backward()
     problem = Problem(stage, positives, logits, device)
     if name == "focal":

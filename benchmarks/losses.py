@@ -4,8 +4,8 @@
 From the root of the repository: ``python -m benchmarks.losses``. Prints a table of ratios, and
 writes ``benchmarks/results/losses_<device>.json`` and, next to it, ``losses.png``. The losses of a
 row are interleaved, so a busy machine slows all of them. ``--quick`` skips the parts that take
-minutes. ``--annotations`` adds problems with the numbers of positives that ATSS finds in a COCO
-file.
+minutes. ``--annotations`` adds batches with as many positives as ATSS selects in the images of a
+COCO file.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ LIMITS = {
     (3000, 1_000_000): {"rank_sort": 4.0},
     (500, 20_000_000): {"rank_sort": 0.8, "ap": 0.8, "alrp": 0.8},
 }
-# Required speed-up over the loop, at the initial and the middle stage.
-FACTORS = {"rank_sort_loop": (10, 10), "ape_loop": (1.5, 6)}
-GROWTH_IN_LOGITS = [(500, 10**exponent) for exponent in (5, 6, 7)] + [(500, 20_000_000)]
-GROWTH_IN_POSITIVES = [(positives, 1_000_000) for positives in (10, 100, 1000, 3000, 10_000)]
+# Minimum speed-up over the loop, at the initial and the middle stage.
+MIN_SPEEDUP = {"rank_sort_loop": (10, 10), "ape_loop": (1.5, 6)}
+SCALING_IN_LOGITS = [(500, 10**exponent) for exponent in (5, 6, 7)] + [(500, 20_000_000)]
+SCALING_IN_POSITIVES = [(positives, 1_000_000) for positives in (10, 100, 1000, 3000, 10_000)]
 LARGEST = (1000, 240_000_000)
 
 
 def in_fresh_process(*arguments: object) -> dict[str, float]:
-    """Run ``measure`` in a new process, so nothing else has raised its peak memory."""
+    """Run ``measure`` in a new process, so that nothing else raises its peak memory."""
     command = [sys.executable, "-m", "benchmarks.losses", "--measure", *map(str, arguments)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
@@ -76,12 +76,12 @@ def print_row(row: dict[str, Any]) -> None:
     cells, limits = [], LIMITS.get((row["positives"], row["logits"]), {})
     for name, ratio in row["ratios"].items():
         if row["base"] != "focal":
-            min_factor = FACTORS[row["base"]][row["stage"] == "mid"]
-            verdict = "ok" if 1 / ratio >= min_factor else "MISSED"
-            cells.append(f"{name} {1 / ratio:.1f} times faster (limit {min_factor:g} {verdict})")
+            min_speedup = MIN_SPEEDUP[row["base"]][row["stage"] == "mid"]
+            verdict = "ok" if 1 / ratio >= min_speedup else "MISSED"
+            cells.append(f"{name} {1 / ratio:.1f}x faster (required {min_speedup:g}x: {verdict})")
         elif name in limits and row["stage"] != "late":
             verdict = "ok" if ratio <= limits[name] else "MISSED"
-            cells.append(f"{name} {ratio:.2f} (limit {limits[name]:g} {verdict})")
+            cells.append(f"{name} {ratio:.2f} (limit {limits[name]:g}: {verdict})")
         else:
             cells.append(f"{name} {ratio:.2f}")
     base = f"{row['base']} {row['seconds'][row['base']] * 1e3:.1f} ms"
@@ -89,7 +89,7 @@ def print_row(row: dict[str, Any]) -> None:
     print(f"{head} {base:>22}:  " + ",  ".join(cells), flush=True)
 
 
-def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
+def scaling(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
     """Time the losses, interleaved, at the middle stage, and measure the peak memory of each."""
     rows = []
     for positives, logits in cases:
@@ -108,7 +108,7 @@ def growth(cases: list[tuple[int, int]], device: str) -> list[dict[str, Any]]:
         )
         print_row(rows[-1])
         peaks = ", ".join(f"{name} {size / (4 * logits):.1f}" for name, size in memory.items())
-        print(f"  peak extra memory, times the logits': {peaks}", flush=True)
+        print(f"  peak extra memory / logit memory: {peaks}", flush=True)
     return rows
 
 
@@ -117,17 +117,17 @@ def largest(device: str) -> dict[str, Any]:
     figures = in_fresh_process("mid", *LARGEST, "rank_sort", device)
     print(
         f"P {LARGEST[0]:>6,}  M {LARGEST[1]:>11,}  rank_sort {figures['seconds']:.1f} s, "
-        f"{figures['resident'] / 1e9:.1f} GB resident (limit 8 "
+        f"{figures['resident'] / 1e9:.1f} GB resident (limit 8: "
         f"{'ok' if figures['resident'] <= 8e9 else 'MISSED'})"
     )
     return {"positives": LARGEST[0], "logits": LARGEST[1]} | figures
 
 
-def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], int]:
-    """Count the positives of ATSS, with 3 anchors per cell, on the images of a COCO file.
+def count_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], int]:
+    """Count ATSS positives in the images of a COCO file, with 3 anchors per cell.
 
     Returns:
-        The number of positives of each batch, and the number of anchors of an image.
+        The number of positives of each batch, and the number of anchors per image.
     """
     data = json.loads(path.read_text())
     height, width = 800, 1333
@@ -158,9 +158,9 @@ def real_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], in
     return batches, len(valid)
 
 
-def real(path: Path, device: str) -> list[dict[str, Any]]:
-    """Time the losses at the smallest, median and largest P of the batches of 4 images."""
-    positives, per_image = real_positives(path)
+def coco_batches(path: Path, device: str) -> list[dict[str, Any]]:
+    """Time the losses on the COCO batches (4 images) with the smallest, median and largest P."""
+    positives, per_image = count_positives(path)
     positives.sort()
     rows = []
     for count in (positives[0], positives[len(positives) // 2], positives[-1]):
@@ -176,7 +176,7 @@ def real(path: Path, device: str) -> list[dict[str, Any]]:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Plot time, as a ratio to focal loss, and peak memory over M and over P."""
+    """Plot time relative to focal loss, and peak memory, against M and P."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -218,12 +218,14 @@ def main() -> None:
     """Run the benchmark and write its report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="skip the growth and M = 240e6")
+    parser.add_argument(
+        "--quick", action="store_true", help="skip the scaling measurements and M = 240e6"
+    )
     parser.add_argument("--annotations", type=Path, help="COCO JSON with ground-truth boxes")
     parser.add_argument(
-        "--growth-only",
+        "--scaling-only",
         action="store_true",
-        help="measure only the growth and add it to the last report",
+        help="rerun only the scaling measurements and update the existing report",
     )
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -235,7 +237,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"losses_{device}.json"
     report: dict[str, Any] = {"machine": describe_machine(device)}
-    if arguments.growth_only:
+    if arguments.scaling_only:
         report = json.loads(path.read_text())
     else:
         report["table"] = table(device)
@@ -245,11 +247,11 @@ def main() -> None:
 
     save()
     if arguments.annotations:
-        report["real"] = real(arguments.annotations, device)
+        report["real"] = coco_batches(arguments.annotations, device)
         save()
     if not arguments.quick:
-        report["growth_in_logits"] = growth(GROWTH_IN_LOGITS, device)
-        report["growth_in_positives"] = growth(GROWTH_IN_POSITIVES, device)
+        report["growth_in_logits"] = scaling(SCALING_IN_LOGITS, device)
+        report["growth_in_positives"] = scaling(SCALING_IN_POSITIVES, device)
         draw(report, RESULTS / ("losses.png" if device == "cpu" else f"losses_{device}.png"))
         save()
         report["largest"] = largest(device)

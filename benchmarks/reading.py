@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Benchmark the reading of a large annotation file against ``json.load`` and pycocotools' index.
+"""Benchmark reading a large annotation file against ``json.load`` and pycocotools' index.
 
 From the root of the repository: ``python -m benchmarks.reading``. The file has 100,000 images and
 800,000 objects, each with a box and a polygon of four points, from a fixed seed. Each measurement
-is a new process, and the compared programs run in turns, so that a busy machine slows both. The
-reader is measured as the command line uses it for boxes, without looking for the images, and with
-the check of the masks. Writes ``benchmarks/results/reading_cpu.json``.
+is a new process, and the compared programs are interleaved, so a busy machine slows all of them.
+The reader is measured as the command line uses it for boxes, without looking for the images, and
+again with mask checks. Writes ``benchmarks/results/reading_cpu.json``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESULT = Path(__file__).parent / "results" / "reading_cpu.json"
 IMAGES, OBJECTS, CLASSES = 100_000, 800_000, 80
 WIDTH, HEIGHT = 640, 480
 ROUNDS = 3
-LIMIT = 1.5  # required ratio for boxes
+LIMIT = 1.5  # maximum ratio for boxes
 KIB_PER_MIB = 1024
 
 
@@ -39,17 +39,17 @@ def write_file(path: Path) -> None:
     Args:
         path: the file.
     """
-    draw = random.Random(0)
+    generator = random.Random(0)
     annotations = []
     for identity in range(1, OBJECTS + 1):
-        x, y = round(draw.uniform(0, 500), 2), round(draw.uniform(0, 400), 2)
-        width, height = round(draw.uniform(5, 140), 2), round(draw.uniform(5, 80), 2)
+        x, y = round(generator.uniform(0, 500), 2), round(generator.uniform(0, 400), 2)
+        width, height = round(generator.uniform(5, 140), 2), round(generator.uniform(5, 80), 2)
         right, bottom = round(x + width, 2), round(y + height, 2)
         annotations.append(
             {
                 "id": identity,
-                "image_id": draw.randint(1, IMAGES),
-                "category_id": draw.randint(1, CLASSES),
+                "image_id": generator.randint(1, IMAGES),
+                "category_id": generator.randint(1, CLASSES),
                 "bbox": [x, y, width, height],
                 "area": round(width * height, 2),
                 "iscrowd": 0,
@@ -124,12 +124,12 @@ def measure(name: str, path: str) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure all programs in turns, print and write the result."""
+    """Measure all programs, interleaved; print and write the result."""
     context = multiprocessing.get_context("spawn")
     runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in PROGRAMS}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "large.json")
-        # In another process: a child's peak memory begins with that of its parent.
+        # In another process, because a child's peak memory starts from its parent's.
         with context.Pool(1) as pool:
             pool.apply(write_file, (path,))
         for _ in range(ROUNDS):

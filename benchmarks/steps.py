@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Benchmark training steps with ranking criteria against focal loss.
 
-Run it with ``python -m benchmarks.steps``. One model gets one batch of the shapes, and the steps of
-the criteria are interleaved. A step is forward and backward. Mask R-CNN is measured too, with Rank
-& Sort Loss and with cross entropy, on the same weights and the same RoIs: all proposals, and the
-masks of all positives. Writes ``benchmarks/results/steps_<device>.json``.
+From the root of the repository: ``python -m benchmarks.steps``. One model trains on one batch of
+the shapes data set, and the steps of the criteria are interleaved. A step is forward and backward.
+Mask R-CNN is also measured, with Rank & Sort Loss and with cross entropy, on the same weights and
+the same RoIs: all proposals, and the masks of all positives. Writes
+``benchmarks/results/steps_<device>.json``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CRITERIA = {
 
 RCNNS = {"detectron2": "mask_ce", "cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
 
-LIMITED, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
+RANKING, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
 
 
 def verdict(ratio: float, limit: float) -> str:
@@ -84,7 +85,7 @@ def time_criteria(device: str, rounds: int) -> dict[str, Any]:
         return step(model, batch)
 
     medians = time_interleaved(criteria, run, rounds)
-    return summary(CRITERIA, medians, "focal", batch, rounds, dict.fromkeys(LIMITED, LIMIT))
+    return summary(CRITERIA, medians, "focal", batch, rounds, dict.fromkeys(RANKING, LIMIT))
 
 
 def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
@@ -110,21 +111,22 @@ def without_sampling(model: Any) -> Any:
     return model
 
 
-def share_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Copy the weights of equal name and shape, so both models have the same proposals."""
-    state = other.state_dict()
+def share_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Copy the weights with the same name and shape, so both models have the same proposals."""
+    state = target.state_dict()
     shared = {
-        k: v for k, v in model.state_dict().items() if k in state and state[k].shape == v.shape
+        k: v for k, v in source.state_dict().items() if k in state and state[k].shape == v.shape
     }
-    other.load_state_dict(shared, strict=False)
+    target.load_state_dict(shared, strict=False)
 
 
 def time_interleaved(
     names: Iterable[str], run: Callable[[str], float], rounds: int
 ) -> dict[str, float]:
-    """Measure the median seconds of each, in a new random order each round.
+    """Measure the median seconds of each name, in a new random order each round.
 
-    The order is random because the memory that a step leaves allocated changes the next one's time.
+    The order is random because the memory that a step leaves allocated affects the time of the
+    next.
     """
     order = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -149,7 +151,7 @@ def summary(
     ratios = {name: medians[name] / medians[base] for name in medians}
     for name, ratio in ratios.items():
         limit = limits.get(name)
-        note = "" if limit is None else f" (limit {limit} {verdict(ratio, limit)})"
+        note = "" if limit is None else f" (limit {limit}: {verdict(ratio, limit)})"
         print(f"{name:<13} {medians[name] * 1e3:7.1f} ms  {ratio:.3f} x {base}{note}", flush=True)
     return {
         "config": f"configs/shapes/quick/{configs[base]}.py",
@@ -163,15 +165,15 @@ def summary(
 def step(model: torch.nn.Module, batch: list[dict[str, Any]]) -> float:
     """Time one forward and backward pass, in seconds."""
     model.zero_grad()
-    _wait(model)
+    _synchronize(model)
     start = time.perf_counter()
     with EventStorage(0):
         sum(model(batch).values()).backward()
-    _wait(model)
+    _synchronize(model)
     return time.perf_counter() - start
 
 
-def _wait(model: torch.nn.Module) -> None:
+def _synchronize(model: torch.nn.Module) -> None:
     if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()
 

@@ -59,7 +59,7 @@ print(json.dumps(versions))
 
 
 class NotRunError(Exception):
-    """A row cannot be run on this machine."""
+    """Raised when a row cannot be run on this machine."""
 
 
 def find_python(version: str) -> str:
@@ -67,10 +67,10 @@ def find_python(version: str) -> str:
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     installed = sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"))
     for path in filter(None, [shutil.which(f"python{version}"), *map(str, installed)]):
-        # A pyenv shim is on PATH even if its version is not selected; it then fails.
+        # A pyenv shim is on PATH even if its version is not selected, but then it fails.
         if subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0:
             return path
-    raise NotRunError(f"Python {version} is not on PATH nor in {pyenv}/versions")
+    raise NotRunError(f"Python {version} is neither on PATH nor in {pyenv}/versions")
 
 
 def find_checkout(row: Row) -> str:
@@ -103,9 +103,10 @@ def make_environment(name: str, row: Row, env: dict[str, str], log: TextIO) -> N
     elif row.detectron2 == "main":
         command = [sys.executable, "tools/install_detectron2.py", "--requirements"]
         requirements = subprocess.check_output(command, cwd=ROOT, text=True).split()
-        # Main imports pkg_resources, which setuptools 82 removed, and its ViT imports timm.
+        # Detectron2's main imports pkg_resources, which setuptools 82 removed; its ViT imports
+        # timm.
         commands.append([*install, *requirements, "setuptools<81", "timm"])
-    # Without Detectron2, scikit-learn is the one other package that the tests import.
+    # Without Detectron2, scikit-learn is the only other package that the tests import.
     tests_only = ["-e", ".", "pytest", "pytest-xdist", "hypothesis", "scikit-learn"]
     commands.append([*install, *(["-e", ".[detectors,dev]"] if row.detectron2 else tests_only)])
     for command in commands:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Count the files that a reader of a task must open: ``python -m benchmarks.walks [--json PATH]``.
+"""Count the files that a task touches: ``python -m benchmarks.walks [--json PATH]``.
 
-A walk is the list of the package's files that run inside certain calls, in the order in which they
-are entered, recorded by ``sys.setprofile``. The script also reports the longest chain of imports
+A walk is the list of the package's files that run inside certain calls, in the order of their first
+call, recorded by ``sys.setprofile``. The script also reports the longest chain of imports
 from a run config, and the package's lines of code without comments, docstrings and blank lines.
 
 Run it from the root of a checkout, with ``PYTHONPATH=.``, on the CPU.
@@ -57,7 +57,7 @@ class Walk(NamedTuple):
 # Names of the engine's functions. When the engine changes, only these need an update.
 LOAD_CONFIG = Call(r"engine/.*", "load_config|load_experiment")
 BUILD_MODEL = Call(r"engine/.*", "model")
-TAKE_DATA = Call(r"engine/own_data\.py", "take_own_data")
+OWN_DATA = Call(r"engine/own_data\.py", "take_own_data")
 MAKE_LOADER = Call(r"engine/.*", "train_loader|records")
 
 CRITERION = Call(r"criteria/criterion\.py", "forward")
@@ -68,7 +68,7 @@ WALKS = {
     "logits -> loss": Walk((CRITERION,), CRITERION, includes_last=True, limit=14),
     # Training on a user's own files, from reading the JSON to the data loader. Seven of the modules
     # on this walk check the JSON and the images: fields, categories, boxes, faults, image files.
-    "--train-json -> loader": Walk((TAKE_DATA, MAKE_LOADER), LOADER, includes_last=True, limit=14),
+    "--train-json -> loader": Walk((OWN_DATA, MAKE_LOADER), LOADER, includes_last=True, limit=14),
     # From the name of a config to the first constructor of a part of the model.
     "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, includes_last=False, limit=6),
 }
@@ -91,7 +91,7 @@ class Recorder:
         self.prefix = f"{package}{os.sep}"
         self.files: dict[str, None] = {}
         self.call: FrameType | None = None
-        """The call of the walk that is running, or None."""
+        """The running call of the walk, or None."""
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """Record a call, or end the walk."""
@@ -123,7 +123,7 @@ def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
     """Run an action; return the files of the package that it enters on a walk, in order.
 
     Raises:
-        RuntimeError: if the last call of the walk is not reached.
+        RuntimeError: the last call of the walk is not reached.
     """
     import ranking_det
 

@@ -27,24 +27,24 @@ def describe(value: object) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)} on {value.device}"
 
 
-def check_that(is_right: bool, name: str, expected: str, value: object) -> None:
+def check_that(condition: bool, name: str, expected: str, value: object) -> None:
     """Raise a ValueError unless a condition holds.
 
     Args:
-        is_right: the condition.
+        condition: what must hold.
         name: the name of the argument.
-        expected: what was expected of it, a noun phrase.
+        expected: what was expected, as a noun phrase.
         value: the value that was given.
 
     Raises:
-        ValueError: ``is_right`` is False: "name: expected EXPECTED, got VALUE".
+        ValueError: ``condition`` is False: "name: expected EXPECTED, got VALUE".
     """
-    if not is_right:
+    if not condition:
         raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
 
 
-def looks_at_values(tensor: Tensor) -> bool:
-    """Return whether the checks read the values of a tensor: only on the CPU.
+def should_check_values(tensor: Tensor) -> bool:
+    """Return whether tensor values should be checked, which is only done on the CPU.
 
     Args:
         tensor: any tensor.
@@ -65,10 +65,10 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         strictly: whether the value must be above ``low``.
 
     Raises:
-        ValueError: the value is not such a number; NaN and bool do not count as numbers.
+        ValueError: the value is not such a number; NaN and bool are rejected.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_valid = number and (value > low if strictly else value >= low) and value != float("inf")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_valid = is_number and (value > low if strictly else value >= low) and value != float("inf")
     relation = "above" if strictly else "of at least"
     check_that(is_valid, name, f"a finite number {relation} {low:g}", value)
 
@@ -82,7 +82,7 @@ def check_integer(name: str, value: int, low: int) -> None:
         low: the minimum.
 
     Raises:
-        ValueError: the value is not such an integer; bool does not count as one.
+        ValueError: the value is not such an integer; bool is rejected.
     """
     is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
     check_that(is_valid, name, f"an integer of at least {low}", value)
@@ -103,7 +103,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_entries(
-    name: str, value: Tensor, like: Tensor, of: str, *, integer: bool = False
+    name: str, value: Tensor, like: Tensor, row_name: str, *, integer: bool = False
 ) -> None:
     """Check that a vector has one entry for each row of another tensor.
 
@@ -111,7 +111,7 @@ def check_entries(
         name: the name of the argument.
         value: the vector; it must be (n,), float or int64, on the device of ``like``.
         like: (n, ...), the tensor that it belongs to.
-        of: what one row of ``like`` is, for the message.
+        row_name: what a row of ``like`` is, for the message.
         integer: whether ``value`` must be int64; otherwise it must be floating point.
 
     Raises:
@@ -119,7 +119,7 @@ def check_entries(
     """
     is_valid = _has_type(value, integer) and value.shape == like.shape[:1]
     kind = "an int64 tensor" if integer else "a float tensor"
-    expected = f"{kind} of shape ({len(like)},) on {like.device}, one entry per {of}"
+    expected = f"{kind} of shape ({len(like)},) on {like.device}, one entry per {row_name}"
     check_that(is_valid and value.device == like.device, name, expected, value)
 
 
@@ -163,7 +163,7 @@ def check_per_positive(name: str, value: Tensor, positives: Tensor, high: float 
         ValueError: the dtype, shape or device is wrong, or a value is out of range (NaN included).
     """
     check_entries(name, value, positives, "positive")
-    if not looks_at_values(value) or len(value) == 0:
+    if not should_check_values(value) or len(value) == 0:
         return
     # The negation rejects NaN, which fails both comparisons.
     if not bool(((value >= 0) & (value <= high)).all()):
@@ -190,7 +190,7 @@ def check_ranking(
     check_vector("positives", positives, like=logits, integer=True)
     if quality is not None:
         check_per_positive("quality", quality, positives)
-    if not looks_at_values(positives) or len(positives) == 0:
+    if not should_check_values(positives) or len(positives) == 0:
         return
     low, high = int(positives.min()), int(positives.max())
     if low < 0 or high >= len(logits):
@@ -237,7 +237,7 @@ def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:
     is_valid = _has_type(scores, integer=False) and scores.dim() == 2
     check_that(is_valid, name, "a float tensor (R, K)", scores)
     check_entries("labels", labels, scores, "row", integer=True)
-    if not looks_at_values(labels) or len(labels) == 0:
+    if not should_check_values(labels) or len(labels) == 0:
         return
     low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
     if low < IGNORE or high >= classes:

@@ -1,4 +1,4 @@
-"""Processes for tests, forked from a server that has done the imports: they take five seconds."""
+"""Processes for tests, forked from a server that has already done the imports (five seconds)."""
 
 import os
 import pickle
@@ -12,15 +12,15 @@ import torch
 from torch import multiprocessing
 
 ROOT = Path(__file__).parents[1]
-# Unlike the process of the tests, the server has no threads and no state of other tests.
+# Unlike the test process, the server has no threads and no state from other tests.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "matplotlib.pyplot", "ranking_det.engine", __name__])
 
 
 class Completed(NamedTuple):
-    """The value of a function, the exit status of its process, and what it has written."""
+    """Return value of a function, and exit status and output of its process."""
 
-    value: Any  # None after an exception, too
+    value: Any  # None also after an exception
     returncode: int
     stdout: str
     stderr: str
@@ -29,16 +29,16 @@ class Completed(NamedTuple):
 def start_function(function, *args, folder, environment=None):
     """Start a process that calls a function; it writes to the files stdout and stderr in a folder.
 
-    The module of the function must be importable. The environment is by default that of the test.
+    The module of the function must be importable. The default environment is that of the test.
     """
-    place = dict(environment or os.environ), str(folder), multiprocessing.get_start_method()
-    process = CONTEXT.Process(target=_call, args=(function, args, *place))
+    context = dict(environment or os.environ), str(folder), multiprocessing.get_start_method()
+    process = CONTEXT.Process(target=_call, args=(function, args, *context))
     process.start()
     return process
 
 
 def run_function(function, *args, environment=None):
-    """Call a function in a process of its own."""
+    """Call a function in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         process = start_function(function, *args, folder=folder, environment=environment)
         process.join()
@@ -64,7 +64,7 @@ def _call(function, args, environment, folder, start_method):
     for descriptor, name in enumerate(("stdout", "stderr"), start=1):
         with open(f"{folder}/{name}", "ab") as file:
             os.dup2(file.fileno(), descriptor)
-    # Otherwise the data-loading workers of this process would come from a server, too.
+    # Otherwise the data-loading workers of this process would also come from a server.
     multiprocessing.set_start_method(start_method, force=True)
     os.environ.clear()
     os.environ.update(environment)
@@ -84,9 +84,9 @@ def call_main(commands, pictures=True):
     """Run command lines in this process; return their exit statuses."""
     from ranking_det.engine import hooks, main
 
-    # The processes of a run fork, too. But autograd cannot be forked with its threads for GPUs.
+    # The processes of a run are forked too, except with GPUs: autograd's GPU threads cannot fork.
     if not torch.cuda.is_available():
         multiprocessing.spawn = partial(multiprocessing.start_processes, start_method="fork")
-    if not pictures:  # they take as long as a short training
+    if not pictures:  # drawing takes as long as a short training run
         hooks.draw_detections = hooks.plot_curves = lambda *args: None
     return [main(command) for command in commands]

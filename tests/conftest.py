@@ -1,4 +1,4 @@
-"""Put the temporary files of all tests in one folder; run the files with long runs first."""
+"""Put the temporary files of all tests in one folder; run the slowest test files first."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ import pytest
 _folder = tempfile.TemporaryDirectory(prefix="ranking_det-tests-", ignore_cleanup_errors=True)
 # torch creates this folder when it is imported, and never removes it.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
-# For commands that tests run: their data-loading workers leave sockets behind when killed.
+# For commands that tests run: if killed, their data-loading workers leave sockets behind.
 os.environ["TMPDIR"] = _folder.name
 
-# Tests send Ctrl-C, which processes that a shell has started in the background ignore.
+# Tests send Ctrl-C, which is ignored by processes that a shell started in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def remove_log_handlers():
-    """Remove the handlers of commands in this process: they write to a stream that is closed."""
+    """Remove log handlers of commands in this process, whose streams are closed."""
     yield
     module = sys.modules.get("detectron2.utils.logger")
     if module is not None:
@@ -32,7 +32,7 @@ def remove_log_handlers():
 
 
 def pytest_collection_modifyitems(items):
-    # A long file that starts last would run alone, while the other workers wait for it.
+    # If a long file started last, the other workers would wait for it.
     items.sort(key=lambda item: {"engine", "examples"}.isdisjoint(item.path.parts[-2:]))
 
 

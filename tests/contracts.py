@@ -1,8 +1,8 @@
 """Checks of the contracts that a new loss, assigner, backbone or data set must satisfy.
 
 ``docs/extending.md`` shows how to call them on your own part, which may be outside this project.
-``tests/test_contracts.py`` calls them on every part of the project. A part that breaks its contract
-raises an AssertionError that says how.
+``tests/test_contracts.py`` calls them on every part of the project. They raise an AssertionError
+that says how a part breaks its contract.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from tests.losses.cases import CASES
 
 HALF = (torch.float16, torch.bfloat16)
 LABEL_SETS = {
-    "usual": LABELS,
+    "mixed": LABELS,
     "no positive": torch.full((6,), BACKGROUND),
     "all ignored": torch.full((6,), IGNORE),
     "no background": torch.tensor([1, 2, 0]),
@@ -46,30 +46,36 @@ def check_ranking_loss(loss):
         if name == "all negatives above":
             assert gradient.any(), f"{name}: no logit has a gradient"
 
-        # With few negatives too: a top k then reaches the -inf entries.
+        # Some cases have few negatives, so that a top k reaches the -inf entries.
         ignored = torch.full((100,), -torch.inf, dtype=case.logits.dtype)
         extended = torch.cat([case.logits.detach(), ignored]).requires_grad_()
-        other, gradient = _value_and_gradient(loss, extended, case.positives, case.quality)
-        torch.testing.assert_close(other, value, msg=f"{name}: logits of -inf change the loss")
+        extended_value, gradient = _value_and_gradient(loss, extended, case.positives, case.quality)
+        torch.testing.assert_close(
+            extended_value, value, msg=f"{name}: logits of -inf change the loss"
+        )
         assert not gradient[-len(ignored) :].any(), f"{name}: logits of -inf have a gradient"
 
     logits, positives, quality = CASES["300 positives"]
     value, gradient = _value_and_gradient(loss, logits, positives, quality)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
     shuffled = logits.detach()[order].requires_grad_()
-    other, permuted = _value_and_gradient(loss, shuffled, order.argsort()[positives], quality)
-    torch.testing.assert_close(other, value, msg="the order of the logits changes the loss")
+    shuffled_value, permuted = _value_and_gradient(
+        loss, shuffled, order.argsort()[positives], quality
+    )
+    torch.testing.assert_close(
+        shuffled_value, value, msg="the order of the logits changes the loss"
+    )
     torch.testing.assert_close(permuted, gradient[order], msg="... or its gradient")
 
     with_nan = logits.detach().clone()
     with_nan[positives[0]] = torch.nan
-    other, _ = _value_and_gradient(loss, with_nan.requires_grad_(), positives, quality)
-    assert other.isnan(), "a NaN among the logits of positives is hidden"
+    nan_value, _ = _value_and_gradient(loss, with_nan.requires_grad_(), positives, quality)
+    assert nan_value.isnan(), "a NaN among the logits of positives is hidden"
 
     for dtype in HALF:
         half = logits.detach().to(dtype).requires_grad_()
-        other, gradient = _value_and_gradient(loss, half, positives, quality.float())
-        assert other.dtype == torch.float32, f"{dtype}: computed in {other.dtype}"
+        half_value, gradient = _value_and_gradient(loss, half, positives, quality.float())
+        assert half_value.dtype == torch.float32, f"{dtype}: computed in {half_value.dtype}"
         assert gradient.dtype == dtype and gradient.isfinite().all(), f"{dtype}: the gradient"
 
 
@@ -130,7 +136,7 @@ def check_assigner(assigner):
     positive = labels >= 0
     assert positive.any(), "no positive"
     assert (gt_index[~valid] == -1).all(), "an anchor in the padding is matched"
-    assert torch.equal(positive, gt_index >= 0), "labels and gt_index name other positives"
+    assert torch.equal(positive, gt_index >= 0), "labels and gt_index disagree on the positives"
     assert ((labels >= IGNORE) & (gt_index >= -1)).all(), "neither a class, BACKGROUND nor IGNORE"
     expected_labels = torch.cat(classes)[gt_index[positive]]
     assert torch.equal(labels[positive], expected_labels), "a label is not the class of its object"
@@ -140,12 +146,14 @@ def check_assigner(assigner):
     for i in range(3):
         rows, first = slice(i * count, (i + 1) * count), sum(map(len, boxes[:i]))
         part = predictions and Predictions(*(value[rows] for value in predictions))
-        alone = assigner(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
-        assert torch.equal(alone.labels, labels[rows]), "other images of the batch matter"
-        index = torch.where(alone.gt_index >= 0, alone.gt_index + first, -1)
-        assert torch.equal(index, gt_index[rows]), "gt_index does not count the batch's objects"
+        single = assigner(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
+        assert torch.equal(single.labels, labels[rows]), (
+            "labels depend on other images of the batch"
+        )
+        index = torch.where(single.gt_index >= 0, single.gt_index + first, -1)
+        assert torch.equal(index, gt_index[rows]), "gt_index does not index the batch's objects"
     with mock.patch.object(row_blocks, "BLOCK_ENTRIES", 2 * count):
-        assert torch.equal(assigner(*inputs).labels, labels), "blocks of objects change the result"
+        assert torch.equal(assigner(*inputs).labels, labels), "the block size changes the result"
     empty = [level[:0] for level in anchors]
     part = predictions and Predictions(*(value[:0] for value in predictions))
     assert not len(assigner(empty, boxes, classes, valid[:0], part).labels), "without anchors"
@@ -165,7 +173,9 @@ def check_backbone(backbone, sizes: Sequence[tuple[int, int]] = ((64, 96), (32, 
     for height, width in sizes:
         height, width = (-(-side // step) * step for side in (height, width))
         features = backbone(torch.rand(2, 3, height, width))
-        assert set(features) == set(shapes), "forward and output_shape name other features"
+        assert set(features) == set(shapes), (
+            "forward and output_shape disagree on the names of features"
+        )
         for name, shape in shapes.items():
             size = -(-height // shape.stride), -(-width // shape.stride)
             expected = 2, shape.channels, *size

@@ -31,7 +31,7 @@ ASSIGNERS = {
     "paa": assigners.PAA,
     "paa_star": assigners.NormalizedPAA,
 }
-# Configs with a model that has the backbone.
+# Configs whose models have these backbones.
 BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_plus_rs.py"}
 
 
@@ -71,13 +71,13 @@ class SumOfAll(Classification):
 
 
 def hinge_to_all(logits, positives, quality):
-    """Hinge to the mean of the top 100, where the positives are -inf but are not left out."""
+    """Hinge to the mean of the top 100, in which positives are -inf instead of being left out."""
     hardest = logits.scatter(0, positives, -torch.inf).float().topk(min(100, len(logits))).values
     return (1 + hardest.mean() - logits[positives].float()).clamp(min=0).sum()
 
 
 def hinge_to_negatives(logits, positives, quality):
-    """Hinge to the mean of the top 100 negatives, ignored entries of -inf included."""
+    """Hinge to the mean of the top 100 negatives, including ignored entries of -inf."""
     is_negative = torch.ones_like(logits, dtype=torch.bool).scatter(0, positives, False)
     hardest = logits[is_negative].float()
     if not len(hardest):
@@ -98,7 +98,7 @@ class FirstObject(assigners.Assigner):
         return torch.where(image.valid, 0, BACKGROUND)
 
 
-class Padding(assigners.Assigner):
+class MatchPadding(assigners.Assigner):
     """Assign even the anchors in the padding to the first object."""
 
     def match(self, image):
@@ -131,7 +131,7 @@ class Padding(assigners.Assigner):
             "loss_cls depends on logits of ignored rows",
         ),
         (contracts.check_assigner, FirstObject(), "a positive in an image without objects"),
-        (contracts.check_assigner, Padding(), "an anchor in the padding is matched"),
+        (contracts.check_assigner, MatchPadding(), "an anchor in the padding is matched"),
     ],
 )
 def test_the_error_names_the_part_that_breaks_its_contract(check, part, message):

@@ -1,4 +1,4 @@
-"""Check README and docs: code runs, commands are accepted, links and figures are right."""
+"""Check README and docs: code runs, commands parse, links and numbers are right."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import quick
-from benchmarks.docs import BLOCKS, PLACE, fill
+from benchmarks.docs import BLOCK, BLOCKS, fill
 from ranking_det import losses
 from ranking_det.engine.command import parse
 from ranking_det.engine.run_config import load_config
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 every_page = pytest.mark.parametrize("page", TEXTS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NAMED_IN_WORDS = re.compile(r"\b[A-Z][A-Z_]+\b")
+PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+\b")
 
 
 def python_blocks():
@@ -56,12 +56,12 @@ def test_the_python_blocks_run(code, monkeypatch):
     from omegaconf import OmegaConf
 
     monkeypatch.chdir(ROOT)
-    # Fragments of configs set nodes of a model, so give them one.
+    # Config fragments set nodes of a model, so provide one.
     nodes = {"assigner": None, "criterion": None}
     exec(code, {"model": OmegaConf.create(nodes, flags={"allow_objects": True})})
 
 
-def test_the_criterion_of_the_readme_builds():
+def test_the_criterion_in_the_readme_builds():
     from detectron2.config import instantiate
     from omegaconf import OmegaConf
 
@@ -86,7 +86,7 @@ def test_modules_and_make_targets_exist():
     for page, words in commands():
         if words[:2] == ["python", "-m"]:
             assert find_spec(words[2]), f"{page}: no module {words[2]}"
-        elif words[0] == "python" and not NAMED_IN_WORDS.search(words[1]):
+        elif words[0] == "python" and not PLACEHOLDER.search(words[1]):
             assert (ROOT / words[1]).exists(), f"{page}: no file {words[1]}"
         elif words[0] == "make":
             for target in words[1:]:
@@ -102,10 +102,10 @@ def anchors(text):
 
 
 @every_page
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_and_their_anchors_exist(page):
     text = FENCE.sub("", TEXTS[page])
     links = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", text)
-    for link in (first or second for first, second in links):
+    for link in (markdown or html for markdown, html in links):
         if re.match(r"https?://|mailto:", link):
             continue
         name, _, anchor = link.partition("#")
@@ -116,7 +116,7 @@ def test_relative_links_lead_somewhere(page):
 
 
 @every_page
-def test_the_figures_equal_the_committed_results(page):
+def test_the_numbers_equal_the_committed_results(page):
     assert fill(TEXTS[page]) == TEXTS[page]
 
 
@@ -131,8 +131,8 @@ def test_the_table_of_losses_shows_the_signature_of_every_function():
     assert sorted(call for call in calls if call.partition("(")[0] in dir(losses)) == expected
 
 
-def test_every_figure_has_its_block():
-    names = [match["name"] for text in TEXTS.values() for match in PLACE.finditer(text)]
+def test_every_block_is_used_once():
+    names = [match["name"] for text in TEXTS.values() for match in BLOCK.finditer(text)]
     assert sorted(names) == sorted(BLOCKS)
 
 
@@ -140,7 +140,7 @@ def test_the_readme_is_short():
     assert TEXTS["README.md"].count("\n") <= 180
 
 
-def test_measuring_a_quick_run_again_keeps_the_machines_of_the_other_runs(tmp_path, monkeypatch):
+def test_rerunning_a_quick_config_keeps_the_results_of_the_others(tmp_path, monkeypatch):
     path = tmp_path / "results" / "quick.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))

@@ -1,4 +1,4 @@
-"""The docstrings of the public API: every argument, return value and error is documented."""
+"""Check that docstrings of the public API document every argument, return value and error."""
 
 import ast
 import inspect
@@ -114,7 +114,8 @@ def argument_names(node, is_method):
     if is_method and not has_decorator(node, "staticmethod"):
         names = names[1:]
     names += [argument.arg for argument in arguments.kwonlyargs]
-    return names + [one.arg for one in (arguments.vararg, arguments.kwarg) if one is not None]
+    variadic = [arguments.vararg, arguments.kwarg]
+    return names + [argument.arg for argument in variadic if argument is not None]
 
 
 def returns_a_value(node):
@@ -143,8 +144,8 @@ def is_record(node):
 
 
 def has_decorator(node, *names):
-    decorators = [ast.unparse(one).partition("(")[0] for one in node.decorator_list]
-    return any(one.rpartition(".")[2] in names for one in decorators)
+    decorators = [ast.unparse(decorator).partition("(")[0] for decorator in node.decorator_list]
+    return any(decorator.rpartition(".")[2] in names for decorator in decorators)
 
 
 def test_the_public_api_is_documented_completely():
@@ -241,7 +242,7 @@ def test_a_complete_module_has_no_omissions():
         ),
     ],
 )
-def test_omissions_are_found_with_their_line(text, replacement, expected):
+def test_omissions_are_reported_with_their_lines(text, replacement, expected):
     assert text in COMPLETE
     omissions = list(find_omissions(COMPLETE.replace(text, replacement)))
     if expected is None:

@@ -1,4 +1,4 @@
-"""The doctor's report on environments that are broken in common ways, and on this one."""
+"""Tests of the doctor's report on this environment, and on ones broken in common ways."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from ranking_det.doctor import diagnosis, report, runner
 from ranking_det.doctor.probes import PROBES, SAFE_TORCH, nvidia_smi
 
 ROOT = Path(__file__).parents[1]
-QUICK_TORCHVISION = "class ops:\n    nms = print"  # the real one takes seconds
+QUICK_TORCHVISION = "class ops:\n    nms = print"  # importing the real one takes seconds
 PILLOW_10 = "raise AttributeError(\"module 'PIL.Image' has no attribute 'LINEAR'\")"
 
 
@@ -37,14 +37,14 @@ def finding(lines, name):
     return lines[i][:8].strip(), lines[i], lines[i + 1]
 
 
-def test_the_doctor_reports_no_false_fault_on_this_machine(tmp_path):
+def test_the_doctor_reports_no_false_faults_on_this_machine(tmp_path):
     status, lines = run(tmp_path, "--json")
     content = json.loads("\n".join(lines))
     checks = {check["name"]: check for check in content["checks"]}
     assert set(PROBES) <= set(checks)
     faults = [check for check in checks.values() if check["status"] == "FAULT"]
     assert (status, content["faults"]) == (bool(faults), len(faults))
-    # Without these no other test would run, so a fault in one of them is false.
+    # Other tests could not run without these, so a fault in one of them is false.
     working = ["numpy", "Pillow", "torch", "torch, numpy", "torchvision", "Detectron2", "losses"]
     assert [name for name in working if checks[name]["status"] != "ok"] == []
     assert content["facts"]["detectron2"].startswith("0.6, ")
@@ -91,7 +91,7 @@ def test_a_torch_that_does_not_import_is_reported_and_other_packages_are_still_c
         assert finding(lines, name)[0] == "skipped"
 
 
-def test_printed_output_and_several_broken_packages_do_not_confuse_the_report(tmp_path):
+def test_output_that_packages_print_does_not_corrupt_the_report(tmp_path):
     broken = 'print(\'["torch", "ok", ""]\'); raise RuntimeError(\'two\\nlines\')'
     status, lines = run(tmp_path, torch=broken, numpy=broken, PIL=broken)
     assert (status, lines[-1]) == (1, "3 faults")
@@ -144,7 +144,7 @@ def test_a_torch_that_loads_weights_unsafely_is_reported(monkeypatch):
     assert f'"torch>={SAFE_TORCH}"' in (ROOT / "setup.py").read_text()
 
 
-def test_names_that_numpy_removed_are_found_in_functions_that_were_never_called(tmp_path):
+def test_names_that_numpy_removed_are_found_without_calling_the_functions_that_use_them(tmp_path):
     from ranking_det.doctor.probes import _check_aliases
 
     (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float32), np.bool_\n")
@@ -158,11 +158,11 @@ def test_names_that_numpy_removed_are_found_in_functions_that_were_never_called(
 
 def test_a_probe_that_hangs_is_stopped_and_earlier_output_is_kept(monkeypatch):
     monkeypatch.setattr(runner, "LIMIT", 1)
-    lines, fate = runner._run("import time; print('said', flush=True); time.sleep(60)")
-    assert (lines, fate) == (["said"], "does not finish within 1 seconds")
+    lines, outcome = runner._run("import time; print('output', flush=True); time.sleep(60)")
+    assert (lines, outcome) == (["output"], "does not finish within 1 seconds")
 
 
-def test_a_fault_in_something_that_training_does_not_need_is_only_a_note(monkeypatch):
+def test_a_fault_in_an_optional_package_is_only_a_note(monkeypatch):
     lines = [json.dumps([name, "ok", ""]) for name in PROBES if name != "model zoo"]
     lines.append(json.dumps(["model zoo", "FAULT", "no pkg_resources", "a remedy"]))
     monkeypatch.setattr(runner, "_run", lambda code: (lines, ""))

@@ -78,7 +78,7 @@ LAYERS = {
     # The doctor's probes import these lazily, inside functions.
     "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),
 }
-# Each of these folders holds one family of models. It may import shared modules, not the others.
+# Each of these folders holds one model family. It may import shared modules but no other family.
 FAMILIES = {"modeling.dense", "modeling.rcnn", "modeling.masks", "modeling.backbones"}
 
 PATHS = sorted(ROOT.rglob("*.py"))
@@ -151,11 +151,11 @@ def test_model_families_are_imported_neither_by_each_other_nor_by_shared_modules
 
 
 def test_there_are_no_circular_imports():
-    """Imports inside functions and under TYPE_CHECKING count, too."""
+    """Include imports inside functions and under TYPE_CHECKING."""
     graph = {name: set(imported_modules(path)) & MODULES.keys() for name, path in MODULES.items()}
     while leaves := {name for name, imported in graph.items() if not imported}:
         graph = {name: graph[name] - leaves for name in graph.keys() - leaves}
-    # What remains is import cycles and modules that depend on them.
+    # What remains are import cycles and modules between them.
     while tops := graph.keys() - set().union(*graph.values()):
         graph = {name: graph[name] for name in graph.keys() - tops}
     assert sorted(graph) == []

@@ -1,4 +1,4 @@
-"""Limit the number of files that a reader of a task must open (benchmarks/walks.py)."""
+"""Limit the number of files that one must open to follow a task (benchmarks/walks.py)."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def measure(path):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Run in another process, so imports and data sets of other tests do not matter."""
+    """Run in another process, so that imports and data sets of other tests do not matter."""
     path = tmp_path_factory.mktemp("walks") / "walks.json"
     result = run_function(measure, path)
     assert result.returncode == 0, result.stderr[-3000:]

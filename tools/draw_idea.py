@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Draw the README's picture of the idea: ``python tools/draw_idea.py`` writes docs/images/idea.svg.
 
-Text becomes paths and the background is part of the picture, so it looks the same in every browser,
-even in dark mode. The type is large enough for a phone, which shows it 360 pixels wide.
+Text is drawn as paths and the background is part of the picture, so it looks the same in every
+browser, even in dark mode. The font is large enough for a phone, where the picture is 360 pixels
+wide.
 """
 
 from pathlib import Path

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Install Detectron2 into the current Python environment without a compiler.
 
-Upstream publishes no package. The script tries three ways, in this order:
+Upstream publishes no package. The script tries these ways in order:
 
 1. If Detectron2 can be imported already, nothing is installed.
 2. ``--from-git [REF]`` builds upstream's repository (needs git and a C++ compiler).
 3. Otherwise Detectron2 0.6 is installed from a source archive on the package index. The hash of the
    archive is checked before any of its code runs. The archive dates from 2021 and has no C++
    sources, so the script patches the unpacked copy to work as pure Python with current versions of
-   torch, numpy and Pillow. The compiled operators are missing then: deformable convolution
-   (torchvision has it), rotated boxes, and the C++ COCO evaluator (replaced by the Python one).
+   torch, numpy and Pillow. Then there are no compiled operators: deformable convolution
+   (torchvision has it), rotated boxes, and the C++ COCO evaluator (the Python one replaces it).
 
 Install torch and torchvision first: Detectron2's setup.py imports torch.
 """
@@ -30,7 +30,8 @@ from typing import NamedTuple
 ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 REPOSITORY = "https://github.com/facebookresearch/detectron2"
-# Requirements of Detectron2 0.6, without its pins of 2021 (black, future) and export-only packages.
+# Requirements of Detectron2 0.6, without its pins from 2021 (black, future) and export-only
+# packages.
 REQUIREMENTS = """
 Pillow>=7.1 matplotlib pycocotools>=2.0.2 termcolor>=1.1 yacs>=0.1.8 tabulate cloudpickle
 tqdm>4.29.0 tensorboard fvcore>=0.1.5,<0.1.6 iopath>=0.1.7,<0.1.10 omegaconf>=2.1,<2.4
@@ -40,7 +41,7 @@ MODEL_ZOO = "detectron2/model_zoo/model_zoo.py"
 
 
 class Fix(NamedTuple):
-    """A patch: replace ``pattern`` by ``replacement`` in the files of ``glob``, ``count`` times."""
+    """A patch: replace ``pattern`` by ``replacement``, ``count`` times in the files of ``glob``."""
 
     glob: str
     pattern: str
@@ -53,7 +54,7 @@ FIXES = (
     Fix("setup.py", r"    ext_modules=get_extensions\(\),\n    cmdclass=.*\n", "", 1),
     Fix("setup.py", r'name="pb1-detectron2"', 'name="detectron2"', 1),
     Fix("setup.py", r'        "(future|pydot|black==21\.4b2)",.*\n', "", 3),
-    # Removed upstream: numpy 1.24 the aliases of builtins, Pillow 10 Image.LINEAR, setuptools 82
+    # numpy 1.24 removed the aliases of builtins, Pillow 10 Image.LINEAR, and setuptools 82
     # pkg_resources.
     Fix("detectron2/**/*.py", r"\bnp\.(bool|int|float|object|str)\b(?!_)", r"\1", 19),
     Fix("detectron2/data/transforms/transform.py", r"\bImage\.LINEAR\b", "Image.BILINEAR", 1),
@@ -85,7 +86,7 @@ def apply_fixes(root: Path) -> None:
     """Patch the unpacked archive at ``root``.
 
     Raises:
-        RuntimeError: if a pattern does not match the expected number of times.
+        RuntimeError: a pattern does not match the expected number of times.
     """
     for fix in FIXES:
         count = 0
@@ -98,7 +99,7 @@ def apply_fixes(root: Path) -> None:
             raise RuntimeError(
                 f"{fix.glob}: expected {fix.count} matches of {fix.pattern!r}, got {count}"
             )
-    # setup.py takes the model zoo from configs/ at the root; the archive has it in the package.
+    # setup.py expects the model zoo in configs/ at the root; the archive has it in the package.
     shutil.move(root / "detectron2" / "model_zoo" / "configs", root / "configs")
 
 
@@ -112,12 +113,12 @@ def find_installed() -> str | None:
     """Return the version and folder of an importable Detectron2, or None.
 
     Raises:
-        RuntimeError: if Detectron2 is installed but broken. Installing over it could destroy a
+        RuntimeError: Detectron2 is installed but broken. Installing over it could destroy a
             user's build.
     """
     if importlib.util.find_spec("detectron2") is None:
         return None
-    # In a child process, because a broken installation can crash the interpreter.
+    # Use a child process, because a broken installation can crash the interpreter.
     code = (
         "import detectron2, detectron2.data, detectron2.evaluation, detectron2.modeling\n"
         "print(detectron2.__version__, 'in', detectron2.__path__[0])"

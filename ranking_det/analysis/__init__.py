@@ -1,4 +1,4 @@
-"""Command-line analysis: what to know about a data set before training."""
+"""Command-line analysis: report on a data set before training."""
 
 from ranking_det.library_warnings import hide_in_commands
 

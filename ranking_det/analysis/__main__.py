@@ -12,16 +12,16 @@ from ranking_det.user_errors import run_command
 
 PROGRAM = "python -m ranking_det.analysis"
 DESCRIPTION = """\
-Describe a data set before training: write an HTML page (data.html) with pictures, classes, sizes,
-crowding, copies and faults, and what they mean; the same numbers as data.json, and each fault in
-data_faults.csv. The page needs no network.
+Report on a data set before training. Writes an HTML page (data.html) with sample images, classes,
+sizes, crowding, duplicate images, annotation problems, and advice; the same numbers as data.json;
+and each problem in data_faults.csv. The page needs no network.
 """
 EPILOG = f"""\
 examples:
-  # Pascal VOC, YOLO, VIA, LabelMe or COCO JSON; the format is recognised by the files
+  # Pascal VOC, YOLO, VIA, LabelMe or COCO JSON; the format is detected from the files
   {PROGRAM} data BCCD_Dataset/BCCD --output output/data
 
-  # a COCO or LVIS JSON, and the objects that a config leaves without a positive
+  # a COCO or LVIS JSON; also count the objects that a config leaves without a positive
   {PROGRAM} data datasets/shapes/annotations/instances_train.json \\
       --images datasets/shapes/train --output output/data \\
       --config-file configs/shapes/quick/retinanet_atss_rs.py model.assigner.topk=5
@@ -37,23 +37,23 @@ def build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("data", help="describe a data set before training", **text)
     meaning = "folder of the data set, or its data.yaml, COCO, LVIS, VIA or LabelMe JSON"
     command.add_argument("data", metavar="DATA", help=meaning)
-    meaning = "folder to write to; an earlier page is replaced"
+    meaning = "folder to write to; a report from an earlier run is replaced"
     command.add_argument("--output", required=True, metavar="FOLDER", help=meaning)
     meaning = "folder of the images of a COCO or LVIS JSON (default: found by their names)"
     command.add_argument("--images", metavar="FOLDER", help=meaning)
-    meaning = "format of DATA, if it has annotations of several"
+    meaning = "format of DATA, if it has annotations in several formats"
     command.add_argument("--from", dest="format_name", choices=list(FORMATS), help=meaning)
     meaning = "describe these images only, such as train (default: all splits)"
     command.add_argument("--split", metavar="NAME", help=meaning)
-    meaning = "config whose anchors and assigner are applied to the objects; overrides of its keys "
+    meaning = "count the positives of this config's anchors and assigner; overrides of its keys "
     meaning += "follow as key=value"
     command.add_argument("--config-file", metavar="FILE", help=meaning)
     meaning = "maximum number of objects of a split that may be left out or cut to under half of "
     meaning += "their box (default: 10, or 5 %% of the objects if that is more)"
     command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
-    meaning = "take annotations with iscrowd 1 as objects"
+    meaning = "treat annotations with iscrowd 1 as objects"
     command.add_argument("--crowds-are-objects", action="store_true", help=meaning)
-    meaning = "accept images outside the folder of a data.yaml, or of the images of a COCO JSON"
+    meaning = "accept images outside the folder of a data.yaml or the image folder of a COCO JSON"
     command.add_argument("--allow-outside", action="store_true", help=meaning)
     return parser
 

@@ -1,4 +1,4 @@
-"""Advice for training in sentences, from the statistics of a data set."""
+"""Training advice, in sentences, from the statistics of a data set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MAX_DETECTIONS = 100
 """Detections per image that COCO's evaluation and the configs keep."""
 
 LARGE = 64
-"""If nearly all boxes are larger, in input pixels, an input of half the size may be enough."""
+"""If nearly all boxes are larger than this, in input pixels, half the input size may be enough."""
 
 NOTABLE = 0.05
 """Smaller shares of objects or images are not mentioned."""
 
 FEW_MISSED = 0.01
-"""With at most this share of objects without a positive, the input size needs no change."""
+"""If at most this share of the objects has no positive, the input size needs no change."""
 
 
 def advise(
@@ -31,11 +31,11 @@ def advise(
     positives: PositiveCounts | None,
     num_left_out: int,
 ) -> list[str]:
-    """Return sentences about what the numbers mean, those on the training images first.
+    """Return advice that follows from the statistics; advice on the training images comes first.
 
     Args:
-        statistics: the statistics by split, those of the training images first.
-        copies: the copies in all splits.
+        statistics: the statistics by split, the training images first.
+        copies: the duplicate images in all splits.
         positives: the objects without a positive; None if they were not counted.
         num_left_out: number of images and objects that are left out.
 
@@ -56,12 +56,16 @@ def advise(
         if unknown:
             lines.append(
                 f"The {name} images have objects of {_classes(unknown)} that the {first_name} "
-                "images do not have: they cannot be learned."
+                "images do not have, so the model cannot learn them."
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:
-        lines.append(f"Images or objects left out as faulty: {num_left_out:,}; see the faults.")
-    return lines or ["Nothing stands out: enough objects of each class, none of them very small."]
+        lines.append(
+            f"Images or objects left out because of annotation problems: {num_left_out:,}."
+        )
+    return lines or [
+        "Nothing stands out: each class has enough objects, and few objects are very small."
+    ]
 
 
 def _classes(counts: Sequence[ClassCount]) -> str:
@@ -73,11 +77,11 @@ def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
     absent = [count for count in counts if not count.objects]
     few = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
     if absent:
-        yield f"No objects of {_classes(absent)}: they cannot be learned."
+        yield f"No objects of {_classes(absent)}, so the model cannot learn them."
     if few:
         yield (
-            f"Fewer than {FEW_OBJECTS} objects of each of {_classes(few)}: collect more, or do not "
-            "expect them to be found."
+            f"Fewer than {FEW_OBJECTS} objects of each of {_classes(few)}: collect more, or "
+            "expect the model to miss them."
         )
 
 
@@ -85,9 +89,10 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
     tiny = numbers.tiny
     if tiny[1.0] >= NOTABLE:
         yield (
-            f"{percent(tiny[1.0])} of the objects are smaller than {TINY} px in the input, less "
-            f"than a cell of the finest feature map of many detectors; with an input 1.5 times as "
-            f"large it would be {percent(tiny[1.5])}, with one twice as large {percent(tiny[2.0])}."
+            f"{percent(tiny[1.0])} of the objects are smaller than {TINY} px at the network "
+            f"input, which is less than a cell of the finest feature map of many detectors. At 1.5 "
+            f"times the input size it would be {percent(tiny[1.5])}, at 2 times "
+            f"{percent(tiny[2.0])}."
         )
     bins = numbers.aspect_ratios.bins
     share = (bins[0].count + bins[-1].count) / max(numbers.objects, 1)
@@ -102,16 +107,17 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
 def _on_large_objects(numbers: DataStatistics) -> Iterator[str]:
     if numbers.input_sizes.low >= LARGE:
         yield (
-            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px in the input: "
-            "an input of half the size, which trains about four times as fast, may be enough."
+            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px at the network "
+            "input: half the input size, which trains about four times as fast, may be enough."
         )
 
 
 def _on_positives(positives: PositiveCounts) -> Iterator[str]:
     shares = {part.scale: part.missed / positives.objects for part in positives.inputs}
-    usual = next(part for part in positives.inputs if part.scale == 1)
+    at_config_size = next(part for part in positives.inputs if part.scale == 1)
     best = min(positives.inputs, key=lambda part: (part.missed, part.scale))
-    size = f"{usual.width:,} × {usual.height:,} px, the median input of the config"
+    width, height = at_config_size.width, at_config_size.height
+    size = f"{width:,} × {height:,} px, the median input size of the config"
     missed = f"{percent(shares[1.0])} of the objects have no positive"
     if shares[1.0] <= FEW_MISSED:
         smaller = [part for part in positives.inputs if shares[part.scale] <= FEW_MISSED][0]
@@ -137,7 +143,7 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
             f"{percent(shares[part.scale])} (set the sizes in the augmentations of both mappers, "
             "dataloader.train.mapper and dataloader.test.mapper)"
         )
-    yield f"At {size}, {missed}, so the model does not learn them; {text}."
+    yield f"At {size}, {missed}, so the model gets no training signal from them; {text}."
 
 
 def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
@@ -151,18 +157,19 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
     if share >= NOTABLE:
         yield (
             f"{percent(share)} of the objects overlap another one of their class with an IoU above "
-            "0.5: NMS removes one of two such detections, so use a higher threshold or Soft-NMS."
+            "0.5: NMS would remove one of the two detections, so raise its threshold, or use "
+            "Soft-NMS."
         )
     if crowding.twice:
         yield (
-            f"{crowding.twice:,} pairs of boxes of a class are nearly equal: probably the same "
-            "object, annotated twice."
+            f"{crowding.twice:,} pairs of boxes of the same class are nearly equal; they are "
+            "probably duplicate annotations."
         )
     annotations = numbers.objects + numbers.crowds
     if numbers.crowds > MANY_CROWDS * annotations:
         yield (
             f"{percent(numbers.crowds / annotations)} of the annotations are crowds, which are not "
-            "learned; --crowds-are-objects treats them as objects."
+            "used for training; --crowds-are-objects treats them as objects."
         )
 
 
@@ -177,9 +184,7 @@ def _on_images(numbers: DataStatistics) -> Iterator[str]:
 
 def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
     if copies.across:
-        yield (
-            f"Images with a copy in an earlier split: {copies.across:,}. AP on them is too high."
-        )
+        yield (f"Images with a duplicate in an earlier split: {copies.across:,}. They inflate AP.")
     if copies.surplus:
-        text = "" if several else " A random split would put them in both splits."
-        yield f"Copies or augmentations of other images: {copies.surplus:,}.{text}"
+        text = "" if several else " A random split would put some of them in both splits."
+        yield f"Duplicates or augmentations of other images: {copies.surplus:,}.{text}"

@@ -1,4 +1,4 @@
-"""Describe a data set before training: read it, measure it, and write the page."""
+"""Report on a data set before training: read it, measure it, and write an HTML page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ MAX_FAULTS = 100
 """Maximum number of faults in data.json; the page shows the first ten of them."""
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-"""The input size without a config, in pixels: that of the COCO configs."""
+"""The input size that is assumed without a config, in pixels: the one of the COCO configs."""
 
 
 class _DataSet(NamedTuple):
@@ -69,7 +69,7 @@ class _DataSet(NamedTuple):
     notes: list[str]
     warnings: list[str]
     parts: dict[str, CocoSplit]  # by split
-    faults: list[Fault]  # of the files, before they were converted
+    faults: list[Fault]  # of the original files, before conversion
 
 
 class _Split(NamedTuple):
@@ -86,7 +86,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         overrides: overrides of keys of the config.
 
     Returns:
-        The lines to print: what the numbers mean, and the path of the page.
+        The lines to print: the advice and the path of the page.
 
     Raises:
         UserError: the data, the config or the folder cannot be used.
@@ -141,7 +141,7 @@ def _find(args: argparse.Namespace) -> _DataSet:
     """Find the splits of the data set.
 
     Raises:
-        UserError: nothing is found, or a flag does not fit what is found.
+        UserError: no data set is found, or a flag does not fit its format.
     """
     content = None
     if os.path.isfile(args.data) and args.data.lower().endswith(".json"):
@@ -170,8 +170,8 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
             (file,) = find_splits(os.path.dirname(path), {path: content}).values()
             root = file.image_root
         except UserError as error:
-            way = "so the page has no pictures and no copies; --images FOLDER names the folder"
-            warnings.append(f"{error}; {way}")
+            effect = "so the page has no sample images or duplicates; pass --images FOLDER"
+            warnings.append(f"{error}; {effect}")
     else:
         check_folder(root)
     part = CocoSplit(content, root or "", args.data)
@@ -179,7 +179,7 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
 
 
 def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]) -> _Split:
-    """Check a split as training does, but only warn of images that training would refuse."""
+    """Check a split as training does, but only warn about images that training would reject."""
     where = part.json_file or f"{args.data} ({name})"
     names = ("max_faults", "crowds_are_objects", "allow_outside")
     options = ReadOptions(
@@ -191,11 +191,11 @@ def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[s
     try:
         annotations = check_content(part.content, where, options)
     except UserError as error:
-        # Check again without the images: this raises again unless they are the reason.
+        # Check again without the images: this raises again unless the images are the reason.
         annotations = check_content(part.content, where, replace(options, image_root=None))
         if not args.allow_outside:
             check_inside(annotations.images, part.image_root, where)
-        warnings.append(f"Training would refuse these images: {str(error).splitlines()[0]}")
+        warnings.append(f"Training would reject these images: {str(error).splitlines()[0]}")
     paths: Sequence[str | None] = annotations.image_files
     if not paths:
         finder = ImageFinder(part.image_root)
@@ -221,21 +221,20 @@ def _input_scales(
     """Return the factors from image files to the input of a model, and their description."""
     if config is None:
         text = f"shorter side {SHORT_SIDE} px, longer side at most {LONG_SIDE:,} px"
-        return shortest_edge_scales(
-            images, SHORT_SIDE, LONG_SIDE
-        ), f"{text}, as in the COCO configs"
+        scales = shortest_edge_scales(images, SHORT_SIDE, LONG_SIDE)
+        return scales, f"{text}, as in the COCO configs"
     inputs = input_sizes(config, images)
     sizes = np.array([image.size for image in images])
     width, height = np.median(inputs, axis=0)
-    median = f"at the median to {width:,.0f} × {height:,.0f} px"
+    median = f"with a median of {width:,.0f} × {height:,.0f} px"
     scales = np.sqrt(inputs.prod(axis=1) / sizes.prod(axis=1))
-    return scales, f"as the config's test mapper resizes images, {median}"
+    return scales, f"resized by the config's test mapper, {median}"
 
 
 def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]:
     """Return the counts of positives for a config, or None and the reason."""
     if config is None:
-        way = "the flag --config-file CONFIG, such as configs/coco/retinanet_atss_rs_r50_12ep.py"
+        way = "--config-file CONFIG, such as configs/coco/retinanet_atss_rs_r50_12ep.py"
         return None, f"To count them for the anchors and the assigner of a config, add {way}."
     config.set_num_classes(len(split.annotations.categories))
     model = config.model().train()

@@ -19,7 +19,7 @@ from ranking_det.checks import (
     check_labels,
     check_masks,
     check_that,
-    looks_at_values,
+    should_check_values,
 )
 from ranking_det.labels import IGNORE
 from ranking_det.losses.mask_errors import dice_errors
@@ -146,7 +146,7 @@ class Candidates:
             index, logits = self.masks.index, self.masks.logits
             check_masks(logits, self.masks.masks)
             check_entries("candidates.masks.index", index, logits, "mask", integer=True)
-        if looks_at_values(self.labels):
+        if should_check_values(self.labels):
             self._check_values()
 
     def _check_values(self) -> None:

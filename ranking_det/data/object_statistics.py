@@ -1,6 +1,6 @@
 """Statistics of a data set before training: classes, box sizes, aspect ratios, crowding.
 
-The statistics do not include crowds (``iscrowd: 1``), which are only counted. The size of a box is
+Crowds (``iscrowd: 1``) are counted but not included in the other statistics. The size of a box is
 the square root of its area.
 """
 
@@ -27,16 +27,16 @@ COUNTS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, np.inf)
 """Limits of the aspect ratios, width / height, and of the objects per image in histograms."""
 
 TINY = 8
-"""Boxes under this size, in input pixels, are smaller than the finest cell of a dense detector."""
+"""Boxes under this size, in input pixels, are smaller than a cell of the finest feature map."""
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
-"""The input sizes that are compared, as multiples of the usual one."""
+"""The input sizes that are compared, as multiples of the config's."""
 
 OVERLAPPING, TWICE = 0.5, 0.95
-"""IoU above which two boxes overlap; IoU above which two boxes of one class are one object that is
-annotated twice."""
+"""IoU above which two boxes overlap; IoU above which two boxes of the same class are probably
+duplicate annotations."""
 
-_ROWS = 256  # boxes of an image that are compared at once with all its boxes
+_ROWS = 256  # boxes of an image that are compared at a time with all its boxes
 
 
 class ImageObjects(NamedTuple):
@@ -74,7 +74,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Quantiles and histogram of some values; the quantiles are 0 without values.
+    """Quantiles and histogram of values; without values, the quantiles are 0.
 
     Attributes:
         least: the minimum.
@@ -102,7 +102,7 @@ class ClassCount:
     Attributes:
         name: the name.
         objects: number of objects.
-        images: number of images that have one.
+        images: number of images that have such objects.
     """
 
     name: str
@@ -168,10 +168,10 @@ class DataStatistics:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that are copies or augmentations of one picture.
+    """Images that are copies or augmentations of another image.
 
     Attributes:
-        groups: the names of the images of each picture that has several, as ``split/name``.
+        groups: the names of the images that are copies of each other, as ``split/name``.
         surplus: number of images beyond the first of each group.
         across: number of images that have a copy in an earlier split.
         lines: sentences about what was compared.
@@ -201,11 +201,11 @@ def group_objects(annotations: Annotations, paths: Sequence[str | None]) -> list
     images = []
     for image, path in zip(annotations.images, paths, strict=True):
         objects = members[image["id"]]
-        boxes = np.array([thing["bbox"] for thing in objects], np.float64).reshape(-1, 4)
+        boxes = np.array([instance["bbox"] for instance in objects], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        classes = np.array([class_of[thing["category_id"]] for thing in objects], np.int64)
+        classes = np.array([class_of[instance["category_id"]] for instance in objects], np.int64)
         name = str(image.get("file_name") or image.get("coco_url") or image["id"])
-        masks = [thing.get("segmentation") for thing in objects]
+        masks = [instance.get("segmentation") for instance in objects]
         size = image["width"], image["height"]
         images.append(ImageObjects(name, path, size, boxes, classes, masks))
     return images
@@ -363,7 +363,7 @@ def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = Fals
 
 
 def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
-    """Find images that are copies of one picture, within a split or across splits.
+    """Find images that are copies of each other, within a split or across splits.
 
     Args:
         splits: the images by split.
@@ -375,7 +375,7 @@ def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
         UserError: imagehash is not installed.
     """
     members = [(split, image) for split, images in splits.items() for image in images]
-    # Include the split, because equal names in different splits do not mean copies.
+    # Include the split, because images with the same name in different splits need not be copies.
     names = [f"{split}/{image.name}" for split, image in members]
     numbers, lines = group_copies(names, [image.path for _, image in members])
     by_number: dict[int, list[int]] = defaultdict(list)
@@ -385,7 +385,7 @@ def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
     across = sum(members[index][0] != members[group[0]][0] for group in groups for index in group)
     missing = sum(image.path is None for _, image in members)
     if missing:
-        lines.append(f"{missing:,} of {len(members):,} images are missing and not compared")
+        lines.append(f"{missing:,} of {len(members):,} images are missing and were not compared")
     surplus = sum(map(len, groups)) - len(groups)
     return Copies([[names[index] for index in group] for group in groups], surplus, across, lines)
 
@@ -404,10 +404,13 @@ def choose_samples(images: Sequence[ImageObjects], count: int, seed: int = 0) ->
     rows = [i for i, image in enumerate(images) if image.path and len(image.boxes)]
     if not rows:
         return {}
-    least = {i: float(box_sizes(images[i].boxes).min()) for i in rows}
-    fullest, smallest = max(rows, key=lambda i: len(images[i].boxes)), min(least, key=least.get)
+    min_sizes = {i: float(box_sizes(images[i].boxes).min()) for i in rows}
+    fullest, smallest = (
+        max(rows, key=lambda i: len(images[i].boxes)),
+        min(min_sizes, key=min_sizes.get),
+    )
     chosen = {fullest: f"the most objects, {len(images[fullest].boxes):,}"}
-    reasons = [chosen.get(smallest), f"the smallest object, {least[smallest]:.3g} px"]
+    reasons = [chosen.get(smallest), f"the smallest object, {min_sizes[smallest]:.3g} px"]
     chosen[smallest] = "; ".join(filter(None, reasons))
     order = np.random.default_rng(seed).permutation(rows).tolist()
     classes = {i: set(images[i].classes.tolist()) for i in order}

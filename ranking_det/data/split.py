@@ -1,8 +1,8 @@
 """Split a data set into training and validation images: seeded, stratified, copies kept together.
 
-Copies and augmentations of one picture in both splits make the validation AP too high: the detector
-has seen the picture. They are recognised by their names, and by a perceptual hash of 64 bits
-(pHash): the signs of the 8 x 8 lowest frequencies of the picture, which change little with
+If copies or augmentations of an image are in both splits, the validation AP is too high, because
+the detector has seen the image. They are recognised by their names, and by a 64-bit perceptual
+hash (pHash): the signs of the 8 x 8 lowest frequencies of the image, which change little with
 compression, size, noise and brightness.
 """
 
@@ -29,22 +29,23 @@ SHARE = 0.2
 """The share of the images for validation."""
 
 NEAR = 8
-"""Two pictures count as copies if their hashes differ in at most this many of 64 bits.
+"""Two images count as copies if their hashes differ in at most this many of 64 bits.
 
 Measured on photographs of mushrooms and kudzu and on blood smears: augmentations by an annotation
-tool (flips, 2 % noise) differ in at most 2 bits, copies in JPEG quality 30, half the size, another
-aspect ratio, brightness or contrast or blurred in at most 8. Of 70,509 pairs of other pictures, all
-differ in 12 bits or more, except two exposures of one view, which differ in 4.
+tool (flips, 2 % noise) differ in at most 2 bits; copies with JPEG quality 30, half the size,
+another aspect ratio, brightness or contrast, or blur differ in at most 8. All 70,509 pairs of
+different images differ in 12 bits or more, except two exposures of the same view, which differ in
+4.
 """
 
 MAX_HASHED = 20_000
-"""More images than this are compared by their names only, because decoding them takes minutes."""
+"""If there are more images, only their names are compared, because decoding them takes minutes."""
 
-_SIDE = 32  # pixels; pHash is computed from the picture in this size
-_DRAFT = 128  # pixels; a JPEG decoder may shrink a picture to this size while it decodes
-_CHUNK = 64  # pictures that one matrix product compares with all pictures
+_SIDE = 32  # pixels; pHash is computed from the image at this size
+_DRAFT = 128  # pixels; a JPEG decoder may shrink an image to this size while decoding
+_CHUNK = 64  # images that one matrix product compares with all images
 
-# What exports, augmentation scripts and file managers append to the name of a picture.
+# What exports, augmentation scripts and file managers append to the name of an image.
 _HASH = re.compile(r"\.rf\.[0-9a-zA-Z]{6,}$")
 _AUGMENTED = re.compile(
     r"[_. -]+(aug(mented)?|[hv]?flip(ped)?|rot(ated)?|noise|blur|bright(ness)?)[_-]?\d*$",
@@ -58,9 +59,9 @@ class ImageSplit:
     """A split of the images of a COCO JSON.
 
     Attributes:
-        train: the ids of the training images, as the file has them.
+        train: the ids of the training images, as in the file.
         val: the ids of the validation images.
-        record: seed, share and the file names of both sides, to be written as JSON.
+        record: seed, share and the file names of both splits, to be written as JSON.
         lines: sentences for the log.
     """
 
@@ -80,9 +81,9 @@ def split_images(
 ) -> ImageSplit:
     """Choose validation images at random.
 
-    The split is stratified by the rarest class of each image, so that about the same share of the
-    images of each class goes to validation. Copies and augmentations of one picture stay on one
-    side. Each class stays in training.
+    The split is stratified by the rarest class of each image, so about the same share of the images
+    of each class goes to validation. Copies and augmentations of an image stay on the same side of
+    the split. Every class stays in training.
 
     Args:
         content: the content of a COCO JSON.
@@ -92,11 +93,11 @@ def split_images(
         seed: the seed of the random choice. The same seed and names give the same split.
 
     Returns:
-        The two sides, with at least one image each.
+        The split, with at least one image on each side.
 
     Raises:
-        UserError: the images cannot be split, because there is only one or all are copies of one
-            picture; an entry is faulty; or imagehash is not installed.
+        UserError: the images cannot be split, because there is only one or all are copies of
+            one; an entry is faulty; or imagehash is not installed.
     """
     images = read_fields(content, where, "images", "id", "file_name", "coco_url").entries
     objects = read_fields(content, where, "annotations", "image_id", "category_id").columns
@@ -132,7 +133,7 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
         image_ids: the ids of the images to keep.
 
     Returns:
-        The content; its entries are those of ``content``, not copies.
+        The content; its entries are those of ``content`` (shared, not copied).
     """
     ids = {identifier(identity) for identity in image_ids}
     sections = {
@@ -143,10 +144,10 @@ def subset(content: Mapping[str, Any], image_ids: Iterable[Any]) -> dict[str, An
 
 
 def group_by_name(names: Sequence[str]) -> list[int]:
-    """Group images that are versions of one picture by their names.
+    """Group images by name: copies and augmentations of the same original share a group.
 
     A number in parentheses marks a copy only if an image has the name without it, because some
-    programs number all pictures like this.
+    programs number all images like this.
 
     Args:
         names: the paths of the images, relative to one folder.
@@ -166,7 +167,7 @@ def group_by_name(names: Sequence[str]) -> list[int]:
 
 
 def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[list[int], list[str]]:
-    """Group images that are copies or augmentations of one picture, by names and pictures.
+    """Group images that are copies or augmentations of each other, by name and by content.
 
     Args:
         names: the paths of the images, relative to one folder; see :func:`group_by_name`.
@@ -182,28 +183,30 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
     total, num_named = len(by_name), len(set(by_name))
     lines = []
     if num_named < total:
-        lines.append(f"by their names, {total:,} images are versions of {num_named:,} pictures")
+        lines.append(
+            f"judging by file names, the {total:,} images are versions of {num_named:,} originals"
+        )
     if total > MAX_HASHED:
-        lines.append(f"more than {MAX_HASHED:,} images: the pictures themselves are not compared")
+        lines.append(f"more than {MAX_HASHED:,} images: only their names are compared")
         return by_name, lines
     hashes = _hash_images(paths)
     for distance in (NEAR, 0):
         groups = join_near(by_name, hashes, distance)
         num_joined = len(set(groups))
-        # One group that holds most of the images: pictures that look alike, such as slides under
-        # a microscope or frames of a fixed camera. Their hashes say nothing about copies.
+        # If one group holds most of the images, they look alike, such as microscope slides or the
+        # frames of a fixed camera. Then their hashes say nothing about copies.
         largest, largest_named = (max(Counter(g).values()) for g in (groups, by_name))
         if total < 4 or largest <= max(total / 2, largest_named):
             if num_joined < num_named:
-                text = f"{num_named - num_joined:,} pictures are {'nearly ' * (distance > 0)}equal"
-                lines.append(f"{text} to others; copies stay in one split")
+                text = f"{num_named - num_joined:,} images are {'near-' * (distance > 0)}duplicates"
+                lines.append(f"{text} of others; duplicates stay in the same split")
             return groups, lines
-        lines.append("most pictures look alike: only equal ones stay in one split")
+        lines.append("most images look alike: only exact duplicates stay in the same split")
     return by_name, lines
 
 
 def _hash_images(paths: Sequence[str | None]) -> np.ndarray:
-    """Compute the perceptual hashes of pictures and of their flips and quarter turns, (N, 8, 64).
+    """Compute the perceptual hashes of images and of their flips and quarter turns, (N, 8, 64).
 
     The values are 1 for a set bit and -1 for an unset one; 0 for a file that cannot be read.
     """
@@ -220,14 +223,14 @@ def _hash_images(paths: Sequence[str | None]) -> np.ndarray:
 def _hash_image(path: str | None) -> np.ndarray:
     import imagehash
 
-    nothing = np.zeros((8, 64), np.float32)
+    no_hash = np.zeros((8, 64), np.float32)
     try:
         image = read_gray(path or "", _DRAFT)
     except (UnreadableImageError, OSError):  # training reports them
-        return nothing
+        return no_hash
     small = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    if np.ptp(np.asarray(small)) < 8:  # no structure: all such pictures have the same hash
-        return nothing
+    if np.ptp(np.asarray(small)) < 8:  # no structure: all such images have the same hash
+        return no_hash
     turns = [small.rotate(90 * turn) for turn in range(4)]
     turns += [turn.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for turn in turns]
     bits = np.stack([imagehash.phash(turn).hash.ravel() for turn in turns])
@@ -235,24 +238,24 @@ def _hash_image(path: str | None) -> np.ndarray:
 
 
 def join_near(groups: Sequence[int], hashes: np.ndarray, distance: int) -> list[int]:
-    """Join groups that have pictures with nearly equal hashes, in any flip or quarter turn.
+    """Join groups that contain images with nearly equal hashes, in any flip or quarter turn.
 
     Args:
-        groups: the group number of each of N pictures.
-        hashes: (N, 8, 64), 1 or -1 for the bits of the picture itself and of its 7 turns and flips;
-            0 for a picture without a hash.
+        groups: the group number of each of N images.
+        hashes: (N, 8, 64), 1 or -1 for the bits of the image itself and of its 7 turns and flips; 0
+            for an image without a hash.
         distance: the number of bits that may differ, at least 0.
 
     Returns:
-        The new group number of each picture, the lowest of those that were joined.
+        The new group number of each image: the lowest of the groups that were joined.
     """
     joined = np.array(groups)
     # The product of two vectors of signs is 64 minus twice the number of bits that differ.
-    least = 64 - 2 * distance
+    min_product = 64 - 2 * distance
     for start in range(0, len(hashes), _CHUNK):
         chunk = hashes[start : start + _CHUNK]
         products = chunk.reshape(-1, 64) @ hashes[:, 0].T
-        near = products.reshape(len(chunk), 8, -1).max(axis=1) >= least
+        near = products.reshape(len(chunk), 8, -1).max(axis=1) >= min_product
         # Do not list the pairs: for frames of one camera, nearly all N x N pairs are near.
         for index, row in enumerate(near, start):
             numbers = joined[index:][row[index:]]
@@ -278,10 +281,10 @@ def _choose(
     generator = random.Random(seed)
     in_train = Counter(name for names in group_classes for name in names)  # groups by class
     chosen: list[int] = []
-    debt = 0.0  # images that the strata so far should have given, but were too small to divide
+    debt = 0.0  # images still owed by earlier strata, which were too small to divide
 
     def move(index: int) -> bool:
-        """Move a group to validation, if each of its classes stays in training."""
+        """Move a group to validation if all its classes stay in training."""
         names = group_classes[index]
         if any(in_train[name] == 1 for name in names) or len(chosen) + 1 == len(groups):
             return False
@@ -303,6 +306,6 @@ def _choose(
         by_size = sorted(range(len(groups)), key=lambda index: len(groups[index]))
         if not any(move(index) for index in by_size):
             text = f"{len(classes):,} images cannot be split into training and validation"
-            reason = "a class would be missing from training, or they are copies of one picture"
+            reason = "a class would be missing from training, or all are copies of one image"
             raise UserError(f"{text}: {reason}; give validation images with --val")
     return [image for index in chosen for image in groups[index]]

@@ -1,4 +1,4 @@
-"""Turn the exception of a probe into a diagnosis and a remedy."""
+"""Turn the exception that a probe raised into a diagnosis and a remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HINTS = {
         ),
     },
     "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": {
-        "libGL|libgthread": "opencv-python needs the libraries of a desktop",
+        "libGL|libgthread": "opencv-python needs desktop libraries",
     },
     "free some space": {"No space left": "the disk is full"},
 }
@@ -68,12 +68,12 @@ def diagnose(name: str, remedies: Remedies, error: BaseException) -> Check:
         if missing == package:
             return Check(name, "FAULT", f"{package} is not installed ({message})", remedies.absent)
         if not missing.startswith(f"{package}."):
-            remedy = remedies.lacking or remedy
+            remedy = remedies.missing_dependency or remedy
     return explain(name, package, f"{type(error).__name__}: {message}", remedy)
 
 
 def explain(name: str, package: str, message: str, remedy: str) -> Check:
-    """Return a fault with the remedy of the first hint that matches, else with the given one."""
+    """Return a fault with the remedy of the first matching hint, or else the given remedy."""
     place = find_package(package)
     shown = message if len(message) <= 300 else f"{message[:150]} ... {message[-145:]}"
     where = f" (in {place})" if place else ""

@@ -20,7 +20,7 @@ REQUIREMENTS = f"pip install $({DETECTRON2} --requirements)"
 DETECTORS = 'pip install -e ".[detectors]"'
 OTHER_BUILD = "a build for your driver, from https://pytorch.org/get-started/locally"
 
-# As in setup.py. Before torch 2.10, loading weights can run code in spite of weights_only
+# As in setup.py. Before torch 2.10, loading weights can run code despite weights_only
 # (CVE-2026-24747; before 2.6 also CVE-2025-32434).
 TORCH = "2.4"
 SAFE_TORCH = "2.10"
@@ -35,16 +35,16 @@ class Finding(Exception):
 
 
 class Remedies(NamedTuple):
-    """Remedies of a package: if it is absent, if it is broken, if a dependency is absent."""
+    """Remedies for a package that is absent or broken, or that lacks a dependency."""
 
     package: str
     absent: str
     broken: str
-    lacking: str = ""
+    missing_dependency: str = ""
 
 
 class Probe(NamedTuple):
-    """A function that describes what works, or raises; skipped if a probe in ``needs`` failed."""
+    """A function that describes what works or raises; skipped if a probe in ``needs`` failed."""
 
     run: Callable[[], str]
     remedies: Remedies

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     facts = {**describe_machine(), **{name: describe_package(name) for name in PACKAGES}}
-    if not args.json:  # the probes take seconds: show something first
+    if not args.json:  # the probes take seconds, so show this first
         sys.stdout.write(_table(facts) + "\n")
         sys.stdout.flush()
     results = [*check_machine(), *run_probes()]
@@ -72,7 +72,7 @@ def _nvcc() -> str:
 
 def describe_package(name: str) -> str:
     """Return the version of a package without importing it."""
-    if name == "opencv":  # several packages provide the same module, and conflict
+    if name == "opencv":  # several packages provide the same module and conflict
         names = {str(dist.metadata["Name"]) for dist in importlib.metadata.distributions()}
         builds = [f"{n} {_version(n)}" for n in sorted(names) if n.startswith("opencv-")]
         return ", ".join(builds) or "none"
@@ -94,7 +94,7 @@ def _describe_detectron2() -> str:
         return "none"
     source = Path(folder, "__init__.py")
     text = source.read_text("utf-8", "replace") if source.is_file() else ""
-    # With a checkout on PYTHONPATH, the metadata can belong to another copy.
+    # If a checkout is on PYTHONPATH, the metadata can belong to another copy.
     version = re.search(r"^__version__ = [\"'](.+)[\"']", text, re.MULTILINE)
     kind = "with compiled operators" if compiled_operators(folder) else "pure Python"
     return f"{version[1] if version else 'unknown version'}, {kind}, in {folder}"
@@ -132,7 +132,7 @@ def _check_datasets() -> Check:
 
 
 def for_this_python(remedy: str) -> str:
-    """Put the interpreter's path into a remedy, unless `python` and `pip` on PATH are its own."""
+    """Put the interpreter's path into a remedy, unless `python` and `pip` on PATH belong to it."""
     here = os.path.dirname(sys.executable)
     if all(os.path.dirname(shutil.which(name) or "") == here for name in ("python", "pip")):
         return remedy

@@ -1,4 +1,4 @@
-"""Run the probes in a child process, and continue after a probe that crashes it.
+"""Run the probes in a child process, which is restarted after a probe that crashes it.
 
 The child writes a line of JSON for each finished probe. The first probe without a line is the one
 that crashed the child or exceeded the time limit.
@@ -16,7 +16,7 @@ from ranking_det.doctor.diagnosis import Check, diagnose, explain
 from ranking_det.doctor.probes import PROBES
 
 LIMIT = 120  # seconds; the first import of torch from a slow disk takes a minute
-# The child gets this process's path, so both find the same packages.
+# The child gets this process's path, so that both find the same packages.
 CHILD = """
 import sys
 sys.path[:] = {path!r}
@@ -30,13 +30,13 @@ def run_probes() -> list[Check]:
     finished: dict[str, Check] = {}
     while len(finished) < len(PROBES):
         failed = {name: check.status in ("FAULT", "skipped") for name, check in finished.items()}
-        lines, fate = _run(CHILD.format(path=sys.path, done=failed))
+        lines, outcome = _run(CHILD.format(path=sys.path, done=failed))
         checks = [Check(*json.loads(line)) for line in lines]
         finished |= {check.name: check for check in checks}
         culprit = next((name for name in PROBES if name not in finished), None)
         if culprit is not None:
             remedies = PROBES[culprit].remedies
-            finished[culprit] = explain(culprit, remedies.package, fate, remedies.broken)
+            finished[culprit] = explain(culprit, remedies.package, outcome, remedies.broken)
     return [_soften(finished[name]) for name in PROBES]
 
 
@@ -51,12 +51,12 @@ def _run(code: str) -> tuple[list[str], str]:
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
         result = subprocess.run(command, capture_output=True, timeout=LIMIT)
-        output, fate = result.stdout, _describe_end(result.returncode)
-        words = result.stderr.decode(errors="replace").strip().splitlines()
-        fate += f", last message: {words[-1].strip()}" if words else ""
+        output, outcome = result.stdout, _describe_end(result.returncode)
+        messages = result.stderr.decode(errors="replace").strip().splitlines()
+        outcome += f", last message: {messages[-1].strip()}" if messages else ""
     except subprocess.TimeoutExpired as error:
-        output, fate = error.stdout or b"", f"does not finish within {LIMIT} seconds"
-    return output.decode().split("\n")[:-1], fate
+        output, outcome = error.stdout or b"", f"does not finish within {LIMIT} seconds"
+    return output.decode().split("\n")[:-1], outcome
 
 
 def _describe_end(status: int) -> str:
@@ -70,18 +70,20 @@ def _describe_end(status: int) -> str:
 def child(done: dict[str, bool]) -> None:
     """Run the probes that are not in ``done``, a dict of whether each finished probe failed."""
     report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not get between the lines
-    failed = {name for name, bad in done.items() if bad}
+    os.dup2(2, 1)  # so that output of libraries does not mix with the lines
+    failed = {name for name, has_failed in done.items() if has_failed}
     for name, probe in PROBES.items():
         if name in done:
             continue
-        waits_for = [need for need in probe.needs if need in failed]
-        if waits_for:
-            check = Check(name, "skipped", f"{' and '.join(waits_for)} must work first")
+        failed_needs = [need for need in probe.needs if need in failed]
+        if failed_needs:
+            check = Check(name, "skipped", f"{' and '.join(failed_needs)} must work first")
         else:
             try:
                 check = Check(name, "ok", probe.run())
-            except BaseException as error:  # SystemExit too: a broken package raises anything
+            except (
+                BaseException
+            ) as error:  # including SystemExit: a broken package can raise anything
                 check = diagnose(name, probe.remedies, error)
         if check.status in ("FAULT", "skipped"):
             failed.add(name)

@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         meaning = f"maximum number of detections of {scope} per image (default: {limit})"
         command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
         for flag, meaning in (
-            ("--strict", "refuse a ground truth with any object that would be left out or mended"),
-            ("--crowds-are-objects", "take annotations with iscrowd 1 as objects"),
+            ("--strict", "reject a ground truth with any object that would be left out or mended"),
+            ("--crowds-are-objects", "treat annotations with iscrowd 1 as objects"),
         ):
             command.add_argument(flag, action="store_true", help=meaning)
         meaning = "maximum number of objects of the ground truth that may be left out or cut to "
@@ -106,8 +106,8 @@ def _evaluate(args: argparse.Namespace) -> str:
     if args.per_class:
         # The categories are sorted by id.
         classes = [category["name"] for category in ground_truth["categories"]]
-        of_class = metrics.class_precision(all_metrics, classes)
-        rows = [{"class": name, "AP": metrics.precision_cell(ap)} for name, ap in of_class.items()]
+        per_class = metrics.class_precision(all_metrics, classes)
+        rows = [{"class": name, "AP": metrics.precision_cell(ap)} for name, ap in per_class.items()]
         write_table(Path(args.per_class), ["class", "AP"], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
     lines.append(f"{len(results):,} results")

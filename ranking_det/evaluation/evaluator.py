@@ -33,15 +33,16 @@ class DetectionEvaluator(DatasetEvaluator):
     """Evaluate AP of boxes and masks, by COCO's or LVIS's rules, as a Detectron2 evaluator.
 
     It uses LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's. The metrics
-    are the same as in Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with
-    two differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS also has an
+    are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with two
+    differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS also has an
     ``AP-<class>`` for each class. Keypoints and proposals are not evaluated.
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
             ground truth is made from the dataset dicts. ``thing_dataset_id_to_contiguous_id`` maps
             category ids to classes; without it, classes are in the order of the ids.
-        tasks: "bbox", "segm" or both; None for boxes, and masks if model and data set have them.
+        tasks: "bbox", "segm" or both; None for boxes, plus masks if the model and the data set have
+            them.
         output_dir: folder for the detections in COCO's result format,
             ``coco_instances_results.json`` or ``lvis_instances_results.json``; None for no file.
         library: "faster-coco-eval", or "pycocotools" for COCO's rules.
@@ -49,7 +50,7 @@ class DetectionEvaluator(DatasetEvaluator):
             (COCO) or 300 of all classes (LVIS).
 
     Raises:
-        UserError: the annotation file is missing or faulty, or arguments do not fit.
+        UserError: the annotation file is missing or faulty, or an argument is invalid.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.max_dets = choose_max_dets(max_dets_per_image, rules, "max_dets_per_image")
         self.dataset_name = dataset_name
         annotations = _read(metadata, dataset_name, lvis)
-        # The files of test sets whose objects are not public have no annotations.
+        # Test sets with unpublished ground truth have no annotations.
         self.annotated = annotations.annotated
         self.ground_truth = ground_truth.complete_for_evaluation(annotations.content)
         self.image_ids = {image["id"] for image in annotations.images}
@@ -87,7 +88,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Remove all detections that were added."""
+        """Remove all detections."""
         self._results: list[dict[str, Any]] = []
         self._unreadable: list[Any] = []
         self._num_images = 0
@@ -97,8 +98,8 @@ class DetectionEvaluator(DatasetEvaluator):
         """Add the detections of a batch of images.
 
         Args:
-            inputs: dicts with ``image_id``. An image with ``unreadable`` is not evaluated, so that
-                its objects do not count as missed.
+            inputs: dicts with ``image_id``. Images with ``unreadable`` are not evaluated, so that
+                their objects do not count as missed.
             outputs: dicts with ``instances``: ``pred_boxes`` (n, 4) XYXY in pixels, ``scores``
                 (n,), ``pred_classes`` (n,), and ``pred_masks`` (n, H, W) if the model has masks.
 
@@ -123,7 +124,7 @@ class DetectionEvaluator(DatasetEvaluator):
                 if not 0 <= label < self.num_classes:
                     expected = f"classes 0 to {self.num_classes - 1} of the data set"
                     raise ValueError(f"image {identity}: expected {expected}, got class {label}")
-                # A file for validation may have fewer classes than the model.
+                # A validation file may have fewer classes than the model.
                 if label in self.category_of:
                     result["category_id"] = self.category_of[label]
                     self._results.append(result)
@@ -131,12 +132,12 @@ class DetectionEvaluator(DatasetEvaluator):
             self._num_images += 1
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Compute the metrics of the detections of all processes.
+        """Compute the metrics from the detections of all processes.
 
         Returns:
-            The metrics in percent by task, on the main process; see
-            :func:`~ranking_det.evaluation.metrics.average_precision`. Empty on other processes,
-            without images, and without annotations.
+            The metrics in percent by task; see
+            :func:`~ranking_det.evaluation.metrics.average_precision`. Empty on all but the main
+            process, without images, and without annotations.
         """
         comm.synchronize()
         local = (self._results, self._num_images, self._has_masks, self._unreadable)
@@ -146,7 +147,7 @@ class DetectionEvaluator(DatasetEvaluator):
         parts, counts, masks, unreadable = zip(*gathered, strict=True)
         results = list(itertools.chain.from_iterable(parts))
         if not sum(counts):
-            logger.warning("There was no image to evaluate")
+            logger.warning("There are no images to evaluate")
             return {}
         if self.output_dir:
             path = Path(self.output_dir, f"{self.rules}_instances_results.json")
@@ -170,10 +171,7 @@ class DetectionEvaluator(DatasetEvaluator):
         for section, key in (("images", "id"), ("annotations", "image_id")):
             truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
         left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
-        text = (
-            "%d of %d images cannot be read: AP covers only the others, without the %d objects of "
-        )
-        text += "these images"
+        text = "%d of %d images cannot be read: they and their %d objects do not count in AP"
         logger.warning(text, len(unreadable), len(self.image_ids), left_out)
         return truth
 
@@ -217,12 +215,12 @@ def _classes(
     class_of = metadata.get("thing_dataset_id_to_contiguous_id")
     if not class_of:
         class_of = {identity: index for index, identity in enumerate(names)}
-    # Other code may have registered root categories as classes, which have no objects.
+    # Other code may have registered root categories, which have no objects, as classes.
     class_of = {i: label for i, label in class_of.items() if i not in annotations.root_ids}
     where, unknown = annotations.path, [identity for identity in class_of if identity not in names]
     if unknown:
         raise UserError(f"{where}: has no category {unknown[0]}, which the data set has")
-    # A file of v0.5 has all ids of LVIS v1, for other classes.
+    # LVIS v0.5 has all ids of v1, but for other classes.
     if annotations.lvis and len(class_of) < len(names):
         versions = {count: f" ({name})" for count, name in ground_truth.LVIS_VERSIONS.items()}
         in_file, in_set = (f"{n}{versions.get(n, '')}" for n in (len(names), len(class_of)))

@@ -15,7 +15,7 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 LVIS_VERSIONS = {1230: "LVIS v0.5", 1203: "LVIS v1"}
-"""The versions by their number of categories, the only difference that an evaluation sees."""
+"""The versions by number of categories, the only difference that matters for evaluation."""
 
 
 def read_ground_truth(
@@ -30,11 +30,11 @@ def read_ground_truth(
         options: the options of the reader, except ``masks``.
 
     Returns:
-        The content, see :func:`complete_for_evaluation`, and a line for each kind of entries that
-        were converted, left out, cut, mended or noted.
+        The content, see :func:`complete_for_evaluation`, and a line for each kind of annotation
+        problem: entries that were converted, left out, cut, mended or noted.
 
     Raises:
-        UserError: the file is missing, is not valid JSON, has faults that are refused, has no
+        UserError: the file is missing, is not valid JSON, has too many faults, has no
             annotations, or has no masks for "segm".
     """
     masks = iou_type == "segm"
@@ -56,15 +56,15 @@ def read_ground_truth(
 def complete_for_evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
     """Add fields that COCO's evaluation needs and that LVIS or custom files may lack.
 
-    These are ``info``, and ``iscrowd`` and ``area`` (that of the box) of the annotations.
+    These are ``info``, and each annotation's ``iscrowd`` and ``area`` (the area of the box).
     Annotations get new ids from 1 if any id is missing, not an integer, repeated, below 1, or too
-    large to be exact as a float. COCO's evaluation takes the id 0 for "no match", and
-    faster-coco-eval also mishandles negative and larger ids: the detections of such objects would
-    count as false positives.
+    large to be exact as a float. In COCO's evaluation the id 0 means "no match", and
+    faster-coco-eval also mishandles negative and larger ids: detections of such objects would count
+    as false positives.
 
     Args:
         content: the content of an annotation file, such as ``dataset`` of a
-            ``pycocotools.coco.COCO``. It is shared with other readers and not changed.
+            ``pycocotools.coco.COCO``. It is shared with other callers and not modified.
 
     Returns:
         The content with a copy of the annotations, which evaluation libraries may change.
@@ -103,10 +103,10 @@ def fill_masks(content: dict[str, Any]) -> None:
     missing = [a for a in content["annotations"] if not a.get("segmentation")]
     if missing:
         objects, crowds = _count(content["annotations"])
-        bare_objects, bare_crowds = _count(missing)
-        suffix = f", {bare_crowds} of {crowds} crowds" if bare_crowds else ""
+        no_mask_objects, no_mask_crowds = _count(missing)
+        suffix = f", {no_mask_crowds} of {crowds} crowds" if no_mask_crowds else ""
         message = "Without a mask, so never matched: %d of %d objects%s"
-        logger.warning(message, bare_objects, objects, suffix)
+        logger.warning(message, no_mask_objects, objects, suffix)
     sizes = reader.image_sizes(content) if missing else {}
     for annotation in missing:
         width, height = sizes[annotation["image_id"]]
@@ -116,7 +116,7 @@ def fill_masks(content: dict[str, Any]) -> None:
 def describe(content: Mapping[str, Any]) -> str:
     """Describe the ground truth: "LVIS v1, 19,809 images, 244,707 objects, 1,203 categories".
 
-    Crowds do not count as objects. If there are any, the text counts them separately.
+    Crowds do not count as objects; they are counted separately if there are any.
 
     Args:
         content: the content of an annotation file.

@@ -21,24 +21,26 @@ Library = Literal["faster-coco-eval", "pycocotools"]
 
 PAIRS = 500_000
 """The number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
-than a GB, and LVIS has 24 million: 19,809 images and 1,203 classes."""
+than 1 GB, and LVIS has 24 million: 19,809 images x 1,203 classes."""
 
 
 def check_library(library: Library, *, lvis: bool) -> None:
-    """Check that an evaluation library is installed and knows the rules.
+    """Check that an evaluation library is installed and supports the rules.
 
     Args:
         library: "faster-coco-eval" or "pycocotools".
         lvis: whether LVIS's rules are needed.
 
     Raises:
-        UserError: it is unknown or not installed, or does not know LVIS's rules.
+        UserError: it is unknown or not installed, or does not support LVIS's rules.
     """
     modules = {"faster-coco-eval": "faster_coco_eval", "pycocotools": "pycocotools"}
     if library not in modules:
         raise UserError(f"library: expected one of {', '.join(modules)}, got {library!r}")
     if lvis and library == "pycocotools":
-        raise UserError("pycocotools has COCO's rules only; LVIS's rules need faster-coco-eval")
+        raise UserError(
+            "pycocotools supports only COCO's rules; LVIS's rules need faster-coco-eval"
+        )
     if importlib.util.find_spec(modules[library]) is None:
         raise UserError(f"{library} is not installed: pip install {library}")
 
@@ -59,7 +61,7 @@ def interpolated_precision(
     (https://cocodataset.org/#detection-eval; ``COCOeval.accumulate`` in pycocotools).
 
     Args:
-        library: "faster-coco-eval", or COCO's own "pycocotools", which has COCO's rules only.
+        library: "faster-coco-eval", or COCO's own "pycocotools", which supports only COCO's rules.
         ground_truth: the content of an annotation file, with all fields that COCO's evaluation
             needs. The library adds fields to its annotations.
         results: the content of a result file, with either "bbox" or "segmentation". The library
@@ -73,7 +75,7 @@ def interpolated_precision(
             ``not_exhaustive_category_ids``.
 
     Returns:
-        (T, R, K, A) in [0, 1]; -1 where there is no object.
+        (T, R, K, A) in [0, 1]; -1 where there are no objects.
     """
     if library == "pycocotools":
         from pycocotools.cocoeval import COCOeval

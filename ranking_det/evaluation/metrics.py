@@ -41,36 +41,38 @@ def average_precision(
 ) -> dict[str, float]:
     """Compute AP in percent: the mean precision over IoU .50 to .95, 101 recalls, and classes.
 
-    COCO's rules are the rules of pycocotools (https://cocodataset.org/#detection-eval). LVIS's
-    rules are the rules of lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R.
+    COCO's rules are those of pycocotools (https://cocodataset.org/#detection-eval), LVIS's those of
+    lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R.
     Girshick: LVIS, CVPR 2019, section 2). A detection can be a false positive only if its class is
     among the objects of the image or in its ``neg_category_ids``. An unmatched detection is ignored
     if its class is in ``not_exhaustive_category_ids``.
 
-    The area of a detected mask is the mask's area, even if the result also has a box, as in
-    Detectron2. AP is 0 where there are objects and no detections, for one class or for all. Unlike
-    lvis-api, LVIS's rules treat an annotation with ``iscrowd`` as a crowd too; LVIS has no crowds.
+    As in Detectron2, the area of a detection with a mask is the mask's area, even if the result
+    also has a box. AP is 0 where there are objects but no detections, for one class or for all.
+    Unlike lvis-api, LVIS's rules treat an annotation with ``iscrowd`` as a crowd too; LVIS has no
+    crowds.
 
     Args:
         ground_truth: the content of an annotation file, as
             :func:`ranking_det.evaluation.ground_truth.complete_for_evaluation` returns it.
         results: the content of a result file: ``image_id``, ``category_id``, ``score``, and
             ``bbox`` (x, y, width, height in pixels) or ``segmentation`` (compressed RLE). They are
-            not changed.
+            not modified.
         iou_type: "bbox" or "segm".
         rules: "coco" or "lvis".
         library: the library that matches detections with objects. "pycocotools" agrees with
-            "faster-coco-eval", is slower, and has COCO's rules only.
+            "faster-coco-eval", is slower, and supports only COCO's rules.
         max_dets: maximum number of detections, 1 to :data:`MOST_DETS`; default :data:`MAX_DETS`.
-        classes: the names of the classes to evaluate by category id; default all of the file.
+        classes: the names of the classes to evaluate by category id; default: all in the file.
 
     Returns:
         AP, AP50, AP75, APs, APm and APl, in percent. LVIS also has APr, APc and APf. With more than
-        one class there is also an ``AP-<class>`` for each. Values are NaN where there is no object.
+        one class there is also an ``AP-<class>`` for each. Values are NaN where there are no
+        objects.
 
     Raises:
-        UserError: the library is not installed or does not know the rules, or ``max_dets`` is out
-            of range.
+        UserError: the library is not installed or does not support the rules, or ``max_dets`` is
+            out of range.
     """
     lvis = rules == "lvis"
     check_library(library, lvis=lvis)
@@ -80,12 +82,12 @@ def average_precision(
     ground_truth, results, classes = with_exact_ids(ground_truth, results, classes)
     categories = ground_truth["categories"]
     ids = sorted(classes)
-    # Copies, because the libraries change them. The box next to a mask is removed: the libraries
-    # would take the area from it.
+    # Copy, because the libraries modify them. If there is a mask, leave out the box: the libraries
+    # would compute the area from it.
     keys = ("image_id", "category_id", "score", FIELDS[iou_type])
     rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
-        rows = keep_known(ground_truth, keep_best(rows, limit))
+        rows = keep_annotated_classes(ground_truth, keep_best(rows, limit))
     precision = interpolated_precision(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
     frequency = {category["id"]: category["frequency"] for category in categories if lvis}
     frequencies = [frequency[identity] for identity in ids] if lvis else None
@@ -184,7 +186,7 @@ def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[
 def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
     """Keep the highest-scored results of each image, over all classes, as in lvis-api.
 
-    Among equal scores, the first ones stay. faster-coco-eval would limit each class separately.
+    Among equal scores, the first ones are kept. faster-coco-eval would limit each class separately.
 
     Args:
         results: the content of a result file.
@@ -205,10 +207,12 @@ def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
     return best
 
 
-def keep_known(ground_truth: Mapping[str, Any], results: Iterable[Result]) -> list[Result]:
-    """Keep the results of classes that LVIS annotates in their image, as present or as absent.
+def keep_annotated_classes(
+    ground_truth: Mapping[str, Any], results: Iterable[Result]
+) -> list[Result]:
+    """Keep the results whose class LVIS annotates in their image, as present or absent.
 
-    faster-coco-eval ignores the others too, but it fails on an image with only ignored masks.
+    faster-coco-eval also ignores the others, but fails on an image with only ignored masks.
 
     Args:
         ground_truth: the content of an LVIS annotation file.
@@ -233,14 +237,14 @@ def _summarize(
         names: names of the K classes.
         frequencies: frequencies of the K classes for LVIS, else None.
     """
-    anywhere = precision[..., 0]
-    metrics = {"AP": anywhere, "AP50": anywhere[0], "AP75": anywhere[5]}
+    all_areas = precision[..., 0]
+    metrics = {"AP": all_areas, "AP50": all_areas[0], "AP75": all_areas[5]}
     metrics |= {f"AP{area}": precision[..., i] for i, area in enumerate("sml", start=1)}
     if frequencies is not None:
         of_class = np.array(frequencies)
-        metrics |= {f"AP{group}": anywhere[:, :, of_class == group] for group in "rcf"}
+        metrics |= {f"AP{group}": all_areas[:, :, of_class == group] for group in "rcf"}
     if len(names) > 1:
-        metrics |= {f"AP-{name}": anywhere[..., k] for k, name in enumerate(names)}
+        metrics |= {f"AP-{name}": all_areas[..., k] for k, name in enumerate(names)}
     return {name: _percent(values) for name, values in metrics.items()}
 
 

@@ -17,10 +17,10 @@ from matplotlib.image import imsave
 from ranking_det.visualization.detections import COLORS, overlay
 
 LONG_SIDE = 800
-"""Length of the longer side of pictures, in pixels; smaller images are enlarged."""
+"""Length of the longer side of the pictures, in pixels."""
 
 MAX_LABELS = 30
-"""Labels, or boxes around masks, of more objects than this would cover a picture."""
+"""In pictures with more objects than this, labels (or boxes around masks) would hide the image."""
 
 QUALITY = 85
 """JPEG quality of the pictures."""
@@ -43,7 +43,7 @@ class SamplePicture(NamedTuple):
 
 
 def picture_transform(size: tuple[int, int]) -> ResizeTransform:
-    """Return the transform of an image to the size of the pictures.
+    """Return the transform that resizes an image for the page.
 
     Args:
         size: (height, width) in pixels.
@@ -66,8 +66,8 @@ def draw_sample(
         classes: names of the classes.
 
     Returns:
-        The picture. Objects have labels if there are few, of several classes; masks of many objects
-        have no boxes.
+        The picture. Labels are drawn only if there are few objects and several classes. Masks have
+        no boxes around them if there are many objects.
     """
     is_full = len(instances) > MAX_LABELS
     if is_full and instances.has("pred_masks"):
@@ -83,7 +83,7 @@ def draw_sample(
 def render_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[SamplePicture]]) -> str:
     """Render the page about a data set.
 
-    All texts are escaped: names of classes and files may come from strangers.
+    All texts are escaped, because class and file names may come from untrusted sources.
 
     Args:
         report: the numbers, as ``python -m ranking_det.analysis data`` writes them to data.json.
@@ -102,17 +102,19 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[Sampl
     environment.filters["percent"] = percent
     template = environment.get_template("data_page.html")
     page = template.render(report, pictures=pictures, colors=COLORS)
-    return page.encode(errors="replace").decode()  # names of files may have bytes of no character
+    return page.encode(
+        errors="replace"
+    ).decode()  # file names may contain bytes that are not valid UTF-8
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage: whole from 10 % on, with a decimal place below.
+    """Return a share as a percentage: a whole number from 10 % on, else with one decimal place.
 
     Args:
         share: in [0, 1].
 
     Returns:
-        The text, with a space that does not break.
+        The text, with a no-break space.
 
     >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
     ['12 %', '4.6 %', '< 0.1 %', '0 %']

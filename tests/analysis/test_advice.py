@@ -33,30 +33,33 @@ def advice(numbers, positives=None, copies=NONE, left_out=0, **others):
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_a_set_without_peculiarities_has_one_sentence():
+def test_an_ordinary_data_set_gets_one_sentence():
     assert advice(statistics()).startswith("Nothing stands out")
 
 
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        (statistics(side=5), "100 % of the objects are smaller than 8 px in the input"),
-        (statistics(side=5), "1.5 times as large it would be 100 %, with one twice as large 0 %."),
-        (statistics(side=90), "95 % of the objects are larger than 90 px in the input"),
+        (statistics(side=5), "100 % of the objects are smaller than 8 px at the network input"),
+        (statistics(side=5), "At 1.5 times the input size it would be 100 %, at 2 times 0 %."),
+        (statistics(side=90), "95 % of the objects are larger than 90 px at the network input"),
         (
             statistics(shape=(1, 5)),
             "100 % of the boxes have one side more than 4 times as long as the other",
         ),
         (statistics(count=101), "An image has up to 101 objects, but 100 detections"),
         (statistics(classes="abc"), "Fewer than 10 objects of each of 3 classes (a, b, c)"),
-        (statistics(classes=["a", *"bcdefg"], count=1), "6 classes (b, c, d, e, f, ...): they"),
+        (statistics(classes=["a", *"bcdefg"], count=1), "6 classes (b, c, d, e, f, ...), so"),
         (statistics(crowding=Crowding(4, 0, 0)), "20 % of the objects overlap another one"),
-        (statistics(crowding=Crowding(0, 0, 3)), "3 pairs of boxes of a class are nearly equal"),
+        (
+            statistics(crowding=Crowding(0, 0, 3)),
+            "3 pairs of boxes of the same class are nearly equal",
+        ),
         (statistics(crowds=5), "20 % of the annotations are crowds"),
         (statistics(images=4, empty_images=3), "75 % of the images have no objects"),
     ],
 )
-def test_each_peculiarity_has_its_sentence(numbers, expected):
+def test_each_problem_gets_its_sentence(numbers, expected):
     assert expected in advice(numbers)
 
 
@@ -65,7 +68,7 @@ def test_each_peculiarity_has_its_sentence(numbers, expected):
     [
         ((300, 9, 2, 0, 0), "have no positive, and at 0.75 times the size 0.9 %: the anchors and"),
         ((300, 40, 10, 0, 0), "1.0 % of the objects have no positive: the anchors and the"),
-        ((900, 700, 400, 90, 80), "learn them; at 1.5 times the size, 150 × 120 px, it would be 9"),
+        ((900, 700, 400, 90, 80), "from them; at 1.5 times the size, 150 × 120 px, it would be 9"),
         (
             (900, 700, 400, 300, 80),
             "at 2 times the size, 200 × 160 px, it would be 8.0 % (set the sizes",
@@ -75,17 +78,21 @@ def test_each_peculiarity_has_its_sentence(numbers, expected):
         ((20, 90, 400, 500, 600), "at 0.75 times the size, 75 × 60 px, it would be 9.0 %"),
     ],
 )
-def test_the_input_size_that_helps_is_named(missed, expected):
+def test_the_advice_names_the_input_size_that_helps(missed, expected):
     text = advice(statistics(side=90), counts(*missed))
-    assert expected in text and text.startswith("At 100 × 80 px, the median input of the config")
+    assert expected in text and text.startswith(
+        "At 100 × 80 px, the median input size of the config"
+    )
     assert "larger than" not in text  # a guess without a config
 
 
-def test_copies_unknown_classes_and_faults_are_named():
+def test_the_advice_names_duplicates_unknown_classes_and_faults():
     copies = Copies([["train/a", "val/b"]], 3, 2, [])
     other = statistics(classes=["cat", "dog"])
     text = advice(statistics(), None, copies, 7, val=other)
     assert "The val images have objects of 1 class (dog) that the train images do not have" in text
-    assert "Images with a copy in an earlier split: 2." in text and "random split" not in text
-    assert "Images or objects left out as faulty: 7;" in text
-    assert "A random split would put them in both splits" in advice(statistics(), None, copies)
+    assert "Images with a duplicate in an earlier split: 2." in text and "random split" not in text
+    assert "Images or objects left out because of annotation problems: 7." in text
+    assert "A random split would put some of them in both splits" in advice(
+        statistics(), None, copies
+    )

@@ -26,7 +26,7 @@ def describe(*arguments, output):
     return json.loads((output / "data.json").read_text()), (output / "data.html").read_text()
 
 
-def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, capsys):
+def test_the_report_on_a_folder_has_the_right_numbers(tmp_path, capsys):
     root = voc_set(tmp_path / "voc", per_split=3)
     # An object without a box, which the format's reader leaves out, and a box without a size.
     boxes = [("cat", 10, 20, 30, 15), ("cat", 5, 5, 0, 0)]
@@ -47,7 +47,10 @@ def test_a_folder_of_any_format_becomes_a_page_with_the_right_numbers(tmp_path, 
     assert len(rows) == 2 and all(row["kind"] in page for row in rows)
     assert numbers["faults"][1]["file_name"] == "JPEGImages/0.jpg"
     printed = capsys.readouterr().out
-    assert "left out as faulty: 2;" in printed and "Fewer than 10 objects" in printed
+    assert (
+        "left out because of annotation problems: 2." in printed
+        and "Fewer than 10 objects" in printed
+    )
     assert printed.splitlines()[:-1] == numbers["advice"]
 
 
@@ -71,7 +74,7 @@ def test_names_are_escaped_and_the_page_loads_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["no folder", "another folder", "one of two"])
-def test_a_coco_json_is_described_with_all_some_or_none_of_its_images(place, tmp_path):
+def test_a_coco_json_is_reported_with_all_some_or_none_of_its_images(place, tmp_path):
     write_json(tmp_path / "a" / "train.json", coco_content(["0.jpg", "1.jpg"]))
     arguments = [tmp_path / "a" / "train.json"]
     if place != "no folder":
@@ -84,14 +87,14 @@ def test_a_coco_json_is_described_with_all_some_or_none_of_its_images(place, tmp
     assert page.count("<img ") == expected[place]
     warning = {
         "no folder": "no folder has its images ",
-        "one of two": "Training would refuse these images: ",
+        "one of two": "Training would reject these images: ",
         "another folder": "Fewer than 10 objects",
     }
     assert warning[place] in numbers["advice"][0]
     assert "/1.jpg" in numbers["advice"][0] or place != "one of two"
 
 
-def test_a_config_adds_the_objects_without_a_positive(tmp_path, capsys):
+def test_a_config_adds_counts_of_objects_without_a_positive(tmp_path, capsys):
     root = coco_set(tmp_path / "a")
     boxes = {"cat": (10, 20, 30, 15), "dot": (50, 5, 2, 2)}
     write_json(root / "train" / "_annotations.coco.json", coco_content(["train0.jpg"], boxes))
@@ -101,19 +104,19 @@ def test_a_config_adds_the_objects_without_a_positive(tmp_path, capsys):
     assert (positives["split"], positives["images"], positives["objects"]) == ("train", 1, 2)
     assert [part["width"] for part in positives["inputs"]] == [64, 96, 128, 192, 256]
     shares = [part["missed"] / 2 for part in positives["inputs"]]
-    assert shares[0] > 0 and "The model does not learn such objects" in page
+    assert shares[0] > 0 and "The model gets no training signal from them" in page
     assert numbers["splits"]["train"]["input_sizes"]["most"] == pytest.approx(2 * 450**0.5)
     assert any(line.startswith("At 128 × 96 px") for line in numbers["advice"])
-    # A second run replaces the earlier page.
+    # A second run replaces the page of the first.
     describe(root, "--split", "val", output=tmp_path / "out")
-    assert "does not learn such objects" not in (tmp_path / "out" / "data.html").read_text()
+    assert "no training signal" not in (tmp_path / "out" / "data.html").read_text()
 
 
-def test_the_model_has_the_classes_of_the_data(tmp_path):
+def test_the_model_is_built_with_the_classes_of_the_data(tmp_path):
     make_image(tmp_path / "0.jpg")
     boxes = {f"class {i}": (i, i, 20 + i, 20) for i in range(20)}  # the config has 12 classes
     write_json(tmp_path / "train.json", coco_content(["0.jpg"], boxes))
-    config = QUICK.replace("atss", "paa")  # an assigner that looks at the scores of the classes
+    config = QUICK.replace("atss", "paa")  # an assigner that uses the scores of the classes
     arguments = [tmp_path / "train.json", "--config-file", config]
     numbers, _ = describe(*arguments, output=tmp_path / "out")
     assert numbers["positives"]["objects"] == 20
@@ -134,7 +137,9 @@ def test_the_model_has_the_classes_of_the_data(tmp_path):
         (["boxes.json", "--images", "a"], "boxes.json: 12 of 12 boxes "),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_mistakes_give_one_line_and_exit_status_2(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     voc_set(tmp_path / "a")
     write_json(tmp_path / "c.json", coco_content(["0.jpg"]))
@@ -147,7 +152,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, monkey
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_images_outside_their_folder_are_described_if_allowed(tmp_path):
+def test_images_outside_their_folder_are_reported_if_allowed(tmp_path):
     make_image(tmp_path / "0.jpg")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "outside.json", coco_content(["../0.jpg"]))
@@ -156,7 +161,7 @@ def test_images_outside_their_folder_are_described_if_allowed(tmp_path):
     assert numbers["splits"]["all"]["images"] == 1
 
 
-def test_unknown_arguments_are_refused_by_the_parser(capsys):
+def test_the_parser_rejects_unknown_arguments(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "x", "--output", "y", "--confg", "z"])
     assert "unknown arguments: --confg" in capsys.readouterr().err

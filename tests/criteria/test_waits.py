@@ -145,6 +145,6 @@ def synchronizations_of_a_step(build, scope, *size):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_step_of_rankdet_synchronizes_at_most_four_times_for_any_size(name, scope, monkeypatch):
     for module in (checks, candidates):
-        monkeypatch.setattr(module, "looks_at_values", lambda tensor: False)
+        monkeypatch.setattr(module, "should_check_values", lambda tensor: False)
     for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):
         assert len(synchronizations_of_a_step(COMPONENTS[name], scope, *size)) <= 4

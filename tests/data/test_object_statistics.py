@@ -34,7 +34,7 @@ def random_images(count, num_objects, seed=0):
     return images
 
 
-def test_the_numbers_are_those_of_a_loop_over_the_objects():
+def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     images = [*random_images(4, 30), image([])]
     scales = np.array([1.0, 2.0, 0.5, 1.0, 1.0])
     numbers = measure(images, ["a", "b", "c", "d"], scales, crowds=2)
@@ -73,7 +73,7 @@ def iou(boxes, i, j):
     return float(box_iou(*pair))
 
 
-def test_boxes_that_are_compared_in_blocks_count_as_those_compared_at_once(monkeypatch):
+def test_crowding_does_not_depend_on_the_block_size(monkeypatch):
     images = random_images(2, 20, seed=1)
     images.append(image([[0, 0, 10, 10], [0, 0, 10, 10.1], [0, 0, 10, 10.2]], [1, 1, 2]))
     at_once = measure(images, "abc", np.ones(3)).crowding
@@ -82,13 +82,13 @@ def test_boxes_that_are_compared_in_blocks_count_as_those_compared_at_once(monke
     assert at_once.twice == 1
 
 
-def test_a_split_without_objects_has_numbers_that_json_can_express():
+def test_a_split_without_objects_has_finite_statistics():
     numbers = measure([image([])], ["a"], np.ones(1))
     json.dumps(dataclasses.asdict(numbers), allow_nan=False)
     assert numbers.objects == 0 and numbers.sizes.median == 0
 
 
-def test_crowds_are_left_out_and_boxes_become_corners():
+def test_crowds_are_left_out_and_boxes_are_converted_to_corners():
     annotations = [
         {"id": 1, "image_id": 5, "category_id": 9, "bbox": [1, 2, 30, 40]},
         {"id": 2, "image_id": 5, "category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1},
@@ -98,25 +98,25 @@ def test_crowds_are_left_out_and_boxes_become_corners():
         "categories": [{"id": 9, "name": "nine"}, {"id": 3, "name": "three"}],
         "annotations": annotations,
     }
-    (only,) = group_objects(check_content(content, "x"), [None])
-    assert only.boxes.tolist() == [[1, 2, 31, 42]] and only.classes.tolist() == [1]
-    assert (only.name, only.size, only.path) == ("a.jpg", (64, 48), None)
+    (grouped,) = group_objects(check_content(content, "x"), [None])
+    assert grouped.boxes.tolist() == [[1, 2, 31, 42]] and grouped.classes.tolist() == [1]
+    assert (grouped.name, grouped.size, grouped.path) == ("a.jpg", (64, 48), None)
 
 
-def test_whole_numbers_and_measures_have_their_own_labels():
+def test_bins_of_whole_numbers_are_labelled_with_inclusive_ranges():
     whole = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), whole=True)
     assert [(part.label, part.count) for part in whole] == [
         *[("0", 1), ("1 to 2", 1), ("3 to 4", 1), ("5 and more", 1)]
     ]
 
 
-def test_the_shorter_side_is_resized_until_the_longer_side_reaches_its_limit():
+def test_the_shorter_side_is_scaled_unless_the_longer_side_would_exceed_its_limit():
     images = [image([], size=size) for size in ((400, 200), (300, 900))]
     assert shortest_edge_scales(images, 800, 1333).tolist() == [1333 / 400, 1333 / 900]
     assert shortest_edge_scales(images, 100, 1333).tolist() == [0.5, 1 / 3]
 
 
-def test_samples_have_the_fullest_image_the_smallest_object_and_every_class():
+def test_samples_include_the_fullest_image_the_smallest_object_and_every_class():
     images = random_images(20, 2)
     for index, each in enumerate(images):
         each.classes[:] = 0

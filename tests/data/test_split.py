@@ -1,6 +1,7 @@
-"""Validation images are split off at random, with copies of a picture in one split."""
+"""Tests of the random train/validation split, which keeps copies of an image together."""
 
 from collections import Counter
+from itertools import chain
 
 import numpy
 import pytest
@@ -16,8 +17,8 @@ def make_set(root, classes, names=None):
     names = names or [f"{i}.jpg" for i in range(len(classes))]
     for i, name in enumerate(names):
         cases.make_image(root / name, seed=i)
-    ids = {name: k for k, name in enumerate(sorted({name for of in classes for name in of}), 1)}
-    objects = [(i, ids[name]) for i, of in enumerate(classes) for name in of]
+    ids = {name: k for k, name in enumerate(sorted({*chain(*classes)}), 1)}
+    objects = [(i, ids[name]) for i, labels in enumerate(classes) for name in labels]
     return {
         "images": [
             {"id": i, "file_name": name, "width": 64, "height": 48} for i, name in enumerate(names)
@@ -30,7 +31,7 @@ def make_set(root, classes, names=None):
     }
 
 
-def test_group_by_name_knows_exports_augmentations_and_copies():
+def test_group_by_name_recognises_exports_augmentations_and_copies():
     names = [
         "x/IMG_1_jpg.rf.0123456789abcdef.jpg",
         "x/IMG_1_jpg.rf.fedcba9876543210.jpg",
@@ -44,24 +45,23 @@ def test_group_by_name_knows_exports_augmentations_and_copies():
     assert group_by_name(names) == [0, 0, 1, 2, 2, 2, 2, 2]
 
 
-def test_numbers_in_parentheses_alone_are_no_copies():
+def test_numbers_in_parentheses_do_not_mark_copies_without_an_original():
     assert group_by_name(["cat (1).jpg", "cat (2).jpg", "cat 1.jpg"]) == [0, 1, 2]
 
 
-def test_join_near_agrees_with_counted_bits():
+def test_join_near_joins_hashes_that_differ_in_at_most_the_given_number_of_bits():
     bits = numpy.where(numpy.random.default_rng(0).random((40, 8, 64)) < 0.5, 1, -1)
     bits[7, 3] = bits[30, 0]
     bits[7, 3, :5] *= -1
-    hashes, alone = bits.astype(numpy.float32), list(range(40))
-    assert join_near(alone, hashes, 5) == [7 if i == 30 else i for i in alone]
-    assert join_near(alone, hashes, 4) == alone
-    # Groups by names are joined as a whole.
-    assert join_near([3 if i in (29, 30) else i for i in alone], hashes, 5) == [
-        3 if i in (7, 29, 30) else i for i in alone
-    ]
-    # A file that could not be read is like nothing, not even another one.
+    hashes, singletons = bits.astype(numpy.float32), list(range(40))
+    assert join_near(singletons, hashes, 5) == [7 if i == 30 else i for i in singletons]
+    assert join_near(singletons, hashes, 4) == singletons
+    # Groups from names are joined as a whole.
+    by_name = [3 if i in (29, 30) else i for i in singletons]
+    assert join_near(by_name, hashes, 5) == [3 if i in (7, 29, 30) else i for i in singletons]
+    # Files that could not be read match nothing, not even each other.
     hashes[:] = 0
-    assert join_near(alone, hashes, 5) == alone
+    assert join_near(singletons, hashes, 5) == singletons
 
 
 def test_subset_keeps_categories_and_the_objects_of_its_images():
@@ -96,7 +96,7 @@ class TestSplit:
     def test_the_order_of_the_file_does_not_matter(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         shuffled = {**content, "images": content["images"][::-1]}
-        pair = [split_images(one, str(tmp_path)).record for one in (content, shuffled)]
+        pair = [split_images(data, str(tmp_path)).record for data in (content, shuffled)]
         assert pair[0] == pair[1]
 
     def test_a_class_of_one_image_stays_in_training(self, tmp_path):
@@ -106,12 +106,12 @@ class TestSplit:
             assert 3 in split.train
             assert split.val
 
-    def test_two_images_are_one_for_each_side(self, tmp_path):
+    def test_two_images_are_split_one_to_each_side(self, tmp_path):
         split = split_images(make_set(tmp_path, [("cat",)] * 2), str(tmp_path))
         assert (len(split.train), len(split.val)) == (1, 1)
 
     @pytest.mark.parametrize("classes", [[("cat",)], [("cat",), ("dog",)]])
-    def test_what_cannot_be_split_is_refused(self, tmp_path, classes):
+    def test_a_data_set_that_cannot_be_split_is_rejected(self, tmp_path, classes):
         content = make_set(tmp_path, classes)
         with pytest.raises(UserError, match="cannot be split .* give validation images with --val"):
             split_images(content, str(tmp_path))
@@ -121,9 +121,9 @@ class TestSplit:
         content = make_set(tmp_path, [("cat",)] * 30, names)
         split = split_images(content, str(tmp_path))
         assert sorted(Counter(i // 3 for i in split.val).values()) == [3, 3]
-        assert "by their names, 30 images are versions of 10 pictures" in split.lines
+        assert "judging by file names, the 30 images are versions of 10 originals" in split.lines
 
-    def test_changed_copies_with_other_names_stay_on_one_side(self, tmp_path):
+    def test_modified_copies_with_other_names_stay_on_one_side(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 40)
         for i in range(10):
             with Image.open(tmp_path / f"{i}.jpg") as image:
@@ -136,7 +136,7 @@ class TestSplit:
             for i in range(10):
                 assert len({i in val, 20 + i in val, 30 + i in val}) == 1
 
-    def test_pictures_that_look_alike_are_split_by_equality(self, tmp_path):
+    def test_if_most_images_look_alike_only_exact_duplicates_stay_together(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         with Image.open(tmp_path / "0.jpg") as image:
             first = image.convert("RGB")

@@ -16,7 +16,7 @@ SIDE = 200
 A, B, C, D = 3, 5, 8, 9  # the ids of four categories, of classes 0 to 3
 NAMES = {A: "rare", B: "common", C: "frequent", D: "absent"}
 CLASSES = {A: 0, B: 1, C: 2, D: 3}
-NAME = "evaluated_in_a_test"  # of the data set
+NAME = "evaluated_in_a_test"  # the data set
 BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
 # The first is a false positive by COCO's rules only.
 DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
@@ -32,7 +32,7 @@ def mask(box):
 
 
 def ground_truth(*objects, images=2, negative=None, not_exhaustive=None):
-    """Return an LVIS JSON: objects are (image, category, box), LVIS's lists are by image."""
+    """Return an LVIS JSON from objects (image, category, box) and LVIS's lists by image."""
     annotations = []
     for image, category, box, *more in objects:
         x, y, width, height = box
@@ -54,14 +54,14 @@ def ground_truth(*objects, images=2, negative=None, not_exhaustive=None):
         ],
         "categories": [
             {"id": i, "name": NAMES[i], "frequency": f}
-            for i, f in zip((B, A, C, D), "crff")  # not in the order of ids
+            for i, f in zip((B, A, C, D), "crff")  # not sorted by id
         ],
         "annotations": annotations,
     }
 
 
 def result(image, category, box, score):
-    """Return the result of a detection, with its box and, if that is integer, its mask."""
+    """Return the result of a detection with its box and, if the box is integer, its mask."""
     entry = {"image_id": image, "category_id": category, "score": score, "bbox": list(box)}
     if all(isinstance(value, int) for value in box):
         entry["segmentation"] = mask(box)
@@ -87,7 +87,7 @@ def random_set(seed, images=30, crowds=0.1):
                 corner = [max(0, int(v + rng.integers(-3, 4))) for v in near[:2]]
                 size = [max(1, int(v * rng.uniform(0.8, 1.2))) for v in near[2:]]
                 size = [min(s, SIDE - m) for s, m in zip(size, corner)]
-                # Few different scores, so many are equal.
+                # Only a few distinct scores, so that many are equal.
                 results.append(result(image, category, corner + size, rng.integers(1, 20) / 20))
         results += [result(image, int(rng.choice([A, B, C, D])), box(), 0.5) for _ in range(3)]
     lists = [
@@ -110,7 +110,7 @@ def write(path, content):
 
 
 def feed(evaluator, detections, images=(1, 2), masks=False):
-    """Give an evaluator detections, which are (image, class, box, score)."""
+    """Pass detections (image, class, box, score) to an evaluator."""
     for image in images:
         rows = [d for d in detections if d[0] == image]
         boxes = torch.tensor([d[2] for d in rows], dtype=torch.float32).reshape(-1, 4)
@@ -129,7 +129,7 @@ def arguments(rules, files):
     return [rules, *(part for pair in files.items() for part in pair)]
 
 
-def check_refused(files, message, capsys):
+def check_rejected(files, message, capsys):
     """Check that the command fails with this one-line message and writes nothing; return it."""
     output = Path(files["--output"])
     before = {path: path.read_bytes() for path in output.parent.glob("*") if path.is_file()}

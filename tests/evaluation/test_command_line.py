@@ -1,4 +1,4 @@
-"""The evaluation command on files: metrics, tables, and errors about its arguments."""
+"""Tests of the evaluation command: metrics, tables, and errors about its arguments."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.evaluation.cases import (
     A,
     B,
     arguments,
-    check_refused,
+    check_rejected,
     ground_truth,
     result,
     write,
@@ -28,7 +28,7 @@ LVIS = [*COCO, "APr", "APc", "APf"]
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_the_metrics_are_written_in_percent_by_the_chosen_rules(files, iou_type, capsys):
+def test_the_metrics_of_the_chosen_rules_are_written_in_percent(files, iou_type, capsys):
     files["--iou-type"] = iou_type
     for rules, names, rare in (("lvis", LVIS, 100), ("coco", COCO, 50)):
         assert main(arguments(rules, files)) == 0
@@ -44,9 +44,9 @@ def test_the_metrics_are_written_in_percent_by_the_chosen_rules(files, iou_type,
     assert json.loads(Path(files["--output"]).read_text()) == pytest.approx(values, abs=1e-9)
 
 
-def test_crowds_are_not_counted_as_objects(files, tmp_path, capsys, caplog):
-    bare, crowd = {"segmentation": None}, {"iscrowd": 1}
-    objects = [(1, A, BOX), (1, A, FAR, bare), (2, A, BOX, crowd), (2, A, FAR, crowd | bare)]
+def test_crowds_do_not_count_as_objects(files, tmp_path, capsys, caplog):
+    no_mask, crowd = {"segmentation": None}, {"iscrowd": 1}
+    objects = [(1, A, BOX), (1, A, FAR, no_mask), (2, A, BOX, crowd), (2, A, FAR, crowd | no_mask)]
     files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
     files["--iou-type"] = "segm"
     assert main(arguments("coco", files)) == 0
@@ -71,7 +71,7 @@ def test_both_versions_of_lvis_are_recognised(files, tmp_path, count, name, caps
 def test_max_dets_out_of_range_gives_a_one_line_error(files, limit, capsys):
     files["--max-dets"] = limit
     message = f"--max-dets: expected an integer from 1 to 1,000,000, got {limit}"
-    check_refused(files, message, capsys)
+    check_rejected(files, message, capsys)
 
 
 def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
@@ -87,16 +87,16 @@ def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
     content["categories"][0]["name"] = NAMES[A]
     gt = files["--ground-truth"]
     write(Path(gt), content)
-    check_refused(files, f"category {B} has the same name, 'rare'", capsys)
+    check_rejected(files, f"category {B} has the same name, 'rare'", capsys)
     files["--per-class"] = files["--output"]
-    check_refused(files, "out.json is also --output", capsys)
+    check_rejected(files, "out.json is also --output", capsys)
     content = ground_truth((1, A, BOX))
     content["categories"] = content["categories"][1:2]
     write(Path(gt), content)
     files["--per-class"] = str(table)
     write(Path(files["--results"]), [result(1, A, BOX, 0.9)])
     assert main(arguments("lvis", files)) == 0
-    assert table.read_text().split() == ["class,AP", "rare,100.000"]  # the only class
+    assert table.read_text().split() == ["class,AP", "rare,100.000"]  # a single class
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
         ("res", "res.partial is also the results"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
+def test_an_output_that_cannot_be_written_is_rejected_before_evaluation(
     files, tmp_path, place, message, capsys
 ):
     os.mkfifo(tmp_path / "pipe")
@@ -120,25 +120,25 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
     files["--results"] = str(Path(files["--results"]).rename(tmp_path / "res.partial"))
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     files["--output"] = str(tmp_path / place)
-    check_refused(files, message, capsys)
+    check_rejected(files, message, capsys)
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_an_output_that_is_a_link_is_written_to_its_target(files, tmp_path):
+def test_an_output_that_is_a_symlink_is_written_to_its_target(files, tmp_path):
     (tmp_path / "there").mkdir()
     Path(files["--output"]).symlink_to(tmp_path / "there" / "metrics.json")
-    for _ in range(2):  # at first the target does not exist
+    for _ in range(2):  # the first time, the target does not exist
         assert main(arguments("lvis", files)) == 0
         assert Path(files["--output"]).is_symlink()
         assert "AP" in json.loads((tmp_path / "there" / "metrics.json").read_text())
         (tmp_path / "there" / "metrics.json").write_text("from an earlier evaluation")
 
 
-def test_the_module_runs_as_a_command_and_prints_no_warning_of_its_libraries(files):
+def test_the_module_runs_as_a_command_without_warnings_from_libraries(files):
     # Both runs share one process, because starting one takes seconds.
-    wrong = files | {"--results": "nowhere.json"}
+    missing = files | {"--results": "nowhere.json"}
     code = "import runpy, sys\n"
-    for run in (wrong, files):
+    for run in (missing, files):
         code += f"sys.argv[1:] = {arguments('lvis', run)!r}\n"
         code += "try: runpy.run_module('ranking_det.evaluation', run_name='__main__')\n"
         code += "except SystemExit as end: print('status', end.code)\n"
@@ -153,7 +153,7 @@ def test_the_module_runs_as_a_command_and_prints_no_warning_of_its_libraries(fil
     assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
 
 
-def test_the_notes_of_the_ground_truth_are_printed_and_the_limits_hold(files, tmp_path, capsys):
+def test_notes_on_the_ground_truth_are_printed_and_the_fault_limit_holds(files, tmp_path, capsys):
     objects = [(1, A, BOX), (1, B, FAR), *[(2, B, [5, 5, 0, 9])] * 11]
     files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
     assert main(arguments("lvis", files)) == 2
@@ -224,4 +224,4 @@ def test_predictions_json_is_matched_by_the_names_of_images_and_classes(files, t
     predictions["images"][0]["file_name"] = "photos/3.png"
     write(tmp_path / "predictions.json", predictions)
     capsys.readouterr()
-    check_refused(files, "the ground truth has no entry for the image '3.png'", capsys)
+    check_rejected(files, "the ground truth has no entry for the image '3.png'", capsys)

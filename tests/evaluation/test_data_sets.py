@@ -1,4 +1,4 @@
-"""The evaluator on data sets that other code registers, with or without a JSON."""
+"""Tests of the evaluator on data sets registered by other code, with or without a JSON."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
     MetadataCatalog.get(NAME).set(thing_classes=["car"], evaluator_type="cityscapes_instance")
     try:
         evaluator = DetectionEvaluator(NAME, output_dir=str(tmp_path))
-        # The order of the images differs from the data set's.
+        # The images are in a different order than in the data set.
         detections = [("aachen_0.png", 0, FAR, 0.9), ("ulm_0.png", 0, BOX, 0.8)]
         feed(evaluator, detections, images=("aachen_0.png", "ulm_0.png"), masks=True)
         results = evaluator.evaluate()
@@ -54,7 +54,7 @@ def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
+def test_without_ids_in_the_metadata_classes_are_sorted_by_id(tmp_path):
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
     MetadataCatalog.get(NAME).set(json_file=path, evaluator_type="lvis")
     try:
@@ -65,7 +65,7 @@ def test_without_ids_in_the_metadata_classes_are_in_the_order_of_ids(tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_a_file_of_another_lvis_version_is_refused_although_it_has_all_ids(tmp_path):
+def test_a_file_of_another_lvis_version_is_rejected_although_it_has_all_ids(tmp_path):
     content = ground_truth()
     frequency = {"frequency": "r"}
     content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
@@ -82,7 +82,7 @@ def test_a_file_of_another_lvis_version_is_refused_although_it_has_all_ids(tmp_p
         metadata.__dict__["json_file"] = before
 
 
-def test_a_root_category_that_other_code_registers_as_a_class_is_ignored(tmp_path):
+def test_a_root_category_that_is_registered_as_a_class_is_ignored(tmp_path):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     for category in content["categories"]:
         category["supercategory"] = "annotation_lists"

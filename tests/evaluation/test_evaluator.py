@@ -48,7 +48,7 @@ def register(tmp_path):
             catalog.remove(NAME)
 
 
-def test_the_data_set_chooses_the_rules_and_classes_become_category_ids(register, tmp_path):
+def test_the_data_set_determines_the_rules_and_classes_become_category_ids(register, tmp_path):
     for kind, expected in (("lvis", 100), ("coco", 50)):
         MetadataCatalog.pop(NAME, None)
         register(ground_truth((1, A, BOX), (1, B, FAR)), kind)
@@ -66,7 +66,7 @@ def test_the_data_set_chooses_the_rules_and_classes_become_category_ids(register
         assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
-def test_the_objects_of_unreadable_images_do_not_count_as_missed(register, caplog):
+def test_objects_in_unreadable_images_do_not_count_as_missed(register, caplog):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     content["annotations"].append({**content["annotations"][0], "id": 99, "image_id": 2})
     register(content)
@@ -77,7 +77,7 @@ def test_the_objects_of_unreadable_images_do_not_count_as_missed(register, caplo
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate()["bbox"]["AP-rare"] == pytest.approx(100)
     assert (
-        "1 of 2 images cannot be read: AP covers only the others, without the 1 obj" in caplog.text
+        "1 of 2 images cannot be read: they and their 1 objects do not count in AP" in caplog.text
     )
     evaluator.reset()
     feed(evaluator, DETECTIONS)
@@ -109,7 +109,7 @@ def test_masks_are_evaluated_if_the_model_and_the_data_set_have_them(register, c
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
-def test_a_model_without_masks_is_refused_at_its_first_detection_if_masks_are_a_task(register):
+def test_a_model_without_masks_is_rejected_at_its_first_detection_if_masks_are_a_task(register):
     register(ground_truth((1, A, BOX)))
     evaluator = DetectionEvaluator(NAME, tasks=["bbox", "segm"])
     feed(evaluator, [])
@@ -128,25 +128,25 @@ def test_the_metrics_equal_those_of_detectron2s_evaluator(register, tmp_path, li
         for entry in entries
     ]
     detectron2 = COCOEvaluator(NAME, output_dir=str(tmp_path), max_dets_per_image=11)
-    evaluator = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
+    ours = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
     results = []
-    for each in (detectron2, evaluator):
-        each.reset()
-        feed(each, detections, images=range(1, 31), masks=True)
-        results.append(each.evaluate())
+    for evaluator in (detectron2, ours):
+        evaluator.reset()
+        feed(evaluator, detections, images=range(1, 31), masks=True)
+        results.append(evaluator.evaluate())
     assert list(results[0]) == list(results[1]) == ["bbox", "segm"]
     for task, metrics in results[0].items():
         assert list(results[1][task]) == list(metrics)
         assert results[1][task] == pytest.approx(metrics, abs=1e-9, nan_ok=True)
 
 
-def test_no_image_no_annotations_and_no_detection_are_distinguished(register, caplog, tmp_path):
+def test_no_images_no_annotations_and_no_detections_are_distinguished(register, caplog, tmp_path):
     content = ground_truth((1, A, BOX))
     register(content)
     evaluator = DetectionEvaluator(NAME)
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate() == {}
-    assert "There was no image to evaluate" in caplog.text
+    assert "There are no images to evaluate" in caplog.text
     feed(evaluator, [])
     assert evaluator.evaluate()["bbox"]["AP"] == 0
     del content["annotations"]
@@ -171,13 +171,13 @@ def test_no_image_no_annotations_and_no_detection_are_distinguished(register, ca
         ({"max_dets_per_image": -1}, "max_dets_per_image: expected .*, got -1"),
     ],
 )
-def test_invalid_arguments_are_refused(register, options, message):
+def test_invalid_arguments_are_rejected(register, options, message):
     register(ground_truth((1, A, BOX)))
     with pytest.raises(UserError, match=message):
         DetectionEvaluator(NAME, **options)
 
 
-def test_a_model_or_file_that_does_not_match_the_data_set_is_refused(register, tmp_path):
+def test_a_model_or_file_that_does_not_match_the_data_set_is_rejected(register, tmp_path):
     register(ground_truth((1, A, BOX)), thing_colors=None)
     evaluator = DetectionEvaluator(NAME)
     with pytest.raises(ValueError, match="image 1: expected classes 0 to 3 .*, got class 4"):
@@ -226,10 +226,10 @@ def test_the_masks_of_the_ground_truth_are_validated_before_inference(register):
     feed(evaluator, [(1, 0, BOX, 0.5), (1, 1, FAR, 0.5)], masks=True)
     results = evaluator.evaluate()
     assert results["bbox"]["AP"] == pytest.approx(100)
-    assert results["segm"]["AP"] == pytest.approx(50)  # no mask matches the dropped one
+    assert results["segm"]["AP"] == pytest.approx(50)  # no mask matches the object without one
 
 
-def test_a_set_that_is_read_without_masks_is_evaluated_by_its_boxes(register, caplog):
+def test_a_data_set_that_is_read_without_masks_is_evaluated_on_boxes_only(register, caplog):
     register(ground_truth((1, A, BOX)), read_options=ReadOptions())
     evaluator = DetectionEvaluator(NAME)
     feed(evaluator, [(1, 0, BOX, 0.5)], masks=True)
@@ -237,7 +237,7 @@ def test_a_set_that_is_read_without_masks_is_evaluated_by_its_boxes(register, ca
     assert "The data set has no masks: only boxes are evaluated" in caplog.text
 
 
-def test_results_have_the_ids_of_the_file(register, tmp_path):
+def test_results_have_the_image_ids_of_the_annotation_file(register, tmp_path):
     content = ground_truth((1, A, BOX), (2, B, FAR))
     names = {1: "6f9619ff-8b86", 2: "2"}
     for image in content["images"]:
@@ -254,7 +254,7 @@ def test_results_have_the_ids_of_the_file(register, tmp_path):
     assert [result["image_id"] for result in written] == ["6f9619ff-8b86", 2]
 
 
-def test_faulty_objects_of_the_ground_truth_are_left_out_and_the_limit_holds(register):
+def test_faulty_ground_truth_objects_are_left_out_and_the_fault_limit_holds(register):
     flat = [(1, B, [5, 5, 0, 9])] * 11
     register(ground_truth((1, A, BOX), *flat[:10]))
     evaluator = DetectionEvaluator(NAME)
@@ -270,7 +270,7 @@ def test_faulty_objects_of_the_ground_truth_are_left_out_and_the_limit_holds(reg
             DetectionEvaluator(NAME)
 
 
-def work(rank, folder):
+def evaluate_in_process(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     evaluator = DetectionEvaluator(NAME)
@@ -281,12 +281,14 @@ def work(rank, folder):
     distributed.destroy_process_group()
 
 
-def test_the_main_process_evaluates_the_detections_of_all(register, tmp_path):
+def test_the_main_process_evaluates_the_detections_of_all_processes(register, tmp_path):
     register(ground_truth((1, A, BOX), (2, A, FAR)))
-    # Importing Detectron2 again takes longer than all tests of this file.
+    # Fork, because importing Detectron2 again takes longer than all tests in this file.
     method = "spawn" if torch.cuda.is_available() else "fork"
     if method == "spawn":
         pytest.skip("the data set is registered in this process only")
-    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
+    multiprocessing.start_processes(
+        evaluate_in_process, (str(tmp_path),), nprocs=2, start_method=method
+    )
     main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert other == {} and main == pytest.approx({"bbox": 100, "segm": 100})

@@ -1,4 +1,4 @@
-"""The evaluation command refuses faulty files with a one-line message."""
+"""The evaluation command rejects faulty files with a one-line message."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from tests.evaluation.cases import (
     A,
     B,
     arguments,
-    check_refused,
+    check_rejected,
     ground_truth,
     mask,
     result,
@@ -138,7 +138,7 @@ def test_a_faulty_file_gives_a_one_line_error_and_nothing_is_written(files, case
     else:
         path = Path(files[flag])
         write(path, change(json.loads(path.read_text())))
-    check_refused(files, message, capsys)
+    check_rejected(files, message, capsys)
 
 
 @pytest.mark.parametrize("flag", [GT, RES])
@@ -153,15 +153,15 @@ def test_a_faulty_file_gives_a_one_line_error_and_nothing_is_written(files, case
         ("[]".encode("utf-16"), "cannot be read as JSON: it is not text in UTF-8"),
     ],
 )
-def test_the_error_names_a_missing_or_invalid_json(files, flag, text, message, capsys):
+def test_a_missing_or_invalid_json_gives_a_one_line_error(files, flag, text, message, capsys):
     path = Path(files[flag])
     if text is None:
         path.unlink()
     else:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    check_refused(files, message, capsys)
+    check_rejected(files, message, capsys)
     files[flag] = str(path.parent)
-    check_refused(files, "is a folder, not a file", capsys)
+    check_rejected(files, "is a folder, not a file", capsys)
 
 
 def test_result_masks_must_be_compressed_rle_of_the_image_size(files, tmp_path, capsys):
@@ -185,13 +185,13 @@ def test_result_masks_must_be_compressed_rle_of_the_image_size(files, tmp_path, 
     ):
         changed = [results[0], results[0] | {"segmentation": results[0]["segmentation"] | change}]
         files["--results"] = write(tmp_path / "res.json", changed)
-        check_refused(files, message, capsys)
+        check_rejected(files, message, capsys)
     polygon = results[0] | {"segmentation": [[1, 1, 5, 1, 5, 5]]}
     files["--results"] = write(tmp_path / "res.json", [polygon])
-    check_refused(files, "result[0]: 'segmentation': expected an object, got [[1, 1", capsys)
+    check_rejected(files, "result[0]: 'segmentation': expected an object, got [[1, 1", capsys)
     content = ground_truth((1, A, BOX, {"segmentation": []}))
     files["--ground-truth"] = write(tmp_path / "gt.json", content)
-    check_refused(files, "no annotation has a 'segmentation'", capsys)
+    check_rejected(files, "no annotation has a 'segmentation'", capsys)
 
 
 SHORT = mask(BOX)["counts"][:-1]

@@ -1,4 +1,4 @@
-"""AP against values computed by hand, by COCO's and LVIS's rules; the two libraries agree."""
+"""Tests of AP by COCO's and LVIS's rules against hand-computed values, with both libraries."""
 
 import copy
 import math
@@ -40,7 +40,7 @@ def test_ap_is_the_mean_over_the_iou_thresholds():
 
 
 @BOTH
-def test_objects_and_detections_count_in_the_range_of_their_area(iou_type):
+def test_objects_and_detections_count_in_their_area_range(iou_type):
     small, medium, large = [0, 0, 31, 32], [40, 0, 50, 50], [40, 60, 120, 120]
     content = ground_truth((1, A, small), (1, A, medium), (1, A, large))
     results = [result(1, A, medium, 0.9), result(1, A, large, 0.8)]
@@ -65,16 +65,16 @@ def test_rare_common_and_frequent_classes_are_averaged_separately():
 @pytest.mark.parametrize(
     ("image", "lists", "lvis", "coco"),
     [
-        # The unmatched detection comes first: if it counts, precision is 1/2 at all recalls.
+        # The unmatched detection scores highest: if it counts, precision is 1/2 at all recalls.
         pytest.param(2, {}, 100, 50, id="a class that was not annotated"),
         pytest.param(2, {"negative": {1: [A], 2: [B]}}, 100, 50, id="a class absent elsewhere"),
         pytest.param(2, {"negative": {2: [A]}}, 50, 50, id="a class known to be absent"),
         pytest.param(1, {}, 50, 50, id="a class annotated exhaustively"),
-        pytest.param(1, {"not_exhaustive": {1: [A]}}, 100, 50, id="a class annotated in part"),
-        pytest.param(1, {"not_exhaustive": {2: [A]}}, 50, 50, id="annotated in part elsewhere"),
+        pytest.param(1, {"not_exhaustive": {1: [A]}}, 100, 50, id="a class annotated partially"),
+        pytest.param(1, {"not_exhaustive": {2: [A]}}, 50, 50, id="annotated partially elsewhere"),
     ],
 )
-def test_an_unmatched_detection_is_a_false_positive_only_where_the_annotation_says_so(
+def test_an_unmatched_detection_is_a_false_positive_only_where_its_class_is_annotated(
     iou_type, image, lists, lvis, coco
 ):
     content = ground_truth((1, A, BOX), **lists)
@@ -99,7 +99,7 @@ def test_lvis_counts_the_300_best_detections_of_an_image_over_all_classes():
     assert evaluate(content, results, max_dets=301)["AP-rare"] == pytest.approx(100)
     # By COCO's rules each class has its own limit.
     assert evaluate(content, results, rules="coco", max_dets=300)["AP-rare"] == pytest.approx(100)
-    # Among equal scores the first stay, and detections of another image do not count here.
+    # Among equal scores the first are kept; detections in other images do not count here.
     results[-1]["score"] = 0.4
     assert evaluate(content, results)["AP-rare"] == 0
     assert evaluate(content, results[::-1])["AP-rare"] == pytest.approx(100)
@@ -112,7 +112,7 @@ def test_lvis_counts_the_300_best_detections_of_an_image_over_all_classes():
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
 def test_ap_is_0_without_detections_and_nan_without_objects(iou_type, rules, library):
     if rules == "lvis" and library == "pycocotools":
-        with pytest.raises(UserError, match="pycocotools has COCO's rules only"):
+        with pytest.raises(UserError, match="pycocotools supports only COCO's rules"):
             evaluate(ground_truth(), [], iou_type, rules, library=library)
         return
     metrics = evaluate(ground_truth((1, A, BOX)), [], iou_type, rules, library=library)
@@ -160,7 +160,7 @@ def test_ids_of_annotations_do_not_change_ap(iou_type, identity):
         assert metrics["AP"] == pytest.approx(100), library
 
 
-def test_the_classes_per_call_and_a_second_evaluation_do_not_change_ap(
+def test_neither_the_classes_per_call_nor_a_second_evaluation_change_ap(
     monkeypatch,
 ):
     content, results = random_set(0)

@@ -6,7 +6,7 @@ import torch
 
 @pytest.mark.parametrize("stage", ["init", "mid", "late"])
 @pytest.mark.parametrize("name", ["rank_sort", "ape"])
-def test_a_loop_baseline_has_the_gradient_of_its_loss(name, stage):
+def test_a_loop_baseline_has_the_same_gradient_as_its_loss(name, stage):
     pytest.importorskip("fvcore")
     from benchmarks.loss_problems import Problem
 

@@ -63,7 +63,7 @@ def test_without_torch_the_error_says_what_to_install_first(
     assert pip_calls == []
 
 
-def test_the_archive_is_downloaded_with_its_hash(installer, monkeypatch):
+def test_the_hash_of_the_downloaded_archive_is_checked(installer, monkeypatch):
     request = {}
 
     def download(*args, cwd=None):
@@ -96,7 +96,7 @@ def test_patches_replace_removed_names_and_leave_similar_ones(installer, tmp_pat
     assert (tmp_path / "configs").is_dir()
 
 
-def test_the_installed_detectron2_has_its_model_zoo_and_imports_without_compiled_operators():
+def test_the_installed_detectron2_has_a_model_zoo_and_imports_without_compiled_operators():
     from detectron2 import model_zoo
     from detectron2.layers import DeformConv  # noqa: F401 - imports where _C is missing
 

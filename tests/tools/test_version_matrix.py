@@ -1,4 +1,4 @@
-"""The test matrix: its rows agree with setup.py, and its counts and table with the reports."""
+"""Tests of the version matrix: rows that match setup.py, counts, and the table."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_failures_and_errors_are_counted_as_failed(tmp_path):
     }
 
 
-def test_the_table_has_measured_versions_or_the_pins_of_a_row_that_was_not_run(
+def test_the_table_shows_measured_versions_or_for_a_row_that_was_not_run_its_pins(
     tmp_path, monkeypatch
 ):
     versions = {"python": "3.10.4", "torch": "2.4.0", "torchvision": None, "numpy": "1.26.4"}
@@ -67,7 +67,7 @@ def test_a_row_that_cannot_run_is_reported_and_keeps_its_last_result(tmp_path, m
     assert version_matrix.main() == 1
     main, newest = capsys.readouterr().out.splitlines()
     assert main == "main: not run: DETECTRON2_MAIN: expected a checkout of Detectron2, got ''"
-    assert newest.startswith("newest: not run: Python 3.13 is not on PATH")
+    assert newest.startswith("newest: not run: Python 3.13 is neither on PATH")
     assert json.loads(version_matrix.RESULTS.read_text()) == {"main": "an earlier result"}
 
 

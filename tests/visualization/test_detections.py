@@ -10,7 +10,7 @@ from ranking_det.visualization.detections import overlay
 
 
 def test_colours_that_rounding_puts_above_1_are_drawn(monkeypatch):
-    # As colorsys of Python 3.10 returns them for some colours.
+    # In Python 3.10, colorsys returns such colours.
     to_rgb = colorsys.hls_to_rgb
     monkeypatch.setattr(colorsys, "hls_to_rgb", lambda *hls: (1 + 2**-52, *to_rgb(*hls)[1:]))
     instances = Instances((20, 30))
