@@ -214,7 +214,7 @@ def check_classes(name: str, classes: Tensor, num_classes: int | None = None) ->
     Raises:
         ValueError: an index is out of range.
     """
-    if not looks_at_values(classes) or len(classes) == 0:
+    if not should_check_values(classes) or len(classes) == 0:
         return
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (num_classes is not None and high >= num_classes):

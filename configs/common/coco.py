@@ -152,7 +152,7 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
-# ImageNet weights in Detectron2's format, which downloads those of ResNet-50. Make the other files by
+# ImageNet weights in Detectron2's format, which downloads those of ResNet-50. Make the others by
 # tools/convert_weights.py: the first two from torchvision's weights, the last from mmdetection's of
 # Res2Net-101 v1d 26w x 4s (docs/training.md).
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
