@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from ranking_det.data.stream import goes_on
 from ranking_det.engine.checkpoint import (
@@ -155,6 +154,9 @@ class Autocast(nn.Module):
         super().__init__()
         self.model = model
         self.context = context
+        for layer in model.modules() if context.device == "cpu" else ():
+            if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1:
+                layer.forward = partial(_convolve, layer.forward)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the losses of the model, computed under autocast.
@@ -162,27 +164,17 @@ class Autocast(nn.Module):
         Args:
             batched_inputs: a batch in Detectron2's format.
         """
-        on_cpu = self.context.device == "cpu"
-        with self.context, _WideConvolutions() if on_cpu else nullcontext():
+        with self.context:
             losses: dict[str, torch.Tensor] = self.model(batched_inputs)
         return losses
 
 
-class _WideConvolutions(TorchFunctionMode):
-    """Run strided convolutions on maps with one column in single precision."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        # The arguments of torch.conv2d are input, weight, bias, stride and so on.
-        if func is torch.conv2d and args[0].shape[-1] == 1 and set(args[3:4]) - {1, (1, 1)}:
-            with torch.autocast("cpu", enabled=False):
-                return func(*(_as_float32(value) for value in args), **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _as_float32(value: Any) -> Any:
-    return value.float() if isinstance(value, torch.Tensor) else value
+def _convolve(forward: Callable[[torch.Tensor], torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
+    """Run a strided convolution, in single precision if the maps have one column."""
+    if maps.shape[-1] > 1 or not torch.is_autocast_enabled("cpu"):
+        return forward(maps)
+    with torch.autocast("cpu", enabled=False):
+        return forward(maps.float())
 
 
 def distribute(model: nn.Module, device: str, **options: Any) -> nn.Module:
