@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def reserve_space(path: Path, size: int) -> None:
     """Reserve disk space for a later :func:`write_whole`, which then does not meet a full disk.
 
-    Without the system call, as on macOS, nothing is reserved.
+    Only Linux has the system call; on other systems nothing is reserved.
 
     Args:
         path: the file; its folder must exist.
         size: the number of bytes that the file will have.
     """
-    if not hasattr(os, "posix_fallocate"):
+    if sys.platform != "linux":
         return
     descriptor = os.open(partial_path(path.resolve()), os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -1,12 +1,11 @@
 """A process without objects does not block the others or change their gradients."""
 
-import socket
-
 import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from torch import distributed
+from torch.distributed import TCPStore
 
 from ranking_det.criteria import Criterion
 from ranking_det.engine.launching import _join
@@ -73,10 +72,8 @@ def work(rank, port, outcome):
 def results():
     """The results of two processes; the second one has no objects."""
     outcome = CONTEXT.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = [CONTEXT.Process(target=work, args=(rank, port, outcome)) for rank in (0, 1)]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    workers = [CONTEXT.Process(target=work, args=(rank, store.port, outcome)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     both = [outcome.get(timeout=300) for _ in workers]

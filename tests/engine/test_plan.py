@@ -78,13 +78,13 @@ def test_the_process_that_launches_gpu_processes_does_not_use_a_gpu(config, devi
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it uses a GPU"))
-    monkeypatch.setattr(run, "start", lambda work, command: started.append(command) or 0)
+    monkeypatch.setattr(run, "start", lambda work, command, **_: started.append(command) or 0)
     assert main(["--config-file", str(ROOT / config), "--num-gpus", "2", device]) == 0
     assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None, (), ()]
 
 
 def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch, capsys):
-    monkeypatch.setattr(run, "start", lambda *_: pytest.fail("it launches processes"))
+    monkeypatch.setattr(run, "start", lambda *_, **__: pytest.fail("it launches processes"))
     invalid = [*OVERRIDES, "model.head.branch=True"]
     assert main(["--config-file", str(ROOT / LAZY), "--num-gpus", "2", *invalid]) == 2
     assert "head.branch: expected False because the criterion" in capsys.readouterr().err
