@@ -1,5 +1,6 @@
 """Check README and docs: code runs, commands parse, links and numbers are right."""
 
+import ast
 import inspect
 import json
 import os
@@ -151,3 +152,31 @@ def test_rerunning_a_quick_config_keeps_the_results_of_the_others(tmp_path, monk
     runs = json.loads(path.read_text())["runs"]
     assert runs["a"] == {"machine": "old"}
     assert runs["b"]["minutes"] == 1.0 and runs["b"]["machine"]["cores"] == os.cpu_count()
+
+
+def messages_of_the_package():
+    """Yield all string constants of the package, and the constant parts of its f-strings."""
+    for path in [ROOT / "train_net.py", *(ROOT / "ranking_det").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                constants = (part for part in node.values if isinstance(part, ast.Constant))
+                # The values in an f-string split it.
+                yield from (str(part.value) for part in constants)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_package_has_the_messages_of_the_troubleshooting_page():
+    known = "\n".join(messages_of_the_package())
+    tables = re.split(r"^## ", TEXTS["docs/troubleshooting.md"], flags=re.MULTILINE)[1:-1]
+    cells = [
+        cell
+        for table in tables
+        for cell in re.findall(r"^\| ((?:boxes that )?`.+?) \|", table, re.MULTILINE)
+    ]
+    assert len(cells) > 30
+    for quoted in re.findall(r"`([^`]+)`", "\n".join(cells)):
+        # Values in a message: quoted names, numbers, optimizers, signals, and the error of a disk.
+        values = r"'[^']*'|\b\d+\b|\b(?:SGD|AdamW|SIG\w+|torch)\b|\(No space.*|\(did.*"
+        for piece in filter(None, map(str.strip, re.split(values, quoted))):
+            assert piece in known, f"{quoted}: no message has {piece!r}"
