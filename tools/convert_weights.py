@@ -131,7 +131,7 @@ def read_source(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     check_file(path, "SOURCE")
     try:
-        content = read_torch(path, mmap=True)
+        content = read_torch(path)
     except UNREADABLE as error:
         remedy = ""
         if isinstance(error, pickle.UnpicklingError):

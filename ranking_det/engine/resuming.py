@@ -6,13 +6,11 @@ import itertools
 import logging
 import math
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from detectron2.data import MetadataCatalog
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
@@ -141,24 +139,22 @@ def _fault_of_hooks(states: Any, num_groups: int, scheduler: Any) -> str:
     return ""
 
 
-def describe_training_data(names: Sequence[str], records: Records) -> dict[str, Any]:
+def describe_training_data(records: Records) -> dict[str, Any]:
     """Return facts about a training set, by which a resumed run sees that it has changed.
 
     Args:
-        names: the names of the data sets.
-        records: their images in Detectron2's format.
+        records: its images in Detectron2's format.
 
     Returns:
-        The numbers of images and objects, and the CRC-32 of the annotation files.
+        The numbers of images and objects, and a CRC-32 of file names, classes and boxes.
     """
-    checksum = 0
-    for name in names:
-        path = MetadataCatalog.get(name).get("json_file") or ""
-        if Path(path).is_file():
-            with Path(path).open("rb") as file:
-                while part := file.read(1 << 20):
-                    checksum = zlib.crc32(part, checksum)
-    objects = sum(len(record.get("annotations", ())) for record in records)
+    objects, checksum = 0, 0
+    for record in records:
+        annotations = record.get("annotations") or ()
+        facts = [(entry.get("category_id"), list(entry.get("bbox", ()))) for entry in annotations]
+        name = Path(str(record.get("file_name"))).name  # the folder may have moved
+        checksum = zlib.crc32(repr((name, facts)).encode("utf-8", "replace"), checksum)
+        objects += len(facts)
     return {"images": len(records), "objects": objects, "annotations": f"{checksum:08x}"}
 
 
@@ -228,7 +224,9 @@ def _data_change(before: Any, after: dict[str, Any]) -> str:
         for name in ("images", "objects")
         if before.get(name) != after[name]
     ]
-    return ", ".join(counts) or "another annotation file, with as many images and objects"
+    return (
+        ", ".join(counts) or "other boxes, classes or file names, with as many images and objects"
+    )
 
 
 def _log_learning_rate(trainer: SimpleTrainer, max_iter: int, resume_at: int) -> None:

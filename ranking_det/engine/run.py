@@ -323,7 +323,7 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     """
     config, records = plan.config, plan.take_records()
     if records and comm.is_main_process():
-        plan.training_data = describe_training_data(config.names("train"), records)
+        plan.training_data = describe_training_data(records)
     if records:
         mapper = config.mapper("train").mapper
         check_masks(records, mapper, config.names("train"))

@@ -42,6 +42,8 @@ _DATA_AND_SOLVER_NAMES = {
     "MultiStepParamScheduler",
     "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
     "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
+    "ranking_det.layers": "deform_convolutions",
+    "ranking_det.modeling": "backbones.efficientnet_lite.efficientnet_lite0",
     "ranking_det.solver": "warm_up",
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",

@@ -21,6 +21,8 @@ CALLABLE_NAMES = {
 
 CALLABLE_ARGUMENTS = (
     "detectron2.modeling.backbone.resnet.BasicBlock",
+    "detectron2.modeling.backbone.resnet.BottleneckBlock",
     "ranking_det.modeling.backbones.backbone_parts.FrozenStatisticsBatchNorm2d",
+    "ranking_det.modeling.backbones.res2net.Res2NetBlock",
 )
 """Classes that configs pass to blocks, which call them with arguments from the config."""

@@ -158,7 +158,7 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
     [
         (
             "library=pycocotools",
-            "COCO's rules only; LVIS's rules need faster-coco-eval",
+            "supports only COCO's rules; LVIS's rules need faster-coco-eval",
         ),
         ("tasks=[boxes]", "tasks: expected bbox or segm, got boxes"),
     ],

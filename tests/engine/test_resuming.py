@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.engine import hooks
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import MultiStepParamScheduler
@@ -212,23 +211,24 @@ def test_at_most_20_changed_values_are_listed_and_the_others_are_counted(caplog)
     assert differ and lines[1] == "  k0: 1 -> 2" and lines[20:] == ["  k19: 1 -> 2", "  and 3 more"]
 
 
-def test_changed_training_data_are_logged_with_their_numbers(tmp_path, caplog):
-    path = tmp_path / "train.json"
-    path.write_text("[]")
-    MetadataCatalog.get("resuming_test").set(json_file=str(path))
-    records = [{"annotations": [1, 2]}, {"annotations": []}]
-    facts = describe_training_data(["resuming_test"], records)
+def test_changed_training_data_are_logged_with_their_numbers(caplog):
+    objects = [{"category_id": 0, "bbox": [1, 2, 3, side]} for side in (4, 5)]
+    records = [{"file_name": "a.jpg", "annotations": objects}, {"file_name": "b.jpg"}]
+    facts = describe_training_data(records)
     assert (facts["images"], facts["objects"]) == (2, 2)
 
     def message(records):
-        now = describe_training_data(["resuming_test"], records)
+        now = describe_training_data(records)
         return log_of(caplog, {"training_data": facts}, {"training_data": now})
 
     assert message(records) == (False, [])
     assert message(records[:1]) == (True, ["The training data have changed: images: 2 -> 1"])
-    path.write_text("[ ]")
-    other = "The training data have changed: another annotation file, with as many images and "
-    assert message(records)[1] == [f"{other}objects"]
+    moved = [{**record, "file_name": f"moved/{record['file_name']}"} for record in records]
+    assert message(moved) == (False, [])
+    other = "The training data have changed: other boxes, classes or file names, with as many "
+    for change in ({"bbox": [1, 2, 3, 6]}, {"category_id": 1}):
+        changed = [{**records[0], "annotations": [objects[0] | change, objects[1]]}, records[1]]
+        assert message(changed)[1] == [f"{other}images and objects"]
     for unknown in (None, 5):
         assert log_of(caplog, {"training_data": unknown}, {"training_data": facts})[1] == []
 

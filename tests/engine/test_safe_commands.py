@@ -46,6 +46,7 @@ def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name
     lines = [line for line in completed.stderr.splitlines() if "error: " in line]
     assert len(lines) == 5 and all(name in line for line in lines)
     # A run resumes only from a .pth file, so --resume does not even open a .pkl file.
-    reasons = ["posix.mkdir"] * 4 + ["posix.mkdir" if name == "evil.pth" else "has no iteration"]
+    reasons = ["posix.mkdir"] * 4
+    reasons += ["posix.mkdir" if name == "evil.pth" else "expected the name of a checkpoint"]
     assert all(reason in line for reason, line in zip(reasons, lines))
     assert not mark.exists()

@@ -137,7 +137,7 @@ def test_an_output_that_is_a_symlink_is_written_to_its_target(files, tmp_path):
 def test_the_module_runs_as_a_command_without_warnings_from_libraries(files):
     # Both runs share one process, because starting one takes seconds.
     missing = files | {"--results": "nowhere.json"}
-    code = "import runpy, sys\n"
+    code = "import runpy, sys\nsys.argv[0] = '-m'\n"
     for run in (missing, files):
         code += f"sys.argv[1:] = {arguments('lvis', run)!r}\n"
         code += "try: runpy.run_module('ranking_det.evaluation', run_name='__main__')\n"

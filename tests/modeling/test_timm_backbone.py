@@ -104,6 +104,7 @@ def test_the_pixel_statistics_are_those_of_the_weights():
             {"strides": [8, 7]},
             r"strides: expected some of .*\[2, 4, 8, 16, 32\], ascending",
         ),
+        ("resnet18", {"checkpoint_path": "a.pth"}, "options: expected no other source of weights"),
         ("resnet18", {"strides": []}, "strides: expected some of"),
         (
             "vit_tiny_patch16_224",

@@ -22,6 +22,9 @@ from ranking_det.checks import check_that
 ANY_SIZE = {"strict_img_size": False, "dynamic_img_size": True}
 """Arguments by which timm's transformers accept images of any size."""
 
+SOURCES = frozenset(["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+"""Arguments by which a config of someone else could make timm read any file or URL."""
+
 
 class TimmBackbone(Backbone):
     """A classification network of timm without its head.
@@ -58,6 +61,9 @@ class TimmBackbone(Backbone):
         super().__init__()
         timm = import_timm()
         check_model_name(timm, model_name)
+        given = sorted(SOURCES.intersection(options))
+        expected = "no other source of weights than train.init_checkpoint"
+        check_that(not given, "options", expected, given)
         with torch.device("meta"):
             model_class = type(timm.create_model(model_name))
         known = inspect.signature(model_class).parameters
