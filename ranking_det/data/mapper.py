@@ -289,8 +289,8 @@ class ImageMapper:
         for augmentation in self.mapper.augmentations.augs:
             if isinstance(augmentation, T.ResizeShortestEdge):
                 sizes = [*augmentation.short_edge_length, augmentation.max_size]
-                is_right = len(sizes) > 1 and min(sizes) > 0
-                check_that(is_right, "ResizeShortestEdge", "sizes above 0", sizes)
+                is_valid = len(sizes) > 1 and min(sizes) > 0
+                check_that(is_valid, "ResizeShortestEdge", "sizes above 0", sizes)
         box = [160, 120, 480, 360]
         corners = [160, 120, 480, 120, 480, 360, 160, 360]
         shape = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "segmentation": [corners]}

@@ -197,8 +197,8 @@ def config_changes(before: str, after: str) -> list[str]:
         after: the text of another.
 
     Returns:
-        A line for each value that differs, except for output folders: ``train.seed: 1 -> 2``. With
-        "" or a text that is not yaml there are none.
+        A line for each value that differs, except for output folders: ``train.seed: 1 -> 2``. None
+        if a text is empty or is not yaml.
     """
     try:
         old, new = (leaves(parse_plain(text)) for text in (before, after))

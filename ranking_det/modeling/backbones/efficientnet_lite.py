@@ -43,7 +43,9 @@ def efficientnet_lite0(
     backbone = TimmBackbone(
         MODEL_NAME, strides, frozen_stride=frozen_stride, frozen_statistics=True
     )
-    weights = load_weights(import_timm().create_model(MODEL_NAME))
+    with torch.device("meta"):  # only its names and shapes are needed
+        model = import_timm().create_model(MODEL_NAME)
+    weights = load_weights(model)
     body = backbone.body.state_dict()
     backbone.body.load_state_dict({name: weights[name] for name in body})
     return backbone

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -65,10 +64,8 @@ class TimmBackbone(Backbone):
         expected = "no other source of weights than train.init_checkpoint"
         check_that(not given, "options", expected, given)
         with torch.device("meta"):
-            model_class = type(timm.create_model(model_name))
-        known = inspect.signature(model_class).parameters
-        options = {name: value for name, value in ANY_SIZE.items() if name in known} | options
-        with torch.device("meta"):
+            known = inspect.signature(type(timm.create_model(model_name))).parameters
+            options = {name: value for name, value in ANY_SIZE.items() if name in known} | options
             network = timm.create_model(model_name, features_only=True, **options)
         # Some models have several features of a stride; the last one has seen the most layers.
         last = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
@@ -76,16 +73,7 @@ class TimmBackbone(Backbone):
         is_valid = bool(strides) and list(strides) == sorted(set(strides) & set(last))
         check_that(is_valid, "strides", f"some of {known_strides}, ascending", list(strides))
         options["out_indices"] = [last[stride] for stride in strides]
-        try:
-            self.body = timm.create_model(
-                model_name, features_only=True, pretrained=pretrained, **options
-            )
-        except Exception as error:  # of a download: many kinds, of several libraries
-            if not pretrained:
-                raise
-            reason = str(error).strip().partition("\n")[0]
-            expected = f"weights of {model_name} that timm can download ({reason})"
-            raise ValueError(f"pretrained: expected {expected}, got True") from error
+        self.body = _create(timm, model_name, pretrained, options)
         self._is_channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self._out_features = [f"stride{stride}" for stride in strides]
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
@@ -122,13 +110,6 @@ class TimmBackbone(Backbone):
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return dict(zip(self._out_features, features, strict=True))
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of each feature, by name."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=stride)
-            for name, stride in self._out_feature_strides.items()
-        }
-
     def train(self, mode: bool = True) -> TimmBackbone:
         """Set the mode; batch norms that are frozen stay in evaluation mode.
 
@@ -144,6 +125,23 @@ class TimmBackbone(Backbone):
                 is_frozen = not any(weight.requires_grad for weight in module.parameters())
                 module.train(mode and not (is_frozen or self.frozen_statistics))
         return self
+
+
+def _create(
+    timm: ModuleType, model_name: str, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    """Create the features of a model; raise ValueError if its weights cannot be downloaded."""
+    try:
+        model: nn.Module = timm.create_model(
+            model_name, features_only=True, pretrained=pretrained, **options
+        )
+    except Exception as error:  # of a download: many kinds, of several libraries
+        if not pretrained:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        expected = f"weights of {model_name} that timm can download ({reason})"
+        raise ValueError(f"pretrained: expected {expected}, got True") from error
+    return model
 
 
 def _dependencies(network: nn.Module, index: int) -> set[str]:
