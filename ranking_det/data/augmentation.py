@@ -158,35 +158,6 @@ class ColorPadTransform(T.PadTransform):
         return cv2.copyMakeBorder(img, *border, cv2.BORDER_CONSTANT, value=self.color)
 
 
-class ResizeAtLeastOnePixel(T.ResizeShortestEdge):
-    """Detectron2's ResizeShortestEdge, but no side of the result is shorter than one pixel.
-
-    Detectron2 rounds the short side of an image of 3000 x 4 pixels to 0 if the long side is limited
-    to 128, and then fails.
-
-    Args:
-        resize: Detectron2's augmentation, with its arguments as attributes.
-    """
-
-    def __init__(self, resize: T.ResizeShortestEdge) -> None:
-        lengths = list(resize.short_edge_length)
-        super().__init__(lengths, resize.max_size, resize.sample_style, resize.interp)
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the size of the result.
-
-        Args:
-            image: (H, W, C).
-
-        Returns:
-            The resizing, or no transform.
-        """
-        transform = super().get_transform(image)
-        if isinstance(transform, T.ResizeTransform):
-            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
-        return transform
-
-
 class MinIoURandomCrop(T.Augmentation):
     """Crop a random window that has a minimum IoU with every box and contains a box centre.
 

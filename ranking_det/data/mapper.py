@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from ranking_det.checks import check_choice, check_that
-from ranking_det.data.augmentation import ResizeAtLeastOnePixel, centers_inside
+from ranking_det.data.augmentation import centers_inside
 from ranking_det.data.images import UnreadableImageError, read_upright
 from ranking_det.user_errors import UserError
 
@@ -206,6 +206,35 @@ class UnreadableImages:
 
 def _hash(path: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")
+
+
+class ResizeAtLeastOnePixel(T.ResizeShortestEdge):
+    """Detectron2's ResizeShortestEdge, but no side of the result is shorter than one pixel.
+
+    Detectron2 rounds the short side of an image of 3000 x 4 pixels to 0 if the long side is limited
+    to 128, and then fails.
+
+    Args:
+        resize: Detectron2's augmentation, with its arguments as attributes.
+    """
+
+    def __init__(self, resize: T.ResizeShortestEdge) -> None:
+        lengths = list(resize.short_edge_length)
+        super().__init__(lengths, resize.max_size, resize.sample_style, resize.interp)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw the size of the result.
+
+        Args:
+            image: (H, W, C).
+
+        Returns:
+            The resizing, or no transform.
+        """
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h, transform.new_w = max(1, transform.new_h), max(1, transform.new_w)
+        return transform
 
 
 class ImageMapper:
