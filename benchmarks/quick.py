@@ -8,8 +8,8 @@ nothing else at the same time.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,15 @@ def measure(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the selected quick configs and update quick.json after each."""
+    configs = sorted(config.stem for config in CONFIGS.glob("*.py"))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="such as retinanet_atss_rs")
+    names = parser.parse_args().names
+    if unknown := sorted({*names} - {*configs}):
+        parser.error(f"NAME: expected some of {', '.join(configs)}, got {', '.join(unknown)}")
     path = Path(__file__).parent / "results" / "quick.json"
-    names = sys.argv[1:] or sorted(config.stem for config in CONFIGS.glob("*.py"))
-    runs = json.loads(path.read_text())["runs"] if path.exists() and sys.argv[1:] else {}
-    for name in names:
+    runs = json.loads(path.read_text())["runs"] if path.exists() and names else {}
+    for name in names or configs:
         runs[name] = measure(name)
         ap, minutes = runs[name]["metrics"]["bbox"]["AP"], runs[name]["minutes"]
         print(f"{name:<26} box AP {ap:5.1f}  {minutes} minutes")
