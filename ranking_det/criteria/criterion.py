@@ -27,7 +27,7 @@ from ranking_det.losses.kernels.collectives import (
 
 
 class CriterionBase(nn.Module):
-    """Base class of criteria: computes the losses and tells the model what they need."""
+    """Base class of criteria: computes the losses and describes the inputs that they need."""
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
         """Compute the losses of one step.

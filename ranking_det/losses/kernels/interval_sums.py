@@ -165,8 +165,8 @@ class IntervalSums:
         mass, moment = sum_over_workers(packed, self._ranked.group)
         centered = moment - self._ramps.center * mass
         counted = self._ramps.at_each_step(mass, centered).clamp_min_(0)
-        self._poison = moment[0]
-        return counted + self._poison
+        self._nan_or_zero = moment[0]
+        return counted + self._nan_or_zero
 
     def over_positives(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over all positives j, including i, for every positive i.
@@ -177,7 +177,7 @@ class IntervalSums:
         Returns:
             (..., P) float64.
         """
-        return self._ramps.over_steps(values) + self._poison
+        return self._ramps.over_steps(values) + self._nan_or_zero
 
     def over_other_positives(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over the positives j other than i, for every positive i.
