@@ -73,7 +73,7 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
     splits: dict[str, list[str]] = {}
     for path in contents:
         name = os.path.relpath(path, root)
-        # The file name comes before the folder: annotations/train/instances_val.json is of val.
+        # The file name has priority: annotations/train/instances_val.json belongs to val.
         split = split_of(os.path.basename(path)) or split_of(os.path.dirname(name)) or "all"
         splits.setdefault(split, []).append(path)
     chosen = {split: _choose(root, split, paths) for split, paths in splits.items()}
@@ -86,8 +86,8 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
 def _choose(root: str, split: str, paths: list[str]) -> str:
     """Return the file with boxes among those of a split, such as COCO's own instances_*.json."""
     names = ("instances", "_annotations.coco")
-    usual = [path for path in paths if os.path.basename(path).startswith(names)]
-    choices = usual or paths
+    detection_files = [path for path in paths if os.path.basename(path).startswith(names)]
+    choices = detection_files or paths
     if len(choices) > 1:
         files = ", ".join(os.path.relpath(path, root) for path in choices[:5])
         which = "" if split == "all" else f" of {split} images"
@@ -187,10 +187,10 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
     section, faults = read_fields(content, where, "annotations", "image_id"), Faults(where)
     boxes = read_boxes("annotations", section.entries, faults, Counter()).xywh
     faults.check()
-    given = [bool(annotation.get("bbox")) for annotation in section.entries]
-    large = int((boxes[given] > 1).any(1).sum())
-    if form == "normalized" and large > len(boxes) / 2:
-        text = f"{large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
+    has_box = [bool(annotation.get("bbox")) for annotation in section.entries]
+    num_large = int((boxes[has_box] > 1).any(1).sum())
+    if form == "normalized" and num_large > len(boxes) / 2:
+        text = f"{num_large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     if form == "xyxy":
         boxes[:, 2:] -= boxes[:, :2]
@@ -201,13 +201,13 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         boxes *= np.array([2 * sizes.get(i, unknown) for i in section.columns["image_id"]]).reshape(
             -1, 4
         )
-    flat = int((boxes[given, 2:] <= 0).any(1).sum())
-    if flat > len(boxes) / 2:
-        text = f"{flat:,} of {len(boxes):,} boxes have no size as {form}"
+    num_empty = int((boxes[has_box, 2:] <= 0).any(1).sum())
+    if num_empty > len(boxes) / 2:
+        text = f"{num_empty:,} of {len(boxes):,} boxes have no size as {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     mended = []
-    for annotation, box, is_given in zip(section.entries, boxes.tolist(), given, strict=True):
-        if is_given:  # an object without a box gets that of its mask, which is in pixels
+    for annotation, box, is_annotated in zip(section.entries, boxes.tolist(), has_box, strict=True):
+        if is_annotated:  # an object without a box gets that of its mask, which is in pixels
             annotation = {**annotation, "bbox": box}
             if not annotation.get("segmentation"):
                 annotation["area"] = max(box[2], 0) * max(box[3], 0)

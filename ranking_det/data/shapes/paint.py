@@ -127,12 +127,12 @@ def background(rng: Generator, size: int) -> np.ndarray:
     frame = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     field = texture(style, rng, frame, size * rng.uniform(0.04, 0.3))
     base = rng.uniform(40, 215, 3)
-    swing = rng.normal(size=3)
-    swing *= rng.uniform(15, 60) / np.linalg.norm(swing)
+    amplitude = rng.normal(size=3)
+    amplitude *= rng.uniform(15, 60) / np.linalg.norm(amplitude)
     grain = _noise(rng, size, size, size * rng.uniform(0.03, 0.15))
     grain = (grain - np.float32(0.5)) * np.float32(rng.uniform(10, 60))
     field = (field - np.float32(0.5)) * 2
-    pairs = zip(swing, base, strict=True)
+    pairs = zip(amplitude, base, strict=True)
     return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 
