@@ -1,6 +1,6 @@
 """Loss balancing: weight the localisation loss relative to the classification or ranking loss.
 
-Each balance returns the factor of the localisation loss, a detached scalar, without synchronising
+Each balance returns the factor of the localisation loss, a detached scalar, without synchronizing
 host and device. Its arguments are:
 
 - ``task_loss``: the classification or ranking loss, a scalar attached to the autograd graph.

@@ -230,7 +230,7 @@ class Criterion(CriterionBase):
             return losses, [self._mean(task, candidates, weights) for task in self.tasks]
         count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
-        # Divide by the mean weight times the normaliser's count. If the count is the number of
+        # Divide by the mean weight times the normalizer's count. If the count is the number of
         # positives, the divisor is the sum of the weights, and the result is the weighted mean.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])

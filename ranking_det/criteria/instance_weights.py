@@ -1,7 +1,7 @@
 """Instance weights: weight the localisation error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
-of a step and returns detached weights (P,) >= 0. In a single process this does not synchronise
+of a step and returns detached weights (P,) >= 0. In a single process this does not synchronize
 host and device.
 """
 

@@ -112,7 +112,7 @@ class TrainingGuard(HookBase):
         totals = torch.stack([faulty, *counts])
         if comm.get_world_size() > 1:
             distributed.all_reduce(totals)
-        # The only GPU synchronisation of a step:
+        # The only GPU synchronization of a step:
         num_faulty, num_requests, positives, objects = totals.tolist()
         request.agreed = num_requests > 0
         images = [image_name(inputs) for inputs in batch]
