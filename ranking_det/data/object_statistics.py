@@ -307,11 +307,11 @@ def _overlaps(image: ImageObjects) -> np.ndarray:
         shared = sides.clip(min=0).prod(axis=2)
         ious = shared / (areas[rows, None] + areas - shared)
         order = np.arange(len(boxes)) - np.arange(len(boxes))[rows, None]
-        near = (ious > OVERLAPPING) & (order != 0)
+        overlapping = (ious > OVERLAPPING) & (order != 0)
         same = classes[rows, None] == classes
         counts += [
-            (near & same).any(axis=1).sum(),
-            (near & ~same).any(axis=1).sum(),
+            (overlapping & same).any(axis=1).sum(),
+            (overlapping & ~same).any(axis=1).sum(),
             ((order > 0) & same & (ious > TWICE)).sum(),
         ]
     return counts

@@ -134,7 +134,7 @@ def plan_own_data(
     earlier conversion in ``output_dir`` is read instead if its sources have not changed.
 
     Args:
-        train: the folder or file of the training images; None for none.
+        train: the folder or file of the training images; None to plan only validation images.
         val: the folder or file of the validation images; None for those of ``train``.
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.

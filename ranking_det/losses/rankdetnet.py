@@ -333,10 +333,10 @@ def _visit_pairs(
     # The only synchronization of host and device.
     largest = int((last - first).max())
     for rows in blocks(len(f), largest, constants.PAIRS):
-        others = first[rows, None] + torch.arange(largest, device=f.device)
-        outside = others >= last[rows, None]
-        others.clamp_(max=len(f) - 1)
-        df, ds = f[rows, None] - f[others], s[rows, None] - s[others]
+        columns = first[rows, None] + torch.arange(largest, device=f.device)
+        outside = columns >= last[rows, None]
+        columns.clamp_(max=len(f) - 1)
+        df, ds = f[rows, None] - f[columns], s[rows, None] - s[columns]
         loss = (-alpha * df * ds).clamp_(max=constants.MAX_EXPONENT).exp_()
         loss.mul_(weights[rows, None]).masked_fill_(outside, 0)
         # Each pair was visited in both orders, and each positive with itself, where l = 1.

@@ -178,7 +178,7 @@ class AnchorCandidates:
             assignment: the assignment of the R anchors.
             logits: (R, K).
             outputs: (R, 4) raw box outputs.
-            branch: (R,) logits of an IoU or centerness branch; None for none.
+            branch: (R,) logits of an IoU or centerness branch; None without a branch.
 
         Returns:
             The R candidates, with box targets of the P positives.

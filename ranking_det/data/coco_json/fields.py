@@ -318,8 +318,10 @@ def as_floats(column: Sequence[float | None]) -> np.ndarray:
     try:
         return np.array(column, dtype=np.float64)
     except OverflowError:  # an integer of hundreds of digits
-        huge = [type(value) is int and abs(value) > _MAX_FLOAT for value in column]
-        values = [math.inf if big else value for value, big in zip(column, huge, strict=True)]
+        are_huge = [type(value) is int and abs(value) > _MAX_FLOAT for value in column]
+        values = [
+            math.inf if is_huge else value for value, is_huge in zip(column, are_huge, strict=True)
+        ]
         return np.array(values, dtype=np.float64)
 
 

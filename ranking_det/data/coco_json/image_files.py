@@ -218,8 +218,8 @@ def _leaves(name: str) -> bool:
 
     Some programs end a name at NUL.
     """
-    here = posixpath.normpath(name.replace("\\", "/"))
-    climbs = here == ".." or here.startswith(("../", "/"))
+    normalized = posixpath.normpath(name.replace("\\", "/"))
+    climbs = normalized == ".." or normalized.startswith(("../", "/"))
     return climbs or "\0" in name or name[1:2] == ":"
 
 
@@ -312,7 +312,7 @@ def _check_files(
     threads = min(_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         arguments = [(paths[index], index in decoded, _stamp(paths[index])) for index in checked]
-        results = list(pool.map(lambda given: _check_file(*given), arguments))
+        results = list(pool.map(lambda file_arguments: _check_file(*file_arguments), arguments))
     for index, result in zip(checked, results, strict=True):
         place = ("images", index, images[index])
         if result.reason is not None:

@@ -55,9 +55,9 @@ def keep_usable_masks(
 
 
 def _to_check(masks: Sequence[Any], sizes: Sequence[Size]) -> list[int]:
-    """Return the indices of the masks that need a check of their own.
+    """Return the indices of the masks that must be checked one by one.
 
-    Nearly all masks are lists of ordinary polygons. They are checked here, all together, which is
+    Nearly all masks are lists of ordinary polygons. These are checked here in one call, which is
     several times as fast.
     """
     other_masks, owners, polygons = [], [], []

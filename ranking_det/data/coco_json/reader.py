@@ -526,7 +526,7 @@ def _correct_flags(objects: Section, options: ReadOptions, faults: Faults) -> li
     annotations, columns = list(objects.entries), objects.columns
     changes: dict[int, Entry] = defaultdict(dict)
     for index in np.flatnonzero(columns["ignore"]).tolist():
-        # As in mmdetection, the object is not trained, and its detection is no false positive.
+        # As in mmdetection, the object is not trained, and detecting it is not a false positive.
         faults.add(NOTED, IGNORED, "'ignore' is 1", "annotations", index, annotations[index])
         changes[index]["iscrowd"] = 1
     if options.crowds_are_objects:

@@ -90,8 +90,8 @@ def _choose(root: str, split: str, paths: list[str]) -> str:
     choices = detection_files or paths
     if len(choices) > 1:
         files = ", ".join(os.path.relpath(path, root) for path in choices[:5])
-        which = "" if split == "all" else f" of {split} images"
-        raise UserError(f"{root}: several COCO files{which} ({files}); give one of them")
+        of_split = "" if split == "all" else f" of {split} images"
+        raise UserError(f"{root}: several COCO files{of_split} ({files}); give one of them")
     return choices[0]
 
 
@@ -102,19 +102,19 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
     images = [entry for entry in entries if entry.get("file_name") or entry.get("coco_url")]
     finders = [ImageFinder(folder) for folder in dict.fromkeys(_image_folders(json_file))]
     for find in (ImageFinder.find, ImageFinder.guess):
-        best, most = "", 0
+        best, max_count = "", 0
         for finder in finders:
             count = sum(find(finder, image) is not None for image in images)
-            if count > most:
-                best, most = finder.image_root, count
-            if most == len(images):
+            if count > max_count:
+                best, max_count = finder.image_root, count
+            if max_count == len(images):
                 break
-        if most:
+        if max_count:
             return best
     names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
     looked = ", ".join(finder.image_root for finder in finders[:3])
-    others = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
-    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{others}"
+    more = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
+    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{more}"
     raise UserError(f"{text}; name it with --train-json FILE --train-images FOLDER (or --val-...)")
 
 

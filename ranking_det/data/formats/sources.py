@@ -216,8 +216,12 @@ def _describe_failure(
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5))
     looked = "Pascal VOC (*.xml), YOLO (data.yaml, or *.txt of images), COCO, VIA, LabelMe (*.json)"
-    others = [*other_json, *tree.with_suffix(".xml")]
-    hint = f" ({tree.relative(others[0])} is broken or has another format)" if others else ""
+    unread_files = [*other_json, *tree.with_suffix(".xml")]
+    hint = (
+        f" ({tree.relative(unread_files[0])} is broken or has another format)"
+        if unread_files
+        else ""
+    )
     return f"{path}: no annotations; looked for {looked}; found {files or 'no files'}{hint}"
 
 

@@ -203,13 +203,13 @@ def _class_attribute(regions: list[_Region]) -> str | None:
                 values[name][index] = value
     if not values:
         return None
-    most = max(map(len, values.values()))
-    tied = sorted(name for name in values if len(values[name]) == most)
+    max_count = max(map(len, values.values()))
+    tied = sorted(name for name in values if len(values[name]) == max_count)
     named = [name for known in CLASS_ATTRIBUTES for name in tied if name.lower() == known]
     if named:
         return named[0]
     # An attribute with a usual name may give the class although some regions lack it.
-    common = [name for name in values if len(values[name]) >= most / 2]
+    common = [name for name in values if len(values[name]) >= max_count / 2]
     tied += sorted(name for name in common if name.lower() in CLASS_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):
         counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)

@@ -105,12 +105,12 @@ def _per_pixel(samples: np.ndarray) -> np.ndarray:
     return cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _colour_away_from(rng: Generator, other: np.ndarray, distance: float) -> np.ndarray:
+def _colour_away_from(rng: Generator, reference: np.ndarray, distance: float) -> np.ndarray:
     """Draw a colour at least this far (Euclidean) from another, or the farthest of 20."""
     colours = rng.uniform(15, 240, (20, 3))
-    gaps = np.linalg.norm(colours - other, axis=1)
-    far = np.flatnonzero(gaps >= distance)
-    return colours[far[0] if len(far) else gaps.argmax()].astype(np.float32)
+    gaps = np.linalg.norm(colours - reference, axis=1)
+    is_distant = np.flatnonzero(gaps >= distance)
+    return colours[is_distant[0] if len(is_distant) else gaps.argmax()].astype(np.float32)
 
 
 def background(rng: Generator, size: int) -> np.ndarray:

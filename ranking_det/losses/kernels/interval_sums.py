@@ -101,8 +101,8 @@ class IntervalSums:
         self._cells = 0 if on_gpu else min(constants.MAX_CELLS, 64 + count // 16)
         if self._cells:
             # The scale must not overflow where all breakpoints nearly coincide.
-            least = 1e-6 * edges.abs().max().clamp_min(1)
-            scale = (self._cells - 3) / torch.maximum(edges[-1] - edges[0], least)
+            smallest_range = 1e-6 * edges.abs().max().clamp_min(1)
+            scale = (self._cells - 3) / torch.maximum(edges[-1] - edges[0], smallest_range)
             # The first and last cells have no breakpoints: most logits lie there.
             self._shift = (1.5 - edges[0] * scale).to(self._dtype)
             self._scale = scale.to(self._dtype)

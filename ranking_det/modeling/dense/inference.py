@@ -116,7 +116,7 @@ class DenseInference(nn.Module):
             outputs: one tensor (R_l, 4) per level, raw box outputs.
             anchors: one tensor (R_l, 4) per level, XYXY in pixels.
             decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY in pixels.
-            branch_logits: one tensor (R_l,) per level, logits of the branch; None for none.
+            branch_logits: one tensor (R_l,) per level, logits of the branch; None without a branch.
 
         Returns:
             The candidates with class scores above the threshold, at most ``topk`` pairs or anchors

@@ -44,7 +44,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
         box_predictors: the box predictor of each stage; class-agnostic.
         assigners: the assigner of each stage, usually with rising IoU thresholds.
         criteria: the criterion of each stage, with a mask loss if the stage has a mask head.
-        mask_heads: one mask head per stage, or one for the first stage only; None for none.
+        mask_heads: one mask head per stage, or one for the first stage only; None without masks.
         loss_weights: the weight >= 0 of each stage's losses; None for 1. Cascade R-CNN with cross
             entropy has 1, .5 and .25.
         shared: the arguments of :class:`StagedROIHeads`. In stages without a mask head, the

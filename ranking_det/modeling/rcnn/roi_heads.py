@@ -146,7 +146,7 @@ class StagedROIHeads(nn.Module):
         Args:
             parts: the box head, the box predictor, the assigner and the criterion, or lists of
                 each.
-            mask_head: the mask head, or a list of them; None for none.
+            mask_head: the mask head, or a list of them; None without masks.
         """
         self.box_head, self.box_predictor, assigner, criterion = parts
         if self.mask_on:
@@ -405,7 +405,7 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
         label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
             mean of both, or 1 for all. A positive without a mask has its IoU.
         boxes: the box targets of the P positives.
-        masks: the mask targets of Q of the positives; None for none.
+        masks: the mask targets of Q of the positives; None without a mask head.
 
     Returns:
         (P,) in [0, 1], without gradient; None stands for the IoU.
