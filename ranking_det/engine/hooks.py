@@ -69,7 +69,7 @@ class TrainingGuard(HookBase):
     loss, in training.
 
     Args:
-        request: is agreed on by all workers in each step, as part of the same reduction.
+        request: a request for a checkpoint; the same reduction makes all workers agree on it.
         num_classes: K; None if it is not known.
     """
 
