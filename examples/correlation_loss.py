@@ -2,8 +2,8 @@
 
 Correlation Loss (Kahraman, Oksuz, Kalkan and Akbas, "Correlation Loss: Enforcing Correlation
 between Classification and Localization", AAAI 2023) is added to the loss of a detector. It trains
-the scores of the positives to correlate with the IoUs of their boxes. AP Loss ranks the positives
-above the negatives, but does not sort the positives by IoU. This term does.
+the scores of the positives to correlate with the IoUs of their boxes. AP Loss alone ranks the
+positives above the negatives, but does not sort the positives by IoU.
 
     python train_net.py --config-file examples/correlation_loss_shapes.py
 

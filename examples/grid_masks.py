@@ -19,8 +19,8 @@ detector, which does four things:
    of :mod:`ranking_det.assigners` or a custom one, such as :class:`CenterRegion`.
 3. It collects predictions and targets in :class:`Candidates`, and calls a criterion of
    :mod:`ranking_det.criteria` on them (``losses``).
-4. It derives from :class:`DetectorInterface` and answers the questions of the commands: how many
-   classes it has, whether it learns masks, and which cells are positive (``find_positives``).
+4. It derives from :class:`DetectorInterface` and tells the commands how many classes it has,
+   whether it learns masks, and which cells are positive (``find_positives``).
 
 Names and shapes:
     N           images of a batch, padded to the same H x W pixels
@@ -315,9 +315,11 @@ class GridMasks(DetectorInterface, nn.Module):
             masks = instances.gt_masks
             if isinstance(masks, PolygonMasks):
                 masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-            whole = masks.tensor.to(images.device, torch.float32)[:, None]
-            padding = (0, width - whole.shape[3], 0, height - whole.shape[2])
-            shrunk.append(functional.avg_pool2d(functional.pad(whole, padding), self.map_stride))
+            full_masks = masks.tensor.to(images.device, torch.float32)[:, None]
+            padding = (0, width - full_masks.shape[3], 0, height - full_masks.shape[2])
+            shrunk.append(
+                functional.avg_pool2d(functional.pad(full_masks, padding), self.map_stride)
+            )
         return torch.cat(shrunk).squeeze(1)
 
     def detect(

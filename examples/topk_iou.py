@@ -72,10 +72,10 @@ class TopKIoU(Assigner):
         iou, anchor = torch.cat(ious), torch.cat(index)  # (G k,), object by object
         # Scattered, not indexed with a mask: on a GPU that would force a synchronization.
         best_iou = torch.zeros_like(highest).scatter_reduce_(0, anchor, iou, "amax")
-        wins = (iou >= self.min_iou) & (iou == best_iou[anchor])
+        is_best = (iou >= self.min_iou) & (iou == best_iou[anchor])
         candidate = torch.arange(num_objects, device=anchor.device).repeat_interleave(k)
-        candidate = torch.where(wins, candidate, num_objects)
+        candidate = torch.where(is_best, candidate, num_objects)
         matched = torch.full_like(valid, num_objects, dtype=torch.int64)
         matched.scatter_reduce_(0, anchor, candidate, "amin")
-        rest = torch.where(highest >= self.ignore_iou, IGNORE, BACKGROUND)
-        return torch.where(matched < num_objects, matched, rest)
+        unmatched_labels = torch.where(highest >= self.ignore_iou, IGNORE, BACKGROUND)
+        return torch.where(matched < num_objects, matched, unmatched_labels)

@@ -256,8 +256,8 @@ def check_masks(logits: Tensor, masks: Tensor) -> None:
         ValueError: their shapes differ or do not have three dimensions.
     """
     if logits.dim() != 3 or masks.shape != logits.shape:
-        both = f"{describe(masks)} for logits {describe(logits)}"
-        raise ValueError(f"masks: expected the same shape (Q, h, w) as logits, got {both}")
+        shapes = f"{describe(masks)} for logits {describe(logits)}"
+        raise ValueError(f"masks: expected the same shape (Q, h, w) as logits, got {shapes}")
 
 
 def check_detections(boxes: Tensor, scores: Tensor, classes: Tensor) -> None:

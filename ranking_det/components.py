@@ -92,7 +92,7 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
 
 
 def build_component(
-    node: Mapping[str, Any], namespace: ModuleType, where: str, **given: Any
+    node: Mapping[str, Any], namespace: ModuleType, where: str, **defaults: Any
 ) -> Any:
     """Build a component from a yaml node such as ``{NAME: ATSS, TOPK: 9}``.
 
@@ -102,7 +102,7 @@ def build_component(
         namespace: the package or module that lists the constructors in ``__all__``. A NAME with a
             dot is imported instead, so custom components need no registration.
         where: the node's name in messages.
-        given: default arguments; the arguments of the node override them.
+        defaults: default arguments; the arguments of the node override them.
 
     Returns:
         The constructed object.
@@ -114,7 +114,7 @@ def build_component(
         known = nearest("", component_names(namespace))
         raise UserError(f"{where}.NAME: expected a component's name, got none{known}")
     target = _resolve(str(node["NAME"]), namespace, where)
-    arguments = dict(given)
+    arguments = dict(defaults)
     for upper, value in node.items():
         if upper == "NAME":
             continue

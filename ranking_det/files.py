@@ -26,7 +26,7 @@ def make_folder(path: Path) -> None:
         path: the folder.
 
     Raises:
-        UserError: the system refuses, which it may do even if the permissions allow it.
+        UserError: the folder cannot be created, such as on a read-only file system.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def reserve_space(path: Path, size: int) -> None:
-    """Reserve disk space for a later :func:`write_whole`, which then does not meet a full disk.
+    """Reserve disk space for a later :func:`write_whole`, so that a full disk cannot stop it.
 
     Only Linux has the system call; on other systems nothing is reserved.
 

@@ -19,12 +19,12 @@ MESSAGES = {
 def hide_library_warnings() -> None:
     """Hide the warnings for this process. Call it before torch and Detectron2 are imported.
 
-    A program that imports the package keeps its own settings: only the commands call this.
+    Only the commands call this. A program that imports the package keeps its warning filters.
     """
     for message, category in MESSAGES.items():
         warnings.filterwarnings("ignore", message, category)
-    # Collecting the environment for the log looks for a compiler. A machine with CUDA's compiler,
-    # but without a GPU, would get a line about it.
+    # Detectron2 looks for a compiler when it logs the environment. On a machine with CUDA's
+    # compiler but without a GPU, torch would log a warning.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 

@@ -21,19 +21,19 @@ class UserError(ValueError):
 class RunError(RuntimeError):
     """A failure in the middle of a run that no check could foresee, such as a killed process.
 
-    The message is one line. It says what has failed, by what cause, and how to continue.
+    The message is one line. It says what has failed, why, and how to continue.
     """
 
 
 def run_command(program: str, work: Callable[[], str]) -> int:
-    """Run a command; print its result on stdout, or an error of the user as one line on stderr.
+    """Run a command; print its result on stdout, or a user error as one line on stderr.
 
     Args:
         program: the name of the command, for the message.
         work: returns the text to print, with its line ends.
 
     Returns:
-        The exit status: 2 for a :class:`UserError` or an error of the system, else 0.
+        The exit status: 2 for a :class:`UserError` or an OSError, else 0.
     """
     try:
         sys.stdout.write(work())
@@ -58,7 +58,8 @@ def line_of(error: BaseException) -> str:
     """Return the message of an error without the traceback of a data loading worker.
 
     Args:
-        error: the error; one from a worker arrives as a text that ends with its type and message.
+        error: the error. An error from a worker contains the worker's traceback, which ends with
+            the type and the message of the original error.
     """
     return str(error).rpartition(f"{type(error).__qualname__}: ")[2].strip()
 
@@ -88,8 +89,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 def reason_of(error: BaseException) -> str:
     """Return the message of an error of another package as one line, for a message.
 
-    A message of a single word, such as the missing key of a KeyError, does not say what it is
-    about. The function that raised the error is then named, too, or the condition that failed.
+    A message of a single word, such as the missing key of a KeyError, does not explain the error.
+    The result then also names the function that raised the error, or the condition that failed.
 
     Args:
         error: the error. C++ stack traces, as torch adds them, are cut.

@@ -11,7 +11,9 @@ from ..common.models.rcnn_r50 import mask as model
 
 model.roi_heads.num_classes = 8
 optimizer.lr = 0.012
-lr_multiplier = schedule(12, [8])  # a step at 8 x 8 x 186 = 11,904
-train.update(length(12 * 8, images=IMAGES))  # x 186 = 17,856
+# 186 iterations per pass over the images: a step after 8 x 8 passes, 11,904; end after 12 x 8
+# passes, 17,856.
+lr_multiplier = schedule(12, [8])
+train.update(length(12 * 8, images=IMAGES))
 train.init_checkpoint = "output/coco/mask_rs_r50_12ep/model_final.pth"
 train.output_dir = "output/cityscapes/mask_rs_r50"

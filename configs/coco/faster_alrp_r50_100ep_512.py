@@ -14,6 +14,7 @@ model = with_rare_positives(with_criteria(model, alrp(tau=0.7), alrp()))
 model.roi_heads.proposal_append_gt = False
 dataloader.train.total_batch_size = 32
 optimizer.lr = 0.012
-lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
-train.update(length(100, batch=32))  # x 3,665 = 366,500
+# 3,665 iterations per epoch: steps at 274,875 and 348,175, end at 366,500.
+lr_multiplier = schedule(100, [75, 95])
+train.update(length(100, batch=32))
 train.output_dir = "output/coco/faster_alrp_r50_100ep_512"

@@ -2,7 +2,7 @@
 
 A row of table S8 in the supplement of Oksuz et al., ICCV 2021; its focal loss is not tuned.
 Published AP 31.8. The table reports 32.0 without the RPN's sampler and 30.7 without either sampler;
-override the samplers to train those rows. The paper gives neither the box coder nor the normaliser
+override the samplers to train those rows. The paper gives neither the box coder nor the normalizer
 of the losses. This config uses the box coder of the Rank & Sort detectors and divides by the number
 of positives.
 """

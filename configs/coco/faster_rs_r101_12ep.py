@@ -1,7 +1,7 @@
 """Faster R-CNN, max-IoU, Rank & Sort Loss, no sampling: ResNet-101, 12 epochs on COCO.
 
 RS-Faster R-CNN (Oksuz et al., ICCV 2021) with the settings of its row with ResNet-50. The tables
-of the supplement do not have this row, and no published AP is known to us.
+of the supplement do not have this row, and we know of no published AP.
 """
 
 from ..common.coco import RESNET_101

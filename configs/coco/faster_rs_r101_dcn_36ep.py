@@ -11,7 +11,8 @@ from ..common.models.rcnn_r50 import faster as model
 model.backbone.bottom_up = deformable(resnet(first=2, depth=101), deformable_groups=4)
 dataloader.train.mapper.augmentations[0] = resize(480, 560, 640, 720, 800, 880, 960)
 optimizer.lr = 0.012
-lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890
-train.update(length(36))  # x 7,330 = 263,880
+# 7,330 iterations per epoch: steps at 197,910 and 241,890, end at 263,880.
+lr_multiplier = schedule(36, [27, 33])
+train.update(length(36))
 train.init_checkpoint = RESNET_101
 train.output_dir = "output/coco/faster_rs_r101_dcn_36ep"

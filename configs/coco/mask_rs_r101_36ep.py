@@ -11,7 +11,8 @@ from ..common.models.rcnn_r50 import mask as model
 model.backbone.bottom_up.stages.depth = 101
 dataloader.train.mapper.augmentations[0] = resize(640, 672, 704, 736, 768, 800)
 optimizer.lr = 0.012
-lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890
-train.update(length(36))  # x 7,330 = 263,880
+# 7,330 iterations per epoch: steps at 197,910 and 241,890, end at 263,880.
+lr_multiplier = schedule(36, [27, 33])
+train.update(length(36))
 train.init_checkpoint = RESNET_101
 train.output_dir = "output/coco/mask_rs_r101_36ep"

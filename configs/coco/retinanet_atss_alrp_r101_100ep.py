@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, aLRP Loss: ResNet-101, 100 epochs on COCO at 800 x 800 px.
 
-Published AP 45.4: aLRP Loss with ATSS and ResNet-101 (Oksuz et al., NeurIPS 2020). The learning
-rate is not known to us; it is that of the training at 512 px, scaled from 32 images to 16. The test
+Published AP 45.4: aLRP Loss with ATSS and ResNet-101 (Oksuz et al., NeurIPS 2020). We do not know
+the learning rate; here it is that of the training at 512 px, scaled from 32 images to 16. The test
 images have a short edge of 800 px, as in the other rows.
 """
 
@@ -18,7 +18,8 @@ model.backbone.bottom_up.stages.depth = 101
 model.assigner = L(ATSS)(topk=9)
 model.criterion = alrp()
 optimizer.lr = 0.004
-lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 7,330 = 549,750 and 696,350
-train.update(length(100))  # x 7,330 = 733,000
+# 7,330 iterations per epoch: steps at 549,750 and 696,350, end at 733,000.
+lr_multiplier = schedule(100, [75, 95])
+train.update(length(100))
 train.init_checkpoint = RESNET_101
 train.output_dir = "output/coco/retinanet_atss_alrp_r101_100ep"

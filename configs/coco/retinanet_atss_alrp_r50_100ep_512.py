@@ -17,6 +17,7 @@ dataloader.train.total_batch_size = 32
 model.assigner = L(ATSS)(topk=9)
 model.criterion = alrp()
 optimizer.lr = 0.008
-lr_multiplier = schedule(100, [75, 95])  # at 75 and 95 x 3,665 = 274,875 and 348,175
-train.update(length(100, batch=32))  # x 3,665 = 366,500
+# 3,665 iterations per epoch: steps at 274,875 and 348,175, end at 366,500.
+lr_multiplier = schedule(100, [75, 95])
+train.update(length(100, batch=32))
 train.output_dir = "output/coco/retinanet_atss_alrp_r50_100ep_512"

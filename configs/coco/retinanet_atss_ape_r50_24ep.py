@@ -10,6 +10,7 @@ from ..common.models.retinanet_r50 import atss as model
 model.head.branch = False
 model.criterion = ape()
 model.inference.score_thresh = 0.15
-lr_multiplier = schedule(24, [18, 22])  # steps at 18 and 22 x 7,330 = 131,940 and 161,260
-train.update(length(24))  # x 7,330 = 175,920
+# 7,330 iterations per epoch: steps at 131,940 and 161,260, end at 175,920.
+lr_multiplier = schedule(24, [18, 22])
+train.update(length(24))
 train.output_dir = "output/coco/retinanet_atss_ape_r50_24ep"

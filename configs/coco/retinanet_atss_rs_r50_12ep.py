@@ -13,6 +13,7 @@ model.head.num_anchors = 3
 model.anchor_generator.sizes = scales(3)
 model.criterion = rank_sort()
 optimizer.lr = 0.008
-lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
-train.update(length(12))  # x 7,330 = 87,960
+# 7,330 iterations per epoch: steps at 58,640 and 80,630, end at 87,960.
+lr_multiplier = schedule(12, [8, 11])
+train.update(length(12))
 train.output_dir = "output/coco/retinanet_atss_rs_r50_12ep"

@@ -11,6 +11,7 @@ from ..common.models.retinanet_r50 import model_512 as model
 dataloader.train.total_batch_size = 32
 model.criterion = alrp()
 optimizer.lr = 0.008
-lr_multiplier = schedule(100, [60, 80])  # at 60 and 80 x 3,665 = 219,900 and 293,200
-train.update(length(100, batch=32))  # x 3,665 = 366,500
+# 3,665 iterations per epoch: steps at 219,900 and 293,200, end at 366,500.
+lr_multiplier = schedule(100, [60, 80])
+train.update(length(100, batch=32))
 train.output_dir = "output/coco/retinanet_maxiou_alrp_r50_100ep_512"

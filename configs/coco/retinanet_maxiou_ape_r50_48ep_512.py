@@ -11,6 +11,7 @@ from ..common.models.retinanet_r50 import squares_512 as model
 model.criterion = ape(max_negatives=1_000_000)
 model.inference.score_thresh, model.inference.nms_thresh = 0.15, 0.6
 optimizer.lr = 0.004
-lr_multiplier = schedule(48, [32, 44])  # steps at 32 and 44 x 7,330 = 234,560 and 322,520
-train.update(length(48))  # x 7,330 = 351,840
+# 7,330 iterations per epoch: steps at 234,560 and 322,520, end at 351,840.
+lr_multiplier = schedule(48, [32, 44])
+train.update(length(48))
 train.output_dir = "output/coco/retinanet_maxiou_ape_r50_48ep_512"

@@ -10,6 +10,8 @@ from ..common.models.retinanet_r50 import model
 
 model.criterion = in_halves(retinanet_focal(), rankdet())
 model.inference.nms, model.inference.nms_thresh = "linear", 0.6
-lr_multiplier = schedule(12, [8, 11], stages=2)  # at 8, 11, 20 and 23 x 7,330
-train.update(length(24))  # x 7,330 = 175,920
+# 7,330 iterations per epoch: steps at 58,640 and 80,630, restart at 87,960,
+# steps at 146,600 and 168,590, end at 175,920.
+lr_multiplier = schedule(12, [8, 11], stages=2)
+train.update(length(24))
 train.output_dir = "output/coco/retinanet_maxiou_rankdet_r50_24ep"

@@ -16,6 +16,7 @@ model.assigner = L(PAA)(topk=9, min_iou=0.1)
 model.criterion = paa_focal()
 model.backbone.top_block.relu = True  # as in the authors' code
 model.inference.score_voting = True
-lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,330 = 58,640 and 80,630
-train.update(length(12))  # x 7,330 = 87,960
+# 7,330 iterations per epoch: steps at 58,640 and 80,630, end at 87,960.
+lr_multiplier = schedule(12, [8, 11])
+train.update(length(12))
 train.output_dir = "output/coco/retinanet_paa_focal_r50_12ep"

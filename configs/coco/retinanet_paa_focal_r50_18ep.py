@@ -7,6 +7,7 @@ does not give the steps of the learning rate; 12 and 16 are our choice.
 from ..common.coco import length, schedule
 from .retinanet_paa_focal_r50_12ep import dataloader, model, optimizer, train
 
-lr_multiplier = schedule(18, [12, 16])  # steps at 12 and 16 x 7,330 = 87,960 and 117,280
-train.update(length(18))  # x 7,330 = 131,940
+# 7,330 iterations per epoch: steps at 87,960 and 117,280, end at 131,940.
+lr_multiplier = schedule(18, [12, 16])
+train.update(length(18))
 train.output_dir = "output/coco/retinanet_paa_focal_r50_18ep"

@@ -19,7 +19,8 @@ model.assigner = L(NormalizedPAA)(topk=9, min_iou=0.1)
 model.criterion = ape(weight=L(IoUWeight)())
 model.inference.score_thresh = 0.25
 dataloader.train.mapper.augmentations[0] = resize_between(480, 960)
-lr_multiplier = schedule(36, [27, 33])  # steps at 27 and 33 x 7,330 = 197,910 and 241,890
-train.update(length(36))  # x 7,330 = 263,880
+# 7,330 iterations per epoch: steps at 197,910 and 241,890, end at 263,880.
+lr_multiplier = schedule(36, [27, 33])
+train.update(length(36))
 train.init_checkpoint = RES2NET_101
 train.output_dir = "output/coco/retinanet_paastar_ape_r2_101_dcn_36ep"

@@ -16,6 +16,7 @@ model.head.norm = "GN"
 model.head.num_scales = 5
 model.assigner = L(NormalizedPAA)(topk=9, min_iou=0.1)
 model.criterion = ape(max_negatives=1_000_000, weight=L(IoUWeight)())
-lr_multiplier = schedule(96, [64, 88])  # steps at 64 and 88 x 7,330 = 469,120 and 645,040
-train.update(length(96))  # x 7,330 = 703,680
+# 7,330 iterations per epoch: steps at 469,120 and 645,040, end at 703,680.
+lr_multiplier = schedule(96, [64, 88])
+train.update(length(96))
 train.output_dir = "output/coco/retinanet_paastar_ape_r50_96ep_512"

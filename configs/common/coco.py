@@ -2,7 +2,8 @@
 
 ``dataloader`` is the usual loader, with a short edge of 800 pixels. ``dataloader_masks`` also loads
 masks. ``dataloader_512`` is the loader of AP, aLRP and APE Loss: 512 x 512 pixels with SSD's
-augmentation. ``dataloader_squares`` is aLRP Loss's at 800 x 800 pixels, with the same augmentation.
+augmentation. ``dataloader_squares`` is the loader of aLRP Loss at 800 x 800 pixels, with the same
+augmentation.
 
 Detectron2 drops images without objects (or with crowds only); 117,266 images remain. Like the
 papers, the mapper drops objects that are less than a pixel wide or high. The papers also drop
@@ -152,9 +153,9 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
-# ImageNet weights in Detectron2's format, which downloads those of ResNet-50. Make the others by
-# tools/convert_weights.py: the first two from torchvision's weights, the last from mmdetection's of
-# Res2Net-101 v1d 26w x 4s (docs/training.md).
+# ImageNet weights in Detectron2's format. Detectron2 downloads those of ResNet-50. Make the others
+# with tools/convert_weights.py: the first two from torchvision's weights, the last from
+# mmdetection's weights of Res2Net-101 v1d 26w x 4s (docs/training.md).
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 RESNET_101 = "R-101.pkl"
 RESNEXT_101 = "X-101-64x4d.pkl"

@@ -52,8 +52,8 @@ def rank_sort() -> DictConfig:
 def ap() -> DictConfig:
     """AP Loss (Chen et al., CVPR 2019).
 
-    The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is their sum, so the
-    balance is .25. The weights must equal those of the box coder.
+    The paper's box loss is the mean over the four coordinates. ``SmoothL1`` is the sum over them,
+    so the balance is .25. The weights must equal those of the box coder.
     """
     return L(Criterion)(
         classification=L(AveragePrecision)(delta=1.0, interpolated=True),
@@ -173,7 +173,7 @@ def cross_entropy(
 
     Args:
         weights: weights of the box coder.
-        beta: where smooth L1 turns from quadratic to linear; 0 for L1.
+        beta: the error at which smooth L1 changes from quadratic to linear; 0 for L1.
     """
     box_loss = L(SmoothL1)(beta=beta, weights=list(weights))
     return pointwise(L(CrossEntropy)(), box_loss, 1.0, L(CandidateCount)())

@@ -1,7 +1,7 @@
-"""Runs on people's own images of 320 px with pretrained weights: minutes to an hour on a CPU.
+"""Runs on your own images at 320 px with pretrained weights: minutes to an hour on a CPU.
 
 ``--train FOLDER_OR_FILE`` gives the data; without it, the generated shapes are used. The length is
-for 1,000 images and is rescaled for others.
+for 1,000 images and is rescaled for another number of images.
 """
 
 from copy import deepcopy

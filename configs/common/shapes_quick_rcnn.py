@@ -60,5 +60,6 @@ for model in (faster, faster_ce, faster_plus, mask, mask_ce, cascade):
     for pooler in poolers:
         pooler.scales = [1 / stride for stride in STRIDES]
         pooler.sampling_ratio = 1
-        # An object that fills as much of its image as one of 224 px in COCO gets the same level.
+        # 40 px of a 128 px image are about the same share as 224 px of a COCO image, so an object
+        # that fills the same share of its image is pooled from the same level.
         pooler.canonical_box_size = 40

@@ -20,7 +20,7 @@ train = dict(
     checkpointer=dict(period=5000, max_to_keep=5),
     eval_period=5000,
     log_period=20,
-    # Seconds after which a process that does not answer counts as lost, if there are several.
+    # With several processes: seconds without an answer after which a process counts as lost.
     timeout=600,
     # Test-time augmentation (TTA) in every evaluation.
     tta=dict(enabled=False, min_sizes=[480, 640, 800], max_size=1333, flip=True),

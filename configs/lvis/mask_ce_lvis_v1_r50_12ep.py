@@ -11,6 +11,7 @@ model.roi_heads.num_classes = NUM_CLASSES
 model.roi_heads.box_predictor.test_score_thresh = 0.001
 model.roi_heads.box_predictor.test_topk_per_image = 300
 optimizer.lr = 0.02
-lr_multiplier = schedule(12, [8, 11])  # steps at 8 and 11 x 7,674 = 61,392 and 84,414
-train.update(length(12, images=IMAGES))  # x 7,674 = 92,088
+# 7,674 iterations per epoch: steps at 61,392 and 84,414, end at 92,088.
+lr_multiplier = schedule(12, [8, 11])
+train.update(length(12, images=IMAGES))
 train.output_dir = "output/lvis/mask_ce_lvis_v1_r50_12ep"

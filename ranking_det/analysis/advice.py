@@ -75,12 +75,12 @@ def _classes(counts: Sequence[ClassCount]) -> str:
 
 def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
     absent = [count for count in counts if not count.objects]
-    few = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
+    rare = [count for count in counts if 0 < count.objects < FEW_OBJECTS]
     if absent:
         yield f"No objects of {_classes(absent)}, so the model cannot learn them."
-    if few:
+    if rare:
         yield (
-            f"Fewer than {FEW_OBJECTS} objects of each of {_classes(few)}: collect more, or "
+            f"Fewer than {FEW_OBJECTS} objects of each of {_classes(rare)}: collect more, or "
             "expect the model to miss them."
         )
 

@@ -134,7 +134,7 @@ class Assigner(nn.Module):
             _check_predictions(type(self).__name__, predictions, num_rows)
         matched = self.match_all(BatchInputs(anchors, gt_boxes, gt_classes, valid, predictions))
         positive = matched >= 0
-        # Clamped, because indexing with a mask would synchronise host and device. The additional
+        # Clamped, because indexing with a mask would synchronize host and device. The additional
         # class allows indexing in a batch without objects.
         classes = torch.cat([*gt_classes, matched.new_zeros(1)])
         labels = torch.where(positive, classes[matched.clamp(min=0)], matched)

@@ -64,11 +64,11 @@ class ATSS(Assigner):
     def _candidates(
         self, anchors: Sequence[Tensor], gt_boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Find the indices (G, C) of the closest anchors of all levels, and which entries exist."""
+        """Find the closest anchors of each object: indices (G, C), and which of them are valid."""
         gt_centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
         index, exists, offset = [], [], 0
         for boxes in anchors:
-            far = ~valid[offset : offset + len(boxes)]
+            invalid = ~valid[offset : offset + len(boxes)]
             centers = (boxes[:, :2] + boxes[:, 2:]) / 2
             k = min(self.topk, len(boxes))
             closest = []
@@ -76,7 +76,9 @@ class ATSS(Assigner):
                 # Squared: the order is the same, and a root would round some distances to equal.
                 distance = (gt_centers[rows, None, 0] - centers[None, :, 0]).square_()
                 distance += (gt_centers[rows, None, 1] - centers[None, :, 1]).square_()
-                closest.append(distance.masked_fill_(far, torch.inf).topk(k, dim=1, largest=False))
+                closest.append(
+                    distance.masked_fill_(invalid, torch.inf).topk(k, dim=1, largest=False)
+                )
             index.append(torch.cat([c.indices for c in closest]) + offset)
             exists.append(torch.cat([c.values for c in closest]).isfinite())
             offset += len(boxes)
@@ -95,9 +97,9 @@ def _resolve(index: Tensor, iou: Tensor, positive: Tensor, matched: Tensor) -> T
     """Assign each positive anchor to the object with the highest IoU; ties go to the first."""
     anchor, iou = index.reshape(-1), iou.reshape(-1)
     best = iou.new_full(matched.shape, -1.0).scatter_reduce_(0, anchor, iou, "amax")
-    wins = positive.reshape(-1) & (iou == best[anchor])
+    is_best = positive.reshape(-1) & (iou == best[anchor])
     objects = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
     first = torch.full_like(matched, len(index)).scatter_reduce_(
-        0, anchor, torch.where(wins, objects, len(index)), "amin"
+        0, anchor, torch.where(is_best, objects, len(index)), "amin"
     )
     return torch.where(first < len(index), first, matched)

@@ -125,7 +125,7 @@ class CostMixture(Assigner):
         """
         anchors, gt_boxes, gt_classes, _, predictions = batch
         matched = self.competitors.match_all(batch)
-        # The only synchronisation of host and device, apart from those of the fit.
+        # The only synchronization of host and device, apart from those of the fit.
         rows = torch.nonzero(matched >= 0).squeeze(1)
         if predictions is None or not len(rows):
             return matched

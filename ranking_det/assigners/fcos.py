@@ -80,17 +80,20 @@ class FCOS(Assigner):
         smallest = torch.full_like(radius, torch.inf)
         for rows in blocks(len(gt_boxes), len(boxes)):
             inside, largest = self._distances(points, radius, gt_boxes[rows])
-            belongs = inside & (largest > low) & (largest <= high) & valid
+            is_positive = inside & (largest > low) & (largest <= high) & valid
             sides = gt_boxes[rows, 2:] - gt_boxes[rows, :2]
             area = sides.prod(dim=1, keepdim=True).to(radius.dtype)
-            value, row = torch.where(belongs, area, torch.inf).min(dim=0)
+            value, row = torch.where(is_positive, area, torch.inf).min(dim=0)
             smaller = value < smallest
             smallest = torch.where(smaller, value, smallest)
             matched = torch.where(smaller, row + rows.start, matched)
         return matched
 
     def _distances(self, points: Tensor, radius: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the points (R, 2) inside, (G, R), and each point's largest side distance, (G, R)."""
+        """Return whether each point (R, 2) is inside each object, and its largest distance.
+
+        Both are (G, R). The distance is the largest of the four to the sides of the object's box.
+        """
         x, y = points.unbind(dim=1)
         x1, y1, x2, y2 = gt_boxes[:, :, None].unbind(dim=1)
         nearest = x - x1

@@ -32,12 +32,12 @@ class MaxIoU(Assigner):
         positive_iou: an anchor with at least this IoU with an object is positive, in [0, 1].
         negative_iou: an anchor with less than this IoU with every object is background, in
             [0, positive_iou]; one between the two thresholds is ignored.
-        low_quality: the object that a low-quality match is assigned to. "object": the object whose
-            low-quality match it is, even if its IoU with another object is higher; if there are
-            several such objects, the last. Every object with a sufficient highest IoU then has a
-            positive, unless a later object takes it. The ranking papers train with this option.
-            "anchor": the object with the highest IoU with the anchor, as in Detectron2; the object
-            whose low-quality match it is may then have no positive. None: no low-quality matches.
+        low_quality: the object that a low-quality match of an object A is assigned to. "object": A,
+            even if the anchor's IoU with another object is higher. If the anchor is a low-quality
+            match of several objects, the last of them gets it, and the others may have no positive.
+            The ranking papers train with this option. "anchor": the object with the highest IoU
+            with the anchor, as in Detectron2; A may then have no positive. None: no low-quality
+            matches.
         low_quality_iou: the minimum IoU of a low-quality match, in [0, 1]; 0.3 in the RPN of the
             ranking papers.
 
@@ -81,22 +81,22 @@ class MaxIoU(Assigner):
         boxes = torch.cat(list(image.anchors))
         best = torch.full_like(boxes[:, 0], -1.0)
         index = torch.zeros_like(matched)
-        claimant = torch.full_like(matched, -1)
+        low_quality = torch.full_like(matched, -1)
         for rows in blocks(len(gt_boxes), len(boxes)):
             iou = box_iou(gt_boxes[rows, None], boxes).masked_fill_(~valid, -1.0)
             if self.low_quality is not None:
-                claimant = torch.maximum(claimant, self._last_claimant(iou, rows.start))
+                low_quality = torch.maximum(low_quality, self._last_low_quality(iou, rows.start))
             value, row = iou.max(dim=0)
             better = value > best
             best = torch.where(better, value, best)
             index = torch.where(better, row + rows.start, index)
         matched[best >= self.negative_iou] = IGNORE
         matched = torch.where(best >= self.positive_iou, index, matched)
-        owner = claimant if self.low_quality == "object" else index
-        return torch.where(claimant >= 0, owner, matched)
+        owner = low_quality if self.low_quality == "object" else index
+        return torch.where(low_quality >= 0, owner, matched)
 
-    def _last_claimant(self, iou: Tensor, first: int) -> Tensor:
-        """Find the last object whose low-quality match each anchor is.
+    def _last_low_quality(self, iou: Tensor, first: int) -> Tensor:
+        """Find the last object that each anchor is a low-quality match of.
 
         Args:
             iou: (g, R) IoUs of consecutive objects with all anchors.

@@ -16,7 +16,7 @@ A criterion takes :class:`Candidates` and returns a :class:`CriterionOutput`. Th
   :class:`CandidateCount`.
 - For heads with an IoU or centerness branch, a :class:`BranchLoss`.
 
-In :class:`ALRPCriterion` the ranking also gives the box loss. :class:`CriterionSchedule` trains
+In :class:`ALRPCriterion` the ranking also weights the box errors. :class:`CriterionSchedule` trains
 with several criteria, one after the other.
 """
 

@@ -1,6 +1,6 @@
 """Loss balancing: weight the localisation loss relative to the classification or ranking loss.
 
-Each balance returns the factor of the localisation loss, a detached scalar, without synchronising
+Each balance returns the factor of the localisation loss, a detached scalar, without synchronizing
 host and device. Its arguments are:
 
 - ``task_loss``: the classification or ranking loss, a scalar attached to the autograd graph.
@@ -134,8 +134,8 @@ class HistoryBalance(nn.Module):
 
     The state is in buffers, so a resumed run continues with it. The sums of all workers are added
     once per period. DistributedDataParallel must not broadcast buffers
-    (``broadcast_buffers=False``, as in Detectron2), or the first worker's sums would replace the
-    others'.
+    (``broadcast_buffers=False``, as in Detectron2), or the first worker's sums would replace those
+    of the other workers.
 
     Args:
         period: the number of steps between two updates, >= 1; one epoch in the paper (3,665 steps

@@ -32,11 +32,11 @@ class Classification(nn.Module):
     Args:
         options: the arguments of the subclass's constructor, as ``locals()`` returns them there.
             Each becomes an attribute. The constructor calls the loss on candidates without rows, so
-            that the loss function checks the options. A subclass that sets its own attributes
-            passes none.
+            that the loss function checks the options. Omit them if the subclass sets its attributes
+            itself.
 
     Raises:
-        ValueError: the loss function refuses an option.
+        ValueError: the loss function rejects an option.
 
     Attributes:
         is_sum: whether the scalars are sums, which the criterion divides.
@@ -100,9 +100,9 @@ class Classification(nn.Module):
 
 
 def _no_candidates() -> Candidates:
-    none, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
+    rows, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
     targets = BoxTargets(boxes, boxes, boxes, boxes)
-    return Candidates(torch.zeros(0, 1), none, none, none, none, num_images=0, boxes=targets)
+    return Candidates(torch.zeros(0, 1), rows, rows, rows, rows, num_images=0, boxes=targets)
 
 
 class RankSort(Classification):

@@ -27,7 +27,7 @@ from ranking_det.losses.kernels.collectives import (
 
 
 class CriterionBase(nn.Module):
-    """Base class of criteria: computes the losses and tells the model what they need."""
+    """Base class of criteria: computes the losses and describes the inputs that they need."""
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
         """Compute the losses of one step.
@@ -230,7 +230,7 @@ class Criterion(CriterionBase):
             return losses, [self._mean(task, candidates, weights) for task in self.tasks]
         count = self.normalizer(candidates)
         losses = {name: loss / count for name, loss in losses.items()}
-        # Divide by the mean weight times the normaliser's count. If the count is the number of
+        # Divide by the mean weight times the normalizer's count. If the count is the number of
         # positives, the divisor is the sum of the weights, and the result is the weighted mean.
         total = weights.sum()
         sums = torch.stack([total, torch.full_like(total, len(weights))])

@@ -1,7 +1,7 @@
 """Instance weights: weight the localisation error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
-of a step and returns detached weights (P,) >= 0. In a single process this does not synchronise
+of a step and returns detached weights (P,) >= 0. In a single process this does not synchronize
 host and device.
 """
 
@@ -107,8 +107,8 @@ class RankingWeight(nn.Module):
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
     ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the
     process are ranked together, even if the criterion's ``rank_scope`` is "image". With "global",
-    the images of all processes are ranked together. The step in the rank has the half-width of
-    Rank & Sort Loss, 0.5. This takes O(M log P) time.
+    the images of all processes are ranked together. rank(k) uses a step of half-width 0.5, as Rank
+    & Sort Loss does. O(M log P) time.
 
     Args:
         delta: half-width of the step H in the numerator, in logits, >= 0 (delta_loc in table S3).
@@ -137,7 +137,7 @@ class RankingWeight(nn.Module):
             if ranked is None:
                 return torch.zeros_like(candidates.overlap)
             sums = IntervalSums(ranked, delta=0.5)
-            others = sums.over_other_positives(torch.ones_like(ranked.scores))
-            rank = 1 + others + sums.false_positives
+            positives_above = sums.over_other_positives(torch.ones_like(ranked.scores))
+            rank = 1 + positives_above + sums.false_positives
             weights = inverse_ranks_below(ranked.scores, rank, self.delta)
             return (weights / len(rank))[ranked.local].to(candidates.overlap)

@@ -25,8 +25,8 @@ Range = tuple[float, float]
 class PhotometricDistortion(T.Augmentation):
     """Change brightness, contrast, saturation and hue, and permute the channels, each at random.
 
-    Contrast changes before or after saturation and hue, with even odds. The result is float32 and
-    may leave 0..255 (SSD, section 2.2).
+    Contrast changes before or after saturation and hue, with equal probability. The result is
+    float32, and its values may be outside 0..255 (SSD, section 2.2).
 
     Args:
         brightness: the largest shift of all values, >= 0.
@@ -243,7 +243,7 @@ def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
 
 
 def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float) -> bool:
-    """Return whether the window has the IoU with all boxes and contains the centre of one."""
+    """Return whether a window has at least this IoU with every box and contains a box centre."""
     if not len(boxes):
         return True
     corners = np.asarray(window, dtype=np.float64)
@@ -257,7 +257,8 @@ def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float
 def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
     """Scale the saturation and shift the hue by degrees, for a float32 image of any range.
 
-    It treats the image as RGB. For a BGR image the hue turns the other way, which is as likely.
+    It treats the image as RGB. For a BGR image the hue shifts in the opposite direction, which does
+    not matter, because both directions are equally likely.
     """
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)  # for floats: H in 0..360, S in 0..1, V unscaled
     hsv[..., 0] = (hsv[..., 0] + hue) % 360
@@ -267,8 +268,8 @@ def _change_colors(image: np.ndarray, saturation: float, hue: float) -> np.ndarr
 
 def _check_range(name: str, value: Range, low: float = 0.0) -> None:
     if len(value) != 2 or not low <= value[0] <= value[1] or value[0] <= 0:
-        least = f">= {low:g}" if low else "> 0"
-        raise ValueError(f"{name}: expected two ascending numbers {least}, got {tuple(value)}")
+        bound = f">= {low:g}" if low else "> 0"
+        raise ValueError(f"{name}: expected two ascending numbers {bound}, got {tuple(value)}")
 
 
 def _check_probability(prob: float) -> None:

@@ -79,8 +79,8 @@ def register_annotations(
         name: the name in the catalogs.
         image_root: the folder of the images.
         summary: the summary of the file; the file is read again with its options.
-        class_names: the names of the K classes of the model, for a file for validation, which may
-            lack some; default the classes of the file.
+        class_names: the names of the K classes of the model. A validation file may lack some of
+            them. None for the classes of the file.
         classes_of: the source of these names for messages, such as the training file.
 
     Raises:
@@ -128,9 +128,9 @@ def register_shapes(root: str | Path | None = None) -> None:
 def register_lvis(root: str | Path | None = None) -> None:
     """Register LVIS v1 and v0.5: ``ranking_lvis_v1_train``, ``ranking_lvis_v0.5_val`` and so on.
 
-    Unlike Detectron2's ``lvis_v1_train`` and so on, they do not need the lvis package. The
-    annotations are lvis/lvis_v1_train.json and so on. The images of both splits lie in
-    coco/train2017 and coco/val2017. A second call moves the data sets to another root.
+    Unlike Detectron2's LVIS data sets, they do not need the lvis package. The annotation files are
+    named like lvis/lvis_v1_train.json. The images of both splits lie in coco/train2017 and
+    coco/val2017. A second call moves the data sets to another root.
 
     Args:
         root: the folder of all data sets; default $DETECTRON2_DATASETS, else datasets/.

@@ -38,7 +38,7 @@ _TRANSPOSE = {
 }
 # EPS runs Ghostscript on the file, which can run code. Pillow cannot decode the others.
 _EXCLUDED = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
-# Tried first: Pillow has no quick test for some of the others.
+# Tried first, because Pillow has no quick test for some of the other formats.
 _COMMON = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -135,7 +135,7 @@ def read_header(path: str) -> Header:
 
 
 def check_whole(path: str) -> None:
-    """Decode a whole image file.
+    """Check that a whole image file can be decoded.
 
     Args:
         path: the image file.
@@ -187,14 +187,14 @@ def read_upright(path: str, size: Size | None = None) -> Image.Image:
 
 
 def read_gray(path: str, side: int) -> Image.Image:
-    """Read an image in shades of gray, and quickly: a JPEG in a smaller size.
+    """Read an image in shades of gray; a JPEG is decoded at a reduced size, which is faster.
 
     Args:
         path: the image file.
-        side: the least width and height in pixels that is enough.
+        side: the width and height in pixels that a reduced image must have at least.
 
     Returns:
-        The image in mode "L", before its EXIF rotation, with its size or at least ``side``.
+        The image in mode "L", before its EXIF rotation.
 
     Raises:
         UnreadableImageError: the file is not an image, has too many pixels, or is broken.
@@ -220,12 +220,12 @@ def _check_mode(image: Image.Image) -> None:
 def _to_8_bits(image: Image.Image, path: str) -> Image.Image:
     """Divide the values of a 16-bit image by 256; keep 8-bit values that are stored in 32 bits."""
     wide = np.asarray(image).astype(np.int64)
-    least, most = int(wide.min()), int(wide.max())
-    if image.mode == "I" and (least < 0 or most > 65535):
-        expected = "expected pixel values from 0 to 65535"
-        raise UnreadableImageError(f"{expected}, got {least} to {most}; save it with 8 or 16 bits")
-    if image.mode != "I" or most > 255:
-        _warn_of_16_bits(path, most)
+    lowest, highest = int(wide.min()), int(wide.max())
+    if image.mode == "I" and (lowest < 0 or highest > 65535):
+        text = f"expected pixel values from 0 to 65535, got {lowest} to {highest}"
+        raise UnreadableImageError(f"{text}; save it with 8 or 16 bits")
+    if image.mode != "I" or highest > 255:
+        _warn_of_16_bits(path, highest)
         wide >>= 8
     return Image.fromarray(wide.astype(np.uint8))
 
@@ -233,24 +233,24 @@ def _to_8_bits(image: Image.Image, path: str) -> Image.Image:
 _WARNED: list[str] = []  # the first image with 16 bits; a warning for each would flood the log
 
 
-def _warn_of_16_bits(path: str, most: int) -> None:
+def _warn_of_16_bits(path: str, highest: int) -> None:
     if not _WARNED:
         _WARNED.append(path)
         text = "images with 16 bits are divided by 256; the first is %s, with values up to %d"
-        logger.warning(text, path, most)
+        logger.warning(text, path, highest)
 
 
 @contextmanager
 def _open(path: str) -> Iterator[Image.Image]:
-    """Open an image file; errors inside the context are those of :func:`_refusal`."""
+    """Open an image file; :func:`_reading_error` replaces the errors inside the context."""
     try:
         with Image.open(path, formats=_formats()) as image:
             yield image
     except Exception as error:  # Pillow's readers raise many kinds
-        raise _refusal(error, path) from error
+        raise _reading_error(error, path) from error
 
 
-def _refusal(error: Exception, path: str) -> Exception:
+def _reading_error(error: Exception, path: str) -> Exception:
     """Return the exception to raise for an error in reading an image."""
     if isinstance(error, (UnreadableImageError, MemoryError)):
         return error

@@ -37,19 +37,19 @@ IMAGE_FORMATS = ("BGR", "RGB", "L", "YUV-BT.601")
 class BoxMapper:
     """Dataset mapper for training that passes the boxes to the augmentations.
 
-    It gives boxes, and masks if asked. It differs from Detectron2's DatasetMapper in two ways. It
-    passes the boxes to the augmentations, which
-    :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs. And it drops an object if a crop
-    cuts off its centre, where Detectron2 keeps a sliver. The augmentations see crowds too, so that
-    all boxes decide about a crop, as published, but the instances have no crowds. A file may mix
-    polygons, RLE and empty masks.
+    It returns boxes, and optionally masks. It differs from Detectron2's DatasetMapper in two ways.
+    First, it passes the boxes to the augmentations, which
+    :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs. Second, it drops an object if a
+    crop cuts off its centre; Detectron2 keeps the part that remains. The augmentations also get the
+    boxes of crowds, so that a crop depends on all boxes, as published; the instances contain no
+    crowds. A file may mix polygons, RLE and empty masks.
 
     Args:
         augmentations: Detectron2 augmentations or transforms, in order.
         image_format: "RGB" or "BGR", as Detectron2's ``read_image`` takes it.
         min_side: drop objects and crowds with a smaller width or height in the file, in pixels,
             >= 0.
-        masks: whether to give masks; see :func:`transform_masks`.
+        masks: whether to return masks; see :func:`transform_masks`.
 
     Raises:
         ValueError: ``min_side`` is negative.
@@ -88,8 +88,8 @@ class BoxMapper:
         inputs = T.AugInput(image, boxes=boxes)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
-        # The transforms after a crop map the whole image onto the whole image. So testing the
-        # centres at the end is the same as testing them at the crop.
+        # The transforms after a crop map the whole image onto the whole image. Testing the centres
+        # at the end is therefore the same as testing them at the crop.
         keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
         keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
         objects = [annotation for annotation, is_kept in zip(objects, keep, strict=True) if is_kept]
@@ -162,8 +162,8 @@ def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
     """Return flat polygons in pixels of the augmented image."""
     usable = [p for p in segmentation or () if len(p) >= 6 and len(p) % 2 == 0]
     points = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in usable]
-    # Point by point: apply_polygons would cut them at a crop's edges and need shapely for it.
-    # Drawing a polygon cuts it anyway.
+    # Point by point: apply_polygons would clip polygons to a crop, which needs shapely. Drawing a
+    # polygon clips it anyway.
     return [transforms.apply_coords(polygon).reshape(-1) for polygon in points]
 
 
@@ -238,7 +238,7 @@ class ResizeAtLeastOnePixel(T.ResizeShortestEdge):
 
 
 class ImageMapper:
-    """Wrap a dataset mapper: read images by this project's rules, and treat unreadable ones.
+    """Wrap a dataset mapper: read images by this project's rules; skip or replace unreadable ones.
 
     The rules are those of :func:`ranking_det.data.images.read_upright`. They apply to mappers that
     read images by Detectron2's ``detection_utils.read_image``, such as Detectron2's DatasetMapper.
@@ -246,9 +246,9 @@ class ImageMapper:
 
     Args:
         mapper: a mapper. Its augmentations are replaced.
-        skipped: for training, gets the unreadable images, which are skipped. None to raise an error
-            for them.
-        blank: for evaluation: map a black image instead of an unreadable one, with the entry
+        skipped: for training, counts the unreadable images, which are skipped. None to raise an
+            error for them.
+        blank: for evaluation, map a black image instead of an unreadable one, with the entry
             ``unreadable``.
     """
 
@@ -275,7 +275,7 @@ class ImageMapper:
             dataset_dict: a dataset dict in Detectron2's format.
 
         Returns:
-            What the wrapped mapper returns. For an unreadable image: None to skip it, or a black
+            The result of the wrapped mapper. For an unreadable image: None to skip it, or a black
             image with ``unreadable``.
 
         Raises:
@@ -302,7 +302,7 @@ class ImageMapper:
             raise UserError(f"the image {path!r} cannot be read: {reason}") from error
 
     def try_blank(self) -> int | None:
-        """Map a black image with an object, so that values that no augmentation can use show.
+        """Map a black image with an object, to find wrong options of augmentations before a run.
 
         Returns:
             The number of channels of the mapped image; None for a mapper that is not Detectron2's

@@ -258,7 +258,7 @@ def measure(
     counts = np.array([len(image.boxes) for image in images])
     boxes = np.concatenate([image.boxes for image in images])
     sizes = box_sizes(boxes)
-    inputs = sizes * np.repeat(scales, counts)
+    input_sizes = sizes * np.repeat(scales, counts)
     sides = boxes[:, 2:] - boxes[:, :2]
     frequent = Counter(image.size for image in images).most_common(5)
     return DataStatistics(
@@ -271,12 +271,13 @@ def measure(
         image_sizes=[(*size, count) for size, count in frequent],
         objects_per_image=distribution(counts, COUNTS, whole=True),
         sizes=distribution(sizes, SIZES),
-        input_sizes=distribution(inputs, SIZES),
+        input_sizes=distribution(input_sizes, SIZES),
         coco_sizes=[part.count for part in histogram(sizes, COCO_SIZES)],
-        input_coco_sizes=[part.count for part in histogram(inputs, COCO_SIZES)],
+        input_coco_sizes=[part.count for part in histogram(input_sizes, COCO_SIZES)],
         aspect_ratios=distribution(sides[:, 0] / sides[:, 1], ASPECT_RATIOS),
         tiny={
-            scale: float((inputs * scale < TINY).sum() / max(len(inputs), 1)) for scale in SCALES
+            scale: float((input_sizes * scale < TINY).sum() / max(len(input_sizes), 1))
+            for scale in SCALES
         },
         crowding=Crowding(*np.sum([_overlaps(image) for image in images], axis=0).tolist()),
     )
@@ -306,11 +307,11 @@ def _overlaps(image: ImageObjects) -> np.ndarray:
         shared = sides.clip(min=0).prod(axis=2)
         ious = shared / (areas[rows, None] + areas - shared)
         order = np.arange(len(boxes)) - np.arange(len(boxes))[rows, None]
-        near = (ious > OVERLAPPING) & (order != 0)
+        overlapping = (ious > OVERLAPPING) & (order != 0)
         same = classes[rows, None] == classes
         counts += [
-            (near & same).any(axis=1).sum(),
-            (near & ~same).any(axis=1).sum(),
+            (overlapping & same).any(axis=1).sum(),
+            (overlapping & ~same).any(axis=1).sum(),
             ((order > 0) & same & (ious > TWICE)).sum(),
         ]
     return counts

@@ -78,7 +78,7 @@ class OwnDataPlan:
     is_written: bool = False
 
     def hold(self) -> None:
-        """Give the content to the reader of annotation files, which then reads no files for it."""
+        """Pass the content to the reader of annotation files, so it need not read the files."""
         for name, side in (("train", self.train), ("val", self.val)):
             if side is not None:
                 text = side.json_file if side.is_source else f"{side.image_root}: {name} images"
@@ -134,7 +134,7 @@ def plan_own_data(
     earlier conversion in ``output_dir`` is read instead if its sources have not changed.
 
     Args:
-        train: the folder or file of the training images; None for none.
+        train: the folder or file of the training images; None to plan only validation images.
         val: the folder or file of the validation images; None for those of ``train``.
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.
@@ -161,7 +161,7 @@ def plan_own_data(
         return written
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     if any(map(_reads_outside, sources.values())):
-        stamp = ""  # it does not cover files elsewhere, so the conversion is made each time
+        stamp = ""  # the stamp does not cover files elsewhere, so they are converted each time
     plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
     if (folder / CONVERSION).exists():
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
@@ -188,19 +188,19 @@ def _choose_splits(
     sides = {}
     if train is not None:
         source = sources[train]
-        split = _first(source, ("train", "trainval", ALL), "training")
+        split = _first_split(source, ("train", "trainval", ALL), "training")
         sides["train"] = source, split
         if val is None and split == "train" and "val" in source.splits:
             sides["val"] = source, "val"
     if val is not None:
-        sides["val"] = sources[val], _first(sources[val], ("val", "test", ALL), "validation")
+        sides["val"] = sources[val], _first_split(sources[val], ("val", "test", ALL), "validation")
         if train == val and sides["train"] == sides["val"]:
             raise UserError(f"{val}: the same images for training and validation")
     return sides
 
 
-def _first(source: Source, splits: Sequence[str], kind: str) -> str:
-    """Return the first of the splits that a source has; for validation also its only one."""
+def _first_split(source: Source, splits: Sequence[str], kind: str) -> str:
+    """Return the first of the splits that a source has; for validation, its only split will do."""
     available = source.splits
     if len(available) == 1 and kind == "validation":
         return next(iter(available))
@@ -212,7 +212,7 @@ def _first(source: Source, splits: Sequence[str], kind: str) -> str:
 
 
 def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
-    """Give VIA regions without a class that of the other side, if it has only one class."""
+    """Give VIA regions without a class the class of the other side, if it has only one."""
     if len(sides) < 2 or sides["train"][0] is sides["val"][0]:
         return
     pair = [sides[name][0] for name in ("train", "val")]

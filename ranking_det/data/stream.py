@@ -3,7 +3,7 @@
 A seed and a position determine every sample, including its order and its augmentation. Position p
 of the stream is sample p mod S of epoch p div S, for S images that are shuffled in each epoch.
 Iteration i with B images takes the positions i B to i B + B - 1, for any number of processes and
-data loading workers. So a run that resumes at an iteration sees the same samples as an
+data loading workers. A run that resumes at an iteration therefore sees the same samples as an
 uninterrupted run.
 """
 

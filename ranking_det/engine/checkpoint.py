@@ -162,7 +162,7 @@ class Checkpoint(NamedTuple):
         return int(self.content["iteration"]) + 1
 
     def release(self) -> None:
-        """Drop weights and states, and so the file if it has been deleted in the meantime."""
+        """Drop weights and states, which also frees the disk space of a file that was deleted."""
         for key in ("model", "trainer"):
             self.content.pop(key, None)
 
@@ -401,7 +401,7 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
     ``whole``: a new run starts with fresh state.
 
     Args:
-        model: gets the weights; not distributed.
+        model: the model to load into, not distributed.
         weights: a checkpoint, or the path to read it from (see :func:`read_checkpoint`); "" to
             leave the model as it was initialised.
         whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
@@ -418,7 +418,7 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
     criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
     memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     try:
-        # Detectron2 changes what it gets.
+        # Detectron2 modifies the dict that it receives.
         state = {**content, "model": copy.copy(content["model"])}
         misfits = RunCheckpointer(model, extras={})._load_model(state)
     except UNREADABLE as error:

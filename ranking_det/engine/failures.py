@@ -1,6 +1,6 @@
 """Turn failures in the middle of a run into one line: a killed process, a full disk, a lost folder.
 
-Such a failure needs no traceback. The line names what failed, by what cause, and how to continue.
+Such a failure needs no traceback. The line says what failed, why, and how to continue.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run_failure(
         advice: returns how to continue.
 
     Returns:
-        The error; None if the failure is another one.
+        The error; None for any other failure.
     """
     for folder in filter(None, folders):
         failure = output_failure(error, folder, advice())

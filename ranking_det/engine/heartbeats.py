@@ -1,9 +1,9 @@
-"""Heartbeats between the processes of a run: a process that hangs or is lost gets noticed.
+"""Heartbeats between the processes of a run, to detect a process that hangs or is lost.
 
 A collective operation waits for a process that is stopped or whose machine is lost. On GPUs it does
 not say for which one. Therefore each process writes a number to the store of the process group
 every few seconds, in a thread, and reads those of the others. A process that only computes for a
-long time, such as the main process in an evaluation, goes on writing.
+long time, such as the main process in an evaluation, keeps writing.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def heartbeats(
     """Write heartbeats, and watch those of the other processes, within the context.
 
     The time-out counts heartbeats of this process, not seconds. Processes that are all stopped, as
-    a scheduler may do it, can therefore go on together.
+    may happen under a scheduler, can therefore continue together.
 
     Args:
         address: host and port of the TCPStore.
-        rank: of this process.
+        rank: the rank of this process.
         world: the number of processes.
         timeout: the time in seconds after which a silent process counts as lost.
         fail: called in a thread with the names of the lost processes. It must end the process,
@@ -84,7 +84,7 @@ def heartbeats(
     finally:
         ended.set()
         thread.join()
-        # This process may end before the others, which must not miss it. Or it is the last one.
+        # The others must not count this process as lost. The last process may find no store.
         with suppress(DistError):
             store.set(_key(rank), END)
 

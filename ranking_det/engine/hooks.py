@@ -69,7 +69,7 @@ class TrainingGuard(HookBase):
     loss, in training.
 
     Args:
-        request: is agreed on by all workers in each step, as part of the same reduction.
+        request: a request for a checkpoint; the same reduction makes all workers agree on it.
         num_classes: K; None if it is not known.
     """
 
@@ -112,7 +112,7 @@ class TrainingGuard(HookBase):
         totals = torch.stack([faulty, *counts])
         if comm.get_world_size() > 1:
             distributed.all_reduce(totals)
-        # The only GPU synchronisation of a step:
+        # The only GPU synchronization of a step:
         num_faulty, num_requests, positives, objects = totals.tolist()
         request.agreed = num_requests > 0
         images = [image_name(inputs) for inputs in batch]

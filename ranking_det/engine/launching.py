@@ -44,7 +44,7 @@ def start(work: Work, command: Command, *, output_dir: str = "") -> int:
         work: takes the command and returns an exit status.
         command: says how many processes to start and where. Torchrun has its own flags for this;
             under torchrun the flags of the command are ignored.
-        output_dir: the output folder of a training run, for the advice how to continue it.
+        output_dir: the output folder of a training run, for the advice on how to continue it.
 
     Returns:
         0, or the exit status of a process that failed.
@@ -229,7 +229,7 @@ def _work_as_child(local_rank: int, url: str, work: Work, command: Command, fail
 
 
 class _Shared:
-    """What this process shares with the other processes of the run."""
+    """The store, address and queue by which this process communicates with the others."""
 
     store: Store | None = None
     address: tuple[str, int] | None = None

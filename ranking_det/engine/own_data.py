@@ -112,7 +112,7 @@ def take_own_data(
     """Check the files that the command line names, register them, and set them in the config.
 
     Args:
-        config: gets the data sets and the number of classes.
+        config: the config, in which the data sets and the number of classes are set.
         command: names the files. They are not read again if it already has their summaries.
         sources: the conversion that makes the files; None without one.
 
@@ -169,7 +169,7 @@ def register_own_data(
     """Register the user's files, with the classes of the training file or of a checkpoint.
 
     Args:
-        config: gets the number of classes.
+        config: the config, in which the number of classes is set.
         command: names the image folders.
         data: the summaries of the files.
         class_names: the classes of a checkpoint; None for those of the training file, or of the

@@ -70,7 +70,7 @@ class Plan:
             state after its initialisation.
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
-        sources: the conversion of the user's data, which :meth:`write_data` writes; None for none.
+        sources: the conversion of the user's data, for :meth:`write_data`; None without one.
         training_data: facts about the training set for checkpoints, such as the number of images.
     """
 
@@ -131,7 +131,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
             same checks once, uses no GPU, leaves the model on the CPU, and does not seed.
 
     Raises:
-        UserError: any error of the user that can be detected before a file is written.
+        UserError: any user error that can be detected before a file is written.
     """
     set_max_pixels(command.max_pixels)
     path = command.config_file
@@ -212,7 +212,7 @@ def _check_apart(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is a folder of the user's data or of their JSON file."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
     for flag in ("train", "val", "train_json", "val_json", "train_images", "val_images"):
-        # Unlike Path.resolve, it takes links that lead in a circle.
+        # Unlike Path.resolve, realpath accepts links that lead in a circle.
         path = os.path.realpath(vars(command)[flag] or "/")
         folder = os.path.dirname(path) if os.path.isfile(path) else path
         if output_dir and folder == os.path.realpath(output_dir):
@@ -290,7 +290,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
 
 
 def _check_tensors(model: nn.Module) -> None:
-    """Raise UserError for a weight without entries, a flat anchor or a wrong mean of the pixels."""
+    """Raise UserError for a weight without entries, a flat anchor or wrong pixel statistics."""
     for name, weight in model.named_parameters():
         if not weight.numel():
             shape = tuple(weight.shape)

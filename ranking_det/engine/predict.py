@@ -52,7 +52,7 @@ def predict_images(
         model: a detector in Detectron2's input and output formats, on its device.
         images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``; see
             :func:`find_images`.
-        output_dir: gets a drawn ``STEM.jpg`` per image, and ``predictions.json`` with ``images``,
+        output_dir: folder for a ``STEM.jpg`` per image and ``predictions.json`` with ``images``,
             ``categories`` and ``annotations``. Annotations have a ``score``; their boxes are in
             pixels of the image after its EXIF rotation. The folder must not be one of the input
             images.
@@ -150,7 +150,7 @@ def find_images(images: Sequence[str]) -> list[str]:
             entries = [os.path.join(item, name) for name in os.listdir(item)]
             paths, fault = _only_images(entries, skipped), "has no image"
         elif os.path.exists(item) or not glob.has_magic(item):
-            # Reading a pipe could wait for ever, and a device could have no end.
+            # Reading a pipe could wait forever, and a device may be endless.
             paths = [item] * os.path.isfile(item)
             fault = "is not a file" if os.path.exists(item) else "does not exist"
         else:

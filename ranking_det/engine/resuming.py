@@ -23,7 +23,7 @@ from ranking_det.user_errors import UserError, listed, reason_of, show
 logger = logging.getLogger(__name__)
 
 SHOWN = 20
-"""The log lists so many differences between the configs of two runs, and counts the others."""
+"""Maximum number of differences between two configs that the log lists; it counts the others."""
 
 SOLVER = ("BASE_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "BIAS_LR_FACTOR")
 """Beginnings of the keys under SOLVER whose values are in the state of the optimizer."""
@@ -39,7 +39,7 @@ def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
     """Return the name of the class of an optimizer, with or without gradient clipping.
 
     Args:
-        optimizer: any; Detectron2 makes a class of its own for gradient clipping.
+        optimizer: any optimizer; for gradient clipping, Detectron2 derives a class from its class.
     """
     return type(optimizer).__name__.removesuffix("WithGradientClip")
 
@@ -56,7 +56,7 @@ def check_states(
 
     Args:
         checkpoint: the checkpoint to resume.
-        optimizer: an optimizer of the model, not that of the run: it gets the state.
+        optimizer: an optimizer of the model, not the one of the run, because it loads the state.
         scheduler: a scheduler of this optimizer.
         key: the config key of the weights to start from, for the message.
         scales: whether the run scales the loss, as it does in float16.

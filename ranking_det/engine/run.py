@@ -117,7 +117,7 @@ def run(command: Command) -> str:
         The folder with the results.
 
     Raises:
-        UserError: the user made an error.
+        UserError: the command, the config or a file is wrong.
         RunError: a loss became NaN or infinite, or a process was killed.
     """
     plan = make_plan(command)
@@ -252,7 +252,7 @@ def preview(plan: Plan) -> str:
 
     Raises:
         UserError: the checkpoint does not fit the model, the data are missing or faulty, or there
-            are fewer images than shall be drawn.
+            are fewer images than requested.
     """
     setup_logger(name="ranking_det")
     config, num_images = plan.config, plan.command.preview or 0
@@ -272,7 +272,7 @@ def preview(plan: Plan) -> str:
 
 
 def _check_preview(plan: Plan, num_images: int) -> None:
-    """Raise UserError if the training set has fewer images than the preview shall draw."""
+    """Raise UserError if the training set has fewer images than the preview should draw."""
     if plan.data.train is not None:
         available = plan.data.train.num_images
     else:

@@ -72,7 +72,7 @@ def check_number(key: str, name: str, value: Any) -> None:
         value: the value; None for a key that the config does not have.
 
     Raises:
-        UserError: not a number, NaN, or out of range.
+        UserError: the value is not a number, is NaN, or is out of range.
     """
     if value is None:
         return
@@ -99,7 +99,7 @@ def check_freeze_at(key: str, value: Any) -> None:
 
 
 def check_size(key: str, value: Any) -> None:
-    """Check that an integer fits into 64 bits, as torch and numpy need it.
+    """Check that an integer fits into 64 bits, which torch and numpy need.
 
     Args:
         key: the key of the value as the user writes it, for the message.
@@ -128,7 +128,7 @@ def check_output_dir(path: str | None, key: str) -> None:
     if "://" in path:
         raise UserError(f"{key}: expected a folder of this machine, got {path!r}")
     folder = Path(path).absolute()
-    # A broken link or a loop of links is there, but is no folder, and none can be created.
+    # A broken link or a loop of links exists, but it is not a folder and blocks a new one.
     while not os.path.lexists(folder):
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
@@ -237,7 +237,7 @@ def check_batch(batch: int, device: str, world: int, keys: tuple[str, str]) -> N
 
 
 def check_batch_norm(model: nn.Module, inputs: dict[str, Any], key: str) -> None:
-    """Check that batch normalization gets more than one value per channel from a batch of an image.
+    """Check that batch normalization gets more than one value per channel from a single image.
 
     The model runs on torch's meta device, where nothing is computed, as far as it can.
 
@@ -254,7 +254,7 @@ def check_batch_norm(model: nn.Module, inputs: dict[str, Any], key: str) -> None
     try:
         with torch.no_grad():
             torch.func.functional_call(model, on_meta, ([inputs],))
-    except Exception as error:  # the assigner, at the latest, needs numbers
+    except Exception as error:  # the assigner, at the latest, needs actual values
         if ONE_VALUE in str(error):
             height, width = inputs["image"].shape[-2:]
             raise UserError(

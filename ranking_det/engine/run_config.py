@@ -86,7 +86,7 @@ def named_refusals(where: str, node: Any = None) -> Iterator[None]:
 
     Args:
         where: the config key of the node that is built, for the message.
-        node: the node, which names the key of a value that is missing in a table.
+        node: the node, in which the message looks up the key of the value that is unknown.
 
     Raises:
         UserError: the callable of the node cannot be imported or rejects its arguments.
@@ -194,7 +194,7 @@ class RunConfig:
             name: the name of the new data set.
 
         Raises:
-            UserError: the loader does not have the usual form.
+            UserError: the loader has no ``dataset`` with names.
         """
         if self.yaml is None and not self.names(split):
             raise UserError(f"dataloader.{split}: expected a loader with dataset.names, got none")
@@ -291,7 +291,7 @@ class RunConfig:
             return interface_of(model).augment_inference(**options)
 
     def records(self) -> Records | None:
-        """Load the training set; return None if the loader does not have the usual form."""
+        """Load the training set; return None if the loader has no ``dataset`` with names."""
         if not self.names("train"):
             return None
         return list(self._build(self.nodes.dataloader.train.dataset, "dataloader.train.dataset"))
@@ -318,7 +318,7 @@ class RunConfig:
         Args:
             records: the training set, as :meth:`records` returns it.
             start_iter: the first iteration; ignored if the loader cannot start at an iteration.
-            skipped: gets the unreadable images, which are skipped. Without it, they are an error,
+            skipped: counts the unreadable images, which are skipped. Without it, they are an error,
                 as they are for loaders of a custom config.
         """
         target = target_of(self.nodes.dataloader.train)
@@ -400,7 +400,7 @@ class RunConfig:
             self.evaluator(name)
 
     def check_parts(self, model: nn.Module, *, trains: bool) -> None:
-        """Build what a run needs besides the model and the data, so that errors show in the plan.
+        """Build loaders, optimizer and schedule, so that their errors show in the plan.
 
         Random number generators keep their states.
 
@@ -530,8 +530,8 @@ class RunConfig:
 
 
 def _factors(scheduler: Any, max_iter: int) -> list[Any]:
-    """Return what a new learning-rate scheduler gives at six moments of the run."""
-    # The last is that after the last step, which is computed but not used.
+    """Return the learning-rate factors of a new scheduler at six iterations of the run."""
+    # The last factor, after the last step, is computed but not used.
     steps = [*(int(share * max_iter) for share in (0.0, 0.25, 0.5, 0.75)), max_iter - 1, max_iter]
     if isinstance(scheduler, ParamScheduler):
         return [scheduler(step / max_iter) for step in steps]

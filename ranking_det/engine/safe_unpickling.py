@@ -121,7 +121,7 @@ def read_arrays(path: str) -> Any:
     """Read a pickle of dicts, lists, plain values and numpy arrays.
 
     Args:
-        path: a local file with pickle protocol 4 or lower, as all files of the model zoo have it.
+        path: a local file with pickle protocol 4 or lower, like all files of the model zoo.
             Protocol 5 builds arrays with other functions, which are refused.
 
     Raises:

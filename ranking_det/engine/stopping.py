@@ -100,7 +100,7 @@ class CheckpointRequest:
 class CheckpointAndStop(HookBase):
     """Write a checkpoint and stop the run if this is requested.
 
-    Register the hook on all workers, after those of other checkpoints and of the metrics.
+    Register the hook on all workers, after the hooks of other checkpoints and of the metrics.
 
     Args:
         request: the request; the :class:`TrainingGuard` of the trainer sets its ``agreed``.

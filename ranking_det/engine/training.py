@@ -58,7 +58,7 @@ def train_model(
 ) -> None:
     """Train the model of a plan, from the start or resumed.
 
-    A new run puts an earlier one in the output folder aside. If a run was stopped after its last
+    A new run moves an earlier one to ``earlier_run/``. If a run was stopped after its last
     step, resuming it writes the final checkpoint and evaluates it.
 
     Args:
@@ -224,7 +224,7 @@ def without_tracebacks(plan: Plan) -> Iterator[None]:
 
 
 def _save_extras(plan: Plan, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Write config.yaml and classes.json; return both, and more, for the extras of checkpoints."""
+    """Write config.yaml and classes.json; return the extras of checkpoints, which contain both."""
     config = plan.config
     names, ids = config.class_names()
     folder = Path(config.train.output_dir)

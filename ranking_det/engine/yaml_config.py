@@ -118,9 +118,9 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
     add_ranking_config(cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     pairs = split_overrides(overrides)
-    place = f"{path}: "  # of an error; overrides have no file
+    place = f"{path}: "  # the start of error messages; overrides have no file
     try:
-        with no_log():  # of a file without VERSION
+        with no_log():  # Detectron2 logs a warning for a file without VERSION
             cfg.merge_from_file(path, allow_unsafe=False)
         if not trust:
             _check_calls(cfg, path)
@@ -173,7 +173,7 @@ def translate(cfg: CfgNode) -> DictConfig:
     }
     values = {
         "dataloader.evaluator.dataset_name": "???",
-        # None is the default of the rules: 100 for COCO, even if the model keeps fewer; 300 for
+        # None is the evaluation default: 100 for COCO, even if the model keeps fewer; 300 for
         # LVIS.
         "dataloader.evaluator.max_dets_per_image": max_dets if max_dets > 100 else None,
         "optimizer.params.model": None,
@@ -252,7 +252,7 @@ def _check_numbers(cfg: CfgNode) -> None:
 
 
 def _check_repeats(cfg: CfgNode) -> None:
-    """Raise UserError unless images of rare classes can be repeated, if the sampler is for that."""
+    """Raise UserError if the sampler is RepeatFactorTrainingSampler and its options are wrong."""
     if not _repeats(cfg):
         return
     loading = cfg.DATALOADER
@@ -321,7 +321,7 @@ def _entry(cfg: CfgNode, parts: Sequence[str]) -> Any:
 
 
 def _unknown_key(cfg: CfgNode, message: str) -> str:
-    """Turn a message of yacs about an unknown key into ours, with a suggestion."""
+    """Turn yacs's message about an unknown key into this project's, with a suggestion."""
     match = re.search(r"[Nn]on-existent (?:config )?key: ([\w.]+)", message)
     if not match:
         return " ".join(message.split())
@@ -336,7 +336,7 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
 
 
 def _train_records(cfg: CfgNode, *, names: list[str], filter_empty: bool) -> list[dict[str, Any]]:
-    """Load the training set; repeat images of rare classes if the sampler is for that."""
+    """Load the training set; with RepeatFactorTrainingSampler, repeat images of rare classes."""
     records: list[dict[str, Any]] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
     return repeat_rare(records, cfg.DATALOADER.REPEAT_THRESHOLD) if _repeats(cfg) else records
 
@@ -371,7 +371,7 @@ def _train_loader(
     # The records are already repeated; Detectron2's sampler would repeat them again.
     arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
     mapped = MappedRecords(RecordList(dataset), mapper)
-    # Without a mapper, Detectron2 would take its own.
+    # Without a mapper, Detectron2 would build its default mapper.
     return build_detection_train_loader(cfg, dataset=mapped, mapper=_keep, **arguments)
 
 

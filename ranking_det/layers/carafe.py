@@ -143,9 +143,9 @@ class CARAFE(nn.Module):
 class _Reassembly(torch.autograd.Function):
     """Reassemble a few rows at a time, and compute their windows again in the backward pass.
 
-    The windows of all rows would take k^2 times the memory of the features. On a CPU (256 channels
-    to 200 x 336) autograd through an unfold takes 6 times as long and 13 times the memory; autograd
-    through 25 shifted products takes 6 times as long.
+    The windows of all rows would take k^2 times the memory of the features. On a CPU (256 channels,
+    upsampled to 200 x 336) autograd through an unfold takes 6 times as long and 13 times the
+    memory; autograd through 25 shifted products takes 6 times as long.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Deformable convolution v2 in place of the 3x3 convolutions of a network (X. Zhu, CVPR 2019).
+"""Deformable convolution v2 (X. Zhu et al., CVPR 2019) for the 3x3 convolutions of a network.
 
 A second convolution predicts, for each output pixel and each of the 9 positions of the kernel, an
 offset of the sampling point and a factor (the modulation mask). The convolution itself is
@@ -30,7 +30,7 @@ class DeformableConv2d(nn.Module):
 
     The offset layer starts at zero: no offsets, and a mask of 0.5, so the output is half that of
     the plain convolution, as published. It is the parent's submodule, not this module's, because
-    Detectron2's checkpoints have it there (``conv2_offset`` beside ``conv2``).
+    Detectron2's checkpoints have it there (``conv2_offset`` next to ``conv2``).
 
     Args:
         conv: a 3x3 convolution with zero padding. Its weight and bias are used, as are the ``norm``
@@ -55,11 +55,11 @@ class DeformableConv2d(nn.Module):
         """Convolve features at the predicted sampling points, with zeros outside the map.
 
         Args:
-            features: (N, C, H, W) float. Lower precision is computed in float32: the offsets need
-                it, since bfloat16 has only half pixels from 64 on.
+            features: (N, C, H, W) float. Features in half precision are sampled in float32, because
+                bfloat16 rounds positions of 64 px or more to half pixels.
 
         Returns:
-            (N, C', H', W'), as the plain convolution's shape, of the features' dtype.
+            (N, C', H', W'), the shape that the plain convolution returns, of the features' dtype.
         """
         (offset_layer,) = self._offset_layer
         predicted = offset_layer(features)

@@ -146,8 +146,8 @@ class SoftNMS(nn.Module):
                 factor = torch.exp(-iou.square() / self.sigma)
             remaining = torch.where(classes == classes[best], remaining * factor, remaining)
             remaining[best] = 0.0
-        high = lowered > self.min_score
-        return Survivors(picks[high], lowered[high], boxes[picks[high]])
+        is_kept = lowered > self.min_score
+        return Survivors(picks[is_kept], lowered[is_kept], boxes[picks[is_kept]])
 
 
 class ScoreVoting(nn.Module):
@@ -205,8 +205,8 @@ class ScoreVoting(nn.Module):
             iou = box_iou(boxes[rows, None], boxes)  # (rows, n)
             weight = scores * torch.exp(-(1 - iou).square() / self.sigma)
             # This also drops the NaN of non-finite boxes.
-            counts = (iou > self.min_iou) & (classes[rows, None] == classes)
-            weight = torch.where(counts, weight, 0.0)
+            votes = (iou > self.min_iou) & (classes[rows, None] == classes)
+            weight = torch.where(votes, weight, 0.0)
             # A mean of shifts is exact if all boxes are equal. Without any weight (an empty box has
             # IoU 0 with itself) the box does not move.
             shift = torch.where(weight[..., None] > 0, boxes - boxes[rows, None], 0.0)

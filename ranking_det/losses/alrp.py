@@ -86,7 +86,7 @@ def alrp_loss(
             rank = 1 + positives_above + false_positives
             share = (errors_above + false_positives) / rank
             share = share.masked_fill_(false_positives <= constants.ALRP_EPSILON, 0) / count
-            # Shared in proportion to H. Where this is 0 / 0, the share is 0 too.
+            # The negatives share it in proportion to H. Where this is 0 / 0, the weight is 0.
             weights = (share / false_positives).masked_fill_(share == 0, 0)
             logit_gradient = sums.gradient(weights, -share)
             error_gradient = inverse_ranks_below(ranked.scores, rank, 0.0) / count
@@ -116,5 +116,6 @@ def inverse_ranks_below(scores: Tensor, rank: Tensor, delta: float) -> Tensor:
     Returns:
         (P,) float64.
     """
-    # Mirrored: over_steps sums over the logits above each one, and this sums over those below.
+    # over_steps sums over the logits above each logit. With the signs reversed, these are the
+    # logits below it.
     return Ramps(-scores, delta).over_steps(1 / rank)

@@ -84,13 +84,13 @@ def ap_loss(
         ranked = gather_ranked_logits(logits, positives, [], group, max_negatives)
         if ranked is not None:
             sums = IntervalSums(ranked, delta) if distance == "step" else SigmoidSums(ranked, lam)
-            others = sums.over_other_positives(torch.ones_like(ranked.scores))
-            constant = self_count + others + sums.false_positives
+            positives_above = sums.over_other_positives(torch.ones_like(ranked.scores))
+            constant = self_count + positives_above + sums.false_positives
             if balance == "negatives":
                 constant = _count_above(ranked, margin).clamp_min_(1)
             error = sums.false_positives / constant
             lowest = _lowest_error_below(ranked.scores, error) if interpolated else error
-            # Where interpolation lowers the error, the negatives share it in the same proportions.
+            # Interpolation lowers the error; each negative keeps its proportion of it.
             weights = (lowest / error).masked_fill_(error == 0, 0) / constant / len(error)
             gradient = sums.gradient(weights, -lowest / len(error))
             value = lowest.mean()
@@ -102,8 +102,9 @@ def ap_loss(
 
 def _count_above(ranked: RankedLogits, margin: float) -> Tensor:
     """Count the negatives n with s_n > s_i - margin, for every positive i."""
-    above = torch.nextafter(ranked.scores - margin, torch.full_like(ranked.scores, torch.inf))
-    return IntervalSums(ranked._replace(scores=above), delta=0.0).false_positives
+    # The hard step counts logits equal to the threshold, too; the next larger number excludes them.
+    threshold = torch.nextafter(ranked.scores - margin, torch.full_like(ranked.scores, torch.inf))
+    return IntervalSums(ranked._replace(scores=threshold), delta=0.0).false_positives
 
 
 def _lowest_error_below(scores: Tensor, error: Tensor) -> Tensor:

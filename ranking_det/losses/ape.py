@@ -99,8 +99,9 @@ def _between_positives(
     """Sum over the pairs of positives: for each positive u, over the positives v, (P,) each.
 
     Yields:
-        1 / BC_u, or 0 where A_u is empty. The number of positives v in A_u. The sum of
-        softplus(lam d_vu) over these v. The sum of sigmoid(lam d_vu) over the v with a gradient.
+        Four tensors: 1 / BC_u, or 0 where A_u is empty; the number of positives v in A_u; the sum
+        of softplus(lam d_vu) over these v; the sum of sigmoid(lam d_vu) over those of these v that
+        have a gradient.
     """
     (quality,), blocks = ranked.columns, []
     for rows in sums.row_blocks():
@@ -110,7 +111,7 @@ def _between_positives(
         if not count_self:
             pairs.sigmoid.diagonal(rows.start).zero_()
         constant = sums.false_positives[rows] + pairs.sigmoid.sum(1)
-        # Without u itself the constant may underflow, and then its numerator does too.
+        # Without u itself the constant may underflow. The sum that it divides then underflows, too.
         share = (1 / constant.clamp_min(constants.APE_LEAST[sums.dtype])).masked_fill_(
             sums.visible[rows] + visible == 0, 0
         )

@@ -62,7 +62,7 @@ def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _widen(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Check both and return them as (Q, h w) in float32 or better."""
+    """Check logits and masks, and flatten each mask: (Q, h w), in float32 or better."""
     check_masks(logits, masks)
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).flatten(1), masks.to(wide).flatten(1)

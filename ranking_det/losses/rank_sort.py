@@ -94,9 +94,10 @@ def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
     true_rank, error = sums.over_positives(torch.stack([torch.ones_like(quality), 1 - quality]))
     rank = true_rank + sums.false_positives
     ranking = sums.false_positives / rank
-    silent = sums.false_positives <= constants.RANK_SORT_EPSILON
+    has_no_gradient = sums.false_positives <= constants.RANK_SORT_EPSILON
     dense = sums.gradient(
-        (1 / rank).masked_fill(silent, 0) / count, -ranking.masked_fill(silent, 0) / count
+        (1 / rank).masked_fill(has_no_gradient, 0) / count,
+        -ranking.masked_fill(has_no_gradient, 0) / count,
     )
     sorting, received = _sorting(ranked.scores, quality, true_rank, error, delta)
     sparse = ((received - sorting) / count)[ranked.local]
@@ -109,11 +110,11 @@ def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
 def _sorting(
     scores: Tensor, quality: Tensor, true_rank: Tensor, error: Tensor, delta: float
 ) -> tuple[Tensor, Tensor]:
-    """Compute the sorting error of each positive, and the share of others' errors it receives.
+    """Compute each positive's sorting error, and what it receives of other positives' errors.
 
-    The error of i is shared by the positives above it that have a strictly lower quality. Pairs are
-    visited in blocks of rows i. The positives are in descending order of quality, so a block can
-    skip the columns before it.
+    The *misranked* positives of i are above i and have a strictly lower quality; they share the
+    error of i. Pairs are visited in blocks of rows i. The positives are in descending order of
+    quality, so a block can skip the columns before it.
     """
     order = torch.argsort(quality, descending=True)
     # Equal qualities have equal positions. Integers are faster to compare.
@@ -125,13 +126,17 @@ def _sorting(
     rows = max(1, constants.PAIRS // len(order))
     for start in range(0, len(order), rows):
         block = slice(start, start + rows)
-        blamed = step(scores[None, start:] - scores[block, None], delta)
-        blamed.masked_fill_(position[None, start:] >= position[block, None], 0)
-        mass, wrong = (blamed @ terms[start:]).unbind(1)
+        misranked = step(scores[None, start:] - scores[block, None], delta)
+        misranked.masked_fill_(position[None, start:] >= position[block, None], 0)
+        misranked_rank, misranked_error = (misranked @ terms[start:]).unbind(1)
         # l_S - l_S* over a common denominator, because both are far larger than their difference.
-        best_rank, best_error = true_rank[block] - mass, error[block] - wrong
-        sorting[block] = (wrong * best_rank - best_error * mass) / (true_rank[block] * best_rank)
-        share = (sorting[block] / mass).masked_fill_(mass <= constants.RANK_SORT_EPSILON, 0)
-        received[start:] += share @ blamed
+        best_rank, best_error = true_rank[block] - misranked_rank, error[block] - misranked_error
+        sorting[block] = (misranked_error * best_rank - best_error * misranked_rank) / (
+            true_rank[block] * best_rank
+        )
+        share = (sorting[block] / misranked_rank).masked_fill_(
+            misranked_rank <= constants.RANK_SORT_EPSILON, 0
+        )
+        received[start:] += share @ misranked
     back = torch.argsort(order)
     return sorting[back], received[back]

@@ -32,8 +32,8 @@ def global_ranking_loss(
     """Rank every foreground sample above every background sample.
 
     The loss is the sum over all pairs of z l(f_n - f_p), where the weight z is l divided by the sum
-    of l over all pairs, without gradient (eq. 2 and 3). So the worst-ranked pairs weigh most. It
-    takes O(P + N) time for "exp", otherwise O(P N) time in blocks of bounded memory.
+    of l over all pairs, without gradient (eq. 2 and 3). The worst-ranked pairs therefore have the
+    largest weights. O(P + N) time for "exp", otherwise O(P N) time in blocks of bounded memory.
 
     Args:
         foreground: (P,) float, f of each positive in its own class.
@@ -198,9 +198,9 @@ def iou_guided_ranking_loss(
         pairs = (size * (size - 1) // 2).to(dtype)
         weights = (1 / pairs).masked_fill_(pairs == 0, 0)
         if reduction == "mean":
-            heads = (first == torch.arange(len(f), device=f.device)) & (weights > 0)
+            starts = (first == torch.arange(len(f), device=f.device)) & (weights > 0)
             image = torch.zeros_like(groups) if image is None else image[order]
-            counts = f.new_zeros(num_images).index_add_(0, image, heads.to(dtype))
+            counts = f.new_zeros(num_images).index_add_(0, image, starts.to(dtype))
             weights = weights / counts[image].clamp_min(1)
         value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
         back = torch.argsort(order)
@@ -295,9 +295,10 @@ def _rank_pairs(
 def _rank_mined(
     high: Tensor, group: Tensor, low: Tensor, max_positives: int, ranking: _Ranking
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mine negatives, rank, and return the summed value and both gradients, (P,) and (G, N).
+    """Mine negatives and rank the positives above them, for G rankings.
 
-    ``max_positives`` is the number of positives of the largest ranking.
+    ``max_positives`` is the number of positives of the largest ranking. Returns the sum of the
+    values, and the gradients (P,) with respect to ``high`` and (G, N) with respect to ``low``.
     """
     if ranking.negatives == "group":
         bins = bin_negatives(low, ranking.groups)
@@ -324,15 +325,18 @@ def _visit_pairs(
     alpha: float,
     iou_gradient: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare each positive with its group, the positives from ``first`` to ``last`` - 1."""
+    """Compute the IoU-guided loss, the gradient at f and the gradient at s, in blocks of pairs.
+
+    Each positive is compared with its group, the positives from ``first`` to ``last`` - 1.
+    """
     value, at_f, at_s = f.new_zeros(()), torch.zeros_like(f), torch.zeros_like(s)
     # The only synchronization of host and device.
     largest = int((last - first).max())
     for rows in blocks(len(f), largest, constants.PAIRS):
-        others = first[rows, None] + torch.arange(largest, device=f.device)
-        outside = others >= last[rows, None]
-        others.clamp_(max=len(f) - 1)
-        df, ds = f[rows, None] - f[others], s[rows, None] - s[others]
+        columns = first[rows, None] + torch.arange(largest, device=f.device)
+        outside = columns >= last[rows, None]
+        columns.clamp_(max=len(f) - 1)
+        df, ds = f[rows, None] - f[columns], s[rows, None] - s[columns]
         loss = (-alpha * df * ds).clamp_(max=constants.MAX_EXPONENT).exp_()
         loss.mul_(weights[rows, None]).masked_fill_(outside, 0)
         # Each pair was visited in both orders, and each positive with itself, where l = 1.

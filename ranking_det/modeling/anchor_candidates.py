@@ -59,7 +59,7 @@ class AnchorCandidates:
 
     @property
     def positives_need_images(self) -> bool:
-        """Whether the positives depend on the predictions; otherwise, on anchors and boxes only."""
+        """Whether the positives depend on predictions, not only on anchors and ground truth."""
         # A custom assigner need not derive from the base class.
         return isinstance(self.assigner, Assigner) and self.assigner.needs_predictions
 
@@ -113,7 +113,7 @@ class AnchorCandidates:
             anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
 
         Returns:
-            (R,) bool; the other anchors are ignored.
+            (R,) bool, False for anchors that are ignored.
         """
         grids = [level.shape[-2:] for level in maps]
         counts = self.anchor_generator.num_anchors
@@ -130,9 +130,9 @@ class AnchorCandidates:
     ) -> list[Positives]:
         """Find the positive anchors of each image, as in a training step, without side effects.
 
-        The modules run in their current mode, but running statistics do not change. If only the
-        sizes of their maps matter, they run on torch's meta device, where nothing is computed, if
-        all their layers can.
+        The modules run in their current mode, but running statistics do not change. If the assigner
+        needs only the sizes of the feature maps, the modules run on torch's meta device, which
+        computes nothing. If a layer does not support the meta device, they run as usual.
 
         Args:
             backbone: computes the features of the images.
@@ -148,7 +148,8 @@ class AnchorCandidates:
         try:
             on_meta = not self.positives_need_images
             features, predictions = run(torch.device("meta") if on_meta else images.tensor.device)
-        except Exception:  # of a layer that needs numbers or, as autocast does, another device
+        except Exception:
+            # A layer needs actual values, or autocast does not support the meta device.
             features, predictions = run(images.tensor.device)
         levels = self.make_anchors(features)
         _, _, (labels, gt_index) = self.assign_all(images, levels, predictions, gt_instances)
@@ -177,7 +178,7 @@ class AnchorCandidates:
             assignment: the assignment of the R anchors.
             logits: (R, K).
             outputs: (R, 4) raw box outputs.
-            branch: (R,) logits of an IoU or centerness branch; None for none.
+            branch: (R,) logits of an IoU or centerness branch; None without a branch.
 
         Returns:
             The R candidates, with box targets of the P positives.
@@ -222,7 +223,7 @@ def _run_on_copies(
     pixels: Tensor,
     device: torch.device,
 ) -> tuple[list[Tensor], MapPredictions]:
-    """Compute features and predictions on copies of the buffers, so running statistics stay."""
+    """Compute features and predictions with copies of all buffers, to keep running statistics."""
     pyramid = _call_on_copies(backbone, pixels.to(device), device)
     features = [pyramid[name] for name in in_features]
     return features, MapPredictions(*_call_on_copies(head, features, device))

@@ -25,4 +25,5 @@ CALLABLE_ARGUMENTS = (
     "ranking_det.modeling.backbones.backbone_parts.FrozenStatisticsBatchNorm2d",
     "ranking_det.modeling.backbones.res2net.Res2NetBlock",
 )
-"""Classes that configs pass to blocks, which call them with arguments from the config."""
+"""Classes that configs pass as arguments, such as a residual block or a norm. The functions that
+receive them call them with arguments from the config."""

@@ -1,4 +1,4 @@
-"""Flatten predictions on feature maps to rows in the order of the anchors; find padding.
+"""Flatten predictions on feature maps to rows in the order of the anchors; mask the padding.
 
 Shapes: N images, A anchors per cell, K classes, H_l x W_l cells of level l, R_l = H_l W_l A anchors
 of level l of one image, R = N x sum of the R_l rows.
@@ -99,8 +99,8 @@ def valid_cells(
     """Find the rows (anchors) outside the padding of the batch.
 
     Detectron2 pads all images to the size of the largest and counts anchors in the padding as
-    negatives. The papers' detectors ignore them. A cell is valid if it begins within the image's
-    own size, rounded up to a multiple of PAD.
+    negatives. The papers' detectors ignore them. A cell is valid if its top left corner is inside
+    the image, with the image's sides rounded up to a multiple of PAD.
 
     Args:
         image_sizes: (height, width) of each image in pixels, before padding.
@@ -116,8 +116,7 @@ def valid_cells(
     for size in image_sizes:
         height, width = (-(-int(side) // PAD) * PAD for side in size)
         for grid, stride, count in zip(grid_sizes, strides, num_anchors, strict=True):
-            # Built on the host, where the sizes are, so only one small copy to the device is
-            # needed.
+            # Built on the host, so that a single copy to the device is enough.
             mask = torch.zeros(*grid, count, dtype=torch.bool)
             mask[: -(-height // stride), : -(-width // stride)] = True
             masks.append(mask.reshape(-1))

@@ -14,18 +14,21 @@ def image_name(inputs: Mapping[str, Any]) -> str:
 
     Args:
         inputs: the image in Detectron2's format.
+
+    Returns:
+        The name, or "?" if the image has neither.
     """
     return str(inputs.get("file_name") or inputs.get("image_id", "?"))
 
 
 def check_objects(batched_inputs: Iterable[Mapping[str, Any]], num_classes: int) -> None:
-    """Check that the class of every ground-truth object is one of the model.
+    """Check that the class of every ground-truth object is in 0..K-1.
 
     Data loaders give objects on the CPU, where the check does not synchronize host and GPU. Objects
     on a GPU are not checked.
 
     Args:
-        batched_inputs: one dict per image; without ``instances`` it is not checked.
+        batched_inputs: one dict per image; an image without ``instances`` is not checked.
         num_classes: K.
 
     Raises:

@@ -33,13 +33,13 @@ class DetectorInterface:
     """Base class of detectors that the engine trains, evaluates and previews.
 
     A detector derives from it in addition to ``nn.Module`` and overrides the methods that it
-    supports. The defaults describe a detector about which nothing is known.
+    supports. The defaults assume nothing about a detector.
 
     Attributes:
         num_classes: K; None if it is not known.
         learns_masks: whether training needs the objects' masks.
-        positives_need_images: whether :meth:`find_positives` looks at the pixels of the images and
-            at the weights.
+        positives_need_images: whether the result of :meth:`find_positives` depends on the pixels of
+            the images and on the weights.
         input_format: order of the input's channels, "RGB" or "BGR".
         num_classes_key: the key of a yaml config that holds K; None if there is none.
         masks_key: the key of a yaml config that says whether the model learns masks; None if
@@ -65,10 +65,10 @@ class DetectorInterface:
         return None
 
     def check_parts(self) -> None:
-        """Check that the parts of the model are compatible, as far as no constructor does.
+        """Check that the parts of the model are compatible, where no constructor checks it.
 
         Raises:
-            ValueError: a part would fail in the first step.
+            ValueError: a part would fail in the first training step.
         """
         return
 
@@ -119,7 +119,7 @@ def register_adapter(kind: type[nn.Module], adapter: type[DetectorAdapter]) -> N
 
     Args:
         kind: the class of the models; the adapter is used for its subclasses, too.
-        adapter: is called with a model of this class.
+        adapter: the class of the adapter, which is constructed from a model.
     """
     _ADAPTERS[kind] = adapter
 

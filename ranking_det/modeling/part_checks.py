@@ -119,7 +119,7 @@ def check_stage_parts(
             ``box2box_transform``.
         assigner: the assigner of the proposals.
         criterion: the criterion of the stage.
-        mask_head: the mask head of the stage; None for none.
+        mask_head: the mask head of the stage; None without one.
         num_classes: K.
         continuous_label: the values by which the positives are ranked; "iou" fits every criterion.
 

@@ -59,7 +59,8 @@ def add_ranking_config(cfg: CfgNode) -> None:
         With masks, MODEL.MASK_CRITERION is the mask loss that is added to MODEL.CRITERION.
         MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are arguments of
         :class:`StagedROIHeads`. A cascade has a mask head in every stage, or with
-        MODEL.ROI_MASK_HEAD.EVERY_STAGE False only in the first, as Detectron2's Cascade Mask R-CNN.
+        MODEL.ROI_MASK_HEAD.EVERY_STAGE False only in the first, like Detectron2's Cascade Mask
+        R-CNN.
 
     Args:
         cfg: a Detectron2 config, which is changed in place.
@@ -80,8 +81,8 @@ def num_classes_keys(cfg: CfgNode) -> tuple[str, ...]:
         cfg: a Detectron2 config.
 
     Returns:
-        The model's own key. For a model that is neither this project's nor adapted, all of
-        NUM_CLASSES_KEYS, because any of them may be the right one.
+        The key of the model's :class:`DetectorInterface`. For a model whose interface has no key,
+        all of NUM_CLASSES_KEYS, because any of them may be the right one.
     """
     key = _interface(cfg).num_classes_key
     return NUM_CLASSES_KEYS if key is None else (key,)
@@ -121,14 +122,14 @@ def _interface(cfg: CfgNode) -> type[DetectorInterface]:
     return interface_class(architecture if inspect.isclass(architecture) else nn.Module)
 
 
-def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **given: Any) -> Any:
+def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **defaults: Any) -> Any:
     """Build the component of the node MODEL.``key``; see :func:`build_component`.
 
     Args:
         cfg: a Detectron2 config.
         key: the node's name, such as ``ASSIGNER``.
         namespace: the package or module with the constructors.
-        given: default arguments; the arguments of the node override them.
+        defaults: default arguments; the arguments of the node override them.
 
     Returns:
         The constructed object.
@@ -136,4 +137,4 @@ def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **given: Any) -> A
     Raises:
         UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
     """
-    return build_component(cfg.MODEL[key], namespace, f"MODEL.{key}", **given)
+    return build_component(cfg.MODEL[key], namespace, f"MODEL.{key}", **defaults)

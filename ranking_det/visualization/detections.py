@@ -20,7 +20,7 @@ from ranking_det.visualization.figures import save_figure
 PLAIN = {"text.parse_math": False}
 """Matplotlib settings that draw dollar signs in names of files and classes as they are."""
 
-# Chosen to stand out from each other, from photographs, and from the red of warnings.
+# These stand out from each other, from photographs, and from the red of warnings.
 COLORS = (
     *("#ffe119", "#00d5ff", "#7fff00", "#ff6fe0", "#ff9500"),
     *("#5b8cff", "#5dffc0", "#c79bff", "#c9b36b", "#ffffff"),

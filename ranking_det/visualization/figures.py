@@ -11,7 +11,7 @@ from ranking_det.files import write_whole
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
-    """Save a figure: the file has the whole picture, or stays as it was.
+    """Save a figure atomically: the file contains the whole figure, or does not change.
 
     Args:
         figure: the figure.

@@ -21,7 +21,7 @@ DPI = 100
 LONG_SIDE = 900
 """Minimum length of the drawn image's longer side, in pixels."""
 
-# Pixels for text above the image and again below it; pixels for the edges of boxes, left and right
+# Pixels for text, above and below the image each; pixels for the edges of boxes, left and right
 # together.
 MARGIN, SIDE_MARGIN = 46, 24
 

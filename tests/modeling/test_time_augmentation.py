@@ -218,7 +218,9 @@ def test_a_model_that_is_not_a_dense_detector_is_refused():
 def test_an_rcnn_on_given_proposals_is_refused(build):
     model = build("quick/faster_rs.py")
     model.proposal_generator = None
-    with pytest.raises(ValueError, match="model: expected an R-CNN with .*, got one on given prop"):
+    with pytest.raises(
+        ValueError, match="model: expected an R-CNN with .*, got one for precomputed"
+    ):
         augment(model)
 
 

@@ -37,8 +37,8 @@ def resnet(first: int, depth: int = 50) -> DictConfig:
     """ResNet for torchvision's ImageNet weights, frozen as in the papers.
 
     The stride is in the 3x3 convolution. The stem and res2 are frozen. In the other stages only the
-    running statistics of the batch norms are frozen; with the ``norm`` "FrozenBN", their weight and
-    bias are too.
+    running statistics of the batch norms are frozen; with the ``norm`` "FrozenBN", the weights and
+    biases of the batch norms are frozen, too.
 
     Args:
         first: the first output feature, ``res{first}``.
@@ -59,7 +59,8 @@ def resnext_101(first: int, groups: int = 64, width: int = 4) -> DictConfig:
 
     Args:
         first: the first output feature, ``res{first}``.
-        groups: groups of the 3x3 convolutions: 64 x 4d in the papers' rows, 32 x 8d.
+        groups: groups of the 3x3 convolutions: 64 for 64 x 4d, as in the papers' rows, 32 for
+            32 x 8d.
         width: channels of a group in res2.
     """
     node = resnet(first, depth=101)

@@ -1,8 +1,8 @@
-"""Detectors on EfficientNet-Lite0 with ImageNet weights, for people's own images on a CPU.
+"""Detectors on EfficientNet-Lite0 with ImageNet weights, for your own images on a CPU.
 
-FPN, heads and anchors are those of the ResNet-18 models, and all layers but the backbone have group
-normalisation. Images must be RGB; they are padded to a multiple of 32, as the weights' padding
-needs.
+FPN, heads and anchors are those of the ResNet-18 models. The FPN and the dense heads have group
+normalisation. Images must be RGB. They are padded to a multiple of 32, so that TensorFlow's "same"
+padding of the convolutions, which depends on the size, is the same for all images.
 """
 
 from copy import deepcopy

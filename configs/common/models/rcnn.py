@@ -174,10 +174,10 @@ def with_criteria(
     model: DictConfig, rpn_criterion: DictConfig, box_criterion: DictConfig
 ) -> DictConfig:
     """Replace the criteria of the RPN and of the box head of a Faster or Mask R-CNN."""
-    other = deepcopy(model)
-    other.proposal_generator.criterion = rpn_criterion
-    other.roi_heads.criterion = box_criterion
-    return other
+    changed = deepcopy(model)
+    changed.proposal_generator.criterion = rpn_criterion
+    changed.roi_heads.criterion = box_criterion
+    return changed
 
 
 def with_samplers(

@@ -1,1 +1,1 @@
-"""Read and validate COCO and LVIS JSON: one reader, whose profiles choose the rules that apply."""
+"""Read and validate COCO and LVIS JSON files, by the same rules for all commands."""

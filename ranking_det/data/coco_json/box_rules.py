@@ -1,7 +1,7 @@
 """Check the boxes of objects: leave out boxes without size, clip boxes that stick out.
 
-Also recognise files whose boxes are all wrong together: normalized or sub-pixel boxes, corners
-instead of width and height, and boxes of smaller images.
+It also recognises files in which all boxes are wrong in the same way: normalized or sub-pixel
+boxes, corners instead of width and height, and boxes of smaller images.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ Converters that count pixels from 1, or take the last pixel's index for the edge
 """
 
 _NEARLY_ALL = 0.95
-"""Share of the boxes that must look wrong, as a file may have a few boxes of another kind."""
+"""Share of the boxes that must look wrong in the same way; a file may have a few other boxes."""
 
 _CORNER = 0.25
 """Part of the width and height of an image that counts as its corner."""
 
-_FAR = 0.1
-"""Part of an image's side by which corners taken as a size stick out on average, at least."""
+_MIN_EXCESS = 0.1
+"""Minimum mean excess of boxes over their image, as a part of the image's side, for the conclusion
+that x2, y2 were written instead of width, height."""
 
 
 class Boxes(NamedTuple):
@@ -57,8 +58,8 @@ def read_boxes(
     Args:
         section: the name of the section.
         entries: the annotations or results.
-        faults: gets a refusal for each box that is not four numbers.
-        conversions: gets the number of boxes that were converted or made from a mask.
+        faults: receives a refusal for each box that is not four numbers.
+        conversions: receives the number of boxes that were converted or made from a mask.
 
     Returns:
         The boxes. A missing box, and a coordinate that is null, are NaN.
@@ -151,7 +152,7 @@ def check_boxes(
         annotations: n entries, whose images are known.
         boxes: their boxes; clipped boxes are added to ``replaced``.
         sizes: (n, 2) float64, width and height of each object's image in pixels; NaN if unknown.
-        faults: gets the objects that are left out, cut or mended.
+        faults: receives the objects that are left out, cut or mended.
 
     Returns:
         (n,) bool: whether to keep each annotation.
@@ -182,8 +183,10 @@ def check_boxes(
             fault = LEFT_OUT, "box outside its image", f"'bbox' lies outside {of_image}: {shown}"
         else:
             action = CUT if halved[index] else MENDED
-            far = f"sticks out of {of_image} by {excess[index]:g} pixels and is clipped: {shown}"
-            fault = action, "box clipped to its image", f"'bbox' {far}"
+            problem = (
+                f"sticks out of {of_image} by {excess[index]:g} pixels and is clipped: {shown}"
+            )
+            fault = action, "box clipped to its image", f"'bbox' {problem}"
             left, top, right, bottom = clipped[index].tolist()
             boxes.replaced[index] = [left, top, right - left, bottom - top]
         faults.add(*fault, "annotations", index, annotation)
@@ -239,7 +242,7 @@ def find_pattern(boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> Pa
     if (
         as_corners.mean() >= _NEARLY_ALL
         and sticks_out.mean() >= 0.5
-        and excess[sticks_out].mean() > _FAR
+        and excess[sticks_out].mean() > _MIN_EXCESS
     ):
         text = (
             "look like corners x1, y1, x2, y2 instead of x, y, width, height; "

@@ -1,11 +1,11 @@
-"""Check that COCO's compressed RLE masks are complete, which the libraries that decode them do not.
+"""Check that COCO's compressed RLE masks are complete; pycocotools does not check it.
 
 A run-length encoding (RLE) counts the pixels of height x width, column after column: first those
 outside the mask, then those inside, and so on. pycocotools compresses it to text
 (https://github.com/cocodataset/cocoapi, ``rleToString``). A number is one or more characters, from
 chr(48) on, with 6 bits each: 5 bits of the number, the lowest first, and bit 0x20 if another
 character follows. Bit 0x10 of the last character is the sign. From the fourth run on, the number is
-the difference to the run two before.
+the difference from the run two positions earlier.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ def is_whole(counts: str | bytes, area: int) -> bool:
     Args:
         counts: the "counts" of the mask.
         area: height x width of the image, in pixels.
+
+    Returns:
+        False if the text is cut off or damaged.
     """
     runs: list[int] = []
     number = bits = 0

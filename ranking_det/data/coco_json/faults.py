@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 from ranking_det.user_errors import UserError, show
 
 SHOWN = 10
-"""Faults that a message shows in words."""
+"""Maximum number of faults that a message describes."""
 
 MAX_ROWS = 10_000
-"""Faults of a kind that are kept with their place; all are counted."""
+"""Maximum number of faults of each kind that are kept with their place; all are counted."""
 
 LEAST_FAULTS, LEAST_SHARE = 10, 0.05
 """Data are refused if more objects, or images, than this number and this share are faulty."""
 
 REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
 NOTED, SKIPPED = "noted", "skipped"
-"""What becomes of an entry. Objects that are left out or cut count against the limit of a file.
+"""What happens to a faulty entry. Objects that are left out or cut count against the file's limit.
 
-Unreadable and missing images are skipped. A note is not a fault: it says that an
-entry is read differently from how it is written.
+Unreadable and missing images are skipped. A note is not a fault: it says that an entry is read
+differently from how it is written.
 """
 
 CONVERTED_FROM = "converted_from"
@@ -40,8 +40,8 @@ class Fault(NamedTuple):
         place: the entry, such as ``annotations[3]``, ``object 3`` or ``line 3``; "" for the file.
         id: its id, if it has one.
         image: the id of its image, or its name where images have no id; empty for categories.
-        kind: by which faults are counted.
-        action: what becomes of the entry.
+        kind: the kind of fault; faults are counted by kind.
+        action: what happens to the entry.
         text: the fault in words, with the value.
     """
 
@@ -85,7 +85,7 @@ class Faults:
         """Count a fault of the entry ``section[index]``.
 
         Args:
-            action: what becomes of the entry.
+            action: what happens to the entry.
             kind: the kind of fault, in a few words.
             text: the fault in words, with the value.
             section: "categories", "images", "annotations", or the IoU type of results.

@@ -1,7 +1,7 @@
 """Convert the fields of COCO and LVIS JSON to one form, in whatever form a tool has written them.
 
 Optional fields that are null or empty count as missing. Integers may be written as floats or text,
-and flags as true and false. Nothing else is converted: what would need a guess is a fault. Fields
+and flags as true and false. Nothing else is converted: an ambiguous value is a fault. Fields
 are checked as columns of all entries, because a column of the right types needs no further work.
 """
 
@@ -22,7 +22,7 @@ Entry = dict[str, Any]
 
 
 def identifier(value: Any) -> int | str:
-    """Convert an id to an integer if it is one, also as text or float; keep other text (a UUID).
+    """Convert an id: a whole number, also as text or float, to int; other text (a UUID) stays.
 
     Args:
         value: the value in the file.
@@ -99,7 +99,7 @@ def flag(value: Any) -> int:
         value: the value in the file.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not a flag.
     """
     if value in (0, 1, "0", "1"):
         return int(value)
@@ -113,7 +113,7 @@ def frequency(value: Any) -> str:
         value: the value in the file.
 
     Raises:
-        ValueError: it is none of the three.
+        ValueError: it is not "r", "c" or "f".
     """
     if value not in ("r", "c", "f"):
         raise ValueError("'r', 'c' or 'f'")
@@ -155,7 +155,7 @@ class Field(NamedTuple):
         return type(value) in self.types and (self.values is None or value in self.values)
 
 
-_NO_ENTRY: Entry = {}  # in the place of an entry that is not an object
+_NO_ENTRY: Entry = {}  # replaces an entry that is not an object
 _MAX_FLOAT = int(np.finfo(np.float64).max)
 _EMPTY: tuple[Any, ...] = (None, "", [])
 _INT, _STR, _LIST = frozenset([int]), frozenset([str]), frozenset([list])
@@ -226,9 +226,9 @@ def read_section(
         name: the name of the section.
         raw: the entries in the file; they are not changed.
         fields: the fields to check.
-        faults: gets a refusal for each entry that is not an object, lacks a required field or has a
-            value that cannot be converted.
-        conversions: gets the number of converted values, by field and original type.
+        faults: receives a refusal for each entry that is not an object, lacks a required field or
+            has a value that cannot be converted.
+        conversions: receives the number of converted values, by field and original type.
 
     Returns:
         The entries in their order. Entries that need no conversion are shared with the file, the
@@ -264,10 +264,10 @@ def _convert_column(
 ) -> Iterator[tuple[int, Any]]:
     """Convert a column in place, and yield each change of an entry by index."""
     column, entries = section.columns[key], section.entries
-    others = [index for index, value in enumerate(column) if not field.is_normal(value)]
+    to_convert = [index for index, value in enumerate(column) if not field.is_normal(value)]
     if not field.required:
-        others = [i for i in others if column[i] is not None or key in entries[i]]
-    for index in others:
+        to_convert = [i for i in to_convert if column[i] is not None or key in entries[i]]
+    for index in to_convert:
         value, entry = column[index], entries[index]
         try:
             column[index] = _convert(value, field)
@@ -287,7 +287,7 @@ def _convert_column(
 
 
 def _describe(name: str, key: str, value: Any, converted: Any) -> list[str]:
-    """Describe the conversion of a value; empty values are not worth a line."""
+    """Describe the conversion of a value in a line; conversions of empty values need no line."""
     if converted is not None:
         return [f"{name}: {key!r} written as {type(value).__name__}"]
     return [] if value in _EMPTY else [f"{name}: {key!r} is not a number and counts as missing"]
@@ -318,8 +318,10 @@ def as_floats(column: Sequence[float | None]) -> np.ndarray:
     try:
         return np.array(column, dtype=np.float64)
     except OverflowError:  # an integer of hundreds of digits
-        huge = [type(value) is int and abs(value) > _MAX_FLOAT for value in column]
-        values = [math.inf if big else value for value, big in zip(column, huge, strict=True)]
+        are_huge = [type(value) is int and abs(value) > _MAX_FLOAT for value in column]
+        values = [
+            math.inf if is_huge else value for value, is_huge in zip(column, are_huge, strict=True)
+        ]
         return np.array(values, dtype=np.float64)
 
 

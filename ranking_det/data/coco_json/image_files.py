@@ -31,7 +31,7 @@ UNREADABLE = "unreadable image"
 """The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
 
 UNROTATED = "image read without its EXIF rotation"
-"""The kind of the notes on images whose size in the file is the one before their EXIF rotation."""
+"""The kind of the notes on images whose annotated size is their size before the EXIF rotation."""
 
 _THREADS = 8
 
@@ -173,7 +173,7 @@ def candidates(image: dict[str, Any]) -> list[str]:
         names += [f"{folder}/{old[1]}" for folder in ("train2017", "val2017")] + [old[1]]
     if any(character in name for name in names for character in "\\%"):
         names += [unquote(name).replace("\\", "/") for name in names]
-    # ".." is resolved in the name. The system would follow a link first, and so leave the folder.
+    # ".." is resolved in the name. The system would follow links first, and could leave the folder.
     return list(dict.fromkeys(map(os.path.normpath, filter(None, names))))
 
 
@@ -218,8 +218,8 @@ def _leaves(name: str) -> bool:
 
     Some programs end a name at NUL.
     """
-    here = posixpath.normpath(name.replace("\\", "/"))
-    climbs = here == ".." or here.startswith(("../", "/"))
+    normalized = posixpath.normpath(name.replace("\\", "/"))
+    climbs = normalized == ".." or normalized.startswith(("../", "/"))
     return climbs or "\0" in name or name[1:2] == ":"
 
 
@@ -239,8 +239,8 @@ def find_images(
     Args:
         images: the entries of the images.
         image_root: the folder of the images.
-        faults: gets a refusal for each image that is missing, ambiguous or of another size, and the
-            unreadable images.
+        faults: receives a refusal for each image that is missing, ambiguous or of another size, and
+            the unreadable images.
         allow_outside: accept images outside the folder.
         max_headers: maximum number of headers to open, evenly spread, to compare the sizes; 0 to
             open none.
@@ -312,7 +312,7 @@ def _check_files(
     threads = min(_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         arguments = [(paths[index], index in decoded, _stamp(paths[index])) for index in checked]
-        results = list(pool.map(lambda given: _check_file(*given), arguments))
+        results = list(pool.map(lambda file_arguments: _check_file(*file_arguments), arguments))
     for index, result in zip(checked, results, strict=True):
         place = ("images", index, images[index])
         if result.reason is not None:
@@ -342,8 +342,8 @@ class _FileCheck(NamedTuple):
     Attributes:
         header: its header, None if it is broken.
         reason: why the file cannot be read; None if it can.
-        refused: whether the user can change this: the system does not let the file be read, or the
-            image has too many pixels.
+        refused: whether the user can fix it: the file may not be read, or the image has too many
+            pixels.
         seconds: duration of the check.
     """
 
@@ -353,11 +353,11 @@ class _FileCheck(NamedTuple):
     seconds: float
 
 
-def _sample(count: int, most: float) -> frozenset[int]:
-    """Return at most ``most`` evenly spread indices below ``count``."""
-    if count <= most:
+def _sample(count: int, limit: float) -> frozenset[int]:
+    """Return at most ``limit`` evenly spread indices below ``count``."""
+    if count <= limit:
         return frozenset(range(count))
-    return frozenset(index * count // int(most) for index in range(int(most)))
+    return frozenset(index * count // int(limit) for index in range(int(limit)))
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
@@ -369,7 +369,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 
 @functools.lru_cache(maxsize=None)
-def _check_file(path: str, whole: bool, stamp: tuple[int, int] | None) -> _FileCheck:
+def _check_file(path: str, decode: bool, stamp: tuple[int, int] | None) -> _FileCheck:
     """Read the header of an image, or decode it; ``stamp`` changes when the file changes.
 
     The results are kept, because an annotation file is read again to check its masks.
@@ -377,7 +377,7 @@ def _check_file(path: str, whole: bool, stamp: tuple[int, int] | None) -> _FileC
     start, header, reason, refused = time.perf_counter(), None, None, False
     try:
         header = image_reading.read_header(path)
-        if whole and not header.mode.startswith("F"):
+        if decode and not header.mode.startswith("F"):
             image_reading.check_whole(path)
     except (image_reading.UnreadableImageError, OSError) as error:
         refused = isinstance(error, (OSError, image_reading.TooManyPixelsError))
@@ -388,7 +388,7 @@ def _check_file(path: str, whole: bool, stamp: tuple[int, int] | None) -> _FileC
 def _compare(
     header: image_reading.Header, path: str, faults: Faults, place: tuple[str, int, Entry]
 ) -> None:
-    """Compare an image's size and pixels with what is expected."""
+    """Add a fault if an image has another size than annotated, or pixels of more than 8 bits."""
     image = place[2]
     if header.mode.startswith("F"):
         text = f"{path} has floating-point pixels; save it with 8 or 16 bits"
@@ -397,7 +397,7 @@ def _compare(
         text = f"{path} has pixels of more than 8 bits, which are scaled to 8"
         faults.add(NOTED, "image with 16 bits", text, *place)
     size = image["width"], image["height"]
-    if size == header.upright or not min(size) > 0:  # the latter is refused elsewhere
+    if size == header.upright or not min(size) > 0:  # a side of 0 is refused elsewhere
         return
     if size == (header.width, header.height):
         text = f"{path} is read without its EXIF rotation, which its annotated size ignores"

@@ -28,7 +28,7 @@ def keep_usable_masks(
     Args:
         annotations: the annotations, with known images.
         sizes: (width, height) of the images in pixels by id.
-        faults: gets each dropped polygon and mask.
+        faults: receives each dropped polygon and mask.
 
     Returns:
         The annotations; those with a changed mask are copies.
@@ -55,17 +55,18 @@ def keep_usable_masks(
 
 
 def _to_check(masks: Sequence[Any], sizes: Sequence[Size]) -> list[int]:
-    """Return the indices of the masks that are not lists of ordinary polygons.
+    """Return the indices of the masks that must be checked one by one.
 
-    Nearly all masks are, and their polygons are checked together, which is several times as fast.
+    Nearly all masks are lists of ordinary polygons. These are checked here in one call, which is
+    several times as fast.
     """
-    others, owners, polygons = [], [], []
+    other_masks, owners, polygons = [], [], []
     for index, mask in enumerate(masks):
         if type(mask) is list and set(map(type, mask)) == {list}:
             owners += [index] * len(mask)
             polygons += mask
         elif mask:
-            others.append(index)
+            other_masks.append(index)
     lengths = np.fromiter(map(len, polygons), np.int64, len(polygons))
     is_plain = (lengths >= 6) & (lengths % 2 == 0)
     if not set(map(type, chain.from_iterable(polygons))) <= {int, float}:
@@ -82,7 +83,7 @@ def _to_check(masks: Sequence[Any], sizes: Sequence[Size]) -> list[int]:
         except OverflowError:  # an integer of hundreds of digits
             are_faulty = np.ones(len(plain), dtype=bool)
         faulty = np.concatenate([faulty, np.array(owners, dtype=np.int64)[plain[are_faulty]]])
-    return sorted({*others, *faulty.tolist()})
+    return sorted({*other_masks, *faulty.tolist()})
 
 
 def _are_faulty(
@@ -135,15 +136,15 @@ def _polygon_fault(polygon: Any, size: Size) -> str | None:
     if min(xs) < -width or max(xs) > 2 * width or min(ys) < -height or max(ys) > 2 * height:
         expected = f"expected points at most an image away from its image of {width} x {height}"
         return f"{expected}, got {show(polygon)}"
-    if max(xs) == min(xs) or max(ys) == min(ys) or _area(xs, ys) == 0:
+    if max(xs) == min(xs) or max(ys) == min(ys) or _double_area(xs, ys) == 0:
         return f"expected an area above 0, got {show(polygon)}"
     return None
 
 
-def _area(xs: Sequence[float], ys: Sequence[float]) -> float:
+def _double_area(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Return twice the area that a polygon encloses, by the shoelace formula."""
-    ahead = zip(xs, ys[1:] + ys[:1], strict=True), zip(xs[1:] + xs[:1], ys, strict=True)
-    return abs(sum(x * y for x, y in ahead[0]) - sum(x * y for x, y in ahead[1]))
+    products = zip(xs, ys[1:] + ys[:1], strict=True), zip(xs[1:] + xs[:1], ys, strict=True)
+    return abs(sum(x * y for x, y in products[0]) - sum(x * y for x, y in products[1]))
 
 
 def rle_faults(rle: dict[str, Any], size: Size | None) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Read COCO and LVIS JSON by the same rules for training, evaluation, preview and prediction.
 
-Harmless faults are converted, mended or left out, and counted. Faults that would train or evaluate
-something else than the user meant are refused. No file is changed. Each file is parsed once per
-process.
+Harmless faults are converted, mended or left out, and counted. Faults are refused if training or
+evaluation with them would differ from what the user meant. No file is changed. Each file is parsed
+once per process.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The checked content of an annotation file, which nobody may change: all readers share it.
+    """The checked content of an annotation file; read-only, because all readers share it.
 
     Attributes:
         path: the file.
@@ -195,6 +195,9 @@ def summarize(annotations: Annotations, options: ReadOptions) -> AnnotationSumma
     Args:
         annotations: the content.
         options: the options that it was read with.
+
+    Returns:
+        The summary.
     """
     categories, objects = annotations.categories, Counter[Any]()
     num_masks = 0
@@ -264,7 +267,7 @@ def hold_annotations(path: str, content: dict[str, Any], name: str) -> None:
 
     Args:
         path: the file. Reading it gives this content until the file changes.
-        content: its content, which nobody may change.
+        content: its content; read-only.
         name: its name in messages, such as the data that it was converted from.
     """
     key = os.path.abspath(path)
@@ -276,7 +279,7 @@ def hold_annotations(path: str, content: dict[str, Any], name: str) -> None:
 def release_annotations(*paths: str) -> None:
     """Free the memory of parsed annotation files. Reading one again parses it again.
 
-    The training file of COCO takes gigabytes, which nobody needs once its records are made.
+    COCO's training file takes gigabytes, which are not needed after its conversion to records.
 
     Args:
         paths: the files.
@@ -328,7 +331,8 @@ def load_json(path: str, what: str) -> Any:
 
 def _parse(content: bytes) -> Any:
     collecting = gc.isenabled()
-    gc.disable()  # a third of the time, as it checks millions of new lists again and again
+    # Parsing takes a third of the time: the collector would visit millions of new lists repeatedly.
+    gc.disable()
     try:
         return json.loads(content.decode("utf-8-sig"))
     finally:
@@ -394,7 +398,7 @@ def check_content(
         if name == "images" and not options.needs_sizes:
             fields |= {key: fields[key]._replace(required=False) for key in ("width", "height")}
         if name == "categories" and not options.needs_objects and lvis:
-            # Only losses need it.
+            # Only Detectron2's federated loss needs the count.
             fields |= {"image_count": fields["image_count"]._replace(required=False)}
         read[name] = read_section(name, raw, fields, faults, conversions)
     faults.check()
@@ -508,7 +512,7 @@ def _check_objects(
 
 
 def _indices(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
-    """Return the index of each value in ``among``, which has no value twice, as (n,) int64."""
+    """Return the index of each value in ``among``, whose values are unique, as (n,) int64."""
     ids = np.array(among)
     if ids.dtype == np.int64:  # three times as fast as a dict of 100,000 entries
         order = np.argsort(ids)
@@ -518,11 +522,11 @@ def _indices(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
 
 
 def _correct_flags(objects: Section, options: ReadOptions, faults: Faults) -> list[Entry]:
-    """Return the annotations with ``iscrowd`` and ``area`` as they are meant."""
+    """Return the annotations with corrected ``iscrowd`` (from ``ignore``) and without bad areas."""
     annotations, columns = list(objects.entries), objects.columns
     changes: dict[int, Entry] = defaultdict(dict)
     for index in np.flatnonzero(columns["ignore"]).tolist():
-        # As in mmdetection, it is neither learned nor counted as a false positive.
+        # As in mmdetection, the object is not trained, and detecting it is not a false positive.
         faults.add(NOTED, IGNORED, "'ignore' is 1", "annotations", index, annotations[index])
         changes[index]["iscrowd"] = 1
     if options.crowds_are_objects:
@@ -579,7 +583,7 @@ def is_lvis(images: Sequence[Any]) -> bool:
 
 
 def image_sizes(content: Mapping[str, Any]) -> dict[Any, Size]:
-    """Return the (width, height) in pixels of the images of a checked file that have it, by id.
+    """Return the sizes (width, height) in pixels by image id, for the images that have a size.
 
     Args:
         content: the content of the file.

@@ -78,8 +78,8 @@ def _results_of_predictions(
     }
     read = {}
     for name, fields in keys.items():
-        shown = {key: FIELDS[name][key] for key in fields}
-        read[name] = read_section(name, raw[name], shown, faults, Counter())
+        field_types = {key: FIELDS[name][key] for key in fields}
+        read[name] = read_section(name, raw[name], field_types, faults, Counter())
     faults.check()
     results = read["annotations"].entries
     for section, noun in (("images", "image"), ("categories", "category")):

@@ -12,7 +12,7 @@ from ranking_det.user_errors import show
 
 LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 MAX_ID = 2**53
-"""The first integer that evaluation libraries cannot tell from the next: they keep floats."""
+"""From this integer on, ids are not distinct in evaluation libraries, which use float64."""
 
 MAX_SIDE = 65535
 """JPEG's largest side; the libraries that draw masks count pixels in 32 bits."""
@@ -41,7 +41,7 @@ def drop_unused_categories(
     Args:
         categories: the entries, with ``id`` and ``name``.
         used: the category ids of annotations.
-        faults: gets the dropped categories as notes, and ambiguous ids and names as refusals.
+        faults: receives the dropped categories as notes, and ambiguous ids and names as refusals.
 
     Returns:
         The classes, in the order of the file.
@@ -78,7 +78,7 @@ def drop_unused_categories(
         if not name.strip():
             text = f"'name': expected more than white space, got {show(name)}"
             faults.add(REFUSED, "empty name", text, *place)
-        # JSON may hold half of a pair of UTF-16, which cannot be written to a file.
+        # JSON may contain a lone UTF-16 surrogate, which cannot be written to a file.
         if not name.isprintable() and any("\ud800" <= character <= "\udfff" for character in name):
             text = f"'name': expected characters that UTF-8 can encode, got {show(name)}"
             faults.add(REFUSED, "broken name", text, *place)
@@ -90,7 +90,7 @@ def check_images(images: Sequence[Entry], faults: Faults) -> None:
 
     Args:
         images: the entries, with ``id``; ``width`` and ``height`` may be missing.
-        faults: gets the refusals.
+        faults: receives the refusals.
     """
     if len({image["id"] for image in images}) < len(images):
         seen: set[Any] = set()
@@ -107,20 +107,20 @@ def check_images(images: Sequence[Entry], faults: Faults) -> None:
 
 
 def check_lvis_lists(images: list[Entry], class_ids: set[Any], faults: Faults) -> None:
-    """Refuse LVIS's lists of categories with unknown ones, and convert ids as elsewhere.
+    """Refuse unknown categories in LVIS's lists, and convert the ids to their normal form.
 
     Args:
         images: the entries; those with converted ids are replaced by copies.
         class_ids: ids of the categories.
-        faults: gets the refusals.
+        faults: receives the refusals.
     """
     for index, image in enumerate(images):
         for key in LVIS_LISTS:
-            given = image.get(key) or []
-            if set(map(type, given)) <= {int} and class_ids.issuperset(given):
+            identities = image.get(key) or []
+            if set(map(type, identities)) <= {int} and class_ids.issuperset(identities):
                 continue
-            ids = [_known_id(identity, class_ids) for identity in given]
-            for identity, known in zip(given, ids, strict=True):
+            ids = [_known_id(identity, class_ids) for identity in identities]
+            for identity, known in zip(identities, ids, strict=True):
                 if known is None:
                     text = f"{key!r}: expected ids of categories, got {show(identity)}"
                     faults.add(REFUSED, "unknown category", text, "images", index, image)
@@ -150,7 +150,7 @@ def check_references(
         image_ids: the ids of the known images.
         class_ids: the ids of the known categories.
         where: the place of the known ids for messages, such as "the file".
-        faults: gets the refusals.
+        faults: receives the refusals.
     """
     for noun, known in (("image", image_ids), ("category", class_ids)):
         ids = section.columns[f"{noun}_id"]

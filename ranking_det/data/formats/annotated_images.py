@@ -150,7 +150,8 @@ def to_numbers(values: Iterable[Any]) -> list[float] | None:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers if all(abs(number) <= MAX_NUMBER for number in numbers) else None  # None for NaN
+    # The comparison is False for NaN.
+    return numbers if all(abs(number) <= MAX_NUMBER for number in numbers) else None
 
 
 def given_size(width: Any, height: Any) -> Size | None:

@@ -73,7 +73,7 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
     splits: dict[str, list[str]] = {}
     for path in contents:
         name = os.path.relpath(path, root)
-        # The file name comes before the folder: annotations/train/instances_val.json is of val.
+        # The file name has priority: annotations/train/instances_val.json belongs to val.
         split = split_of(os.path.basename(path)) or split_of(os.path.dirname(name)) or "all"
         splits.setdefault(split, []).append(path)
     chosen = {split: _choose(root, split, paths) for split, paths in splits.items()}
@@ -86,12 +86,12 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
 def _choose(root: str, split: str, paths: list[str]) -> str:
     """Return the file with boxes among those of a split, such as COCO's own instances_*.json."""
     names = ("instances", "_annotations.coco")
-    usual = [path for path in paths if os.path.basename(path).startswith(names)]
-    choices = usual or paths
+    detection_files = [path for path in paths if os.path.basename(path).startswith(names)]
+    choices = detection_files or paths
     if len(choices) > 1:
         files = ", ".join(os.path.relpath(path, root) for path in choices[:5])
-        which = "" if split == "all" else f" of {split} images"
-        raise UserError(f"{root}: several COCO files{which} ({files}); give one of them")
+        of_split = "" if split == "all" else f" of {split} images"
+        raise UserError(f"{root}: several COCO files{of_split} ({files}); give one of them")
     return choices[0]
 
 
@@ -102,19 +102,19 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
     images = [entry for entry in entries if entry.get("file_name") or entry.get("coco_url")]
     finders = [ImageFinder(folder) for folder in dict.fromkeys(_image_folders(json_file))]
     for find in (ImageFinder.find, ImageFinder.guess):
-        best, most = "", 0
+        best, max_count = "", 0
         for finder in finders:
             count = sum(find(finder, image) is not None for image in images)
-            if count > most:
-                best, most = finder.image_root, count
-            if most == len(images):
+            if count > max_count:
+                best, max_count = finder.image_root, count
+            if max_count == len(images):
                 break
-        if most:
+        if max_count:
             return best
     names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
     looked = ", ".join(finder.image_root for finder in finders[:3])
-    others = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
-    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{others}"
+    more = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
+    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{more}"
     raise UserError(f"{text}; name it with --train-json FILE --train-images FOLDER (or --val-...)")
 
 
@@ -187,10 +187,10 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
     section, faults = read_fields(content, where, "annotations", "image_id"), Faults(where)
     boxes = read_boxes("annotations", section.entries, faults, Counter()).xywh
     faults.check()
-    given = [bool(annotation.get("bbox")) for annotation in section.entries]
-    large = int((boxes[given] > 1).any(1).sum())
-    if form == "normalized" and large > len(boxes) / 2:
-        text = f"{large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
+    has_box = [bool(annotation.get("bbox")) for annotation in section.entries]
+    num_large = int((boxes[has_box] > 1).any(1).sum())
+    if form == "normalized" and num_large > len(boxes) / 2:
+        text = f"{num_large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     if form == "xyxy":
         boxes[:, 2:] -= boxes[:, :2]
@@ -201,13 +201,13 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         boxes *= np.array([2 * sizes.get(i, unknown) for i in section.columns["image_id"]]).reshape(
             -1, 4
         )
-    flat = int((boxes[given, 2:] <= 0).any(1).sum())
-    if flat > len(boxes) / 2:
-        text = f"{flat:,} of {len(boxes):,} boxes have no size as {form}"
+    num_empty = int((boxes[has_box, 2:] <= 0).any(1).sum())
+    if num_empty > len(boxes) / 2:
+        text = f"{num_empty:,} of {len(boxes):,} boxes have no size as {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     mended = []
-    for annotation, box, is_given in zip(section.entries, boxes.tolist(), given, strict=True):
-        if is_given:  # an object without a box gets that of its mask, which is in pixels
+    for annotation, box, is_annotated in zip(section.entries, boxes.tolist(), has_box, strict=True):
+        if is_annotated:  # an object without a box gets that of its mask, which is in pixels
             annotation = {**annotation, "bbox": box}
             if not annotation.get("segmentation"):
                 annotation["area"] = max(box[2], 0) * max(box[3], 0)

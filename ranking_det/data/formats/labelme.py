@@ -32,7 +32,7 @@ _MIN_COORDINATES = {"polygon": 6, "rotation": 6, "rectangle": 4, "mask": 4, "cir
 
 
 def is_labelme(content: Any) -> bool:
-    """Return whether a JSON file is one of LabelMe, which has a list of shapes.
+    """Return whether a JSON file is a LabelMe file, which has a list of shapes.
 
     Args:
         content: the content of the file.
@@ -46,7 +46,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
     Args:
         tree: the files of the folder.
         paths: the JSON files; those of other programs are skipped.
-        faults: gets what is left out, and remarks.
+        faults: receives what is left out, and remarks.
 
     Returns:
         The images by split, which the folder of their file names; "all" if it names none.
@@ -62,7 +62,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
 
 
 def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | None:
-    """Read a JSON file; return None for one of another program."""
+    """Read a JSON file; return None if it is not a LabelMe file."""
     try:
         content = load_json(path, "annotation file")
     except UserError as error:
@@ -83,9 +83,9 @@ def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | No
             obj.place = f"{path}, shape {index}"
             group = obj.name, str(shape.get("group_id"))
             if obj.polygons and shape.get("group_id") is not None and group in groups:
-                whole = groups[group]
-                whole.polygons += obj.polygons
-                whole.box = extent(whole.polygons)
+                merged = groups[group]
+                merged.polygons += obj.polygons
+                merged.box = extent(merged.polygons)
                 continue
             if obj.polygons:
                 groups[group] = obj

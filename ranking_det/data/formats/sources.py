@@ -94,9 +94,9 @@ class Source:
         lines = [self.summary, *faults.remarks]
         for (action, kind), count in sorted(faults.counts.items()):
             lines.append(f"{action}: {kind}: {count}; the first: {first[action, kind]}")
-        rest = self.splits.get(ALL)
-        if rest and len(self.splits) > 1:
-            lines.append(f"{rest:,} images that belong to no split are not used")
+        unsplit = self.splits.get(ALL)
+        if unsplit and len(self.splits) > 1:
+            lines.append(f"{unsplit:,} images that belong to no split are not used")
         return lines
 
 
@@ -179,7 +179,7 @@ def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
         else:
             other_paths.append(path)
     if len(labelme_paths) > len(other_paths):
-        # Most files are LabelMe's, so its reader gets all and reports those that are broken.
+        # Most files are LabelMe files, so its reader gets all and reports those that are broken.
         labelme_paths = sorted([*labelme_paths, *other_paths, *paths[_MAX_JSON:]])
     return {
         "coco": coco_contents,
@@ -216,8 +216,12 @@ def _describe_failure(
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5))
     looked = "Pascal VOC (*.xml), YOLO (data.yaml, or *.txt of images), COCO, VIA, LabelMe (*.json)"
-    others = [*other_json, *tree.with_suffix(".xml")]
-    hint = f" ({tree.relative(others[0])} is broken or has another format)" if others else ""
+    unread_files = [*other_json, *tree.with_suffix(".xml")]
+    hint = (
+        f" ({tree.relative(unread_files[0])} is broken or has another format)"
+        if unread_files
+        else ""
+    )
     return f"{path}: no annotations; looked for {looked}; found {files or 'no files'}{hint}"
 
 
@@ -284,7 +288,7 @@ def _read_size(image: AnnotatedImage, sizes: dict[str, Size | None], faults: Fau
         sizes[image.path] = None
         with counting(faults, SKIPPED, image.path):
             try:
-                # Annotations are made on the picture as programs show it, after its EXIF rotation.
+                # Annotation tools show the image after its EXIF rotation.
                 sizes[image.path] = read_header(image.path).upright
             except (UnreadableImageError, OSError) as error:
                 raise FaultError(UNREADABLE, f"cannot be read ({error})") from None
@@ -308,13 +312,13 @@ def _check(source: Source, options: ReadOptions) -> None:
     if not num_objects:
         reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""
         raise UserError(f"{source.path}: {source.format} annotations without objects{reason}")
-    rest = [image for image in source.images.get(ALL, []) if image.objects]
-    if len(source.images) > 1 and len(rest) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
+    unsplit = [image for image in source.images.get(ALL, []) if image.objects]
+    if len(source.images) > 1 and len(unsplit) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
         named = ", ".join(split for split in source.splits if split != ALL)
         raise UserError(
-            f"{source.path}: {len(rest):,} annotated images, such as {rest[0].path}, are in no "
-            f"folder of a split ({named}); give one folder as training and another as validation "
-            "images"
+            f"{source.path}: {len(unsplit):,} annotated images, such as {unsplit[0].path}, are in "
+            f"no folder of a split ({named}); give one folder as training and another as "
+            "validation images"
         )
     train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
     if train & val:

@@ -28,7 +28,7 @@ from ranking_det.data.formats.file_tree import FileTree, split_of
 from ranking_det.user_errors import UserError, show
 
 NAME = "VIA"
-USUAL_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "object_name")
+CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "object_name")
 """If several attributes are equally frequent, the first of these names the class."""
 
 NO_CLASS = "object"
@@ -45,7 +45,7 @@ class _Region(NamedTuple):
 
 
 def metadata_of(content: Any) -> Mapping[str, Any] | None:
-    """Return the images of a VIA file by their keys; None if the content is that of another file.
+    """Return the images of a VIA file by their keys; None for other JSON.
 
     Args:
         content: the content of a JSON file.
@@ -65,7 +65,7 @@ def read(
     Args:
         tree: the files of the folder.
         files: the contents of the VIA files by path.
-        faults: gets what is left out, and remarks.
+        faults: receives what is left out, and remarks.
         class_attribute: the region attribute that names the class; None for the one that most
             regions have.
 
@@ -87,10 +87,12 @@ def read(
                 if image_path is None:
                     raise FaultError("missing image", f"no such image file in {tree.root}")
                 images.append(AnnotatedImage(image_path))
-                of_image = entry["regions"]
-                if isinstance(of_image, dict):  # version 1
-                    of_image = list(of_image.values())
-                for index, region in enumerate(of_image if isinstance(of_image, list) else []):
+                image_regions = entry["regions"]
+                if isinstance(image_regions, dict):  # version 1
+                    image_regions = list(image_regions.values())
+                for index, region in enumerate(
+                    image_regions if isinstance(image_regions, list) else []
+                ):
                     place = f"{name}, region {index}"
                     with counting(faults, LEFT_OUT, path, place, image_path):
                         obj, attributes = _read_region(region)
@@ -107,9 +109,9 @@ def read(
 def _options(content: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
     """Return the texts of the options by attribute; VIA's COCO export uses them as class names."""
     attributes = content.get("_via_attributes")
-    of_regions = attributes.get("region") if isinstance(attributes, dict) else None
+    region_attributes = attributes.get("region") if isinstance(attributes, dict) else None
     options = {}
-    for name, attribute in of_regions.items() if isinstance(of_regions, dict) else ():
+    for name, attribute in region_attributes.items() if isinstance(region_attributes, dict) else ():
         values = attribute.get("options") if isinstance(attribute, dict) else None
         if isinstance(values, dict):
             texts = {key: text.strip() for key, text in values.items() if isinstance(text, str)}
@@ -201,14 +203,14 @@ def _class_attribute(regions: list[_Region]) -> str | None:
                 values[name][index] = value
     if not values:
         return None
-    most = max(map(len, values.values()))
-    tied = sorted(name for name in values if len(values[name]) == most)
-    usual = [name for usual in USUAL_ATTRIBUTES for name in tied if name.lower() == usual]
-    if usual:
-        return usual[0]
-    # A class that a few regions lack, next to a quality that all have.
-    common = [name for name in values if len(values[name]) >= most / 2]
-    tied += sorted(name for name in common if name.lower() in USUAL_ATTRIBUTES)
+    max_count = max(map(len, values.values()))
+    tied = sorted(name for name in values if len(values[name]) == max_count)
+    named = [name for known in CLASS_ATTRIBUTES for name in tied if name.lower() == known]
+    if named:
+        return named[0]
+    # An attribute with a usual name may give the class although some regions lack it.
+    common = [name for name in values if len(values[name]) >= max_count / 2]
+    tied += sorted(name for name in common if name.lower() in CLASS_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):
         counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)
         text = f"{len(regions):,} regions have the attributes {counts}"

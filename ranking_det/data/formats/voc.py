@@ -2,7 +2,7 @@
 
 The format is that of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf. Pixels count
 from 1 and a box includes its last pixel, so that xmin = 1 and xmax = width cover the whole image,
-as in Detectron2's ``load_voc_instances``. So the left edge lies at xmin - 1 and the right edge at
+as in Detectron2's ``load_voc_instances``. The left edge is therefore at xmin - 1, the right edge at
 xmax. Some tools count from 0 instead. They are recognised by a coordinate of 0 in any file of the
 data set, which the format does not allow; their boxes are used without this shift.
 """
@@ -86,7 +86,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
     Args:
         tree: the files of the folder.
         paths: its XML files.
-        faults: gets what is left out, and remarks.
+        faults: receives what is left out, and remarks.
 
     Returns:
         The images by split: "train", "val", "trainval", "test", or "all" without splits.
@@ -113,7 +113,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
 
 
 def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | None:
-    """Read an XML file; return None for one of another kind."""
+    """Read an XML file; return None if it is not a Pascal VOC annotation."""
     try:
         root = _parse(path)
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
@@ -122,11 +122,11 @@ def _read_file(tree: FileTree, path: str, faults: Faults) -> AnnotatedImage | No
         faults.remark(f"{path} is not used: expected the root <annotation>, got <{root.tag}>")
         return None
     folder, stem = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
-    named = (root.findtext("filename") or "").strip()
+    file_name = (root.findtext("filename") or "").strip()
     by_stem = [image for image in tree.by_stem(stem) if not _is_mask(image)]
-    image_path = nearest_path(by_stem, folder) or tree.find_image(named, folder)
+    image_path = nearest_path(by_stem, folder) or tree.find_image(file_name, folder)
     if image_path is None:
-        names = " or ".join(dict.fromkeys(map(repr, filter(None, (stem, named)))))
+        names = " or ".join(dict.fromkeys(map(repr, filter(None, (stem, file_name)))))
         raise FaultError("missing image", f"no image file {names} in {tree.root}")
     size = given_size(root.findtext("size/width"), root.findtext("size/height"))
     image = AnnotatedImage(image_path, size=size)
@@ -203,7 +203,7 @@ def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
 def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list[str]]:
     """Return the XML files by split, as the lists of images define them; {} without lists."""
     texts = [path for path in tree.with_suffix(".txt") if "ImageSets" in path.split(os.sep)]
-    lists = [path for path in texts if _split_of_list(path) and not _is_of_masks(path)]
+    lists = [path for path in texts if _split_of_list(path) and not _is_mask_list(path)]
     by_stem: dict[str, list[str]] = {}
     for path in paths:
         by_stem.setdefault(loose_name(os.path.splitext(os.path.basename(path))[0]), []).append(path)
@@ -231,7 +231,7 @@ def _read_lists(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[st
     return {split: list(members) for split, members in splits.items()}
 
 
-def _is_of_masks(path: str) -> bool:
+def _is_mask_list(path: str) -> bool:
     """Return whether a list names the images with masks, a subset of those with boxes."""
     return os.path.basename(os.path.dirname(path)) == "Segmentation"
 

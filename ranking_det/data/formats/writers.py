@@ -38,8 +38,8 @@ from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.files import make_folder, write_whole
 from ranking_det.user_errors import UserError
 
-_AGREEMENT = 0.5  # pixels by which the box around a polygon may differ from the object's box
-_LEAST_SIDE = 1.001  # pixels; Pascal VOC cannot tell a side of one pixel from one without length
+_TOLERANCE = 0.5  # pixels by which the box around a polygon may differ from the object's box
+_MIN_SIDE = 1.001  # pixels; Pascal VOC cannot tell a side of one pixel from one without length
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ class _Object(NamedTuple):
     ignored: bool
 
 
-class _Picture(NamedTuple):
+class _NamedImage(NamedTuple):
     split: str
     path: str
     name: str
@@ -140,41 +140,41 @@ class _Picture(NamedTuple):
     objects: list[_Object]
 
 
-def _pictures(parts: Mapping[str, Annotations], counts: Counter[str]) -> list[_Picture]:
+def _named_images(parts: Mapping[str, Annotations], counts: Counter[str]) -> list[_NamedImage]:
     """Return the readable images of all splits, with names that are unique without extension.
 
     Two entries of one file in a split become one image. ``counts`` receives the numbers of masks
     that are left out and of boxes that are clipped.
     """
-    pictures: list[_Picture] = []
+    images: list[_NamedImage] = []
     names = _flat_names({path for part in parts.values() for path in part.image_files})
     for split, part in parts.items():
         unreadable = {row.image for row in part.faults.rows if row.kind == UNREADABLE}
         classes = {category["id"]: category["name"] for category in part.categories}
-        by_path: dict[str, _Picture] = {}
-        by_id: dict[Any, _Picture] = {}
-        for image, path in zip(part.images, part.image_files, strict=True):
-            if image["id"] not in unreadable:
-                size = image["width"], image["height"]
-                picture = _Picture(split, path, names[path], size, [])
-                by_id[image["id"]] = by_path.setdefault(path, picture)
+        by_path: dict[str, _NamedImage] = {}
+        by_id: dict[Any, _NamedImage] = {}
+        for entry, path in zip(part.images, part.image_files, strict=True):
+            if entry["id"] not in unreadable:
+                size = entry["width"], entry["height"]
+                image = _NamedImage(split, path, names[path], size, [])
+                by_id[entry["id"]] = by_path.setdefault(path, image)
         for annotation in part.annotations:
             if annotation["image_id"] in by_id:
-                picture, mask = by_id[annotation["image_id"]], annotation.get("segmentation")
+                image, mask = by_id[annotation["image_id"]], annotation.get("segmentation")
                 ignored, is_rle = bool(annotation.get("iscrowd")), isinstance(mask, dict)
                 if is_rle and not ignored:
                     counts["RLE masks left out; their boxes are kept"] += 1
-                polygons = [_clip(polygon, picture.size) for polygon in mask or [] if not is_rle]
+                polygons = [_clip(polygon, image.size) for polygon in mask or [] if not is_rle]
                 x, y, width, height = annotation["bbox"]
                 corners = [x, y, x + width, y + height]
-                x1, y1, x2, y2 = clipped = _clip(corners, picture.size)
+                x1, y1, x2, y2 = clipped = _clip(corners, image.size)
                 # Ignore rounding errors: they do not mean that a box sticks out.
                 if max(abs(a - b) for a, b in zip(corners, clipped, strict=True)) > 1e-3:
                     counts["boxes clipped to their image"] += 1
                 box, name = (x1, y1, x2 - x1, y2 - y1), classes[annotation["category_id"]]
-                picture.objects.append(_Object(name, box, polygons, ignored))
-        pictures += by_path.values()
-    return pictures
+                image.objects.append(_Object(name, box, polygons, ignored))
+        images += by_path.values()
+    return images
 
 
 def _clip(points: Sequence[float], size: Size) -> list[float]:
@@ -226,8 +226,8 @@ def write_yolo(
         text = f"YOLO labels cannot express this ({len(notes)} images); use --to coco or --to voc"
         raise UserError(f"{notes[0]}; {text}")
     counts: Counter[str] = Counter()
-    pictures = _pictures(parts, counts)
-    objects = [obj for picture in pictures for obj in picture.objects if not obj.ignored]
+    images = _named_images(parts, counts)
+    objects = [obj for image in images for obj in image.objects if not obj.ignored]
     num_fitting = sum(map(_has_fitting_polygons, objects))
     lines, as_polygons = [], bool(objects) and num_fitting == len(objects)
     if not as_polygons and any(obj.polygons for obj in objects):
@@ -236,7 +236,7 @@ def write_yolo(
             "objects have no polygon, or one that does not fit their box"
         )
     indices = {name: index for index, name in enumerate(classes)}
-    for split, path, name, size, image_objects in pictures:
+    for split, path, name, size, image_objects in images:
         _place_image(path, folder / "images" / split / name, copy)
         text = ""
         for obj in image_objects:
@@ -260,7 +260,7 @@ def write_yolo(
 
 def _has_fitting_polygons(obj: _Object) -> bool:
     pairs = zip(obj.box, extent(obj.polygons), strict=True) if obj.polygons else [(0, math.inf)]
-    return all(abs(a - b) <= _AGREEMENT for a, b in pairs)
+    return all(abs(a - b) <= _TOLERANCE for a, b in pairs)
 
 
 def _join(polygons: Sequence[Polygon]) -> Polygon:
@@ -294,18 +294,18 @@ def write_voc(
     counts: Counter[str] = Counter()
     stems: dict[str, list[str]] = {split: [] for split in parts}
     unused = dict.fromkeys(classes)
-    for picture in _pictures(parts, counts):
-        stem = os.path.splitext(picture.name)[0]
-        stems[picture.split].append(stem)
+    for image in _named_images(parts, counts):
+        stem = os.path.splitext(image.name)[0]
+        stems[image.split].append(stem)
         xml_file = folder / "Annotations" / f"{stem}.xml"
         if xml_file.exists():  # trainval has the images of train and val again
             continue
-        for obj in picture.objects:
+        for obj in image.objects:
             unused.pop(obj.name, None)
             if obj.polygons:
                 counts["masks left out, which Pascal VOC's boxes cannot hold"] += 1
-        _place_image(picture.path, folder / "JPEGImages" / picture.name, copy)
-        tree = ElementTree.ElementTree(_voc_element(picture))
+        _place_image(image.path, folder / "JPEGImages" / image.name, copy)
+        tree = ElementTree.ElementTree(_voc_element(image))
         ElementTree.indent(tree)
         tree.write(xml_file, encoding="utf-8")
     for split, names in stems.items():
@@ -317,16 +317,16 @@ def write_voc(
     return [f"{text}: {count:,}" for text, count in counts.items()]
 
 
-def _voc_element(picture: _Picture) -> Element:
-    width, height = picture.size
+def _voc_element(image: _NamedImage) -> Element:
+    width, height = image.size
     content: dict[str, Any] = {
         "folder": "JPEGImages",
-        "filename": picture.name,
+        "filename": image.name,
         "size": {"width": width, "height": height, "depth": 3},
         "segmented": 0,
     }
     root = _add(Element("annotation"), content)
-    for obj in picture.objects:
+    for obj in image.objects:
         edges = [_voc_edges(*obj.box[axis::2]) for axis in (0, 1)]
         corners = (edges[0][0], edges[1][0], edges[0][1], edges[1][1])
         texts = [f"{v:.4f}" if isinstance(v, float) else v for v in corners]
@@ -353,7 +353,7 @@ def _voc_edges(start: float, length: float) -> tuple[float, float]:
     end = start + length
     if round(end) > round(start) + 1:
         return (round(start) + 1, round(end))
-    widened = max(_LEAST_SIDE - length, 0.0) / 2
+    widened = max(_MIN_SIDE - length, 0.0) / 2
     return float(start - widened + 1), float(end + widened)
 
 

@@ -43,7 +43,7 @@ YAML_FILES = ("data.yaml", "dataset.yaml")
 _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNORECASE)
 _LEVELS_ABOVE = 3
 _MAX_CLASSES = 10_000  # without names; a larger index is another number, such as an id
-_LARGEST = 2.0  # of a number; a box that sticks out of its image has numbers slightly above 1
+_MAX_FRACTION = 2.0  # a box that sticks out of its image has fractions slightly above 1
 _NUM_PROBED = 50  # label files that are opened to recognise the format
 
 
@@ -100,7 +100,7 @@ def _read_yaml(path: str) -> Mapping[str, Any] | None:
 
 
 def _check_yaml(path: str) -> None:
-    """Raise UserError if a file is not YAML: without it, classes would have other names."""
+    """Raise UserError if a file is not YAML; ignoring it would change the class names."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             yaml.safe_load(file)
@@ -138,7 +138,7 @@ def read(
     Args:
         tree: the files of the folder.
         description: the description of the data set.
-        faults: gets what is left out, and remarks.
+        faults: receives what is left out, and remarks.
         allow_outside: accept images outside the folder of ``data.yaml``.
 
     Returns:
@@ -225,9 +225,9 @@ def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
     """Return the folder or list of a split.
 
     The paths in the file often come from the machine that wrote it, or lead out of its folder
-    (``../train/images``) although the images lie in it. So the last parts of such a path are tried
-    from the folder of the file. For a path that leads out, they are tried first, because another
-    data set next to this folder may have the same names.
+    (``../train/images``) although the images lie in it. The last parts of such a path are therefore
+    tried from the folder of the file. For a path that leads out, they are tried first, because
+    another data set next to this folder may have the same names.
     """
     folder, value = os.path.dirname(yaml_file), value.replace("\\", "/")
     places = [os.path.join(folder, str(path or ""), value), os.path.join(folder, value)]
@@ -277,7 +277,7 @@ def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
         text = f"expected a class index and numbers, got {show(' '.join(words))}"
         raise FaultError("malformed line", text)
     index, values = str(int(numbers[0])), numbers[1:]
-    if max(values, default=0) > _LARGEST:
+    if max(values, default=0) > _MAX_FRACTION:
         text = f"expected fractions of the width and height, got {show(' '.join(words))}"
         raise FaultError("numbers in pixels", text)
     if keypoints:

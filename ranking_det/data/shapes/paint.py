@@ -105,12 +105,12 @@ def _per_pixel(samples: np.ndarray) -> np.ndarray:
     return cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _colour_away_from(rng: Generator, other: np.ndarray, distance: float) -> np.ndarray:
+def _colour_away_from(rng: Generator, reference: np.ndarray, distance: float) -> np.ndarray:
     """Draw a colour at least this far (Euclidean) from another, or the farthest of 20."""
     colours = rng.uniform(15, 240, (20, 3))
-    gaps = np.linalg.norm(colours - other, axis=1)
-    far = np.flatnonzero(gaps >= distance)
-    return colours[far[0] if len(far) else gaps.argmax()].astype(np.float32)
+    gaps = np.linalg.norm(colours - reference, axis=1)
+    is_distant = np.flatnonzero(gaps >= distance)
+    return colours[is_distant[0] if len(is_distant) else gaps.argmax()].astype(np.float32)
 
 
 def background(rng: Generator, size: int) -> np.ndarray:
@@ -127,12 +127,12 @@ def background(rng: Generator, size: int) -> np.ndarray:
     frame = _coordinates((0, 0, size, size), rng.uniform(0, 2 * np.pi))
     field = texture(style, rng, frame, size * rng.uniform(0.04, 0.3))
     base = rng.uniform(40, 215, 3)
-    swing = rng.normal(size=3)
-    swing *= rng.uniform(15, 60) / np.linalg.norm(swing)
+    amplitude = rng.normal(size=3)
+    amplitude *= rng.uniform(15, 60) / np.linalg.norm(amplitude)
     grain = _noise(rng, size, size, size * rng.uniform(0.03, 0.15))
     grain = (grain - np.float32(0.5)) * np.float32(rng.uniform(10, 60))
     field = (field - np.float32(0.5)) * 2
-    pairs = zip(swing, base, strict=True)
+    pairs = zip(amplitude, base, strict=True)
     return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 

@@ -1,9 +1,9 @@
 """Render one image: background, clutter, objects that occlude each other, and its annotations.
 
 Figures are painted from back to front. A map of owners, with four samples per pixel along each
-axis, says which figure is on top. So masks, boxes and areas describe the visible part. A figure
-that would occlude too much of an earlier one is moved: at least `MIN_VISIBLE` of every object
-stays visible. The part outside the image counts as hidden.
+axis, records which figure is on top. Masks, boxes and areas therefore describe the visible part. A
+figure that would occlude too much of an earlier one is moved: at least `MIN_VISIBLE` of every
+object stays visible. The part outside the image counts as hidden.
 """
 
 from collections.abc import Sequence
@@ -65,8 +65,8 @@ class _Scene:
     ) -> bool:
         """Paint a figure where at least `keep_visible` of every other figure stays visible.
 
-        Owner 0 is everything that is not annotated. It tries a few random places, or the given
-        centre, and returns whether one fits.
+        Owner 0 is everything that is not annotated. The figure is tried at the given centre, or at
+        a few random places. Returns whether one fits.
         """
         rng = self.rng
         angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
@@ -86,26 +86,26 @@ class _Scene:
         return False
 
     def _claim(
-        self, owner: int, mask: np.ndarray, window: Window, whole: float, keep_visible: float
+        self, owner: int, mask: np.ndarray, window: Window, full_area: float, keep_visible: float
     ) -> bool:
         """Assign the samples of a mask to an owner; return False if it would hide too much.
 
-        It hides too much if less than `MIN_VISIBLE` of the figure (area `whole` in pixels) is
-        inside the image, or if less than `keep_visible` of a figure behind it stays visible.
+        It hides too much if less than `MIN_VISIBLE` of the figure (`full_area`, in square pixels)
+        is inside the image, or if less than `keep_visible` of a figure behind it stays visible.
         """
         inside, owners = mask > 0, self.owner[self._window(window)]
         samples = int(inside.sum())
-        whole *= SUPERSAMPLING**2
+        full_area *= SUPERSAMPLING**2
         hidden = np.bincount(owners[inside], minlength=256)
         repainted, hidden[[0, owner]] = int(hidden[owner]) if owner else 0, 0
-        left = self.visible - hidden
-        too_much = np.any(left < keep_visible * self.full * (hidden > 0))
-        if too_much or (owner and samples < MIN_VISIBLE * whole):
+        remaining = self.visible - hidden
+        too_much = np.any(remaining < keep_visible * self.full * (hidden > 0))
+        if too_much or (owner and samples < MIN_VISIBLE * full_area):
             return False
         owners[inside] = owner
-        self.visible = left
+        self.visible = remaining
         self.visible[owner] += samples - repainted
-        self.full[owner] = max(self.visible[owner], int(whole))
+        self.full[owner] = max(self.visible[owner], int(full_area))
         # The window of a crowd grows with each of its figures.
         before = self.windows.get(owner, window)
         self.windows[owner] = (*map(min, before[:2], window[:2]), *map(max, before[2:], window[2:]))

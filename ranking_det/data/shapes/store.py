@@ -8,8 +8,8 @@
             meta.json                the settings of the set
         shapes_lvis/                 the same with the fields of LVIS v1
 
-The operating system releases the lock of a killed process. So a process that gets the lock knows
-that no other process still writes to a partial folder.
+The operating system releases the lock of a killed process. A process that gets the lock therefore
+knows that no other process still writes to a partial folder.
 """
 
 import contextlib
@@ -108,8 +108,8 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
         if folder.exists():
             return False
         if locked:
-            for dead in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(dead)
+            for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):
+                shutil.rmtree(abandoned)
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         partial.mkdir()
         try:

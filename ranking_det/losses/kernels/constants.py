@@ -12,6 +12,7 @@ CHUNK = 1 << 17
 not grow with M. One chunk of all 1,000,000 logits makes AP Loss 1.3 times as slow (one thread of an
 Intel Xeon)."""
 CHUNK_ON_GPU = 1 << 21
+"""Logits in one chunk on a GPU, where larger chunks need fewer kernel launches."""
 MAX_CELLS = 1 << 15
 """Cells of the grid of interval sums. Two float64 tables of this size fit the level-2 cache."""
 COPIES_ON_GPU = 64
@@ -23,6 +24,7 @@ other, so they see similar ranges of the sorted negatives. APE Loss with 1,000 p
 101,000 logits takes 1.3 times as long without the bound on the spread, and 1.1 times as long with 8
 rows (one thread of an Intel Xeon)."""
 SIGMOID_SPREAD = 4.0
+"""Largest difference between the logits of the positives in a block of sigmoids, times lam."""
 
 RANK_SORT_EPSILON = 1e-10
 """Smaller errors of Rank & Sort Loss are rounding errors and send no gradient."""
@@ -34,6 +36,6 @@ Without a cut-off the sums are in double precision."""
 DICE_EPSILON = 1e-5
 """Added to the denominator of a Dice loss."""
 WEIGHTS_EPSILON = 1e-10
-"""If weights sum to less, they count as 0, and so does the weighted mean."""
+"""If the weights sum to less, their weighted mean is 0."""
 MAX_EXPONENT = 80.0
 """exp of a larger number overflows single precision."""

@@ -10,7 +10,7 @@ where P marks the positives and n the negatives::
     logit               2      1.5     .7      0      -2
                         n       P       n      P       n
     false positives             1              2               negatives above
-    rank                        2              4               positives and negatives above, itself
+    rank                        2              4               1 + all logits above
     error                      1/2            1/2              false positives / rank
     value                    (1/2 + 1/2) / 2 = .5              mean over the positives
 
@@ -79,7 +79,8 @@ class _AttachGradients(torch.autograd.Function):
         for scale, gradient, indices in zip(incoming, saved[:count], saved[count:], strict=True):
             if scale is None:
                 continue
-            # Scale before the cast: an average entry of a large batch is below float16's range.
+            # Scale before the cast: float16 cannot represent the gradient of one logit in a mean
+            # over millions.
             scaled = gradient * scale
             if indices is not None:
                 sparse.append((indices, scaled))

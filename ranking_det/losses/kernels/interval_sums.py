@@ -101,8 +101,8 @@ class IntervalSums:
         self._cells = 0 if on_gpu else min(constants.MAX_CELLS, 64 + count // 16)
         if self._cells:
             # The scale must not overflow where all breakpoints nearly coincide.
-            least = 1e-6 * edges.abs().max().clamp_min(1)
-            scale = (self._cells - 3) / torch.maximum(edges[-1] - edges[0], least)
+            smallest_range = 1e-6 * edges.abs().max().clamp_min(1)
+            scale = (self._cells - 3) / torch.maximum(edges[-1] - edges[0], smallest_range)
             # The first and last cells have no breakpoints: most logits lie there.
             self._shift = (1.5 - edges[0] * scale).to(self._dtype)
             self._scale = scale.to(self._dtype)
@@ -165,8 +165,8 @@ class IntervalSums:
         mass, moment = sum_over_workers(packed, self._ranked.group)
         centered = moment - self._ramps.center * mass
         counted = self._ramps.at_each_step(mass, centered).clamp_min_(0)
-        self._poison = moment[0]
-        return counted + self._poison
+        self._nan_or_zero = moment[0]
+        return counted + self._nan_or_zero
 
     def over_positives(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over all positives j, including i, for every positive i.
@@ -177,7 +177,7 @@ class IntervalSums:
         Returns:
             (..., P) float64.
         """
-        return self._ramps.over_steps(values) + self._poison
+        return self._ramps.over_steps(values) + self._nan_or_zero
 
     def over_other_positives(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over the positives j other than i, for every positive i.

@@ -211,10 +211,12 @@ class Ramps:
             Slope and intercept, (K,) float64 each: the sum at x is slope x + intercept of the
             interval of x. The slopes of the first and the last interval are exactly 0.
         """
-        steep = weights * self.slope
-        rising = weights * (0.5 - self.slope * self._scores)
+        slopes = weights * self.slope
+        intercepts = weights * (0.5 - self.slope * self._scores)
         # The change of slope and intercept at each lower breakpoint, then at each upper one.
-        jumps = torch.stack([torch.cat([steep, -steep]), torch.cat([rising, weights - rising])])
+        jumps = torch.stack(
+            [torch.cat([slopes, -slopes]), torch.cat([intercepts, weights - intercepts])]
+        )
         slope, intercept = self.scatter(self._bends.reshape(-1), split(jumps)).cumsum(-1).sum(0)
         # Rounding must not leave a slope in the intervals that reach to infinity.
         slope[0] = slope[-1] = 0

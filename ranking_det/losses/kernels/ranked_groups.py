@@ -54,18 +54,18 @@ def bin_negatives(low: Tensor, bins: int, equal_count: bool = False) -> Bins:
     Returns:
         The bins of each ranking.
     """
-    fixed = low.detach()
-    absent = fixed == -torch.inf
+    detached = low.detach()
+    absent = detached == -torch.inf
     if equal_count:
         # In ascending order the absent negatives come first.
-        missing = absent.sum(1, keepdim=True)
-        rank = fixed.argsort(1).argsort(1) - missing
-        member = rank * bins // (low.shape[1] - missing).clamp_min(1)
+        num_absent = absent.sum(1, keepdim=True)
+        rank = detached.argsort(1).argsort(1) - num_absent
+        member = rank * bins // (low.shape[1] - num_absent).clamp_min(1)
     else:
-        high = fixed.amax(1, keepdim=True)
-        least = fixed.masked_fill(absent, torch.inf).amin(1, keepdim=True)
-        width = (high - least).clamp_min(torch.finfo(fixed.dtype).tiny)
-        member = ((fixed - least) / width * bins).long()
+        high = detached.amax(1, keepdim=True)
+        lowest = detached.masked_fill(absent, torch.inf).amin(1, keepdim=True)
+        width = (high - lowest).clamp_min(torch.finfo(detached.dtype).tiny)
+        member = ((detached - lowest) / width * bins).long()
     member = member.clamp_(0, bins - 1)
     zeros = low.new_zeros(len(low), bins)
     counts = zeros.scatter_add(1, member, (~absent).to(low.dtype))
@@ -96,10 +96,10 @@ def rank_groups(
     value, at_high, at_low = rank(high, group, low, distance, reweight)
     absent = low == -torch.inf
     # Without negatives the weights are 0 / 0.
-    alone = absent.all(1)
+    has_no_negatives = absent.all(1)
     return (
-        value.masked_fill(alone, 0),
-        at_high.masked_fill(alone[group], 0),
+        value.masked_fill(has_no_negatives, 0),
+        at_high.masked_fill(has_no_negatives[group], 0),
         at_low.masked_fill(absent, 0),
     )
 
@@ -160,7 +160,7 @@ def _pairwise(
         at_high[block] = -pull.sum(1)
         at_low.index_add_(0, group[block], pull)
     if reweight:
-        # All losses may have underflowed to 0; then their gradients have, too.
+        # If all losses of a ranking underflow to 0, their gradients are 0 as well.
         total.clamp_min_(torch.finfo(total.dtype).tiny)
         return squares / total, at_high / total[group], at_low / total[:, None]
     positives, negatives = _counts(high, group, low)

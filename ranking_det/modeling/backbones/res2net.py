@@ -19,7 +19,7 @@ Norm = str | Callable[[int], nn.Module]
 
 
 class DeepStem(CNNBlockBase):
-    """Stem of three 3x3 convolutions and a max pooling, of stride 4 in all (ResNet-C, ResNet-D).
+    """Stem of three 3x3 convolutions and a max pooling, stride 4 in total (ResNet-C, ResNet-D).
 
     Args:
         in_channels: channels of the image, >= 1.
@@ -55,25 +55,26 @@ class DeepStem(CNNBlockBase):
 class Res2NetBlock(CNNBlockBase):
     """Bottleneck block with a cascade of 3x3 convolutions on the parts of its channels.
 
-    After a 1x1 convolution the channels are split into ``scale`` parts of ``w`` channels. Part i
-    passes through its own 3x3 convolution after the output of part i - 1 is added; the last part is
-    passed on. The first block of a stage adds nothing, its convolutions have the stage's stride,
-    and the last part is pooled. The shortcut there is an average pooling of the stage's stride and
-    a 1x1 convolution (v1d).
+    After a 1x1 convolution the channels are split into ``scale`` parts of ``w`` channels. Each part
+    except the last has a 3x3 convolution, whose input is the part plus the output of the previous
+    convolution. The last part does not change. In the first block of a stage nothing is added, the
+    convolutions have the stage's stride, and the last part is pooled; the shortcut is an average
+    pooling with the stage's stride and a 1x1 convolution (v1d).
 
     Args:
-        in_channels: channels of the input, >= 1. The block is the first of its stage if they are
-            not ``out_channels``.
+        in_channels: channels of the input, >= 1. The block is the first of its stage if this is not
+            ``out_channels``.
         out_channels: channels of the output, >= 1.
         bottleneck_channels: channels of a plain bottleneck's 3x3 convolution, >= 1;
             ``ResNet.make_default_stages`` gives a quarter of ``out_channels``.
         stride: 1 or 2.
         norm: normalisation, as for Detectron2's ``get_norm``.
-        base_width: w for 64 ``bottleneck_channels``, >= 1; w is proportional to them.
+        base_width: w of a block with 64 ``bottleneck_channels``, >= 1; w is proportional to
+            ``bottleneck_channels``.
         scale: the number of parts, >= 2.
         pools_at_stride_1: whether the first block of a stage with stride 1 (res2) pools the last
-            part. The authors' code and timm do, mmdetection does not, and weights fit only their
-            own convention.
+            part. The authors' code and timm pool it, mmdetection does not. Use the setting with
+            which the weights were trained.
 
     Raises:
         ValueError: an argument is out of range.

@@ -19,10 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ranking_det.checks import check_that
 
 ANY_SIZE = {"strict_img_size": False, "dynamic_img_size": True}
-"""Arguments by which timm's transformers accept images of any size."""
+"""Arguments that make timm's transformers accept images of any size."""
 
-SOURCES = frozenset(["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
-"""Arguments by which a config of someone else could make timm read any file or URL."""
+WEIGHT_SOURCES = frozenset(["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+"""Arguments with which an untrusted config could make timm read any file or URL."""
 
 
 class TimmBackbone(Backbone):
@@ -60,12 +60,13 @@ class TimmBackbone(Backbone):
         super().__init__()
         timm = import_timm()
         check_model_name(timm, model_name)
-        given = sorted(SOURCES.intersection(options))
+        sources = sorted(WEIGHT_SOURCES.intersection(options))
         expected = "no other source of weights than train.init_checkpoint"
-        check_that(not given, "options", expected, given)
+        check_that(not sources, "options", expected, sources)
         with torch.device("meta"):
-            known = inspect.signature(type(timm.create_model(model_name))).parameters
-            options = {name: value for name, value in ANY_SIZE.items() if name in known} | options
+            parameters = inspect.signature(type(timm.create_model(model_name))).parameters
+            any_size = {name: value for name, value in ANY_SIZE.items() if name in parameters}
+            options = any_size | options
             network = timm.create_model(model_name, features_only=True, **options)
         # Some models have several features of a stride; the last one has seen the most layers.
         last = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
@@ -135,7 +136,8 @@ def _create(
         model: nn.Module = timm.create_model(
             model_name, features_only=True, pretrained=pretrained, **options
         )
-    except Exception as error:  # of a download: many kinds, of several libraries
+    except Exception as error:
+        # A failed download raises errors of many classes, from several libraries.
         if not pretrained:
             raise
         reason = str(error).strip().partition("\n")[0]
@@ -145,9 +147,10 @@ def _create(
 
 
 def _dependencies(network: nn.Module, index: int) -> set[str]:
-    """Return the names of the parameters that a feature of a network on the meta device needs.
+    """Return the names of the parameters that a feature of a network depends on.
 
-    Autograd finds them, whatever the layers are called and in whatever order they are defined.
+    The network is on the meta device. Autograd finds the parameters, because timm's models have no
+    common names or order of layers.
     """
     parameters = dict(network.named_parameters())
     feature = network(torch.zeros(1, 3, 64, 64, device="meta"))[index]

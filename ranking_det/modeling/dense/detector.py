@@ -184,7 +184,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         return DenseDetectorWithTTA(self, min_sizes=min_sizes, max_size=max_size, flip=flip)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Compute the losses in training, or detect, as a Detectron2 model.
+        """Compute the losses in training; detect objects at inference.
 
         Args:
             batched_inputs: one dict per image, in training with ``instances``.

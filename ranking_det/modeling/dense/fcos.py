@@ -28,7 +28,7 @@ class PointTransform:
     distance = side / 2 x exp(output), where ``side`` is the side of the point's square. Outputs of
     0 decode to the square itself. FCOS has the same exponential (section 3.1) and scales the output
     by a learnable factor per level. Unlike the paper, distances are also relative to the level's
-    stride, as in its authors' later versions.
+    stride, as in the authors' later versions of FCOS.
     """
 
     def get_deltas(self, points: Tensor, boxes: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class RankingFCOS(RankingDenseDetector):
     """FCOS (Tian et al., ICCV 2019), with one point in the middle of each cell.
 
     The paper's assigner is :class:`ranking_det.assigners.FCOS`. For IoU assigners, a point is a
-    square of 8 strides.
+    square with sides of 8 strides.
 
     Args:
         backbone: Detectron2 backbone.

@@ -29,8 +29,7 @@ class DenseHead(MapHead):
         norm: normalisation in the towers, a name for Detectron2's ``get_norm``; ``"GN"`` is group
             normalisation with 32 groups, ``""`` is none.
         prior_prob: initial score of every class, in (0, 1).
-        num_scales: the number of levels for a learnable factor of the box outputs per level; 0 for
-            no factors.
+        num_scales: number of learnable factors of the box outputs, one per level; 0 for none.
         branch: add an IoU or centerness branch: one more logit per anchor, from the box tower.
 
     Raises:
@@ -88,7 +87,7 @@ class DenseHead(MapHead):
             the logits of the branch (N, A, H_l, W_l), if there is one.
 
         Raises:
-            ValueError: the head has factors for another number of levels.
+            ValueError: the number of levels is not ``num_scales``.
         """
         if self.scales is not None and len(self.scales) != len(features):
             raise ValueError(

@@ -25,7 +25,8 @@ MAX_COORDINATE = 1e8
 THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 
 MIN_SOFT_SCORE = 1e-3
-"""Soft-NMS drops lowered scores of at most this, or of at most score_thresh if that is smaller."""
+"""Soft-NMS drops detections whose lowered score is at most this, or at most score_thresh if that is
+smaller."""
 
 
 class DenseInference(nn.Module):
@@ -45,15 +46,15 @@ class DenseInference(nn.Module):
             in the papers' code.
         nms: "hard" drops the lower-scored of two overlapping boxes of a class; "linear" and
             "gaussian" lower its score (Soft-NMS; Bodla et al., ICCV 2017).
-        nms_thresh: IoU threshold in [0, 1]: hard NMS drops above it, linear Soft-NMS lowers scores
-            from it on.
+        nms_thresh: IoU threshold in [0, 1]. Hard NMS drops boxes with an IoU above it; linear
+            Soft-NMS lowers the scores of boxes with at least this IoU.
         sigma: width of Gaussian Soft-NMS, which multiplies scores by exp(-IoU^2 / sigma), > 0.
         score_voting: whether each kept box becomes the weighted mean of the boxes of its class that
             overlap it (Kim and Lee, ECCV 2020); scores do not change.
         max_detections: detections kept per image, >= 1.
-        suppression: replaces what ``nms``, ``nms_thresh``, ``sigma`` and ``score_voting`` describe;
-            see :mod:`ranking_det.layers.suppression`. Its minimum score applies to the lowered
-            scores of Soft-NMS, which are geometric means with a branch.
+        suppression: a module to use instead of ``nms``, ``nms_thresh``, ``sigma`` and
+            ``score_voting``; see :mod:`ranking_det.layers.suppression`. With a branch, the scores
+            that it gets are the geometric means.
 
     Raises:
         ValueError: an argument out of range.
@@ -115,7 +116,7 @@ class DenseInference(nn.Module):
             outputs: one tensor (R_l, 4) per level, raw box outputs.
             anchors: one tensor (R_l, 4) per level, XYXY in pixels.
             decode: (outputs (n, 4), anchors (n, 4)) -> boxes (n, 4) XYXY in pixels.
-            branch_logits: one tensor (R_l,) per level, logits of the branch; None for none.
+            branch_logits: one tensor (R_l,) per level, logits of the branch; None without a branch.
 
         Returns:
             The candidates with class scores above the threshold, at most ``topk`` pairs or anchors

@@ -59,14 +59,15 @@ class RCNNAdapter(DetectorAdapter):
         images = model.preprocess_image(batched_inputs)
         objects = as_one_class([inputs["instances"].to(model.device) for inputs in batched_inputs])
         arguments = model.backbone, rpn.rpn_head, rpn.in_features, images, objects
-        words = {"description": "the RPN's anchors matched to it", "task": "propose"}
-        return [positives._replace(**words) for positives in rpn.pick_positives(*arguments)]
+        phrases = {"description": "the RPN's anchors matched to it", "task": "propose"}
+        return [positives._replace(**phrases) for positives in rpn.pick_positives(*arguments)]
 
     def check_parts(self) -> None:
         """Check that the heads use features of the backbone, and that RoIs can be pooled.
 
         Raises:
-            ValueError: there is no such feature, or a stride, a scale or a size is not above 0.
+            ValueError: the backbone lacks a feature, or a stride, a pooling scale or a pooling size
+                is not above 0.
         """
         rpn, heads = self.model.proposal_generator, self.model.roi_heads
         used = {}
@@ -109,7 +110,8 @@ class RCNNAdapter(DetectorAdapter):
         """
         if self.model.proposal_generator is None:
             raise ValueError(
-                "model: expected an R-CNN with a proposal generator, got one on given proposals"
+                "model: expected an R-CNN with a proposal generator, got one for precomputed "
+                "proposals"
             )
         mapper = make_tta_mapper(min_sizes, max_size, flip)
         # Detectron2's augmentation reads a yaml config, which models of LazyConfigs do not have.
@@ -132,14 +134,14 @@ def _last_predictor(model: GeneralizedRCNN) -> Any:
 
 
 class _RCNNWithTTA(GeneralizedRCNNWithTTA):
-    """Detectron2's augmentation without gradients, and with the predictor's own suppression."""
+    """Detectron2's test-time augmentation, without gradients, with the predictor's suppression."""
 
     __call__ = torch.no_grad()(GeneralizedRCNNWithTTA.__call__)
 
     def _merge_detections(
         self, all_boxes: Tensor, all_scores: Any, all_classes: Any, shape_hw: tuple[int, int]
     ) -> Instances:
-        """Suppress the detections of all views together, by the box predictor's suppression."""
+        """Suppress duplicates among the detections of all views, as the box predictor does."""
         predictor = _last_predictor(self.model)
         if not isinstance(predictor, RankingBoxPredictor):
             return super()._merge_detections(all_boxes, all_scores, all_classes, shape_hw)

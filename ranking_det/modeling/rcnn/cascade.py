@@ -29,22 +29,22 @@ from ranking_det.user_errors import UserError
 class RankingCascadeROIHeads(StagedROIHeads):
     """RoI heads of Cascade R-CNN (Cai and Vasconcelos, CVPR 2018) for boxes and masks.
 
-    They follow the models of Rank & Sort Loss (Oksuz et al., ICCV 2021): the gradients of the
+    The heads follow the models of Rank & Sort Loss (Oksuz et al., ICCV 2021): the gradients of the
     stages are not scaled down, and at inference the logits of all stages are averaged. Each stage
     has a mask head, which is trained on the stage's positives with their weights and balanced
     against the stage's task loss. The masks of detections are the mean of the probabilities of all
     mask heads. The names of losses end in ``_stage0``, ``_stage1`` and so on.
 
-    Detectron2's Cascade Mask R-CNN has one mask head, on the positives of the first stage. Its
-    checkpoints load into ``mask_heads`` of length 1, which has the same name in the state dict,
-    ``mask_head``.
+    Detectron2's Cascade Mask R-CNN has one mask head, on the positives of the first stage. With a
+    single mask head this class has the same parameter names (``mask_head``), so Detectron2's
+    checkpoints load.
 
     Args:
         box_heads: the box head of each stage, pooled features -> features.
         box_predictors: the box predictor of each stage; class-agnostic.
         assigners: the assigner of each stage, usually with rising IoU thresholds.
         criteria: the criterion of each stage, with a mask loss if the stage has a mask head.
-        mask_heads: one mask head per stage, or one for the first stage only; None for none.
+        mask_heads: one mask head per stage, or one for the first stage only; None without masks.
         loss_weights: the weight >= 0 of each stage's losses; None for 1. Cascade R-CNN with cross
             entropy has 1, .5 and .25.
         shared: the arguments of :class:`StagedROIHeads`. In stages without a mask head, the
@@ -118,14 +118,18 @@ class RankingCascadeROIHeads(StagedROIHeads):
         names = ("box_heads", "box_predictors", "criteria", "assigners")
         arguments |= {name: [] for name in names}
         for iou, weights in zip(node.IOUS, node.BBOX_REG_WEIGHTS, strict=True):
-            rule = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
+            assigner_node = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
             built = build_box_parts(cfg, input_shape, weights)
-            built["assigner"] = build_component(rule, assigners, f"{where}.IOUS", low_quality=None)
+            built["assigner"] = build_component(
+                assigner_node, assigners, f"{where}.IOUS", low_quality=None
+            )
             for name, part in zip(names, built.values(), strict=True):
                 arguments[name].append(part)
         if cfg.MODEL.MASK_ON:
-            masked = arguments["criteria"][: None if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1]
-            parts = [build_mask_part(cfg, input_shape, criterion) for criterion in masked]
+            masked_criteria = arguments["criteria"][
+                : None if cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE else 1
+            ]
+            parts = [build_mask_part(cfg, input_shape, criterion) for criterion in masked_criteria]
             arguments["mask_heads"] = [part.pop("mask_head") for part in parts]
             arguments |= parts[0]
         return arguments

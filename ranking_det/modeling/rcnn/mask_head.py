@@ -60,7 +60,7 @@ class CascadeMaskHeads(nn.ModuleList):
 
 
 def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
-    """Choose the positives that get a mask, at random if there are more than ``max_masks``.
+    """Choose the positives whose masks are trained, at random if there are more than ``max_masks``.
 
     A positive is left out if its object has an empty mask, because the shape is then unknown.
 
@@ -135,6 +135,6 @@ def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int
     if isinstance(masks, PolygonMasks):
         return masks[index].crop_and_resize(boxes, size)
     # The same as BitMasks.crop_and_resize, but without copying a whole image's mask for every box.
-    whole = masks.tensor.to(boxes.device, torch.float32)[:, None]
+    full_masks = masks.tensor.to(boxes.device, torch.float32)[:, None]
     rois = torch.cat([index[:, None].to(boxes), boxes], dim=1)
-    return roi_align(whole, rois, size, 1.0, 0, True)[:, 0] >= 0.5
+    return roi_align(full_masks, rois, size, 1.0, 0, True)[:, 0] >= 0.5

@@ -28,8 +28,9 @@ def match_proposals(
 ) -> tuple[list[Instances], Assignment]:
     """Match proposals to ground-truth objects and sample the proposals to train on.
 
-    Ground-truth boxes are appended after the matching, each matched to its own object. Otherwise
-    they would be the best match of every object, and there would be no low-quality matches.
+    Ground-truth boxes are appended after the matching, each as a match of its object. If they were
+    matched with the proposals, every object would have a match of IoU 1, and there would be no
+    low-quality matches.
 
     Args:
         proposals: one Instances per image, with the fields ``proposal_boxes`` and
@@ -73,7 +74,7 @@ def match_proposals(
 def refine_proposals(
     boxes: Sequence[Tensor], proposals: Sequence[Instances], *, training: bool
 ) -> list[Instances]:
-    """Make the proposals of a cascade's next stage from the boxes that the last stage predicts.
+    """Turn the predicted boxes of a cascade stage into the proposals of the next stage.
 
     Args:
         boxes: one tensor (R_i, 4) per image, predicted boxes, XYXY in pixels. Non-finite boxes

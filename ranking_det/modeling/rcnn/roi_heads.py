@@ -72,9 +72,10 @@ class StagedROIHeads(nn.Module):
     """Base class of RoI heads: one or several stages of box heads, with or without mask heads.
 
     Each stage refines the boxes of the previous one. All proposals are ranked. The box head and the
-    mask head of a stage both run before its losses, because the masks may rank the positives. Masks
-    keep the index of their positive, which gives them its instance weight. At inference the logits
-    of all stages are averaged, and the boxes come from the last stage.
+    mask head of a stage both run before its losses, because the positives may be ranked by the
+    quality of their masks. Each mask has the index, and thereby the instance weight, of its
+    positive. At inference the logits of all stages are averaged, and the boxes come from the last
+    stage.
 
     Args:
         num_classes: K, >= 1.
@@ -145,7 +146,7 @@ class StagedROIHeads(nn.Module):
         Args:
             parts: the box head, the box predictor, the assigner and the criterion, or lists of
                 each.
-            mask_head: the mask head, or a list of them; None for none.
+            mask_head: the mask head, or a list of them; None without masks.
         """
         self.box_head, self.box_predictor, assigner, criterion = parts
         if self.mask_on:
@@ -205,7 +206,7 @@ class StagedROIHeads(nn.Module):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Detect objects, or in training compute the losses, as Detectron2's ROIHeads.
+        """Compute the losses in training; detect objects at inference, as Detectron2's ROIHeads.
 
         Args:
             images: the N images; not used.
@@ -231,12 +232,12 @@ class StagedROIHeads(nn.Module):
             raise ValueError("targets: expected the objects of each image, got None")
         for i, objects in enumerate(targets):
             check_classes(f"targets[{i}].gt_classes", objects.gt_classes, self.num_classes)
-        first, losses, stages = None, {}, self.stages()
+        first_proposals, losses, stages = None, {}, self.stages()
         for i, stage in enumerate(stages):
             proposals, assignment = match_proposals(
                 proposals, targets, stage.assigner, self.sampler, self.proposal_append_gt
             )
-            first = first or proposals
+            first_proposals = first_proposals or proposals
             predictions = self._predict(features, proposals, stage)
             candidates = self._gather(features, proposals, targets, stage, assignment, predictions)
             output = stage.criterion(candidates)
@@ -248,7 +249,7 @@ class StagedROIHeads(nn.Module):
                 with torch.no_grad():
                     boxes = stage.predictor.predict_boxes(predictions, proposals)
                 proposals = refine_proposals(boxes, proposals, training=True)
-        return first or [], losses
+        return first_proposals or [], losses
 
     def _predict(
         self, features: dict[str, Tensor], proposals: list[Instances], stage: Stage
@@ -284,8 +285,8 @@ class StagedROIHeads(nn.Module):
             rois = anchors[index].split(counts)
             logits = stage.mask_head.layers(self._pool_masks(features, rois))
             logits = select_class(logits, classes[index])
-            cut = cut_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
-            masks = MaskTargets(logits, cut, index)
+            gt_masks = cut_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
+            masks = MaskTargets(logits, gt_masks, index)
         return Candidates(
             logits=predictions.logits,
             labels=labels,
@@ -320,7 +321,7 @@ class StagedROIHeads(nn.Module):
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]
     ) -> list[Instances]:
-        """Add masks to detections, as Detectron2's ROIHeads.
+        """Add masks to detections, as Detectron2's ROIHeads do.
 
         Args:
             features: the features of the backbone, by name, each (N, C, H_l, W_l).
@@ -404,7 +405,7 @@ def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) 
         label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
             mean of both, or 1 for all. A positive without a mask has its IoU.
         boxes: the box targets of the P positives.
-        masks: the mask targets of Q of the positives; None for none.
+        masks: the mask targets of Q of the positives; None without a mask head.
 
     Returns:
         (P,) in [0, 1], without gradient; None stands for the IoU.

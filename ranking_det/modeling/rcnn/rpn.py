@@ -83,8 +83,9 @@ class RankingRPN(AnchorCandidates, nn.Module):
             None for no limit.
         loss_weight: factor of all losses, >= 0, applied after the balance; .2 in Rank & Sort and
             aLRP Loss.
-        suppression: replaces NMS at ``nms_thresh``; see :mod:`ranking_det.layers.suppression`. Each
-            level is a class for it. Soft-NMS is not usable because the scores are logits.
+        suppression: replaces NMS at ``nms_thresh``; see :mod:`ranking_det.layers.suppression`. It
+            gets the level of a proposal as its class. Soft-NMS cannot be used, because the scores
+            are logits.
 
     Raises:
         ValueError: an argument out of range, or parts that do not fit together.
@@ -169,7 +170,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
         features: dict[str, Tensor],
         gt_instances: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose boxes, and in training compute the losses, as Detectron2's RPN.
+        """Propose boxes, and in training compute the losses, as Detectron2's RPN does.
 
         Args:
             images: the N images.
@@ -211,7 +212,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
             anchors: one tensor (R_l, 4) per level, XYXY in pixels, of one image.
 
         Returns:
-            (R,) bool; the other anchors are ignored.
+            (R,) bool, False for anchors that are ignored.
         """
         valid = super().valid(images, maps, anchors)
         if self.boundary is None:
@@ -234,7 +235,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
     def _propose(
         self, images: ImageList, anchors: list[Tensor], predictions: MapPredictions
     ) -> list[Instances]:
-        """Make proposals: top-k per level, NMS, top-k per image; the scores are logits."""
+        """Select proposals: top-k per level, NMS, top-k per image; their scores are logits."""
         levels, limit = [], self.pre_nms_topk[self.training]
         for i, cells in enumerate(anchors):
             outputs = flatten_level(predictions.outputs[i], 4).float()
