@@ -284,7 +284,6 @@ class RankDet(Classification):
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: which IoU of a pair has a gradient: the IoU of the "higher" score, "both" or
             "none".
-        iou_reduction: "sum" or "mean" of the IoU-guided loss over classes and levels.
         merge_levels: whether to compare the positives of a class across levels.
         probabilities: whether to rank sigmoids, in [0, 1], instead of logits.
 
@@ -308,7 +307,6 @@ class RankDet(Classification):
         reweight: bool = True,
         alpha: float = 1.0,
         iou_gradient: str = "higher",
-        iou_reduction: str = "sum",
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
@@ -362,7 +360,7 @@ class RankDet(Classification):
             loss = class_specific_ranking_loss(scores, labels, groups=self.class_groups, **options)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
+            loss = self._iou_guided(candidates, class_scores, image[rows])
             losses["loss_iou"] = self.iou_weight * loss
         # The number of images with a positive, at least 1; images are in ascending order.
         count = (image[rows].diff() != 0).sum() + 1
@@ -378,9 +376,7 @@ class RankDet(Classification):
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _iou_guided(
-        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
-    ) -> Tensor:
+    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
         rows, num_classes = candidates.positives, candidates.logits.shape[1]
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
@@ -388,14 +384,7 @@ class RankDet(Classification):
         boxes = candidates.box_targets
         ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
         return iou_guided_ranking_loss(
-            scores,
-            ious,
-            groups,
-            alpha=self.alpha,
-            iou_gradient=self.iou_gradient,
-            reduction=self.iou_reduction,
-            image=images,
-            num_images=num_images,
+            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
         )
 
 

@@ -9,7 +9,7 @@ from tests.losses.cases import assert_close
 from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
 
 
-def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduction, merge_levels):
+def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge_levels):
     """The three losses of some rows that are ranked together; None without a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
     index_of_row = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
@@ -31,7 +31,7 @@ def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduc
     ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(index_of_row.values())]
     level = 0 if merge_levels else candidates.level[list(index_of_row)]
     groups = labels[list(index_of_row)] * 10 + level
-    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
+    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher")]
 
 
 def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
@@ -67,20 +67,17 @@ def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
 
 @pytest.mark.parametrize("elements", [40, 1 << 20])
 @pytest.mark.parametrize("merge_levels", [True, False])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("probabilities", [True, False])
 @pytest.mark.parametrize("negatives", ["group", "ohem"])
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
-    scope, negatives, probabilities, reduction, merge_levels, elements, monkeypatch
+    scope, negatives, probabilities, merge_levels, elements, monkeypatch
 ):
     monkeypatch.setattr(constants, "ELEMENTS", elements)
     candidates = detections()
     labels = candidates.labels
     options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
-    criterion = Criterion(
-        classification=RankDet(iou_reduction=reduction, **options), rank_scope=scope
-    )
+    criterion = Criterion(classification=RankDet(**options), rank_scope=scope)
     output = criterion(candidates)
     values = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
     image = candidates.image if scope == "image" else torch.zeros_like(labels)
@@ -89,7 +86,6 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
             candidates,
             labels,
             torch.nonzero(image == i).squeeze(1).tolist(),
-            reduction=reduction,
             **options,
         )
         for i in range(candidates.num_images)
