@@ -275,6 +275,9 @@ class RankDet(Classification):
         global_weight: factor of the global loss, >= 0; 0 disables it.
         class_weight: factor of the class-specific loss, >= 0; 0 disables it.
         iou_weight: factor of the IoU-guided loss, >= 0; 0 disables it.
+        focal_weight: factor of an additional focal loss, the sum over all images divided by the
+            number of positives, >= 0; 0 disables it. The paper trains it with the IoU-guided loss
+            alone (table 4, row 4).
         negatives: "group" or "ohem", the negative mining of the global and the class-specific loss.
         ratio: with "ohem", the number of negatives per positive, >= 1.
         global_groups: with "group", the number of groups in the global loss, >= 1.
@@ -299,6 +302,7 @@ class RankDet(Classification):
         global_weight: float = 1.0,
         class_weight: float = 1.0,
         iou_weight: float = 1.0,
+        focal_weight: float = 0.0,
         negatives: str = "group",
         ratio: int = 3,
         global_groups: int = 15,
@@ -311,7 +315,7 @@ class RankDet(Classification):
         probabilities: bool = True,
     ) -> None:
         super().__init__(locals())
-        for name in ("global_weight", "class_weight", "iou_weight"):
+        for name in ("global_weight", "class_weight", "iou_weight", "focal_weight"):
             check_at_least(name, getattr(self, name), 0.0)
         if not (global_weight or class_weight or iou_weight):
             raise ValueError(
@@ -325,7 +329,8 @@ class RankDet(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
+            ``loss_global``, ``loss_class``, ``loss_iou`` and ``loss_cls`` (the focal loss), except
+            losses of weight 0.
         """
         return self._rank(candidates, torch.zeros_like(candidates.image), 1)
 
@@ -336,7 +341,8 @@ class RankDet(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
+            ``loss_global``, ``loss_class``, ``loss_iou`` and ``loss_cls`` (the focal loss), except
+            losses of weight 0.
         """
         return self._rank(candidates, candidates.image, candidates.num_images)
 
@@ -364,7 +370,11 @@ class RankDet(Classification):
             losses["loss_iou"] = self.iou_weight * loss
         # The number of images with a positive, at least 1; images are in ascending order.
         count = (image[rows].diff() != 0).sum() + 1
-        return {name: loss / count for name, loss in losses.items()}
+        losses = {name: loss / count for name, loss in losses.items()}
+        if self.focal_weight:
+            loss = focal(candidates.logits, labels, rows) / max(len(rows), 1)
+            losses["loss_cls"] = self.focal_weight * loss
+        return losses
 
     def _scores(self, candidates: Candidates) -> Tensor:
         """Return the scores (R, K) to rank: -inf in ignored rows and where the logits are -inf."""

@@ -4,6 +4,7 @@ import torch
 from ranking_det.boxes import box_iou
 from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankDet
 from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import focal
 from ranking_det.losses.kernels import constants
 from tests.losses.cases import assert_close
 from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
@@ -103,3 +104,18 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
                 for x in (loss, expected)
             ]
             assert_close(*gradients, 1e-11)
+
+
+@pytest.mark.parametrize("scope", ["image", "gpu"])
+def test_the_focal_loss_is_the_sum_over_all_images_per_positive(scope):
+    candidates = detections()
+    options = dict(global_weight=0.0, class_weight=0.0)
+    alone, both = (
+        Criterion(classification=RankDet(focal_weight=weight, **options), rank_scope=scope)
+        for weight in (0.0, 2.0)
+    )
+    losses = both(candidates).losses
+    expected = focal(candidates.logits, candidates.labels) / len(candidates.positives)
+    assert set(losses) == {"loss_iou", "loss_cls", "loss_box"}
+    assert_close(losses["loss_cls"], 2 * expected, 1e-12)
+    assert_close(losses["loss_iou"], alone(candidates).losses["loss_iou"], 1e-12)
