@@ -18,7 +18,9 @@ from ranking_det.engine.command import parse
 from ranking_det.engine.run_config import load_config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ABLATIONS = ROOT / "configs" / "ablations" / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ABLATIONS]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 every_page = pytest.mark.parametrize("page", TEXTS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

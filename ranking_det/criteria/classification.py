@@ -275,6 +275,9 @@ class RankDet(Classification):
         global_weight: factor of the global loss, >= 0; 0 disables it.
         class_weight: factor of the class-specific loss, >= 0; 0 disables it.
         iou_weight: factor of the IoU-guided loss, >= 0; 0 disables it.
+        focal_weight: factor of an additional focal loss, the sum over all images divided by the
+            number of positives, >= 0; 0 disables it. The paper trains it with the IoU-guided loss
+            alone (table 4, row 4).
         negatives: "group" or "ohem", the negative mining of the global and the class-specific loss.
         ratio: with "ohem", the number of negatives per positive, >= 1.
         global_groups: with "group", the number of groups in the global loss, >= 1.
@@ -284,7 +287,6 @@ class RankDet(Classification):
         alpha: sharpness of the IoU-guided loss, > 0.
         iou_gradient: which IoU of a pair has a gradient: the IoU of the "higher" score, "both" or
             "none".
-        iou_reduction: "sum" or "mean" of the IoU-guided loss over classes and levels.
         merge_levels: whether to compare the positives of a class across levels.
         probabilities: whether to rank sigmoids, in [0, 1], instead of logits.
 
@@ -300,6 +302,7 @@ class RankDet(Classification):
         global_weight: float = 1.0,
         class_weight: float = 1.0,
         iou_weight: float = 1.0,
+        focal_weight: float = 0.0,
         negatives: str = "group",
         ratio: int = 3,
         global_groups: int = 15,
@@ -308,12 +311,11 @@ class RankDet(Classification):
         reweight: bool = True,
         alpha: float = 1.0,
         iou_gradient: str = "higher",
-        iou_reduction: str = "sum",
         merge_levels: bool = False,
         probabilities: bool = True,
     ) -> None:
         super().__init__(locals())
-        for name in ("global_weight", "class_weight", "iou_weight"):
+        for name in ("global_weight", "class_weight", "iou_weight", "focal_weight"):
             check_at_least(name, getattr(self, name), 0.0)
         if not (global_weight or class_weight or iou_weight):
             raise ValueError(
@@ -327,7 +329,8 @@ class RankDet(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
+            ``loss_global``, ``loss_class``, ``loss_iou`` and ``loss_cls`` (the focal loss), except
+            losses of weight 0.
         """
         return self._rank(candidates, torch.zeros_like(candidates.image), 1)
 
@@ -338,7 +341,8 @@ class RankDet(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_global``, ``loss_class`` and ``loss_iou``, except losses of weight 0.
+            ``loss_global``, ``loss_class``, ``loss_iou`` and ``loss_cls`` (the focal loss), except
+            losses of weight 0.
         """
         return self._rank(candidates, candidates.image, candidates.num_images)
 
@@ -362,11 +366,15 @@ class RankDet(Classification):
             loss = class_specific_ranking_loss(scores, labels, groups=self.class_groups, **options)
             losses["loss_class"] = self.class_weight * loss
         if self.iou_weight:
-            loss = self._iou_guided(candidates, class_scores, image[rows], num_images)
+            loss = self._iou_guided(candidates, class_scores, image[rows])
             losses["loss_iou"] = self.iou_weight * loss
         # The number of images with a positive, at least 1; images are in ascending order.
         count = (image[rows].diff() != 0).sum() + 1
-        return {name: loss / count for name, loss in losses.items()}
+        losses = {name: loss / count for name, loss in losses.items()}
+        if self.focal_weight:
+            loss = focal(candidates.logits, labels, rows) / max(len(rows), 1)
+            losses["loss_cls"] = self.focal_weight * loss
+        return losses
 
     def _scores(self, candidates: Candidates) -> Tensor:
         """Return the scores (R, K) to rank: -inf in ignored rows and where the logits are -inf."""
@@ -378,9 +386,7 @@ class RankDet(Classification):
         logits = logits.masked_fill(absent, -torch.inf)
         return logits.sigmoid().masked_fill(absent, -torch.inf) if self.probabilities else logits
 
-    def _iou_guided(
-        self, candidates: Candidates, scores: Tensor, images: Tensor, num_images: int
-    ) -> Tensor:
+    def _iou_guided(self, candidates: Candidates, scores: Tensor, images: Tensor) -> Tensor:
         rows, num_classes = candidates.positives, candidates.logits.shape[1]
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
@@ -388,14 +394,7 @@ class RankDet(Classification):
         boxes = candidates.box_targets
         ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
         return iou_guided_ranking_loss(
-            scores,
-            ious,
-            groups,
-            alpha=self.alpha,
-            iou_gradient=self.iou_gradient,
-            reduction=self.iou_reduction,
-            image=images,
-            num_images=num_images,
+            scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
         )
 
 

@@ -287,9 +287,8 @@ class ALRPCriterion(Criterion):
             assignment, 0.5 (0.7 in an RPN). The localisation error is the error of the task,
             divided by 2 (1 - tau).
         localization: a task on boxes with errors in [0, 2], or a list that starts with such a task
-            and continues with tasks on masks. None for :class:`ranking_det.criteria.GIoU`.
-        instance_weight: the weights of the tasks on masks; see
-            :mod:`ranking_det.criteria.instance_weights`.
+            and continues with tasks on masks, which are weighted by the score. None for
+            :class:`ranking_det.criteria.GIoU`.
         rank_scope: the entries that are ranked together; see :class:`Criterion`.
 
     Raises:
@@ -303,14 +302,12 @@ class ALRPCriterion(Criterion):
         delta: float = 1.0,
         tau: float = 0.5,
         localization: Localization | Sequence[Localization] | None = None,
-        instance_weight: nn.Module | None = None,
         rank_scope: str = "gpu",
     ) -> None:
         tasks = _list_tasks(localization)
         super().__init__(
             classification=ALRP(tasks[0], delta, tau),
             localization=tasks,
-            instance_weight=instance_weight,
             balance=balance,
             rank_scope=rank_scope,
         )

@@ -65,14 +65,27 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
     absent = [name for name in REQUIRED if name not in cfg]
     if absent:
         raise UserError(_undefined(path, absent))
-    for override in overrides:
-        _apply(cfg, override)
-    _check_nodes(cfg, "")
+    apply_overrides(cfg, overrides)
     required = [f"{name}.{key}" for name, keys in REQUIRED.items() for key in keys.split()]
     absent = [key for key in required if _select(cfg, key) is None]
     if absent:
         raise UserError(_undefined(path, absent))
     return cfg
+
+
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Apply ``key=value`` overrides to a config in place and check it.
+
+    Args:
+        cfg: the config.
+        overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them.
+
+    Raises:
+        UserError: a key is unknown, or a value has a wrong type.
+    """
+    for override in overrides:
+        _apply(cfg, override)
+    _check_nodes(cfg, "")
 
 
 def _describe(error: BaseException) -> str:

@@ -144,7 +144,6 @@ def changed_candidates(**fields):
         (lambda: AveragePrecision(distance="steep"), "distance: expected one of step, sigmoid"),
         (lambda: APE(lam=0), "lam: expected a finite number above 0"),
         (lambda: RankDet(negatives="all"), "negatives: expected one of group, ohem"),
-        (lambda: RankDet(iou_reduction="max"), "reduction: expected one of sum, mean"),
         (lambda: RankDet(iou_gradient="lower"), "iou_gradient: expected one of higher"),
         (lambda: RankDet(class_weight=-1), "class_weight: expected"),
         (lambda: SmoothL1(beta=-0.1), "beta: expected a finite number of at least 0, got -0.1"),

@@ -4,12 +4,13 @@ import torch
 from ranking_det.boxes import box_iou
 from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankDet
 from ranking_det.labels import BACKGROUND, IGNORE
+from ranking_det.losses import focal
 from ranking_det.losses.kernels import constants
 from tests.losses.cases import assert_close
 from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
 
 
-def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduction, merge_levels):
+def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge_levels):
     """The three losses of some rows that are ranked together; None without a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
     index_of_row = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
@@ -31,7 +32,7 @@ def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, reduc
     ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)[list(index_of_row.values())]
     level = 0 if merge_levels else candidates.level[list(index_of_row)]
     groups = labels[list(index_of_row)] * 10 + level
-    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher", reduction)]
+    return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher")]
 
 
 def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
@@ -67,20 +68,17 @@ def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
 
 @pytest.mark.parametrize("elements", [40, 1 << 20])
 @pytest.mark.parametrize("merge_levels", [True, False])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("probabilities", [True, False])
 @pytest.mark.parametrize("negatives", ["group", "ohem"])
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
-    scope, negatives, probabilities, reduction, merge_levels, elements, monkeypatch
+    scope, negatives, probabilities, merge_levels, elements, monkeypatch
 ):
     monkeypatch.setattr(constants, "ELEMENTS", elements)
     candidates = detections()
     labels = candidates.labels
     options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
-    criterion = Criterion(
-        classification=RankDet(iou_reduction=reduction, **options), rank_scope=scope
-    )
+    criterion = Criterion(classification=RankDet(**options), rank_scope=scope)
     output = criterion(candidates)
     values = [output.losses[name] for name in ("loss_global", "loss_class", "loss_iou")]
     image = candidates.image if scope == "image" else torch.zeros_like(labels)
@@ -89,7 +87,6 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
             candidates,
             labels,
             torch.nonzero(image == i).squeeze(1).tolist(),
-            reduction=reduction,
             **options,
         )
         for i in range(candidates.num_images)
@@ -107,3 +104,18 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
                 for x in (loss, expected)
             ]
             assert_close(*gradients, 1e-11)
+
+
+@pytest.mark.parametrize("scope", ["image", "gpu"])
+def test_the_focal_loss_is_the_sum_over_all_images_per_positive(scope):
+    candidates = detections()
+    options = dict(global_weight=0.0, class_weight=0.0)
+    alone, both = (
+        Criterion(classification=RankDet(focal_weight=weight, **options), rank_scope=scope)
+        for weight in (0.0, 2.0)
+    )
+    losses = both(candidates).losses
+    expected = focal(candidates.logits, candidates.labels) / len(candidates.positives)
+    assert set(losses) == {"loss_iou", "loss_cls", "loss_box"}
+    assert_close(losses["loss_cls"], 2 * expected, 1e-12)
+    assert_close(losses["loss_iou"], alone(candidates).losses["loss_iou"], 1e-12)

@@ -126,7 +126,7 @@ def batch(images, classes, levels, rows=60):
 COMPONENTS = {
     "rankdet": RankDet,
     "rankdet ohem": lambda: RankDet(negatives="ohem"),
-    "rankdet sigmoid": lambda: RankDet(distance="sigmoid", iou_reduction="mean"),
+    "rankdet sigmoid": lambda: RankDet(distance="sigmoid"),
 }
 
 

@@ -149,6 +149,26 @@ def test_iou_guided_loss_agrees_with_a_loop_over_pairs(alpha, iou_gradient, redu
         assert_close(gradient(loss, ious), gradient(expected, ious), 1e-12)
 
 
+def test_the_mean_of_the_iou_guided_loss_is_taken_within_each_image():
+    generator = torch.Generator().manual_seed(4)
+    scores = torch.rand(12, dtype=torch.float64, generator=generator).requires_grad_()
+    ious = torch.rand(12, dtype=torch.float64, generator=generator)
+    # Two groups in the first image, one with a pair in the second, and none in the third.
+    groups = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 4, 3, 1, 0])
+    image = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 1, 0, 0])
+    loss = iou_guided_ranking_loss(
+        scores, ious, groups, reduction="mean", image=image, num_images=3
+    )
+    expected = sum(
+        iou_guided_by_loop(
+            scores[image == i], ious[image == i], groups[image == i], 1.0, "higher", "mean"
+        )
+        for i in range(3)
+    )
+    assert_close(loss, expected, 1e-12)
+    assert_close(gradient(loss, scores), gradient(expected, scores), 1e-12)
+
+
 def test_iou_guided_loss_of_many_pairs_in_several_blocks_agrees_with_all_pairs():
     generator = torch.Generator().manual_seed(2)
     scores, ious = (torch.rand(900, dtype=torch.float64, generator=generator) for _ in range(2))
