@@ -15,6 +15,7 @@ from typing import Any
 
 from detectron2.config import LazyConfig
 
+from benchmarks.config_memory import published_configs
 from benchmarks.version_matrix import test_matrix
 
 ROOT = Path(__file__).parents[1]
@@ -207,15 +208,14 @@ def quick() -> str:
 
 
 def published(folder: str) -> str:
-    """Write the table of a folder's configs with the papers' AP, quoted from their docstrings."""
+    """Write the table of a folder's configs: the papers' AP, from docstrings, and the memory."""
+    counted = load("config_memory.json")["configs"]
     rows = [
         "| detector | backbone | assigner | criterion | config | paper's box AP "
-        "| paper's mask AP |",
-        "| --- | --- | --- | --- | --- | ---: | ---: |",
+        "| paper's mask AP | parameters | GB for *n* images |",
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for path in sorted((ROOT / "configs" / folder).glob("*.py")):
-        if "vitdet" in path.stem:  # needs Detectron2's main, and is not a row of a paper
-            continue
+    for path in published_configs(folder):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         match = re.search(
             r"(?:published|report) (?:mask AP (\d+\.\d), box )?AP (\d+\.\d)", text, re.IGNORECASE
@@ -226,7 +226,12 @@ def published(folder: str) -> str:
         model = LazyConfig.load(str(path)).model
         detector, *axes = name_axes(model)
         link = f"[`{path.stem}`](../{path.relative_to(ROOT).as_posix()})"
-        cells = [detector, name_backbone(model), *axes, link, boxes or "", masks or ""]
+        figures = ["not counted", ""]
+        if (row := counted.get(f"{folder}/{path.stem}")) is not None:
+            state = row["weights_gradients_momentum"] / 1e9
+            activations = row["activations_per_image"] / 1e9
+            figures = [f"{row['parameters'] / 1e6:.0f} M", f"{state:.1f} + {activations:.1f} *n*"]
+        cells = [detector, name_backbone(model), *axes, link, boxes or "", masks or "", *figures]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

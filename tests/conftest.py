@@ -1,5 +1,6 @@
 """Put the temporary files of all tests in one folder; run the slowest test files first."""
 
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,12 @@ def remove_log_handlers():
 def pytest_collection_modifyitems(items):
     # If a long file started last, the other workers would wait for it.
     items.sort(key=lambda item: {"engine", "examples"}.isdisjoint(item.path.parts[-2:]))
+
+
+def pytest_collection_finish():
+    # The imported libraries are most of the objects, and each full collection would visit them all.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():

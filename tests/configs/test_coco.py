@@ -30,7 +30,7 @@ from ranking_det.criteria import (
 )
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.modeling.tta import make_tta_mapper
-from tests.configs.cases import BACKBONES, build_with_meta_backbone, check_backbone
+from tests.configs.cases import BACKBONES, build_model, check_backbone
 from tests.modeling.cases import CONFIGS
 
 # R-CNNs are in test_rcnn_papers.py.
@@ -390,7 +390,7 @@ def check_assigner(name, assigner):
 
 def test_the_model_is_that_of_the_paper(case):
     name, cfg, row = case
-    model = build_with_meta_backbone(cfg)
+    model = build_model(cfg, "meta")
     top_block = model.backbone.top_block
     assert top_block.in_feature == row.p6 and top_block.relu == row.relu
     check_backbone(model.backbone.bottom_up, row.backbone, row.groups)

@@ -28,7 +28,7 @@ from ranking_det.criteria import (
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.modeling import RandomSampler, RankingMaskHead
-from tests.configs.cases import BACKBONES, build_with_meta_backbone, check_backbone
+from tests.configs.cases import BACKBONES, build_model, check_backbone
 from tests.modeling.cases import CONFIGS, make_batch
 
 ONE_SIZE = (800,)
@@ -300,13 +300,10 @@ def test_samplers_can_be_overridden_for_the_imbalance_table_of_the_paper():
         (512, 0.25),
     ]
     path = str(CONFIGS / "coco" / "faster_ce_r50_12ep.py")
-    cfg = load_lazy_config(path, [f"{part}=null" for part in parts])
-    assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
     rule = "model.proposal_generator.assigner.low_quality"
-    assert (
-        load_lazy_config(path, [f"{rule}=null"]).model.proposal_generator.assigner["low_quality"]
-        is None
-    )
+    cfg = load_lazy_config(path, [f"{key}=null" for key in (*parts, rule)])
+    assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
+    assert cfg.model.proposal_generator.assigner["low_quality"] is None
     for wrong in ("optimizer.lr=null", f"{rule}=true", f"{rule}=gt"):
         with pytest.raises(ValueError, match="lr: expected float|low_quality: expected"):
             load_lazy_config(path, [wrong])
@@ -361,7 +358,7 @@ def check_common(model, row):
 
 def test_the_model_is_that_of_the_paper(case):
     _, cfg, row = case
-    model = build_with_meta_backbone(cfg)
+    model = build_model(cfg, "meta")
     check_common(model, row)
     assert hasattr(model.backbone, "top_block") != row.plus
     if row.loss in ("ce", "focal"):

@@ -7,7 +7,7 @@ from detectron2.utils.events import EventStorage
 
 from ranking_det.criteria import CriterionSchedule
 from ranking_det.engine.lazy_config import load_lazy_config
-from tests.configs.cases import check_step, make_batch_of_all_sizes
+from tests.configs.cases import build_model, check_step, make_batch_of_all_sizes
 from tests.modeling.cases import CONFIGS
 
 NAMES = [
@@ -47,7 +47,7 @@ def load(name):
 def test_a_step_gives_finite_gradients_to_what_is_trained(name):
     torch.manual_seed(0)
     with EventStorage(0):
-        check_step(instantiate(load(name).model).train())
+        check_step(build_model(load(name)))
 
 
 @pytest.mark.slow
