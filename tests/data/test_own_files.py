@@ -73,7 +73,7 @@ def test_the_dataset_dicts_equal_detectron2s(register):
     assert records == expected
 
 
-def test_registering_again_moves_the_set(register):
+def test_registering_again_replaces_the_data_set(register):
     register(valid_content())
     content = valid_content()
     content["categories"][0]["name"] = "wolf"
