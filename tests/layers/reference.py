@@ -13,7 +13,7 @@ def iou(a, b):
 
 
 def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
-    """Suppress each class separately: (index, lowered score) of all, by descending score."""
+    """Soft-NMS per class: return (index, lowered score) of all boxes, by descending score."""
     picks = []
     for c in set(classes):
         remaining = {i: s for i, s in enumerate(scores) if classes[i] == c}
@@ -30,6 +30,7 @@ def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
 
 
 def vote(survivors, boxes, scores, classes, min_iou, sigma):
+    """Score voting: average the boxes of a class, weighted by score and IoU."""
     voted = []
     for k in survivors:
         total, mean = 0.0, [0.0] * 4

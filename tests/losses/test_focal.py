@@ -91,9 +91,9 @@ def test_focal_with_alpha_1_counts_positives_only_and_with_0_negatives_only():
     logits, labels, _ = batch()
     positive = one_hot(logits, labels).bool()
     assert not gradient(focal(logits, labels, alpha=1.0), logits)[~positive].any()
-    at_negatives = gradient(focal(logits, labels, alpha=0.0), logits)
-    assert not at_negatives[positive].any()
-    assert (at_negatives[(labels != IGNORE)[:, None] & ~positive] > 0).all()
+    negatives_gradient = gradient(focal(logits, labels, alpha=0.0), logits)
+    assert not negatives_gradient[positive].any()
+    assert (negatives_gradient[(labels != IGNORE)[:, None] & ~positive] > 0).all()
 
 
 @pytest.mark.parametrize("ignored", [math.nan, math.inf, -math.inf])
@@ -164,7 +164,9 @@ def test_focal_of_only_ignored_rows_is_a_zero_attached_to_the_graph():
         ({"labels": torch.zeros(2)}, r"labels: expected an int64 tensor of shape \(2,\)"),
     ],
 )
-def test_bad_arguments_of_focal_are_refused_with_the_expected_and_the_given_value(change, message):
+def test_bad_arguments_of_focal_raise_value_error_with_the_expected_and_given_value(
+    change, message
+):
     arguments = {"logits": torch.zeros(2, 3), "labels": torch.tensor([0, BACKGROUND])} | change
     with pytest.raises(ValueError, match=message):
         focal(**arguments)
@@ -180,12 +182,12 @@ def test_quality_focal_of_quality_1_is_twice_focal_of_alpha_one_half_for_any_bet
 @pytest.mark.parametrize("loss", QUALITY_LOSSES)
 def test_a_positive_of_quality_0_counts_like_a_negative(loss):
     logits, labels, quality = batch()
-    worthless = torch.arange(len(quality)) % 2 == 0
+    zero_quality = torch.arange(len(quality)) % 2 == 0
     rows = torch.nonzero(labels >= 0).squeeze(1)
     background = labels.clone()
-    background[rows[worthless]] = BACKGROUND
-    value = loss(logits, labels, quality.masked_fill(worthless, 0.0))
-    assert_same(value, loss(logits, background, quality[~worthless]), logits)
+    background[rows[zero_quality]] = BACKGROUND
+    value = loss(logits, labels, quality.masked_fill(zero_quality, 0.0))
+    assert_same(value, loss(logits, background, quality[~zero_quality]), logits)
 
 
 def test_quality_focal_is_0_with_gradient_0_where_each_score_is_its_quality():
