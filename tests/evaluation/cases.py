@@ -16,9 +16,9 @@ SIDE = 200
 A, B, C, D = 3, 5, 8, 9  # the ids of four categories, of classes 0 to 3
 NAMES = {A: "rare", B: "common", C: "frequent", D: "absent"}
 CLASSES = {A: 0, B: 1, C: 2, D: 3}
-NAME = "evaluated_in_a_test"  # the data set
+NAME = "evaluated_in_a_test"  # of the data set
 BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
-# The first is a false positive by COCO's rules only.
+# The first detection is a false positive by COCO's rules only.
 DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
