@@ -145,8 +145,10 @@ def check_assigner(assigner):
 
     for i in range(3):
         rows, first = slice(i * count, (i + 1) * count), sum(map(len, boxes[:i]))
-        part = predictions and Predictions(*(value[rows] for value in predictions))
-        single = assigner(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
+        image_predictions = predictions and Predictions(*(value[rows] for value in predictions))
+        single = assigner(
+            anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], image_predictions
+        )
         assert torch.equal(single.labels, labels[rows]), (
             "labels depend on other images of the batch"
         )
@@ -155,8 +157,10 @@ def check_assigner(assigner):
     with mock.patch.object(row_blocks, "BLOCK_ENTRIES", 2 * count):
         assert torch.equal(assigner(*inputs).labels, labels), "the block size changes the result"
     empty = [level[:0] for level in anchors]
-    part = predictions and Predictions(*(value[:0] for value in predictions))
-    assert not len(assigner(empty, boxes, classes, valid[:0], part).labels), "without anchors"
+    no_predictions = predictions and Predictions(*(value[:0] for value in predictions))
+    assert not len(assigner(empty, boxes, classes, valid[:0], no_predictions).labels), (
+        "without anchors"
+    )
 
 
 def check_backbone(backbone, sizes: Sequence[tuple[int, int]] = ((64, 96), (32, 32))):

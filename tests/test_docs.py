@@ -132,12 +132,12 @@ def test_the_table_of_losses_shows_the_signature_of_every_function():
     assert sorted(call for call in calls if call.partition("(")[0] in dir(losses)) == expected
 
 
-def test_every_block_is_used_once():
+def test_every_generated_block_is_used_once():
     names = [match["name"] for text in TEXTS.values() for match in BLOCK.finditer(text)]
     assert sorted(names) == sorted(BLOCKS)
 
 
-def test_the_readme_is_short():
+def test_the_readme_has_at_most_180_lines():
     assert TEXTS["README.md"].count("\n") <= 180
 
 
@@ -160,14 +160,14 @@ def messages_of_the_package():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 constants = (part for part in node.values if isinstance(part, ast.Constant))
-                # The values in an f-string split it.
+                # An f-string consists of the constant parts between its values.
                 yield from (str(part.value) for part in constants)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
 
 def test_the_package_has_the_messages_of_the_troubleshooting_page():
-    known = "\n".join(messages_of_the_package())
+    messages = "\n".join(messages_of_the_package())
     tables = re.split(r"^## ", TEXTS["docs/troubleshooting.md"], flags=re.MULTILINE)[1:-1]
     cells = [
         cell
@@ -176,7 +176,7 @@ def test_the_package_has_the_messages_of_the_troubleshooting_page():
     ]
     assert len(cells) > 30
     for quoted in re.findall(r"`([^`]+)`", "\n".join(cells)):
-        # Values in a message: quoted names, numbers, optimizers, signals, and the error of a disk.
+        # Values in a message: quoted names, numbers, optimizers, signals, disk errors.
         values = r"'[^']*'|\b\d+\b|\b(?:SGD|AdamW|SIG\w+|torch)\b|\(No space.*|\(did.*"
         for piece in filter(None, map(str.strip, re.split(values, quoted))):
-            assert piece in known, f"{quoted}: no message has {piece!r}"
+            assert piece in messages, f"{quoted}: no message has {piece!r}"

@@ -88,8 +88,8 @@ def test_the_advice_names_the_input_size_that_helps(missed, expected):
 
 def test_the_advice_names_duplicates_unknown_classes_and_faults():
     copies = Copies([["train/a", "val/b"]], 3, 2, [])
-    other = statistics(classes=["cat", "dog"])
-    text = advice(statistics(), None, copies, 7, val=other)
+    val_statistics = statistics(classes=["cat", "dog"])
+    text = advice(statistics(), None, copies, 7, val=val_statistics)
     assert "The val images have objects of 1 class (dog) that the train images do not have" in text
     assert "Images with a duplicate in an earlier split: 2." in text and "random split" not in text
     assert "Images or objects left out because of annotation problems: 7." in text

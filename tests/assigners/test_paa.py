@@ -137,10 +137,12 @@ def test_a_batch_gives_the_labels_of_its_single_images_with_one_fit(assigner, mo
     size = sum(map(len, anchors))
     for i in range(4):
         rows = slice(i * size, (i + 1) * size)
-        part = Predictions(predictions.logits[rows], predictions.boxes[rows])
-        single_image = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
+        image_predictions = Predictions(predictions.logits[rows], predictions.boxes[rows])
+        single_image = assigner()(
+            anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], image_predictions
+        )
         torch.testing.assert_close(single_image.labels, batch[rows])
-        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], part)
+        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], image_predictions)
         matched = assigner().match(image)
         torch.testing.assert_close(matched >= 0, single_image.labels >= 0)
 
@@ -221,36 +223,41 @@ def test_single_candidate_sets_the_label_of_a_single_sample():
     assert label_identical_anchors([3.0, 2.0], topk=1, single_candidate="none") == [BACKGROUND] * 2
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(bad):
-    good = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
-    labels = label_identical_anchors(good)
-    assert label_identical_anchors([bad, *good, bad], topk=len(good)) == [
+@pytest.mark.parametrize("non_finite", [torch.nan, torch.inf, -torch.inf])
+def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(non_finite):
+    finite_costs = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
+    labels = label_identical_anchors(finite_costs)
+    assert label_identical_anchors(
+        [non_finite, *finite_costs, non_finite], topk=len(finite_costs)
+    ) == [
         BACKGROUND,
         *labels,
         BACKGROUND,
     ]
-    assert label_identical_anchors([bad, 1.0, 9.0]) == [BACKGROUND, 0, BACKGROUND]
-    assert label_identical_anchors([bad, bad, 1.0], single_candidate="none") == [BACKGROUND] * 3
-    assert label_identical_anchors([bad] * 4) == [BACKGROUND] * 4
+    assert label_identical_anchors([non_finite, 1.0, 9.0]) == [BACKGROUND, 0, BACKGROUND]
+    assert (
+        label_identical_anchors([non_finite, non_finite, 1.0], single_candidate="none")
+        == [BACKGROUND] * 3
+    )
+    assert label_identical_anchors([non_finite] * 4) == [BACKGROUND] * 4
 
 
 @BOTH_ASSIGNERS
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_diverged_model_raises_no_error(assigner, bad):
+@pytest.mark.parametrize("non_finite", [torch.nan, torch.inf, -torch.inf])
+def test_a_diverged_model_raises_no_error(assigner, non_finite):
     anchors, boxes, classes, valid, predictions = crowd(5)
     diverged = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
-    logits = predictions.logits.masked_fill(diverged[:, None], bad)
-    decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], bad)
+    logits = predictions.logits.masked_fill(diverged[:, None], non_finite)
+    decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], non_finite)
     for diverged_predictions in (
         Predictions(logits, predictions.boxes),
         Predictions(predictions.logits, decoded),
-        Predictions(logits * 0 + bad, decoded * 0 + bad),
+        Predictions(logits * 0 + non_finite, decoded * 0 + non_finite),
     ):
         result = assigner()(anchors, boxes, classes, valid, diverged_predictions)
         assert result.labels.min() >= IGNORE and result.labels.max() < CLASSES
         assert (result.gt_index[result.labels < 0] == -1).all()
-    assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(bad))
+    assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(non_finite))
 
 
 def test_an_anchor_with_a_nan_score_does_not_affect_the_normalisation():
@@ -300,8 +307,8 @@ def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner
     result = assigner()(
         [*anchors, anchors[0][:0]], boxes, classes, valid, Predictions(half, predictions.boxes)
     )
-    same = Predictions(half.float(), predictions.boxes)
-    expected = assigner()(anchors, boxes, classes, valid, same)
+    float32_predictions = Predictions(half.float(), predictions.boxes)
+    expected = assigner()(anchors, boxes, classes, valid, float32_predictions)
     torch.testing.assert_close(result.labels, expected.labels)
     assert (result.labels >= 0).any()
 

@@ -401,7 +401,7 @@ def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
     assert np.array_equal(larger[0, 0], np.float32(MEAN))
 
 
-def test_a_crop_has_the_minimum_iou_with_crowds_too(tmp_path, monkeypatch):
+def test_a_crop_has_the_minimum_iou_with_crowds(tmp_path, monkeypatch):
     """The object is on the left and the crowd on the right."""
     item = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
     monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU

@@ -62,7 +62,7 @@ def test_importing_the_package_registers_the_sets_and_registering_again_changes_
         register_shapes(root)
 
 
-def test_loading_a_missing_set_names_the_command_that_generates_it(tmp_path, root):
+def test_the_error_for_a_missing_set_names_the_command_that_generates_it(tmp_path, root):
     register_shapes(tmp_path)
     try:
         with pytest.raises(FileNotFoundError) as caught:

@@ -92,8 +92,8 @@ def test_masks_with_one_changed_character_are_judged_as_by_a_plain_loop():
     text = counts_of(random_masks(9)[7]).decode()
     changed = []
     for _ in range(400):
-        place = rng.integers(len(text))
-        changed.append(text[:place] + chr(rng.integers(40, 120)) + text[place + 1 :])
+        position = rng.integers(len(text))
+        changed.append(text[:position] + chr(rng.integers(40, 120)) + text[position + 1 :])
     whole = [is_whole(counts, AREA) for counts in changed]
     assert whole == [is_whole_by_loop(counts) for counts in changed]
     assert 0 < sum(whole) < 100
@@ -129,7 +129,7 @@ def test_only_compressed_masks_of_images_with_a_size_are_decoded():
     usable = keep_usable_masks(entries, {1: (SIZE[1], SIZE[0])}, faults)
     assert [entry.get("segmentation") for entry in usable[3:5]] == [[], []]
     assert usable[:3] == entries[:3] and usable[5] == entries[5]
-    texts = {row.place: row.text for row in faults.rows}
+    texts = {row.position: row.text for row in faults.rows}
     assert list(texts) == ["annotations[3]", "annotations[4]"]
     assert f"expected runs that sum to {AREA} pixels" in texts["annotations[3]"]
     assert "'size': expected the image's" in texts["annotations[4]"]

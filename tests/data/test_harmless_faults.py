@@ -147,7 +147,7 @@ EQUIVALENT_FORMS = {
     ),
     "no annotation id": annotation(id=...),
     "an annotation id twice": annotation(id=2),
-    "a box missing beside a mask": (
+    "a missing box next to a mask": (
         lambda content: (
             annotation(bbox=..., segmentation=[[2, 2, 12, 2, 12, 12.5]])(content),
             content["annotations"][1].update(bbox=[20, 5, 20.9, 25]),

@@ -163,14 +163,23 @@ def test_the_command_line_trains_on_unusual_masks_and_rejects_a_wrong_number_of_
     write(root, "v0.5", annotations=[{**annotations[0], "segmentation": []}])
     for version in ("v1", "v0.5"):
         write(root, version, split="val")
-    first = ["--config-file", MASK_CONFIG, *LVIS_OVERRIDES, f"train.output_dir={tmp_path / 'out'}"]
-    other = [
-        *first,
+    with_masks = [
+        "--config-file",
+        MASK_CONFIG,
+        *LVIS_OVERRIDES,
+        f"train.output_dir={tmp_path / 'out'}",
+    ]
+    wrong_classes = [
+        *with_masks,
         LVIS_OVERRIDES[0].replace("v1", "v0.5"),
         f"train.output_dir={tmp_path / 'other'}",
     ]
-    boxes = [*other, LVIS_OVERRIDES[2].replace("v1", "v0.5"), "model.roi_heads.num_classes=1230"]
-    runs = [first, other, boxes]
+    boxes_only = [
+        *wrong_classes,
+        LVIS_OVERRIDES[2].replace("v1", "v0.5"),
+        "model.roi_heads.num_classes=1230",
+    ]
+    runs = [with_masks, wrong_classes, boxes_only]
     environment = os.environ | {"DETECTRON2_DATASETS": str(root)}
     process = run_function(call_main, runs, environment=environment)
     assert process.value == [0, 2, 2], process.stdout[-2000:] + process.stderr[-3000:]

@@ -41,18 +41,26 @@ def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     scales = np.array([1.0, 2.0, 0.5, 1.0, 1.0])
     statistics = measure(images, ["a", "b", "c", "d"], scales, crowds=2)
     objects, images_of = dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 0)
-    sizes, inputs, ratios, same, other = [], [], [], 0, 0
-    for each, scale in zip(images, scales):
-        for name in {"abc"[label] for label in each.classes}:
+    sizes, inputs, ratios, overlaps_same_class, overlaps_other_class = [], [], [], 0, 0
+    for image_objects, scale in zip(images, scales):
+        for name in {"abc"[label] for label in image_objects.classes}:
             images_of[name] += 1
-        for i, (x1, y1, x2, y2) in enumerate(each.boxes):
-            objects["abc"[each.classes[i]]] += 1
+        for i, (x1, y1, x2, y2) in enumerate(image_objects.boxes):
+            objects["abc"[image_objects.classes[i]]] += 1
             sizes.append(math.sqrt((x2 - x1) * (y2 - y1)))
             inputs.append(scale * sizes[-1])
             ratios.append((x2 - x1) / (y2 - y1))
-            near = [j for j in range(len(each.boxes)) if j != i and iou(each.boxes, i, j) > 0.5]
-            same += any(each.classes[j] == each.classes[i] for j in near)
-            other += any(each.classes[j] != each.classes[i] for j in near)
+            near = [
+                j
+                for j in range(len(image_objects.boxes))
+                if j != i and iou(image_objects.boxes, i, j) > 0.5
+            ]
+            overlaps_same_class += any(
+                image_objects.classes[j] == image_objects.classes[i] for j in near
+            )
+            overlaps_other_class += any(
+                image_objects.classes[j] != image_objects.classes[i] for j in near
+            )
     assert (statistics.images, statistics.empty_images, statistics.objects, statistics.crowds) == (
         5,
         1,
@@ -72,7 +80,11 @@ def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     ]
     assert statistics.tiny[1.5] == sum(1.5 * size < 8 for size in inputs) / 120
     crowding = statistics.crowding
-    assert (crowding.same_class, crowding.other_class) == (same, other) and same and other
+    assert (
+        (crowding.same_class, crowding.other_class) == (overlaps_same_class, overlaps_other_class)
+        and overlaps_same_class
+        and overlaps_other_class
+    )
     for values in (statistics.sizes, statistics.input_sizes, statistics.aspect_ratios):
         assert sum(part.count for part in values.bins) == 120
 
@@ -129,9 +141,9 @@ def test_the_shorter_side_is_scaled_unless_the_longer_side_would_exceed_its_limi
 
 def test_samples_include_the_most_objects_the_smallest_object_and_every_class():
     images = random_images(20, 2)
-    for index, each in enumerate(images):
-        each.classes[:] = 0
-        images[index] = each._replace(path=f"{index}.jpg")
+    for index, image_objects in enumerate(images):
+        image_objects.classes[:] = 0
+        images[index] = image_objects._replace(path=f"{index}.jpg")
     images[3] = image([[0, 0, 20, 20]] * 7, path="3.jpg")
     images[8] = image([[0, 0, 1, 0.5]], path="8.jpg")
     images[15].classes[1] = 2

@@ -29,9 +29,9 @@ def register(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
         for image in content["images"]:
-            place = path.parent / "images" / candidates(image)[0]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            image_path = path.parent / "images" / candidates(image)[0]
+            image_path.parent.mkdir(parents=True, exist_ok=True)
+            image_path.touch()
         register_annotations(NAME, path.parent / "images", read_summary(path, max_headers=0))
         return path
 

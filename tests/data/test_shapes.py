@@ -100,8 +100,8 @@ def test_the_few_crowds_have_uncompressed_rle(coco):
     for crowd in crowds:
         assert isinstance(crowd["segmentation"]["counts"], list)
         assert coco.annToMask(crowd).sum() == crowd["area"]
-    others = [a for a in coco.anns.values() if not a["iscrowd"]]
-    assert all(isinstance(a["segmentation"], list) and a["segmentation"] for a in others)
+    non_crowds = [a for a in coco.anns.values() if not a["iscrowd"]]
+    assert all(isinstance(a["segmentation"], list) and a["segmentation"] for a in non_crowds)
 
 
 def test_all_classes_occur_and_none_dominates(coco):

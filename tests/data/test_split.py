@@ -147,7 +147,7 @@ class TestSplit:
         split = split_images(content, str(tmp_path))
         assert len(split.val) >= 1
 
-    def test_unreadable_and_missing_images_are_split_too(self, tmp_path):
+    def test_the_split_includes_unreadable_and_missing_images(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 10)
         (tmp_path / "1.jpg").write_bytes(b"")
         (tmp_path / "2.jpg").unlink()

@@ -292,5 +292,7 @@ def test_the_main_process_evaluates_the_detections_of_all_processes(register, tm
     multiprocessing.start_processes(
         evaluate_in_process, (str(tmp_path),), nprocs=2, start_method=method
     )
-    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert other == {} and main == pytest.approx({"bbox": 100, "segm": 100})
+    main_results, other_results = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    assert other_results == {} and main_results == pytest.approx({"bbox": 100, "segm": 100})

@@ -54,8 +54,10 @@ def test_empty_and_non_finite_boxes_do_not_affect_the_others():
     boxes[1], boxes[2, 3] = torch.nan, torch.inf
     voted = vote_boxes(torch.arange(12), boxes, scores, classes)
     assert torch.equal(voted[0], boxes[0])  # its IoU with itself is 0
-    good = torch.arange(3, 12)
-    good_only = vote_boxes(torch.arange(9), boxes[good], scores[good], classes[good])
+    valid_rows = torch.arange(3, 12)
+    good_only = vote_boxes(
+        torch.arange(9), boxes[valid_rows], scores[valid_rows], classes[valid_rows]
+    )
     torch.testing.assert_close(voted[3:], good_only)
 
 

@@ -97,8 +97,8 @@ def test_alrp_of_perfect_boxes_has_the_gradient_of_ap_without_interpolation():
     alrp = alrp_loss(case.logits, case.positives, torch.zeros_like(case.quality))
     average = ap_loss(case.logits, case.positives, interpolated=False)
     assert alrp.classification.item() == pytest.approx(average.item(), abs=1e-12)
-    one = gradient(alrp.classification, case.logits)
-    assert_close(one, gradient(average, case.logits), 1e-9)
+    alrp_gradient = gradient(alrp.classification, case.logits)
+    assert_close(alrp_gradient, gradient(average, case.logits), 1e-9)
 
 
 @settings(max_examples=60, deadline=None)

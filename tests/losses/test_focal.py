@@ -72,9 +72,9 @@ def test_focal_agrees_with_a_loop_over_equation_5(alpha, gamma):
     for row, label in zip(logits, labels.tolist(), strict=True):
         for c, logit in enumerate(row):
             if label != IGNORE:
-                right = (logit if c == label else -logit).sigmoid()
+                p_t = (logit if c == label else -logit).sigmoid()
                 weight = alpha if c == label else 1 - alpha
-                expected = expected - weight * (1 - right) ** gamma * right.log()
+                expected = expected - weight * (1 - p_t) ** gamma * p_t.log()
     assert_same(focal(logits, labels, alpha=alpha, gamma=gamma), expected, logits)
 
 
@@ -115,16 +115,16 @@ def test_ignored_rows_do_not_change_value_or_gradient(name, ignored):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_extreme_logits_have_finite_focal_losses_and_gradients(gamma, dtype):
     logits, labels = extreme_batch(dtype)
-    for at in range(len(logits)):
-        value = focal(logits[at : at + 1], labels[at : at + 1], alpha=0.5, gamma=gamma)
+    for i in range(len(logits)):
+        value = focal(logits[i : i + 1], labels[i : i + 1], alpha=0.5, gamma=gamma)
         slope = gradient(value, logits)
         assert value.isfinite() and value >= 0 and slope.isfinite().all()
-        right = logits[at].item() > 0 if labels[at] == 0 else logits[at].item() < 0
-        if abs(logits[at].item()) >= 100 and right:
+        is_right = logits[i].item() > 0 if labels[i] == 0 else logits[i].item() < 0
+        if abs(logits[i].item()) >= 100 and is_right:
             assert value.item() < 1e-12 and slope.abs().max().item() < 1e-12
-        elif abs(logits[at].item()) >= 100:
+        elif abs(logits[i].item()) >= 100:
             # Far on the wrong side: a weighted cross entropy, linear with slope alpha.
-            assert value.item() == pytest.approx(abs(logits[at].item()) / 2, rel=1e-6)
+            assert value.item() == pytest.approx(abs(logits[i].item()) / 2, rel=1e-6)
             assert slope.abs().max().item() == pytest.approx(0.5, rel=1e-6)
 
 

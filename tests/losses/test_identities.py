@@ -156,8 +156,8 @@ def test_a_permutation_of_logits_and_of_positives_permutes_the_gradients(
     expected = values_and_gradients(loss(*problem, delta))
     outputs = loss(shuffled, shuffled_positives, quality[positive_order], delta)
     for index, (_, leaf) in enumerate(outputs):
-        at = 2 * index + 1
-        expected[at] = expected[at][order if leaf is shuffled else positive_order]
+        position = 2 * index + 1
+        expected[position] = expected[position][order if leaf is shuffled else positive_order]
     assert_all_close(values_and_gradients(outputs), expected)
 
 
@@ -226,12 +226,12 @@ def test_a_nan_logit_makes_a_loss_nan_even_without_positives(loss, delta):
 
 
 @every_ap_and_alrp
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, bad):
+@pytest.mark.parametrize("non_finite", [math.nan, math.inf, -math.inf])
+def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, non_finite):
     case = random_case()
-    for at in (0, 17, 39):
+    for i in (0, 17, 39):
         logits = case.logits.detach().clone()
-        logits[case.positives[at]] = bad
+        logits[case.positives[i]] = non_finite
         assert all(value.isnan() for value, _ in loss(logits.requires_grad_(), *case[1:], delta))
 
 

@@ -101,9 +101,9 @@ def test_the_gradient_reuses_the_memory_of_the_slots():
     for dtype in (torch.float32, torch.float64):
         logits = case.logits.detach().to(dtype)
         sums = IntervalSums(gather_ranked_logits(logits, case.positives, []), 0.5)
-        at = sums._slots.data_ptr()
+        address = sums._slots.data_ptr()
         weights = torch.ones(10, dtype=torch.float64)
-        assert sums.gradient(weights, weights).data_ptr() == at
+        assert sums.gradient(weights, weights).data_ptr() == address
 
 
 @pytest.mark.parametrize("gap", [1e-30, 1e-150, 1e-300])

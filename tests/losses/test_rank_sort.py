@@ -106,8 +106,8 @@ def test_autocast_does_not_change_value_or_gradient():
 @pytest.mark.parametrize("quality", [0.0, 0.5, 1.0])
 def test_equal_qualities_give_a_sorting_loss_of_0(quality):
     case = random_case()
-    same = torch.full_like(case.quality, quality)
-    losses = rank_sort_loss(case.logits, case.positives, same)
+    equal_quality = torch.full_like(case.quality, quality)
+    losses = rank_sort_loss(case.logits, case.positives, equal_quality)
     assert losses.sorting.item() == 0
     assert not gradient(losses.sorting, case.logits).any()
     assert losses.ranking.item() > 0
@@ -187,8 +187,8 @@ def test_each_part_sends_its_own_gradient_scaled_by_the_incoming_gradient():
     case = ramp()
     losses = rank_sort_loss(*case)
     ranking, sorting = (gradient(loss, case.logits) for loss in losses)
-    both = gradient(2 * losses.ranking - 3 * losses.sorting, case.logits)
-    assert torch.allclose(both, 2 * ranking - 3 * sorting, rtol=0, atol=1e-15)
+    combined = gradient(2 * losses.ranking - 3 * losses.sorting, case.logits)
+    assert torch.allclose(combined, 2 * ranking - 3 * sorting, rtol=0, atol=1e-15)
     negatives = [0, 4, 6, 7]
     assert not sorting[negatives].any() and sorting.any()
 
@@ -248,8 +248,8 @@ def test_a_permutation_of_the_logits_permutes_the_gradient(problem, random):
     shuffled = logits.detach()[order].requires_grad_()
     shuffled_positives = torch.argsort(order)[positives]
     losses = rank_sort_loss(logits, positives, quality)
-    others = rank_sort_loss(shuffled, shuffled_positives, quality)
-    for one, other in zip(losses, others, strict=True):
+    shuffled_losses = rank_sort_loss(shuffled, shuffled_positives, quality)
+    for one, other in zip(losses, shuffled_losses, strict=True):
         assert one.item() == pytest.approx(other.item(), abs=1e-12)
         assert_close(gradient(other, shuffled), gradient(one, logits)[order], 1e-9)
 

@@ -60,8 +60,8 @@ def test_global_loss_is_finite_for_logits_far_in_the_wrong_order(distance):
         loss = global_ranking_loss(foreground, background, distance=distance, reweight=reweight)
         assert loss.isfinite()
         assert gradient(loss, foreground).isfinite().all()
-        right = global_ranking_loss(background, foreground, distance=distance, reweight=reweight)
-        assert right.isfinite() and gradient(right, foreground).isfinite().all()
+        in_order = global_ranking_loss(background, foreground, distance=distance, reweight=reweight)
+        assert in_order.isfinite() and gradient(in_order, foreground).isfinite().all()
 
 
 def test_no_pairs_give_zeros_attached_to_the_graph():
@@ -119,8 +119,8 @@ def test_group_negatives_with_equal_count_splits_the_sorted_scores():
 
 @pytest.mark.parametrize("equal_count", [True, False])
 def test_equal_scores_form_one_group_and_no_scores_form_none(equal_count):
-    same = group_negatives(torch.full((5,), 0.25), 1, equal_count=equal_count)
-    assert same.tolist() == [0.25]
+    equal_scores = group_negatives(torch.full((5,), 0.25), 1, equal_count=equal_count)
+    assert equal_scores.tolist() == [0.25]
     assert group_negatives(torch.full((5,), 0.25), 3).tolist() == [0.25]
     assert group_negatives(torch.zeros(0), 3, equal_count=equal_count).shape == (0,)
 
