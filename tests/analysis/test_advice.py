@@ -83,7 +83,7 @@ def test_the_advice_names_the_input_size_that_helps(missed, expected):
     assert expected in text and text.startswith(
         "At 100 × 80 px, the median input size of the config"
     )
-    assert "larger than" not in text  # a guess without a config
+    assert "larger than" not in text  # this advice needs no config and is given only without one
 
 
 def test_the_advice_names_duplicates_unknown_classes_and_faults():

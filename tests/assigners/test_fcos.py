@@ -59,7 +59,7 @@ def test_center_sampling_radius_is_in_strides_and_clipped_to_the_box():
     # 1.5 strides of 8 pixels around (32, 32) contain the locations at 28 and 36, not 20 and 44.
     positive = label_one_level([0, 0, 64, 64]) == 0
     assert positive.nonzero().tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
-    # From 29 to 35 pixels, which excludes the locations at 28 and 36 pixels.
+    # A box from 29 to 35 pixels contains no location: the nearest ones lie at 28 and 36 pixels.
     assert not (label_one_level([29, 0, 35, 64]) == 0).any()
     assert (label_one_level([0, 0, 64, 64], radius=0.0) == 0).all()
 

@@ -299,7 +299,7 @@ def test_the_alrp_criterion_equals_alrp_loss_with_the_giou_errors_of_the_boxes()
 def test_rank_scope_image_averages_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
     candidates = make(labels, num_images=3)
-    assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive
+    assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # image 1 has no positive
     output = with_scope(CRITERIA[name], "image")(candidates)
     same_candidates = make(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")

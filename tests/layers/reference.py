@@ -45,7 +45,7 @@ def vote(survivors, boxes, scores, classes, min_iou, sigma):
 
 
 def carafe(features, kernels, size, group, scale):
-    """Upsample nested lists (C, H, W) with kernels (g k k, s H, s W), section 3.3."""
+    """Upsample nested lists (C, H, W) with kernels (g k k, s H, s W): CARAFE, section 3.3."""
     channels, height, width = len(features), len(features[0]), len(features[0][0])
     reach = size // 2
 
