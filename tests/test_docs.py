@@ -53,7 +53,7 @@ def train_commands():
 
 
 @pytest.mark.parametrize("code", python_blocks())
-def test_the_python_blocks_run(code, monkeypatch):
+def test_the_python_code_in_the_docs_runs(code, monkeypatch):
     from omegaconf import OmegaConf
 
     monkeypatch.chdir(ROOT)
@@ -62,7 +62,7 @@ def test_the_python_blocks_run(code, monkeypatch):
     exec(code, {"model": OmegaConf.create(nodes, flags={"allow_objects": True})})
 
 
-def test_the_criterion_in_the_readme_builds():
+def test_the_criterion_in_the_readme_can_be_built():
     from detectron2.config import instantiate
     from omegaconf import OmegaConf
 
@@ -141,7 +141,7 @@ def test_the_readme_has_at_most_180_lines():
     assert TEXTS["README.md"].count("\n") <= 180
 
 
-def test_rerunning_a_quick_config_keeps_the_results_of_the_others(tmp_path, monkeypatch):
+def test_rerunning_a_quick_config_keeps_the_results_of_other_configs(tmp_path, monkeypatch):
     path = tmp_path / "results" / "quick.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))

@@ -59,7 +59,7 @@ def test_a_data_set_without_problems_gets_one_sentence():
         (statistics(images=4, empty_images=3), "75 % of the images have no objects"),
     ],
 )
-def test_each_problem_gets_its_sentence(numbers, expected):
+def test_each_problem_of_the_data_gets_a_sentence_of_advice(numbers, expected):
     assert expected in advice(numbers)
 
 

@@ -152,7 +152,7 @@ def test_user_mistakes_give_one_line_and_exit_status_2(
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_images_outside_their_folder_are_reported_if_allowed(tmp_path):
+def test_the_report_includes_images_outside_the_folder_with_allow_outside(tmp_path):
     make_image(tmp_path / "0.jpg")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "outside.json", coco_content(["../0.jpg"]))

@@ -105,7 +105,7 @@ def test_images_without_objects_are_background():
     assert set(result.gt_index.tolist()) == {-1, 0}
 
 
-def test_without_valid_locations_or_with_an_empty_object_there_are_no_positives():
+def test_invalid_locations_and_empty_objects_give_no_positives():
     anchors = locations()
     count = sum(map(len, anchors))
     boxes, classes = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]

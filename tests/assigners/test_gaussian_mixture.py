@@ -46,14 +46,14 @@ def assert_agrees_with_scikit_learn(values, exists, fit):
     for i in range(len(values)):
         column = values[i, exists[i]][:, None].numpy()
         reference = mixture(column[:, 0])
-        for got, expected in (
+        for actual, expected in (
             (fit.means[i], reference.means_[:, 0]),
             (fit.variances[i], reference.covariances_[:, 0, 0]),
             (fit.weights[i], reference.weights_),
             (labels[i, exists[i]], reference.predict(column)),
             (likelihood[i, exists[i]], reference.score_samples(column)),
         ):
-            torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-6, atol=1e-9)
         assert bool(fit.converged[i]) == reference.converged_
 
 
@@ -98,10 +98,10 @@ def test_half_precision_is_fitted_in_float64():
     values = torch.tensor([[0.5, 0.75, 4.0, 4.5, 5.0]])
     exists = torch.ones_like(values) > 0
     for half in (torch.bfloat16, torch.float16):
-        for got, expected in zip(
+        for actual, expected in zip(
             fit_two_gaussians(values.to(half), exists), fit_two_gaussians(values, exists)
         ):
-            torch.testing.assert_close(got, expected)
+            torch.testing.assert_close(actual, expected)
 
 
 def test_values_on_a_device_without_float64_move_to_the_cpu():

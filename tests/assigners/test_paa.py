@@ -294,7 +294,7 @@ def test_images_without_objects_are_background(assigner):
 
 
 @BOTH_ASSIGNERS
-def test_without_valid_anchors_there_are_no_positives(assigner):
+def test_there_are_no_positives_without_valid_anchors(assigner):
     anchors, boxes, classes, valid, predictions = crowd(6)
     result = assigner()(anchors, boxes, classes, valid & False, predictions)
     assert set(result.labels.tolist()) == {IGNORE} and set(result.gt_index.tolist()) == {-1}

@@ -51,7 +51,7 @@ def test_the_losses_of_the_rpn_the_boxes_and_the_masks_have_different_names():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_detections_are_detectron2s_instances(name):
+def test_detections_are_instances_as_in_detectron2(name):
     model = build(name).eval()
     with torch.no_grad():
         outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))

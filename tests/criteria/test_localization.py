@@ -66,7 +66,7 @@ def test_masks_do_not_change_the_other_losses():
 
 
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
-def test_without_masks_the_mask_loss_is_zero_and_attached_to_the_graph(labels):
+def test_the_mask_loss_is_a_zero_attached_to_the_graph_without_masks(labels):
     candidates = with_masks([], labels)
     loss = masked_losses(MaskDice(), candidates).losses["loss_mask"]
     assert loss == 0 and loss.requires_grad

@@ -178,7 +178,7 @@ def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
     assert unpermuted(aug, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
 
 
-def test_with_probability_0_only_the_dtype_changes():
+def test_only_the_dtype_changes_with_probability_0():
     image = random_image(4, 4)
     unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
     assert unchanged.dtype == np.float32 and np.array_equal(unchanged, image)

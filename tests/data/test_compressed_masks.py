@@ -86,7 +86,7 @@ def test_a_broken_mask_is_not_whole(case):
     assert not is_whole(BROKEN[case], AREA)
 
 
-def test_masks_with_one_changed_character_are_judged_as_by_a_plain_loop():
+def test_is_whole_agrees_with_a_plain_loop_if_one_character_is_changed():
     """Some changes keep the sum of the runs, so the text is another valid mask."""
     rng = np.random.default_rng(1)
     text = counts_of(random_masks(9)[7]).decode()

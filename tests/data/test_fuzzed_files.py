@@ -115,7 +115,7 @@ OPTIONS = st.builds(
 
 
 @EXAMPLES
-def test_training_gets_exactly_the_objects_that_are_reported(folder, examples):
+def test_training_gets_exactly_the_objects_that_the_summary_counts(folder, examples):
     def check(content, options):
         annotations, summary = read(folder, content, options)
         if summary is None:

@@ -59,7 +59,7 @@ def test_category_ids_with_gaps_become_classes_from_0(register, lvis, caplog):
     assert records[0]["file_name"] == str(path.parent / "images" / part)
 
 
-def test_the_dataset_dicts_equal_detectron2s(register):
+def test_the_dataset_dicts_equal_those_of_detectron2(register):
     content = valid_content()
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)

@@ -94,7 +94,7 @@ def test_an_image_has_0_or_2_to_15_objects_not_counting_crowds(coco):
     assert 1 <= counts.count(0) <= 3
 
 
-def test_the_few_crowds_have_uncompressed_rle(coco):
+def test_crowds_are_few_and_have_uncompressed_rle(coco):
     crowds = [a for a in coco.anns.values() if a["iscrowd"]]
     assert 2 <= len(crowds) <= 5
     for crowd in crowds:

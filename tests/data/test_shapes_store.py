@@ -83,7 +83,7 @@ def test_a_process_that_waits_for_the_lock_deletes_no_files_of_its_holder(tmp_pa
     assert not partials(tmp_path)
 
 
-def test_without_file_locks_the_first_finished_set_is_used_and_files_of_others_stay(
+def test_the_first_finished_set_is_used_and_files_of_others_stay_without_file_locks(
     tmp_path, monkeypatch
 ):
     def no_locks(*args):

@@ -106,7 +106,7 @@ class TestSplit:
             assert 3 in split.train
             assert split.val
 
-    def test_two_images_are_split_one_to_each_side(self, tmp_path):
+    def test_one_of_two_images_goes_to_validation(self, tmp_path):
         split = split_images(make_set(tmp_path, [("cat",)] * 2), str(tmp_path))
         assert (len(split.train), len(split.val)) == (1, 1)
 
@@ -116,7 +116,7 @@ class TestSplit:
         with pytest.raises(UserError, match="cannot be split .* give validation images with --val"):
             split_images(content, str(tmp_path))
 
-    def test_augmentations_stay_on_one_side(self, tmp_path):
+    def test_augmented_versions_of_an_image_stay_on_one_side(self, tmp_path):
         names = [f"{i}.rf.{j}0abcdef.jpg" for i in range(10) for j in range(3)]
         content = make_set(tmp_path, [("cat",)] * 30, names)
         split = split_images(content, str(tmp_path))
@@ -136,7 +136,7 @@ class TestSplit:
             for i in range(10):
                 assert len({i in val, 20 + i in val, 30 + i in val}) == 1
 
-    def test_if_most_images_look_alike_only_exact_duplicates_stay_together(self, tmp_path):
+    def test_only_exact_duplicates_stay_together_if_most_images_look_alike(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         with Image.open(tmp_path / "0.jpg") as image:
             first = image.convert("RGB")

@@ -182,7 +182,9 @@ def test_ap_is_computed_over_the_given_classes_only():
 
 @BOTH_IOU_TYPES
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
-def test_ids_of_images_and_categories_may_be_text_or_beyond_floats(iou_type, rules):
+def test_ids_of_images_and_categories_may_be_text_or_integers_that_floats_cannot_hold(
+    iou_type, rules
+):
     content, results = random_set(4)
     expected = evaluate(content, results, iou_type, rules)
     image_ids = {i: f"6f9619ff-{i}" if i % 2 else 2**53 + i for i in range(1, 31)}

@@ -61,7 +61,7 @@ def test_empty_and_non_finite_boxes_do_not_affect_the_others():
     torch.testing.assert_close(voted[3:], good_only)
 
 
-def test_equal_boxes_far_from_the_origin_do_not_move():
+def test_equal_boxes_far_from_the_origin_are_not_changed_by_rounding():
     boxes = torch.tensor([[99999.1, 5000.3, 100010.7, 5020.9]]).repeat(50, 1)
     classes = torch.zeros(50, dtype=torch.int64)
     voted = vote_boxes(torch.tensor([7]), boxes, torch.rand(50), classes)
@@ -78,7 +78,7 @@ def test_half_precision_and_autocast_are_computed_in_float32(dtype):
     assert voted.dtype == torch.float32 and torch.equal(voted, expected)
 
 
-def test_score_voting_accepts_no_survivors_and_no_detections():
+def test_score_voting_accepts_empty_survivors_and_detections():
     boxes, scores, classes = detections(5)
     none = torch.zeros(0, dtype=torch.int64)
     assert vote_boxes(none, boxes, scores, classes).shape == (0, 4)

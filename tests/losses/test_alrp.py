@@ -81,7 +81,7 @@ def test_each_part_has_a_gradient_with_respect_to_its_input_only():
         assert torch.autograd.grad(loss, other, retain_graph=True, allow_unused=True) == (None,)
 
 
-def test_without_positives_both_parts_are_zeros_attached_to_the_graph():
+def test_both_parts_are_zeros_attached_to_the_graph_without_positives():
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     errors = torch.zeros(0, requires_grad=True)
     losses = alrp_loss(logits, torch.zeros(0, dtype=torch.int64), errors)

@@ -115,7 +115,7 @@ def test_max_negatives_ranks_only_the_highest_negatives(distance):
 
 
 @pytest.mark.parametrize("options", [{}, {"distance": "sigmoid"}, {"max_negatives": 3}])
-def test_without_positives_the_loss_is_a_zero_attached_to_the_graph(options):
+def test_the_loss_is_a_zero_attached_to_the_graph_without_positives(options):
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     loss = ap_loss(logits, torch.zeros(0, dtype=torch.int64), **options)
     assert loss.item() == 0

@@ -87,7 +87,7 @@ def test_focal_with_alpha_one_half_and_gamma_0_is_half_the_binary_cross_entropy(
     assert_same(focal(logits, labels, alpha=0.5, gamma=0.0), entropy / 2, logits)
 
 
-def test_focal_with_alpha_1_counts_positives_only_and_with_0_negatives_only():
+def test_focal_trains_only_positives_with_alpha_1_and_only_negatives_with_alpha_0():
     logits, labels, _ = batch()
     positive = one_hot(logits, labels).bool()
     assert not gradient(focal(logits, labels, alpha=1.0), logits)[~positive].any()

@@ -188,7 +188,7 @@ def test_ap_and_alrp_ignore_negatives_at_minus_infinity(loss, delta):
 
 
 @every_ap_and_alrp
-def test_negatives_at_plus_infinity_count_like_huge_ones_in_ap_and_alrp(loss, delta):
+def test_negatives_at_plus_infinity_count_like_huge_logits_in_ap_and_alrp(loss, delta):
     case = random_case()
     infinite = values_and_gradients(loss(*with_negatives(case, *[math.inf] * 5), delta))
     huge = values_and_gradients(loss(*with_negatives(case, *[1e6] * 5), delta))

@@ -113,13 +113,13 @@ def test_equal_qualities_give_a_sorting_loss_of_0(quality):
     assert losses.ranking.item() > 0
 
 
-def test_a_positive_of_quality_0_stays_a_positive():
+def test_positives_of_quality_0_still_get_a_ranking_gradient():
     case = random_case()
     losses = rank_sort_loss(case.logits, case.positives, torch.zeros_like(case.quality))
     assert (gradient(losses.ranking, case.logits)[case.positives] < 0).all()
 
 
-def test_without_positives_both_parts_are_zeros_attached_to_the_graph():
+def test_both_parts_are_zeros_attached_to_the_graph_without_positives():
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
     losses = rank_sort_loss(logits, none, torch.zeros(0))

@@ -76,7 +76,7 @@ def test_level_sizes_are_the_image_size_divided_by_the_stride_rounded_up(fpn, he
         assert level.shape == (1, CHANNELS, -(-height // stride), -(-width // stride)), name
 
 
-def test_cropping_removes_the_last_row_and_column(fpn):
+def test_upsampled_levels_lose_the_last_row_and_column(fpn):
     """Maps are aligned at the upper left corner, as a convolution of stride 2 aligns them."""
     images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     c5 = fpn.bottom_up(images)["res5"]

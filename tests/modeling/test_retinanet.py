@@ -252,7 +252,7 @@ def test_prior_prob_is_the_initial_score(build):
     torch.testing.assert_close(logits[0].sigmoid().mean().item(), 0.01, rtol=1e-3, atol=0)
 
 
-def test_the_anchor_generator_gives_the_number_of_anchors_of_the_head(build):
+def test_the_anchor_generator_has_the_number_of_anchors_of_the_head(build):
     model = build()
     assert isinstance(model.anchor_generator, DefaultAnchorGenerator)
     assert set(model.anchor_generator.num_anchors) == {3}

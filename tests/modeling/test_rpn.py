@@ -110,7 +110,7 @@ def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
     assert (labels >= 0).sum() > 5 and (labels == IGNORE).any()
 
 
-def test_proposals_equal_detectron2s_rpn_proposals():
+def test_proposals_equal_those_of_detectron2s_rpn():
     rpn, (images, features, _) = build().eval(), make_inputs((1, 1))
     torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
     with torch.no_grad():

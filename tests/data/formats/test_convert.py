@@ -68,12 +68,12 @@ def test_a_round_trip_preserves_boxes_class_names_and_splits(tmp_path, target, t
             boxes = {name: data.draw(boxes_in_image()) for name in names} | {"whole": (0, 0, *SIZE)}
             contents[split] = cases.coco_content([f"{split} ä.jpg"], boxes)
             cases.write_json(tmp_path / "in" / split / "_annotations.coco.json", contents[split])
-        for folder in ("there", "back"):
+        for folder in ("converted", "restored"):
             shutil.rmtree(tmp_path / folder, ignore_errors=True)
-        assert run(tmp_path / "in", tmp_path / "there", "--to", target) == 0
-        assert run(tmp_path / "there", tmp_path / "back") == 0
+        assert run(tmp_path / "in", tmp_path / "converted", "--to", target) == 0
+        assert run(tmp_path / "converted", tmp_path / "restored") == 0
         for split, name in (("train", "train"), ("valid", "val")):
-            file = tmp_path / "back" / "annotations" / f"instances_{name}.json"
+            file = tmp_path / "restored" / "annotations" / f"instances_{name}.json"
             content = json.loads(file.read_text())
             before, after = cases.objects_of(contents[split]), cases.objects_of(content)
             assert_near(before, after, tolerance)
@@ -298,7 +298,7 @@ def test_two_entries_with_the_same_image_file_are_merged(tmp_path):
     assert len(cases.objects_of(content)) == 4
 
 
-def test_the_source_is_not_changed(tmp_path):
+def test_a_conversion_does_not_change_the_source(tmp_path):
     cases.coco_set(tmp_path / "in")
     before = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*") if path.is_file()}
     for target in ("coco", "yolo", "voc"):
