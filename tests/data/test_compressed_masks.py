@@ -129,7 +129,7 @@ def test_only_compressed_masks_of_images_with_a_size_are_decoded():
     usable = keep_usable_masks(entries, {1: (SIZE[1], SIZE[0])}, faults)
     assert [entry.get("segmentation") for entry in usable[3:5]] == [[], []]
     assert usable[:3] == entries[:3] and usable[5] == entries[5]
-    texts = {row.position: row.text for row in faults.rows}
+    texts = {row.place: row.text for row in faults.rows}
     assert list(texts) == ["annotations[3]", "annotations[4]"]
     assert f"expected runs that sum to {AREA} pixels" in texts["annotations[3]"]
     assert "'size': expected the image's" in texts["annotations[4]"]
