@@ -10,7 +10,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# The pair that `make test` runs with. Any torch >= 2.10 with its torchvision should work.
+# Installed if there is no torch yet. Any torch >= 2.10 with its torchvision should work.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 CONFIG ?= configs/shapes/retinanet_atss_rs.py
 # The output folder of the shapes configs.
@@ -49,7 +49,7 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(PY) $(PYTEST)
 
-# Upstream main needs pkg_resources, which setuptools 82 removed.
+# Detectron2's main needs pkg_resources, which setuptools 82 removed.
 test-main: $(INSTALLED)
 	@test -d "$(DETECTRON2_MAIN)/detectron2" || \
 	  { echo "DETECTRON2_MAIN: expected a checkout of Detectron2's main, got '$(DETECTRON2_MAIN)'"; exit 2; }
@@ -62,7 +62,7 @@ test-main: $(INSTALLED)
 	  ln -s ../../configs "$(DETECTRON2_MAIN)/detectron2/model_zoo/configs"
 	PYTHONPATH="$(DETECTRON2_MAIN)" $(MAIN_VENV)/bin/python $(PYTEST) -m "not slow"
 
-# Makes its own environments in .venv-matrix, about 6 GB each.
+# The environments in .venv-matrix take about 6 GB each.
 test-matrix:
 	DETECTRON2_MAIN="$(DETECTRON2_MAIN)" $(PYTHON) -m benchmarks.version_matrix \
 	  $(if $(ROWS),--rows $(ROWS))

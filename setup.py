@@ -21,7 +21,7 @@ setup(
     # Enough to use the losses, criteria and assigners in any detector.
     install_requires=["torch>=2.4", "numpy"],
     extras_require={
-        # To train detectors. detectron2 is not listed, because no index has it under that name.
+        # To train detectors. tools/install_detectron2.py installs Detectron2 itself.
         "detectors": [
             "torch>=2.10",  # loads weights safely; older versions have CVE-2026-24747
             "torchvision",  # NMS, RoIAlign, ResNet weights
@@ -30,9 +30,9 @@ setup(
             "pycocotools>=2.0.2",  # the COCO API: masks, and the reference evaluator as an option
             "faster-coco-eval>=1.8.0",  # the default evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
-            "matplotlib",  # training curves and pictures
-            "jinja2>=3.1",  # the page about a data set
-            "imagehash>=4.3",  # keeps copies of a picture on one side of a split
+            "matplotlib",  # training curves and drawings
+            "jinja2>=3.1",  # the HTML report on a data set
+            "imagehash>=4.3",  # keeps copies of an image on one side of a split
             "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],
         # Backbones of timm.

@@ -1,4 +1,4 @@
-"""Processes for tests, forked from a server that has already done the imports (five seconds)."""
+"""Run functions and commands in processes forked from a server that has done the slow imports."""
 
 import os
 import pickle
@@ -27,9 +27,10 @@ class Completed(NamedTuple):
 
 
 def start_function(function, *args, folder, environment=None):
-    """Start a process that calls a function; it writes to the files stdout and stderr in a folder.
+    """Start a process that calls a function; its output goes to the files stdout and stderr.
 
-    The module of the function must be importable. The default environment is that of the test.
+    Both files lie in ``folder``. The module of the function must be importable. By default, the
+    process has the environment of the test.
     """
     context = dict(environment or os.environ), str(folder), multiprocessing.get_start_method()
     process = CONTEXT.Process(target=_call, args=(function, args, *context))

@@ -16,13 +16,13 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
 # For commands that tests run: if killed, their data-loading workers leave sockets behind.
 os.environ["TMPDIR"] = _folder.name
 
-# Tests send Ctrl-C, which is ignored by processes that a shell started in the background.
+# Some tests send Ctrl-C, which a process ignores if a shell started it in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def remove_log_handlers():
-    """Remove log handlers of commands in this process, whose streams are closed."""
+    """Remove the log handlers that commands leave in this process: their streams are closed."""
     yield
     module = sys.modules.get("detectron2.utils.logger")
     if module is not None:

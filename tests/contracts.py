@@ -21,7 +21,7 @@ from tests.assigners.cases import grid, random_boxes
 from tests.criteria.cases import LABELS, gradients, make
 from tests.losses.cases import CASES
 
-HALF = (torch.float16, torch.bfloat16)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
 LABEL_SETS = {
     "mixed": LABELS,
     "no positive": torch.full((6,), BACKGROUND),
@@ -46,7 +46,7 @@ def check_ranking_loss(loss):
         if name == "all negatives above":
             assert gradient.any(), f"{name}: no logit has a gradient"
 
-        # Some cases have few negatives, so that a top k reaches the -inf entries.
+        # In the cases with few negatives, a loss of the top k negatives also selects -inf entries.
         ignored = torch.full((100,), -torch.inf, dtype=case.logits.dtype)
         extended = torch.cat([case.logits.detach(), ignored]).requires_grad_()
         extended_value, gradient = _value_and_gradient(loss, extended, case.positives, case.quality)
@@ -72,7 +72,7 @@ def check_ranking_loss(loss):
     nan_value, _ = _value_and_gradient(loss, with_nan.requires_grad_(), positives, quality)
     assert nan_value.isnan(), "a NaN among the logits of positives is hidden"
 
-    for dtype in HALF:
+    for dtype in HALF_DTYPES:
         half = logits.detach().to(dtype).requires_grad_()
         half_value, gradient = _value_and_gradient(loss, half, positives, quality.float())
         assert half_value.dtype == torch.float32, f"{dtype}: computed in {half_value.dtype}"
@@ -86,7 +86,7 @@ def check_criterion(build):
         build: builds a new criterion, because a criterion may have state.
     """
     for name, labels in LABEL_SETS.items():
-        for dtype in (torch.float32, *HALF, torch.float64):
+        for dtype in (torch.float32, *HALF_DTYPES, torch.float64):
             case, candidates = f"{name}, {dtype}", make(labels, dtype=dtype)
             output, gradient, box_gradient = gradients(build(), candidates)
             scalars = all(loss.dim() == 0 and loss.isfinite() for loss in output.losses.values())
@@ -110,7 +110,7 @@ def check_criterion(build):
 
 
 def check_assigner(assigner):
-    """Check an assigner for any number of levels, or for three.
+    """Check an assigner that accepts three levels of anchors.
 
     Args:
         assigner: a :class:`ranking_det.assigners.Assigner`.
@@ -145,8 +145,10 @@ def check_assigner(assigner):
 
     for i in range(3):
         rows, first = slice(i * count, (i + 1) * count), sum(map(len, boxes[:i]))
-        part = predictions and Predictions(*(value[rows] for value in predictions))
-        single = assigner(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
+        image_predictions = predictions and Predictions(*(value[rows] for value in predictions))
+        single = assigner(
+            anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], image_predictions
+        )
         assert torch.equal(single.labels, labels[rows]), (
             "labels depend on other images of the batch"
         )
@@ -155,12 +157,14 @@ def check_assigner(assigner):
     with mock.patch.object(row_blocks, "BLOCK_ENTRIES", 2 * count):
         assert torch.equal(assigner(*inputs).labels, labels), "the block size changes the result"
     empty = [level[:0] for level in anchors]
-    part = predictions and Predictions(*(value[:0] for value in predictions))
-    assert not len(assigner(empty, boxes, classes, valid[:0], part).labels), "without anchors"
+    no_predictions = predictions and Predictions(*(value[:0] for value in predictions))
+    assert not len(assigner(empty, boxes, classes, valid[:0], no_predictions).labels), (
+        "without anchors"
+    )
 
 
 def check_backbone(backbone, sizes: Sequence[tuple[int, int]] = ((64, 96), (32, 32))):
-    """Check a backbone or an FPN on one.
+    """Check a backbone, or an FPN with its backbone.
 
     Args:
         backbone: a Detectron2 ``Backbone``.
@@ -202,7 +206,8 @@ def check_data_set(name):
         where = f"image {record['image_id']}"
         assert Path(record["file_name"]).is_file(), f"{where}: no file {record['file_name']}"
         for entry in record["annotations"]:
-            assert 0 <= entry["category_id"] < len(classes), f"{where}: no class 0..K-1"
+            known = 0 <= entry["category_id"] < len(classes)
+            assert known, f"{where}: category_id: expected 0 to {len(classes) - 1}"
             x1, y1, x2, y2 = BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS)
             inside = x1 >= -1 and y1 >= -1 and x2 <= record["width"] + 1
             assert inside and y2 <= record["height"] + 1, f"{where}: a box lies outside"

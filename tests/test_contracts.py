@@ -139,5 +139,5 @@ def test_the_error_names_the_part_that_breaks_its_contract(check, part, message)
         check(part)
 
 
-def test_a_baseline_satisfies_the_contract_of_criteria_with_its_own_normalizer():
+def test_a_focal_loss_criterion_with_its_own_normalizer_satisfies_the_contract():
     contracts.check_criterion(lambda: Criterion(classification=Focal(), normalizer=PositiveCount()))

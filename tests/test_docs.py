@@ -55,7 +55,7 @@ def train_commands():
 
 
 @pytest.mark.parametrize("code", python_blocks())
-def test_the_python_blocks_run(code, monkeypatch):
+def test_the_python_code_in_the_docs_runs(code, monkeypatch):
     from omegaconf import OmegaConf
 
     monkeypatch.chdir(ROOT)
@@ -64,7 +64,7 @@ def test_the_python_blocks_run(code, monkeypatch):
     exec(code, {"model": OmegaConf.create(nodes, flags={"allow_objects": True})})
 
 
-def test_the_criterion_in_the_readme_builds():
+def test_the_criterion_in_the_readme_can_be_built():
     from detectron2.config import instantiate
     from omegaconf import OmegaConf
 
@@ -134,16 +134,16 @@ def test_the_table_of_losses_shows_the_signature_of_every_function():
     assert sorted(call for call in calls if call.partition("(")[0] in dir(losses)) == expected
 
 
-def test_every_block_is_used_once():
+def test_every_generated_block_is_used_once():
     names = [match["name"] for text in TEXTS.values() for match in BLOCK.finditer(text)]
     assert sorted(names) == sorted(BLOCKS)
 
 
-def test_the_readme_is_short():
+def test_the_readme_has_at_most_180_lines():
     assert TEXTS["README.md"].count("\n") <= 180
 
 
-def test_rerunning_a_quick_config_keeps_the_results_of_the_others(tmp_path, monkeypatch):
+def test_rerunning_a_quick_config_keeps_the_results_of_other_configs(tmp_path, monkeypatch):
     path = tmp_path / "results" / "quick.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))
@@ -162,14 +162,14 @@ def messages_of_the_package():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 constants = (part for part in node.values if isinstance(part, ast.Constant))
-                # The values in an f-string split it.
+                # An f-string consists of the constant parts between its values.
                 yield from (str(part.value) for part in constants)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
 
 def test_the_package_has_the_messages_of_the_troubleshooting_page():
-    known = "\n".join(messages_of_the_package())
+    messages = "\n".join(messages_of_the_package())
     tables = re.split(r"^## ", TEXTS["docs/troubleshooting.md"], flags=re.MULTILINE)[1:-1]
     cells = [
         cell
@@ -178,7 +178,7 @@ def test_the_package_has_the_messages_of_the_troubleshooting_page():
     ]
     assert len(cells) > 30
     for quoted in re.findall(r"`([^`]+)`", "\n".join(cells)):
-        # Values in a message: quoted names, numbers, optimizers, signals, and the error of a disk.
+        # Values in a message: quoted names, numbers, optimizers, signals, disk errors.
         values = r"'[^']*'|\b\d+\b|\b(?:SGD|AdamW|SIG\w+|torch)\b|\(No space.*|\(did.*"
         for piece in filter(None, map(str.strip, re.split(values, quoted))):
-            assert piece in known, f"{quoted}: no message has {piece!r}"
+            assert piece in messages, f"{quoted}: no message has {piece!r}"

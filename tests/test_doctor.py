@@ -1,4 +1,4 @@
-"""Tests of the doctor's report on this environment, and on ones broken in common ways."""
+"""The doctor's report on this environment, and on environments broken in common ways."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_detectron2_too_old_for_pillow_10_is_reported_with_its_remedy(tmp_path
     ],
     ids=["raises", "absent", "crashes", "exits"],
 )
-def test_a_torch_that_does_not_import_is_reported_and_other_packages_are_still_checked(
+def test_a_torch_that_cannot_be_imported_is_reported_and_other_packages_are_still_checked(
     tmp_path, source, text, remedy
 ):
     status, lines = run(tmp_path, torch=source)
@@ -144,7 +144,7 @@ def test_a_torch_that_loads_weights_unsafely_is_reported(monkeypatch):
     assert f'"torch>={SAFE_TORCH}"' in (ROOT / "setup.py").read_text()
 
 
-def test_names_that_numpy_removed_are_found_without_calling_the_functions_that_use_them(tmp_path):
+def test_uses_of_removed_numpy_names_are_found_without_calling_the_functions(tmp_path):
     from ranking_det.doctor.probes import _check_aliases
 
     (tmp_path / "masks.py").write_text("def f(x):\n    return x.astype(np.float32), np.bool_\n")

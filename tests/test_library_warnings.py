@@ -29,9 +29,9 @@ def test_the_warnings_of_libraries_are_hidden_and_others_are_shown(message, cate
     assert [str(warning.message) for warning in shown] == ["the learning rate is high"]
 
 
-@pytest.mark.parametrize(("first", "is_hidden"), [("-m", True), ("/usr/bin/pytest", False)])
-def test_only_a_command_that_starts_changes_the_filters(first, is_hidden, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [first, "--help"])
+@pytest.mark.parametrize(("argv0", "is_hidden"), [("-m", True), ("/usr/bin/pytest", False)])
+def test_warnings_are_hidden_only_if_a_module_starts_as_a_command(argv0, is_hidden, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [argv0, "--help"])
     with warnings.catch_warnings():
         warnings.resetwarnings()
         hide_in_commands()
@@ -39,7 +39,7 @@ def test_only_a_command_that_starts_changes_the_filters(first, is_hidden, monkey
 
 
 @pytest.mark.parametrize("package", [analysis, data, evaluation], ids=lambda p: p.__name__)
-def test_a_package_with_a_command_hides_them_before_it_imports_anything_else(package):
+def test_a_package_with_a_command_hides_warnings_before_its_other_imports(package):
     statements = ast.parse(inspect.getsource(package)).body[1:]  # after the docstring
     assert [ast.unparse(statement) for statement in statements[:2]] == [
         "from ranking_det.library_warnings import hide_in_commands",

@@ -17,7 +17,7 @@ def measure(path):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Run in another process, so that imports and data sets of other tests do not matter."""
+    """Measure in another process, without the imports and data sets of other tests."""
     path = tmp_path_factory.mktemp("walks") / "walks.json"
     result = run_function(measure, path)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -25,7 +25,7 @@ def report(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", WALKS)
-def test_a_walk_enters_few_files(report, name):
+def test_a_walk_opens_no_more_files_than_its_limit(report, name):
     walk = report["walks"][name]
     assert 2 <= walk["count"] <= walk["limit"] == WALKS[name].limit, walk["files"]
 

@@ -7,11 +7,11 @@ from ranking_det.analysis.advice import advise
 from ranking_det.data.object_statistics import Bin, Copies, Crowding, ImageObjects, measure
 from ranking_det.engine.positive_counts import MissedObjects, PositiveCounts
 
-NONE = Copies([], 0, 0, [])
+NO_COPIES = Copies([], 0, 0, [])
 
 
 def statistics(side=40.0, classes=("cat",), shape=(1.0, 1.0), count=20, **changes):
-    """One image with objects in a grid, each a square of ``side`` times ``shape``."""
+    """Return statistics of an image with a row of objects, each of ``side`` times ``shape``."""
     corners = np.stack(np.meshgrid(np.arange(count) * 500.0, [0.0]), axis=-1).reshape(-1, 2)
     boxes = np.concatenate([corners, corners + np.multiply(side, shape)], axis=1)
     labels = np.arange(count) % len(classes)
@@ -19,7 +19,7 @@ def statistics(side=40.0, classes=("cat",), shape=(1.0, 1.0), count=20, **change
     return replace(measure([image], classes, np.ones(1)), **changes)
 
 
-def counts(*missed):
+def positive_counts(*missed):
     scales = (0.5, 0.75, 1.0, 1.5, 2.0)
     inputs = [
         MissedObjects(scale, round(100 * scale), round(80 * scale), number, [number])
@@ -28,12 +28,12 @@ def counts(*missed):
     return PositiveCounts(1, 1, 1000, [Bin("< 4", 1000)], inputs)
 
 
-def advice(numbers, positives=None, copies=NONE, left_out=0, **others):
+def advice(numbers, positives=None, copies=NO_COPIES, left_out=0, **others):
     lines = advise({"train": numbers} | others, copies, positives, left_out)
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_an_ordinary_data_set_gets_one_sentence():
+def test_a_data_set_without_problems_gets_one_sentence():
     assert advice(statistics()).startswith("Nothing stands out")
 
 
@@ -59,7 +59,7 @@ def test_an_ordinary_data_set_gets_one_sentence():
         (statistics(images=4, empty_images=3), "75 % of the images have no objects"),
     ],
 )
-def test_each_problem_gets_its_sentence(numbers, expected):
+def test_each_problem_of_the_data_gets_a_sentence_of_advice(numbers, expected):
     assert expected in advice(numbers)
 
 
@@ -79,17 +79,17 @@ def test_each_problem_gets_its_sentence(numbers, expected):
     ],
 )
 def test_the_advice_names_the_input_size_that_helps(missed, expected):
-    text = advice(statistics(side=90), counts(*missed))
+    text = advice(statistics(side=90), positive_counts(*missed))
     assert expected in text and text.startswith(
         "At 100 × 80 px, the median input size of the config"
     )
-    assert "larger than" not in text  # a guess without a config
+    assert "larger than" not in text  # this advice needs no config and is given only without one
 
 
 def test_the_advice_names_duplicates_unknown_classes_and_faults():
     copies = Copies([["train/a", "val/b"]], 3, 2, [])
-    other = statistics(classes=["cat", "dog"])
-    text = advice(statistics(), None, copies, 7, val=other)
+    val_statistics = statistics(classes=["cat", "dog"])
+    text = advice(statistics(), None, copies, 7, val=val_statistics)
     assert "The val images have objects of 1 class (dog) that the train images do not have" in text
     assert "Images with a duplicate in an earlier split: 2." in text and "random split" not in text
     assert "Images or objects left out because of annotation problems: 7." in text

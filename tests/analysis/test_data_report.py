@@ -21,12 +21,12 @@ QUICK = "configs/shapes/quick/retinanet_atss_rs.py"
 
 
 def describe(*arguments, output):
-    """Run the command; return the numbers and the page."""
+    """Run the command; return the content of data.json and of data.html."""
     assert main(["data", *map(str, arguments), "--output", str(output)]) == 0
     return json.loads((output / "data.json").read_text()), (output / "data.html").read_text()
 
 
-def test_the_report_on_a_folder_has_the_right_numbers(tmp_path, capsys):
+def test_the_report_on_a_folder_counts_images_objects_and_faults(tmp_path, capsys):
     root = voc_set(tmp_path / "voc", per_split=3)
     # An object without a box, which the format's reader leaves out, and a box without a size.
     boxes = [("cat", 10, 20, 30, 15), ("cat", 5, 5, 0, 0)]
@@ -54,7 +54,7 @@ def test_the_report_on_a_folder_has_the_right_numbers(tmp_path, capsys):
     assert printed.splitlines()[:-1] == numbers["advice"]
 
 
-def test_names_are_escaped_and_the_page_loads_nothing(tmp_path):
+def test_names_are_escaped_and_the_page_loads_no_other_files(tmp_path):
     script = "<script>alert(1)</script>"
     root = yolo_set(
         tmp_path / "a", f"train: images/train\nnames: ['{script}', '$a$ & {{{{b}}}}']\n"
@@ -78,9 +78,9 @@ def test_a_coco_json_is_reported_with_all_some_or_none_of_its_images(place, tmp_
     write_json(tmp_path / "a" / "train.json", coco_content(["0.jpg", "1.jpg"]))
     arguments = [tmp_path / "a" / "train.json"]
     if place != "no folder":
-        arguments += ["--images", tmp_path / "pictures"]
+        arguments += ["--images", tmp_path / "images"]
         for name in ("0.jpg", "1.jpg")[: 1 + (place == "another folder")]:
-            make_image(tmp_path / "pictures" / name, seed=int(name[0]))
+            make_image(tmp_path / "images" / name, seed=int(name[0]))
     numbers, page = describe(*arguments, output=tmp_path / "out")
     assert numbers["splits"]["all"]["objects"] == 4
     expected = {"no folder": 0, "one of two": 1, "another folder": 2}
@@ -137,7 +137,7 @@ def test_the_model_is_built_with_the_classes_of_the_data(tmp_path):
         (["boxes.json", "--images", "a"], "boxes.json: 12 of 12 boxes "),
     ],
 )
-def test_mistakes_give_one_line_and_exit_status_2(
+def test_user_mistakes_give_one_line_and_exit_status_2(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -152,7 +152,7 @@ def test_mistakes_give_one_line_and_exit_status_2(
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_images_outside_their_folder_are_reported_if_allowed(tmp_path):
+def test_the_report_includes_images_outside_the_folder_with_allow_outside(tmp_path):
     make_image(tmp_path / "0.jpg")
     (tmp_path / "a").mkdir()
     write_json(tmp_path / "outside.json", coco_content(["../0.jpg"]))

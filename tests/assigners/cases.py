@@ -1,10 +1,10 @@
-"""Anchors and boxes for the tests of assigners."""
+"""Anchors and boxes for the assigner tests."""
 
 import torch
 
 
 def grid(size, stride, scales=(4.0,), jitter=None):
-    """Make square anchors on a grid; jitter moves the centres, so no two distances are equal."""
+    """Make square anchors on a grid; jitter moves the centres, so that all distances differ."""
     steps = torch.arange(stride / 2, size, stride, dtype=torch.float64)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)

@@ -6,7 +6,7 @@ from tests.assigners.cases import grid, random_boxes
 
 @pytest.fixture
 def scene():
-    """Two images (one with 7 objects, one without), three levels, some invalid anchors."""
+    """Return three levels of anchors, some invalid, and two images with 7 and 0 objects."""
     generator = torch.Generator().manual_seed(3)
     anchors = [grid(96, stride, jitter=generator) for stride in (8, 16, 32)]
     gt_boxes = [random_boxes(7, 96, generator), torch.zeros(0, 4, dtype=torch.float64)]

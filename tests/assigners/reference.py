@@ -21,7 +21,7 @@ def center(box):
 
 
 def max_iou(anchors, objects, valid, positive, negative, low_quality, low_quality_iou=0.0):
-    """The object of each anchor; None for background, Ellipsis for ignored."""
+    """MaxIoU: return the object of each anchor, None for background, Ellipsis for ignored."""
     table = [[iou(a, o) if v else -1.0 for o in objects] for a, v in zip(anchors, valid)]
     result = [None] * len(anchors)
     for r, row in enumerate(table):
@@ -98,27 +98,27 @@ def mixture(values, reg_covar=1e-6):
     ).fit(column)
 
 
-def paa(levels, objects, valid, costs, rule):
+def paa(levels, objects, valid, costs, options):
     """PAA (Kim and Lee, ECCV 2020, algorithm 1), given costs(g, rows) of anchors of object g."""
     anchors = [a for level in levels for a in level]
-    number = [i for i, level in enumerate(levels) for _ in level]
-    min_iou = rule["min_iou"]
-    matched = max_iou(anchors, objects, valid, min_iou, min_iou, rule["low_quality"])
+    level_of_row = [i for i, level in enumerate(levels) for _ in level]
+    min_iou = options["min_iou"]
+    matched = max_iou(anchors, objects, valid, min_iou, min_iou, options["low_quality"])
     result = [None] * len(anchors)
     for g in range(len(objects)):
         rows = [r for r in range(len(anchors)) if matched[r] == g]
         cost = dict(zip(rows, costs(g, rows)))
         samples = []
         for i in range(len(levels)):
-            of_level = [r for r in rows if number[r] == i]
-            samples += sorted(of_level, key=cost.get)[: rule["topk"]]
+            level_rows = [r for r in rows if level_of_row[r] == i]
+            samples += sorted(level_rows, key=cost.get)[: options["topk"]]
         samples.sort(key=cost.get)
         if len(samples) == 1:
-            positives = samples if rule["single_candidate"] == "positive" else []
+            positives = samples if options["single_candidate"] == "positive" else []
         elif samples:
-            chosen = cheaper([cost[r] for r in samples], rule["reg_covar"])
+            chosen = low_cost_component([cost[r] for r in samples], options["reg_covar"])
             positives = [samples[k] for k in chosen]
-            if not chosen and rule["empty_component"] == "positive":
+            if not chosen and options["empty_component"] == "positive":
                 positives = samples
         else:
             positives = []
@@ -127,8 +127,8 @@ def paa(levels, objects, valid, costs, rule):
     return result
 
 
-def cheaper(costs, reg_covar=1e-6):
-    """Indices of ascending costs that are in component 0, up to the most likely one."""
+def low_cost_component(costs, reg_covar=1e-6):
+    """Return the indices of ascending costs in component 0, up to its most likely one."""
     fit = mixture(costs, reg_covar)
     column = np.asarray(costs)[:, None]
     members = np.flatnonzero(fit.predict(column) == 0)
@@ -138,7 +138,7 @@ def cheaper(costs, reg_covar=1e-6):
 
 
 def paa_costs(logits, boxes, objects, classes, box_weight):
-    """The costs of PAA: focal loss over all classes plus GIoU loss."""
+    """Return the costs of PAA: focal loss over all classes plus GIoU loss."""
 
     def costs(g, rows):
         result = []
@@ -165,7 +165,7 @@ def giou(a, b):
 
 
 def normalized_costs(logits, boxes, objects, classes, scores, normalize):
-    """The costs of PAA*: the sum of 1 - score."""
+    """Return the costs of NormalizedPAA: the sum of 1 - score."""
 
     def costs(g, rows):
         p = [1 / (1 + math.exp(-logits[r][classes[g]])) for r in rows]

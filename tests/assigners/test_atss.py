@@ -68,7 +68,7 @@ def test_images_without_objects_are_background():
     assert result.gt_index.tolist() == [-1] * 32
 
 
-def test_without_valid_anchors_there_are_no_positives():
+def test_there_are_no_positives_without_valid_anchors():
     box = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])]
     valid = torch.zeros(16, dtype=torch.bool)
     result = ATSS()([grid(64, 16).float()], box, [torch.tensor([0])], valid)

@@ -20,8 +20,8 @@ def locations(size=96, strides=(8, 16, 32)):
     return [grid(size, stride, (8.0,)) for stride in strides]
 
 
-def one_level(box, *more, radius=1.5, size=64):
-    """Labels on a grid of 8 pixels with one level for all sizes; object i has class i."""
+def label_one_level(box, *more, radius=1.5, size=64):
+    """Return the labels on an 8-pixel grid with one level for all sizes; object i has class i."""
     boxes = torch.tensor([box, *more], dtype=torch.float64)
     count = (size // 8) ** 2
     return FCOS(radius, ())(
@@ -49,26 +49,26 @@ def test_fcos_agrees_with_the_reference_on_two_images(seed, radius):
         )
 
 
-def test_a_location_is_assigned_to_the_smallest_object_and_to_the_first_of_equal_ones():
-    labels = one_level([0, 0, 64, 64], [8, 8, 40, 40], [8, 8, 40, 40], radius=0.0)
+def test_a_location_is_assigned_to_the_first_of_the_smallest_objects():
+    labels = label_one_level([0, 0, 64, 64], [8, 8, 40, 40], [8, 8, 40, 40], radius=0.0)
     assert set(labels[1:5, 1:5].flatten().tolist()) == {1}
     assert labels[0, 0] == 0 and labels[5, 5] == 0
 
 
 def test_center_sampling_radius_is_in_strides_and_clipped_to_the_box():
     # 1.5 strides of 8 pixels around (32, 32) contain the locations at 28 and 36, not 20 and 44.
-    positive = one_level([0, 0, 64, 64]) == 0
+    positive = label_one_level([0, 0, 64, 64]) == 0
     assert positive.nonzero().tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
-    # From 29 to 35 pixels, which excludes the locations at 28 and 36 pixels.
-    assert not (one_level([29, 0, 35, 64]) == 0).any()
-    assert (one_level([0, 0, 64, 64], radius=0.0) == 0).all()
+    # A box from 29 to 35 pixels contains no location: the nearest ones lie at 28 and 36 pixels.
+    assert not (label_one_level([29, 0, 35, 64]) == 0).any()
+    assert (label_one_level([0, 0, 64, 64], radius=0.0) == 0).all()
 
 
 def test_a_location_on_a_box_edge_is_not_positive():
-    assert not (one_level([28, 0, 36, 64], radius=0.0) == 0).any()
+    assert not (label_one_level([28, 0, 36, 64], radius=0.0) == 0).any()
     # The locations at 20 and 44 pixels are exactly 1.5 strides from the centre.
-    assert (one_level([0, 0, 64, 64], radius=1.5) == 0).sum() == 4
-    assert (one_level([0, 0, 64, 64], radius=1.51) == 0).sum() == 16
+    assert (label_one_level([0, 0, 64, 64], radius=1.5) == 0).sum() == 4
+    assert (label_one_level([0, 0, 64, 64], radius=1.51) == 0).sum() == 16
 
 
 def test_a_distance_on_the_border_of_two_ranges_belongs_to_the_lower_level():
@@ -105,7 +105,7 @@ def test_images_without_objects_are_background():
     assert set(result.gt_index.tolist()) == {-1, 0}
 
 
-def test_without_valid_locations_or_with_an_empty_object_there_are_no_positives():
+def test_invalid_locations_and_empty_objects_give_no_positives():
     anchors = locations()
     count = sum(map(len, anchors))
     boxes, classes = [torch.tensor([[8.0, 8.0, 60.0, 60.0]])], [torch.tensor([0])]

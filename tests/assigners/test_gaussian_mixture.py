@@ -16,7 +16,7 @@ def uniform(count, generator):
     return torch.rand(count, generator=generator, dtype=torch.float64)
 
 
-KINDS = {
+DISTRIBUTIONS = {
     "uniform": uniform,
     "skewed": lambda n, g: 4 * uniform(n, g) ** 3,
     "two groups": lambda n, g: torch.cat([0.2 * uniform(n // 2, g), 3 + uniform(n - n // 2, g)]),
@@ -30,8 +30,8 @@ KINDS = {
 }
 
 
-def scattered(rows, generator, columns=46):
-    """Put samples at random columns of a matrix of NaN."""
+def scatter(rows, generator, columns=46):
+    """Put samples at random columns of a NaN matrix; also return where they are."""
     values = torch.full((len(rows), columns), torch.nan, dtype=torch.float64)
     exists = torch.zeros(len(rows), columns, dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -46,22 +46,22 @@ def assert_agrees_with_scikit_learn(values, exists, fit):
     for i in range(len(values)):
         column = values[i, exists[i]][:, None].numpy()
         reference = mixture(column[:, 0])
-        for got, expected in (
+        for actual, expected in (
             (fit.means[i], reference.means_[:, 0]),
             (fit.variances[i], reference.covariances_[:, 0, 0]),
             (fit.weights[i], reference.weights_),
             (labels[i, exists[i]], reference.predict(column)),
             (likelihood[i, exists[i]], reference.score_samples(column)),
         ):
-            torch.testing.assert_close(got, torch.from_numpy(expected), rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=1e-6, atol=1e-9)
         assert bool(fit.converged[i]) == reference.converged_
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DISTRIBUTIONS)
 def test_every_row_agrees_with_scikit_learn(kind):
     generator = torch.Generator().manual_seed(5)
     sizes = [2, 2, 3, 4, 9, 17, 45, 45, 46, 46]
-    values, exists = scattered([KINDS[kind](n, generator) for n in sizes], generator)
+    values, exists = scatter([DISTRIBUTIONS[kind](n, generator) for n in sizes], generator)
     assert_agrees_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
 
 
@@ -71,8 +71,8 @@ def test_rows_that_need_different_numbers_of_iterations_do_not_affect_each_other
 ):
     monkeypatch.setattr(gaussian_mixture, "CHECK_EVERY", every)
     generator = torch.Generator().manual_seed(6)
-    rows = [make(45, generator) for make in KINDS.values()]
-    values, exists = scattered(rows, generator)
+    rows = [make(45, generator) for make in DISTRIBUTIONS.values()]
+    values, exists = scatter(rows, generator)
     assert_agrees_with_scikit_learn(values, exists, fit_two_gaussians(values, exists))
 
 
@@ -98,10 +98,10 @@ def test_half_precision_is_fitted_in_float64():
     values = torch.tensor([[0.5, 0.75, 4.0, 4.5, 5.0]])
     exists = torch.ones_like(values) > 0
     for half in (torch.bfloat16, torch.float16):
-        for got, expected in zip(
+        for actual, expected in zip(
             fit_two_gaussians(values.to(half), exists), fit_two_gaussians(values, exists)
         ):
-            torch.testing.assert_close(got, expected)
+            torch.testing.assert_close(actual, expected)
 
 
 def test_values_on_a_device_without_float64_move_to_the_cpu():

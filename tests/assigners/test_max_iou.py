@@ -7,9 +7,9 @@ from tests.assigners.cases import grid, random_boxes
 from tests.assigners.reference import max_iou
 
 
-def expected(anchors, gt_boxes, gt_classes, valid, **rule):
+def expected(anchors, gt_boxes, gt_classes, valid, **options):
     boxes = torch.cat(anchors).tolist()
-    matches = max_iou(boxes, gt_boxes.tolist(), valid.tolist(), **rule)
+    matches = max_iou(boxes, gt_boxes.tolist(), valid.tolist(), **options)
     special = {None: BACKGROUND, ...: IGNORE}
     labels = [special[m] if m in special else gt_classes[m].item() for m in matches]
     index = [-1 if m in special else m for m in matches]
@@ -17,13 +17,13 @@ def expected(anchors, gt_boxes, gt_classes, valid, **rule):
     return labels, torch.tensor(index)
 
 
-RULES = pytest.mark.parametrize("low_quality", ["object", "anchor", None])
+LOW_QUALITY_RULES = pytest.mark.parametrize("low_quality", ["object", "anchor", None])
 
 
 def check_against_the_reference(assigner, scene):
     anchors, gt_boxes, gt_classes, valid = scene
     result = assigner(*scene)
-    rule = dict(
+    options = dict(
         positive=assigner.positive_iou,
         negative=assigner.negative_iou,
         low_quality=assigner.low_quality,
@@ -32,7 +32,7 @@ def check_against_the_reference(assigner, scene):
     size, offset = sum(map(len, anchors)), 0
     for i, boxes in enumerate(gt_boxes):
         rows = slice(i * size, (i + 1) * size)
-        labels, index = expected(anchors, boxes, gt_classes[i], valid[rows], **rule)
+        labels, index = expected(anchors, boxes, gt_classes[i], valid[rows], **options)
         torch.testing.assert_close(result.labels[rows], labels)
         torch.testing.assert_close(
             result.gt_index[rows], torch.where(index >= 0, index + offset, -1)
@@ -41,16 +41,18 @@ def check_against_the_reference(assigner, scene):
     return result
 
 
-@RULES
+@LOW_QUALITY_RULES
 def test_max_iou_agrees_with_the_reference_on_two_images(scene, low_quality):
     result = check_against_the_reference(MaxIoU(0.5, 0.3, low_quality), scene)
     assert (result.labels >= 0).any() and (result.labels == IGNORE).any()
 
 
-@RULES
-@pytest.mark.parametrize("least", [0.0, 0.3])
+@LOW_QUALITY_RULES
+@pytest.mark.parametrize("min_match_iou", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(8))
-def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(seed, least, low_quality):
+def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(
+    seed, min_match_iou, low_quality
+):
     """Integer coordinates and anchors on a grid give equal IoUs; some boxes occur twice."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, (2.0, 4.0)) for stride in (8, 16)]
@@ -60,7 +62,7 @@ def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(seed, 
     boxes[:, 15:] = boxes[:, :5]
     classes = [torch.randint(0, 4, (20,), generator=generator) for _ in range(2)]
     valid = torch.rand(2 * sum(map(len, anchors)), generator=generator) > 0.1
-    assigner = MaxIoU(0.6, 0.4, low_quality, least)
+    assigner = MaxIoU(0.6, 0.4, low_quality, min_match_iou)
     check_against_the_reference(assigner, (anchors, list(boxes), classes, valid))
 
 
@@ -114,7 +116,7 @@ def test_a_low_quality_match_replaces_the_match_of_an_object_with_a_higher_iou()
     assert result.labels.tolist() == [5, 5]
 
 
-@RULES
+@LOW_QUALITY_RULES
 def test_the_block_size_does_not_change_the_result(scene, monkeypatch, low_quality):
     assigner = MaxIoU(0.5, 0.3, low_quality)
     in_one_block = assigner(*scene)
@@ -133,7 +135,7 @@ def test_the_error_names_the_wrong_threshold():
 
 
 def test_a_low_quality_match_needs_the_minimum_iou():
-    """Below it the anchor has the same label as without low-quality matches."""
+    """Below the minimum IoU, the anchor is labelled as without low-quality matches."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 4.0], [20.0, 0.0, 30.0, 2.0]])  # IoU .4 and .2
     result = MaxIoU(0.7, 0.3, low_quality_iou=0.3)(

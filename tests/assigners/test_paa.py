@@ -13,9 +13,9 @@ from ranking_det.assigners import (
     cost_mixture,
 )
 from tests.assigners.cases import grid, random_boxes
-from tests.assigners.reference import cheaper, normalized_costs, paa, paa_costs
+from tests.assigners.reference import low_cost_component, normalized_costs, paa, paa_costs
 
-BOTH = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
+BOTH_ASSIGNERS = pytest.mark.parametrize("assigner", [PAA, NormalizedPAA])
 CLASSES = 5
 
 
@@ -38,7 +38,7 @@ class FirstLogit(Assigner):
 
 
 def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
-    """Images with objects, and predictions of about the quality of a half-trained model."""
+    """Make images with objects, and predictions like those of a half-trained model."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, scales, jitter=generator) for stride in (8, 16, 32)]
     boxes = [random_boxes(count, 64, generator) for count in counts]
@@ -57,8 +57,8 @@ def compete_for_one_object(boxes):
     return cost_mixture.Competitors(rows, rows * 0, boxes[:1], torch.tensor([0]))
 
 
-def same_anchors(first_logits, **options):
-    """Labels of identical anchors with these costs, for one object of class 0."""
+def label_identical_anchors(first_logits, **options):
+    """Return the labels of identical anchors with these costs, for one object of class 0."""
     logits = torch.tensor(first_logits)[:, None]
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     boxes = box.repeat(len(logits), 1)
@@ -80,12 +80,12 @@ def check_against_the_reference(assigner, scene, make_costs):
             gt_boxes.tolist(),
             labels.tolist(),
         )
-        rule = vars(assigner) | {
+        options = vars(assigner) | {
             "min_iou": assigner.competitors.positive_iou,
             "low_quality": assigner.competitors.low_quality,
         }
         levels = [a.tolist() for a in anchors]
-        matches = paa(levels, gt_boxes.tolist(), valid[rows].tolist(), costs, rule)
+        matches = paa(levels, gt_boxes.tolist(), valid[rows].tolist(), costs, options)
         index = torch.tensor([-1 if m is None else m + offset for m in matches])
         expected = torch.tensor([BACKGROUND if m is None else labels[m].item() for m in matches])
         torch.testing.assert_close(result.gt_index[rows], index)
@@ -124,8 +124,8 @@ def test_normalized_paa_agrees_with_the_reference(seed, scores, normalize):
     )
 
 
-@BOTH
-def test_a_batch_gives_the_results_of_its_images_with_a_single_fit(assigner, monkeypatch):
+@BOTH_ASSIGNERS
+def test_a_batch_gives_the_labels_of_its_single_images_with_one_fit(assigner, monkeypatch):
     anchors, boxes, classes, valid, predictions = scene = crowd(3, counts=(5, 8, 0, 6))
     calls = []
     fit = cost_mixture.fit_two_gaussians
@@ -137,12 +137,14 @@ def test_a_batch_gives_the_results_of_its_images_with_a_single_fit(assigner, mon
     size = sum(map(len, anchors))
     for i in range(4):
         rows = slice(i * size, (i + 1) * size)
-        part = Predictions(predictions.logits[rows], predictions.boxes[rows])
-        alone = assigner()(anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], part)
-        torch.testing.assert_close(alone.labels, batch[rows])
-        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], part)
+        image_predictions = Predictions(predictions.logits[rows], predictions.boxes[rows])
+        single_image = assigner()(
+            anchors, boxes[i : i + 1], classes[i : i + 1], valid[rows], image_predictions
+        )
+        torch.testing.assert_close(single_image.labels, batch[rows])
+        image = ImageInputs(anchors, boxes[i], classes[i], valid[rows], image_predictions)
         matched = assigner().match(image)
-        torch.testing.assert_close(matched >= 0, alone.labels >= 0)
+        torch.testing.assert_close(matched >= 0, single_image.labels >= 0)
 
 
 def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
@@ -152,7 +154,7 @@ def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
     torch.testing.assert_close(result.labels >= 0, agree)
 
 
-@BOTH
+@BOTH_ASSIGNERS
 def test_the_block_size_does_not_change_the_result(assigner, monkeypatch):
     scene = crowd(4)
     in_one_block = assigner()(*scene)
@@ -160,89 +162,102 @@ def test_the_block_size_does_not_change_the_result(assigner, monkeypatch):
     torch.testing.assert_close(assigner()(*scene).gt_index, in_one_block.gt_index)
 
 
-def test_the_cheaper_component_is_positive_up_to_its_most_likely_sample():
+def test_the_low_cost_component_is_positive_up_to_its_most_likely_sample():
     costs = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1, 5.2, 5.3]
-    chosen = cheaper(costs)
+    chosen = low_cost_component(costs)
     assert 1 < len(chosen) < 5
     expected = [0 if i in chosen else BACKGROUND for i in range(len(costs))]
-    assert same_anchors(costs) == expected
-    assert same_anchors(costs[::-1]) == expected[::-1]
+    assert label_identical_anchors(costs) == expected
+    assert label_identical_anchors(costs[::-1]) == expected[::-1]
 
 
 def test_samples_of_equal_cost_get_the_same_label():
-    assert same_anchors([2.0] * 6) == [0] * 6
-    assert same_anchors([0.1] * 4 + [3.0] * 3) == [0] * 4 + [BACKGROUND] * 3
+    assert label_identical_anchors([2.0] * 6) == [0] * 6
+    assert label_identical_anchors([0.1] * 4 + [3.0] * 3) == [0] * 4 + [BACKGROUND] * 3
 
 
-def test_only_the_cheapest_of_each_level_are_samples():
-    assert same_anchors([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], topk=3) == [-1, 0, -1, 0, 0, -1]
+def test_only_the_topk_cheapest_anchors_of_a_level_are_samples():
+    assert label_identical_anchors([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], topk=3) == [-1, 0, -1, 0, 0, -1]
     # If costs are equal, the first anchors are samples.
-    assert same_anchors([1.0] * 5, topk=3) == [0, 0, 0, -1, -1]
+    assert label_identical_anchors([1.0] * 5, topk=3) == [0, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize(("empty", "label"), [("positive", 0), ("none", BACKGROUND)])
-def test_without_a_sample_in_the_cheaper_component_all_or_none_are_positive(empty, label):
+def test_empty_component_labels_all_samples_if_the_low_cost_component_is_empty(empty, label):
     generator = torch.Generator().manual_seed(2)
     rows = (1e-4 * torch.rand(100, 9, generator=generator, dtype=torch.float64)).tolist()
-    costs = next(row for row in rows if not cheaper(sorted(row)))
-    assert same_anchors(costs, empty_component=empty) == [label] * 9
+    costs = next(row for row in rows if not low_cost_component(sorted(row)))
+    assert label_identical_anchors(costs, empty_component=empty) == [label] * 9
 
 
 @pytest.mark.parametrize("spread", [1e-9, 1e-3, 0.1, 1.0, 100.0])
 @pytest.mark.parametrize("single", ["positive", "none"])
 def test_the_cheaper_of_two_samples_is_positive(single, spread):
     costs = [spread, 0.0]
-    assert same_anchors(costs, single_candidate=single) == [BACKGROUND, 0]
-    assert cheaper(sorted(costs)) == [0]  # the same as scikit-learn's mixture
+    assert label_identical_anchors(costs, single_candidate=single) == [BACKGROUND, 0]
+    assert low_cost_component(sorted(costs)) == [0]  # the same as scikit-learn's mixture
 
 
 def test_the_first_of_two_samples_of_equal_cost_is_positive():
-    assert same_anchors([1.0, 1.0]) == [0, BACKGROUND]
+    assert label_identical_anchors([1.0, 1.0]) == [0, BACKGROUND]
 
 
 def test_reg_covar_is_added_to_the_variances_of_the_mixture():
-    """The costs are so similar that it changes which samples are positive."""
+    """The costs are so similar that reg_covar changes which samples are positive."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(200, 9, generator=generator).mul(0.02).sort(dim=1).values.double().tolist()
-    costs = next(row for row in rows if cheaper(row, 1e-6) != cheaper(row, 1e-5))
+    costs = next(
+        row for row in rows if low_cost_component(row, 1e-6) != low_cost_component(row, 1e-5)
+    )
     for reg_covar in (1e-6, 1e-5):
-        chosen = cheaper(costs, reg_covar)
+        chosen = low_cost_component(costs, reg_covar)
         expected = [0 if i in chosen else BACKGROUND for i in range(len(costs))]
-        assert same_anchors(costs, reg_covar=reg_covar, empty_component="none") == expected
+        assert (
+            label_identical_anchors(costs, reg_covar=reg_covar, empty_component="none") == expected
+        )
 
 
 def test_single_candidate_sets_the_label_of_a_single_sample():
-    assert same_anchors([3.0]) == [0]
-    assert same_anchors([3.0], single_candidate="none") == [BACKGROUND]
-    assert same_anchors([3.0, 2.0], topk=1, single_candidate="none") == [BACKGROUND] * 2
+    assert label_identical_anchors([3.0]) == [0]
+    assert label_identical_anchors([3.0], single_candidate="none") == [BACKGROUND]
+    assert label_identical_anchors([3.0, 2.0], topk=1, single_candidate="none") == [BACKGROUND] * 2
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(bad):
-    good = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
-    labels = same_anchors(good)
-    assert same_anchors([bad, *good, bad], topk=len(good)) == [BACKGROUND, *labels, BACKGROUND]
-    assert same_anchors([bad, 1.0, 9.0]) == [BACKGROUND, 0, BACKGROUND]
-    assert same_anchors([bad, bad, 1.0], single_candidate="none") == [BACKGROUND] * 3
-    assert same_anchors([bad] * 4) == [BACKGROUND] * 4
+@pytest.mark.parametrize("non_finite", [torch.nan, torch.inf, -torch.inf])
+def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(non_finite):
+    finite_costs = [0.0, 0.5, 0.52, 0.54, 0.9, 5.0, 5.1]
+    labels = label_identical_anchors(finite_costs)
+    assert label_identical_anchors(
+        [non_finite, *finite_costs, non_finite], topk=len(finite_costs)
+    ) == [
+        BACKGROUND,
+        *labels,
+        BACKGROUND,
+    ]
+    assert label_identical_anchors([non_finite, 1.0, 9.0]) == [BACKGROUND, 0, BACKGROUND]
+    assert (
+        label_identical_anchors([non_finite, non_finite, 1.0], single_candidate="none")
+        == [BACKGROUND] * 3
+    )
+    assert label_identical_anchors([non_finite] * 4) == [BACKGROUND] * 4
 
 
-@BOTH
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_a_diverged_model_raises_no_error(assigner, bad):
+@BOTH_ASSIGNERS
+@pytest.mark.parametrize("non_finite", [torch.nan, torch.inf, -torch.inf])
+def test_a_diverged_model_raises_no_error(assigner, non_finite):
     anchors, boxes, classes, valid, predictions = crowd(5)
     diverged = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
-    logits = predictions.logits.masked_fill(diverged[:, None], bad)
-    decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], bad)
+    logits = predictions.logits.masked_fill(diverged[:, None], non_finite)
+    decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], non_finite)
     for diverged_predictions in (
         Predictions(logits, predictions.boxes),
         Predictions(predictions.logits, decoded),
-        Predictions(logits * 0 + bad, decoded * 0 + bad),
+        Predictions(logits * 0 + non_finite, decoded * 0 + non_finite),
     ):
         result = assigner()(anchors, boxes, classes, valid, diverged_predictions)
         assert result.labels.min() >= IGNORE and result.labels.max() < CLASSES
         assert (result.gt_index[result.labels < 0] == -1).all()
-    assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(bad))
+    assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(non_finite))
 
 
 def test_an_anchor_with_a_nan_score_does_not_affect_the_normalisation():
@@ -264,7 +279,7 @@ def test_equal_scores_are_normalised_to_0():
     assert raw.tolist() == [0.5] * 4
 
 
-@BOTH
+@BOTH_ASSIGNERS
 def test_images_without_objects_are_background(assigner):
     anchors, boxes, classes, valid, predictions = crowd(6, counts=(0, 3))
     result = assigner()(anchors, boxes, classes, valid, predictions)
@@ -272,33 +287,33 @@ def test_images_without_objects_are_background(assigner):
     assert set(result.labels[:half].tolist()) == {BACKGROUND, IGNORE}
     assert (result.labels[half:] >= 0).any()
     first = Predictions(predictions.logits[:half], predictions.boxes[:half])
-    alone = assigner()(anchors, boxes[:1], classes[:1], valid[:half], first)
-    torch.testing.assert_close(alone.labels, result.labels[:half])
+    single_image = assigner()(anchors, boxes[:1], classes[:1], valid[:half], first)
+    torch.testing.assert_close(single_image.labels, result.labels[:half])
     no_images = assigner()(anchors, [], [], valid[:0], Predictions(*(p[:0] for p in predictions)))
     assert len(no_images.labels) == 0
 
 
-@BOTH
-def test_without_valid_anchors_there_are_no_positives(assigner):
+@BOTH_ASSIGNERS
+def test_there_are_no_positives_without_valid_anchors(assigner):
     anchors, boxes, classes, valid, predictions = crowd(6)
     result = assigner()(anchors, boxes, classes, valid & False, predictions)
     assert set(result.labels.tolist()) == {IGNORE} and set(result.gt_index.tolist()) == {-1}
 
 
-@BOTH
+@BOTH_ASSIGNERS
 def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner):
     anchors, boxes, classes, valid, predictions = crowd(7)
     half = predictions.logits.bfloat16()
     result = assigner()(
         [*anchors, anchors[0][:0]], boxes, classes, valid, Predictions(half, predictions.boxes)
     )
-    same = Predictions(half.float(), predictions.boxes)
-    expected = assigner()(anchors, boxes, classes, valid, same)
+    float32_predictions = Predictions(half.float(), predictions.boxes)
+    expected = assigner()(anchors, boxes, classes, valid, float32_predictions)
     torch.testing.assert_close(result.labels, expected.labels)
     assert (result.labels >= 0).any()
 
 
-@BOTH
+@BOTH_ASSIGNERS
 def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner):
     anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
     assigner = assigner(low_quality="anchor")
@@ -310,7 +325,7 @@ def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner
     assert (single.gt_index == 0).any()
 
 
-@BOTH
+@BOTH_ASSIGNERS
 def test_the_error_names_the_wrong_argument(assigner):
     anchors, boxes, classes, valid, predictions = crowd(9)
     for topk in (0, 1.5, True):
@@ -338,7 +353,7 @@ def test_the_error_names_the_wrong_argument(assigner):
             assigner()(anchors, boxes, classes, valid, wrong)
 
 
-def test_the_error_names_the_wrong_option_of_the_costs():
+def test_the_error_names_the_wrong_cost_option():
     for weight in (-1.0, float("inf")):
         with pytest.raises(ValueError, match="box_weight: expected a finite number of at least 0"):
             PAA(box_weight=weight)

@@ -1,4 +1,4 @@
-"""Helpers for the tests of configs: building models, and the backbones of the papers' rows."""
+"""Helpers for config tests: build models, and check the backbones that the papers use."""
 
 from typing import NamedTuple
 
@@ -57,12 +57,12 @@ def build_model(cfg, device_of_large_parts="cpu"):
 
 
 def check_backbone(bottom_up, name, deformable_groups):
-    """Check layers, strides, frozen parts and norms of a backbone of the table.
+    """Check the layers, strides, frozen parts and norms of a backbone in BACKBONES.
 
     Args:
         bottom_up: the backbone without its FPN.
         name: a key of BACKBONES.
-        deformable_groups: of the 3x3 convolutions in res3 to res5; 0 if they are not deformable.
+        deformable_groups: groups of the deformable 3x3 convolutions in res3 to res5, 0 for none.
     """
     expected = BACKBONES[name]
     stages = [getattr(bottom_up, f"res{i}") for i in range(2, 6)]
@@ -91,7 +91,7 @@ def check_backbone(bottom_up, name, deformable_groups):
 
 
 def make_batch_of_all_sizes():
-    """Make two images of 256 px, the first with an object for each level, of 20 to 250 px."""
+    """Make two images of 256 px; the first has one object per FPN level, of 20 to 250 px."""
     batch = make_batch((5, 2), sizes=((256, 256),), num_classes=8)
     sides = torch.tensor([20.0, 36.0, 70.0, 140.0, 250.0])[:, None]
     boxes = torch.cat([torch.tensor([3.0, 2.0]).expand(5, 2), sides + 3, sides + 2], dim=1)

@@ -42,23 +42,23 @@ FILES = [
 class Row(NamedTuple):
     ap: str
     lr: float
-    total: int
+    max_iter: int
     steps: tuple[int, ...]  # iterations at which the learning rate is divided by 10
     anchors: int  # per cell
-    p6: str
-    gn: bool
-    score: float
-    nms: float
+    p6_input: str
+    group_norm: bool
+    score_thresh: float
+    nms_thresh: float
     batch: int = 16
     square: int = 0  # side of square training images with SSD's augmentation, in pixels
     box_weight: float | None = None  # of a constant balance
-    relu: bool = False
-    voting: bool = False
-    soft: bool = False
-    over_processes: bool = False  # whether positives are counted over all processes
+    p6_relu: bool = False
+    score_voting: bool = False
+    soft_nms: bool = False
+    global_count: bool = False  # of positives, over all processes
     backbone: str = "r50"
     groups: int = 0  # deformable groups; 0 for no deformable convolutions
-    short_edges: tuple[int, int] = (800, 800)  # in training, unless the images are square
+    short_edges: tuple[int, int] = (800, 800)  # of training images, unless they are square
 
 
 ROWS = {
@@ -66,7 +66,7 @@ ROWS = {
         "39.9", 0.008, 87_960, (58_640, 80_630), 3, "p5", True, 0.05, 0.6
     ),
     "retinanet_paa_rs_r50_12ep": Row(
-        "41.0", 0.008, 87_960, (58_640, 80_630), 3, "p5", True, 0.05, 0.6, voting=True
+        "41.0", 0.008, 87_960, (58_640, 80_630), 3, "p5", True, 0.05, 0.6, score_voting=True
     ),
     "retinanet_maxiou_ap_r50_100ep_512": Row(
         "35.4", 0.002, 366_500, (219_900, 293_200), 6, "res5", False, 0.05, 0.5, 32, 512, 0.25
@@ -96,10 +96,10 @@ ROWS = {
         "42.9", 0.004, 703_680, (469_120, 645_040), 2, "res5", True, 0.15, 0.6, 16, 512, 2.0
     ),
     "retinanet_maxiou_rankdet_r50_24ep": Row(
-        "37.8", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6, soft=True
+        "37.8", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6, soft_nms=True
     ),
     "retinanet_atss_rankdet_r50_24ep": Row(
-        "40.7", 0.01, 175_920, (58_640, 80_630), 1, "p5", True, 0.05, 0.6, soft=True
+        "40.7", 0.01, 175_920, (58_640, 80_630), 1, "p5", True, 0.05, 0.6, soft_nms=True
     ),
     "retinanet_maxiou_focal_r50_12ep": Row(
         "35.4", 0.01, 87_960, (58_640, 80_630), 9, "res5", False, 0.05, 0.5, box_weight=1.0
@@ -107,7 +107,7 @@ ROWS = {
     "retinanet_atss_focal_r50_12ep": Row(
         *("39.2", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        over_processes=True,
+        global_count=True,
     ),
     "retinanet_paa_focal_r50_12ep": Row(
         "40.4",
@@ -120,15 +120,15 @@ ROWS = {
         0.05,
         0.6,
         box_weight=1.3,
-        relu=True,
-        voting=True,
-        over_processes=True,
+        p6_relu=True,
+        score_voting=True,
+        global_count=True,
     ),
     "fcos_fcos_focal_r50_12ep": Row(
         *("37.1", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=1.0,
-        relu=True,
-        over_processes=True,
+        p6_relu=True,
+        global_count=True,
     ),
     "retinanet_atss_ap_r50_12ep": Row(
         "38.3", 0.008, 87_960, (58_640, 80_630), 3, "p5", True, 0.05, 0.6, box_weight=2.0
@@ -136,7 +136,7 @@ ROWS = {
     "retinanet_paa_ap_r50_12ep": Row(
         *("37.3", 0.008, 87_960, (58_640, 80_630), 3, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        voting=True,
+        score_voting=True,
     ),
     "retinanet_maxiou_ap_r101_100ep_512": Row(
         *("37.4", 0.001, 1_465_900, (879_540, 1_172_720), 6, "res5", False, 0.05, 0.5, 8, 512),
@@ -181,19 +181,19 @@ ROWS = {
     "retinanet_atss_qfl_r50_12ep": Row(
         *("39.9", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        over_processes=True,
+        global_count=True,
     ),
     "retinanet_atss_vfl_r50_12ep": Row(
         *("40.2", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        over_processes=True,
+        global_count=True,
     ),
     "retinanet_paa_focal_r50_18ep": Row(
         *("41.1", 0.01, 131_940, (87_960, 117_280), 1, "p5", True, 0.05, 0.6),
         box_weight=1.3,
-        relu=True,
-        voting=True,
-        over_processes=True,
+        p6_relu=True,
+        score_voting=True,
+        global_count=True,
     ),
     "retinanet_maxiou_focal_r101_12ep": Row(
         *("37.5", 0.01, 87_960, (58_640, 80_630), 9, "res5", False, 0.05, 0.5),
@@ -202,7 +202,7 @@ ROWS = {
     ),
     "retinanet_maxiou_rankdet_r101_24ep": Row(
         *("39.4", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6),
-        soft=True,
+        soft_nms=True,
         backbone="r101",
     ),
     "retinanet_maxiou_focal_x101_12ep": Row(
@@ -212,44 +212,44 @@ ROWS = {
     ),
     "retinanet_maxiou_rankdet_x101_24ep": Row(
         *("41.6", 0.01, 175_920, (58_640, 80_630), 9, "res5", False, 0.05, 0.6),
-        soft=True,
+        soft_nms=True,
         backbone="x101",
     ),
     "retinanet_atss_focal_r50_dcn_12ep": Row(
         *("43.9", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        over_processes=True,
+        global_count=True,
         backbone="r50",
         groups=1,
     ),
     "retinanet_atss_rankdet_r50_dcn_24ep": Row(
         *("45.2", 0.01, 175_920, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
-        soft=True,
+        soft_nms=True,
         backbone="r50",
         groups=1,
     ),
     "retinanet_atss_focal_x101_dcn_12ep": Row(
         *("47.1", 0.01, 87_960, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
         box_weight=2.0,
-        over_processes=True,
+        global_count=True,
         backbone="x101",
         groups=1,
     ),
     "retinanet_atss_rankdet_x101_dcn_24ep": Row(
         *("48.1", 0.01, 175_920, (58_640, 80_630), 1, "p5", True, 0.05, 0.6),
-        soft=True,
+        soft_nms=True,
         backbone="x101",
         groups=1,
     ),
 }
-PAA_RULES = {
+PAA_OPTIONS = {
     "paa_focal": ("anchor", "positive", "positive", 1e-6),
     "paa_rs": ("object", "none", "none", 1e-5),
     "paa_ap": ("object", "none", "none", 1e-5),
     "paastar_ape": ("object", "none", "none", 1e-6),
 }
-# Classification loss and instance weight by the third word of the config's name. RankDetNet has the
-# weights of its detector.
+# By the third word of a config's name: classification loss, its options, instance weight (None:
+# ``check_criterion`` has the exceptions).
 LOSSES = {
     "rs": (RankSort, {"delta": 0.5}, ScoreWeight),
     "ap": (AveragePrecision, {"delta": 1.0, "interpolated": True}, UniformWeight),
@@ -267,7 +267,7 @@ def test_every_config_has_a_row():
 
 @pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
-    """A config with its row. The model is built in one test only, to save time."""
+    """Load a config with its row; only one test builds the model, to save time."""
     path = CONFIGS / "coco" / f"{request.param}.py"
     return request.param, load_lazy_config(str(path), []), ROWS[request.param]
 
@@ -284,18 +284,18 @@ def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(ca
 
 def test_the_learning_rate_schedule_is_that_of_the_paper(case):
     name, cfg, row = case
-    assert cfg.train.max_iter == row.total
+    assert cfg.train.max_iter == row.max_iter
     multiplier = instantiate(cfg.lr_multiplier)
 
     def rate(iteration):
         return cfg.optimizer.lr * multiplier(iteration / cfg.train.max_iter)
 
-    # fvcore changes the rate up to 1e-6 of the run early: an iteration in a run of over a million.
-    gap = 1 if row.total <= 1_000_000 else 2
+    # fvcore may change the rate 1e-6 of a run too early, an iteration of more than a million.
+    gap = 1 if row.max_iter <= 1_000_000 else 2
     stages = [0, 87_960] if "rankdet" in name else [0]
     for i, start in enumerate(stages):
         first, second = (start + step for step in row.steps)
-        end = [*stages, row.total][i + 1]
+        end = [*stages, row.max_iter][i + 1]
         expected = {
             start: 0.001,
             start + 500 - gap: 0.001 + 0.999 * (500 - gap) / 500,
@@ -332,11 +332,11 @@ def test_the_data_loaders_and_image_sizes_are_those_of_the_paper(case, tmp_path)
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
     annotation = {"bbox": [8, 8, 40, 30], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 3}
     item = {"file_name": str(path), "height": 48, "width": 64, "annotations": [annotation]}
-    trained, tested = instantiate(train.mapper)(item), instantiate(test.mapper)(item)
+    train_sample, test_sample = instantiate(train.mapper)(item), instantiate(test.mapper)(item)
     square = (row.square, row.square)
-    assert trained["image"].shape[1:] == (square if row.square else (800, 1067))
-    assert trained["instances"].gt_classes.tolist() == [3]
-    assert tested["image"].shape[1:] == ((500, 667) if row.square == 512 else (800, 1067))
+    assert train_sample["image"].shape[1:] == (square if row.square else (800, 1067))
+    assert train_sample["instances"].gt_classes.tolist() == [3]
+    assert test_sample["image"].shape[1:] == ((500, 667) if row.square == 512 else (800, 1067))
 
 
 def check_optimizer(cfg, model, row):
@@ -354,7 +354,7 @@ def check_balance(criterion, name, row):
         assert isinstance(balance, HistoryBalance) and balance.period == -(-117_266 // row.batch)
     else:
         assert isinstance(balance, ValueBalance)
-    assert (normalizer is not None and normalizer.scope == "global") == row.over_processes
+    assert (normalizer is not None and normalizer.scope == "global") == row.global_count
 
 
 def check_criterion(criterion, name, row):
@@ -375,7 +375,7 @@ def check_criterion(criterion, name, row):
 
 
 def check_assigner(name, assigner):
-    """Check the rule of low-quality matches.
+    """Check how an assigner matches objects without an anchor of high IoU.
 
     In the ranking papers an object gets its best anchors; in PAA an anchor gets its best object.
     """
@@ -383,26 +383,26 @@ def check_assigner(name, assigner):
         assert assigner.low_quality == "object"
     if isinstance(assigner, (PAA, NormalizedPAA)):
         kind = name.split("_")[1] + "_" + name.split("_")[2]
-        assert kind in PAA_RULES
-        rule = (assigner.competitors.low_quality, assigner.single_candidate)
-        assert (*rule, assigner.empty_component, assigner.reg_covar) == PAA_RULES[kind]
+        assert kind in PAA_OPTIONS
+        options = (assigner.competitors.low_quality, assigner.single_candidate)
+        assert (*options, assigner.empty_component, assigner.reg_covar) == PAA_OPTIONS[kind]
 
 
 def test_the_model_is_that_of_the_paper(case):
     name, cfg, row = case
     model = build_model(cfg, "meta")
     top_block = model.backbone.top_block
-    assert top_block.in_feature == row.p6 and top_block.relu == row.relu
+    assert top_block.in_feature == row.p6_input and top_block.relu == row.p6_relu
     check_backbone(model.backbone.bottom_up, row.backbone, row.groups)
     check_optimizer(cfg, model, row)
     assert model.anchor_generator.num_anchors == [row.anchors] * 5
-    assert any(isinstance(m, nn.GroupNorm) for m in model.head.modules()) == row.gn
-    assert (model.head.scales is not None) == row.gn
+    assert any(isinstance(m, nn.GroupNorm) for m in model.head.modules()) == row.group_norm
+    assert (model.head.scales is not None) == row.group_norm
     inference = model.inference
-    assert (inference.score_thresh, inference.nms_thresh) == (row.score, row.nms)
+    assert (inference.score_thresh, inference.nms_thresh) == (row.score_thresh, row.nms_thresh)
     assert (inference.topk, inference.topk_by, inference.max_detections) == (1000, "anchor", 100)
-    assert inference.score_voting == row.voting
-    assert inference.nms == ("linear" if row.soft else "hard")
+    assert inference.score_voting == row.score_voting
+    assert inference.nms == ("linear" if row.soft_nms else "hard")
     if "rankdet" in name:
         assert model.criterion.ends == [87_960, 175_920]
         first, second = (type(stage.classification) for stage in model.criterion.stages)
@@ -422,7 +422,7 @@ def test_anchor_sizes_are_those_of_the_paper():
     assert sizes("retinanet_atss_ape_r50_24ep") == [64]
 
 
-def test_the_multi_scale_test_of_ap_loss_resizes_the_original_image():
+def test_multi_scale_testing_of_ap_loss_resizes_the_original_image():
     path = str(CONFIGS / "coco" / "retinanet_maxiou_ap_r101_100ep_512.py")
     overrides = ["train.tta.enabled=True", "dataloader.test.mapper.augmentations=[]"]
     assert all(override in (CONFIGS.parent / path).read_text() for override in overrides)

@@ -9,7 +9,7 @@ from ranking_det.criteria import Criterion
 from tests.modeling.cases import CONFIGS
 
 CRITERIA = CONFIGS / "common" / "criteria.py"
-# Functions that the criteria are made with.
+# Functions that build parts of the criteria.
 HELPERS = {"pointwise", "focal", "in_halves"}
 NAMES = {
     node.name for node in ast.parse(CRITERIA.read_text()).body if isinstance(node, ast.FunctionDef)
@@ -26,8 +26,8 @@ def test_every_criterion_can_be_built(name):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
-def test_a_config_has_no_lambda_and_deletes_nothing(path):
-    """Values of a base config stay; a lambda can be neither saved nor overridden."""
+def test_no_config_has_a_lambda_or_deletes_values(path):
+    """A config overrides values of its base, never deletes them; a lambda cannot be saved."""
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, (ast.Lambda, ast.Delete)), node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

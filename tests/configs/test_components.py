@@ -43,7 +43,7 @@ def test_a_name_with_a_dot_is_imported():
         ({"BOX_WEIGHT": "x"}, "MODEL.X.box_weight: expected float for PAA, got 'x'"),
     ],
 )
-def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, message):
+def test_arguments_that_are_passed_on_to_a_base_class_are_checked(node, message):
     assert build({"NAME": "PAA", "TOPK": 5, "BOX_WEIGHT": 2}, assigners).topk == 5
     with pytest.raises(UserError, match=message):
         build({"NAME": "PAA"} | node, assigners)
@@ -80,7 +80,7 @@ def test_arguments_that_are_passed_on_to_a_base_class_are_checked_too(node, mess
         ),
     ],
 )
-def test_each_mistake_gives_a_one_line_error_that_names_it(node, message):
+def test_each_mistake_raises_user_error_with_one_line_that_names_it(node, message):
     with pytest.raises(UserError, match=message) as caught:
         build(node)
     assert "\n" not in str(caught.value)

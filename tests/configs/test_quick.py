@@ -1,4 +1,4 @@
-"""Quick configs of dense detectors differ only in the parts that their names name."""
+"""Quick configs of dense detectors differ only in the parts given in their names."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ FOLDER = CONFIGS / "shapes" / "quick"
 NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if path.stem.startswith(("fcos_", "retinanet_"))
 )
-AXES = {
+CLASS_NAMES = {
     "fcos": "RankingFCOS",
     "retinanet": "RankingRetinaNet",
     "maxiou": "MaxIoU",
@@ -43,16 +43,16 @@ def test_a_step_trains_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_name_gives_the_model_and_the_assigner(name):
+def test_the_config_name_contains_the_model_and_the_assigner(name):
     cfg = load(name)
     model, assigner, _ = name.split("_", 2)
-    assert class_name(cfg.model) == AXES[model]
-    assert class_name(cfg.model.assigner) == (AXES | {"fcos": "FCOS"})[assigner]
+    assert class_name(cfg.model) == CLASS_NAMES[model]
+    assert class_name(cfg.model.assigner) == (CLASS_NAMES | {"fcos": "FCOS"})[assigner]
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_other_settings_are_the_same(name):
+def test_all_other_settings_equal_those_of_the_base_config(name):
     cfg, base = load(name), load("retinanet_atss_rs")
     for key in ("optimizer", "dataloader"):
         assert OmegaConf.to_yaml(cfg[key]) == OmegaConf.to_yaml(base[key])
@@ -73,7 +73,7 @@ def test_rankdetnet_restarts_the_learning_rate_with_its_second_stage():
     stages = cfg.model.criterion.stages
     assert [class_name(stage.classification) for stage in stages] == ["Focal", "RankDet"]
     switch = cfg.model.criterion.shares[0]
-    cfg.train.max_iter = 60  # the stages follow it
+    cfg.train.max_iter = 60  # the stages scale with it
     assert instantiate(cfg.model.criterion).ends == [30, 60]
     assert schedule(switch - 1e-3) < 1e-3 < 0.99 < schedule(switch)
     assert schedule(1 - 1e-3) < 1e-3

@@ -31,86 +31,105 @@ from ranking_det.modeling import RandomSampler, RankingMaskHead
 from tests.configs.cases import BACKBONES, build_model, check_backbone
 from tests.modeling.cases import CONFIGS, make_batch
 
-ONE_SIZE = (800,)
-TWELVE = (87_960, 58_640, 80_630)
-LONG = (263_880, 197_910, 241_890)
-HUNDRED = (366_500, 274_875, 348_175)
+# Lengths of the short edge of training images.
+EDGE_800 = (800,)
+# Iterations in total, then those at which the learning rate is divided by 10.
+EPOCHS_12 = (87_960, 58_640, 80_630)
+EPOCHS_36 = (263_880, 197_910, 241_890)
+EPOCHS_100 = (366_500, 274_875, 348_175)
 
 
 class Row(NamedTuple):
     ap: tuple[str, ...]  # as in the docstring
     lr: float
-    schedule: tuple[int, ...]  # iterations, then those at which the learning rate is divided by 10
-    sizes: tuple[int, ...] = ONE_SIZE  # short edges in training
+    schedule: tuple[int, ...]
+    short_edges: tuple[int, ...] = EDGE_800
     masks: bool = False
-    score: float = 0.4
+    score_thresh: float = 0.4
     detections: int = 100
     backbone: str = "r50"
     batch: int = 16
     classes: int = 80
-    plus: bool = False
+    plus: bool = False  # CARAFE in the FPN
     stages: int = 1
-    loss: str = "rs"
+    loss: str = "rs"  # of the classification
     box_loss: type = GIoU  # of the box head
     groups: int = 0  # deformable groups; 0 for no deformable convolutions
 
 
-SEVEN = (480, 560, 640, 720, 800, 880, 960)
-SIX = (640, 672, 704, 736, 768, 800)
+EDGES_480_TO_960 = (480, 560, 640, 720, 800, 880, 960)
+EDGES_640_TO_800 = (640, 672, 704, 736, 768, 800)
 ROWS = {
-    "coco/faster_rs_r50_12ep": Row(("39.6",), 0.012, TWELVE),
-    "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, TWELVE, plus=True),
-    "coco/faster_rs_r101_12ep": Row((), 0.012, TWELVE, backbone="r101"),
+    "coco/faster_rs_r50_12ep": Row(("39.6",), 0.012, EPOCHS_12),
+    "coco/faster_plus_rs_r50_12ep": Row(("40.8", "40.7"), 0.012, EPOCHS_12, plus=True),
+    "coco/faster_rs_r101_12ep": Row((), 0.012, EPOCHS_12, backbone="r101"),
     "coco/faster_rs_r101_dcn_36ep": Row(
-        *(("47.6",), 0.012, LONG, SEVEN), backbone="r101", groups=4
+        *(("47.6",), 0.012, EPOCHS_36, EDGES_480_TO_960), backbone="r101", groups=4
     ),
     "coco/faster_plus_rs_r101_dcn_36ep": Row(
-        *(("47.6",), 0.012, LONG, SEVEN), backbone="r101", plus=True, groups=4
+        *(("47.6",), 0.012, EPOCHS_36, EDGES_480_TO_960), backbone="r101", plus=True, groups=4
     ),
     "coco/mask_plus_rs_r101_dcn_36ep": Row(
-        *(("43.5", "48.7"), 0.012, LONG, SEVEN), masks=True, backbone="r101", plus=True, groups=4
+        *(("43.5", "48.7"), 0.012, EPOCHS_36, EDGES_480_TO_960),
+        masks=True,
+        backbone="r101",
+        plus=True,
+        groups=4,
     ),
     "coco/mask_plus_rs_x101_dcn_36ep": Row(
-        *(("44.4", "49.9"), 0.012, LONG, SEVEN), masks=True, backbone="x101", plus=True, groups=4
+        *(("44.4", "49.9"), 0.012, EPOCHS_36, EDGES_480_TO_960),
+        masks=True,
+        backbone="x101",
+        plus=True,
+        groups=4,
     ),
-    "coco/faster_rs_r50_100ep_512": Row(("41.2",), 0.024, HUNDRED, (), batch=32),
-    "coco/faster_alrp_r50_12ep": Row(("37.4",), 0.009, TWELVE, score=0.05, loss="alrp"),
+    "coco/faster_rs_r50_100ep_512": Row(("41.2",), 0.024, EPOCHS_100, (), batch=32),
+    "coco/faster_alrp_r50_12ep": Row(("37.4",), 0.009, EPOCHS_12, score_thresh=0.05, loss="alrp"),
     "coco/faster_ce_l1_r50_100ep_512": Row(
-        *(("37.8",), 0.04, HUNDRED, ()), score=0.05, batch=32, loss="ce", box_loss=SmoothL1
+        *(("37.8",), 0.04, EPOCHS_100, ()),
+        score_thresh=0.05,
+        batch=32,
+        loss="ce",
+        box_loss=SmoothL1,
     ),
     "coco/faster_ce_giou_r50_100ep_512": Row(
-        ("38.2",), 0.04, HUNDRED, (), score=0.05, batch=32, loss="ce"
+        ("38.2",), 0.04, EPOCHS_100, (), score_thresh=0.05, batch=32, loss="ce"
     ),
     "coco/cascade_ce_r50_12ep": Row(
-        ("40.3",), 0.02, TWELVE, score=0.05, stages=3, loss="ce", box_loss=SmoothL1
+        ("40.3",), 0.02, EPOCHS_12, score_thresh=0.05, stages=3, loss="ce", box_loss=SmoothL1
     ),
-    "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, TWELVE, stages=3),
-    "coco/cascade_mask_rs_r50_12ep": Row((), 0.012, TWELVE, masks=True, stages=3),
-    "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, TWELVE, masks=True),
-    "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, TWELVE, masks=True, plus=True),
-    "coco/mask_rs_r101_36ep": Row(("40.3", "44.7"), 0.012, LONG, SIX, masks=True, backbone="r101"),
+    "coco/cascade_rs_r50_12ep": Row(("41.3",), 0.012, EPOCHS_12, stages=3),
+    "coco/cascade_mask_rs_r50_12ep": Row((), 0.012, EPOCHS_12, masks=True, stages=3),
+    "coco/mask_rs_r50_12ep": Row(("36.4", "40.0"), 0.012, EPOCHS_12, masks=True),
+    "coco/mask_plus_rs_r50_12ep": Row(("37.3", "41.1"), 0.012, EPOCHS_12, masks=True, plus=True),
+    "coco/mask_rs_r101_36ep": Row(
+        ("40.3", "44.7"), 0.012, EPOCHS_36, EDGES_640_TO_800, masks=True, backbone="r101"
+    ),
     "coco/mask_plus_rs_r101_36ep": Row(
-        *(("41.4", "46.1"), 0.012, LONG, SEVEN), masks=True, backbone="r101", plus=True
+        *(("41.4", "46.1"), 0.012, EPOCHS_36, EDGES_480_TO_960),
+        masks=True,
+        backbone="r101",
+        plus=True,
     ),
     "coco/faster_alrp_r50_100ep_512": Row(
-        ("40.7",), 0.012, HUNDRED, (), score=0.05, batch=32, loss="alrp"
+        ("40.7",), 0.012, EPOCHS_100, (), score_thresh=0.05, batch=32, loss="alrp"
     ),
-    "coco/faster_ce_r50_12ep": Row(("37.6",), 0.02, TWELVE, score=0.05, loss="ce"),
-    "coco/faster_focal_r50_12ep": Row(("31.8",), 0.01, TWELVE, score=0.05, loss="focal"),
+    "coco/faster_ce_r50_12ep": Row(("37.6",), 0.02, EPOCHS_12, score_thresh=0.05, loss="ce"),
+    "coco/faster_focal_r50_12ep": Row(("31.8",), 0.01, EPOCHS_12, score_thresh=0.05, loss="focal"),
     "coco/mask_ce_r50_12ep": Row(
-        (), 0.02, TWELVE, masks=True, score=0.05, loss="ce", box_loss=SmoothL1
+        (), 0.02, EPOCHS_12, masks=True, score_thresh=0.05, loss="ce", box_loss=SmoothL1
     ),
     "lvis/mask_rs_lvis_v1_r50_12ep": Row(
-        *(("25.2", "25.9"), 0.012, (92_088, 61_392, 84_414), SIX),
+        *(("25.2", "25.9"), 0.012, (92_088, 61_392, 84_414), EDGES_640_TO_800),
         masks=True,
-        score=0.6,
+        score_thresh=0.6,
         detections=300,
         classes=1203,
     ),
     "lvis/mask_ce_lvis_v1_r50_12ep": Row(
-        *(("21.7", "22.5"), 0.02, (92_088, 61_392, 84_414), SIX),
+        *(("21.7", "22.5"), 0.02, (92_088, 61_392, 84_414), EDGES_640_TO_800),
         masks=True,
-        score=0.001,
+        score_thresh=0.001,
         detections=300,
         classes=1203,
         loss="ce",
@@ -134,7 +153,7 @@ def test_every_config_has_a_row():
 
 @pytest.fixture(scope="module", params=sorted(ROWS))
 def case(request):
-    """A config with its row. The model is built in one test only, to save time."""
+    """Load a config with its row; only one test builds the model, to save time."""
     return (
         request.param,
         load_lazy_config(str(CONFIGS / f"{request.param}.py"), []),
@@ -149,7 +168,7 @@ def test_the_docstring_states_the_ap_and_the_output_folder_is_the_config_name(ca
     assert cfg.train.output_dir == f"output/{name}"
     start = BACKBONES[row.backbone].weights
     dcn = "_dcn" if row.groups else ""
-    assert f"_{row.backbone}{dcn}_" in f"{name}_" and name.endswith("_512") == (not row.sizes)
+    assert f"_{row.backbone}{dcn}_" in f"{name}_" and name.endswith("_512") == (not row.short_edges)
     if "cityscapes" in name:
         start = "output/coco/mask_rs_r50_12ep/model_final.pth"
     assert cfg.train.init_checkpoint == start
@@ -175,17 +194,19 @@ def test_the_data_loaders_and_image_sizes_are_those_of_the_paper(case):
     train, test = cfg.dataloader.train, cfg.dataloader.test
     assert train.total_batch_size == row.batch and train.mapper.get("masks", False) == row.masks
     assert train.mapper.image_format == test.mapper.image_format == "RGB"
-    if row.sizes:
+    if row.short_edges:
         resize, flip = (instantiate(node) for node in train.mapper.augmentations)
         assert isinstance(resize, ResizeShortestEdge) and flip.prob == 0.5
         assert resize.max_size == (2048 if "cityscapes" in name else 1333)
-        # Detectron2 turns a single number into a range from it to itself.
-        assert sorted(set(resize.short_edge_length)) == list(row.sizes)
-        drawn_from_range = len(row.sizes) == 1 or "cityscapes" in name
+        # Detectron2 turns a single number n into the range (n, n).
+        assert sorted(set(resize.short_edge_length)) == list(row.short_edges)
+        drawn_from_range = len(row.short_edges) == 1 or "cityscapes" in name
         assert resize.is_range == drawn_from_range
-    expected = (1024, 2048) if "cityscapes" in name else (800, 1333) if row.sizes else (500, 833)
-    tested = test.mapper.augmentations[0]
-    assert (tested.short_edge_length, tested.max_size) == expected
+    expected = (
+        (1024, 2048) if "cityscapes" in name else (800, 1333) if row.short_edges else (500, 833)
+    )
+    test_resize = test.mapper.augmentations[0]
+    assert (test_resize.short_edge_length, test_resize.max_size) == expected
     names = {
         "coco": ("coco_2017_train", "coco_2017_val"),
         "lvis": ("ranking_lvis_v1_train", "ranking_lvis_v1_val"),
@@ -209,9 +230,9 @@ def check_ranking(model, row):
     rpn, heads = model.proposal_generator, model.roi_heads
     assert rpn.sampler is None and heads.sampler is None
     assert rpn.loss_weight == 0.2 and rpn.boundary == (0.0 if row.stages > 1 else None)
-    rule = rpn.assigner
-    assert (rule.positive_iou, rule.negative_iou) == (0.7, 0.3)
-    assert (rule.low_quality, rule.low_quality_iou) == ("object", 0.3)
+    assigner = rpn.assigner
+    assert (assigner.positive_iou, assigner.negative_iou) == (0.7, 0.3)
+    assert (assigner.low_quality, assigner.low_quality_iou) == ("object", 0.3)
     stages = heads.stages()
     check_box_assigners(stages, row)
     alrp = row.loss == "alrp"
@@ -282,13 +303,13 @@ def check_baseline(model, row):
         assert (masks.weighted, masks.weight, masks.balance.weight) == (False, 1.0, 1.0)
 
 
-SAMPLED = "ranking_det.modeling.RandomSampler"
+RANDOM_SAMPLER = "ranking_det.modeling.RandomSampler"
 
 
 def test_samplers_can_be_overridden_for_the_imbalance_table_of_the_paper():
     path = str(CONFIGS / "coco" / "faster_rs_r50_12ep.py")
     parts = ("model.proposal_generator.sampler", "model.roi_heads.sampler")
-    options = [f"{parts[0]}._target_={SAMPLED}", f"{parts[1]}._target_={SAMPLED}"]
+    options = [f"{parts[0]}._target_={RANDOM_SAMPLER}", f"{parts[1]}._target_={RANDOM_SAMPLER}"]
     options += [f"{parts[1]}.size=512", f"{parts[1]}.positive_fraction=0.25"]
     cfg = load_lazy_config(path, options)
     samplers = [
@@ -300,15 +321,17 @@ def test_samplers_can_be_overridden_for_the_imbalance_table_of_the_paper():
         (512, 0.25),
     ]
     path = str(CONFIGS / "coco" / "faster_ce_r50_12ep.py")
-    rule = "model.proposal_generator.assigner.low_quality"
-    cfg = load_lazy_config(path, [f"{key}=null" for key in (*parts, rule)])
+    low_quality_key = "model.proposal_generator.assigner.low_quality"
+    cfg = load_lazy_config(path, [f"{key}=null" for key in (*parts, low_quality_key)])
     assert cfg.model.roi_heads.sampler is cfg.model.proposal_generator.sampler is None
     assert cfg.model.proposal_generator.assigner["low_quality"] is None
-    for wrong in ("optimizer.lr=null", f"{rule}=true", f"{rule}=gt"):
+    for wrong in ("optimizer.lr=null", f"{low_quality_key}=true", f"{low_quality_key}=gt"):
         with pytest.raises(ValueError, match="lr: expected float|low_quality: expected"):
             load_lazy_config(path, [wrong])
-    cap = "ranking_det.modeling.NegativeCap"
-    cfg = load_lazy_config(path, [f"{parts[1]}._target_={cap}", f"{parts[1]}.max_negatives=5"])
+    negative_cap = "ranking_det.modeling.NegativeCap"
+    cfg = load_lazy_config(
+        path, [f"{parts[1]}._target_={negative_cap}", f"{parts[1]}.max_negatives=5"]
+    )
     assert instantiate(cfg.model.roi_heads.sampler).max_negatives == 5
     with pytest.raises(ValueError, match="model.roi_heads: expected a config node, got None"):
         load_lazy_config(path, ["model.roi_heads=null"])
@@ -332,14 +355,17 @@ def check_common(model, row):
     ratios = torch.tensor([0.5, 1, 2]).expand(5, 3)
     torch.testing.assert_close(extents[..., 1] / extents[..., 0], ratios)
     assert rpn.anchor_generator.offset == 0
-    last = list(heads.box_predictor)[-1] if row.stages > 1 else heads.box_predictor
-    assert (last.test_score_thresh, last.test_nms_thresh) == (row.score, 0.5)
-    assert last.test_topk_per_image == row.detections
+    last_predictor = list(heads.box_predictor)[-1] if row.stages > 1 else heads.box_predictor
+    assert (last_predictor.test_score_thresh, last_predictor.test_nms_thresh) == (
+        row.score_thresh,
+        0.5,
+    )
+    assert last_predictor.test_topk_per_image == row.detections
     rpn_weights = (1, 1, 1, 1) if row.loss == "ce" else (10, 10, 5, 5)
     assert tuple(rpn.box2box_transform.weights) == rpn_weights
     check_pooler(heads.box_pooler, 7)
     assert heads.continuous_label == "iou"
-    assert last.cls_score.in_features == 1024 and heads.mask_on == row.masks
+    assert last_predictor.cls_score.in_features == 1024 and heads.mask_on == row.masks
     if row.masks:
         check_pooler(heads.mask_pooler, 14)
         for head in (stage.mask_head for stage in heads.stages()):

@@ -1,4 +1,4 @@
-"""Quick configs of R-CNNs train, and differ only in the parts that their names name."""
+"""Quick configs of R-CNNs train, and differ only in the parts given in their names."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_a_step_gives_every_parameter_a_finite_gradient(name, counts):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-def test_each_loss_has_its_own_name():
+def test_the_losses_of_the_rpn_the_boxes_and_the_masks_have_different_names():
     box = {"loss_rank", "loss_sort", "loss_box"}
     rpn = {"loss_rpn_rank", "loss_rpn_sort", "loss_rpn_box"}
     assert step(build("faster_rs"), make_batch((2, 3))).keys() == box | rpn
@@ -52,7 +52,7 @@ def test_each_loss_has_its_own_name():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_detections_are_detectron2s_instances(name):
+def test_detections_are_instances_as_in_detectron2(name):
     model = build(name).eval()
     with torch.no_grad():
         outputs = model(make_batch((1, 1), sizes=((96, 128), (64, 64))))
@@ -110,7 +110,7 @@ def test_cross_entropy_gives_the_losses_and_gradients_of_detectron2s_mask_rcnn(s
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask"])
-def test_cross_entropy_has_the_same_proposals_layers_and_training(kind):
+def test_ranking_and_cross_entropy_configs_share_proposals_layers_and_training(kind):
     ranking, baseline = load(f"quick/{kind}_rs.py"), load(f"quick/{kind}_ce.py")
     for key in ("optimizer", "dataloader", "lr_multiplier"):
         assert OmegaConf.to_yaml(ranking[key]) == OmegaConf.to_yaml(baseline[key])
@@ -137,7 +137,7 @@ def test_the_plus_model_changes_only_the_neck():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_other_settings_equal_the_dense_detectors_settings(name):
+def test_all_other_settings_equal_those_of_the_dense_config(name):
     cfg, base = load(f"quick/{name}.py"), load("quick/retinanet_atss_rs.py")
     assert cfg.train.output_dir == f"output/shapes/quick/{name}"
     changed = ("output_dir", "epochs", "max_iter", "eval_period", "checkpointer")
@@ -151,7 +151,7 @@ def test_all_other_settings_equal_the_dense_detectors_settings(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_data_sets_the_number_of_classes_of_all_heads(name):
+def test_set_num_classes_changes_the_number_of_classes_of_all_heads(name):
     path = str(CONFIGS / "shapes" / "quick" / f"{name}.py")
     config = load_config(path, ["train.device=cpu"])
     assert config.nodes.model.roi_heads.num_classes == 12
@@ -197,7 +197,7 @@ def test_every_quick_config_is_tested_here_or_as_a_dense_detector():
     assert all("roi_heads" in load(f"quick/{name}.py").model for name in NAMES)
 
 
-def test_the_config_of_the_long_tailed_shapes_differs_in_data_and_classes():
+def test_the_config_for_long_tailed_shapes_differs_in_data_and_classes():
     cfg, base = load(f"quick/{LONG_TAILED}.py"), load("quick/mask_rs.py")
     assert OmegaConf.to_yaml(cfg.optimizer) == OmegaConf.to_yaml(base.optimizer)
     source = cfg.dataloader.train.dataset

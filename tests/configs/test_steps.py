@@ -32,7 +32,7 @@ KINDS = {
     "coco/mask_plus_rs_r50_12ep",
 }
 MOST_PARAMETERS = 250_000_000
-"""Weights, gradients and momentum of as many parameters take 3 GB."""
+"""Weights, gradients and momentum of this many parameters take 3 GB."""
 
 
 def load(name):
@@ -44,7 +44,7 @@ def load(name):
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
-def test_a_step_gives_finite_gradients_to_what_is_trained(name):
+def test_a_step_gives_finite_gradients_to_the_trainable_parameters(name):
     torch.manual_seed(0)
     with EventStorage(0):
         check_step(build_model(load(name)))
@@ -53,7 +53,7 @@ def test_a_step_gives_finite_gradients_to_what_is_trained(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_takes_an_optimizer_step(name):
-    """The learning rate is the paper's, without its warm-up."""
+    """The step uses the paper's learning rate without its warm-up."""
     cfg = load(name)
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()

@@ -14,18 +14,20 @@ from tests.configs.cases import check_step
 from tests.modeling.cases import CONFIGS, make_batch
 
 PATH = str(CONFIGS / "coco" / "mask_rs_vitdet_b.py")
-MAIN = importlib.util.find_spec("detectron2.modeling.backbone.vit") is not None
-VIT = MAIN and importlib.util.find_spec("timm") is not None  # which main's ViT imports
+HAS_VIT = importlib.util.find_spec("detectron2.modeling.backbone.vit") is not None
+HAS_VIT_AND_TIMM = (
+    HAS_VIT and importlib.util.find_spec("timm") is not None
+)  # main's ViT imports timm
 
 
-@pytest.mark.skipif(MAIN, reason="this Detectron2 has ViT")
-def test_without_vit_the_config_names_the_detectron2_that_it_needs():
+@pytest.mark.skipif(HAS_VIT, reason="this Detectron2 has ViT")
+def test_the_error_without_vit_names_the_detectron2_that_has_it():
     with pytest.raises(UserError, match="ViTDet needs Detectron2's main: 0.6 has no ViT") as caught:
         load_lazy_config(PATH, [])
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not VIT, reason="needs Detectron2's main, which has ViT, and timm")
+@pytest.mark.skipif(not HAS_VIT_AND_TIMM, reason="needs Detectron2's main, which has ViT, and timm")
 def test_a_small_vit_trains_with_layer_wise_learning_rates():
     cfg = load_lazy_config(PATH, [])
     assert cfg.model.backbone.square_pad == 1024
@@ -44,7 +46,7 @@ def test_a_small_vit_trains_with_layer_wise_learning_rates():
     assert len(outputs) == 2 and outputs[0]["instances"].has("pred_masks")
 
 
-@pytest.mark.skipif(not VIT, reason="needs Detectron2's main, which has ViT, and timm")
+@pytest.mark.skipif(not HAS_VIT_AND_TIMM, reason="needs Detectron2's main, which has ViT, and timm")
 def test_training_images_are_scaled_at_random_and_cropped(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)

@@ -61,7 +61,7 @@ LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
 
 
 def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
-    """Candidates with leaf logits and box outputs; a box is its anchor plus its outputs."""
+    """Make candidates with leaf logits and box outputs; a box is its anchor plus its outputs."""
     generator = torch.Generator().manual_seed(seed)
     rows = len(labels)
     positives = int((labels >= 0).sum())
@@ -86,7 +86,7 @@ def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
 
 
 def make_masks(index, size=4, seed=0):
-    """Mask targets with one mask per entry of ``index`` and leaf logits."""
+    """Make mask targets with one mask per entry of ``index`` and leaf logits."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(index), size, size, generator=generator).requires_grad_()
     masks = (torch.rand(len(index), size, size, generator=generator) > 0.5).float()

@@ -22,7 +22,7 @@ from tests.criteria.cases import LABELS, change, gradients, make, rank_sort
 
 
 def candidates_with(positives):
-    """Candidates with this number of positives, two negatives and one ignored row."""
+    """Make candidates with this number of positives, two negatives and one ignored row."""
     return make(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
 
 
@@ -65,7 +65,7 @@ def test_the_positive_count_is_a_moving_average_saved_in_checkpoints():
     assert loaded(candidates_with(7)) == normalizer(candidates_with(7))
 
 
-def test_without_momentum_the_positive_count_is_of_the_current_step_even_in_evaluation_mode():
+def test_the_positive_count_without_momentum_is_that_of_the_current_step():
     normalizer = PositiveCount(momentum=0.0)
     assert normalizer(candidates_with(5)) == 5 and normalizer(candidates_with(0)) == 1
     assert normalizer.eval()(candidates_with(7)) == 7
@@ -104,7 +104,7 @@ def test_magnitude_balance_is_the_ratio_of_the_gradient_norms():
 
 
 @pytest.mark.parametrize("period", [1, 2, 5])
-def test_the_step_that_completes_a_period_counts_in_it_and_uses_the_new_factor(period):
+def test_the_last_step_of_a_period_belongs_to_it_and_already_uses_the_new_factor(period):
     generator = torch.Generator().manual_seed(period)
     steps = torch.rand(17, 2, generator=generator).tolist()
     balance = HistoryBalance(period, initial=7.0)
@@ -195,7 +195,7 @@ def test_centerness_is_one_at_the_centre_and_zero_outside():
     torch.testing.assert_close(weights, torch.tensor([1.0, (2.5 / 7.5) ** 0.5, 0.0]))
 
 
-def test_a_custom_loss_needs_no_options():
+def test_a_custom_loss_needs_only_forward():
     class Hinge(Classification):
         def __init__(self, margin):
             super().__init__()

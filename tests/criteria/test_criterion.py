@@ -74,7 +74,7 @@ def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
 @pytest.mark.parametrize(
     "labels",
     [
-        pytest.param(LABELS, id="usual"),
+        pytest.param(LABELS, id="mixed"),
         pytest.param(torch.full((6,), BACKGROUND), id="no positives"),
         pytest.param(torch.full((6,), IGNORE), id="all ignored"),
         pytest.param(torch.tensor([1, 2, 0]), id="no background"),
@@ -118,7 +118,7 @@ def test_instance_weights_of_zero_give_a_box_loss_of_zero():
     assert output.losses["loss_box"] == 0 and (grad == 0).all()
 
 
-def test_with_a_normalizer_the_box_loss_is_divided_by_its_count_times_the_mean_weight():
+def test_a_normalizer_divides_the_box_loss_by_its_count_times_the_mean_weight():
     candidates = make(LABELS)
     criterion = Criterion(
         classification=Focal(),
@@ -276,7 +276,7 @@ def test_the_error_names_the_wrong_argument(build, message):
         build()
 
 
-def test_the_alrp_criterion_is_alrp_loss_on_the_giou_errors_of_the_boxes():
+def test_the_alrp_criterion_equals_alrp_loss_with_the_giou_errors_of_the_boxes():
     candidates = make(LABELS)
     criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
     output, grad, box_grad = gradients(criterion, candidates)
@@ -298,7 +298,7 @@ def test_the_alrp_criterion_is_alrp_loss_on_the_giou_errors_of_the_boxes():
 def test_rank_scope_image_averages_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
     candidates = make(labels, num_images=3)
-    assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # the second has no positive
+    assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # image 1 has no positive
     output = with_scope(CRITERIA[name], "image")(candidates)
     same_candidates = make(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")

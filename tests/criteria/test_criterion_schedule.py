@@ -23,13 +23,13 @@ def focal(**options):
     return Criterion(classification=Focal(), normalizer=PositiveCount(), **options)
 
 
-def names(output):
+def names_of_losses(output):
     return sorted(output.losses)
 
 
-def test_stages_follow_each_other_and_the_last_one_continues():
+def test_stages_follow_each_other_and_the_last_stage_continues():
     schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.4, 0.6], 5)
-    loss_names = [names(schedule(make(LABELS))) for _ in range(5)]
+    loss_names = [names_of_losses(schedule(make(LABELS))) for _ in range(5)]
     assert (
         loss_names == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
     )
@@ -45,10 +45,13 @@ def test_a_resumed_run_continues_in_its_stage():
         first(make(LABELS))
     resumed(make(LABELS))
     resumed.load_state_dict(first.state_dict())
-    assert [names(resumed(make(LABELS)))[-1] for _ in range(2)] == ["loss_cls", "loss_sort"]
+    assert [names_of_losses(resumed(make(LABELS)))[-1] for _ in range(2)] == [
+        "loss_cls",
+        "loss_sort",
+    ]
 
 
-def test_only_training_steps_count():
+def test_only_training_steps_advance_the_schedule():
     schedule = CriterionSchedule(
         [focal(), Criterion(classification=RankSort())], [0.5, 0.5], 2
     ).eval()
@@ -121,6 +124,6 @@ def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classi
         ),
     ],
 )
-def test_the_error_names_parts_that_do_not_fit(build, message):
+def test_the_error_names_incompatible_parts(build, message):
     with pytest.raises(ValueError, match=message):
         build()

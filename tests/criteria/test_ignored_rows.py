@@ -29,13 +29,13 @@ def scoped(classification, scope, **parts):
     )
 
 
-RANKING = {
+RANKING_LOSSES = {
     "rank_sort": RankSort,
     "ap": AveragePrecision,
     "ap with a limit": lambda: AveragePrecision(max_negatives=30),
     "ap sigmoid with a limit": lambda: AveragePrecision(distance="sigmoid", max_negatives=30),
 }
-ONE_PROCESS = {
+ONE_PROCESS_LOSSES = {
     "ape": APE,
     "ape with a limit": lambda: APE(max_negatives=30),
     "rankdet": RankDet,
@@ -43,14 +43,14 @@ ONE_PROCESS = {
     "rankdet logits": lambda: RankDet(probabilities=False),
     "rankdet ohem of logits": lambda: RankDet(negatives="ohem", ratio=50, probabilities=False),
 }
-SCOPED = {
-    "global": {name: scoped(loss, "global") for name, loss in RANKING.items()},
+SCOPED_CRITERIA = {
+    "global": {name: scoped(loss, "global") for name, loss in RANKING_LOSSES.items()},
     "image": {
         name: scoped(loss, "image", instance_weight=UniformWeight)
-        for name, loss in (RANKING | ONE_PROCESS).items()
+        for name, loss in (RANKING_LOSSES | ONE_PROCESS_LOSSES).items()
     },
     "gpu": CRITERIA
-    | {name: scoped(loss, "gpu") for name, loss in (RANKING | ONE_PROCESS).items()}
+    | {name: scoped(loss, "gpu") for name, loss in (RANKING_LOSSES | ONE_PROCESS_LOSSES).items()}
     | {"cross_entropy": scoped(CrossEntropy, "gpu", normalizer=PositiveCount)},
 }
 
@@ -58,9 +58,9 @@ LABELS = torch.tensor([0, BACKGROUND, 3, BACKGROUND, 1, BACKGROUND, 2, 0, BACKGR
 
 
 def add_ignored(labels, seed):
-    """Candidates without and with ignored rows.
+    """Make candidates without and with ignored rows.
 
-    The ignored rows are between and after the others. Also return the indices of the others.
+    The ignored rows are between and after the other rows. Also return the indices of the others.
     """
     without_ignored = make(labels, seed=seed)
     indices = torch.arange(len(labels)) * 4 // 3
@@ -96,20 +96,21 @@ def compare_criteria(build, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("scope", "name"), [(scope, name) for scope in SCOPED for name in SCOPED[scope]]
+    ("scope", "name"),
+    [(scope, name) for scope in SCOPED_CRITERIA for name in SCOPED_CRITERIA[scope]],
 )
 def test_a_criterion_gives_the_same_results_with_ignored_rows_as_without(scope, name):
-    compare_criteria(SCOPED[scope][name])
+    compare_criteria(SCOPED_CRITERIA[scope][name])
 
 
-@pytest.mark.parametrize("name", RANKING | ONE_PROCESS)
+@pytest.mark.parametrize("name", RANKING_LOSSES | ONE_PROCESS_LOSSES)
 def test_ranking_criteria_ignore_background_rows_of_minus_infinity(name):
     without_ignored, with_ignored, _ = add_ignored(LABELS, seed=0)
     ignored = with_ignored.labels == IGNORE
     logits = with_ignored.logits.detach().masked_fill(ignored[:, None], -torch.inf).requires_grad_()
     labels = with_ignored.labels.masked_fill(ignored, BACKGROUND)
-    expected = SCOPED["image"][name]()(without_ignored)
-    output = SCOPED["image"][name]()(
+    expected = SCOPED_CRITERIA["image"][name]()(without_ignored)
+    output = SCOPED_CRITERIA["image"][name]()(
         dataclasses.replace(with_ignored, logits=logits, labels=labels)
     )
     for part, loss in expected.losses.items():
@@ -118,16 +119,16 @@ def test_ranking_criteria_ignore_background_rows_of_minus_infinity(name):
     assert logits.grad.any() and not logits.grad[ignored].any()
 
 
-def work(rank, size, folder):
+def run_worker(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    for build in SCOPED["global"].values():
+    for build in SCOPED_CRITERIA["global"].values():
         compare_criteria(build, seed=rank)
     dist.destroy_process_group()
 
 
 def test_a_ranking_of_two_processes_gives_the_same_results_with_ignored_rows_as_without(tmp_path):
-    run_workers(work, 2, str(tmp_path))
+    run_workers(run_worker, 2, str(tmp_path))
 
 
 def test_a_positive_logit_of_minus_infinity_is_ranked_as_a_probability_of_0():

@@ -23,7 +23,7 @@ from ranking_det.labels import BACKGROUND
 from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
 from tests.criteria.cases import LABELS, make, make_masks, rank_sort
 
-INDEX = [2, 0, 2, 1]  # of four positives, one has two masks and one has none
+INDEX = [2, 0, 2, 1]  # one of the four positives has two masks, and one has none
 
 
 def with_masks(index=INDEX, labels=LABELS, **fields):
@@ -58,7 +58,7 @@ def test_unweighted_masks_have_equal_weights():
     torch.testing.assert_close(loss.losses["loss_mask"], errors.mean())
 
 
-def test_masks_change_no_other_loss():
+def test_masks_do_not_change_the_other_losses():
     plain, masked = rank_sort()(make(LABELS)), masked_losses(MaskDice())
     for name, loss in plain.losses.items():
         assert torch.equal(loss, masked.losses[name])
@@ -66,7 +66,7 @@ def test_masks_change_no_other_loss():
 
 
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
-def test_without_masks_the_mask_loss_is_zero_and_attached_to_the_graph(labels):
+def test_the_mask_loss_is_a_zero_attached_to_the_graph_without_masks(labels):
     candidates = with_masks([], labels)
     loss = masked_losses(MaskDice(), candidates).losses["loss_mask"]
     assert loss == 0 and loss.requires_grad
@@ -90,7 +90,7 @@ def test_the_mask_loss_is_finite_for_weights_or_a_task_loss_of_zero():
     torch.testing.assert_close(output.losses["loss_mask"], errors.mean())
 
 
-def test_without_boxes_the_positives_are_sorted_by_the_dice_of_their_masks():
+def test_positives_without_boxes_are_sorted_by_the_dice_of_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice())(candidates)
     assert list(output.losses) == ["loss_rank", "loss_sort", "loss_mask"]
@@ -106,7 +106,7 @@ def test_without_boxes_the_positives_are_sorted_by_the_dice_of_their_masks():
     assert candidates.logits.grad.any() and candidates.masks.logits.grad.any()
 
 
-def test_rank_scope_image_sorts_each_image_by_its_masks_too():
+def test_rank_scope_image_sorts_the_positives_of_each_image_by_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice(), rank_scope="image")(candidates)
     expected = rank_sort(rank_scope="image")(
@@ -123,7 +123,7 @@ def test_continuous_labels_take_precedence_over_the_overlap():
     torch.testing.assert_close(losses["loss_sort"], expected.sorting)
 
 
-def test_with_a_normalizer_the_mask_loss_is_still_a_mean_over_the_masks():
+def test_the_mask_loss_is_a_mean_over_the_masks_even_with_a_normalizer():
     candidates = with_masks()
     criterion = Criterion(
         classification=Focal(),
@@ -144,6 +144,6 @@ def test_alrp_trains_masks_as_an_additional_task_with_its_own_balance():
     torch.testing.assert_close(output.losses["loss_mask"].detach(), output.task_loss)
 
 
-def test_a_negative_weight_raises_an_error():
+def test_a_negative_weight_raises_value_error():
     with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
         MaskDice(weight=-1.0)

@@ -207,7 +207,7 @@ def run_counting_worker(rank, size, folder):
 
 
 def test_a_global_positive_count_gives_the_gradients_of_one_process_with_all_images(tmp_path):
-    """The mean of the losses over the processes equals the loss of one process, too."""
+    """The mean of the losses over the processes also equals the loss of one process."""
     run_workers(run_counting_worker, 2, str(tmp_path))
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for case, share in COUNT_SHARES.items():

@@ -11,7 +11,7 @@ from tests.losses.pairs import by_pair_matrix, iou_guided_by_loop, mined_by_loop
 
 
 def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge_levels):
-    """The three losses of some rows that are ranked together; None without a positive."""
+    """Return the three losses of rows that are ranked together, or None without a positive."""
     positives = torch.nonzero(labels >= 0).squeeze(1)
     index_of_row = {r: i for i, r in enumerate(positives.tolist()) if r in rows}
     if not index_of_row:
@@ -35,8 +35,8 @@ def rankdet_by_loop(candidates, labels, rows, *, negatives, probabilities, merge
     return losses + [iou_guided_by_loop(foreground, ious, groups, 1.0, "higher")]
 
 
-def detections(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
-    """Candidates of images of several sizes, one without positives and one without rows."""
+def random_candidates(seed=0, sizes=(12, 30, 9, 0, 25), classes=4, levels=3):
+    """Make candidates of several images, one without positives and one without rows."""
     generator = torch.Generator().manual_seed(seed)
     rows = sum(sizes)
     image = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
@@ -75,7 +75,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
     scope, negatives, probabilities, merge_levels, elements, monkeypatch
 ):
     monkeypatch.setattr(constants, "ELEMENTS", elements)
-    candidates = detections()
+    candidates = random_candidates()
     labels = candidates.labels
     options = dict(negatives=negatives, probabilities=probabilities, merge_levels=merge_levels)
     criterion = Criterion(classification=RankDet(**options), rank_scope=scope)

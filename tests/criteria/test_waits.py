@@ -22,7 +22,7 @@ from ranking_det.criteria import (
 from ranking_det.labels import BACKGROUND, IGNORE
 
 aten = torch.ops.aten
-WAITING = {
+SYNCHRONIZING = {
     aten._local_scalar_dense.default,
     aten.is_nonzero.default,
     aten.equal.default,
@@ -52,7 +52,7 @@ class _Operations(TorchDispatchMode):
         repeats = function is aten.repeat_interleave.Tensor and not (kwargs or {}).get(
             "output_size"
         )
-        if function in WAITING or masked or repeats:
+        if function in SYNCHRONIZING or masked or repeats:
             self.waits.append(str(function))
         return function(*args, **(kwargs or {}))
 
@@ -96,7 +96,7 @@ def test_the_counter_detects_a_synchronization(run):
 
 
 def batch(images, classes, levels, rows=60):
-    """Candidates of several images; the last one has no positives."""
+    """Make candidates of several images; the last image has no positives."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.full((images, rows), BACKGROUND)
     labels[:, ::4] = torch.randint(0, classes, labels[:, ::4].shape, generator=generator)
@@ -123,7 +123,7 @@ def batch(images, classes, levels, rows=60):
     )
 
 
-COMPONENTS = {
+CLASSIFICATIONS = {
     "rankdet": RankDet,
     "rankdet ohem": lambda: RankDet(negatives="ohem"),
     "rankdet sigmoid": lambda: RankDet(distance="sigmoid"),
@@ -142,9 +142,9 @@ def synchronizations_of_a_step(build, scope, *size):
 
 
 @pytest.mark.parametrize("scope", ["image", "gpu"])
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", CLASSIFICATIONS)
 def test_a_step_of_rankdet_synchronizes_at_most_four_times_for_any_size(name, scope, monkeypatch):
     for module in (checks, candidates):
         monkeypatch.setattr(module, "should_check_values", lambda tensor: False)
     for size in ((1, 1, 1), (2, 3, 2), (5, 20, 4)):
-        assert len(synchronizations_of_a_step(COMPONENTS[name], scope, *size)) <= 4
+        assert len(synchronizations_of_a_step(CLASSIFICATIONS[name], scope, *size)) <= 4

@@ -1,4 +1,4 @@
-"""Cases for tests of the data: a small COCO or LVIS JSON, truncated images, random damage."""
+"""Shared cases of the data tests: a small COCO or LVIS JSON, truncated images, random damage."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def read_summary(path, image_root=None, **options):
 
 
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pytest.mark.slow)])
-"""Run a test of random damage on 60 examples, and on 400 among the slow tests."""
+"""Run a fuzz test on 60 examples; its slow version runs on 400."""
 
 
 def fuzz(examples, check, *strategies):

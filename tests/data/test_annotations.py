@@ -35,7 +35,7 @@ def read_again(path, images, **options):
 
 
 @pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
-def test_a_valid_file_is_summarised(write, lvis):
+def test_the_summary_of_a_valid_file_has_its_format_classes_and_counts(write, lvis):
     summary = read_summary(*write(valid_content(lvis)))
     assert summary.format == ("lvis" if lvis else "coco")
     assert (summary.category_ids, summary.class_names) == (IDS, NAMES)
@@ -58,7 +58,7 @@ def test_lvis_images_are_found_by_the_last_one_or_two_parts_of_their_url(write, 
         assert read_summary(path, images).num_images == 3
 
 
-def test_an_image_with_16_bits_is_noted_and_one_with_floats_is_refused(write):
+def test_a_16_bit_image_is_noted_and_a_floating_point_image_is_rejected(write):
     path, images = write(valid_content())
     Image.new("I;16", (40, 30)).save(images / "12.png")
     assert "noted: image with 16 bits: 1" in read_again(path, images).notes
@@ -164,7 +164,7 @@ def test_a_single_fault_gives_a_one_line_error_that_names_the_file_and_the_entry
         ("[]", "own.json: expected an object with categories, images, annotations, got list"),
     ],
 )
-def test_a_file_without_a_json_object_is_refused(write, text, message):
+def test_invalid_json_or_a_json_list_raises_user_error(write, text, message):
     with pytest.raises(UserError, match=message):
         read_summary(*write(text))
 
@@ -200,18 +200,18 @@ def test_an_image_with_a_broken_header_is_skipped_and_counted(write):
             read_again(path, images, strict=True)
 
 
-def test_a_truncated_image_is_found_if_images_are_decoded(write):
+def test_decoding_images_detects_a_truncated_image(write):
     path, images = write(valid_content())
     write_truncated_image(images / "12.png", (40, 30))
     assert not any("unreadable" in note for note in read_again(path, images).notes)
     remark, count, *_ = read_again(path, images, max_decoded=3).notes
     assert re.fullmatch(r"decoded 3 of 3 images in \d.\d s; 1 of them cannot be read", remark)
     assert count == "skipped: unreadable image: 1"
-    # Images 0 and 2 are the even sample of two.
+    # A sample of two takes the first and the last image; the second is the truncated one.
     assert read_again(path, images, max_decoded=2).notes[0].startswith("decoded 2 of 3 images")
 
 
-def test_a_file_is_refused_if_many_images_or_all_are_unreadable(write):
+def test_a_file_with_many_or_only_unreadable_images_is_rejected(write):
     content = valid_content()
     image = content["images"][0]
     content["images"] += [{**image, "id": i, "file_name": f"{i}.png"} for i in range(100, 120)]
@@ -238,12 +238,12 @@ def test_the_error_for_too_many_pixels_names_the_flag_that_permits_them(write, m
     set_max_pixels(1200)
     assert not any("unreadable" in note for note in read_again(path, images, strict=True).notes)
     set_max_pixels(1198)
-    (images / "12.png").write_bytes((images / "12.png").read_bytes())  # not the one read before
+    (images / "12.png").write_bytes((images / "12.png").read_bytes())  # for a new file time
     with pytest.raises(UserError, match="it has more than 1198 pixels; --max-pixels N permits"):
         read_again(path, images)
 
 
-def test_a_size_before_or_after_the_exif_rotation_is_accepted_and_the_former_is_noted(write):
+def test_image_sizes_before_and_after_the_exif_rotation_are_accepted(write):
     path, images = write(valid_content())
     exif, note = Image.Exif(), "noted: image read without its EXIF rotation: 1"
     exif[0x0112] = 6
@@ -273,14 +273,14 @@ def test_all_faults_are_counted_and_the_first_ten_are_shown(write):
     assert "own.json: annotation 100 (annotations[4]): " in lines[0]
 
 
-def test_a_reference_to_a_faulty_entry_is_not_a_fault(write):
+def test_a_reference_to_a_faulty_entry_is_not_counted_as_another_fault(write):
     content = valid_content()
     del content["images"][0]["height"], content["categories"][-1]["name"]
     with pytest.raises(UserError, match=r"2 faults \(missing key 2\):"):
         read_summary(*write(content))
 
 
-def test_a_file_with_only_crowds_is_refused(write):
+def test_a_file_with_only_crowds_raises_user_error(write):
     content = valid_content()
     content["annotations"] = content["annotations"][-1:]
     with pytest.raises(UserError, match="own.json: all annotations are crowds"):
@@ -292,7 +292,7 @@ def match(train, val):
 
 
 @pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
-def test_classes_of_validation_are_matched_by_name(write, lvis):
+def test_validation_classes_are_matched_to_training_classes_by_name(write, lvis):
     content = valid_content(lvis)
     train = read_summary(write(content)[0])
     content["categories"].reverse()
@@ -304,7 +304,7 @@ def test_classes_of_validation_are_matched_by_name(write, lvis):
     assert match(train, read_summary(write(content)[0])) == {9: 0, 3: 2}
 
 
-def test_an_unknown_class_of_validation_is_refused_with_the_nearest_name(write):
+def test_the_error_for_an_unknown_validation_class_suggests_the_nearest_name(write):
     content = valid_content()
     train = read_summary(write(content)[0])
     content["categories"][0]["name"] = "birds"

@@ -30,7 +30,7 @@ def seed():
     np.random.seed(0)
 
 
-def picture(height=120, width=160):
+def random_image(height=120, width=160):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -85,7 +85,7 @@ def test_photometric_distortion_changes_each_quantity_within_its_range():
 
 
 def test_each_step_changes_half_of_the_images_and_contrast_comes_first_in_half():
-    image, aug, lengths, first = picture(4, 4), PhotometricDistortion(), [], []
+    image, aug, lengths, first = random_image(4, 4), PhotometricDistortion(), [], []
     for _ in range(2000):
         steps = aug.get_transform(image).transforms[1:]  # the first is the conversion to float
         lengths.append(len(steps))
@@ -158,7 +158,7 @@ def distort(image, draws, contrast_first):
 def test_photometric_distortion_equals_the_published_steps_in_float32(contrast_first, monkeypatch):
     draws, outside = Draws(monkeypatch), 0
     monkeypatch.setattr(np.random, "randint", lambda n: contrast_first)
-    aug, image = PhotometricDistortion(saturation=(0.4, 1.6), prob=1.0), picture(20, 30)
+    aug, image = PhotometricDistortion(saturation=(0.4, 1.6), prob=1.0), random_image(20, 30)
     for _ in range(20):
         distorted = aug.get_transform(image).apply_image(image)
         expected = distort(image, draws, contrast_first)
@@ -178,13 +178,13 @@ def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
     assert unpermuted(aug, dark + np.uint8(200)).tolist() == [[[330, 330, 330]]]
 
 
-def test_with_probability_0_only_the_dtype_changes():
-    image = picture(4, 4)
+def test_only_the_dtype_changes_with_probability_0():
+    image = random_image(4, 4)
     unchanged = PhotometricDistortion(prob=0.0).get_transform(image).apply_image(image)
     assert unchanged.dtype == np.float32 and np.array_equal(unchanged, image)
 
 
-def test_the_whole_chain_equals_the_published_steps_in_float32(tmp_path, monkeypatch):
+def test_the_whole_augmentation_equals_the_published_steps_in_float32(tmp_path, monkeypatch):
     item = write(tmp_path, [(10, 10, 60, 50), (70, 20, 150, 60)])
     pixels = np.asarray(Image.open(item["file_name"]))
     chain, transforms = augmentation(), []
@@ -216,7 +216,7 @@ def test_the_whole_chain_equals_the_published_steps_in_float32(tmp_path, monkeyp
 
 
 def test_expand_places_half_of_the_images_on_a_larger_canvas_of_the_mean():
-    image, aug, ratios = picture(), Expand(MEAN), []
+    image, aug, ratios = random_image(), Expand(MEAN), []
     boxes = np.array([[0.0, 0.0, 160.0, 120.0]])
     for _ in range(200):
         transform = aug.get_transform(image)
@@ -234,7 +234,7 @@ def test_expand_places_half_of_the_images_on_a_larger_canvas_of_the_mean():
 
 
 def crops(boxes, count=400, **options):
-    image, aug = picture(), MinIoURandomCrop(**options)
+    image, aug = random_image(), MinIoURandomCrop(**options)
     for _ in range(count):
         transform = aug.get_transform(image, boxes)
         if isinstance(transform, T.CropTransform):
@@ -265,7 +265,7 @@ def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_centre(boxes):
 
 
 @pytest.mark.parametrize("minimum", [0.1, 0.3, 0.5, 0.7, 0.9])
-def test_the_minimum_iou_holds_for_every_box(minimum, monkeypatch):
+def test_a_crop_has_the_minimum_iou_with_every_box(minimum, monkeypatch):
     boxes = np.array([[6.0, 5.0, 152.0, 116.0], [9.0, 7.0, 155.0, 118.0]])
     monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU
     ious = np.array([iou(window, boxes).min() for window in crops(boxes, 25, min_ious=[minimum])])
@@ -278,8 +278,8 @@ def test_one_image_in_seven_is_not_cropped():
     assert abs(np.mean(is_uncropped) - 1 / 7) < 0.025
 
 
-def test_a_minimum_iou_that_no_window_reaches_is_drawn_again():
-    """Two boxes in opposite corners have no window with an IoU of .9 with both."""
+def test_another_minimum_iou_is_drawn_if_no_window_reaches_the_first():
+    """No window has an IoU of .9 with both of two boxes in opposite corners."""
     corners = np.array([[0.0, 0.0, 30.0, 30.0], [130.0, 90.0, 160.0, 120.0]])
     windows = list(crops(corners, 60, min_ious=[0.9]))
     assert any(window is None for window in windows)
@@ -288,7 +288,7 @@ def test_a_minimum_iou_that_no_window_reaches_is_drawn_again():
 
 def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
     with pytest.raises(ValueError, match="boxes: expected an array .G, 4., as BoxMapper passes it"):
-        T.AugmentationList([MinIoURandomCrop()])(T.AugInput(picture()))
+        T.AugmentationList([MinIoURandomCrop()])(T.AugInput(random_image()))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,9 @@ def test_the_crop_fails_if_the_mapper_does_not_pass_the_boxes():
         (lambda: PhotometricDistortion(prob=2), r"prob: expected a number in \[0, 1\], got 2"),
         (lambda: Expand(MEAN, ratio=(0.5, 2)), r"ratio: expected two ascending numbers >= 1"),
         (
-            lambda: Expand((1, 2), prob=1).get_transform(picture()).apply_image(picture()),
+            lambda: (
+                Expand((1, 2), prob=1).get_transform(random_image()).apply_image(random_image())
+            ),
             r"color: expected 3 channels, got \(1, 2\)",
         ),
         (
@@ -393,13 +395,13 @@ def test_objects_below_the_smallest_side_are_dropped_and_counted(tmp_path):
 
 
 def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
-    image = picture().astype(np.float32)
+    image = random_image().astype(np.float32)
     larger = ColorPadTransform(2, 1, 3, 4, MEAN).apply_image(image)
     assert larger.dtype == np.float32 and larger.shape == (125, 165, 3)
     assert np.array_equal(larger[0, 0], np.float32(MEAN))
 
 
-def test_a_crop_has_the_minimum_iou_with_crowds_too(tmp_path, monkeypatch):
+def test_a_crop_has_the_minimum_iou_with_crowds(tmp_path, monkeypatch):
     """The object is on the left and the crowd on the right."""
     item = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
     monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU

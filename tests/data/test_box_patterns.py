@@ -1,4 +1,4 @@
-"""Boxes in other coordinates than x, y, width, height in pixels are recognised in whole files."""
+"""Detect files whose boxes are normalized, corners, or relative to images of another size."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.data.cases import valid_content
 SIZE = np.array([640.0, 480.0])
 
 
-def ordinary(seed, count=60, smallest=8.0):
+def random_boxes(seed, count=60, smallest=8.0):
     """Return random boxes (n, 4) inside images, their sizes (n, 2) and images (n,)."""
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.uniform(0, 1, (count, 2, 2)), axis=1)
@@ -45,15 +45,15 @@ PATTERNS = {
         "smaller than a pixel",
     ),
     "corners": (lambda boxes, size: corners_of(boxes), "look like corners x1, y1, x2, y2"),
-    "of a smaller image": (lambda boxes, size: boxes / 5, "lie in one corner"),
+    "scaled to a smaller image": (lambda boxes, size: boxes / 5, "lie in one corner"),
 }
 
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("seed", range(5))
-def test_boxes_in_other_coordinates_are_recognised(name, seed):
+def test_boxes_in_other_coordinates_match_a_pattern(name, seed):
     convert, text = PATTERNS[name]
-    boxes, sizes, images = ordinary(seed)
+    boxes, sizes, images = random_boxes(seed)
     boxes[:, 2:] = np.minimum(boxes[:, 2:], SIZE - boxes[:, :2])
     pattern = find_pattern(convert(boxes, sizes), sizes, images)
     assert pattern is not None and text in pattern.text
@@ -61,8 +61,8 @@ def test_boxes_in_other_coordinates_are_recognised(name, seed):
 
 
 @pytest.mark.parametrize("name", ["normalized", "corners"])
-def test_a_few_right_boxes_and_faulty_boxes_do_not_hide_the_pattern(name):
-    boxes, sizes, images = ordinary(7, count=100)
+def test_a_few_correct_boxes_and_nan_boxes_do_not_hide_the_pattern(name):
+    boxes, sizes, images = random_boxes(7, count=100)
     boxes[:, 2:] = np.minimum(boxes[:, 2:], SIZE - boxes[:, :2])
     wrong = PATTERNS[name][0](boxes, sizes)
     wrong[:3] = boxes[:3]
@@ -71,9 +71,9 @@ def test_a_few_right_boxes_and_faulty_boxes_do_not_hide_the_pattern(name):
 
 
 TOP_LEFT = np.array([[10.0, 10, 60, 40]] * 19)
-ORDINARY = {
-    "random": lambda: ordinary(0),
-    "small objects": lambda: ordinary(1, smallest=2.0),
+VALID_BOXES = {
+    "random": lambda: random_boxes(0),
+    "small objects": lambda: random_boxes(1, smallest=2.0),
     "a single object": lambda: (np.array([[5.0, 5, 600, 470]]), SIZE[None], np.zeros(1)),
     "an object that sticks out": (
         lambda: (np.array([[5.0, 5, 640, 480]]), SIZE[None], np.zeros(1))
@@ -97,19 +97,21 @@ ORDINARY = {
     ),
     "some objects of a pixel": (
         lambda: (
-            np.concatenate([np.tile([9.0, 9, 0.9, 0.9], (50, 1)), ordinary(2, 50)[0]]),
+            np.concatenate([np.tile([9.0, 9, 0.9, 0.9], (50, 1)), random_boxes(2, 50)[0]]),
             np.tile(SIZE, (100, 1)),
             np.arange(100),
         )
     ),
-    "images without a size": (lambda: (ordinary(3)[0], np.full((60, 2), np.nan), np.arange(60))),
+    "images without a size": (
+        lambda: (random_boxes(3)[0], np.full((60, 2), np.nan), np.arange(60))
+    ),
     "no objects": lambda: (np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0)),
 }
 
 
-@pytest.mark.parametrize("name", ORDINARY)
-def test_ordinary_boxes_are_not_taken_for_other_coordinates(name):
-    assert find_pattern(*ORDINARY[name]()) is None
+@pytest.mark.parametrize("name", VALID_BOXES)
+def test_boxes_in_the_expected_coordinates_match_no_pattern(name):
+    assert find_pattern(*VALID_BOXES[name]()) is None
 
 
 def test_a_file_of_normalized_boxes_gives_a_one_line_error_that_names_the_remedy():
@@ -124,6 +126,8 @@ def test_a_file_of_normalized_boxes_gives_a_one_line_error_that_names_the_remedy
     assert message.endswith("(--max-faults 4 accepts them as they are)")
     with pytest.raises(UserError, match="look normalized"):
         check_content(content, "own.json", ReadOptions(max_faults=3))
-    read = check_content(content, "own.json", ReadOptions(max_faults=4))
-    assert len(read.annotations) == 4
-    assert json.dumps(read.annotations[0]["bbox"]) == json.dumps(content["annotations"][0]["bbox"])
+    checked = check_content(content, "own.json", ReadOptions(max_faults=4))
+    assert len(checked.annotations) == 4
+    assert json.dumps(checked.annotations[0]["bbox"]) == json.dumps(
+        content["annotations"][0]["bbox"]
+    )

@@ -48,7 +48,9 @@ def read(path):
     return json.loads(Path(path).read_text())
 
 
-def test_importing_the_package_registers_the_sets_and_registering_again_moves_them(tmp_path, root):
+def test_importing_the_package_registers_the_sets_and_registering_again_changes_their_folder(
+    tmp_path, root
+):
     assert all(name in DatasetCatalog for name in NAMES)
     try:
         for _ in range(2):
@@ -60,7 +62,7 @@ def test_importing_the_package_registers_the_sets_and_registering_again_moves_th
         register_shapes(root)
 
 
-def test_loading_a_missing_set_names_the_command_that_generates_it(tmp_path, root):
+def test_the_error_for_a_missing_set_names_the_command_that_generates_it(tmp_path, root):
     register_shapes(tmp_path)
     try:
         with pytest.raises(FileNotFoundError) as caught:
@@ -176,7 +178,7 @@ def test_classes_are_long_tailed_and_sorted_by_name():
     assert probabilities.max() > 100 * probabilities.min()
 
 
-def test_unannotated_categories_are_in_no_list_and_the_forced_one_is_exhaustive():
+def test_federation_omits_some_categories_and_annotates_the_forced_one_exhaustively():
     objects = [{"category_id": c} for c in (1, 1, 1, 2, 2, 3, 4, 5, 6)]
     unknown = not_exhaustive = 0
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""Random damage to an annotation file is a user error or is reported, never anything else."""
+"""Fuzzing: random damage to an annotation file raises a UserError or is reported."""
 
 import copy
 import json
@@ -30,12 +30,12 @@ VALUES = [
 ]
 
 
-def places(value, path=()):
+def value_paths(value, path=()):
     """Yield the path of every value in a JSON."""
     yield path
     if isinstance(value, (dict, list)):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(child, (*path, key))
+            yield from value_paths(child, (*path, key))
 
 
 def damage(content, path, kind, value, seed):
@@ -73,7 +73,7 @@ def damaged(draw, original):
     """Draw a copy of a JSON with one to three damages."""
     content = copy.deepcopy(original)
     for _ in range(draw(st.integers(1, 3))):
-        paths = [path for path in places(content) if path]
+        paths = [path for path in value_paths(content) if path]
         if paths:
             kind = draw(st.sampled_from(["drop", "replace", "retype", "repeat", "reorder"]))
             value, seed = draw(st.sampled_from(VALUES)), draw(st.integers(0, 99))
@@ -94,7 +94,7 @@ def folder():
 
 
 def read(folder, content, options):
-    """Read a file as the command line does; return the summary, or None if it is refused."""
+    """Read a file as the command line does; return (None, None) if a UserError rejects it."""
     path = folder / "own.json"
     path.write_text(json.dumps(content))
     try:
@@ -115,7 +115,7 @@ OPTIONS = st.builds(
 
 
 @EXAMPLES
-def test_training_gets_exactly_the_objects_that_are_reported(folder, examples):
+def test_training_gets_exactly_the_objects_that_the_summary_counts(folder, examples):
     def check(content, options):
         annotations, summary = read(folder, content, options)
         if summary is None:
@@ -161,11 +161,11 @@ def test_evaluation_of_a_damaged_file_gives_metrics_or_a_user_error(folder, exam
         (folder / "results.json").write_text(json.dumps(results))
         try:
             truth, _ = read_ground_truth(str(folder / "gt.json"), rules, iou_type)
-            read = read_results(str(folder / "results.json"), truth, iou_type)
+            detections = read_results(str(folder / "results.json"), truth, iou_type)
         except UserError as error:
             assert str(error)
             return
-        metrics = average_precision(truth, read, iou_type, rules=rules)
+        metrics = average_precision(truth, detections, iou_type, rules=rules)
         assert not 100 < metrics["AP"] and not metrics["AP"] < 0
 
     formats = st.sampled_from(["coco", "lvis"])

@@ -1,4 +1,4 @@
-"""Harmless faults of COCO and LVIS JSON are converted, mended or left out, counted and reported."""
+"""Harmless faults in COCO and LVIS JSON are converted, mended or left out, and reported."""
 
 import copy
 import json
@@ -17,9 +17,9 @@ from ranking_det.data.coco_json.reader import (
 from ranking_det.user_errors import UserError
 from tests.data.cases import valid_content
 
-MASK = [[2, 2, 12, 2, 12, 12]]
-FAR_AWAY = [[1, 1, 5, 1, 1e9, 5]]
-SIZE = {"size": [30, 40]}
+POLYGON = [[2, 2, 12, 2, 12, 12]]
+FAR_POLYGON = [[1, 1, 5, 1, 1e9, 5]]
+RLE_SIZE = {"size": [30, 40]}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def read(tmp_path):
         summary = summarize(annotations, options)
         class_of = {identity: i for i, identity in enumerate(summary.category_ids)}
         objects = [a for r in to_records(annotations, class_of) for a in r["annotations"]]
-        # The counts are those of the objects that training gets.
+        # The summary counts the objects that training gets.
         assert summary.num_objects == sum(not a.get("iscrowd", 0) for a in objects)
         assert summary.num_objects + summary.num_crowds == len(objects)
         assert path.read_bytes() == before
@@ -98,7 +98,7 @@ def add(section, **values):
     return lambda content: content[section].append(content[section][0] | values)
 
 
-UNCHANGED = {
+EQUIVALENT_FORMS = {
     "an empty URL": every("images", file_name=str) and image(coco_url="", flickr_url=""),
     "a URL of null": image(coco_url=None),
     "iscrowd and area of null": annotation(iscrowd=None, area=None),
@@ -147,7 +147,7 @@ UNCHANGED = {
     ),
     "no annotation id": annotation(id=...),
     "an annotation id twice": annotation(id=2),
-    "a box that is only in the mask": (
+    "a missing box next to a mask": (
         lambda content: (
             annotation(bbox=..., segmentation=[[2, 2, 12, 2, 12, 12.5]])(content),
             content["annotations"][1].update(bbox=[20, 5, 20.9, 25]),
@@ -183,9 +183,13 @@ UNCHANGED = {
 }
 
 
-@pytest.mark.parametrize("case", UNCHANGED)
+@pytest.mark.parametrize("case", EQUIVALENT_FORMS)
 def test_other_forms_of_the_same_content_are_read_as_the_same_objects(read, case):
-    change, *notes = UNCHANGED[case] if isinstance(UNCHANGED[case], tuple) else (UNCHANGED[case],)
+    change, *notes = (
+        EQUIVALENT_FORMS[case]
+        if isinstance(EQUIVALENT_FORMS[case], tuple)
+        else (EQUIVALENT_FORMS[case],)
+    )
     content = valid_content()
     expected, expected_notes = read(copy.deepcopy(content))
     assert expected_notes == ()
@@ -241,10 +245,10 @@ def test_an_object_without_a_usable_box_is_left_out_and_counted(read, case):
         ([-3, 2, 23, 10], [0, 2, 20, 10], "mended: box clipped to its image: 1"),
         ([30, 20, 12, 14], [30, 20, 10, 10], "mended: box clipped to its image: 1"),
         ([30, 2, 40, 10], [30, 2, 10, 10], "cut to under half: box clipped to its image: 1"),
-        ([-1, 2, 30, 10], [-1, 2, 30, 10], None),  # a pixel is the rounding of converters
+        ([-1, 2, 30, 10], [-1, 2, 30, 10], None),  # converters round by up to a pixel
     ],
 )
-def test_a_box_that_sticks_out_is_clipped_and_counted(read, box, expected, note):
+def test_a_box_that_extends_beyond_its_image_is_clipped_and_counted(read, box, expected, note):
     content = valid_content()
     annotation(bbox=box)(content)
     annotations, notes = read(content)
@@ -255,23 +259,23 @@ def test_a_box_that_sticks_out_is_clipped_and_counted(read, box, expected, note)
             read(content, strict=True)
 
 
-RLE = {**SIZE, "counts": [0, 6, 1194]}
+RLE = {**RLE_SIZE, "counts": [0, 6, 1194]}
 MASKS = {
-    "a flat list": (MASK[0], MASK, None),
+    "a flat list": (POLYGON[0], POLYGON, None),
     "an empty polygon": ([[]], [], None),
-    "an empty polygon next to another": ([[], *MASK], MASK, None),
+    "an empty polygon next to another": ([[], *POLYGON], POLYGON, None),
     "a polygon of two points": ([[1, 2, 3, 4]], [], "mask dropped"),
-    "one of two polygons has a point": ([*MASK, [1, 2]], MASK, "polygon dropped"),
+    "one of two polygons has only a point": ([*POLYGON, [1, 2]], POLYGON, "polygon dropped"),
     "half a point": ([[1, 2, 3, 4, 5, 6, 7]], [], "mask dropped"),
     "no area": ([[3, 3, 9, 3, 20, 3]], [], "mask dropped"),
     "points on a diagonal": ([[1, 1, 5, 5, 9, 9]], [], "mask dropped"),
     "NaN": ([[1, 2, 3, 4, 5, math.nan]], [], "mask dropped"),
     "text": ("RLE", [], "mask dropped"),
-    "far away": (FAR_AWAY, [], "mask dropped"),
+    "far away": (FAR_POLYGON, [], "mask dropped"),
     "another size": ({"size": [40, 30], "counts": [0, 6, 1194]}, [], "mask dropped"),
-    "counts that do not sum to the area": ({**SIZE, "counts": [0, 7]}, [], "mask dropped"),
-    "no counts": (SIZE, [], "mask dropped"),
-    "broken counts": ({**SIZE, "counts": "no RLE"}, [], "mask dropped"),
+    "counts that do not sum to the area": ({**RLE_SIZE, "counts": [0, 7]}, [], "mask dropped"),
+    "no counts": (RLE_SIZE, [], "mask dropped"),
+    "broken counts": ({**RLE_SIZE, "counts": "no RLE"}, [], "mask dropped"),
     "a size of floats": ({"size": [30.0, 40.0], "counts": [0, 6, 1194]}, RLE, None),
 }
 
@@ -294,7 +298,7 @@ def test_an_unusable_mask_is_dropped_and_the_object_keeps_its_box(read, case):
     assert "segmentation" not in record["annotations"][0]
 
 
-def test_an_object_to_ignore_is_a_crowd(read):
+def test_an_object_with_the_ignore_flag_becomes_a_crowd(read):
     content = valid_content()
     annotation(ignore=1)(content)
     edit("annotations", 1, ignore="0")(content)
@@ -304,7 +308,7 @@ def test_an_object_to_ignore_is_a_crowd(read):
         assert "noted: object to ignore, taken as a crowd: 1" in notes
 
 
-def test_crowds_can_be_taken_as_objects(read):
+def test_the_option_crowds_are_objects_turns_crowds_into_objects(read):
     annotations, notes = read(valid_content(), crowds_are_objects=True)
     assert not any(a.get("iscrowd") for a in annotations.annotations)
     assert notes == ("noted: crowd, taken as an object: 1",)
@@ -317,7 +321,7 @@ def test_crowds_can_be_taken_as_objects(read):
     assert len(read(content, crowds_are_objects=True)[0].annotations) == 4
 
 
-def test_a_size_of_null_is_missing_where_sizes_are_not_needed():
+def test_an_image_size_of_null_counts_as_missing_if_sizes_are_optional():
     content = valid_content()
     content["images"][2]["width"] = None
     options = ReadOptions(needs_sizes=False)
@@ -325,7 +329,7 @@ def test_a_size_of_null_is_missing_where_sizes_are_not_needed():
     assert "width" not in images[2] and images[1]["width"] == 40
 
 
-def test_a_byte_order_mark_is_no_fault(read, tmp_path):
+def test_a_file_with_a_byte_order_mark_is_accepted(read, tmp_path):
     read(valid_content())
     path = tmp_path / "own.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -342,7 +346,7 @@ def test_a_byte_order_mark_is_no_fault(read, tmp_path):
     ],
     ids=["UUID", "zeros", "beyond floats", "mixed"],
 )
-def test_ids_of_images_may_be_text_and_large_numbers(read, names):
+def test_image_ids_may_be_text_or_large_numbers(read, names):
     content = valid_content()
     every("images", id=names.get)(content)
     every("annotations", image_id=names.get)(content)
@@ -353,14 +357,14 @@ def test_ids_of_images_may_be_text_and_large_numbers(read, names):
     assert annotations.images[0]["id"] == names[11]
 
 
-def test_ids_that_become_equal_are_refused(read):
+def test_ids_that_are_equal_after_conversion_raise_user_error(read):
     content = valid_content()
     image(id="12")(content)
     with pytest.raises(UserError, match="another image has the id 12"):
         read(content)
 
 
-def test_ids_in_lists_of_lvis_are_converted_like_others(read, tmp_path):
+def test_category_ids_in_lvis_lists_are_converted_to_integers(read, tmp_path):
     content = valid_content(lvis=True)
     for entry in content["images"]:
         entry["neg_category_ids"] = ["9", 5.0]
@@ -369,8 +373,8 @@ def test_ids_in_lists_of_lvis_are_converted_like_others(read, tmp_path):
     assert all(type(i) is int for i in annotations.images[0]["neg_category_ids"])
 
 
-def flawed(count, total, box=(2, 2, 0, 4)):
-    """Return a file with this many faulty boxes among this many objects."""
+def content_with_faults(count, total, box=(2, 2, 0, 4)):
+    """Return a COCO JSON with ``total`` objects; the first ``count`` have a faulty box."""
     content = valid_content()
     content["annotations"] = [
         {
@@ -397,10 +401,10 @@ def flawed(count, total, box=(2, 2, 0, 4)):
     ],
 )
 @pytest.mark.parametrize("box", [(2, 2, 0, 4), (39, 3, 9, 9)], ids=["left out", "cut"])
-def test_more_than_10_faulty_objects_and_more_than_5_percent_are_refused(
+def test_a_file_with_more_than_10_and_more_than_5_percent_faulty_objects_is_rejected(
     read, count, total, is_accepted, box
 ):
-    content = flawed(count, total, box)
+    content = content_with_faults(count, total, box)
     if is_accepted:
         assert read(content)[1][0].endswith(f": {count}")
         with pytest.raises(UserError, match=f"{count} faults .*--max-faults {count} accepts this"):
@@ -413,17 +417,17 @@ def test_more_than_10_faulty_objects_and_more_than_5_percent_are_refused(
 
 
 def test_boxes_that_are_clipped_by_less_than_half_do_not_count_against_the_limit(read):
-    annotations, notes = read(flawed(100, 100, (33, 3, 10, 9)))
+    annotations, notes = read(content_with_faults(100, 100, (33, 3, 10, 9)))
     assert notes == ("mended: box clipped to its image: 100",)
     assert annotations.annotations[0]["bbox"] == [33, 3, 7, 9]
 
 
-def test_the_limit_must_not_be_negative():
+def test_a_negative_fault_limit_raises_user_error():
     with pytest.raises(UserError, match="--max-faults: expected at least 0, got -1"):
         ReadOptions(max_faults=-1)
 
 
-def test_a_file_without_any_usable_entry_is_refused(read):
-    content = flawed(3, 3)
+def test_a_file_without_usable_annotations_raises_user_error(read):
+    content = content_with_faults(3, 3)
     with pytest.raises(UserError, match="all annotations are faulty and left out"):
         read(content)

@@ -1,4 +1,4 @@
-"""Image names that differ from those on disk: found if there is one candidate, else suggested."""
+"""Find images whose names differ from those on disk, if exactly one file matches."""
 
 import json
 import unicodedata
@@ -14,7 +14,7 @@ CAFE = "café_1.jpg"
 
 @pytest.fixture
 def read(tmp_path):
-    """Write images with some names and a file with other names; return the paths and notes."""
+    """Write images and an annotation file with other names; return the matched paths and notes."""
 
     def read_names(on_disk, in_file, key="file_name"):
         for name in on_disk:
@@ -55,13 +55,13 @@ def read(tmp_path):
         ("deep/A.png", "deep\\a.jpg", "file_name", True),
     ],
 )
-def test_an_image_under_another_name_is_found(read, on_disk, in_file, key, is_noted):
+def test_an_image_with_another_name_on_disk_is_found(read, on_disk, in_file, key, is_noted):
     paths, notes = read([on_disk], [in_file], key)
     assert paths == [on_disk]
     assert notes == (("noted: image with another name on disk: 1",) if is_noted else ())
 
 
-def test_the_exact_name_comes_first(read):
+def test_an_exact_file_name_takes_precedence(read):
     names = ["a.jpg", "A.jpg", "a.png", "a b.jpg", "a%20b.jpg"]
     assert read(names, names) == (names, ())
 
@@ -73,17 +73,17 @@ def test_the_exact_name_comes_first(read):
         (["A.jpg", "a.JPG"], ["a.jpg"], "no image file at .*a.jpg"),
         (["image_12.jpg"], ["image_21.jpg"], r"image_21.jpg \(did you mean 'image_12.jpg'\?\)"),
         (["a.txt"], ["a.jpg"], "no image file at .*a.jpg"),
-        # One picture must not become that of two images.
+        # Two images with different names must not share a file.
         (["a.jpg"], ["a.jpg", "a.png"], "images/a.jpg is also the file of another image"),
         (["1.jpg"], ["x/1.jpg", "y/1.jpg"], "2 faults .*missing image file 2"),
     ],
 )
-def test_an_ambiguous_or_unknown_name_is_refused(read, on_disk, in_file, message):
+def test_an_ambiguous_or_unknown_image_name_raises_user_error(read, on_disk, in_file, message):
     with pytest.raises(UserError, match=message):
         read(on_disk, in_file)
 
 
-def test_headers_are_opened_only_up_to_a_limit(read, tmp_path):
+def test_max_headers_limits_how_many_image_files_are_opened(read, tmp_path):
     names = [f"{i}.jpg" for i in range(4)]
     read(names, names)
     for name in names[1:]:
@@ -96,5 +96,5 @@ def test_headers_are_opened_only_up_to_a_limit(read, tmp_path):
     assert [row.image for row in annotations.faults.rows] == [3]
 
 
-def test_two_entries_of_the_same_name_share_a_picture(read):
+def test_two_images_with_the_same_file_name_share_the_file(read):
     assert read(["a.jpg"], ["a.jpg", "a.jpg"]) == (["a.jpg"] * 2, ())

@@ -1,4 +1,4 @@
-"""Reading images: EXIF rotation, pixel formats, broken files; mappers that skip or blank them."""
+"""Read images: EXIF rotation, pixel formats; mappers skip or blank unreadable files."""
 
 import logging
 import re
@@ -44,7 +44,7 @@ def record_of(path, width, height):
     return {"file_name": str(path), "image_id": 1, "width": width, "height": height}
 
 
-def test_the_rotation_is_applied_unless_only_the_size_before_it_fits(tmp_path):
+def test_exif_rotation_is_applied_unless_only_the_unrotated_size_fits(tmp_path):
     path = str(tmp_path / "a.png")
     save_sideways(path)
     assert read_header(path) == (20, 10, True, "L") and read_header(path).upright == (10, 20)
@@ -59,7 +59,9 @@ def test_the_rotation_is_applied_unless_only_the_size_before_it_fits(tmp_path):
 
 @each_mapper
 @pytest.mark.parametrize("size", [(20, 10), (10, 20)])
-def test_mappers_take_either_orientation_and_refuse_other_sizes(tmp_path, make_mapper, size):
+def test_mappers_accept_the_size_before_or_after_rotation_and_reject_other_sizes(
+    tmp_path, make_mapper, size
+):
     path = tmp_path / "a.png"
     save_sideways(path)
     mapper = ImageMapper(make_mapper())
@@ -81,7 +83,7 @@ def test_16_bit_images_are_scaled_with_one_warning(tmp_path, make_mapper, caplog
     assert re.search(r"divided by 256; the first is .*a\.png, with values up to 16384", caplog.text)
 
 
-def test_8_bit_values_in_32_bits_are_kept_and_larger_values_are_refused(tmp_path):
+def test_32_bit_images_with_8_bit_values_are_read_and_values_beyond_16_bits_are_rejected(tmp_path):
     path = tmp_path / "a.tif"
     for pixels, message in [
         (np.full((4, 4), 200, np.int32), None),
@@ -99,7 +101,7 @@ def test_8_bit_values_in_32_bits_are_kept_and_larger_values_are_refused(tmp_path
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.bmp", "a.webp", "a.tif"])
-def test_truncated_images_are_unreadable_and_whole_ones_are_not(tmp_path, name):
+def test_truncated_images_raise_unreadable_image_error(tmp_path, name):
     write_truncated_image(tmp_path / name, (64, 48))
     for read in (read_upright, check_whole):
         with pytest.raises(UnreadableImageError):
@@ -108,7 +110,7 @@ def test_truncated_images_are_unreadable_and_whole_ones_are_not(tmp_path, name):
     check_whole(str(tmp_path / name))
 
 
-def test_files_that_the_system_cannot_read_raise_another_error(tmp_path):
+def test_missing_files_and_folders_raise_os_errors_instead_of_unreadable_image_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_upright(str(tmp_path / "none.png"))
     (tmp_path / "folder.png").mkdir()
@@ -132,7 +134,9 @@ def test_images_are_recognised_by_content_except_formats_that_run_programs(tmp_p
 
 @each_mapper
 @pytest.mark.parametrize("size", [(3000, 4), (2, 900)])
-def test_a_strip_keeps_at_least_one_pixel(tmp_path, make_mapper, size):
+def test_a_very_long_image_keeps_at_least_one_pixel_across_when_resized(
+    tmp_path, make_mapper, size
+):
     Image.new("RGB", size).save(tmp_path / "a.png")
     image = ImageMapper(make_mapper())(record_of(tmp_path / "a.png", *size))["image"]
     assert sorted(image.shape) == [1, 3, 32]
@@ -157,7 +161,7 @@ def take_ids(records, count, **options):
     return [[sample["image_id"] for sample in next(batches)] for _ in range(count)], skipped
 
 
-def test_unreadable_images_are_skipped_by_position_and_counted(broken_set, caplog):
+def test_a_resumed_loader_skips_the_same_unreadable_images_and_counts_them(broken_set, caplog):
     expected, skipped = take_ids(broken_set, 9)
     assert {i for batch in expected for i in batch} == {0, 1, 4, 5}
     assert take_ids(broken_set, 5, start_iter=4)[0] == expected[4:]
@@ -176,9 +180,9 @@ def test_each_skipped_image_is_logged_once(broken_set, caplog):
 
 def test_data_loading_workers_skip_the_same_images_and_share_the_counts(broken_set):
     expected, skipped = take_ids(broken_set, 6)
-    others, skipped_by_workers = take_ids(broken_set, 6, num_workers=2)
+    ids_with_workers, skipped_by_workers = take_ids(broken_set, 6, num_workers=2)
     assert (
-        others == expected
+        ids_with_workers == expected
         and skipped._counts.count_nonzero() == skipped_by_workers._counts.count_nonzero() == 2
     )
 
@@ -188,12 +192,12 @@ def test_loaders_that_group_by_shape_skip_unreadable_images(broken_set):
     assert {i for batch in batches for i in batch} == {0, 1, 4, 5}
 
 
-def test_a_set_without_a_readable_image_is_an_error(broken_set):
+def test_a_data_set_without_readable_images_raises_user_error(broken_set):
     with pytest.raises(UserError, match="the mapper returns None for every image"):
         take_ids(broken_set[2:4], 1)
 
 
-def test_an_unreadable_image_is_black_for_evaluation_and_an_error_by_default(broken_set):
+def test_an_unreadable_image_is_replaced_by_black_for_evaluation_and_raises_by_default(broken_set):
     inputs = ImageMapper(MAPPERS["DatasetMapper"](), blank=True)(broken_set[2])
     assert not inputs["image"].any() and inputs["image"].shape == (3, 16, 16)
     assert "truncated" in inputs["unreadable"]

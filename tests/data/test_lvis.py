@@ -1,4 +1,4 @@
-"""LVIS in its usual folders: a few images under the names and ids of the real files."""
+"""Registered LVIS data sets: a few images with the names and ids of the real files."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def write(root, version, split="train", **changes):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def image_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     for i, part in ((1, "train2017"), (2, "val2017")):
         (folder / part).mkdir()
@@ -60,8 +60,8 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def root(tmp_path, pictures):
-    (tmp_path / "coco").symlink_to(pictures)
+def root(tmp_path, image_folder):
+    (tmp_path / "coco").symlink_to(image_folder)
     register_lvis(tmp_path)
     yield tmp_path
     register_lvis()
@@ -84,7 +84,7 @@ def test_images_are_found_in_either_folder_by_url_or_coco_2014_name(root, versio
     assert metadata.class_image_count[1] == {"id": 2, "image_count": 2}
 
 
-def test_only_names_of_coco_2014_are_translated():
+def test_only_coco_2014_file_names_are_translated_to_those_of_2017():
     assert candidates({"file_name": "COCO_mine_000000000001.jpg"}) == ["COCO_mine_000000000001.jpg"]
     old = candidates({"file_name": "COCO_train2014_000000000001.jpg"})
     assert old[1:3] == ["train2017/000000000001.jpg", "val2017/000000000001.jpg"]
@@ -122,7 +122,9 @@ def test_only_names_of_coco_2014_are_translated():
         (lambda: {"annotations": [{"id": 5}]}, "2 faults .*\n.*annotation 5 .*has no 'image_id'"),
     ],
 )
-def test_a_file_that_does_not_match_the_registered_set_is_refused(root, changes, message):
+def test_a_file_that_does_not_match_the_registered_data_set_raises_user_error(
+    root, changes, message
+):
     write(root, "v1", **changes())
     with pytest.raises(UserError, match=message):
         DatasetCatalog.get("ranking_lvis_v1_train")
@@ -137,8 +139,8 @@ def test_the_error_names_a_missing_file_or_folder(root):
         DatasetCatalog.get("ranking_lvis_v1_train")
 
 
-MASK = "configs/shapes/quick/mask_rs.py"
-LVIS = [
+MASK_CONFIG = "configs/shapes/quick/mask_rs.py"
+LVIS_OVERRIDES = [
     *("dataloader.train.dataset.names=ranking_lvis_v1_train", "model.roi_heads.num_classes=1203"),
     *("dataloader.test.dataset.names=ranking_lvis_v1_val", "train.device=cpu", "train.epochs=1"),
     *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"),
@@ -146,7 +148,9 @@ LVIS = [
 ]
 
 
-def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root, tmp_path):
+def test_the_command_line_trains_on_unusual_masks_and_rejects_a_wrong_number_of_classes(
+    root, tmp_path
+):
     """All runs share one process, because starting one takes seconds."""
     rle = {"size": [24, 32], "counts": [100, 200, 468]}
     masks = [SQUARE, rle, [[1, 1, 5, 5]], [[3, 3, 3, 3, 3, 3]], []]
@@ -159,10 +163,23 @@ def test_the_command_line_trains_on_unusual_masks_and_refuses_wrong_classes(root
     write(root, "v0.5", annotations=[{**annotations[0], "segmentation": []}])
     for version in ("v1", "v0.5"):
         write(root, version, split="val")
-    first = ["--config-file", MASK, *LVIS, f"train.output_dir={tmp_path / 'out'}"]
-    other = [*first, LVIS[0].replace("v1", "v0.5"), f"train.output_dir={tmp_path / 'other'}"]
-    boxes = [*other, LVIS[2].replace("v1", "v0.5"), "model.roi_heads.num_classes=1230"]
-    runs = [first, other, boxes]
+    with_masks = [
+        "--config-file",
+        MASK_CONFIG,
+        *LVIS_OVERRIDES,
+        f"train.output_dir={tmp_path / 'out'}",
+    ]
+    wrong_classes = [
+        *with_masks,
+        LVIS_OVERRIDES[0].replace("v1", "v0.5"),
+        f"train.output_dir={tmp_path / 'other'}",
+    ]
+    boxes_only = [
+        *wrong_classes,
+        LVIS_OVERRIDES[2].replace("v1", "v0.5"),
+        "model.roi_heads.num_classes=1230",
+    ]
+    runs = [with_masks, wrong_classes, boxes_only]
     environment = os.environ | {"DETECTRON2_DATASETS": str(root)}
     process = run_function(call_main, runs, environment=environment)
     assert process.value == [0, 2, 2], process.stdout[-2000:] + process.stderr[-3000:]

@@ -24,12 +24,12 @@ FLIP_AND_DOUBLE = T.TransformList([T.HFlipTransform(32), T.ResizeTransform(24, 3
 
 
 def pixels(masks, size=(48, 64)):
-    """Return polygons or bitmaps as (G, H, W) bool."""
+    """Rasterize polygon masks or bitmaps to (G, H, W) bool."""
     if isinstance(masks, BitMasks):
         return masks.tensor
-    whole = torch.tensor([[0.0, 0.0, size[1], size[0]]] * len(masks))
+    whole_image = torch.tensor([[0.0, 0.0, size[1], size[0]]] * len(masks))
     side = max(size)
-    bitmaps = masks.crop_and_resize(whole, side)
+    bitmaps = masks.crop_and_resize(whole_image, side)
     rows = torch.linspace(0.5, side - 0.5, size[0]).long()
     return bitmaps[:, rows]
 
@@ -51,12 +51,12 @@ def test_polygons_and_rle_follow_the_image_and_may_be_mixed():
     [None, [], [[1, 1, 5, 5]], [[1, 1, 5, 5, 9]], [[3, 3, 3, 3, 3, 3]], [[1, 1, 5, 1, 9, 1]]],
 )
 @pytest.mark.parametrize("neighbour", [SQUARE, rle((4, 4, 20, 16))])
-def test_a_mask_without_area_is_empty_and_crops_like_any_other(segmentation, neighbour):
+def test_a_mask_without_area_becomes_empty_and_can_be_cropped(segmentation, neighbour):
     masks = transform_masks([segmentation, neighbour], FLIP_AND_DOUBLE, (48, 64))
     boxes = torch.tensor([[0.0, 0.0, 64.0, 48.0], [20.0, 4.0, 60.0, 40.0]])
-    cut = masks[torch.tensor([0, 1])].crop_and_resize(boxes, 28)
-    assert cut.shape == (2, 28, 28)
-    assert cut[0].sum() <= 28 and cut[1].sum() > 100
+    cropped = masks[torch.tensor([0, 1])].crop_and_resize(boxes, 28)
+    assert cropped.shape == (2, 28, 28)
+    assert cropped[0].sum() <= 28 and cropped[1].sum() > 100
 
 
 def write(folder, *annotations):
@@ -86,6 +86,6 @@ def test_masks_stay_with_their_boxes_when_objects_are_dropped(tmp_path):
     assert not BoxMapper(augmentations=[], image_format="RGB")(item)["instances"].has("gt_masks")
 
 
-def test_an_image_without_objects_has_no_masks_and_does_not_fail(tmp_path):
+def test_an_image_without_objects_has_empty_masks(tmp_path):
     instances = BoxMapper(augmentations=[], image_format="RGB", masks=True)(write(tmp_path))
     assert len(instances["instances"].gt_masks) == 0

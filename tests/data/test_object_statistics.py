@@ -1,3 +1,5 @@
+"""Statistics of a data set: object sizes, crowding, duplicate images, sample images."""
+
 import dataclasses
 import json
 import math
@@ -37,32 +39,53 @@ def random_images(count, num_objects, seed=0):
 def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     images = [*random_images(4, 30), image([])]
     scales = np.array([1.0, 2.0, 0.5, 1.0, 1.0])
-    numbers = measure(images, ["a", "b", "c", "d"], scales, crowds=2)
+    statistics = measure(images, ["a", "b", "c", "d"], scales, crowds=2)
     objects, images_of = dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 0)
-    sizes, inputs, ratios, same, other = [], [], [], 0, 0
-    for each, scale in zip(images, scales):
-        for name in {"abc"[label] for label in each.classes}:
+    sizes, inputs, ratios, overlaps_same_class, overlaps_other_class = [], [], [], 0, 0
+    for image_objects, scale in zip(images, scales):
+        for name in {"abc"[label] for label in image_objects.classes}:
             images_of[name] += 1
-        for i, (x1, y1, x2, y2) in enumerate(each.boxes):
-            objects["abc"[each.classes[i]]] += 1
+        for i, (x1, y1, x2, y2) in enumerate(image_objects.boxes):
+            objects["abc"[image_objects.classes[i]]] += 1
             sizes.append(math.sqrt((x2 - x1) * (y2 - y1)))
             inputs.append(scale * sizes[-1])
             ratios.append((x2 - x1) / (y2 - y1))
-            near = [j for j in range(len(each.boxes)) if j != i and iou(each.boxes, i, j) > 0.5]
-            same += any(each.classes[j] == each.classes[i] for j in near)
-            other += any(each.classes[j] != each.classes[i] for j in near)
-    assert (numbers.images, numbers.empty_images, numbers.objects, numbers.crowds) == (5, 1, 120, 2)
-    counts = {count.name: (count.objects, count.images) for count in numbers.classes}
+            near = [
+                j
+                for j in range(len(image_objects.boxes))
+                if j != i and iou(image_objects.boxes, i, j) > 0.5
+            ]
+            overlaps_same_class += any(
+                image_objects.classes[j] == image_objects.classes[i] for j in near
+            )
+            overlaps_other_class += any(
+                image_objects.classes[j] != image_objects.classes[i] for j in near
+            )
+    assert (statistics.images, statistics.empty_images, statistics.objects, statistics.crowds) == (
+        5,
+        1,
+        120,
+        2,
+    )
+    counts = {count.name: (count.objects, count.images) for count in statistics.classes}
     assert counts == {name: (objects[name], images_of[name]) for name in "abcd"}
-    assert numbers.sizes.median == pytest.approx(np.median(sizes))
-    assert numbers.input_sizes.high == pytest.approx(np.quantile(inputs, 0.95))
-    assert numbers.aspect_ratios.least == pytest.approx(min(ratios))
-    assert numbers.objects_per_image.mean == 120 / 5
-    assert numbers.coco_sizes == [sum(size < 32 for size in sizes), sum(s >= 32 for s in sizes), 0]
-    assert numbers.tiny[1.5] == sum(1.5 * size < 8 for size in inputs) / 120
-    crowding = numbers.crowding
-    assert (crowding.same_class, crowding.other_class) == (same, other) and same and other
-    for values in (numbers.sizes, numbers.input_sizes, numbers.aspect_ratios):
+    assert statistics.sizes.median == pytest.approx(np.median(sizes))
+    assert statistics.input_sizes.high == pytest.approx(np.quantile(inputs, 0.95))
+    assert statistics.aspect_ratios.least == pytest.approx(min(ratios))
+    assert statistics.objects_per_image.mean == 120 / 5
+    assert statistics.coco_sizes == [
+        sum(size < 32 for size in sizes),
+        sum(s >= 32 for s in sizes),
+        0,
+    ]
+    assert statistics.tiny[1.5] == sum(1.5 * size < 8 for size in inputs) / 120
+    crowding = statistics.crowding
+    assert (
+        (crowding.same_class, crowding.other_class) == (overlaps_same_class, overlaps_other_class)
+        and overlaps_same_class
+        and overlaps_other_class
+    )
+    for values in (statistics.sizes, statistics.input_sizes, statistics.aspect_ratios):
         assert sum(part.count for part in values.bins) == 120
 
 
@@ -76,16 +99,16 @@ def iou(boxes, i, j):
 def test_crowding_does_not_depend_on_the_block_size(monkeypatch):
     images = random_images(2, 20, seed=1)
     images.append(image([[0, 0, 10, 10], [0, 0, 10, 10.1], [0, 0, 10, 10.2]], [1, 1, 2]))
-    at_once = measure(images, "abc", np.ones(3)).crowding
+    expected = measure(images, "abc", np.ones(3)).crowding
     monkeypatch.setattr("ranking_det.data.object_statistics._ROWS", 3)
-    assert measure(images, "abc", np.ones(3)).crowding == at_once
-    assert at_once.twice == 1
+    assert measure(images, "abc", np.ones(3)).crowding == expected
+    assert expected.twice == 1
 
 
 def test_a_split_without_objects_has_finite_statistics():
-    numbers = measure([image([])], ["a"], np.ones(1))
-    json.dumps(dataclasses.asdict(numbers), allow_nan=False)
-    assert numbers.objects == 0 and numbers.sizes.median == 0
+    statistics = measure([image([])], ["a"], np.ones(1))
+    json.dumps(dataclasses.asdict(statistics), allow_nan=False)
+    assert statistics.objects == 0 and statistics.sizes.median == 0
 
 
 def test_crowds_are_left_out_and_boxes_are_converted_to_corners():
@@ -116,11 +139,11 @@ def test_the_shorter_side_is_scaled_unless_the_longer_side_would_exceed_its_limi
     assert shortest_edge_scales(images, 100, 1333).tolist() == [0.5, 1 / 3]
 
 
-def test_samples_include_the_fullest_image_the_smallest_object_and_every_class():
+def test_samples_include_the_most_objects_the_smallest_object_and_every_class():
     images = random_images(20, 2)
-    for index, each in enumerate(images):
-        each.classes[:] = 0
-        images[index] = each._replace(path=f"{index}.jpg")
+    for index, image_objects in enumerate(images):
+        image_objects.classes[:] = 0
+        images[index] = image_objects._replace(path=f"{index}.jpg")
     images[3] = image([[0, 0, 20, 20]] * 7, path="3.jpg")
     images[8] = image([[0, 0, 1, 0.5]], path="8.jpg")
     images[15].classes[1] = 2
@@ -133,15 +156,15 @@ def test_samples_include_the_fullest_image_the_smallest_object_and_every_class()
     assert choose_samples([image([])], 4) == {}
 
 
-def test_copies_are_found_within_a_split_and_across_splits(tmp_path):
-    def picture(split, name, seed):
+def test_duplicate_images_are_found_within_a_split_and_across_splits(tmp_path):
+    def write_image(split, name, seed):
         path = make_image(tmp_path / split / name, seed=seed)
         return image([], path=str(path))._replace(name=name)
 
     seeds = {f"{i}.jpg": i for i in range(5)} | {"again.png": 0}
     splits = {
-        "train": [picture("train", name, seed) for name, seed in seeds.items()],
-        "val": [picture("val", name, seed) for name, seed in (("0.jpg", 7), ("new.jpg", 3))],
+        "train": [write_image("train", name, seed) for name, seed in seeds.items()],
+        "val": [write_image("val", name, seed) for name, seed in (("0.jpg", 7), ("new.jpg", 3))],
     }
     copies = find_copies(splits)
     assert sorted(map(sorted, copies.groups)) == [

@@ -12,12 +12,12 @@ from ranking_det.user_errors import UserError
 from tests.data.cases import read_summary
 
 CONFIG = "configs/shapes/quick/retinanet_atss_rs.py"
-NAME = "set_of_the_test_of_names"
+NAME = "set_with_outside_names"
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a file of two images, one with this name; return it and the image folder."""
+    """Write an annotation file whose second image has a given name; return it and its images."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for place in (".", "images", "images/deep"):
         Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
@@ -61,7 +61,7 @@ def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(wri
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
         read_summary(path, images)
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
-    # The same rule holds for registered sets.
+    # Loading a registered data set checks the names too.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
     register_set(NAME, ["x"], {1: 0}, load_set, **metadata)
     with pytest.raises(UserError, match="1 of 2 images lie outside"):
@@ -80,12 +80,12 @@ def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(wri
     ],
     ids=str,
 )
-def test_names_inside_are_found_and_links_are_followed(write, tmp_path, name):
+def test_names_inside_the_image_folder_are_found_and_links_are_followed(write, tmp_path, name):
     (tmp_path / "images" / "link").symlink_to(tmp_path)
     assert read_summary(*write(**name)).num_images == 2
 
 
-def test_a_parent_folder_after_a_link_is_resolved_in_the_name(write, tmp_path):
+def test_a_parent_folder_after_a_link_does_not_leave_the_image_folder(write, tmp_path):
     (tmp_path / "other" / "deep").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "secret.png")
     (tmp_path / "images" / "link").symlink_to(tmp_path / "other" / "deep")
@@ -95,7 +95,7 @@ def test_a_parent_folder_after_a_link_is_resolved_in_the_name(write, tmp_path):
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_allow_outside_permits_such_names(write, tmp_path, absolute):
+def test_allow_outside_permits_names_outside_the_image_folder(write, tmp_path, absolute):
     outside = str(tmp_path / "a.png") if absolute else "../a.png"
     path, images = write(file_name=outside)
     summary = read_summary(path, images, allow_outside=True)
@@ -106,13 +106,13 @@ def test_allow_outside_permits_such_names(write, tmp_path, absolute):
         load_set(NAME)
 
 
-def test_with_allow_outside_an_impossible_file_name_is_a_missing_image(write):
+def test_an_impossible_file_name_is_a_missing_image_even_with_allow_outside(write):
     path, images = write(file_name="a\0/a.png")
     with pytest.raises(UserError, match="no image file at"):
         read_summary(path, images, allow_outside=True)
 
 
-def test_the_command_line_has_allow_outside(write, capsys):
+def test_the_flag_allow_outside_permits_names_outside_and_needs_annotation_files(write, capsys):
     path, images = write(file_name="../a.png")
     command = ["--config-file", CONFIG, "--preview", "1", "--train-json", path]
     command += ["--train-images", images]

@@ -29,9 +29,9 @@ def register(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
         for image in content["images"]:
-            place = path.parent / "images" / candidates(image)[0]
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            image_path = path.parent / "images" / candidates(image)[0]
+            image_path.parent.mkdir(parents=True, exist_ok=True)
+            image_path.touch()
         register_annotations(NAME, path.parent / "images", read_summary(path, max_headers=0))
         return path
 
@@ -59,7 +59,7 @@ def test_category_ids_with_gaps_become_classes_from_0(register, lvis, caplog):
     assert records[0]["file_name"] == str(path.parent / "images" / part)
 
 
-def test_the_dataset_dicts_equal_detectron2s(register):
+def test_the_dataset_dicts_equal_those_of_detectron2(register):
     content = valid_content()
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
@@ -73,7 +73,7 @@ def test_the_dataset_dicts_equal_detectron2s(register):
     assert records == expected
 
 
-def test_registering_again_moves_the_set(register):
+def test_registering_again_replaces_the_data_set(register):
     register(valid_content())
     content = valid_content()
     content["categories"][0]["name"] = "wolf"

@@ -1,4 +1,4 @@
-"""Data sets of any format are planned in memory and converted once into the output folder."""
+"""Plan the conversion of a custom data set in memory; write it once to the output folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ RECT = {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4}
 
 
 def write_plan(*sources_and_output, **options):
-    """Plan and write; return the plan."""
+    """Plan a data set and write it; return the plan."""
     plan = plan_own_data(*map(lambda path: path and str(path), sources_and_output), **options)
     plan.write()
     return plan
@@ -46,7 +46,7 @@ def test_the_written_files_pass_the_reader(tmp_path):
         assert [category["name"] for category in annotations.categories] == ["cat", "dog"]
 
 
-def test_coco_files_are_used_as_they_are(tmp_path):
+def test_coco_files_are_used_without_conversion(tmp_path):
     cases.coco_set(tmp_path / "set")
     plan = write_plan(str(tmp_path / "set"), None, str(tmp_path / "run"))
     assert plan.train.json_file == str(tmp_path / "set" / "train" / "_annotations.coco.json")
@@ -63,13 +63,13 @@ def test_output_folders_of_earlier_runs_inside_the_source_are_skipped(tmp_path):
     assert plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "set")).is_written
 
 
-def test_images_of_a_test_split_are_not_trained_on(tmp_path):
+def test_a_source_with_only_a_test_split_raises_user_error(tmp_path):
     cases.voc_set(tmp_path / "set", lists=("test",))
     with pytest.raises(UserError, match=r"no training images \(it has test\); give the folder of"):
         plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
 
 
-def test_train_and_val_may_be_different_folders_and_share_ids(tmp_path):
+def test_train_and_val_may_be_different_folders_and_share_category_ids(tmp_path):
     cases.voc_set(tmp_path / "a", lists=("train",))
     cases.make_image(tmp_path / "b" / "x.jpg")
     cases.write_text(tmp_path / "b" / "x.xml", cases.voc_text([("dog", 1, 2, 3, 4)]))
@@ -81,21 +81,21 @@ def test_train_and_val_may_be_different_folders_and_share_ids(tmp_path):
     assert cases.objects_of(contents[1]) == [("x.jpg", "dog", (1, 2, 3, 4))]
 
 
-def test_the_test_split_is_taken_only_for_val(tmp_path):
+def test_val_uses_the_test_split_if_there_is_no_val_split(tmp_path):
     root = str(cases.voc_set(tmp_path / "set", lists=("train", "test")))
     plan = plan_own_data(root, root, str(tmp_path / "run"))
     names = [image["file_name"] for image in plan.val.content["images"]]
     assert names == ["JPEGImages/2.jpg", "JPEGImages/3.jpg"]
 
 
-def test_val_alone_is_enough_to_evaluate(tmp_path):
+def test_a_plan_for_evaluation_needs_only_validation_images(tmp_path):
     cases.voc_set(tmp_path / "set")
     plan = plan_own_data(None, str(tmp_path / "set"), str(tmp_path / "run"))
     assert plan.train is None
     assert len(plan.val.content["images"]) == 2
 
 
-def test_one_file_may_be_the_training_set_whatever_its_name(tmp_path):
+def test_a_file_in_a_folder_named_valid_may_be_the_training_set(tmp_path):
     cases.coco_set(tmp_path / "set")
     files = [
         str(tmp_path / "set" / split / "_annotations.coco.json") for split in ("train", "valid")
@@ -104,13 +104,13 @@ def test_one_file_may_be_the_training_set_whatever_its_name(tmp_path):
     assert (plan.train.json_file, plan.val.json_file) == (files[1], files[0])
 
 
-def test_the_same_images_for_both_sides_are_refused(tmp_path):
+def test_the_same_images_for_training_and_validation_raise_user_error(tmp_path):
     file = str(cases.coco_set(tmp_path / "set") / "train")
     with pytest.raises(UserError, match="the same images for training and validation"):
         plan_own_data(file, file, str(tmp_path / "run"))
 
 
-def test_a_source_without_training_images_is_refused(tmp_path):
+def test_a_source_without_training_images_raises_user_error(tmp_path):
     root = cases.voc_set(tmp_path / "set", lists=("val", "test"))
     with pytest.raises(UserError, match=r"has no training images \(it has val, test\)"):
         plan_own_data(str(root), None, str(tmp_path / "run"))
@@ -127,7 +127,7 @@ def test_regions_without_a_class_take_the_only_class_of_the_other_split(tmp_path
     ("name", "hint"),
     [("Cat", r" \(did you mean 'cat'\?\)"), ("aardvark", r" \(known: cat, dog\)")],
 )
-def test_a_class_that_training_does_not_have_is_refused(tmp_path, name, hint):
+def test_a_validation_class_that_training_lacks_raises_user_error(tmp_path, name, hint):
     cases.voc_set(tmp_path / "set")
     text = cases.voc_text([(name, 1, 2, 3, 4)])
     cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
@@ -136,7 +136,7 @@ def test_a_class_that_training_does_not_have_is_refused(tmp_path, name, hint):
         plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"))
 
 
-def test_fewer_classes_in_validation_and_classes_without_objects_are_fine(tmp_path):
+def test_validation_may_have_fewer_classes_and_classes_without_objects(tmp_path):
     description = "train: images/train\nval: images/val\nnames: [cat, dog, bird]\n"
     cases.yolo_set(tmp_path / "a", description)
     cases.yolo_set(tmp_path / "b", "train: images/train\nval: images/val\nnames: [dog, cow]\n")
@@ -151,7 +151,7 @@ def test_fewer_classes_in_validation_and_classes_without_objects_are_fine(tmp_pa
     assert {name for _, name, _ in cases.objects_of(plan.val.content)} == {"dog"}
 
 
-def test_left_out_objects_are_listed(tmp_path):
+def test_left_out_objects_are_listed_as_faults(tmp_path):
     cases.voc_set(tmp_path / "set")
     text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
     cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
@@ -160,7 +160,7 @@ def test_left_out_objects_are_listed(tmp_path):
     assert (fault.place, fault.kind, fault.action) == ("object 1", "no class", "left out")
 
 
-def test_strict_refuses_faulty_objects_even_after_an_earlier_conversion(tmp_path):
+def test_strict_rejects_faulty_objects_even_after_an_earlier_conversion(tmp_path):
     cases.voc_set(tmp_path / "set")
     text = cases.voc_text([("", 1, 2, 3, 4), ("cat", 1, 2, 3, 4)])
     cases.write_text(tmp_path / "set" / "Annotations" / "3.xml", text)
@@ -170,7 +170,7 @@ def test_strict_refuses_faulty_objects_even_after_an_earlier_conversion(tmp_path
             plan_own_data(str(tmp_path / "set"), None, str(tmp_path / "run"), options=options)
 
 
-def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_path):
+def test_a_conversion_is_reused_unless_its_source_has_changed(tmp_path):
     root = cases.voc_set(tmp_path / "set")
     write_plan(str(root), None, str(tmp_path / "run"))
     file = tmp_path / "run" / "data" / "train.json"
@@ -185,20 +185,20 @@ def test_an_unchanged_conversion_is_used_again_and_a_changed_source_is_not(tmp_p
     assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
 
 
-def test_a_killed_conversion_is_done_again(tmp_path):
+def test_an_unfinished_conversion_is_repeated(tmp_path):
     root = cases.voc_set(tmp_path / "set")
     write_plan(str(root), None, str(tmp_path / "run"))
     (tmp_path / "run" / "data" / "ranking_det.json").unlink()
     assert not plan_own_data(str(root), None, str(tmp_path / "run")).is_written
 
 
-def test_an_output_folder_inside_the_source_does_not_count(tmp_path):
+def test_an_output_folder_inside_the_source_does_not_count_as_a_change(tmp_path):
     root = cases.voc_set(tmp_path / "set")
     write_plan(str(root), None, str(root / "output"))
     assert plan_own_data(str(root), None, str(root / "output")).is_written
 
 
-def test_the_same_call_gives_the_same_files(tmp_path):
+def test_repeated_conversions_write_the_same_bytes(tmp_path):
     root = cases.yolo_set(tmp_path / "set")
     for run in ("a", "b"):
         write_plan(str(root), None, str(tmp_path / run))
@@ -206,7 +206,7 @@ def test_the_same_call_gives_the_same_files(tmp_path):
     assert pair[0] == pair[1]
 
 
-def test_a_set_without_validation_images_is_split(tmp_path):
+def test_a_data_set_without_validation_images_is_split(tmp_path):
     pytest.importorskip("imagehash")
     root = cases.voc_set(tmp_path / "set", lists=("train", "test"), per_split=10)
     plan = write_plan(str(root), None, str(tmp_path / "run"), seed=3)
@@ -229,7 +229,7 @@ def test_a_coco_file_without_validation_images_is_split(tmp_path):
     assert [len(side.images) for side in sides] == [4, 1]
 
 
-def test_the_same_images_by_another_path_are_refused(tmp_path):
+def test_the_same_images_by_another_path_raise_user_error(tmp_path):
     root = cases.voc_set(tmp_path / "set", lists=("train",))
     (tmp_path / "link").symlink_to(root)
     for val in (f"{root}/", tmp_path / "link"):
@@ -246,7 +246,7 @@ def test_validation_images_that_are_training_images_too_are_counted(tmp_path):
     assert plan.lines[-1].startswith("1 of 3 validation images are training images too, such as ")
 
 
-def test_a_conversion_with_labels_outside_the_source_is_made_each_time(tmp_path):
+def test_a_conversion_with_labels_outside_the_source_is_never_reused(tmp_path):
     root = cases.yolo_set(tmp_path / "set", None)
     write_plan(str(root / "images"), None, str(tmp_path / "run"))
     cases.write_text(root / "labels" / "train" / "train0.txt", cases.yolo_line(0, (1, 2, 3, 4)))

@@ -40,7 +40,7 @@ def test_the_repeat_factor_of_an_image_is_the_factor_of_its_rarest_class():
     assert repeat_factors(IMAGES, 0.5).tolist() == pytest.approx(expected)
 
 
-def test_factors_are_rounded_up_and_nothing_is_copied():
+def test_repeat_factors_are_rounded_up_and_records_are_not_copied():
     repeated = repeat_rare(IMAGES, threshold=0.5)
     indices = [next(i for i, image in enumerate(IMAGES) if image is copy) for copy in repeated]
     assert indices == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7]
@@ -75,7 +75,7 @@ def test_a_loader_stores_a_repeated_image_once_and_yields_every_repeat(grouping)
     assert all(names.count(name) == 5 * (2 if name in (4, 5) else 1) for name in range(8))
 
 
-def test_a_lazyconfig_repeats_images_with_a_node_around_its_data_set(root, tmp_path):
+def test_a_lazyconfig_repeats_images_with_a_repeat_rare_node_around_its_data_set(root, tmp_path):
     path = tmp_path / "config.py"
     path.write_text(f"""
 from detectron2.config import LazyCall as L, LazyConfig

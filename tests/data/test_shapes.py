@@ -28,7 +28,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def written(folder, workers=1, **settings):
+def generate(folder, workers=1, **settings):
     folder.mkdir()
     write_set(folder, Settings(**{"train": 6, "val": 3, "size": 64} | settings), workers)
     return contents(folder)
@@ -36,27 +36,27 @@ def written(folder, workers=1, **settings):
 
 @pytest.mark.parametrize("variant", ["shapes", "shapes_lvis"])
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tmp_path, variant):
-    one = written(tmp_path / "one", workers=1, variant=variant)
+    one = generate(tmp_path / "one", workers=1, variant=variant)
     assert len(one) == 6 + 3 + 3
-    assert written(tmp_path / "four", workers=4, variant=variant) == one
+    assert generate(tmp_path / "four", workers=4, variant=variant) == one
 
 
 def test_another_seed_gives_different_images_and_annotations(tmp_path):
-    one, other = written(tmp_path / "one"), written(tmp_path / "other", seed=1)
+    one, other = generate(tmp_path / "one"), generate(tmp_path / "other", seed=1)
     assert one.keys() == other.keys()
     assert all(one[name] != other[name] for name in one)
 
 
 def test_an_image_does_not_depend_on_the_number_of_images(tmp_path):
-    few, more = written(tmp_path / "few"), written(tmp_path / "more", train=9)
+    few, more = generate(tmp_path / "few"), generate(tmp_path / "more", train=9)
     images = [name for name in few if name.endswith(".jpg")]
     assert len(images) == 9
     assert all(few[name] == more[name] for name in images)
 
 
 def test_splits_and_variants_share_no_image(tmp_path):
-    plain = written(tmp_path / "plain")
-    long_tailed = written(tmp_path / "lvis", variant="shapes_lvis")
+    plain = generate(tmp_path / "plain")
+    long_tailed = generate(tmp_path / "lvis", variant="shapes_lvis")
     images = [v for files in (plain, long_tailed) for k, v in files.items() if k.endswith("jpg")]
     assert len(set(images)) == len(images) == 18
 
@@ -94,14 +94,14 @@ def test_an_image_has_0_or_2_to_15_objects_not_counting_crowds(coco):
     assert 1 <= counts.count(0) <= 3
 
 
-def test_the_few_crowds_have_uncompressed_rle(coco):
+def test_crowds_are_few_and_have_uncompressed_rle(coco):
     crowds = [a for a in coco.anns.values() if a["iscrowd"]]
     assert 2 <= len(crowds) <= 5
     for crowd in crowds:
         assert isinstance(crowd["segmentation"]["counts"], list)
         assert coco.annToMask(crowd).sum() == crowd["area"]
-    others = [a for a in coco.anns.values() if not a["iscrowd"]]
-    assert all(isinstance(a["segmentation"], list) and a["segmentation"] for a in others)
+    non_crowds = [a for a in coco.anns.values() if not a["iscrowd"]]
+    assert all(isinstance(a["segmentation"], list) and a["segmentation"] for a in non_crowds)
 
 
 def test_all_classes_occur_and_none_dominates(coco):

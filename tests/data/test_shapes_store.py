@@ -47,16 +47,16 @@ def assert_whole(folder, train, val):
 
 
 def test_two_simultaneous_processes_generate_one_complete_set(tmp_path):
-    both = [start(tmp_path, train=40) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    processes = [start(tmp_path, train=40) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
     states = sorted(("generated now" in text, "already there" in text) for text in outputs)
     assert states == [(0, 1), (1, 0)]
     assert_whole(tmp_path / "shapes", 40, 2)
     assert not partials(tmp_path)
 
 
-def test_the_partial_set_of_a_killed_process_is_not_used_and_the_next_removes_it(tmp_path):
+def test_the_partial_set_of_a_killed_process_is_not_used_and_the_next_process_removes_it(tmp_path):
     process = start(tmp_path, train=5000)
     deadline = time.monotonic() + 50
     while len(list(tmp_path.glob(".shapes.partial-*/train/*.jpg"))) < 5:
@@ -69,7 +69,7 @@ def test_the_partial_set_of_a_killed_process_is_not_used_and_the_next_removes_it
     assert not partials(tmp_path)
 
 
-def test_a_process_waits_for_the_holder_of_the_lock_and_keeps_its_files(tmp_path):
+def test_a_process_that_waits_for_the_lock_deletes_no_files_of_its_holder(tmp_path):
     live = tmp_path / ".shapes.partial-1-live"
     live.mkdir()
     with (tmp_path / ".shapes.lock").open("w") as lock:
@@ -83,7 +83,9 @@ def test_a_process_waits_for_the_holder_of_the_lock_and_keeps_its_files(tmp_path
     assert not partials(tmp_path)
 
 
-def test_without_locks_the_first_to_finish_wins_and_files_of_others_stay(tmp_path, monkeypatch):
+def test_the_first_finished_set_is_used_and_files_of_others_stay_without_file_locks(
+    tmp_path, monkeypatch
+):
     def no_locks(*args):
         raise OSError("no locks available")
 
@@ -117,13 +119,13 @@ def test_an_existing_set_is_reused_unless_other_settings_are_requested(tmp_path)
     assert prepare_shapes(tmp_path) == prepare_shapes(tmp_path, **SMALL) == folder
     assert (folder / "meta.json").stat().st_mtime_ns == before
     for name, value in (("train", 4), ("val", 3), ("size", 96), ("seed", 1)):
-        has = {"seed": 0, **SMALL}[name]
-        message = f"expected a set made with {name}={value}, got one made with {name}={has}; delete"
+        old = {"seed": 0, **SMALL}[name]
+        message = f"expected a set made with {name}={value}, got one made with {name}={old}; delete"
         with pytest.raises(ValueError, match=message):
             prepare_shapes(tmp_path, **{name: value})
 
 
-def test_a_set_from_another_version_of_the_generator_is_refused(tmp_path):
+def test_a_set_from_another_generator_version_raises_value_error(tmp_path):
     meta = prepare_shapes(tmp_path, **SMALL) / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"generator": 0}))
     with pytest.raises(
@@ -157,7 +159,7 @@ def test_the_error_names_a_value_out_of_range(tmp_path, wrong, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_folder_follows_the_environment_variable(monkeypatch):
+def test_the_default_folder_comes_from_the_environment_variable(monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     assert str(shapes_folder("shapes_lvis")) == os.path.expanduser("~/data/shapes_lvis")
     monkeypatch.delenv("DETECTRON2_DATASETS")

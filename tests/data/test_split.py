@@ -1,4 +1,4 @@
-"""Tests of the random train/validation split, which keeps copies of an image together."""
+"""The random train/validation split keeps copies of an image on one side."""
 
 from collections import Counter
 from itertools import chain
@@ -56,10 +56,10 @@ def test_join_near_joins_hashes_that_differ_in_at_most_the_given_number_of_bits(
     hashes, singletons = bits.astype(numpy.float32), list(range(40))
     assert join_near(singletons, hashes, 5) == [7 if i == 30 else i for i in singletons]
     assert join_near(singletons, hashes, 4) == singletons
-    # Groups from names are joined as a whole.
+    # Groups by name are joined as a whole.
     by_name = [3 if i in (29, 30) else i for i in singletons]
     assert join_near(by_name, hashes, 5) == [3 if i in (7, 29, 30) else i for i in singletons]
-    # Files that could not be read match nothing, not even each other.
+    # The hashes of unreadable files, all 0, match nothing, not even each other.
     hashes[:] = 0
     assert join_near(singletons, hashes, 5) == singletons
 
@@ -85,7 +85,7 @@ class TestSplit:
         assert counts == {("common",): 6, ("common", "rare"): 2, (): 2}
         assert sorted(split.train + split.val) == list(range(50))
 
-    def test_the_seed_chooses_the_images(self, tmp_path):
+    def test_the_seed_determines_the_split(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         first, again, other = (split_images(content, str(tmp_path), seed=s) for s in (1, 1, 2))
         assert first == again
@@ -93,30 +93,30 @@ class TestSplit:
         assert first.record["seed"] == 1
         assert first.record["val"] == [f"{i}.jpg" for i in first.val]
 
-    def test_the_order_of_the_file_does_not_matter(self, tmp_path):
+    def test_the_split_does_not_depend_on_the_order_of_the_file(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         shuffled = {**content, "images": content["images"][::-1]}
         pair = [split_images(data, str(tmp_path)).record for data in (content, shuffled)]
         assert pair[0] == pair[1]
 
-    def test_a_class_of_one_image_stays_in_training(self, tmp_path):
+    def test_the_only_image_of_a_class_stays_in_training(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 3 + [("rare",)])
         for seed in range(10):
             split = split_images(content, str(tmp_path), share=0.5, seed=seed)
             assert 3 in split.train
             assert split.val
 
-    def test_two_images_are_split_one_to_each_side(self, tmp_path):
+    def test_one_of_two_images_goes_to_validation(self, tmp_path):
         split = split_images(make_set(tmp_path, [("cat",)] * 2), str(tmp_path))
         assert (len(split.train), len(split.val)) == (1, 1)
 
     @pytest.mark.parametrize("classes", [[("cat",)], [("cat",), ("dog",)]])
-    def test_a_data_set_that_cannot_be_split_is_rejected(self, tmp_path, classes):
+    def test_a_data_set_with_one_image_per_class_raises_user_error(self, tmp_path, classes):
         content = make_set(tmp_path, classes)
         with pytest.raises(UserError, match="cannot be split .* give validation images with --val"):
             split_images(content, str(tmp_path))
 
-    def test_augmentations_stay_on_one_side(self, tmp_path):
+    def test_augmented_versions_of_an_image_stay_on_one_side(self, tmp_path):
         names = [f"{i}.rf.{j}0abcdef.jpg" for i in range(10) for j in range(3)]
         content = make_set(tmp_path, [("cat",)] * 30, names)
         split = split_images(content, str(tmp_path))
@@ -136,7 +136,7 @@ class TestSplit:
             for i in range(10):
                 assert len({i in val, 20 + i in val, 30 + i in val}) == 1
 
-    def test_if_most_images_look_alike_only_exact_duplicates_stay_together(self, tmp_path):
+    def test_only_exact_duplicates_stay_together_if_most_images_look_alike(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 20)
         with Image.open(tmp_path / "0.jpg") as image:
             first = image.convert("RGB")
@@ -147,7 +147,7 @@ class TestSplit:
         split = split_images(content, str(tmp_path))
         assert len(split.val) >= 1
 
-    def test_unreadable_and_missing_images_are_split_too(self, tmp_path):
+    def test_the_split_includes_unreadable_and_missing_images(self, tmp_path):
         content = make_set(tmp_path, [("cat",)] * 10)
         (tmp_path / "1.jpg").write_bytes(b"")
         (tmp_path / "2.jpg").unlink()

@@ -67,7 +67,7 @@ def test_two_processes_share_an_iteration_in_halves(monkeypatch):
     assert [one + other for one, other in zip(*halves)] == expected
 
 
-def test_a_skipped_image_is_replaced_by_the_next_and_skipping_all_is_an_error():
+def test_a_skipped_image_is_replaced_by_the_next_and_skipping_all_raises_value_error():
     batches = take_batches(5, mapper=lambda record: record if record["image"] != 2 else None)
     images = [sample["image"] for batch in batches for sample in batch]
     assert 2 not in images and len(images) == 10
@@ -90,7 +90,7 @@ def test_grouping_by_aspect_ratio_uses_detectron2s_loader_which_cannot_resume():
     assert not goes_on(build_train_loader(records, aspect_ratio_grouping=True, **options))
 
 
-def test_no_images_or_an_indivisible_batch_is_an_error(monkeypatch):
+def test_no_images_or_an_indivisible_batch_size_raises_value_error(monkeypatch):
     with pytest.raises(ValueError, match="dataset: expected images to train on, got none"):
         take_batches(1, images=0)
     monkeypatch.setattr("ranking_det.data.stream.comm.get_world_size", lambda: 2)

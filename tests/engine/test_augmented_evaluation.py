@@ -52,7 +52,7 @@ def test_detectron2_augments_an_rcnn_of_either_kind_of_config(config, on):
     assert list(wrapped.tta_mapper.min_sizes) == [96, 128] and wrapped.tta_mapper.flip is False
 
 
-def test_a_custom_config_need_not_have_the_tta_node():
+def test_a_custom_config_may_lack_the_tta_node():
     loaded, model = load_config(RS, []), Dense()
     del loaded.train["tta"]
     assert loaded.augment(model) is model
@@ -93,7 +93,7 @@ def test_a_model_or_option_that_the_wrapper_rejects_gives_a_one_line_error(confi
     ("config", "on", "folder"),
     [(RS, LAZY_ON, "train.output_dir"), (TWIN, YAML_ON, "OUTPUT_DIR")],
 )
-def test_a_model_that_cannot_be_augmented_is_an_error_before_anything_is_written(
+def test_a_model_that_cannot_be_augmented_is_rejected_before_anything_is_written(
     config, on, folder, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(RunConfig, "model", lambda self: nn.Linear(1, 1))

@@ -34,7 +34,7 @@ def checkpointer(folder, model=None):
     return RunCheckpointer(model or nn.Linear(2, 2), str(folder), extras={"class_names": ["a"]})
 
 
-def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
+def test_a_checkpoint_has_the_extra_values_and_leaves_no_temporary_file(tmp_path):
     checkpointer(tmp_path).save("model_0000004", iteration=4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000004.pth"]
     last = find_last(str(tmp_path))
@@ -42,7 +42,7 @@ def test_a_checkpoint_has_the_extras_and_leaves_no_temporary_file(tmp_path):
     assert read_checkpoint(last).extras == {"class_names": ["a"], "iteration": 4}
 
 
-def test_the_log_has_the_final_name_of_a_checkpoint(tmp_path, caplog):
+def test_the_log_names_the_final_file_of_a_checkpoint(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         checkpointer(tmp_path).save("model_0000004")
     assert f"Saving checkpoint to {tmp_path}/model_0000004.pth" in caplog.messages
@@ -96,7 +96,7 @@ def contents_equal(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-def test_a_changed_bit_is_found_wherever_it_would_change_the_content(tmp_path):
+def test_a_flipped_bit_is_detected_wherever_it_changes_the_content(tmp_path):
     checkpointer(tmp_path, nn.Linear(100, 9)).save("model_final", iteration=4)
     path = tmp_path / "model_final.pth"
     data, expected = path.read_bytes(), read_checkpoint(str(path)).content
@@ -116,7 +116,7 @@ def test_a_changed_bit_is_found_wherever_it_would_change_the_content(tmp_path):
     assert refused > 75  # the other bits are padding, dates and other fields without a use
 
 
-def test_a_changed_weight_stops_a_command_that_only_starts_from_it(tmp_path):
+def test_loading_a_file_with_a_flipped_bit_raises_user_error(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"model": {"weight": torch.full((4,), 1.5)}}, path)
     path.write_bytes(path.read_bytes().replace(b"\x00\x00\xc0\x3f", b"\x00\x00\xc0\xff", 1))
@@ -171,7 +171,7 @@ def test_a_file_without_weights_gives_a_one_line_error(content, message, tmp_pat
         ({"config": 5}, "config: expected the text of a config.yaml, got 5"),
     ],
 )
-def test_odd_classes_and_configs_in_a_checkpoint_give_a_one_line_error(extras, message):
+def test_malformed_classes_and_configs_in_a_checkpoint_give_a_one_line_error(extras, message):
     with pytest.raises(UserError, match=f"^'a.pth': {message}"):
         check_extras(Checkpoint("a.pth", extras))
     check_extras(Checkpoint("a.pth", {"class_names": ["a"], "category_ids": [1], "config": ""}))
@@ -181,7 +181,7 @@ ODD = ["5", -1, 2**31, float("nan"), 1.0, True, None]
 
 
 @pytest.mark.parametrize("iteration", ODD)
-def test_a_checkpoint_with_an_odd_iteration_is_not_resumed(iteration, tmp_path):
+def test_a_checkpoint_with_a_malformed_iteration_is_not_resumed(iteration, tmp_path):
     checkpointer(tmp_path).save("model_0000001", iteration=1)
     extras = {} if iteration is None else {"iteration": iteration}
     checkpointer(tmp_path).save("model_0000003", **extras)
@@ -202,7 +202,9 @@ POINTERS = [
 
 
 @pytest.mark.parametrize("pointer", POINTERS, ids=lambda pointer: repr(pointer[:20]))
-def test_an_odd_last_checkpoint_is_an_error_or_an_earlier_checkpoint_is_resumed(pointer, tmp_path):
+def test_a_malformed_last_checkpoint_file_is_an_error_or_an_earlier_checkpoint_is_resumed(
+    pointer, tmp_path
+):
     checkpointer(tmp_path).save("model_0000001", iteration=1)
     (tmp_path / "last_checkpoint").write_bytes(pointer)
     message = "last_checkpoint: expected the name of a checkpoint in this folder, such as"
@@ -218,7 +220,7 @@ def test_an_odd_last_checkpoint_is_an_error_or_an_earlier_checkpoint_is_resumed(
     assert resumed.path == str(tmp_path / "model_0000001.pth") and message in resumed.note
 
 
-def test_a_last_checkpoint_that_names_a_missing_file_is_an_error_of_an_evaluation(tmp_path):
+def test_an_evaluation_rejects_a_last_checkpoint_that_names_a_missing_file(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     keys = ("train.init_checkpoint", "train.output_dir")
     with pytest.raises(UserError, match=r"the last checkpoint of .*_0000009.pth' does not exist"):
@@ -344,7 +346,7 @@ def test_a_broken_best_checkpoint_is_replaced_at_the_next_evaluation(content, tm
     assert best_iteration(tmp_path) == 4
 
 
-def test_without_a_box_metric_the_mask_metric_decides(tmp_path):
+def test_the_mask_metric_decides_if_there_is_no_box_metric(tmp_path):
     run_best(tmp_path, [3.0, 7.0, 5.0], name="segm/AP")
     assert best_iteration(tmp_path) == 1
 

@@ -124,7 +124,7 @@ def test_resume_continues_from_the_last_checkpoint_and_logs_the_iteration(runs):
     assert torch.load(runs["resumed"] / "model_final.pth", weights_only=True)["iteration"] == 3
 
 
-def test_a_run_that_cannot_be_resumed_exactly_logs_this(runs):
+def test_a_run_that_cannot_be_resumed_exactly_logs_the_difference(runs):
     log = (runs["yaml"] / "log.txt").read_text()
     text = "at iteration 2, with its weights, optimizer and iteration; the order of the images"
     assert text in log
@@ -278,7 +278,7 @@ def test_a_user_error_is_a_one_line_message(case, tmp_path, monkeypatch, capsys)
     assert not Path("output/shapes/fcos_fcos_rs_yaml").exists()
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_second_run_in_the_same_folder_is_rejected(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     (tmp_path / "notes.txt").write_text("mine")
     with locked_by_another_process(tmp_path / ".lock", "EX") as other:
@@ -296,7 +296,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsy
         ("a list", "cannot be read as a checkpoint"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_gives_a_one_line_error(kind, message, tmp_path):
+def test_a_checkpoint_that_does_not_match_the_model_gives_a_one_line_error(kind, message, tmp_path):
     path = tmp_path / "other.pth"
     if kind == "a list":
         torch.save([1, 2], path)
@@ -327,7 +327,7 @@ def test_a_new_run_resets_the_state_of_its_criterion_and_an_evaluation_does_not(
     assert (model.loss.balance.sums == 7).all()
 
 
-def test_weights_that_fit_in_part_can_start_a_run_but_cannot_be_evaluated(tmp_path):
+def test_partly_matching_weights_can_start_a_run_but_cannot_be_evaluated(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
     load_weights(model, str(tmp_path / "part.pth"), whole=False)

@@ -262,7 +262,7 @@ def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace
         "analysis data voc --output locked",
     ],
 )
-def test_a_command_line_without_permission_gives_one_line(line, workplace):
+def test_a_command_line_without_file_permissions_gives_one_line(line, workplace):
     if os.access(workplace / "locked.json", os.R_OK):
         pytest.skip("this user may read and write everything")
     check_refusal(line, "locked", workplace)

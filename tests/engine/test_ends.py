@@ -140,7 +140,7 @@ def test_an_error_of_one_process_is_reported_once_by_the_parent(tmp_path):
     assert "Traceback" not in completed.stderr
 
 
-def test_a_taken_port_is_a_one_line_error(tmp_path, monkeypatch):
+def test_a_port_in_use_gives_a_one_line_error(tmp_path, monkeypatch):
     monkeypatch.setattr(launching, "check_processes", lambda command: None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -183,7 +183,7 @@ def exit_silently():
         (exit_silently, "ended without a message"),
     ],
 )
-def test_the_death_of_a_loading_process_is_one_line(end, cause):
+def test_the_death_of_a_data_loading_process_gives_one_line(end, cause):
     with pytest.raises(RuntimeError) as caught:
         list(DataLoader(Dying(end), batch_size=1, num_workers=1))
     failure = run_failure(caught.value, [], lambda: "go on")
@@ -202,7 +202,7 @@ def test_unknown_signals_and_other_errors_are_not_explained():
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision", "detectron2.engine"])
-def test_a_library_that_cannot_be_imported_is_one_line_with_a_remedy(package, tmp_path):
+def test_a_library_that_cannot_be_imported_gives_one_line_with_a_remedy(package, tmp_path):
     for name in ("torch", "torchvision", "detectron2", "detectron2.engine"):
         folder = tmp_path.joinpath(*name.split("."))
         folder.mkdir()
@@ -333,7 +333,7 @@ def only_line(stderr):
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in WRITES]
 )
-def test_a_full_disk_is_one_line_and_leaves_older_files_whole(
+def test_a_full_disk_gives_one_line_and_leaves_older_files_intact(
     name, finished, environment, tmp_path
 ):
     folder = shutil.copytree(finished, tmp_path / "run")
@@ -402,7 +402,7 @@ def wait_for(moment, folder, process):
     ("seed", "processes"),
     [(0, 1), (1, 2), *(pytest.param(n, n % 2 + 1, marks=pytest.mark.slow) for n in range(2, 10))],
 )
-def test_a_run_that_is_killed_at_random_moments_goes_on_to_its_end(
+def test_a_run_that_is_killed_at_random_moments_can_be_resumed_to_its_end(
     seed, processes, environment, tmp_path
 ):
     random.seed(seed)

@@ -162,13 +162,13 @@ def check_values(config, count, datasets, folder):
 
 
 @pytest.mark.parametrize("config", CONFIGS[:4])
-def test_some_wrong_values_are_refused_or_trained_with(config, datasets, tmp_path):
+def test_some_wrong_config_values_train_or_give_one_line(config, datasets, tmp_path):
     check_values(config, NUM_CASES, datasets, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
-def test_wrong_values_of_all_keys_are_refused_or_trained_with(config, datasets, tmp_path):
+def test_wrong_values_of_all_config_keys_train_or_give_one_line(config, datasets, tmp_path):
     check_values(config, None, datasets, tmp_path)
 
 
@@ -263,7 +263,7 @@ def odd_files(folder):
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)
-def test_a_bad_command_line_is_refused_before_anything_is_written(case, folder, odd_files, capsys):
+def test_a_bad_command_line_is_rejected_before_anything_is_written(case, folder, odd_files, capsys):
     arguments, message = BAD_COMMANDS[case]
     flags = [] if "=" in arguments[0] else arguments
     overrides = arguments if "=" in arguments[0] else []
@@ -274,7 +274,7 @@ def test_a_bad_command_line_is_refused_before_anything_is_written(case, folder, 
 
 
 @pytest.mark.parametrize("case", BAD_YAML)
-def test_a_bad_yaml_config_is_refused_before_anything_is_written(case, folder, odd_files, capsys):
+def test_a_bad_yaml_config_is_rejected_before_anything_is_written(case, folder, odd_files, capsys):
     config, overrides, message = BAD_YAML[case]
     path = config if config in FILES else str(ROOT / config)
     options = [*TWO_STEPS[".yaml"], "OUTPUT_DIR=out"]
@@ -288,7 +288,7 @@ def check_refusal(status, error, message):
     assert status == 2 and message in error, error
 
 
-def test_an_image_from_a_pipe_is_refused(folder):
+def test_a_pipe_as_image_file_is_rejected(folder):
     prepare(folder, "pipe.jpg")
     with pytest.raises(UserError, match="--predict: 'pipe.jpg' is not a file"):
         find_images(["pipe.jpg"])

@@ -84,7 +84,7 @@ def test_the_error_names_the_images_whose_gradients_broke_the_weights():
         trainer.train(0, 6)
 
 
-def test_weights_that_are_not_finite_from_the_start_are_reported():
+def test_non_finite_initial_weights_are_reported():
     trainer = make_trainer(batches_with({}, step=0))
     trainer.model.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"images 0, 1\. The weights were .* from the sta"):
@@ -181,7 +181,9 @@ def test_a_hundred_steps_without_a_positive_warn_once_until_positives_return(run
             assert cause in message
 
 
-def test_an_rpn_without_positives_is_a_warning_although_the_box_head_has_some(caplog, monkeypatch):
+def test_an_rpn_without_positives_gives_a_warning_even_if_the_box_head_has_positives(
+    caplog, monkeypatch
+):
     monkeypatch.setattr(Model, "prefix", "rpn/")
     make_trainer(positives((0.0, 100))).train(0, 100)
     (message,) = warnings(caplog)
@@ -206,7 +208,7 @@ def test_the_error_names_a_non_finite_loss_of_an_rcnn(name, loss):
 
 
 @pytest.mark.parametrize("name", ["retinanet_paa_rs", "retinanet_paastar_ape"])
-def test_an_image_with_a_nan_pixel_is_named_although_paa_gives_no_positives(name):
+def test_the_error_names_an_image_with_a_nan_pixel_even_if_paa_finds_no_positives(name):
     model = instantiate(load(f"quick/{name}.py").model)
     batch = make_batch((2, 1), sizes=((64, 64),))
     for i, inputs in enumerate(batch):
@@ -219,7 +221,7 @@ def test_an_image_with_a_nan_pixel_is_named_although_paa_gives_no_positives(name
         trainer.train(0, 1)
 
 
-def test_a_class_out_of_range_is_an_error_before_the_step_that_names_the_image():
+def test_a_class_out_of_range_is_an_error_before_the_step_and_names_the_image():
     batches = batches_with({"file_name": "b.png"}, step=1)
     for wrong, classes in ((-1, [0, -1]), (3, [0, 3])):
         batches[1][0]["instances"] = Instances((8, 8), gt_classes=torch.tensor(classes))
@@ -260,7 +262,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (ValueError("a fault of the program"), None),
     ],
 )
-def test_only_a_fault_of_a_program_has_its_traceback_in_the_log(error, line, tmp_path, caplog):
+def test_only_programming_errors_have_a_traceback_in_the_log(error, line, tmp_path, caplog):
     model = Failing(error)
     trainer = SimpleTrainer(model, [[{}]], torch.optim.SGD(model.parameters(), lr=0.01))
     errors = RuntimeError, OSError, ValueError, NonFiniteLossError
@@ -282,7 +284,7 @@ def test_only_a_fault_of_a_program_has_its_traceback_in_the_log(error, line, tmp
     ("thresh", "message"),
     [(0.1, "is 0.1, which 100 % of all boxes pass"), (0.9, "leaves only 0.00"), (0.0, None)],
 )
-def test_a_wrong_score_threshold_of_an_rcnn_is_a_warning(name, thresh, message, caplog):
+def test_an_unsuitable_score_threshold_of_an_rcnn_gives_a_warning(name, thresh, message, caplog):
     cfg = load(f"quick/{name}.py").model
     heads = cfg.roi_heads
     for predictor in heads.get("box_predictors") or [heads.box_predictor]:
@@ -343,7 +345,7 @@ LOW, HIGH = -6.0, 2.0
         (1, {"score_thresh": 0.9}, r"is 0\.9, which leaves only 0\.00"),
     ],
 )
-def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_a_warning(
+def test_a_threshold_that_too_few_or_too_many_boxes_pass_gives_a_warning(
     num_high, options, message, augmented, caplog
 ):
     model = Detector([HIGH] * num_high + [LOW] * (10 - num_high), **options)
@@ -359,7 +361,7 @@ def test_a_threshold_that_too_few_or_too_many_boxes_pass_is_a_warning(
         assert re.search(message, text)
 
 
-def test_scores_that_are_not_finite_are_not_blamed_on_the_threshold(caplog):
+def test_non_finite_scores_give_no_threshold_warning(caplog):
     evaluate(Detector([float("nan")] * 10, score_thresh=0.0))
     (message,) = warnings(caplog)
     assert "It cannot be lower: the scores or boxes are not finite" in message

@@ -221,7 +221,9 @@ def in_process(environment, monkeypatch):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_resuming_after_the_last_iteration_is_refused_with_advice(finished, capsys, monkeypatch):
+def test_the_error_for_resuming_after_the_last_iteration_gives_advice(
+    finished, capsys, monkeypatch
+):
     monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
     output = refused(finished, capsys, "--resume")
     expected = f"train.max_iter: expected at least 4, the iterations of {finished}/model_final.pth"
@@ -231,7 +233,7 @@ def test_resuming_after_the_last_iteration_is_refused_with_advice(finished, caps
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_run_is_not_started_in_a_folder_that_has_one(finished, capsys):
+def test_a_run_is_not_started_in_the_folder_of_another_run(finished, capsys):
     output = refused(finished, capsys)
     assert f"train.output_dir: '{finished}' already has a training run; give --resume" in output
     assert "--overwrite to replace it" in output and "train.output_dir=FOLDER" in output
@@ -309,7 +311,7 @@ def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished, en
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
-def test_two_processes_overwrite_and_resume_as_one(flag, finished, runs, environment):
+def test_two_processes_can_overwrite_and_resume_a_run(flag, finished, runs, environment):
     (finished / "notes.txt").write_text("mine")
     drive(environment, ["--num-gpus", "2", *command(finished, flag)])
     assert not (finished / "earlier_run").exists()

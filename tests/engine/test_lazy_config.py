@@ -202,21 +202,21 @@ def test_a_model_reports_whether_it_learns_masks(name, masks):
     ("code", "message"),
     [("import sys\nsys.exit(3)", "SystemExit: 3"), ("raise SystemExit", "SystemExit")],
 )
-def test_a_config_that_ends_the_program_is_an_error(code, message, tmp_path, capsys):
+def test_a_config_that_exits_the_program_gives_an_error(code, message, tmp_path, capsys):
     path = tmp_path / "config.py"
     path.write_text(code)
     assert main(["--config-file", str(path)]) == 2
     assert f"error: {path}: {message} ({path}" in capsys.readouterr().err
 
 
-def test_a_keyboard_interrupt_in_a_config_is_no_error_of_the_config(tmp_path):
+def test_a_keyboard_interrupt_in_a_config_is_not_reported_as_a_config_error(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         load_lazy_config(str(path), [])
 
 
-def test_the_error_of_a_table_without_the_value_names_the_key():
+def test_the_error_for_an_unknown_name_or_number_in_a_model_names_its_key():
     stage = "model.backbone.bottom_up.stages.0"
     config = load_config(CONFIG, [f"{stage}.norm=17N"])
     message = f"{stage} cannot be built: unknown name '17N' in get_norm, the value of {stage}.norm$"

@@ -119,7 +119,7 @@ def test_an_earlier_run_is_put_aside_completely_until_the_first_checkpoint(earli
     assert not (earlier / "earlier_run").exists()
 
 
-def test_the_best_checkpoint_alone_does_not_replace_an_earlier_run(earlier):
+def test_writing_only_the_best_checkpoint_does_not_delete_an_earlier_run(earlier):
     put_aside(str(earlier))
     save(earlier, "model_best")
     assert (earlier / "earlier_run" / "model_final.pth").read_text() == "earlier"

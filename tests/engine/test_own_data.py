@@ -208,9 +208,7 @@ def test_overrides_can_follow_the_images_of_predict(out):
     assert len(predictions.getImgIds()) == 1
 
 
-def test_evaluating_weights_on_a_class_that_they_do_not_have_is_an_error(
-    own_data, out, tmp_path, capsys
-):
+def test_evaluating_weights_on_an_unknown_class_is_an_error(own_data, out, tmp_path, capsys):
     content = json.loads((own_data / "val.json").read_text())
     content["categories"][1]["name"] = "Green"
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -268,7 +266,7 @@ def test_validation_may_have_fewer_classes_under_other_ids(out):
     ]
 
 
-def test_crowds_can_be_learned_as_objects(out):
+def test_the_flag_crowds_are_objects_trains_on_crowds(out):
     # Later commands of the same process append to this log.
     log = (out / "crowds" / "log.txt").read_text().split("Command line:")[1]
     assert "9 images (3 without objects), 17 objects, 3 classes" in log
@@ -484,7 +482,7 @@ def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own
     assert actions == ["skipped"] * 2
 
 
-def test_data_without_a_readable_image_are_refused(own_data, tmp_path, monkeypatch, capsys):
+def test_a_data_set_without_readable_images_is_rejected(own_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     shutil.copytree(own_data, tmp_path / "data")
     for path in (tmp_path / "data" / "train").glob("*.png"):
@@ -495,7 +493,7 @@ def test_data_without_a_readable_image_are_refused(own_data, tmp_path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
-def test_images_with_more_pixels_than_the_flag_permits_are_refused(
+def test_images_with_more_pixels_than_max_pixels_are_rejected(
     own_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)

@@ -96,7 +96,7 @@ def test_the_classes_of_all_heads_are_those_of_the_file(out):
     assert checkpoint["iteration"] == 2  # resumed
 
 
-def test_objects_without_a_mask_are_logged_and_their_boxes_are_learnt(out):
+def test_objects_without_a_mask_are_logged_and_train_the_box_head(out):
     log = (out / "run" / "log.txt").read_text()
     assert "train: 12 of 18 objects have no mask; only their boxes are learnt" in log
     assert "train: mended: mask dropped: 6" in log  # masks without area

@@ -79,7 +79,7 @@ def test_a_model_learns_the_classes_of_a_pascal_voc_folder(out):
     assert "train: left out: box without size: 1" in log
 
 
-def test_a_fault_names_the_file_of_the_source(out):
+def test_the_message_of_a_fault_names_the_file_of_the_source(out):
     lines = (out / "run_voc" / "data_faults.csv").read_text().splitlines()
     (fault,) = [line for line in lines if "box without size" in line]
     assert "Annotations/0.xml,object 1," in fault
@@ -110,7 +110,7 @@ def test_an_evaluation_reads_a_folder_of_another_format(out):
     assert "AP-dog" in json.loads((out / "run_voc" / "results.json").read_text())["bbox"]
 
 
-def test_a_coco_export_is_used_where_it_lies(out):
+def test_a_coco_export_is_used_without_conversion(out):
     log = log_of(out, "coco")
     assert "found: COCO JSON, 2 train and 2 val images, 2 classes" in log
     assert f"train: {out}/coco/train/_annotations.coco.json" in log
@@ -123,20 +123,20 @@ def test_validation_images_are_split_off_if_there_are_none(out):
     assert "no validation set: 1 of 5 images are split off" in log_of(out, "unsplit")
 
 
-def test_several_processes_read_the_conversion_of_the_first(out):
+def test_several_processes_read_the_conversion_of_the_main_process(out):
     log = log_of(out, "two")
     assert log.count(f"{out}/yolo: found: YOLO") == 1 and "Process 0 of 2" in log
     assert (out / "run_two" / "model_final.pth").is_file()
 
 
-def test_what_is_known_of_the_data_can_be_sent_to_other_processes(out):
+def test_the_planned_data_can_be_sent_to_other_processes(out):
     command = parse([*CONFIG, "--train", f"{out}/voc", *SMALL, f"train.output_dir={out}/sent"])
     data = make_plan(command, starts_others=True).data
     assert data.train is not None and data.source_lines
     assert pickle.loads(pickle.dumps(data)) == data
 
 
-def test_masks_of_polygons_are_learned(out):
+def test_polygons_are_trained_as_masks(out):
     log = log_of(out, "via")
     assert "loss_mask" in log and "1 class: fern" in log
 
@@ -164,7 +164,7 @@ def yolo_of_birds(folder):
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_data_set_that_cannot_be_used_is_one_line_and_nothing_is_written(
+def test_an_unusable_data_set_gives_one_line_and_nothing_is_written(
     case, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
@@ -177,7 +177,7 @@ def test_a_data_set_that_cannot_be_used_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_too_many_faults_are_refused_by_the_name_of_the_source(tmp_path, monkeypatch, capsys):
+def test_the_error_for_too_many_faults_names_the_source(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     root = voc_set(tmp_path / "voc")
     boxes = [("cat", 3, 3, 0, 9)] * 20 + [("cat", 10, 20, 30, 15)] * 20

@@ -49,7 +49,7 @@ def test_the_optimizer_and_the_backward_pass_are_named():
     assert str(error).startswith("the backward pass of the model fails: ")
 
 
-def test_batch_normalization_of_one_value_gets_the_remedy():
+def test_the_error_of_batch_normalization_of_one_value_has_a_remedy():
     model = nn.Sequential(nn.BatchNorm2d(3))
     error = str(part_error(error_of(model, torch.zeros(1, 3, 1, 1)), model))
     assert error.startswith("the layer '0' of the model fails: Expected more than 1 value per")
@@ -66,7 +66,7 @@ class Normalized(nn.Module):
         return maps.nonzero()  # which the meta device does not have
 
 
-def test_an_image_with_a_single_cell_for_batch_normalization_is_refused_before_training():
+def test_an_image_too_small_for_batch_normalization_is_rejected_before_training():
     model = Normalized()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_batch_norm(model, {"image": torch.zeros(3, 32, 33)}, "batch")
@@ -76,7 +76,7 @@ def test_an_image_with_a_single_cell_for_batch_normalization_is_refused_before_t
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_an_error_of_a_program_is_not_named():
+def test_a_programming_error_names_no_part_of_the_run():
     model = Faulty()
     assert part_error(error_of(model, torch.zeros(1, 3, 8, 8)), model) is None
     assert part_error(error_of(torch.zeros, "text"), model) is None  # in no part of the run

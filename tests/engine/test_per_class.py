@@ -59,7 +59,7 @@ def test_several_data_sets_share_the_table_and_a_single_class_gets_the_overall_a
     assert len(rows) == 5 and rows[-1] == (dataset[1], CLASSES[0], "7.000")
 
 
-def test_an_evaluation_without_ap_per_class_removes_the_table_of_an_earlier_one(dataset, tmp_path):
+def test_an_evaluation_without_ap_per_class_removes_an_earlier_table(dataset, tmp_path):
     # Detectron2 returns these without any detection, and without annotations.
     for results in ({"bbox": {"AP": math.nan}, "other": 3.0}, {}):
         write_per_class({"bbox": metrics(1, 2, 3, 4)}, str(tmp_path), dataset[:1])
@@ -68,7 +68,7 @@ def test_an_evaluation_without_ap_per_class_removes_the_table_of_an_earlier_one(
         assert not list(tmp_path.iterdir())
 
 
-def test_an_evaluation_without_metrics_removes_the_metrics_of_an_earlier_one(tmp_path, monkeypatch):
+def test_an_evaluation_without_metrics_removes_earlier_metrics(tmp_path, monkeypatch):
     write_results({"bbox": {"AP": 1.0}}, str(tmp_path))
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     write_results({}, str(tmp_path))  # all processes except the main one have no metrics

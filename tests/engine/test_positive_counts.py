@@ -44,7 +44,7 @@ def batch_of(config, images, factor):
 
 
 @pytest.mark.parametrize("name", ["retinanet_atss_rs", "mask_rs", "retinanet_paa_rs"])
-def test_the_counts_are_those_of_a_preview(name, tmp_path):
+def test_the_counts_equal_those_of_a_preview(name, tmp_path):
     config = load_config(f"configs/shapes/quick/{name}.py", [])
     images = image_objects(tmp_path, 3)
     model = config.model().train()
@@ -66,7 +66,7 @@ def test_the_counts_are_those_of_a_preview(name, tmp_path):
     assert sum(part.count for part in counts.by_size) == 18
 
 
-def test_images_that_are_not_needed_may_be_missing_and_others_are_skipped(tmp_path):
+def test_missing_images_are_skipped_only_if_the_assigner_needs_predictions(tmp_path):
     images = image_objects(tmp_path, 3)
     images[1] = images[1]._replace(path=None)
     for name, expected in (("retinanet_atss_rs", 3), ("retinanet_paa_rs", 2)):
@@ -88,7 +88,9 @@ def test_the_number_of_images_and_the_time_are_limited(tmp_path, monkeypatch):
     assert count_positives(config, model, images, max_images=3) == limited
 
 
-def test_a_model_without_positives_or_a_mapper_without_augmentations_is_said(tmp_path):
+def test_a_model_without_positives_gives_no_counts_and_an_unknown_mapper_raises_user_error(
+    tmp_path,
+):
     config = load_config("configs/shapes/quick/retinanet_atss_rs.py", [])
     images = image_objects(tmp_path, 1)
     assert count_positives(config, nn.Identity(), images) is None
@@ -120,7 +122,7 @@ class Recorder(nn.Module):
 
 @pytest.mark.parametrize("refuses", [False, True])
 @pytest.mark.parametrize("assigner", ["atss", "paa_rs"])
-def test_positives_by_anchors_and_boxes_compute_no_features(assigner, refuses):
+def test_positives_of_anchor_based_assigners_are_found_without_features(assigner, refuses):
     model, batch = build("retinanet", assigner, "rs"), make_batch((3, 2))
     expected = model.find_positives(batch)
     recorder = Recorder(model.head.cls_subnet[0], refuses)

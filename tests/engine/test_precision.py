@@ -34,7 +34,7 @@ def test_the_default_half_precision_depends_on_the_device(amp, device, dtype):
         ("half", "train.amp.dtype: expected one of auto, float16, bfloat16, got 'half'"),
     ],
 )
-def test_a_half_precision_that_does_not_work_is_an_error(dtype, message):
+def test_an_unsupported_half_precision_raises_user_error(dtype, message):
     with pytest.raises(UserError, match=message):
         choose_dtype({"enabled": True, "dtype": dtype}, "cpu")
 

@@ -105,7 +105,7 @@ def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["L", "LA", "RGBA", "P", "CMYK", "1", "16 bit", "rotated"])
-def test_images_of_every_kind_are_read(tmp_path, kind):
+def test_images_of_every_pixel_format_and_orientation_are_read(tmp_path, kind):
     image, path = picture(), tmp_path / ("a.jpg" if kind in ("CMYK", "rotated") else "a.png")
     if kind == "16 bit":
         # Not white and black, so that clipping to 8 bits, as Pillow does, would give all white.
@@ -187,7 +187,9 @@ def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path)
         (b"no image", "not an image, or an unknown format"),
     ],
 )
-def test_files_that_are_not_images_are_named_and_the_others_predicted(tmp_path, content, reason):
+def test_files_that_are_not_images_are_named_and_the_other_files_are_predicted(
+    tmp_path, content, reason
+):
     picture().save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(content)
     message = rf"cannot read .*b\.jpg \({reason}\); wrote the results of the other 1 images"
@@ -212,7 +214,7 @@ class InterruptedDetector(WhiteRectangleDetector):
 
 
 @pytest.mark.parametrize("error", [Stopped(signal.SIGTERM), ZeroDivisionError("a bug")])
-def test_the_results_of_the_images_before_a_signal_or_an_error_stay(error, tmp_path):
+def test_a_signal_or_an_error_keeps_the_results_of_earlier_images(error, tmp_path):
     (tmp_path / "images").mkdir()
     for name in "abcd":
         picture().save(tmp_path / "images" / f"{name}.png")
@@ -234,7 +236,7 @@ def assert_has_images(folder, names):
 
 
 @pytest.mark.parametrize("at", ["reserve_space", "write_whole"])
-def test_the_results_of_the_images_before_a_full_disk_stay(at, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_results_of_earlier_images(at, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for name in "abcd":
         picture().save(tmp_path / "images" / f"{name}.png")
@@ -253,7 +255,7 @@ def test_the_results_of_the_images_before_a_full_disk_stay(at, tmp_path, monkeyp
     assert_has_images(tmp_path / "out", ["a.jpg", "b.jpg"])
 
 
-def test_a_picture_is_never_half_written(tmp_path, monkeypatch):
+def test_a_signal_while_a_drawing_is_written_keeps_the_earlier_drawing(tmp_path, monkeypatch):
     picture().save(tmp_path / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpg").write_bytes(b"of an earlier command")
@@ -267,7 +269,7 @@ def contents_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_strip_of_a_few_pixels_is_predicted(tmp_path):
+def test_an_image_of_one_row_is_predicted(tmp_path):
     picture(3000, 1, (20, 0, 60, 1)).save(tmp_path / "a.png")
     (image,) = json.loads(run([str(tmp_path)], tmp_path / "out").read_text())["images"]
     assert (image["width"], image["height"]) == (3000, 1)

@@ -141,7 +141,7 @@ def test_a_model_that_does_not_report_positives_gets_boxes_only_and_one_warning(
     assert sum("boxes only" in record.message for record in caplog.records) == 1
 
 
-def test_a_folder_or_loader_that_cannot_be_used_is_an_error(tmp_path):
+def test_an_unusable_folder_or_loader_is_an_error(tmp_path):
     model = build("fcos", "fcos", "rs")
     (tmp_path / "file").write_text("")
     without_instances = [{"file_name": "a.jpg", "image": torch.zeros(3, 8, 8)}]

@@ -64,7 +64,7 @@ def check(content, kind=torch.optim.SGD, model=None, scales=False):
     check_states(checkpoint, optimizer, scheduler_of(optimizer), KEY, scales=scales)
 
 
-def test_the_states_of_the_same_optimizer_fit_with_or_without_its_name():
+def test_the_state_of_the_same_optimizer_is_accepted_with_or_without_its_name():
     content = trained()
     check(content)
     del content["optimizer"]
@@ -127,7 +127,7 @@ RATES = ("hooks", "LRScheduler", "base_lrs")
         (changed(["hooks", "BestCheckpoint", "metric"], "3"), "the best metric as a number"),
     ],
 )
-def test_states_that_do_not_fit_give_one_line_with_the_remedy(content, message):
+def test_mismatched_states_give_one_line_with_the_remedy(content, message):
     with pytest.raises(UserError, match=f"^'a.pth' cannot be resumed: .*{message}") as caught:
         check(content)
     assert "\n" not in str(caught.value)
@@ -289,7 +289,7 @@ def worked(tmp_path_factory):
     return folder / "run", completed.stderr
 
 
-def test_a_checkpoint_that_does_not_fit_or_is_damaged_stops_a_command_before_it_writes(worked):
+def test_a_mismatched_or_damaged_checkpoint_stops_a_command_before_it_writes(worked):
     path = str(worked[0] / "model_final.pth")
     errors = [line for line in worked[1].splitlines() if "train_net.py" in line]
     start = f"train_net.py: error: {path!r}"

@@ -118,7 +118,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize("name", CALLS, ids=str)
-def test_a_name_that_is_not_on_the_list_is_refused_before_any_import(
+def test_a_name_that_is_not_on_the_list_raises_user_error_before_any_import(
     tmp_path, marker, saved_config, name
 ):
     content = yaml.load(saved_config, yaml.UnsafeLoader)
@@ -155,14 +155,16 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_that_must_be_computed_is_refused_by_name(tmp_path, marker, saved_config, value):
+def test_the_error_names_a_value_that_would_have_to_be_computed(
+    tmp_path, marker, saved_config, value
+):
     text = f"{saved_config}\nevil: {value.format(marker=marker)}\n"
     with pytest.raises(UserError, match="evil.*--trust-config") as caught:
         load_config(write(tmp_path, text), [])
     assert "\n" not in str(caught.value) and "untrusted" not in sys.modules
 
 
-def test_proposal_files_are_refused_even_at_the_top_level(tmp_path, saved_config):
+def test_proposal_files_are_rejected_even_at_the_top_level(tmp_path, saved_config):
     message = "proposal_files: expected no proposal files, .*pickles.*--trust-config"
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, f"{saved_config}\nproposal_files: [x.pkl]\n"), [])
@@ -236,7 +238,7 @@ COMPONENTS = [
 
 @pytest.mark.parametrize("text", COMPONENTS)
 @pytest.mark.parametrize("inherited", [False, True])
-def test_untrusted_components_in_plain_yaml_are_refused(tmp_path, marker, text, inherited):
+def test_untrusted_components_in_plain_yaml_are_rejected(tmp_path, marker, text, inherited):
     path = write(tmp_path, text.format(marker=marker))
     if inherited:
         Path(tmp_path, "top.yaml").write_text("_BASE_: config.yaml\n")
@@ -263,7 +265,7 @@ def test_components_on_the_list_or_in_overrides_are_accepted(tmp_path):
     assert reloaded.yaml.MODEL.ASSIGNER.NAME == "my.Assigner"
 
 
-def test_every_command_gives_a_one_line_error_for_a_refused_name(
+def test_every_command_gives_a_one_line_error_for_an_untrusted_name(
     tmp_path, marker, saved_config, capsys
 ):
     content = yaml.load(saved_config, yaml.UnsafeLoader)

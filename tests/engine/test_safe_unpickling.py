@@ -148,7 +148,7 @@ def test_a_payload_gives_a_one_line_error_that_names_it(
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
-def test_a_pickle_or_a_torchscript_program_named_pth_is_refused(tmp_path, mark):
+def test_a_pickle_or_a_torchscript_program_named_pth_is_rejected(tmp_path, mark):
     for protocol in (0, 2, 4):
         path = tmp_path / f"{protocol}.pth"
         path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
@@ -192,7 +192,7 @@ def test_the_error_names_a_module_as_python_3_does(tmp_path, name):
         load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
 
 
-def test_an_array_that_another_function_builds_is_refused(tmp_path):
+def test_an_array_that_another_function_builds_is_rejected(tmp_path):
     path = tmp_path / "5.pkl"
     path.write_bytes(pickle.dumps({"weight": np.ones(2)}, protocol=5))
     with pytest.raises(UserError, match=r"got numpy\._?core\.numeric\._frombuffer"):

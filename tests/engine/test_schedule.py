@@ -29,17 +29,17 @@ def test_other_data_keep_the_number_of_epochs_and_the_share_of_the_periods():
     assert fitted == Schedule(12 * 32, 32, 0.01, 32, 4 * 32)
 
 
-def test_fields_that_the_user_has_set_stay():
+def test_fields_that_the_user_has_set_are_kept():
     fitted, lines = fit(["max_iter", "lr"], batch=8)
     assert fitted == WRITTEN._replace(epoch=14_659) and lines == []
 
 
-def test_without_epochs_the_number_of_images_seen_is_kept():
+def test_the_number_of_images_seen_is_kept_if_the_config_has_no_epochs():
     fitted, _ = fit(epochs=0, batch=32, num_images=500)
     assert (fitted.max_iter, fitted.lr) == (43_980, 0.02)
 
 
-def test_without_a_reference_batch_nothing_is_scaled():
+def test_nothing_is_scaled_without_a_reference_batch():
     assert fit(epochs=0, reference_batch=0, batch=3)[0]._replace(epoch=7330) == WRITTEN
 
 

@@ -54,7 +54,7 @@ def test_a_signal_to_the_launching_process_ends_its_processes(name, tmp_path, mo
         assert not Path("/proc", path.name).exists()
 
 
-def test_ctrl_c_is_one_line_and_the_exit_status_130(monkeypatch, capsys):
+def test_ctrl_c_gives_one_line_and_exit_status_130(monkeypatch, capsys):
     monkeypatch.setattr(
         "ranking_det.engine.run.start", lambda *_: os.kill(os.getpid(), signal.SIGINT)
     )

@@ -16,9 +16,9 @@ SIDE = 200
 A, B, C, D = 3, 5, 8, 9  # the ids of four categories, of classes 0 to 3
 NAMES = {A: "rare", B: "common", C: "frequent", D: "absent"}
 CLASSES = {A: 0, B: 1, C: 2, D: 3}
-NAME = "evaluated_in_a_test"  # the data set
+NAME = "evaluated_in_a_test"  # of the data set
 BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
-# The first is a false positive by COCO's rules only.
+# The first detection is a false positive by COCO's rules only.
 DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
@@ -80,12 +80,12 @@ def random_set(seed, images=30, crowds=0.1):
     objects, results = [], []
     for image in range(1, images + 1):
         for _ in range(rng.integers(0, 7)):
-            category, near = int(rng.choice([A, B, C])), box()
+            category, object_box = int(rng.choice([A, B, C])), box()
             crowd = {"iscrowd": 1} if rng.random() < crowds else {}
-            objects.append((image, category, near, crowd))
+            objects.append((image, category, object_box, crowd))
             for _ in range(rng.integers(0, 4)):
-                corner = [max(0, int(v + rng.integers(-3, 4))) for v in near[:2]]
-                size = [max(1, int(v * rng.uniform(0.8, 1.2))) for v in near[2:]]
+                corner = [max(0, int(v + rng.integers(-3, 4))) for v in object_box[:2]]
+                size = [max(1, int(v * rng.uniform(0.8, 1.2))) for v in object_box[2:]]
                 size = [min(s, SIDE - m) for s, m in zip(size, corner)]
                 # Only a few distinct scores, so that many are equal.
                 results.append(result(image, category, corner + size, rng.integers(1, 20) / 20))

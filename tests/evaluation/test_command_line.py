@@ -1,4 +1,4 @@
-"""Tests of the evaluation command: metrics, tables, and errors about its arguments."""
+"""The evaluation command: metrics, tables, and errors about its arguments."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_both_versions_of_lvis_are_recognised(files, tmp_path, count, name, caps
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1" + "0" * 30])
-def test_max_dets_out_of_range_gives_a_one_line_error(files, limit, capsys):
+def test_max_dets_out_of_range_is_rejected_with_one_line(files, limit, capsys):
     files["--max-dets"] = limit
     message = f"--max-dets: expected an integer from 1 to 1,000,000, got {limit}"
     check_rejected(files, message, capsys)
@@ -171,7 +171,7 @@ def test_notes_on_the_ground_truth_are_printed_and_the_fault_limit_holds(files, 
     assert "11 faults (box without size 11); --strict refuses this" in capsys.readouterr().err
 
 
-def test_crowds_can_be_evaluated_as_objects(files, tmp_path, capsys):
+def test_the_flag_crowds_are_objects_evaluates_crowds_as_objects(files, tmp_path, capsys):
     objects = [(1, A, BOX, {"iscrowd": 1}), (1, A, FAR)]
     files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
     assert main(arguments("coco", files)) == 0
@@ -181,7 +181,7 @@ def test_crowds_can_be_evaluated_as_objects(files, tmp_path, capsys):
     assert "2 objects, 4 cat" in printed and "noted: crowd, taken as an object: 1" in printed
 
 
-def test_boxes_need_no_image_sizes_but_masks_do(files, tmp_path, capsys):
+def test_image_sizes_are_needed_for_masks_but_not_for_boxes(files, tmp_path, capsys):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     for image in content["images"]:
         del image["width"], image["height"]
@@ -193,7 +193,7 @@ def test_boxes_need_no_image_sizes_but_masks_do(files, tmp_path, capsys):
     assert "has no 'width'" in capsys.readouterr().err
 
 
-def test_a_byte_order_mark_and_text_ids_are_not_faults(files):
+def test_a_byte_order_mark_and_text_ids_are_accepted(files):
     for flag, key in (("--ground-truth", "images"), ("--results", None)):
         path = Path(files[flag])
         content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Tests of the evaluator on data sets registered by other code, with or without a JSON."""
+"""The evaluator on data sets that other code registered, with or without a JSON file."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_images_of_a_data_set_without_a_json_may_have_string_ids(tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_without_ids_in_the_metadata_classes_are_sorted_by_id(tmp_path):
+def test_classes_are_sorted_by_category_id_if_the_metadata_has_no_ids(tmp_path):
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX), (1, B, FAR)))
     MetadataCatalog.get(NAME).set(json_file=path, evaluator_type="lvis")
     try:
@@ -65,7 +65,7 @@ def test_without_ids_in_the_metadata_classes_are_sorted_by_id(tmp_path):
         MetadataCatalog.remove(NAME)
 
 
-def test_a_file_of_another_lvis_version_is_rejected_although_it_has_all_ids(tmp_path):
+def test_a_file_of_another_lvis_version_raises_user_error_even_if_it_has_all_ids(tmp_path):
     content = ground_truth()
     frequency = {"frequency": "r"}
     content["categories"] = [{"id": i, "name": f"class {i}"} | frequency for i in range(1, 1231)]
@@ -85,11 +85,11 @@ def test_a_file_of_another_lvis_version_is_rejected_although_it_has_all_ids(tmp_
 def test_a_root_category_that_is_registered_as_a_class_is_ignored(tmp_path):
     content = ground_truth((1, A, BOX), (1, B, FAR))
     for category in content["categories"]:
-        category["supercategory"] = "annotation_lists"
-    root = {"id": 0, "name": "annotation_lists", "frequency": "f", "supercategory": "none"}
+        category["supercategory"] = "things"
+    root = {"id": 0, "name": "things", "frequency": "f", "supercategory": "none"}
     content["categories"].insert(0, root)
     path = write(tmp_path / "gt.json", content)
-    names, class_of = ["annotation_lists", "rare", "common"], {0: 0, A: 1, B: 2}
+    names, class_of = ["things", "rare", "common"], {0: 0, A: 1, B: 2}
     MetadataCatalog.get(NAME).set(
         json_file=path, thing_classes=names, thing_dataset_id_to_contiguous_id=class_of
     )
@@ -97,6 +97,6 @@ def test_a_root_category_that_is_registered_as_a_class_is_ignored(tmp_path):
         evaluator = DetectionEvaluator(NAME)
         feed(evaluator, [(1, 0, BOX, 0.9), (1, 1, BOX, 0.8), (1, 2, FAR, 0.7)])
         metrics = evaluator.evaluate()["bbox"]
-        assert metrics["AP"] == pytest.approx(100) and "AP-annotation_lists" not in metrics
+        assert metrics["AP"] == pytest.approx(100) and "AP-things" not in metrics
     finally:
         MetadataCatalog.remove(NAME)

@@ -1,4 +1,4 @@
-"""Tests of the evaluator through Detectron2's interface."""
+"""The evaluator through Detectron2's interface."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from tests.evaluation.cases import (
 
 @pytest.fixture
 def register(tmp_path):
-    """Write and register a file."""
+    """Return a function that writes and registers an annotation file."""
 
     def register_file(content, evaluator_type="lvis", **metadata):
         MetadataCatalog.get(NAME).set(
@@ -109,7 +109,9 @@ def test_masks_are_evaluated_if_the_model_and_the_data_set_have_them(register, c
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
-def test_a_model_without_masks_is_rejected_at_its_first_detection_if_masks_are_a_task(register):
+def test_a_model_without_masks_raises_user_error_at_its_first_detection_if_masks_are_a_task(
+    register,
+):
     register(ground_truth((1, A, BOX)))
     evaluator = DetectionEvaluator(NAME, tasks=["bbox", "segm"])
     feed(evaluator, [])
@@ -128,9 +130,9 @@ def test_the_metrics_equal_those_of_detectron2s_evaluator(register, tmp_path, li
         for entry in entries
     ]
     detectron2 = COCOEvaluator(NAME, output_dir=str(tmp_path), max_dets_per_image=11)
-    ours = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
+    evaluator_with_library = DetectionEvaluator(NAME, library=library, max_dets_per_image=11)
     results = []
-    for evaluator in (detectron2, ours):
+    for evaluator in (detectron2, evaluator_with_library):
         evaluator.reset()
         feed(evaluator, detections, images=range(1, 31), masks=True)
         results.append(evaluator.evaluate())
@@ -171,13 +173,13 @@ def test_no_images_no_annotations_and_no_detections_are_distinguished(register, 
         ({"max_dets_per_image": -1}, "max_dets_per_image: expected .*, got -1"),
     ],
 )
-def test_invalid_arguments_are_rejected(register, options, message):
+def test_invalid_arguments_raise_user_error(register, options, message):
     register(ground_truth((1, A, BOX)))
     with pytest.raises(UserError, match=message):
         DetectionEvaluator(NAME, **options)
 
 
-def test_a_model_or_file_that_does_not_match_the_data_set_is_rejected(register, tmp_path):
+def test_detections_or_files_that_do_not_match_the_data_set_raise_an_error(register, tmp_path):
     register(ground_truth((1, A, BOX)), thing_colors=None)
     evaluator = DetectionEvaluator(NAME)
     with pytest.raises(ValueError, match="image 1: expected classes 0 to 3 .*, got class 4"):
@@ -290,5 +292,7 @@ def test_the_main_process_evaluates_the_detections_of_all_processes(register, tm
     multiprocessing.start_processes(
         evaluate_in_process, (str(tmp_path),), nprocs=2, start_method=method
     )
-    main, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert other == {} and main == pytest.approx({"bbox": 100, "segm": 100})
+    main_results, other_results = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    assert other_results == {} and main_results == pytest.approx({"bbox": 100, "segm": 100})

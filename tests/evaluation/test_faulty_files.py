@@ -32,41 +32,41 @@ def edit(section, index, **changes):
     return change
 
 
-GT, RES = "--ground-truth", "--results"
+GT, RESULTS = "--ground-truth", "--results"
 FAULTS = {
     "a result for an unknown image": (
-        RES,
+        RESULTS,
         edit(None, 1, image_id=7),
         "result[1]: 'image_id': expected the id of an image in the ground truth, got 7",
     ),
     "an unknown category": (
-        RES,
+        RESULTS,
         edit(None, 0, category_id=1),
         "'category_id': expected the id of a category in the ground truth, got 1",
     ),
-    "no score": (RES, edit(None, 0, score=...), "res.json: result[0]: has no 'score'"),
+    "no score": (RESULTS, edit(None, 0, score=...), "res.json: result[0]: has no 'score'"),
     "a score of text": (
-        RES,
+        RESULTS,
         edit(None, 0, score="high"),
         "'score': expected a finite number, got 'high'",
     ),
-    "no box": (RES, edit(None, 0, bbox=...), "result[0]: has no 'bbox'"),
+    "no box": (RESULTS, edit(None, 0, bbox=...), "result[0]: has no 'bbox'"),
     "half a box": (
-        RES,
+        RESULTS,
         edit(None, 0, bbox=[1, 2]),
         "'bbox': expected 4 numbers x, y, width, height, got [1, 2]",
     ),
-    "no list": (
-        RES,
+    "not a list": (
+        RESULTS,
         lambda content: {"results": content},
         "res.json: expected a list of results, got dict",
     ),
     "predictions without images": (
-        RES,
+        RESULTS,
         lambda content: {"annotations": content},
         "res.json: has no 'categories', which COCO and LVIS files have",
     ),
-    "a result of a number": (RES, lambda content: [3], "result[0]: expected an object, got 3"),
+    "a result of a number": (RESULTS, lambda content: [3], "result[0]: expected an object, got 3"),
     "no categories": (GT, lambda content: {"images": []}, "gt.json: has no 'categories'"),
     "no annotations": (
         GT,
@@ -95,17 +95,17 @@ FAULTS = {
         r"categories[0]): 'name': expected characters that UTF-8 can encode, got '\ud800'",
     ),
     "a score beyond floats": (
-        RES,
+        RESULTS,
         edit(None, 0, score=10**400),
         "result[0]: 'score': expected a finite number, got 10000",
     ),
     "a box beyond floats": (
-        RES,
+        RESULTS,
         edit(None, 0, bbox=[1, 2, 3, 10**400]),
         "'bbox': expected finite numbers, got [1, 2, 3, 10",
     ),
     "a result of negative size": (
-        RES,
+        RESULTS,
         edit(None, 0, bbox=[1, 2, -3, 4]),
         "result[0]: 'bbox': expected a width and height of at least 0, got [1, 2, -3, 4]",
     ),
@@ -141,7 +141,7 @@ def test_a_faulty_file_gives_a_one_line_error_and_nothing_is_written(files, case
     check_rejected(files, message, capsys)
 
 
-@pytest.mark.parametrize("flag", [GT, RES])
+@pytest.mark.parametrize("flag", [GT, RESULTS])
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -194,7 +194,7 @@ def test_result_masks_must_be_compressed_rle_of_the_image_size(files, tmp_path, 
     check_rejected(files, "no annotation has a 'segmentation'", capsys)
 
 
-SHORT = mask(BOX)["counts"][:-1]
+CUT_COUNTS = mask(BOX)["counts"][:-1]
 BAD_MASKS = {
     "a point of NaN": (
         [[1, 1, 5, 1, 5, float("nan")]],
@@ -227,7 +227,7 @@ BAD_MASKS = {
         "integers of at least 0 that sum to the image's",
     ),
     "cut short": (
-        {"size": [200, 200], "counts": SHORT},
+        {"size": [200, 200], "counts": CUT_COUNTS},
         "expected runs that sum to 40000 pixels",
     ),
 }

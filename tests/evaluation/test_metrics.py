@@ -1,4 +1,4 @@
-"""Tests of AP by COCO's and LVIS's rules against hand-computed values, with both libraries."""
+"""AP by COCO's and LVIS's rules equals hand-computed values, with both libraries."""
 
 import copy
 import math
@@ -10,8 +10,8 @@ from ranking_det.evaluation.ground_truth import fill_masks
 from ranking_det.user_errors import UserError
 from tests.evaluation.cases import NAMES, A, B, C, D, ground_truth, prepare, random_set, result
 
-BOX, OTHER, FAR = [10, 10, 40, 40], [100, 10, 40, 40], [100, 100, 60, 60]
-BOTH = pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+BOX, SECOND_BOX, FAR = [10, 10, 40, 40], [100, 10, 40, 40], [100, 100, 60, 60]
+BOTH_IOU_TYPES = pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 
 
 def evaluate(content, results, iou_type="bbox", rules="lvis", **options):
@@ -20,11 +20,11 @@ def evaluate(content, results, iou_type="bbox", rules="lvis", **options):
     return average_precision(content, results, iou_type, rules=rules, **options)
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
 def test_ap_is_the_mean_of_the_precision_at_101_recalls(iou_type, rules):
-    content = ground_truth((1, A, BOX), (1, A, OTHER))
-    results = [result(1, A, BOX, 0.9), result(1, A, FAR, 0.8), result(1, A, OTHER, 0.7)]
+    content = ground_truth((1, A, BOX), (1, A, SECOND_BOX))
+    results = [result(1, A, BOX, 0.9), result(1, A, FAR, 0.8), result(1, A, SECOND_BOX, 0.7)]
     # Precision is 1 up to recall .5 (51 of the recalls 0, .01 to 1), then 2/3.
     expected = 100 * (51 + 50 * 2 / 3) / 101
     metrics = evaluate(content, results, iou_type, rules)
@@ -39,7 +39,7 @@ def test_ap_is_the_mean_over_the_iou_thresholds():
     assert metrics["AP50"] == pytest.approx(100) and metrics["AP75"] == 0
 
 
-@BOTH
+@BOTH_IOU_TYPES
 def test_objects_and_detections_count_in_their_area_range(iou_type):
     small, medium, large = [0, 0, 31, 32], [40, 0, 50, 50], [40, 60, 120, 120]
     content = ground_truth((1, A, small), (1, A, medium), (1, A, large))
@@ -52,7 +52,7 @@ def test_objects_and_detections_count_in_their_area_range(iou_type):
 
 
 def test_rare_common_and_frequent_classes_are_averaged_separately():
-    content = ground_truth((1, A, BOX), (1, B, BOX), (1, B, OTHER))
+    content = ground_truth((1, A, BOX), (1, B, BOX), (1, B, SECOND_BOX))
     metrics = evaluate(content, [result(1, A, BOX, 0.9), result(1, B, BOX, 0.9)])
     half = 100 * 51 / 101
     assert metrics["APr"] == pytest.approx(100) and metrics["APc"] == pytest.approx(half)
@@ -61,7 +61,7 @@ def test_rare_common_and_frequent_classes_are_averaged_separately():
     assert {f"AP-{name}" for name in NAMES.values()} < metrics.keys()
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize(
     ("image", "lists", "lvis", "coco"),
     [
@@ -84,14 +84,14 @@ def test_an_unmatched_detection_is_a_false_positive_only_where_its_class_is_anno
 
 
 def test_objects_of_a_class_not_annotated_exhaustively_still_count():
-    content = ground_truth((1, A, BOX), (1, A, OTHER), not_exhaustive={1: [A]})
+    content = ground_truth((1, A, BOX), (1, A, SECOND_BOX), not_exhaustive={1: [A]})
     metrics = evaluate(content, [result(1, A, BOX, 0.9)])
     assert metrics["AP"] == pytest.approx(100 * 51 / 101)
 
 
 def test_lvis_counts_the_300_best_detections_of_an_image_over_all_classes():
-    content = ground_truth((1, A, BOX), (1, B, OTHER))
-    results = [result(1, B, OTHER, 0.5), result(1, A, BOX, 0.1)]
+    content = ground_truth((1, A, BOX), (1, B, SECOND_BOX))
+    results = [result(1, B, SECOND_BOX, 0.5), result(1, A, BOX, 0.1)]
     results[1:1] = [result(1, C, FAR, 0.4) for _ in range(299)]
     assert evaluate(content, results[1:])["AP-rare"] == pytest.approx(100)  # 300 in total
     metrics = evaluate(content, results)
@@ -107,7 +107,7 @@ def test_lvis_counts_the_300_best_detections_of_an_image_over_all_classes():
     assert evaluate(content, results)["AP-rare"] == pytest.approx(100)
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
 @pytest.mark.parametrize("library", ["faster-coco-eval", "pycocotools"])
 def test_ap_is_0_without_detections_and_nan_without_objects(iou_type, rules, library):
@@ -121,13 +121,13 @@ def test_ap_is_0_without_detections_and_nan_without_objects(iou_type, rules, lib
     if rules == "lvis":
         assert metrics["APr"] == 0 and math.isnan(metrics["APc"])
     for results in ([], [result(1, A, BOX, 0.9)]):
-        none = evaluate(ground_truth(), results, iou_type, rules, library=library)
-        assert all(map(math.isnan, none.values()))
+        metrics = evaluate(ground_truth(), results, iou_type, rules, library=library)
+        assert all(map(math.isnan, metrics.values()))
 
 
-@BOTH
+@BOTH_IOU_TYPES
 def test_objects_without_a_mask_and_masks_without_area_do_not_crash(iou_type):
-    content = ground_truth((1, A, BOX), (1, A, OTHER, {"segmentation": []}), (2, B, FAR))
+    content = ground_truth((1, A, BOX), (1, A, SECOND_BOX, {"segmentation": []}), (2, B, FAR))
     content["annotations"][2]["segmentation"] = [[5, 5, 5, 5, 5, 5]]
     flat = result(1, A, [0, 0, 0, 0], 0.2)
     metrics = evaluate(content, [result(1, A, BOX, 0.9), flat], iou_type)
@@ -135,7 +135,7 @@ def test_objects_without_a_mask_and_masks_without_area_do_not_crash(iou_type):
     assert metrics["AP-common"] == 0
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize("max_dets", [100, 4])
 def test_both_libraries_agree_on_cocos_rules(iou_type, max_dets):
     for seed in range(3):
@@ -147,10 +147,10 @@ def test_both_libraries_agree_on_cocos_rules(iou_type, max_dets):
         assert fast == pytest.approx(reference, abs=1e-9, nan_ok=True)
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize("identity", [0, -1, -5, 2**53 + 1, 2**63 - 1, 10**30])
 def test_ids_of_annotations_do_not_change_ap(iou_type, identity):
-    boxes = [BOX, OTHER, FAR]
+    boxes = [BOX, SECOND_BOX, FAR]
     content = ground_truth(*[(1, A, box) for box in boxes])
     for i, annotation in enumerate(content["annotations"]):
         annotation["id"] = identity - i
@@ -160,7 +160,7 @@ def test_ids_of_annotations_do_not_change_ap(iou_type, identity):
         assert metrics["AP"] == pytest.approx(100), library
 
 
-def test_neither_the_classes_per_call_nor_a_second_evaluation_change_ap(
+def test_the_block_size_and_a_second_evaluation_do_not_change_ap(
     monkeypatch,
 ):
     content, results = random_set(0)
@@ -173,16 +173,18 @@ def test_neither_the_classes_per_call_nor_a_second_evaluation_change_ap(
     assert repeated == pytest.approx(metrics, abs=0, nan_ok=True)
 
 
-def test_only_the_given_classes_count():
+def test_ap_is_computed_over_the_given_classes_only():
     content = ground_truth((1, A, BOX), (1, B, BOX))
     metrics = evaluate(content, [result(1, A, BOX, 0.9)], classes={A: "one", D: "none"})
     assert metrics["AP"] == metrics["AP-one"] == pytest.approx(100)
     assert "AP-common" not in metrics and math.isnan(metrics["AP-none"])
 
 
-@BOTH
+@BOTH_IOU_TYPES
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
-def test_ids_of_images_and_categories_may_be_text_or_beyond_floats(iou_type, rules):
+def test_ids_of_images_and_categories_may_be_text_or_integers_that_floats_cannot_hold(
+    iou_type, rules
+):
     content, results = random_set(4)
     expected = evaluate(content, results, iou_type, rules)
     image_ids = {i: f"6f9619ff-{i}" if i % 2 else 2**53 + i for i in range(1, 31)}

@@ -11,7 +11,7 @@ from ranking_det.data.shapes import prepare_shapes
 from tests.cases import call_main, run_function
 from tests.contracts import check_data_set
 
-TRAINED = ["correlation_loss", "topk_iou", "separable_net", "csv_boxes"]
+EXAMPLES = ["correlation_loss", "topk_iou", "separable_net", "csv_boxes"]
 ITERATIONS = 4
 
 
@@ -23,10 +23,10 @@ def run_all(commands):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """The output folders, after all commands in one process: starting one takes seconds."""
+    """Run all commands in one process, which takes seconds to start; return the output folder."""
     data, root = tmp_path_factory.mktemp("datasets"), tmp_path_factory.mktemp("outputs")
     folder = prepare_shapes(data, train=6, val=2, size=64)
-    config = {name: ["--config-file", f"examples/{name}_shapes.py"] for name in TRAINED}
+    config = {name: ["--config-file", f"examples/{name}_shapes.py"] for name in EXAMPLES}
     config = {name: [*words, f"train.output_dir={root / name}"] for name, words in config.items()}
     small = ["dataloader.train.total_batch_size=2", "train.log_period=1", "train.eval_period=1000"]
     small += [f"train.max_iter={ITERATIONS}"]
@@ -46,14 +46,14 @@ def outputs(tmp_path_factory):
 
 
 def losses(folder):
-    """The losses that were logged, by name."""
+    """Return the logged losses, by name."""
     lines = (folder / "metrics.json").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     names = {name for record in records for name in record if "loss" in name}
     return {name: [record[name] for record in records if name in record] for name in names}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_trains_with_finite_losses_and_is_evaluated(outputs, name):
     logged = losses(outputs / name)
     assert len(logged["total_loss"]) >= ITERATIONS
@@ -63,15 +63,15 @@ def test_an_example_trains_with_finite_losses_and_is_evaluated(outputs, name):
     assert (outputs / name / "model_final.pth").is_file()
 
 
-def test_the_loss_of_the_example_is_logged_by_its_parts(outputs):
+def test_the_parts_of_the_correlation_loss_example_are_logged(outputs):
     assert {"loss_cls", "loss_corr", "loss_box"} < set(losses(outputs / "correlation_loss"))
 
 
-def test_the_positives_of_the_assigner_are_drawn(outputs):
+def test_the_preview_draws_the_positives_of_the_topk_iou_assigner(outputs):
     assert len(list((outputs / "topk_iou" / "preview").glob("*.png"))) == 2
 
 
-def test_the_data_set_goes_through_every_command(outputs):
+def test_every_command_accepts_the_csv_data_set(outputs):
     folder = outputs / "csv_boxes"
     assert len(losses(folder)["total_loss"]) == ITERATIONS + 2
     assert len(list((folder / "preview").glob("*.png"))) == 2

@@ -24,7 +24,7 @@ def test_the_loss_is_one_minus_pearsons_coefficient(name):
     assert correlation_loss(logits, positives, quality).item() == pytest.approx(expected)
 
 
-def test_the_gradient_is_the_derivative():
+def test_the_gradient_agrees_with_finite_differences():
     logits, positives, quality = CASES["no negative"]
     assert torch.autograd.gradcheck(lambda x: correlation_loss(x, positives, quality), logits)
 

@@ -28,20 +28,20 @@ def make_model(num_classes=3):
 
 
 def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=False):
-    """Make an image on grey: each object is a triangle in another colour, of class 0, 1, ... ."""
+    """Make a grey image with a triangle for each box, each of another colour and class."""
     height, width = size
-    picture, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
+    canvas, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
     polygons = []
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         polygons.append([np.array([x1, y1, x2, y1, x1, y2], dtype=np.float64)])
         color = tuple(255 * (channel == i) for channel in range(3))
-        ImageDraw.Draw(picture).polygon(polygons[-1][0].tolist(), color)
+        ImageDraw.Draw(canvas).polygon(polygons[-1][0].tolist(), color)
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.gt_classes = torch.arange(len(boxes))
     instances.gt_masks = PolygonMasks(polygons)
     if bitmaps:
         instances.gt_masks = BitMasks.from_polygon_masks(instances.gt_masks, height, width)
-    image = torch.from_numpy(np.array(picture).transpose(2, 0, 1).copy())
+    image = torch.from_numpy(np.array(canvas).transpose(2, 0, 1).copy())
     return {"image": image, "instances": instances, "height": height, "width": width}
 
 
@@ -54,7 +54,7 @@ def test_a_cell_is_assigned_to_the_smallest_object_with_the_cell_in_its_center()
     valid[20] = False
     labels, index = CenterRegion(size=0.5)([cells], [boxes], [torch.tensor([2, 1])], valid)
     expected = torch.full((6, 6), -1)
-    expected[1:5, 1:5] = 0  # three cells wide and not two, both edges included
+    expected[1:5, 1:5] = 0  # three cells wide instead of two: both edges count
     expected[2, 2], expected[3, 2] = 1, -1
     assert torch.equal(index.reshape(6, 6), expected)
     assert labels[0] == BACKGROUND and labels[14:16].tolist() == [1, 2]
@@ -102,7 +102,7 @@ def test_a_step_has_finite_losses_and_gradients(name):
     assert any(parameter.grad.any() for parameter in model.parameters()) == (name != "no objects")
 
 
-def test_an_object_without_a_mask_is_found_but_trains_no_mask():
+def test_an_object_without_a_mask_does_not_train_the_masks():
     model = make_model().train()
     batch = [make_image(), make_image()]
     before = model(batch)
@@ -130,11 +130,11 @@ def test_the_detector_overfits_two_images():
             detections.pred_classes
         ]
         truth = truth.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        both, either = (truth & detections.pred_masks), (truth | detections.pred_masks)
-        assert (both.sum((1, 2)) / either.sum((1, 2))).min() > 0.7
+        intersection, union = (truth & detections.pred_masks), (truth | detections.pred_masks)
+        assert (intersection.sum((1, 2)) / union.sum((1, 2))).min() > 0.7
 
 
-def test_the_preview_gets_the_positives_of_a_step():
+def test_find_positives_returns_the_positives_of_a_training_step():
     model = make_model().train()
     batch = [make_image((40, 90)), make_image(boxes=()), make_image()]
     candidates = []
@@ -142,21 +142,23 @@ def test_the_preview_gets_the_positives_of_a_step():
     model(batch)
     positives = model.find_positives(batch)
     image = candidates[0].image[candidates[0].positives]
-    assert [len(of_image.index) for of_image in positives] == image.bincount(minlength=3).tolist()
+    assert [len(image_positives.index) for image_positives in positives] == image.bincount(
+        minlength=3
+    ).tolist()
     labels = torch.cat([b["instances"].gt_classes[f.index] for b, f in zip(batch, positives)])
     assert torch.equal(labels, candidates[0].labels[candidates[0].positives])
     assert positives[0].are_points and len(positives[1].index) == 0
 
 
 def write_set(folder, split, count):
-    """Images of two triangles of two classes, as a COCO file with masks."""
+    """Write images with triangles of two classes, and a COCO JSON with their masks."""
     images, annotations = [], []
     (folder / split).mkdir()
     for i in range(count):
         x, y = 4 * (i % 5), 3 * (i % 4)
         inputs = make_image(boxes=((x, y, x + 28, y + 30), (30, 30, 60 - x, 60 - y)))
-        picture = Image.fromarray(inputs["image"].permute(1, 2, 0).numpy())
-        picture.save(folder / split / f"{i}.png")
+        canvas = Image.fromarray(inputs["image"].permute(1, 2, 0).numpy())
+        canvas.save(folder / split / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
         for label, (box, polygons) in enumerate(
             zip(inputs["instances"].gt_boxes, inputs["instances"].gt_masks.polygons)
@@ -190,12 +192,12 @@ def test_every_command_runs_on_custom_data(tmp_path):
     ]
     common = ["--config-file", CONFIG, *data, f"train.output_dir={output}"]
     steps = ["train.eval_period=1000", "train.log_period=5"]
-    pictures = [str(tmp_path / "val" / f"{i}.png") for i in range(2)]
+    image_paths = [str(tmp_path / "val" / f"{i}.png") for i in range(2)]
     commands = [
         [*common, "train.max_iter=12", *steps],
         ["--resume", *common, "train.max_iter=24", *steps],
         ["--preview", "2", *common],
-        ["--predict", *pictures, "--config-file", CONFIG, f"train.output_dir={output}"],
+        ["--predict", *image_paths, "--config-file", CONFIG, f"train.output_dir={output}"],
         ["--eval-only", *common],
     ]
     process = run_commands(commands)

@@ -1,4 +1,4 @@
-"""Tests of examples/separable_net.py: contract alone and below an FPN, and a training step."""
+"""Tests of examples/separable_net.py: contract with and without an FPN, and a training step."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tests of examples/topk_iou.py: rule, contract, and a training step of a detector with it."""
+"""Tests of examples/topk_iou.py: assignments, contract, and a training step."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.modeling.cases import CONFIGS, make_batch
 
 
 def by_loop(anchors, boxes, valid, topk, min_iou, ignore_iou):
-    """Apply the assignment rule in a loop, one object and one anchor at a time."""
+    """Assign in a loop, one object and one anchor at a time."""
     ious = [[float(box_iou(anchor, box)) for anchor in anchors] for box in boxes]
     best = [
         sorted((r for r in range(len(anchors)) if valid[r]), key=lambda r: -row[r])[:topk]
@@ -64,7 +64,7 @@ def test_the_error_names_the_wrong_argument():
         TopKIoU(min_iou=0)
 
 
-def test_a_file_and_a_config_outside_the_repository_work_too(tmp_path, monkeypatch):
+def test_an_assigner_and_a_config_outside_the_repository_can_be_used(tmp_path, monkeypatch):
     source = (CONFIGS.parent / "examples" / "topk_iou.py").read_text()
     (tmp_path / "outside_assigner.py").write_text(source.replace("TopKIoU", "MyAssigner"))
     (tmp_path / "config.py").write_text(

@@ -20,8 +20,8 @@ def soft_nms(boxes, scores, classes, *, max_detections=100, min_score=0.0, **opt
     return SoftNMS(min_score=min_score, **options)(boxes, scores, classes, max_detections)[:2]
 
 
-class Pick(nn.Module):
-    """A suppression with given survivors."""
+class FixedSurvivors(nn.Module):
+    """A suppression that returns given survivors."""
 
     def __init__(self, rows):
         super().__init__()
@@ -33,4 +33,4 @@ class Pick(nn.Module):
 
 def vote_boxes(rows, boxes, scores, classes, **options):
     """Return the boxes of given survivors after score voting by all detections."""
-    return ScoreVoting(Pick(rows), **options)(boxes, scores, classes, len(rows)).boxes
+    return ScoreVoting(FixedSurvivors(rows), **options)(boxes, scores, classes, len(rows)).boxes

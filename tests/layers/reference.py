@@ -13,7 +13,7 @@ def iou(a, b):
 
 
 def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
-    """Suppress each class separately: (index, lowered score) of all, by descending score."""
+    """Soft-NMS per class: return (index, lowered score) of all boxes, by descending score."""
     picks = []
     for c in set(classes):
         remaining = {i: s for i, s in enumerate(scores) if classes[i] == c}
@@ -30,6 +30,7 @@ def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
 
 
 def vote(survivors, boxes, scores, classes, min_iou, sigma):
+    """Score voting: average the boxes of a class, weighted by score and IoU."""
     voted = []
     for k in survivors:
         total, mean = 0.0, [0.0] * 4
@@ -44,7 +45,7 @@ def vote(survivors, boxes, scores, classes, min_iou, sigma):
 
 
 def carafe(features, kernels, size, group, scale):
-    """Upsample nested lists (C, H, W) with kernels (g k k, s H, s W), section 3.3."""
+    """Upsample nested lists (C, H, W) with kernels (g k k, s H, s W): CARAFE, section 3.3."""
     channels, height, width = len(features), len(features[0]), len(features[0][0])
     reach = size // 2
 

@@ -6,7 +6,7 @@ import torch
 from ranking_det.layers import CARAFE, carafe
 from tests.layers import reference
 
-# In the package, the name "carafe" is the function.
+# The attribute ``carafe`` of the package is the function, not this module.
 MODULE = importlib.import_module("ranking_det.layers.carafe")
 
 
@@ -20,13 +20,13 @@ def inputs(shape, size, group, scale, dtype=torch.float64):
     ]
 
 
-def from_loops(features, kernels, size, group, scale):
+def reference_on_tensors(features, kernels, size, group, scale):
     """Call the reference on scalar tensors, so autograd gives its gradients."""
     images = []
     for image in zip(features, kernels):
         lists = [[[list(row) for row in channel] for channel in tensor] for tensor in image]
-        fine = reference.carafe(*lists, size, group, scale)
-        images.append(torch.stack([torch.stack([torch.stack(r) for r in c]) for c in fine]))
+        upsampled = reference.carafe(*lists, size, group, scale)
+        images.append(torch.stack([torch.stack([torch.stack(r) for r in c]) for c in upsampled]))
     return torch.stack(images)
 
 
@@ -47,7 +47,7 @@ def test_values_and_gradients_agree_with_the_reference(
 ):
     monkeypatch.setitem(MODULE.BLOCK_ENTRIES, "cpu", block)
     tensors = inputs(shape, size, group, scale)
-    expected = from_loops(*tensors, size, group, scale)
+    expected = reference_on_tensors(*tensors, size, group, scale)
     upsampled = carafe(*tensors, size, group, scale)
     torch.testing.assert_close(upsampled, expected)
     incoming = torch.randn(upsampled.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -72,7 +72,7 @@ def test_the_memory_layout_does_not_change_the_result():
 
 
 def with_distinct_kernels(group=1, scale=2):
-    """A CARAFE layer with different kernels for each pixel."""
+    """Make a CARAFE layer whose kernels differ from pixel to pixel."""
     torch.manual_seed(0)
     module = CARAFE(8, scale=scale, group=group)
     torch.nn.init.normal_(module.encoder.weight, std=0.5)
@@ -93,7 +93,7 @@ def test_kernels_sum_to_1_and_preserve_constant_features_inside_the_border(group
     assert (out[:, :, 0] < 3.0).all() and out[:, :, 0].mean() < 2.5
 
 
-def test_at_initialisation_a_pixel_is_about_the_mean_of_its_window():
+def test_a_new_layer_gives_about_the_mean_of_each_window():
     torch.manual_seed(0)
     module = CARAFE(8)
     features = torch.randn(1, 8, 6, 5)

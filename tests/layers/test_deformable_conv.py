@@ -17,7 +17,7 @@ from tests.layers import reference
 
 
 class Block(nn.Module):
-    """A convolution and, where a network has it, a list of them."""
+    """A block with one convolution."""
 
     def __init__(self, channels=4, out_channels=6, **options):
         super().__init__()
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 def deformable(deformable_groups=1, seed=0, std=0.7, **options):
-    """A block in float64 whose offsets and masks differ from pixel to pixel."""
+    """Make a float64 block whose offsets and masks differ from pixel to pixel."""
     torch.manual_seed(seed)
     block = deform_convolutions(Block(**options), ["conv"], deformable_groups).double()
     nn.init.normal_(block.conv_offset.weight, std=std)
@@ -72,7 +72,7 @@ def test_zero_offsets_and_a_mask_of_one_give_the_plain_convolution():
         torch.testing.assert_close(block(features()), plain(features()))
 
 
-def test_the_gradients_are_those_of_the_output():
+def test_the_gradients_agree_with_finite_differences():
     block = deformable(2, channels=2, out_channels=2, std=0.3)
     inputs = features(3, 3, channels=2, images=1).requires_grad_()
     parameters = dict(block.named_parameters())
@@ -85,7 +85,7 @@ def test_the_gradients_are_those_of_the_output():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_computed_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype):
     block = deformable(std=0.1).float()
     inputs = features().float()
     expected = block(inputs)
@@ -104,7 +104,7 @@ def test_an_empty_batch_and_a_meta_tensor_have_the_shape_of_the_plain_convolutio
 
 
 def resnet(block_class, **options):
-    """A ResNet with bottlenecks of 8, 16 and 32 channels."""
+    """Make a ResNet with bottlenecks of 8, 16 and 32 channels."""
     stages = [
         ResNet.make_stage(
             block_class if i else BottleneckBlock,
@@ -123,17 +123,21 @@ def resnet(block_class, **options):
 def test_a_resnet_has_the_state_dict_of_detectron2s_deformable_blocks():
     network = deform_convolutions(resnet(BottleneckBlock), ["res3", "res4"], deformable_groups=4)
     options = {"deform_modulated": True, "deform_num_groups": 4}
-    theirs = resnet(DeformBottleneckBlock, **options).state_dict()
-    ours = network.state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
-    assert "res3.0.conv2_offset.weight" in ours
-    network.load_state_dict(theirs)
+    detectron2_state = resnet(DeformBottleneckBlock, **options).state_dict()
+    state = network.state_dict()
+    assert {k: v.shape for k, v in state.items()} == {
+        k: v.shape for k, v in detectron2_state.items()
+    }
+    assert "res3.0.conv2_offset.weight" in state
+    network.load_state_dict(detectron2_state)
     names = [name for name, _ in network.named_parameters()]
-    assert sorted(names) == sorted(k for k in theirs if k in dict(network.named_parameters()))
+    assert sorted(names) == sorted(
+        k for k in detectron2_state if k in dict(network.named_parameters())
+    )
     assert network(torch.zeros(1, 3, 64, 64))["res4"].shape == (1, 64, 4, 4)
 
 
-def test_norm_and_activation_of_the_convolution_stay():
+def test_the_norm_and_activation_of_the_convolution_are_kept():
     conv = Conv2d(4, 4, 3, padding=1, bias=False, norm=nn.BatchNorm2d(4), activation=nn.ReLU())
     inputs = features().float()
     with torch.no_grad():
@@ -145,7 +149,7 @@ def test_norm_and_activation_of_the_convolution_stay():
     torch.testing.assert_close(network["conv"](inputs), expected)
 
 
-def test_convolutions_in_lists_have_their_offset_layer_in_the_block_around_it():
+def test_the_offset_layers_of_convolutions_in_a_list_belong_to_the_block_around_it():
     block = nn.Module()
     block.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
     network = nn.Module()
@@ -178,11 +182,11 @@ def test_the_offset_layer_of_a_frozen_convolution_is_frozen():
         (["conv"], 0, "deformable_groups: expected an integer of at least 1, got 0"),
     ],
 )
-def test_wrong_stages_and_groups_raise_an_error(stages, groups, message):
+def test_wrong_stages_and_groups_raise_value_error(stages, groups, message):
     with pytest.raises(ValueError, match=message):
         deform_convolutions(Block(), stages, groups)
 
 
-def test_a_stage_without_3x3_convolutions_raises_an_error():
+def test_a_stage_without_3x3_convolutions_raises_value_error():
     with pytest.raises(ValueError, match="stages: expected stages with 3x3 convolutions"):
         deform_convolutions(nn.ModuleDict({"a": nn.Conv2d(4, 4, 1)}), ["a"])

@@ -30,7 +30,7 @@ def test_score_voting_agrees_with_the_reference_for_any_block_size(
     torch.testing.assert_close(voted, expected)
 
 
-def test_the_defaults_follow_the_paper():
+def test_the_default_options_are_those_of_the_paper():
     boxes, scores, classes = detections(40)
     survivors = torch.arange(40)
     args = survivors.tolist(), boxes.tolist(), scores.tolist(), classes.tolist()
@@ -40,7 +40,7 @@ def test_the_defaults_follow_the_paper():
     torch.testing.assert_close(vote_boxes(survivors, boxes, scores, classes, sigma=9.0), expected)
 
 
-def test_a_box_of_iou_0_or_of_another_class_does_not_count():
+def test_boxes_of_iou_0_or_of_another_class_have_no_vote():
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [9.0, 9.0, 12.0, 12.0], [1.0, 1.0, 9.0, 9.0]])
     voted = vote_boxes(
         torch.tensor([0]), boxes, torch.tensor([0.1, 0.9, 0.9]), torch.tensor([0, 0, 1])
@@ -54,12 +54,14 @@ def test_empty_and_non_finite_boxes_do_not_affect_the_others():
     boxes[1], boxes[2, 3] = torch.nan, torch.inf
     voted = vote_boxes(torch.arange(12), boxes, scores, classes)
     assert torch.equal(voted[0], boxes[0])  # its IoU with itself is 0
-    good = torch.arange(3, 12)
-    alone = vote_boxes(torch.arange(9), boxes[good], scores[good], classes[good])
-    torch.testing.assert_close(voted[3:], alone)
+    valid_rows = torch.arange(3, 12)
+    good_only = vote_boxes(
+        torch.arange(9), boxes[valid_rows], scores[valid_rows], classes[valid_rows]
+    )
+    torch.testing.assert_close(voted[3:], good_only)
 
 
-def test_equal_boxes_far_from_the_origin_do_not_move():
+def test_equal_boxes_far_from_the_origin_are_not_changed_by_rounding():
     boxes = torch.tensor([[99999.1, 5000.3, 100010.7, 5020.9]]).repeat(50, 1)
     classes = torch.zeros(50, dtype=torch.int64)
     voted = vote_boxes(torch.tensor([7]), boxes, torch.rand(50), classes)
@@ -76,7 +78,7 @@ def test_half_precision_and_autocast_are_computed_in_float32(dtype):
     assert voted.dtype == torch.float32 and torch.equal(voted, expected)
 
 
-def test_score_voting_accepts_no_survivors_and_no_detections():
+def test_score_voting_accepts_empty_survivors_and_detections():
     boxes, scores, classes = detections(5)
     none = torch.zeros(0, dtype=torch.int64)
     assert vote_boxes(none, boxes, scores, classes).shape == (0, 4)

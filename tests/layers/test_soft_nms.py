@@ -44,15 +44,15 @@ def test_soft_nms_agrees_with_the_reference(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_smaller_limit_gives_the_first_picks_of_a_larger_one(method):
+def test_a_smaller_limit_gives_the_first_detections_of_a_larger_limit(method):
     case = detections(300, num_classes=4)
-    whole = soft_nms(*case, method=method, iou_thresh=0.2, max_detections=300)
-    assert len(whole[0]) == 300 and (whole[1].diff() <= 0).all()
-    assert (whole[1] < case[1][whole[0]]).sum() > 100  # most scores are lowered
+    all_detections = soft_nms(*case, method=method, iou_thresh=0.2, max_detections=300)
+    assert len(all_detections[0]) == 300 and (all_detections[1].diff() <= 0).all()
+    assert (all_detections[1] < case[1][all_detections[0]]).sum() > 100  # most scores are lowered
     for count in (1, 7, 100, 299):
         part = soft_nms(*case, method=method, iou_thresh=0.2, max_detections=count)
-        assert part[0].tolist() == whole[0][:count].tolist()
-        assert part[1].tolist() == whole[1][:count].tolist()
+        assert part[0].tolist() == all_detections[0][:count].tolist()
+        assert part[1].tolist() == all_detections[1][:count].tolist()
 
 
 @pytest.mark.parametrize(("method", "factor"), [("linear", 0.4), ("gaussian", math.exp(-0.72))])
@@ -72,7 +72,7 @@ def test_the_linear_method_lowers_scores_at_and_above_the_threshold():
     assert soft_nms(*case, iou_thresh=0.51)[1].tolist() == [0.9, 0.8]
 
 
-def test_the_order_of_the_boxes_does_not_matter():
+def test_the_order_of_the_boxes_does_not_change_the_result():
     boxes, scores, classes = detections(50, seed=3)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     index, lowered = soft_nms(boxes, scores, classes, method="gaussian")
@@ -89,11 +89,11 @@ def test_non_finite_boxes_and_nan_scores_do_not_affect_the_others(method):
     index, lowered = soft_nms(boxes, scores, classes, method=method)
     assert lowered.isfinite().all() and 5 not in index.tolist()
     assert sorted(index.tolist()) == [i for i in range(20) if i != 5]
-    # The other detections are the same as without them.
-    good = [i for i in range(20) if i not in (3, 4, 5)]
-    alone = soft_nms(boxes[good], scores[good], classes[good], method=method)
-    rest = [i for i in index.tolist() if i in good]
-    assert rest == [good[i] for i in alone[0].tolist()]
+    # The other detections are the same as without the invalid ones.
+    valid_rows = [i for i in range(20) if i not in (3, 4, 5)]
+    good_only = soft_nms(boxes[valid_rows], scores[valid_rows], classes[valid_rows], method=method)
+    rest = [i for i in index.tolist() if i in valid_rows]
+    assert rest == [valid_rows[i] for i in good_only[0].tolist()]
 
 
 def test_scores_of_equal_boxes_become_0_and_are_dropped():
@@ -118,22 +118,34 @@ def test_no_argument_is_changed():
     assert all(torch.equal(a, b) for a, b in zip(case, copies))
 
 
-GOOD = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+VALID = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
     ("case", "options", "message"),
     [
-        ((GOOD[0][:, :3], *GOOD[1:]), {}, r"boxes: expected a float tensor \(n, 4\), got .*2, 3"),
-        ((GOOD[0], GOOD[1][:1], GOOD[2]), {}, r"scores: expected a float tensor \(2,\), .*\(1,\)"),
-        ((GOOD[0], GOOD[2], GOOD[2]), {}, "scores: expected a float tensor .* got torch.int64"),
-        ((GOOD[0], GOOD[1], GOOD[1]), {}, "classes: expected an integer tensor .* torch.float32"),
-        ((GOOD[0], GOOD[1], GOOD[2].to("meta")), {}, "classes: expected a tensor on cpu, got .*me"),
-        (GOOD, {"method": "hard"}, "method: expected one of linear, gaussian, got 'hard'"),
-        (GOOD, {"sigma": 0}, "sigma: expected a finite number above 0, got 0"),
-        (GOOD, {"sigma": math.nan}, "sigma: expected a finite number above 0, got nan"),
-        (GOOD, {"min_score": -1}, "min_score: expected a finite number of at least 0, got -1"),
-        (GOOD, {"max_detections": 0}, "limit: expected an integer of at least 1, got 0"),
+        ((VALID[0][:, :3], *VALID[1:]), {}, r"boxes: expected a float tensor \(n, 4\), got .*2, 3"),
+        (
+            (VALID[0], VALID[1][:1], VALID[2]),
+            {},
+            r"scores: expected a float tensor \(2,\), .*\(1,\)",
+        ),
+        ((VALID[0], VALID[2], VALID[2]), {}, "scores: expected a float tensor .* got torch.int64"),
+        (
+            (VALID[0], VALID[1], VALID[1]),
+            {},
+            "classes: expected an integer tensor .* torch.float32",
+        ),
+        (
+            (VALID[0], VALID[1], VALID[2].to("meta")),
+            {},
+            "classes: expected a tensor on cpu, got .*me",
+        ),
+        (VALID, {"method": "hard"}, "method: expected one of linear, gaussian, got 'hard'"),
+        (VALID, {"sigma": 0}, "sigma: expected a finite number above 0, got 0"),
+        (VALID, {"sigma": math.nan}, "sigma: expected a finite number above 0, got nan"),
+        (VALID, {"min_score": -1}, "min_score: expected a finite number of at least 0, got -1"),
+        (VALID, {"max_detections": 0}, "limit: expected an integer of at least 1, got 0"),
     ],
 )
 def test_the_error_names_the_wrong_argument(case, options, message):

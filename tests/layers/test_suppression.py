@@ -9,7 +9,7 @@ from tests.layers.cases import detections
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("limit", [3, 1000])
-def test_hard_nms_agrees_with_nms_of_each_class(exact, limit):
+def test_hard_nms_agrees_with_torchvision_nms_of_each_class(exact, limit):
     boxes, scores, classes = detections(60, dtype=torch.float32)
     expected = []
     for label in classes.unique():

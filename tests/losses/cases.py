@@ -1,4 +1,4 @@
-"""Shared inputs and assertions of the tests of the losses."""
+"""Shared inputs and assertions of the loss tests."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ class Case(NamedTuple):
 
 
 def ramp(dtype=torch.float64):
+    """Return an example with close logits, where H takes values between 0 and 1."""
     return Case(
         torch.tensor(RAMP_LOGITS, dtype=dtype, requires_grad=True),
         torch.tensor(RAMP_POSITIVES),
@@ -29,6 +30,7 @@ def ramp(dtype=torch.float64):
 
 
 def stair(dtype=torch.float64):
+    """Return an example whose logits are 1 apart, where H is a step for delta up to 1."""
     return Case(
         torch.tensor(STAIR_LOGITS, dtype=dtype, requires_grad=True),
         torch.tensor(STAIR_POSITIVES),
@@ -49,7 +51,7 @@ def random_case(positives=40, negatives=160, spread=1.0, offset=0.0, ties=False,
     return Case((logits + offset).requires_grad_(), chosen, quality)
 
 
-# Every loss is tested on each of these, for each delta.
+# The tests of each ranking loss use all of these cases, with all values of delta.
 CASES = {
     "no positive": random_case(0, 50),
     "one positive": random_case(1, 50),
@@ -69,7 +71,7 @@ CASES = {
 DELTAS = [0.0, 0.25, 0.5, 1.0]
 
 
-def apart(shift):
+def shift_negatives(shift):
     """Make a case in which all negatives are shifted by ``shift`` relative to the positives."""
     case = random_case(30, 70)
     logits = case.logits.detach().clone()
@@ -79,8 +81,8 @@ def apart(shift):
     return case._replace(logits=logits.requires_grad_())
 
 
-CASES["all negatives above"] = apart(50.0)
-CASES["no relevant negative"] = apart(-50.0)
+CASES["all negatives above"] = shift_negatives(50.0)
+CASES["no relevant negative"] = shift_negatives(-50.0)
 
 
 def gradient(output, logits):

@@ -39,6 +39,6 @@ def mined_by_loop(scores, negatives, groups, count):
     low, high = scores.min().item(), scores.max().item()
     members = [[] for _ in range(groups)]
     for score in scores:
-        place = (score.item() - low) / (high - low) * groups if high > low else 0
-        members[min(int(place), groups - 1)].append(score)
+        position = (score.item() - low) / (high - low) * groups if high > low else 0
+        members[min(int(position), groups - 1)].append(score)
     return torch.stack([torch.stack(group).mean() for group in members if group])

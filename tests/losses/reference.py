@@ -122,20 +122,22 @@ def alrp(logits, positives, errors, delta=1.0, eps=1e-5):
     negatives = _negatives(logits, positives)
     e = dict(zip(positives, errors, strict=True))
     classification = localization = 0.0
-    gradient, at_errors = [0.0] * len(logits), {i: 0.0 for i in positives}
+    gradient, error_gradient = [0.0] * len(logits), {i: 0.0 for i in positives}
     for i in positives:
-        others = {j: step(logits[j] - logits[i], delta) for j in positives if j != i}
+        other_positives = {j: step(logits[j] - logits[i], delta) for j in positives if j != i}
         above = {n: step(logits[n] - logits[i], delta) for n in negatives}
         false_positives = sum(above.values())
-        rank = 1 + sum(others.values()) + false_positives
+        rank = 1 + sum(other_positives.values()) + false_positives
         classification += false_positives / rank / count
         if false_positives > eps:
-            share = (sum(others[j] * e[j] for j in others) + false_positives) / rank
+            share = (
+                sum(other_positives[j] * e[j] for j in other_positives) + false_positives
+            ) / rank
             gradient[i] -= share / count
             for n in negatives:
                 gradient[n] += share * above[n] / false_positives / count
         for k in positives:
             if logits[k] >= logits[i]:
                 localization += e[k] / rank / count
-                at_errors[k] += 1 / rank / count
-    return classification, localization, gradient, [at_errors[i] for i in positives]
+                error_gradient[k] += 1 / rank / count
+    return classification, localization, gradient, [error_gradient[i] for i in positives]

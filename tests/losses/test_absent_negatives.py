@@ -21,7 +21,7 @@ from tests.cases import run_workers
 from tests.losses.cases import assert_close, random_case
 
 POSITIVES, NEGATIVES, ABSENT = 12, 40, 30
-# No limit; 0; below, equal to and above the number of finite negatives; above the number of all.
+# No limit; 0; below, at and above the number of finite negatives; above that of all negatives.
 LIMITS = [None, 0, 7, NEGATIVES, NEGATIVES + 5, NEGATIVES + ABSENT + 50]
 LOSSES = {
     "rank_sort": lambda logits, positives, quality, group: rank_sort_loss(
@@ -41,7 +41,7 @@ for _limit in LIMITS:
                     )
                 ]
             )
-APES = {
+APE_LOSSES = {
     f"ape {cutoff} {limit}": (
         lambda logits, positives, quality, group, cutoff=cutoff, limit=limit: [
             ape_loss(logits, positives, quality, cutoff=cutoff, max_negatives=limit)
@@ -53,7 +53,7 @@ APES = {
 
 
 def with_absent(case, absent=ABSENT, seed=0):
-    """Insert ``absent`` entries of -inf at random; return the case and the other indices."""
+    """Insert ``absent`` entries of -inf at random; also return where the original entries are."""
     count = len(case.logits)
     generator = torch.Generator().manual_seed(seed)
     indices = torch.randperm(count + absent, generator=generator)[:count].sort().values
@@ -84,12 +84,12 @@ def compare(loss, case, absent=ABSENT, group=None):
         assert_close(actual[0][indices], reference[0], 1e-12)
         assert_close(actual[1], reference[1], 1e-12)
         assert not actual[0][padded.logits == -torch.inf].any()
-    return [at_logits for at_logits, _ in gradients]
+    return [logit_gradient for logit_gradient, _ in gradients]
 
 
-@pytest.mark.parametrize("name", LOSSES | APES)
+@pytest.mark.parametrize("name", LOSSES | APE_LOSSES)
 def test_absent_negatives_do_not_change_a_loss(name):
-    loss = (LOSSES | APES)[name]
+    loss = (LOSSES | APE_LOSSES)[name]
     gradients = compare(loss, random_case(POSITIVES, NEGATIVES))
     assert any(gradient.any() for gradient in gradients) or name.endswith(" 0")
     compare(loss, random_case(POSITIVES, 0))
@@ -97,7 +97,7 @@ def test_absent_negatives_do_not_change_a_loss(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_highest_negatives_exclude_positives_and_take_absent_ones_last(dtype):
+def test_highest_negatives_excludes_positives_and_selects_absent_negatives_last(dtype):
     case, _ = with_absent(random_case(POSITIVES, NEGATIVES))
     logits = case.logits.detach().to(dtype)
     for count in (0, 1, NEGATIVES - 1, NEGATIVES, NEGATIVES + 3, NEGATIVES + ABSENT, 10_000):
@@ -107,13 +107,13 @@ def test_highest_negatives_exclude_positives_and_take_absent_ones_last(dtype):
         assert logits[index].isfinite().sum() == min(count, NEGATIVES)
 
 
-def test_the_lowest_number_of_half_precision_comes_before_absent_negatives():
+def test_the_lowest_float16_logit_is_selected_before_absent_negatives():
     lowest = torch.finfo(torch.float16).min
     logits = torch.tensor([lowest] + [-torch.inf] * 99 + [1.0], dtype=torch.float16)
     assert highest_negatives(logits, torch.tensor([100]), 1).tolist() == [0]
 
 
-def work(rank, size, folder):
+def run_worker(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     for loss in LOSSES.values():
@@ -124,7 +124,7 @@ def work(rank, size, folder):
 
 
 def test_absent_negatives_do_not_change_a_ranking_of_two_processes(tmp_path):
-    run_workers(work, 2, str(tmp_path))
+    run_workers(run_worker, 2, str(tmp_path))
 
 
 @pytest.mark.parametrize("reweight", [True, False])
@@ -132,32 +132,34 @@ def test_absent_negatives_do_not_change_a_ranking_of_two_processes(tmp_path):
 def test_absent_negatives_do_not_change_rankdetnet_losses(distance, reweight):
     generator = torch.Generator().manual_seed(0)
     options = dict(distance=distance, reweight=reweight)
-    few = torch.randn(30, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    scores = torch.randn(30, 3, dtype=torch.float64, generator=generator).requires_grad_()
     labels = torch.randint(-1, 3, (30,), generator=generator)
     absent = torch.full((9, 3), -torch.inf, dtype=torch.float64)
-    many = torch.cat([few, absent])
+    padded_scores = torch.cat([scores, absent])
     all_labels = torch.cat([labels, torch.full((9,), BACKGROUND)])
     for mined in (
         dict(negatives="group", groups=4),
         dict(negatives="ohem", ratio=1),
         dict(negatives="ohem", ratio=100),
     ):
-        expected = class_specific_ranking_loss(few, labels, **mined, **options)
-        loss = class_specific_ranking_loss(many, all_labels, **mined, **options)
+        expected = class_specific_ranking_loss(scores, labels, **mined, **options)
+        loss = class_specific_ranking_loss(padded_scores, all_labels, **mined, **options)
         assert_close(loss, expected, 1e-12)
         assert_close(
-            torch.autograd.grad(loss, few, retain_graph=True)[0],
-            torch.autograd.grad(expected, few)[0],
+            torch.autograd.grad(loss, scores, retain_graph=True)[0],
+            torch.autograd.grad(expected, scores)[0],
             1e-12,
         )
-    foreground, background = few[:10, 0], few[10:, 0]
+    foreground, background = scores[:10, 0], scores[10:, 0]
     loss = global_ranking_loss(foreground, torch.cat([background, absent[:, 0]]), **options)
     expected = global_ranking_loss(foreground, background, **options)
     assert_close(loss, expected, 1e-12)
-    assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
-    none = absent[:, 0].clone().requires_grad_()
-    loss = global_ranking_loss(foreground, none, **options)
-    assert loss == 0 and not torch.autograd.grad(loss, none)[0].any()
+    assert_close(
+        torch.autograd.grad(loss, scores)[0], torch.autograd.grad(expected, scores)[0], 1e-12
+    )
+    only_absent = absent[:, 0].clone().requires_grad_()
+    loss = global_ranking_loss(foreground, only_absent, **options)
+    assert loss == 0 and not torch.autograd.grad(loss, only_absent)[0].any()
 
 
 @pytest.mark.parametrize("equal_count", [True, False])
@@ -173,9 +175,11 @@ def test_negative_mining_ignores_absent_negatives(equal_count):
 
 
 def test_the_cross_entropy_ignores_classes_at_minus_infinity():
-    few = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    scores = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, BACKGROUND, 2, 1, IGNORE, BACKGROUND])
-    many = torch.cat([few, torch.full((6, 2), -torch.inf, dtype=torch.float64)], dim=1)
-    expected, loss = cross_entropy(few, labels), cross_entropy(many, labels)
+    padded_scores = torch.cat([scores, torch.full((6, 2), -torch.inf, dtype=torch.float64)], dim=1)
+    expected, loss = cross_entropy(scores, labels), cross_entropy(padded_scores, labels)
     assert_close(loss, expected, 1e-12)
-    assert_close(torch.autograd.grad(loss, few)[0], torch.autograd.grad(expected, few)[0], 1e-12)
+    assert_close(
+        torch.autograd.grad(loss, scores)[0], torch.autograd.grad(expected, scores)[0], 1e-12
+    )

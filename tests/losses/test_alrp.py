@@ -25,17 +25,17 @@ def errors_of(case):
 
 def assert_agrees(logits, positives, errors, delta, tolerance):
     losses = alrp_loss(logits, positives, errors, delta=delta)
-    classification, localization, at_logits, at_errors = reference.alrp(
+    classification, localization, logit_gradient, error_gradient = reference.alrp(
         logits.tolist(), positives.tolist(), errors.tolist(), delta
     )
     assert_close(losses.classification, classification, tolerance)
     assert_close(losses.localization, localization, tolerance)
-    assert_close(gradient(losses.classification, logits), at_logits, tolerance)
-    assert_close(gradient(losses.localization, errors), at_errors, tolerance)
+    assert_close(gradient(losses.classification, logits), logit_gradient, tolerance)
+    assert_close(gradient(losses.localization, errors), error_gradient, tolerance)
 
 
 @pytest.mark.parametrize(
-    ("case", "errors", "classification", "localization", "at_logits"),
+    ("case", "errors", "classification", "localization", "logit_gradient"),
     [
         (stair(), [0.1, 0.6, 0.2, 0.9], 0.207143, None,
          [0, 0, 0.113929, 0.113929, -0.135, 0.046429, -0.139286, 0]),
@@ -44,14 +44,14 @@ def assert_agrees(logits, positives, errors, delta, tolerance):
     ],
 )  # fmt: skip
 def test_published_examples_match_to_the_printed_digits(
-    case, errors, classification, localization, at_logits
+    case, errors, classification, localization, logit_gradient
 ):
     losses = alrp_loss(case.logits, case.positives, torch.tensor(errors).double())
     assert losses.classification.item() == pytest.approx(classification, abs=6e-7)
     if localization is not None:
         assert losses.localization.item() == pytest.approx(localization, abs=6e-7)
     actual = gradient(losses.classification, case.logits).tolist()
-    assert actual == pytest.approx(at_logits, abs=6e-7)
+    assert actual == pytest.approx(logit_gradient, abs=6e-7)
 
 
 @pytest.mark.parametrize("delta", DELTAS)
@@ -81,7 +81,7 @@ def test_each_part_has_a_gradient_with_respect_to_its_input_only():
         assert torch.autograd.grad(loss, other, retain_graph=True, allow_unused=True) == (None,)
 
 
-def test_without_positives_both_parts_are_zeros_attached_to_the_graph():
+def test_both_parts_are_zeros_attached_to_the_graph_without_positives():
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     errors = torch.zeros(0, requires_grad=True)
     losses = alrp_loss(logits, torch.zeros(0, dtype=torch.int64), errors)
@@ -97,8 +97,8 @@ def test_alrp_of_perfect_boxes_has_the_gradient_of_ap_without_interpolation():
     alrp = alrp_loss(case.logits, case.positives, torch.zeros_like(case.quality))
     average = ap_loss(case.logits, case.positives, interpolated=False)
     assert alrp.classification.item() == pytest.approx(average.item(), abs=1e-12)
-    one = gradient(alrp.classification, case.logits)
-    assert_close(one, gradient(average, case.logits), 1e-9)
+    alrp_gradient = gradient(alrp.classification, case.logits)
+    assert_close(alrp_gradient, gradient(average, case.logits), 1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,15 +122,15 @@ def test_gradients_sum_to_0_and_any_small_problem_agrees_with_the_reference(prob
         (torch.tensor([0.0, 0, 0, math.nan]), "localization_errors: expected values"),
     ],
 )
-def test_bad_errors_are_refused_with_the_expected_and_the_given_value(errors, message):
+def test_bad_errors_raise_value_error_with_the_expected_and_given_value(errors, message):
     case = ramp()
     with pytest.raises(ValueError, match=message):
         alrp_loss(case.logits, case.positives, errors)
 
 
-def test_a_device_without_autocast_leaves_gradients_enabled():
+def test_an_error_on_a_device_without_autocast_leaves_gradients_enabled():
     logits, positives = torch.zeros(3, device="meta"), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(Exception):  # noqa: B017 - the type is torch's choice
+    with pytest.raises(Exception):  # noqa: B017 - torch decides the type
         alrp_loss(logits, positives.to("meta"), torch.zeros(1, device="meta"))
     assert torch.is_grad_enabled()
 

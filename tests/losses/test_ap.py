@@ -18,18 +18,20 @@ from tests.losses.cases import (
     stair,
 )
 
-PAIRWISE = ["sigmoid", "cross_entropy"]
+SIGMOID_DISTANCES = ["sigmoid", "cross_entropy"]
 
 
 def assert_agrees(logits, positives, tolerance, **options):
     loss = ap_loss(logits, positives, **options)
-    value, at_logits = reference.average_precision(logits.tolist(), positives.tolist(), **options)
+    value, logit_gradient = reference.average_precision(
+        logits.tolist(), positives.tolist(), **options
+    )
     assert_close(loss, value, tolerance)
-    assert_close(gradient(loss, logits), at_logits, tolerance)
+    assert_close(gradient(loss, logits), logit_gradient, tolerance)
 
 
 @pytest.mark.parametrize(
-    ("case", "options", "value", "at_logits"),
+    ("case", "options", "value", "logit_gradient"),
     [
         (stair(), {}, 0.207143, [0, 0, 0.085714, 0.085714, -0.1, 0.035714, -0.107143, 0]),
         (ramp(), {"delta": 0.25}, 0.300538,
@@ -39,11 +41,11 @@ def assert_agrees(logits, positives, tolerance, **options):
          [0.222879, -0.079545, -0.088028, -0.092391, 0.082648, -0.095794, 0.045559, 0.004673]),
     ],
 )  # fmt: skip
-def test_published_examples_match_to_the_printed_digits(case, options, value, at_logits):
+def test_published_examples_match_to_the_printed_digits(case, options, value, logit_gradient):
     loss = ap_loss(case.logits, case.positives, **options)
     assert loss.item() == pytest.approx(value, abs=6e-7)
-    if at_logits is not None:
-        assert gradient(loss, case.logits).tolist() == pytest.approx(at_logits, abs=6e-7)
+    if logit_gradient is not None:
+        assert gradient(loss, case.logits).tolist() == pytest.approx(logit_gradient, abs=6e-7)
 
 
 @pytest.mark.parametrize("interpolated", [True, False])
@@ -64,7 +66,7 @@ def test_float32_agrees_with_the_loop_reference_on_the_same_logits(name, delta):
 @pytest.mark.parametrize("self_count", [0.5, 1.0])
 @pytest.mark.parametrize("interpolated", [True, False])
 @pytest.mark.parametrize("balance", ["rank", "negatives"])
-@pytest.mark.parametrize("distance", ["step", *PAIRWISE])
+@pytest.mark.parametrize("distance", ["step", *SIGMOID_DISTANCES])
 @pytest.mark.parametrize("name", ["ties", "300 positives", "wide", "no negative", "one positive"])
 def test_every_variant_agrees_with_the_loop_reference(
     name, distance, balance, interpolated, self_count
@@ -78,9 +80,9 @@ def test_every_variant_agrees_with_the_loop_reference(
     assert_agrees(CASES[name].logits, CASES[name].positives, 1e-9, **options)
 
 
-@pytest.mark.parametrize("distance", PAIRWISE)
+@pytest.mark.parametrize("distance", SIGMOID_DISTANCES)
 @pytest.mark.parametrize("lam", [2.0, 16.0])
-def test_the_slope_of_the_sigmoid_agrees_with_the_loop_reference(distance, lam):
+def test_any_sigmoid_slope_agrees_with_the_loop_reference(distance, lam):
     case = random_case(60, 300, spread=3.0)
     assert_agrees(case.logits, case.positives, 1e-9, distance=distance, lam=lam)
     single = case.logits.detach().float().requires_grad_()
@@ -91,7 +93,7 @@ def test_the_cross_entropy_has_the_gradient_of_the_sigmoid():
     case = random_case()
     first, second = (
         gradient(ap_loss(case.logits, case.positives, distance=distance), case.logits)
-        for distance in PAIRWISE
+        for distance in SIGMOID_DISTANCES
     )
     assert torch.equal(first, second)
 
@@ -113,7 +115,7 @@ def test_max_negatives_ranks_only_the_highest_negatives(distance):
 
 
 @pytest.mark.parametrize("options", [{}, {"distance": "sigmoid"}, {"max_negatives": 3}])
-def test_without_positives_the_loss_is_a_zero_attached_to_the_graph(options):
+def test_the_loss_is_a_zero_attached_to_the_graph_without_positives(options):
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     loss = ap_loss(logits, torch.zeros(0, dtype=torch.int64), **options)
     assert loss.item() == 0
@@ -121,7 +123,7 @@ def test_without_positives_the_loss_is_a_zero_attached_to_the_graph(options):
     assert torch.equal(logits.grad, torch.zeros(5))
 
 
-@pytest.mark.parametrize("distance", ["step", *PAIRWISE])
+@pytest.mark.parametrize("distance", ["step", *SIGMOID_DISTANCES])
 def test_every_distance_treats_nan_and_infinite_logits_alike(distance):
     case = random_case()
     negatives = torch.tensor([-math.inf, -math.inf])
@@ -182,7 +184,7 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta, interp
         ({"delta": math.inf}, "delta: expected a finite number"),
     ],
 )
-def test_bad_options_are_refused_with_the_expected_and_the_given_value(change, message):
+def test_bad_options_raise_value_error_with_the_expected_and_given_value(change, message):
     case = ramp()
     with pytest.raises(ValueError, match=message):
         ap_loss(case.logits, case.positives, **change)

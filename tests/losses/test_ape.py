@@ -88,19 +88,19 @@ def test_float32_agrees_with_autograd_in_float64_on_the_same_logits(name):
 
 
 @pytest.mark.parametrize(
-    ("options", "value", "at_logits"),
+    ("options", "value", "logit_gradient"),
     [
         ({}, 0.257076,
          [0.208989, 0.115126, -0.181311, -0.050057, 0.041942, -0.142681, 0.007992, 0]),
         ({"cutoff": None, "count_self": False}, 0.303687, None),
     ],
 )  # fmt: skip
-def test_published_examples_match_to_the_printed_digits(options, value, at_logits):
+def test_published_examples_match_to_the_printed_digits(options, value, logit_gradient):
     case = ramp()
     loss = ape_loss(*case, **options)
     assert loss.item() == pytest.approx(value, abs=6e-7)
-    if at_logits is not None:
-        assert gradient(loss, case.logits).tolist() == pytest.approx(at_logits, abs=6e-7)
+    if logit_gradient is not None:
+        assert gradient(loss, case.logits).tolist() == pytest.approx(logit_gradient, abs=6e-7)
 
 
 def test_saturate_equals_the_cross_entropy_of_single_precision_sigmoids():
@@ -134,8 +134,8 @@ def test_a_pair_far_in_the_wrong_order_has_a_gradient_unless_saturated():
     logits = torch.tensor([0.0, 3.0], requires_grad=True)
     positives, quality = torch.tensor([0]), torch.tensor([1.0])
     assert 3 * 8 > SATURATION
-    trained = ape_loss(logits, positives, quality, count_self=False)
-    assert gradient(trained, logits).tolist() == pytest.approx([-1, 1])
+    unsaturated = ape_loss(logits, positives, quality, count_self=False)
+    assert gradient(unsaturated, logits).tolist() == pytest.approx([-1, 1])
     saturated = ape_loss(logits, positives, quality, count_self=False, saturate=True)
     assert saturated.item() == pytest.approx(100 / 8)
     assert gradient(saturated, logits).tolist() == [0, 0]
@@ -195,7 +195,7 @@ def test_nan_and_infinite_logits_are_treated_as_in_the_other_ranking_losses():
         ({"lam": -1.0}, "lam: expected a finite number above 0, got -1.0"),
     ],
 )
-def test_bad_options_are_refused_with_the_expected_and_the_given_value(change, message):
+def test_bad_options_raise_value_error_with_the_expected_and_given_value(change, message):
     with pytest.raises(ValueError, match=message):
         ape_loss(*ramp(), **change)
 

@@ -1,4 +1,4 @@
-"""Memory of the losses. benchmarks/losses.py measures their speed: tests are too noisy for it."""
+"""Memory of the losses. benchmarks/losses.py measures their speed: test machines are too noisy."""
 
 import subprocess
 import sys

@@ -72,9 +72,9 @@ def test_focal_agrees_with_a_loop_over_equation_5(alpha, gamma):
     for row, label in zip(logits, labels.tolist(), strict=True):
         for c, logit in enumerate(row):
             if label != IGNORE:
-                right = (logit if c == label else -logit).sigmoid()
+                p_t = (logit if c == label else -logit).sigmoid()
                 weight = alpha if c == label else 1 - alpha
-                expected = expected - weight * (1 - right) ** gamma * right.log()
+                expected = expected - weight * (1 - p_t) ** gamma * p_t.log()
     assert_same(focal(logits, labels, alpha=alpha, gamma=gamma), expected, logits)
 
 
@@ -87,13 +87,13 @@ def test_focal_with_alpha_one_half_and_gamma_0_is_half_the_binary_cross_entropy(
     assert_same(focal(logits, labels, alpha=0.5, gamma=0.0), entropy / 2, logits)
 
 
-def test_focal_with_alpha_1_counts_positives_only_and_with_0_negatives_only():
+def test_focal_trains_only_positives_with_alpha_1_and_only_negatives_with_alpha_0():
     logits, labels, _ = batch()
     positive = one_hot(logits, labels).bool()
     assert not gradient(focal(logits, labels, alpha=1.0), logits)[~positive].any()
-    at_negatives = gradient(focal(logits, labels, alpha=0.0), logits)
-    assert not at_negatives[positive].any()
-    assert (at_negatives[(labels != IGNORE)[:, None] & ~positive] > 0).all()
+    negatives_gradient = gradient(focal(logits, labels, alpha=0.0), logits)
+    assert not negatives_gradient[positive].any()
+    assert (negatives_gradient[(labels != IGNORE)[:, None] & ~positive] > 0).all()
 
 
 @pytest.mark.parametrize("ignored", [math.nan, math.inf, -math.inf])
@@ -115,16 +115,16 @@ def test_ignored_rows_do_not_change_value_or_gradient(name, ignored):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 def test_extreme_logits_have_finite_focal_losses_and_gradients(gamma, dtype):
     logits, labels = extreme_batch(dtype)
-    for at in range(len(logits)):
-        value = focal(logits[at : at + 1], labels[at : at + 1], alpha=0.5, gamma=gamma)
+    for i in range(len(logits)):
+        value = focal(logits[i : i + 1], labels[i : i + 1], alpha=0.5, gamma=gamma)
         slope = gradient(value, logits)
         assert value.isfinite() and value >= 0 and slope.isfinite().all()
-        right = logits[at].item() > 0 if labels[at] == 0 else logits[at].item() < 0
-        if abs(logits[at].item()) >= 100 and right:
+        is_right = logits[i].item() > 0 if labels[i] == 0 else logits[i].item() < 0
+        if abs(logits[i].item()) >= 100 and is_right:
             assert value.item() < 1e-12 and slope.abs().max().item() < 1e-12
-        elif abs(logits[at].item()) >= 100:
+        elif abs(logits[i].item()) >= 100:
             # Far on the wrong side: a weighted cross entropy, linear with slope alpha.
-            assert value.item() == pytest.approx(abs(logits[at].item()) / 2, rel=1e-6)
+            assert value.item() == pytest.approx(abs(logits[i].item()) / 2, rel=1e-6)
             assert slope.abs().max().item() == pytest.approx(0.5, rel=1e-6)
 
 
@@ -164,7 +164,9 @@ def test_focal_of_only_ignored_rows_is_a_zero_attached_to_the_graph():
         ({"labels": torch.zeros(2)}, r"labels: expected an int64 tensor of shape \(2,\)"),
     ],
 )
-def test_bad_arguments_of_focal_are_refused_with_the_expected_and_the_given_value(change, message):
+def test_bad_arguments_of_focal_raise_value_error_with_the_expected_and_given_value(
+    change, message
+):
     arguments = {"logits": torch.zeros(2, 3), "labels": torch.tensor([0, BACKGROUND])} | change
     with pytest.raises(ValueError, match=message):
         focal(**arguments)
@@ -180,12 +182,12 @@ def test_quality_focal_of_quality_1_is_twice_focal_of_alpha_one_half_for_any_bet
 @pytest.mark.parametrize("loss", QUALITY_LOSSES)
 def test_a_positive_of_quality_0_counts_like_a_negative(loss):
     logits, labels, quality = batch()
-    worthless = torch.arange(len(quality)) % 2 == 0
+    zero_quality = torch.arange(len(quality)) % 2 == 0
     rows = torch.nonzero(labels >= 0).squeeze(1)
     background = labels.clone()
-    background[rows[worthless]] = BACKGROUND
-    value = loss(logits, labels, quality.masked_fill(worthless, 0.0))
-    assert_same(value, loss(logits, background, quality[~worthless]), logits)
+    background[rows[zero_quality]] = BACKGROUND
+    value = loss(logits, labels, quality.masked_fill(zero_quality, 0.0))
+    assert_same(value, loss(logits, background, quality[~zero_quality]), logits)
 
 
 def test_quality_focal_is_0_with_gradient_0_where_each_score_is_its_quality():

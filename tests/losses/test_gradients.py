@@ -25,7 +25,7 @@ LABELS = torch.full((16,), -1)
 LABELS[::3] = torch.tensor([0, 1, 2, 0, 1, 2])
 GROUPS = torch.arange(10) % 3
 # Functions of (48,) logits, or (16, 3) for losses of rows and classes, and of (10,) qualities.
-ASSIGNED = {
+ASSIGNED_GRADIENTS = {
     "rank_sort": lambda x, q: sum(rank_sort_loss(x, CASE.positives, q)),
     "ap": lambda x, q: ap_loss(x, CASE.positives),
     "ap limited": lambda x, q: ap_loss(x, CASE.positives, distance="sigmoid", max_negatives=20),
@@ -35,7 +35,7 @@ ASSIGNED = {
     "class_specific": lambda x, q: class_specific_ranking_loss(x.view(16, 3), LABELS),
     "iou_guided": lambda x, q: iou_guided_ranking_loss(x[:10], q, GROUPS),
 }
-DERIVED = {
+AUTOGRAD_GRADIENTS = {
     "focal": lambda x, q: focal(x.view(16, 3), LABELS),
     "quality_focal": lambda x, q: quality_focal(x.view(16, 3), LABELS, q[:6]),
     "varifocal": lambda x, q: varifocal(x.view(16, 3), LABELS, q[:6]),
@@ -52,22 +52,22 @@ def gradients(loss, inputs, **options):
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("name", ASSIGNED | DERIVED)
+@pytest.mark.parametrize("name", ASSIGNED_GRADIENTS | AUTOGRAD_GRADIENTS)
 def test_activation_checkpointing_does_not_change_gradients(name, use_reentrant):
-    loss = (ASSIGNED | DERIVED)[name]
+    loss = (ASSIGNED_GRADIENTS | AUTOGRAD_GRADIENTS)[name]
     plain, checkpointed = leaves(), leaves()
     expected = gradients(loss(*plain), plain)
-    # Not autograd.grad: reentrant checkpoints refuse it.
+    # Reentrant checkpoints do not support torch.autograd.grad.
     checkpoint(loss, *checkpointed, use_reentrant=use_reentrant).backward()
     for leaf, gradient in zip(checkpointed, expected):
         actual = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         assert torch.equal(actual, gradient)
 
 
-@pytest.mark.parametrize("name", ASSIGNED)
+@pytest.mark.parametrize("name", ASSIGNED_GRADIENTS)
 def test_a_second_derivative_gives_a_one_line_error(name):
     inputs = leaves()
-    loss = ASSIGNED[name](*inputs)
+    loss = ASSIGNED_GRADIENTS[name](*inputs)
     with pytest.raises(
         RuntimeError, match="^create_graph: expected False, got True; this .* once.*$"
     ):

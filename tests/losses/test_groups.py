@@ -43,7 +43,7 @@ SHARES = {
 }
 
 
-def share(counts, rank):
+def worker_case(counts, rank):
     positives, negatives = counts[rank]
     case = random_case(positives, negatives, seed=rank) if positives + negatives else None
     if case is None:
@@ -65,19 +65,19 @@ def results(logits, positives, quality, group=None):
     return outputs
 
 
-def work(rank, size, folder):
+def run_worker(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     outputs = {
-        name: results(*share(counts, rank), group=dist.group.WORLD)
+        name: results(*worker_case(counts, rank), group=dist.group.WORLD)
         for name, counts in SHARES[size].items()
     }
     torch.save(outputs, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def together(counts):
-    cases = [share(counts, rank) for rank in range(len(counts))]
+def results_of_one_process(counts):
+    cases = [worker_case(counts, rank) for rank in range(len(counts))]
     lengths = [len(logits) for logits, _, _ in cases]
     offsets = [sum(lengths[:rank]) for rank in range(len(cases))]
     logits = torch.cat([logits.detach() for logits, _, _ in cases]).requires_grad_()
@@ -94,10 +94,10 @@ def assert_same(actual, expected):
 def test_every_worker_has_the_value_of_the_whole_ranking_and_its_slice_of_the_gradient(
     size, tmp_path
 ):
-    run_workers(work, size, str(tmp_path))
+    run_workers(run_worker, size, str(tmp_path))
     outputs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
     for name, counts in SHARES[size].items():
-        expected, lengths = together(counts)
+        expected, lengths = results_of_one_process(counts)
         for loss, (values, gradients) in expected.items():
             for rank in range(size):
                 worker_values, worker_gradients = outputs[rank][name][loss]
@@ -112,13 +112,13 @@ def test_every_worker_has_the_value_of_the_whole_ranking_and_its_slice_of_the_gr
                             assert_same(gradient_slice, expected_slice)
 
 
-def test_a_group_of_one_changes_nothing(tmp_path):
+def test_a_group_of_one_process_does_not_change_the_loss(tmp_path):
     dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         case = random_case()
-        alone = rank_sort_loss(*case)
+        ungrouped = rank_sort_loss(*case)
         grouped = rank_sort_loss(*case, group=dist.group.WORLD)
-        for one, other in zip(alone, grouped, strict=True):
+        for one, other in zip(ungrouped, grouped, strict=True):
             assert torch.equal(one, other)
             assert torch.equal(gradient(one, case.logits), gradient(other, case.logits))
     finally:

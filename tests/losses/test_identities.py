@@ -39,7 +39,7 @@ AP = {
     "ap sigmoid": average_precision(distance="sigmoid"),
     "ap sigmoid, not interpolated": average_precision(distance="sigmoid", interpolated=False),
 }
-# Each returns pairs of an output and the input that its gradient is with respect to.
+# Each function returns pairs of a loss and the leaf that its gradient belongs to.
 LOSSES = {"rank sort": rank_sort, "alrp": alrp, **AP}
 
 
@@ -59,14 +59,14 @@ every_loss = each(*LOSSES)
 every_ap = each(*AP)
 every_ap_and_alrp = each("alrp", *AP)
 every_delta = pytest.mark.parametrize("delta", DELTAS)
-few = settings(max_examples=15, deadline=None)
+fifteen_examples = settings(max_examples=15, deadline=None)
 
 
 def values_and_gradients(outputs):
     """List the detached value and gradient of each output."""
     results = []
-    for value, trained in outputs:
-        (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)
+    for value, leaf in outputs:
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
         results += [value.detach(), gradient]
     return results
 
@@ -83,7 +83,7 @@ def with_negatives(case, *values):
 
 
 @every_ap
-@few
+@fifteen_examples
 @given(problem=small_problems())
 def test_gradients_of_every_ap_loss_sum_to_0_and_those_of_the_negatives_to_the_value(
     loss, delta, problem
@@ -96,7 +96,7 @@ def test_gradients_of_every_ap_loss_sum_to_0_and_those_of_the_negatives_to_the_v
 
 
 @every_delta
-@few
+@fifteen_examples
 @given(problem=small_problems())
 def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_error_over_the_rank(delta, problem):
     def h(x):
@@ -104,16 +104,16 @@ def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_error_over_the_rank(
 
     logits, positives, quality = problem
     errors = dict(zip(positives.tolist(), (2 * (1 - quality)).tolist(), strict=True))
-    at = logits.tolist()
+    scores = logits.tolist()
     expected = 0.0
     for i in errors:
         false_positives = others = errors_above = 0.0
-        for j in range(len(at)):
+        for j in range(len(scores)):
             if j not in errors:
-                false_positives += h(at[j] - at[i])
+                false_positives += h(scores[j] - scores[i])
             elif j != i:
-                others += h(at[j] - at[i])
-                errors_above += h(at[j] - at[i]) * errors[j]
+                others += h(scores[j] - scores[i])
+                errors_above += h(scores[j] - scores[i]) * errors[j]
         if false_positives > EPSILON:
             rank = 1 + others + false_positives
             expected += (errors_above + false_positives) / rank / len(errors)
@@ -125,7 +125,7 @@ def test_gradients_of_the_negatives_in_alrp_sum_to_the_mean_error_over_the_rank(
 
 
 @every_loss
-@few
+@fifteen_examples
 @given(problem=small_problems(), offset=OFFSETS)
 def test_a_shift_of_all_logits_changes_neither_value_nor_gradient(loss, delta, problem, offset):
     logits, positives, quality = problem
@@ -140,7 +140,7 @@ def test_a_shift_of_all_logits_changes_neither_value_nor_gradient(loss, delta, p
 
 
 @every_loss
-@few
+@fifteen_examples
 @given(
     problem=small_problems(),
     random=st.randoms(use_true_random=False),
@@ -155,23 +155,23 @@ def test_a_permutation_of_logits_and_of_positives_permutes_the_gradients(
     shuffled_positives = torch.argsort(order)[positives][positive_order]
     expected = values_and_gradients(loss(*problem, delta))
     outputs = loss(shuffled, shuffled_positives, quality[positive_order], delta)
-    for index, (_, trained) in enumerate(outputs):
-        at = 2 * index + 1
-        expected[at] = expected[at][order if trained is shuffled else positive_order]
+    for index, (_, leaf) in enumerate(outputs):
+        position = 2 * index + 1
+        expected[position] = expected[position][order if leaf is shuffled else positive_order]
     assert_all_close(values_and_gradients(outputs), expected)
 
 
 @every_loss
-@few
+@fifteen_examples
 @given(problem=small_problems(), scales=st.tuples(SCALES, SCALES))
 def test_a_factor_on_one_output_scales_its_own_gradient_only(loss, delta, problem, scales):
     outputs = loss(*problem, delta)
-    inputs = {id(trained): trained for _, trained in outputs}
-    expected = {key: torch.zeros_like(trained) for key, trained in inputs.items()}
+    inputs = {id(leaf): leaf for _, leaf in outputs}
+    expected = {key: torch.zeros_like(leaf) for key, leaf in inputs.items()}
     total = 0.0
-    for (value, trained), scale in zip(outputs, scales, strict=False):
-        (gradient,) = torch.autograd.grad(value, trained, retain_graph=True)
-        expected[id(trained)] += scale * gradient
+    for (value, leaf), scale in zip(outputs, scales, strict=False):
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        expected[id(leaf)] += scale * gradient
         total = total + scale * value
     actual = torch.autograd.grad(total, list(inputs.values()))
     assert_all_close(actual, expected.values(), 1e-12)
@@ -188,7 +188,7 @@ def test_ap_and_alrp_ignore_negatives_at_minus_infinity(loss, delta):
 
 
 @every_ap_and_alrp
-def test_negatives_at_plus_infinity_count_like_huge_ones_in_ap_and_alrp(loss, delta):
+def test_negatives_at_plus_infinity_count_like_huge_logits_in_ap_and_alrp(loss, delta):
     case = random_case()
     infinite = values_and_gradients(loss(*with_negatives(case, *[math.inf] * 5), delta))
     huge = values_and_gradients(loss(*with_negatives(case, *[1e6] * 5), delta))
@@ -219,19 +219,19 @@ def test_a_nan_logit_makes_a_loss_nan_even_without_positives(loss, delta):
     logits = random_case(0, 6).logits.detach().clone()
     logits[1] = math.inf
     nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    for value, trained in loss(logits.clone().requires_grad_(), *nothing, delta):
-        assert value == 0 and not torch.autograd.grad(value, trained, retain_graph=True)[0].any()
+    for value, leaf in loss(logits.clone().requires_grad_(), *nothing, delta):
+        assert value == 0 and not torch.autograd.grad(value, leaf, retain_graph=True)[0].any()
     logits[4] = math.nan
     assert any(value.isnan() for value, _ in loss(logits.requires_grad_(), *nothing, delta))
 
 
 @every_ap_and_alrp
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, bad):
+@pytest.mark.parametrize("non_finite", [math.nan, math.inf, -math.inf])
+def test_a_positive_that_is_not_finite_makes_every_part_of_ap_and_alrp_nan(loss, delta, non_finite):
     case = random_case()
-    for at in (0, 17, 39):
+    for i in (0, 17, 39):
         logits = case.logits.detach().clone()
-        logits[case.positives[at]] = bad
+        logits[case.positives[i]] = non_finite
         assert all(value.isnan() for value, _ in loss(logits.requires_grad_(), *case[1:], delta))
 
 
@@ -245,11 +245,11 @@ def test_16_bit_logits_give_the_float64_value_of_the_rounded_logits(loss, delta,
         rounded = case.logits.detach().to(dtype)
         half = loss(rounded.requires_grad_(), *case[1:], delta)
         exact = loss(rounded.detach().double().requires_grad_(), *case[1:], delta)
-        for (value, trained), (same, wide) in zip(half, exact, strict=True):
+        for (value, leaf), (same, wide) in zip(half, exact, strict=True):
             assert value.dtype == torch.float32
             assert value.item() == pytest.approx(same.item(), rel=1e-6, abs=1e-7)
-            (actual,) = torch.autograd.grad(value, trained, retain_graph=True)
+            (actual,) = torch.autograd.grad(value, leaf, retain_graph=True)
             (expected,) = torch.autograd.grad(same, wide, retain_graph=True)
-            assert actual.dtype == trained.dtype
+            assert actual.dtype == leaf.dtype
             # The gradient is rounded once. Below 6e-5 float16 has fewer digits.
             torch.testing.assert_close(actual.double(), expected, rtol=1.01 * rounding, atol=2**-24)

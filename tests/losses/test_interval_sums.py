@@ -56,7 +56,7 @@ def test_sums_over_positives_far_from_zero_equal_the_sums_near_zero():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(30, generator=generator, dtype=torch.float64) * 0.01
     values = 0.5 + 0.01 * torch.rand(30, generator=generator, dtype=torch.float64)
-    far = (scores - 1e4) + 1e4  # the differences that survive rounding at the offset
+    far = (scores - 1e4) + 1e4  # the scores in the precision that floats have at 1e4
     expected = Ramps(far, 0.5).over_steps(values)
     actual = Ramps(far - 1e4, 0.5).over_steps(values)
     torch.testing.assert_close(actual, expected, rtol=1e-13, atol=0)
@@ -101,9 +101,9 @@ def test_the_gradient_reuses_the_memory_of_the_slots():
     for dtype in (torch.float32, torch.float64):
         logits = case.logits.detach().to(dtype)
         sums = IntervalSums(gather_ranked_logits(logits, case.positives, []), 0.5)
-        at = sums._slots.data_ptr()
+        address = sums._slots.data_ptr()
         weights = torch.ones(10, dtype=torch.float64)
-        assert sums.gradient(weights, weights).data_ptr() == at
+        assert sums.gradient(weights, weights).data_ptr() == address
 
 
 @pytest.mark.parametrize("gap", [1e-30, 1e-150, 1e-300])

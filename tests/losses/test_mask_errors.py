@@ -4,7 +4,7 @@ import torch
 from ranking_det.losses import dice_errors, mask_cross_entropies
 
 
-def by_loops(logits, targets):
+def dice_by_loop(logits, targets):
     errors = []
     for mask, target in zip(logits, targets):
         overlap = squares = 0.0
@@ -16,19 +16,19 @@ def by_loops(logits, targets):
     return torch.tensor(errors)
 
 
-def make(count=5, size=4, seed=0):
+def make_masks(count=5, size=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, size, size, generator=generator).requires_grad_()
     return logits, (torch.rand(count, size, size, generator=generator) > 0.5).float()
 
 
 def test_dice_agrees_with_a_loop_over_its_definition():
-    logits, targets = make()
-    torch.testing.assert_close(dice_errors(logits, targets), by_loops(logits, targets))
+    logits, targets = make_masks()
+    torch.testing.assert_close(dice_errors(logits, targets), dice_by_loop(logits, targets))
 
 
 def test_cross_entropy_is_the_mean_over_the_pixels():
-    logits, targets = make()
+    logits, targets = make_masks()
     p = logits.detach().double().sigmoid()
     expected = -torch.where(targets > 0, p, 1 - p).log().flatten(1).mean(1).float()
     torch.testing.assert_close(mask_cross_entropies(logits.detach(), targets), expected)
@@ -36,8 +36,8 @@ def test_cross_entropy_is_the_mean_over_the_pixels():
         mask_cross_entropies(logits, targets[:3])
 
 
-def test_an_empty_target_gives_1_and_no_gradient():
-    logits, targets = make()
+def test_an_empty_target_mask_gives_a_dice_error_of_1_without_gradient():
+    logits, targets = make_masks()
     targets[2] = 0
     errors = dice_errors(logits, targets)
     assert errors[2] == 1
@@ -46,13 +46,13 @@ def test_an_empty_target_gives_1_and_no_gradient():
 
 
 def test_half_precision_is_computed_in_single_precision():
-    logits, targets = make()
+    logits, targets = make_masks()
     half = dice_errors(logits.detach().bfloat16(), targets)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, dice_errors(logits.detach().bfloat16().float(), targets))
 
 
-def test_masks_and_logits_of_different_shapes_are_refused():
-    logits, targets = make()
+def test_masks_and_logits_of_different_shapes_raise_value_error():
+    logits, targets = make_masks()
     with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         dice_errors(logits, targets[:3])

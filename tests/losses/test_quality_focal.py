@@ -79,12 +79,12 @@ def test_empty_and_half_precision_batches_give_finite_gradients(loss):
     for only in (BACKGROUND, IGNORE):
         value = loss(logits, torch.full_like(labels, only), quality[:0])
         assert torch.autograd.grad(value, logits)[0].isfinite().all()
-    nothing = torch.zeros(0, 5, requires_grad=True)
-    assert loss(nothing, labels[:0], quality[:0]).item() == 0
+    no_rows = torch.zeros(0, 5, requires_grad=True)
+    assert loss(no_rows, labels[:0], quality[:0]).item() == 0
 
 
 @pytest.mark.parametrize("loss", [quality_focal, varifocal])
-def test_one_quality_too_many_is_refused(loss):
+def test_one_quality_too_many_raises_value_error(loss):
     logits, labels, quality = batch()
     with pytest.raises(ValueError, match="quality: expected .* one entry per positive"):
         loss(logits, labels, torch.cat([quality, quality[:1]]))

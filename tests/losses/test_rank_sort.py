@@ -29,13 +29,13 @@ def assert_agrees(case, delta, tolerance, dtype=torch.float64):
     logits = case.logits.detach().to(dtype).requires_grad_()
     quality = case.quality.to(torch.promote_types(dtype, torch.float32))
     losses = rank_sort_loss(logits, case.positives, quality, delta=delta)
-    ranking, sorting, at_ranking, at_sorting = expected(
+    ranking, sorting, ranking_gradient, sorting_gradient = expected(
         case._replace(logits=logits.detach(), quality=quality), delta
     )
     assert_close(losses.ranking, ranking, tolerance)
     assert_close(losses.sorting, sorting, tolerance)
-    assert_close(gradient(losses.ranking, logits), at_ranking, tolerance)
-    assert_close(gradient(losses.sorting, logits), at_sorting, tolerance)
+    assert_close(gradient(losses.ranking, logits), ranking_gradient, tolerance)
+    assert_close(gradient(losses.sorting, logits), sorting_gradient, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_half_precision_logits_get_the_gradient_rounded_once(dtype):
     losses = rank_sort_loss(logits, case.positives, case.quality.float())
     assert losses.ranking.dtype == losses.sorting.dtype == torch.float32
     single = logits.detach().float().requires_grad_()
-    of_single_precision = rank_sort_loss(single, case.positives, case.quality.float())
-    assert torch.equal(of_single_precision.ranking, losses.ranking)
-    for one, other in zip(losses, of_single_precision, strict=True):
+    single_precision_losses = rank_sort_loss(single, case.positives, case.quality.float())
+    assert torch.equal(single_precision_losses.ranking, losses.ranking)
+    for one, other in zip(losses, single_precision_losses, strict=True):
         assert torch.equal(gradient(one, logits), gradient(other, single).to(dtype))
 
 
@@ -104,22 +104,22 @@ def test_autocast_does_not_change_value_or_gradient():
 
 
 @pytest.mark.parametrize("quality", [0.0, 0.5, 1.0])
-def test_equal_qualities_leave_nothing_to_sort(quality):
+def test_equal_qualities_give_a_sorting_loss_of_0(quality):
     case = random_case()
-    same = torch.full_like(case.quality, quality)
-    losses = rank_sort_loss(case.logits, case.positives, same)
+    equal_quality = torch.full_like(case.quality, quality)
+    losses = rank_sort_loss(case.logits, case.positives, equal_quality)
     assert losses.sorting.item() == 0
     assert not gradient(losses.sorting, case.logits).any()
     assert losses.ranking.item() > 0
 
 
-def test_a_positive_of_quality_0_stays_a_positive():
+def test_positives_of_quality_0_still_get_a_ranking_gradient():
     case = random_case()
     losses = rank_sort_loss(case.logits, case.positives, torch.zeros_like(case.quality))
     assert (gradient(losses.ranking, case.logits)[case.positives] < 0).all()
 
 
-def test_without_positives_both_parts_are_zeros_attached_to_the_graph():
+def test_both_parts_are_zeros_attached_to_the_graph_without_positives():
     logits = torch.full((5,), -torch.inf, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
     losses = rank_sort_loss(logits, none, torch.zeros(0))
@@ -187,13 +187,13 @@ def test_each_part_sends_its_own_gradient_scaled_by_the_incoming_gradient():
     case = ramp()
     losses = rank_sort_loss(*case)
     ranking, sorting = (gradient(loss, case.logits) for loss in losses)
-    both = gradient(2 * losses.ranking - 3 * losses.sorting, case.logits)
-    assert torch.allclose(both, 2 * ranking - 3 * sorting, rtol=0, atol=1e-15)
+    combined = gradient(2 * losses.ranking - 3 * losses.sorting, case.logits)
+    assert torch.allclose(combined, 2 * ranking - 3 * sorting, rtol=0, atol=1e-15)
     negatives = [0, 4, 6, 7]
     assert not sorting[negatives].any() and sorting.any()
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_raises_runtime_error():
     case = ramp()
     loss = rank_sort_loss(*case).ranking
     with pytest.raises(RuntimeError, match="create_graph: expected False"):
@@ -248,8 +248,8 @@ def test_a_permutation_of_the_logits_permutes_the_gradient(problem, random):
     shuffled = logits.detach()[order].requires_grad_()
     shuffled_positives = torch.argsort(order)[positives]
     losses = rank_sort_loss(logits, positives, quality)
-    others = rank_sort_loss(shuffled, shuffled_positives, quality)
-    for one, other in zip(losses, others, strict=True):
+    shuffled_losses = rank_sort_loss(shuffled, shuffled_positives, quality)
+    for one, other in zip(losses, shuffled_losses, strict=True):
         assert one.item() == pytest.approx(other.item(), abs=1e-12)
         assert_close(gradient(other, shuffled), gradient(one, logits)[order], 1e-9)
 
@@ -259,13 +259,13 @@ def test_a_permutation_of_the_logits_permutes_the_gradient(problem, random):
 def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
     logits, positives, quality = problem
     losses = rank_sort_loss(logits, positives, quality, delta=delta)
-    ranking, sorting, at_ranking, at_sorting = reference.rank_sort(
+    ranking, sorting, ranking_gradient, sorting_gradient = reference.rank_sort(
         logits.tolist(), positives.tolist(), quality.tolist(), delta
     )
     assert_close(losses.ranking, ranking, 1e-9)
     assert_close(losses.sorting, sorting, 1e-9)
-    assert_close(gradient(losses.ranking, logits), at_ranking, 1e-9)
-    assert_close(gradient(losses.sorting, logits), at_sorting, 1e-9)
+    assert_close(gradient(losses.ranking, logits), ranking_gradient, 1e-9)
+    assert_close(gradient(losses.sorting, logits), sorting_gradient, 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_any_small_problem_agrees_with_the_loop_reference(problem, delta):
         ({"delta": -0.5}, "delta: expected a finite number of at least 0, got -0.5"),
     ],
 )
-def test_bad_arguments_are_refused_with_the_expected_and_the_given_value(change, message):
+def test_bad_arguments_raise_value_error_with_the_expected_and_given_value(change, message):
     arguments = dict(zip(("logits", "positives", "quality"), ramp(), strict=True)) | change
     with pytest.raises(ValueError, match=message):
         rank_sort_loss(**arguments)

@@ -44,9 +44,12 @@ def test_published_example_of_the_global_loss_matches_to_the_printed_digits():
     background = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
     loss = global_ranking_loss(foreground, background)
     assert loss.item() == pytest.approx(0.814852, abs=6e-7)
-    at_foreground, at_background = gradient(loss, foreground), gradient(loss, background)
-    assert at_foreground.tolist() == pytest.approx([-0.288738, -0.526114], abs=6e-7)
-    assert at_background.tolist() == pytest.approx([0.407805, 0.223808, 0.183239], abs=6e-7)
+    foreground_gradient, background_gradient = (
+        gradient(loss, foreground),
+        gradient(loss, background),
+    )
+    assert foreground_gradient.tolist() == pytest.approx([-0.288738, -0.526114], abs=6e-7)
+    assert background_gradient.tolist() == pytest.approx([0.407805, 0.223808, 0.183239], abs=6e-7)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -57,8 +60,8 @@ def test_global_loss_is_finite_for_logits_far_in_the_wrong_order(distance):
         loss = global_ranking_loss(foreground, background, distance=distance, reweight=reweight)
         assert loss.isfinite()
         assert gradient(loss, foreground).isfinite().all()
-        right = global_ranking_loss(background, foreground, distance=distance, reweight=reweight)
-        assert right.isfinite() and gradient(right, foreground).isfinite().all()
+        in_order = global_ranking_loss(background, foreground, distance=distance, reweight=reweight)
+        assert in_order.isfinite() and gradient(in_order, foreground).isfinite().all()
 
 
 def test_no_pairs_give_zeros_attached_to_the_graph():
@@ -101,28 +104,28 @@ def test_class_specific_loss_is_the_sum_of_global_losses_in_each_class(negatives
     assert not gradient(loss, scores)[labels == IGNORE].any()
 
 
-def test_groups_are_bins_of_equal_width_without_empty_ones():
+def test_group_negatives_averages_bins_of_equal_width_and_skips_empty_bins():
     scores = torch.tensor([0.0, 0.05, 0.9, 1.0, 0.1], requires_grad=True)
     means = group_negatives(scores, 4)
     assert means.tolist() == pytest.approx([0.05, 0.95])
     assert gradient(means[0], scores).tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0, 1 / 3])
 
 
-def test_groups_of_equal_count_split_the_sorted_scores():
+def test_group_negatives_with_equal_count_splits_the_sorted_scores():
     scores = torch.tensor([0.0, 5.0, 0.2, 0.1, 4.0, 100.0])
     assert group_negatives(scores, 3, equal_count=True).tolist() == pytest.approx([0.05, 2.1, 52.5])
     assert len(group_negatives(scores[:2], 3, equal_count=True)) == 2
 
 
 @pytest.mark.parametrize("equal_count", [True, False])
-def test_groups_of_equal_scores_and_of_no_scores(equal_count):
-    same = group_negatives(torch.full((5,), 0.25), 1, equal_count=equal_count)
-    assert same.tolist() == [0.25]
+def test_equal_scores_form_one_group_and_no_scores_form_none(equal_count):
+    equal_scores = group_negatives(torch.full((5,), 0.25), 1, equal_count=equal_count)
+    assert equal_scores.tolist() == [0.25]
     assert group_negatives(torch.full((5,), 0.25), 3).tolist() == [0.25]
     assert group_negatives(torch.zeros(0), 3, equal_count=equal_count).shape == (0,)
 
 
-def test_hardest_negatives_are_the_highest_scores_and_at_most_all_of_them():
+def test_hardest_negatives_returns_the_highest_scores_or_all_if_there_are_fewer():
     scores = torch.tensor([0.3, 0.9, 0.1])
     assert hardest_negatives(scores, 2).tolist() == pytest.approx([0.9, 0.3])
     assert len(hardest_negatives(scores, 10)) == 3 and len(hardest_negatives(scores, 0)) == 0
@@ -239,6 +242,6 @@ def test_published_example_of_the_iou_guided_loss_matches_to_the_printed_digits(
         ),
     ],
 )
-def test_bad_arguments_are_refused_with_the_expected_and_the_given_value(call, message):
+def test_bad_arguments_raise_value_error_with_the_expected_and_given_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()

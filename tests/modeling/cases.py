@@ -1,4 +1,4 @@
-"""Config nodes, ground truth and batches that the tests of models share."""
+"""Shared cases of the model tests: config nodes, ground truth and batches."""
 
 import functools
 from copy import deepcopy
@@ -17,19 +17,22 @@ def _loaded(path):
 
 
 def load(name, folder="shapes"):
-    """Load a config of a folder of configs/; executing it takes longer than copying it."""
+    """Load a config of a folder of configs/ from a cache, because executing it is slow."""
     return deepcopy(_loaded(CONFIGS / folder / name))
 
 
 def load_masked_cascade(mask_heads=3):
     """Load the model node of the quick cascade, with the mask heads of the quick Mask R-CNN."""
-    model, masked = load("quick/cascade_rs.py").model, load("quick/mask_rs.py").model.roi_heads
+    model, mask_rcnn_heads = (
+        load("quick/cascade_rs.py").model,
+        load("quick/mask_rs.py").model.roi_heads,
+    )
     for name in ("mask_in_features", "mask_pooler"):
-        model.roi_heads[name] = masked[name]
-    masked.mask_head.num_classes = "${...num_classes}"
-    model.roi_heads.mask_heads = [masked.mask_head] * mask_heads
+        model.roi_heads[name] = mask_rcnn_heads[name]
+    mask_rcnn_heads.mask_head.num_classes = "${...num_classes}"
+    model.roi_heads.mask_heads = [mask_rcnn_heads.mask_head] * mask_heads
     for criterion in model.roi_heads.criteria[:mask_heads]:
-        criterion.localization = masked.criterion.localization
+        criterion.localization = mask_rcnn_heads.criterion.localization
     return model
 
 

@@ -42,11 +42,16 @@ def test_running_statistics_are_frozen_while_weight_and_bias_train():
 
 
 def test_the_state_dict_has_the_keys_and_shapes_of_a_batch_norm():
-    ours, torchs = FrozenStatisticsBatchNorm2d(4).state_dict(), nn.BatchNorm2d(4).state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in torchs.items()}
+    state, batch_norm_state = (
+        FrozenStatisticsBatchNorm2d(4).state_dict(),
+        nn.BatchNorm2d(4).state_dict(),
+    )
+    assert {k: v.shape for k, v in state.items()} == {
+        k: v.shape for k, v in batch_norm_state.items()
+    }
 
 
-def test_freeze_at_freezes_the_stem_and_the_second_stage_completely():
+def test_freeze_at_2_freezes_the_stem_and_res2_completely():
     model = resnet().train()
     for name, module in model.named_modules():
         frozen = name.startswith(("stem", "res2"))
@@ -54,11 +59,11 @@ def test_freeze_at_freezes_the_stem_and_the_second_stage_completely():
             assert isinstance(module, FrozenBatchNorm2d) == frozen, name
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (not name.startswith(("stem", "res2"))), name
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert "res3.0.conv1.norm.weight" in trained and "res5.1.conv2.norm.bias" in trained
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "res3.0.conv1.norm.weight" in trainable and "res5.1.conv2.norm.bias" in trainable
 
 
-def test_checkpoints_in_the_format_of_the_model_zoo_load(tmp_path):
+def test_checkpoints_in_the_format_of_detectron2s_model_zoo_can_be_loaded(tmp_path):
     """Detectron2's conversion of torchvision's ResNets has arrays and no num_batches_tracked."""
     source = resnet("BN", freeze_at=0)
     for module in source.modules():
@@ -81,7 +86,7 @@ def test_checkpoints_in_the_format_of_the_model_zoo_load(tmp_path):
 
 
 @pytest.mark.parametrize("in_feature", ["res5", "p5"])
-def test_with_relu_the_extra_levels_equal_detectron2s(in_feature):
+def test_extra_levels_with_relu_equal_those_of_detectron2(in_feature):
     channels = 512 if in_feature == "res5" else 8
     torch.manual_seed(0)
     reference = LastLevelP6P7(channels, 8, in_feature)
@@ -101,7 +106,7 @@ def test_with_relu_the_extra_levels_equal_detectron2s(in_feature):
         assert torch.equal(feature, outputs[1][name]), name
 
 
-def test_without_relu_p7_depends_on_the_negative_values_of_p6():
+def test_p7_depends_on_the_negative_values_of_p6_without_relu():
     levels = ExtraLevels(8, 8)
     p6, p7 = levels(torch.randn(1, 8, 9, 6, generator=torch.Generator().manual_seed(0)))
     assert p6.shape == (1, 8, 5, 3) and p7.shape == (1, 8, 3, 2)

@@ -69,15 +69,15 @@ def test_p6_is_a_convolution_of_c5_and_affects_all_levels(fpn):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (32, 32), (75, 33), (97, 130), (1, 31)])
-def test_images_of_any_size_give_levels_of_size_divided_by_stride_rounded_up(fpn, height, width):
+def test_level_sizes_are_the_image_size_divided_by_the_stride_rounded_up(fpn, height, width):
     levels = fpn(torch.randn(1, 3, height, width))
     for name, level in levels.items():
         stride = fpn.output_shape()[name].stride
         assert level.shape == (1, CHANNELS, -(-height // stride), -(-width // stride)), name
 
 
-def test_cropping_removes_the_last_row_and_column(fpn):
-    """The maps are aligned at the upper left corner, as by the convolution of stride 2."""
+def test_upsampled_levels_lose_the_last_row_and_column(fpn):
+    """Maps are aligned at the upper left corner, as a convolution of stride 2 aligns them."""
     images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     c5 = fpn.bottom_up(images)["res5"]
     assert c5.shape[-2:] == (3, 3)
@@ -87,7 +87,7 @@ def test_cropping_removes_the_last_row_and_column(fpn):
     torch.testing.assert_close(fpn(images)["p5"], fpn.fpn_output5(merged))
 
 
-def test_shapes_equal_detectron2s_fpn_and_its_checkpoint_loads_in_part(fpn):
+def test_shapes_equal_those_of_detectron2s_fpn_whose_checkpoint_loads_in_part(fpn):
     reference = FPN(resnet(), FEATURES, CHANNELS, top_block=LastLevelMaxPool())
     assert fpn.output_shape() == reference.output_shape()
     assert fpn.size_divisibility == reference.size_divisibility == 32
@@ -97,7 +97,7 @@ def test_shapes_equal_detectron2s_fpn_and_its_checkpoint_loads_in_part(fpn):
     assert keys.missing_keys and all(key.startswith(new) for key in keys.missing_keys)
 
 
-def test_a_resnext_can_be_the_bottom_up_network():
+def test_the_bottom_up_network_may_be_a_resnext():
     bottom_up = resnext()
     fpn = CARAFEFPN(bottom_up, ["res3", "res4"], CHANNELS, norm="BN")
     assert {name: shape.stride for name, shape in fpn.output_shape().items()} == {
@@ -113,14 +113,14 @@ def test_a_resnext_can_be_the_bottom_up_network():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-def test_the_error_names_the_features_that_do_not_fit():
+def test_the_error_names_features_with_unknown_names_or_wrong_strides():
     with pytest.raises(ValueError, match="in_features: expected some of .*res2, res3, res4, res5"):
         CARAFEFPN(resnet(), ["res3", "res6"])
     with pytest.raises(ValueError, match="double from one feature to the next, got .*'res5': 32"):
         CARAFEFPN(resnet(), ["res3", "res5"])
 
 
-def test_a_channels_last_batch_of_bfloat16_trains(fpn):
+def test_a_channels_last_batch_in_bfloat16_autocast_gives_finite_gradients(fpn):
     images = torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         levels = fpn.train()(images)
@@ -129,7 +129,7 @@ def test_a_channels_last_batch_of_bfloat16_trains(fpn):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in fpn.parameters())
 
 
-class Odd(Backbone):
+class BackboneWithOddStrides(Backbone):
     """A backbone with strides that are not powers of 2."""
 
     def forward(self, images):
@@ -139,6 +139,6 @@ class Odd(Backbone):
         return {"a": ShapeSpec(channels=4, stride=6), "b": ShapeSpec(channels=4, stride=12)}
 
 
-def test_strides_that_are_not_powers_of_2_are_refused():
+def test_strides_that_are_not_powers_of_2_raise_value_error():
     with pytest.raises(ValueError, match="in_features: expected strides that are powers of 2"):
-        CARAFEFPN(Odd(), ["a", "b"])
+        CARAFEFPN(BackboneWithOddStrides(), ["a", "b"])

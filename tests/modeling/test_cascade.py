@@ -36,7 +36,7 @@ def test_a_step_trains_every_parameter_of_every_stage(counts, mask_heads):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in heads.parameters())
 
 
-def test_the_losses_of_each_stage_have_its_weight():
+def test_loss_weights_scale_the_losses_of_each_stage():
     targets = make_targets((3, 5))
     plain, weighted = step(build(), targets), step(build(loss_weights=[1.0, 0.5, 0.0]), targets)
     for name, loss in plain.items():
@@ -47,7 +47,7 @@ def test_the_losses_of_each_stage_have_its_weight():
 
 
 def record_candidates(heads):
-    """Record the candidates of all stages in the next steps."""
+    """Record the candidates of all stages in the steps that follow."""
     all_candidates = []
     for criterion in heads.criterion:
         original = criterion.forward
@@ -84,7 +84,7 @@ def test_each_stage_ranks_the_boxes_of_the_previous_stage_and_the_ground_truth()
 
 
 def without_objects(proposals):
-    """Mark all proposals of an image as not being ground-truth boxes."""
+    """Set ``is_object`` of all proposals of an image to False."""
     proposals.is_object = torch.zeros(len(proposals), dtype=torch.bool)
     return proposals
 
@@ -140,7 +140,7 @@ def test_each_mask_head_trains_on_the_positives_of_its_stage_with_their_weights(
     heads.mask_pooler.forward = lambda maps, boxes: pooled.append(boxes) or pool(maps, boxes)
     step(heads, make_targets((4, 0, 3)))
     assert len(pooled) == len(recorder.inputs) == mask_heads
-    anchors = [of_stage.boxes.anchors for of_stage in candidates]
+    anchors = [stage_candidates.boxes.anchors for stage_candidates in candidates]
     for i in range(mask_heads):
         boxes = torch.cat([image.tensor for image in pooled[i]])
         assert len(boxes) == min(limit, len(anchors[i]))
@@ -171,7 +171,7 @@ def test_one_mask_head_has_detectron2s_names_in_the_state_dict_and_several_are_n
 
 
 @pytest.mark.parametrize("mask_heads", [1, 3])
-def test_objects_without_a_mask_train_no_mask_head(mask_heads):
+def test_objects_without_a_mask_do_not_train_the_mask_heads(mask_heads):
     heads, targets = build(mask_heads), make_targets((3, 2))
     for objects in targets:
         objects.gt_masks = BitMasks(torch.zeros(len(objects), SIZE, SIZE))
@@ -203,14 +203,14 @@ def test_positives_are_ranked_by_their_masks_in_the_stages_with_a_mask_head(mask
         heads = build_with(recorder, mask_heads, max_mask_rois=1000, continuous_label=label)
         candidates = record_candidates(heads)
         step(heads, make_targets((4, 3)))
-        for i, of_stage in enumerate(candidates):
+        for i, stage_candidates in enumerate(candidates):
             if i >= mask_heads:
-                assert of_stage.continuous_labels is None  # the IoU
+                assert stage_candidates.continuous_labels is None  # the IoU
                 continue
             logits, masks, _ = recorder.inputs[i]
             dice = 1 - dice_errors(logits.detach(), masks)
-            expected = dice if label == "dice" else (dice + of_stage.boxes.overlap()) / 2
-            torch.testing.assert_close(of_stage.continuous_labels, expected)
+            expected = dice if label == "dice" else (dice + stage_candidates.boxes.overlap()) / 2
+            torch.testing.assert_close(stage_candidates.continuous_labels, expected)
 
 
 def test_no_gradient_flows_between_the_stages():
@@ -224,16 +224,16 @@ def test_the_gradients_of_the_stages_are_not_scaled_down():
     heads, targets = build(), make_targets((3, 2))
     features = {name: x.requires_grad_() for name, x in make_features(2).items()}
     heads(None, features, make_proposals(2), targets)[1]["loss_rank_stage0"].backward()
-    scaled, features["p3"].grad = features["p3"].grad, None
+    cascade_gradient, features["p3"].grad = features["p3"].grad, None
     proposals, assignment = match_proposals(make_proposals(2), targets, heads.assigner[0])
     stage = heads.stages()[0]
     predictions = heads._predict(features, proposals, stage)
     candidates = heads._gather(features, proposals, targets, stage, assignment, predictions)
     heads.criterion[0](candidates).losses["loss_rank"].backward()
-    torch.testing.assert_close(scaled, features["p3"].grad)
+    torch.testing.assert_close(cascade_gradient, features["p3"].grad)
 
 
-def test_at_inference_logits_are_averaged_and_boxes_come_from_the_last_stage():
+def test_inference_averages_the_logits_of_the_stages_and_uses_the_boxes_of_the_last_stage():
     heads = build().eval()
     for i, predictor in enumerate(heads.box_predictor):
         torch.nn.init.zeros_(predictor.cls_score.weight)
@@ -301,7 +301,7 @@ def test_metrics_are_logged_with_a_prefix_for_each_stage():
     assert {f"stage{i}/num_positives" for i in range(3)} <= storage.latest().keys()
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_incompatible_parts_raise_value_error():
     with pytest.raises(ValueError, match=r"expected one of each for every stage, got \[3, 3, 3, 1"):
         build(criteria=[L.Criterion(classification=L.RankSort())])
     cfg = load("quick/cascade_rs.py").model.roi_heads

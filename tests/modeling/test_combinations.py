@@ -59,7 +59,7 @@ CRITERIA = {
     "rankdet_branch": lambda: rank(L.RankDet(), branch=L.BranchLoss(L.CenternessWeight())),
     "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [0.5, 0.5], 2),
 }
-ERRORS = {
+INCOMPATIBLE = {
     ("retinanet", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
     ("fcos", "focal_smooth_l1"): "expected a loss on decoded boxes, got SmoothL1, which encodes",
 }
@@ -96,8 +96,10 @@ def build(model, assigner, criterion):
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("assigner", ASSIGNERS)
 @pytest.mark.parametrize("model", ["retinanet", "fcos"])
-def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assigner, criterion):
-    error = ERRORS.get((model, assigner)) or ERRORS.get((model, criterion))
+def test_a_step_trains_every_parameter_or_incompatible_parts_raise_value_error(
+    model, assigner, criterion
+):
+    error = INCOMPATIBLE.get((model, assigner)) or INCOMPATIBLE.get((model, criterion))
     if error:
         with pytest.raises(ValueError, match=error):
             build(model, assigner, criterion)
@@ -108,12 +110,12 @@ def test_a_step_trains_every_parameter_or_is_refused_with_a_reason(model, assign
     assert all(loss.isfinite() for loss in losses.values())
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    # Both towers are trained. Without a positive, the box tower would not be.
+    # Both towers get gradients; without a positive, the box tower would get none.
     for layer in (detector.head.cls_score, detector.head.bbox_pred):
         assert layer.weight.grad.abs().sum() > 0
 
 
-class Searches(TorchDispatchMode):
+class RecordSearchedMasks(TorchDispatchMode):
     """Record the boolean masks that are searched for true entries."""
 
     def __init__(self):
@@ -130,11 +132,11 @@ class Searches(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("criterion", ["rs", "focal", "qfl", "alrp", "ape", "rankdet", "stages"])
-def test_a_step_finds_the_rows_of_the_positives_once(criterion):
+def test_a_step_searches_for_the_rows_of_the_positives_only_once(criterion):
     detector, all_labels = build("retinanet", "atss", criterion), []
     original = detector.criterion.forward
     detector.criterion.forward = lambda x: all_labels.append(x.labels) or original(x)
-    with Searches() as searches:
+    with RecordSearchedMasks() as searches:
         losses = detector(make_batch((4, 2), sizes=((64, 64),)))
         sum(losses.values()).backward()
     positive = all_labels[0] >= 0
@@ -174,7 +176,7 @@ def test_a_step_finds_the_rows_of_the_positives_once(criterion):
         ),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(model, key, value, message):
+def test_incompatible_parts_raise_value_error(model, key, value, message):
     cfg = load(f"{model}_r18.py", "common/models").model
     cfg.num_classes = 12
     if "weights" in key:
@@ -185,7 +187,7 @@ def test_parts_that_do_not_fit_are_refused(model, key, value, message):
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(4, 1.0), (8, 2.0)])
-def test_the_fcos_assigner_refuses_anchors_that_are_not_squares_of_8_strides(size, ratio):
+def test_the_fcos_assigner_rejects_anchors_that_are_not_squares_of_8_strides(size, ratio):
     cfg = load("retinanet_r18.py", "common/models").model
     cfg.assigner, cfg.head.num_anchors = FCOS(), 1
     cfg.anchor_generator.sizes = [[size * stride] for stride in cfg.anchor_generator.strides]

@@ -136,7 +136,7 @@ def test_a_script_like_detectron2s_lazyconfig_train_net_trains_and_evaluates(
     assert "loss_rank" in (tmp_path / "metrics.json").read_text()
 
 
-def test_importing_the_package_registers_its_models_and_changes_no_default_of_detectron2():
+def test_importing_the_package_registers_its_models_and_keeps_detectron2s_defaults():
     code = (
         "from detectron2.config import get_cfg\n"
         "before = get_cfg().dump()\n"

@@ -91,7 +91,7 @@ def test_the_branch_multiplies_the_scores_at_inference(build):
     torch.testing.assert_close(scores[1], scores[0] * 0.5**0.5, rtol=1e-4, atol=0)
 
 
-def test_suppressing_the_raw_detections_gives_the_detections(build):
+def test_suppressing_the_proposals_of_a_model_gives_its_detections(build):
     model = build().eval()
     batch = make_batch((1, 1), sizes=((96, 128),))
     with torch.no_grad():

@@ -13,7 +13,7 @@ def decode(outputs, anchors):
     return anchors + outputs
 
 
-def dense(sizes=(60, 20, 3), num_classes=4, seed=0, shift=-2.0):
+def random_levels(sizes=(60, 20, 3), num_classes=4, seed=0, shift=-2.0):
     """Make random logits, outputs, anchors and branch logits of an image, per level."""
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(n, num_classes, generator=generator) * 2 + shift for n in sizes]
@@ -59,9 +59,9 @@ def expected_proposals(logits, outputs, anchors, branch, *, score_thresh, topk, 
 @pytest.mark.parametrize("has_branch", [False, True])
 @pytest.mark.parametrize("topk", [1, 10, 10**6])
 @pytest.mark.parametrize("score_thresh", [0.0, 0.3])
-def test_proposals_agree_with_an_implementation_by_loops(topk_by, has_branch, topk, score_thresh):
+def test_proposals_agree_with_a_loop_reference(topk_by, has_branch, topk, score_thresh):
     options = dict(score_thresh=score_thresh, topk=topk, topk_by=topk_by)
-    *levels, branch = dense()
+    *levels, branch = random_levels()
     branch = branch if has_branch else None
     raw = DenseInference(**options).propose(*levels, decode, branch)
     proposals = as_set(raw)
@@ -81,7 +81,7 @@ def test_topk_by_anchor_keeps_all_classes_of_the_best_anchors():
 
 
 def test_the_threshold_applies_to_the_class_score_even_with_a_branch():
-    """Applied to the product, sqrt(.04 x .9) = .19 would pass, sqrt(.06 x .001) = .008 not."""
+    """By the final scores, sqrt(.04 x .9) = .19 and sqrt(.06 x .001) = .008, box 0 would pass."""
     logits = [torch.tensor([[0.04], [0.06]]).logit()]
     branch = [torch.tensor([0.9, 0.001]).logit()]
     anchors = [torch.tensor([[0.0, 0.0, 8.0, 8.0], [9.0, 9.0, 16.0, 16.0]])]
@@ -94,11 +94,11 @@ def test_the_threshold_applies_to_the_class_score_even_with_a_branch():
 
 def test_a_threshold_of_1_leaves_no_candidates_and_raises_no_error():
     inference = DenseInference(score_thresh=1.0)
-    raw = inference.propose(*dense()[:3], decode)
+    raw = inference.propose(*random_levels()[:3], decode)
     assert raw.boxes.shape == (0, 4) and raw.scores.shape == raw.classes.shape == (0,)
-    for nms_ in ("hard", "linear", "gaussian"):
+    for nms_name in ("hard", "linear", "gaussian"):
         for voting in (False, True):
-            inference = DenseInference(nms=nms_, score_voting=voting)
+            inference = DenseInference(nms=nms_name, score_voting=voting)
             assert len(inference.suppress(raw, (5, 7))) == 0
     empty = [torch.zeros(0, 4)]
     assert len(DenseInference().propose([torch.zeros(0, 3)], empty, empty, decode).scores) == 0
@@ -136,13 +136,13 @@ def per_class_nms(raw, thresh):
     return survivors[raw.scores[survivors].argsort(descending=True)]
 
 
-def assert_is(detections, raw, rows, scores=None, boxes=None):
+def assert_detections(detections, raw, rows, scores=None, boxes=None):
     assert torch.equal(detections.pred_boxes.tensor, raw.boxes[rows] if boxes is None else boxes)
     assert torch.equal(detections.scores, raw.scores[rows] if scores is None else scores)
     assert torch.equal(detections.pred_classes, raw.classes[rows])
 
 
-def clipped(raw, height, width):
+def clip_and_drop_empty(raw, height, width):
     """Clip the boxes to the image and drop empty ones."""
     limits = torch.tensor([width, height, width, height])
     boxes = raw.boxes.clamp(min=0).minimum(limits)
@@ -156,10 +156,10 @@ def test_hard_nms_runs_per_class_on_boxes_clipped_to_the_image(thresh):
     for shift in (0.0, -8.0, 8.0):
         raw = inside._replace(boxes=inside.boxes + shift)
         result = DenseInference(nms_thresh=thresh).suppress(raw, (32, 36))
-        raw = clipped(raw, 32, 36)
+        raw = clip_and_drop_empty(raw, 32, 36)
         rows = per_class_nms(raw, thresh)
         assert 10 < len(rows) < 80
-        assert_is(result, raw, rows)
+        assert_detections(result, raw, rows)
         assert result.image_size == (32, 36)
 
 
@@ -194,9 +194,9 @@ def test_soft_nms_uses_its_options(method):
     raw = raw_detections()
     options = dict(nms_thresh=0.3, sigma=0.2, max_detections=50, score_thresh=0.0)
     result = DenseInference(nms=method, **options).suppress(raw, (32, 32))
-    raw = clipped(raw, 32, 32)
+    raw = clip_and_drop_empty(raw, 32, 32)
     rows, scores = soft_nms(*raw, method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
-    assert_is(result, raw, rows, scores)
+    assert_detections(result, raw, rows, scores)
     assert (scores < raw.scores[rows]).any()
 
 
@@ -219,7 +219,7 @@ def test_score_voting_averages_boxes_over_all_candidates_and_keeps_the_scores(me
     voted = DenseInference(score_voting=True, **options).suppress(raw, (32, 32))
     assert torch.equal(voted.scores, plain.scores)
     assert torch.equal(voted.pred_classes, plain.pred_classes)
-    raw = clipped(raw, 32, 32)
+    raw = clip_and_drop_empty(raw, 32, 32)
     difference = (raw.boxes[None] - plain.pred_boxes.tensor[:, None]).abs().sum(dim=2)
     boxes = vote_boxes(difference.argmin(dim=1), *raw)
     assert torch.equal(voted.pred_boxes.tensor, boxes)
@@ -227,19 +227,21 @@ def test_score_voting_averages_boxes_over_all_candidates_and_keeps_the_scores(me
 
 
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
-def test_the_best_detections_are_kept_by_descending_score(method):
+def test_max_detections_keeps_the_detections_with_the_highest_scores(method):
     raw = raw_detections()
-    few = DenseInference(nms=method, max_detections=7).suppress(raw, (40, 40))
-    many = DenseInference(nms=method, max_detections=70).suppress(raw, (40, 40))
-    assert len(few) == 7 < len(many)
-    assert (many.scores.diff() <= 0).all() and torch.equal(few.scores, many.scores[:7])
-    assert torch.equal(few.pred_boxes.tensor, many.pred_boxes.tensor[:7])
+    few_detections = DenseInference(nms=method, max_detections=7).suppress(raw, (40, 40))
+    many_detections = DenseInference(nms=method, max_detections=70).suppress(raw, (40, 40))
+    assert len(few_detections) == 7 < len(many_detections)
+    assert (many_detections.scores.diff() <= 0).all() and torch.equal(
+        few_detections.scores, many_detections.scores[:7]
+    )
+    assert torch.equal(few_detections.pred_boxes.tensor, many_detections.pred_boxes.tensor[:7])
 
 
 @pytest.mark.parametrize("topk_by", ["pair", "anchor"])
 @pytest.mark.parametrize("method", ["hard", "linear", "gaussian"])
 def test_only_the_non_finite_candidates_of_a_diverged_model_are_dropped(topk_by, method):
-    logits, outputs, anchors, _ = dense()
+    logits, outputs, anchors, _ = random_levels()
     options = dict(topk=12, topk_by=topk_by, nms=method, score_voting=True)
     inference = DenseInference(**options)
     logits[0][5:45] = torch.nan
@@ -248,20 +250,24 @@ def test_only_the_non_finite_candidates_of_a_diverged_model_are_dropped(topk_by,
     raw = inference.propose(logits, outputs, anchors, decode)
     assert raw.scores.isfinite().all()
     # NaN scores do not count towards top-k.
-    good = [*range(5), *range(45, 60)]
-    logits[0], outputs[0], anchors[0] = logits[0][good], outputs[0][good], anchors[0][good]
+    finite_rows = [*range(5), *range(45, 60)]
+    logits[0], outputs[0], anchors[0] = (
+        logits[0][finite_rows],
+        outputs[0][finite_rows],
+        anchors[0][finite_rows],
+    )
     finite_only = inference.propose(logits, outputs, anchors, decode)
     assert torch.equal(raw.scores, finite_only.scores) and len(raw.scores) > 12
     result = inference.suppress(raw, (40, 40))
     assert result.pred_boxes.tensor.isfinite().all() and len(result) > 5
     usable = raw.boxes.isfinite().all(dim=1) & (raw.boxes.abs() < 1e20).all(dim=1)
     assert not usable.all()
-    clean = inference.suppress(RawDetections(*(x[usable] for x in raw)), (40, 40))
-    assert torch.equal(clean.pred_boxes.tensor, result.pred_boxes.tensor)
+    usable_only = inference.suppress(RawDetections(*(x[usable] for x in raw)), (40, 40))
+    assert torch.equal(usable_only.pred_boxes.tensor, result.pred_boxes.tensor)
 
 
 def test_nan_in_all_logits_or_in_the_whole_branch_leaves_no_candidates():
-    logits, outputs, anchors, branch = dense()
+    logits, outputs, anchors, branch = random_levels()
     nan = [torch.full_like(level, torch.nan) for level in logits]
     assert len(DenseInference(score_thresh=0).propose(nan, outputs, anchors, decode).scores) == 0
     nan = [torch.full_like(level, torch.nan) for level in branch]
@@ -269,7 +275,7 @@ def test_nan_in_all_logits_or_in_the_whole_branch_leaves_no_candidates():
     assert len(raw.scores) == 0
 
 
-def test_repr_shows_the_options():
+def test_the_repr_shows_the_options():
     text = repr(DenseInference(nms="linear", sigma=0.25))
     assert text == (
         "DenseInference(score_thresh=0.05, topk=1000, topk_by='pair', nms='linear', "
@@ -298,8 +304,8 @@ def test_the_error_names_the_wrong_option(options, message):
         DenseInference(**options)
 
 
-def test_a_branch_of_another_shape_is_refused():
-    *levels, branch = dense()
+def test_branch_logits_of_another_shape_raise_value_error():
+    *levels, branch = random_levels()
     with pytest.raises(
         ValueError, match=r"branch_logits: expected a float tensor of shape \(60,\).*\(60, 1\)"
     ):

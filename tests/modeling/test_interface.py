@@ -41,7 +41,7 @@ def test_a_model_implements_the_interface_itself_or_has_an_adapter(name, masks):
     assert interface.num_classes_key == KEYS[not dense]
 
 
-def test_a_model_without_a_registered_adapter_gets_the_default_one():
+def test_a_model_without_a_registered_adapter_gets_the_default_adapter():
     adapter = interface_of(nn.Linear(2, 2))
     assert type(adapter) is DetectorAdapter
     assert (adapter.num_classes, adapter.learns_masks, adapter.input_format) == (None, False, "BGR")
@@ -69,19 +69,21 @@ def test_a_custom_detector_overrides_only_the_methods_it_supports():
         ("RankingRetinaNet", KEYS[:1], False),
         ("RankingFCOS", KEYS[:1], False),
         ("GeneralizedRCNN", KEYS[1:], True),
-        ("RetinaNet", KEYS, False),  # Detectron2's class has no key, so any of them may apply
+        ("RetinaNet", KEYS, False),  # Detectron2's class names no key, so both may apply
         ("SemanticSegmentor", KEYS, False),
     ],
 )
-def test_the_architecture_of_a_yaml_config_decides_its_keys(architecture, keys, masks):
+def test_the_meta_architecture_of_a_yaml_config_determines_its_num_classes_keys(
+    architecture, keys, masks
+):
     cfg = get_cfg()
     add_ranking_config(cfg)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = architecture, True
     assert num_classes_keys(cfg) == keys and learns_masks(cfg) == masks
 
 
-class First(HardNMS):
-    """Keeps the first two boxes and counts its calls."""
+class FirstTwo(HardNMS):
+    """Keep the first two boxes and count the calls."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +100,7 @@ def test_dense_inference_box_predictor_and_rpn_all_use_the_given_suppression():
     dense, rcnn = build("retinanet_atss_rs.py").eval(), build("quick/faster_rs.py").eval()
     parts = dense.inference, rcnn.proposal_generator, rcnn.roi_heads.box_predictor
     for part in parts:
-        part.suppression = First()
+        part.suppression = FirstTwo()
     with torch.no_grad():
         for model in (dense, rcnn):
             (output,) = model([image])

@@ -16,24 +16,26 @@ def res2net_101(**options):
 def test_features_agree_with_timm_on_the_same_weights():
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    theirs = timm.create_model("res2net101d", features_only=True, out_indices=(1, 2, 3, 4)).eval()
-    for module in theirs.modules():
+    timm_model = timm.create_model(
+        "res2net101d", features_only=True, out_indices=(1, 2, 3, 4)
+    ).eval()
+    for module in timm_model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.normal_(module.bias, std=0.1)
             nn.init.normal_(module.running_mean, std=0.1)
-    ours, conversion = res2net_101().eval(), convert(theirs.state_dict())
+    model, conversion = res2net_101().eval(), convert(timm_model.state_dict())
     assert conversion.kind == "Res2Net" and not conversion.unmapped
     assert any("pools_at_stride_1=True" in note for note in conversion.notes)
     weights = conversion.weights.items()
-    ours.load_state_dict({name.removeprefix(f"{BACKBONE}."): t for name, t in weights})
+    model.load_state_dict({name.removeprefix(f"{BACKBONE}."): t for name, t in weights})
     with torch.no_grad():
         images = torch.randn(1, 3, 75, 106)  # odd sizes on several levels
-        for feature, expected in zip(ours(images).values(), theirs(images), strict=True):
+        for feature, expected in zip(model(images).values(), timm_model(images), strict=True):
             assert (feature - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_the_pooling_at_stride_1_can_be_left_out():
+def test_pools_at_stride_1_changes_the_output():
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     outputs = []
     for pools in (True, False):
@@ -63,6 +65,6 @@ def test_all_three_convolutions_of_a_block_become_deformable():
     assert network(torch.zeros(1, 3, 32, 32))["res2"].shape == (1, 16, 8, 8)
 
 
-def test_a_stride_without_a_shortcut_raises_an_error():
+def test_a_stride_without_a_shortcut_raises_value_error():
     with pytest.raises(ValueError, match="stride: expected 1 in a block without shortcut, got 2"):
         Res2NetBlock(16, 16, bottleneck_channels=4, stride=2)

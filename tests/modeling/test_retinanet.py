@@ -37,7 +37,9 @@ def step(model, batch):
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize(
-    "counts", [(3, 5), (0, 4), (0, 0), (1, 1)], ids=["usual", "one empty", "all empty", "single"]
+    "counts",
+    [(3, 5), (0, 4), (0, 0), (1, 1)],
+    ids=["two images", "one empty", "all empty", "single"],
 )
 def test_a_step_gives_every_parameter_a_finite_gradient(build, config, counts):
     model = build(config)
@@ -50,7 +52,7 @@ def test_a_step_gives_every_parameter_a_finite_gradient(build, config, counts):
 
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
 def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build, box_loss):
-    """With the same weights, images and anchors, over three steps of the moving average."""
+    """Both models have the same weights, images and anchors; three steps test the average."""
     model = build("retinanet_maxiou_focal.py")
     model.head = DenseHead(in_channels=64, num_classes=12, num_anchors=3, num_convs=2)
     weights = (10.0, 10.0, 5.0, 5.0)
@@ -99,7 +101,7 @@ def test_focal_loss_with_max_iou_agrees_with_detectron2s_retinanet_to_1e_6(build
 
 
 @pytest.mark.parametrize("wrong", [-1, 12])
-def test_a_class_out_of_range_is_refused_with_the_name_of_its_image(build, wrong):
+def test_the_error_for_a_class_out_of_range_names_the_image(build, wrong):
     batch = make_batch((3, 2))
     batch[1] |= {"file_name": "b.png", "image_id": 7}
     batch[1]["instances"].gt_classes[1] = wrong
@@ -148,7 +150,7 @@ def test_rows_are_image_major_then_level_then_cell_then_anchor():
 def test_an_assigner_that_needs_predictions_gets_them_detached_and_decoded(build):
     calls = []
 
-    class Spy(MaxIoU):
+    class RecordingAssigner(MaxIoU):
         needs_predictions = True
 
         def forward(self, *args):
@@ -156,7 +158,7 @@ def test_an_assigner_that_needs_predictions_gets_them_detached_and_decoded(build
             return super().forward(*args)
 
     model = build()
-    model.assigner = Spy()
+    model.assigner = RecordingAssigner()
     model(make_batch((2, 3)))
     anchors, *_, valid, predictions = calls[0]
     assert predictions.logits.shape == (len(valid), 12) and not predictions.logits.requires_grad
@@ -190,7 +192,7 @@ def test_detections_are_sorted_limited_in_number_and_within_the_image(build):
         assert detections.pred_classes.min() >= 0 and detections.pred_classes.max() < 12
 
 
-def test_a_balance_by_gradients_gets_the_gradient_of_the_box_outputs(build):
+def test_magnitude_balance_gets_the_gradient_of_the_box_outputs(build):
     model = build()
     model.criterion = Criterion(classification=RankSort(), balance=MagnitudeBalance())
     with EventStorage(0) as storage:
@@ -218,7 +220,7 @@ def test_retinanet_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingRetinaNet") is RankingRetinaNet
 
 
-def test_a_branch_is_one_output_per_anchor_from_the_box_tower():
+def test_the_branch_has_one_output_per_anchor_and_uses_the_box_tower():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=3, branch=True)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
     _, _, branch = head(features)
@@ -244,13 +246,13 @@ def test_the_head_can_have_a_scale_per_level_and_group_normalisation():
         DenseHead(in_channels=32, num_classes=2, num_anchors=1, prior_prob=1)
 
 
-def test_the_prior_is_the_initial_score(build):
+def test_prior_prob_is_the_initial_score(build):
     model = build()
     logits, *_ = model.head([torch.zeros(1, 64, 4, 4)] * 5)
     torch.testing.assert_close(logits[0].sigmoid().mean().item(), 0.01, rtol=1e-3, atol=0)
 
 
-def test_the_anchor_generator_gives_the_number_of_anchors_of_the_head(build):
+def test_the_anchor_generator_has_the_number_of_anchors_of_the_head(build):
     model = build()
     assert isinstance(model.anchor_generator, DefaultAnchorGenerator)
     assert set(model.anchor_generator.num_anchors) == {3}

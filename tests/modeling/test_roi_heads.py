@@ -63,19 +63,23 @@ def step(heads, targets, count=40):
     return heads(None, *arguments)[1]
 
 
-def rank(kind=L.Criterion, masks=None, **options):
+def criterion_with_masks(kind=L.Criterion, masks=None, **options):
     """Make a criterion with a box loss and a mask loss."""
     return kind(localization=[L.GIoU(), masks or L.MaskDice()], **options)
 
 
 CRITERIA = {
-    "rs": lambda: rank(classification=L.RankSort()),
-    "rs_image": lambda: rank(classification=L.RankSort(), rank_scope="image"),
-    "rs_magnitude": lambda: rank(classification=L.RankSort(), balance=L.MagnitudeBalance()),
-    "ap": lambda: rank(classification=L.AveragePrecision()),
-    "alrp": lambda: rank(L.ALRPCriterion, balance=L.HistoryBalance(period=5)),
-    "focal": lambda: rank(classification=L.Focal(), normalizer=L.PositiveCount()),
-    "ce": lambda: rank(classification=L.CrossEntropy(), normalizer=L.CandidateCount()),
+    "rs": lambda: criterion_with_masks(classification=L.RankSort()),
+    "rs_image": lambda: criterion_with_masks(classification=L.RankSort(), rank_scope="image"),
+    "rs_magnitude": lambda: criterion_with_masks(
+        classification=L.RankSort(), balance=L.MagnitudeBalance()
+    ),
+    "ap": lambda: criterion_with_masks(classification=L.AveragePrecision()),
+    "alrp": lambda: criterion_with_masks(L.ALRPCriterion, balance=L.HistoryBalance(period=5)),
+    "focal": lambda: criterion_with_masks(classification=L.Focal(), normalizer=L.PositiveCount()),
+    "ce": lambda: criterion_with_masks(
+        classification=L.CrossEntropy(), normalizer=L.CandidateCount()
+    ),
 }
 
 
@@ -101,7 +105,7 @@ def test_a_step_of_any_criterion_trains_every_parameter(criterion, counts):
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-def test_a_model_of_one_class_trains(agnostic):
+def test_a_model_of_one_class_gets_finite_gradients(agnostic):
     heads = build("quick/mask_rs.py", num_classes=1, box_predictor__cls_agnostic_bbox_reg=agnostic)
     losses = step(heads, make_targets((3, 2), num_classes=1))
     sum(losses.values()).backward()
@@ -109,7 +113,7 @@ def test_a_model_of_one_class_trains(agnostic):
 
 
 @pytest.mark.parametrize("wrong", [-1, 12])
-def test_a_class_out_of_range_is_refused(wrong):
+def test_a_class_out_of_range_raises_value_error(wrong):
     targets = make_targets((3, 2))
     targets[1].gt_classes[1] = wrong
     message = rf"targets\[1\].gt_classes: expected class indices from 0 to 11, got {wrong}$"
@@ -159,8 +163,8 @@ def test_proposals_are_assigned_before_the_ground_truth_is_appended():
     objects.gt_classes = torch.tensor([3, 7])
     boxes = torch.tensor([[0.0, 0.0, 100.0, 95.0], [0.0, 0.0, 100.0, 90.0]])
     for low_quality, labels in (("object", [3, 7]), ("anchor", [3, 3]), (None, [3, 3])):
-        rule = MaxIoU(0.5, 0.5, low_quality, low_quality_iou=0.5)
-        proposals, assignment = match_proposals([make_proposal(boxes)], [objects], rule)
+        assigner = MaxIoU(0.5, 0.5, low_quality, low_quality_iou=0.5)
+        proposals, assignment = match_proposals([make_proposal(boxes)], [objects], assigner)
         assert assignment.labels.tolist() == [*labels, 3, 7]
         assert assignment.gt_index.tolist() == [int(label == 7) for label in assignment.labels]
         assert proposals[0].is_object.tolist() == [False, False, True, True]
@@ -185,7 +189,7 @@ def test_ground_truth_boxes_are_not_appended_without_proposal_append_gt():
     assert len(all_candidates[0].labels) == 120
 
 
-def test_a_cap_keeps_all_positives_and_a_random_sample_has_its_size():
+def test_a_negative_cap_keeps_all_positives_and_a_random_sample_has_the_given_size():
     targets = make_targets((3, 0, 4))
     counts = {}
     for name, sampler in (("all", None), ("cap", NegativeCap(5)), ("random", RandomSampler(8))):
@@ -243,7 +247,7 @@ def test_the_predictor_has_no_background_logit_and_gives_detectron2s_detections(
         assert len(image) > 1 and image.scores.min() > 0.3 and image.pred_classes.max() < 12
 
 
-def test_the_prior_is_the_initial_score():
+def test_prior_prob_is_the_initial_score():
     predictor = build(box_predictor__prior_prob=0.01).box_predictor
     logits, _ = predictor(torch.zeros(3, 256))
     torch.testing.assert_close(logits.sigmoid(), torch.full((3, 12), 0.01))
@@ -297,10 +301,12 @@ def identify(boxes):
 
 @pytest.mark.parametrize("limit", [200, 37, 10_000])
 def test_weights_and_masks_belong_to_their_boxes_when_positives_are_dropped(limit):
-    """Four images, one of them empty, have over 300 positives; weights identify the boxes."""
+    """Four images, one without objects, have over 300 positives; weights identify the boxes."""
     recorder = Recorder()
     weight = BoxIdentityWeight()
-    criterion = rank(classification=L.RankSort(), masks=recorder, instance_weight=weight)
+    criterion = criterion_with_masks(
+        classification=L.RankSort(), masks=recorder, instance_weight=weight
+    )
     heads, boxes = build("quick/mask_rs.py", criterion=criterion, max_mask_rois=limit), []
     all_candidates = record_candidates(heads)
     pool = heads.mask_pooler.forward
@@ -328,7 +334,7 @@ def labels_of(continuous_label, limit=200, targets=None):
     recorder = Recorder()
     heads = build(
         "quick/mask_rs.py",
-        criterion=rank(classification=L.RankSort(), masks=recorder),
+        criterion=criterion_with_masks(classification=L.RankSort(), masks=recorder),
         max_mask_rois=limit,
         continuous_label=continuous_label,
     )
@@ -444,7 +450,7 @@ def test_mask_cross_entropy_gives_the_mask_loss_of_detectron2():
         torch.testing.assert_close(loss, mask_rcnn_loss(masks[0], instances))
 
 
-def test_masks_of_zero_area_and_boxes_of_zero_width_train():
+def test_empty_masks_and_boxes_of_zero_width_give_finite_losses_and_gradients():
     heads, targets = build("quick/mask_rs.py"), make_targets((3, 2))
     targets[0].gt_masks = BitMasks(torch.zeros(3, SIZE, SIZE))
     targets[1].gt_boxes.tensor[0, 2] = targets[1].gt_boxes.tensor[0, 0]
@@ -456,7 +462,7 @@ def test_masks_of_zero_area_and_boxes_of_zero_width_train():
 
 def test_objects_with_masks_of_zero_area_do_not_train_the_mask_head():
     recorder = Recorder()
-    criterion = rank(classification=L.RankSort(), masks=recorder)
+    criterion = criterion_with_masks(classification=L.RankSort(), masks=recorder)
     heads, targets = build("quick/mask_rs.py", criterion=criterion), make_targets((3, 2))
     step(heads, targets)
     count = len(recorder.inputs[2])
@@ -471,7 +477,7 @@ def test_objects_with_masks_of_zero_area_do_not_train_the_mask_head():
     assert not heads.mask_head.predictor.weight.grad.any()
 
 
-def test_objects_without_gt_masks_are_refused():
+def test_objects_without_gt_masks_raise_value_error():
     targets = make_targets((2, 1))
     for objects in targets:
         objects.remove("gt_masks")
@@ -486,7 +492,7 @@ def test_an_evaluation_without_any_proposal_logs_a_warning(caplog):
     assert "leaves only 0.00 detections per image" in caplog.text
 
 
-def test_class_agnostic_masks_train_and_are_predicted():
+def test_a_class_agnostic_mask_head_trains_and_predicts_masks():
     heads = build("quick/mask_rs.py", mask_head__num_classes=1)
     losses = step(heads, make_targets((3, 2)))
     sum(losses.values()).backward()
@@ -533,7 +539,7 @@ def test_boxes_are_not_rounded_by_pooling_in_mixed_precision(part):
     assert torch.equal(pooled.float(), pooler([features.float() for features in columns], boxes))
 
 
-def test_masks_are_cropped_as_by_detectron2():
+def test_cropped_masks_equal_those_of_detectron2():
     targets = make_targets((3, 2))
     rois, indices, expected, first = [], [], [], 0
     for objects, count in zip(targets, (5, 4), strict=True):
@@ -547,7 +553,7 @@ def test_masks_are_cropped_as_by_detectron2():
     assert masks.any() and torch.equal(masks, torch.cat(expected).float())
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_incompatible_parts_raise_value_error():
     branch = L.BranchLoss(L.CenternessWeight())
     criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
     with pytest.raises(ValueError, match="criterion.branch: expected None .* have no branch"):
@@ -597,7 +603,7 @@ def test_the_roi_heads_are_registered_in_detectron2():
     assert ROI_HEADS_REGISTRY.get("RankingROIHeads") is RankingROIHeads
 
 
-MEMORY = """
+MEMORY_PROGRAM = """
 import torch
 from ranking_det.criteria import BoxTargets, Candidates, Criterion, RankSort
 from ranking_det.labels import BACKGROUND
@@ -630,8 +636,10 @@ print(run(4000, 1203, 500, {scope!r}))
 
 
 @pytest.mark.parametrize("scope", ["gpu", "image"])
-def test_a_step_of_4000_proposals_and_1203_classes_takes_under_3_times_its_logits(scope):
-    code = MEMORY.replace("{scope!r}", repr(scope))
+def test_a_step_of_4000_proposals_and_1203_classes_takes_less_than_3_times_the_memory_of_its_logits(
+    scope,
+):
+    code = MEMORY_PROGRAM.replace("{scope!r}", repr(scope))
     # Large tensors get their own pages, so freed memory in the heap does not count.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     program = [sys.executable, "-c", code]

@@ -54,7 +54,7 @@ def labels_of(rpn, arguments):
     return all_labels[0].view(len(arguments[2]), -1)
 
 
-def as_detectron2(rpn):
+def detectron2_rpn(rpn):
     """Build Detectron2's RPN with the same weights, thresholds and limits, without sampling."""
     reference = RPN(
         in_features=rpn.in_features,
@@ -103,19 +103,19 @@ def test_all_anchors_are_ranked_with_the_labels_of_detectron2s_matcher():
     labels = labels_of(rpn, arguments)
     assert labels.shape == (3, ANCHORS_AT_128)
     anchors = rpn.anchor_generator([arguments[1][name] for name in rpn.in_features])
-    expected, _ = as_detectron2(rpn).label_and_sample_anchors(anchors, arguments[2])
+    expected, _ = detectron2_rpn(rpn).label_and_sample_anchors(anchors, arguments[2])
     for image_labels, reference in zip(labels, expected):
         # Our labels are 0 for the single class, -1 for background and -2 for ignored.
         assert torch.equal(image_labels, torch.tensor([-1, 0, -2])[reference.long()])
     assert (labels >= 0).sum() > 5 and (labels == IGNORE).any()
 
 
-def test_proposals_equal_detectron2s_rpn_proposals():
+def test_proposals_equal_those_of_detectron2s_rpn():
     rpn, (images, features, _) = build().eval(), make_inputs((1, 1))
     torch.nn.init.normal_(rpn.rpn_head.anchor_deltas.weight, std=0.3)
     with torch.no_grad():
         proposals, losses = rpn(images, features)
-        expected, _ = as_detectron2(rpn).eval()(images, features)
+        expected, _ = detectron2_rpn(rpn).eval()(images, features)
     assert losses == {}
     for image, reference in zip(proposals, expected):
         torch.testing.assert_close(image.proposal_boxes.tensor, reference.proposal_boxes.tensor)
@@ -129,9 +129,9 @@ def test_the_number_of_proposals_differs_between_training_and_inference():
     assert [len(image) for image in rpn.eval()(images, features)[0]] == [5, 5]
 
 
-def test_checkpoints_of_detectron2s_rpn_load():
+def test_the_state_dict_has_the_names_of_detectron2s_rpn():
     rpn = build()
-    assert rpn.state_dict().keys() == as_detectron2(rpn).state_dict().keys()
+    assert rpn.state_dict().keys() == detectron2_rpn(rpn).state_dict().keys()
 
 
 def test_the_padding_of_a_small_image_is_ignored():
@@ -145,7 +145,7 @@ def test_the_padding_of_a_small_image_is_ignored():
     assert (labels[0] != IGNORE).sum() == 3 * cells and (labels[1] != IGNORE).all()
 
 
-def test_with_a_boundary_anchors_beyond_the_image_are_ignored():
+def test_boundary_0_ignores_anchors_that_extend_beyond_the_image():
     rpn, arguments = build(boundary=0.0), make_inputs((3, 2))
     rpn.assigner.negative_iou = rpn.assigner.positive_iou
     maps = [arguments[1][name] for name in rpn.in_features]
@@ -204,7 +204,7 @@ def test_a_step_in_bfloat16_autocast_gives_finite_gradients_and_float32_proposal
     assert all(p.grad.isfinite().all() for p in rpn.parameters())
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_incompatible_parts_raise_value_error():
     branch = L.BranchLoss(L.CenternessWeight())
     criterion = L.Criterion(classification=L.Focal(), normalizer=L.PositiveCount(), branch=branch)
     with pytest.raises(ValueError, match="criterion.branch: expected None .* have no branch"):
@@ -232,7 +232,7 @@ def test_the_rpn_is_registered_in_detectron2():
     assert PROPOSAL_GENERATOR_REGISTRY.get("RankingRPN") is RankingRPN
 
 
-def test_the_prior_is_the_initial_score():
+def test_prior_prob_is_the_initial_score():
     head = RankingRPNHead(in_channels=8, num_anchors=3, prior_prob=0.01)
     (logits,), _ = head([torch.zeros(1, 8, 4, 4)])
     torch.testing.assert_close(logits.sigmoid(), torch.full((1, 3, 4, 4), 0.01))

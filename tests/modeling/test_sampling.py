@@ -30,7 +30,7 @@ def test_an_image_without_candidates_has_an_empty_sample(sampler):
     assert len(sampler(LABELS[:0])) == 0
 
 
-def test_options_out_of_range_are_refused():
+def test_options_out_of_range_raise_value_error():
     with pytest.raises(ValueError, match="size: expected an integer of at least 1, got 0"):
         RandomSampler(size=0)
     with pytest.raises(ValueError, match="positive_fraction: expected a number of at most 1"):

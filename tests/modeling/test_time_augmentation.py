@@ -15,8 +15,8 @@ from tests.modeling.cases import load_masked_cascade, make_batch
 BOX = [12.0, 8.0, 24.0, 40.0]  # XYXY, the object in an image of 48 x 64
 
 
-class Finder(nn.Module):
-    """Detects the bright rectangle of an image, with a higher score in the left half."""
+class RectangleDetector(nn.Module):
+    """A detector of the bright rectangle in an image, with higher scores in the left half."""
 
     input_format = "RGB"
 
@@ -51,7 +51,7 @@ class Finder(nn.Module):
         return outputs
 
 
-def picture(box=BOX, height=48, width=64):
+def draw_image(box=BOX, height=48, width=64):
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     x1, y1, x2, y2 = (int(x) for x in box)
     image[:, y1:y2, x1:x2] = 255
@@ -73,8 +73,8 @@ def detect(model, inputs, **options):
 @pytest.mark.parametrize("min_sizes", [[48], [96], [96, 48, 144]])
 def test_boxes_are_mapped_back_to_the_original_image(scale, flip, min_sizes):
     y, x = scale if isinstance(scale, tuple) else (scale, scale)
-    inputs = {"image": picture(), "height": 48 * y, "width": 64 * x}
-    model = Finder()
+    inputs = {"image": draw_image(), "height": 48 * y, "width": 64 * x}
+    model = RectangleDetector()
     detections = detect(model, inputs, min_sizes=min_sizes, flip=flip)
     assert [min(image.shape[1:]) for image in model.images] == [
         size for size in min_sizes for _ in range(1 + flip)
@@ -85,17 +85,22 @@ def test_boxes_are_mapped_back_to_the_original_image(scale, flip, min_sizes):
 
 
 def test_flip_finds_a_better_detection_in_the_mirror_image():
-    inputs = {"image": picture([44, 8, 60, 40]), "height": 48, "width": 64}
-    assert detect(Finder(), inputs).scores.item() == pytest.approx(0.6)
-    detections = detect(Finder(), inputs, flip=True)
+    inputs = {"image": draw_image([44, 8, 60, 40]), "height": 48, "width": 64}
+    assert detect(RectangleDetector(), inputs).scores.item() == pytest.approx(0.6)
+    detections = detect(RectangleDetector(), inputs, flip=True)
     assert detections.scores.item() == pytest.approx(0.9)
     assert detections.pred_boxes.tensor.tolist() == [[44, 8, 60, 40]]
 
 
-def test_with_flip_the_detections_of_a_mirrored_image_are_the_mirrored_ones():
-    image = picture([40, 8, 52, 40])
+def test_the_detections_of_a_mirrored_image_are_mirrored_with_flip():
+    image = draw_image([40, 8, 52, 40])
     results = [
-        detect(Finder(), {"image": x, "height": 48, "width": 64}, flip=True, min_sizes=[48, 96])
+        detect(
+            RectangleDetector(),
+            {"image": x, "height": 48, "width": 64},
+            flip=True,
+            min_sizes=[48, 96],
+        )
         for x in (image, image.flip(2))
     ]
     mirrored = 64 - results[1].pred_boxes.tensor[:, [2, 1, 0, 3]]
@@ -105,11 +110,11 @@ def test_with_flip_the_detections_of_a_mirrored_image_are_the_mirrored_ones():
 
 
 def test_the_candidates_of_all_views_are_suppressed_together():
-    model = Finder(nms="linear", nms_thresh=0.5, max_detections=3)
+    model = RectangleDetector(nms="linear", nms_thresh=0.5, max_detections=3)
     calls = []
     suppress = model.inference.suppress
     model.inference.suppress = lambda *args: calls.append(args) or suppress(*args)
-    inputs = {"image": picture(), "height": 96, "width": 128}
+    inputs = {"image": draw_image(), "height": 96, "width": 128}
     detect(model, inputs, min_sizes=[48, 96], flip=True)
     ((raw, size),) = calls
     assert size == (96, 128) and len(raw.boxes) == len(raw.scores) == len(raw.classes) == 4
@@ -118,7 +123,7 @@ def test_the_candidates_of_all_views_are_suppressed_together():
 
 
 @pytest.mark.parametrize("options", [{}, {"nms": "gaussian", "score_voting": True}])
-def test_augmentation_in_the_original_size_without_flip_is_plain_inference(build, options):
+def test_augmentation_in_the_original_size_without_flip_equals_plain_inference(build, options):
     model = build(inference=DenseInference(score_thresh=0.0, **options)).eval()
     batch = make_batch((1, 1), sizes=((96, 128), (64, 64)))
     batch[0] |= {"height": 192, "width": 300}  # as if the loader had shrunk the image
@@ -148,47 +153,47 @@ def test_a_retinanet_detects_in_several_sizes_within_the_image(build):
         assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
-def test_without_height_and_width_boxes_refer_to_the_given_image():
-    detections = detect(Finder(), {"image": picture()}, min_sizes=[96])
+def test_boxes_refer_to_the_given_image_if_height_and_width_are_missing():
+    detections = detect(RectangleDetector(), {"image": draw_image()}, min_sizes=[96])
     assert detections.image_size == (48, 64)
     assert detections.pred_boxes.tensor.tolist() == [BOX]
 
 
-def test_without_an_image_the_file_is_read(tmp_path):
+def test_the_image_file_is_read_if_no_image_is_given(tmp_path):
     path = tmp_path / "image.png"
-    Image.fromarray(np.ascontiguousarray(picture().permute(1, 2, 0).numpy())).save(path)
-    detections = detect(Finder(), {"file_name": str(path)}, min_sizes=[96], flip=True)
+    Image.fromarray(np.ascontiguousarray(draw_image().permute(1, 2, 0).numpy())).save(path)
+    detections = detect(RectangleDetector(), {"file_name": str(path)}, min_sizes=[96], flip=True)
     assert detections.image_size == (48, 64)
     assert detections.pred_boxes.tensor.tolist() == [BOX]
 
 
-def test_an_empty_image_has_no_detections():
+def test_an_image_without_objects_has_no_detections():
     inputs = {"image": torch.zeros(3, 48, 64, dtype=torch.uint8), "height": 48, "width": 64}
-    assert len(detect(Finder(), inputs, min_sizes=[48, 96], flip=True)) == 0
+    assert len(detect(RectangleDetector(), inputs, min_sizes=[48, 96], flip=True)) == 0
 
 
 def test_boxes_beyond_the_image_are_clipped_and_empty_boxes_dropped():
-    model = Finder()
+    model = RectangleDetector()
     boxes = torch.tensor([[-9.0, 4.0, 30.0, 90.0], [70.0, 4.0, 90.0, 8.0], [torch.nan] * 4])
     raw = RawDetections(boxes, torch.tensor([0.5, 0.9, 0.9]), torch.tensor([0, 1, 1]))
     model.find = lambda image: raw
-    detections = detect(model, {"image": picture()})
+    detections = detect(model, {"image": draw_image()})
     assert detections.pred_boxes.tensor.tolist() == [[0, 4, 30, 48]]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_an_evaluation_restores_the_mode_of_the_model(training):
-    model = Finder().train(training)
+    model = RectangleDetector().train(training)
     with inference_context(augmented := augment(model)):
         assert not model.training
-        augmented([{"image": picture()}])
+        augmented([{"image": draw_image()}])
     assert model.training == training
 
 
 def test_a_distributed_model_is_unwrapped():
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        model = Finder()
+        model = RectangleDetector()
         model.weight = nn.Parameter(torch.zeros(1))
         assert augment(DistributedDataParallel(model)).model is model
     finally:
@@ -207,15 +212,15 @@ def test_a_distributed_model_is_unwrapped():
 )
 def test_the_error_names_the_wrong_option(options, message):
     with pytest.raises(ValueError, match=message):
-        augment(Finder(), **options)
+        augment(RectangleDetector(), **options)
 
 
-def test_a_model_that_is_not_a_dense_detector_is_refused():
+def test_a_model_that_is_not_a_detector_raises_value_error():
     with pytest.raises(ValueError, match="model: expected a dense detector .* got Linear"):
         augment(nn.Linear(2, 2))
 
 
-def test_an_rcnn_on_given_proposals_is_refused(build):
+def test_an_rcnn_on_precomputed_proposals_raises_value_error(build):
     model = build("quick/faster_rs.py")
     model.proposal_generator = None
     with pytest.raises(
@@ -237,7 +242,7 @@ def rcnn(build, name):
 
 
 @pytest.mark.parametrize("name", ["mask_rs", "mask_ce", "cascade_rs", "cascade_mask"])
-def test_augmenting_an_rcnn_in_the_original_size_is_plain_inference(build, name):
+def test_augmentation_of_an_rcnn_in_the_original_size_equals_plain_inference(build, name):
     model = rcnn(build, name)
     inputs = make_batch((1,), sizes=((64, 80),))[0] | {"height": 128, "width": 160}
     with torch.no_grad():
@@ -257,27 +262,31 @@ def test_augmenting_an_rcnn_in_the_original_size_is_plain_inference(build, name)
 
 
 @pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
-def test_with_flip_an_rcnns_detections_of_a_mirrored_image_are_the_mirrored_ones(build, name):
+def test_the_detections_of_an_rcnn_in_a_mirrored_image_are_mirrored_with_flip(build, name):
     model = rcnn(build, name)
     (inputs,) = make_batch((1,), sizes=((64, 64),))
     mirrored = inputs | {"image": inputs["image"].flip(2)}
     with inference_context(model), torch.no_grad():
-        one, other = (detect(model, x, min_sizes=[64, 96], flip=True) for x in (inputs, mirrored))
-    boxes = 64 - other.pred_boxes.tensor[:, [2, 1, 0, 3]]
-    boxes[:, [1, 3]] = other.pred_boxes.tensor[:, [1, 3]]
+        detections, mirrored_detections = (
+            detect(model, x, min_sizes=[64, 96], flip=True) for x in (inputs, mirrored)
+        )
+    boxes = 64 - mirrored_detections.pred_boxes.tensor[:, [2, 1, 0, 3]]
+    boxes[:, [1, 3]] = mirrored_detections.pred_boxes.tensor[:, [1, 3]]
     # Detections with nearly equal scores may be in another order.
-    apart = (one.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
-    apart[one.pred_classes[:, None] != other.pred_classes] = torch.inf
-    nearest = apart.min(dim=1)
-    same = nearest.values < 0.01
-    assert len(one) > 20 and same.float().mean() > 0.9
-    twins = other[nearest.indices[same]]
-    torch.testing.assert_close(one.scores[same], twins.scores)
+    distances = (detections.pred_boxes.tensor[:, None] - boxes).abs().amax(dim=2)
+    distances[detections.pred_classes[:, None] != mirrored_detections.pred_classes] = torch.inf
+    nearest = distances.min(dim=1)
+    is_matched = nearest.values < 0.01
+    assert len(detections) > 20 and is_matched.float().mean() > 0.9
+    matches = mirrored_detections[nearest.indices[is_matched]]
+    torch.testing.assert_close(detections.scores[is_matched], matches.scores)
     if "mask" in name:
-        assert (one.pred_masks[same] == twins.pred_masks.flip(2)).float().mean() > 0.99
+        assert (
+            detections.pred_masks[is_matched] == matches.pred_masks.flip(2)
+        ).float().mean() > 0.99
 
 
-def test_an_rcnn_in_training_mode_may_detect_nothing_and_stays_in_that_mode(build):
+def test_an_rcnn_that_detects_nothing_returns_to_training_mode(build):
     model = rcnn(build, "mask_rs").train()
     model.roi_heads.box_predictor.test_score_thresh = 1.0
     (inputs,) = make_batch((1,), sizes=((64, 64),))

@@ -44,7 +44,7 @@ def test_an_fpn_on_a_timm_model_has_its_strides_and_trains(model_name):
 
 
 @pytest.mark.parametrize("model_name", ["resnet18", "tf_efficientnet_lite0"])
-def test_odd_sizes_round_up(model_name):
+def test_feature_sizes_of_odd_images_are_rounded_up(model_name):
     features = TimmBackbone(model_name)(torch.zeros(1, 3, 75, 106))
     assert {name: tuple(feature.shape[-2:]) for name, feature in features.items()} == {
         "stride8": (10, 14),
@@ -78,8 +78,8 @@ def test_frozen_statistics_leave_weight_and_bias_of_the_norms_trainable():
     backbone(torch.randn(2, 3, 64, 64))
     assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means))
     assert all(norm.weight.requires_grad and not norm.training for norm in norms)
-    others = [m for m in backbone.modules() if not isinstance(m, nn.BatchNorm2d)]
-    assert all(module.training for module in others)
+    other_modules = [m for m in backbone.modules() if not isinstance(m, nn.BatchNorm2d)]
+    assert all(module.training for module in other_modules)
 
 
 def test_convolutions_of_a_timm_stage_become_deformable():
@@ -114,18 +114,18 @@ def test_the_pixel_statistics_are_those_of_the_weights():
         ("resnet18", {"frozen_stride": 5}, r"frozen_stride: expected .*\[2, 4, 8, 16, 32\], got 5"),
     ],
 )
-def test_wrong_arguments_raise_an_error(model_name, options, message):
+def test_wrong_arguments_raise_value_error(model_name, options, message):
     with pytest.raises(ValueError, match=message):
         TimmBackbone(model_name, **{"strides": (8, 16, 32), **options})
 
 
-def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
+def test_the_error_without_timm_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[timm\]"'):
         TimmBackbone("resnet18")
 
 
-def test_weights_that_cannot_be_downloaded_raise_an_error(monkeypatch):
+def test_weights_that_cannot_be_downloaded_raise_value_error(monkeypatch):
     def fail(*args, **options):
         raise OSError("no network\nmore lines")
 

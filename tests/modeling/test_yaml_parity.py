@@ -8,15 +8,15 @@ from ranking_det.engine.run_config import load_config
 from ranking_det.engine.yaml_config import load_yaml_config
 from tests.modeling.cases import CONFIGS, make_batch
 
-PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
-# Common config, model in it, key of its number of classes, yaml twin, overrides of the twin.
+FASTER_PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_carafe_fpn_backbone"]
+# Common config, its model, the key of the number of classes, yaml twin, overrides of the twin.
 TWINS = [
     ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs", []),
     ("fcos_r18", "model", "num_classes", "fcos_fcos_rs", []),
     ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs", []),
     ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs", []),
     ("rcnn_r18", "cascade_mask", "roi_heads.num_classes", "cascade_rs", ["MODEL.MASK_ON", "True"]),
-    ("rcnn_r18", "faster_plus", "roi_heads.num_classes", "mask_rs", PLUS),
+    ("rcnn_r18", "faster_plus", "roi_heads.num_classes", "mask_rs", FASTER_PLUS),
 ]
 
 
@@ -72,7 +72,7 @@ def test_the_error_names_the_wrong_part_of_an_rcnn(options, message):
         load_config(path, ["MODEL.DEVICE", "cpu", *options]).model()
 
 
-def test_yaml_configs_can_set_samplers():
+def test_a_yaml_config_can_set_the_samplers_of_an_rcnn():
     path = str(CONFIGS / "shapes" / "mask_rs.yaml")
     options = ["MODEL.RPN_SAMPLER.NAME", "RandomSampler", "MODEL.SAMPLER.NAME", "NegativeCap"]
     options += ["MODEL.SAMPLER.MAX_NEGATIVES", "64", "MODEL.ROI_MASK_HEAD.MAX_ROIS", "50"]

@@ -1,4 +1,4 @@
-"""Weights of other libraries: each layer gets the right name, and the rows the right order."""
+"""Convert weights of other libraries: the names of layers and the order of rows."""
 
 import itertools
 import pathlib
@@ -63,9 +63,9 @@ ATSS = {
     "bbox_head.atss_centerness": "head.branch",
 }
 RCNN_FPN = {
-    f"neck.{theirs}.{i}.conv": f"backbone.{ours}{i + 2}"
+    f"neck.{source_layer}.{i}.conv": f"backbone.{layer}{i + 2}"
     for i in range(4)
-    for theirs, ours in (("lateral_convs", "fpn_lateral"), ("fpn_convs", "fpn_output"))
+    for source_layer, layer in (("lateral_convs", "fpn_lateral"), ("fpn_convs", "fpn_output"))
 }
 FASTER = {
     "rpn_head.rpn_conv": "proposal_generator.rpn_head.conv",
@@ -85,7 +85,7 @@ MASKS = {
 
 
 def randomized(model):
-    """Give a model random weights, with all of its tensors different."""
+    """Give a model random weights, so that all its tensors differ."""
     torch.manual_seed(0)
     state = {
         name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor
@@ -99,10 +99,12 @@ def named_as_mmdetection(model, *tables):
     """Return the state dict of a detector on ResNet-18 under mmdetection's names."""
     names = {f"{BACKBONE}.stem.conv1": "conv1", f"{BACKBONE}.stem.conv1.norm": "bn1"}
     for stage, block in itertools.product(range(1, 5), range(2)):
-        for theirs, ours in BLOCK.items():
-            names[f"{BACKBONE}.res{stage + 1}.{block}.{ours}"] = f"layer{stage}.{block}.{theirs}"
-    names = {ours: f"backbone.{theirs}" for ours, theirs in names.items()}
-    names |= {ours: theirs for table in tables for theirs, ours in table.items()}
+        for source_layer, layer in BLOCK.items():
+            names[f"{BACKBONE}.res{stage + 1}.{block}.{layer}"] = (
+                f"layer{stage}.{block}.{source_layer}"
+            )
+    names = {layer: f"backbone.{source_layer}" for layer, source_layer in names.items()}
+    names |= {layer: source_layer for table in tables for source_layer, layer in table.items()}
     result = {}
     for name, tensor in model.state_dict().items():
         module, _, parameter = name.rpartition(".")
@@ -132,7 +134,7 @@ def assert_same(weights, model):
 
 
 def build(name, **head):
-    """Build the model of a quick config without norms in its FPN, as mmdetection's FPN has none."""
+    """Build a quick config's model without norms in the FPN, because mmdetection's has none."""
     node = load(f"quick/{name}.py").model
     node.backbone.norm = ""
     for key, value in head.items():
@@ -171,12 +173,14 @@ def source(mask_tensors, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "block, ours, groups, width",
+    "block, block_class, groups, width",
     [(resnet.BasicBlock, BasicBlock, 1, 64), (resnet.Bottleneck, BottleneckBlock, 4, 8)],
     ids=["ResNet", "ResNeXt"],
 )
-def test_features_agree_with_torchvision_on_the_same_weights(block, ours, groups, width):
-    theirs = randomized(resnet.ResNet(block, [2] * 4, groups=groups, width_per_group=width)).eval()
+def test_features_agree_with_torchvision_on_the_same_weights(block, block_class, groups, width):
+    torchvision_model = randomized(
+        resnet.ResNet(block, [2] * 4, groups=groups, width_per_group=width)
+    ).eval()
     expansion, stages, channels = block.expansion, [], 64
     for i in range(4):
         options = {}
@@ -185,7 +189,7 @@ def test_features_agree_with_torchvision_on_the_same_weights(block, ours, groups
             options = {"bottleneck_channels": inner, "num_groups": groups, "stride_in_1x1": False}
         stages.append(
             ResNet.make_stage(
-                ours,
+                block_class,
                 2,
                 stride_per_block=[1 if i == 0 else 2, 1],
                 in_channels=channels,
@@ -197,7 +201,7 @@ def test_features_agree_with_torchvision_on_the_same_weights(block, ours, groups
         channels = expansion * 64 * 2**i
     names = [f"res{i}" for i in range(2, 6)]
     network = ResNet(BasicStem(norm="BN"), stages, out_features=names).eval()
-    conversion = convert(theirs.state_dict())
+    conversion = convert(torchvision_model.state_dict())
     assert conversion.kind == "ResNet or ResNeXt"
     assert conversion.unmapped == ["fc.weight", "fc.bias"]
     weights = conversion.weights.items()
@@ -205,20 +209,22 @@ def test_features_agree_with_torchvision_on_the_same_weights(block, ours, groups
     features = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         outputs = network(features)
-        features = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(features))))
+        features = torchvision_model.maxpool(
+            torchvision_model.relu(torchvision_model.bn1(torchvision_model.conv1(features)))
+        )
         for i in range(4):
-            features = getattr(theirs, f"layer{i + 1}")(features)
+            features = getattr(torchvision_model, f"layer{i + 1}")(features)
             assert torch.allclose(outputs[f"res{i + 2}"], features, rtol=1e-4)
 
 
-def test_retinanet_of_mmdetection_gets_all_its_weights():
+def test_all_weights_of_mmdetections_retinanet_are_converted():
     model = build("retinanet_maxiou_rs", norm="")
     conversion = convert(named_as_mmdetection(model, FPN, RETINANET))
     assert conversion.kind == "RetinaNet of mmdetection" and not conversion.unmapped
     assert_same(conversion.weights, model)
 
 
-def test_atss_of_mmdetection_gets_all_its_weights():
+def test_all_weights_of_mmdetections_atss_are_converted():
     model = build("retinanet_paa_focal", norm="GN", num_scales=5)
     tensors = named_as_mmdetection(model, FPN, ATSS)
     for level, factor in enumerate(model.head.scales):
@@ -228,20 +234,20 @@ def test_atss_of_mmdetection_gets_all_its_weights():
     assert_same(conversion.weights, model)
 
 
-def test_mask_rcnn_of_mmdetection_gets_all_its_weights(mask_rcnn, mask_tensors):
+def test_all_weights_of_mmdetections_mask_rcnn_are_converted(mask_rcnn, mask_tensors):
     conversion = convert(mask_tensors)
     assert conversion.kind == "Mask R-CNN of mmdetection" and not conversion.unmapped
     assert_same(conversion.weights, mask_rcnn)
 
 
-def test_a_faster_rcnn_with_sigmoids_keeps_its_classes(mask_rcnn):
+def test_the_class_layer_of_a_faster_rcnn_with_sigmoids_is_unchanged(mask_rcnn):
     conversion = convert(named_as_mmdetection(mask_rcnn, RCNN_FPN, FASTER))
     assert conversion.kind == "Faster R-CNN of mmdetection"
     name = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(conversion.weights[name], mask_rcnn.state_dict()[name])
 
 
-def test_anchors_of_three_aspect_ratios_are_put_in_the_order_of_detectron2(mask_rcnn):
+def test_rows_of_anchors_are_reordered_from_mmdetection_to_detectron2(mask_rcnn):
     sizes, ratios, num_classes = [32.0, 40.0, 50.0], [0.5, 1.0, 2.0], 4
     # mmdetection: all sizes of an aspect ratio, then the next ratio.
     order = [(ratio, size) for ratio in ratios for size in sizes]
@@ -326,7 +332,7 @@ def test_offsets_without_a_mask_are_left_out():
     assert convert(tensors).unmapped == [f"{name}.weight", f"{name}.bias"]
 
 
-def test_a_neck_with_other_layers_is_left_out(mask_tensors):
+def test_a_neck_with_unknown_layers_is_left_out(mask_tensors):
     mask_tensors["neck.upsample_modules.0.weight"] = torch.zeros(1)
     conversion = convert(mask_tensors)
     assert len(conversion.unmapped) == 17
@@ -352,7 +358,7 @@ def test_the_written_file_is_a_complete_checkpoint_of_the_config(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.name, source.name])
 
 
-def test_the_report_counts_what_does_not_fit_on_both_sides(
+def test_the_report_counts_unmapped_missing_and_misshapen_weights(
     mask_rcnn, mask_tensors, tmp_path, capsys
 ):
     path = tmp_path / "source.pth"
@@ -375,7 +381,7 @@ def test_the_report_counts_what_does_not_fit_on_both_sides(
     assert left_over == f"1 are not in the model: {BACKBONE}.res2.2.conv1.weight"
 
 
-def test_weights_without_any_that_fits_the_model_raise_an_error(mask_rcnn):
+def test_weights_that_do_not_match_the_model_raise_user_error(mask_rcnn):
     with pytest.raises(UserError, match="none of the 1 weights has the name and shape"):
         compare({"res2.0.conv1.weight": torch.zeros(1)}, mask_rcnn)
 
@@ -392,7 +398,7 @@ def test_weights_without_any_that_fits_the_model_raise_an_error(mask_rcnn):
     ],
     ids=["text", "code", "no dict", "other network", "converted", "mmdetection 1"],
 )
-def test_a_wrong_source_is_one_line_and_writes_nothing(content, words, tmp_path, capsys):
+def test_a_wrong_source_file_gives_one_line_and_writes_nothing(content, words, tmp_path, capsys):
     path, output = tmp_path / "source.pth", tmp_path / "converted.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -414,7 +420,7 @@ def test_a_wrong_source_is_one_line_and_writes_nothing(content, words, tmp_path,
         ("mask_rcnn.pth", "missing/converted.pth", "OUTPUT: cannot write 'missing/converted.pth'"),
     ],
 )
-def test_wrong_paths_are_one_line(
+def test_wrong_paths_give_one_line_and_write_nothing(
     source_name, output_name, words, source, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -472,12 +478,12 @@ RES2NET = {
     [("", "conv1", "bn1", True), ("", "stem", "stem.7", False), ("backbone.", "stem", "stem.7", 0)],
     ids=["timm and the authors", "mmdetection's backbone", "mmdetection's detector"],
 )
-def test_res2net_is_mapped_by_each_library_s_names(prefix, stem, last_norm, pools):
+def test_res2net_weights_are_mapped_from_the_names_of_each_library(prefix, stem, last_norm, pools):
     tensors, expected = {}, {}
-    for index, (theirs, ours) in enumerate(RES2NET.items()):
+    for index, (source_layer, layer) in enumerate(RES2NET.items()):
         tensor = torch.full((27, 1, 1, 1), float(index))
-        tensors[prefix + theirs.format(stem=stem, last_norm=last_norm) + ".weight"] = tensor
-        expected[f"{BACKBONE}.{ours}.weight"] = tensor
+        tensors[prefix + source_layer.format(stem=stem, last_norm=last_norm) + ".weight"] = tensor
+        expected[f"{BACKBONE}.{layer}.weight"] = tensor
     conversion = convert(tensors)
     assert not conversion.unmapped and conversion.weights.keys() == expected.keys()
     assert all(torch.equal(conversion.weights[name], expected[name]) for name in expected)

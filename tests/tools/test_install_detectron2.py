@@ -54,7 +54,7 @@ def test_from_git_installs_the_repository_at_the_reference(installer, pip_calls,
     assert pip_calls[-1][-1] == f"git+{installer.REPOSITORY}@v0.6"
 
 
-def test_without_torch_the_error_says_what_to_install_first(
+def test_the_error_without_torch_says_what_to_install_first(
     installer, pip_calls, monkeypatch, capsys
 ):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -77,13 +77,13 @@ def test_the_hash_of_the_downloaded_archive_is_checked(installer, monkeypatch):
     assert request["file"] == f"{installer.ARCHIVE} --hash=sha256:{installer.SHA256}\n"
 
 
-def test_a_patch_that_does_not_match_raises(installer, tmp_path):
+def test_a_patch_that_does_not_match_raises_runtime_error(installer, tmp_path):
     (tmp_path / "setup.py").write_text("nothing that the patches look for\n")
     with pytest.raises(RuntimeError, match="expected 1 matches of .*, got 0"):
         installer.apply_fixes(tmp_path)
 
 
-def test_patches_replace_removed_names_and_leave_similar_ones(installer, tmp_path, monkeypatch):
+def test_patches_replace_removed_names_and_keep_similar_names(installer, tmp_path, monkeypatch):
     module = tmp_path / "detectron2" / "data" / "transforms" / "transform.py"
     module.parent.mkdir(parents=True)
     module.write_text("a = np.bool(1)\nb = np.bool_(1)\nc = Image.LINEAR\nd = np.floating\n")

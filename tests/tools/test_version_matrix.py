@@ -1,4 +1,4 @@
-"""Tests of the version matrix: rows that match setup.py, counts, and the table."""
+"""The version matrix: rows that match setup.py, counts of results, and the table."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_failures_and_errors_are_counted_as_failed(tmp_path):
     }
 
 
-def test_the_table_shows_measured_versions_or_for_a_row_that_was_not_run_its_pins(
+def test_the_table_shows_measured_versions_and_the_pins_of_rows_that_were_not_run(
     tmp_path, monkeypatch
 ):
     versions = {"python": "3.10.4", "torch": "2.4.0", "torchvision": None, "numpy": "1.26.4"}

@@ -1,4 +1,4 @@
-"""Drawing of detections."""
+"""Draw detections on images."""
 
 import colorsys
 
@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from ranking_det.visualization.detections import overlay
 
 
-def test_colours_that_rounding_puts_above_1_are_drawn(monkeypatch):
-    # In Python 3.10, colorsys returns such colours.
+def test_colours_slightly_above_1_are_drawn(monkeypatch):
+    # In Python 3.10, rounding in colorsys gives such colours.
     to_rgb = colorsys.hls_to_rgb
     monkeypatch.setattr(colorsys, "hls_to_rgb", lambda *hls: (1 + 2**-52, *to_rgb(*hls)[1:]))
     instances = Instances((20, 30))

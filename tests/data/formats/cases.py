@@ -1,4 +1,4 @@
-"""Small data sets of each format, made on the spot."""
+"""Write small data sets in each annotation format."""
 
 import json
 
@@ -10,7 +10,7 @@ BOXES = {"cat": (10, 20, 30, 15), "dog": (0, 0, 64, 48)}
 
 
 def make_image(path, size=(64, 48), seed=0):
-    """Write a picture of large random blocks, which survive compression."""
+    """Write an image of large random blocks, which JPEG compression preserves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = numpy.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=numpy.uint8)
     image = Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
@@ -19,7 +19,7 @@ def make_image(path, size=(64, 48), seed=0):
 
 
 def set_orientation(path, orientation):
-    """Write an EXIF orientation into a picture; 3 is upside down, 6 on its side."""
+    """Write an EXIF orientation into an image file: 3 rotates by 180 degrees, 6 by 90."""
     with Image.open(path) as image:
         exif = image.getexif()
         exif[0x0112] = orientation
@@ -27,14 +27,14 @@ def set_orientation(path, orientation):
 
 
 def voc_text(boxes, size=(64, 48), name="x.jpg", extra=""):
-    """Return the XML of (class, x, y, width, height), with pixels that count from 1."""
+    """Return the VOC XML of boxes (class, x, y, width, height); VOC counts pixels from 1."""
     objects = "".join(
         f"<object><name>{label}</name>{extra}<bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
         f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
         for label, x, y, w, h in boxes
     )
-    of_size = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>" if size else ""
-    return f"<annotation><filename>{name}</filename>{of_size}{objects}</annotation>"
+    size_tag = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>" if size else ""
+    return f"<annotation><filename>{name}</filename>{size_tag}{objects}</annotation>"
 
 
 def write_text(path, text):

@@ -1,4 +1,4 @@
-"""COCO JSON as annotation tools export it: next to the images, or in a folder of its own."""
+"""COCO JSON in the folders of annotation tools: next to the images or in another folder."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def coco_layout(root, folder, json_file):
     cases.write_json(root / json_file, cases.coco_content(["a.jpg", "b.jpg"]))
 
 
-def test_json_files_next_to_the_images_of_each_split(tmp_path):
+def test_json_files_are_found_next_to_the_images_of_each_split(tmp_path):
     root = cases.coco_set(tmp_path, ("train", "valid", "test"))
     source = find_source(str(root))
     assert source.splits == {"train": 2, "val": 2, "test": 2}
@@ -33,11 +33,11 @@ def test_json_files_next_to_the_images_of_each_split(tmp_path):
         ("images/Train", "annotations/instances_Train.json", "train"),
         ("train2017", "annotations/instances_train2017.json", "train"),
         ("images/val", "annotations/val.json", "val"),
-        ("some pictures", "annotations/x.json", "all"),
+        ("some images", "annotations/x.json", "all"),
         ("valid", "valid/labels.json", "val"),
     ],
 )
-def test_the_images_are_found_in_usual_places(tmp_path, folder, json_file, split):
+def test_images_are_found_in_the_folders_of_common_exports(tmp_path, folder, json_file, split):
     coco_layout(tmp_path, folder, json_file)
     for path in (tmp_path, tmp_path / json_file):
         source = find_source(str(path))
@@ -46,7 +46,7 @@ def test_the_images_are_found_in_usual_places(tmp_path, folder, json_file, split
     assert find_source(str(tmp_path)).splits == {split: 2}
 
 
-def test_files_of_captions_and_panoptic_masks_are_others(tmp_path):
+def test_captions_panoptic_and_keypoint_files_are_skipped(tmp_path):
     coco_layout(tmp_path, "val2017", "annotations/instances_val2017.json")
     images = cases.coco_content(["a.jpg"])["images"]
     captions = {"images": images, "annotations": [{"id": 1, "image_id": 0, "caption": "a"}]}
@@ -59,20 +59,20 @@ def test_files_of_captions_and_panoptic_masks_are_others(tmp_path):
     assert source.splits == {"val": 2}
 
 
-def test_two_files_of_one_split_are_refused(tmp_path):
+def test_two_files_of_one_split_raise_user_error(tmp_path):
     coco_layout(tmp_path, ".", "a_train.json")
     coco_layout(tmp_path, ".", "b_train.json")
     with pytest.raises(UserError, match=r"several COCO files of train images \(a_train.json, b_tr"):
         find_source(str(tmp_path))
 
 
-def test_a_file_whose_images_are_nowhere_is_refused(tmp_path):
+def test_a_file_without_a_folder_of_its_images_raises_user_error(tmp_path):
     cases.write_json(tmp_path / "a.json", cases.coco_content(["a.jpg"]))
     with pytest.raises(UserError, match=r"no folder has its images \('a.jpg'\); looked in"):
         find_source(str(tmp_path))
 
 
-def test_an_unused_root_is_no_class(tmp_path):
+def test_a_root_category_without_annotations_is_not_a_class(tmp_path):
     cases.make_image(tmp_path / "a.jpg")
     content = cases.coco_content(["a.jpg"])
     for category in content["categories"]:
@@ -82,7 +82,7 @@ def test_an_unused_root_is_no_class(tmp_path):
     assert find_source(str(tmp_path)).classes == ["cat", "dog"]
 
 
-def test_broken_json_is_refused(tmp_path):
+def test_broken_json_raises_user_error(tmp_path):
     path = cases.write_text(tmp_path / "a.json", "{")
     with pytest.raises(UserError, match="invalid JSON"):
         find_source(str(path))
@@ -91,7 +91,7 @@ def test_broken_json_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "name", ["images\\a.jpg", "images/A.JPG", "images/a.png", "images/cafe\u0301.jpg"]
 )
-def test_images_are_found_by_other_forms_of_their_names(tmp_path, name):
+def test_images_are_found_despite_other_separators_case_extension_or_unicode_form(tmp_path, name):
     root, file = tmp_path / "in", "caf\u00e9.jpg" if "caf" in name else "a.jpg"
     cases.make_image(root / "images" / file)
     cases.write_json(root / "a.json", cases.coco_content([name]))
@@ -103,7 +103,7 @@ def test_images_are_found_by_other_forms_of_their_names(tmp_path, name):
         assert len(list(output.rglob("*.jpg"))) == 1
 
 
-def test_a_broken_file_of_one_split_is_refused_and_not_passed_over(tmp_path):
+def test_a_broken_file_of_one_split_raises_user_error_instead_of_being_skipped(tmp_path):
     root = cases.coco_set(tmp_path)
     (root / "valid" / "_annotations.coco.json").write_text("")
     with pytest.raises(UserError, match="valid/_annotations.coco.json: invalid JSON.*; correct"):

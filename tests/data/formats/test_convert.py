@@ -1,4 +1,4 @@
-"""The command that converts data sets, and round trips through YOLO and Pascal VOC."""
+"""The command that converts data sets, with round trips through YOLO and Pascal VOC."""
 
 import json
 import shutil
@@ -57,26 +57,26 @@ NAMES = st.lists(
 
 @pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("target", "tolerance"), [("yolo", 1e-4), ("voc", 0.5 + 1e-3)])
-def test_a_round_trip_keeps_boxes_names_and_splits(tmp_path, target, tolerance, examples):
+def test_a_round_trip_preserves_boxes_class_names_and_splits(tmp_path, target, tolerance, examples):
     for split in ("train", "valid"):
         cases.make_image(tmp_path / "in" / split / f"{split} ä.jpg")
 
     def check(data):
         names, contents = data.draw(NAMES), {}
         for split in ("train", "valid"):
-            # Files whose boxes are all smaller than a pixel are refused.
+            # A file is rejected if all boxes are smaller than a pixel, so one covers the image.
             boxes = {name: data.draw(boxes_in_image()) for name in names} | {"whole": (0, 0, *SIZE)}
             contents[split] = cases.coco_content([f"{split} ä.jpg"], boxes)
             cases.write_json(tmp_path / "in" / split / "_annotations.coco.json", contents[split])
-        for folder in ("there", "back"):
+        for folder in ("converted", "restored"):
             shutil.rmtree(tmp_path / folder, ignore_errors=True)
-        assert run(tmp_path / "in", tmp_path / "there", "--to", target) == 0
-        assert run(tmp_path / "there", tmp_path / "back") == 0
+        assert run(tmp_path / "in", tmp_path / "converted", "--to", target) == 0
+        assert run(tmp_path / "converted", tmp_path / "restored") == 0
         for split, name in (("train", "train"), ("valid", "val")):
-            file = tmp_path / "back" / "annotations" / f"instances_{name}.json"
+            file = tmp_path / "restored" / "annotations" / f"instances_{name}.json"
             content = json.loads(file.read_text())
-            near = cases.objects_of(contents[split]), cases.objects_of(content)
-            assert_near(*near, tolerance)
+            before, after = cases.objects_of(contents[split]), cases.objects_of(content)
+            assert_near(before, after, tolerance)
             assert {category["name"] for category in content["categories"]} == {"whole", *names}
 
     fuzz(examples, check, st.data())
@@ -84,7 +84,7 @@ def test_a_round_trip_keeps_boxes_names_and_splits(tmp_path, target, tolerance, 
 
 @pytest.mark.parametrize("target", ["coco", "yolo", "voc"])
 @pytest.mark.parametrize("copy", [False, True])
-def test_images_are_links_or_copies(tmp_path, target, copy):
+def test_images_are_linked_by_default_and_copied_on_demand(tmp_path, target, copy):
     cases.coco_set(tmp_path / "in")
     flags = ["--copy"] if copy else []
     assert run(tmp_path / "in", tmp_path / "out", "--to", target, *flags) == 0
@@ -93,7 +93,7 @@ def test_images_are_links_or_copies(tmp_path, target, copy):
     assert all(path.is_symlink() != copy and path.is_file() for path in images)
 
 
-def test_voc_becomes_coco_with_its_splits(tmp_path, capsys):
+def test_voc_is_converted_to_coco_with_its_splits(tmp_path, capsys):
     cases.voc_set(tmp_path / "in", ("train", "val", "test"))
     assert run(tmp_path / "in", tmp_path / "out") == 0
     out = capsys.readouterr().out.splitlines()
@@ -104,7 +104,7 @@ def test_voc_becomes_coco_with_its_splits(tmp_path, capsys):
     )
 
 
-def test_polygons_become_yolo_polygons_and_come_back(tmp_path):
+def test_polygons_survive_the_round_trip_through_yolo(tmp_path):
     cases.make_image(tmp_path / "in" / "a.jpg")
     content = cases.coco_content(["a.jpg"])
     parts = [[10, 20, 40, 20, 40, 35], [10, 30, 12, 30, 12, 35, 10, 35]]
@@ -116,11 +116,11 @@ def test_polygons_become_yolo_polygons_and_come_back(tmp_path):
     assert_near(cases.objects_of(content), cases.objects_of(back), 1e-4)
     first, second = back["annotations"]
     assert second["segmentation"] == [[0, 0, 64, 0, 64, 48, 0, 48]]
-    # Both parts, joined by lines without width.
+    # YOLO has one polygon per object: lines without width join the parts.
     assert first["area"] == pytest.approx(225 + 10, abs=0.1)
 
 
-def test_what_a_format_cannot_hold_is_reported(tmp_path, capsys):
+def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, capsys):
     cases.make_image(tmp_path / "in" / "a.jpg")
     content = cases.coco_content(["a.jpg"])
     content["annotations"][0] |= {"segmentation": [[10, 20, 40, 20, 40, 35]]}
@@ -144,7 +144,7 @@ def test_what_a_format_cannot_hold_is_reported(tmp_path, capsys):
     assert "crowds or difficult objects left out, which YOLO cannot mark: 1" in out
 
 
-def test_images_of_one_name_get_different_names(tmp_path):
+def test_images_with_the_same_name_in_two_splits_get_different_names(tmp_path):
     for split in ("train", "val"):
         cases.make_image(tmp_path / "in" / split / "1.jpg")
         cases.write_json(tmp_path / "in" / split / "x.json", cases.coco_content(["1.jpg"]))
@@ -165,7 +165,7 @@ def test_images_of_one_name_get_different_names(tmp_path):
         ("normalized", {"cat": (10 / 64, 20 / 48, 30 / 64, 15 / 48), "dog": (0, 0, 1, 1)}),
     ],
 )
-def test_boxes_of_another_form_are_mended(tmp_path, form, boxes):
+def test_the_flag_boxes_converts_corners_and_normalized_boxes(tmp_path, form, boxes):
     cases.make_image(tmp_path / "in" / "a.jpg")
     cases.write_json(tmp_path / "in" / "a.json", cases.coco_content(["a.jpg"], boxes))
     assert run(tmp_path / "in", tmp_path / "out", "--boxes", form) == 0
@@ -181,7 +181,7 @@ def test_boxes_of_another_form_are_mended(tmp_path, form, boxes):
         ("normalized", "2 of 2 boxes have numbers above 1 and are not normalized"),
     ],
 )
-def test_boxes_that_are_not_of_the_form_are_refused(tmp_path, capsys, form, message):
+def test_boxes_that_contradict_the_flag_boxes_are_rejected(tmp_path, capsys, form, message):
     cases.make_image(tmp_path / "in" / "a.jpg")
     content = cases.coco_content(["a.jpg"], {"cat": (30, 20, 10, 10), "dog": (20, 20, 9, 9)})
     cases.write_json(tmp_path / "in" / "a.json", content)
@@ -190,7 +190,7 @@ def test_boxes_that_are_not_of_the_form_are_refused(tmp_path, capsys, form, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_one_split_is_converted_alone(tmp_path, capsys):
+def test_the_flag_split_converts_only_one_split(tmp_path, capsys):
     cases.coco_set(tmp_path / "in")
     assert run(tmp_path / "in", tmp_path / "out", "--split", "val") == 0
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -199,20 +199,20 @@ def test_one_split_is_converted_alone(tmp_path, capsys):
     assert "--split test: " in capsys.readouterr().err
 
 
-def test_an_existing_output_is_refused(tmp_path, capsys):
+def test_an_existing_output_folder_is_rejected(tmp_path, capsys):
     cases.coco_set(tmp_path / "in")
     (tmp_path / "out").mkdir()
     assert run(tmp_path / "in", tmp_path / "out") == 2
     assert "exists; give another folder" in capsys.readouterr().err
 
 
-def test_an_output_inside_the_source_is_refused(tmp_path, capsys):
+def test_an_output_folder_inside_the_source_is_rejected(tmp_path, capsys):
     cases.coco_set(tmp_path / "in")
     assert run(tmp_path / "in", tmp_path / "in" / "out") == 2
     assert "expected a folder outside of" in capsys.readouterr().err
 
 
-def test_nothing_half_written_is_left_after_an_error(tmp_path, monkeypatch, capsys):
+def test_an_error_while_writing_leaves_no_output_folder(tmp_path, monkeypatch, capsys):
     cases.coco_set(tmp_path / "in")
 
     def fail(*args, **kwargs):
@@ -224,7 +224,7 @@ def test_nothing_half_written_is_left_after_an_error(tmp_path, monkeypatch, caps
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_flag_for_another_format_is_refused(tmp_path, capsys):
+def test_a_flag_for_another_format_is_rejected(tmp_path, capsys):
     cases.voc_set(tmp_path / "in")
     assert run(tmp_path / "in", tmp_path / "out", "--boxes", "xyxy") == 2
     assert "--boxes xyxy is for COCO JSON" in capsys.readouterr().err
@@ -236,7 +236,7 @@ def test_a_flag_for_another_format_is_refused(tmp_path, capsys):
     ("orientation", "size", "is_unrotated"),
     [(3, (64, 48), False), (6, (48, 64), False), (6, (64, 48), True)],
 )
-def test_the_size_in_the_annotations_tells_on_which_picture_they_were_made(
+def test_the_annotated_size_decides_whether_the_exif_rotation_is_applied(
     tmp_path, capsys, orientation, size, is_unrotated
 ):
     image = cases.make_image(tmp_path / "in" / "a.jpg")
@@ -248,7 +248,7 @@ def test_the_size_in_the_annotations_tells_on_which_picture_they_were_made(
     annotations = read_annotations(json_file, tmp_path / "coco" / "train")
     assert annotations.faults.counts[NOTED, UNROTATED] == is_unrotated
     assert read_upright(str(image), size).size == size
-    # YOLO has no sizes, and its programs apply the rotation.
+    # YOLO labels have no image sizes, and YOLO programs always apply the rotation.
     code = run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo")
     assert (code, "YOLO labels cannot express this" in capsys.readouterr().err) == (
         (2, True) if is_unrotated else (0, False)
@@ -256,7 +256,7 @@ def test_the_size_in_the_annotations_tells_on_which_picture_they_were_made(
 
 
 @pytest.mark.parametrize("target", ["coco", "yolo", "voc"])
-def test_images_outside_their_folder_are_refused_unless_permitted(tmp_path, capsys, target):
+def test_images_outside_the_source_are_rejected_without_allow_outside(tmp_path, capsys, target):
     cases.make_image(tmp_path / "in" / "images" / "a.jpg")
     cases.make_image(tmp_path / "secret.jpg")
     content = cases.coco_content(["a.jpg", "../../secret.jpg"])
@@ -270,7 +270,7 @@ def test_images_outside_their_folder_are_refused_unless_permitted(tmp_path, caps
 
 
 @pytest.mark.parametrize("flags", [["--strict"], ["--max-faults", "0"]])
-def test_faulty_objects_are_refused_on_demand(tmp_path, capsys, flags):
+def test_strict_and_max_faults_reject_faulty_objects(tmp_path, capsys, flags):
     boxes = [("cat", 1, 2, 3, 4), ("", 1, 2, 3, 4)]
     cases.make_image(tmp_path / "in" / "a.jpg")
     cases.write_text(tmp_path / "in" / "a.xml", cases.voc_text(boxes))
@@ -289,7 +289,7 @@ def test_an_unreadable_image_is_not_written(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").rglob("*.jpg")] == ["train1.jpg"]
 
 
-def test_two_entries_of_one_image_become_one(tmp_path):
+def test_two_entries_with_the_same_image_file_are_merged(tmp_path):
     cases.make_image(tmp_path / "in" / "a.jpg")
     cases.write_json(tmp_path / "in" / "a.json", cases.coco_content(["a.jpg", "a.jpg"]))
     for target in ("coco", "yolo", "voc"):
@@ -298,7 +298,7 @@ def test_two_entries_of_one_image_become_one(tmp_path):
     assert len(cases.objects_of(content)) == 4
 
 
-def test_the_source_is_not_changed(tmp_path):
+def test_a_conversion_does_not_change_the_source(tmp_path):
     cases.coco_set(tmp_path / "in")
     before = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*") if path.is_file()}
     for target in ("coco", "yolo", "voc"):
@@ -307,7 +307,7 @@ def test_the_source_is_not_changed(tmp_path):
     assert after == before
 
 
-def test_help_has_examples(capsys):
+def test_the_help_text_has_examples(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Damaged annotation files give an error of one kind, never a traceback."""
+"""Fuzzing: damaged annotation files raise only UserError."""
 
 import copy
 import shutil
@@ -80,7 +80,7 @@ def damage(data, content):
 
 
 def read_all(root):
-    """Read a data set, and convert it."""
+    """Read and convert a data set; UserError is the only exception that may occur."""
     try:
         source = find_source(str(root))
         for split in source.splits:
@@ -91,7 +91,7 @@ def read_all(root):
 
 @EXAMPLES
 @pytest.mark.parametrize("content", [VIA, LABELME], ids=["via", "labelme"])
-def test_damaged_json(tmp_path, content, examples):
+def test_damaged_via_or_labelme_json_is_read_or_raises_user_error(tmp_path, content, examples):
     cases.make_image(tmp_path / "1.jpg")
 
     def check(data):
@@ -102,7 +102,7 @@ def test_damaged_json(tmp_path, content, examples):
 
 
 @EXAMPLES
-def test_damaged_coco_json_becomes_yolo_or_an_error(tmp_path, capsys, examples):
+def test_damaged_coco_json_is_converted_or_rejected_without_output(tmp_path, capsys, examples):
     cases.make_image(tmp_path / "in" / "1.jpg")
 
     def check(data):
@@ -124,7 +124,7 @@ LINES = st.lists(
 
 
 @EXAMPLES
-def test_damaged_label_lines(tmp_path, examples):
+def test_damaged_yolo_labels_are_read_or_raise_user_error(tmp_path, examples):
     cases.make_image(tmp_path / "1.jpg")
     cases.write_text(tmp_path / "data.yaml", "train: .\nnames: [cat, dog]\n")
 
@@ -136,7 +136,7 @@ def test_damaged_label_lines(tmp_path, examples):
 
 
 @EXAMPLES
-def test_damaged_xml(tmp_path, examples):
+def test_damaged_voc_xml_is_read_or_raises_user_error(tmp_path, examples):
     cases.make_image(tmp_path / "1.jpg")
     text = cases.voc_text([("cat", 1, 2, 3, 4), ("dog", 5, 6, 7, 8)])
 
@@ -151,7 +151,7 @@ def test_damaged_xml(tmp_path, examples):
 
 
 @EXAMPLES
-def test_damaged_data_yaml(tmp_path, examples):
+def test_a_damaged_data_yaml_is_read_or_raises_user_error(tmp_path, examples):
     cases.make_image(tmp_path / "1.jpg")
     cases.write_text(tmp_path / "1.txt", "0 0.5 0.5 0.1 0.1\n")
     keys = st.sampled_from(["train", "val", "test", "path", "names", "nc", "kpt_shape"])

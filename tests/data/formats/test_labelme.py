@@ -1,4 +1,4 @@
-"""LabelMe annotations."""
+"""Read LabelMe annotations."""
 
 import math
 
@@ -17,7 +17,7 @@ def read(tmp_path, shapes, **options):
     return convert(source, "all").content, source
 
 
-def test_polygons_rectangles_and_circles(tmp_path):
+def test_polygons_rectangles_and_circles_are_read(tmp_path):
     shapes = [
         ("cat", "polygon", TRIANGLE, None),
         ("dog", "rectangle", [[20, 30], [10, 15]], None),
@@ -34,7 +34,7 @@ def test_polygons_rectangles_and_circles(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..\\images\\1.jpg", "C:\\x\\1.JPG", "1.png", "", None])
-def test_the_image_is_found_by_other_forms_of_its_name(tmp_path, name):
+def test_the_image_is_found_if_image_path_has_another_folder_extension_or_no_name(tmp_path, name):
     cases.make_image(tmp_path / "images" / "1.jpg")
     shapes = [{"label": "cat", "points": TRIANGLE, "shape_type": "polygon"}]
     cases.write_json(tmp_path / "json" / "1.json", {"shapes": shapes, "imagePath": name})
@@ -43,13 +43,13 @@ def test_the_image_is_found_by_other_forms_of_its_name(tmp_path, name):
     assert (image["file_name"], image["width"], image["height"]) == ("images/1.jpg", 64, 48)
 
 
-def test_parts_with_one_group_are_one_object(tmp_path):
-    other = [[20, 20], [30, 20], [30, 30]]
+def test_shapes_with_the_same_group_id_and_label_form_one_object(tmp_path):
+    second_triangle = [[20, 20], [30, 20], [30, 30]]
     shapes = [
         ("cat", "polygon", TRIANGLE, 1),
-        ("cat", "polygon", other, 1),
-        ("dog", "polygon", other, 1),
-        ("cat", "polygon", other, None),
+        ("cat", "polygon", second_triangle, 1),
+        ("dog", "polygon", second_triangle, 1),
+        ("cat", "polygon", second_triangle, None),
     ]
     content, _ = read(tmp_path, shapes)
     assert [a["bbox"] for a in content["annotations"]] == [
@@ -85,12 +85,12 @@ def test_broken_files_and_missing_images_are_counted(tmp_path):
     assert source.splits == {"all": 1}
 
 
-def test_folders_are_splits(tmp_path):
+def test_folders_named_train_and_val_are_splits(tmp_path):
     for split in ("train", "val"):
         cases.labelme_file(tmp_path / split / "1.json", [("cat", "polygon", TRIANGLE, None)])
     assert find_source(str(tmp_path)).summary == "found: LabelMe, 1 train and 1 val images, 1 class"
 
 
-def test_files_without_shapes_are_refused(tmp_path):
+def test_files_without_shapes_raise_user_error(tmp_path):
     with pytest.raises(UserError, match="LabelMe annotations without objects"):
         read(tmp_path, [])

@@ -1,4 +1,4 @@
-"""The format of a data set is recognised by its files, and reported in one line."""
+"""Recognise the format of a data set by its files, and report it in one line."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_each_format_is_reported_in_one_line(tmp_path):
     assert find_source(str(tmp_path / "labelme")).summary == "found: LabelMe, 1 image, 1 class"
 
 
-def test_a_folder_without_annotations_is_refused_with_what_lies_there(tmp_path):
+def test_the_error_for_a_folder_without_annotations_counts_its_files(tmp_path):
     cases.make_image(tmp_path / "a.jpg")
     cases.write_text(tmp_path / "labels.csv", "a,b\n")
     with pytest.raises(UserError, match=r"no annotations; looked for Pascal VOC .*1 .jpg, 1 .csv"):
@@ -34,24 +34,24 @@ def test_a_folder_without_annotations_is_refused_with_what_lies_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "labels.csv"])
-def test_a_file_of_another_kind_is_refused(tmp_path, name):
+def test_a_file_in_an_unknown_format_raises_user_error(tmp_path, name):
     path = cases.write_text(tmp_path / name, "x")
     with pytest.raises(UserError, match="expected a folder, a data.yaml, or a COCO, VIA"):
         find_source(str(path))
 
 
-def test_a_missing_folder_is_refused(tmp_path):
+def test_a_missing_folder_raises_user_error(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         find_source(str(tmp_path / "missing"))
 
 
-def test_other_json_is_refused(tmp_path):
+def test_json_in_an_unknown_format_raises_user_error(tmp_path):
     cases.write_json(tmp_path / "a.json", {"project": {}, "config": {}, "metadata": {}, "view": {}})
     with pytest.raises(UserError, match="got other JSON"):
         find_source(str(tmp_path / "a.json"))
 
 
-def test_annotations_of_two_formats_are_refused_and_can_be_chosen(tmp_path):
+def test_annotations_in_two_formats_raise_user_error_unless_a_format_is_given(tmp_path):
     cases.voc_set(tmp_path)
     cases.write_text(tmp_path / "JPEGImages" / "0.txt", cases.yolo_line(0, (1, 2, 3, 4)))
     with pytest.raises(UserError, match=r"several formats \(Pascal VOC and YOLO\)"):
@@ -60,7 +60,7 @@ def test_annotations_of_two_formats_are_refused_and_can_be_chosen(tmp_path):
     assert find_source(str(tmp_path), format_name="yolo").format == "YOLO"
 
 
-def test_a_folder_of_annotations_finds_the_images_above_it(tmp_path):
+def test_images_are_found_in_the_parent_of_the_annotation_folder(tmp_path):
     cases.voc_set(tmp_path)
     source = find_source(str(tmp_path / "Annotations"))
     assert source.splits == {"all": 4}
@@ -78,13 +78,13 @@ def test_image_names_are_relative_to_the_source(tmp_path):
     assert names == ["JPEGImages/2.jpg", "JPEGImages/3.jpg"]
 
 
-def test_a_split_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_split_raises_user_error(tmp_path):
     source = find_source(str(cases.voc_set(tmp_path)))
     with pytest.raises(UserError, match=r"has no test images \(it has train, val\)"):
         convert(source, "test")
 
 
-def test_images_outside_the_splits_are_reported(tmp_path):
+def test_images_that_belong_to_no_split_are_reported(tmp_path):
     cases.coco_set(tmp_path)
     for split in ("train", "valid"):
         cases.write_text(tmp_path / split / f"{split}0.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
@@ -95,7 +95,7 @@ def test_images_outside_the_splits_are_reported(tmp_path):
     assert "1 images that belong to no split are not used" in source.lines
 
 
-def test_a_class_folder_named_like_a_split_is_refused(tmp_path):
+def test_a_class_folder_named_like_a_split_raises_user_error(tmp_path):
     for folder in ("train", "bus"):
         for i in range(11):
             cases.make_image(tmp_path / folder / f"{folder}{i}.jpg")
@@ -118,7 +118,7 @@ def test_a_class_folder_named_like_a_split_is_refused(tmp_path):
         ("", None),
     ],
 )
-def test_folders_and_files_name_their_split(path, split):
+def test_split_of_recognises_the_split_in_a_folder_or_file_name(path, split):
     assert split_of(path) == split
 
 
@@ -135,26 +135,28 @@ def test_folders_and_files_name_their_split(path, split):
         "../elsewhere/a b.JPG",
     ],
 )
-def test_an_image_is_found_by_other_forms_of_its_name(tmp_path, name):
+def test_an_image_is_found_despite_another_folder_case_extension_or_url_encoding(tmp_path, name):
     path = cases.make_image(tmp_path / "sub" / "a b.JPG")
     assert FileTree(str(tmp_path)).find_image(name, str(tmp_path)) == str(path)
 
 
-def test_decomposed_letters_find_composed_ones(tmp_path):
+def test_a_composed_name_finds_a_file_with_a_decomposed_name(tmp_path):
     path = cases.make_image(tmp_path / "cafe\u0301.jpg")
     assert FileTree(str(tmp_path)).find_image("caf\u00e9.jpg", str(tmp_path)) == str(path)
 
 
-def test_of_images_with_one_name_the_nearest_is_found_and_equally_near_ones_are_not(tmp_path):
+def test_the_nearest_image_with_the_given_name_is_found_unless_two_are_equally_near(
+    tmp_path,
+):
     for folder in ("train/images", "val/images", "x", "y"):
         cases.make_image(tmp_path / folder / "1.jpg")
     tree = FileTree(str(tmp_path))
-    near = tree.find_image("1.jpg", str(tmp_path / "val" / "labels"))
-    assert near == str(tmp_path / "val/images/1.jpg")
+    nearest = tree.find_image("1.jpg", str(tmp_path / "val" / "labels"))
+    assert nearest == str(tmp_path / "val/images/1.jpg")
     assert tree.find_image("1.jpg", str(tmp_path / "labels")) is None
 
 
-def test_links_that_lead_upwards_end(tmp_path):
+def test_a_link_to_a_parent_folder_causes_no_endless_search(tmp_path):
     cases.voc_set(tmp_path)
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_source(str(tmp_path)).splits == {"train": 2, "val": 2}

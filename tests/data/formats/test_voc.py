@@ -1,4 +1,4 @@
-"""Pascal VOC data sets."""
+"""Read Pascal VOC data sets."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def one_image(root, text, name="a.jpg", xml="a.xml"):
     return read(root)
 
 
-def test_pixels_count_from_one_and_lists_make_the_splits(tmp_path):
+def test_pixels_count_from_1_and_lists_define_the_splits(tmp_path):
     source = find_source(str(cases.voc_set(tmp_path)))
     assert source.classes == ["cat", "dog"]
     content = convert(source, "train").content
@@ -27,7 +27,7 @@ def test_pixels_count_from_one_and_lists_make_the_splits(tmp_path):
     assert [image["id"] for image in content["images"]] == [1, 2]
 
 
-def test_a_coordinate_of_zero_shows_that_pixels_count_from_zero(tmp_path):
+def test_a_coordinate_of_0_means_that_pixels_count_from_0(tmp_path):
     text = cases.voc_text([("cat", -1, 4, 10, 10), ("dog", 9, 9, 10, 10)])
     content, source = one_image(tmp_path, text)
     assert cases.objects_of(content) == [
@@ -37,13 +37,13 @@ def test_a_coordinate_of_zero_shows_that_pixels_count_from_zero(tmp_path):
     assert "count from 0" in source.faults.remarks[0]
 
 
-def test_a_box_with_one_corner_twice_has_no_size(tmp_path):
+def test_a_box_with_equal_corners_has_size_0(tmp_path):
     content, _ = one_image(tmp_path, cases.voc_text([("cat", 5, 6, 1, 1), ("cat", 5, 6, 2, 2)]))
     assert [a["bbox"] for a in content["annotations"]] == [[6, 7, 0, 0], [5, 6, 2, 2]]
     assert content["annotations"][0]["area"] == 0
 
 
-def test_difficult_objects_are_ignored_ones(tmp_path):
+def test_difficult_objects_get_the_ignore_flag(tmp_path):
     extra = "<difficult>1</difficult>"
     content, _ = one_image(tmp_path, cases.voc_text([("cat", 1, 2, 3, 4)], extra=extra))
     assert content["annotations"][0]["ignore"] == 1
@@ -51,30 +51,30 @@ def test_difficult_objects_are_ignored_ones(tmp_path):
     assert "ignore" not in content["annotations"][0]
 
 
-def test_decimals_are_kept(tmp_path):
+def test_fractional_coordinates_are_kept(tmp_path):
     content, _ = one_image(tmp_path, cases.voc_text([("cat", 1.25, 2.5, 3.5, 4.125)]))
     assert content["annotations"][0]["bbox"] == [1.25, 2.5, 3.5, 4.125]
 
 
 @pytest.mark.parametrize("size", [None, (0, 0)])
-def test_a_missing_size_is_read_from_the_image(tmp_path, size):
+def test_a_missing_image_size_is_read_from_the_image_file(tmp_path, size):
     content, _ = one_image(tmp_path, cases.voc_text([("cat", 1, 2, 3, 4)], size=size))
     assert (content["images"][0]["width"], content["images"][0]["height"]) == (64, 48)
 
 
 @pytest.mark.parametrize("image", ["a.JPG", "a.png", "A.jpeg"])
-def test_the_image_may_have_another_extension_or_case(tmp_path, image):
+def test_the_image_file_may_have_another_extension_or_case(tmp_path, image):
     content, _ = one_image(tmp_path, cases.voc_text([("cat", 1, 2, 3, 4)]), name=image)
     assert content["images"][0]["file_name"] == image
 
 
-def test_the_file_name_in_the_xml_finds_an_image_of_another_name(tmp_path):
+def test_the_file_name_in_the_xml_finds_the_image_if_the_stems_differ(tmp_path):
     text = cases.voc_text([("cat", 1, 2, 3, 4)], name="C:\\data\\Größe 1.jpg")
     content, _ = one_image(tmp_path, text, name="Größe 1.jpg", xml="0001.xml")
     assert content["images"][0]["file_name"] == "Größe 1.jpg"
 
 
-def test_names_with_spaces_and_columns_stand_in_lists(tmp_path):
+def test_lists_may_have_names_with_spaces_and_label_columns(tmp_path):
     for stem in ("a b", "c", "1 0"):
         cases.make_image(tmp_path / "JPEGImages" / f"{stem}.jpg")
         cases.write_text(
@@ -87,7 +87,7 @@ def test_names_with_spaces_and_columns_stand_in_lists(tmp_path):
     assert source.splits == {"train": 3}
 
 
-def test_lists_may_have_paths_and_extensions(tmp_path):
+def test_lists_may_have_paths_and_file_extensions(tmp_path):
     cases.voc_set(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"
     cases.write_text(lists / "train.txt", "JPEGImages/0.jpg\r\nJPEGImages\\1.jpg\r\n")
@@ -104,7 +104,7 @@ def test_lists_of_two_years_are_joined(tmp_path):
     assert names[-1] == "VOC2012/JPEGImages/2.jpg"
 
 
-def test_masks_with_the_names_of_images_are_not_taken_for_them(tmp_path):
+def test_mask_files_named_like_images_are_not_used_as_images(tmp_path):
     cases.voc_set(tmp_path)
     for folder in ("SegmentationClass", "SegmentationObject"):
         cases.make_image(tmp_path / folder / "0.png")
@@ -112,7 +112,7 @@ def test_masks_with_the_names_of_images_are_not_taken_for_them(tmp_path):
     assert names[0]["file_name"] == "JPEGImages/0.jpg"
 
 
-def test_a_list_of_images_without_annotations_is_reported_and_not_used(tmp_path):
+def test_a_list_of_images_without_annotations_is_skipped_with_a_remark(tmp_path):
     cases.voc_set(tmp_path)
     cases.write_text(tmp_path / "ImageSets" / "Main" / "test.txt", "8\n9\n")
     source = find_source(str(tmp_path))
@@ -120,14 +120,14 @@ def test_a_list_of_images_without_annotations_is_reported_and_not_used(tmp_path)
     assert any("test.txt is not used" in note for note in source.faults.remarks)
 
 
-def test_folders_make_splits_where_there_are_no_lists(tmp_path):
+def test_folders_define_the_splits_if_there_are_no_lists(tmp_path):
     for folder in ("train", "valid", "test"):
         cases.make_image(tmp_path / folder / f"{folder}.jpg")
         cases.write_text(tmp_path / folder / f"{folder}.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
     assert find_source(str(tmp_path)).splits == {"train": 1, "val": 1, "test": 1}
 
 
-def test_polygons_of_exports_are_masks(tmp_path):
+def test_polygon_tags_become_masks(tmp_path):
     points = "".join(
         f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate([(2, 3), (4, 3), (4, 6)], 1)
     )
@@ -136,7 +136,7 @@ def test_polygons_of_exports_are_masks(tmp_path):
     assert content["annotations"][0]["segmentation"] == [[1, 2, 3, 2, 3, 5]]
 
 
-def test_faulty_files_and_objects_are_counted_with_their_places(tmp_path):
+def test_faulty_files_and_objects_are_reported_with_their_places(tmp_path):
     cases.voc_set(tmp_path)
     cases.write_text(tmp_path / "Annotations" / "0.xml", "<annotation><object>")
     text = cases.voc_text([("cat", 1, 2, 3, 4), ("", 1, 2, 3, 4), ("cat", 5, 6, 7, 8)])
@@ -157,7 +157,7 @@ def test_faulty_files_and_objects_are_counted_with_their_places(tmp_path):
     assert source.lines[3].startswith("skipped: broken XML: 1; the first: ")
 
 
-def test_many_faulty_objects_are_refused(tmp_path):
+def test_more_than_10_faulty_objects_raise_user_error(tmp_path):
     boxes = [("cat", 1, 2, 3, 4)] * 20 + [("", 1, 2, 3, 4)] * 11
     with pytest.raises(
         UserError, match=r"\(no class 11\); --max-faults 11 accepts this \(31 objects in total\)"
@@ -165,12 +165,12 @@ def test_many_faulty_objects_are_refused(tmp_path):
         one_image(tmp_path, cases.voc_text(boxes))
 
 
-def test_ten_faulty_objects_are_tolerated(tmp_path):
+def test_10_faulty_objects_are_left_out(tmp_path):
     boxes = [("cat", 1, 2, 3, 4)] * 20 + [("", 1, 2, 3, 4)] * 10
     assert len(one_image(tmp_path, cases.voc_text(boxes))[0]["annotations"]) == 20
 
 
-def test_different_annotations_of_one_image_are_refused(tmp_path):
+def test_different_annotations_of_one_image_raise_user_error(tmp_path):
     cases.make_image(tmp_path / "a.jpg")
     cases.write_text(tmp_path / "a.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
     cases.write_text(tmp_path / "backup" / "a.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
@@ -180,13 +180,13 @@ def test_different_annotations_of_one_image_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_a_set_without_objects_is_refused(tmp_path):
+def test_a_data_set_without_objects_raises_user_error(tmp_path):
     with pytest.raises(UserError, match="Pascal VOC annotations without objects"):
         one_image(tmp_path, cases.voc_text([]))
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "latin-1", "utf-16"])
-def test_files_may_be_in_another_encoding_and_begin_with_empty_lines(tmp_path, encoding):
+def test_xml_files_may_have_another_encoding_and_begin_with_an_empty_line(tmp_path, encoding):
     name = "Käfer" if encoding == "latin-1" else "车"
     cases.make_image(tmp_path / "1.jpg")
     text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + cases.voc_text([(name, 1, 2, 9, 9)])
@@ -207,7 +207,7 @@ def test_namespaces_are_ignored_and_other_xml_is_reported(tmp_path):
     assert "2.xml is not used: expected the root <annotation>, got <annotations>" in remark
 
 
-def test_images_that_no_list_names_are_reported_and_missing_ones_count_once(tmp_path):
+def test_unlisted_images_are_reported_and_missing_files_count_once(tmp_path):
     root = cases.voc_set(tmp_path, lists=("train", "val"))
     cases.write_text(root / "ImageSets" / "Main" / "train.txt", "0\nmissing\n")
     cases.write_text(root / "ImageSets" / "Main" / "trainval.txt", "0\n2\n3\nmissing\n")

@@ -1,4 +1,4 @@
-"""YOLO data sets of boxes and polygons."""
+"""Read YOLO data sets of boxes and polygons."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def one_image(root, text, names="cat\ndog\n", image="a.jpg"):
         "path: .\ntrain: train.txt\nval: .\\images\\val\nnames: [cat, dog]\n",
     ],
 )
-def test_data_yaml_names_folders_and_classes(tmp_path, description):
+def test_folders_and_classes_are_read_from_data_yaml(tmp_path, description):
     root = cases.yolo_set(tmp_path / "my set", description)
     cases.write_text(root / "train.txt", "images/train/train0.jpg\n./images/train/train1.jpg\n")
     for source in (find_source(str(root)), find_source(str(root / "data.yaml"))):
@@ -37,7 +37,7 @@ def test_data_yaml_names_folders_and_classes(tmp_path, description):
         assert cases.objects_of(content) == cases.expected_objects("train0.jpg", "train1.jpg")
 
 
-def test_folders_make_the_splits_without_data_yaml(tmp_path):
+def test_folders_define_the_splits_without_data_yaml(tmp_path):
     root = cases.yolo_set(tmp_path, description=None)
     cases.write_text(root / "classes.txt", "cat\ndog\n")
     source = find_source(str(root))
@@ -45,7 +45,7 @@ def test_folders_make_the_splits_without_data_yaml(tmp_path):
     assert source.classes == ["cat", "dog"]
 
 
-def test_images_and_labels_may_lie_in_the_folder_of_the_split(tmp_path):
+def test_images_and_labels_may_lie_below_the_split_folder(tmp_path):
     for split in ("train", "valid"):
         cases.make_image(tmp_path / split / "images" / "a.PNG")
         cases.write_text(tmp_path / split / "labels" / "a.txt", cases.yolo_line(0, (1, 2, 3, 4)))
@@ -65,14 +65,14 @@ def test_labels_may_lie_next_to_the_images(tmp_path):
     assert cases.objects_of(convert(source, "train").content)[0][1:] == ("dog", (1, 2, 3, 4))
 
 
-def test_a_folder_of_a_split_finds_its_labels_and_names(tmp_path):
+def test_labels_and_class_names_of_a_split_folder_are_found(tmp_path):
     root = cases.yolo_set(tmp_path)
     source = find_source(str(root / "images" / "train"))
     assert source.splits == {"all": 2}
     assert source.classes == ["cat", "dog"]
 
 
-def test_lines_of_more_numbers_are_polygons(tmp_path):
+def test_lines_with_more_than_5_numbers_are_polygons(tmp_path):
     content, _ = one_image(tmp_path, "1 0.25 0.25 0.5 0.25 0.5 0.5\n")
     (annotation,) = content["annotations"]
     assert annotation["segmentation"] == [[16, 12, 32, 12, 32, 24]]
@@ -80,13 +80,13 @@ def test_lines_of_more_numbers_are_polygons(tmp_path):
     assert annotation["area"] == 96
 
 
-def test_a_path_that_leads_out_finds_the_images_inside_first(tmp_path):
-    for name in ("mine", "."):
+def test_a_path_that_leaves_the_folder_prefers_images_inside_and_needs_allow_outside(tmp_path):
+    for name in ("inner", "."):
         cases.yolo_set(tmp_path / name, None)
     text = "train: ../images/train\nnames: [cat, dog]\n"
-    cases.write_text(tmp_path / "mine" / "data.yaml", text)
-    source = find_source(str(tmp_path / "mine"))
-    assert source.images["train"][0].path.startswith(str(tmp_path / "mine"))
+    cases.write_text(tmp_path / "inner" / "data.yaml", text)
+    source = find_source(str(tmp_path / "inner"))
+    assert source.images["train"][0].path.startswith(str(tmp_path / "inner"))
     cases.write_text(tmp_path / "empty" / "data.yaml", text)
     with pytest.raises(UserError, match="2 train images lie outside .*; --allow-outside permits"):
         find_source(str(tmp_path / "empty"))
@@ -97,7 +97,7 @@ def test_a_path_that_leads_out_finds_the_images_inside_first(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", None])
-def test_an_image_with_an_empty_label_file_or_none_has_no_objects(tmp_path, text):
+def test_an_image_with_an_empty_or_missing_label_file_has_no_objects(tmp_path, text):
     cases.make_image(tmp_path / "images" / "empty.jpg")
     if text is not None:
         cases.write_text(tmp_path / "labels" / "empty.txt", text)
@@ -110,7 +110,7 @@ def test_an_image_with_an_empty_label_file_or_none_has_no_objects(tmp_path, text
     assert len(content["annotations"]) == 1
 
 
-def test_a_line_of_another_length_is_counted_with_its_place(tmp_path):
+def test_malformed_lines_are_reported_with_their_line_numbers(tmp_path):
     text = cases.yolo_line(0, (1, 2, 3, 4)) + "0 0.5 0.5\n0 0.5 0.5 0.1 0.1 0.9\n0 a b c d\n"
     content, source = one_image(tmp_path, text)
     assert len(content["annotations"]) == 1
@@ -120,23 +120,23 @@ def test_a_line_of_another_length_is_counted_with_its_place(tmp_path):
     assert source.faults.rows[0].text == expected
 
 
-def test_values_out_of_range_are_kept_for_the_reader_to_clip(tmp_path):
+def test_boxes_beyond_the_image_are_converted_unclipped(tmp_path):
     content, _ = one_image(tmp_path, cases.yolo_line(0, (-5, 2, 80, 4)))
     assert content["annotations"][0]["bbox"] == pytest.approx([-5, 2, 80, 4])
 
 
-def test_numbers_in_pixels_are_refused(tmp_path):
+def test_pixel_coordinates_raise_user_error(tmp_path):
     message = ".*a.txt, line 1: .*expected fractions of the width and height, got '0 32 24 20 20'"
     with pytest.raises(UserError, match=message):
         one_image(tmp_path, "0 32 24 20 20\n")
 
 
-def test_a_class_index_without_a_name_is_refused(tmp_path):
+def test_a_class_index_without_a_name_raises_user_error(tmp_path):
     with pytest.raises(UserError, match=r"a.txt, line 1: expected a class index below 2, .*got 2"):
         one_image(tmp_path, cases.yolo_line(2, (1, 2, 3, 4)))
 
 
-def test_class_indices_with_decimals_and_keypoints_are_read(tmp_path):
+def test_class_indices_with_decimals_and_labels_with_keypoints_are_read(tmp_path):
     cases.make_image(tmp_path / "images" / "a.jpg")
     cases.write_text(tmp_path / "labels" / "a.txt", "0.0 0.5 0.5 0.25 0.25 0.1 0.1 2 0.2 0.2 1\n")
     text = "train: images\nval: images\nnames: [cat]\nkpt_shape: [2, 3]\n"
@@ -157,19 +157,19 @@ def test_class_indices_with_decimals_and_keypoints_are_read(tmp_path):
         ("train: images/train\nnames: [cat]\n", "expected a class index below 1"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(tmp_path, description, message):
+def test_a_data_yaml_with_wrong_folders_or_names_raises_user_error(tmp_path, description, message):
     root = cases.yolo_set(tmp_path, description)
     with pytest.raises(UserError, match=message):
         find_source(str(root))
 
 
-def test_a_yaml_of_something_else_is_refused(tmp_path):
+def test_a_yaml_file_of_another_kind_raises_user_error(tmp_path):
     path = cases.write_text(tmp_path / "config.yaml", "MODEL: x\n")
     with pytest.raises(UserError, match="expected a YOLO data.yaml"):
         find_source(str(path))
 
 
-def test_images_without_any_label_are_refused(tmp_path):
+def test_a_data_set_without_labels_raises_user_error(tmp_path):
     root = cases.yolo_set(tmp_path)
     for path in (root / "labels").rglob("*.txt"):
         path.unlink()
@@ -177,7 +177,7 @@ def test_images_without_any_label_are_refused(tmp_path):
         find_source(str(root))
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path):
+def test_an_unreadable_image_is_skipped_and_reported(tmp_path):
     root = cases.yolo_set(tmp_path)
     (root / "images" / "train" / "train0.jpg").write_bytes(b"<html>")
     source = find_source(str(root))
@@ -187,7 +187,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(tmp_path):
     assert rows == [("unreadable image", "skipped")]
 
 
-def test_sizes_are_those_after_the_rotation_of_exif(tmp_path):
+def test_image_sizes_are_those_after_the_exif_rotation(tmp_path):
     cases.set_orientation(cases.make_image(tmp_path / "images" / "b.jpg"), 6)
     cases.write_text(tmp_path / "labels" / "b.txt", "0 0.5 0.5 1 1\n")
     source = find_source(str(tmp_path))
@@ -196,7 +196,7 @@ def test_sizes_are_those_after_the_rotation_of_exif(tmp_path):
     assert content["annotations"][0]["bbox"] == [0, 0, 48, 64]
 
 
-def test_a_list_of_images_outside_the_folder_is_refused(tmp_path):
+def test_a_list_with_images_outside_the_folder_raises_user_error(tmp_path):
     outside = cases.make_image(tmp_path / "outside.jpg")
     root = cases.yolo_set(tmp_path / "set", "train: list.txt\nval: images/val\nnames: [cat, dog]\n")
     cases.write_text(root / "list.txt", f"images/train/train0.jpg\n{outside}\n")
@@ -204,19 +204,19 @@ def test_a_list_of_images_outside_the_folder_is_refused(tmp_path):
         find_source(str(root))
 
 
-def test_a_broken_data_yaml_is_refused_and_not_passed_over(tmp_path):
+def test_a_broken_data_yaml_raises_user_error_instead_of_being_skipped(tmp_path):
     root = cases.yolo_set(tmp_path, "train: images/train\n\tnames: [cat, dog]\n")
     with pytest.raises(UserError, match=r"data.yaml: cannot be read as YAML .*line 2"):
         find_source(str(root))
 
 
-def test_names_that_yaml_reads_as_booleans_are_refused(tmp_path):
+def test_class_names_that_yaml_reads_as_booleans_raise_user_error(tmp_path):
     root = cases.yolo_set(tmp_path, "train: images/train\nnames: [yes, no]\n")
     with pytest.raises(UserError, match="'names': expected strings, got True; put such names in q"):
         find_source(str(root))
 
 
-def test_a_number_that_is_no_class_index_does_not_make_millions_of_classes(tmp_path):
+def test_a_class_index_of_10000_or_more_raises_user_error(tmp_path):
     cases.make_image(tmp_path / "a.jpg")
     cases.write_text(tmp_path / "a.txt", "20240131 0.5 0.5 0.1 0.1\n")
     with pytest.raises(UserError, match="a.txt, line 1: .* an index below 10,000, got 20240131"):
