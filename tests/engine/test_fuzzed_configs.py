@@ -111,7 +111,7 @@ def make_small(node, split="train"):
     for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
-        if key in small and "lvis" not in str(node[key]):
+        if key in small:
             node[key] = (
                 [64, 64]
                 if key == "short_edge_length" and "range" in node.values()
