@@ -320,6 +320,8 @@ class ImageMapper:
                 sizes = [*augmentation.short_edge_length, augmentation.max_size]
                 is_valid = len(sizes) > 1 and min(sizes) > 0
                 check_that(is_valid, "ResizeShortestEdge", "sizes above 0", sizes)
+            if isinstance(augmentation, T.RandomCrop):
+                _check_crop(augmentation)
         box = [160, 120, 480, 360]
         corners = [160, 120, 480, 120, 480, 360, 160, 360]
         shape = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "segmentation": [corners]}
@@ -329,6 +331,18 @@ class ImageMapper:
             for _ in range(4):  # an augmentation may act on some images only
                 mapped = self.mapper(record)
         return int(mapped["image"].shape[0])
+
+
+def _check_crop(crop: T.RandomCrop) -> None:
+    """Raise ValueError unless a random crop has a size above 0 for each image."""
+    kind, sizes = crop.crop_type, list(crop.crop_size)
+    if kind.startswith("relative"):
+        is_valid = all(0 < size <= 1 for size in sizes)
+        expected = "shares of the height and width above 0 and at most 1"
+    else:
+        is_valid = all(isinstance(size, int) and size > 0 for size in sizes)
+        expected = "integers above 0"
+    check_that(is_valid and len(sizes) == 2, "RandomCrop", f"two {expected} ({kind})", sizes)
 
 
 @contextmanager

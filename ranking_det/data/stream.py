@@ -79,7 +79,7 @@ def build_train_loader(
     )
 
 
-def goes_on(loader: Any) -> bool:
+def can_resume(loader: Any) -> bool:
     """Return whether a data loader can resume at an iteration.
 
     Args:

@@ -27,7 +27,7 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import UserError, listed, reason_of, show
+from ranking_det.user_errors import RunError, UserError, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,13 @@ UNREADABLE = (
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
     *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
+REMEDIES = (
+    "Try gradient clipping, a longer warm-up or training without mixed precision (AMP), or start a "
+    "new run with a lower learning rate: a run that is continued with --resume keeps that of its "
+    "checkpoint."
+)
+"""What helps against weights and losses that are not finite."""
+
 BEST, FINAL = "model_best", "model_final"
 # The suffix of a path with which Detectron2's main branch, unlike 0.6, matches parameter names by
 # their ends.
@@ -81,15 +88,15 @@ class RunCheckpointer(DetectionCheckpointer):
             kwargs: further entries of the checkpoint, such as the iteration.
 
         Raises:
-            UserError: the disk is full, the folder cannot be written to any more, or a weight is
-                NaN or infinite. Earlier checkpoints stay unchanged.
+            UserError: the disk is full, or the folder cannot be written to any more.
+            RunError: a weight is NaN or infinite. Earlier checkpoints stay unchanged.
         """
         broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if broken:  # the loss of the next step would show it, but too late for this checkpoint
-            raise UserError(
+            raise RunError(
                 f"{name}.pth: expected finite weights, got NaN or infinity in {len(broken)} "
-                f"parameters (the first: {broken[0]}), because a gradient was not finite; try a "
-                "lower learning rate, a longer warm-up or gradient clipping"
+                f"parameters (the first: {broken[0]}), because a gradient was not finite. "
+                f"{REMEDIES}"
             )
         partial = Path(self.save_dir, f"{name}{PARTIAL}.pth")
         try:

@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, distributed, nn
 
-from ranking_det.engine.checkpoint import BEST, RunCheckpointer, read_best
+from ranking_det.engine.checkpoint import BEST, REMEDIES, RunCheckpointer, read_best
 from ranking_det.engine.preview import draw_detections
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
@@ -36,11 +36,6 @@ logger = logging.getLogger(__name__)
 
 STEPS_WITHOUT_POSITIVE = 100
 """Number of consecutive steps without a positive after which a warning is logged."""
-
-REMEDIES = (
-    "Try a lower learning rate, a longer warm-up, gradient clipping or training without mixed "
-    "precision (AMP), and check the boxes of these images."
-)
 
 
 class NonFiniteLossError(RunError, FloatingPointError):
@@ -145,7 +140,7 @@ class TrainingGuard(HookBase):
         ]
         cause = f". {_explain(broken, iteration, earlier)}" if broken else "."
         pixels = [image for *_, images in reports for image in images]
-        remedies = REMEDIES
+        remedies = f"{REMEDIES} Check the boxes of these images, too."
         if pixels and not broken:
             remedies = (
                 f"The pixels of {listed(pixels)} are NaN or infinite: check the file and the "

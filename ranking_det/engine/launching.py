@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children, connection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,6 +94,8 @@ def check_processes(command: Command) -> None:
             "--dist-url: expected auto, tcp://HOST:PORT with a port from 1 to 65535, or "
             f"file:///PATH, got {command.dist_url!r}"
         )
+    if command.dist_url.startswith("file:"):
+        _check_shared_file(command)
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
     if command.num_gpus > (gpus or cores):
@@ -107,6 +110,20 @@ def _is_address(url: str) -> bool:
     if tcp:
         return 1 <= int(tcp[1]) <= 65535
     return url == "auto" or re.fullmatch(r"file:///.+", url) is not None
+
+
+def _check_shared_file(command: Command) -> None:
+    """Raise UserError if the processes cannot meet at the file of ``--dist-url``."""
+    path = Path(urlsplit(command.dist_url).path)
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        text = f"a file in a writable folder, got {command.dist_url!r} ({folder} is none)"
+    # On other machines, processes of this run may have written to it.
+    elif path.is_dir() or (command.num_machines == 1 and path.exists() and path.stat().st_size):
+        text = f"the path of a new file, got {command.dist_url!r}"
+    else:
+        return
+    raise UserError(f"--dist-url: expected {text}")
 
 
 def _launch(work: Work, command: Command, output_dir: str) -> int:

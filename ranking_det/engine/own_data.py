@@ -6,6 +6,7 @@ import csv
 import itertools
 import logging
 import math
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,23 @@ def missing_own_data(split: str, what: str) -> UserError:
         f"--{split}: expected a folder or file, got none; {what} on your own data, so give "
         f"--{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER, again"
     )
+
+
+def warn_of_equal_files(command: Command) -> None:
+    """Log a warning if the images of training are those of validation.
+
+    Other formats than COCO and LVIS JSON are compared when they are converted.
+
+    Args:
+        command: names the files.
+    """
+    train, val = command.train_json, command.val_json
+    if train and val and os.path.samefile(train, val):
+        logger.warning(
+            "--train-json and --val-json are the same file, %s: AP is measured on the training "
+            "images, and does not say how well the model detects objects in others",
+            val,
+        )
 
 
 def log_own_data(data: OwnData, *, masks: bool) -> None:

@@ -7,12 +7,16 @@ time.
 
 from __future__ import annotations
 
+import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ranking_det.data.mapper import ImageMapper
 from ranking_det.engine.failures import run_failure
@@ -45,8 +49,8 @@ def named_error(
     return run_failure(error, folders, advice) or part_error(error, model)
 
 
-def part_error(error: Exception, model: nn.Module) -> UserError | None:
-    """Turn an error that a library raises for a part of the run into a one-line UserError.
+def part_error(error: Exception, model: nn.Module) -> RunError | None:
+    """Turn an error that a library raises for a part of the run into a one-line RunError.
 
     Args:
         error: the error, with its traceback.
@@ -68,10 +72,20 @@ def part_error(error: Exception, model: nn.Module) -> UserError | None:
     # A data loading process sends its error as a text that ends with the error itself.
     lines = str(error).strip().splitlines()
     is_sent = len(lines) > 1 and lines[0].startswith("Caught ")
+    if is_sent and not _is_raised_by_library(lines):
+        return None
     remedy = "check the values of this part in the config"
     if ONE_VALUE in str(error):
         remedy = "use at least 2 images per process, or larger images"
-    return UserError(f"{part} fails: {lines[-1] if is_sent else reason_of(error)}; {remedy}")
+    return RunError(f"{part} fails: {lines[-1] if is_sent else reason_of(error)}; {remedy}")
+
+
+def _is_raised_by_library(lines: list[str]) -> bool:
+    """Return whether the traceback that a data loading process has sent ends in a library."""
+    files = [re.match(r'\s*File "(.+)", line', line) for line in lines]
+    last = [Path(match[1]) for match in files if match][-1:]
+    folders = [Path(sys.modules[name].__path__[0]) for name in LIBRARIES & sys.modules.keys()]
+    return any(path.is_relative_to(folder) for path in last for folder in folders)
 
 
 def _package(frame: FrameType) -> str:
@@ -84,7 +98,7 @@ def _part(frame: FrameType, names: dict[int, str]) -> str:
     if id(owner) in names:
         name = names[id(owner)]
         return f"the layer {name!r} of the model" if name else "the model"
-    if isinstance(owner, (ImageMapper, torch.utils.data.DataLoader)):
+    if isinstance(owner, (ImageMapper, torch.utils.data.DataLoader, _BaseDataLoaderIter)):
         return "the data loader"
     if isinstance(owner, torch.optim.Optimizer):
         return "the optimizer"

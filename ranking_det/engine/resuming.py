@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import math
 import zlib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
+from torch import nn
 
 from ranking_det.engine.checkpoint import UNREADABLE, Checkpoint
 from ranking_det.engine.run_config import Records, leaves
@@ -27,6 +30,9 @@ SHOWN = 20
 
 SOLVER = ("BASE_LR", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "BIAS_LR_FACTOR")
 """Beginnings of the keys under SOLVER whose values are in the state of the optimizer."""
+
+SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
+"""The state of the loss scaling in float16 training."""
 
 WITHOUT_EFFECT = (
     *("optimizer.", "train.init_checkpoint", "MODEL.WEIGHTS"),
@@ -72,8 +78,10 @@ def check_states(
     except UNREADABLE as error:
         name = optimizer_name(optimizer)
         fault = f"expected states of {name} and its schedule, got others ({reason_of(error)})"
-    if not fault and scales and "grad_scaler" not in (states or {}):
-        fault = "expected the state of float16 training (train.amp), got none"
+    if not fault and scales:
+        scaler = states.get("grad_scaler")
+        if not isinstance(scaler, dict) or not all(_is_numeric(scaler.get(key)) for key in SCALER):
+            fault = f"expected the state of float16 training, got {show(scaler)}"
     if fault:
         raise UserError(
             f"{path!r} cannot be resumed: {fault}; start a new run from its weights with "
@@ -96,12 +104,12 @@ def _fault_of_optimizer(states: Any, trained_by: Any, optimizer: torch.optim.Opt
         without = listed(sorted(missing))
         return f"expected the state of {name}, got that of an optimizer without {without}"
     optimizer.load_state_dict(saved)
+    expected = _state_after_a_step(optimizer)
     for parameter, entries in optimizer.state.items():
-        for entry, value in entries.items():
-            # Some optimizers have a number, or one number for each row or column, of a parameter.
-            if isinstance(value, torch.Tensor) and not _is_broadcast(value, parameter):
-                shapes = f"{tuple(parameter.shape)}, got shape {tuple(value.shape)}"
-                return f"expected {entry} of the optimizer of shape {shapes}"
+        for entry, value in expected.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor) and _shape(entries.get(entry)) != _shape(value):
+                got = _described(entries.get(entry))
+                return f"expected {entry} of the optimizer of shape {_shape(value)}, got {got}"
     for group, key in itertools.product(optimizer.param_groups, (*settings, "initial_lr")):
         if key in group and not _is_numeric(group[key]):
             return f"expected finite numbers for {key} of the optimizer, got {show(group[key])}"
@@ -117,11 +125,36 @@ def _is_numeric(value: Any) -> bool:
     return math.isfinite(value)
 
 
-def _is_broadcast(value: torch.Tensor, parameter: torch.Tensor) -> bool:
+def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
+    """Return the state that an optimizer has for each parameter after its first step.
+
+    The step is made on torch's meta device, where nothing is computed. The state is empty for an
+    optimizer that cannot make it.
+    """
+    on_meta = copy.copy(optimizer)  # without the state of a scheduler, which has changed ``step``
+    on_meta.state = defaultdict(dict)
+    on_meta.param_groups = [{**group} for group in optimizer.param_groups]
+    pairs = []
+    for group in on_meta.param_groups:
+        parameters = group["params"]
+        group["params"] = [nn.Parameter(torch.empty_like(p, device="meta")) for p in parameters]
+        pairs += zip(parameters, group["params"], strict=True)
+    for _, parameter in pairs:
+        parameter.grad = torch.empty_like(parameter)
     try:
-        return torch.broadcast_shapes(value.shape, parameter.shape) == parameter.shape
-    except RuntimeError:
-        return False
+        on_meta.step()
+    except Exception:  # such as one that reads a value
+        return {}
+    return {parameter: on_meta.state[meta] for parameter, meta in pairs if meta in on_meta.state}
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _described(value: Any) -> str:
+    # Torch has turned a text into a generator.
+    return f"shape {_shape(value)}" if isinstance(value, torch.Tensor) else "no tensor"
 
 
 def _fault_of_hooks(states: Any, num_groups: int, scheduler: Any) -> str:

@@ -30,7 +30,7 @@ from ranking_det.engine.failures import lost_connection, run_failure
 from ranking_det.engine.heartbeats import TIMEOUT
 from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
-from ranking_det.engine.own_data import log_own_data, write_faults
+from ranking_det.engine.own_data import log_own_data, warn_of_equal_files, write_faults
 from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
@@ -309,6 +309,7 @@ def set_up(plan: Plan) -> None:
     if plan.command.trains:
         torch.backends.cudnn.benchmark = settings.get("cudnn_benchmark", False)
     log_own_data(plan.data, masks=plan.learns_masks)
+    warn_of_equal_files(plan.command)
     if comm.is_main_process():
         evaluated = [summary.json_file for summary in plan.data.summaries if summary is not None]
         replaced = None if plan.command.trains else evaluated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,32 @@ def check_number(key: str, name: str, value: Any) -> None:
         check_that(value <= limit, name, f"at most {limit}", value)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, key: str) -> None:
+    """Check the learning rate and the weight decay of each group of parameters.
+
+    A weight decay above 1 / learning rate would reverse the weights in each step.
+
+    Args:
+        optimizer: any; settings that it does not have are not checked.
+        key: the config key of the optimizer, for the message.
+
+    Raises:
+        UserError: one of them is negative, not finite, or too large.
+    """
+    for group in optimizer.param_groups:
+        rate, decay = group.get("lr", 0.0), group.get("weight_decay", 0.0)
+        try:
+            check_at_least(f"{key}: learning rate of a parameter", rate, 0.0)
+            check_at_least(f"{key}: weight decay of a parameter", decay, 0.0)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if decay * rate > 1:
+            raise UserError(
+                f"{key}: expected a weight decay of at most {1 / rate:g} (1 / learning rate), got "
+                f"{decay:g}"
+            )
 
 
 def check_freeze_at(key: str, value: Any) -> None:
@@ -327,6 +354,29 @@ def check_trained_classes(names: Sequence[str], trained: list[str] | None, weigh
                 f"{weights!r}: expected weights trained on the {len(classes)} classes of the data "
                 f"set {name!r}, got weights trained on {len(trained)} classes{first}"
             )
+
+
+def check_categories(name: str, records: Iterable[dict[str, Any]]) -> None:
+    """Check the class of each object of a data set with class names.
+
+    Args:
+        name: the name of the data set.
+        records: its images in Detectron2's format.
+
+    Raises:
+        UserError: a class is out of range; the message names the image and the annotation.
+    """
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    for record in records if classes is not None else ():
+        for i, annotation in enumerate(record.get("annotations", ())):
+            index = annotation.get("category_id")
+            is_known = isinstance(index, Real) and 0 <= index < len(classes)
+            if not is_known and not annotation.get("iscrowd", 0):
+                raise UserError(
+                    f"the data set {name!r}: annotation {i} of the image "
+                    f"{record.get('file_name')!r}: expected a category_id from 0 to "
+                    f"{len(classes) - 1}, got {show(index)}"
+                )
 
 
 def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: Sequence[str]) -> None:

@@ -24,7 +24,12 @@ from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
-from ranking_det.engine.run_checks import NUMBERS, check_number
+from ranking_det.engine.run_checks import (
+    NUMBERS,
+    check_categories,
+    check_number,
+    check_optimizer,
+)
 from ranking_det.engine.safe_config import is_saved_config, parse_plain
 from ranking_det.engine.schedule import Schedule, fit_schedule
 from ranking_det.files import partial_path, rename_whole, reserve_space, write_whole
@@ -294,7 +299,9 @@ class RunConfig:
         """Load the training set; return None if the loader has no ``dataset`` with names."""
         if not self.names("train"):
             return None
-        return list(self._build(self.nodes.dataloader.train.dataset, "dataloader.train.dataset"))
+        with _named_categories(self.names("train")):
+            node = self.nodes.dataloader.train.dataset
+            return list(self._build(node, "dataloader.train.dataset"))
 
     def mapper(
         self, split: str, *, skipped: UnreadableImages | None = None, blank: bool = False
@@ -370,7 +377,8 @@ class RunConfig:
         node = self._loader_node("test", blank=True)
         if self._evaluates_each:
             node["dataset"] = {**node["dataset"], "names": [name]}
-        return self._build(node, "dataloader.test")
+        with _named_categories(self.names("test")):
+            return self._build(node, "dataloader.test")
 
     def evaluator(self, name: str) -> Any:
         """Build the evaluator of a test set.
@@ -395,7 +403,7 @@ class RunConfig:
         """
         for name in self.names("test"):
             with named_refusals(f"the data set {name!r}"):
-                DatasetCatalog.get(name)
+                check_categories(name, DatasetCatalog.get(name))
         for name in self.test_sets():
             self.evaluator(name)
 
@@ -409,14 +417,15 @@ class RunConfig:
             trains: whether the optimizer, the schedule and the training loader are needed, too.
 
         Raises:
-            UserError: a part cannot be built, an augmentation cannot use its values, or a factor of
-                the learning rate is negative or not finite.
+            UserError: a part cannot be built, an augmentation cannot use its values, a factor of
+                the learning rate is negative or not finite, or the weight decay is out of range.
         """
         with seeded(0, 0):
             for split in ("train", "test") if trains else ("test",):
                 self._check_loader(split, model)
             if trains:
                 optimizer = self.optimizer(model)
+                check_optimizer(optimizer, self.written("optimizer"))
                 key = self.written("lr_multiplier")
                 scheduler = self.scheduler(optimizer)
                 with named_refusals(key):
@@ -527,6 +536,18 @@ class RunConfig:
         elif self.written(key) != key or key in self.num_classes_keys:
             yaml_config.set_value(self.yaml, self.written(key), value)
             self.nodes = yaml_config.translate(self.yaml)
+
+
+@contextmanager
+def _named_categories(names: Sequence[str]) -> Iterator[None]:
+    """Name the image of a category out of range, for which Detectron2 only has the number."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(error.__cause__, AssertionError):
+            for name in names:
+                check_categories(name, DatasetCatalog.get(name))
+        raise
 
 
 def _factors(scheduler: Any, max_iter: int) -> list[Any]:

@@ -125,18 +125,28 @@ def read_arrays(path: str) -> Any:
             Protocol 5 builds arrays with other functions, which are refused.
 
     Raises:
-        pickle.UnpicklingError: the file contains other objects.
+        pickle.UnpicklingError: the file contains other objects, or is damaged.
     """
     with Path(path).open("rb") as file:
         # latin1, as in Detectron2: Python 2 wrote the bytes of arrays as text.
-        return _to_arrays(_ArrayUnpickler(file, encoding="latin1").load())
+        try:
+            return _to_arrays(_ArrayUnpickler(file, encoding="latin1").load())
+        except (_RefusedError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a damaged file can cause any error
+            expected = "expected a .pkl file of weights, got another or damaged file"
+            raise pickle.UnpicklingError(expected) from error
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The file contains objects other than data."""
 
 
 def _refusal(name: str) -> pickle.UnpicklingError:
     # Old protocols have the names of Python 2: "commands" for "subprocess".
     module, dot, last = name.rpartition(".")
     name = f"{IMPORT_MAPPING.get(module, module)}{dot}{last}"
-    return pickle.UnpicklingError(f"expected only weights, got {name}, which may run code")
+    return _RefusedError(f"expected only weights, got {name}, which may run code")
 
 
 class _DType:
@@ -145,7 +155,7 @@ class _DType:
     def __init__(self, name: str, *_: Any) -> None:
         self.dtype = np.dtype(name)
         if self.dtype.kind not in KINDS:
-            raise pickle.UnpicklingError(f"expected arrays of numbers, got an array of {name!r}")
+            raise _RefusedError(f"expected arrays of numbers, got an array of {name!r}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])

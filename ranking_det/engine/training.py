@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.data.stream import goes_on
+from ranking_det.data.stream import can_resume
 from ranking_det.engine.checkpoint import (
     FINAL,
     RunCheckpointer,
@@ -80,7 +80,7 @@ def train_model(
     model = distribute(plan.model, settings.device, **options)
     trainer = build_trainer(model, loader, optimizer, plan.dtype, settings.device)
     checkpointer = RunCheckpointer(model, plan.output_dir, extras={}, trainer=trainer)
-    exact = goes_on(loader) and settings.get("seed", 0) >= 0
+    exact = can_resume(loader) and settings.get("seed", 0) >= 0
     trainer.register_hooks(
         _step_hooks(plan, model, optimizer, checkpointer, statistics_loader, exact, request)
     )

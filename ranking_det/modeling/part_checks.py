@@ -6,10 +6,12 @@ would train a model that differs from the one used at inference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead, MaskRCNNConvUpsampleHead
@@ -45,6 +47,7 @@ def check_dense_parts(
     Raises:
         ValueError: two parts do not fit.
     """
+    _check_strides(anchor_generator, strides)
     _check_grid(assigner, anchor_generator, strides)
     _check_coder(criterion, coder)
     if num_classes > 1 and criterion.softmax:
@@ -178,6 +181,8 @@ def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_clas
 def _check_coder(criterion: CriterionBase, coder: Any) -> None:
     """Check that a loss on encoded boxes encodes them as the box coder does."""
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else None
+    if expected is not None and not all(0 < weight < math.inf for weight in expected):
+        raise ValueError(f"box2box_transform.weights: expected numbers above 0, got {expected}")
     fix = f"the box coder's weights {expected}" if expected else "a loss on decoded boxes"
     for weights in criterion.coder_weights:
         if weights != expected:
@@ -185,6 +190,18 @@ def _check_coder(criterion: CriterionBase, coder: Any) -> None:
                 f"criterion.localization: expected {fix}, got SmoothL1, which encodes boxes with "
                 f"the weights {weights}"
             )
+
+
+def _check_strides(anchor_generator: Any, strides: Sequence[int]) -> None:
+    """Check that the anchors lie on the cells of the features."""
+    if not isinstance(anchor_generator, DefaultAnchorGenerator):
+        return
+    given = list(anchor_generator.strides)
+    if given != list(strides):
+        raise ValueError(
+            f"anchor_generator.strides: expected {list(strides)}, those of the features, got "
+            f"{given}"
+        )
 
 
 def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:

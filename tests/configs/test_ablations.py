@@ -15,7 +15,7 @@ from torch import nn
 from ranking_det.engine.command import parse
 from ranking_det.engine.lazy_config import apply_overrides, load_lazy_config
 from ranking_det.user_errors import UserError
-from tests.configs.cases import build_with_meta_backbone
+from tests.configs.cases import build_model
 from tests.modeling.cases import CONFIGS
 
 README = (CONFIGS / "ablations" / "README.md").read_text()
@@ -143,10 +143,10 @@ def test_each_config_of_the_folder_is_a_row_and_its_docstring_has_the_ap():
 
 @pytest.mark.parametrize("run", LAST_RUNS, ids=name)
 def test_a_row_of_each_config_builds(run):
-    build_with_meta_backbone(load(*run))
+    build_model(load(*run), "meta")
 
 
 @pytest.mark.slow
 @every_run
 def test_every_row_builds(run):
-    build_with_meta_backbone(load(*run))
+    build_model(load(*run), "meta")

@@ -108,7 +108,7 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
 
 @pytest.mark.parametrize("scope", ["image", "gpu"])
 def test_the_focal_loss_is_the_sum_over_all_images_per_positive(scope):
-    candidates = detections()
+    candidates = random_candidates()
     options = dict(global_weight=0.0, class_weight=0.0)
     alone, both = (
         Criterion(classification=RankDet(focal_weight=weight, **options), rank_scope=scope)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ranking_det.data.stream import build_train_loader, goes_on, seeded
+from ranking_det.data.stream import build_train_loader, can_resume, seeded
 
 
 def mapper(record):
@@ -86,8 +86,8 @@ def test_seeding_restores_the_random_generators_of_the_caller():
 def test_grouping_by_aspect_ratio_uses_detectron2s_loader_which_cannot_resume():
     records = [{"image": i, "width": 4, "height": 3} for i in range(4)]
     options = {"mapper": lambda record: record, "total_batch_size": 2}
-    assert goes_on(build_train_loader(records, **options))
-    assert not goes_on(build_train_loader(records, aspect_ratio_grouping=True, **options))
+    assert can_resume(build_train_loader(records, **options))
+    assert not can_resume(build_train_loader(records, aspect_ratio_grouping=True, **options))
 
 
 def test_no_images_or_an_indivisible_batch_size_raises_value_error(monkeypatch):

@@ -27,7 +27,7 @@ from ranking_det.engine.checkpoint import (
 )
 from ranking_det.engine.command import Command
 from ranking_det.engine.hooks import BestCheckpoint
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import RunError, UserError
 
 
 def checkpointer(folder, model=None):
@@ -70,7 +70,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     with torch.no_grad():
         model.bias[0] = torch.nan
     message = r"model_0000001.pth: expected finite weights, .* in 1 parameters \(the first: bias\)"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(RunError, match=message):
         checkpointer(tmp_path, model).save("model_0000001")
     assert not list(tmp_path.iterdir())
 

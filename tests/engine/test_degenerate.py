@@ -10,7 +10,10 @@ from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
+from ranking_det.engine.run_config import load_config
 from ranking_det.evaluation import DetectionEvaluator
+from ranking_det.user_errors import UserError
+from tests.cases import ROOT
 from tests.modeling.cases import load, load_masked_cascade
 
 NAME = "degenerate"
@@ -86,3 +89,18 @@ def test_an_rcnn_of_one_class_trains_and_evaluates_on_degenerate_objects(name, c
     has_objects = any(not entry["iscrowd"] for image in CASES[case] for entry in image)
     for task in metrics.values():
         assert (0 <= task["AP"] <= 100) == has_objects  # NaN without an object
+
+
+@pytest.mark.parametrize("index", [1, -1])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_out_of_range_in_a_registered_set_names_the_image(split, index, records):
+    box = {"bbox": [8, 8, 40, 30], "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+    dicts = records([[{**box, "category_id": 0}], [{**box, "category_id": i} for i in (0, index)]])
+    config = load_config(
+        str(ROOT / "configs/shapes/quick/retinanet_atss_rs.py"),
+        [f"dataloader.{split}.dataset.names={NAME}"],
+    )
+    expected = rf"annotation 1 of the image '{dicts[1]['file_name']}': expected a category_id from "
+    read = config.records if split == "train" else lambda: config.test_loader(NAME)
+    with pytest.raises(UserError, match=rf"^the data set '{NAME}': {expected}0 to 0, got {index}$"):
+        read()

@@ -152,6 +152,19 @@ def test_a_port_in_use_gives_a_one_line_error(tmp_path, monkeypatch):
             start(print, Command(config_file="", num_gpus=2, dist_url=url))
 
 
+def test_an_address_at_which_no_process_can_meet_is_refused(tmp_path):
+    (tmp_path / "used").write_text("an earlier run")
+    for path, message in {
+        "/proc/none/x": "a file in a writable folder",
+        str(tmp_path): "the path of a new file",
+        str(tmp_path / "used"): "the path of a new file",
+    }.items():
+        with pytest.raises(UserError, match=f"^--dist-url: expected {message}, got 'file://{path}"):
+            launching.check_processes(Command(config_file="", dist_url=f"file://{path}"))
+    for url in (f"file://{tmp_path}/new", "tcp://a:1"):
+        launching.check_processes(Command(config_file="", dist_url=url))
+
+
 class Dying(Dataset):
     """Images; the process that loads the third one ends."""
 

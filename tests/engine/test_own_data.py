@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from pycocotools.coco import COCO
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 from ranking_det.engine import run as run_module
+from ranking_det.engine.command import Command
+from ranking_det.engine.own_data import warn_of_equal_files
 from tests.cases import ROOT, run_commands, run_function
 
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
@@ -504,3 +508,22 @@ def test_images_with_more_pixels_than_max_pixels_are_rejected(
     message = "it has more than 1000 pixels; --max-pixels N permits up to N"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+def test_the_same_file_for_training_and_validation_gives_a_warning(link, tmp_path, caplog):
+    paths = [tmp_path / "train.json", tmp_path / "val.json"]
+    for path in paths:
+        path.write_text("{}")
+    command = Command(config_file="", train_json=str(paths[0]), val_json=str(paths[1]))
+    warn_of_equal_files(command)
+    warn_of_equal_files(Command(config_file=""))
+    assert not caplog.messages
+    if link is None:
+        command = replace(command, val_json=str(paths[0]))
+    else:
+        paths[1].unlink()
+        link(*paths)
+    warn_of_equal_files(command)
+    (message,) = caplog.messages
+    assert "AP is measured on the training images" in message

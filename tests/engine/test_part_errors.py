@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ranking_det.engine.part_errors import part_error
 from ranking_det.engine.run_checks import check_batch_norm
@@ -80,3 +81,36 @@ def test_a_programming_error_names_no_part_of_the_run():
     model = Faulty()
     assert part_error(error_of(model, torch.zeros(1, 3, 8, 8)), model) is None
     assert part_error(error_of(torch.zeros, "text"), model) is None  # in no part of the run
+
+
+class FailingImages(torch.utils.data.Dataset):
+    """Images whose loading fails, in a library or in a program."""
+
+    def __init__(self, load):
+        self.load = load
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.load(index)
+
+
+def fail_in_a_program(index):
+    raise ValueError("a fault of the program")
+
+
+def fail_in_a_library(index):
+    return nn.Conv2d(3, 4, 3)(torch.zeros(1, 5, 8, 8))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_a_library_in_a_data_loader_is_named(num_workers):
+    def load(function):
+        loader = DataLoader(FailingImages(function), num_workers=num_workers)
+        return part_error(error_of(next, iter(loader)), Detector())
+
+    error = str(load(fail_in_a_library))
+    assert error.startswith("the data loader fails: ") and "\n" not in error
+    assert "to have 3 channels, but got 5 channels" in error
+    assert load(fail_in_a_program) is None

