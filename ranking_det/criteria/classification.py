@@ -71,6 +71,11 @@ class Classification(nn.Module):
         """The keyword arguments of the loss function, with the current attribute values."""
         return {name: getattr(self, name) for name in self._names}
 
+    def extra_repr(self) -> str:
+        """Show the options, such as ``delta=0.5``, when the criterion is printed."""
+        options = self.options.items()
+        return ", ".join(f"{k}={v!r}" for k, v in options if not isinstance(v, nn.Module))
+
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Compute the loss.
 

@@ -61,6 +61,10 @@ def test_the_task_loss_is_the_detached_sum_of_the_ranking_and_sorting_losses():
     assert not output.task_loss.requires_grad and not output.weights.requires_grad
 
 
+def test_a_printed_criterion_shows_the_options_of_the_loss():
+    assert "(classification): RankSort(delta=0.5)" in str(rank_sort())
+
+
 def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
     metrics = Criterion(classification=RankSort())(make(LABELS)).metrics
     assert metrics["num_positives"] == 2  # 4 in 2 images

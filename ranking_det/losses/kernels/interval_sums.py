@@ -3,7 +3,9 @@
 AP, aLRP and Rank & Sort Loss need two sums over pairs: for each positive i the false positives
 FP(i) = sum over the negatives n of H(s_n - s_i), and for each negative n its gradient, the sum over
 i of w_i H(s_n - s_i), with the smoothed step H(x) = clip(x / (2 delta) + 1/2, 0, 1) of
-:func:`ranking_det.losses.kernels.ramps.step`. No P x M matrix is made, and the sums are exact.
+:func:`ranking_det.losses.kernels.ramps.step`. The weight w_i is what positive i sends to a negative
+that is fully above it: 1 / (P rank(i)) in the ranking part of Rank & Sort Loss. No P x M matrix is
+made, and the sums are exact.
 
 Worked example: five logits, two positives (P), three negatives (n), delta = 1. Seen from a negative
 at x, the step of the positive s rises from s - delta to s + delta, its two *breakpoints*. The 2P
@@ -23,14 +25,18 @@ breakpoints cut the line into 2P + 1 *intervals*::
     grid cells       0      |  1  |  2  |  3  |  4  |  5  |  6  |  7  |  8  |  9
     searched                   *                 *     *                 *
 
-Inside an interval every step is linear in x, so the number of its negatives and their sum suffice;
-:mod:`ranking_det.losses.kernels.ramps` continues the example with them.
+These are the sums that the code returns, written out over the pairs:
 
     FP(1.5) = H(2 - 1.5) + H(.7 - 1.5) + H(-2 - 1.5) = .75 + .1 + 0 = .85
     FP(0)   = H(2 - 0) + H(.7 - 0) + H(-2 - 0)       = 1 + .85 + 0  = 1.85
 
 With the weights 1 for the positive 1.5 and 10 for the positive 0, the negative 2 receives
 .75 + 10 = 10.75, and .7 receives .1 + 8.5 = 8.6.
+
+The code visits no pairs. Inside an interval every step is linear in x, so the number of its
+negatives and their sum suffice: :mod:`ranking_det.losses.kernels.ramps` continues the example and
+computes the same four numbers from them. The rest of this page is about finding the interval of
+each logit fast.
 
 A binary search in the breakpoints finds the interval of a logit. On two CPU cores, the search for
 all logits costs as much as a whole focal loss. A uniform *grid* therefore replaces it for nearly
