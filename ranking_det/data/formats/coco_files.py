@@ -203,7 +203,7 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         )
     num_empty = int((boxes[has_box, 2:] <= 0).any(1).sum())
     if num_empty > len(boxes) / 2:
-        text = f"{num_empty:,} of {len(boxes):,} boxes have no size as {form}"
+        text = f"{num_empty:,} of {len(boxes):,} boxes have no positive size when read as {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     mended = []
     for annotation, box, is_annotated in zip(section.entries, boxes.tolist(), has_box, strict=True):
