@@ -209,9 +209,9 @@ def without_tracebacks(plan: Plan) -> Iterator[None]:
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, Exception):
             return True
-        named = named_error(error, plan.model, [plan.output_dir], advice)
-        if named is not None:
-            record.msg, record.args = "Training ends: %s", (line_of(named),)
+        reported_error = named_error(error, plan.model, [plan.output_dir], advice)
+        if reported_error is not None:
+            record.msg, record.args = "Training ends: %s", (line_of(reported_error),)
             record.exc_info = None
         return True
 
@@ -263,7 +263,7 @@ def _finish(
 def _how_exactly(same_images: bool, changed: bool) -> str:
     """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
-        return "with its weights, optimizer and iteration; the order of the images starts again"
+        return "with its weights, optimizer and iteration; the order of the images starts over"
     if changed:
         return (
             "with a changed config or data; the settings of the optimizer come from the checkpoint"
@@ -287,8 +287,8 @@ def _step_hooks(
 ) -> list[HookBase | None]:
     """Build the hooks that act on a step; the state of some of them is in checkpoints."""
     config, settings, sets = plan.config, plan.config.train, plan.config.test_sets()
-    first = f"{sets[0]}/" if len(sets) > 1 else ""
-    metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
+    prefix = f"{sets[0]}/" if len(sets) > 1 else ""
+    metrics = [f"{prefix}bbox/AP", f"{prefix}segm/AP"]
     period = settings.eval_period
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [

@@ -1,3 +1,5 @@
+"""Result files of an evaluation: per_class_ap.csv and results.json."""
+
 import csv
 import math
 
