@@ -416,7 +416,7 @@ def test_a_wrong_source_file_gives_one_line_and_writes_nothing(content, words, t
         ("missing.pth", "converted.pth", "SOURCE: 'missing.pth' does not exist"),
         (".", "converted.pth", "SOURCE: expected a file, got the folder"),
         ("mask_rcnn.pth", "converted.onnx", "OUTPUT: expected a .pth or .pkl file"),
-        ("mask_rcnn.pth", "mask_rcnn.pth", "OUTPUT: expected another file than SOURCE"),
+        ("mask_rcnn.pth", "mask_rcnn.pth", "OUTPUT: expected a file other than SOURCE"),
         ("mask_rcnn.pth", "missing/converted.pth", "OUTPUT: cannot write 'missing/converted.pth'"),
     ],
 )
