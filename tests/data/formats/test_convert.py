@@ -131,7 +131,7 @@ def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, ca
     cases.write_json(tmp_path / "in" / "a.json", content)
     assert run(tmp_path / "in", tmp_path / "voc", "--to", "voc") == 0
     out = capsys.readouterr().out
-    assert "masks left out, which Pascal VOC's boxes cannot hold: 1" in out
+    assert "masks left out because Pascal VOC has only boxes: 1" in out
     assert "train: cut to under half: box clipped to its image: 1" in out
     assert [a.get("ignore") for a in read(tmp_path / "voc", "train")["annotations"]] == [
         None,
@@ -141,7 +141,7 @@ def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, ca
     assert run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo") == 0
     out = capsys.readouterr().out
     assert "boxes are written, not polygons: 1 of 2 objects have no polygon" in out
-    assert "crowds or difficult objects left out, which YOLO cannot mark: 1" in out
+    assert "crowds or difficult objects left out because YOLO cannot mark them: 1" in out
 
 
 def test_images_with_the_same_name_in_two_splits_get_different_names(tmp_path):
