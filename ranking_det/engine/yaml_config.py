@@ -327,10 +327,10 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
         return " ".join(message.split())
     node, parts = cfg, match[1].split(".")
     for i, part in enumerate(parts):
-        known = node.keys() if isinstance(node, CfgNode) else []
-        if part not in known:
+        known_keys = node.keys() if isinstance(node, CfgNode) else []
+        if part not in known_keys:
             where = ".".join(parts[:i]) or "config"
-            return f"{where}: no key {part!r}{nearest(part, known)}"
+            return f"{where}: no key {part!r}{nearest(part, known_keys)}"
         node = node[part]
     return message
 

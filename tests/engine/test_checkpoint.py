@@ -49,8 +49,8 @@ def test_the_log_names_the_final_file_of_a_checkpoint(tmp_path, caplog):
 
 
 def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(tmp_path):
-    small = checkpointer(tmp_path)
-    small.save("model_0000001", iteration=1)
+    small_checkpointer = checkpointer(tmp_path)
+    small_checkpointer.save("model_0000001", iteration=1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
@@ -132,10 +132,10 @@ def test_files_without_checksums_and_compressed_files_are_read(tmp_path):
     torch.serialization.set_crc32_options(False)
     torch.save(content, tmp_path / "unchecked.pth")
     torch.serialization.set_crc32_options(True)
-    packed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
-    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, packed:
+    compressed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, compressed:
         for record in plain.infolist():
-            packed.writestr(record.filename, plain.read(record))
+            compressed.writestr(record.filename, plain.read(record))
     for path in tmp_path.glob("*.pth"):
         assert contents_equal(read_checkpoint(str(path)).content, content), path
 
@@ -321,7 +321,7 @@ def best_iteration(folder):
 def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
     hook = run_best(tmp_path, [None, 3.0, None, 7.0, 5.0, float("nan")])
     assert best_iteration(tmp_path) == 3 and hook.best == {"metric": 7.0, "iteration": 3}
-    assert find_last(str(tmp_path)) == ""  # a run does not resume from the best
+    assert find_last(str(tmp_path)) == ""  # a run does not resume from the best checkpoint
 
 
 def test_the_best_checkpoint_survives_a_resume_even_from_an_earlier_checkpoint(tmp_path):

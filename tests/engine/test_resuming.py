@@ -237,11 +237,13 @@ def test_changed_training_data_are_logged_with_their_numbers(caplog):
     assert message(records[:1]) == (True, ["The training data have changed: images: 2 -> 1"])
     moved = [{**record, "file_name": f"moved/{record['file_name']}"} for record in records]
     assert message(moved) == (False, [])
-    other = "The training data have changed: other boxes, classes or file names, with the same "
+    message_start = (
+        "The training data have changed: other boxes, classes or file names, with the same "
+    )
     for change in ({"bbox": [1, 2, 3, 6]}, {"category_id": 1}):
         new_objects = [objects[0] | change, objects[1]]
         assert message([{**records[0], "annotations": new_objects}, records[1]])[1] == [
-            f"{other}number of images and objects"
+            f"{message_start}number of images and objects"
         ]
     for unknown in (None, 5):
         assert log_of(caplog, {"training_data": unknown}, {"training_data": facts})[1] == []

@@ -183,8 +183,8 @@ def test_plain_interpolations_and_tuples_are_allowed(tmp_path, saved_config):
     text = (
         f"{saved_config}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
     )
-    more = load_config(write(tmp_path, text), []).nodes.more
-    assert (list(more.a), more.b, more.c) == ([1, 2], 0, "USD $5")
+    nested_nodes = load_config(write(tmp_path, text), []).nodes.more
+    assert (list(nested_nodes.a), nested_nodes.b, nested_nodes.c) == ([1, 2], 0, "USD $5")
 
 
 @pytest.mark.parametrize("key", ["cfg", "CFG"])

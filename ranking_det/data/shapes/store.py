@@ -108,8 +108,8 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
         if folder.exists():
             return False
         if locked:
-            for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(abandoned)
+            for abandoned_folder in folder.parent.glob(f".{folder.name}.partial-*"):
+                shutil.rmtree(abandoned_folder)
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         partial.mkdir()
         try:
@@ -141,7 +141,7 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 
 def _check(folder: Path, variant: str, required: dict[str, int]) -> Settings:
-    """Return the settings of a set; raise ValueError if they differ from the wanted ones."""
+    """Return the settings of a set; raise ValueError if they differ from the required ones."""
     try:
         settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
