@@ -38,7 +38,7 @@ OBJECTS = 200  # the largest number of positives that get a mask
 def published_configs(folder: str) -> list[Path]:
     """Return the paths of the configs in a folder of ``configs/`` that are rows of papers.
 
-    ViTDet is none, and needs Detectron2's main.
+    ViTDet's config is left out: it is not a row of a paper, and needs Detectron2's main branch.
     """
     paths = sorted((ROOT / "configs" / folder).glob("*.py"))
     return [path for path in paths if "vitdet" not in path.stem]
@@ -57,7 +57,7 @@ def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor] = ()) -> 
     Returns:
         The number of bytes.
     """
-    # Weak references, as the address of a storage that has been freed is soon in use again.
+    # Weak references, because the address of a freed storage is soon reused.
     seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in excluded}
     total = 0
 
@@ -107,12 +107,12 @@ def make_image(height: int, width: int, num_classes: int) -> dict[str, Any]:
 
 
 def count_memory(path: Path) -> dict[str, Any]:
-    """Count parameters and memory of a config's training.
+    """Count the parameters and the training memory of a config.
 
     Returns:
         The size of the image, the numbers of all and of trainable parameters, the bytes of weights,
-        gradients and momentum, and the bytes that autograd saves for one image; of a criterion with
-        several stages, the largest.
+        gradients and momentum, and the bytes that autograd saves for one image: the
+        largest number of all stages, if the criterion has several.
     """
     cfg = LazyConfig.load(str(path))
     torch.manual_seed(0)
@@ -162,8 +162,8 @@ def main() -> None:
             f"{row['activations_per_image'] / 1e9:5.2f} GB per image",
             flush=True,
         )
-        counted = {name: configs[name] for name in paths if name in configs}
-        report = {"objects": OBJECTS, "torch": torch.__version__, "configs": counted}
+        known_configs = {name: configs[name] for name in paths if name in configs}
+        report = {"objects": OBJECTS, "torch": torch.__version__, "configs": known_configs}
         PATH.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -68,11 +68,11 @@ def commands() -> str:
     passed.sort(key=lambda row: row["versions"]["detectron2"].startswith("main"))
     time = f"{passed[0]['minutes']:.0f} min" if passed else ""
     count = f"{passed[0]['passed']:,}" if passed else "all"
-    average = record["metrics"]["bbox"]["AP"]
+    box_ap = record["metrics"]["bbox"]["AP"]
     return (
         "| command | what it does | time | expected result |\n| --- | --- | ---: | --- |\n"
         "| `make quickstart` | installs, generates a data set of shapes, trains RetinaNet + ATSS + "
-        f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {average:.1f} |\n"
+        f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {box_ap:.1f} |\n"
         f"| `make test` | runs the tests | {time} | {count} passed |"
         f"\n\nTimes on {record['machine']['cores']} CPU cores, without the installation (a few "
         "minutes, 6 GB) and the generation of the data set (a minute)."
@@ -99,8 +99,8 @@ def losses() -> str:
         for name, ratio in row["ratios"].items()
         if row["base"] != "focal" and row["stage"] == "mid"
     }
-    many = max(report["growth_in_logits"], key=lambda row: row["logits"])
-    memory = max(many["extra_bytes"][name] for name in LOSSES) / many["logit_bytes"]
+    largest_row = max(report["growth_in_logits"], key=lambda row: row["logits"])
+    memory = max(largest_row["extra_bytes"][name] for name in LOSSES) / largest_row["logit_bytes"]
     largest = report["largest"]
     return (
         "Forward and backward, as ratios to fvcore's focal loss on the same logits "
@@ -113,7 +113,7 @@ def losses() -> str:
         + "\n\nWith 1,000 positives in the middle of training, Rank & Sort is "
         f"{factors['rank_sort_loop', 'rank_sort']:.0f} times as fast as a loop over positives, "
         f"and APE (100,000 negatives) {factors['ape_loop', 'ape']:.0f} times as fast as a loop "
-        f"with autograd. The peak of extra memory for {many['logits']:,} logits is "
+        f"with autograd. The peak of extra memory for {largest_row['logits']:,} logits is "
         f"{memory:.1f} times the memory of the logits, gradient included. "
         f"{largest['logits']:,} logits with {largest['positives']:,} positives (1,203 classes × "
         f"200,000 anchors) take {largest['seconds']:.1f} s; the whole process takes "
@@ -292,7 +292,7 @@ def blood_cells() -> str:
 
 
 def lite0() -> str:
-    """Write the results on BCCD of the pretrained EfficientNet-Lite0, and from random weights."""
+    """Write the results of EfficientNet-Lite0 on BCCD, pretrained and from random weights."""
     records = load("blood_cells.json")
     pretrained, scratch = records["lite0"], records["lite0_from_scratch"]
     assert pretrained["overrides"][-1] == scratch["overrides"][-1]

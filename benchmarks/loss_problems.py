@@ -101,9 +101,9 @@ class Problem:
 
     def ape_loop(self) -> Tensor:
         """Compute APE Loss in a loop over positives, with autograd through the pairs of each."""
-        members = torch.zeros_like(self.logits, dtype=torch.bool)
-        members[self.positives] = True
-        negatives, scores, total = self.logits[~members], self.logits[self.positives], 0.0
+        is_positive = torch.zeros_like(self.logits, dtype=torch.bool)
+        is_positive[self.positives] = True
+        negatives, scores, total = self.logits[~is_positive], self.logits[self.positives], 0.0
         for score, quality in zip(scores, self.quality, strict=True):
             d, other = negatives - score, scores - score
             near, worse = other > -0.5, self.quality < quality

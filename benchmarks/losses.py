@@ -137,8 +137,8 @@ def count_positives(path: Path, images_per_batch: int = 4) -> tuple[list[int], i
         x = (torch.arange(-(-width // stride)) + 0.5) * stride
         centers = torch.cartesian_prod(y, x).flip(1).repeat_interleave(3, 0)
         sides = stride * 4 * torch.tensor([1, 2 ** (1 / 3), 2 ** (2 / 3)]).repeat(len(y) * len(x))
-        half = sides[:, None] / 2
-        anchors.append(torch.cat([centers - half, centers + half], dim=1))
+        half_sides = sides[:, None] / 2
+        anchors.append(torch.cat([centers - half_sides, centers + half_sides], dim=1))
     boxes = []
     for image in data["images"]:
         scale = min(height / min(image["height"], image["width"]),
@@ -185,7 +185,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     names = {"focal": "focal", "rank_sort": "Rank & Sort", "ap": "AP", "alrp": "aLRP"}
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
-    for column, (key, axis, fixed) in enumerate(
+    for column, (key, axis, subtitle) in enumerate(
         [
             ("logits", "logits M", "500 positives"),
             ("positives", "positives P", "1,000,000 logits"),
@@ -202,7 +202,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes[1, column].set(ylabel="peak extra memory, MiB")
         for panel in axes[:, column]:
             panel.set(xscale="log", yscale="log", xlabel=axis)
-            panel.set_title(fixed, fontsize=10)
+            panel.set_title(subtitle, fontsize=10)
             panel.grid(alpha=0.3)
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter("{x:g}")

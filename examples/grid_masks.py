@@ -1,4 +1,4 @@
-"""An architecture in one file: each cell of a grid predicts classes and a mask, and no box.
+"""An architecture in one file: each cell of a grid predicts classes and a mask, but no box.
 
 The detector is a small relative of SOLO (Wang et al., ECCV 2020) and CondInst (Tian et al., ECCV
 2020). A cell near an object's centre learns the object's class. Its mask is a weighted sum of
@@ -325,7 +325,7 @@ class GridMasks(DetectorInterface, nn.Module):
     def detect(
         self, images: ImageList, predictions: GridPredictions, i: int, inputs: dict[str, Any]
     ) -> Instances:
-        """Return the detections of image ``i``, at the size that its inputs ask for."""
+        """Return the detections of image ``i``, at the size that its inputs specify."""
         cells, (height, width) = self.make_cells(images), images.image_sizes[i]
         first, last = i * len(cells), (i + 1) * len(cells)
         scores = predictions.logits[first:last].float().sigmoid().flatten()

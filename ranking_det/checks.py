@@ -65,7 +65,7 @@ def check_at_least(name: str, value: float, low: float, *, strictly: bool = Fals
         strictly: whether the value must be above ``low``.
 
     Raises:
-        ValueError: the value is not such a number; NaN and bool are rejected.
+        ValueError: the value is too small or not a finite number; NaN and bool are rejected.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     is_valid = is_number and (value > low if strictly else value >= low) and value != float("inf")
@@ -82,7 +82,7 @@ def check_integer(name: str, value: int, low: int) -> None:
         low: the minimum.
 
     Raises:
-        ValueError: the value is not such an integer; bool is rejected.
+        ValueError: the value is too small or not an integer; bool is rejected.
     """
     is_valid = isinstance(value, int) and not isinstance(value, bool) and value >= low
     check_that(is_valid, name, f"an integer of at least {low}", value)
@@ -219,8 +219,8 @@ def check_classes(name: str, classes: Tensor, num_classes: int | None = None) ->
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         limit = "of at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
-        wrong = low if low < 0 else high
-        raise ValueError(f"{name}: expected class indices {limit}, got {wrong}")
+        invalid_index = low if low < 0 else high
+        raise ValueError(f"{name}: expected class indices {limit}, got {invalid_index}")
 
 
 def check_labels(name: str, scores: Tensor, labels: Tensor) -> None:

@@ -65,7 +65,9 @@ def check_ranking_loss(loss):
     torch.testing.assert_close(
         shuffled_value, value, msg="the order of the logits changes the loss"
     )
-    torch.testing.assert_close(permuted, gradient[order], msg="... or its gradient")
+    torch.testing.assert_close(
+        permuted, gradient[order], msg="the order of the logits changes the gradient"
+    )
 
     with_nan = logits.detach().clone()
     with_nan[positives[0]] = torch.nan
@@ -76,7 +78,9 @@ def check_ranking_loss(loss):
         half = logits.detach().to(dtype).requires_grad_()
         half_value, gradient = _value_and_gradient(loss, half, positives, quality.float())
         assert half_value.dtype == torch.float32, f"{dtype}: computed in {half_value.dtype}"
-        assert gradient.dtype == dtype and gradient.isfinite().all(), f"{dtype}: the gradient"
+        assert gradient.dtype == dtype and gradient.isfinite().all(), (
+            f"{dtype}: the gradient has another dtype or is not finite"
+        )
 
 
 def check_criterion(build):
@@ -92,8 +96,10 @@ def check_criterion(build):
             scalars = all(loss.dim() == 0 and loss.isfinite() for loss in output.losses.values())
             assert scalars, f"{case}: a loss is not a finite scalar"
             assert gradient is not None, f"{case}: the logits get no gradient"
-            assert gradient.isfinite().all() and gradient.dtype == dtype, f"{case}: the gradient"
-            assert box_gradient.isfinite().all(), f"{case}: the gradient of the boxes"
+            assert gradient.isfinite().all() and gradient.dtype == dtype, (
+                f"{case}: the gradient has another dtype or is not finite"
+            )
+            assert box_gradient.isfinite().all(), f"{case}: the gradient of the boxes is not finite"
             assert not output.task_loss.requires_grad, f"{case}: task_loss is not detached"
     candidates = make(LABELS)
     ignored = LABELS == IGNORE
@@ -159,7 +165,7 @@ def check_assigner(assigner):
     empty = [level[:0] for level in anchors]
     no_predictions = predictions and Predictions(*(value[:0] for value in predictions))
     assert not len(assigner(empty, boxes, classes, valid[:0], no_predictions).labels), (
-        "without anchors"
+        "expected no labels without anchors"
     )
 
 
@@ -206,8 +212,8 @@ def check_data_set(name):
         where = f"image {record['image_id']}"
         assert Path(record["file_name"]).is_file(), f"{where}: no file {record['file_name']}"
         for entry in record["annotations"]:
-            known = 0 <= entry["category_id"] < len(classes)
-            assert known, f"{where}: category_id: expected 0 to {len(classes) - 1}"
+            is_valid = 0 <= entry["category_id"] < len(classes)
+            assert is_valid, f"{where}: category_id: expected 0 to {len(classes) - 1}"
             x1, y1, x2, y2 = BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS)
             inside = x1 >= -1 and y1 >= -1 and x2 <= record["width"] + 1
             assert inside and y2 <= record["height"] + 1, f"{where}: a box lies outside"

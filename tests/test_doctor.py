@@ -92,8 +92,8 @@ def test_a_torch_that_cannot_be_imported_is_reported_and_other_packages_are_stil
 
 
 def test_output_that_packages_print_does_not_corrupt_the_report(tmp_path):
-    broken = 'print(\'["torch", "ok", ""]\'); raise RuntimeError(\'two\\nlines\')'
-    status, lines = run(tmp_path, torch=broken, numpy=broken, PIL=broken)
+    failing_import = 'print(\'["torch", "ok", ""]\'); raise RuntimeError(\'two\\nlines\')'
+    status, lines = run(tmp_path, torch=failing_import, numpy=failing_import, PIL=failing_import)
     assert (status, lines[-1]) == (1, "3 faults")
     assert "RuntimeError: two lines" in finding(lines, "numpy")[1]
 

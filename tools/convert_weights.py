@@ -9,7 +9,8 @@ The names of the tensors show the format:
 - ResNet and ResNeXt of torchvision (timm has the same names);
 - Res2Net with a deep stem (v1b, v1d) of its authors, timm or mmdetection;
 - RetinaNet, ATSS, PAA, Faster and Mask R-CNN of mmdetection 2 and 3, with or without deformable
-  convolutions v2; of its other networks only the backbone, the FPN and the RPN.
+  convolutions v2;
+- other networks of mmdetection: only their backbone, FPN and RPN.
 
 With a config, the result is compared with its model. A run loads the result with
 train.init_checkpoint=OUTPUT. No code in the source file is run.
@@ -80,7 +81,7 @@ DETECTORS = {
     "bbox_head.retina_cls": "RetinaNet of mmdetection",
     "bbox_head.atss_cls": "ATSS or PAA of mmdetection",
 }
-"""The layer by which a detector is recognised; the first one counts."""
+"""The layer by which a detector is recognised; the first match is used."""
 SETTING = re.compile(
     r"\b(style|mean|std|to_rgb|bgr_to_rgb|target_stds|ratios|add_extra_convs"
     r"|relu_before_extra_convs)\s*=\s*(\[[^]]*\]|'\w+'|True|False)"
@@ -103,12 +104,12 @@ MMDETECTION = (
 
 
 class Conversion(NamedTuple):
-    """Converted weights, and what the user must know of them."""
+    """Converted weights, and what the user must know about them."""
 
     kind: str
     """The network of the source, such as "Mask R-CNN of mmdetection"."""
     weights: dict[str, Tensor]
-    """By our names."""
+    """The tensors by their names in Detectron2."""
     unmapped: list[str]
     """Names of the source that have no counterpart."""
     notes: list[str]
@@ -126,7 +127,7 @@ def read_source(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         mmdetection's ``meta`` (empty if there is none).
 
     Raises:
-        UserError: the file does not exist, cannot be read, contains other objects than weights, or
+        UserError: the file does not exist, cannot be read, contains objects other than weights, or
             has no tensors.
     """
     check_file(path, "SOURCE")
@@ -174,7 +175,7 @@ def recognize(modules: Collection[str]) -> str:
             "tools/model_converters/upgrade_model_version.py first"
         )
     if "backbone.layer1.0.conv1" in modules:
-        return "another network of mmdetection, of which only backbone, FPN and RPN can be mapped"
+        return "another network of mmdetection; only its backbone, FPN and RPN can be mapped"
     if "layer1.0.conv1" in modules:
         return "Res2Net" if "layer1.0.convs.0" in modules else "ResNet or ResNeXt"
     if any(module.startswith((BACKBONE, "stem.conv1", "res2.")) for module in modules):
@@ -372,13 +373,15 @@ def remove_background(tensors: dict[str, Tensor], notes: list[str]) -> set[str]:
         notes: gets a line if the layer is changed or unclear.
 
     Returns:
-        The layers of which it is unclear whether they have a background.
+        The layers that may or may not have a background.
     """
     scores, boxes = "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg"
     if _rows(tensors, boxes) == 4 * _rows(tensors, scores):
         return set()
     if _rows(tensors, boxes) != 4 * (_rows(tensors, scores) - 1):
-        notes.append(f"{scores}: with class-agnostic boxes, it is unknown if it has a background")
+        notes.append(
+            f"{scores}: boxes are class-agnostic, so it is unknown whether it has a background"
+        )
         return {scores}
     _change(tensors, scores, subtract_background)
     notes.append(
@@ -449,23 +452,26 @@ def compare(weights: Mapping[str, Tensor], model: nn.Module) -> list[str]:
         for name, tensor in model.state_dict().items()
         if not name.startswith(tuple(criteria)) and not name.endswith("num_batches_tracked")
     }
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    fitting = [name for name in given if shapes.get(name) == given[name]]
+    weight_shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    fitting = [name for name in weight_shapes if shapes.get(name) == weight_shapes[name]]
     if not fitting:
         raise UserError(
-            f"--config-file: none of the {len(given)} weights has the name and shape of one of the "
-            f"model's (the first: {next(iter(given))})"
+            f"--config-file: none of the {len(weight_shapes)} weights has the name and shape of "
+            f"one of the model's (the first: {next(iter(weight_shapes))})"
         )
-    other = [
-        f"{name} ({given[name]}, not {shapes[name]})"
-        for name in given
-        if name in shapes and given[name] != shapes[name]
+    mismatched = [
+        f"{name} ({weight_shapes[name]}, not {shapes[name]})"
+        for name in weight_shapes
+        if name in shapes and weight_shapes[name] != shapes[name]
     ]
     return [
         f"{len(fitting)} of the model's {len(shapes)} tensors are in the file",
-        _count("tensors of the model are not in the file", [n for n in shapes if n not in given]),
-        _count("have another shape than the model's, and will not be loaded", other),
-        _count("are not in the model", [name for name in given if name not in shapes]),
+        _count(
+            "tensors of the model are not in the file",
+            [n for n in shapes if n not in weight_shapes],
+        ),
+        _count("have a shape other than the model's, and will not be loaded", mismatched),
+        _count("are not in the model", [name for name in weight_shapes if name not in shapes]),
     ]
 
 
@@ -517,7 +523,7 @@ def convert_file(source: str, output: str, config_file: str | None = None) -> st
     if path.suffix not in (".pth", ".pkl"):
         raise UserError(f"OUTPUT: expected a .pth or .pkl file, got {output!r}")
     if path.resolve() == Path(source).resolve():
-        raise UserError(f"OUTPUT: expected another file than SOURCE, got {output!r}")
+        raise UserError(f"OUTPUT: expected a file other than SOURCE, got {output!r}")
     tensors, meta = read_source(source)
     try:
         kind, weights, unmapped, notes = convert(tensors)
@@ -550,11 +556,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; None for that of the process.
 
     Returns:
-        The exit status: 2 after an error of the user, else 0.
+        The exit status: 2 for a user error, else 0.
     """
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=layout)
-    parser.add_argument("source", metavar="SOURCE", help="the file to convert, of torch")
+    parser.add_argument("source", metavar="SOURCE", help="the torch file to convert")
     parser.add_argument(
         "output", metavar="OUTPUT", help=".pth or .pkl (for names such as R-101.pkl)"
     )

@@ -2,7 +2,7 @@
 
 Published AP 40.3: Cascade R-CNN in table S5 of the supplement of Oksuz et al., ICCV 2021, the
 baseline of ``cascade_rs_r50_12ep.py``. The supplement does not give its settings. Loss weights,
-box coders and learning rate are the usual ones (Cai and Vasconcelos, CVPR 2018); the box loss is
+box coders and learning rate are the standard ones (Cai and Vasconcelos, CVPR 2018); the box loss is
 L1, as in Detectron2. At inference, the logits of the stages are averaged, not the probabilities, as
 in all cascades here.
 """

@@ -7,8 +7,8 @@ train = dict(
     # Weights to start from or to evaluate. For training, weights of the backbone are enough.
     init_checkpoint="",
     # Length of the run in epochs of the training data. The iterations and periods below and the
-    # learning rate are for the config's own data and reference batch size, and are rescaled for
-    # others. With epochs=0 and reference_batch=0 they are not rescaled.
+    # learning rate are for the config's data and reference batch size; for other data or another
+    # batch size they are rescaled. With epochs=0 and reference_batch=0 they are not rescaled.
     epochs=0,
     reference_batch=0,
     iterations_per_epoch=0,

@@ -51,12 +51,14 @@ def advise(
         *_on_images(first),
     ]
     for name, other in others:
-        known = {count.name for count in first.classes if count.objects}
-        unknown = [count for count in other.classes if count.objects and count.name not in known]
-        if unknown:
+        known_classes = {count.name for count in first.classes if count.objects}
+        unknown_classes = [
+            count for count in other.classes if count.objects and count.name not in known_classes
+        ]
+        if unknown_classes:
             lines.append(
-                f"The {name} images have objects of {_classes(unknown)} that the {first_name} "
-                "images do not have, so the model cannot learn them."
+                f"The {name} images have objects of {_classes(unknown_classes)} that the "
+                f"{first_name} images do not have, so the model cannot learn them."
             )
     lines += _on_copies(copies, several=bool(others))
     if num_left_out:

@@ -98,9 +98,9 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     data = _find(args)
     warnings = list(data.warnings)
     splits = {name: _read(args, name, part, warnings) for name, part in data.parts.items()}
-    statistics, described = {}, ""
+    statistics, input_text = {}, ""
     for name, split in splits.items():
-        scales, described = _input_scales(config, split.images)
+        scales, input_text = _input_scales(config, split.images)
         names = [category["name"] for category in split.annotations.categories]
         statistics[name] = measure(split.images, names, scales, split.summary.num_crowds)
     copies = find_copies({name: split.images for name, split in splits.items()})
@@ -114,7 +114,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     report: dict[str, Any] = {
         "source": args.data,
         "summary": data.summary,
-        "input": described,
+        "input": input_text,
         "config": args.config_file,
         "advice": warnings + advise(statistics, copies, positives, left_out),
         "splits": {name: asdict(numbers) for name, numbers in statistics.items()},
@@ -234,8 +234,8 @@ def _input_scales(
 def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]:
     """Return the counts of positives for a config, or None and the reason."""
     if config is None:
-        way = "--config-file CONFIG, such as configs/coco/retinanet_atss_rs_r50_12ep.py"
-        return None, f"To count them for the anchors and the assigner of a config, add {way}."
+        flag = "--config-file CONFIG, such as configs/coco/retinanet_atss_rs_r50_12ep.py"
+        return None, f"To count them for the anchors and the assigner of a config, add {flag}."
     config.set_num_classes(len(split.annotations.categories))
     model = config.model().train()
     is_cpu = not torch.cuda.is_available()

@@ -58,8 +58,8 @@ class MaxIoU(Assigner):
         is_valid = 0 <= negative_iou <= positive_iou <= 1
         expected = "0 <= negative_iou <= positive_iou <= 1"
         check_that(is_valid, "negative_iou, positive_iou", expected, (negative_iou, positive_iou))
-        known = low_quality in ("object", "anchor", None)
-        check_that(known, "low_quality", "'object', 'anchor' or None", low_quality)
+        is_known = low_quality in ("object", "anchor", None)
+        check_that(is_known, "low_quality", "'object', 'anchor' or None", low_quality)
         in_range = 0 <= low_quality_iou <= 1
         check_that(in_range, "low_quality_iou", "a number in [0, 1]", low_quality_iou)
         self.positive_iou, self.negative_iou = positive_iou, negative_iou

@@ -217,11 +217,12 @@ def load_set(name: str) -> list[dict[str, Any]]:
     class_of = metadata.thing_dataset_id_to_contiguous_id
     ids = [category["id"] for category in annotations.categories]
     if class_of.keys() - annotations.root_ids != set(ids):
-        of_file = f"{len(ids)} categories with ids from {ids[0]} to {ids[-1]}"
+        file_categories = f"{len(ids)} categories with ids from {ids[0]} to {ids[-1]}"
         registered = sorted(class_of, key=id_order)
-        of_set = f"{len(class_of)}, {registered[0]} to {registered[-1]}"
+        set_categories = f"{len(class_of)}, {registered[0]} to {registered[-1]}"
         raise UserError(
-            f"{annotations.path}: has {of_file}, but the data set {name!r} has {of_set}"
+            f"{annotations.path}: has {file_categories}, but the data set {name!r} has "
+            f"{set_categories}"
         )
     counts = [
         {"id": category["id"], "image_count": category.get("image_count")}

@@ -133,8 +133,8 @@ def _check_output(output: str, source: str) -> None:
     if os.path.lexists(output):
         raise UserError(f"--output {output} exists; give another folder, or remove it")
     # Otherwise the source would later have annotations of two formats.
-    full, root = os.path.realpath(output), os.path.realpath(source)
-    if os.path.isdir(source) and os.path.commonpath([full, root]) == root:
+    output_path, root = os.path.realpath(output), os.path.realpath(source)
+    if os.path.isdir(source) and os.path.commonpath([output_path, root]) == root:
         raise UserError(f"--output {output}: expected a folder outside of {source}")
 
 
@@ -145,13 +145,15 @@ def _choose_splits(source: Source, split: str | None, target: str) -> dict[str, 
         return {ALL: split or "train"}
     if split is not None:
         if split not in available:
-            known = ", ".join(available)
-            raise UserError(f"--split {split}: {source.path} has no such images (it has {known})")
+            split_list = ", ".join(available)
+            raise UserError(
+                f"--split {split}: {source.path} has no such images (it has {split_list})"
+            )
         return {split: split}
-    named = [name for name in available if name != ALL]
-    if target != "voc" and "train" in named and "trainval" in named:
-        named.remove("trainval")  # the images of train and val again
-    return {name: name for name in named}
+    split_names = [name for name in available if name != ALL]
+    if target != "voc" and "train" in split_names and "trainval" in split_names:
+        split_names.remove("trainval")  # the images of train and val again
+    return {name: name for name in split_names}
 
 
 if __name__ == "__main__":

@@ -219,15 +219,15 @@ def _check_mode(image: Image.Image) -> None:
 
 def _to_8_bits(image: Image.Image, path: str) -> Image.Image:
     """Divide the values of a 16-bit image by 256; keep 8-bit values that are stored in 32 bits."""
-    wide = np.asarray(image).astype(np.int64)
-    lowest, highest = int(wide.min()), int(wide.max())
+    values = np.asarray(image).astype(np.int64)
+    lowest, highest = int(values.min()), int(values.max())
     if image.mode == "I" and (lowest < 0 or highest > 65535):
         text = f"expected pixel values from 0 to 65535, got {lowest} to {highest}"
         raise UnreadableImageError(f"{text}; save it with 8 or 16 bits")
     if image.mode != "I" or highest > 255:
         _warn_of_16_bits(path, highest)
-        wide >>= 8
-    return Image.fromarray(wide.astype(np.uint8))
+        values >>= 8
+    return Image.fromarray(values.astype(np.uint8))
 
 
 _WARNED: list[str] = []  # the first image with 16 bits; a warning for each would flood the log

@@ -79,7 +79,7 @@ class BoxMapper:
         Returns:
             The dict without ``annotations``, with ``image`` (3, H, W), of the type that the
             augmentations return, and ``instances`` with ``gt_boxes`` (G, 4) XYXY in pixels, clipped
-            to the image, ``gt_classes`` (G,) int64 and, if asked for, ``gt_masks``. G may be 0.
+            to the image, ``gt_classes`` (G,) int64 and, if requested, ``gt_masks``. G may be 0.
         """
         result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = detection_utils.read_image(result["file_name"], format=self.image_format)
@@ -133,7 +133,7 @@ class BoxMapper:
 def transform_masks(
     segmentations: Sequence[Any], transforms: T.Transform, size: tuple[int, int]
 ) -> PolygonMasks | BitMasks:
-    """Transform COCO masks, polygons and RLE even mixed in one image, to Detectron2's masks.
+    """Transform COCO masks to Detectron2's masks; an image may mix polygons and RLE.
 
     Polygons of fewer than three points are dropped. An object may end up without a mask: it is
     trained as a box, and its mask is empty.
@@ -168,7 +168,7 @@ def _polygons(segmentation: Any, transforms: T.Transform) -> list[np.ndarray]:
 
 
 class UnreadableImages:
-    """Counts of the unreadable images that a training has skipped, shared by its processes.
+    """Counts of the unreadable images that a training run has skipped, shared by its processes.
 
     Args:
         paths: the files of the training set.
@@ -264,8 +264,8 @@ class ImageMapper:
         self.blank = blank
         if isinstance(mapper, (DatasetMapper, BoxMapper)):
             mapper.augmentations.augs = [
-                ResizeAtLeastOnePixel(each) if type(each) is T.ResizeShortestEdge else each
-                for each in mapper.augmentations.augs
+                ResizeAtLeastOnePixel(step) if type(step) is T.ResizeShortestEdge else step
+                for step in mapper.augmentations.augs
             ]
 
     def __call__(self, dataset_dict: Record) -> Any:
@@ -347,11 +347,11 @@ def _check_crop(crop: T.RandomCrop) -> None:
 
 @contextmanager
 def _reading(dataset_dict: Record, *, blank: bool = False) -> Iterator[None]:
-    """Let Detectron2's mappers read the image of a record by this project's rules."""
+    """Make Detectron2's mappers read the image of a record by this project's rules."""
     original = detection_utils.read_image
     path = dataset_dict.get("file_name")
-    known = {"height", "width"} <= dataset_dict.keys()
-    size = (dataset_dict["width"], dataset_dict["height"]) if known else None
+    has_size = {"height", "width"} <= dataset_dict.keys()
+    size = (dataset_dict["width"], dataset_dict["height"]) if has_size else None
 
     def read(file_name: str, format: str | None = None) -> np.ndarray:
         if file_name != path or format is None:
@@ -360,8 +360,8 @@ def _reading(dataset_dict: Record, *, blank: bool = False) -> Iterator[None]:
             return detection_utils.convert_PIL_to_numpy(Image.new("RGB", size), format)
         return read_array(file_name, format, size)
 
-    # Detectron2's DatasetMapper has no argument for this. Other code is not affected, as data
-    # loading workers are processes, not threads.
+    # Detectron2's DatasetMapper has no argument for this. Other code is not affected, because
+    # data loading workers are processes, not threads.
     detection_utils.read_image = read
     try:
         yield

@@ -416,12 +416,12 @@ def choose_samples(images: Sequence[ImageObjects], count: int, seed: int = 0) ->
     order = np.random.default_rng(seed).permutation(rows).tolist()
     classes = {i: set(images[i].classes.tolist()) for i in order}
     frequency = Counter(label for labels in classes.values() for label in labels)
-    shown = set().union(*(classes[i] for i in chosen))
+    shown_classes = set().union(*(classes[i] for i in chosen))
     for label in sorted(frequency, key=lambda label: (frequency[label], label)):
-        if label not in shown and len(chosen) < count:
+        if label not in shown_classes and len(chosen) < count:
             index = next(i for i in order if label in classes[i])
             chosen[index] = ""
-            shown |= classes[index]
+            shown_classes |= classes[index]
     for index in order:
         if len(chosen) < count:
             chosen.setdefault(index, "")

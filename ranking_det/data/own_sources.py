@@ -59,8 +59,8 @@ class OwnDataPlan:
 
     Attributes:
         folder: the folder to write to.
-        train: the training images; None if they were not asked for.
-        val: the validation images; None if they were not asked for.
+        train: the training images; None if they were not requested.
+        val: the validation images; None if they were not requested.
         lines: sentences for the log.
         faults: the images and objects that were left out.
         record: the content of split.json; None if nothing was split.
@@ -200,7 +200,7 @@ def _choose_splits(
 
 
 def _first_split(source: Source, splits: Sequence[str], kind: str) -> str:
-    """Return the first of the splits that a source has; for validation, its only split will do."""
+    """Return the first of the splits that a source has; for validation, accept its only split."""
     available = source.splits
     if len(available) == 1 and kind == "validation":
         return next(iter(available))
@@ -229,20 +229,20 @@ def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
 
 
 def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
-    """Return the names of the classes of the training images, else of the validation images.
+    """Return the class names of the training images or, without them, of the validation images.
 
     Raises:
         UserError: validation has objects of another class. COCO files are compared when read.
     """
     source, split = sides.get("train") or sides["val"]
     # YOLO and COCO JSON list all classes, with or without objects.
-    listed = source.files or source.format == yolo.NAME
-    classes = source.classes if listed else used_classes(source.images[split])
+    lists_all_classes = source.files or source.format == yolo.NAME
+    classes = source.classes if lists_all_classes else used_classes(source.images[split])
     val_source, val_split = sides.get("val") or (source, split)
-    known = set(classes)
+    known_classes = set(classes)
     for image in val_source.images.get(val_split, []):
         for obj in image.objects:
-            if obj.name not in known:
+            if obj.name not in known_classes:
                 text = f"{obj.place}: expected a class of {source.path}, got {obj.name!r}"
                 raise UserError(f"{text}{nearest(obj.name or '', classes)}")
     return classes
@@ -291,9 +291,11 @@ def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> st
     """Return a digest of the settings and of the names, sizes and times of the source files."""
     digest = hashlib.sha256(json.dumps(list(settings)).encode())
     for path in paths:
-        full = os.path.abspath(path)
-        digest.update(os.fsencode(full))
-        tree = FileTree(os.path.dirname(full) if os.path.isfile(full) else full, output_dir)
+        absolute = os.path.abspath(path)
+        digest.update(os.fsencode(absolute))
+        tree = FileTree(
+            os.path.dirname(absolute) if os.path.isfile(absolute) else absolute, output_dir
+        )
         for file in dict.fromkeys([*tree.files, *tree.images]):
             with contextlib.suppress(OSError):
                 status = os.stat(file)

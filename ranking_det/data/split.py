@@ -160,8 +160,8 @@ def group_by_name(names: Sequence[str]) -> list[int]:
     """
     stems = [os.path.splitext(name.replace("\\", "/"))[0] for name in names]
     bases = [_AUGMENTED.sub("", _HASH.sub("", stem)) for stem in stems]
-    known = set(bases)
-    origins = [shorter if (shorter := _COPY.sub("", base)) in known else base for base in bases]
+    all_bases = set(bases)
+    origins = [shorter if (shorter := _COPY.sub("", base)) in all_bases else base for base in bases]
     numbers: dict[str, int] = {}
     return [numbers.setdefault(origin, len(numbers)) for origin in origins]
 
@@ -281,7 +281,7 @@ def _choose(
     generator = random.Random(seed)
     in_train = Counter(name for names in group_classes for name in names)  # groups by class
     chosen: list[int] = []
-    debt = 0.0  # images still owed by earlier strata, which were too small to divide
+    deficit = 0.0  # images that earlier strata were too small to contribute
 
     def move(index: int) -> bool:
         """Move a group to validation if all its classes stay in training."""
@@ -295,12 +295,12 @@ def _choose(
     for name in sorted(strata, key=lambda name: (name == "", counts[name], name)):
         members = strata[name]
         generator.shuffle(members)
-        wanted = share * sum(len(groups[index]) for index in members) + debt
+        num_wanted = share * sum(len(groups[index]) for index in members) + deficit
         for index in members:
             size = len(groups[index])
-            if size / 2 <= wanted and move(index):
-                wanted -= size
-        debt = wanted
+            if size / 2 <= num_wanted and move(index):
+                num_wanted -= size
+        deficit = num_wanted
     if not chosen:
         # The smallest group first.
         by_size = sorted(range(len(groups)), key=lambda index: len(groups[index]))

@@ -75,14 +75,15 @@ def diagnose(name: str, remedies: Remedies, error: BaseException) -> Check:
 def explain(name: str, package: str, message: str, remedy: str) -> Check:
     """Return a fault with the remedy of the first matching hint, or else the given remedy."""
     place = find_package(package)
-    shown = message if len(message) <= 300 else f"{message[:150]} ... {message[-145:]}"
+    short_message = message if len(message) <= 300 else f"{message[:150]} ... {message[-145:]}"
     where = f" (in {place})" if place else ""
     if place and Path(place).is_dir() and not Path(place, "__init__.py").is_file():
-        text = f"{place} is a folder without a package, and hides the package {package}: {shown}"
+        text = f"{place} is a folder without a package, and hides the package {package}: "
+        text += short_message
         return Check(name, "FAULT", text, f"run this in another folder, or rename {place}")
     for known_remedy, meanings in HINTS.items():
         for pattern, meaning in meanings.items():
             if re.search(pattern, message):
                 remedy = known_remedy.replace("{place}", str(place))
-                return Check(name, "FAULT", f"{meaning}: {shown}{where}", remedy)
-    return Check(name, "FAULT", f"{shown}{where}", remedy)
+                return Check(name, "FAULT", f"{meaning}: {short_message}{where}", remedy)
+    return Check(name, "FAULT", f"{short_message}{where}", remedy)

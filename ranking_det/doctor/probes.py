@@ -245,7 +245,7 @@ def _pip(package: str, name: str) -> Remedies:
 
 
 _OLD_TORCH = Remedies("torch", PAIR, UPGRADED_PAIR)
-_OURS = Remedies("ranking_det", DETECTORS, DETECTORS)
+_RANKING_DET = Remedies("ranking_det", DETECTORS, DETECTORS)
 _DETECTRON2 = Remedies("detectron2", DETECTRON2, NEW_DETECTRON2, REQUIREMENTS)
 PROBES = {
     "numpy": Probe(_numpy, _pip("numpy", "numpy")),
@@ -260,6 +260,6 @@ PROBES = {
         _detectron2, _DETECTRON2, ("numpy", "Pillow", "torch", "torchvision", "pycocotools")
     ),
     "model zoo": Probe(_model_zoo, _DETECTRON2, ("Detectron2",), optional=True),
-    "losses": Probe(_losses, _OURS, ("torch",)),
-    "training": Probe(_training, _OURS, ("losses", "Detectron2")),
+    "losses": Probe(_losses, _RANKING_DET, ("torch",)),
+    "training": Probe(_training, _RANKING_DET, ("losses", "Detectron2")),
 }

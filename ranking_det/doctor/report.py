@@ -107,11 +107,11 @@ def check_machine() -> list[Check]:
         minimum = ".".join(map(str, PYTHON))
         text = f"{platform.python_version()} is older than {minimum}"
         checks.append(Check("Python", "FAULT", text, f"an environment with Python >= {minimum}"))
-    low = "checkpoints need space: free some, or train in another folder"
-    checks.append(_check_space("disk", ".", f"free in {Path.cwd()}", low))
+    remedy = "checkpoints need space: free some, or train in another folder"
+    checks.append(_check_space("disk", ".", f"free in {Path.cwd()}", remedy))
     if os.path.isdir("/dev/shm"):
-        low = "for data loaders: docker run --shm-size=8g, or dataloader.train.num_workers=0"
-        checks.append(_check_space("/dev/shm", "/dev/shm", "of shared memory free", low))
+        remedy = "for data loaders: docker run --shm-size=8g, or dataloader.train.num_workers=0"
+        checks.append(_check_space("/dev/shm", "/dev/shm", "of shared memory free", remedy))
     return [*checks, _check_datasets()]
 
 
@@ -133,8 +133,8 @@ def _check_datasets() -> Check:
 
 def for_this_python(remedy: str) -> str:
     """Put the interpreter's path into a remedy, unless `python` and `pip` on PATH belong to it."""
-    here = os.path.dirname(sys.executable)
-    if all(os.path.dirname(shutil.which(name) or "") == here for name in ("python", "pip")):
+    bin_folder = os.path.dirname(sys.executable)
+    if all(os.path.dirname(shutil.which(name) or "") == bin_folder for name in ("python", "pip")):
         return remedy
     python = shlex.quote(sys.executable)
     remedy = re.sub(r"(?<![\w/])python (?=tools/)", f"{python} ", remedy)

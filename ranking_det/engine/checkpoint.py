@@ -91,11 +91,11 @@ class RunCheckpointer(DetectionCheckpointer):
             UserError: the disk is full, or the folder cannot be written to any more.
             RunError: a weight is NaN or infinite. Earlier checkpoints stay unchanged.
         """
-        broken = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
-        if broken:  # the loss of the next step would show it, but too late for this checkpoint
+        faulty = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
+        if faulty:  # the loss of the next step would show it, but too late for this checkpoint
             raise RunError(
-                f"{name}.pth: expected finite weights, got NaN or infinity in {len(broken)} "
-                f"parameters (the first: {broken[0]}), because a gradient was not finite. "
+                f"{name}.pth: expected finite weights, got NaN or infinity in {len(faulty)} "
+                f"parameters (the first: {faulty[0]}), because a gradient was not finite. "
                 f"{REMEDIES}"
             )
         partial = Path(self.save_dir, f"{name}{PARTIAL}.pth")
@@ -123,8 +123,8 @@ class RunCheckpointer(DetectionCheckpointer):
         final = last_filename_basename.replace(PARTIAL, "")
         rename_whole(Path(self.save_dir, last_filename_basename), Path(self.save_dir, final))
         if RESUMABLE.fullmatch(final):
-            # Discard it before last_checkpoint is written: a folder never has both that file and an
-            # earlier run that was put aside.
+            # Discard the earlier run before last_checkpoint is written, so that a folder never has
+            # both.
             discard_earlier(self.save_dir)
             write_whole(Path(self.save_dir, "last_checkpoint"), final)
 
@@ -150,8 +150,8 @@ class Checkpoint(NamedTuple):
     Attributes:
         path: a file or a URL; "" for none.
         content: "model" with the weights, "trainer" with the states of a run, and the extras.
-        note: the reason why it is not the last checkpoint of the folder that is resumed; "" if it
-            is.
+        note: why the last checkpoint of the folder could not be resumed instead; "" if this is the
+            last one.
     """
 
     path: str
@@ -306,14 +306,14 @@ def check_extras(checkpoint: Checkpoint) -> None:
     """
     content = checkpoint.content
     names, ids, config = (content.get(key) for key in ("class_names", "category_ids", "config"))
-    of_names = f"{len(names)} " if isinstance(names, list) else ""
+    count = f"{len(names)} " if isinstance(names, list) else ""
     faults = [
         ("class_names", "a list of names", names, not _is_list(names, str) or not names),
         (
             "category_ids",
-            f"a list of {of_names}category ids",
+            f"a list of {count}category ids",
             ids,
-            not _is_list(ids, (int, str)) or (of_names and len(ids) != len(names)),
+            not _is_list(ids, (int, str)) or (count and len(ids) != len(names)),
         ),
         ("config", "the text of a config.yaml", config, not isinstance(config, str)),
     ]
@@ -423,15 +423,15 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
         return
     logger.info("Loading the weights of %s", path)
     criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
-    memories = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
+    criterion_states = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     try:
         # Detectron2 modifies the dict that it receives.
         state = {**content, "model": copy.copy(content["model"])}
         misfits = RunCheckpointer(model, extras={})._load_model(state)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    for criterion, memory in zip(criteria, memories, strict=True):
-        criterion.load_state_dict(memory)
+    for criterion, criterion_state in zip(criteria, criterion_states, strict=True):
+        criterion.load_state_dict(criterion_state)
     shapes = {
         key: f" ({there} there, {here} here)" for key, there, here in misfits.incorrect_shapes
     }

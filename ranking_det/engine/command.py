@@ -92,30 +92,31 @@ def parse(argv: Sequence[str] | None = None) -> Command:
         "--preview": args.preview is not None,
         "--predict": bool(args.predict),
     }
-    given = [flag for flag, is_given in modes.items() if is_given]
-    if len(given) > 1:
+    mode_flags = [flag for flag, is_given in modes.items() if is_given]
+    if len(mode_flags) > 1:
         raise UserError(
-            f"{', '.join(modes)}: expected at most one of these flags, got {' and '.join(given)}"
+            f"{', '.join(modes)}: expected at most one of these flags, got "
+            f"{' and '.join(mode_flags)}"
         )
     if args.output and not (args.predict or args.preview is not None):
         raise UserError(
-            "--output: expected --predict or --preview with it; the folder of a training or "
-            "evaluation is set by train.output_dir=FOLDER (yaml: OUTPUT_DIR=FOLDER)"
+            "--output: expected --predict or --preview with it; the folder of a training "
+            "run or evaluation is set by train.output_dir=FOLDER (yaml: OUTPUT_DIR=FOLDER)"
         )
     sources = [flag for flag in ("train", "val") if vars(args)[flag] is not None]
     files = [f"{flag}_{part}" for flag in ("train", "val") for part in ("json", "images")]
     files = [flag for flag in files if vars(args)[flag] is not None]
     if sources and files:
         raise UserError(
-            f"--{files[0].replace('_', '-')}: expected no such flag with --{sources[0]}; give "
+            f"--{files[0].replace('_', '-')}: expected this flag only without --{sources[0]}; give "
             "--train and --val, which take a JSON file too, or --train-json, --train-images, "
             "--val-json and --val-images"
         )
-    late = next((word for word in args.overrides if word.startswith("--")), "")
-    if late:
+    late_flag = next((word for word in args.overrides if word.startswith("--")), "")
+    if late_flag:
         raise UserError(
-            f"overrides: expected key=value, got {late!r}; options go before the overrides (--help "
-            "lists them)"
+            f"overrides: expected key=value, got {late_flag!r}; options go before the overrides "
+            "(--help lists them)"
         )
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UserError(f"--max-pixels: expected at least 1, got {args.max_pixels}")
@@ -174,8 +175,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "--keep-empty-images": "also train on images without objects (default: as in the config)",
         "--allow-outside": "accept image files outside the image folders (default: refuse them)",
         "--strict": "refuse a file with any object that would be left out or mended",
-        "--crowds-are-objects": "take annotations with iscrowd 1 as objects, such as brush masks "
-        "of CVAT (default: crowds are not learned)",
+        "--crowds-are-objects": "treat annotations with iscrowd 1 as objects, such as brush masks "
+        "from CVAT (default: crowds are not learned)",
         "--check-images": "decode all images before training or evaluation, to find unreadable "
         "ones (default: an even sample of 200 of each file)",
     }.items():

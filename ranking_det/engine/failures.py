@@ -142,7 +142,7 @@ def lost_connection(error: BaseException) -> str:
 
 
 def output_failure(error: BaseException, folder: str, advice: str) -> str:
-    """Describe that a file of the output folder could not be written.
+    """Describe a failure to write a file of the output folder.
 
     Args:
         error: any error.

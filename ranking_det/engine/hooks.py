@@ -53,9 +53,9 @@ class TrainingGuard(HookBase):
 
     The warning uses the number that the model logs as ``num_positives``, summed over all workers.
     There is no warning for a model that logs no such number. An R-CNN logs several, with prefixes,
-    and the smallest counts: with ``proposal_append_gt``, which aLRP Loss does not use, the box head
-    has positives whenever there are objects. The warning comes after 100 consecutive steps without
-    positives. It is repeated only if positives have appeared in between.
+    and the smallest one is used: with ``proposal_append_gt``, which aLRP Loss does not use, the
+    box head has positives whenever there are objects. The warning comes after 100 consecutive steps
+    without positives. It is repeated only if positives have appeared in between.
 
     A class of an object outside 0 to K - 1 is a :class:`UserError` before the step: on a GPU it
     would end the process.

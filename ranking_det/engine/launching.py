@@ -117,7 +117,7 @@ def _check_shared_file(command: Command) -> None:
     path = Path(urlsplit(command.dist_url).path)
     folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        text = f"a file in a writable folder, got {command.dist_url!r} ({folder} is none)"
+        text = f"a file in a writable folder, got {command.dist_url!r} ({folder} is not one)"
     # On other machines, processes of this run may have written to it.
     elif path.is_dir() or (command.num_machines == 1 and path.exists() and path.stat().st_size):
         text = f"the path of a new file, got {command.dist_url!r}"
@@ -131,7 +131,7 @@ def _launch(work: Work, command: Command, output_dir: str) -> int:
     store, url = _serve(command)
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     arguments = url, work, command, failures
-    others = set(active_children())
+    earlier_children = set(active_children())
     try:
         context = multiprocessing.spawn(
             _work_as_child, arguments, nprocs=command.num_gpus, join=False
@@ -144,14 +144,14 @@ def _launch(work: Work, command: Command, output_dir: str) -> int:
         if stopped.details or not output_dir:
             raise
         is_known = store is not None and store.check([ITERATION])
-        at = f" at iteration {store.get(ITERATION).decode()}" if store and is_known else ""
-        raise Stopped(stopped.number, f"{at}; {how_to_continue(output_dir)}") from stopped
+        position = f" at iteration {store.get(ITERATION).decode()}" if store and is_known else ""
+        raise Stopped(stopped.number, f"{position}; {how_to_continue(output_dir)}") from stopped
     except _WorkerError as error:
         advice = how_to_continue(output_dir) if output_dir else "start the command again"
         raise RunError(f"{error}; {advice}") from error
     finally:
         # A child that is stopped, or waits in a collective operation, would ignore SIGTERM.
-        for process in set(active_children()) - others:
+        for process in set(active_children()) - earlier_children:
             process.kill()
             process.join()
     return 0
@@ -279,8 +279,8 @@ def watched(timeout: float, advice: Callable[[], str]) -> Iterator[None]:
             _shared.failures.put(error)
         os._exit(1)  # the main thread may wait for the lost process
 
-    place = comm.get_rank(), comm.get_world_size()
-    with heartbeats(_shared.address, *place, timeout, fail):
+    rank_and_world = comm.get_rank(), comm.get_world_size()
+    with heartbeats(_shared.address, *rank_and_world, timeout, fail):
         yield
 
 
@@ -321,12 +321,12 @@ def _join(
         parts = urlsplit(url)
         address = str(parts.hostname), parts.port or 0
         _shared.store = TCPStore(*address, is_master=False)
-        place: dict[str, Any] = {"store": _shared.store}
+        rendezvous: dict[str, Any] = {"store": _shared.store}
     else:
-        place = {"init_method": url}
+        rendezvous = {"init_method": url}
     _shared.address = address
     distributed.init_process_group(
-        backend, **place, timeout=DEFAULT_TIMEOUT, world_size=world, rank=rank
+        backend, **rendezvous, timeout=DEFAULT_TIMEOUT, world_size=world, rank=rank
     )
     for first in range(0, world, local_size):
         group = distributed.new_group(list(range(first, first + local_size)))

@@ -41,7 +41,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
 
     Args:
         path: a .py file, which is executed, that defines ``model``, ``dataloader``, ``optimizer``,
-            ``lr_multiplier`` and ``train``; or the yaml file that a run has saved of such a config.
+            ``lr_multiplier`` and ``train``; or the yaml file that a run of a LazyConfig has saved.
         overrides: as Detectron2's ``LazyConfig.apply_overrides`` takes them. The user types them,
             so they may name any callable.
         trust: whether a yaml file may also name any callable.
@@ -94,8 +94,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(cause, SyntaxError):  # Detectron2's own message has no line
         return f"{error} ({cause.msg}, line {cause.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    of_configs = [frame for frame in frames if frame.filename != inspect.getfile(LazyConfig)]
-    place, text = of_configs[-1], " ".join(f"{type(error).__name__}: {error}".split())
+    config_frames = [frame for frame in frames if frame.filename != inspect.getfile(LazyConfig)]
+    place, text = config_frames[-1], " ".join(f"{type(error).__name__}: {error}".split())
     return f"{text.removesuffix(':')} ({place.filename}:{place.lineno})"
 
 

@@ -282,10 +282,10 @@ def _files(folder: Path) -> list[Path]:
     entries = list(folder.iterdir())
     sets = [path for path in entries if path.name in DatasetCatalog and path.is_dir()]
     detections = [path for subset in sets for path in subset.glob("*_instances_results.json*")]
-    return [path for path in (*entries, *detections) if path.is_file() and _is_ours(path.name)]
+    return [path for path in (*entries, *detections) if path.is_file() and _is_run_file(path.name)]
 
 
-def _is_ours(name: str) -> bool:
+def _is_run_file(name: str) -> bool:
     name = name.replace(PARTIAL, "")
     is_checkpoint = CHECKPOINT.fullmatch(name) is not None
     return name in FILES or is_checkpoint or name.startswith("events.out.tfevents.")

@@ -43,7 +43,7 @@ NUM_DECODED = 200
 """Images of a file that are decoded before training or evaluation, without --check-images."""
 
 MANY_CROWDS = 0.05
-"""Share of crowds that is logged as a warning; in COCO it is 1 %."""
+"""Share of crowds above which a warning is logged; in COCO it is 1 %."""
 
 _OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 
@@ -71,8 +71,8 @@ class OwnData(NamedTuple):
     @property
     def faults(self) -> list[Fault]:
         """The faults of the conversion and of both files."""
-        of_files = (summary.faults for summary in self.summaries if summary is not None)
-        return [*self.source_faults, *itertools.chain(*of_files)]
+        faults_of_files = (summary.faults for summary in self.summaries if summary is not None)
+        return [*self.source_faults, *itertools.chain(*faults_of_files)]
 
 
 def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnDataPlan | None]:
@@ -91,14 +91,14 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
         UserError: a data set is missing, of an unknown format, or too faulty; or training or
             validation images are missing.
     """
-    given = command.train, command.val
-    if given == (None, None) or command.own_data is not None:
+    paths = command.train, command.val
+    if paths == (None, None) or command.own_data is not None:
         return command, None
     if command.train is None and (command.trains or command.preview is not None):
         raise UserError("--val is given without --train FOLDER_OR_FILE")
-    # One split for all seeds of the training, so that their APs can be compared.
+    # The split is the same for all training seeds, so that the APs of the runs can be compared.
     options = _options(command)
-    sources = plan_own_data(*given, config.train.output_dir, options=options)
+    sources = plan_own_data(*paths, config.train.output_dir, options=options)
     sources.hold()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
@@ -245,18 +245,18 @@ def missing_own_data(split: str, what: str) -> UserError:
 
     Args:
         split: "train" or "val".
-        what: the start of the sentence that "on your own data" ends: "the config was run".
+        what: what used the data, as a clause for the message, such as "the config was run".
     """
     return UserError(
         f"--{split}: expected a folder or file, got none; {what} on your own data, so give "
-        f"--{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER, again"
+        f"them again: --{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER"
     )
 
 
 def warn_of_equal_files(command: Command) -> None:
-    """Log a warning if the images of training are those of validation.
+    """Log a warning if ``--train-json`` and ``--val-json`` are the same file.
 
-    Other formats than COCO and LVIS JSON are compared when they are converted.
+    Data sets of ``--train`` and ``--val`` are compared when they are converted.
 
     Args:
         command: names the files.
@@ -265,7 +265,7 @@ def warn_of_equal_files(command: Command) -> None:
     if train and val and os.path.samefile(train, val):
         logger.warning(
             "--train-json and --val-json are the same file, %s: AP is measured on the training "
-            "images, and does not say how well the model detects objects in others",
+            "images, and does not say how well the model detects objects in other images",
             val,
         )
 
@@ -284,7 +284,7 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
             _log_summary(split, summary)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
-            "train: %d of %d objects have no mask; only their boxes are learnt",
+            "train: %d of %d objects have no mask; only their boxes are learned",
             data.train.num_objects - data.train.num_masks,
             data.train.num_objects,
         )
@@ -292,20 +292,20 @@ def log_own_data(data: OwnData, *, masks: bool) -> None:
 
 def _log_summary(split: str, summary: AnnotationSummary) -> None:
     names, crowds = summary.class_names, summary.num_crowds
-    counted = f" and {crowds} crowd{'s' * (crowds != 1)}" if crowds else ""
-    listed = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+    crowd_text = f" and {crowds} crowd{'s' * (crowds != 1)}" if crowds else ""
+    name_list = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
     text = (
         f"{split}: {summary.json_file}, {summary.format.upper()} format, "
         f"{summary.num_images} images ({summary.num_empty_images} without objects), "
-        f"{summary.num_objects} objects{counted}, "
-        f"{len(names)} class{'es' * (len(names) != 1)}: {listed}"
+        f"{summary.num_objects} objects{crowd_text}, "
+        f"{len(names)} class{'es' * (len(names) != 1)}: {name_list}"
     )
     logger.info("%s", text)
     for note in summary.notes:
         is_fault = note.startswith((LEFT_OUT, CUT, MENDED, SKIPPED, f"{NOTED}: {IGNORED}"))
         logger.log(logging.WARNING if is_fault else logging.INFO, "%s: %s", split, note)
-    shown = (LEFT_OUT, CUT, MENDED, SKIPPED)
-    faults = [fault for fault in summary.faults if fault.action in shown]
+    shown_actions = (LEFT_OUT, CUT, MENDED, SKIPPED)
+    faults = [fault for fault in summary.faults if fault.action in shown_actions]
     for fault in faults[:SHOWN]:
         logger.info("%s: %s: %s", split, fault.action, fault)
     total = summary.num_objects + crowds
@@ -314,7 +314,7 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
         use = "learned" if split == "train" else "evaluated as objects"
         logger.warning(
             "%s: %d of %d annotations are crowds ('iscrowd': 1), which are not %s; "
-            "--crowds-are-objects takes them as objects",
+            "--crowds-are-objects treats them as objects",
             *(split, crowds, total, use),
         )
     if not summary.annotated:

@@ -23,7 +23,7 @@ from ranking_det.engine.failures import run_failure
 from ranking_det.user_errors import RunError, UserError, reason_of
 
 LIBRARIES = {"PIL", "cv2", "detectron2", "fvcore", "numpy", "torch", "torchvision"}
-"""Packages whose errors can be due to a value of the config; others are errors in a program."""
+"""Packages whose errors can be due to a value of the config; errors of others are bugs."""
 
 
 ONE_VALUE = "Expected more than 1 value per channel"

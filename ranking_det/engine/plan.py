@@ -128,7 +128,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     Args:
         command: the parsed command line.
         starts_others: whether this process only launches the worker processes. It then makes the
-            same checks once, uses no GPU, leaves the model on the CPU, and does not seed.
+            same checks once, uses no GPU, leaves the model on the CPU, and sets no seed.
 
     Raises:
         UserError: any user error that can be detected before a file is written.
@@ -192,12 +192,12 @@ def make_missing_sets(names: Sequence[str]) -> None:
 def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is not writable or already has a training run."""
     output_dir, key = config.train.output_dir, config.written("train.output_dir")
-    shows = command.predict or command.preview is not None
-    if shows and command.output:
+    only_draws = command.predict or command.preview is not None
+    if only_draws and command.output:
         run_checks.check_output_dir(command.output, "--output")
         return
     run_checks.check_output_dir(output_dir, key)
-    if shows:
+    if only_draws:
         folder = "predictions" if command.predict else "preview"
         run_checks.check_output_dir(str(Path(output_dir, folder)), key)
         return
@@ -216,14 +216,14 @@ def _check_apart(config: RunConfig, command: Command) -> None:
         path = os.path.realpath(vars(command)[flag] or "/")
         folder = os.path.dirname(path) if os.path.isfile(path) else path
         if output_dir and folder == os.path.realpath(output_dir):
-            text = f"expected another folder than that of --{flag.replace('_', '-')}"
+            text = f"expected a folder other than that of --{flag.replace('_', '-')}"
             raise UserError(f"{key}: {text}, got {output_dir!r}")
 
 
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
     output_dir, key = config.train.output_dir, config.written("train.init_checkpoint")
     weights = config.train.init_checkpoint
-    # For an evaluation the last checkpoint of the run comes before the weights it started from.
+    # An evaluation prefers the last checkpoint of the run to the weights that the run started from.
     if (command.eval_only or command.predict) and key not in config.overridden:
         weights = "" if find_last(output_dir) else weights
     if command.overwrite:
@@ -310,7 +310,7 @@ def _check_tensors(model: nn.Module) -> None:
 def _try_weights(plan: Plan) -> None:
     """Load the weights without a log, so that a file that does not fit is an error of the plan.
 
-    The run loads them again, with a log, when the output folder has one. They are read once.
+    The run loads them into the model again and logs what is missing. The file is read only once.
     """
     with no_log():
         plan.load_weights()

@@ -54,8 +54,7 @@ def predict_images(
             :func:`find_images`.
         output_dir: folder for a ``STEM.jpg`` per image and ``predictions.json`` with ``images``,
             ``categories`` and ``annotations``. Annotations have a ``score``; their boxes are in
-            pixels of the image after its EXIF rotation. The folder must not be one of the input
-            images.
+            pixels of the image after its EXIF rotation. It must not contain an input image.
         class_names: names of the K classes; None to use their indices.
         category_ids: the K category ids for ``predictions.json``.
         mapper: the mapper of the test loader, such as Detectron2's
@@ -68,9 +67,9 @@ def predict_images(
     Raises:
         UserError: before any prediction, if an image does not exist, no file is an image, or the
             folder is not writable; after all predictions, if some files were not readable images.
-            The other images are then predicted and written. Also if a file cannot be written; the
-            images that are done then stay.
-        Stopped: a signal has stopped the command; the images that are done stay.
+            The results of the other images are then written. It is also raised if a file cannot be
+            written; the results so far stay.
+        Stopped: a signal has stopped the command; the results so far stay.
     """
     paths = find_images(images)
     _check_output(paths, Path(output_dir))
@@ -79,25 +78,25 @@ def predict_images(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     names = class_names or [str(index) for index in range(len(category_ids))]
-    categories = [{"id": a, "name": b} for a, b in zip(category_ids, names, strict=True)]
+    categories = [{"id": i, "name": name} for i, name in zip(category_ids, names, strict=True)]
     content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
-    broken, space = [], 0
+    unreadable, space = [], 0
     mapper = mapper if isinstance(mapper, ImageMapper) else ImageMapper(mapper)
     predictions = folder / "predictions.json"
 
-    def done() -> str:
+    def progress() -> str:
         return f"the results of {len(content['images'])} of {len(paths)} images are in {folder}"
 
     try:
         with inference_context(model), torch.no_grad():
             for i, (path, name) in enumerate(zip(paths, unique_names(paths), strict=True), start=1):
                 try:
-                    picture = read_array(path, "RGB")
+                    pixels = read_array(path, "RGB")
                 except (UnreadableImageError, OSError) as error:
-                    broken.append(f"{path} ({_reason(error)})")
-                    logger.warning("%d/%d Cannot read %s", i, len(paths), broken[-1])
+                    unreadable.append(f"{path} ({_reason(error)})")
+                    logger.warning("%d/%d Cannot read %s", i, len(paths), unreadable[-1])
                     continue
-                height, width = picture.shape[:2]
+                height, width = pixels.shape[:2]
                 size = {"width": width, "height": height}
                 inputs = mapper({"file_name": path, "image_id": i, **size})
                 detections = _detect(model, inputs)
@@ -106,34 +105,34 @@ def predict_images(
                 # On a full disk this fails, while the file of the earlier images still has space.
                 space += len(json.dumps([image, rows]))
                 reserve_space(predictions, len(json.dumps(categories)) + space + 100)
-                _save(overlay(picture, detections[:max_drawn], class_names), folder / name)
+                _save(overlay(pixels, detections[:max_drawn], class_names), folder / name)
                 content["images"].append(image)
                 content["annotations"] += rows
                 count, drawn = len(detections), min(len(detections), max_drawn)
                 text = "%d/%d %s: %d detections, the best %d drawn -> %s"
                 logger.info(text, i, len(paths), path, count, drawn, name)
     except Stopped as stopped:
-        raise Stopped(stopped.number, f"; {done()}") from stopped
+        raise Stopped(stopped.number, f"; {progress()}") from stopped
     except OSError as error:
-        advice = f"start the command again; {done()}"
+        advice = f"start the command again; {progress()}"
         failure = output_failure(error, str(folder), advice)
         if not failure:
             raise
         raise UserError(failure) from error
-    finally:  # also after an interruption, for the images that are done
+    finally:  # also after an interruption, for the results so far
         if folder.is_dir():
             write_json(predictions, content)
-    if broken:
+    if unreadable:
         count = len(content["images"])
         results = f"the results of the other {count} images" if count else "no detections"
-        raise UserError(f"--predict: cannot read {listed(broken)}; wrote {results} to {folder}")
+        raise UserError(f"--predict: cannot read {listed(unreadable)}; wrote {results} to {folder}")
     return predictions
 
 
 def find_images(images: Sequence[str]) -> list[str]:
     """Resolve files, folders and patterns to image files, without duplicates, in the given order.
 
-    In folders and by patterns, images are found by their content, whatever their extension. Files
+    In folders and patterns, images are recognized by their content, not their extension. Files
     that have the extension of an image but not the content are kept, so that they are reported. The
     log names all other files as skipped.
 
@@ -168,7 +167,7 @@ def find_images(images: Sequence[str]) -> list[str]:
 
 
 MAX_NAME = 255
-"""Maximum length of a file name in bytes, on the usual file systems."""
+"""Maximum length of a file name in bytes, on common file systems."""
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:

@@ -82,8 +82,8 @@ def draw_previews(
             drawn, objects = None, np.empty(0, np.int64)
             if positives is not None:
                 boxes, objects = positives.boxes.cpu().numpy(), positives.index.cpu().numpy()
-                texts = positives.description, positives.task, positives.are_points
-                drawn = DrawnPositives(boxes, objects, *texts)
+                captions = positives.description, positives.task, positives.are_points
+                drawn = DrawnPositives(boxes, objects, *captions)
             folder.mkdir(parents=True, exist_ok=True)
             picture = folder / f"preview_{len(counts) + 1:04d}.png"
             image = to_rgb(inputs["image"], detector.input_format)
@@ -95,9 +95,11 @@ def draw_previews(
             counts.append(np.bincount(objects, minlength=len(instances)))
     if not counts:
         raise UserError("--preview: expected images from the training loader, got none")
-    numbers = np.concatenate(counts)
-    totals = (int(numbers.sum()), int((numbers == 0).sum())) if has_positives else (None, None)
-    summary = PreviewSummary(len(counts), len(numbers), *totals)
+    positives_of_objects = np.concatenate(counts)
+    totals: tuple[int | None, int | None] = None, None
+    if has_positives:
+        totals = int(positives_of_objects.sum()), int((positives_of_objects == 0).sum())
+    summary = PreviewSummary(len(counts), len(positives_of_objects), *totals)
     _log_summary(summary, folder)
     return summary
 

@@ -129,7 +129,7 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, 
     """Return the state that an optimizer has for each parameter after its first step.
 
     The step is made on torch's meta device, where nothing is computed. The state is empty for an
-    optimizer that cannot make it.
+    optimizer that cannot make a step there.
     """
     on_meta = copy.copy(optimizer)  # without the state of a scheduler, which has changed ``step``
     on_meta.state = defaultdict(dict)
@@ -153,14 +153,14 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _described(value: Any) -> str:
-    # Torch has turned a text into a generator.
+    # The value itself would not help: load_state_dict has turned a text into a generator.
     return f"shape {_shape(value)}" if isinstance(value, torch.Tensor) else "no tensor"
 
 
 def _fault_of_hooks(states: Any, num_groups: int, scheduler: Any) -> str:
     """Describe why the states of the schedule and the best metric do not fit, or return ""."""
-    of_hooks = states.get("hooks", {})
-    schedule, best = of_hooks.get("LRScheduler", {}), of_hooks.get("BestCheckpoint", {})
+    hook_states = states.get("hooks", {})
+    schedule, best = hook_states.get("LRScheduler", {}), hook_states.get("BestCheckpoint", {})
     if isinstance(scheduler, LRMultiplier):
         step, rates = schedule.get("last_epoch"), schedule.get("base_lrs")
         if type(step) is not int or step < 0:
@@ -173,7 +173,7 @@ def _fault_of_hooks(states: Any, num_groups: int, scheduler: Any) -> str:
 
 
 def describe_training_data(records: Records) -> dict[str, Any]:
-    """Return facts about a training set, by which a resumed run sees that it has changed.
+    """Return facts about a training set, from which a resumed run detects changes.
 
     Args:
         records: its images in Detectron2's format.
@@ -230,8 +230,8 @@ def config_changes(before: str, after: str) -> list[str]:
         after: the text of another.
 
     Returns:
-        A line for each value that differs, except for output folders: ``train.seed: 1 -> 2``. None
-        if a text is empty or is not yaml.
+        A line for each value that differs, except for output folders: ``train.seed: 1 -> 2``. The
+        list is empty if a text is empty or is not yaml.
     """
     try:
         old, new = (leaves(parse_plain(text)) for text in (before, after))
@@ -243,8 +243,8 @@ def config_changes(before: str, after: str) -> list[str]:
     for key in dict.fromkeys([*old, *new]):
         sides = [show(side[key]) if key in side else "(none)" for side in (old, new)]
         if sides[0] != sides[1] and not key.lower().endswith("output_dir"):
-            kept = " (no effect: a resumed run keeps the value of its checkpoint)"
-            lines.append(f"{key}: {' -> '.join(sides)}{kept * key.startswith(WITHOUT_EFFECT)}")
+            note = " (no effect: a resumed run keeps the value of its checkpoint)"
+            lines.append(f"{key}: {' -> '.join(sides)}{note * key.startswith(WITHOUT_EFFECT)}")
     return lines
 
 
@@ -258,7 +258,8 @@ def _data_change(before: Any, after: dict[str, Any]) -> str:
         if before.get(name) != after[name]
     ]
     return (
-        ", ".join(counts) or "other boxes, classes or file names, with as many images and objects"
+        ", ".join(counts)
+        or "other boxes, classes or file names, with the same number of images and objects"
     )
 
 
@@ -280,7 +281,7 @@ def _log_learning_rate(trainer: SimpleTrainer, max_iter: int, resume_at: int) ->
         logger.warning(
             "The learning rate changes from %.3g to %.3g after iteration %d, because the schedule "
             "of this run is not that of the checkpoint: it is stretched to the %d iterations of "
-            "the run, of which %d are done. To continue with a low learning rate, start a new run "
+            "the run, and %d are done. To continue with a low learning rate, start a new run "
             "from the weights",
             *(before, after, resume_at, max_iter, resume_at),
         )

@@ -130,13 +130,13 @@ def run(command: Command) -> str:
         with watched(plan.config.train.get("timeout", TIMEOUT), advice):
             return _run_plan(plan)
     except Exception as error:
-        named = named_error(error, plan.model, [command.output, plan.output_dir], advice)
-        if named is None or named is error:
+        reported_error = named_error(error, plan.model, [command.output, plan.output_dir], advice)
+        if reported_error is None or reported_error is error:
             raise
         if lost_connection(error):
             # If another process of this machine is the cause, the parent process ends this one now.
             time.sleep(2 * GRACE)
-        raise named from error
+        raise reported_error from error
 
 
 def _run_plan(plan: Plan) -> str:

@@ -24,7 +24,7 @@ LARGEST = 2**31 - 1
 """Maximum of a number of iterations, epochs, images or processes, and of a seed."""
 
 LIMITS = {f"dataloader.{split}.num_workers": 256 for split in ("train", "test")}
-"""Maxima of other numbers: each worker is a process."""
+"""Lower maxima of some numbers: each data loading worker is a process."""
 
 NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "train.epochs": partial(check_at_least, low=0.0),
@@ -303,9 +303,9 @@ def check_datasets(names: Sequence[str], key: str) -> None:
     """
     for name in names:
         if name not in DatasetCatalog:
-            known = DatasetCatalog.list()
+            registered = DatasetCatalog.list()
             raise UserError(
-                f"{key}: expected a registered data set, got {name!r}{nearest(name, known)}"
+                f"{key}: expected a registered data set, got {name!r}{nearest(name, registered)}"
             )
 
 
@@ -345,14 +345,14 @@ def check_trained_classes(names: Sequence[str], trained: list[str] | None, weigh
         if trained is not None and classes is not None and list(trained) != list(classes):
             pairs = enumerate(zip(trained, classes, strict=False))
             i = next((i for i, (a, b) in pairs if a != b), None)
-            first = (
+            first_difference = (
                 ""
                 if i is None
                 else f" (class {i} is {trained[i]!r} there and {classes[i]!r} in the data set)"
             )
             raise UserError(
                 f"{weights!r}: expected weights trained on the {len(classes)} classes of the data "
-                f"set {name!r}, got weights trained on {len(trained)} classes{first}"
+                f"set {name!r}, got weights trained on {len(trained)} classes{first_difference}"
             )
 
 
@@ -390,10 +390,10 @@ def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: Sequence[
     Raises:
         UserError: the mapper loads masks, but no object has one.
     """
-    wanted = (isinstance(mapper, BoxMapper) and mapper.masks) or (
+    loads_masks = (isinstance(mapper, BoxMapper) and mapper.masks) or (
         isinstance(mapper, DatasetMapper) and mapper.use_instance_mask
     )
-    if wanted and not any("segmentation" in a for r in records for a in r["annotations"]):
+    if loads_masks and not any("segmentation" in a for r in records for a in r["annotations"]):
         raise UserError(
             f"{', '.join(names)}: expected masks, got only boxes; the config trains masks, so use "
             "a config without masks or annotations with 'segmentation'"

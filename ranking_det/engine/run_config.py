@@ -91,7 +91,7 @@ def named_refusals(where: str, node: Any = None) -> Iterator[None]:
 
     Args:
         where: the config key of the node that is built, for the message.
-        node: the node, in which the message looks up the key of the value that is unknown.
+        node: the node. If the error is a KeyError, the message names the config key of the value.
 
     Raises:
         UserError: the callable of the node cannot be imported or rejects its arguments.
@@ -106,8 +106,8 @@ def named_refusals(where: str, node: Any = None) -> Iterator[None]:
         keys = [
             key for key, other in values.items() if (type(other), other) == (type(value), value)
         ]
-        of = f", the value of {' or '.join(keys)}" if keys else ""
-        raise UserError(f"{where} cannot be built: {reason_of(error)}{of}") from error
+        origin = f", the value of {' or '.join(keys)}" if keys else ""
+        raise UserError(f"{where} cannot be built: {reason_of(error)}{origin}") from error
 
 
 class RunConfig:
@@ -310,7 +310,7 @@ class RunConfig:
 
         Args:
             split: "train" or "test".
-            skipped: see :class:`ImageMapper`, as for ``blank``.
+            skipped: counts the unreadable images; see :class:`ImageMapper`.
             blank: whether to map a black image instead of an unreadable one.
         """
         key = f"dataloader.{split}.mapper"
@@ -330,8 +330,8 @@ class RunConfig:
         """
         target = target_of(self.nodes.dataloader.train)
         starts = target is not None and "start_iter" in inspect.signature(target).parameters
-        own_loader = starts or self.yaml is not None
-        node = self._loader_node("train", skipped=skipped if own_loader else None)
+        is_project_loader = starts or self.yaml is not None
+        node = self._loader_node("train", skipped=skipped if is_project_loader else None)
         if records is not None:
             node["dataset"] = records
         if starts:
@@ -540,7 +540,7 @@ class RunConfig:
 
 @contextmanager
 def _named_categories(names: Sequence[str]) -> Iterator[None]:
-    """Name the image of a category out of range, for which Detectron2 only has the number."""
+    """Name the image of a category out of range; Detectron2 reports only the category."""
     try:
         yield
     except UserError as error:

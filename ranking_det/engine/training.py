@@ -98,8 +98,8 @@ def train_model(
         changed = comm.is_main_process() and log_differences(
             plan.weights.extras, extras, trainer, max_iter, resume_at
         )
-        how = _how_exactly(exact, changed)
-        logger.info("Resuming %s at iteration %d, %s", weights, resume_at, how)
+        manner = _how_exactly(exact, changed)
+        logger.info("Resuming %s at iteration %d, %s", weights, resume_at, manner)
     plan.weights.release()
     last = weights if resume_at is not None else ""
     trainer.register_hooks(_writing_hooks(config, model, checkpointer, last))
@@ -209,9 +209,9 @@ def without_tracebacks(plan: Plan) -> Iterator[None]:
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, Exception):
             return True
-        named = named_error(error, plan.model, [plan.output_dir], advice)
-        if named is not None:
-            record.msg, record.args = "Training ends: %s", (line_of(named),)
+        reported_error = named_error(error, plan.model, [plan.output_dir], advice)
+        if reported_error is not None:
+            record.msg, record.args = "Training ends: %s", (line_of(reported_error),)
             record.exc_info = None
         return True
 
@@ -263,7 +263,7 @@ def _finish(
 def _how_exactly(same_images: bool, changed: bool) -> str:
     """Describe for the log how exactly a resumed run continues the earlier one."""
     if not same_images:
-        return "with its weights, optimizer and iteration; the order of the images starts again"
+        return "with its weights, optimizer and iteration; the order of the images starts over"
     if changed:
         return (
             "with a changed config or data; the settings of the optimizer come from the checkpoint"
@@ -271,7 +271,7 @@ def _how_exactly(same_images: bool, changed: bool) -> str:
     if comm.get_world_size() == 1:
         return "exactly as if it had not stopped"
     return (
-        "with the same images as if it had not stopped; all processes get the batch norm "
+        "with the same images as an uninterrupted run; all processes get the batch norm "
         "statistics of the main process"
     )
 
@@ -287,8 +287,8 @@ def _step_hooks(
 ) -> list[HookBase | None]:
     """Build the hooks that act on a step; the state of some of them is in checkpoints."""
     config, settings, sets = plan.config, plan.config.train, plan.config.test_sets()
-    first = f"{sets[0]}/" if len(sets) > 1 else ""
-    metrics = [f"{first}bbox/AP", f"{first}segm/AP"]
+    prefix = f"{sets[0]}/" if len(sets) > 1 else ""
+    metrics = [f"{prefix}bbox/AP", f"{prefix}segm/AP"]
     period = settings.eval_period
     seed = partial(seed_step, seed=settings.get("seed", 0))
     return [
@@ -314,14 +314,16 @@ def _writing_hooks(
     """
     if not comm.is_main_process():
         return []
-    settings, saving = config.train, config.train.checkpointer
+    settings, checkpoint_settings = config.train, config.train.checkpointer
     writers = default_writers(settings.output_dir, settings.max_iter)
     draw = partial(draw_results, config=config, model=model)
     return [
         # Metrics are written before the checkpoint, so a resumed run does not miss the row of its
         # last step. The checkpoint comes after the evaluation, so it has the best metric.
         MetricsWriter(writers, settings.log_period),
-        _periodic(checkpointer, saving.period, saving.get("max_to_keep"), last),
+        _periodic(
+            checkpointer, checkpoint_settings.period, checkpoint_settings.get("max_to_keep"), last
+        ),
         hooks.CallbackHook(after_train=draw) if config.names("test") else None,
     ]
 

@@ -267,8 +267,8 @@ def _check_repeats(cfg: CfgNode) -> None:
 
 def _check_sizes(value: Any, key: str) -> None:
     check_size(key, value)
-    listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
-    for name, entry in (value if isinstance(value, Mapping) else listed).items():
+    list_entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    for name, entry in (value if isinstance(value, Mapping) else list_entries).items():
         _check_sizes(entry, f"{key}.{name}".lstrip("."))
 
 
@@ -286,8 +286,8 @@ def _check_calls(cfg: CfgNode, path: str) -> None:
 
 def _names(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of every NAME in a config."""
-    listed = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
-    for name, entry in (value if isinstance(value, Mapping) else listed).items():
+    list_entries = dict(enumerate(value)) if isinstance(value, (list, tuple)) else {}
+    for name, entry in (value if isinstance(value, Mapping) else list_entries).items():
         where = f"{key}.{name}".lstrip(".")
         if name == "NAME":
             yield where, entry
@@ -307,8 +307,8 @@ def _add_component_key(cfg: CfgNode, key: str) -> None:
     """
     *parents, last = key.split(".")
     node = _entry(cfg, parents)
-    of_component = key.startswith(tuple(f"MODEL.{name}." for name in COMPONENTS))
-    if of_component and isinstance(node, CfgNode):
+    is_component_key = key.startswith(tuple(f"MODEL.{name}." for name in COMPONENTS))
+    if is_component_key and isinstance(node, CfgNode):
         # None accepts a value of any type; the type is checked when the component is built.
         node[last] = None
 
@@ -327,10 +327,10 @@ def _unknown_key(cfg: CfgNode, message: str) -> str:
         return " ".join(message.split())
     node, parts = cfg, match[1].split(".")
     for i, part in enumerate(parts):
-        known = node.keys() if isinstance(node, CfgNode) else []
-        if part not in known:
+        known_keys = node.keys() if isinstance(node, CfgNode) else []
+        if part not in known_keys:
             where = ".".join(parts[:i]) or "config"
-            return f"{where}: no key {part!r}{nearest(part, known)}"
+            return f"{where}: no key {part!r}{nearest(part, known_keys)}"
         node = node[part]
     return message
 
@@ -372,8 +372,8 @@ def _train_loader(
     arguments["sampler"] = TrainingSampler(len(dataset)) if _repeats(cfg) else None
     mapped = MappedRecords(RecordList(dataset), mapper)
     # Without a mapper, Detectron2 would build its default mapper.
-    return build_detection_train_loader(cfg, dataset=mapped, mapper=_keep, **arguments)
+    return build_detection_train_loader(cfg, dataset=mapped, mapper=_identity, **arguments)
 
 
-def _keep(sample: dict[str, Any]) -> dict[str, Any]:
+def _identity(sample: dict[str, Any]) -> dict[str, Any]:
     return sample

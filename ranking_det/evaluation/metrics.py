@@ -49,8 +49,8 @@ def average_precision(
 
     As in Detectron2, the area of a detection with a mask is the mask's area, even if the result
     also has a box. AP is 0 where there are objects but no detections, for one class or for all.
-    Unlike lvis-api, LVIS's rules treat an annotation with ``iscrowd`` as a crowd too; LVIS has no
-    crowds.
+    Unlike lvis-api, this function also treats an annotation with ``iscrowd`` as a crowd by LVIS's
+    rules; LVIS itself has no crowds.
 
     Args:
         ground_truth: the content of an annotation file, as
@@ -146,11 +146,11 @@ def _renumber(content: dict[str, Any], key: str, number_of: Mapping[Any, int]) -
     return {**content, "annotations": annotations}
 
 
-def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
-    """Return the maximum number of detections per image: the given one, or the rules' default.
+def choose_max_dets(max_dets: int | None, rules: Rules, name: str) -> int:
+    """Return the maximum number of detections per image: the chosen one, or the rules' default.
 
     Args:
-        given: the number, 1 to :data:`MOST_DETS`; None for the default of the rules.
+        max_dets: the number, 1 to :data:`MOST_DETS`; None for the default of the rules.
         rules: "coco" or "lvis".
         name: the name of the argument or flag in messages.
 
@@ -160,11 +160,11 @@ def choose_max_dets(given: int | None, rules: Rules, name: str) -> int:
     Raises:
         UserError: the number is out of range.
     """
-    if given is None:
+    if max_dets is None:
         return MAX_DETS[rules]
-    if type(given) is not int or not 1 <= given <= MOST_DETS:
-        raise UserError(f"{name}: expected an integer from 1 to {MOST_DETS:,}, got {given!r}")
-    return given
+    if type(max_dets) is not int or not 1 <= max_dets <= MOST_DETS:
+        raise UserError(f"{name}: expected an integer from 1 to {MOST_DETS:,}, got {max_dets!r}")
+    return max_dets
 
 
 def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
@@ -195,11 +195,11 @@ def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
     Returns:
         The results, grouped by image.
     """
-    of_image: dict[int, list[Result]] = defaultdict(list)
+    results_of_image: dict[int, list[Result]] = defaultdict(list)
     for result in results:
-        of_image[result["image_id"]].append(result)
+        results_of_image[result["image_id"]].append(result)
     best: list[Result] = []
-    for rows in of_image.values():
+    for rows in results_of_image.values():
         # The rows stay in the order of the file unless some are dropped.
         if len(rows) > max_dets:
             rows = sorted(rows, key=lambda result: result["score"], reverse=True)[:max_dets]
@@ -212,7 +212,7 @@ def keep_annotated_classes(
 ) -> list[Result]:
     """Keep the results whose class LVIS annotates in their image, as present or absent.
 
-    faster-coco-eval also ignores the others, but fails on an image with only ignored masks.
+    faster-coco-eval also ignores other results, but fails on an image with only ignored masks.
 
     Args:
         ground_truth: the content of an LVIS annotation file.
@@ -241,8 +241,8 @@ def _summarize(
     metrics = {"AP": all_areas, "AP50": all_areas[0], "AP75": all_areas[5]}
     metrics |= {f"AP{area}": precision[..., i] for i, area in enumerate("sml", start=1)}
     if frequencies is not None:
-        of_class = np.array(frequencies)
-        metrics |= {f"AP{group}": all_areas[:, :, of_class == group] for group in "rcf"}
+        class_frequencies = np.array(frequencies)
+        metrics |= {f"AP{group}": all_areas[:, :, class_frequencies == group] for group in "rcf"}
     if len(names) > 1:
         metrics |= {f"AP-{name}": all_areas[..., k] for k, name in enumerate(names)}
     return {name: _percent(values) for name, values in metrics.items()}

@@ -113,7 +113,7 @@ def build_offset_layer(conv: nn.Conv2d, deformable_groups: int) -> nn.Conv2d:
         A 3x3 convolution with bias and 27 G output channels. It is trained if ``conv`` is.
 
     Raises:
-        ValueError: ``deformable_groups`` is not such a divisor.
+        ValueError: ``deformable_groups`` does not divide the channels.
     """
     check_integer("deformable_groups", deformable_groups, 1)
     is_divisor = conv.in_channels % deformable_groups == 0

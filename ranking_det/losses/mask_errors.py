@@ -64,5 +64,5 @@ def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
 def _widen(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Check logits and masks, and flatten each mask: (Q, h w), in float32 or better."""
     check_masks(logits, masks)
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(wide).flatten(1), masks.to(wide).flatten(1)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(dtype).flatten(1), masks.to(dtype).flatten(1)

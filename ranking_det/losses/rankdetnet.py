@@ -55,16 +55,16 @@ def global_ranking_loss(
     check_vector("foreground", foreground)
     check_vector("background", background, like=foreground)
     check_choice("distance", distance, DISTANCES)
-    both = torch.cat([foreground, background])
+    all_logits = torch.cat([foreground, background])
     if len(foreground) == 0 or len(background) == 0:
-        return zero_loss(both)
-    with exact_arithmetic(both):
-        dtype = torch.promote_types(both.dtype, torch.float32)
+        return zero_loss(all_logits)
+    with exact_arithmetic(all_logits):
+        dtype = torch.promote_types(all_logits.dtype, torch.float32)
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
         group = torch.zeros_like(high, dtype=torch.int64)
         value, at_high, at_low = rank_groups(high, group, low[None], distance, reweight)
         part = Part(value[0], torch.cat([at_high, at_low[0]]))
-    return attach_gradients(both, part)[0]
+    return attach_gradients(all_logits, part)[0]
 
 
 def class_specific_ranking_loss(

@@ -151,5 +151,5 @@ def interface_class(kind: type) -> type[DetectorInterface]:
     """
     if issubclass(kind, DetectorInterface):
         return kind
-    adapters = (adapter for known, adapter in _ADAPTERS.items() if issubclass(kind, known))
+    adapters = (adapter for base, adapter in _ADAPTERS.items() if issubclass(kind, base))
     return next(adapters, DetectorAdapter)

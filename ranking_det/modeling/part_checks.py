@@ -96,8 +96,8 @@ def check_rpn_parts(
     strides = anchor_generator.strides
     if len(in_features) != len(strides):
         raise ValueError(
-            f"in_features: expected {len(strides)} levels, as many as the anchor generator, got "
-            f"{len(in_features)}"
+            f"in_features: expected {len(strides)} levels, as many as the anchor generator has, "
+            f"got {len(in_features)}"
         )
     if isinstance(head, StandardRPNHead):
         _check_num_anchors(head.objectness_logits.out_channels, anchor_generator)
@@ -156,8 +156,8 @@ def check_stage_parts(
 
 
 def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_classes: int) -> None:
-    learns = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
-    if mask_head is None and learns:
+    learns_masks = any(isinstance(task, MaskLocalization) for task in criterion.tasks)
+    if mask_head is None and learns_masks:
         raise ValueError(
             "criterion.localization: expected no mask loss because there is no mask head, got one"
         )
@@ -171,7 +171,7 @@ def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_clas
     # A head with a single output predicts one mask for all classes.
     if isinstance(mask_head, MaskRCNNConvUpsampleHead) and mask_head.predictor.out_channels > 1:
         _check_num_classes("mask_head", mask_head.predictor.out_channels, num_classes)
-    if not learns:
+    if not learns_masks:
         raise ValueError(
             "criterion.localization: expected a mask loss, such as MaskDice, for the mask head, "
             "got none"
@@ -183,12 +183,12 @@ def _check_coder(criterion: CriterionBase, coder: Any) -> None:
     expected = tuple(coder.weights) if isinstance(coder, Box2BoxTransform) else None
     if expected is not None and not all(0 < weight < math.inf for weight in expected):
         raise ValueError(f"box2box_transform.weights: expected numbers above 0, got {expected}")
-    fix = f"the box coder's weights {expected}" if expected else "a loss on decoded boxes"
+    remedy = f"the box coder's weights {expected}" if expected else "a loss on decoded boxes"
     for weights in criterion.coder_weights:
         if weights != expected:
             raise ValueError(
-                f"criterion.localization: expected {fix}, got SmoothL1, which encodes boxes with "
-                f"the weights {weights}"
+                f"criterion.localization: expected {remedy}, got SmoothL1, which encodes boxes "
+                f"with the weights {weights}"
             )
 
 
@@ -196,11 +196,11 @@ def _check_strides(anchor_generator: Any, strides: Sequence[int]) -> None:
     """Check that the anchors lie on the cells of the features."""
     if not isinstance(anchor_generator, DefaultAnchorGenerator):
         return
-    given = list(anchor_generator.strides)
-    if given != list(strides):
+    generator_strides = list(anchor_generator.strides)
+    if generator_strides != list(strides):
         raise ValueError(
             f"anchor_generator.strides: expected {list(strides)}, those of the features, got "
-            f"{given}"
+            f"{generator_strides}"
         )
 
 

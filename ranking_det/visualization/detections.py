@@ -110,7 +110,7 @@ def overlay(
     class_indices = instances.pred_classes.tolist()
     labels = [class_name(classes, index) for index in class_indices]
     if instances.has("scores"):
-        labels = [f"{a} {b:.2f}" for a, b in zip(labels, instances.scores.tolist(), strict=True)]
+        labels = [f"{n} {s:.2f}" for n, s in zip(labels, instances.scores.tolist(), strict=True)]
     masks = instances.pred_masks if instances.has("pred_masks") else None
     boxes = instances.pred_boxes if instances.has("pred_boxes") else None
     # Small images are enlarged because the visualizer's smallest font would cover them.

@@ -21,8 +21,8 @@ DPI = 100
 LONG_SIDE = 900
 """Minimum length of the drawn image's longer side, in pixels."""
 
-# Pixels for text, above and below the image each; pixels for the edges of boxes, left and right
-# together.
+# Pixels for text, both above and below the image; pixels for the edges of boxes, left and right in
+# total.
 MARGIN, SIDE_MARGIN = 46, 24
 
 WARNING = "#ff1e1e"
@@ -115,8 +115,8 @@ def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
     colors = np.array([_color(int(i)) for i in positives.objects])
     if not positives.are_points:
         patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
-        look = {"lw": 0.9, "alpha": min(0.9, max(0.15, 30 / max(len(boxes), 1)))}
-        axis.add_collection(PatchCollection(patches, fc="none", edgecolors=colors, **look))
+        style = {"lw": 0.9, "alpha": min(0.9, max(0.15, 30 / max(len(boxes), 1)))}
+        axis.add_collection(PatchCollection(patches, fc="none", edgecolors=colors, **style))
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     axis.scatter(*centers.T, s=22, c=colors, edgecolors="black", linewidths=0.7, zorder=3)
 
@@ -132,11 +132,11 @@ def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int
     axis.add_patch(frame).set(path_effects=outline, clip_on=False, zorder=layer)
     label = name if count is None else f"{name}: {_plural(count, 'positive')}"
     x, side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
-    above = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
+    vertical = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
     font = {"color": "white", "weight": "bold"} if missed else {"color": "black"}
     back = {"facecolor": WARNING if missed else _color(index), "edgecolor": "black", "pad": 1.5}
-    place = {"ha": side, "va": above, "zorder": layer + 1}
-    axis.text(x, y1, label, fontsize=9, bbox=back, **place, **font)
+    alignment = {"ha": side, "va": vertical, "zorder": layer + 1}
+    axis.text(x, y1, label, fontsize=9, bbox=back, **alignment, **font)
 
 
 def _color(index: int) -> str:

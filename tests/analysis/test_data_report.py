@@ -61,9 +61,9 @@ def test_names_are_escaped_and_the_page_loads_no_other_files(tmp_path):
     )
     make_image(root / "images" / "train" / "<b>.jpg", seed=5)
     write_text(root / "labels" / "train" / "<b>.txt", "0 0.5 0.5 0.2 0.2\n")
-    odd = os.fsdecode(b"\xff")
-    make_image(root / "images" / "train" / f"{odd}.jpg", seed=6)
-    write_text(root / "labels" / "train" / f"{odd}.txt", "0 0.5 0.5 0.2 0.2\n")
+    invalid_utf8 = os.fsdecode(b"\xff")
+    make_image(root / "images" / "train" / f"{invalid_utf8}.jpg", seed=6)
+    write_text(root / "labels" / "train" / f"{invalid_utf8}.txt", "0 0.5 0.5 0.2 0.2\n")
     numbers, page = describe(root, "--split", "train", output=tmp_path / "out")
     assert [row["name"] for row in numbers["splits"]["train"]["classes"]][0] == script
     assert "&lt;script&gt;alert(1)" in page and "&lt;b&gt;.jpg" in page

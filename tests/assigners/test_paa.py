@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ranking_det import row_blocks as blocks
+from ranking_det import row_blocks
 from ranking_det.assigners import (
     BACKGROUND,
     IGNORE,
@@ -37,7 +37,7 @@ class FirstLogit(Assigner):
         return torch.where(agree, 0, BACKGROUND)
 
 
-def crowd(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
+def crowded_scene(seed, counts=(12, 0, 4), scales=(4.0, 5.04)):
     """Make images with objects, and predictions like those of a half-trained model."""
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, stride, scales, jitter=generator) for stride in (8, 16, 32)]
@@ -108,7 +108,7 @@ def test_paa_agrees_with_the_reference(seed, topk, min_iou, low_quality, single)
             empty_component=single,
             reg_covar=1e-5,
         ),
-        crowd(seed),
+        crowded_scene(seed),
         lambda *inputs: paa_costs(*inputs, box_weight=1.3),
     )
 
@@ -119,14 +119,14 @@ def test_paa_agrees_with_the_reference(seed, topk, min_iou, low_quality, single)
 def test_normalized_paa_agrees_with_the_reference(seed, scores, normalize):
     check_against_the_reference(
         NormalizedPAA(topk=4, scores=scores, normalize=normalize),
-        crowd(seed),
+        crowded_scene(seed),
         lambda *inputs: normalized_costs(*inputs, scores, normalize),
     )
 
 
 @BOTH_ASSIGNERS
 def test_a_batch_gives_the_labels_of_its_single_images_with_one_fit(assigner, monkeypatch):
-    anchors, boxes, classes, valid, predictions = scene = crowd(3, counts=(5, 8, 0, 6))
+    anchors, boxes, classes, valid, predictions = scene = crowded_scene(3, counts=(5, 8, 0, 6))
     calls = []
     fit = cost_mixture.fit_two_gaussians
     monkeypatch.setattr(
@@ -148,7 +148,7 @@ def test_a_batch_gives_the_labels_of_its_single_images_with_one_fit(assigner, mo
 
 
 def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
-    anchors, boxes, classes, valid, predictions = crowd(3, counts=(5, 8))
+    anchors, boxes, classes, valid, predictions = crowded_scene(3, counts=(5, 8))
     result = FirstLogit()(anchors, boxes, classes, valid | True, predictions)
     agree = (predictions.logits[:, 0] > 0) & (predictions.boxes[:, 0] > 0)
     torch.testing.assert_close(result.labels >= 0, agree)
@@ -156,9 +156,9 @@ def test_an_assigner_of_single_images_gets_the_predictions_of_each_image():
 
 @BOTH_ASSIGNERS
 def test_the_block_size_does_not_change_the_result(assigner, monkeypatch):
-    scene = crowd(4)
+    scene = crowded_scene(4)
     in_one_block = assigner()(*scene)
-    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 3 * CLASSES)
+    monkeypatch.setattr(row_blocks, "BLOCK_ENTRIES", 3 * CLASSES)
     torch.testing.assert_close(assigner()(*scene).gt_index, in_one_block.gt_index)
 
 
@@ -245,7 +245,7 @@ def test_an_anchor_with_a_cost_that_is_not_finite_does_not_compete(non_finite):
 @BOTH_ASSIGNERS
 @pytest.mark.parametrize("non_finite", [torch.nan, torch.inf, -torch.inf])
 def test_a_diverged_model_raises_no_error(assigner, non_finite):
-    anchors, boxes, classes, valid, predictions = crowd(5)
+    anchors, boxes, classes, valid, predictions = crowded_scene(5)
     diverged = torch.rand(len(valid), generator=torch.Generator().manual_seed(1)) < 0.3
     logits = predictions.logits.masked_fill(diverged[:, None], non_finite)
     decoded = predictions.boxes.masked_fill(diverged.flip(0)[:, None], non_finite)
@@ -281,7 +281,7 @@ def test_equal_scores_are_normalised_to_0():
 
 @BOTH_ASSIGNERS
 def test_images_without_objects_are_background(assigner):
-    anchors, boxes, classes, valid, predictions = crowd(6, counts=(0, 3))
+    anchors, boxes, classes, valid, predictions = crowded_scene(6, counts=(0, 3))
     result = assigner()(anchors, boxes, classes, valid, predictions)
     half = len(valid) // 2
     assert set(result.labels[:half].tolist()) == {BACKGROUND, IGNORE}
@@ -295,14 +295,14 @@ def test_images_without_objects_are_background(assigner):
 
 @BOTH_ASSIGNERS
 def test_there_are_no_positives_without_valid_anchors(assigner):
-    anchors, boxes, classes, valid, predictions = crowd(6)
+    anchors, boxes, classes, valid, predictions = crowded_scene(6)
     result = assigner()(anchors, boxes, classes, valid & False, predictions)
     assert set(result.labels.tolist()) == {IGNORE} and set(result.gt_index.tolist()) == {-1}
 
 
 @BOTH_ASSIGNERS
 def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner):
-    anchors, boxes, classes, valid, predictions = crowd(7)
+    anchors, boxes, classes, valid, predictions = crowded_scene(7)
     half = predictions.logits.bfloat16()
     result = assigner()(
         [*anchors, anchors[0][:0]], boxes, classes, valid, Predictions(half, predictions.boxes)
@@ -315,7 +315,7 @@ def test_half_precision_logits_and_a_level_without_anchors_are_accepted(assigner
 
 @BOTH_ASSIGNERS
 def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner):
-    anchors, boxes, classes, valid, predictions = crowd(8, counts=(1,))
+    anchors, boxes, classes, valid, predictions = crowded_scene(8, counts=(1,))
     assigner = assigner(low_quality="anchor")
     single = assigner(anchors, boxes, classes, valid, predictions)
     x = boxes[0][:, :1]
@@ -327,7 +327,7 @@ def test_a_second_identical_object_and_an_empty_object_have_no_positive(assigner
 
 @BOTH_ASSIGNERS
 def test_the_error_names_the_wrong_argument(assigner):
-    anchors, boxes, classes, valid, predictions = crowd(9)
+    anchors, boxes, classes, valid, predictions = crowded_scene(9)
     for topk in (0, 1.5, True):
         with pytest.raises(
             ValueError, match=f"topk: expected an integer of at least 1, got {topk}"
@@ -344,13 +344,13 @@ def test_the_error_names_the_wrong_argument(assigner):
     ):
         assigner()(anchors, boxes, classes, valid)
     rows = len(valid)
-    for wrong in (
+    for wrong_predictions in (
         Predictions(predictions.logits[1:], predictions.boxes),
         Predictions(predictions.logits, predictions.boxes[1:]),
         Predictions(predictions.logits[:, 0], predictions.boxes),
     ):
         with pytest.raises(ValueError, match=rf"expected logits of shape \({rows}, K\) and boxes"):
-            assigner()(anchors, boxes, classes, valid, wrong)
+            assigner()(anchors, boxes, classes, valid, wrong_predictions)
 
 
 def test_the_error_names_the_wrong_cost_option():

@@ -122,9 +122,9 @@ def test_each_override_of_a_row_changes_the_model(run):
     config, overrides = run
     expected = settings_of(config, overrides)
     for left_out in range(len(overrides)):
-        others = overrides[:left_out] + overrides[left_out + 1 :]
+        other_overrides = overrides[:left_out] + overrides[left_out + 1 :]
         try:
-            without = settings_of(config, others)
+            without = settings_of(config, other_overrides)
         except UserError:  # the key exists only with the override that was left out
             continue
         assert without != expected, overrides[left_out]

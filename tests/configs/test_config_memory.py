@@ -1,4 +1,4 @@
-"""The counted memory of the published configs: what is counted, and that each config is."""
+"""Training memory of the published configs: the counting rules, and a count for each config."""
 
 import json
 
@@ -18,14 +18,14 @@ from benchmarks.config_memory import (
 from ranking_det.losses import rank_sort_loss
 from tests.modeling.cases import CONFIGS
 
-COUNTED = json.loads(PATH.read_text())["configs"]
+COMMITTED_COUNTS = json.loads(PATH.read_text())["configs"]
 
 
-def test_the_count_of_a_small_network_is_that_by_hand():
+def test_the_count_of_a_small_network_equals_a_count_by_hand():
     """Convolutions save their inputs; a ReLU saves its output, the next convolution's input."""
     channels, pixels = 5, 12 * 16
     layers = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
-    for _ in range(6):  # so long that addresses of freed storages are in use again
+    for _ in range(6):  # enough layers that addresses of freed storages are reused
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
     model = nn.Sequential(*layers)
     image = torch.rand(2, 3, 12, 16)
@@ -77,13 +77,13 @@ def test_the_image_is_the_largest_that_training_sees(node, expected):
 
 def test_every_published_config_is_counted():
     names = [f"{folder}/{path.stem}" for folder in FOLDERS for path in published_configs(folder)]
-    assert list(COUNTED) == names
+    assert list(COMMITTED_COUNTS) == names
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["coco/retinanet_atss_ape_r50_48ep_512"])
 def test_a_new_count_equals_the_committed_one(name):
     row = count_memory(CONFIGS / f"{name}.py")
-    assert row == COUNTED[name] | {"activations_per_image": row["activations_per_image"]}
-    expected = COUNTED[name]["activations_per_image"]
+    assert row == COMMITTED_COUNTS[name] | {"activations_per_image": row["activations_per_image"]}
+    expected = COMMITTED_COUNTS[name]["activations_per_image"]
     assert row["activations_per_image"] == pytest.approx(expected, rel=0.01)

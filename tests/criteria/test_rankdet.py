@@ -110,12 +110,12 @@ def test_rankdet_agrees_with_loops_over_images_classes_and_levels(
 def test_the_focal_loss_is_the_sum_over_all_images_per_positive(scope):
     candidates = random_candidates()
     options = dict(global_weight=0.0, class_weight=0.0)
-    alone, both = (
+    iou_only, combined = (
         Criterion(classification=RankDet(focal_weight=weight, **options), rank_scope=scope)
         for weight in (0.0, 2.0)
     )
-    losses = both(candidates).losses
+    losses = combined(candidates).losses
     expected = focal(candidates.logits, candidates.labels) / len(candidates.positives)
     assert set(losses) == {"loss_iou", "loss_cls", "loss_box"}
     assert_close(losses["loss_cls"], 2 * expected, 1e-12)
-    assert_close(losses["loss_iou"], alone(candidates).losses["loss_iou"], 1e-12)
+    assert_close(losses["loss_iou"], iou_only(candidates).losses["loss_iou"], 1e-12)

@@ -64,10 +64,10 @@ def test_boxes_in_other_coordinates_match_a_pattern(name, seed):
 def test_a_few_correct_boxes_and_nan_boxes_do_not_hide_the_pattern(name):
     boxes, sizes, images = random_boxes(7, count=100)
     boxes[:, 2:] = np.minimum(boxes[:, 2:], SIZE - boxes[:, :2])
-    wrong = PATTERNS[name][0](boxes, sizes)
-    wrong[:3] = boxes[:3]
-    wrong[3] = np.nan
-    assert find_pattern(wrong, sizes, images) is not None
+    wrong_boxes = PATTERNS[name][0](boxes, sizes)
+    wrong_boxes[:3] = boxes[:3]
+    wrong_boxes[3] = np.nan
+    assert find_pattern(wrong_boxes, sizes, images) is not None
 
 
 TOP_LEFT = np.array([[10.0, 10, 60, 40]] * 19)

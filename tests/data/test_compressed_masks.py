@@ -35,11 +35,11 @@ def compress(runs):
     text = ""
     for i, run in enumerate(runs):
         number = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
+        has_more_digits = True
+        while has_more_digits:
             low, number = number & 0x1F, number >> 5
-            more = number != (-1 if low & 0x10 else 0)
-            text += chr(48 + low + (0x20 if more else 0))
+            has_more_digits = number != (-1 if low & 0x10 else 0)
+            text += chr(48 + low + (0x20 if has_more_digits else 0))
     return text
 
 
@@ -117,14 +117,14 @@ def is_whole_by_loop(text):
 
 def test_only_compressed_masks_of_images_with_a_size_are_decoded():
     size, faults = [SIZE[0], SIZE[1]], Faults("own.json")
-    broken = {"size": size, "counts": "no RLE"}
+    broken_rle = {"size": size, "counts": "no RLE"}
     entries = [
         {"image_id": 1},
         {"image_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]},
         {"image_id": 1, "segmentation": {"size": size, "counts": VALID_RUNS}},
-        {"image_id": 1, "segmentation": broken},
-        {"image_id": 1, "segmentation": broken | {"size": None}},
-        {"image_id": 1, "segmentation": broken | {"counts": compress(VALID_RUNS).encode()}},
+        {"image_id": 1, "segmentation": broken_rle},
+        {"image_id": 1, "segmentation": broken_rle | {"size": None}},
+        {"image_id": 1, "segmentation": broken_rle | {"counts": compress(VALID_RUNS).encode()}},
     ]
     usable = keep_usable_masks(entries, {1: (SIZE[1], SIZE[0])}, faults)
     assert [entry.get("segmentation") for entry in usable[3:5]] == [[], []]
@@ -133,7 +133,7 @@ def test_only_compressed_masks_of_images_with_a_size_are_decoded():
     assert list(texts) == ["annotations[3]", "annotations[4]"]
     assert f"expected runs that sum to {AREA} pixels" in texts["annotations[3]"]
     assert "'size': expected the image's" in texts["annotations[4]"]
-    assert not list(rle_faults(broken, None))
+    assert not list(rle_faults(broken_rle, None))
 
 
 def test_checking_a_mask_takes_less_than_200_microseconds():

@@ -17,7 +17,7 @@ NAME = "set_with_outside_names"
 
 @pytest.fixture
 def write(tmp_path):
-    """Write an annotation file whose second image has a given name; return it and its images."""
+    """Write a JSON whose second image has a given name; return its path and the image folder."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
     for place in (".", "images", "images/deep"):
         Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
@@ -37,7 +37,7 @@ def write(tmp_path):
     return write_file
 
 
-OUTSIDE = [
+OUTSIDE_NAMES = [
     {"file_name": "/etc/hostname"},
     {"file_name": "//etc/hostname"},
     {"file_name": "../a.png"},
@@ -55,7 +55,7 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("name", OUTSIDE, ids=str)
+@pytest.mark.parametrize("name", OUTSIDE_NAMES, ids=str)
 def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(write, name):
     path, images = write(**name)
     with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:

@@ -1,3 +1,5 @@
+"""Shared fixtures of the engine tests."""
+
 import json
 
 import numpy as np
@@ -9,7 +11,7 @@ COLORS = {5: (255, 0, 0), 9: (0, 255, 0), 40: (0, 0, 255)}
 
 @pytest.fixture(scope="session")
 def own_data(tmp_path_factory):
-    """COCO files with 3 classes of ids 5, 9 and 40; every third image has no objects."""
+    """COCO files with 3 classes, whose ids are 5, 9 and 40; every third image has no objects."""
     root = tmp_path_factory.mktemp("own")
     for split, count in (("train", 9), ("val", 4)):
         rng = np.random.default_rng(count)

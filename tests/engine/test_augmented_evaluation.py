@@ -33,19 +33,19 @@ def assert_augmented(wrapped, model):
     assert list(wrapped.mapper.min_sizes) == [96, 128] and wrapped.mapper.flip is False
 
 
-@pytest.mark.parametrize(("config", "on"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
-def test_a_model_is_augmented_only_if_the_config_enables_it(config, on):
+@pytest.mark.parametrize(("config", "tta_overrides"), [(RS, LAZY_ON), (TWIN, YAML_ON)])
+def test_a_model_is_augmented_only_if_the_config_enables_it(config, tta_overrides):
     model = Dense()
     assert load_config(config, []).augment(model) is model
-    assert_augmented(load_config(config, on).augment(model), model)
+    assert_augmented(load_config(config, tta_overrides).augment(model), model)
 
 
 @pytest.mark.parametrize(
-    ("config", "on"), [("quick/mask_rs.py", LAZY_ON), ("mask_rs.yaml", YAML_ON)]
+    ("config", "tta_overrides"), [("quick/mask_rs.py", LAZY_ON), ("mask_rs.yaml", YAML_ON)]
 )
-def test_detectron2_augments_an_rcnn_of_either_kind_of_config(config, on):
+def test_detectron2_augments_an_rcnn_of_either_kind_of_config(config, tta_overrides):
     device = "MODEL.DEVICE=cpu" if config.endswith(".yaml") else "train.device=cpu"
-    loaded = load_config(str(SHAPES / config), [*on, device])
+    loaded = load_config(str(SHAPES / config), [*tta_overrides, device])
     model = loaded.model()
     wrapped = loaded.augment(model)
     assert isinstance(wrapped, GeneralizedRCNNWithTTA) and wrapped.model is model
@@ -75,14 +75,16 @@ def test_a_wrong_key_or_type_gives_a_one_line_error(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("config", "on", "wrong"),
+    ("config", "tta_overrides", "wrong"),
     [(RS, LAZY_ON, "train.tta.min_sizes=[]"), (TWIN, YAML_ON, "TEST.AUG.MIN_SIZES=()")],
 )
-def test_a_model_or_option_that_the_wrapper_rejects_gives_a_one_line_error(config, on, wrong):
+def test_a_model_or_option_that_the_wrapper_rejects_gives_a_one_line_error(
+    config, tta_overrides, wrong
+):
     where = wrong.rpartition(".")[0]
     for options, model, reason in (
-        (on, nn.Linear(1, 1), "model: expected a dense detector .* got Linear"),
-        ([*on, wrong], Dense(), "min_sizes: expected (numbers|at least one size)"),
+        (tta_overrides, nn.Linear(1, 1), "model: expected a dense detector .* got Linear"),
+        ([*tta_overrides, wrong], Dense(), "min_sizes: expected (numbers|at least one size)"),
     ):
         with pytest.raises(UserError, match=rf"{where}( cannot be built: |\.){reason}") as caught:
             load_config(config, options).augment(model)
@@ -90,16 +92,16 @@ def test_a_model_or_option_that_the_wrapper_rejects_gives_a_one_line_error(confi
 
 
 @pytest.mark.parametrize(
-    ("config", "on", "folder"),
+    ("config", "tta_overrides", "folder"),
     [(RS, LAZY_ON, "train.output_dir"), (TWIN, YAML_ON, "OUTPUT_DIR")],
 )
 def test_a_model_that_cannot_be_augmented_is_rejected_before_anything_is_written(
-    config, on, folder, monkeypatch, tmp_path, capsys
+    config, tta_overrides, folder, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(RunConfig, "model", lambda self: nn.Linear(1, 1))
     monkeypatch.setattr(run, "set_up", lambda *_: pytest.fail("the run continues"))
     device = "MODEL.DEVICE=cpu" if config == TWIN else "train.device=cpu"
-    options = [*on, device, f"{folder}={tmp_path / 'out'}"]
+    options = [*tta_overrides, device, f"{folder}={tmp_path / 'out'}"]
     assert main(["--config-file", config, *options]) == 2
     assert "expected a dense detector" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -49,8 +49,8 @@ def test_the_log_names_the_final_file_of_a_checkpoint(tmp_path, caplog):
 
 
 def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(tmp_path):
-    small = checkpointer(tmp_path)
-    small.save("model_0000001", iteration=1)
+    small_checkpointer = checkpointer(tmp_path)
+    small_checkpointer.save("model_0000001", iteration=1)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
@@ -75,12 +75,12 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_truncated_checkpoint_gives_a_one_line_error(keep, tmp_path):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])
+def test_a_truncated_checkpoint_gives_a_one_line_error(fraction, tmp_path):
     model = nn.Linear(100, 100)
     checkpointer(tmp_path, model).save("model_0000001")
     path = tmp_path / "model_0000001.pth"
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     for read in (
         lambda: read_checkpoint(str(path)),
         lambda: load_weights(model, str(path), whole=True),
@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_detected_wherever_it_changes_the_content(tmp_path):
             except UserError as error:
                 assert "\n" not in str(error) and "cannot be read as a checkpoint" in str(error)
                 refused += 1
-    assert refused > 75  # the other bits are padding, dates and other fields without a use
+    assert refused > 75  # the other bits are in padding, dates and other unused fields
 
 
 def test_loading_a_file_with_a_flipped_bit_raises_user_error(tmp_path):
@@ -132,10 +132,10 @@ def test_files_without_checksums_and_compressed_files_are_read(tmp_path):
     torch.serialization.set_crc32_options(False)
     torch.save(content, tmp_path / "unchecked.pth")
     torch.serialization.set_crc32_options(True)
-    packed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
-    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, packed:
+    compressed = zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, compressed:
         for record in plain.infolist():
-            packed.writestr(record.filename, plain.read(record))
+            compressed.writestr(record.filename, plain.read(record))
     for path in tmp_path.glob("*.pth"):
         assert contents_equal(read_checkpoint(str(path)).content, content), path
 
@@ -177,10 +177,10 @@ def test_malformed_classes_and_configs_in_a_checkpoint_give_a_one_line_error(ext
     check_extras(Checkpoint("a.pth", {"class_names": ["a"], "category_ids": [1], "config": ""}))
 
 
-ODD = ["5", -1, 2**31, float("nan"), 1.0, True, None]
+MALFORMED_ITERATIONS = ["5", -1, 2**31, float("nan"), 1.0, True, None]
 
 
-@pytest.mark.parametrize("iteration", ODD)
+@pytest.mark.parametrize("iteration", MALFORMED_ITERATIONS)
 def test_a_checkpoint_with_a_malformed_iteration_is_not_resumed(iteration, tmp_path):
     checkpointer(tmp_path).save("model_0000001", iteration=1)
     extras = {} if iteration is None else {"iteration": iteration}
@@ -321,7 +321,7 @@ def best_iteration(folder):
 def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path):
     hook = run_best(tmp_path, [None, 3.0, None, 7.0, 5.0, float("nan")])
     assert best_iteration(tmp_path) == 3 and hook.best == {"metric": 7.0, "iteration": 3}
-    assert find_last(str(tmp_path)) == ""  # a run does not resume from the best
+    assert find_last(str(tmp_path)) == ""  # a run does not resume from the best checkpoint
 
 
 def test_the_best_checkpoint_survives_a_resume_even_from_an_earlier_checkpoint(tmp_path):

@@ -41,7 +41,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(environment, tmp_path_factory):
+def trained_run(environment, tmp_path_factory):
     """The output folder of a short run, and the output of the process."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, "train_net.py", "--config-file", RS]
@@ -54,9 +54,9 @@ def trained(environment, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(trained, environment, tmp_path_factory):
+def runs(trained_run, environment, tmp_path_factory):
     """The output folders of more runs."""
-    folder, _ = trained
+    folder, _ = trained_run
     folders = {name: tmp_path_factory.mktemp(name) for name in ("eval", "again", "resumed", "yaml")}
     shutil.copy(folder / "results.json", folders["eval"] / "trained.json")
     weights = f"train.init_checkpoint={folder}/model_final.pth"
@@ -87,8 +87,8 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_training_writes_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained):
-    folder, stdout = trained
+def test_training_writes_log_metrics_weights_and_pictures_and_prints_the_folder_last(trained_run):
+    folder, stdout = trained_run
     for name in ("log.txt", "metrics.json", "results.json", "model_final.pth", "config.yaml"):
         assert (folder / name).stat().st_size > 0, name
     for name in ("curves.png", "detections.png"):
@@ -102,16 +102,16 @@ def test_eval_only_gives_exactly_the_metrics_of_the_training_run(runs):
     assert results(runs["eval"]) == before
 
 
-def test_eval_only_without_weights_evaluates_the_last_checkpoint_of_the_folder(runs, trained):
-    log = (trained[0] / "log.txt").read_text()
-    assert f"Evaluating {trained[0]}/model_final.pth" in log
-    assert results(trained[0]) == results(runs["eval"])
+def test_eval_only_without_weights_evaluates_the_last_checkpoint_of_the_folder(runs, trained_run):
+    log = (trained_run[0] / "log.txt").read_text()
+    assert f"Evaluating {trained_run[0]}/model_final.pth" in log
+    assert results(trained_run[0]) == results(runs["eval"])
 
 
-def test_the_same_seed_gives_the_same_weights(runs, trained):
+def test_the_same_seed_gives_the_same_weights(runs, trained_run):
     models = [
         torch.load(folder / "model_final.pth", weights_only=True)["model"]
-        for folder in (trained[0], runs["again"])
+        for folder in (trained_run[0], runs["again"])
     ]
     assert models[0].keys() == models[1].keys()
     for name, value in models[0].items():

@@ -32,7 +32,7 @@ PROGRAMS = {
     "analysis": "ranking_det.analysis.__main__",
     "doctor": "ranking_det.doctor",
 }
-"""The modules of the programs by their names here; each has a function ``main(argv)``."""
+"""The module of each program in command_lines.txt; it has a function ``main(argv)``."""
 
 QUICK = "--config-file configs/shapes/quick"
 WORDS = {
@@ -43,7 +43,7 @@ WORDS = {
     "--val-images coco/val",
     "RESULTS": "evaluation coco --iou-type bbox --ground-truth coco/val.json --results",
 }
-"""Short words in the lines of command_lines.txt."""
+"""The abbreviations in command_lines.txt."""
 
 
 def read_lines():
@@ -88,26 +88,26 @@ def write_data_sets(root):
         coco_file(root / "coco" / f"{split}.json", names=names)
         for i, name in enumerate(names):
             make_image(root / "coco" / split / name, seed=first + i)
-    bad = root / "bad"
+    damaged = root / "bad"
     text = (root / "coco" / "train.json").read_text()
-    write_text(bad / "cut.json", text[: len(text) // 2])
-    write_text(bad / "empty.json", "")
-    write_text(bad / "page.json", "<!DOCTYPE html><title>Log in</title>")
-    write_text(bad / "deep.json", 100_000 * "[")
-    (bad / "latin1.json").write_bytes(text.replace("cat", "Bär").encode("latin-1"))
-    write_json(bad / "list.json", [1, 2, 3])
-    for i in range(3):  # tools export the pictures next to the JSON files
-        make_image(bad / f"{i}.jpg", seed=i)
-    coco_file(bad / "no_objects.json", lambda content: content | {"annotations": []})
-    coco_file(bad / "no_categories.json", lambda content: content.pop("categories") and None)
+    write_text(damaged / "cut.json", text[: len(text) // 2])
+    write_text(damaged / "empty.json", "")
+    write_text(damaged / "page.json", "<!DOCTYPE html><title>Log in</title>")
+    write_text(damaged / "deep.json", 100_000 * "[")
+    (damaged / "latin1.json").write_bytes(text.replace("cat", "Bär").encode("latin-1"))
+    write_json(damaged / "list.json", [1, 2, 3])
+    for i in range(3):  # tools export the images next to the JSON files
+        make_image(damaged / f"{i}.jpg", seed=i)
+    coco_file(damaged / "no_objects.json", lambda content: content | {"annotations": []})
+    coco_file(damaged / "no_categories.json", lambda content: content.pop("categories") and None)
     fractions = for_each_box(lambda x, y, w, h: [x / 64, y / 48, w / 64, h / 48])
-    coco_file(bad / "normalized.json", fractions)
-    coco_file(bad / "crooked.json", for_each_box(lambda x, y, w, h: [x, y, -w, h]))
-    coco_file(bad / "category.json", set_all("annotations", category_id=77))
-    coco_file(bad / "image.json", set_all("annotations", image_id=77))
-    coco_file(bad / "twice.json", set_all("images", id=1))
+    coco_file(damaged / "normalized.json", fractions)
+    coco_file(damaged / "crooked.json", for_each_box(lambda x, y, w, h: [x, y, -w, h]))
+    coco_file(damaged / "category.json", set_all("annotations", category_id=77))
+    coco_file(damaged / "image.json", set_all("annotations", image_id=77))
+    coco_file(damaged / "twice.json", set_all("images", id=1))
     names = [{"id": 7, "name": "Cat"}, {"id": 9, "name": "hound"}]
-    coco_file(bad / "names.json", lambda content: content | {"categories": names})
+    coco_file(damaged / "names.json", lambda content: content | {"categories": names})
     result = {"image_id": 0, "category_id": 7, "bbox": [1, 1, 9, 9], "score": 0.5}
     for name, change in {
         "results": {},
@@ -117,13 +117,13 @@ def write_data_sets(root):
         "results_image": {"image_id": 77},
         "results_text": {"bbox": "1 1 9 9"},
     }.items():
-        write_json(bad / f"{name}.json", [result | change])
+        write_json(damaged / f"{name}.json", [result | change])
     voc_set(root / "voc")
-    cut = voc_set(root / "voc_cut")
-    for path in (cut / "Annotations").iterdir():
+    truncated = voc_set(root / "voc_cut")
+    for path in (truncated / "Annotations").iterdir():
         path.write_text(path.read_text()[:90])
-    alone = voc_set(root / "voc_alone")
-    for path in (alone / "JPEGImages").iterdir():
+    without_images = voc_set(root / "voc_alone")
+    for path in (without_images / "JPEGImages").iterdir():
         path.unlink()
     for name, label in {
         "yolo": "0 0.5 0.5 0.2 0.2",
@@ -144,7 +144,7 @@ def write_data_sets(root):
 
 
 def write_configs(root):
-    """Write configs that are faulty."""
+    """Write faulty configs."""
     base = '_BASE_: "../configs/shapes/retinanet_atss_rs.yaml"\n'
     for name, text in {
         "syntax.py": "model = dict(\n",
@@ -166,7 +166,7 @@ def write_configs(root):
 
 
 def write_weights(path):
-    """Write the weights of the quick RetinaNet; call this in a process that Detectron2 may fill."""
+    """Write the weights of the quick RetinaNet, in a process of its own: it imports Detectron2."""
     from ranking_det.engine.run_config import load_config
 
     model = load_config(f"{ROOT}/configs/shapes/quick/retinanet_atss_rs.py", []).model()
@@ -175,7 +175,7 @@ def write_weights(path):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with configs, data sets, weights and pictures, whole and damaged."""
+    """A folder with configs, data sets, weights and images, intact and damaged."""
     root = tmp_path_factory.mktemp("workplace")
     (root / "configs").symlink_to(ROOT / "configs")
     prepare_shapes(root / "datasets", train=6, val=2, size=64)

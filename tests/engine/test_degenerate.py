@@ -17,12 +17,12 @@ from tests.cases import ROOT
 from tests.modeling.cases import load, load_masked_cascade
 
 NAME = "degenerate"
-WHOLE = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]
+POLYGONS = [[8.0, 8.0, 40.0, 8.0, 40.0, 30.0]]
 
 
 def make_annotation(**fields):
     box = {"bbox": [8, 8, 32, 22], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
-    return box | {"segmentation": WHOLE} | fields
+    return box | {"segmentation": POLYGONS} | fields
 
 
 CASES = {

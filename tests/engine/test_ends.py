@@ -105,7 +105,7 @@ def interrupt(first, second):
 
 
 CONTINUE = "start again with --overwrite (there is no checkpoint yet)"
-ENDS = {
+RUN_ENDS = {
     kill_second: (
         "RunError",
         r"worker 1 \(process \d+\) was killed by SIGKILL, probably because the memory was full; ",
@@ -121,10 +121,10 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("react", ENDS)
+@pytest.mark.parametrize("react", RUN_ENDS)
 def test_the_parent_names_the_process_that_ends_a_run(react, tmp_path):
     completed = run_function(end_of, compute_together, tmp_path, react)
-    kind, message = ENDS[react]
+    kind, message = RUN_ENDS[react]
     assert completed.value is not None, completed.stderr
     assert completed.value[0] == kind
     advice = "" if react is suspend_second else re.escape(CONTINUE)
@@ -165,7 +165,7 @@ def test_an_address_at_which_no_process_can_meet_is_refused(tmp_path):
         launching.check_processes(Command(config_file="", dist_url=url))
 
 
-class Dying(Dataset):
+class ImagesWithKill(Dataset):
     """Images; the process that loads the third one ends."""
 
     def __init__(self, end):
@@ -198,7 +198,7 @@ def exit_silently():
 )
 def test_the_death_of_a_data_loading_process_gives_one_line(end, cause):
     with pytest.raises(RuntimeError) as caught:
-        list(DataLoader(Dying(end), batch_size=1, num_workers=1))
+        list(DataLoader(ImagesWithKill(end), batch_size=1, num_workers=1))
     failure = run_failure(caught.value, [], lambda: "go on")
     assert isinstance(failure, RunError)
     assert re.fullmatch(
@@ -238,7 +238,7 @@ def test_a_library_that_cannot_be_imported_gives_one_line_with_a_remedy(package,
 
 
 class FullDisk:
-    """Let no file with a part of its path be written, except for its first bytes."""
+    """Simulate a full disk: a file whose path contains ``name`` gets only its first byte."""
 
     def __init__(self, name, number=errno.ENOSPC):
         self.name, self.number = name, number
@@ -289,7 +289,7 @@ def command(folder, *flags):
 
 AGAIN, RESUME = ["--overwrite"], ["--resume"]
 # File -> the flags of the command that writes it again in the folder of a finished run.
-WRITES = {
+FLAGS_BY_FILE = {
     "config.yaml": AGAIN,
     "classes.json": AGAIN,
     "metrics.json": AGAIN,
@@ -318,7 +318,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(environment, tmp_path_factory):
+def finished_run(environment, tmp_path_factory):
     """The folder of a run whose final checkpoint is missing, so that it can be resumed."""
     folder = tmp_path_factory.mktemp("full") / "run"
     for argv in (command(folder), command(folder, "--preview", "1")):
@@ -344,20 +344,20 @@ def only_line(stderr):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in WRITES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FLAGS_BY_FILE]
 )
 def test_a_full_disk_gives_one_line_and_leaves_older_files_intact(
-    name, finished, environment, tmp_path
+    name, finished_run, environment, tmp_path
 ):
-    folder = shutil.copytree(finished, tmp_path / "run")
+    folder = shutil.copytree(finished_run, tmp_path / "run")
     image = str(next(Path(environment["DETECTRON2_DATASETS"]).rglob("*.jpg")))
-    flags = [image if flag == "IMAGE" else flag for flag in WRITES[name]]
+    flags = [image if flag == "IMAGE" else flag for flag in FLAGS_BY_FILE[name]]
     completed = run_function(
         run_on_full_disk, name, command(folder, *flags), environment=environment
     )
     assert completed.value == [2], completed.stderr[-3000:]
     assert "No space left on device); free some space and " in only_line(completed.stderr)
-    before, after = contents(finished), contents(folder)
+    before, after = contents(finished_run), contents(folder)
     assert not [path for path in after if ".partial" in path]
     for path in after.keys() & before.keys():
         assert after[path] == before[path] or name not in path, path
@@ -390,7 +390,7 @@ def test_an_output_folder_that_is_deleted_ends_the_run_at_the_next_write(environ
 
 
 def kill(process):
-    """Kill a process, as the kernel does, and wait until its children have ended, too."""
+    """Kill a process or one of its children, and wait until all of them have ended."""
     tree = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     victim = random.choice([process.pid, *map(int, tree)])
     os.kill(victim, signal.SIGKILL)

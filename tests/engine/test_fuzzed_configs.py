@@ -1,4 +1,4 @@
-"""Wrong values in configs and command lines: one line and no file, or a training."""
+"""Wrong values in configs and command lines: either a one-line error and no file, or a run."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ SAMPLED = [
     *("configs/shapes/quick/retinanet_atss_rs.py", "configs/shapes/quick/mask_rs.py"),
     *("configs/shapes/retinanet_atss_rs.yaml", "configs/shapes/mask_rs.yaml"),
 ]
-CONFIGS = [  # each architecture in both kinds of config, then the keys that only others have
+CONFIGS = [  # each architecture in both kinds of config, then configs with further keys
     *SAMPLED,
     *("configs/shapes/quick/fcos_fcos_rs.py", "configs/shapes/fcos_fcos_rs.yaml"),
     *("configs/shapes/quick/cascade_rs.py", "configs/shapes/cascade_rs.yaml"),
@@ -102,9 +102,9 @@ def yaml_keys(node, where):
 
 
 def make_small(node, split="train"):
-    """Let a LazyConfig train on the small shapes: other configs have larger images and other sets.
+    """Make a LazyConfig train on the small shapes, whatever its image sizes and data sets are.
 
-    Their weights are not downloaded.
+    The initial weights are left out, so that nothing is downloaded.
     """
     small = {"num_classes": 12, "num_workers": 0, "init_checkpoint": "", "max_size": 64}
     small |= {"short_edge_length": 64, "shape": [64, 64], "names": f"shapes_{split}"}
@@ -124,7 +124,7 @@ def make_small(node, split="train"):
 def choose_cases(config, count):
     """Return random keys and values: ``count`` of them, or all of them if it is None.
 
-    A config gives only the keys that those before it in the list do not have.
+    Keys that an earlier config of the list has are left out.
     """
     keys, known = keys_of(config), set()
     for earlier in CONFIGS[: CONFIGS.index(config)]:
@@ -138,7 +138,7 @@ def choose_cases(config, count):
 
 
 def fault_of(status, error, written):
-    """Describe why an end is neither a training nor one line; "" if it is one of them."""
+    """Describe why a command neither trained nor ended with one line; "" if it did."""
     lines = [line for line in error.splitlines() if line.startswith("train_net.py: error: ")]
     if "Traceback" in error or len(lines) != (status != 0) or status not in (0, 1, 2):
         return f"status {status}"
@@ -150,12 +150,12 @@ def try_values(config, count, folder):
 
     Call this in a process without threads.
 
-    Returns the numbers of the ends by status, and the faults.
+    Returns the number of commands by exit status, and the faults.
     """
     hooks.draw_detections = hooks.plot_curves = lambda *args, **kwargs: None
     path, suffix, ends, faults = str(ROOT / config), Path(config).suffix, Counter(), []
     cases = [("", ""), *choose_cases(config, count)]
-    if suffix == ".py":  # loading takes longer than all the rest, and each fork has a copy
+    if suffix == ".py":  # load once, because this is slow; each fork has a copy
         nodes = LazyConfig.load(path)
         make_small(nodes)
         LazyConfig.load = staticmethod(lambda path: nodes)
@@ -220,7 +220,7 @@ def test_wrong_values_of_all_config_keys_train_or_give_one_line(config, datasets
 
 
 def prepare(folder, name):  # noqa: C901 - a line for each name
-    """Write the odd file or folder that a command line names."""
+    """Write the faulty file or folder that a command line names."""
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     if name == "list.yaml":
@@ -259,17 +259,23 @@ BAD_COMMANDS = {
     "a missing GPU": (["train.device=cuda:9"], "train.device: expected a device that works here"),
     "another accelerator": (["train.device=xpu"], "train.device: expected a device that works"),
     "a NaN factor": (["lr_multiplier.factor=nan"], "lr_multiplier cannot be built: learning rate"),
-    "no length": (["lr_multiplier.max_iter=0"], "lr_multiplier cannot be built: float division"),
-    "a size for no memory": (["model.backbone.out_channels=1000000000000"], "cannot be built"),
-    "a size for no machine": (["model.backbone.out_channels=1" + 23 * "0"], "at most 64 bits"),
+    "a schedule without length": (
+        ["lr_multiplier.max_iter=0"],
+        "lr_multiplier cannot be built: float division",
+    ),
+    "a size beyond the memory": (["model.backbone.out_channels=1000000000000"], "cannot be built"),
+    "a size beyond 64 bits": (["model.backbone.out_channels=1" + 23 * "0"], "at most 64 bits"),
     "a text as a function": (
         ["optimizer._target_=text"],
         "optimizer._target_: expected a function",
     ),
-    "no channels": (["model.backbone.out_channels=-1"], "cannot be built: "),
+    "a negative number of channels": (["model.backbone.out_channels=-1"], "cannot be built: "),
     "empty layers": (["model.backbone.bottom_up.stages.3.out_channels=0"], "weights with entries"),
-    "no deviation": (["model.pixel_std.0=0"], "model.pixel_std: expected finite numbers above 0"),
-    "an evaluated set": (
+    "a standard deviation of 0": (
+        ["model.pixel_std.0=0"],
+        "model.pixel_std: expected finite numbers above 0",
+    ),
+    "an unknown data set to evaluate": (
         ["dataloader.evaluator.dataset_name=text"],
         "dataloader.evaluator.dataset_name: expected a registered data set, got 'text'",
     ),
@@ -282,9 +288,12 @@ BAD_COMMANDS = {
         "train.output_dir: expected a file or nothing at taken/metrics.json",
     ),
     "no processes": (["--num-gpus", "0"], "--num-gpus: expected at least 1, got 0"),
-    "no address": (["--dist-url", "nonsense"], "--dist-url: expected auto, tcp://HOST:PORT with"),
+    "a malformed address": (
+        ["--dist-url", "nonsense"],
+        "--dist-url: expected auto, tcp://HOST:PORT with",
+    ),
     "a wrong port": (["--dist-url", "tcp://a:70000"], "--dist-url: expected auto, tcp://HOST:PORT"),
-    "no preview": (["--preview", "0"], "--preview: expected at least 1, got 0"),
+    "a preview of no images": (["--preview", "0"], "--preview: expected at least 1, got 0"),
 }
 BAD_YAML = {
     "a base of itself": ("itself.yaml", [], "itself.yaml: "),
@@ -292,8 +301,16 @@ BAD_YAML = {
     "an unknown sampler": (TWIN, ["DATALOADER.SAMPLER_TRAIN=Best"], "DATASETS.TRAIN cannot be"),
     "an unknown scheduler": (TWIN, ["SOLVER.LR_SCHEDULER_NAME=Best"], "SOLVER cannot be built: U"),
     "no iterations": (TWIN, ["SOLVER.MAX_ITER=0"], "SOLVER.MAX_ITER: expected an integer of at"),
-    "negative decay": (TWIN, ["SOLVER.GAMMA=-1"], "SOLVER.GAMMA: expected a finite number of at"),
-    "a frozen stage": (TWIN, ["MODEL.BACKBONE.FREEZE_AT=-1"], "MODEL.BACKBONE.FREEZE_AT: expected"),
+    "a negative learning-rate decay": (
+        TWIN,
+        ["SOLVER.GAMMA=-1"],
+        "SOLVER.GAMMA: expected a finite number of at",
+    ),
+    "a negative frozen stage": (
+        TWIN,
+        ["MODEL.BACKBONE.FREEZE_AT=-1"],
+        "MODEL.BACKBONE.FREEZE_AT: expected",
+    ),
 }
 FILES = [
     *("list.yaml", "itself.yaml", "text.pth", "bytes.pth", "bytes.pkl", "empty.pth", "other.pth"),
@@ -302,7 +319,7 @@ FILES = [
 
 
 @pytest.fixture
-def odd_files(folder):
+def faulty_files(folder):
     """The files and folders that the command lines name, and the content of the folder."""
     for name in FILES:
         prepare(folder, name)
@@ -310,24 +327,28 @@ def odd_files(folder):
 
 
 @pytest.mark.parametrize("case", BAD_COMMANDS)
-def test_a_bad_command_line_is_rejected_before_anything_is_written(case, folder, odd_files, capsys):
+def test_a_bad_command_line_is_rejected_before_anything_is_written(
+    case, folder, faulty_files, capsys
+):
     arguments, message = BAD_COMMANDS[case]
     flags = [] if "=" in arguments[0] else arguments
     overrides = arguments if "=" in arguments[0] else []
     options = [*TWO_STEPS[".py"], "train.output_dir=out"]
     status = main(["--config-file", str(ROOT / RETINANET), *flags, *options, *overrides])
     check_refusal(status, capsys.readouterr().err, message)
-    assert sorted(folder.rglob("*")) == odd_files
+    assert sorted(folder.rglob("*")) == faulty_files
 
 
 @pytest.mark.parametrize("case", BAD_YAML)
-def test_a_bad_yaml_config_is_rejected_before_anything_is_written(case, folder, odd_files, capsys):
+def test_a_bad_yaml_config_is_rejected_before_anything_is_written(
+    case, folder, faulty_files, capsys
+):
     config, overrides, message = BAD_YAML[case]
     path = config if config in FILES else str(ROOT / config)
     options = [*TWO_STEPS[".yaml"], "OUTPUT_DIR=out"]
     status = main(["--config-file", path, *options, *overrides])
     check_refusal(status, capsys.readouterr().err, message)
-    assert sorted(folder.rglob("*")) == odd_files
+    assert sorted(folder.rglob("*")) == faulty_files
 
 
 def check_refusal(status, error, message):

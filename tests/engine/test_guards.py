@@ -133,7 +133,7 @@ def work(rank, size, folder):
     except NonFiniteLossError as error:
         with open(f"{folder}/{rank}.txt", "w") as file:
             file.write(f"{trainer.iter} {error}")
-    evaluate(Detector([LOW] * 10), num_images=3 * rank)  # worker 0 has none
+    evaluate(Detector([LOW] * 10), num_images=3 * rank)  # worker 0 evaluates no image
     distributed.destroy_process_group()
 
 
@@ -148,7 +148,7 @@ def test_all_workers_stop_in_the_same_step_and_count_positives_together(tmp_path
     assert not (tmp_path / "1.log").read_text()
 
 
-def positives(*runs):
+def batches_with_positives(*runs):
     instances = Instances((8, 8), gt_classes=torch.zeros(3))
     return [
         [{"image_id": 0, "positives": value, "instances": instances}]
@@ -170,7 +170,7 @@ def warnings(caplog):
     ],
 )
 def test_a_hundred_steps_without_a_positive_warn_once_until_positives_return(runs, ends, caplog):
-    batches = positives(*runs)
+    batches = batches_with_positives(*runs)
     make_trainer(batches).train(0, len(batches))
     messages = warnings(caplog)
     assert len(messages) == len(ends)
@@ -185,7 +185,7 @@ def test_an_rpn_without_positives_gives_a_warning_even_if_the_box_head_has_posit
     caplog, monkeypatch
 ):
     monkeypatch.setattr(Model, "prefix", "rpn/")
-    make_trainer(positives((0.0, 100))).train(0, 100)
+    make_trainer(batches_with_positives((0.0, 100))).train(0, 100)
     (message,) = warnings(caplog)
     assert message.startswith("No positives (rpn/num_positives) in the last 100 steps")
 
@@ -234,7 +234,7 @@ def test_a_class_out_of_range_is_an_error_before_the_step_and_names_the_image():
         assert trainer.iter == 1 and not model._forward_pre_hooks
 
 
-class Failing(Model):
+class FailingModel(Model):
     """A model that raises an error in training."""
 
     def __init__(self, error):
@@ -248,7 +248,7 @@ class Failing(Model):
         raise self.error
 
 
-FULL = OSError(errno.ENOSPC, "No space left on device")
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (UserError("the image 'a.png' cannot be read"), "the image 'a.png' cannot be read"),
         (NonFiniteLossError("a loss became NaN"), "a loss became NaN"),
         (UserError("Caught it.\n  File x\nUserError: an image is gone"), "an image is gone"),
-        (FULL, "TMP: cannot write (No space left on device); free some space and"),
+        (DISK_FULL, "TMP: cannot write (No space left on device); free some space and"),
         (None, "the layer 'convolution' of the model fails: Given groups=1"),
         (ValueError("a fault of the program"), None),
     ],
 )
 def test_only_programming_errors_have_a_traceback_in_the_log(error, line, tmp_path, caplog):
-    model = Failing(error)
+    model = FailingModel(error)
     trainer = SimpleTrainer(model, [[{}]], torch.optim.SGD(model.parameters(), lr=0.01))
     errors = RuntimeError, OSError, ValueError, NonFiniteLossError
     plan = SimpleNamespace(model=model, output_dir=str(tmp_path))

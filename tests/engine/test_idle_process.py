@@ -76,10 +76,10 @@ def results():
     workers = [CONTEXT.Process(target=work, args=(rank, store.port, outcome)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    both = [outcome.get(timeout=300) for _ in workers]
+    worker_results = [outcome.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join(10)
-    return both
+    return worker_results
 
 
 @pytest.mark.parametrize("config", STEPS)

@@ -38,27 +38,27 @@ def kill_before(name, count, number=signal.SIGKILL):
     """Signal this process just before it renames a file to ``name``, after ``count`` renames."""
     seen, replace = [], Path.replace
 
-    def killing(path, target):
+    def replace_or_kill(path, target):
         if Path(target).name == name:
             seen.append(name)
         if len(seen) == count + 1:
             os.kill(os.getpid(), number)
         return replace(path, target)
 
-    Path.replace = killing
+    Path.replace = replace_or_kill
 
 
 def fill_disk_at(name):
     """Simulate a full disk when this process writes a checkpoint."""
     save = torch.save
 
-    def filling(content, file, *args, **kwargs):
+    def save_or_fail(content, file, *args, **kwargs):
         if name not in file.name:
             return save(content, file, *args, **kwargs)
         file.write(b"a part of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    torch.save = filling
+    torch.save = save_or_fail
 
 
 def main_until(command, kill, full):
@@ -109,7 +109,7 @@ def runs(environment, tmp_path_factory):
 
 
 @pytest.fixture
-def finished(runs, tmp_path):
+def finished_run(runs, tmp_path):
     """A copy of a finished run that a test may change."""
     return shutil.copytree(runs["whole"], tmp_path / "run")
 
@@ -166,14 +166,14 @@ def test_a_stopped_run_says_how_to_continue_and_then_equals_an_uninterrupted_one
     assert_same(folder, runs["whole"])
 
 
-def test_resuming_a_finished_run_evaluates_it_again(finished, runs, environment):
+def test_resuming_a_finished_run_evaluates_it_again(finished_run, runs, environment):
     for name in ("results.json", "curves.png", "detections.png", "per_class_ap.csv"):
-        (finished / name).unlink()
-    drive(environment, command(finished, "--resume"))
-    assert_same(finished, runs["whole"])
+        (finished_run / name).unlink()
+    drive(environment, command(finished_run, "--resume"))
+    assert_same(finished_run, runs["whole"])
     assert (
         "Training is finished: evaluating its final checkpoint again"
-        in (finished / "log.txt").read_text()
+        in (finished_run / "log.txt").read_text()
     )
 
 
@@ -189,21 +189,21 @@ def test_a_run_with_a_full_disk_at_its_final_checkpoint_can_be_resumed(runs, env
 
 
 def test_an_earlier_checkpoint_is_resumed_if_the_last_one_is_missing_or_broken(
-    finished, runs, environment
+    finished_run, runs, environment
 ):
-    (finished / "model_final.pth").unlink()
-    path = finished / "model_0000003.pth"
+    (finished_run / "model_final.pth").unlink()
+    path = finished_run / "model_0000003.pth"
     path.write_bytes(path.read_bytes()[:1000])
-    drive(environment, command(finished, "--resume"))
-    assert "The last checkpoint is missing or broken" in (finished / "log.txt").read_text()
-    assert_same(finished, runs["whole"])
+    drive(environment, command(finished_run, "--resume"))
+    assert "The last checkpoint is missing or broken" in (finished_run / "log.txt").read_text()
+    assert_same(finished_run, runs["whole"])
 
 
 def contents(folder):
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def refused(folder, capsys, *flags):
+def refusal_of(folder, capsys, *flags):
     """Run a command that must fail without changing the folder; return its error message."""
     before = contents(folder)
     assert main(command(folder, *flags)) == 2
@@ -222,55 +222,61 @@ def in_process(environment, monkeypatch):
 
 @pytest.mark.usefixtures("in_process")
 def test_the_error_for_resuming_after_the_last_iteration_gives_advice(
-    finished, capsys, monkeypatch
+    finished_run, capsys, monkeypatch
 ):
     monkeypatch.setitem(globals(), "OPTIONS", [*OPTIONS, "train.max_iter=3"])
-    output = refused(finished, capsys, "--resume")
-    expected = f"train.max_iter: expected at least 4, the iterations of {finished}/model_final.pth"
+    output = refusal_of(finished_run, capsys, "--resume")
+    expected = (
+        f"train.max_iter: expected at least 4, the iterations of {finished_run}/model_final.pth"
+    )
     assert expected in output and "got 3" in output
     for remedy in ("raise train.max_iter", "--eval-only", "--overwrite", "train.output_dir=FOLDER"):
         assert remedy in output
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_run_is_not_started_in_the_folder_of_another_run(finished, capsys):
-    output = refused(finished, capsys)
-    assert f"train.output_dir: '{finished}' already has a training run; give --resume" in output
+def test_a_run_is_not_started_in_the_folder_of_another_run(finished_run, capsys):
+    output = refusal_of(finished_run, capsys)
+    assert f"train.output_dir: '{finished_run}' already has a training run; give --resume" in output
     assert "--overwrite to replace it" in output and "train.output_dir=FOLDER" in output
-    for path in finished.glob("*.pth"):
+    for path in finished_run.glob("*.pth"):
         path.unlink()
-    output = refused(finished, capsys)
+    output = refusal_of(finished_run, capsys)
     assert "--resume" not in output and "--overwrite to replace it" in output
-    assert "with --overwrite" in refused(finished, capsys, "--resume")
+    assert "with --overwrite" in refusal_of(finished_run, capsys, "--resume")
 
 
 @pytest.mark.usefixtures("in_process")
-def test_overwrite_excludes_resume_evaluation_preview_and_prediction(finished, capsys):
+def test_overwrite_excludes_resume_evaluation_preview_and_prediction(finished_run, capsys):
     for flag, flags in {
         "--eval-only": "--eval-only and --overwrite",
         "--resume": "--resume and --overwrite",
         "--preview=1": "--overwrite and --preview",
         "--predict=a.jpg": "--overwrite and --predict",
     }.items():
-        output = refused(finished, capsys, "--overwrite", flag)
+        output = refusal_of(finished_run, capsys, "--overwrite", flag)
         assert "--eval-only, --resume, --overwrite, --preview, --predict: expected at mos" in output
         assert f"got {flags}\n" in output
 
 
-def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(finished, runs, environment):
-    (finished / "notes.txt").write_text("mine")
-    again = command(finished, "--overwrite")
-    again += [f"train.init_checkpoint={finished}/model_final.pth", "optimizer.lr=1e-9"]
+def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(
+    finished_run, runs, environment
+):
+    (finished_run / "notes.txt").write_text("mine")
+    again = command(finished_run, "--overwrite")
+    again += [f"train.init_checkpoint={finished_run}/model_final.pth", "optimizer.lr=1e-9"]
     drive(environment, again, ("model_0000001.pth", 0))
-    moved = finished / "earlier_run"
+    moved = finished_run / "earlier_run"
     for name in ("model_final.pth", "metrics.json", "results.json", "config.yaml"):
         assert (moved / name).read_bytes() == (runs["whole"] / name).read_bytes(), name
     drive(environment, again)
-    assert not moved.exists() and (finished / "notes.txt").read_text() == "mine"
-    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+    assert not moved.exists() and (finished_run / "notes.txt").read_text() == "mine"
+    assert [r["iteration"] for r in rows(finished_run)] == [
+        r["iteration"] for r in rows(runs["whole"])
+    ]
     start, end = (
         torch.load(f / "model_final.pth", weights_only=True)["model"]
-        for f in (runs["whole"], finished)
+        for f in (runs["whole"], finished_run)
     )
     for name in start:
         if name.endswith((".weight", ".bias")):
@@ -278,45 +284,51 @@ def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(finished, r
 
 
 def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
-    finished, runs, environment
+    finished_run, runs, environment
 ):
-    again = ["--config-file", f"{finished}/config.yaml", "--overwrite"]
-    again += [f"train.output_dir={finished}"]
+    again = ["--config-file", f"{finished_run}/config.yaml", "--overwrite"]
+    again += [f"train.output_dir={finished_run}"]
     drive(environment, again, ("config.yaml", 0))
     drive(environment, again)
-    assert not (finished / "earlier_run").exists()
-    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
+    assert not (finished_run / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished_run)] == [
+        r["iteration"] for r in rows(runs["whole"])
+    ]
 
 
 def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
-    finished, runs, environment
+    finished_run, runs, environment
 ):
-    again = command(finished, "--overwrite")
+    again = command(finished_run, "--overwrite")
     drive(environment, again, ("last_checkpoint", 0))
     # The state after a kill some microseconds earlier.
-    shutil.copytree(runs["whole"], finished / "earlier_run", copy_function=shutil.copy)
-    for path in (finished / "earlier_run").iterdir():
+    shutil.copytree(runs["whole"], finished_run / "earlier_run", copy_function=shutil.copy)
+    for path in (finished_run / "earlier_run").iterdir():
         os.utime(path, (1, 1))
-    drive(environment, command(finished, "--resume"))
-    assert "at iteration 2, exactly as if it had not stopped" in (finished / "log.txt").read_text()
-    assert_same(finished, runs["whole"])
+    drive(environment, command(finished_run, "--resume"))
+    assert (
+        "at iteration 2, exactly as if it had not stopped" in (finished_run / "log.txt").read_text()
+    )
+    assert_same(finished_run, runs["whole"])
 
 
-def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished, environment):
-    before = (finished / "config.yaml").read_bytes()
-    evaluation = [*command(finished, "--eval-only"), "optimizer.lr=0.5"]
+def test_an_evaluation_does_not_change_the_config_of_a_training_run(finished_run, environment):
+    before = (finished_run / "config.yaml").read_bytes()
+    evaluation = [*command(finished_run, "--eval-only"), "optimizer.lr=0.5"]
     drive(environment, evaluation, ("results.json", 0))
     drive(environment, evaluation)
-    assert (finished / "config.yaml").read_bytes() == before
+    assert (finished_run / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("flag", ["--overwrite", pytest.param("--resume", marks=pytest.mark.slow)])
-def test_two_processes_can_overwrite_and_resume_a_run(flag, finished, runs, environment):
-    (finished / "notes.txt").write_text("mine")
-    drive(environment, ["--num-gpus", "2", *command(finished, flag)])
-    assert not (finished / "earlier_run").exists()
-    assert [r["iteration"] for r in rows(finished)] == [r["iteration"] for r in rows(runs["whole"])]
-    assert (finished / "notes.txt").read_text() == "mine"
+def test_two_processes_can_overwrite_and_resume_a_run(flag, finished_run, runs, environment):
+    (finished_run / "notes.txt").write_text("mine")
+    drive(environment, ["--num-gpus", "2", *command(finished_run, flag)])
+    assert not (finished_run / "earlier_run").exists()
+    assert [r["iteration"] for r in rows(finished_run)] == [
+        r["iteration"] for r in rows(runs["whole"])
+    ]
+    assert (finished_run / "notes.txt").read_text() == "mine"
 
 
 def test_make_quickstart_resumes_from_a_checkpoint_and_overwrites_a_run_without_one(tmp_path):

@@ -33,7 +33,7 @@ EARLIER_RUN = (
     ),
     "shapes_val/coco_instances_results.json",
 )
-NOT_OF_A_RUN = (
+OTHER_FILES = (
     *("notes.txt", "log.txt", "model_custom.pth", "preview/0.jpg", "predictions/0.jpg"),
     "custom/coco_instances_results.json",
 )
@@ -52,11 +52,11 @@ def contents(folder):
 
 
 @pytest.fixture
-def earlier(tmp_path, monkeypatch):
+def folder_with_run(tmp_path, monkeypatch):
     """A folder with a finished run and other files of the user."""
     monkeypatch.setattr("ranking_det.engine.output_folder.DatasetCatalog", {"shapes_val": None})
     fill(tmp_path, EARLIER_RUN, "earlier")
-    fill(tmp_path, NOT_OF_A_RUN, "user")
+    fill(tmp_path, OTHER_FILES, "user")
     return tmp_path
 
 
@@ -108,31 +108,33 @@ def test_other_processes_of_the_same_command_do_not_count_as_another_run(tmp_pat
             check_no_training(str(tmp_path), KEY, resumable=False)
 
 
-def test_an_earlier_run_is_put_aside_completely_until_the_first_checkpoint(earlier):
-    put_aside(str(earlier))
+def test_an_earlier_run_is_put_aside_completely_until_the_first_checkpoint(folder_with_run):
+    put_aside(str(folder_with_run))
     aside = {f"earlier_run/{name}": "earlier" for name in EARLIER_RUN}
-    others = dict.fromkeys(NOT_OF_A_RUN, "user")
-    assert contents(earlier) == aside | others
-    save(earlier)
-    names = {"model_0000003.pth", "last_checkpoint"} | set(NOT_OF_A_RUN)
-    assert {str(p.relative_to(earlier)) for p in earlier.rglob("*") if p.is_file()} == names
-    assert not (earlier / "earlier_run").exists()
+    others = dict.fromkeys(OTHER_FILES, "user")
+    assert contents(folder_with_run) == aside | others
+    save(folder_with_run)
+    names = {"model_0000003.pth", "last_checkpoint"} | set(OTHER_FILES)
+    assert {
+        str(p.relative_to(folder_with_run)) for p in folder_with_run.rglob("*") if p.is_file()
+    } == names
+    assert not (folder_with_run / "earlier_run").exists()
 
 
-def test_writing_only_the_best_checkpoint_does_not_delete_an_earlier_run(earlier):
-    put_aside(str(earlier))
-    save(earlier, "model_best")
-    assert (earlier / "earlier_run" / "model_final.pth").read_text() == "earlier"
+def test_writing_only_the_best_checkpoint_does_not_delete_an_earlier_run(folder_with_run):
+    put_aside(str(folder_with_run))
+    save(folder_with_run, "model_best")
+    assert (folder_with_run / "earlier_run" / "model_final.pth").read_text() == "earlier"
 
 
-def test_a_second_overwrite_replaces_only_the_new_run(earlier):
-    put_aside(str(earlier))
-    fill(earlier, ["metrics.json", "config.yaml", "model_best.pth"], "new")
-    before = contents(earlier / "earlier_run")
-    put_aside(str(earlier))
-    assert contents(earlier / "earlier_run") == before
-    assert "new" not in contents(earlier).values()
-    assert not list(earlier.glob("*/earlier_run*"))
+def test_a_second_overwrite_replaces_only_the_new_run(folder_with_run):
+    put_aside(str(folder_with_run))
+    fill(folder_with_run, ["metrics.json", "config.yaml", "model_best.pth"], "new")
+    before = contents(folder_with_run / "earlier_run")
+    put_aside(str(folder_with_run))
+    assert contents(folder_with_run / "earlier_run") == before
+    assert "new" not in contents(folder_with_run).values()
+    assert not list(folder_with_run.glob("*/earlier_run*"))
 
 
 class Killed(BaseException):
@@ -146,11 +148,11 @@ def killed_at(count, *, after):
 
     def wrap(method):
         def call(*args, **kwargs):
-            left = next(calls, -1)
-            if left == 0 and not after:
+            calls_left = next(calls, -1)
+            if calls_left == 0 and not after:
                 raise Killed
             result = method(*args, **kwargs)
-            if left == 0:
+            if calls_left == 0:
                 raise Killed
             return result
 
@@ -164,64 +166,78 @@ def killed_at(count, *, after):
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("count", range(2 * len(EARLIER_RUN) + 1))
-def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(count, after, earlier):
+def test_a_kill_at_any_move_loses_nothing_and_the_next_overwrite_continues(
+    count, after, folder_with_run
+):
     with killed_at(count, after=after):
-        put_aside(str(earlier))
-    files = contents(earlier)
+        put_aside(str(folder_with_run))
+    files = contents(folder_with_run)
     folders = ("", "earlier_run/", "earlier_run.partial/")
     for name in EARLIER_RUN:
         assert [files[p + name] for p in folders if p + name in files] == ["earlier"], name
-    if any(earlier.glob("earlier_run*/*")):
+    if any(folder_with_run.glob("earlier_run*/*")):
         for check in (
-            lambda: check_no_training(str(earlier), KEY, resumable=False),
-            lambda: check_not_put_aside(str(earlier), KEY),
+            lambda: check_no_training(str(folder_with_run), KEY, resumable=False),
+            lambda: check_not_put_aside(str(folder_with_run), KEY),
         ):
             with pytest.raises(UserError, match="was stopped before its first checkpoint"):
                 check()
-    init = where_put(str(earlier), str(earlier / "model_final.pth"))
+    init = where_put(str(folder_with_run), str(folder_with_run / "model_final.pth"))
     assert Path(init).read_text() == "earlier"
-    put_aside(str(earlier))
-    assert all((earlier / "earlier_run" / name).read_text() == "earlier" for name in EARLIER_RUN)
-    assert not (earlier / "earlier_run.partial").exists()
+    put_aside(str(folder_with_run))
+    assert all(
+        (folder_with_run / "earlier_run" / name).read_text() == "earlier" for name in EARLIER_RUN
+    )
+    assert not (folder_with_run / "earlier_run.partial").exists()
 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("count", range(3))
-def test_a_kill_at_the_first_checkpoint_leaves_one_run_that_can_be_resumed(count, after, earlier):
-    put_aside(str(earlier))
+def test_a_kill_at_the_first_checkpoint_leaves_one_run_that_can_be_resumed(
+    count, after, folder_with_run
+):
+    put_aside(str(folder_with_run))
     with killed_at(count, after=after):
-        save(earlier)
-    if not (earlier / "model_0000003.pth").exists():
+        save(folder_with_run)
+    if not (folder_with_run / "model_0000003.pth").exists():
         with pytest.raises(UserError, match="was stopped before its first checkpoint"):
-            check_not_put_aside(str(earlier), KEY)
+            check_not_put_aside(str(folder_with_run), KEY)
         return
-    check_not_put_aside(str(earlier), KEY)
+    check_not_put_aside(str(folder_with_run), KEY)
     with pytest.raises(UserError, match="already has a training run; give --resume to continue it"):
-        check_no_training(str(earlier), KEY, resumable=True)
-    assert find_resumable(str(earlier)).path == str(earlier / "model_0000003.pth")
-    remove_partial(str(earlier))
-    assert {p.name for p in earlier.iterdir() if p.name.startswith((".", "earlier"))} == set()
+        check_no_training(str(folder_with_run), KEY, resumable=True)
+    assert find_resumable(str(folder_with_run)).path == str(folder_with_run / "model_0000003.pth")
+    remove_partial(str(folder_with_run))
+    assert {
+        p.name for p in folder_with_run.iterdir() if p.name.startswith((".", "earlier"))
+    } == set()
 
 
-def test_an_incomplete_move_back_is_an_error(earlier):
-    put_aside(str(earlier))
-    (earlier / "earlier_run" / "last_checkpoint").rename(earlier / "last_checkpoint")
+def test_an_incomplete_move_back_is_an_error(folder_with_run):
+    put_aside(str(folder_with_run))
+    (folder_with_run / "earlier_run" / "last_checkpoint").rename(
+        folder_with_run / "last_checkpoint"
+    )
     with pytest.raises(UserError, match="has files of an earlier run; delete it or move"):
-        check_not_put_aside(str(earlier), KEY)
-    (earlier / "last_checkpoint").rename(earlier / "earlier_run" / "last_checkpoint")
-    os.utime(earlier / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
-    (earlier / "earlier_run" / "model_0000001.pth").rename(earlier / "model_0000001.pth")
+        check_not_put_aside(str(folder_with_run), KEY)
+    (folder_with_run / "last_checkpoint").rename(
+        folder_with_run / "earlier_run" / "last_checkpoint"
+    )
+    os.utime(folder_with_run / "earlier_run" / "model_0000001.pth", (1, 1))  # older than the rest
+    (folder_with_run / "earlier_run" / "model_0000001.pth").rename(
+        folder_with_run / "model_0000001.pth"
+    )
     with pytest.raises(UserError, match="was stopped before its first checkpoint"):
-        check_not_put_aside(str(earlier), KEY)
+        check_not_put_aside(str(folder_with_run), KEY)
 
 
-def test_a_run_that_was_moved_back_can_be_resumed(earlier):
-    before = contents(earlier)
-    put_aside(str(earlier))
-    for path in (earlier / "earlier_run").iterdir():
-        path.rename(earlier / path.name)
-    check_not_put_aside(str(earlier), KEY)
-    assert contents(earlier) == before
+def test_a_run_that_was_moved_back_can_be_resumed(folder_with_run):
+    before = contents(folder_with_run)
+    put_aside(str(folder_with_run))
+    for path in (folder_with_run / "earlier_run").iterdir():
+        path.rename(folder_with_run / path.name)
+    check_not_put_aside(str(folder_with_run), KEY)
+    assert contents(folder_with_run) == before
 
 
 def test_only_files_that_were_being_written_at_a_kill_are_removed(tmp_path):

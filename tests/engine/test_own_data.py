@@ -59,12 +59,12 @@ def harmless(own_data, tmp_path_factory):
                 annotation["iscrowd"] = 1
         else:
             del content["categories"][1]
-            kept = [a for a in content["annotations"] if a["category_id"] != 9]
-            content["annotations"] = kept
+            remaining = [a for a in content["annotations"] if a["category_id"] != 9]
+            content["annotations"] = remaining
             ids = {5: 1, 40: 0, 77: 2}
             for category in content["categories"]:
                 category["id"] = ids[category["id"]]
-            for annotation in kept:
+            for annotation in remaining:
                 annotation["category_id"] = ids[annotation["category_id"]]
             test = {key: content[key] for key in ("images", "categories")}
             (folder / "test.json").write_text(json.dumps(test))
@@ -74,7 +74,7 @@ def harmless(own_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(own_data, harmless, tmp_path_factory):
-    """The output folders of all commands."""
+    """The folder with the output folders of all commands."""
     out = tmp_path_factory.mktemp("out")
     best = f"{out}/run/model_best.pth"
     both, val = flags(own_data), flags(own_data, "val")
@@ -137,7 +137,7 @@ def test_a_schedule_that_is_short_for_lack_of_images_gives_a_warning_unless_the_
         "train.epochs, or set train.max_iter=1000 or more"
     )
     assert "only 10 iterations (2 epochs" in resumed
-    # This run has train.max_iter=1.
+    # The command of this run sets train.max_iter=1.
     assert "The run has only" not in (out / "harmless" / "log.txt").read_text()
 
 
@@ -147,8 +147,8 @@ def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, out, monkeypa
     assert main(["--config-file", LAZY, flag, *SMALL, f"train.output_dir={out}/run"]) == 2
     assert capsys.readouterr().err == (
         f"train_net.py: error: --{split}: expected a folder or file, got none; '{out}/run/"
-        f"model_final.pth' was trained on your own data, so give --{split} FOLDER_OR_FILE, or "
-        f"--{split}-json FILE --{split}-images FOLDER, again\n"
+        f"model_final.pth' was trained on your own data, so give them again: --{split} "
+        f"FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER\n"
     )
 
 
@@ -340,7 +340,7 @@ def test_training_reads_each_annotation_file_once(own_data, tmp_path):
     assert (tmp_path / "out" / "per_class_ap.csv").is_file()
 
 
-def broken(root, tmp_path, **changes):
+def changed_training_file(root, tmp_path, **changes):
     """Write a copy of the training file with changed entries; return the flags for it."""
     content = json.loads((root / "train.json").read_text())
     for section, (index, change) in changes.items():
@@ -350,7 +350,7 @@ def broken(root, tmp_path, **changes):
     return ["--train-json", str(path), "--train-images", f"{root}/train", *flags(root, "val")]
 
 
-def normalized(root, tmp_path):
+def normalized_boxes(root, tmp_path):
     content = json.loads((root / "train.json").read_text())
     for annotation in content["annotations"]:
         annotation["bbox"] = [value / 64 for value in annotation["bbox"]]
@@ -359,35 +359,35 @@ def normalized(root, tmp_path):
     return [*train, *flags(root, "val")]
 
 
-WRONG = {
+USER_ERRORS = {
     "a box outside with --strict": (
         lambda root, tmp: [
-            *broken(root, tmp, annotations=(3, {"bbox": [60, 4, 20, 20]})),
+            *changed_training_file(root, tmp, annotations=(3, {"bbox": [60, 4, 20, 20]})),
             "--strict",
         ],
         r"train.json: annotation 4 \(annotations\[3\]\): .*sticks out.*--strict refuses this",
     ),
     "a box outside and a limit of 0": (
         lambda root, tmp: [
-            *broken(root, tmp, annotations=(3, {"bbox": [65, 4, 20, 20]})),
+            *changed_training_file(root, tmp, annotations=(3, {"bbox": [65, 4, 20, 20]})),
             *("--max-faults", "0"),
         ],
         r"train.json: annotation 4 \(annotations\[3\]\): .*outside.*--max-faults 1 accepts this",
     ),
     "normalized boxes": (
-        normalized,
+        normalized_boxes,
         "train.json: 18 of 18 boxes lie within 0 to 1 and look normalized",
     ),
     "an unknown category": (
-        lambda root, tmp: broken(root, tmp, annotations=(3, {"category_id": 6})),
+        lambda root, tmp: changed_training_file(root, tmp, annotations=(3, {"category_id": 6})),
         r"train.json: annotation 4 .*category.* 6",
     ),
     "a missing image": (
-        lambda root, tmp: broken(root, tmp, images=(0, {"file_name": "none.png"})),
+        lambda root, tmp: changed_training_file(root, tmp, images=(0, {"file_name": "none.png"})),
         r"train.json: image 100 .*none.png",
     ),
     "other classes in validation": (
-        lambda root, tmp: broken(root, tmp, categories=(1, {"name": "greens"})),
+        lambda root, tmp: changed_training_file(root, tmp, categories=(1, {"name": "greens"})),
         r"val.json: category 9: expected a class of .*train.json, got 'green' .*mean 'greens'",
     ),
     "a folder that does not exist": (
@@ -450,12 +450,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", USER_ERRORS)
 def test_a_user_error_is_reported_before_anything_is_written(
     case, own_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
-    make, message = WRONG[case]
+    make, message = USER_ERRORS[case]
     args = [*make(own_data, tmp_path), *SMALL]
     if "output_dir" not in " ".join(args):
         args.append(f"train.output_dir={tmp_path / 'out'}")

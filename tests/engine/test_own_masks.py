@@ -54,11 +54,11 @@ def add_masks(root, target, rle=False):
 
 @pytest.fixture(scope="module")
 def out(own_data, tmp_path_factory):
-    """The output folders of all commands, run in one process: starting a process takes seconds."""
+    """The folder of all outputs; one process runs all commands, because starting one is slow."""
     out = tmp_path_factory.mktemp("masks")
     data, rle = add_masks(own_data, out / "data"), add_masks(own_data, out / "rle", rle=True)
-    more = add_masks(own_data, out / "more")
-    for path in more.glob("*.json"):  # a fourth class for fine-tuning
+    four_classes = add_masks(own_data, out / "more")
+    for path in four_classes.glob("*.json"):  # a fourth class for fine-tuning
         content = json.loads(path.read_text())
         content["categories"].append({"id": 41, "name": "grey"})
         path.write_text(json.dumps(content))
@@ -74,10 +74,10 @@ def out(own_data, tmp_path_factory):
         lazy("run", *flags(data)[4:], "--eval-only"),
         lazy("run", "--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
         lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{out}/preview"),
-        lazy("tuned", *flags(more), last, "train.max_iter=1", "train.eval_period=0"),
+        lazy("tuned", *flags(four_classes), last, "train.max_iter=1", "train.eval_period=0"),
         ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
     ]
-    # Other tests cover the pictures of a training, which take as long as all the rest.
+    # Other tests cover the pictures of a training run, which take as long as all the rest.
     run_commands(commands, pictures=False)
     return out
 
@@ -98,12 +98,12 @@ def test_the_classes_of_all_heads_are_those_of_the_file(out):
 
 def test_objects_without_a_mask_are_logged_and_train_the_box_head(out):
     log = (out / "run" / "log.txt").read_text()
-    assert "train: 12 of 18 objects have no mask; only their boxes are learnt" in log
+    assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
     assert "train: mended: mask dropped: 6" in log  # masks without area
     losses = [json.loads(line) for line in (out / "run" / "metrics.json").read_text().splitlines()]
     assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
     log = (out / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
-    assert "train: 12 of 18 objects have no mask; only their boxes are learnt" in log
+    assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
 
 
 def test_boxes_and_masks_are_evaluated_per_class(out):
@@ -154,7 +154,7 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("option", "message"),
     [
         (
             "library=pycocotools",
@@ -164,7 +164,7 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
     ],
 )
 def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
-    wrong, message, own_data, tmp_path, monkeypatch, capsys
+    option, message, own_data, tmp_path, monkeypatch, capsys
 ):
     data, out = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
     for path in data.glob("*.json"):
@@ -179,7 +179,7 @@ def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run, "train_model", lambda *_, **__: pytest.fail("it trains"))
     monkeypatch.setattr(run, "set_up", lambda *_: None)  # it would leave files and log handlers
-    options = [*flags(data), *SMALL, f"dataloader.evaluator.{wrong}", f"train.output_dir={out}"]
+    options = [*flags(data), *SMALL, f"dataloader.evaluator.{option}", f"train.output_dir={out}"]
     assert main(["--config-file", LAZY, "--overwrite", *options]) == 2
     output = capsys.readouterr().err
     assert len(output.splitlines()) == 1 and message in output

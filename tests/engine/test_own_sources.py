@@ -33,7 +33,7 @@ SMALL += ["train.log_period=1"]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """The output folders of all commands, run in one process."""
+    """The folder with the output folders of all commands, which run in one process."""
     out = tmp_path_factory.mktemp("out")
     voc, yolo = voc_set(out / "voc"), yolo_set(out / "yolo")
     flat = voc_text([("cat", 3, 3, 0, 9), ("cat", 10, 20, 30, 15)], name="0.jpg")
@@ -96,7 +96,7 @@ def test_the_conversion_is_written_once_and_reused(out):
         "JPEGImages/0.jpg",
         "JPEGImages/1.jpg",
     ]
-    # The preview has written it, and both training runs use it.
+    # The preview has written the conversion, and both training runs use it.
     log = log_of(out, "voc")
     assert log.count("of the same files: it is used again") == 2
     assert "Resuming" in log
@@ -141,10 +141,10 @@ def test_polygons_are_trained_as_masks(out):
     assert "loss_mask" in log and "1 class: fern" in log
 
 
-WRONG = {
+USER_ERRORS = {
     "both kinds of flags": (
         lambda root: ["--train", str(root), "--val-json", "val.json"],
-        "--val-json: expected no such flag with --train",
+        "--val-json: expected this flag only without --train",
     ),
     "a folder that does not exist": (
         lambda root: ["--train", f"{root}/none"],
@@ -163,12 +163,12 @@ def yolo_of_birds(folder):
     return yolo_set(folder / "birds", "train: images/train\nval: images/val\nnames: [cat, bird]\n")
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", USER_ERRORS)
 def test_an_unusable_data_set_gives_one_line_and_nothing_is_written(
     case, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
-    make, message = WRONG[case]
+    make, message = USER_ERRORS[case]
     voc_set(tmp_path / "voc")
     args = [*CONFIG, *make(tmp_path / "voc"), *SMALL, f"train.output_dir={tmp_path}/run"]
     assert main(args) == 2

@@ -20,9 +20,9 @@ class Detector(nn.Module):
         return self.head(self.stem(images))
 
 
-class Faulty(Detector):
+class FaultyDetector(Detector):
     def forward(self, images):
-        raise ValueError("a fault of the program")
+        raise ValueError("a bug")
 
 
 def error_of(function, *args):
@@ -57,7 +57,7 @@ def test_the_error_of_batch_normalization_of_one_value_has_a_remedy():
     assert error.endswith("; use at least 2 images per process, or larger images")
 
 
-class Normalized(nn.Module):
+class NormalizedModel(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(3, 2, 3, stride=32, padding=1), nn.BatchNorm2d(2))
@@ -68,7 +68,7 @@ class Normalized(nn.Module):
 
 
 def test_an_image_too_small_for_batch_normalization_is_rejected_before_training():
-    model = Normalized()
+    model = NormalizedModel()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_batch_norm(model, {"image": torch.zeros(3, 32, 33)}, "batch")
     message = "^batch: expected at least 2 images per process, got 1; .* 'a.png' of 30 x 20 px"
@@ -78,7 +78,7 @@ def test_an_image_too_small_for_batch_normalization_is_rejected_before_training(
 
 
 def test_a_programming_error_names_no_part_of_the_run():
-    model = Faulty()
+    model = FaultyDetector()
     assert part_error(error_of(model, torch.zeros(1, 3, 8, 8)), model) is None
     assert part_error(error_of(torch.zeros, "text"), model) is None  # in no part of the run
 
@@ -97,7 +97,7 @@ class FailingImages(torch.utils.data.Dataset):
 
 
 def fail_in_a_program(index):
-    raise ValueError("a fault of the program")
+    raise ValueError("a bug")
 
 
 def fail_in_a_library(index):

@@ -1,3 +1,5 @@
+"""Result files of an evaluation: per_class_ap.csv and results.json."""
+
 import csv
 import math
 
@@ -12,8 +14,8 @@ CLASSES = ["car, red", 'the "big" one', "Bär-熊", "nothing"]
 
 def register(name, classes):
     record = {"annotations": [{"category_id": 0}, {"category_id": 0, "iscrowd": 1}]}
-    other = {"annotations": [{"category_id": 0}, {"category_id": 0}, {"category_id": 2}]}
-    DatasetCatalog.register(name, lambda: [record, other, {"annotations": []}])
+    second_record = {"annotations": [{"category_id": 0}, {"category_id": 0}, {"category_id": 2}]}
+    DatasetCatalog.register(name, lambda: [record, second_record, {"annotations": []}])
     MetadataCatalog.get(name).thing_classes = classes
     return name
 

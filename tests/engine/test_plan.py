@@ -25,15 +25,17 @@ def count(commands):
     """Return, for each command, how often a model is built and a checkpoint is read."""
     counts, all_counts = Counter(), []
 
-    def counted(name, function):
+    def count_calls(name, function):
         def call(*args, **kwargs):
             counts[name(*args) if callable(name) else name] += 1
             return function(*args, **kwargs)
 
         return call
 
-    RankingFCOS.__init__ = counted("models", RankingFCOS.__init__)
-    checkpoint.read_weights = counted(lambda path: path.rpartition("/")[2], checkpoint.read_weights)
+    RankingFCOS.__init__ = count_calls("models", RankingFCOS.__init__)
+    checkpoint.read_weights = count_calls(
+        lambda path: path.rpartition("/")[2], checkpoint.read_weights
+    )
     hooks.draw_detections = hooks.plot_curves = lambda *args: None
     for command in commands:
         counts.clear()

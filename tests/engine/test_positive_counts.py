@@ -1,3 +1,5 @@
+"""Counts of objects without a positive, by input size."""
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ranking_det.data.object_statistics import SCALES, ImageObjects
-from ranking_det.engine import positive_counts as module
+from ranking_det.engine import positive_counts
 from ranking_det.engine.positive_counts import count_positives, input_sizes
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_config import load_config
@@ -51,12 +53,12 @@ def test_the_counts_equal_those_of_a_preview(name, tmp_path):
     counts = count_positives(config, model, images)
     assert (counts.images, counts.of_images, counts.objects) == (3, 3, 18)
     assert [part.scale for part in counts.inputs] == list(SCALES)
-    usual = counts.inputs[SCALES.index(1.0)]
-    assert (usual.width, usual.height) == (128, 96)
+    unscaled = counts.inputs[SCALES.index(1.0)]
+    assert (unscaled.width, unscaled.height) == (128, 96)
     summary = draw_previews(model, [batch_of(config, images, 1)], 3, tmp_path / "preview")
-    assert summary.objects == 18 and usual.missed == summary.without_positive
+    assert summary.objects == 18 and unscaled.missed == summary.without_positive
     if name == "retinanet_atss_rs":
-        assert usual.missed > 0
+        assert unscaled.missed > 0
         for scale in (0.5, 2.0):
             positives = model.find_positives(batch_of(config, images, scale))
             missed = sum(6 - len(set(each.index.tolist())) for each in positives)
@@ -73,15 +75,15 @@ def test_missing_images_are_skipped_only_if_the_assigner_needs_predictions(tmp_p
         config = load_config(f"configs/shapes/quick/{name}.py", [])
         model = config.model().train()
         assert count_positives(config, model, images).images == expected
-    nothing = [image._replace(path=None) for image in images]
-    assert count_positives(config, model, nothing) is None
+    missing = [image._replace(path=None) for image in images]
+    assert count_positives(config, model, missing) is None
 
 
 def test_the_number_of_images_and_the_time_are_limited(tmp_path, monkeypatch):
     config = load_config("configs/shapes/quick/retinanet_atss_rs.py", [])
     model, images = config.model().train(), image_objects(tmp_path, 4)
-    monkeypatch.setattr(module, "BATCH", 2)
-    monkeypatch.setattr(module, "SCALES", (1.0,))
+    monkeypatch.setattr(positive_counts, "BATCH", 2)
+    monkeypatch.setattr(positive_counts, "SCALES", (1.0,))
     limited = count_positives(config, model, images, max_images=3)
     assert (limited.images, limited.of_images) == (3, 4)
     assert count_positives(config, model, images, max_seconds=0).images == 2
@@ -101,8 +103,8 @@ def test_a_model_without_positives_gives_no_counts_and_an_unknown_mapper_raises_
 
 def test_input_sizes_are_those_of_the_test_mapper():
     config = load_config("configs/shapes/quick/retinanet_atss_rs.py", [])
-    nothing = np.zeros((0, 4)), np.zeros(0, np.int64), []
-    images = [ImageObjects("x", None, size, *nothing) for size in ((256, 192), (50, 100))]
+    missing = np.zeros((0, 4)), np.zeros(0, np.int64), []
+    images = [ImageObjects("x", None, size, *missing) for size in ((256, 192), (50, 100))]
     assert input_sizes(config, images).tolist() == [[128, 96], [64, 128]]
 
 

@@ -1,3 +1,5 @@
+"""Mixed precision (AMP): the choice of the dtype, and losses in float32."""
+
 import pytest
 import torch
 from detectron2.config import instantiate

@@ -1,3 +1,5 @@
+"""Prediction on the user's images: COCO results, drawn images, and errors."""
+
 import errno
 import json
 import logging
@@ -16,7 +18,7 @@ from PIL import Image, features
 from pycocotools.coco import COCO
 from torch import nn
 
-from ranking_det.engine import predict as module
+from ranking_det.engine import predict as predict_module
 from ranking_det.engine.predict import find_images, predict_images, unique_names
 from ranking_det.engine.stopping import Stopped, stop
 from ranking_det.user_errors import UserError
@@ -50,7 +52,7 @@ class WhiteRectangleDetector(nn.Module):
         return [{"instances": detections}]
 
 
-def picture(width=80, height=40, box=(20, 10, 60, 30)):
+def rectangle_image(width=80, height=40, box=(20, 10, 60, 30)):
     pixels = np.zeros((height, width), dtype=np.uint8)
     pixels[box[1] : box[3], box[0] : box[2]] = 255
     return Image.fromarray(pixels)
@@ -69,7 +71,7 @@ def run(images, output, model=None, **options):
 
 
 def test_detections_are_coco_annotations_in_pixels_of_the_original_image(tmp_path):
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     path = run([str(tmp_path / "a.png")], tmp_path / "out")
     assert sorted(p.name for p in path.parent.iterdir()) == ["a.jpg", "predictions.json"]
     coco = COCO(str(path))
@@ -85,7 +87,7 @@ def test_detections_are_coco_annotations_in_pixels_of_the_original_image(tmp_pat
 
 
 def test_the_log_counts_the_detections_and_those_that_are_drawn(tmp_path, caplog):
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     with caplog.at_level(logging.INFO, logger="ranking_det"):
         run([str(tmp_path / "a.png")], tmp_path / "out", max_drawn=1)
         run([str(tmp_path / "a.png")], tmp_path / "out")
@@ -94,7 +96,7 @@ def test_the_log_counts_the_detections_and_those_that_are_drawn(tmp_path, caplog
 
 
 def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     coco = COCO(
         str(run([str(tmp_path / "a.png")], tmp_path / "out", WhiteRectangleDetector(masks=True)))
     )
@@ -106,7 +108,10 @@ def test_masks_are_written_with_the_area_of_the_mask(tmp_path):
 
 @pytest.mark.parametrize("kind", ["L", "LA", "RGBA", "P", "CMYK", "1", "16 bit", "rotated"])
 def test_images_of_every_pixel_format_and_orientation_are_read(tmp_path, kind):
-    image, path = picture(), tmp_path / ("a.jpg" if kind in ("CMYK", "rotated") else "a.png")
+    image, path = (
+        rectangle_image(),
+        tmp_path / ("a.jpg" if kind in ("CMYK", "rotated") else "a.png"),
+    )
     if kind == "16 bit":
         # Not white and black, so that clipping to 8 bits, as Pillow does, would give all white.
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200 + 2000)
@@ -127,7 +132,7 @@ def test_images_of_every_pixel_format_and_orientation_are_read(tmp_path, kind):
 
 def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path, caplog):
     for name in ("b.JPG", "a.png", ".hidden.png"):
-        picture().save(tmp_path / name, format="PNG")
+        rectangle_image().save(tmp_path / name, format="PNG")
     (tmp_path / "notes.txt").write_text("no image")
     expected = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
     with caplog.at_level(logging.INFO):
@@ -139,9 +144,9 @@ def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path, cap
 
 def test_images_in_folders_are_found_by_their_content_and_not_by_their_extension(tmp_path):
     for name, format in [("a.jfif", "JPEG"), ("b", "PNG"), ("c.data", "TIFF"), ("d.tga", "TGA")]:
-        picture().save(tmp_path / name, format=format)
+        rectangle_image().save(tmp_path / name, format=format)
     if features.check("avif"):
-        picture().save(tmp_path / "e.avif")
+        rectangle_image().save(tmp_path / "e.avif")
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     expected = sorted({str(path) for path in tmp_path.iterdir()} - {str(tmp_path / "drawing.eps")})
     assert find_images([str(tmp_path)]) == expected
@@ -166,7 +171,7 @@ def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("a.jpg", "b.jpg"):
         Image.fromarray(noise).save(tmp_path / name)
-    picture().save(tmp_path / "c.png")
+    rectangle_image().save(tmp_path / "c.png")
     for name in ("a.jpg", "b.jpg"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
@@ -190,7 +195,7 @@ def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path)
 def test_files_that_are_not_images_are_named_and_the_other_files_are_predicted(
     tmp_path, content, reason
 ):
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(content)
     message = rf"cannot read .*b\.jpg \({reason}\); wrote the results of the other 1 images"
     with pytest.raises(UserError, match=message):
@@ -204,11 +209,11 @@ class InterruptedDetector(WhiteRectangleDetector):
 
     def __init__(self, error):
         super().__init__()
-        self.left, self.error = 2, error
+        self.images_left, self.error = 2, error
 
     def forward(self, batch):
-        self.left -= 1
-        if self.left < 0:
+        self.images_left -= 1
+        if self.images_left < 0:
             raise self.error
         return super().forward(batch)
 
@@ -217,7 +222,7 @@ class InterruptedDetector(WhiteRectangleDetector):
 def test_a_signal_or_an_error_keeps_the_results_of_earlier_images(error, tmp_path):
     (tmp_path / "images").mkdir()
     for name in "abcd":
-        picture().save(tmp_path / "images" / f"{name}.png")
+        rectangle_image().save(tmp_path / "images" / f"{name}.png")
     with pytest.raises(type(error)) as caught:
         run([str(tmp_path / "images")], tmp_path / "out", InterruptedDetector(error))
     if isinstance(error, Stopped):
@@ -235,12 +240,12 @@ def assert_has_images(folder, names):
             drawn.load()
 
 
-@pytest.mark.parametrize("at", ["reserve_space", "write_whole"])
-def test_a_full_disk_keeps_the_results_of_earlier_images(at, tmp_path, monkeypatch):
+@pytest.mark.parametrize("function_name", ["reserve_space", "write_whole"])
+def test_a_full_disk_keeps_the_results_of_earlier_images(function_name, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for name in "abcd":
-        picture().save(tmp_path / "images" / f"{name}.png")
-    calls, function = [], getattr(module, at)
+        rectangle_image().save(tmp_path / "images" / f"{name}.png")
+    calls, function = [], getattr(predict_module, function_name)
 
     def fail_at_third(path, content):
         calls.append(path)
@@ -248,7 +253,7 @@ def test_a_full_disk_keeps_the_results_of_earlier_images(at, tmp_path, monkeypat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         function(path, content)
 
-    monkeypatch.setattr(module, at, fail_at_third)
+    monkeypatch.setattr(predict_module, function_name, fail_at_third)
     message = r"cannot write \(No space left on device\); free some space and start .* again; the "
     with pytest.raises(UserError, match=f"{message}results of 2 of 4 images are in "):
         run([str(tmp_path / "images")], tmp_path / "out")
@@ -256,7 +261,7 @@ def test_a_full_disk_keeps_the_results_of_earlier_images(at, tmp_path, monkeypat
 
 
 def test_a_signal_while_a_drawing_is_written_keeps_the_earlier_drawing(tmp_path, monkeypatch):
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jpg").write_bytes(b"of an earlier command")
     monkeypatch.setattr("ranking_det.files.rename_whole", lambda *_: stop(signal.SIGTERM))
@@ -270,7 +275,7 @@ def contents_of(folder):
 
 
 def test_an_image_of_one_row_is_predicted(tmp_path):
-    picture(3000, 1, (20, 0, 60, 1)).save(tmp_path / "a.png")
+    rectangle_image(3000, 1, (20, 0, 60, 1)).save(tmp_path / "a.png")
     (image,) = json.loads(run([str(tmp_path)], tmp_path / "out").read_text())["images"]
     assert (image["width"], image["height"]) == (3000, 1)
 
@@ -278,7 +283,7 @@ def test_an_image_of_one_row_is_predicted(tmp_path):
 def test_wrong_images_and_folders_are_errors_before_anything_is_written(tmp_path):
     folder, empty, output = tmp_path / "images", tmp_path / "empty", tmp_path / "out"
     folder.mkdir(), empty.mkdir()
-    picture().save(folder / "a.png")
+    rectangle_image().save(folder / "a.png")
     (folder / "b.png").write_text("no image")
     (tmp_path / "file").write_text("")
     readable = str(folder / "a.png")
@@ -299,7 +304,7 @@ def test_wrong_images_and_folders_are_errors_before_anything_is_written(tmp_path
 
 def test_an_image_behind_a_symbolic_link_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
-    picture().save(tmp_path / "out" / "a.jpg")
+    rectangle_image().save(tmp_path / "out" / "a.jpg")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "out" / "a.jpg")
     with pytest.raises(UserError, match="--output: expected a folder without input images, got"):
         run([str(tmp_path / "link.jpg")], tmp_path / "out")
@@ -308,10 +313,10 @@ def test_an_image_behind_a_symbolic_link_is_not_overwritten(tmp_path):
 def test_only_the_best_detections_are_drawn(tmp_path, monkeypatch):
     scores = []
     monkeypatch.setattr(
-        module,
+        predict_module,
         "overlay",
         lambda image, detections, classes: scores.extend(detections.scores.tolist()) or image,
     )
-    picture().save(tmp_path / "a.png")
+    rectangle_image().save(tmp_path / "a.png")
     content = json.loads(run([str(tmp_path / "a.png")], tmp_path / "out", max_drawn=1).read_text())
     assert scores == [0.75] and len(content["annotations"]) == 2

@@ -1,3 +1,5 @@
+"""Previews: the positives of training, pictures, and drawn detections."""
+
 import logging
 import re
 
@@ -12,7 +14,7 @@ from torch import nn
 from ranking_det.engine.preview import draw_previews, to_rgb
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
-from ranking_det.visualization import preview_page as module
+from ranking_det.visualization import preview_page
 from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 
@@ -75,12 +77,14 @@ def test_a_preview_has_the_positives_of_training_and_keeps_batch_norm_statistics
 
 def test_the_summary_and_the_pictures_count_the_positives(tmp_path, monkeypatch):
     titles, labels = [], []
-    original, draw = module._write_around, module._draw_object
+    original, draw = preview_page._write_around, preview_page._draw_object
     monkeypatch.setattr(
-        module, "_write_around", lambda f, title, c: titles.append(title) or original(f, title, c)
+        preview_page,
+        "_write_around",
+        lambda f, title, c: titles.append(title) or original(f, title, c),
     )
     monkeypatch.setattr(
-        module, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
+        preview_page, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
     )
     model = build("retinanet", "max_iou", "rs")
     model.assigner.low_quality = None

@@ -237,10 +237,14 @@ def test_changed_training_data_are_logged_with_their_numbers(caplog):
     assert message(records[:1]) == (True, ["The training data have changed: images: 2 -> 1"])
     moved = [{**record, "file_name": f"moved/{record['file_name']}"} for record in records]
     assert message(moved) == (False, [])
-    other = "The training data have changed: other boxes, classes or file names, with as many "
+    message_start = (
+        "The training data have changed: other boxes, classes or file names, with the same "
+    )
     for change in ({"bbox": [1, 2, 3, 6]}, {"category_id": 1}):
-        changed = [{**records[0], "annotations": [objects[0] | change, objects[1]]}, records[1]]
-        assert message(changed)[1] == [f"{other}images and objects"]
+        new_objects = [objects[0] | change, objects[1]]
+        assert message([{**records[0], "annotations": new_objects}, records[1]])[1] == [
+            f"{message_start}number of images and objects"
+        ]
     for unknown in (None, 5):
         assert log_of(caplog, {"training_data": unknown}, {"training_data": facts})[1] == []
 
@@ -260,7 +264,7 @@ def files(folder):
 
 
 def work(folder, refused, annotations, resumed):
-    """Train, try the refused commands, half of them with a damaged checkpoint, and resume."""
+    """Train, try the refused commands, most of them with a damaged checkpoint, and resume."""
     run_hooks.draw_detections = run_hooks.plot_curves = lambda *args: None
     assert main([*CONFIG, *OPTIONS, f"train.output_dir={folder}/run"]) == 0
     path = folder / "run" / "model_final.pth"
@@ -279,7 +283,7 @@ def work(folder, refused, annotations, resumed):
 
 
 @pytest.fixture(scope="module")
-def worked(tmp_path_factory):
+def resumed_run(tmp_path_factory):
     """A folder with the run, and the outcomes of the commands."""
     environment = shapes_environment(tmp_path_factory, train=4, val=2)
     folder = tmp_path_factory.mktemp("resuming")
@@ -301,9 +305,9 @@ def worked(tmp_path_factory):
     return folder / "run", completed.stderr
 
 
-def test_a_mismatched_or_damaged_checkpoint_stops_a_command_before_it_writes(worked):
-    path = str(worked[0] / "model_final.pth")
-    errors = [line for line in worked[1].splitlines() if "train_net.py" in line]
+def test_a_mismatched_or_damaged_checkpoint_stops_a_command_before_it_writes(resumed_run):
+    path = str(resumed_run[0] / "model_final.pth")
+    errors = [line for line in resumed_run[1].splitlines() if "train_net.py" in line]
     start = f"train_net.py: error: {path!r}"
     assert errors[0] == (
         f"{start} cannot be resumed: expected the state of RMSprop, got that of AdamW; start a new "
@@ -312,11 +316,11 @@ def test_a_mismatched_or_damaged_checkpoint_stops_a_command_before_it_writes(wor
     damaged = "cannot be read as a checkpoint (the file is damaged: the checksum of"
     assert errors[1].endswith("start again with --overwrite") and damaged in errors[1]
     assert [line.startswith(f"{start} {damaged}") for line in errors[2:]] == [True] * 3
-    assert "Traceback" not in worked[1]
+    assert "Traceback" not in resumed_run[1]
 
 
-def test_a_resumed_run_logs_each_change_of_config_batch_seed_and_data(worked):
-    log = (worked[0] / "log.txt").read_text()
+def test_a_resumed_run_logs_each_change_of_config_batch_seed_and_data(resumed_run):
+    log = (resumed_run[0] / "log.txt").read_text()
     _, changes = log.split("Changed since the checkpoint was written:\n")
     lines = [line.strip() for line in changes.partition("\n[")[0].splitlines()]
     assert "train.seed: 0 -> 7" in lines and "train.max_iter: 2 -> 4" in lines

@@ -33,12 +33,12 @@ def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name
     (tmp_path / "resumed" / "last_checkpoint").write_text(name)
     image = next(Path(environment["DETECTRON2_DATASETS"]).rglob("val/*.*"))
     start = ["--config-file", CONFIG]
-    given = ["train.device=cpu", f"train.output_dir={out}", f"train.init_checkpoint={path}"]
+    overrides = ["train.device=cpu", f"train.output_dir={out}", f"train.init_checkpoint={path}"]
     commands = [
-        [*start, *given],
-        [*start, "--eval-only", *given],
-        [*start, "--preview", "1", *given],
-        [*start, "--predict", str(image), *given],
+        [*start, *overrides],
+        [*start, "--eval-only", *overrides],
+        [*start, "--preview", "1", *overrides],
+        [*start, "--predict", str(image), *overrides],
         [*start, "--resume", "train.device=cpu", f"train.output_dir={tmp_path / 'resumed'}"],
     ]
     completed = run_function(call_main, commands, environment=environment)

@@ -28,7 +28,7 @@ YAML = str(CONFIGS / "shapes" / "retinanet_atss_rs.yaml")
 
 @pytest.fixture
 def marker(tmp_path, monkeypatch):
-    """The folder that an untrusted module creates when it is imported; it must not exist after."""
+    """The folder that an untrusted module creates when imported; it must not exist afterwards."""
     path = tmp_path / "marker"
     write_module(tmp_path, path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -100,7 +100,7 @@ def test_the_saved_vitdet_config_needs_trust_config(tmp_path):
     assert load_config(file, [], trust=True).names("test")
 
 
-CALLS = [
+REFUSED_NAMES = [
     "os.mkdir",
     "untrusted.build",
     "torch.os.mkdir",
@@ -117,7 +117,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("name", CALLS, ids=str)
+@pytest.mark.parametrize("name", REFUSED_NAMES, ids=str)
 def test_a_name_that_is_not_on_the_list_raises_user_error_before_any_import(
     tmp_path, marker, saved_config, name
 ):
@@ -130,7 +130,7 @@ def test_a_name_that_is_not_on_the_list_raises_user_error_before_any_import(
     assert "untrusted" not in sys.modules
 
 
-VALUES = [
+REFUSED_VALUES = [
     "!!python/object/apply:os.mkdir [{marker}]",
     "!!python/object/new:os.mkdir [{marker}]",
     "!!python/name:untrusted.build",
@@ -154,7 +154,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("value", REFUSED_VALUES)
 def test_the_error_names_a_value_that_would_have_to_be_computed(
     tmp_path, marker, saved_config, value
 ):
@@ -183,8 +183,8 @@ def test_plain_interpolations_and_tuples_are_allowed(tmp_path, saved_config):
     text = (
         f"{saved_config}\nmore: {{a: !!python/tuple [1, 2], b: '${{train.seed}}', c: 'USD $5'}}\n"
     )
-    more = load_config(write(tmp_path, text), []).nodes.more
-    assert (list(more.a), more.b, more.c) == ([1, 2], 0, "USD $5")
+    nested_nodes = load_config(write(tmp_path, text), []).nodes.more
+    assert (list(nested_nodes.a), nested_nodes.b, nested_nodes.c) == ([1, 2], 0, "USD $5")
 
 
 @pytest.mark.parametrize("key", ["cfg", "CFG"])

@@ -1,3 +1,5 @@
+"""The schedule of a run: iterations, periods, learning rate and warm-up."""
+
 import pytest
 from fvcore.common.param_scheduler import ConstantParamScheduler
 
@@ -46,8 +48,10 @@ def test_nothing_is_scaled_without_a_reference_batch():
 def test_periods_of_a_short_run_are_at_least_1_and_an_evaluation_period_of_0_stays():
     fitted, _ = fit(num_images=1)
     assert fitted == Schedule(12, 1, 0.01, 1, 4)
-    none = fit_schedule(WRITTEN._replace(eval_period=0), **(COCO | {"num_images": 1}))[0]
-    assert none.eval_period == 0 and type(none.eval_period) is int
+    without_evaluation = fit_schedule(
+        WRITTEN._replace(eval_period=0), **(COCO | {"num_images": 1})
+    )[0]
+    assert without_evaluation.eval_period == 0 and type(without_evaluation.eval_period) is int
 
 
 @pytest.mark.parametrize("max_iter", [2_000, 87_960])

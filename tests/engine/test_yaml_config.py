@@ -1,3 +1,5 @@
+"""YAML configs: overrides, error messages, and schedules."""
+
 from pathlib import Path
 
 import pytest

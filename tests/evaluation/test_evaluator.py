@@ -215,15 +215,15 @@ def test_the_log_names_the_maximum_number_of_detections(register, caplog):
 
 
 def test_the_masks_of_the_ground_truth_are_validated_before_inference(register):
-    broken = {"segmentation": {"size": [SIDE, SIDE], "counts": "no RLE"}}
-    register(ground_truth((1, A, BOX, broken)))
+    broken_mask = {"segmentation": {"size": [SIDE, SIDE], "counts": "no RLE"}}
+    register(ground_truth((1, A, BOX, broken_mask)))
     with pytest.raises(UserError, match="no annotation has a 'segmentation'"):
         DetectionEvaluator(NAME, tasks=["segm"])
     evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
     feed(evaluator, [(1, 0, BOX, 0.5)])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
     MetadataCatalog.pop(NAME)
-    register(ground_truth((1, A, BOX), (1, B, FAR, broken)))
+    register(ground_truth((1, A, BOX), (1, B, FAR, broken_mask)))
     evaluator = DetectionEvaluator(NAME)
     feed(evaluator, [(1, 0, BOX, 0.5), (1, 1, FAR, 0.5)], masks=True)
     results = evaluator.evaluate()

@@ -92,8 +92,8 @@ def test_non_finite_boxes_and_nan_scores_do_not_affect_the_others(method):
     # The other detections are the same as without the invalid ones.
     valid_rows = [i for i in range(20) if i not in (3, 4, 5)]
     good_only = soft_nms(boxes[valid_rows], scores[valid_rows], classes[valid_rows], method=method)
-    rest = [i for i in index.tolist() if i in valid_rows]
-    assert rest == [valid_rows[i] for i in good_only[0].tolist()]
+    valid_index = [i for i in index.tolist() if i in valid_rows]
+    assert valid_index == [valid_rows[i] for i in good_only[0].tolist()]
 
 
 def test_scores_of_equal_boxes_become_0_and_are_dropped():

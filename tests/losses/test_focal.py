@@ -102,13 +102,13 @@ def test_ignored_rows_do_not_change_value_or_gradient(name, ignored):
     logits, labels, quality = batch()
     arguments = () if name == "focal" else (quality,)
     loss = {"focal": focal, "quality_focal": quality_focal, "varifocal": varifocal}[name]
-    broken = logits.detach().clone()
-    broken[labels == IGNORE] = ignored
-    broken.requires_grad_()
-    value, expected = loss(broken, labels, *arguments), loss(logits, labels, *arguments)
+    changed_logits = logits.detach().clone()
+    changed_logits[labels == IGNORE] = ignored
+    changed_logits.requires_grad_()
+    value, expected = loss(changed_logits, labels, *arguments), loss(logits, labels, *arguments)
     torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(gradient(value, broken), gradient(expected, logits))
-    assert not gradient(value, broken)[labels == IGNORE].any()
+    torch.testing.assert_close(gradient(value, changed_logits), gradient(expected, logits))
+    assert not gradient(value, changed_logits)[labels == IGNORE].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

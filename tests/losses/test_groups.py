@@ -28,7 +28,7 @@ LOSSES = {
 }
 
 # The number of positives and negatives of each worker, by the number of workers.
-SHARES = {
+WORKER_COUNTS = {
     2: {
         "even": [(10, 40), (10, 40)],
         "uneven": [(3, 90), (17, 20)],
@@ -70,7 +70,7 @@ def run_worker(rank, size, folder):
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
     outputs = {
         name: results(*worker_case(counts, rank), group=dist.group.WORLD)
-        for name, counts in SHARES[size].items()
+        for name, counts in WORKER_COUNTS[size].items()
     }
     torch.save(outputs, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -90,13 +90,13 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", SHARES)
+@pytest.mark.parametrize("size", WORKER_COUNTS)
 def test_every_worker_has_the_value_of_the_whole_ranking_and_its_slice_of_the_gradient(
     size, tmp_path
 ):
     run_workers(run_worker, size, str(tmp_path))
     outputs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)]
-    for name, counts in SHARES[size].items():
+    for name, counts in WORKER_COUNTS[size].items():
         expected, lengths = results_of_one_process(counts)
         for loss, (values, gradients) in expected.items():
             for rank in range(size):

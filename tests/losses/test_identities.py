@@ -78,8 +78,8 @@ def assert_all_close(actual, expected, tolerance=1e-9):
 
 
 def with_negatives(case, *values):
-    more = torch.tensor(values, dtype=torch.float64)
-    return case._replace(logits=torch.cat([case.logits.detach(), more]).requires_grad_())
+    added_logits = torch.tensor(values, dtype=torch.float64)
+    return case._replace(logits=torch.cat([case.logits.detach(), added_logits]).requires_grad_())
 
 
 @every_ap

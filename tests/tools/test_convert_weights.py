@@ -369,8 +369,8 @@ def test_the_report_counts_unmapped_missing_and_misshapen_weights(
     mask_tensors["backbone.layer1.2.conv1.weight"] = torch.zeros(1)
     torch.save(mask_tensors, path)
     assert main([str(path), str(tmp_path / "converted.pth")]) == 0
-    listed = ", ".join(f"roi_head.keypoint_head.{i}.weight" for i in range(10))
-    expected = f"12 tensors of the source not mapped: {listed} and 2 more\n"
+    layer_list = ", ".join(f"roi_head.keypoint_head.{i}.weight" for i in range(10))
+    expected = f"12 tensors of the source not mapped: {layer_list} and 2 more\n"
     assert expected in capsys.readouterr().out
     matched, missing, misshapen, left_over = compare(convert(mask_tensors).weights, mask_rcnn)
     assert matched == "129 of the model's 138 tensors are in the file"
@@ -416,7 +416,7 @@ def test_a_wrong_source_file_gives_one_line_and_writes_nothing(content, words, t
         ("missing.pth", "converted.pth", "SOURCE: 'missing.pth' does not exist"),
         (".", "converted.pth", "SOURCE: expected a file, got the folder"),
         ("mask_rcnn.pth", "converted.onnx", "OUTPUT: expected a .pth or .pkl file"),
-        ("mask_rcnn.pth", "mask_rcnn.pth", "OUTPUT: expected another file than SOURCE"),
+        ("mask_rcnn.pth", "mask_rcnn.pth", "OUTPUT: expected a file other than SOURCE"),
         ("mask_rcnn.pth", "missing/converted.pth", "OUTPUT: cannot write 'missing/converted.pth'"),
     ],
 )

@@ -2,8 +2,8 @@
 
 ``faster``, ``mask`` and ``cascade`` use Rank & Sort Loss and a score threshold of .40.
 ``faster_ce`` and ``mask_ce`` are the baselines: cross entropy on random samples, with a score
-threshold of .05. ``cascade_ce`` is the baseline of ``cascade``, as Cai and Vasconcelos (CVPR 2018)
-have it: later stages have smaller loss weights and larger weights of the box coder.
+threshold of .05. ``cascade_ce`` is the baseline of ``cascade``, as in Cai and Vasconcelos (CVPR
+2018): later stages have smaller loss weights and larger box-coder weights.
 """
 
 from detectron2.config import LazyCall as L

@@ -29,11 +29,11 @@ _NEARLY_ALL = 0.95
 """Share of the boxes that must look wrong in the same way; a file may have a few other boxes."""
 
 _CORNER = 0.25
-"""Part of the width and height of an image that counts as its corner."""
+"""Share of the width and height of an image that counts as its corner."""
 
 _MIN_EXCESS = 0.1
-"""Minimum mean excess of boxes over their image, as a part of the image's side, for the conclusion
-that x2, y2 were written instead of width, height."""
+"""Minimum mean excess of boxes over their image, as a share of the image's side, from which to
+conclude that x2, y2 were written instead of width, height."""
 
 
 class Boxes(NamedTuple):
@@ -161,8 +161,8 @@ def check_boxes(
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(boxes.xywh).all(1)
         empty = finite & ((width <= 0) | (height <= 0))
-        known = np.isfinite(sizes).all(1, keepdims=True)
-        lower, upper = np.where(known, 0, -np.inf), np.where(known, sizes, np.inf)
+        is_known = np.isfinite(sizes).all(1, keepdims=True)
+        lower, upper = np.where(is_known, 0, -np.inf), np.where(is_known, sizes, np.inf)
         corners = np.stack([x, y, x + width, y + height], 1)
         clipped = np.clip(corners, lower, np.concatenate([upper, upper], 1))
         outside = finite & ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(1)
@@ -172,19 +172,23 @@ def check_boxes(
         halved = sticks_out & (area < 0.5 * width * height)
     for index in np.flatnonzero(~finite | empty | outside | sticks_out).tolist():
         annotation, box = annotations[index], boxes.xywh[index].tolist()
-        shown = "x, y, width, height = " + ", ".join(f"{value:g}" for value in box)
-        of_image = f"its image of {sizes[index, 0]:g} x {sizes[index, 1]:g}"
+        box_text = "x, y, width, height = " + ", ".join(f"{value:g}" for value in box)
+        image_text = f"its image of {sizes[index, 0]:g} x {sizes[index, 1]:g}"
         if not finite[index]:
-            shown = show(annotation.get("bbox"))
-            fault = LEFT_OUT, "box that is missing, NaN or infinite", f"'bbox' is {shown}"
+            box_text = show(annotation.get("bbox"))
+            fault = LEFT_OUT, "box that is missing, NaN or infinite", f"'bbox' is {box_text}"
         elif empty[index]:
-            fault = LEFT_OUT, "box without size", f"'bbox' has no size: {shown}"
+            fault = LEFT_OUT, "box without size", f"'bbox' has no size: {box_text}"
         elif outside[index]:
-            fault = LEFT_OUT, "box outside its image", f"'bbox' lies outside {of_image}: {shown}"
+            fault = (
+                LEFT_OUT,
+                "box outside its image",
+                f"'bbox' lies outside {image_text}: {box_text}",
+            )
         else:
             action = CUT if halved[index] else MENDED
             problem = (
-                f"sticks out of {of_image} by {excess[index]:g} pixels and is clipped: {shown}"
+                f"sticks out of {image_text} by {excess[index]:g} pixels and is clipped: {box_text}"
             )
             fault = action, "box clipped to its image", f"'bbox' {problem}"
             left, top, right, bottom = clipped[index].tolist()
@@ -216,8 +220,8 @@ def find_pattern(boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> Pa
     Returns:
         The likely reason; None if the boxes look right.
     """
-    known = np.isfinite(boxes).all(1) & np.isfinite(sizes).all(1)
-    boxes, sizes, images = boxes[known], sizes[known], images[known]
+    is_known = np.isfinite(boxes).all(1) & np.isfinite(sizes).all(1)
+    boxes, sizes, images = boxes[is_known], sizes[is_known], images[is_known]
     if not len(boxes):
         return None
     start, extent = boxes[:, :2], boxes[:, 2:]
@@ -253,7 +257,7 @@ def find_pattern(boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> Pa
     if in_corner.all() and len(boxes) >= 20 and len(np.unique(images)) >= 5:
         text = (
             "lie in one corner, in the first quarter of the width and height of their images, as "
-            "if they were of smaller images; give the images that were annotated"
+            "if the annotated images were smaller; give the images that were annotated"
         )
         return Pattern(len(boxes), text)
     return None

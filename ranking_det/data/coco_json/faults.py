@@ -15,7 +15,7 @@ MAX_ROWS = 10_000
 """Maximum number of faults of each kind that are kept with their place; all are counted."""
 
 LEAST_FAULTS, LEAST_SHARE = 10, 0.05
-"""Data are refused if more objects, or images, than this number and this share are faulty."""
+"""Data are refused if the faulty objects, or images, exceed both this number and this share."""
 
 REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
 NOTED, SKIPPED = "noted", "skipped"
@@ -93,11 +93,11 @@ class Faults:
             entry: the entry, for its id and that of its image. An annotation that was converted
                 from another format has its place there as ``converted_from``.
         """
-        known = entry if isinstance(entry, dict) else {}
-        identity = known.get("id", "") if section in _NOUNS else ""
-        image = known.get("image_id", "") if section == "annotations" else identity
+        fields = entry if isinstance(entry, dict) else {}
+        identity = fields.get("id", "") if section in _NOUNS else ""
+        image = fields.get("image_id", "") if section == "annotations" else identity
         file, place = self.file, f"{_LISTS.get(section, section)}[{index}]"
-        source = known.get(CONVERTED_FROM)
+        source = fields.get(CONVERTED_FROM)
         if isinstance(source, str):
             (file, _, place), identity = source.rpartition(", "), ""
         self.add_row(Fault(file, place, identity, image, kind, action, text))
@@ -147,8 +147,8 @@ class Faults:
         for (action, kind), count in self.counts.items():
             if action in actions:
                 kinds[kind] += count
-        listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-        head = f"{self.file}: {total} faults ({listed}){hint}"
+        kind_counts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        head = f"{self.file}: {total} faults ({kind_counts}){hint}"
         more = f"; the first {SHOWN}:" if total > SHOWN else ":"
         raise UserError("\n  ".join([head + more, *map(str, rows[:SHOWN])]))
 

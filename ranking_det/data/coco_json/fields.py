@@ -1,4 +1,4 @@
-"""Convert the fields of COCO and LVIS JSON to one form, in whatever form a tool has written them.
+"""Convert the fields of COCO and LVIS JSON to one form, whichever form a tool has written.
 
 Optional fields that are null or empty count as missing. Integers may be written as floats or text,
 and flags as true and false. Nothing else is converted: an ambiguous value is a fault. Fields

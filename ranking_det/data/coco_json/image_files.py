@@ -77,7 +77,7 @@ class ImageFinder:
         return None
 
     def guess(self, image: Entry) -> str | None:
-        """Return the only path under a similar name, None if there is none.
+        """Return the path of the only file with a similar name; None if there is none or several.
 
         Args:
             image: its entry.
@@ -114,7 +114,7 @@ class ImageFinder:
 
 
 def loose_name(name: str) -> str:
-    """Return a name without the differences in case and in the form of accented letters.
+    """Normalise the case and the accented letters of a name, so that similar names are equal.
 
     Args:
         name: the name of a file.
@@ -153,8 +153,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def candidates(image: dict[str, Any]) -> list[str]:
     """Return the paths where an image may be, relative to the image folder.
 
-    LVIS v0.5 has the file names of COCO's sets of 2014. The same images have other names in COCO's
-    sets of 2017, and lie in ``train2017`` or ``val2017``.
+    LVIS v0.5 has the file names of COCO's 2014 sets. The same images have other names in COCO's
+    2017 sets, and lie in ``train2017`` or ``val2017``.
 
     Args:
         image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
@@ -168,9 +168,11 @@ def candidates(image: dict[str, Any]) -> list[str]:
     parts = [part for part in re.split(r"[?#]", image.get("coco_url") or "")[0].split("/") if part]
     if parts:
         names += ["/".join(parts[-2:]), parts[-1]]
-    old = re.fullmatch(r"COCO_\w+2014_(\d{12}\.jpg)", names[0] if names else "")
-    if old:
-        names += [f"{folder}/{old[1]}" for folder in ("train2017", "val2017")] + [old[1]]
+    coco_2014 = re.fullmatch(r"COCO_\w+2014_(\d{12}\.jpg)", names[0] if names else "")
+    if coco_2014:
+        names += [f"{folder}/{coco_2014[1]}" for folder in ("train2017", "val2017")] + [
+            coco_2014[1]
+        ]
     if any(character in name for name in names for character in "\\%"):
         names += [unquote(name).replace("\\", "/") for name in names]
     # ".." is resolved in the name. The system would follow links first, and could leave the folder.
@@ -324,8 +326,8 @@ def _check_files(
     count = faults.counts[SKIPPED, UNREADABLE]
     if decoded:
         seconds = sum(result.seconds for result in results) / threads
-        of_all = f"decoded {len(decoded):,} of {len(images):,} images in {seconds:.1f} s"
-        faults.remarks.append(f"{of_all}; {count} of them cannot be read" if count else of_all)
+        summary = f"decoded {len(decoded):,} of {len(images):,} images in {seconds:.1f} s"
+        faults.remarks.append(f"{summary}; {count} of them cannot be read" if count else summary)
     if not count:
         return
     faults.check()

@@ -45,7 +45,7 @@ IGNORED = "object to ignore, taken as a crowd"
 """The kind of the notes on annotations with ``ignore`` 1."""
 
 MAX_HEADERS = 10_000
-"""Default maximum number of image headers to open, as opening more can take minutes."""
+"""Default maximum number of image headers to open; opening more can take minutes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ReadOptions:
         strict: refuse any object that would be left out or mended.
         max_faults: maximum number of objects of a file that may be left out or cut to under half of
             their box, >= 0; None for 10, or 5 % of the objects if that is more.
-        crowds_are_objects: take annotations with ``iscrowd`` 1 as objects.
+        crowds_are_objects: treat annotations with ``iscrowd`` 1 as objects.
         allow_outside: accept images outside the image folder.
         masks: check the masks. Without this, masks must not be used.
         max_headers: maximum number of image headers to open, evenly spread, to compare the sizes;
@@ -81,10 +81,10 @@ class ReadOptions:
     needs_sizes: bool = True
 
     def __post_init__(self) -> None:
-        """Check the limit.
+        """Check ``max_faults``.
 
         Raises:
-            UserError: it is negative.
+            UserError: ``max_faults`` is negative.
         """
         if self.max_faults is not None and self.max_faults < 0:
             raise UserError(f"--max-faults: expected at least 0, got {self.max_faults}")
@@ -331,7 +331,7 @@ def load_json(path: str, what: str) -> Any:
 
 def _parse(content: bytes) -> Any:
     collecting = gc.isenabled()
-    # Parsing takes a third of the time: the collector would visit millions of new lists repeatedly.
+    # This parses three times as fast: the collector would visit millions of new lists repeatedly.
     gc.disable()
     try:
         return json.loads(content.decode("utf-8-sig"))

@@ -83,12 +83,12 @@ def _results_of_predictions(
     faults.check()
     results = read["annotations"].entries
     for section, noun in (("images", "image"), ("categories", "category")):
-        known = defaultdict(list)
+        ids_of_name = defaultdict(list)
         for entry in ground_truth[section]:
-            known[_plain_name(entry, noun)].append(entry["id"])
+            ids_of_name[_plain_name(entry, noun)].append(entry["id"])
         names = {entry["id"]: _plain_name(entry, noun) for entry in read[section].entries}
         for index, identity in enumerate(read["annotations"].columns[f"{noun}_id"]):
-            matches = known.get(names.get(identity, ""), [])
+            matches = ids_of_name.get(names.get(identity, ""), [])
             if len(matches) == 1:
                 results[index] = {**results[index], f"{noun}_id": matches[0]}
             else:

@@ -90,8 +90,8 @@ def _choose(root: str, split: str, paths: list[str]) -> str:
     choices = detection_files or paths
     if len(choices) > 1:
         files = ", ".join(os.path.relpath(path, root) for path in choices[:5])
-        of_split = "" if split == "all" else f" of {split} images"
-        raise UserError(f"{root}: several COCO files{of_split} ({files}); give one of them")
+        split_text = "" if split == "all" else f" of {split} images"
+        raise UserError(f"{root}: several COCO files{split_text} ({files}); give one of them")
     return choices[0]
 
 
@@ -112,9 +112,9 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
         if max_count:
             return best
     names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
-    looked = ", ".join(finder.image_root for finder in finders[:3])
+    searched_folders = ", ".join(finder.image_root for finder in finders[:3])
     more = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
-    text = f"{json_file}: no folder has its images ({names}); looked in {looked}{more}"
+    text = f"{json_file}: no folder has its images ({names}); looked in {searched_folders}{more}"
     raise UserError(f"{text}; name it with --train-json FILE --train-images FOLDER (or --val-...)")
 
 
@@ -159,9 +159,9 @@ def class_names(parts: Sequence[CocoSplit]) -> list[str]:
     for content, _, json_file in parts:
         where = json_file or ""
         categories = read_fields(content, where, "categories", "id", "name").entries
-        used = read_fields(content, where, "annotations", "category_id").columns["category_id"]
+        used_ids = read_fields(content, where, "annotations", "category_id").columns["category_id"]
         faults = Faults(where)
-        classes = drop_unused_categories(categories, set(used), faults)
+        classes = drop_unused_categories(categories, set(used_ids), faults)
         faults.check()
         names |= dict.fromkeys(category["name"] for category in classes)
     return list(names)
@@ -203,7 +203,7 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
         )
     num_empty = int((boxes[has_box, 2:] <= 0).any(1).sum())
     if num_empty > len(boxes) / 2:
-        text = f"{num_empty:,} of {len(boxes):,} boxes have no size as {form}"
+        text = f"{num_empty:,} of {len(boxes):,} boxes have no positive size when read as {form}"
         raise UserError(f"{where}: {text}; give the form of the boxes in the file")
     mended = []
     for annotation, box, is_annotated in zip(section.entries, boxes.tolist(), has_box, strict=True):

@@ -131,22 +131,22 @@ def find_source(
     if not os.path.exists(path):
         text = f"the folder or file {path!r} does not exist (current folder: {os.getcwd()})"
         raise UserError(text)
-    full, suffix = os.path.abspath(path), suffix_of(path) if os.path.isfile(path) else None
+    absolute, suffix = os.path.abspath(path), suffix_of(path) if os.path.isfile(path) else None
     if suffix not in (None, ".json", ".yaml", ".yml"):
         expected = "expected a folder, a data.yaml, or a COCO, VIA or LabelMe JSON"
-        got = f"a file {suffix}" if suffix else "a file without extension"
+        file_kind = f"a file {suffix}" if suffix else "a file without extension"
         hint = "; give its folder" if suffix in (".xml", ".txt", *IMAGE_SUFFIXES) else ""
         hint = "; unpack it" if suffix in _ARCHIVES else hint
-        raise UserError(f"{path}: {expected}, got {got}{hint}")
-    tree = FileTree(full if suffix is None else os.path.dirname(full), exclude)
+        raise UserError(f"{path}: {expected}, got {file_kind}{hint}")
+    tree = FileTree(absolute if suffix is None else os.path.dirname(absolute), exclude)
     files: dict[str, Any] = {}
     if suffix == ".json":
-        load_json(full, "annotation file")  # says what is wrong with a broken file
-        files = _sort_json([full])
+        load_json(absolute, "annotation file")  # says what is wrong with a broken file
+        files = _sort_json([absolute])
     elif suffix is None:
         files = _sort_json(tree.with_suffix(".json")) | {"voc": voc.find_files(tree)}
     if suffix != ".json":
-        files["yolo"] = yolo.find_files(tree, full if suffix else None)
+        files["yolo"] = yolo.find_files(tree, absolute if suffix else None)
     if suffix is None:
         _check_broken(files)
     names = [name for name in FORMATS if files.get(name) and format_name in (None, name)]
@@ -206,23 +206,24 @@ def _describe_failure(
 ) -> str:
     if names:
         formats = " and ".join(FORMATS[name] for name in names)
-        way = "give the file or folder of one of them"
+        advice = "give the file or folder of one of them"
         command = f"python -m ranking_det.data.convert --from {'|'.join(names)}"
-        return (
-            f"{path}: annotations of several formats ({formats}); {way}, or convert with {command}"
-        )
+        message = f"{path}: annotations of several formats ({formats})"
+        return f"{message}; {advice}, or convert with {command}"
     if os.path.isfile(path):
         return f"{path}: expected COCO, VIA (version 2) or LabelMe annotations, got other JSON"
     suffixes = Counter(suffix_of(file) or "without extension" for file in tree.files)
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes.most_common(5))
-    looked = "Pascal VOC (*.xml), YOLO (data.yaml, or *.txt of images), COCO, VIA, LabelMe (*.json)"
+    searched_files = (
+        "Pascal VOC (*.xml), YOLO (data.yaml, or *.txt of images), COCO, VIA, LabelMe (*.json)"
+    )
     unread_files = [*other_json, *tree.with_suffix(".xml")]
     hint = (
         f" ({tree.relative(unread_files[0])} is broken or has another format)"
         if unread_files
         else ""
     )
-    return f"{path}: no annotations; looked for {looked}; found {files or 'no files'}{hint}"
+    return f"{path}: no annotations; looked for {searched_files}; found {files or 'no files'}{hint}"
 
 
 def _read(
@@ -314,10 +315,10 @@ def _check(source: Source, options: ReadOptions) -> None:
         raise UserError(f"{source.path}: {source.format} annotations without objects{reason}")
     unsplit = [image for image in source.images.get(ALL, []) if image.objects]
     if len(source.images) > 1 and len(unsplit) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
-        named = ", ".join(split for split in source.splits if split != ALL)
+        split_names = ", ".join(split for split in source.splits if split != ALL)
         raise UserError(
             f"{source.path}: {len(unsplit):,} annotated images, such as {unsplit[0].path}, are in "
-            f"no folder of a split ({named}); give one folder as training and another as "
+            f"no folder of a split ({split_names}); give one folder as training and another as "
             "validation images"
         )
     train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
@@ -342,8 +343,8 @@ def convert(source: Source, split: str, classes: Sequence[str] | None = None) ->
         UserError: the source has no such split.
     """
     if split not in source.splits:
-        known = ", ".join(source.splits)
-        raise UserError(f"{source.path}: has no {split} images (it has {known})")
+        split_list = ", ".join(source.splits)
+        raise UserError(f"{source.path}: has no {split} images (it has {split_list})")
     if split in source.files:
         return source.files[split]
     names = source.classes if classes is None else classes

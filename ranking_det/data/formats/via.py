@@ -181,8 +181,8 @@ def _set_classes(regions: list[_Region], faults: Faults, class_attribute: str | 
     for region, value in zip(regions, values, strict=True):
         with counting(faults, LEFT_OUT, region.file, region.place, region.image):
             if value == "":
-                shown = show(region.attributes[attribute])
-                text = f"{attribute!r}: expected one choice, got {shown}"
+                choices = show(region.attributes[attribute])
+                text = f"{attribute!r}: expected one choice, got {choices}"
                 raise FaultError("several classes", text)
             region.obj.name = only_class if value is None else value
             if region.obj.name is None:
@@ -194,7 +194,7 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     """Return the attribute that most regions have; None if no region has any.
 
     Raises:
-        UserError: several attributes tie and differ in their values, and none has a usual name.
+        UserError: several attributes tie and differ in their values, and none has a typical name.
     """
     values: dict[str, dict[int, str]] = defaultdict(dict)
     for index, region in enumerate(regions):
@@ -205,10 +205,10 @@ def _class_attribute(regions: list[_Region]) -> str | None:
         return None
     max_count = max(map(len, values.values()))
     tied = sorted(name for name in values if len(values[name]) == max_count)
-    named = [name for known in CLASS_ATTRIBUTES for name in tied if name.lower() == known]
-    if named:
-        return named[0]
-    # An attribute with a usual name may give the class although some regions lack it.
+    preferred = [name for known in CLASS_ATTRIBUTES for name in tied if name.lower() == known]
+    if preferred:
+        return preferred[0]
+    # An attribute with a typical name may give the class although some regions lack it.
     common = [name for name in values if len(values[name]) >= max_count / 2]
     tied += sorted(name for name in common if name.lower() in CLASS_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):

@@ -39,7 +39,7 @@ from ranking_det.files import make_folder, write_whole
 from ranking_det.user_errors import UserError
 
 _TOLERANCE = 0.5  # pixels by which the box around a polygon may differ from the object's box
-_MIN_SIDE = 1.001  # pixels; Pascal VOC cannot tell a side of one pixel from one without length
+_MIN_SIDE = 1.001  # pixels; Pascal VOC cannot distinguish a side of one pixel from a side of zero
 
 
 @contextlib.contextmanager
@@ -108,7 +108,9 @@ def write_coco(
     placed: dict[Path, str] = {}
     for entry, path in zip(part.content["images"], paths, strict=True):
         target = folder / split / _name_inside(path, part.image_root)
-        while placed.get(target, path) != path:  # an image from outside the folder has this name
+        while (
+            placed.get(target, path) != path
+        ):  # an image from outside the folder has taken this name
             target = target.with_name(f"_{target.name}")
         if target not in placed:
             _place_image(path, target, copy)
@@ -241,7 +243,7 @@ def write_yolo(
         text = ""
         for obj in image_objects:
             if obj.ignored:
-                counts["crowds or difficult objects left out, which YOLO cannot mark"] += 1
+                counts["crowds or difficult objects left out because YOLO cannot mark them"] += 1
                 continue
             x, y, width, height = obj.box
             centred = [x + width / 2, y + height / 2, width, height]
@@ -264,7 +266,7 @@ def _has_fitting_polygons(obj: _Object) -> bool:
 
 
 def _join(polygons: Sequence[Polygon]) -> Polygon:
-    """Return one polygon that covers the same area: lines without width connect its parts."""
+    """Return one polygon that covers the same area: lines of zero width connect its parts."""
     first = polygons[0][:2]
     joined: Polygon = list(polygons[0])
     for polygon in polygons[1:]:
@@ -303,7 +305,7 @@ def write_voc(
         for obj in image.objects:
             unused.pop(obj.name, None)
             if obj.polygons:
-                counts["masks left out, which Pascal VOC's boxes cannot hold"] += 1
+                counts["masks left out because Pascal VOC has only boxes"] += 1
         _place_image(image.path, folder / "JPEGImages" / image.name, copy)
         tree = ElementTree.ElementTree(_voc_element(image))
         ElementTree.indent(tree)
@@ -312,7 +314,7 @@ def write_voc(
         text = "".join(f"{stem}\n" for stem in names)
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
     if unused:
-        text = f"classes without an object, which Pascal VOC cannot list ({next(iter(unused))!r})"
+        text = f"classes left out because they have no objects ({next(iter(unused))!r})"
         counts[text] = len(unused)
     return [f"{text}: {count:,}" for text, count in counts.items()]
 

@@ -70,18 +70,19 @@ def find_files(tree: FileTree, yaml_file: str | None = None) -> Description | No
         UserError: the file that the user named, or one of several, cannot be used.
     """
     candidates = [yaml_file] if yaml_file else tree.with_suffix(".yaml", ".yml")
-    described = {path: content for path in candidates if (content := _read_yaml(path)) is not None}
-    named = [path for path in candidates if os.path.basename(path) in YAML_FILES]
-    for path in named if not described else ():
+    contents = {path: _read_yaml(path) for path in candidates}
+    descriptions = {path: content for path, content in contents.items() if content is not None}
+    yaml_files = [path for path in candidates if os.path.basename(path) in YAML_FILES]
+    for path in yaml_files if not descriptions else ():
         _check_yaml(path)
-    if yaml_file and not described:
+    if yaml_file and not descriptions:
         keys = "'names' and 'train' or 'val'"
         raise UserError(f"{yaml_file}: expected a YOLO data.yaml with {keys}")
-    if len(described) > 1:
-        files = ", ".join(map(tree.relative, described))
+    if len(descriptions) > 1:
+        files = ", ".join(map(tree.relative, descriptions))
         raise UserError(f"{tree.root}: several YOLO descriptions ({files}); give one of them")
-    if described:
-        ((path, content),) = described.items()
+    if descriptions:
+        ((path, content),) = descriptions.items()
         return Description(path, content)
     labels = islice(filter(None, map(_label_file, tree.images)), _NUM_PROBED)
     return Description(None, {}) if any(map(_has_labels, labels)) else None

@@ -83,16 +83,16 @@ def prepare_shapes(
             by another version of the generator.
     """
     folder = shapes_folder(variant, root)
-    wanted = {"train": train, "val": val, "size": size, "seed": seed}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    for name, value in wanted.items():
+    required = {"train": train, "val": val, "size": size, "seed": seed}
+    required = {name: value for name, value in required.items() if value is not None}
+    for name, value in required.items():
         if value < _MINIMUM[name]:
             raise ValueError(f"{name}: expected at least {_MINIMUM[name]}, got {value}")
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
-    is_new = not folder.exists() and _make(folder, replace(Settings(variant), **wanted), workers)
-    settings = _check(folder, variant, wanted)
+    is_new = not folder.exists() and _make(folder, replace(Settings(variant), **required), workers)
+    settings = _check(folder, variant, required)
     logger.info(
         "%s: %d training and %d validation images at %d px, seed %d (%s)",
         *(folder, settings.train, settings.val, settings.size, settings.seed),
@@ -108,8 +108,8 @@ def _make(folder: Path, settings: Settings, workers: int) -> bool:
         if folder.exists():
             return False
         if locked:
-            for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(abandoned)
+            for abandoned_folder in folder.parent.glob(f".{folder.name}.partial-*"):
+                shutil.rmtree(abandoned_folder)
         partial = folder.parent / f".{folder.name}.partial-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         partial.mkdir()
         try:
@@ -140,8 +140,8 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield locked
 
 
-def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
-    """Return the settings of a set; raise ValueError if they differ from the wanted ones."""
+def _check(folder: Path, variant: str, required: dict[str, int]) -> Settings:
+    """Return the settings of a set; raise ValueError if they differ from the required ones."""
     try:
         settings = Settings(**json.loads((folder / "meta.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -149,8 +149,8 @@ def _check(folder: Path, variant: str, wanted: dict[str, int]) -> Settings:
         remedy = "move it away or give another root"
         raise ValueError(f"{text} (no valid meta.json): {remedy}") from error
     made_with = asdict(settings)
-    wanted = {"variant": variant, "generator": Settings.generator, **wanted}
-    differing = {name: value for name, value in wanted.items() if made_with[name] != value}
+    required = {"variant": variant, "generator": Settings.generator, **required}
+    differing = {name: value for name, value in required.items() if made_with[name] != value}
     if differing:
         existing = ", ".join(f"{name}={made_with[name]}" for name in differing)
         requested = ", ".join(f"{name}={value}" for name, value in differing.items())

@@ -131,9 +131,9 @@ def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CA
 
 def _stages(shapes: dict[str, ShapeSpec], in_features: Sequence[str]) -> list[int]:
     """Check the features and return the base-2 logarithms of their strides."""
-    known = bool(in_features) and set(in_features) <= set(shapes)
+    are_known = bool(in_features) and set(in_features) <= set(shapes)
     expected = f"some of the bottom-up network's features {', '.join(shapes)}"
-    check_that(known, "in_features", expected, list(in_features))
+    check_that(are_known, "in_features", expected, list(in_features))
     strides = [shapes[name].stride for name in in_features]
     stages = [stride.bit_length() - 1 for stride in strides]
     doubling = strides == [2 ** (stages[0] + i) for i in range(len(strides))]

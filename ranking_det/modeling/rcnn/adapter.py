@@ -70,18 +70,20 @@ class RCNNAdapter(DetectorAdapter):
                 is not above 0.
         """
         rpn, heads = self.model.proposal_generator, self.model.roi_heads
-        used = {}
+        used_features = {}
         if isinstance(rpn, (RPN, RankingRPN)):
-            used["proposal_generator.in_features"] = rpn.in_features
+            used_features["proposal_generator.in_features"] = rpn.in_features
             for stride in rpn.anchor_generator.strides:
                 check_integer("proposal_generator.anchor_generator.strides", stride, 1)
         if isinstance(heads, (StandardROIHeads, StagedROIHeads)):
-            used["roi_heads.box_in_features"] = heads.box_in_features
-            used["roi_heads.mask_in_features"] = heads.mask_in_features if heads.mask_on else []
-        known = list(self.model.backbone.output_shape())
-        for key, names in used.items():
-            is_known = all(name in known for name in names)
-            check_that(is_known, key, f"some of {', '.join(known)}", list(names))
+            used_features["roi_heads.box_in_features"] = heads.box_in_features
+            used_features["roi_heads.mask_in_features"] = (
+                heads.mask_in_features if heads.mask_on else []
+            )
+        feature_names = list(self.model.backbone.output_shape())
+        for key, names in used_features.items():
+            is_known = all(name in feature_names for name in names)
+            check_that(is_known, key, f"some of {', '.join(feature_names)}", list(names))
         for name, layer in self.model.named_modules():
             if isinstance(layer, ROIAlign):
                 pooler = name.partition(".level_poolers")[0]

@@ -73,7 +73,7 @@ class StagedROIHeads(nn.Module):
 
     Each stage refines the boxes of the previous one. All proposals are ranked. The box head and the
     mask head of a stage both run before its losses, because the positives may be ranked by the
-    quality of their masks. Each mask has the index, and thereby the instance weight, of its
+    quality of their masks. Each mask has the index, and so the instance weight, of its
     positive. At inference the logits of all stages are averaged, and the boxes come from the last
     stage.
 

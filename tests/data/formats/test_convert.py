@@ -112,11 +112,11 @@ def test_polygons_survive_the_round_trip_through_yolo(tmp_path):
     content["annotations"][1]["segmentation"] = [[0, 0, 64, 0, 64, 48, 0, 48]]
     cases.write_json(tmp_path / "in" / "a.json", content)
     assert run(tmp_path / "in", tmp_path / "out", "--to", "yolo") == 0
-    back = read(tmp_path / "out", "train")
-    assert_near(cases.objects_of(content), cases.objects_of(back), 1e-4)
-    first, second = back["annotations"]
+    restored = read(tmp_path / "out", "train")
+    assert_near(cases.objects_of(content), cases.objects_of(restored), 1e-4)
+    first, second = restored["annotations"]
     assert second["segmentation"] == [[0, 0, 64, 0, 64, 48, 0, 48]]
-    # YOLO has one polygon per object: lines without width join the parts.
+    # YOLO has one polygon per object, so lines of zero width join the parts.
     assert first["area"] == pytest.approx(225 + 10, abs=0.1)
 
 
@@ -131,7 +131,7 @@ def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, ca
     cases.write_json(tmp_path / "in" / "a.json", content)
     assert run(tmp_path / "in", tmp_path / "voc", "--to", "voc") == 0
     out = capsys.readouterr().out
-    assert "masks left out, which Pascal VOC's boxes cannot hold: 1" in out
+    assert "masks left out because Pascal VOC has only boxes: 1" in out
     assert "train: cut to under half: box clipped to its image: 1" in out
     assert [a.get("ignore") for a in read(tmp_path / "voc", "train")["annotations"]] == [
         None,
@@ -141,7 +141,7 @@ def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, ca
     assert run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo") == 0
     out = capsys.readouterr().out
     assert "boxes are written, not polygons: 1 of 2 objects have no polygon" in out
-    assert "crowds or difficult objects left out, which YOLO cannot mark: 1" in out
+    assert "crowds or difficult objects left out because YOLO cannot mark them: 1" in out
 
 
 def test_images_with_the_same_name_in_two_splits_get_different_names(tmp_path):
@@ -159,33 +159,33 @@ def test_images_with_the_same_name_in_two_splits_get_different_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "boxes"),
+    ("box_format", "boxes"),
     [
         ("xyxy", {"cat": (10, 20, 40, 35), "dog": (0, 0, 64, 48)}),
         ("normalized", {"cat": (10 / 64, 20 / 48, 30 / 64, 15 / 48), "dog": (0, 0, 1, 1)}),
     ],
 )
-def test_the_flag_boxes_converts_corners_and_normalized_boxes(tmp_path, form, boxes):
+def test_the_flag_boxes_converts_corners_and_normalized_boxes(tmp_path, box_format, boxes):
     cases.make_image(tmp_path / "in" / "a.jpg")
     cases.write_json(tmp_path / "in" / "a.json", cases.coco_content(["a.jpg"], boxes))
-    assert run(tmp_path / "in", tmp_path / "out", "--boxes", form) == 0
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", box_format) == 0
     content = read(tmp_path / "out", "train")
     assert_near(cases.objects_of(content), cases.expected_objects("a.jpg"), 1e-9)
     assert [a["area"] for a in content["annotations"]] == [450, 64 * 48]
 
 
 @pytest.mark.parametrize(
-    ("form", "message"),
+    ("box_format", "message"),
     [
-        ("xyxy", "2 of 2 boxes have no size as xyxy"),
+        ("xyxy", "2 of 2 boxes have no positive size when read as xyxy"),
         ("normalized", "2 of 2 boxes have numbers above 1 and are not normalized"),
     ],
 )
-def test_boxes_that_contradict_the_flag_boxes_are_rejected(tmp_path, capsys, form, message):
+def test_boxes_that_contradict_the_flag_boxes_are_rejected(tmp_path, capsys, box_format, message):
     cases.make_image(tmp_path / "in" / "a.jpg")
     content = cases.coco_content(["a.jpg"], {"cat": (30, 20, 10, 10), "dog": (20, 20, 9, 9)})
     cases.write_json(tmp_path / "in" / "a.json", content)
-    assert run(tmp_path / "in", tmp_path / "out", "--boxes", form) == 2
+    assert run(tmp_path / "in", tmp_path / "out", "--boxes", box_format) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -59,8 +59,8 @@ def test_the_box_of_a_rotated_ellipse_is_exact(tmp_path):
 def test_points_and_lines_are_left_out_and_counted(tmp_path):
     point = {"name": "point", "cx": 1, "cy": 2}
     line = {"name": "polyline", "all_points_x": [1, 2], "all_points_y": [1, 2]}
-    broken = {"name": "rect", "x": 1, "y": 2, "width": None, "height": 4}
-    regions = [via_region(shape, kind="cat") for shape in (RECT, point, line, broken)]
+    broken_rectangle = {"name": "rect", "x": 1, "y": 2, "width": None, "height": 4}
+    regions = [via_region(shape, kind="cat") for shape in (RECT, point, line, broken_rectangle)]
     content, source = read(tmp_path, regions)
     assert len(content["annotations"]) == 1
     kinds = [fault.kind for fault in source.faults.rows]
