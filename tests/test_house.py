@@ -72,7 +72,7 @@ LAYERS = {
     ),
     "analysis": (
         {"files", "user_errors", "data", "data.coco_json", "data.formats", "data.images"}
-        | {"modeling", "engine", "visualization", "library_warnings"},
+        | {"modeling", "evaluation", "engine", "visualization", "library_warnings"},
         TORCH | {"detectron2"},
     ),
     # The doctor's probes import these lazily, inside functions.

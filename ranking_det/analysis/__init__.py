@@ -1,4 +1,4 @@
-"""Command-line analysis: report on a data set before training."""
+"""Command-line analyses: a data set before training, and the ranking of detections."""
 
 from ranking_det.library_warnings import hide_in_commands
 

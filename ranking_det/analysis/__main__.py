@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ranking_det.analysis.data_report import write_report
+from ranking_det.analysis.ranking import write_lrp
 from ranking_det.data.formats.sources import FORMATS
+from ranking_det.evaluation.metrics import FIELDS
 from ranking_det.user_errors import run_command
 
 PROGRAM = "python -m ranking_det.analysis"
-DESCRIPTION = """\
+LAYOUT = argparse.RawDescriptionHelpFormatter
+DATA_DESCRIPTION = """\
 Report on a data set before training. Writes an HTML page (data.html) with sample images, classes,
 sizes, crowding, duplicate images, annotation problems, and advice; the same numbers as data.json;
 and each problem in data_faults.csv. The page needs no network.
 """
-EPILOG = f"""\
+DATA_EXAMPLES = f"""\
 examples:
   # Pascal VOC, YOLO, VIA, LabelMe or COCO JSON; the format is detected from the files
   {PROGRAM} data BCCD_Dataset/BCCD --output output/data
@@ -26,15 +30,33 @@ examples:
       --images datasets/shapes/train --output output/data \\
       --config-file configs/shapes/quick/retinanet_atss_rs.py model.assigner.topk=5
 """
+LRP_DESCRIPTION = """\
+Compute the optimal LRP error (oLRP) of detections by the rules of COCO, or of LVIS if the ground
+truth has its fields: the error at the best score threshold of each class, in percent (smaller is
+better), its parts for localization, false positives and missed objects, and these thresholds.
+"""
+LRP_EXAMPLE = f"""\
+example:
+  {PROGRAM} olrp --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results output/shapes/retinanet_atss_rs/coco_instances_results.json \\
+      --iou-type bbox --output olrp.json
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser, with a subcommand for each analysis."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, epilog=EPILOG, formatter_class=layout)
+    examples = f"{DATA_EXAMPLES}\n{LRP_EXAMPLE}"
+    parser = argparse.ArgumentParser(PROGRAM, epilog=examples, formatter_class=LAYOUT)
     commands = parser.add_subparsers(dest="analysis", required=True)
-    text = {"description": DESCRIPTION, "epilog": EPILOG, "formatter_class": layout}
+    _add_data(commands)
+    _add_olrp(commands)
+    return parser
+
+
+def _add_data(commands: Any) -> None:
+    text = {"description": DATA_DESCRIPTION, "epilog": DATA_EXAMPLES, "formatter_class": LAYOUT}
     command = commands.add_parser("data", help="describe a data set before training", **text)
+    command.set_defaults(write=write_report)
     meaning = "folder of the data set, or its data.yaml, COCO, LVIS, VIA or LabelMe JSON"
     command.add_argument("data", metavar="DATA", help=meaning)
     meaning = "folder to write to; a report from an earlier run is replaced"
@@ -55,7 +77,20 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--crowds-are-objects", action="store_true", help=meaning)
     meaning = "accept images outside the folder of a data.yaml or the image folder of a COCO JSON"
     command.add_argument("--allow-outside", action="store_true", help=meaning)
-    return parser
+
+
+def _add_olrp(commands: Any) -> None:
+    text = {"description": LRP_DESCRIPTION, "epilog": LRP_EXAMPLE, "formatter_class": LAYOUT}
+    command = commands.add_parser("olrp", help="optimal LRP error of detections", **text)
+    command.set_defaults(write=lambda args, _: write_lrp(args))
+    for flag, meaning in (
+        ("--ground-truth", "annotation file in COCO's or LVIS's format"),
+        ("--results", "detections in COCO's result format, or predictions.json of --predict"),
+        ("--output", "write the numbers to this JSON"),
+    ):
+        command.add_argument(flag, required=True, metavar="FILE", help=meaning)
+    meaning = "compare boxes (bbox) or masks (segm)"
+    command.add_argument("--iou-type", required=True, choices=list(FIELDS), help=meaning)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,11 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args, overrides = parser.parse_known_args(argv)
-    unknown = [word for word in overrides if word.startswith("-") or "=" not in word]
+    has_config = args.analysis == "data"
+    unknown = [
+        word for word in overrides if word.startswith("-") or "=" not in word or not has_config
+    ]
     if unknown:
         parser.error(f"unknown arguments: {' '.join(unknown)}")
     return run_command(
-        PROGRAM, lambda: "".join(f"{line}\n" for line in write_report(args, overrides))
+        PROGRAM, lambda: "".join(f"{line}\n" for line in args.write(args, overrides))
     )
 
 

@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from ranking_det.engine.run_checks import check_classes
 from ranking_det.engine.run_config import RunConfig
-from ranking_det.evaluation.metrics import class_precision, precision_cell
+from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell
 from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.threshold_watch import watch_scores
 
@@ -25,7 +25,7 @@ PER_CLASS_FILE = "per_class_ap.csv"
 
 
 def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
-    """Evaluate a model, log the metrics, and write results.json and the AP of each class.
+    """Evaluate a model, log the metrics, and write results.json and per_class_ap.csv.
 
     Args:
         config: names the test sets and builds their loaders and evaluators.
@@ -99,13 +99,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Sequence[str]) -> None:
-    """Write the AP of each class to ``output_dir``/per_class_ap.csv, in the main process.
+    """Write the metrics of each class to ``output_dir``/per_class_ap.csv, in the main process.
 
-    The table has a line per data set and class, with the columns ``dataset``, ``class``, the AP in
-    percent for each task (``bbox_AP``, ``segm_AP``; empty for a class without ground truth), the
-    number of ground-truth ``objects`` without crowds, and the number of ``images`` that have one.
-    The values of AP are the ``AP-<class>`` entries of the evaluator. Without such entries no file
-    is written, and the file of an earlier evaluation is removed.
+    The table has a line per data set and class, with the columns ``dataset``, ``class``, those of
+    :data:`ranking_det.evaluation.metrics.COLUMNS` for each task (``bbox_AP``, ``segm_AP``,
+    ``bbox_oLRP``; empty where undefined), the number of ground-truth ``objects`` without crowds,
+    and the number of ``images`` that have one. The values are the evaluator's ``AP-<class>`` and so
+    on. Without an AP no file is written, and the file of an earlier evaluation is removed.
 
     Args:
         results: the metrics by task; with several data sets, by data set and task.
@@ -114,8 +114,11 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
     """
     by_dataset = {datasets[0]: results} if len(datasets) == 1 else results
     rows = [row for name in datasets for row in _rows(name, by_dataset.get(name, {}))]
-    tasks = dict.fromkeys(column for row in rows for column in row if column.endswith("_AP"))
-    columns = ["dataset", "class", *tasks, "objects", "images"]
+    columns = ["dataset", "class"]
+    for name in COLUMNS:
+        of_tasks = (column for row in rows for column in row if column.endswith(f"_{name}"))
+        columns += dict.fromkeys(of_tasks)
+    columns += ["objects", "images"]
     write = partial(write_table, columns=columns, rows=rows)
     _replace(Path(output_dir, PER_CLASS_FILE), rows, write)
 
@@ -124,14 +127,18 @@ def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
     """Return the lines of a data set; none if its evaluator gives no AP per class."""
     classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
     measured = {task: entry for task, entry in tasks.items() if isinstance(entry, Mapping)}
-    precision = {task: class_precision(entry, classes) for task, entry in measured.items()}
-    columns = {f"{task}_AP": values for task, values in precision.items() if values}
-    if not columns:
+    columns = {
+        f"{task}_{name}": values
+        for name in COLUMNS
+        for task, entry in measured.items()
+        if (values := per_class(entry, classes, name))
+    }
+    if not any(column.endswith("_AP") for column in columns):
         return []
     objects, images = _count(dataset, MetadataCatalog.get(dataset).get("json_file"))
     return [
         {"dataset": dataset, "class": name}
-        | {column: precision_cell(values[name]) for column, values in columns.items()}
+        | {column: table_cell(values[name]) for column, values in columns.items()}
         | {"objects": objects[index], "images": images[index]}
         for index, name in enumerate(classes)
     ]

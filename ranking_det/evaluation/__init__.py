@@ -1,12 +1,12 @@
-"""Evaluate AP by COCO's or LVIS's rules: a Detectron2 evaluator, and a command for result files.
+"""Evaluate AP and oLRP by COCO's or LVIS's rules: a Detectron2 evaluator and a command.
 
-The command is ``python -m ranking_det.evaluation``.
+The command, for result files, is ``python -m ranking_det.evaluation``.
 """
 
 from ranking_det.library_warnings import hide_in_commands
 
 hide_in_commands()
 from ranking_det.evaluation.evaluator import DetectionEvaluator  # noqa: E402
-from ranking_det.evaluation.metrics import average_precision  # noqa: E402
+from ranking_det.evaluation.metrics import average_precision, detection_metrics  # noqa: E402
 
-__all__ = ["DetectionEvaluator", "average_precision"]
+__all__ = ["DetectionEvaluator", "average_precision", "detection_metrics"]

@@ -1,11 +1,11 @@
-"""Command line of ``python -m ranking_det.evaluation``: AP of a result file."""
+"""Command line of ``python -m ranking_det.evaluation``: AP and oLRP of a result file."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ranking_det.files import partial_path, write_json, write_table
 from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.evaluation"
-DESCRIPTION = "Compute the AP of detections in a file in COCO's result format."
+DESCRIPTION = "Compute AP and oLRP of detections in a file in COCO's result format."
 EXAMPLE = """\
 example:
   {program} {rules} \\
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="rules", required=True)
     for rules, limit in metrics.MAX_DETS.items():
         kind, scope = ("federated ", "all classes") if rules == "lvis" else ("", "each class")
-        text = f"AP by {rules.upper()}'s {kind}rules, in percent"
+        text = f"AP and oLRP by {rules.upper()}'s {kind}rules, in percent"
         names = {"program": PROGRAM, "rules": rules, "ground_truth": ANNOTATIONS[rules]}
         example = EXAMPLE.format(**names)
         command = commands.add_parser(rules, help=text, description=text, epilog=example, **options)
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         types = list(metrics.FIELDS)
         command.add_argument("--iou-type", required=True, choices=types, help=meaning)
         command.add_argument("--output", metavar="FILE", help="write the metrics to this JSON")
-        meaning = "write the AP of each class to this CSV"
+        meaning = "write the metrics of each class to this CSV"
         command.add_argument("--per-class", metavar="FILE", help=meaning)
         meaning = f"maximum number of detections of {scope} per image (default: {limit})"
         command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
@@ -91,14 +91,15 @@ def _evaluate(args: argparse.Namespace) -> str:
     """Evaluate and write the requested files; return the text to print."""
     check_library(args.library, lvis=args.rules == "lvis")
     metrics.choose_max_dets(args.max_dets, args.rules, "--max-dets")
-    _check_outputs(args)
+    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
+    check_outputs(inputs, {"--output": args.output, "--per-class": args.per_class})
     names = ("strict", "max_faults", "crowds_are_objects")
     options = ReadOptions(**{name: vars(args)[name] for name in names})
     ground_truth, notes = read_ground_truth(args.ground_truth, args.rules, args.iou_type, options)
     results = read_results(args.results, ground_truth, args.iou_type)
     settings = {name: vars(args)[name] for name in ("rules", "library", "max_dets")}
-    all_metrics = metrics.average_precision(ground_truth, results, args.iou_type, **settings)
-    overall = {name: ap for name, ap in all_metrics.items() if not name.startswith("AP-")}
+    all_metrics = metrics.detection_metrics(ground_truth, results, args.iou_type, **settings)
+    overall = metrics.overall(all_metrics)
     if args.output:
         # JSON has no NaN.
         content = {name: None if math.isnan(value) else value for name, value in overall.items()}
@@ -106,19 +107,31 @@ def _evaluate(args: argparse.Namespace) -> str:
     if args.per_class:
         # The categories are sorted by id.
         classes = [category["name"] for category in ground_truth["categories"]]
-        per_class = metrics.class_precision(all_metrics, classes)
-        rows = [{"class": name, "AP": metrics.precision_cell(ap)} for name, ap in per_class.items()]
-        write_table(Path(args.per_class), ["class", "AP"], rows)
+        columns = {name: metrics.per_class(all_metrics, classes, name) for name in metrics.COLUMNS}
+        rows = [
+            {"class": label}
+            | {name: metrics.table_cell(values[label]) for name, values in columns.items()}
+            for label in classes
+        ]
+        write_table(Path(args.per_class), ["class", *columns], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
     lines.append(f"{len(results):,} results")
-    lines += [f"{name:5} {value:7.3f}" for name, value in overall.items()]
+    lines += [f"{name:7} {value:7.3f}" for name, value in overall.items()]
     return "\n".join([*lines, ""])
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    inputs = ((args.ground_truth, "the ground truth"), (args.results, "the results"))
-    used_by = {Path(path).resolve(): name for path, name in inputs}
-    for flag, path in (("--output", args.output), ("--per-class", args.per_class)):
+def check_outputs(inputs: Mapping[str, str], outputs: Mapping[str, str | None]) -> None:
+    """Check that files can be written, before anything is computed.
+
+    Args:
+        inputs: the paths of the files that are read, by a name for messages.
+        outputs: the paths of the files to write, by flag; None for a flag that is not given.
+
+    Raises:
+        UserError: a path cannot be a new file, or is also another of these paths.
+    """
+    used_by = {Path(path).resolve(): name for name, path in inputs.items()}
+    for flag, path in outputs.items():
         if path is None:
             continue
         if not path:

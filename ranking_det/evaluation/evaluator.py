@@ -1,4 +1,4 @@
-"""Detectron2 evaluator for box and mask AP on COCO and LVIS data sets."""
+"""Detectron2 evaluator for AP and oLRP of boxes and masks on COCO and LVIS data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from ranking_det.data.catalog import REGISTERED, read_registered
 from ranking_det.data.coco_json import reader
 from ranking_det.evaluation import ground_truth
 from ranking_det.evaluation.libraries import Library, check_library
-from ranking_det.evaluation.metrics import FIELDS, Rules, average_precision, choose_max_dets
+from ranking_det.evaluation.metrics import (
+    FIELDS,
+    Rules,
+    choose_max_dets,
+    detection_metrics,
+    overall,
+)
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError
 
@@ -30,12 +36,12 @@ Batch = Sequence[Mapping[str, Any]]
 
 
 class DetectionEvaluator(DatasetEvaluator):
-    """Evaluate AP of boxes and masks, by COCO's or LVIS's rules, as a Detectron2 evaluator.
+    """Evaluate AP and oLRP of boxes and masks, by COCO's or LVIS's rules, for Detectron2.
 
     It uses LVIS's rules if the data set's ``evaluator_type`` is "lvis", else COCO's. The metrics
-    are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with two
-    differences: AP is 0 instead of NaN if a model detects nothing at all, and LVIS also has an
-    ``AP-<class>`` for each class. Keypoints and proposals are not evaluated.
+    are those of Detectron2's COCOEvaluator and LVISEvaluator, by task and in percent, with three
+    differences: AP is 0 instead of NaN if a model detects nothing at all, LVIS also has an
+    ``AP-<class>`` for each class, and there is oLRP. Keypoints and proposals are not evaluated.
 
     Args:
         dataset_name: a registered data set. Its ``json_file`` is the ground truth. Without one, the
@@ -136,7 +142,7 @@ class DetectionEvaluator(DatasetEvaluator):
 
         Returns:
             The metrics in percent by task; see
-            :func:`~ranking_det.evaluation.metrics.average_precision`. Empty on all but the main
+            :func:`~ranking_det.evaluation.metrics.detection_metrics`. Empty on all but the main
             process, without images, and without annotations.
         """
         comm.synchronize()
@@ -161,7 +167,7 @@ class DetectionEvaluator(DatasetEvaluator):
         description = ground_truth.describe(truth)
         logger.info("Evaluating %d detections by %s rules: %s", len(results), kind, description)
         tasks = self._choose_tasks(any(masks))
-        return {task: self._average_precision(truth, results, task) for task in tasks}
+        return {task: self._metrics(truth, results, task) for task in tasks}
 
     def _readable(self, unreadable: set[Any]) -> dict[str, Any]:
         """Return the ground truth without the unreadable images and their objects."""
@@ -182,14 +188,14 @@ class DetectionEvaluator(DatasetEvaluator):
             logger.warning("The data set has no masks: only boxes are evaluated")
         return ["bbox", "segm"] if detects_masks and self.masks else ["bbox"]
 
-    def _average_precision(
+    def _metrics(
         self, truth: dict[str, Any], results: list[dict[str, Any]], task: str
     ) -> dict[str, float]:
         if task == "segm":
             ground_truth.fill_masks(truth)
         options = {"rules": self.rules, "library": self.library, "max_dets": self.max_dets}
-        metrics = average_precision(truth, results, task, classes=self.classes, **options)
-        table = create_small_table({k: v for k, v in metrics.items() if not k.startswith("AP-")})
+        metrics = detection_metrics(truth, results, task, classes=self.classes, **options)
+        table = create_small_table(overall(metrics))
         scope = "all classes" if self.rules == "lvis" else "each class"
         message = "%s, at most %d detections of %s per image:\n%s"
         logger.info(message, task, self.max_dets, scope, table)

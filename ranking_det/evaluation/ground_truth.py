@@ -19,13 +19,13 @@ LVIS_VERSIONS = {1230: "LVIS v0.5", 1203: "LVIS v1"}
 
 
 def read_ground_truth(
-    path: str, rules: Rules, iou_type: str, options: reader.ReadOptions | None = None
+    path: str, rules: Rules | None, iou_type: str, options: reader.ReadOptions | None = None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Read, check and complete an annotation file for evaluation.
 
     Args:
         path: the COCO or LVIS JSON.
-        rules: "coco" or "lvis"; "lvis" requires LVIS's fields.
+        rules: "coco" or "lvis"; "lvis" requires LVIS's fields. None for the format of the file.
         iou_type: "bbox" or "segm"; "segm" needs image sizes, and fills in empty masks.
         options: the options of the reader, except ``masks``.
 
@@ -39,9 +39,8 @@ def read_ground_truth(
     """
     masks = iou_type == "segm"
     options = replace(options or reader.ReadOptions(), masks=masks)
-    annotations = reader.read_annotations(
-        path, options=options, lvis=rules == "lvis", needs_sizes=masks
-    )
+    lvis = None if rules is None else rules == "lvis"
+    annotations = reader.read_annotations(path, options=options, lvis=lvis, needs_sizes=masks)
     reader.release_annotations(path)
     if not annotations.annotated:
         raise UserError(f"{path}: has no 'annotations', so there is no AP")

@@ -1,4 +1,4 @@
-"""Precision curves from faster-coco-eval or pycocotools, which match detections with objects.
+"""Precision and IoUs from faster-coco-eval or pycocotools, which match detections with objects.
 
 T = 10 IoU thresholds (.50, .55 to .95), R = 101 recalls (0, .01 to 1), K classes in the order of
 their ids, A = 4 ranges of the area in square pixels (all, up to 32 x 32, up to 96 x 96, above), as
@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,19 @@ Library = Literal["faster-coco-eval", "pycocotools"]
 PAIRS = 500_000
 """The number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
 than 1 GB, and LVIS has 24 million: 19,809 images x 1,203 classes."""
+
+
+class Evaluation(NamedTuple):
+    """What a library computes from ground truth and results.
+
+    Attributes:
+        precision: (T, R, K, A) interpolated precision in [0, 1]; -1 where there are no objects.
+        ious: by (image id, category id), the (D, G) IoU of the detections, by descending score,
+            with the objects; only where there are both.
+    """
+
+    precision: np.ndarray
+    ious: dict[tuple[Any, Any], np.ndarray]
 
 
 def check_library(library: Library, *, lvis: bool) -> None:
@@ -45,7 +58,7 @@ def check_library(library: Library, *, lvis: bool) -> None:
         raise UserError(f"{library} is not installed: pip install {library}")
 
 
-def interpolated_precision(
+def evaluate(
     library: Library,
     ground_truth: dict[str, Any],
     results: list[dict[str, Any]],
@@ -54,8 +67,8 @@ def interpolated_precision(
     max_dets: int,
     *,
     lvis: bool,
-) -> np.ndarray:
-    """Compute the interpolated precision by COCO's or LVIS's rules.
+) -> Evaluation:
+    """Compute the IoUs and the interpolated precision by COCO's or LVIS's rules.
 
     The precision at a recall r is the highest precision at any recall >= r
     (https://cocodataset.org/#detection-eval; ``COCOeval.accumulate`` in pycocotools).
@@ -75,8 +88,9 @@ def interpolated_precision(
             ``not_exhaustive_category_ids``.
 
     Returns:
-        (T, R, K, A) in [0, 1]; -1 where there are no objects.
+        The precision and the IoUs.
     """
+    ious: dict[tuple[Any, Any], np.ndarray] = {}
     if library == "pycocotools":
         from pycocotools.cocoeval import COCOeval
 
@@ -85,7 +99,8 @@ def interpolated_precision(
             # pycocotools cannot read an empty list of results.
             empty = {**ground_truth, "annotations": []}
             detections = truth.loadRes(results) if results else _index(empty)
-            return _accumulate(COCOeval(truth, detections, iou_type), ids, max_dets)
+            evaluation = COCOeval(truth, detections, iou_type)
+            return Evaluation(_accumulate(evaluation, ids, max_dets, ious), ious)
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(ground_truth)
@@ -94,8 +109,8 @@ def interpolated_precision(
     parts = []
     for start in range(0, len(ids), step):
         evaluation = COCOeval_faster(truth, detections, iou_type, lvis_style=lvis)
-        parts.append(_accumulate(evaluation, ids[start : start + step], max_dets))
-    return np.concatenate(parts, axis=2)
+        parts.append(_accumulate(evaluation, ids[start : start + step], max_dets, ious))
+    return Evaluation(np.concatenate(parts, axis=2), ious)
 
 
 def _index(content: dict[str, Any]) -> Any:
@@ -107,9 +122,13 @@ def _index(content: dict[str, Any]) -> Any:
     return api
 
 
-def _accumulate(evaluation: Any, ids: Sequence[int], max_dets: int) -> np.ndarray:
+def _accumulate(
+    evaluation: Any, ids: Sequence[int], max_dets: int, ious: dict[tuple[Any, Any], np.ndarray]
+) -> np.ndarray:
+    """Return the precision; add the IoUs of all pairs of image and class that have any."""
     evaluation.params.catIds = list(ids)
     evaluation.params.maxDets = [max_dets]
     evaluation.evaluate()
     evaluation.accumulate()
+    ious.update((pair, values) for pair, values in evaluation.ious.items() if len(values))
     return np.asarray(evaluation.eval["precision"])[..., 0]

@@ -1,4 +1,4 @@
-"""Average precision (AP) of detections by COCO's or LVIS's rules."""
+"""AP and oLRP of detections by COCO's or LVIS's rules."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ranking_det.data.coco_json.rules import LVIS_LISTS, MAX_ID
-from ranking_det.evaluation.libraries import Library, check_library, interpolated_precision
+from ranking_det.evaluation.libraries import Library, check_library, evaluate
+from ranking_det.evaluation.lrp import summarize as summarize_lrp
+from ranking_det.evaluation.matching import match
 from ranking_det.user_errors import UserError
 
-__all__ = ["MAX_DETS", "average_precision"]
+__all__ = ["MAX_DETS", "average_precision", "detection_metrics"]
 
 Rules = Literal["coco", "lvis"]
 
@@ -23,13 +25,16 @@ MAX_DETS: dict[Rules, int] = {"coco": 100, "lvis": 300}
 MOST_DETS = 1_000_000
 """The largest maximum that the libraries accept."""
 
+COLUMNS = ("AP", "oLRP", "threshold")
+"""Metrics of a class: AP and oLRP in percent, and the score at which the LRP error is smallest."""
+
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 """The field that results must have, by IoU type."""
 
 Result = dict[str, Any]
 
 
-def average_precision(
+def detection_metrics(
     ground_truth: dict[str, Any],
     results: Iterable[Mapping[str, Any]],
     iou_type: str,
@@ -39,18 +44,22 @@ def average_precision(
     max_dets: int | None = None,
     classes: Mapping[int, str] | None = None,
 ) -> dict[str, float]:
-    """Compute AP in percent: the mean precision over IoU .50 to .95, 101 recalls, and classes.
+    """Compute AP and oLRP from one matching of the detections.
 
-    COCO's rules are those of pycocotools (https://cocodataset.org/#detection-eval), LVIS's those of
-    lvis-api. LVIS's annotation is federated (A. Gupta, P. Dollár, R.
-    Girshick: LVIS, CVPR 2019, section 2). A detection can be a false positive only if its class is
-    among the objects of the image or in its ``neg_category_ids``. An unmatched detection is ignored
-    if its class is in ``not_exhaustive_category_ids``.
+    AP is the mean precision over IoU .50 to .95, 101 recalls, and classes. COCO's rules are those
+    of pycocotools (https://cocodataset.org/#detection-eval), LVIS's those of lvis-api. LVIS's
+    annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019, section 2). A
+    detection can be a false positive only if its class is among the objects of the image or in its
+    ``neg_category_ids``. An unmatched detection is ignored if its class is in
+    ``not_exhaustive_category_ids``.
 
     As in Detectron2, the area of a detection with a mask is the mask's area, even if the result
     also has a box. AP is 0 where there are objects but no detections, for one class or for all.
     Unlike lvis-api, this function also treats an annotation with ``iscrowd`` as a crowd by LVIS's
     rules; LVIS itself has no crowds.
+
+    oLRP is the smallest LRP error over all score thresholds, at IoU .5
+    (:mod:`ranking_det.evaluation.lrp`); smaller is better.
 
     Args:
         ground_truth: the content of an annotation file, as
@@ -68,7 +77,9 @@ def average_precision(
     Returns:
         AP, AP50, AP75, APs, APm and APl, in percent. LVIS also has APr, APc and APf. With more than
         one class there is also an ``AP-<class>`` for each. Values are NaN where there are no
-        objects.
+        objects. Then the numbers of :func:`ranking_det.evaluation.lrp.summarize`: oLRP, oLRPLoc,
+        oLRPFP, oLRPFN, oLRPs, oLRPm and oLRPl, in percent, ``oLRP-<class>`` and
+        ``threshold-<class>``.
 
     Raises:
         UserError: the library is not installed or does not support the rules, or ``max_dets`` is
@@ -88,10 +99,34 @@ def average_precision(
     rows = [{key: result[key] for key in keys} for result in results]
     if lvis:
         rows = keep_annotated_classes(ground_truth, keep_best(rows, limit))
-    precision = interpolated_precision(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
+    evaluation = evaluate(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
     frequency = {category["id"]: category["frequency"] for category in categories if lvis}
     frequencies = [frequency[identity] for identity in ids] if lvis else None
-    return _summarize(precision, [classes[identity] for identity in ids], frequencies)
+    names = [classes[identity] for identity in ids]
+    metrics = _summarize(evaluation.precision, names, frequencies)
+    matches = match(ground_truth, rows, evaluation.ious, ids, max_dets=limit, lvis=lvis)
+    return metrics | summarize_lrp(matches, names)
+
+
+def average_precision(
+    ground_truth: dict[str, Any],
+    results: Iterable[Mapping[str, Any]],
+    iou_type: str,
+    **options: Any,
+) -> dict[str, float]:
+    """Compute AP in percent; see :func:`detection_metrics`.
+
+    Args:
+        ground_truth: the content of an annotation file, complete for evaluation.
+        results: the content of a result file.
+        iou_type: "bbox" or "segm".
+        **options: options of :func:`detection_metrics`.
+
+    Returns:
+        Its metrics that start with AP.
+    """
+    metrics = detection_metrics(ground_truth, results, iou_type, **options)
+    return {name: value for name, value in metrics.items() if name.startswith("AP")}
 
 
 def with_exact_ids(
@@ -167,20 +202,34 @@ def choose_max_dets(max_dets: int | None, rules: Rules, name: str) -> int:
     return max_dets
 
 
-def class_precision(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """Extract the AP of each class from the metrics of :func:`average_precision` or Detectron2.
+def overall(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics without those of single classes.
 
     Args:
-        metrics: metrics with an ``AP-<class>`` for each class, or the ``AP`` of a single class.
+        metrics: the metrics of :func:`detection_metrics`.
+    """
+    return {name: value for name, value in metrics.items() if "-" not in name}
+
+
+def per_class(
+    metrics: Mapping[str, Any], classes: Sequence[str], name: str = "AP"
+) -> dict[str, float]:
+    """Extract a metric of each class from those of :func:`detection_metrics` or Detectron2.
+
+    Args:
+        metrics: metrics with a ``<name>-<class>`` for each class, or the ``<name>`` of a single
+            class.
         classes: the names of the classes.
+        name: "AP", "oLRP" or "threshold".
 
     Returns:
-        AP in percent by class, NaN for classes that the metrics lack; empty if they lack all.
+        The value by class, NaN for classes that the metrics lack; empty if they lack all.
     """
-    if len(classes) == 1 and "AP" in metrics:  # the metrics do not repeat it as AP-<class>
-        return {classes[0]: metrics["AP"]}
-    values = {name: metrics[f"AP-{name}"] for name in classes if f"AP-{name}" in metrics}
-    return {name: values.get(name, math.nan) for name in classes} if values else {}
+    if len(classes) == 1 and name in metrics:  # the metrics do not repeat it as AP-<class>
+        return {classes[0]: metrics[name]}
+    keys = {label: f"{name}-{label}" for label in classes}
+    values = {label: metrics[key] for label, key in keys.items() if key in metrics}
+    return {label: values.get(label, math.nan) for label in classes} if values else {}
 
 
 def keep_best(results: Iterable[Result], max_dets: int) -> list[Result]:
@@ -248,11 +297,11 @@ def _summarize(
     return {name: _percent(values) for name, values in metrics.items()}
 
 
-def precision_cell(value: float) -> str:
-    """Format an AP for a table, with three decimals; empty for NaN, a class without objects.
+def table_cell(value: float) -> str:
+    """Format a metric for a table, with three decimals; empty for NaN, an undefined number.
 
     Args:
-        value: AP in percent.
+        value: such as AP in percent.
     """
     return "" if math.isnan(value) else f"{value:.3f}"
 

@@ -25,6 +25,7 @@ from tests.evaluation.cases import (
 ROOT = Path(__file__).parents[2]
 COCO = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 LVIS = [*COCO, "APr", "APc", "APf"]
+OLRP = ["oLRP", "oLRPLoc", "oLRPFP", "oLRPFN", "oLRPs", "oLRPm", "oLRPl"]
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -33,12 +34,12 @@ def test_the_metrics_of_the_chosen_rules_are_written_in_percent(files, iou_type,
     for rules, names, rare in (("lvis", LVIS, 100), ("coco", COCO, 50)):
         assert main(arguments(rules, files)) == 0
         values = json.loads(Path(files["--output"]).read_text())
-        assert list(values) == names
+        assert list(values) == names + OLRP
         assert values["AP"] == pytest.approx(rare / 2)
         assert values["APs"] is None  # JSON has no NaN
         printed = capsys.readouterr().out
         assert "gt.json: LVIS format, 2 images, 2 objects, 4 categories" in printed
-        assert f"\nAP    {rare / 2:7.3f}\n" in printed
+        assert f"\nAP      {rare / 2:7.3f}\n" in printed
     assert values == json.loads(Path(files["--output"]).read_text())
     assert main([*arguments("coco", files), "--library", "pycocotools"]) == 0
     assert json.loads(Path(files["--output"]).read_text()) == pytest.approx(values, abs=1e-9)
@@ -77,10 +78,13 @@ def test_max_dets_out_of_range_is_rejected_with_one_line(files, limit, capsys):
 def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
     files["--per-class"] = str(tmp_path / "classes.csv")
     table = Path(files["--per-class"])
-    for rules, rare in (("lvis", "100.000"), ("coco", "50.000")):
+    # By COCO's rules, the best detection of the class is a false positive: LRP is (0 + 1) / 2.
+    for rules, rare in (("lvis", "100.000,0.000"), ("coco", "50.000,50.000")):
         assert main(arguments(rules, files)) == 0
-        lines = table.read_text().split()
-        assert lines == ["class,AP", f"rare,{rare}", "common,0.000", "frequent,", "absent,"]
+        header, *lines = table.read_text().split()
+        assert header == "class,AP,oLRP,threshold"
+        others = ["common,0.000,100.000,", "frequent,,,", "absent,,,"]
+        assert lines == [f"rare,{rare},0.800", *others]
     table.unlink(), Path(files["--output"]).unlink()
     capsys.readouterr()
     content = ground_truth((1, A, BOX), (1, B, FAR))
@@ -96,7 +100,10 @@ def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
     files["--per-class"] = str(table)
     write(Path(files["--results"]), [result(1, A, BOX, 0.9)])
     assert main(arguments("lvis", files)) == 0
-    assert table.read_text().split() == ["class,AP", "rare,100.000"]  # a single class
+    assert table.read_text().split() == [
+        "class,AP,oLRP,threshold",
+        "rare,100.000,0.000,0.900",  # a single class
+    ]
 
 
 @pytest.mark.parametrize(
