@@ -175,7 +175,11 @@ def deform_convolutions(
     """
     for stage in stages:
         names = dict(network.named_modules())
-        children = ", ".join(name for name, _ in network.named_children())
+        parent = stage
+        while parent not in names:
+            parent = parent.rpartition(".")[0]
+        prefix = f"{parent}." if parent else ""
+        children = ", ".join(f"{prefix}{name}" for name, _ in names[parent].named_children())
         check_that(stage in names, "stages", f"names of submodules ({children}, ...)", stage)
         layers = [m for m in names.values() if isinstance(m, DeformableConv2d)]
         deformed = {part for layer in layers for part in (layer, *layer._offset_layer)}

@@ -180,13 +180,16 @@ def test_the_offset_layer_of_a_frozen_convolution_is_frozen():
     ("stages", "groups", "message"),
     [
         (["res9"], 1, r"stages: expected names of submodules \(conv, ...\), got 'res9'"),
+        (["conv.a"], 1, r"stages: expected names of submodules \(conv.norm, ...\), got 'conv.a'"),
         (["conv"], 3, "deformable_groups: expected a divisor of 4 channels, got 3"),
         (["conv"], 0, "deformable_groups: expected an integer of at least 1, got 0"),
     ],
 )
 def test_wrong_stages_and_groups_raise_value_error(stages, groups, message):
+    block = Block()
+    block.conv.norm = nn.Identity()
     with pytest.raises(ValueError, match=message):
-        deform_convolutions(Block(), stages, groups)
+        deform_convolutions(block, stages, groups)
 
 
 def test_a_stage_without_3x3_convolutions_raises_value_error():
