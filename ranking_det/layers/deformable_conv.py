@@ -147,8 +147,7 @@ def _is_replaceable(module: nn.Module) -> bool:
     """
     if not _is_3x3(module) or module.padding_mode != "zeros" or isinstance(module.padding, str):
         return False
-    is_detectron2s = hasattr(module, "norm") and hasattr(module, "activation")
-    return is_detectron2s or type(module).forward is nn.Conv2d.forward
+    return hasattr(module, "activation") or type(module).forward is nn.Conv2d.forward
 
 
 def deform_convolutions(
