@@ -146,18 +146,18 @@ def test_the_readme_has_at_most_180_lines():
 def test_rerunning_a_quick_config_keeps_the_results_of_other_configs(tmp_path, monkeypatch):
     path = tmp_path / "results" / "quick.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"seed": 0, "runs": {"a": {"machine": "old"}, "b": {}}}))
+    path.write_text(
+        json.dumps({"seed": 0, "runs": {"faster_rs": {"machine": "old"}, "mask_rs": {}}})
+    )
     monkeypatch.setattr(quick, "__file__", str(tmp_path / "quick.py"))
-    monkeypatch.setattr(quick, "CONFIGS", tmp_path)
-    for name in "ab":
-        (tmp_path / f"{name}.py").touch()
-    monkeypatch.setattr("sys.argv", ["quick", "b"])
+    monkeypatch.setattr("sys.argv", ["quick", "mask_rs"])
     monkeypatch.setattr(quick, "train", lambda *args, **options: (1.0, {"bbox": {"AP": 2.0}}))
     quick.main()
     runs = json.loads(path.read_text())["runs"]
-    assert runs["a"] == {"machine": "old"}
-    assert runs["b"]["minutes"] == 1.0 and runs["b"]["machine"]["cores"] == os.cpu_count()
-    monkeypatch.setattr("sys.argv", ["quick", "c"])
+    assert runs["faster_rs"] == {"machine": "old"}
+    run = runs["mask_rs"]
+    assert run["minutes"] == 1.0 and run["machine"]["cores"] == os.cpu_count()
+    monkeypatch.setattr("sys.argv", ["quick", "unknown"])
     with pytest.raises(SystemExit, match="2"):
         quick.main()
 

@@ -225,6 +225,7 @@ THIRD_PARTY = {
     "getattr(heads, 'keypoint_on', False)": "Detectron2's heads or custom ones",
     "getattr(conv, 'norm', None)": "torch's or Detectron2's Conv2d",
     "getattr(conv, 'activation', None)": "torch's or Detectron2's Conv2d",
+    "hasattr(module, 'activation')": "torch's or Detectron2's Conv2d",
     "getattr(self.body, 'output_fmt', 'NCHW')": "timm's models of several kinds",
     "getattr(model, 'input_format', None)": "a custom model",
     "hasattr(model, 'propose')": "a custom model",

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import pathlib
+import re
 import sys
 import warnings
 
@@ -9,6 +11,8 @@ import pytest
 
 from ranking_det import analysis, data, evaluation
 from ranking_det.library_warnings import hide_in_commands, hide_library_warnings
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,13 @@ def test_a_package_with_a_command_hides_warnings_before_its_other_imports(packag
         "from ranking_det.library_warnings import hide_in_commands",
         "hide_in_commands()",
     ]
+
+
+def test_the_converter_hides_warnings_before_its_imports_of_torch():
+    body = ast.parse((ROOT / "tools" / "convert_weights.py").read_text()).body
+    statements = [ast.unparse(statement) for statement in body]
+    index = statements.index("if __name__ == '__main__':\n    hide_library_warnings()")
+    loads = [
+        i for i, line in enumerate(statements) if re.match("(from|import) torch|.*engine", line)
+    ]
+    assert index < min(loads)

@@ -27,6 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ranking_det.library_warnings import hide_library_warnings
+
+if __name__ == "__main__":
+    hide_library_warnings()  # before the imports that cause them
+
+# ruff: noqa: E402
 import torch
 from torch import Tensor, nn
 

@@ -10,6 +10,7 @@ Shapes: N images, C and C' channels, maps of H x W and H' x W', G deformable gro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -134,10 +135,19 @@ def build_offset_layer(conv: nn.Conv2d, deformable_groups: int) -> nn.Conv2d:
     return layer.requires_grad_(conv.weight.requires_grad)
 
 
+def _is_3x3(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+
+
 def _is_replaceable(module: nn.Module) -> bool:
-    """Return whether a module is a 3x3 convolution that can be made deformable."""
-    is_conv = isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
-    return is_conv and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    """Return whether a module is a 3x3 convolution that can be made deformable.
+
+    A subclass with another ``forward`` computes something else, such as timm's convolutions with
+    SAME padding. Detectron2's Conv2d adds only a norm and an activation, which are kept.
+    """
+    if not _is_3x3(module) or module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return False
+    return hasattr(module, "activation") or type(module).forward is nn.Conv2d.forward
 
 
 def deform_convolutions(
@@ -158,29 +168,47 @@ def deform_convolutions(
         The network.
 
     Raises:
-        ValueError: a stage does not exist or has no 3x3 convolution, or ``deformable_groups`` does
-            not divide its channels.
+        ValueError: a stage does not exist, or has no 3x3 convolution, one that is deformable
+            already, or one with other than zero padding; or ``deformable_groups`` does not divide
+            its channels.
     """
-    names = dict(network.named_modules())
     for stage in stages:
-        children = ", ".join(name for name, _ in network.named_children())
+        names = dict(network.named_modules())
+        parent = stage
+        while parent not in names:
+            parent = parent.rpartition(".")[0]
+        prefix = f"{parent}." if parent else ""
+        children = ", ".join(f"{prefix}{name}" for name, _ in names[parent].named_children())
         check_that(stage in names, "stages", f"names of submodules ({children}, ...)", stage)
-        convolutions = [
-            name for name, module in names[stage].named_modules() if _is_replaceable(module)
-        ]
+        layers = [m for m in names.values() if isinstance(m, DeformableConv2d)]
+        deformed = {part for layer in layers for part in (layer, *layer._offset_layer)}
+        is_plain = deformed.isdisjoint(names[stage].modules())
+        check_that(is_plain, "stages", "stages that are not deformable yet", stage)
+        convolutions = [name for name, module in names[stage].named_modules() if _is_3x3(module)]
         check_that(bool(convolutions), "stages", "stages with 3x3 convolutions", stage)
-        for name in convolutions:
-            _deform(names, f"{stage}.{name}" if name else stage, deformable_groups)
+        for child in convolutions:
+            name = f"{stage}.{child}" if child else stage
+            kind = f"{type(names[name]).__name__} {name}"
+            expected = "3x3 convolutions with zero padding"
+            check_that(_is_replaceable(names[name]), "stages", expected, kind)
+            _deform(names, name, deformable_groups)
     return network
 
 
 def _deform(names: dict[str, nn.Module], name: str, deformable_groups: int) -> None:
-    """Replace one convolution. Its offset layer goes to the nearest parent that is not a list."""
+    """Replace one convolution. Its offset layer goes to the nearest parent that is not a container.
+
+    A container such as timm's FeatureListNet would run the offset layer as one of its layers.
+    """
     conv = names[name]
     layer = build_offset_layer(conv, deformable_groups)
+    replacement = DeformableConv2d(conv, layer)
     parent_name, _, child = name.rpartition(".")
-    setattr(names[parent_name], child, DeformableConv2d(conv, layer))
-    while isinstance(names[parent_name], (nn.ModuleList, nn.Sequential)):
-        parent_name, _, list_name = parent_name.rpartition(".")
-        child = f"{list_name}_{child}"
-    names[parent_name].add_module(f"{child}_offset", layer)
+    owner_name, layer_name = parent_name, f"{child}_offset"
+    while isinstance(names[owner_name], (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+        kind = type(names[owner_name]).__name__
+        check_that(bool(owner_name), "network", "a module around the container of layers", kind)
+        owner_name, _, container = owner_name.rpartition(".")
+        layer_name = f"{container}_{layer_name}"
+    setattr(names[parent_name], child, replacement)
+    names[owner_name].add_module(layer_name, layer)

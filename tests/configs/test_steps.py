@@ -1,5 +1,7 @@
 """A training step of the papers' configs: one of each kind by default, all in the slow tests."""
 
+import re
+
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -8,11 +10,11 @@ from detectron2.utils.events import EventStorage
 from ranking_det.criteria import CriterionSchedule
 from ranking_det.engine.lazy_config import load_lazy_config
 from tests.configs.cases import build_model, check_step, make_batch_of_all_sizes
-from tests.modeling.cases import CONFIGS
+from tests.modeling.cases import CONFIGS, make_batch
 
 NAMES = [
     f"{path.parent.name}/{path.stem}"
-    for folder in ("coco", "lvis", "cityscapes")
+    for folder in ("coco", "lvis", "cityscapes", "ablations")
     for path in sorted((CONFIGS / folder).glob("*.py"))
     if "vitdet" not in path.stem
 ]
@@ -48,6 +50,18 @@ def test_a_step_gives_finite_gradients_to_the_trainable_parameters(name):
     torch.manual_seed(0)
     with EventStorage(0):
         check_step(build_model(load(name)))
+
+
+def test_rpn_and_box_head_log_the_ratios_that_the_ablations_name():
+    text = (CONFIGS / "ablations" / "README.md").read_text()
+    names = re.findall(r"`(\S*negatives_per_positive)`", text)
+    model = build_model(load("coco/faster_rs_r50_12ep"))
+    with EventStorage(0) as storage, torch.no_grad():
+        model(make_batch((3, 2), sizes=((128, 128),), num_classes=80))
+    ratios = [storage.latest()[name][0] for name in names]
+    anchors = 3 * sum((128 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
+    assert names == ["rpn/negatives_per_positive", "roi/negatives_per_positive"]
+    assert 10 < ratios[0] < 2 * anchors / 5 and 79 <= ratios[1] < 80 * 2 * (32 + 5) / 5
 
 
 @pytest.mark.slow

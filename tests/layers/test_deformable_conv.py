@@ -144,9 +144,11 @@ def test_the_norm_and_activation_of_the_convolution_are_kept():
         expected = conv.activation(
             conv.norm(0.5 * functional.conv2d(inputs, conv.weight, padding=1))
         )
-    network = deform_convolutions(nn.ModuleDict({"conv": conv}), ["conv"])
+    network = nn.Module()
+    network.conv = conv
+    deform_convolutions(network, ["conv"])
     assert set(network.state_dict()) >= {"conv.weight", "conv.norm.weight", "conv_offset.bias"}
-    torch.testing.assert_close(network["conv"](inputs), expected)
+    torch.testing.assert_close(network.conv(inputs), expected)
 
 
 def test_the_offset_layers_of_convolutions_in_a_list_belong_to_the_block_around_it():
@@ -178,15 +180,58 @@ def test_the_offset_layer_of_a_frozen_convolution_is_frozen():
     ("stages", "groups", "message"),
     [
         (["res9"], 1, r"stages: expected names of submodules \(conv, ...\), got 'res9'"),
+        (["conv.a"], 1, r"stages: expected names of submodules \(conv.norm, ...\), got 'conv.a'"),
         (["conv"], 3, "deformable_groups: expected a divisor of 4 channels, got 3"),
         (["conv"], 0, "deformable_groups: expected an integer of at least 1, got 0"),
     ],
 )
 def test_wrong_stages_and_groups_raise_value_error(stages, groups, message):
+    block = Block()
+    block.conv.norm = nn.Identity()
     with pytest.raises(ValueError, match=message):
-        deform_convolutions(Block(), stages, groups)
+        deform_convolutions(block, stages, groups)
 
 
 def test_a_stage_without_3x3_convolutions_raises_value_error():
     with pytest.raises(ValueError, match="stages: expected stages with 3x3 convolutions"):
         deform_convolutions(nn.ModuleDict({"a": nn.Conv2d(4, 4, 1)}), ["a"])
+
+
+def test_a_container_of_layers_does_not_run_the_offset_layer():
+    stages = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1))
+    network = nn.Module()
+    network.stages = nn.ModuleDict({"a": stages})
+    deform_convolutions(network, ["stages.a"])
+    assert network.stages["a"](torch.zeros(1, 4, 5, 5)).shape == (1, 2, 5, 5)
+    assert list(network.stages) == ["a"] and len(stages) == 2
+    assert network.stages_a_0_offset.in_channels == network.stages_a_1_offset.in_channels == 4
+    with pytest.raises(ValueError, match="network: expected a module around .*, got 'Sequential'"):
+        deform_convolutions(nn.Sequential(nn.Conv2d(4, 4, 3)), ["0"])
+
+
+@pytest.mark.parametrize("second", ["conv", "conv_offset"])
+def test_a_deformable_stage_is_not_made_deformable_again(second):
+    block = nn.Module()
+    block.stage = Block()
+    deform_convolutions(block, ["stage"])
+    with pytest.raises(ValueError, match="stages: expected stages that are not deformable yet"):
+        deform_convolutions(block, ["stage"])
+    with pytest.raises(ValueError, match="stages: expected .*, got 'stage.conv"):
+        deform_convolutions(block, [f"stage.{second}"])
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads in its forward pass, as timm's do."""
+
+    def forward(self, features):
+        return super().forward(functional.pad(features, (1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    "conv", [SameConv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")]
+)
+def test_a_convolution_with_other_padding_is_not_made_deformable(conv):
+    network = nn.ModuleDict({"a": Block(), "b": conv})
+    message = rf"stages: expected 3x3 convolutions with zero padding, got '{type(conv).__name__} b'"
+    with pytest.raises(ValueError, match=message):
+        deform_convolutions(network, ["b"])

@@ -53,6 +53,12 @@ def test_feature_sizes_of_odd_images_are_rounded_up(model_name):
     }
 
 
+def test_features_have_their_strides_if_timm_leaves_out_the_first_ones():
+    features = TimmBackbone("dla46x_c")(torch.zeros(1, 3, 64, 64))
+    sides = {name: feature.shape[-1] for name, feature in features.items()}
+    assert sides == {"stride8": 8, "stride16": 4, "stride32": 2}
+
+
 @pytest.mark.parametrize("model_name", MODELS[:2] + MODELS[3:])
 def test_layers_up_to_the_frozen_stride_do_not_change_in_training(model_name):
     torch.manual_seed(0)
@@ -110,6 +116,11 @@ def test_the_pixel_statistics_are_those_of_the_weights():
             "vit_tiny_patch16_224",
             {},
             r"strides: expected some of .*\[16\], ascending, got \[8, 16, 32\]",
+        ),
+        (
+            "coat_lite_tiny",
+            {},
+            "model_name: expected a model of timm that takes images of 64 px, too .*'coat_lite_t",
         ),
         ("resnet18", {"frozen_stride": 5}, r"frozen_stride: expected .*\[2, 4, 8, 16, 32\], got 5"),
     ],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ranking_det.checks import check_that
+from ranking_det.user_errors import reason_of
 
 ANY_SIZE = {"strict_img_size": False, "dynamic_img_size": True}
 """Arguments that make timm's transformers accept images of any size."""
@@ -44,7 +45,7 @@ class TimmBackbone(Backbone):
 
     Raises:
         ValueError: timm is not installed, has no such model, or cannot load its weights, or the
-            model has no features of these strides.
+            model has no features of these strides or takes images of a single size only.
     """
 
     def __init__(
@@ -73,7 +74,8 @@ class TimmBackbone(Backbone):
         known_strides = f"{model_name}'s strides {sorted(last)}"
         is_valid = bool(strides) and list(strides) == sorted(set(strides) & set(last))
         check_that(is_valid, "strides", f"some of {known_strides}, ascending", list(strides))
-        options["out_indices"] = [last[stride] for stride in strides]
+        # timm's indices are positions among all features, of which a model may leave some out.
+        options["out_indices"] = [network.feature_info.out_indices[last[s]] for s in strides]
         self.body = _create(timm, model_name, pretrained, options)
         self._is_channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self._out_features = [f"stride{stride}" for stride in strides]
@@ -85,8 +87,8 @@ class TimmBackbone(Backbone):
         if frozen_stride is not None:
             is_valid = frozen_stride in last
             check_that(is_valid, "frozen_stride", f"one of {known_strides}", frozen_stride)
-            frozen = _dependencies(network, last[frozen_stride])
-        trained = _dependencies(network, last[strides[-1]]) - frozen
+            frozen = _dependencies(model_name, network, last[frozen_stride])
+        trained = _dependencies(model_name, network, last[strides[-1]]) - frozen
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name in trained)
         self.train()
@@ -146,14 +148,18 @@ def _create(
     return model
 
 
-def _dependencies(network: nn.Module, index: int) -> set[str]:
+def _dependencies(model_name: str, network: nn.Module, index: int) -> set[str]:
     """Return the names of the parameters that a feature of a network depends on.
 
     The network is on the meta device. Autograd finds the parameters, because timm's models have no
     common names or order of layers.
     """
     parameters = dict(network.named_parameters())
-    feature = network(torch.zeros(1, 3, 64, 64, device="meta"))[index]
+    try:
+        feature = network(torch.zeros(1, 3, 64, 64, device="meta"))[index]
+    except (AssertionError, RuntimeError) as error:
+        expected = f"a model of timm that takes images of 64 px, too ({reason_of(error)})"
+        raise ValueError(f"model_name: expected {expected}, got {model_name!r}") from error
     gradients = torch.autograd.grad(feature.sum(), list(parameters.values()), allow_unused=True)
     pairs = zip(parameters, gradients, strict=True)
     return {name for name, gradient in pairs if gradient is not None}
