@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 Batch = Sequence[Mapping[str, Any]]
 
+MAX_LOGGED_CLASSES = 20
+"""The log has the AP of each class unless there are more classes."""
+
 
 class DetectionEvaluator(DatasetEvaluator):
     """Evaluate AP and oLRP of boxes and masks, by COCO's or LVIS's rules, for Detectron2.
@@ -199,6 +202,10 @@ class DetectionEvaluator(DatasetEvaluator):
         scope = "all classes" if self.rules == "lvis" else "each class"
         message = "%s, at most %d detections of %s per image:\n%s"
         logger.info(message, task, self.max_dets, scope, table)
+        classes = {k.removeprefix("AP-"): v for k, v in metrics.items() if k.startswith("AP-")}
+        if 1 < len(classes) <= MAX_LOGGED_CLASSES:
+            values = ", ".join(f"{name} {value:.1f}" for name, value in classes.items())
+            logger.info("%s AP of each class: %s", task, values)
         return metrics
 
 

@@ -48,7 +48,10 @@ def register(tmp_path):
             catalog.remove(NAME)
 
 
-def test_the_data_set_determines_the_rules_and_classes_become_category_ids(register, tmp_path):
+def test_the_data_set_determines_the_rules_and_classes_become_category_ids(
+    register, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO)
     for kind, expected in (("lvis", 100), ("coco", 50)):
         MetadataCatalog.pop(NAME, None)
         register(ground_truth((1, A, BOX), (1, B, FAR)), kind)
@@ -58,6 +61,7 @@ def test_the_data_set_determines_the_rules_and_classes_become_category_ids(regis
         assert list(results) == ["bbox"] and ("APr" in results["bbox"]) == (kind == "lvis")
         assert results["bbox"]["AP-rare"] == pytest.approx(expected)
         assert results["bbox"]["AP-common"] == pytest.approx(100)
+        assert f"rare {expected}.0, common 100.0" in caplog.text
         assert evaluator.evaluate()["bbox"]["AP"] == results["bbox"]["AP"]  # repeatable
         written = json.loads((tmp_path / f"new/{kind}_instances_results.json").read_text())
         assert [entry["category_id"] for entry in written] == [A, B, A]
