@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +97,8 @@ def check_processes(command: Command) -> None:
         )
     if command.dist_url.startswith("file:"):
         _check_shared_file(command)
+    elif command.dist_url != "auto":
+        _check_host(command.dist_url)
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
     if command.num_gpus > (gpus or cores):
@@ -110,6 +113,18 @@ def _is_address(url: str) -> bool:
     if tcp:
         return 1 <= int(tcp[1]) <= 65535
     return url == "auto" or re.fullmatch(r"file:///.+", url) is not None
+
+
+def _check_host(url: str) -> None:
+    """Raise UserError for an unknown host, for which torch would wait for minutes."""
+    address = urlsplit(url)
+    try:
+        socket.getaddrinfo(address.hostname, address.port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--dist-url: expected the host name or IP address of machine 0, got "
+            f"{address.hostname!r} ({reason_of(error)})"
+        ) from error
 
 
 def _check_shared_file(command: Command) -> None:

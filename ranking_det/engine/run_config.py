@@ -497,6 +497,12 @@ class RunConfig:
             rename_whole(pickled, Path(f"{path}.pkl"))
 
     @property
+    def evaluator_writes(self) -> bool:
+        """Whether the evaluator may write files when it is built, as Detectron2's do."""
+        target = target_of(self.nodes.dataloader.get("evaluator"))
+        return not getattr(target, "__module__", "").startswith("ranking_det.")
+
+    @property
     def _evaluates_each(self) -> bool:
         node = self.nodes.dataloader.evaluator
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
