@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from torch.distributed import Store, TCPStore
 
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command
-from ranking_det.engine.failures import killed_by
+from ranking_det.engine.failures import killed_by, lost_connection
 from ranking_det.engine.heartbeats import heartbeats
 from ranking_det.engine.stopping import Stopped, on_signals
 from ranking_det.user_errors import RunError, UserError, reason_of
@@ -253,7 +254,9 @@ def _work_as_child(local_rank: int, url: str, work: Work, command: Command, fail
         status = work(command)
     except (UserError, RunError, Stopped) as failure:
         failures.put(failure)
-    except Exception:
+    except Exception as error:
+        if lost_connection(error):  # the parent knows the cause, and ends this process now
+            time.sleep(2 * GRACE)
         traceback.print_exc()
     sys.stdout.flush()
     if status:
