@@ -5,6 +5,8 @@ from __future__ import annotations
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
 
+from ranking_det.checks import check_at_least
+
 
 def warm_up(
     scheduler: ParamScheduler, *, factor: float, iterations: int, max_iter: int, share: float = 1.0
@@ -23,6 +25,10 @@ def warm_up(
 
     Returns:
         The schedule with the warm-up.
+
+    Raises:
+        ValueError: ``iterations`` is negative or not finite.
     """
+    check_at_least("iterations", iterations, 0.0)
     length = min(1 / 3, iterations / (share * max_iter))
     return WarmupParamScheduler(scheduler, factor, length, "linear")

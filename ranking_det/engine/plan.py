@@ -207,6 +207,9 @@ def _check_folders(config: RunConfig, command: Command) -> None:
         run_checks.check_output_dir(str(Path(output_dir, folder)), key)
         return
     check_names(output_dir, key)
+    results = OmegaConf.select(config.nodes, "dataloader.evaluator.output_dir")
+    if isinstance(results, str):
+        run_checks.check_output_dir(results, config.written("dataloader.evaluator.output_dir"))
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
