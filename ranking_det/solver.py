@@ -5,8 +5,6 @@ from __future__ import annotations
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
 
-from ranking_det.checks import check_at_least
-
 
 def warm_up(
     scheduler: ParamScheduler, *, factor: float, iterations: int, max_iter: int, share: float = 1.0
@@ -27,8 +25,9 @@ def warm_up(
         The schedule with the warm-up.
 
     Raises:
-        ValueError: ``iterations`` is negative or not finite.
+        ValueError: ``iterations`` is negative.
     """
-    check_at_least("iterations", iterations, 0.0)
+    if iterations < 0:
+        raise ValueError(f"iterations: expected at least 0, got {iterations}")
     length = min(1 / 3, iterations / (share * max_iter))
     return WarmupParamScheduler(scheduler, factor, length, "linear")
