@@ -49,7 +49,8 @@ WORDS = {
 REGISTERED = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..configs.shapes.quick.retinanet_atss_rs import *
+from ..configs.shapes.quick.retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer
+from ..configs.shapes.quick.retinanet_atss_rs import train
 
 OBJECT = {{"bbox": [1, 1, 20, 20], "bbox_mode": 1, "category_id": 77}}
 IMAGE = {{"file_name": "coco/train/0.jpg", "image_id": 0, "height": 48, "width": 64}}
