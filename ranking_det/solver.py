@@ -23,6 +23,11 @@ def warm_up(
 
     Returns:
         The schedule with the warm-up.
+
+    Raises:
+        ValueError: ``iterations`` is negative.
     """
+    if iterations < 0:
+        raise ValueError(f"iterations: expected at least 0, got {iterations}")
     length = min(1 / 3, iterations / (share * max_iter))
     return WarmupParamScheduler(scheduler, factor, length, "linear")

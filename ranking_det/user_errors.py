@@ -9,17 +9,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 
 
 class UserError(ValueError):
-    """An error that the user can fix: a wrong flag, config or file, or a full disk.
+    """An error that the user can fix before a run: a wrong flag, config or file.
 
     The message is one line. It says what is wrong and what would be right.
     """
 
 
 class RunError(RuntimeError):
-    """A failure in the middle of a run that no check could foresee, such as a killed process.
+    """A failure in the middle of a run that no check could foresee, such as a full disk.
 
     The message is one line. It says what has failed, why, and how to continue.
     """
@@ -52,6 +53,28 @@ def no_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def kept_log() -> Iterator[list[logging.LogRecord]]:
+    """Keep the messages that are logged before the log file exists; yield their list.
+
+    The loggers are those of Detectron2, which :func:`detectron2.utils.logger.setup_logger` sets up.
+    """
+    memory = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "ranking_det")]
+    states = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        logger.addHandler(memory)
+    try:
+        yield memory.buffer
+    finally:
+        for logger, (level, propagate) in zip(loggers, states, strict=True):
+            logger.setLevel(level)
+            logger.propagate = propagate
+            logger.removeHandler(memory)
 
 
 def line_of(error: BaseException) -> str:

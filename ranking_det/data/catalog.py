@@ -164,6 +164,16 @@ def prepare_registered(names: Iterable[str]) -> None:
             prepare_shapes(folder.parent, variant=folder.name)
 
 
+def missing_shapes(names: Iterable[str]) -> list[str]:
+    """Return the shapes data sets among these names that are not on disk yet."""
+    folders = {
+        name: Path(MetadataCatalog.get(name).json_file).parent.parent
+        for name in names
+        if name in _SHAPES
+    }
+    return [name for name, folder in folders.items() if not folder.exists()]
+
+
 def release_sets(names: Iterable[str]) -> None:
     """Free the memory of the parsed annotation files of registered sets.
 

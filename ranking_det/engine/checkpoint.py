@@ -88,8 +88,8 @@ class RunCheckpointer(DetectionCheckpointer):
             kwargs: further entries of the checkpoint, such as the iteration.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written to any more.
-            RunError: a weight is NaN or infinite. Earlier checkpoints stay unchanged.
+            RunError: the disk is full, the folder cannot be written to any more, or a weight is NaN
+                or infinite. Earlier checkpoints stay unchanged.
         """
         faulty = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if faulty:  # the loss of the next step would show it, but too late for this checkpoint
@@ -112,7 +112,7 @@ class RunCheckpointer(DetectionCheckpointer):
                 f"cannot write to {self.save_dir} ({reason_of(error)}); free some space and "
                 f"{advice}"
             )
-            raise UserError(f"{name}.pth could not be written: {failure}") from error
+            raise RunError(f"{name}.pth could not be written: {failure}") from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Rename the complete file, and write its name to ``last_checkpoint``.
@@ -415,7 +415,8 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
             must have at least one, as when a run starts from the weights of a backbone.
 
     Raises:
-        UserError: the checkpoint belongs to another model, or cannot be read.
+        UserError: the checkpoint belongs to another model, has a weight that is NaN or infinite, or
+            cannot be read.
     """
     checkpoint = read_checkpoint(weights) if isinstance(weights, str) else weights
     path, content = checkpoint.path, checkpoint.content
@@ -442,6 +443,12 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
         raise UserError(
             f"{path!r} is a checkpoint of another model: {len(absent)} of the model's {len(names)} "
             f"parameters are missing or have another shape (the first: {absent[0]!r})"
+        )
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path!r}: expected finite weights, got NaN or infinity in {len(broken)} parameters "
+            f"(the first: {broken[0]!r})"
         )
     criterion_buffers = {id(buffer) for criterion in criteria for buffer in criterion.buffers()}
     absent += [

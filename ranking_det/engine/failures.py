@@ -18,7 +18,7 @@ from torch.distributed import DistError
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ranking_det.files import PARTIAL
-from ranking_det.user_errors import RunError, UserError, reason_of
+from ranking_det.user_errors import RunError, reason_of
 
 # How torch's DataLoader reports the death of one of its processes.
 LOADING = re.compile(
@@ -41,7 +41,7 @@ NAMELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, err
 
 def run_failure(
     error: BaseException, folders: Iterable[str | None], advice: Callable[[], str]
-) -> UserError | RunError | None:
+) -> RunError | None:
     """Turn a failure that no check could foresee into an error with a one-line message.
 
     Args:
@@ -55,7 +55,7 @@ def run_failure(
     for folder in filter(None, folders):
         failure = output_failure(error, folder, advice())
         if failure:
-            return UserError(failure)
+            return RunError(failure)
     lost = lost_connection(error)
     if lost:
         return RunError(f"lost the connection to another process ({lost}); {advice()}")

@@ -51,9 +51,12 @@ def heartbeats(
     names: dict[int, str] = {}
     last: dict[int, str] = {}
     missed = dict.fromkeys((r for r in range(world) if r != rank), 0)
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    # Not in the thread, which a busy machine may start late: the others need the name.
+    store.set(_key(rank), f"{process}|")
 
     def exchange(number: int) -> None:
-        store.set(_key(rank), f"process {os.getpid()} on {socket.gethostname()}|{number}")
+        store.set(_key(rank), f"{process}|{number}")
         for other in missed:
             value = store.get(_key(other)).decode() if store.check([_key(other)]) else ""
             names[other] = value.rpartition("|")[0]

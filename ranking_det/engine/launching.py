@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from torch.distributed import Store, TCPStore
 
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command
-from ranking_det.engine.failures import killed_by
+from ranking_det.engine.failures import killed_by, lost_connection
 from ranking_det.engine.heartbeats import heartbeats
 from ranking_det.engine.stopping import Stopped, on_signals
 from ranking_det.user_errors import RunError, UserError, reason_of
@@ -96,6 +98,8 @@ def check_processes(command: Command) -> None:
         )
     if command.dist_url.startswith("file:"):
         _check_shared_file(command)
+    elif command.dist_url != "auto":
+        _check_host(command.dist_url)
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     usable = f"{gpus} usable GPUs" if gpus else f"no usable GPU and {cores} CPU cores"
     if command.num_gpus > (gpus or cores):
@@ -110,6 +114,18 @@ def _is_address(url: str) -> bool:
     if tcp:
         return 1 <= int(tcp[1]) <= 65535
     return url == "auto" or re.fullmatch(r"file:///.+", url) is not None
+
+
+def _check_host(url: str) -> None:
+    """Raise UserError for an unknown host, for which torch would wait for minutes."""
+    address = urlsplit(url)
+    try:
+        socket.getaddrinfo(address.hostname, address.port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--dist-url: expected the host name or IP address of machine 0, got "
+            f"{address.hostname!r} ({reason_of(error)})"
+        ) from error
 
 
 def _check_shared_file(command: Command) -> None:
@@ -238,7 +254,9 @@ def _work_as_child(local_rank: int, url: str, work: Work, command: Command, fail
         status = work(command)
     except (UserError, RunError, Stopped) as failure:
         failures.put(failure)
-    except Exception:
+    except Exception as error:
+        if lost_connection(error):  # the parent knows the cause, and ends this process now
+            time.sleep(2 * GRACE)
         traceback.print_exc()
     sys.stdout.flush()
     if status:

@@ -7,6 +7,7 @@ the number of images.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -22,7 +23,7 @@ from detectron2.utils.env import seed_all_rng
 from omegaconf import OmegaConf
 from torch import nn
 
-from ranking_det.data.catalog import prepare_registered
+from ranking_det.data.catalog import missing_shapes, prepare_registered
 from ranking_det.data.images import set_max_pixels
 from ranking_det.data.own_sources import OwnDataPlan
 from ranking_det.engine import run_checks
@@ -53,7 +54,7 @@ from ranking_det.engine.own_data import (
 from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, no_log
+from ranking_det.user_errors import UserError, kept_log, no_log
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Plan:
         records: the training set, if it was loaded to count its images.
         sources: the conversion of the user's data, for :meth:`write_data`; None without one.
         training_data: facts about the training set for checkpoints, such as the number of images.
+        messages: the log of the data sets, which the run repeats in its log file.
     """
 
     command: Command
@@ -83,6 +85,7 @@ class Plan:
     records: Records | None = None
     sources: OwnDataPlan | None = None
     training_data: dict[str, Any] = field(default_factory=dict)
+    messages: list[logging.LogRecord] = field(default_factory=list)
 
     @property
     def output_dir(self) -> str:
@@ -164,6 +167,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     data = read_own_masks(command, data, model)
     plan = Plan(command, config, data, weights, model, dtype, sources=sources)
     _check_model(plan, [] if command.predict else splits)
+    if not starts_others and (command.trains or command.eval_only):
+        _load_data(plan)
     if command.resume:
         _check_end(plan)
     _try_weights(plan)
@@ -202,6 +207,9 @@ def _check_folders(config: RunConfig, command: Command) -> None:
         run_checks.check_output_dir(str(Path(output_dir, folder)), key)
         return
     check_names(output_dir, key)
+    results = OmegaConf.select(config.nodes, "dataloader.evaluator.output_dir")
+    if isinstance(results, str):
+        run_checks.check_output_dir(results, config.written("dataloader.evaluator.output_dir"))
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
@@ -289,6 +297,24 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     config.check_parts(plan.model, trains=plan.command.trains)
 
 
+def _load_data(plan: Plan) -> None:
+    """Load the training set and the test sets, whose errors show only then.
+
+    Data sets that the run has yet to write are loaded by the run: missing shapes, which have no
+    errors, and the user's converted data, whose sources are checked.
+    """
+    config, trains = plan.config, plan.command.trains
+    names = [*(config.names("train") if trains else ()), *config.names("test")]
+    if plan.sources is not None or missing_shapes(names):
+        return
+    with kept_log() as plan.messages:
+        make_missing_sets(names)
+        if trains:
+            plan.records = config.records()
+        if not config.evaluator_writes:
+            config.check_test_sets()
+
+
 def _check_tensors(model: nn.Module) -> None:
     """Raise UserError for a weight without entries, a flat anchor or wrong pixel statistics."""
     for name, weight in model.named_parameters():
@@ -331,7 +357,7 @@ def _check_end(plan: Plan) -> None:
         num_images = 1  # the number matters only for a length in epochs
         if config.train.get("epochs", 0):
             make_missing_sets(names)
-            plan.records = config.records() or []
+            plan.records = plan.take_records() or []
             num_images = len(plan.records)
         length = config.fitted_schedule(num_images)[0].max_iter
     if iterations > length:

@@ -26,7 +26,7 @@ from ranking_det.engine.failures import output_failure
 from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.engine.stopping import Stopped
 from ranking_det.files import reserve_space, write_json, write_whole
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import RunError, UserError, listed
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ def predict_images(
     Raises:
         UserError: before any prediction, if an image does not exist, no file is an image, or the
             folder is not writable; after all predictions, if some files were not readable images.
-            The results of the other images are then written. It is also raised if a file cannot be
-            written; the results so far stay.
+            The results of the other images are then written.
+        RunError: a file cannot be written; the results so far stay.
         Stopped: a signal has stopped the command; the results so far stay.
     """
     paths = find_images(images)
@@ -118,7 +118,7 @@ def predict_images(
         failure = output_failure(error, str(folder), advice)
         if not failure:
             raise
-        raise UserError(failure) from error
+        raise RunError(failure) from error
     finally:  # also after an interruption, for the results so far
         if folder.is_dir():
             write_json(predictions, content)

@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        0 on success, 2 for a user error, 1 for another failure such as a loss that became NaN or a
-        process that was killed, 128 + the number of the signal if Ctrl-C (130), SIGTERM (143) or
-        SIGUSR1 (138) has stopped the command.
+        0 on success, 2 for a user error, 1 for another failure such as a loss that became NaN, a
+        full disk or a process that was killed, 128 + the number of the signal if Ctrl-C (130),
+        SIGTERM (143) or SIGUSR1 (138) has stopped the command.
     """
     try:
         with on_signals(stop, signal.SIGINT, signal.SIGTERM):
@@ -165,8 +165,8 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
 
     Raises:
         UserError: another command has trained in the folder in the meantime, a file of the data is
-            faulty, the checkpoint does not fit the model, or the disk is full.
-        NonFiniteLossError: a loss became NaN or infinite.
+            faulty, or the checkpoint does not fit the model.
+        RunError: the disk is full, or a loss became NaN or infinite.
     """
     config, command = plan.config, plan.command
     if comm.is_main_process():
@@ -180,8 +180,9 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
             "The last checkpoint is missing or broken (%s): resuming from an earlier one",
             plan.weights.note,
         )
-    make_missing_sets([*config.names("train"), *config.names("test")])
-    config.check_test_sets()
+    if plan.records is None or config.evaluator_writes:
+        make_missing_sets([*config.names("train"), *config.names("test")])
+        config.check_test_sets()
     loader, statistics_loader, skipped = _train_loaders(plan)
     train_model(plan, loader, statistics_loader, request)
     skipped.log_total()
@@ -303,6 +304,8 @@ def set_up(plan: Plan) -> None:
     logger.info("Process %d of %d", comm.get_rank(), comm.get_world_size())
     logger.info("Environment:\n%s", collect_env_info())
     logger.info("Command line: %s", plan.command)
+    for record in plan.messages:
+        logging.getLogger(record.name).handle(record)
     if settings.get("seed", 0) < 0:
         logger.info("Using a generated random seed %s", os.environ["PYTHONHASHSEED"])
     # Benchmarking costs more than it saves in a short evaluation with many image sizes.

@@ -38,6 +38,8 @@ from ranking_det.modeling.yaml_keys import num_classes_keys
 from ranking_det.user_errors import UserError, reason_of
 
 logger = logging.getLogger(__name__)
+# It logs "Error when instantiating", but our error names the key and the cause.
+logging.getLogger("detectron2.config.instantiate").setLevel(logging.CRITICAL)
 
 SCHEDULE_KEYS = {
     "max_iter": "train.max_iter",
@@ -273,8 +275,13 @@ class RunConfig:
             self._set("train.reference_batch", self.batch)
 
     def model(self) -> nn.Module:
-        """Build the model on the CPU."""
+        """Build the model on the CPU.
+
+        Raises:
+            UserError: the model cannot be built, or the config builds something else.
+        """
         model: nn.Module = self._build(self.nodes.model, "model")
+        self._check_type(model, nn.Module, "model")
         return model
 
     def augment(self, model: nn.Module) -> nn.Module:
@@ -458,10 +465,14 @@ class RunConfig:
 
         Args:
             model: its parameters are optimised.
+
+        Raises:
+            UserError: the optimizer cannot be built, or the config builds something else.
         """
         node = self.nodes.optimizer
         node = {**node, "params": {**node.params, "model": model}}
         optimizer: torch.optim.Optimizer = self._build(node, "optimizer")
+        self._check_type(optimizer, torch.optim.Optimizer, "optimizer")
         return optimizer
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -469,11 +480,17 @@ class RunConfig:
 
         Args:
             optimizer: the optimizer of the model.
+
+        Raises:
+            UserError: the scheduler cannot be built, or the config builds something else.
         """
         node = self.nodes.lr_multiplier
         if isinstance(node, DictConfig) and "optimizer" in node:
             node = {**node, "optimizer": optimizer}
-        return self._build(node, "lr_multiplier")
+        scheduler = self._build(node, "lr_multiplier")
+        kinds = ParamScheduler, torch.optim.lr_scheduler.LRScheduler
+        self._check_type(scheduler, kinds, "lr_multiplier")
+        return scheduler
 
     def save(self, path: Path) -> None:
         """Save the current config atomically, in a form that can be loaded again.
@@ -497,6 +514,12 @@ class RunConfig:
             rename_whole(pickled, Path(f"{path}.pkl"))
 
     @property
+    def evaluator_writes(self) -> bool:
+        """Whether the evaluator may write files when it is built, as Detectron2's do."""
+        target = target_of(self.nodes.dataloader.get("evaluator"))
+        return not getattr(target, "__module__", "").startswith("ranking_det.")
+
+    @property
     def _evaluates_each(self) -> bool:
         node = self.nodes.dataloader.evaluator
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
@@ -515,6 +538,15 @@ class RunConfig:
                 if self.yaml is None:
                     _build_parts(node, key)
                 raise
+
+    def _check_type(self, value: Any, kinds: type | tuple[type, ...], key: str) -> None:
+        """Raise UserError unless a part that the config has built is of one of the types."""
+        if not isinstance(value, kinds):
+            names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+            raise UserError(
+                f"{self.written(key)}: expected a function or class that gives a "
+                f"{' or '.join(names)}, got a {type(value).__name__}"
+            )
 
     def _source(self, split: str) -> str:
         """Return the key of the node that names the data sets, even inside a repeating wrapper."""

@@ -68,8 +68,8 @@ def train_model(
         request: the request for a checkpoint and an early end.
 
     Raises:
-        UserError: the weights or states belong to another config, or the disk is full.
-        NonFiniteLossError: a loss became NaN or infinite.
+        UserError: the weights or states belong to another config.
+        RunError: the disk is full, or a loss became NaN or infinite.
         Stopped: a signal has stopped the run.
     """
     config, weights, resume_at = plan.config, plan.weights.path, plan.resume_at

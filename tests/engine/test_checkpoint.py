@@ -55,7 +55,7 @@ def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(t
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(UserError, match="model_0000003.pth could not be written") as caught:
+        with pytest.raises(RunError, match="model_0000003.pth could not be written") as caught:
             checkpointer(tmp_path, nn.Linear(1000, 1000)).save("model_0000003", iteration=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -73,6 +73,14 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(RunError, match=message):
         checkpointer(tmp_path, model).save("model_0000001")
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"weight": torch.ones(2, 2), "bias": torch.tensor([1, torch.inf])}}, path)
+    message = r"expected finite weights, .* in 1 parameters \(the first: 'bias'\)"
+    with pytest.raises(UserError, match=message):
+        load_weights(nn.Linear(2, 2), str(path), whole=False)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])

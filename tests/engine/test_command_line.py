@@ -102,6 +102,12 @@ def test_eval_only_gives_exactly_the_metrics_of_the_training_run(runs):
     assert results(runs["eval"]) == before
 
 
+def test_the_log_has_the_messages_of_data_sets_that_the_plan_has_loaded(trained_run):
+    _, log = (trained_run[0] / "log.txt").read_text().split("Command line:", 1)
+    before, _ = log.split("Starting training", 1)
+    assert before.count("Distribution of instances among all 12 categories") == 1
+
+
 def test_eval_only_without_weights_evaluates_the_last_checkpoint_of_the_folder(runs, trained_run):
     log = (trained_run[0] / "log.txt").read_text()
     assert f"Evaluating {trained_run[0]}/model_final.pth" in log

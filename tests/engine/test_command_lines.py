@@ -46,6 +46,21 @@ WORDS = {
 """The abbreviations in command_lines.txt."""
 
 
+REGISTERED = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..configs.shapes.quick.retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer
+from ..configs.shapes.quick.retinanet_atss_rs import train
+
+OBJECT = {{"bbox": [1, 1, 20, 20], "bbox_mode": 1, "category_id": 77}}
+IMAGE = {{"file_name": "coco/train/0.jpg", "image_id": 0, "height": 48, "width": 64}}
+DatasetCatalog.register("odd", lambda: [{{**IMAGE, "annotations": [OBJECT]}}])
+MetadataCatalog.get("odd").set(thing_classes=[str(i) for i in range(12)])
+dataloader.{split}.dataset.names = "odd"
+"""
+"""A config that registers a data set with a class that does not exist."""
+
+
 def read_lines():
     """Return the message of each command line of command_lines.txt."""
     text = Path(__file__).with_name("command_lines.txt").read_text(encoding="utf-8")
@@ -152,6 +167,8 @@ def write_configs(root):
         "exits.py": "import sys\n\nsys.exit(3)\n",
         "import.py": "from torchvison import models\n",
         "half.py": "model = dict(a=1)\n",
+        "registered.py": REGISTERED.format(split="train"),
+        "registered_val.py": REGISTERED.format(split="test"),
         "empty.py": "",
         "empty.yaml": "",
         "tab.yaml": "SOLVER:\n\tMAX_ITER: 5\n",
@@ -184,6 +201,9 @@ def workplace(tmp_path_factory):
     run_function(write_weights, root / "model.pth")
     torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, root / "backbone.pth")
     torch.save(torch.nn.Linear(2, 2).state_dict(), root / "state.pth")
+    state = torch.load(root / "model.pth", weights_only=True)["model"]
+    state["head.cls_score.bias"][0] = torch.nan
+    torch.save({"model": state}, root / "nan.pth")
     whole = (root / "model.pth").read_bytes()
     (root / "cut.pth").write_bytes(whole[: len(whole) // 2])
     make_image(root / "photos" / "a.jpg")

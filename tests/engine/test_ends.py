@@ -25,7 +25,7 @@ import torch
 from torch import distributed, multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
-from ranking_det.engine import hooks, launching
+from ranking_det.engine import heartbeats, hooks, launching
 from ranking_det.engine.checkpoint import RunCheckpointer, find_last
 from ranking_det.engine.command import Command
 from ranking_det.engine.failures import killed_by, run_failure
@@ -161,8 +161,18 @@ def test_an_address_at_which_no_process_can_meet_is_refused(tmp_path):
     }.items():
         with pytest.raises(UserError, match=f"^--dist-url: expected {message}, got 'file://{path}"):
             launching.check_processes(Command(config_file="", dist_url=f"file://{path}"))
-    for url in (f"file://{tmp_path}/new", "tcp://a:1"):
+    with pytest.raises(UserError, match="^--dist-url: expected the host name .*, got 'a.invalid'"):
+        launching.check_processes(Command(config_file="", dist_url="tcp://a.invalid:1"))
+    for url in (f"file://{tmp_path}/new", "tcp://127.0.0.1:1", "tcp://[::1]:1"):
         launching.check_processes(Command(config_file="", dist_url=url))
+
+
+def test_a_process_that_hangs_before_its_first_heartbeat_is_named(monkeypatch):
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    late = SimpleNamespace(start=lambda: None, join=lambda: None)
+    monkeypatch.setattr(heartbeats.threading, "Thread", lambda **_: late)
+    with heartbeats.heartbeats(("127.0.0.1", store.port), 1, 2, 5.0, pytest.fail):
+        assert store.get("heartbeat/1").decode().startswith(f"process {os.getpid()} on ")
 
 
 class ImagesWithKill(Dataset):
@@ -355,7 +365,7 @@ def test_a_full_disk_gives_one_line_and_leaves_older_files_intact(
     completed = run_function(
         run_on_full_disk, name, command(folder, *flags), environment=environment
     )
-    assert completed.value == [2], completed.stderr[-3000:]
+    assert completed.value == [1], completed.stderr[-3000:]
     assert "No space left on device); free some space and " in only_line(completed.stderr)
     before, after = contents(finished_run), contents(folder)
     assert not [path for path in after if ".partial" in path]
@@ -381,7 +391,7 @@ def delete_folder(folder):
 def test_an_output_folder_that_is_deleted_ends_the_run_at_the_next_write(environment, tmp_path):
     folder = tmp_path / "run"
     completed = run_function(delete_folder, str(folder), environment=environment)
-    assert completed.value == [2], completed.stderr[-3000:]
+    assert completed.value == [1], completed.stderr[-3000:]
     message = f"the output folder {folder} was deleted or moved during the run; move it back or"
     assert message in only_line(completed.stderr)
 

@@ -21,7 +21,7 @@ from torch import nn
 from ranking_det.engine import predict as predict_module
 from ranking_det.engine.predict import find_images, predict_images, unique_names
 from ranking_det.engine.stopping import Stopped, stop
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import RunError, UserError
 
 
 class WhiteRectangleDetector(nn.Module):
@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_the_results_of_earlier_images(function_name, tmp_path
 
     monkeypatch.setattr(predict_module, function_name, fail_at_third)
     message = r"cannot write \(No space left on device\); free some space and start .* again; the "
-    with pytest.raises(UserError, match=f"{message}results of 2 of 4 images are in "):
+    with pytest.raises(RunError, match=f"{message}results of 2 of 4 images are in "):
         run([str(tmp_path / "images")], tmp_path / "out")
     assert_has_images(tmp_path / "out", ["a.jpg", "b.jpg"])
 
