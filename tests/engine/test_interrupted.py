@@ -86,7 +86,7 @@ def drive(environment, command, kill=None, full=None):
     if kill and len(kill) == 3:
         outcome = 128 + kill[2], 0
     else:
-        outcome = (None, -signal.SIGKILL) if kill else (2 if full else 0, 0)
+        outcome = (None, -signal.SIGKILL) if kill else (1 if full else 0, 0)
     assert completed[:2] == outcome, completed.stderr[-3000:]
     return completed.stderr
 
