@@ -123,7 +123,10 @@ def resnet(block_class, **options):
 def test_a_resnet_has_the_state_dict_of_detectron2s_deformable_blocks():
     network = deform_convolutions(resnet(BottleneckBlock), ["res3", "res4"], deformable_groups=4)
     options = {"deform_modulated": True, "deform_num_groups": 4}
-    detectron2_state = resnet(DeformBottleneckBlock, **options).state_dict()
+    try:
+        detectron2_state = resnet(DeformBottleneckBlock, **options).state_dict()
+    except ImportError as error:  # Detectron2's main branch without its compiled operators
+        pytest.skip(str(error))
     state = network.state_dict()
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in detectron2_state.items()
