@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ranking_det.data.coco_json.reader import is_lvis
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
-from ranking_det.evaluation.metrics import Rules, detection_metrics, overall, per_class
+from ranking_det.evaluation.metrics import Rules, detection_metrics, overall, per_class, without_nan
 from ranking_det.files import write_json
 
 
@@ -40,15 +37,9 @@ def write_lrp(args: argparse.Namespace) -> list[str]:
     classes = [category["name"] for category in ground_truth["categories"]]
     columns = {name: per_class(metrics, classes, name) for name in ("oLRP", "threshold")}
     of_classes = {
-        label: _without_nan({name: values[label] for name, values in columns.items()})
-        for label in classes
+        label: {name: values[label] for name, values in columns.items()} for label in classes
     }
-    write_json(Path(args.output), _without_nan(errors) | {"classes": of_classes})
+    write_json(Path(args.output), without_nan({**errors, "classes": of_classes}))
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes, f"{len(results):,} results"]
     lines += [f"{name:7} {value:7.3f}" for name, value in errors.items()]
     return [*lines, f"Wrote {args.output}"]
-
-
-def _without_nan(numbers: Mapping[str, float]) -> dict[str, Any]:
-    """Replace NaN with None, because JSON has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in numbers.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -17,7 +16,7 @@ from torch import distributed, nn
 
 from ranking_det.engine.run_checks import check_classes
 from ranking_det.engine.run_config import RunConfig
-from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell
+from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell, without_nan
 from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.threshold_watch import watch_scores
 
@@ -76,7 +75,7 @@ def write_results(results: Mapping[str, Any], output_dir: str) -> None:
         results: the metrics; if empty, the file of an earlier evaluation is removed.
         output_dir: the folder; created if it does not exist.
     """
-    text = json.dumps(_without_nan(results), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(without_nan(results), indent=1, allow_nan=False) + "\n"
     _replace(Path(output_dir, "results.json"), results, partial(write_whole, content=text))
 
 
@@ -89,13 +88,6 @@ def _replace(path: Path, content: Any, write: Callable[[Path], None]) -> None:
         write(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace NaN (no ground truth or no detections) with None, because JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,9 +100,7 @@ def _evaluate(args: argparse.Namespace) -> str:
     all_metrics = metrics.detection_metrics(ground_truth, results, args.iou_type, **settings)
     overall = metrics.overall(all_metrics)
     if args.output:
-        # JSON has no NaN.
-        content = {name: None if math.isnan(value) else value for name, value in overall.items()}
-        write_json(Path(args.output), content)
+        write_json(Path(args.output), metrics.without_nan(overall))
     if args.per_class:
         # The categories are sorted by id.
         classes = [category["name"] for category in ground_truth["categories"]]

@@ -113,6 +113,6 @@ def summarize(matches: Matches, names: Sequence[str]) -> dict[str, float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if there are none."""
+    """Average the values, ignoring NaN; return NaN if all are NaN."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

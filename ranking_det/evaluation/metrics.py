@@ -297,6 +297,20 @@ def _summarize(
     return {name: _percent(values) for name, values in metrics.items()}
 
 
+def without_nan(value: Any) -> Any:
+    """Replace NaN, an undefined number, with None, because JSON has no NaN.
+
+    Args:
+        value: a metric, or a mapping of metrics, which may be nested.
+
+    Returns:
+        The metric, or a copy of the mapping.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def table_cell(value: float) -> str:
     """Format a metric for a table, with three decimals; empty for NaN, an undefined number.
 

@@ -74,7 +74,7 @@ class TimmBackbone(Backbone):
         known_strides = f"{model_name}'s strides {sorted(last)}"
         is_valid = bool(strides) and list(strides) == sorted(set(strides) & set(last))
         check_that(is_valid, "strides", f"some of {known_strides}, ascending", list(strides))
-        # timm's indices are positions among all features, of which a model may leave some out.
+        # timm counts all features, but a model may not return all of them.
         options["out_indices"] = [network.feature_info.out_indices[last[s]] for s in strides]
         self.body = _create(timm, model_name, pretrained, options)
         self._is_channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
