@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.matching import AREAS, Matches
+from ranking_det.evaluation.matching import AREAS, Detections, Matches, match
 
 
 class OptimalLRP(NamedTuple):
@@ -75,11 +75,11 @@ def optimal_lrp(
     )
 
 
-def summarize(matches: Matches, names: Sequence[str]) -> dict[str, float]:
+def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
     """Average the oLRP errors over classes.
 
     Args:
-        matches: the matched detections of all classes at IoU .5.
+        detections: the detections of all classes.
         names: the names of the K classes.
 
     Returns:
@@ -88,16 +88,7 @@ def summarize(matches: Matches, names: Sequence[str]) -> dict[str, float]:
         ``oLRP-<class>``. As a score, ``threshold-<class>``: the optimal threshold of each class.
         Classes for which a number is undefined do not count in its mean.
     """
-    starts = np.searchsorted(matches.label, np.arange(len(names) + 1))
-    of_areas: list[list[OptimalLRP]] = []
-    for area in range(len(AREAS)):
-        counted = ~matches.ignored[area]
-        of_classes = []
-        for k, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-            rows = np.flatnonzero(counted[start:end]) + start
-            number = int(matches.num_objects[area, k])
-            of_classes.append(optimal_lrp(matches.score[rows], matches.iou[area, rows], number))
-        of_areas.append(of_classes)
+    of_areas = [_of_classes(detections, match(detections, area=area)) for area in AREAS]
     errors, localization, false_positive, false_negative, _ = zip(*of_areas[0], strict=True)
     parts = {"": errors, "Loc": localization, "FP": false_positive, "FN": false_negative}
     parts |= {
@@ -110,6 +101,17 @@ def summarize(matches: Matches, names: Sequence[str]) -> dict[str, float]:
         metrics |= {f"oLRP-{name}": 100 * error for name, error in errors_of}
     thresholds = zip(names, of_areas[0], strict=True)
     return metrics | {f"threshold-{name}": lrp.threshold for name, lrp in thresholds}
+
+
+def _of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
+    """Compute the oLRP error of each class."""
+    starts = np.searchsorted(detections.label, np.arange(detections.num_classes + 1))
+    errors = []
+    for k, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        rows = np.flatnonzero(~matches.ignored[start:end]) + start
+        number = int(matches.num_objects[k])
+        errors.append(optimal_lrp(detections.score[rows], matches.iou[rows], number))
+    return errors
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Match detections with objects by COCO's rules at one IoU, and keep the IoU of each match.
+"""Match detections with objects by COCO's rules, and keep the IoU of each match.
 
 The evaluation libraries compute the IoUs of all detections and objects of a class in an image, but
 only return precision. This module repeats their greedy matching on these IoUs, for all images and
@@ -21,7 +21,55 @@ IoUs = Mapping[tuple[Any, Any], np.ndarray]
 
 
 class Matches(NamedTuple):
-    """The D detections of all images, and their match in each of the A ranges of :data:`AREAS`.
+    """The matches of D detections at one IoU, in one of the ranges of :data:`AREAS`.
+
+    Attributes:
+        iou: (D,) float64, IoU with the matched object, 0 without one.
+        target: (D,) int64, index of the matched annotation, -1 without one.
+        ignored: (D,) bool; an ignored detection counts neither as true nor as false positive.
+        num_objects: (K,) int64, number of objects of each class, without ignored ones.
+    """
+
+    iou: np.ndarray
+    target: np.ndarray
+    ignored: np.ndarray
+    num_objects: np.ndarray
+
+
+class Overlaps(NamedTuple):
+    """The H pairs of a detection and an object of the same class and image that overlap.
+
+    The pairs are grouped by their detection, in the order of the detections.
+
+    Attributes:
+        detection: (H,) int64, index of the detection.
+        target: (H,) int64, index of the object.
+        iou: (H,) float64, above 0.
+    """
+
+    detection: np.ndarray
+    target: np.ndarray
+    iou: np.ndarray
+
+
+class Objects(NamedTuple):
+    """The G objects of the evaluated classes.
+
+    Attributes:
+        label: (G,) int64, index of the class.
+        area: (G,) float64, in square pixels.
+        crowd: (G,) bool.
+        annotation: (G,) int64, index of the annotation in the ground truth.
+    """
+
+    label: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    annotation: np.ndarray
+
+
+class Detections(NamedTuple):
+    """The D detections of all images, with the objects that they overlap.
 
     The detections are in the order of COCO's evaluation: by class, then by descending score.
     Detections of equal score are in the order of the image ids, and then of the results.
@@ -29,19 +77,26 @@ class Matches(NamedTuple):
     Attributes:
         label: (D,) int64, index of the class.
         score: (D,) float64.
-        iou: (A, D) float64, IoU with the matched object, 0 without one.
-        ignored: (A, D) bool; an ignored detection counts neither as true nor as false positive.
-        num_objects: (A, K) int64, number of objects of each class, without ignored ones.
+        result: (D,) int64, index of the detection in the results.
+        area: (D,) float64, in square pixels.
+        partial: (D,) bool; by LVIS's rules, whether the class is annotated only partially in the
+            image, so that an unmatched detection is ignored.
+        overlaps: what can match.
+        objects: the objects.
+        num_classes: K.
     """
 
     label: np.ndarray
     score: np.ndarray
-    iou: np.ndarray
-    ignored: np.ndarray
-    num_objects: np.ndarray
+    result: np.ndarray
+    area: np.ndarray
+    partial: np.ndarray
+    overlaps: Overlaps
+    objects: Objects
+    num_classes: int
 
 
-def match(
+def collect_detections(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     ious: IoUs,
@@ -49,8 +104,60 @@ def match(
     *,
     max_dets: int,
     lvis: bool,
-    min_iou: float = 0.5,
-) -> Matches:
+) -> Detections:
+    """Sort the detections as COCO's evaluation does, and find the objects that they overlap.
+
+    Args:
+        ground_truth: the content of an annotation file, complete for evaluation.
+        results: the content of a result file, with "bbox" or "segmentation".
+        ious: what the evaluation library computed for them.
+        ids: the ids of K categories, ascending.
+        max_dets: maximum number of detections of a class per image, >= 1.
+        lvis: whether the annotation is federated.
+
+    Returns:
+        The detections, to be matched by :func:`match`.
+    """
+    images = {
+        identity: i for i, identity in enumerate(sorted(i["id"] for i in ground_truth["images"]))
+    }
+    label_of = {identity: k for k, identity in enumerate(ids)}
+    object_pair, annotation = _sort_by_pair(ground_truth["annotations"], images, label_of)
+    pair, result = _sort_by_pair(results, images, label_of, by_score=True)
+    first = np.searchsorted(pair, pair)  # of the pair, for each detection
+    kept = np.arange(len(pair)) - first < max_dets
+    pair, result = pair[kept], result[kept]
+    overlaps = _find_overlaps(ious, pair, object_pair, list(images), ids)
+
+    # Stable: equal scores stay in the order of the images.
+    label = pair // max(1, len(images))
+    score = np.array([results[i]["score"] for i in result], np.float64)
+    order = np.lexsort((-score, label))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    detection = position[overlaps.detection]
+    by_detection = np.argsort(detection, kind="stable")
+    overlaps = Overlaps(
+        detection[by_detection], overlaps.target[by_detection], overlaps.iou[by_detection]
+    )
+    pair, result = pair[order], result[order]
+    annotations = [ground_truth["annotations"][i] for i in annotation]
+    objects = Objects(
+        object_pair // max(1, len(images)),
+        np.array([entry["area"] for entry in annotations], np.float64),
+        np.array([bool(entry["iscrowd"]) for entry in annotations], bool),
+        annotation,
+    )
+    partial = np.zeros(len(pair), bool)
+    if lvis:
+        partial = _partially_annotated(ground_truth, images, label_of, pair)
+    area = _areas([results[i] for i in result])
+    return Detections(
+        label[order], score[order], result, area, partial, overlaps, objects, len(ids)
+    )
+
+
+def match(detections: Detections, *, min_iou: float = 0.5, area: str = "all") -> Matches:
     """Match the detections of a class in an image with its objects, by descending score.
 
     Each detection takes the free object of the highest IoU of at least ``min_iou``, of equal IoUs
@@ -61,107 +168,83 @@ def match(
     pycocotools (https://cocodataset.org/#detection-eval).
 
     Args:
-        ground_truth: the content of an annotation file, complete for evaluation.
-        results: the content of a result file, with "bbox" or "segmentation".
-        ious: what the evaluation library computed for them.
-        ids: the ids of K categories, ascending.
-        max_dets: maximum number of detections of a class per image, >= 1.
-        lvis: whether the annotation is federated.
-        min_iou: minimum IoU of a match, in (0, 1].
+        detections: the detections of all images.
+        min_iou: minimum IoU of a match, in [0, 1]. With 0, the IoU must be above 0.
+        area: the range of the area, one of :data:`AREAS`.
 
     Returns:
-        The detections with their matches.
+        The match of each detection.
     """
-    images = {
-        identity: i for i, identity in enumerate(sorted(i["id"] for i in ground_truth["images"]))
-    }
-    label_of = {identity: k for k, identity in enumerate(ids)}
-    annotations = [a for a in ground_truth["annotations"] if a["category_id"] in label_of]
-    results = [result for result in results if result["category_id"] in label_of]
-    object_pair, object_order = _sort_by_pair(annotations, images, label_of)
-    score = np.array([result["score"] for result in results], np.float64)
-    pair, order = _sort_by_pair(results, images, label_of, score)
-    first = np.searchsorted(pair, pair)  # of the pair, for each detection
-    kept = np.arange(len(pair)) - first < max_dets
-    pair, order = pair[kept], order[kept]
-    hits = _find_hits(ious, pair, object_pair, images, ids, min(min_iou, 1 - 1e-10))
-
-    area = _areas([results[i] for i in order])
-    object_area = np.array([annotations[i]["area"] for i in object_order], np.float64)
-    crowd = np.array([bool(annotations[i]["iscrowd"]) for i in object_order], bool)
-    partial = _partially_annotated(ground_truth, images, label_of, pair) if lvis else None
-    num_labels = len(ids)
-    iou = np.zeros((len(AREAS), len(pair)))
-    ignored = np.zeros((len(AREAS), len(pair)), bool)
-    num_objects = np.zeros((len(AREAS), num_labels), np.int64)
-    for i, (low, high) in enumerate(AREAS.values()):
-        ignored_object = crowd | (object_area < low) | (object_area > high)
-        counted = object_pair[~ignored_object] // max(1, len(images))
-        num_objects[i] = np.bincount(counted, minlength=num_labels)
-        match_of = _match_greedily(*hits, ignored_object, crowd)
-        matched = np.array(list(match_of), np.int64)
-        target = np.array([match_of[d][0] for d in match_of], np.int64)
-        iou[i, matched] = [match_of[d][1] for d in match_of]
-        ignored[i] = (area < low) | (area > high)
-        if partial is not None:
-            ignored[i] |= partial
-        ignored[i, matched] = ignored_object[target]
-    label = pair // max(1, len(images))
-    # Stable: equal scores stay in the order of the images.
-    by_score = np.lexsort((-score[order], label))
-    return Matches(
-        label[by_score], score[order][by_score], iou[:, by_score], ignored[:, by_score], num_objects
+    objects, overlaps = detections.objects, detections.overlaps
+    low, high = AREAS[area]
+    ignored_object = objects.crowd | (objects.area < low) | (objects.area > high)
+    candidates = overlaps.iou >= min(min_iou, 1 - 1e-10)
+    match_of = _match_greedily(
+        *(column[candidates].tolist() for column in overlaps), ignored_object, objects.crowd
     )
+    matched = np.array(list(match_of), np.int64)
+    target = np.array([match_of[d][0] for d in match_of], np.int64)
+    iou = np.zeros(len(detections.score))
+    iou[matched] = [match_of[d][1] for d in match_of]
+    annotation = np.full(len(detections.score), -1)
+    annotation[matched] = objects.annotation[target]
+    ignored = detections.partial | (detections.area < low) | (detections.area > high)
+    ignored[matched] = ignored_object[target]
+    counted = objects.label[~ignored_object]
+    num_objects = np.bincount(counted, minlength=detections.num_classes)
+    return Matches(iou, annotation, ignored, num_objects)
 
 
 def _sort_by_pair(
     entries: Sequence[Mapping[str, Any]],
     images: Mapping[Any, int],
     label_of: Mapping[Any, int],
-    score: np.ndarray | None = None,
+    *,
+    by_score: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sort entries by class, image and descending score; return their (class, image) and index.
 
-    A pair of class and image is numbered ``class * number of images + image``.
+    A pair of class and image is numbered ``class * number of images + image``. Entries of other
+    classes are left out.
     """
-    image = np.array([images[entry["image_id"]] for entry in entries], np.int64)
-    label = np.array([label_of[entry["category_id"]] for entry in entries], np.int64)
-    pair = label * len(images) + image
-    order = np.lexsort((pair,) if score is None else (-score, pair))
-    return pair[order], order
+    label = np.array([label_of.get(entry["category_id"], -1) for entry in entries], np.int64)
+    index = np.flatnonzero(label >= 0)
+    rows = [entries[i] for i in index]
+    pair = label[index] * len(images) + np.array([images[r["image_id"]] for r in rows], np.int64)
+    keys = (-np.array([row["score"] for row in rows], np.float64), pair) if by_score else (pair,)
+    order = np.lexsort(keys)
+    return pair[order], index[order]
 
 
-def _find_hits(
+def _find_overlaps(
     ious: IoUs,
     pair: np.ndarray,
     object_pair: np.ndarray,
-    images: Mapping[Any, int],
+    image_ids: Sequence[Any],
     ids: Sequence[int],
-    min_iou: float,
-) -> tuple[list[int], list[int], list[float]]:
-    """Find the detections and objects with a sufficient IoU, in the order of the detections."""
-    image_ids = list(images)
+) -> Overlaps:
+    """Find the detections and objects that overlap; both are sorted by pair."""
     pairs, starts = np.unique(pair, return_index=True)
     object_starts = np.searchsorted(object_pair, pairs)
-    object_ends = np.searchsorted(object_pair, pairs, side="right")
-    blocks, sizes = [], []
-    for number, count in zip(pairs.tolist(), (object_ends - object_starts).tolist(), strict=True):
-        if count:
-            key = image_ids[number % len(image_ids)], ids[number // len(image_ids)]
-            blocks.append(np.asarray(ious[key], np.float64).ravel())
-            sizes.append(len(blocks[-1]))
+    counts = np.searchsorted(object_pair, pairs, side="right") - object_starts
+    has_objects = counts > 0
+    pairs, starts, object_starts, counts = (
+        column[has_objects] for column in (pairs, starts, object_starts, counts)
+    )
+    blocks = [
+        np.asarray(ious[image_ids[number % len(image_ids)], ids[number // len(image_ids)]])
+        for number in pairs.tolist()
+    ]
     if not blocks:
-        return [], [], []
-    flat = np.concatenate(blocks)
-    has_objects = object_ends > object_starts
-    counts = (object_ends - object_starts)[has_objects]
-    entries = np.flatnonzero(flat >= min_iou)
-    ends = np.cumsum(sizes)
+        return Overlaps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    flat = np.concatenate([block.ravel() for block in blocks]).astype(np.float64)
+    ends = np.cumsum([block.size for block in blocks])
+    entries = np.flatnonzero(flat > 0)
     block = np.searchsorted(ends, entries, side="right")
-    offset = entries - (ends - sizes)[block]
-    detection = starts[has_objects][block] + offset // counts[block]
-    target = object_starts[has_objects][block] + offset % counts[block]
-    return detection.tolist(), target.tolist(), flat[entries].tolist()
+    offset = entries - np.concatenate([[0], ends[:-1]])[block]
+    detection = starts[block] + offset // counts[block]
+    target = object_starts[block] + offset % counts[block]
+    return Overlaps(detection, target, flat[entries])
 
 
 def _match_greedily(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ranking_det.data.coco_json.rules import LVIS_LISTS, MAX_ID
 from ranking_det.evaluation.libraries import Library, check_library, evaluate
 from ranking_det.evaluation.lrp import summarize as summarize_lrp
-from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.matching import Detections, collect_detections
 from ranking_det.user_errors import UserError
 
 __all__ = ["MAX_DETS", "average_precision", "detection_metrics"]
@@ -85,27 +85,16 @@ def detection_metrics(
         UserError: the library is not installed or does not support the rules, or ``max_dets`` is
             out of range.
     """
-    lvis = rules == "lvis"
-    check_library(library, lvis=lvis)
-    limit = choose_max_dets(max_dets, rules, "max_dets")
-    if classes is None:
-        classes = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    ground_truth, results, classes = with_exact_ids(ground_truth, results, classes)
-    categories = ground_truth["categories"]
-    ids = sorted(classes)
-    # Copy, because the libraries modify them. If there is a mask, leave out the box: the libraries
-    # would compute the area from it.
-    keys = ("image_id", "category_id", "score", FIELDS[iou_type])
-    rows = [{key: result[key] for key in keys} for result in results]
-    if lvis:
-        rows = keep_annotated_classes(ground_truth, keep_best(rows, limit))
-    evaluation = evaluate(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
-    frequency = {category["id"]: category["frequency"] for category in categories if lvis}
-    frequencies = [frequency[identity] for identity in ids] if lvis else None
-    names = [classes[identity] for identity in ids]
-    metrics = _summarize(evaluation.precision, names, frequencies)
-    matches = match(ground_truth, rows, evaluation.ious, ids, max_dets=limit, lvis=lvis)
-    return metrics | summarize_lrp(matches, names)
+    evaluation = evaluate_detections(
+        ground_truth,
+        results,
+        iou_type,
+        rules=rules,
+        library=library,
+        max_dets=max_dets,
+        classes=classes,
+    )
+    return _summarize(evaluation) | summarize_lrp(evaluation.detections, evaluation.names)
 
 
 def average_precision(
@@ -125,8 +114,81 @@ def average_precision(
     Returns:
         Its metrics that start with AP.
     """
-    metrics = detection_metrics(ground_truth, results, iou_type, **options)
-    return {name: value for name, value in metrics.items() if name.startswith("AP")}
+    return _summarize(evaluate_detections(ground_truth, results, iou_type, **options))
+
+
+class DetectionEvaluation(NamedTuple):
+    """What the metrics of a result file are computed from.
+
+    Attributes:
+        precision: (T, R, K, A) interpolated precision in [0, 1]; -1 where there are no objects. See
+            :mod:`ranking_det.evaluation.libraries`.
+        detections: the detections that the rules count, with the objects that they overlap.
+        names: names of the K classes.
+        frequencies: LVIS's frequencies of the K classes, "r", "c" or "f"; None by COCO's rules.
+    """
+
+    precision: np.ndarray
+    detections: Detections
+    names: list[str]
+    frequencies: list[str] | None
+
+
+def evaluate_detections(
+    ground_truth: dict[str, Any],
+    results: Iterable[Mapping[str, Any]],
+    iou_type: str,
+    *,
+    rules: Rules = "coco",
+    library: Library = "faster-coco-eval",
+    max_dets: int | None = None,
+    classes: Mapping[int, str] | None = None,
+) -> DetectionEvaluation:
+    """Compute the precision of detections, and find the objects that they overlap.
+
+    Args:
+        ground_truth: the content of an annotation file, complete for evaluation.
+        results: the content of a result file.
+        iou_type: "bbox" or "segm".
+        rules: "coco" or "lvis".
+        library: the library that matches detections with objects.
+        max_dets: maximum number of detections, as for :func:`detection_metrics`.
+        classes: the names of the classes to evaluate by category id; default: all in the file.
+
+    Returns:
+        The precision and the detections.
+
+    Raises:
+        UserError: the library is not installed or does not support the rules, or ``max_dets`` is
+            out of range.
+    """
+    lvis = rules == "lvis"
+    check_library(library, lvis=lvis)
+    limit = choose_max_dets(max_dets, rules, "max_dets")
+    if classes is None:
+        classes = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    ground_truth, results, classes = with_exact_ids(ground_truth, results, classes)
+    categories = ground_truth["categories"]
+    ids = sorted(classes)
+    # Copy, because the libraries modify them. If there is a mask, leave out the box: the libraries
+    # would compute the area from it.
+    keys = ("image_id", "category_id", "score", FIELDS[iou_type])
+    rows = [
+        {key: result[key] for key in keys} | {"position": position}
+        for position, result in enumerate(results)
+    ]
+    if lvis:
+        rows = keep_annotated_classes(ground_truth, keep_best(rows, limit))
+    evaluation = evaluate(library, ground_truth, rows, iou_type, ids, limit, lvis=lvis)
+    frequency = {category["id"]: category["frequency"] for category in categories if lvis}
+    frequencies = [frequency[identity] for identity in ids] if lvis else None
+    detections = collect_detections(
+        ground_truth, rows, evaluation.ious, ids, max_dets=limit, lvis=lvis
+    )
+    position = np.array([row["position"] for row in rows], np.int64)
+    detections = detections._replace(result=position[detections.result])
+    names = [classes[identity] for identity in ids]
+    return DetectionEvaluation(evaluation.precision, detections, names, frequencies)
 
 
 def with_exact_ids(
@@ -276,16 +338,9 @@ def keep_annotated_classes(
     return [result for result in results if (result["image_id"], result["category_id"]) in pairs]
 
 
-def _summarize(
-    precision: np.ndarray, names: Sequence[str], frequencies: Sequence[str] | None
-) -> dict[str, float]:
-    """Average the precision over all classes, by area, by LVIS's frequency, and by class.
-
-    Args:
-        precision: (T, R, K, A) in [0, 1], -1 where there is no object.
-        names: names of the K classes.
-        frequencies: frequencies of the K classes for LVIS, else None.
-    """
+def _summarize(evaluation: DetectionEvaluation) -> dict[str, float]:
+    """Average the precision over all classes, by area, by LVIS's frequency, and by class."""
+    precision, _, names, frequencies = evaluation
     all_areas = precision[..., 0]
     metrics = {"AP": all_areas, "AP50": all_areas[0], "AP75": all_areas[5]}
     metrics |= {f"AP{area}": precision[..., i] for i, area in enumerate("sml", start=1)}
