@@ -55,21 +55,14 @@ class Header(NamedTuple):
     """The header of an image file.
 
     Attributes:
-        width: pixels before the EXIF rotation.
-        height: pixels before the EXIF rotation.
-        sideways: whether the EXIF rotation swaps width and height.
+        stored: (width, height) in pixels before the EXIF rotation.
+        upright: (width, height) in pixels after it.
         mode: Pillow's mode, such as "RGB".
     """
 
-    width: int
-    height: int
-    sideways: bool
+    stored: Size
+    upright: Size
     mode: str
-
-    @property
-    def upright(self) -> Size:
-        """(width, height) in pixels after the EXIF rotation."""
-        return (self.height, self.width) if self.sideways else (self.width, self.height)
 
 
 def set_max_pixels(count: int | None) -> None:
@@ -131,7 +124,8 @@ def read_header(path: str) -> Header:
         # Pillow would decode a whole PNG to look for an EXIF block at its end.
         has_exif = image.format != "PNG" or "exif" in image.info
         sideways = has_exif and _orientation(image) in _SIDEWAYS
-        return Header(*image.size, sideways, image.mode)
+        upright = image.size[::-1] if sideways else image.size
+        return Header(image.size, upright, image.mode)
 
 
 def check_whole(path: str) -> None:

@@ -74,7 +74,7 @@ def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Apply ``key=value`` overrides to a config in place and check it.
+    """Apply ``key=value`` overrides to a config in place, check it, and resolve its targets.
 
     Args:
         cfg: the config.
@@ -226,20 +226,26 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
     return target if callable(target) else None
 
 
-def _check_target(node: DictConfig, where: str) -> None:
-    """Raise UserError unless the target of a node is callable, or a node that builds a callable."""
-    value = node["_target_"]
-    if not isinstance(value, DictConfig) and target_of(node) is None:
+def _resolve_target(node: DictConfig, where: str) -> None:
+    """Replace the name of a node's target by the callable.
+
+    Raises:
+        UserError: the target is neither a callable nor a node that builds one.
+    """
+    value, target = node["_target_"], target_of(node)
+    if target is not None:
+        node["_target_"] = target
+    elif not isinstance(value, DictConfig):
         expected = "a function or class that can be imported"
         raise UserError(f"{where}._target_: expected {expected}, got {show(value)}")
 
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:
-    """Check each node's keys against its target, and its values if the target is this project's."""
+    """Resolve each node's target; check its keys, and the values of this project's targets."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        _resolve_target(node, where)
     target = target_of(node) if isinstance(node, DictConfig) else None
     is_ours = getattr(target, "__module__", "").startswith("ranking_det.")
-    if isinstance(node, DictConfig) and "_target_" in node:
-        _check_target(node, where)
     keys = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for key in keys:
         if key == "_target_" or OmegaConf.is_missing(node, key):

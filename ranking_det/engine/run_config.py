@@ -23,7 +23,7 @@ from ranking_det.checks import check_at_least
 from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
-from ranking_det.engine.lazy_config import load_lazy_config, target_of
+from ranking_det.engine.lazy_config import load_lazy_config
 from ranking_det.engine.run_checks import (
     NUMBERS,
     check_categories,
@@ -335,8 +335,8 @@ class RunConfig:
             skipped: counts the unreadable images, which are skipped. Without it, they are an error,
                 as they are for loaders of a custom config.
         """
-        target = target_of(self.nodes.dataloader.train)
-        starts = target is not None and "start_iter" in inspect.signature(target).parameters
+        target = self.nodes.dataloader.train.get("_target_")
+        starts = callable(target) and "start_iter" in inspect.signature(target).parameters
         is_project_loader = starts or self.yaml is not None
         node = self._loader_node("train", skipped=skipped if is_project_loader else None)
         if records is not None:
@@ -442,8 +442,7 @@ class RunConfig:
     def _check_loader(self, split: str, model: nn.Module) -> None:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
-        target = target_of(node)
-        module = getattr(target, "__module__", "")
+        module = getattr(node.get("_target_"), "__module__", "")
         if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):
             return
         if not {"dataset", "mapper"} <= node.keys():
@@ -516,7 +515,7 @@ class RunConfig:
     @property
     def evaluator_writes(self) -> bool:
         """Whether the evaluator may write files when it is built, as Detectron2's do."""
-        target = target_of(self.nodes.dataloader.get("evaluator"))
+        target = self.nodes.dataloader.evaluator.get("_target_")
         return not getattr(target, "__module__", "").startswith("ranking_det.")
 
     @property

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ranking_det.data import images as module
 from ranking_det.data.images import (
+    Header,
     UnreadableImageError,
     check_whole,
     has_image_extension,
@@ -47,7 +48,7 @@ def record_of(path, width, height):
 def test_exif_rotation_is_applied_unless_only_the_unrotated_size_fits(tmp_path):
     path = str(tmp_path / "a.png")
     save_sideways(path)
-    assert read_header(path) == (20, 10, True, "L") and read_header(path).upright == (10, 20)
+    assert read_header(path) == Header(stored=(20, 10), upright=(10, 20), mode="L")
     for size in (None, (10, 20), (7, 7)):
         upright = np.asarray(read_upright(path, size))
         assert upright.shape == (20, 10) and upright[0].all() and not upright[-1].any()

@@ -401,7 +401,7 @@ def _compare(
     size = image["width"], image["height"]
     if size == header.upright or not min(size) > 0:  # a side of 0 is refused elsewhere
         return
-    if size == (header.width, header.height):
+    if size == header.stored:
         text = f"{path} is read without its EXIF rotation, which its annotated size ignores"
         faults.add(NOTED, UNROTATED, text, *place)
         return
