@@ -8,7 +8,7 @@ as at inference, the images are resized as for evaluation, and no losses are com
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.positive_counts import known_mapper, resizing_of
 from ranking_det.engine.run import warn_of_other_inputs
-from ranking_det.engine.run_config import RunConfig
+from ranking_det.engine.run_config import Records, RunConfig
 from ranking_det.evaluation.reverse_pairs import HeadPairs
 from ranking_det.user_errors import UserError
 
@@ -99,21 +99,34 @@ def _measure(plan: Plan, max_images: int | None) -> PairReport:
     make_missing_sets(datasets)
     plan.load_weights()
     warn_of_other_inputs(plan)
+    records = sample_records(datasets, max_images)
+    workers = OmegaConf.select(config.nodes, "dataloader.test.num_workers") or 0
+    loader = build_detection_test_loader(records, mapper=mapper, num_workers=workers)
+    images, heads = count_reverse_pairs(plan.model, loader, len(records))
+    class_names = MetadataCatalog.get(datasets[0]).get("thing_classes")
+    return PairReport(plan.weights.path, datasets, class_names, images, heads)
+
+
+def sample_records(datasets: Sequence[str], max_images: int | None) -> Records:
+    """Return the images with objects of data sets in a random order that is always the same.
+
+    Args:
+        datasets: registered data sets.
+        max_images: maximum number of images, >= 1; None for all.
+
+    Raises:
+        UserError: no image has objects.
+    """
     records = [
         record
         for name in datasets
         for record in DatasetCatalog.get(name)
         if any(not annotation.get("iscrowd", 0) for annotation in record.get("annotations", ()))
     ]
+    if not records:
+        raise UserError(f"{', '.join(datasets)}: expected images with objects, got none")
     order = np.random.default_rng(0).permutation(len(records))[:max_images]
-    loader = build_detection_test_loader(
-        [records[index] for index in order],
-        mapper=mapper,
-        num_workers=OmegaConf.select(config.nodes, "dataloader.test.num_workers") or 0,
-    )
-    images, heads = count_reverse_pairs(plan.model, loader, len(order))
-    class_names = MetadataCatalog.get(datasets[0]).get("thing_classes")
-    return PairReport(plan.weights.path, datasets, class_names, images, heads)
+    return [records[index] for index in order]
 
 
 def _mapper(config: RunConfig) -> ImageMapper:

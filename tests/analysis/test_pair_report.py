@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from ranking_det.analysis import pair_report
 from ranking_det.analysis.__main__ import main
 from ranking_det.engine.run_config import load_config
+from ranking_det.user_errors import RunError
 from tests.cases import run_function
 from tests.engine.cases import shapes_environment
 
@@ -129,3 +131,15 @@ def test_bad_input_gives_one_line_and_writes_nothing(
     assert message in error and error.count("\n") == 1
     assert error.startswith("python -m ranking_det.analysis: error: ")
     assert not list(tmp_path.iterdir()) and weights.read_bytes() == before
+
+
+def test_a_failure_of_a_part_gives_one_line_and_status_1(monkeypatch, capsys, tmp_path):
+    def fail(*args):
+        raise RunError("the layer 'head' of the model fails")
+
+    monkeypatch.setattr(pair_report, "measure_pairs", fail)
+    output = tmp_path / "out.json"
+    assert main(["pairs", "--config-file", DENSE, "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert error == "python -m ranking_det.analysis: error: the layer 'head' of the model fails\n"
+    assert not output.exists()

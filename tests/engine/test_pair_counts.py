@@ -8,7 +8,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ranking_det.engine import pair_counts
-from ranking_det.engine.pair_counts import count_reverse_pairs, ranked_scores, recorded_candidates
+from ranking_det.engine.pair_counts import (
+    count_reverse_pairs,
+    ranked_scores,
+    recorded_candidates,
+    sample_records,
+)
 from ranking_det.modeling.dense.inference import _with_branch
 from ranking_det.user_errors import UserError
 from tests.engine.test_preview import insert_batch_norm
@@ -119,6 +124,19 @@ def test_pairs_are_those_within_an_image_and_unreadable_images_are_left_out():
         assert np.array_equal(total, sum(counts)) and total.any()
     levels = [level.foreground_background.sum() for level in heads["dense"].levels]
     assert len(levels) == 5 and 0 < sum(levels) < heads["dense"].merged.foreground_background.sum()
+
+
+def test_the_sample_of_images_has_objects_and_is_always_the_same(monkeypatch):
+    crowd, box = {"iscrowd": 1}, {"iscrowd": 0}
+    annotations = [[box], [], [crowd], [crowd, box], [{}], *[[box]] * 20]
+    records = [{"image_id": i, "annotations": a} for i, a in enumerate(annotations)]
+    contents = {"a": records, "crowds": records[1:3], "unannotated": [{"image_id": 99}]}
+    monkeypatch.setattr(pair_counts, "DatasetCatalog", contents)
+    ids = [record["image_id"] for record in sample_records(["a", "crowds"], None)]
+    assert sorted(ids) == [0, *range(3, 25)] != ids
+    assert [record["image_id"] for record in sample_records(["a"], 5)] == ids[:5]
+    with pytest.raises(UserError, match="crowds, unannotated: expected images with objects"):
+        sample_records(["crowds", "unannotated"], None)
 
 
 def test_a_model_without_a_criterion_and_a_score_that_is_nan_raise_user_error():
