@@ -208,9 +208,7 @@ def recorded_candidates(model: nn.Module) -> Iterator[Any]:
     try:
         for part in modes:
             # Only the modules that call a criterion work as in training.
-            part.training = not isinstance(part, CriterionBase) and any(
-                isinstance(module, CriterionBase) for module in part.modules()
-            )
+            part.training = any(isinstance(module, CriterionBase) for module in part.modules())
         for criterion in criteria:
             criterion.forward = _recorder(criterion, calls)  # type: ignore[method-assign]
         yield record

@@ -82,3 +82,11 @@ def test_bad_input_gives_one_line_and_writes_nothing(content, words, message, tm
     assert message in error and error.count("\n") == 1
     assert error.startswith("python -m ranking_det.analysis: error: ")
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("command", ["data", "olrp", "pairs", "imbalance"])
+def test_the_help_of_each_analysis_has_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"python -m ranking_det.analysis {command} " in text.partition("example")[2]
