@@ -27,20 +27,21 @@ class RunError(RuntimeError):
 
 
 def run_command(program: str, work: Callable[[], str]) -> int:
-    """Run a command; print its result on stdout, or a user error as one line on stderr.
+    """Run a command; print its result on stdout, or an error as one line on stderr.
 
     Args:
         program: the name of the command, for the message.
         work: returns the text to print, with its line ends.
 
     Returns:
-        The exit status: 2 for a :class:`UserError` or an OSError, else 0.
+        The exit status: 2 for a :class:`UserError` or an OSError, 1 for a :class:`RunError`, else
+        0.
     """
     try:
         sys.stdout.write(work())
-    except (UserError, OSError) as error:
+    except (UserError, RunError, OSError) as error:
         sys.stderr.write(f"{program}: error: {error}\n")
-        return 2
+        return 1 if isinstance(error, RunError) else 2
     return 0
 
 

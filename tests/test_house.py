@@ -48,7 +48,8 @@ LAYERS = {
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm", "imagehash"},
     ),
     "evaluation": (
-        {"components", "files", "user_errors", "library_warnings", "data", "data.coco_json"},
+        {"components", "files", "labels", "user_errors", "library_warnings", "data"}
+        | {"data.coco_json"},
         {"numpy", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ranking_det.analysis.data_report import write_report
+from ranking_det.analysis.imbalance import write_imbalance
+from ranking_det.analysis.pair_report import write_pairs
 from ranking_det.analysis.ranking import write_lrp
 from ranking_det.data.formats.sources import FORMATS
 from ranking_det.evaluation.metrics import FIELDS
@@ -42,14 +44,36 @@ example:
       --iou-type bbox --output olrp.json
 """
 
+PAIRS_DESCRIPTION = """\
+Count the reverse pairs of a model on the test sets of its config: pairs of candidates of an image
+whose scores have the wrong order. Writes the ratios and counts of foreground-background,
+positive-negative and positive-positive pairs of each head, by class and by feature level, as JSON.
+"""
+PAIRS_EXAMPLE = f"""\
+example:
+  {PROGRAM} pairs --config-file configs/shapes/quick/retinanet_atss_rs.py \\
+      --output pairs.json train.init_checkpoint=output/shapes/quick/retinanet_atss_rs/model_best.pth
+"""
+IMBALANCE_DESCRIPTION = """\
+Average the number of negative tasks per positive task of each head over the iterations of a
+training run. With K classes, a positive candidate is one positive and K - 1 negative tasks, and a
+negative candidate is K negative tasks.
+"""
+IMBALANCE_EXAMPLE = f"""\
+example:
+  {PROGRAM} imbalance --metrics output/shapes/quick/faster_rs/metrics.json --iterations 125
+"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser, with a subcommand for each analysis."""
-    examples = f"{DATA_EXAMPLES}\n{LRP_EXAMPLE}"
+    examples = "\n".join((DATA_EXAMPLES, LRP_EXAMPLE, PAIRS_EXAMPLE, IMBALANCE_EXAMPLE))
     parser = argparse.ArgumentParser(PROGRAM, epilog=examples, formatter_class=LAYOUT)
     commands = parser.add_subparsers(dest="analysis", required=True)
     _add_data(commands)
     _add_olrp(commands)
+    _add_pairs(commands)
+    _add_imbalance(commands)
     return parser
 
 
@@ -93,6 +117,36 @@ def _add_olrp(commands: Any) -> None:
     command.add_argument("--iou-type", required=True, choices=list(FIELDS), help=meaning)
 
 
+def _add_pairs(commands: Any) -> None:
+    text = {"description": PAIRS_DESCRIPTION, "epilog": PAIRS_EXAMPLE, "formatter_class": LAYOUT}
+    command = commands.add_parser("pairs", help="pairs of candidates in the wrong order", **text)
+    command.set_defaults(write=write_pairs)
+    meaning = "config of the run, as for train_net.py; overrides of its keys follow as key=value"
+    command.add_argument("--config-file", required=True, metavar="FILE", help=meaning)
+    meaning = "write the numbers to this JSON"
+    command.add_argument("--output", required=True, metavar="FILE", help=meaning)
+    meaning = "weights (default: as for train_net.py --eval-only, the last checkpoint of the "
+    meaning += "output folder, else the weights of the config)"
+    command.add_argument("--weights", metavar="FILE", help=meaning)
+    meaning = "your own validation data, as for train_net.py (default: the test sets of the config)"
+    command.add_argument("--val", metavar="FOLDER_OR_FILE", help=meaning)
+    meaning = "use N random images, always the same (default: all images with objects)"
+    command.add_argument("--max-images", type=int, metavar="N", help=meaning)
+
+
+def _add_imbalance(commands: Any) -> None:
+    text = {"description": IMBALANCE_DESCRIPTION, "epilog": IMBALANCE_EXAMPLE}
+    command = commands.add_parser(
+        "imbalance", help="negatives per positive in training", formatter_class=LAYOUT, **text
+    )
+    command.set_defaults(write=lambda args, _: write_imbalance(args))
+    meaning = "metrics.json of a training run"
+    command.add_argument("--metrics", required=True, metavar="FILE", help=meaning)
+    meaning = "average over the first N iterations only, such as those of an epoch (default: all)"
+    command.add_argument("--iterations", type=int, metavar="N", help=meaning)
+    command.add_argument("--output", metavar="FILE", help="write the numbers to this JSON")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an analysis from the command line.
 
@@ -100,11 +154,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None for ``sys.argv[1:]``.
 
     Returns:
-        The exit status: 2 for a user error, which is printed as one line on stderr, else 0.
+        The exit status: 2 for a user error and 1 for another failure, which are printed as one line
+        on stderr, else 0.
     """
     parser = build_parser()
     args, overrides = parser.parse_known_args(argv)
-    has_config = args.analysis == "data"
+    has_config = args.analysis in ("data", "pairs")
     unknown = [
         word for word in overrides if word.startswith("-") or "=" not in word or not has_config
     ]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking_det.data.images import UnreadableImageError
-from ranking_det.data.mapper import BoxMapper, DatasetMapper, read_array
+from ranking_det.data.mapper import BoxMapper, DatasetMapper, ImageMapper, read_array
 from ranking_det.data.object_statistics import (
     SCALES,
     SIZES,
@@ -99,11 +99,26 @@ def resizing_of(config: RunConfig) -> tuple[T.AugmentationList, str]:
     Raises:
         UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
     """
-    mapper = config.mapper("test").mapper
+    mapper = known_mapper(config.mapper("test"), "test")
+    return mapper.augmentations, mapper.image_format
+
+
+def known_mapper(image_mapper: ImageMapper, split: str) -> DatasetMapper | BoxMapper:
+    """Return the wrapped mapper of a config, whose augmentations and image format are known.
+
+    Args:
+        image_mapper: the mapper, as the config builds it.
+        split: "train" or "test", for the message.
+
+    Raises:
+        UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
+    """
+    mapper = image_mapper.mapper
     if not isinstance(mapper, (DatasetMapper, BoxMapper)):
         kind = type(mapper).__name__
-        raise UserError(f"dataloader.test.mapper: expected DatasetMapper or BoxMapper, got {kind}")
-    return mapper.augmentations, mapper.image_format
+        key = f"dataloader.{split}.mapper"
+        raise UserError(f"{key}: expected DatasetMapper or BoxMapper, got {kind}")
+    return mapper
 
 
 def input_sizes(config: RunConfig, images: Sequence[ImageObjects]) -> np.ndarray:

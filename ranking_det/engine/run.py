@@ -206,7 +206,7 @@ def evaluate_weights(plan: Plan) -> str:
     make_missing_sets(plan.config.names("test"))
     plan.load_weights()
     logger.info("Evaluating %s", plan.weights.path)
-    _warn_of_other_inputs(plan)
+    warn_of_other_inputs(plan)
     evaluate(plan.config, distribute(plan.model, plan.config.train.device))
     return plan.output_dir
 
@@ -234,7 +234,7 @@ def predict(plan: Plan) -> str:
     if ids is None:
         ids = range(count or 0)
     plan.load_weights()
-    _warn_of_other_inputs(plan)
+    warn_of_other_inputs(plan)
     model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
     classes = {"class_names": names, "category_ids": ids}
@@ -359,8 +359,12 @@ def _check_batch_norm(plan: Plan, records: Records) -> None:
     check_batch_norm(plan.model, inputs, plan.config.written("dataloader.train.total_batch_size"))
 
 
-def _warn_of_other_inputs(plan: Plan) -> None:
-    """Warn if the test images are preprocessed differently than in the run of the weights."""
+def warn_of_other_inputs(plan: Plan) -> None:
+    """Warn if the test images are preprocessed differently than in the run of the weights.
+
+    Args:
+        plan: a checked command with weights to evaluate or to predict with.
+    """
     changes = plan.config.input_changes(plan.weights.extras.get("config") or "")
     if changes:
         logger.warning(
