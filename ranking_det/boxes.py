@@ -39,7 +39,7 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Compute the generalised IoU (GIoU) of boxes, with broadcasting.
+    """Compute the generalized IoU (GIoU) of boxes, with broadcasting.
 
     The IoU minus the fraction of the smallest enclosing box that neither box covers (Rezatofighi
     et al., CVPR 2019, algorithm 1).

@@ -124,7 +124,7 @@ def test_the_numbers_equal_the_committed_results(page):
 
 
 def test_the_table_of_losses_shows_the_signature_of_every_function():
-    table = TEXTS["docs/losses.md"].partition("| call | it optimises |")[2].partition("\n\n")[0]
+    table = TEXTS["docs/losses.md"].partition("| call | it optimizes |")[2].partition("\n\n")[0]
     calls = [call for row in table.splitlines() for call in re.findall(r"`(\w+\(.*?\))`", row)]
     expected = []
     for name, function in inspect.getmembers(losses, inspect.isfunction):

@@ -87,7 +87,7 @@ DETECTORS = {
     "bbox_head.retina_cls": "RetinaNet of mmdetection",
     "bbox_head.atss_cls": "ATSS or PAA of mmdetection",
 }
-"""The layer by which a detector is recognised; the first match is used."""
+"""The layer by which a detector is recognized; the first match is used."""
 SETTING = re.compile(
     r"\b(style|mean|std|to_rgb|bgr_to_rgb|target_stds|ratios|add_extra_convs"
     r"|relu_before_extra_convs)\s*=\s*(\[[^]]*\]|'\w+'|True|False)"
@@ -160,7 +160,7 @@ def read_source(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def recognize(modules: Collection[str]) -> str:
-    """Recognise the network from the names of its layers.
+    """Recognize the network from the names of its layers.
 
     Args:
         modules: the names of the layers of the source.

@@ -1,6 +1,6 @@
 """Criteria with the settings of their papers; configs differ only in the arguments.
 
-The pointwise criteria for coco/ are normalised by the number of positives of the current step, as
+The pointwise criteria for coco/ are normalized by the number of positives of the current step, as
 in their papers' code, and not by Detectron2's moving average. FCOS, ATSS and PAA use the mean of
 that number over all processes.
 """
@@ -193,7 +193,7 @@ def focal() -> DictConfig:
 
 
 def focal_smooth_l1(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConfig:
-    """Focal loss and smooth L1 (Lin et al., ICCV 2017), normalised as in Detectron2.
+    """Focal loss and smooth L1 (Lin et al., ICCV 2017), normalized as in Detectron2.
 
     Args:
         weights: weights of the box coder.

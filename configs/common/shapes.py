@@ -69,7 +69,7 @@ def length(epochs: float) -> dict[str, float]:
 
 
 def small(model: DictConfig) -> DictConfig:
-    """Fit a dense detector to the shapes: half-width ResNet-18, group normalisation, 12 classes."""
+    """Fit a dense detector to the shapes: half-width ResNet-18, group normalization, 12 classes."""
     model.backbone.bottom_up = resnet_18_half(first=3)
     model.backbone.top_block.in_channels = model.backbone.bottom_up.stages[-1].out_channels
     model.head.norm = "GN"

@@ -26,7 +26,7 @@ train.update(length(2.6))
 train_masks = deepcopy(train)
 train_masks.update(length(2.2))
 
-# Box heads have no normalisation: with a shorter warm-up most of their ReLUs die. Halfway through
+# Box heads have no normalization: with a shorter warm-up most of their ReLUs die. Halfway through
 # the run they have only begun to learn, and a cosine schedule would slow them down from there.
 _steps = L(MultiStepParamScheduler)(values=[1.0, 0.2], milestones=[4], num_updates=5)
 lr_multiplier = schedule(iterations=75, scheduler=_steps)

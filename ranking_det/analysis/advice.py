@@ -102,7 +102,7 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
         yield (
             f"{percent(share)} of the boxes have one side more than 4 times as long as the other, "
             "but anchors usually have aspect ratios of at most 2: use anchors with more aspect "
-            "ratios, or an assigner that uses the centres of objects."
+            "ratios, or an assigner that uses the centers of objects."
         )
 
 

@@ -1,4 +1,4 @@
-"""Instance weights: weight the localisation error of each positive.
+"""Instance weights: weight the localization error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
 of a step and returns detached weights (P,) >= 0. In a single process this does not synchronize
@@ -80,7 +80,7 @@ class IoUWeight(nn.Module):
 class CenternessWeight(nn.Module):
     """Weight each positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
-    It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
+    It is 0 if the center of the anchor is outside the object, which happens with IoU-based
     assigners.
     """
 
@@ -96,13 +96,13 @@ class CenternessWeight(nn.Module):
         anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
         centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
-        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centerness 0.
+        # The minimum avoids 0 / 0 for a center on both edges of an empty object: centerness 0.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
 
 
 class RankingWeight(nn.Module):
-    """Weight each positive by the ranking, as aLRP Loss weights the localisation errors.
+    """Weight each positive by the ranking, as aLRP Loss weights the localization errors.
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
     ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the

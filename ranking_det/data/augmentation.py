@@ -92,7 +92,7 @@ class Expand(T.Augmentation):
     This is SSD's "zoom out" (section 3.6).
 
     Args:
-        fill: the colour, a value per channel in the image's order; usually the data set's mean.
+        fill: the color, a value per channel in the image's order; usually the data set's mean.
         ratio: the range of the canvas's sides over the image's sides, at least 1.
         prob: the probability of expanding, in [0, 1].
 
@@ -125,7 +125,7 @@ class Expand(T.Augmentation):
 
 
 class ColorPadTransform(T.PadTransform):
-    """Pad an image with a colour; fvcore's transform pads all channels with one value.
+    """Pad an image with a color; fvcore's transform pads all channels with one value.
 
     Args:
         x0: pixels added on the left, >= 0.
@@ -149,7 +149,7 @@ class ColorPadTransform(T.PadTransform):
             (y0 + H + y1, x0 + W + x1, C).
 
         Raises:
-            ValueError: the image has another number of channels than the colour.
+            ValueError: the image has another number of channels than the color.
         """
         channels = img.shape[2]
         if channels != len(self.color):
@@ -159,7 +159,7 @@ class ColorPadTransform(T.PadTransform):
 
 
 class MinIoURandomCrop(T.Augmentation):
-    """Crop a random window that has a minimum IoU with every box and contains a box centre.
+    """Crop a random window that has a minimum IoU with every box and contains a box center.
 
     It draws one of these modes with equal probability (SSD, section 2.2): the whole image, a window
     without a minimum IoU, and one mode for each of ``min_ious``. The window's IoU with *all* boxes
@@ -229,7 +229,7 @@ class MinIoURandomCrop(T.Augmentation):
 
 
 def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Find the boxes with their centre inside a window, not on its edge.
+    """Find the boxes with their center inside a window, not on its edge.
 
     Args:
         boxes: (G, 4) XYXY.
@@ -243,7 +243,7 @@ def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
 
 
 def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float) -> bool:
-    """Return whether a window has at least this IoU with every box and contains a box centre."""
+    """Return whether a window has at least this IoU with every box and contains a box center."""
     if not len(boxes):
         return True
     corners = np.asarray(window, dtype=np.float64)

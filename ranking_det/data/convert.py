@@ -20,7 +20,7 @@ from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.data.convert"
 DESCRIPTION = """\
-Convert a data set to COCO JSON, YOLO or Pascal VOC. The format of SOURCE is recognised by its
+Convert a data set to COCO JSON, YOLO or Pascal VOC. The format of SOURCE is recognized by its
 files: Pascal VOC, YOLO (boxes or polygons), VIA, LabelMe, or COCO JSON. SOURCE is not changed.
 """
 EPILOG = """\

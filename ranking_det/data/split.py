@@ -1,7 +1,7 @@
 """Split a data set into training and validation images: seeded, stratified, copies kept together.
 
 If copies or augmentations of an image are in both splits, the validation AP is too high, because
-the detector has seen the image. They are recognised by their names, and by a 64-bit perceptual
+the detector has seen the image. They are recognized by their names, and by a 64-bit perceptual
 hash (pHash): the signs of the 8 x 8 lowest frequencies of the image, which change little with
 compression, size, noise and brightness.
 """

@@ -410,7 +410,7 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
     Args:
         model: the model to load into, not distributed.
         weights: a checkpoint, or the path to read it from (see :func:`read_checkpoint`); "" to
-            leave the model as it was initialised.
+            leave the model as it was initialized.
         whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
             must have at least one, as when a run starts from the weights of a backbone.
 

@@ -68,7 +68,7 @@ class Plan:
         weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
             may be "".
         model: the model on its device. It is built once, and the run continues with the random
-            state after its initialisation.
+            state after its initialization.
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
         sources: the conversion of the user's data, for :meth:`write_data`; None without one.

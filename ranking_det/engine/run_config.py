@@ -464,7 +464,7 @@ class RunConfig:
         """Build the optimizer of a model.
 
         Args:
-            model: its parameters are optimised.
+            model: its parameters are optimized.
 
         Raises:
             UserError: the optimizer cannot be built, or the config builds something else.

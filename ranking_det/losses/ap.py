@@ -29,7 +29,7 @@ def ap_loss(
     max_negatives: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Minimise 1 - average precision (AP) of the ranking, with smoothed ranks.
+    """Minimize 1 - average precision (AP) of the ranking, with smoothed ranks.
 
     With d = s_n - s_i, the error of a positive i is the sum of D(d) over the negatives n, divided
     by a balance constant (eq. 8). The loss is the mean error, which for the default balance is the

@@ -38,7 +38,7 @@ def rank_sort_loss(
     delta: float = 0.5,
     group: dist.ProcessGroup | None = None,
 ) -> RankSortLosses:
-    """Rank positives above negatives and sort the positives by their localisation quality.
+    """Rank positives above negatives and sort the positives by their localization quality.
 
     The ranking error of a positive i is FP(i) / rank(i): the number of negatives above i divided by
     the number of all entries above i, including i itself. Its sorting error is the mean of

@@ -36,7 +36,7 @@ class DrawnPositives(NamedTuple):
         objects: (P,) int64, the index of the object to which each is matched.
         description: what the positives of an object are, such as "the anchors matched to it".
         task: what they are trained to do with an object, "find" or "propose".
-        are_points: whether only the centres of the boxes are meaningful. The boxes are not drawn
+        are_points: whether only the centers of the boxes are meaningful. The boxes are not drawn
             then.
     """
 
@@ -58,7 +58,7 @@ def draw_preview(
 ) -> None:
     """Draw the objects of a training image and the positives that are matched to them.
 
-    Each object gets its box, its class and the number of its positives, which have the colour of
+    Each object gets its box, its class and the number of its positives, which have the color of
     its label. An object without a positive is red.
 
     Args:
@@ -80,8 +80,8 @@ def draw_preview(
         counts, missed = numbers, numbers.count(0)
         title += f", {_plural(sum(numbers), 'positive')}"
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
-        centers = "" if positives.are_points else " and their centres"
-        caption += f"    in its label's colour: {positives.description} (its positives){centers}"
+        centers = "" if positives.are_points else " and their centers"
+        caption += f"    in its label's color: {positives.description} (its positives){centers}"
         caption += "\nred box: object without a positive, which the model is not trained to "
         caption += positives.task
     for i, box in enumerate(boxes.tolist()):
@@ -110,7 +110,7 @@ def _write_around(figure: Figure, title: str, caption: str) -> None:
 
 
 def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
-    """Draw anchors as thin boxes, fainter the more there are, and their centres as dots."""
+    """Draw anchors as thin boxes, fainter the more there are, and their centers as dots."""
     boxes = positives.boxes
     colors = np.array([_color(int(i)) for i in positives.objects])
     if not positives.are_points:

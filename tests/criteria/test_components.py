@@ -184,7 +184,7 @@ def test_ranking_weights_agree_with_a_loop_over_the_definition():
         torch.testing.assert_close(weights, torch.tensor(expected))
 
 
-def test_centerness_is_one_at_the_centre_and_zero_outside():
+def test_centerness_is_one_at_the_center_and_zero_outside():
     candidates = make(torch.tensor([0, 0, 0]))
     with_anchors = change(
         candidates,

@@ -159,7 +159,7 @@ def changed_candidates(**fields):
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
         (
             lambda: rank_sort(normalizer=PositiveCount()),
-            "normalizer: expected None because RankSort is already normalised, got PositiveCount",
+            "normalizer: expected None because RankSort is already normalized, got PositiveCount",
         ),
         (
             lambda: Criterion(classification=Focal()),

@@ -1,4 +1,4 @@
-"""Localisation tasks in a criterion: boxes, masks, or both."""
+"""Localization tasks in a criterion: boxes, masks, or both."""
 
 import dataclasses
 

@@ -169,7 +169,7 @@ def test_photometric_distortion_equals_the_published_steps_in_float32(contrast_f
     assert outside > 1000  # nothing is clipped
 
 
-def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
+def test_saturation_and_contrast_change_a_color_as_computed_by_hand():
     orange = np.array([[[200, 120, 40]]], np.uint8)  # hue 30, saturation .8, value 200
     aug = photometric(saturation=(1.5, 1.5))
     np.testing.assert_allclose(unpermuted(aug, orange), [[[200, 80, -40]]], atol=1e-3)
@@ -197,7 +197,7 @@ def test_the_whole_augmentation_equals_the_published_steps_in_float32(tmp_path, 
         transforms.clear()
         image = mapper(item)["image"]
         colors, pad, crop, _, flip = transforms
-        # Conversion to float, brightness, then contrast (a blend) and colours in either order.
+        # Conversion to float, brightness, then contrast (a blend) and colors in either order.
         contrast_first = isinstance(colors.transforms[2], T.BlendTransform)
         expected = distort(pixels, draws, contrast_first)
         height, width = expected.shape[:2]
@@ -252,7 +252,7 @@ def iou(window, boxes):
 
 
 @pytest.mark.parametrize("boxes", [[[20, 10, 140, 110]], [[20, 10, 100, 90], [60, 30, 150, 115]]])
-def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_centre(boxes):
+def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_center(boxes):
     for window in crops(np.array(boxes, float)):
         if window is None:
             continue
@@ -378,7 +378,7 @@ def crop(x0, y0, x1, y1):
     return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
 
 
-def test_an_object_is_kept_if_its_centre_is_inside_the_crop(tmp_path):
+def test_an_object_is_kept_if_its_center_is_inside_the_crop(tmp_path):
     item = write(tmp_path, [(0, 40, 59, 60), (0, 40, 61, 60), (0, 40, 60, 60), (50, 40, 90, 60)])
     mapper = BoxMapper(augmentations=[crop(30, 0, 100, 120)], image_format="RGB")
     instances = mapper(item)["instances"]

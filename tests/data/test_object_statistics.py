@@ -126,7 +126,7 @@ def test_crowds_are_left_out_and_boxes_are_converted_to_corners():
     assert (grouped.name, grouped.size, grouped.path) == ("a.jpg", (64, 48), None)
 
 
-def test_bins_of_whole_numbers_are_labelled_with_inclusive_ranges():
+def test_bins_of_whole_numbers_are_labeled_with_inclusive_ranges():
     whole = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), whole=True)
     assert [(part.label, part.count) for part in whole] == [
         *[("0", 1), ("1 to 2", 1), ("3 to 4", 1), ("5 and more", 1)]

@@ -116,16 +116,16 @@ def test_object_sizes_range_over_a_factor_of_ten(coco):
     assert np.quantile(sides, 0.95) >= 5 * np.quantile(sides, 0.05)
 
 
-def test_colour_does_not_reveal_the_class(folder, coco):
-    """Mean colours of objects differ far less between classes than within one."""
-    colours = {category: [] for category in coco.cats}
+def test_color_does_not_reveal_the_class(folder, coco):
+    """Mean colors of objects differ far less between classes than within one."""
+    colors = {category: [] for category in coco.cats}
     for image in coco.imgs.values():
         pixels = np.asarray(Image.open(folder / "train" / image["file_name"])) / 255
         for annotation in coco.imgToAnns[image["id"]]:
             mask = coco.annToMask(annotation) > 0
-            colours[annotation["category_id"]].append(pixels[mask].mean(0))
-    means = np.array([np.mean(c, axis=0) for c in colours.values()])
-    deviation_within = np.mean([np.std(c, axis=0) for c in colours.values()])
+            colors[annotation["category_id"]].append(pixels[mask].mean(0))
+    means = np.array([np.mean(c, axis=0) for c in colors.values()])
+    deviation_within = np.mean([np.std(c, axis=0) for c in colors.values()])
     assert means.std(0).max() < 0.5 * deviation_within
 
 

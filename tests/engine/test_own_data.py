@@ -177,7 +177,7 @@ def test_the_classes_of_the_model_are_those_of_the_file(out):
     assert classes[2] == {"id": 40, "name": "blue"}
 
 
-def test_the_log_summarises_the_files_and_the_adapted_schedule(out):
+def test_the_log_summarizes_the_files_and_the_adapted_schedule(out):
     log = (out / "run" / "log.txt").read_text()
     assert "COCO format, 9 images (3 without objects), 18 objects, 3 classes: red, green" in log
     assert "9 images in batches of 2 (0.25 x the reference batch of 8)" in log  # with empty images

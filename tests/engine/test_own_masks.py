@@ -60,7 +60,7 @@ def out(own_data, tmp_path_factory):
     four_classes = add_masks(own_data, out / "more")
     for path in four_classes.glob("*.json"):  # a fourth class for fine-tuning
         content = json.loads(path.read_text())
-        content["categories"].append({"id": 41, "name": "grey"})
+        content["categories"].append({"id": 41, "name": "gray"})
         path.write_text(json.dumps(content))
 
     def lazy(name, *args):

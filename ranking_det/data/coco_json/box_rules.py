@@ -1,6 +1,6 @@
 """Check the boxes of objects: leave out boxes without size, clip boxes that stick out.
 
-It also recognises files in which all boxes are wrong in the same way: normalized or sub-pixel
+It also recognizes files in which all boxes are wrong in the same way: normalized or sub-pixel
 boxes, corners instead of width and height, and boxes of smaller images.
 """
 
@@ -210,7 +210,7 @@ class Pattern(NamedTuple):
 
 
 def find_pattern(boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> Pattern | None:
-    """Recognise boxes that are not x, y, width, height in pixels of their image.
+    """Recognize boxes that are not x, y, width, height in pixels of their image.
 
     Args:
         boxes: (n, 4) float64, x, y, width, height as in the file; NaN for a missing box.

@@ -114,7 +114,7 @@ class ImageFinder:
 
 
 def loose_name(name: str) -> str:
-    """Normalise the case and the accented letters of a name, so that similar names are equal.
+    """Normalize the case and the accented letters of a name, so that similar names are equal.
 
     Args:
         name: the name of a file.
@@ -160,7 +160,7 @@ def candidates(image: dict[str, Any]) -> list[str]:
         image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
 
     Returns:
-        Normalised paths: the file name; the last two parts of the URL, such as
+        Normalized paths: the file name; the last two parts of the URL, such as
         ``train2017/000000000009.jpg``; the last part; then the same with backslashes as slashes and
         ``%20`` as a space.
     """

@@ -116,8 +116,8 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tup
     """Return the box of an ellipse and a polygon of the same area with points close to its edge.
 
     Args:
-        x: the x coordinate of the centre.
-        y: the y coordinate of the centre.
+        x: the x coordinate of the center.
+        y: the y coordinate of the center.
         rx: the first radius.
         ry: the second radius.
         angle: the angle from the x axis to the first radius, in radians.

@@ -23,7 +23,7 @@ BOX_FORMS = ("xywh", "xyxy", "normalized")
 """x, y, width, height in pixels; x1, y1, x2, y2 in pixels; x, y, width, height as fractions of the
 width and height of the image."""
 
-_NUM_PROBED = 20  # images that are looked for in each folder, to recognise the image folder
+_NUM_PROBED = 20  # images that are looked for in each folder, to recognize the image folder
 
 
 class CocoSplit(NamedTuple):

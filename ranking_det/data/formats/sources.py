@@ -1,4 +1,4 @@
-"""Recognise the format of a data set by its files, and convert it to COCO JSON.
+"""Recognize the format of a data set by its files, and convert it to COCO JSON.
 
     source = find_source("BCCD_Dataset")
     source.summary       # found: Pascal VOC, 205 train, 87 val and 72 test images, 3 classes
@@ -108,7 +108,7 @@ def find_source(
     class_attribute: str | None = None,
     exclude: str | None = None,
 ) -> Source:
-    """Recognise the format of a folder or file, and read its annotations.
+    """Recognize the format of a folder or file, and read its annotations.
 
     Args:
         path: the folder of a data set; or its data.yaml, or a COCO, VIA or LabelMe JSON.

@@ -246,8 +246,8 @@ def write_yolo(
                 counts["crowds or difficult objects left out because YOLO cannot mark them"] += 1
                 continue
             x, y, width, height = obj.box
-            centred = [x + width / 2, y + height / 2, width, height]
-            values = _join(obj.polygons) if as_polygons else centred
+            centered = [x + width / 2, y + height / 2, width, height]
+            values = _join(obj.polygons) if as_polygons else centered
             fractions = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
             text += " ".join([str(indices[obj.name]), *fractions]) + "\n"
         label = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"

@@ -1,6 +1,6 @@
 """Read YOLO data sets, of boxes or polygons: a text file per image.
 
-Each line is an object: the index of its class, then the centre, width and height of its box, or the
+Each line is an object: the index of its class, then the center, width and height of its box, or the
 points of its polygon, as fractions of the image's width and height. ``data.yaml`` names the classes
 and the folders of the splits. The format is that of https://docs.ultralytics.com/datasets/detect/
 and https://docs.ultralytics.com/datasets/segment/. An image without a text file, or with an empty
@@ -44,7 +44,7 @@ _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNO
 _LEVELS_ABOVE = 3
 _MAX_CLASSES = 10_000  # without names; a larger index is another number, such as an id
 _MAX_FRACTION = 2.0  # a box that sticks out of its image has fractions slightly above 1
-_NUM_PROBED = 50  # label files that are opened to recognise the format
+_NUM_PROBED = 50  # label files that are opened to recognize the format
 
 
 class Description(NamedTuple):
@@ -159,7 +159,7 @@ def read(
     keypoints = "kpt_shape" in description.content
     splits: dict[str, list[AnnotatedImage]] = {}
     objects: list[AnnotatedObject] = []
-    num_images = num_unlabelled = 0
+    num_images = num_unlabeled = 0
     for split, members in paths.items():
         splits[split] = []
         for path in members:
@@ -168,9 +168,9 @@ def read(
             splits[split].append(image)
             objects += image.objects
             num_images += 1
-            num_unlabelled += label_file is None
-    if num_unlabelled:
-        text = f"{num_unlabelled:,} of {num_images:,} images have no label file"
+            num_unlabeled += label_file is None
+    if num_unlabeled:
+        text = f"{num_unlabeled:,} of {num_images:,} images have no label file"
         faults.remark(f"{text}: they count as images without objects")
     if not objects:
         where = description.yaml_file or tree.root

@@ -24,7 +24,7 @@ Pairs with x <= -4 are cut off::
 
     gradient, weights 1 and 10  .7311 + 9.8201   .1680 + 8.0218   0
 
-Positives with neighbouring logits see nearly the same stretch, so they are visited together: a
+Positives with neighboring logits see nearly the same stretch, so they are visited together: a
 block of at most 64 positives within 4 / lam of each other, and all negatives that one of them sees.
 Its sigmoids cost no exponential per pair, since e^-x = e^(lam s_i) e^(-lam s_n) is an outer
 product.

@@ -33,7 +33,7 @@ class CARAFEFPN(Backbone):
         in_features: names of its features, from high to low resolution; strides double from one to
             the next.
         out_channels: channels of all levels, >= 1.
-        norm: normalisation of all convolutions except CARAFE's, as for Detectron2's ``get_norm``;
+        norm: normalization of all convolutions except CARAFE's, as for Detectron2's ``get_norm``;
             "" for none.
 
     Raises:

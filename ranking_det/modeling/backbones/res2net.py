@@ -25,7 +25,7 @@ class DeepStem(CNNBlockBase):
         in_channels: channels of the image, >= 1.
         out_channels: channels of the output, an even number >= 2; the first two convolutions have
             half of them.
-        norm: normalisation, as for Detectron2's ``get_norm``.
+        norm: normalization, as for Detectron2's ``get_norm``.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN") -> None:
@@ -68,7 +68,7 @@ class Res2NetBlock(CNNBlockBase):
         bottleneck_channels: channels of a plain bottleneck's 3x3 convolution, >= 1;
             ``ResNet.make_default_stages`` gives a quarter of ``out_channels``.
         stride: 1 or 2.
-        norm: normalisation, as for Detectron2's ``get_norm``.
+        norm: normalization, as for Detectron2's ``get_norm``.
         base_width: w of a block with 64 ``bottleneck_channels``, >= 1; w is proportional to
             ``bottleneck_channels``.
         scale: the number of parts, >= 2.

@@ -21,9 +21,9 @@ from torchvision.ops import roi_align
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class RankingMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head with He initialisation, including the last layer.
+    """Detectron2's mask head with He initialization, including the last layer.
 
-    As in the published ranking detectors, the last layer is initialised like the others (He et al.,
+    As in the published ranking detectors, the last layer is initialized like the others (He et al.,
     ICCV 2015); its weights are larger than with Detectron2's standard deviation of .001. The losses
     are computed by :class:`ranking_det.modeling.RankingROIHeads`.
 
