@@ -95,7 +95,7 @@ def ape(max_negatives: int = 100_000, weight: DictConfig | None = None) -> DictC
     return L(Criterion)(
         classification=L(APE)(lam=8.0, max_negatives=max_negatives),
         localization=L(GIoU)(),
-        instance_weight=L(ScoreWeight)(own_class=True) if weight is None else weight,
+        instance_weight=L(ScoreWeight)(target_class=True) if weight is None else weight,
         balance=L(ConstantBalance)(weight=2.0),
     )
 

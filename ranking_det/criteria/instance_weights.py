@@ -37,13 +37,13 @@ class ScoreWeight(nn.Module):
     """Weight each positive by its class score, the sigmoid of a logit.
 
     Args:
-        own_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR 2022);
-            False for the highest score of the row, as in Rank & Sort Loss.
+        target_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR
+            2022); False for the highest score of the row, as in Rank & Sort Loss.
     """
 
-    def __init__(self, own_class: bool = False) -> None:
+    def __init__(self, target_class: bool = False) -> None:
         super().__init__()
-        self.own_class = own_class
+        self.target_class = target_class
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Compute the weights.
@@ -57,7 +57,7 @@ class ScoreWeight(nn.Module):
         rows = candidates.positives
         # In the dtype of the IoU, because small weights underflow in float16.
         logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
-        if self.own_class:
+        if self.target_class:
             return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
         return logits.amax(dim=1).sigmoid()
 

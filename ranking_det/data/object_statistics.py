@@ -269,7 +269,7 @@ def measure(
         masks=sum(bool(mask) for image in images for mask in image.masks),
         classes=_count_classes(images, class_names),
         image_sizes=[(*size, count) for size, count in frequent],
-        objects_per_image=distribution(counts, COUNTS, whole=True),
+        objects_per_image=distribution(counts, COUNTS, integers=True),
         sizes=distribution(sizes, SIZES),
         input_sizes=distribution(input_sizes, SIZES),
         coco_sizes=[part.count for part in histogram(sizes, COCO_SIZES)],
@@ -318,32 +318,32 @@ def _overlaps(image: ImageObjects) -> np.ndarray:
 
 
 def distribution(
-    values: np.ndarray, limits: Sequence[float], *, whole: bool = False
+    values: np.ndarray, limits: Sequence[float], *, integers: bool = False
 ) -> Distribution:
     """Compute quantiles and histogram of values.
 
     Args:
         values: (n,), each at least the first limit.
         limits: the limits of the bins, ascending; the last is infinity.
-        whole: whether the values are whole numbers.
+        integers: whether the values are integers.
 
     Returns:
         The distribution.
     """
-    bins = histogram(values, limits, whole=whole)
+    bins = histogram(values, limits, integers=integers)
     if not len(values):
         return Distribution(0, 0, 0, 0, 0, 0, bins)
     quantiles = np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist()
     return Distribution(*quantiles, float(np.mean(values)), bins)
 
 
-def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = False) -> list[Bin]:
+def histogram(values: np.ndarray, limits: Sequence[float], *, integers: bool = False) -> list[Bin]:
     """Count values between limits; each bin includes its lower limit.
 
     Args:
         values: (n,), each at least the first limit.
         limits: the limits of the bins, ascending; the last is infinity.
-        whole: whether the values are whole numbers.
+        integers: whether the values are integers.
 
     Returns:
         The bins.
@@ -355,7 +355,7 @@ def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = Fals
     for low, high in zip(limits[:-1], limits[1:], strict=True):
         if high == np.inf:
             label = f"{low:g} and more"
-        elif whole:
+        elif integers:
             label = f"{low:g}" if high == low + 1 else f"{low:g} to {high - 1:g}"
         else:
             label = f"{low:g} to {high:g}" if low else f"< {high:g}"

@@ -24,7 +24,7 @@ from ranking_det.data.coco_json.reader import (
     read_annotations,
     summarize,
 )
-from ranking_det.data.own_sources import OwnDataPlan, plan_own_data
+from ranking_det.data.conversion import ConversionPlan, plan_conversion
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table
@@ -75,7 +75,7 @@ class OwnData(NamedTuple):
         return [*self.source_faults, *itertools.chain(*faults_of_files)]
 
 
-def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnDataPlan | None]:
+def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, ConversionPlan | None]:
     """Convert the data sets of ``--train`` and ``--val`` to COCO JSON in memory.
 
     Args:
@@ -98,7 +98,7 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
         raise UserError("--val is given without --train FOLDER_OR_FILE")
     # The split is the same for all training seeds, so that the APs of the runs can be compared.
     options = _options(command)
-    sources = plan_own_data(*paths, config.train.output_dir, options=options)
+    sources = plan_conversion(*paths, config.train.output_dir, options=options)
     sources.hold()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
@@ -108,7 +108,7 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
 
 
 def take_own_data(
-    config: RunConfig, command: Command, sources: OwnDataPlan | None = None
+    config: RunConfig, command: Command, sources: ConversionPlan | None = None
 ) -> OwnData:
     """Check the files that the command line names, register them, and set them in the config.
 

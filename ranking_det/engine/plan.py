@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.data.catalog import missing_shapes, prepare_registered
+from ranking_det.data.conversion import ConversionPlan
 from ranking_det.data.images import set_max_pixels
-from ranking_det.data.own_sources import OwnDataPlan
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import (
     Checkpoint,
@@ -83,7 +83,7 @@ class Plan:
     model: nn.Module
     dtype: str
     records: Records | None = None
-    sources: OwnDataPlan | None = None
+    sources: ConversionPlan | None = None
     training_data: dict[str, Any] = field(default_factory=dict)
     messages: list[logging.LogRecord] = field(default_factory=list)
 

@@ -41,7 +41,7 @@ def test_the_score_weight_is_the_highest_score_or_the_score_of_the_objects_class
     scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
     torch.testing.assert_close(ScoreWeight()(candidates), scores.amax(dim=1))
     class_scores = scores[torch.arange(4), LABELS[LABELS >= 0]]
-    torch.testing.assert_close(ScoreWeight(own_class=True)(candidates), class_scores)
+    torch.testing.assert_close(ScoreWeight(target_class=True)(candidates), class_scores)
     assert (class_scores < scores.amax(dim=1)).any()
 
 

@@ -127,8 +127,8 @@ def test_crowds_are_left_out_and_boxes_are_converted_to_corners():
 
 
 def test_bins_of_whole_numbers_are_labeled_with_inclusive_ranges():
-    whole = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), whole=True)
-    assert [(part.label, part.count) for part in whole] == [
+    integer_bins = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), integers=True)
+    assert [(bin_.label, bin_.count) for bin_ in integer_bins] == [
         *[("0", 1), ("1 to 2", 1), ("3 to 4", 1), ("5 and more", 1)]
     ]
 

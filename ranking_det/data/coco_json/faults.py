@@ -14,7 +14,7 @@ SHOWN = 10
 MAX_ROWS = 10_000
 """Maximum number of faults of each kind that are kept with their place; all are counted."""
 
-LEAST_FAULTS, LEAST_SHARE = 10, 0.05
+FAULT_LIMIT, FAULT_SHARE = 10, 0.05
 """Data are refused if the faulty objects, or images, exceed both this number and this share."""
 
 REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
@@ -161,14 +161,14 @@ class Faults:
             actions: the actions.
             num_entries: the number of all entries, faulty or not.
             noun: what they are, such as "objects in total".
-            max_faults: maximum number of faulty entries, >= 0; None for :data:`LEAST_FAULTS`, or
-                :data:`LEAST_SHARE` of the entries if that is more.
+            max_faults: maximum number of faulty entries, >= 0; None for :data:`FAULT_LIMIT`, or
+                :data:`FAULT_SHARE` of the entries if that is more.
 
         Raises:
             UserError: see :meth:`check`.
         """
         count = self.total(*actions)
-        limit = max(LEAST_FAULTS, LEAST_SHARE * num_entries) if max_faults is None else max_faults
+        limit = max(FAULT_LIMIT, FAULT_SHARE * num_entries) if max_faults is None else max_faults
         if count > limit:
             hint = f"; --max-faults {count} accepts this ({num_entries} {noun})"
             self.check(*actions, hint=hint)

@@ -54,7 +54,7 @@ class Side(NamedTuple):
 
 
 @dataclass
-class OwnDataPlan:
+class ConversionPlan:
     """Data sets that have been read and converted in memory.
 
     Attributes:
@@ -119,14 +119,14 @@ class OwnDataPlan:
         self.hold()  # the files are new, but need not be parsed again
 
 
-def plan_own_data(
+def plan_conversion(
     train: str | None,
     val: str | None,
     output_dir: str,
     seed: int = 0,
     share: float = SHARE,
     options: ReadOptions | None = None,
-) -> OwnDataPlan:
+) -> ConversionPlan:
     """Find the formats of data sets and convert them in memory; write nothing.
 
     With ``train`` alone, its own validation images are used; if it has none, a share of its
@@ -162,7 +162,7 @@ def plan_own_data(
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     if any(map(_reads_outside, sources.values())):
         stamp = ""  # the stamp does not cover files elsewhere, so they are converted each time
-    plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
+    plan = ConversionPlan(folder, None, None, [], stamp=stamp)
     if (folder / CONVERSION).exists():
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
@@ -269,7 +269,7 @@ def _image_files(part: CocoSplit) -> set[str]:
 
 
 def _split(
-    train: CocoSplit, plan: OwnDataPlan, where: str, seed: int, share: float
+    train: CocoSplit, plan: ConversionPlan, where: str, seed: int, share: float
 ) -> dict[str, CocoSplit]:
     split = split_images(train.content, train.image_root, where=where, share=share, seed=seed)
     plan.record = split.record
@@ -310,7 +310,7 @@ def _reads_outside(source: Source) -> bool:
     return any(not obj.place.startswith(inside) for image in images for obj in image.objects)
 
 
-def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
+def _read_written(folder: Path, stamp: str) -> ConversionPlan | None:
     """Return the conversion that an earlier command wrote; None unless it has this stamp."""
     try:
         source = json.loads((folder / CONVERSION).read_text(encoding="utf-8"))
@@ -328,4 +328,4 @@ def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
     if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):
         return None
     lines = [*source["lines"], f"the conversion in {folder} is of the same files: it is used again"]
-    return OwnDataPlan(folder, train, val, lines, faults, record, stamp, is_written=True)
+    return ConversionPlan(folder, train, val, lines, faults, record, stamp, is_written=True)
