@@ -264,16 +264,16 @@ def measured() -> str:
         "| --- | --- |" + " ---: |" * len(labels),
     ]
 
-    def add(what: str, against: str, ratios: dict[str, float]) -> None:
+    def add_row(label: str, baseline: str, ratios: dict[str, float]) -> None:
         cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in labels]
-        rows.append(f"| {what} | {against} | " + " | ".join(cells) + " |")
+        rows.append(f"| {label} | {baseline} | " + " | ".join(cells) + " |")
 
-    add("training step of RetinaNet", "focal loss", step["ratios"])
-    add("training step of Mask R-CNN", "cross entropy, same RoIs", step["rcnn"]["ratios"])
+    add_row("training step of RetinaNet", "focal loss", step["ratios"])
+    add_row("training step of Mask R-CNN", "cross entropy, same RoIs", step["rcnn"]["ratios"])
     for row in report["growth_in_positives"] + report["growth_in_logits"]:
         if row["positives"] != 10:
             problem = f"the loss, {row['positives']:,} positives of {row['logits']:,} logits"
-            add(problem, "fvcore's focal loss", row["ratios"])
+            add_row(problem, "fvcore's focal loss", row["ratios"])
     return (
         "\n".join(rows) + f"\n\nTraining steps on {describe(step['machine'])}; the losses alone on "
         f"{describe(report['machine'])}."

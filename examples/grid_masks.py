@@ -94,8 +94,8 @@ class CenterRegion(Assigner):
         centers = (squares[..., 2:] + squares[..., :2]) / 2
         offsets = (centers - (boxes[..., 2:] + boxes[..., :2]) / 2).abs()
         middle = torch.maximum(self.size * sides, torch.minimum(sides, 3 * stride))
-        inside = (offsets <= torch.maximum(middle, stride) / 2).all(dim=2)
-        area = torch.where(inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
+        is_inside = (offsets <= torch.maximum(middle, stride) / 2).all(dim=2)
+        area = torch.where(is_inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
         smallest, index = area.min(dim=1)
         return torch.where(smallest < torch.inf, index, BACKGROUND)
 
@@ -303,9 +303,9 @@ class GridMasks(DetectorInterface, nn.Module):
             for side, center in zip((maps.shape[2], maps.shape[1]), centers.unbind(1), strict=True)
         )
         constant, a, b, c, d = kernels[:, -5:, None].unbind(dim=1)
-        across, down = a * x + b * x.square(), constant + c * y + d * y.square()
+        horizontal, vertical = a * x + b * x.square(), constant + c * y + d * y.square()
         shared = torch.einsum("nc,chw->nhw", kernels[:, :-5], maps)
-        return shared + across[:, None, :] + down[:, :, None]
+        return shared + horizontal[:, None, :] + vertical[:, :, None]
 
     def shrink_masks(self, images: ImageList, objects: Sequence[Instances]) -> Tensor:
         """Return the objects' masks (G, h, w): the share of each pixel covered, in [0, 1]."""

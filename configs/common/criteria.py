@@ -188,7 +188,7 @@ def cross_entropy_giou() -> DictConfig:
 
 
 def focal() -> DictConfig:
-    """Focal loss for the criteria below (Lin et al., ICCV 2017)."""
+    """Focal loss with alpha .25 and gamma 2 (Lin et al., ICCV 2017)."""
     return L(Focal)(alpha=0.25, gamma=2.0)
 
 

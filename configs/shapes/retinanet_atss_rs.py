@@ -4,10 +4,10 @@
 """
 
 from ..common.models.retinanet_r18 import model
-from ..common.shapes import length, loading, optimizer, schedule, small, train
+from ..common.shapes import build_dataloader, fit_to_shapes, length, optimizer, schedule, train
 
-model = small(model)
-dataloader = loading(size=160)
+model = fit_to_shapes(model)
+dataloader = build_dataloader(size=160)
 lr_multiplier = schedule(iterations=75)
 train.update(length(10.4))
 train.checkpointer.period = 500

@@ -149,7 +149,7 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
 
 
 def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
-    most, crowding = numbers.objects_per_image.most, numbers.crowding
+    most, crowding = numbers.objects_per_image.maximum, numbers.crowding
     if most > MAX_DETECTIONS:
         yield (
             f"An image has up to {most:,.0f} objects, but {MAX_DETECTIONS} detections per image "
@@ -162,7 +162,7 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
             "0.5: NMS would remove one of the two detections, so raise its threshold, or use "
             "Soft-NMS."
         )
-    if crowding.twice:
+    if crowding.duplicate_pairs:
         yield (
             f"{crowding.twice:,} pairs of boxes of the same class are nearly equal; they are "
             "probably duplicate annotations."

@@ -65,24 +65,24 @@ class PhotometricDistortion(T.Augmentation):
             The transform; its image is float32.
         """
         steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
-        if self._chosen():
+        if self._draw_choice():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
         contrast, colors = [], []
-        if self._chosen():
+        if self._draw_choice():
             factor = np.random.uniform(*self.contrast)
             contrast.append(T.BlendTransform(src_image=0, src_weight=1, dst_weight=factor))
-        saturation = np.random.uniform(*self.saturation) if self._chosen() else 1.0
-        hue = np.random.uniform(-self.hue, self.hue) if self._chosen() else 0.0
+        saturation = np.random.uniform(*self.saturation) if self._draw_choice() else 1.0
+        hue = np.random.uniform(-self.hue, self.hue) if self._draw_choice() else 0.0
         if saturation != 1 or hue != 0:
             colors.append(T.ColorTransform(partial(_change_colors, saturation=saturation, hue=hue)))
         steps += contrast + colors if np.random.randint(2) else colors + contrast
-        if self._chosen():
+        if self._draw_choice():
             order = np.random.permutation(image.shape[2])
             steps.append(T.ColorTransform(partial(np.take, indices=order, axis=2)))
         return T.TransformList(steps)
 
-    def _chosen(self) -> bool:
+    def _draw_choice(self) -> bool:
         return np.random.uniform() < self.prob
 
 

@@ -216,16 +216,16 @@ def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
     if len(sides) < 2 or sides["train"][0] is sides["val"][0]:
         return
     pair = [sides[name][0] for name in ("train", "val")]
-    for source, other in (pair, pair[::-1]):
-        if source.format == via.NAME and source.classes == [via.NO_CLASS] != other.classes:
-            if len(other.classes) != 1:
+    for source, other_source in (pair, pair[::-1]):
+        if source.format == via.NAME and source.classes == [via.NO_CLASS] != other_source.classes:
+            if len(other_source.classes) != 1:
                 continue
-            source.classes = list(other.classes)
+            source.classes = list(other_source.classes)
             for images in source.images.values():
                 for image in images:
                     for obj in image.objects:
-                        obj.name = other.classes[0]
-            source.faults.remark(f"regions without a class are read as {other.classes[0]!r}")
+                        obj.name = other_source.classes[0]
+            source.faults.remark(f"regions without a class are read as {other_source.classes[0]!r}")
 
 
 def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
@@ -269,9 +269,11 @@ def _image_files(part: CocoSplit) -> set[str]:
 
 
 def _split(
-    train: CocoSplit, plan: ConversionPlan, where: str, seed: int, share: float
+    train: CocoSplit, plan: ConversionPlan, data_name: str, seed: int, share: float
 ) -> dict[str, CocoSplit]:
-    split = split_images(train.content, train.image_root, where=where, share=share, seed=seed)
+    split = split_images(
+        train.content, train.image_root, data_name=data_name, share=share, seed=seed
+    )
     plan.record = split.record
     plan.lines += [*split.lines, f"the split is written to {plan.folder / 'split.json'}"]
     return {
@@ -305,9 +307,9 @@ def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> st
 
 def _reads_outside(source: Source) -> bool:
     """Return whether labels lie outside the source, such as in a folder next to the images."""
-    inside = os.path.join(source.root, "")
+    root_prefix = os.path.join(source.root, "")
     images = (image for members in source.images.values() for image in members)
-    return any(not obj.place.startswith(inside) for image in images for obj in image.objects)
+    return any(not obj.place.startswith(root_prefix) for image in images for obj in image.objects)
 
 
 def _read_written(folder: Path, stamp: str) -> ConversionPlan | None:

@@ -32,7 +32,7 @@ TINY = 8
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 """The input sizes that are compared, as multiples of the config's."""
 
-OVERLAPPING, TWICE = 0.5, 0.95
+OVERLAP_IOU, DUPLICATE_IOU = 0.5, 0.95
 """IoU above which two boxes overlap; IoU above which two boxes of the same class are probably
 duplicate annotations."""
 
@@ -77,20 +77,20 @@ class Distribution:
     """Quantiles and histogram of values; without values, the quantiles are 0.
 
     Attributes:
-        least: the minimum.
+        minimum: the smallest value.
         low: the 5 % quantile.
         median: the median.
         high: the 95 % quantile.
-        most: the maximum.
+        maximum: the largest value.
         mean: the mean.
         bins: the histogram.
     """
 
-    least: float
+    minimum: float
     low: float
     median: float
     high: float
-    most: float
+    maximum: float
     mean: float
     bins: list[Bin]
 
@@ -117,12 +117,12 @@ class Crowding:
     Attributes:
         same_class: objects that overlap another one of their class.
         other_class: objects that overlap one of another class.
-        twice: pairs of nearly equal boxes of one class.
+        duplicate_pairs: pairs of nearly equal boxes of one class.
     """
 
     same_class: int
     other_class: int
-    twice: int
+    duplicate_pairs: int
 
 
 @dataclass(frozen=True)
@@ -307,12 +307,12 @@ def _overlaps(image: ImageObjects) -> np.ndarray:
         shared = sides.clip(min=0).prod(axis=2)
         ious = shared / (areas[rows, None] + areas - shared)
         order = np.arange(len(boxes)) - np.arange(len(boxes))[rows, None]
-        overlapping = (ious > OVERLAPPING) & (order != 0)
-        same = classes[rows, None] == classes
+        overlapping = (ious > OVERLAP_IOU) & (order != 0)
+        same_class = classes[rows, None] == classes
         counts += [
-            (overlapping & same).any(axis=1).sum(),
-            (overlapping & ~same).any(axis=1).sum(),
-            ((order > 0) & same & (ious > TWICE)).sum(),
+            (overlapping & same_class).any(axis=1).sum(),
+            (overlapping & ~same_class).any(axis=1).sum(),
+            ((order > 0) & same_class & (ious > DUPLICATE_IOU)).sum(),
         ]
     return counts
 

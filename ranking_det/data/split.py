@@ -75,7 +75,7 @@ def split_images(
     content: Mapping[str, Any],
     image_root: str,
     *,
-    where: str = "training data",
+    data_name: str = "training data",
     share: float = SHARE,
     seed: int = 0,
 ) -> ImageSplit:
@@ -88,7 +88,7 @@ def split_images(
     Args:
         content: the content of a COCO JSON.
         image_root: the folder of its images.
-        where: the name of the data in messages.
+        data_name: the name of the data in messages.
         share: the share of the images for validation, in (0, 1).
         seed: the seed of the random choice. The same seed and names give the same split.
 
@@ -99,8 +99,8 @@ def split_images(
         UserError: the images cannot be split, because there is only one or all are copies of
             one; an entry is faulty; or imagehash is not installed.
     """
-    images = read_fields(content, where, "images", "id", "file_name", "coco_url").entries
-    objects = read_fields(content, where, "annotations", "image_id", "category_id").columns
+    images = read_fields(content, data_name, "images", "id", "file_name", "coco_url").entries
+    objects = read_fields(content, data_name, "annotations", "image_id", "category_id").columns
     names = [str(image.get("file_name") or image.get("coco_url")) for image in images]
     order = sorted(range(len(images)), key=lambda index: (names[index], str(images[index]["id"])))
     classes_of_id: dict[Any, set[str]] = defaultdict(set)

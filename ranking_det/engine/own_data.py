@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ranking_det.data.catalog import register_annotations
-from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, NOTED, SHOWN, SKIPPED, Fault
+from ranking_det.data.coco_json.faults import CORRECTED, CUT, LEFT_OUT, NOTED, SHOWN, SKIPPED, Fault
 from ranking_det.data.coco_json.reader import (
     IGNORED,
     AnnotationSummary,
@@ -37,7 +37,7 @@ NAMES = {"train": "own_train", "val": "own_val"}
 """Names under which the data of a split are registered in Detectron2's catalogs."""
 
 FAULTS_FILE = "data_faults.csv"
-"""The table of the entries that were left out, cut, mended or noted."""
+"""The table of the entries that were left out, cut, corrected or noted."""
 
 NUM_DECODED = 200
 """Images of a file that are decoded before training or evaluation, without --check-images."""
@@ -302,9 +302,9 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
     )
     logger.info("%s", text)
     for note in summary.notes:
-        is_fault = note.startswith((LEFT_OUT, CUT, MENDED, SKIPPED, f"{NOTED}: {IGNORED}"))
+        is_fault = note.startswith((LEFT_OUT, CUT, CORRECTED, SKIPPED, f"{NOTED}: {IGNORED}"))
         logger.log(logging.WARNING if is_fault else logging.INFO, "%s: %s", split, note)
-    shown_actions = (LEFT_OUT, CUT, MENDED, SKIPPED)
+    shown_actions = (LEFT_OUT, CUT, CORRECTED, SKIPPED)
     faults = [fault for fault in summary.faults if fault.action in shown_actions]
     for fault in faults[:SHOWN]:
         logger.info("%s: %s: %s", split, fault.action, fault)
@@ -324,7 +324,7 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
 def write_faults(
     faults: Iterable[Fault], folder: str | Path, replaced: Collection[str] | None = None
 ) -> None:
-    """Write a table of the entries that were left out, cut, mended or noted, and log its path.
+    """Write a table of the entries that were left out, cut, corrected or noted, and log its path.
 
     The table, ``data_faults.csv``, has the columns ``file``, ``place``, ``id``, ``image`` (the id
     of the image), ``kind``, ``action`` and ``text``. Without such entries it is not written, and an

@@ -8,7 +8,12 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_per_positive, check_ranking
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ramps import Ramps
 from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
@@ -95,8 +100,10 @@ def alrp_loss(
             precision_error = (false_positives / rank).mean()
     if ranked is None:
         return ALRPLosses(zero_loss(logits), zero_loss(localization_errors))
-    classification = Part(precision_error.to(logit_gradient.dtype), logit_gradient)
-    localization = Part(localization_value.to(logit_gradient.dtype), error_gradient[ranked.local])
+    classification = LossTerm(precision_error.to(logit_gradient.dtype), logit_gradient)
+    localization = LossTerm(
+        localization_value.to(logit_gradient.dtype), error_gradient[ranked.local]
+    )
     return ALRPLosses(
         *attach_gradients(logits, classification),
         *attach_gradients(localization_errors, localization),

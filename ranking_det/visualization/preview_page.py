@@ -93,11 +93,13 @@ def draw_preview(
 def _canvas(height: int, width: int) -> tuple[Figure, Axes]:
     """Make a figure for the image, enlarged if it is small, with margins for text."""
     scale = max(1.0, LONG_SIDE / max(height, width))
-    image_height, side = height * scale, max(width * scale, 640)
-    side, total = side + SIDE_MARGIN, image_height + 2 * MARGIN
-    figure = Figure(figsize=(side / DPI, total / DPI))
-    left = (1 - width * scale / side) / 2
-    axis = figure.add_axes((left, MARGIN / total, width * scale / side, image_height / total))
+    image_height, full_width = height * scale, max(width * scale, 640)
+    full_width, full_height = full_width + SIDE_MARGIN, image_height + 2 * MARGIN
+    figure = Figure(figsize=(full_width / DPI, full_height / DPI))
+    left = (1 - width * scale / full_width) / 2
+    axis = figure.add_axes(
+        (left, MARGIN / full_height, width * scale / full_width, image_height / full_height)
+    )
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
     axis.axis("off")
@@ -131,17 +133,21 @@ def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int
     outline = [withStroke(linewidth=halo, foreground="black")]
     axis.add_patch(frame).set(path_effects=outline, clip_on=False, zorder=layer)
     label = name if count is None else f"{name}: {_plural(count, 'positive')}"
-    x, side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
+    x, alignment_side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
     vertical = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
     font = {"color": "white", "weight": "bold"} if missed else {"color": "black"}
-    back = {"facecolor": WARNING if missed else _color(index), "edgecolor": "black", "pad": 1.5}
-    alignment = {"ha": side, "va": vertical, "zorder": layer + 1}
-    axis.text(x, y1, label, fontsize=9, bbox=back, **alignment, **font)
+    label_box = {
+        "facecolor": WARNING if missed else _color(index),
+        "edgecolor": "black",
+        "pad": 1.5,
+    }
+    alignment = {"ha": alignment_side, "va": vertical, "zorder": layer + 1}
+    axis.text(x, y1, label, fontsize=9, bbox=label_box, **alignment, **font)
 
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -71,7 +71,7 @@ def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     assert counts == {name: (objects[name], images_of[name]) for name in "abcd"}
     assert statistics.sizes.median == pytest.approx(np.median(sizes))
     assert statistics.input_sizes.high == pytest.approx(np.quantile(inputs, 0.95))
-    assert statistics.aspect_ratios.least == pytest.approx(min(ratios))
+    assert statistics.aspect_ratios.minimum == pytest.approx(min(ratios))
     assert statistics.objects_per_image.mean == 120 / 5
     assert statistics.coco_sizes == [
         sum(size < 32 for size in sizes),
@@ -102,7 +102,7 @@ def test_crowding_does_not_depend_on_the_block_size(monkeypatch):
     expected = measure(images, "abc", np.ones(3)).crowding
     monkeypatch.setattr("ranking_det.data.object_statistics._ROWS", 3)
     assert measure(images, "abc", np.ones(3)).crowding == expected
-    assert expected.twice == 1
+    assert expected.duplicate_pairs == 1
 
 
 def test_a_split_without_objects_has_finite_statistics():

@@ -235,7 +235,7 @@ def test_harmless_faults_are_logged_and_written_to_a_table(out, harmless):
     assert "9 images (3 without objects), 15 objects and 2 crowds, 3 classes: red, green" in log
     for note in (
         "train: left out: box without size: 1",
-        "train: mended: box clipped to its image: 1",
+        "train: corrected: box clipped to its image: 1",
         "train: noted: root category: 1",
         "train: converted: annotations: 'id' written as str: 18",
     ):

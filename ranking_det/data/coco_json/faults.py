@@ -1,4 +1,4 @@
-"""Collect the faults of annotation files: refused, left out, cut, mended, skipped or noted."""
+"""Collect the faults of annotation files: refused, left out, cut, corrected, skipped or noted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_ROWS = 10_000
 FAULT_LIMIT, FAULT_SHARE = 10, 0.05
 """Data are refused if the faulty objects, or images, exceed both this number and this share."""
 
-REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
+REFUSED, LEFT_OUT, CUT, CORRECTED = "refused", "left out", "cut to under half", "corrected"
 NOTED, SKIPPED = "noted", "skipped"
 """What happens to a faulty entry. Objects that are left out or cut count against the file's limit.
 
@@ -149,8 +149,8 @@ class Faults:
                 kinds[kind] += count
         kind_counts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         head = f"{self.file}: {total} faults ({kind_counts}){hint}"
-        more = f"; the first {SHOWN}:" if total > SHOWN else ":"
-        raise UserError("\n  ".join([head + more, *map(str, rows[:SHOWN])]))
+        ending = f"; the first {SHOWN}:" if total > SHOWN else ":"
+        raise UserError("\n  ".join([head + ending, *map(str, rows[:SHOWN])]))
 
     def check_limit(
         self, actions: Sequence[str], num_entries: int, noun: str, max_faults: int | None

@@ -189,8 +189,8 @@ def check_folder(image_root: str | Path) -> None:
         UserError: it is missing, a file, or not readable.
     """
     if not os.path.isdir(image_root):
-        what = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
-        raise UserError(f"the image folder {str(image_root)!r} {what}")
+        problem = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
+        raise UserError(f"the image folder {str(image_root)!r} {problem}")
     if not os.access(image_root, os.R_OK | os.X_OK):
         raise UserError(f"the image folder {str(image_root)!r} is not readable")
 

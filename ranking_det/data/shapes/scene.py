@@ -73,8 +73,8 @@ class _Scene:
         for _ in range(12 if center is None else 1):
             # Up to a third of the diameter may lie outside the image.
             margin = diameter / 6
-            at = rng.uniform(margin, self.size - margin, 2) if center is None else center
-            contours = place(outline, at, diameter, angle)
+            position = rng.uniform(margin, self.size - margin, 2) if center is None else center
+            contours = place(outline, position, diameter, angle)
             drawn = paint.rasterize(contours, self.size)
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
@@ -107,8 +107,11 @@ class _Scene:
         self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(full_area))
         # The window of a crowd grows with each of its figures.
-        before = self.windows.get(owner, window)
-        self.windows[owner] = (*map(min, before[:2], window[:2]), *map(max, before[2:], window[2:]))
+        old_window = self.windows.get(owner, window)
+        self.windows[owner] = (
+            *map(min, old_window[:2], window[:2]),
+            *map(max, old_window[2:], window[2:]),
+        )
         return True
 
     def mask_of(self, owner: int) -> tuple[np.ndarray, Window]:

@@ -147,10 +147,10 @@ class IntervalSums:
         terms = torch.ones(2, size, dtype=torch.float64, device=self._logits.device)
 
         def add(x: Tensor) -> Tensor:
-            slot = at = self._slot(x)
+            slot = position = self._slot(x)
             if copies > 1:
-                at = slot + slots * (torch.arange(len(x), device=x.device) % copies)
-            sums.scatter_add_(1, at.expand(2, -1), terms[:, : len(x)])
+                position = slot + slots * (torch.arange(len(x), device=x.device) % copies)
+            sums.scatter_add_(1, position.expand(2, -1), terms[:, : len(x)])
             return slot
 
         for chunk in self._chunks:

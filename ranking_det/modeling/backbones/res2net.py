@@ -124,12 +124,12 @@ class Res2NetBlock(CNNBlockBase):
         Returns:
             (N, out_channels, ceil(H / stride), ceil(W / stride)).
         """
-        *parts, last = functional.relu(self.conv1(features)).chunk(len(self.convs) + 1, dim=1)
+        *parts, unsplit = functional.relu(self.conv1(features)).chunk(len(self.convs) + 1, dim=1)
         outputs: list[Tensor] = []
         for part, layer in zip(parts, self.convs, strict=True):
             is_summed = outputs and not self.is_first
             outputs.append(functional.relu(layer(part + outputs[-1] if is_summed else part)))
-        outputs.append(last if self.pool is None else self.pool(last))
+        outputs.append(unsplit if self.pool is None else self.pool(unsplit))
         shortcut = features if self.shortcut is None else self.shortcut(features)
         return functional.relu(self.conv3(torch.cat(outputs, dim=1)) + shortcut)
 
