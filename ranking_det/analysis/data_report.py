@@ -116,7 +116,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         "summary": data.summary,
         "input": input_text,
         "config": args.config_file,
-        "advice": warnings + advise(statistics, copies, positives, left_out),
+        "advice": warnings + advise(statistics, copies, positives, left_out, args.config_file),
         "splits": {name: asdict(numbers) for name, numbers in statistics.items()},
         "copies": asdict(copies),
         "positives": positives and asdict(positives) | {"split": first},

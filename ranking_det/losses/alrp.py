@@ -47,7 +47,7 @@ def alrp_loss(
 
     The classification part is the mean of FP(i) / rank(i). It trains the logits by the paper's
     error-driven update: a positive i with FP(i) > 1e-5 receives -(FP(i) + sum of E_j over the
-    positives j above it) / rank(i) / P, and the negatives above it receive the opposite, shared in
+    positives j above it) / rank(i) / P. The negatives above it receive the opposite, shared in
     proportion to H(s_n - s_i). The localization part is the mean of the remaining term. It trains
     the boxes, most strongly the boxes with high logits.
 

@@ -6,9 +6,9 @@ coder. The losses of the RPN have the weight .2.
 Unlike the paper's code, which initializes FPN and box head with Xavier uniform (bound
 sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialization (bound sqrt(3 / fan_in)). On
 ResNet-50 and 101 the paper's bound is 1.36 times ours in the box head's first layer (.0210 and
-.0155), and 1.15, 1.26 and 1.33 times ours in the FPN's lateral convolutions on res3, res4 and res5
-(1.33 also in the one that makes p6 in the "+" models). The other layers have as many outputs as
-inputs, so both bounds are equal. CARAFE is initialized as in its paper.
+.0155). In the FPN's lateral convolutions on res3, res4 and res5 it is 1.15, 1.26 and 1.33 times
+ours, and 1.33 times in the convolution that makes p6 in the "+" models. The other layers have as
+many outputs as inputs, so both bounds are equal. CARAFE is initialized as in its paper.
 """
 
 from copy import deepcopy

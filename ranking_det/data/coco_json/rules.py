@@ -35,7 +35,7 @@ def drop_unused_categories(
     """Drop the categories that are not classes.
 
     These are categories that are listed again, as in exports of VIA, and root categories without
-    annotations, as in exports of Roboflow: a root category is the ``supercategory`` of others and
+    annotations, as in exports of Roboflow. A root category is the ``supercategory`` of others and
     has none itself, or it has the name of another category.
 
     Args:

@@ -1,8 +1,10 @@
 """Sum sigmoids and softplus over pairs of M logits and P positives, in blocks of bounded memory.
 
-With x = lam (s_n - s_i), APE Loss (Xu et al., CVPR 2022, eq. 9 and 10) and the sigmoid variants of
-AP Loss need the sums over the negatives n of sigmoid(x) and of softplus(x) for every positive i,
-and the sum over the positives i of w_i sigmoid(x) for every n.
+APE Loss (Xu et al., CVPR 2022, eq. 9 and 10) and the sigmoid variants of AP Loss need three sums,
+with x = lam (s_n - s_i):
+
+- for each positive i, the sums over the negatives n of sigmoid(x) and of softplus(x);
+- for each negative n, the sum over the positives i of w_i sigmoid(x).
 
 The sigmoid is curved everywhere, so mass and moment of an interval are not enough, unlike for the
 step. Every pair must be visited, except where the sigmoid is 0 or 1 to the last bit. The

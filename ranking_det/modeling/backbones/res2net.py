@@ -58,8 +58,8 @@ class Res2NetBlock(CNNBlockBase):
     After a 1x1 convolution the channels are split into ``scale`` parts of ``w`` channels. Each part
     except the last has a 3x3 convolution, whose input is the part plus the output of the previous
     convolution. The last part does not change. In the first block of a stage nothing is added, the
-    convolutions have the stage's stride, and the last part is pooled; the shortcut is an average
-    pooling with the stage's stride and a 1x1 convolution (v1d).
+    convolutions have the stage's stride, and the last part is pooled. The shortcut is then an
+    average pooling with the stage's stride and a 1x1 convolution (v1d).
 
     Args:
         in_channels: channels of the input, >= 1. The block is the first of its stage if this is not
