@@ -175,10 +175,10 @@ def test_a_conversion_is_reused_unless_its_source_has_changed(tmp_path):
     write_plan(str(root), None, str(tmp_path / "run"))
     file = tmp_path / "run" / "data" / "train.json"
     before = file.stat().st_mtime_ns
-    again = plan_conversion(str(root), None, str(tmp_path / "run"))
-    assert again.is_written and again.faults == [] and again.record is None
-    assert "it is used again" in again.lines[-1]
-    again.write()
+    repeated_plan = plan_conversion(str(root), None, str(tmp_path / "run"))
+    assert repeated_plan.is_written and repeated_plan.faults == [] and repeated_plan.record is None
+    assert "it is used again" in repeated_plan.lines[-1]
+    repeated_plan.write()
     assert file.stat().st_mtime_ns == before
     path = cases.write_text(root / "Annotations" / "0.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
     os.utime(path, ns=(1, 1))
@@ -216,8 +216,8 @@ def test_a_data_set_without_validation_images_is_split(tmp_path):
     assert [len(side["images"]) for side in sides] == [8, 2]
     names = [[image["file_name"] for image in side["images"]] for side in sides]
     assert names == [record["train"], record["val"]]
-    again = plan_conversion(str(root), None, str(tmp_path / "run"), seed=3)
-    assert again.is_written and again.record == plan.record == record
+    repeated_plan = plan_conversion(str(root), None, str(tmp_path / "run"), seed=3)
+    assert repeated_plan.is_written and repeated_plan.record == plan.record == record
     assert any(line.startswith("no validation set: 2 of 10 images") for line in plan.lines)
 
 

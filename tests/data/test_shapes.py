@@ -156,10 +156,10 @@ def test_small_pieces_are_removed_and_small_holes_filled_but_the_last_piece_stay
     mask = np.zeros((40, 40), bool)
     mask[5:30, 5:30] = True
     mask[10:12, 10:12] = False
-    whole = remove_small_pieces(mask)
-    assert whole.sum() == 25 * 25
+    cleaned = remove_small_pieces(mask)
+    assert cleaned.sum() == 25 * 25
     mask[36:38, 36:38] = True
-    assert np.array_equal(remove_small_pieces(mask), whole)
+    assert np.array_equal(remove_small_pieces(mask), cleaned)
     speck = np.zeros((8, 8), bool)
     speck[2, 3] = True
     assert np.array_equal(remove_small_pieces(speck), speck)

@@ -56,7 +56,7 @@ WRITERS["Python 2"] = as_python2
 
 
 @pytest.fixture
-def mark(tmp_path):
+def marker(tmp_path):
     """The folder that a payload would create; it must not exist afterwards."""
     path = tmp_path / "mark"
     yield path
@@ -126,12 +126,12 @@ def test_older_formats_are_read_as_detectron2_reads_them(tmp_path):
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth", "w.bin", "w"])
 @pytest.mark.parametrize("environment", ["", "1"])
 def test_a_payload_gives_a_one_line_error_that_names_it(
-    tmp_path, mark, monkeypatch, name, environment
+    tmp_path, marker, monkeypatch, name, environment
 ):
     # The variable disables torch's default of weights_only, but not an explicit argument.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
     path = tmp_path / name
-    content = {"model": {"weight": Payload(mark)}, "__author__": "x", "model_state": {}}
+    content = {"model": {"weight": Payload(marker)}, "__author__": "x", "model_state": {}}
     if name.endswith(".pkl"):
         path.write_bytes(pickle.dumps(content))
     else:
@@ -142,16 +142,16 @@ def test_a_payload_gives_a_one_line_error_that_names_it(
     ):
         with pytest.raises(Exception, match=r"\b(posix|nt)\.mkdir") as caught:
             load()
-        assert not mark.exists() and "\n" not in str(caught.value)
+        assert not marker.exists() and "\n" not in str(caught.value)
     with pytest.raises(UserError, match=re.escape(repr(str(path)))):
         load_weights(nn.Linear(3, 2), str(path), whole=False)
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
-def test_a_pickle_or_a_torchscript_program_named_pth_is_rejected(tmp_path, mark):
+def test_a_pickle_or_a_torchscript_program_named_pth_is_rejected(tmp_path, marker):
     for protocol in (0, 2, 4):
         path = tmp_path / f"{protocol}.pth"
-        path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
+        path.write_bytes(pickle.dumps(Payload(marker), protocol=protocol))
     torch.jit.script(nn.Linear(3, 2)).save(tmp_path / "script.pth")
     for path in tmp_path.glob("*.pth"):
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
@@ -256,12 +256,12 @@ def address(tmp_path, monkeypatch):
         thread.join()
 
 
-def test_downloads_from_the_model_zoo_are_read_safely(tmp_path, mark, address, monkeypatch):
+def test_downloads_from_the_model_zoo_are_read_safely(tmp_path, marker, address, monkeypatch):
     monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", address)
     trained = nn.Sequential(nn.Linear(3, 2))
     content = {"model": weights_of(trained), "__author__": "x"}
     (tmp_path / "good.pkl").write_bytes(pickle.dumps(content, protocol=4))
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(mark)))
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(marker)))
     for prefix in ("detectron2://", address):
         check_loads(f"{prefix}good.pkl", trained)
         with pytest.raises(UserError, match="mkdir"):

@@ -136,7 +136,7 @@ def background(rng: Generator, size: int) -> np.ndarray:
     return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """Style, size, rotation and contrast of a painted figure.
 
     Attributes:
@@ -153,7 +153,9 @@ class Look(NamedTuple):
     contrast: float
 
 
-def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, look: Look) -> None:
+def fill(
+    image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, appearance: Appearance
+) -> None:
     """Paint a figure into the image, in place, with colors that differ from the background.
 
     Args:
@@ -161,9 +163,9 @@ def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, lo
         mask: supersampled mask from `rasterize`.
         window: the window of the mask.
         rng: random generator of the colors and the texture.
-        look: style, size, angle and contrast of the figure.
+        appearance: style, size, angle and contrast of the figure.
     """
-    style, diameter, angle, contrast = look
+    style, diameter, angle, contrast = appearance
     x0, y0, x1, y1 = window
     behind = image[y0:y1, x0:x1]
     alpha = _per_pixel(mask)[..., None].astype(np.float32) / 255

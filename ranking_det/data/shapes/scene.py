@@ -81,7 +81,7 @@ class _Scene:
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
             # Most figures are plain: the outline determines the class, and a texture would hide it.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
-            paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
+            paint.fill(self.image, *drawn, rng, paint.Appearance(style, diameter, angle, contrast))
             return True
         return False
 
