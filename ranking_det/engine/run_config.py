@@ -76,7 +76,7 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
         overridden = {key for key, _ in yaml_config.split_overrides(overrides)}
         config = RunConfig(yaml_config.translate(cfg), overridden, cfg)
     for key in NUMBERS:
-        check_number(key, config.written(key), OmegaConf.select(config.nodes, key))
+        check_number(key, config.user_key(key), OmegaConf.select(config.nodes, key))
     return config
 
 
@@ -133,7 +133,7 @@ class RunConfig:
         """The settings of the run; a custom config may lack some of this project's keys."""
         return self.nodes.train
 
-    def written(self, key: str) -> str:
+    def user_key(self, key: str) -> str:
         """Return a config key as the user of this kind of config writes it.
 
         Args:
@@ -163,7 +163,7 @@ class RunConfig:
         Args:
             split: "train" or "test".
         """
-        return self.written(f"{self._source(split)}.names")
+        return self.user_key(f"{self._source(split)}.names")
 
     def names(self, split: str) -> list[str]:
         """Return the names of the data sets; empty if the loader is not built like the project's.
@@ -299,7 +299,7 @@ class RunConfig:
         options = dict(self.train.get("tta") or {})
         if not options.pop("enabled", False):
             return model
-        with named_refusals(self.written("train.tta")):
+        with named_refusals(self.user_key("train.tta")):
             return interface_of(model).augment_inference(**options)
 
     def records(self) -> Records | None:
@@ -432,8 +432,8 @@ class RunConfig:
                 self._check_loader(split, model)
             if trains:
                 optimizer = self.optimizer(model)
-                check_optimizer(optimizer, self.written("optimizer"))
-                key = self.written("lr_multiplier")
+                check_optimizer(optimizer, self.user_key("optimizer"))
+                key = self.user_key("lr_multiplier")
                 scheduler = self.scheduler(optimizer)
                 with named_refusals(key):
                     for factor in _factors(scheduler, self.train.max_iter):
@@ -449,12 +449,12 @@ class RunConfig:
         if not {"dataset", "mapper"} <= node.keys():
             return
         mapper = self.mapper(split)
-        with named_refusals(self.written(f"dataloader.{split}.mapper")):
+        with named_refusals(self.user_key(f"dataloader.{split}.mapper")):
             channels = mapper.try_blank()
         mean = dict(model.named_buffers()).get("pixel_mean")
         if mean is not None and channels not in (None, mean.numel()):
             raise UserError(
-                f"{self.written('model')}: expected a pixel_mean of {channels} numbers, one for "
+                f"{self.user_key('model')}: expected a pixel_mean of {channels} numbers, one for "
                 f"each channel of the images, got {mean.numel()}"
             )
         blank = {"file_name": "", "height": 480, "width": 640, "image_id": 0, "annotations": []}
@@ -530,8 +530,8 @@ class RunConfig:
         return node | {"mapper": self.mapper(split, **options)} if "mapper" in node else node
 
     def _build(self, node: Any, key: str) -> Any:
-        written = self.written(key)
-        with named_refusals(written, node if self.yaml is None else self.yaml.get(written)):
+        user_key = self.user_key(key)
+        with named_refusals(user_key, node if self.yaml is None else self.yaml.get(user_key)):
             try:
                 return instantiate(node)
             except CONSTRUCTION_ERRORS:
@@ -544,7 +544,7 @@ class RunConfig:
         if not isinstance(value, kinds):
             names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
             raise UserError(
-                f"{self.written(key)}: expected a function or class that gives a "
+                f"{self.user_key(key)}: expected a function or class that gives a "
                 f"{' or '.join(names)}, got a {type(value).__name__}"
             )
 
@@ -556,7 +556,7 @@ class RunConfig:
         return key
 
     def _is_overridden(self, key: str) -> bool:
-        return self.written(key) in self.overridden
+        return self.user_key(key) in self.overridden
 
     def _select(self, key: str) -> Any:
         return OmegaConf.select(self.nodes, key)
@@ -565,8 +565,8 @@ class RunConfig:
         """Change a value of the config; for a yaml config, change it there and translate again."""
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
-        elif self.written(key) != key or key in self.num_classes_keys:
-            yaml_config.set_value(self.yaml, self.written(key), value)
+        elif self.user_key(key) != key or key in self.num_classes_keys:
+            yaml_config.set_value(self.yaml, self.user_key(key), value)
             self.nodes = yaml_config.translate(self.yaml)
 
 
