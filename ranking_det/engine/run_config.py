@@ -180,7 +180,9 @@ class RunConfig:
         An evaluator without a ``dataset_name`` evaluates all test sets. An evaluator with one
         evaluates only the loader's first test set; its name here is "" if it is unknown.
         """
-        return self.names("test") if self._evaluates_each else self.names("test")[:1] or [""]
+        return (
+            self.names("test") if self._evaluates_every_test_set else self.names("test")[:1] or [""]
+        )
 
     def class_names(self) -> tuple[list[str] | None, list[int] | None]:
         """Return the class names and their category ids in the annotations; None if unknown."""
@@ -382,7 +384,7 @@ class RunConfig:
             name: one of :meth:`test_sets`.
         """
         node = self._loader_node("test", blank=True)
-        if self._evaluates_each:
+        if self._evaluates_every_test_set:
             node["dataset"] = {**node["dataset"], "names": [name]}
         with _named_categories(self.names("test")):
             return self._build(node, "dataloader.test")
@@ -394,7 +396,7 @@ class RunConfig:
             name: one of :meth:`test_sets`.
         """
         node = self.nodes.dataloader.evaluator
-        if self._evaluates_each:
+        if self._evaluates_every_test_set:
             several = len(self.test_sets()) > 1
             # The file names say COCO or LVIS, but not the data set.
             folder = str(Path(node.output_dir, name)) if several else node.output_dir
@@ -520,7 +522,7 @@ class RunConfig:
         return not getattr(target, "__module__", "").startswith("ranking_det.")
 
     @property
-    def _evaluates_each(self) -> bool:
+    def _evaluates_every_test_set(self) -> bool:
         node = self.nodes.dataloader.evaluator
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
