@@ -241,7 +241,7 @@ def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]
     is_cpu = not torch.cuda.is_available()
     model.to("cpu" if is_cpu else config.train.device)
     if interface_of(model).positives_need_images:
-        load_weights(model, config.train.init_checkpoint, whole=False)
+        load_weights(model, config.train.init_checkpoint, strict=False)
     counts = count_positives(config, model, split.images)
     if counts is None:
         return None, f"{type(model).__name__} reports no positives, or no image could be read."

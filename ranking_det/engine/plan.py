@@ -116,8 +116,8 @@ class Plan:
             UserError: the weights do not fit the model.
         """
         command = self.command
-        whole = command.resume or command.eval_only or bool(command.predict)
-        load_weights(self.model, self.weights, whole=whole)
+        strict = command.resume or command.eval_only or bool(command.predict)
+        load_weights(self.model, self.weights, strict=strict)
 
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""

@@ -180,9 +180,8 @@ class RunConfig:
         An evaluator without a ``dataset_name`` evaluates all test sets. An evaluator with one
         evaluates only the loader's first test set; its name here is "" if it is unknown.
         """
-        return (
-            self.names("test") if self._evaluates_every_test_set else self.names("test")[:1] or [""]
-        )
+        names = self.names("test")
+        return names if self._evaluates_every_test_set else names[:1] or [""]
 
     def class_names(self) -> tuple[list[str] | None, list[int] | None]:
         """Return the class names and their category ids in the annotations; None if unknown."""
