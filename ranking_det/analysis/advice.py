@@ -167,7 +167,7 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
         )
     if crowding.duplicate_pairs:
         yield (
-            f"{crowding.twice:,} pairs of boxes of the same class are nearly equal; they are "
+            f"{crowding.duplicate_pairs:,} pairs of boxes of the same class are nearly equal; they are "
             "probably duplicate annotations."
         )
     annotations = numbers.objects + numbers.crowds
