@@ -3,7 +3,7 @@
 
 From the root of the repository: ``python -m benchmarks.assigners``. The batch is 8 images of 800 x
 1333 pixels with 60 objects, and one anchor per location of 5 levels. The mixtures are fitted to the
-costs that PAA and its normalised form compute from random predictions. Calls of the compared
+costs that PAA and its normalized form compute from random predictions. Calls of the compared
 functions are interleaved, so a busy machine slows all of them. Writes
 ``benchmarks/results/assigners_cpu.json``.
 """

@@ -5,11 +5,11 @@ From the root of the repository: ``python -m benchmarks.config_memory [FOLDER/NA
 example ``coco/mask_rs_r50_12ep``. Writes ``benchmarks/results/config_memory.json`` after each
 config. Without names, it counts the configs that the file lacks.
 
-Activations are counted at full size, without an extrapolation: one image of the config's largest
+Activations are counted at full size, without an extrapolation. One image of the config's largest
 training size passes forward through the model on the CPU, and a hook adds up what autograd saves
-for the backward pass. Nothing saved is kept, so the count needs little memory itself. The image has
-as many objects as mask heads train on at most: with random weights, few proposals but the ground
-truth are positive.
+for the backward pass. Nothing is actually saved, so the count needs little memory itself. The image
+has as many objects as mask heads train on at most: with random weights, few proposals besides the
+ground truth are positive.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor] = ()) -> 
         The number of bytes.
     """
     # Weak references, because the address of a freed storage is soon reused.
-    seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in excluded}
+    counted = {StorageWeakRef(tensor.untyped_storage()) for tensor in excluded}
     total = 0
 
     def count(tensor: Tensor) -> None:
         nonlocal total
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)
-        if reference not in seen:
-            seen.add(reference)
+        if reference not in counted:
+            counted.add(reference)
             total += storage.nbytes()
 
     def restore(_: None) -> Tensor:
@@ -111,8 +111,8 @@ def count_memory(path: Path) -> dict[str, Any]:
 
     Returns:
         The size of the image, the numbers of all and of trainable parameters, the bytes of weights,
-        gradients and momentum, and the bytes that autograd saves for one image: the
-        largest number of all stages, if the criterion has several.
+        gradients and momentum, and the bytes that autograd saves for one image. If the criterion
+        has several stages, this is the largest number of all stages.
     """
     cfg = LazyConfig.load(str(path))
     torch.manual_seed(0)

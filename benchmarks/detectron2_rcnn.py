@@ -46,8 +46,8 @@ def detectron2_rcnn(model: Any) -> Any:
     return baseline
 
 
-def _sampling_arguments(part: Any) -> dict[str, Any]:
-    sampler = part.get("sampler")
+def _sampling_arguments(module: Any) -> dict[str, Any]:
+    sampler = module.get("sampler")
     if sampler is None:
         return {"batch_size_per_image": ALL, "positive_fraction": 1.0}
     return {

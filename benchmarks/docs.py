@@ -50,9 +50,9 @@ def claim() -> str:
     steps = [step["ratios"][name] for name in LOSSES]
     crowded_text = " and ".join(f"{ratio:.1f} × at {count:,}" for count, ratio in crowded.items())
     return (
-        "AP, aLRP and Rank & Sort Loss are exact (no sampling of pairs, no positives × negatives "
-        f"matrix) and take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** for "
-        "up to 1,000 positives among 10⁶ logits or more; Rank & Sort takes "
+        "AP, aLRP and Rank & Sort Loss are exact: no sampling of pairs, no positives × negatives "
+        f"matrix. They take **{min(ratios):.1f} to {max(ratios):.1f} × the time of focal loss** "
+        "for up to 1,000 positives among 10⁶ logits or more. Rank & Sort takes "
         f"{crowded_text} positives ({describe(report['machine'])}). A training step takes "
         f"{min(steps):.2f} to {max(steps):.2f} × the time of a step with focal loss "
         f"({describe(step['machine'])})."
@@ -114,9 +114,9 @@ def losses() -> str:
         f"{factors['rank_sort_loop', 'rank_sort']:.0f} times as fast as a loop over positives, "
         f"and APE (100,000 negatives) {factors['ape_loop', 'ape']:.0f} times as fast as a loop "
         f"with autograd. The peak of extra memory for {largest_row['logits']:,} logits is "
-        f"{memory:.1f} times the memory of the logits, gradient included. "
+        f"{memory:.1f} times the memory of the logits, gradient included. A ranking of "
         f"{largest['logits']:,} logits with {largest['positives']:,} positives (1,203 classes × "
-        f"200,000 anchors) take {largest['seconds']:.1f} s; the whole process takes "
+        f"200,000 anchors) takes {largest['seconds']:.1f} s; the whole process takes "
         f"{largest['resident'] / 1e9:.1f} GB."
     )
 
@@ -264,16 +264,16 @@ def measured() -> str:
         "| --- | --- |" + " ---: |" * len(labels),
     ]
 
-    def add(what: str, against: str, ratios: dict[str, float]) -> None:
+    def add_row(label: str, baseline: str, ratios: dict[str, float]) -> None:
         cells = [f"{ratios[name]:.2f}" if name in ratios else "" for name in labels]
-        rows.append(f"| {what} | {against} | " + " | ".join(cells) + " |")
+        rows.append(f"| {label} | {baseline} | " + " | ".join(cells) + " |")
 
-    add("training step of RetinaNet", "focal loss", step["ratios"])
-    add("training step of Mask R-CNN", "cross entropy, same RoIs", step["rcnn"]["ratios"])
+    add_row("training step of RetinaNet", "focal loss", step["ratios"])
+    add_row("training step of Mask R-CNN", "cross entropy, same RoIs", step["rcnn"]["ratios"])
     for row in report["growth_in_positives"] + report["growth_in_logits"]:
         if row["positives"] != 10:
             problem = f"the loss, {row['positives']:,} positives of {row['logits']:,} logits"
-            add(problem, "fvcore's focal loss", row["ratios"])
+            add_row(problem, "fvcore's focal loss", row["ratios"])
     return (
         "\n".join(rows) + f"\n\nTraining steps on {describe(step['machine'])}; the losses alone on "
         f"{describe(report['machine'])}."
@@ -299,8 +299,8 @@ def lite0() -> str:
     iterations = pretrained["overrides"][-1].partition("=")[2]
     return (
         f"On BCCD, {iterations} iterations took {pretrained['minutes']:.1f} minutes and reached "
-        f"box AP {pretrained['metrics']['bbox']['AP']:.0f}; the same network from random weights, "
-        f"where nothing is frozen, took {scratch['minutes']:.1f} minutes and reached "
+        f"box AP {pretrained['metrics']['bbox']['AP']:.0f}. The same network from random weights, "
+        f"without frozen layers, took {scratch['minutes']:.1f} minutes and reached "
         f"{scratch['metrics']['bbox']['AP']:.0f} (one run each, on "
         f"{describe(pretrained['machine'])})."
     )

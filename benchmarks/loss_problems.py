@@ -85,10 +85,10 @@ class Problem:
         at_negatives, at_positives = torch.zeros_like(negatives), torch.zeros_like(scores)
         for i in range(count):
             above = (scores - scores[i]).div_(2 * delta).add_(0.5).clamp_(0, 1)
-            above_n = (negatives - scores[i]).div_(2 * delta).add_(0.5).clamp_(0, 1)
-            false, rank = above_n.sum(), above.sum()
-            error = false / (rank + false)
-            at_negatives += above_n * (error / false.clamp_min(1e-10))
+            negatives_above = (negatives - scores[i]).div_(2 * delta).add_(0.5).clamp_(0, 1)
+            false_positives, rank = negatives_above.sum(), above.sum()
+            error = false_positives / (rank + false_positives)
+            at_negatives += negatives_above * (error / false_positives.clamp_min(1e-10))
             better = above * (y >= y[i])
             sorting = (above * (1 - y)).sum() / rank - (better * (1 - y)).sum() / better.sum()
             worse = above - better
@@ -105,11 +105,11 @@ class Problem:
         is_positive[self.positives] = True
         negatives, scores, total = self.logits[~is_positive], self.logits[self.positives], 0.0
         for score, quality in zip(scores, self.quality, strict=True):
-            d, other = negatives - score, scores - score
-            near, worse = other > -0.5, self.quality < quality
-            x = 8 * torch.cat([d[d > -0.5], other[near & worse]])
+            differences, positive_differences = negatives - score, scores - score
+            near, worse = positive_differences > -0.5, self.quality < quality
+            x = 8 * torch.cat([differences[differences > -0.5], positive_differences[near & worse]])
             # Positives of at least this quality, including this one, count in the rank only.
-            better = torch.sigmoid(8 * other.detach()[near & ~worse]).sum()
+            better = torch.sigmoid(8 * positive_differences.detach()[near & ~worse]).sum()
             constant = torch.sigmoid(x.detach()).sum() + better
             total = total + quality / constant * functional.softplus(x).sum()
         return total / 8 / len(scores)
@@ -160,12 +160,17 @@ def measure(stage: str, positives: int, logits: int, name: str, device: str) -> 
         problem.prepare_focal()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        initial_memory = torch.cuda.memory_allocated()
     else:
-        before = peak_memory()
+        initial_memory = peak_memory()
     elapsed = seconds(lambda: problem.run(name), device)
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = peak_memory()
-    return {"seconds": elapsed, "extra": peak - before, "resident": peak, "logit_bytes": logits * 4}
+    return {
+        "seconds": elapsed,
+        "extra": peak - initial_memory,
+        "resident": peak,
+        "logit_bytes": logits * 4,
+    }

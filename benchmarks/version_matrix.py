@@ -44,7 +44,9 @@ ROWS = {
 }
 # The parts that need torch and NumPy only; the other rows run all tests except the slow ones.
 TORCH_ONLY = ("losses", "criteria", "assigners")
-TORCH_ONLY_TESTS = [f"{top}/{part}" for top in ("tests", "ranking_det") for part in TORCH_ONLY]
+TORCH_ONLY_TESTS = [
+    f"{folder_name}/{part}" for folder_name in ("tests", "ranking_det") for part in TORCH_ONLY
+]
 
 VERSIONS = """
 import importlib, json, platform

@@ -196,14 +196,14 @@ def run_configs() -> list[Path]:
 
 def run_config_imports(path: Path) -> set[Path]:
     """Return the run configs that a config imports directly."""
-    return {other for other in relative_imports(path) if "common" not in other.parts}
+    return {imported for imported in relative_imports(path) if "common" not in imported.parts}
 
 
 def import_chain(path: Path) -> list[Path]:
     """Return the longest chain of imports that starts at a config, this config first."""
     return [
         path,
-        *max((import_chain(other) for other in relative_imports(path)), key=len, default=[]),
+        *max((import_chain(imported) for imported in relative_imports(path)), key=len, default=[]),
     ]
 
 

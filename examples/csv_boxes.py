@@ -48,11 +48,11 @@ def load_records(csv_file: Path, image_folder: Path) -> list[dict[str, Any]]:
     objects = defaultdict(list)
     with csv_file.open(newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
-            where, box = f"{csv_file}, line {number}", [float(row[key]) for key in FIELDS[1:5]]
+            location, box = f"{csv_file}, line {number}", [float(row[key]) for key in FIELDS[1:5]]
             if row["label"] not in CLASSES:
-                raise ValueError(f"{where}: label: expected a class, got {row['label']!r}")
+                raise ValueError(f"{location}: label: expected a class, got {row['label']!r}")
             if box[2] <= box[0] or box[3] <= box[1]:
-                raise ValueError(f"{where}: expected x1 < x2 and y1 < y2, got {box}")
+                raise ValueError(f"{location}: expected x1 < x2 and y1 < y2, got {box}")
             entry = {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
             entry["category_id"] = CLASSES.index(row["label"])  # the class 0..K-1
             objects[row["file_name"]].append(entry)

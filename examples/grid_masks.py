@@ -1,7 +1,7 @@
 """An architecture in one file: each cell of a grid predicts classes and a mask, but no box.
 
 The detector is a small relative of SOLO (Wang et al., ECCV 2020) and CondInst (Tian et al., ECCV
-2020). A cell near an object's centre learns the object's class. Its mask is a weighted sum of
+2020). A cell near an object's center learns the object's class. Its mask is a weighted sum of
 feature maps that all cells share; the cell predicts the weights. Copy the file and change what
 differs in your detector.
 
@@ -55,14 +55,14 @@ from ranking_det.modeling.feature_maps import image_and_level, valid_cells
 from ranking_det.modeling.step_metrics import log_metrics
 
 SIDE = 8
-"""Side, in strides, of the square around a cell's centre that is the cell's anchor."""
+"""Side, in strides, of the square around a cell's center that is the cell's anchor."""
 
 
 class CenterRegion(Assigner):
-    """Assign the cells with their centre in the central region of an object, as in SOLO.
+    """Assign the cells with their center in the central region of an object, as in SOLO.
 
     The sides of the region are ``size`` times the object's. They are at least three cells long, or
-    as long as the object's sides if these are shorter. The cell that holds the object's centre is
+    as long as the object's sides if these are shorter. The cell that holds the object's center is
     always positive. A cell in the region of several objects is assigned to the smallest one. All
     other cells are background.
 
@@ -94,8 +94,8 @@ class CenterRegion(Assigner):
         centers = (squares[..., 2:] + squares[..., :2]) / 2
         offsets = (centers - (boxes[..., 2:] + boxes[..., :2]) / 2).abs()
         middle = torch.maximum(self.size * sides, torch.minimum(sides, 3 * stride))
-        inside = (offsets <= torch.maximum(middle, stride) / 2).all(dim=2)
-        area = torch.where(inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
+        is_inside = (offsets <= torch.maximum(middle, stride) / 2).all(dim=2)
+        area = torch.where(is_inside & image.valid[:, None], sides.prod(dim=2), torch.inf)
         smallest, index = area.min(dim=1)
         return torch.where(smallest < torch.inf, index, BACKGROUND)
 
@@ -120,7 +120,7 @@ class GridMasks(DetectorInterface, nn.Module):
         in_features: names of its features, the finest first. The first gives the shared maps.
             The pixels of the second are the cells; the coarser ones are added to it.
         assigner: such as :class:`CenterRegion`.
-        criterion: with a localisation task on masks, and without a branch.
+        criterion: with a localization task on masks, and without a branch.
         num_classes: K.
         num_maps: C.
         num_convs: convolutions before each output.
@@ -225,7 +225,7 @@ class GridMasks(DetectorInterface, nn.Module):
         ]
 
     def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """Normalise the images, and pad them to one size."""
+        """Normalize the images, and pad them to one size."""
         images = [inputs["image"].to(self.pixel_mean.device) for inputs in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
@@ -294,7 +294,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
         Returns:
             (n, h, w) logits: the weighted sum of the maps, plus an ellipse near the cell,
-            constant + a x + b x^2 + c y + d y^2, with x and y in cells from the cell's centre.
+            constant + a x + b x^2 + c y + d y^2, with x and y in cells from the cell's center.
         """
         centers = (cells[:, :2] + cells[:, 2:]) / 2
         x, y = (
@@ -303,9 +303,9 @@ class GridMasks(DetectorInterface, nn.Module):
             for side, center in zip((maps.shape[2], maps.shape[1]), centers.unbind(1), strict=True)
         )
         constant, a, b, c, d = kernels[:, -5:, None].unbind(dim=1)
-        across, down = a * x + b * x.square(), constant + c * y + d * y.square()
+        horizontal, vertical = a * x + b * x.square(), constant + c * y + d * y.square()
         shared = torch.einsum("nc,chw->nhw", kernels[:, :-5], maps)
-        return shared + across[:, None, :] + down[:, :, None]
+        return shared + horizontal[:, None, :] + vertical[:, :, None]
 
     def shrink_masks(self, images: ImageList, objects: Sequence[Instances]) -> Tensor:
         """Return the objects' masks (G, h, w): the share of each pixel covered, in [0, 1]."""
@@ -358,7 +358,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
 
 def _tower(width: int, biases: Sequence[float], num_convs: int) -> nn.Sequential:
-    """Stack 3x3 convolutions with group normalisation, and a predictor with these biases."""
+    """Stack 3x3 convolutions with group normalization, and a predictor with these biases."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         layers += [nn.Conv2d(width, width, 3, padding=1, bias=False)]

@@ -41,7 +41,7 @@ class SeparableNet(Backbone):
     Args:
         width: channels of the stem; each stage has twice as many as the one before.
         depth: blocks per stage.
-        norm: Detectron2's name of the normalisation, such as "BN", "SyncBN" or "GN".
+        norm: Detectron2's name of the normalization, such as "BN", "SyncBN" or "GN".
     """
 
     def __init__(self, width: int = 32, depth: int = 2, norm: str = "BN") -> None:
@@ -83,7 +83,7 @@ def build_separable_net(cfg, input_shape: ShapeSpec) -> SeparableNet:  # noqa: A
 def _conv(
     in_channels: int, out_channels: int, norm: str, kernel_size: int = 3, **options: object
 ) -> Conv2d:
-    """Build a convolution with norm and ReLU, initialised for ReLUs."""
+    """Build a convolution with norm and ReLU, initialized for ReLUs."""
     options = {"activation": functional.relu, "padding": kernel_size // 2, "bias": False} | options
     conv = Conv2d(
         in_channels, out_channels, kernel_size, norm=get_norm(norm, out_channels), **options

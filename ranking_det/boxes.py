@@ -14,7 +14,7 @@ EPS = 1e-7
 """Smallest denominator, in square pixels: two empty boxes have IoU 0 and finite gradients."""
 
 
-def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+def box_iou(boxes: Tensor, other_boxes: Tensor) -> Tensor:
     """Compute the intersection over union (IoU) of boxes, with broadcasting.
 
     The area of the intersection divided by the area of the union, as in PASCAL VOC (Everingham et
@@ -22,7 +22,7 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
     Args:
         boxes: (..., 4) float, XYXY in pixels, x2 >= x1 and y2 >= y1.
-        others: (..., 4) float, XYXY in pixels; (G, 1, 4) against (R, 4) gives all pairs (G, R).
+        other_boxes: (..., 4) float, XYXY in pixels; (G, 1, 4) with (R, 4) gives all pairs (G, R).
 
     Returns:
         (...) in [0, 1], float32 or better, with gradient.
@@ -33,20 +33,20 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     >>> box_iou(torch.tensor([[0., 0., 2., 2.]]), torch.tensor([[0., 0., 2., 1.]]))
     tensor([0.5000])
     """
-    boxes, others = _prepare(boxes, others)
-    inter, union = _intersection_union(boxes, others)
+    boxes, other_boxes = _prepare(boxes, other_boxes)
+    inter, union = _intersection_union(boxes, other_boxes)
     return inter / union.clamp(min=EPS)
 
 
-def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Compute the generalised IoU (GIoU) of boxes, with broadcasting.
+def box_giou(boxes: Tensor, other_boxes: Tensor) -> Tensor:
+    """Compute the generalized IoU (GIoU) of boxes, with broadcasting.
 
     The IoU minus the fraction of the smallest enclosing box that neither box covers (Rezatofighi
     et al., CVPR 2019, algorithm 1).
 
     Args:
         boxes: (..., 4) float, XYXY in pixels, x2 >= x1 and y2 >= y1.
-        others: (..., 4) float, XYXY in pixels.
+        other_boxes: (..., 4) float, XYXY in pixels.
 
     Returns:
         (...) in [-1, 1], float32 or better, with gradient.
@@ -57,25 +57,26 @@ def box_giou(boxes: Tensor, others: Tensor) -> Tensor:
     >>> box_giou(torch.tensor([[0., 0., 1., 1.]]), torch.tensor([[1., 1., 2., 2.]]))
     tensor([-0.5000])
     """
-    boxes, others = _prepare(boxes, others)
-    inter, union = _intersection_union(boxes, others)
-    size = torch.max(boxes[..., 2:], others[..., 2:]) - torch.min(boxes[..., :2], others[..., :2])
+    boxes, other_boxes = _prepare(boxes, other_boxes)
+    inter, union = _intersection_union(boxes, other_boxes)
+    lower = torch.min(boxes[..., :2], other_boxes[..., :2])
+    size = torch.max(boxes[..., 2:], other_boxes[..., 2:]) - lower
     hull = size[..., 0] * size[..., 1]
     return inter / union.clamp(min=EPS) - (hull - union) / hull.clamp(min=EPS)
 
 
-def _prepare(boxes: Tensor, others: Tensor) -> Iterator[Tensor]:
-    for name, value in (("boxes", boxes), ("others", others)):
+def _prepare(boxes: Tensor, other_boxes: Tensor) -> Iterator[Tensor]:
+    for name, value in (("boxes", boxes), ("other_boxes", other_boxes)):
         if value.shape[-1:] != (4,):
             raise ValueError(f"{name}: expected shape (..., 4), got {tuple(value.shape)}")
         yield value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def _intersection_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    size = torch.min(boxes[..., 2:], others[..., 2:]) - torch.max(boxes[..., :2], others[..., :2])
-    size = size.clamp(min=0)
+def _intersection_union(boxes: Tensor, other_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    lower = torch.max(boxes[..., :2], other_boxes[..., :2])
+    size = (torch.min(boxes[..., 2:], other_boxes[..., 2:]) - lower).clamp(min=0)
     inter = size[..., 0] * size[..., 1]
-    return inter, _area(boxes) + _area(others) - inter
+    return inter, _area(boxes) + _area(other_boxes) - inter
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -103,35 +103,37 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_entries(
-    name: str, value: Tensor, like: Tensor, row_name: str, *, integer: bool = False
+    name: str, value: Tensor, reference: Tensor, row_name: str, *, integer: bool = False
 ) -> None:
     """Check that a vector has one entry for each row of another tensor.
 
     Args:
         name: the name of the argument.
-        value: the vector; it must be (n,), float or int64, on the device of ``like``.
-        like: (n, ...), the tensor that it belongs to.
-        row_name: what a row of ``like`` is, for the message.
+        value: the vector; it must be (n,), float or int64, on the device of ``reference``.
+        reference: (n, ...), the tensor that it belongs to.
+        row_name: what a row of ``reference`` is, for the message.
         integer: whether ``value`` must be int64; otherwise it must be floating point.
 
     Raises:
         ValueError: the dtype, shape or device is wrong.
     """
-    is_valid = _has_type(value, integer) and value.shape == like.shape[:1]
+    is_valid = _has_type(value, integer) and value.shape == reference.shape[:1]
     kind = "an int64 tensor" if integer else "a float tensor"
-    expected = f"{kind} of shape ({len(like)},) on {like.device}, one entry per {row_name}"
-    check_that(is_valid and value.device == like.device, name, expected, value)
+    expected = (
+        f"{kind} of shape ({len(reference)},) on {reference.device}, one entry per {row_name}"
+    )
+    check_that(is_valid and value.device == reference.device, name, expected, value)
 
 
 def check_vector(
-    name: str, value: Tensor, *, like: Tensor | None = None, integer: bool = False
+    name: str, value: Tensor, *, reference: Tensor | None = None, integer: bool = False
 ) -> None:
     """Check that a tensor has one dimension, and its dtype and device.
 
     Args:
         name: the name of the argument.
         value: the tensor; it must have one dimension, float or int64.
-        like: a tensor on the device that ``value`` must be on; None for any device.
+        reference: a tensor on the device that ``value`` must be on; None for any device.
         integer: whether ``value`` must be int64; otherwise it must be floating point.
 
     Raises:
@@ -140,8 +142,8 @@ def check_vector(
     kind = "int64" if integer else "float"
     is_valid = _has_type(value, integer) and value.dim() == 1
     check_that(is_valid, name, f"a one-dimensional {kind} tensor", value)
-    if like is not None:
-        check_that(value.device == like.device, name, f"a tensor on {like.device}", value)
+    if reference is not None:
+        check_that(value.device == reference.device, name, f"a tensor on {reference.device}", value)
 
 
 def _has_type(value: object, integer: bool) -> bool:
@@ -187,7 +189,7 @@ def check_ranking(
     """
     check_vector("logits", logits)
     check_at_least("delta", delta, 0.0)
-    check_vector("positives", positives, like=logits, integer=True)
+    check_vector("positives", positives, reference=logits, integer=True)
     if quality is not None:
         check_per_positive("quality", quality, positives)
     if not should_check_values(positives) or len(positives) == 0:

@@ -50,23 +50,25 @@ def _callees(target: Callable[..., Any]) -> list[Callable[..., Any]]:
     return [target, *(base for base in target.__mro__[1:] if "__init__" in vars(base))]
 
 
-def check_key(target: Callable[..., Any], key: str, where: str) -> None:
+def check_key(target: Callable[..., Any], key: str, node_name: str) -> None:
     """Raise UserError unless ``target`` takes a keyword argument ``key``.
 
     Args:
         target: a class or function.
         key: the argument's name.
-        where: the node's name in messages, such as ``model.assigner``.
+        node_name: the node's name in messages, such as ``model.assigner``.
 
     Raises:
         UserError: ``target`` has no such argument; the message suggests the nearest name.
     """
-    known = parameters(target)
-    if known is not None and key not in known:
-        raise UserError(f"{where}: {_name(target)} has no argument {key!r}{nearest(key, known)}")
+    accepted = parameters(target)
+    if accepted is not None and key not in accepted:
+        raise UserError(
+            f"{node_name}: {_name(target)} has no argument {key!r}{nearest(key, accepted)}"
+        )
 
 
-def check_value(target: Callable[..., Any], key: str, value: Any, where: str) -> None:
+def check_value(target: Callable[..., Any], key: str, value: Any, node_name: str) -> None:
     """Raise UserError unless ``value`` has the type that ``target`` declares for ``key``.
 
     An int is accepted for a float. An annotation that is a module or tensor rejects only plain
@@ -76,7 +78,7 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
         target: a class or function.
         key: the argument's name.
         value: the argument's value.
-        where: the node's name in messages, such as ``model.assigner``.
+        node_name: the node's name in messages, such as ``model.assigner``.
 
     Raises:
         UserError: a value of another type.
@@ -88,11 +90,11 @@ def check_value(target: Callable[..., Any], key: str, value: Any, where: str) ->
         return
     if hint is not None and not _fits(value, hint):
         expected = f"{_describe(hint)} for {_name(target)}"
-        raise UserError(f"{where}.{key}: expected {expected}, got {value!r}")
+        raise UserError(f"{node_name}.{key}: expected {expected}, got {value!r}")
 
 
 def build_component(
-    node: Mapping[str, Any], namespace: ModuleType, where: str, **defaults: Any
+    node: Mapping[str, Any], namespace: ModuleType, node_name: str, **defaults: Any
 ) -> Any:
     """Build a component from a yaml node such as ``{NAME: ATSS, TOPK: 9}``.
 
@@ -101,7 +103,7 @@ def build_component(
             with a NAME, or a list of such nodes, is built first, from the same namespace.
         namespace: the package or module that lists the constructors in ``__all__``. A NAME with a
             dot is imported instead, so custom components need no registration.
-        where: the node's name in messages.
+        node_name: the node's name in messages.
         defaults: default arguments; the arguments of the node override them.
 
     Returns:
@@ -111,20 +113,20 @@ def build_component(
         UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
     """
     if "NAME" not in node:
-        known = nearest("", component_names(namespace))
-        raise UserError(f"{where}.NAME: expected a component's name, got none{known}")
-    target = _resolve(str(node["NAME"]), namespace, where)
+        suggestion = nearest("", component_names(namespace))
+        raise UserError(f"{node_name}.NAME: expected a component's name, got none{suggestion}")
+    target = _resolve(str(node["NAME"]), namespace, node_name)
     arguments = dict(defaults)
     for upper, value in node.items():
         if upper == "NAME":
             continue
         key = upper.lower()
-        check_key(target, key, where)
-        arguments[key] = _build_value(target, key, value, namespace, f"{where}.{upper}")
+        check_key(target, key, node_name)
+        arguments[key] = _build_value(target, key, value, namespace, f"{node_name}.{upper}")
     try:
         return target(**arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{node_name}: {error}") from error
 
 
 def component_names(namespace: ModuleType) -> list[str]:
@@ -141,27 +143,33 @@ def component_names(namespace: ModuleType) -> list[str]:
 
 
 def _build_value(
-    target: Callable[..., Any], key: str, value: Any, namespace: ModuleType, where: str
+    target: Callable[..., Any], key: str, value: Any, namespace: ModuleType, node_name: str
 ) -> Any:
     """Build one argument of a node: a plain value, a node, or a list of nodes."""
     if isinstance(value, Mapping):
-        return build_component(value, namespace, where)
+        return build_component(value, namespace, node_name)
     if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
-        return [build_component(entry, namespace, f"{where}[{i}]") for i, entry in enumerate(value)]
-    check_value(target, key, value, where.rpartition(".")[0])
+        return [
+            build_component(entry, namespace, f"{node_name}[{i}]") for i, entry in enumerate(value)
+        ]
+    check_value(target, key, value, node_name.rpartition(".")[0])
     return value
 
 
-def _resolve(name: str, namespace: ModuleType, where: str) -> Callable[..., Any]:
+def _resolve(name: str, namespace: ModuleType, node_name: str) -> Callable[..., Any]:
     if "." in name:
         constructor = pydoc.locate(name)
         if not callable(constructor):
-            raise UserError(f"{where}.NAME: expected a class that can be imported, got {name!r}")
+            raise UserError(
+                f"{node_name}.NAME: expected a class that can be imported, got {name!r}"
+            )
         return constructor
-    known = component_names(namespace)
-    if name not in known:
+    valid_names = component_names(namespace)
+    if name not in valid_names:
         expected = f"a component of {namespace.__name__}"
-        raise UserError(f"{where}.NAME: expected {expected}, got {name!r}{nearest(name, known)}")
+        raise UserError(
+            f"{node_name}.NAME: expected {expected}, got {name!r}{nearest(name, valid_names)}"
+        )
     component: Callable[..., Any] = getattr(namespace, name)
     return component
 

@@ -1,8 +1,8 @@
 """Checks of the contracts that a new loss, assigner, backbone or data set must satisfy.
 
-``docs/extending.md`` shows how to call them on your own part, which may be outside this project.
-``tests/test_contracts.py`` calls them on every part of the project. They raise an AssertionError
-that says how a part breaks its contract.
+``docs/extending.md`` shows how to call them on your own component, which may be outside this
+project. ``tests/test_contracts.py`` calls them on every component of the project. They raise an
+AssertionError that says how a component breaks its contract.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ranking_det import row_blocks
 from ranking_det.assigners import Predictions
 from ranking_det.labels import BACKGROUND, IGNORE
 from tests.assigners.cases import grid, random_boxes
-from tests.criteria.cases import LABELS, gradients, make
+from tests.criteria.cases import LABELS, gradients, make_candidates
 from tests.losses.cases import CASES
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -91,7 +91,7 @@ def check_criterion(build):
     """
     for name, labels in LABEL_SETS.items():
         for dtype in (torch.float32, *HALF_DTYPES, torch.float64):
-            case, candidates = f"{name}, {dtype}", make(labels, dtype=dtype)
+            case, candidates = f"{name}, {dtype}", make_candidates(labels, dtype=dtype)
             output, gradient, box_gradient = gradients(build(), candidates)
             scalars = all(loss.dim() == 0 and loss.isfinite() for loss in output.losses.values())
             assert scalars, f"{case}: a loss is not a finite scalar"
@@ -101,13 +101,13 @@ def check_criterion(build):
             )
             assert box_gradient.isfinite().all(), f"{case}: the gradient of the boxes is not finite"
             assert not output.task_loss.requires_grad, f"{case}: task_loss is not detached"
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     ignored = LABELS == IGNORE
     expected, expected_gradient, _ = gradients(build(), candidates)
     assert expected_gradient[~ignored].any(), "no logit has a gradient"
     for value in (-torch.inf, 30.0):
         logits = candidates.logits.detach().masked_fill(ignored[:, None], value)
-        changed_candidates = replace(make(LABELS), logits=logits.requires_grad_())
+        changed_candidates = replace(make_candidates(LABELS), logits=logits.requires_grad_())
         output, gradient, _ = gradients(build(), changed_candidates)
         for name, loss in expected.losses.items():
             message = f"{name} depends on logits of ignored rows"

@@ -1,6 +1,6 @@
 """Check that every loss, criterion, assigner, backbone and data set satisfies its contract.
 
-Add a new part to the lists here.
+Add a new component to the lists here.
 """
 
 import pytest
@@ -106,7 +106,7 @@ class MatchPadding(assigners.Assigner):
 
 
 @pytest.mark.parametrize(
-    ("check", "part", "message"),
+    ("check", "component", "message"),
     [
         (contracts.check_ranking_loss, lambda x, p, q: x.sum(), "no positive: expected a loss of"),
         (
@@ -134,9 +134,9 @@ class MatchPadding(assigners.Assigner):
         (contracts.check_assigner, MatchPadding(), "an anchor in the padding is matched"),
     ],
 )
-def test_the_error_names_the_part_that_breaks_its_contract(check, part, message):
+def test_the_error_says_how_a_component_breaks_its_contract(check, component, message):
     with pytest.raises(AssertionError, match=message):
-        check(part)
+        check(component)
 
 
 def test_a_focal_loss_criterion_with_its_own_normalizer_satisfies_the_contract():

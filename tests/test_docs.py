@@ -25,6 +25,11 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 every_page = pytest.mark.parametrize("page", TEXTS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+\b")
+BRITISH = re.compile(
+    r"colour|centre|neighbour|behaviour|grey|modelling|labelled|(?:local|normal|recogn|initial"
+    r"|optim|minim|maxim|general|serial|organ|summar|visual|synchron|raster)is(?:e|ing|ation)",
+    re.IGNORECASE,
+)
 
 
 def python_blocks():
@@ -124,7 +129,7 @@ def test_the_numbers_equal_the_committed_results(page):
 
 
 def test_the_table_of_losses_shows_the_signature_of_every_function():
-    table = TEXTS["docs/losses.md"].partition("| call | it optimises |")[2].partition("\n\n")[0]
+    table = TEXTS["docs/losses.md"].partition("| call | it optimizes |")[2].partition("\n\n")[0]
     calls = [call for row in table.splitlines() for call in re.findall(r"`(\w+\(.*?\))`", row)]
     expected = []
     for name, function in inspect.getmembers(losses, inspect.isfunction):
@@ -137,6 +142,17 @@ def test_the_table_of_losses_shows_the_signature_of_every_function():
 def test_every_generated_block_is_used_once():
     names = [match["name"] for text in TEXTS.values() for match in BLOCK.finditer(text)]
     assert sorted(names) == sorted(BLOCKS)
+
+
+def test_prose_and_code_have_american_spelling():
+    folders = ("ranking_det", "configs", "examples", "tools", "benchmarks")
+    paths = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    texts = TEXTS | {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    words = {
+        name: BRITISH.findall(text.replace("Localisation in Object Detection", ""))  # a title
+        for name, text in texts.items()
+    }
+    assert {name: found for name, found in words.items() if found} == {}
 
 
 def test_the_readme_has_at_most_180_lines():

@@ -87,7 +87,7 @@ DETECTORS = {
     "bbox_head.retina_cls": "RetinaNet of mmdetection",
     "bbox_head.atss_cls": "ATSS or PAA of mmdetection",
 }
-"""The layer by which a detector is recognised; the first match is used."""
+"""The layer by which a detector is recognized; the first match is used."""
 SETTING = re.compile(
     r"\b(style|mean|std|to_rgb|bgr_to_rgb|target_stds|ratios|add_extra_convs"
     r"|relu_before_extra_convs)\s*=\s*(\[[^]]*\]|'\w+'|True|False)"
@@ -104,8 +104,8 @@ UNPOOLED = "weights of mmdetection's Res2Net need res2net_101(..., pools_at_stri
 POOLED = "weights of timm's and the authors' Res2Net need res2net_101(..., pools_at_stride_1=True)"
 MMDETECTION = (
     "a source with style='caffe' needs BGR, its own mean, std 1 and stride_in_1x1=True instead; "
-    "target_stds (.1, .1, .2, .2) are box coder weights (10, 10, 5, 5), (1, 1, 1, 1) stay; "
-    "classes keep their order, COCO's is the same in Detectron2"
+    "target_stds of .1, .1, .2, .2 are box coder weights of 10, 10, 5, 5, and 1, 1, 1, 1 stay; "
+    "the order of the classes is kept, and COCO's order is the same in Detectron2"
 )
 
 
@@ -160,7 +160,7 @@ def read_source(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def recognize(modules: Collection[str]) -> str:
-    """Recognise the network from the names of its layers.
+    """Recognize the network from the names of its layers.
 
     Args:
         modules: the names of the layers of the source.
@@ -472,17 +472,19 @@ def compare(weights: Mapping[str, Tensor], model: nn.Module) -> list[str]:
     ]
     return [
         f"{len(fitting)} of the model's {len(shapes)} tensors are in the file",
-        _count(
+        _counted_names(
             "tensors of the model are not in the file",
             [n for n in shapes if n not in weight_shapes],
         ),
-        _count("have a shape other than the model's, and will not be loaded", mismatched),
-        _count("are not in the model", [name for name in weight_shapes if name not in shapes]),
+        _counted_names("have a shape other than the model's, and will not be loaded", mismatched),
+        _counted_names(
+            "are not in the model", [name for name in weight_shapes if name not in shapes]
+        ),
     ]
 
 
-def _count(what: str, names: Sequence[str]) -> str:
-    return f"{len(names)} {what}" + (f": {listed(names, SHOWN)}" if names else "")
+def _counted_names(phrase: str, names: Sequence[str]) -> str:
+    return f"{len(names)} {phrase}" + (f": {listed(names, SHOWN)}" if names else "")
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -536,7 +538,7 @@ def convert_file(source: str, output: str, config_file: str | None = None) -> st
     except (IndexError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"SOURCE: a layer has an unknown shape ({reason_of(error)})") from error
     lines = [f"{source}: {kind}", f"{len(weights)} tensors mapped"]
-    lines.append(_count("tensors of the source not mapped", unmapped))
+    lines.append(_counted_names("tensors of the source not mapped", unmapped))
     if config_file:
         lines += compare(weights, load_config(config_file, []).model())
     version = str(meta.get("mmdet_version", ""))

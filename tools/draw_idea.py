@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "idea.svg"
 INK, PAPER, LINE, BACKGROUND = "#1f2328", "#f6f8fa", "#8c959f", "#b8bfc6"
-# Colours that colour-blind readers can distinguish (Okabe and Ito).
+# Colors that color-blind readers can distinguish (Okabe and Ito).
 AXES = {
     "Detector": ("#0072b2", "RetinaNet, FCOS\nFaster, Mask and\nCascade R-CNN"),
     "Assigner": ("#009e73", "max-IoU, FCOS\nATSS\nPAA, PAA*"),
@@ -29,7 +29,7 @@ AFTER = [None, None, None, None, None, 0.5, 0.7, 0.9]
 
 
 def draw_card(axes: Axes, x: float, y: float, width: float, height: float, color: str) -> None:
-    """Draw a white card with a coloured edge; its lower left corner is at (x, y)."""
+    """Draw a white card with a colored edge; its lower left corner is at (x, y)."""
     style = "round,pad=0,rounding_size=0.08"
     axes.add_patch(
         FancyBboxPatch((x, y), width, height, boxstyle=style, fc="white", ec=color, lw=2)
@@ -76,7 +76,7 @@ def draw() -> None:
     arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.5}
     axes.annotate("", (6.0, 0.82), (1.35, 0.82), arrowprops=arrow)
     axes.text(0.2, 0.82, "score", fontsize=12, va="center", color=INK)
-    axes.text(3.1, 0.5, "Every object's box above all background (grey),", ha="center",
+    axes.text(3.1, 0.5, "Every object's box above all background (gray),", ha="center",
               va="center", fontsize=12, color=INK)  # fmt: skip
     axes.text(3.1, 0.22, "with Rank & Sort also in the order of IoU (numbers).", ha="center",
               va="center", fontsize=12, color=INK)  # fmt: skip

@@ -1,6 +1,6 @@
 """Criteria with the settings of their papers; configs differ only in the arguments.
 
-The pointwise criteria for coco/ are normalised by the number of positives of the current step, as
+The pointwise criteria for coco/ are normalized by the number of positives of the current step, as
 in their papers' code, and not by Detectron2's moving average. FCOS, ATSS and PAA use the mean of
 that number over all processes.
 """
@@ -95,7 +95,7 @@ def ape(max_negatives: int = 100_000, weight: DictConfig | None = None) -> DictC
     return L(Criterion)(
         classification=L(APE)(lam=8.0, max_negatives=max_negatives),
         localization=L(GIoU)(),
-        instance_weight=L(ScoreWeight)(own_class=True) if weight is None else weight,
+        instance_weight=L(ScoreWeight)(target_class=True) if weight is None else weight,
         balance=L(ConstantBalance)(weight=2.0),
     )
 
@@ -188,12 +188,12 @@ def cross_entropy_giou() -> DictConfig:
 
 
 def focal() -> DictConfig:
-    """Focal loss for the criteria below (Lin et al., ICCV 2017)."""
+    """Focal loss with alpha .25 and gamma 2 (Lin et al., ICCV 2017)."""
     return L(Focal)(alpha=0.25, gamma=2.0)
 
 
 def focal_smooth_l1(weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)) -> DictConfig:
-    """Focal loss and smooth L1 (Lin et al., ICCV 2017), normalised as in Detectron2.
+    """Focal loss and smooth L1 (Lin et al., ICCV 2017), normalized as in Detectron2.
 
     Args:
         weights: weights of the box coder.

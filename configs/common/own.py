@@ -10,9 +10,9 @@ from detectron2.config import LazyCall as L
 
 from ranking_det.data.mapper import BoxMapper
 
-from .shapes import length, loading, optimizer, schedule, train
+from .shapes import build_dataloader, length, optimizer, schedule, train
 
-dataloader = loading(size=320)
+dataloader = build_dataloader(size=320)
 dataloader_masks = deepcopy(dataloader)
 dataloader_masks.train.mapper = L(BoxMapper)(
     augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True

@@ -21,7 +21,7 @@ from .models.backbones import resnet_18_half
 from .train import train
 
 
-def loading(size: int) -> DictConfig:
+def build_dataloader(size: int) -> DictConfig:
     """Build the data loaders for images of ``size`` pixels, and the evaluator."""
     dataloader = OmegaConf.create()
     dataloader.train = L(build_train_loader)(
@@ -68,8 +68,8 @@ def length(epochs: float) -> dict[str, float]:
     return {"epochs": epochs, "max_iter": max_iter, "eval_period": max_iter}
 
 
-def small(model: DictConfig) -> DictConfig:
-    """Fit a dense detector to the shapes: half-width ResNet-18, group normalisation, 12 classes."""
+def fit_to_shapes(model: DictConfig) -> DictConfig:
+    """Fit a dense detector to the shapes: half-width ResNet-18, group normalization, 12 classes."""
     model.backbone.bottom_up = resnet_18_half(first=3)
     model.backbone.top_block.in_channels = model.backbone.bottom_up.stages[-1].out_channels
     model.head.norm = "GN"

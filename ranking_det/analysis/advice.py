@@ -30,6 +30,7 @@ def advise(
     copies: Copies,
     positives: PositiveCounts | None,
     num_left_out: int,
+    config_file: str | None,
 ) -> list[str]:
     """Return advice that follows from the statistics; advice on the training images comes first.
 
@@ -38,6 +39,7 @@ def advise(
         copies: the duplicate images in all splits.
         positives: the objects without a positive; None if they were not counted.
         num_left_out: number of images and objects that are left out.
+        config_file: the config for which the positives were counted; None if they were not.
 
     Returns:
         The sentences; at least one.
@@ -46,7 +48,7 @@ def advise(
     lines = [
         *_on_classes(first.classes),
         *_on_sizes(first),
-        *(_on_large_objects(first) if positives is None else _on_positives(positives)),
+        *(_on_large_objects(first) if positives is None else _on_positives(positives, config_file)),
         *_on_crowding(first),
         *_on_images(first),
     ]
@@ -102,7 +104,7 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
         yield (
             f"{percent(share)} of the boxes have one side more than 4 times as long as the other, "
             "but anchors usually have aspect ratios of at most 2: use anchors with more aspect "
-            "ratios, or an assigner that uses the centres of objects."
+            "ratios, or an assigner that uses the centers of objects."
         )
 
 
@@ -114,12 +116,12 @@ def _on_large_objects(numbers: DataStatistics) -> Iterator[str]:
         )
 
 
-def _on_positives(positives: PositiveCounts) -> Iterator[str]:
+def _on_positives(positives: PositiveCounts, config_file: str | None) -> Iterator[str]:
     shares = {part.scale: part.missed / positives.objects for part in positives.inputs}
     at_config_size = next(part for part in positives.inputs if part.scale == 1)
     best = min(positives.inputs, key=lambda part: (part.missed, part.scale))
     width, height = at_config_size.width, at_config_size.height
-    size = f"{width:,} × {height:,} px, the median input size of the config"
+    size = f"{width:,} × {height:,} px, the median input size of {config_file}"
     missed = f"{percent(shares[1.0])} of the objects have no positive"
     if shares[1.0] <= FEW_MISSED:
         smaller = [part for part in positives.inputs if shares[part.scale] <= FEW_MISSED][0]
@@ -142,18 +144,19 @@ def _on_positives(positives: PositiveCounts) -> Iterator[str]:
         part = min(choices, key=lambda part: abs(part.scale - 1))
         text = (
             f"at {part.scale:g} times the size, {part.width:,} × {part.height:,} px, it would be "
-            f"{percent(shares[part.scale])} (set the sizes in the augmentations of both mappers, "
+            f"{percent(shares[part.scale])} (in the config, set the sizes in the augmentations of "
             "dataloader.train.mapper and dataloader.test.mapper)"
         )
     yield f"At {size}, {missed}, so the model gets no training signal from them; {text}."
 
 
 def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
-    most, crowding = numbers.objects_per_image.most, numbers.crowding
+    most, crowding = numbers.objects_per_image.maximum, numbers.crowding
     if most > MAX_DETECTIONS:
         yield (
             f"An image has up to {most:,.0f} objects, but {MAX_DETECTIONS} detections per image "
-            "are kept and evaluated by default: raise both limits."
+            "are kept and evaluated by default: raise the limits of the model and of the evaluator "
+            "in the config."
         )
     share = crowding.same_class / max(numbers.objects, 1)
     if share >= NOTABLE:
@@ -162,10 +165,10 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
             "0.5: NMS would remove one of the two detections, so raise its threshold, or use "
             "Soft-NMS."
         )
-    if crowding.twice:
+    if crowding.duplicate_pairs:
         yield (
-            f"{crowding.twice:,} pairs of boxes of the same class are nearly equal; they are "
-            "probably duplicate annotations."
+            f"{crowding.duplicate_pairs:,} pairs of boxes of the same class are nearly equal; they "
+            "are probably duplicate annotations."
         )
     annotations = numbers.objects + numbers.crowds
     if numbers.crowds > MANY_CROWDS * annotations:

@@ -116,7 +116,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         "summary": data.summary,
         "input": input_text,
         "config": args.config_file,
-        "advice": warnings + advise(statistics, copies, positives, left_out),
+        "advice": warnings + advise(statistics, copies, positives, left_out, args.config_file),
         "splits": {name: asdict(numbers) for name, numbers in statistics.items()},
         "copies": asdict(copies),
         "positives": positives and asdict(positives) | {"split": first},
@@ -241,7 +241,7 @@ def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]
     is_cpu = not torch.cuda.is_available()
     model.to("cpu" if is_cpu else config.train.device)
     if interface_of(model).positives_need_images:
-        load_weights(model, config.train.init_checkpoint, whole=False)
+        load_weights(model, config.train.init_checkpoint, strict=False)
     counts = count_positives(config, model, split.images)
     if counts is None:
         return None, f"{type(model).__name__} reports no positives, or no image could be read."

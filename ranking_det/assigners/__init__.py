@@ -7,7 +7,7 @@ Contract: ``assigner(anchors, gt_boxes, gt_classes, valid, predictions=None) -> 
 - :class:`FCOS`: by the position of the location in the object, and the size of the object.
 - :class:`ATSS`: by an IoU threshold from the statistics of the closest anchors.
 - :class:`PAA`: by a mixture of two Gaussians on the training losses of the anchors.
-- :class:`NormalizedPAA`: by a mixture of two Gaussians on normalised scores (PAA* of APE Loss).
+- :class:`NormalizedPAA`: by a mixture of two Gaussians on normalized scores (PAA* of APE Loss).
 """
 
 from ranking_det.assigners.assignment import Assigner, Assignment, ImageInputs, Predictions

@@ -16,9 +16,9 @@ from ranking_det.row_blocks import blocks
 class ATSS(Assigner):
     """Assign the closest anchors by an adaptive IoU threshold (Zhang et al., CVPR 2020, alg. 1).
 
-    The candidates of an object are, on each level, the ``topk`` anchors with centres closest to its
-    centre (all anchors if the level has fewer). A candidate is positive if its IoU is at least the
-    mean plus the standard deviation of the candidates' IoUs, and if its centre is inside the
+    The candidates of an object are, on each level, the ``topk`` anchors with centers closest to its
+    center (all anchors if the level has fewer). A candidate is positive if its IoU is at least the
+    mean plus the standard deviation of the candidates' IoUs, and if its center is inside the
     object. An anchor that is positive for several objects is assigned to the one with the highest
     IoU; ties go to the first. All other anchors are background.
 
@@ -31,7 +31,7 @@ class ATSS(Assigner):
         ValueError: ``topk`` is out of range.
     """
 
-    INSIDE = 0.01  # pixels; a centre on an edge is not inside (as in the paper's code)
+    INSIDE = 0.01  # pixels; a center on an edge is not inside (as in the paper's code)
 
     def __init__(self, topk: int = 9) -> None:
         super().__init__()

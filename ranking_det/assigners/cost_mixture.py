@@ -170,7 +170,7 @@ class CostMixture(Assigner):
         return samples, torch.cat([costs, costs.new_full((1,), torch.inf)])[samples]
 
     def _positives(self, values: Tensor) -> Tensor:
-        """Return whether each sample is positive, by its cost (G, C), infinite without sample."""
+        """Return whether each sample is positive, by costs (G, C) that are infinite without one."""
         device, values = values.device, in_float64(values)
         exists = values.isfinite()
         mixture = fit_two_gaussians(values, exists, reg_covar=self.reg_covar)

@@ -13,20 +13,24 @@ from ranking_det.row_blocks import blocks
 
 
 class FCOS(Assigner):
-    """Assign locations near the centre of an object, on the feature level of the object's size.
+    """Assign locations near the center of an object, on the feature level of the object's size.
 
-    A location is the centre of an anchor of 8 strides. It is positive for an object if it is
-    strictly inside the object's box and strictly inside the square of ``center_radius`` strides
-    around the object's centre (centre sampling), and if the largest of its four distances to the
-    sides of the box is in the range of its level (Tian et al., FCOS, ICCV 2019, section 3). A
-    location that is positive for several objects is assigned to the smallest one by area; ties go
-    to the first. All other locations are background.
+    A location is the center of an anchor of 8 strides. It is positive for an object if it meets
+    three conditions (Tian et al., FCOS, ICCV 2019, section 3):
+
+    - It is strictly inside the object's box.
+    - It is strictly inside the square of ``center_radius`` strides around the object's center
+      (center sampling).
+    - The largest of its four distances to the sides of the box is in the range of its level.
+
+    A location that is positive for several objects is assigned to the smallest one by area; ties
+    go to the first. All other locations are background.
 
     Unlike the paper, a distance on the border of two ranges belongs to the lower level only.
 
     Args:
         center_radius: half the side of the square in strides, >= 0; 0 for the whole box, without
-            centre sampling, as in the first version of the paper.
+            center sampling, as in the first version of the paper.
         size_ranges: the largest distance in pixels of each level except the last, > 0 and
             ascending; the last level has no limit.
 

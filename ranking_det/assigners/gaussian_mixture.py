@@ -1,6 +1,6 @@
 """Fit Gaussian mixture models (GMM) with two components in one dimension, many in one call.
 
-Expectation maximisation (EM; Dempster et al., 1977) on all rows of a matrix simultaneously. Each
+Expectation maximization (EM; Dempster et al., 1977) on all rows of a matrix simultaneously. Each
 row gets the same result as from scikit-learn's GaussianMixture on that row.
 
 Shapes: G rows, C samples per row.

@@ -77,16 +77,16 @@ class PAA(CostMixture):
 
 
 class NormalizedPAA(CostMixture):
-    """Assign anchors by normalised scores (PAA* of APE Loss: Xu et al., CVPR 2022).
+    """Assign anchors by normalized scores (PAA* of APE Loss: Xu et al., CVPR 2022).
 
     The scores of an anchor are the sigmoid of the object's class and the IoU of the predicted box
-    with the object. Each score is min-max normalised to [0, 1] over the anchors of all levels that
+    with the object. Each score is min-max normalized to [0, 1] over the anchors of all levels that
     compete for the object; if all scores are equal, they become 0. The cost of an anchor is the sum
     of 1 - score. :class:`CostMixture` splits the anchors of an object by their costs.
 
     Args:
         scores: "both", or only the "classification" or "localization" score.
-        normalize: whether to normalise the scores.
+        normalize: whether to normalize the scores.
         single_candidate: see :class:`CostMixture`.
         low_quality: see :class:`CostMixture`.
         empty_component: see :class:`CostMixture`.
@@ -132,7 +132,7 @@ class NormalizedPAA(CostMixture):
             scores.append(_at_least_float32(predictions.logits[rows, classes[objects]]).sigmoid())
         if self.scores != "classification":
             scores.append(box_iou(predictions.boxes[rows], boxes[objects]))
-        # An anchor that does not compete must not affect the normalisation of the others.
+        # An anchor that does not compete must not affect the normalization of the others.
         competes = torch.stack([score.isfinite() for score in scores]).all(dim=0)
         if self.normalize:
             scores = [_min_max_normalize(score, competes, objects, len(boxes)) for score in scores]
@@ -143,7 +143,7 @@ class NormalizedPAA(CostMixture):
 def _min_max_normalize(
     scores: Tensor, competes: Tensor, objects: Tensor, num_objects: int
 ) -> Tensor:
-    """Min-max normalise scores (n,) over the anchors of an object; 0 if all are equal."""
+    """Min-max normalize scores (n,) over the anchors of an object; 0 if all are equal."""
     limits = scores.new_full((2, num_objects), torch.inf)
     for limit, signed in zip(limits, (scores, -scores), strict=True):
         limit.scatter_reduce_(0, objects, signed.masked_fill(~competes, torch.inf), "amin")

@@ -6,11 +6,11 @@ A criterion takes :class:`Candidates` and returns a :class:`CriterionOutput`. Th
 - A classification loss. Ranking losses: :class:`RankSort`, :class:`AveragePrecision`,
   :class:`APE`, :class:`RankDet`. Baselines that do not rank: :class:`CrossEntropy`,
   :class:`Focal`, :class:`QualityFocal`, :class:`Varifocal`.
-- Localisation tasks. On boxes: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`. On masks:
+- Localization tasks. On boxes: :class:`GIoU`, :class:`IoU`, :class:`SmoothL1`. On masks:
   :class:`MaskDice`, :class:`MaskCrossEntropy`.
 - An instance weight: :class:`UniformWeight`, :class:`ScoreWeight`, :class:`IoUWeight`,
   :class:`CenternessWeight`, :class:`RankingWeight`.
-- A loss balance between localisation and ranking: :class:`ConstantBalance`,
+- A loss balance between localization and ranking: :class:`ConstantBalance`,
   :class:`ValueBalance`, :class:`MagnitudeBalance`, :class:`HistoryBalance`.
 - For losses that are sums, a :class:`Normalizer`: :class:`PositiveCount`,
   :class:`CandidateCount`.

@@ -1,12 +1,12 @@
-"""Loss balancing: weight the localisation loss relative to the classification or ranking loss.
+"""Loss balancing: weight the localization loss relative to the classification or ranking loss.
 
-Each balance returns the factor of the localisation loss, a detached scalar, without synchronizing
+Each balance returns the factor of the localization loss, a detached scalar, without synchronizing
 host and device. Its arguments are:
 
 - ``task_loss``: the classification or ranking loss, a scalar attached to the autograd graph.
-- ``loss``: the localisation loss, a scalar attached to the autograd graph.
+- ``loss``: the localization loss, a scalar attached to the autograd graph.
 - ``candidates``: the candidates that both losses were computed from.
-- ``outputs``: the raw outputs that the localisation loss trains.
+- ``outputs``: the raw outputs that the localization loss trains.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ratio_or_one(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 class ConstantBalance(nn.Module):
-    """Balance the localisation loss by a constant factor.
+    """Balance the localization loss by a constant factor.
 
     Args:
         weight: the factor, >= 0.
@@ -57,11 +57,11 @@ class ConstantBalance(nn.Module):
 
         Args:
             task_loss: the classification or ranking loss, a scalar.
-            loss: the localisation loss, a scalar.
+            loss: the localization loss, a scalar.
             *_: not used.
 
         Returns:
-            The factor of the localisation loss, a detached scalar.
+            The factor of the localization loss, a detached scalar.
         """
         return torch.full_like(loss, self.weight, requires_grad=False)
 
@@ -79,11 +79,11 @@ class ValueBalance(nn.Module):
 
         Args:
             task_loss: the classification or ranking loss, a scalar.
-            loss: the localisation loss, a scalar.
+            loss: the localization loss, a scalar.
             *_: not used.
 
         Returns:
-            The factor of the localisation loss, a detached scalar.
+            The factor of the localization loss, a detached scalar.
         """
         return ratio_or_one(task_loss.detach(), loss.detach())
 
@@ -103,12 +103,12 @@ class MagnitudeBalance(nn.Module):
 
         Args:
             task_loss: the classification or ranking loss, a scalar attached to the autograd graph.
-            loss: the localisation loss, a scalar attached to the autograd graph.
+            loss: the localization loss, a scalar attached to the autograd graph.
             candidates: the candidates of the step; ``task_loss`` depends on their logits.
             outputs: the raw outputs that ``loss`` depends on.
 
         Returns:
-            The factor of the localisation loss, a detached scalar.
+            The factor of the localization loss, a detached scalar.
         """
         norms = [self._norm(task_loss, candidates.logits), self._norm(loss, outputs)]
         task, localization = sum_over_workers(torch.stack(norms), candidates.group)

@@ -265,9 +265,9 @@ class CriterionOutput:
     """Losses and metrics that a criterion returns.
 
     Attributes:
-        losses: scalars with gradient, by name; training minimises their sum.
-        weights: (P,) detached, the instance weights of the localisation losses.
-        task_loss: detached scalar, the loss that localisation losses are balanced against.
+        losses: scalars with gradient, by name; training minimizes their sum.
+        weights: (P,) detached, the instance weights of the localization losses.
+        task_loss: detached scalar, the loss that localization losses are balanced against.
         metrics: detached scalars to log, by name.
     """
 

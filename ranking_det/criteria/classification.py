@@ -1,7 +1,7 @@
 """Classification losses of a criterion: ranking losses, and baselines that do not rank.
 
 Each takes the :class:`Candidates` of a step and returns a dict of scalars. A ranking loss is
-already normalised. A baseline (``is_sum``) returns a sum, which the criterion divides.
+already normalized. A baseline (``is_sum``) returns a sum, which the criterion divides.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class ALRP(Classification):
     Args:
         localization: a task on boxes with errors in [0, 2].
         delta: half-width of the smoothed step, in logits, >= 0.
-        tau: IoU above which a box counts as a true positive, in [0, 1). The localisation error is
+        tau: IoU above which a box counts as a true positive, in [0, 1). The localization error is
             the error of the task, divided by 2 (1 - tau).
 
     Raises:
@@ -208,7 +208,7 @@ class ALRP(Classification):
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Compute the ranking and the localisation loss.
+        """Compute the ranking and the localization loss.
 
         Args:
             candidates: the candidates of one step.

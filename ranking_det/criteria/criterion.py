@@ -1,4 +1,4 @@
-"""Training criterion: classification loss, localisation tasks, instance weights and balance."""
+"""Training criterion: classification loss, localization tasks, instance weights and balance."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class CriterionBase(nn.Module):
 
     @property
     def tasks(self) -> list[Localization]:
-        """The localisation tasks of all criteria."""
+        """The localization tasks of all criteria."""
         return [task for criterion in self.criteria for task in criterion.tasks]
 
     @property
@@ -88,7 +88,7 @@ class CriterionBase(nn.Module):
 
 
 class Criterion(CriterionBase):
-    """Combine a classification or ranking loss and localisation losses into one training objective.
+    """Combine a classification or ranking loss and localization losses into one training objective.
 
     The defaults follow Rank & Sort Loss (Oksuz et al., ICCV 2021): a GIoU loss, averaged with score
     weights (supplement, eq. S18), times the ratio of the two loss values (section S2.1).
@@ -97,7 +97,7 @@ class Criterion(CriterionBase):
         classification: the classification loss, such as :class:`ranking_det.criteria.RankSort`.
         localization: a task on boxes or on masks, or several with losses of different names; see
             :mod:`ranking_det.criteria.localization`. None for :class:`ranking_det.criteria.GIoU`.
-        instance_weight: the weights of the localisation errors; see
+        instance_weight: the weights of the localization errors; see
             :mod:`ranking_det.criteria.instance_weights`. None for
             :class:`ranking_det.criteria.ScoreWeight`.
         balance: the balance of tasks that do not define a balance (tasks on masks define one);
@@ -106,7 +106,7 @@ class Criterion(CriterionBase):
         normalizer: the divisor of a classification loss that is a sum; see
             :mod:`ranking_det.criteria.normalizers`. The box loss is then the weighted sum of the
             errors, divided by this number times the mean weight. None for ranking losses, which are
-            already normalised.
+            already normalized.
         branch: the loss of the IoU or centerness branch; None for a head without one. Not allowed
             for losses that train the order of the scores at inference.
         rank_scope: the entries that are ranked together. "gpu", as in the papers: all images of
@@ -142,7 +142,7 @@ class Criterion(CriterionBase):
             )
         if not classification.is_sum and normalizer is not None:
             raise ValueError(
-                f"normalizer: expected None because {name} is already normalised, "
+                f"normalizer: expected None because {name} is already normalized, "
                 f"got {normalizer!r}"
             )
         if classification.is_sum and rank_scope != "gpu":
@@ -179,7 +179,7 @@ class Criterion(CriterionBase):
 
     @property
     def tasks(self) -> list[Localization]:
-        """The localisation tasks."""
+        """The localization tasks."""
         return list(self.localization)  # type: ignore[arg-type]
 
     def forward(self, candidates: Candidates) -> CriterionOutput:
@@ -274,7 +274,7 @@ def _list_tasks(
 
 
 class ALRPCriterion(Criterion):
-    """Criterion of aLRP Loss (Oksuz et al., NeurIPS 2020): ranking and localisation in one error.
+    """Criterion of aLRP Loss (Oksuz et al., NeurIPS 2020): ranking and localization in one error.
 
     See :func:`ranking_det.losses.alrp_loss`. The box loss is not a weighted mean of the box errors:
     the ranking determines it.
@@ -284,7 +284,7 @@ class ALRPCriterion(Criterion):
             number of steps of an epoch as its period, as in the paper.
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1): the threshold of the
-            assignment, 0.5 (0.7 in an RPN). The localisation error is the error of the task,
+            assignment, 0.5 (0.7 in an RPN). The localization error is the error of the task,
             divided by 2 (1 - tau).
         localization: a task on boxes with errors in [0, 2], or a list that starts with such a task
             and continues with tasks on masks, which are weighted by the score. None for

@@ -1,4 +1,4 @@
-"""Instance weights: weight the localisation error of each positive.
+"""Instance weights: weight the localization error of each positive.
 
 See Rank & Sort Loss (Oksuz et al., ICCV 2021, table S1). Each class takes the :class:`Candidates`
 of a step and returns detached weights (P,) >= 0. In a single process this does not synchronize
@@ -37,13 +37,13 @@ class ScoreWeight(nn.Module):
     """Weight each positive by its class score, the sigmoid of a logit.
 
     Args:
-        own_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR 2022);
-            False for the highest score of the row, as in Rank & Sort Loss.
+        target_class: True for the score of the object's class, as in APE Loss (Xu et al., CVPR
+            2022); False for the highest score of the row, as in Rank & Sort Loss.
     """
 
-    def __init__(self, own_class: bool = False) -> None:
+    def __init__(self, target_class: bool = False) -> None:
         super().__init__()
-        self.own_class = own_class
+        self.target_class = target_class
 
     def forward(self, candidates: Candidates) -> Tensor:
         """Compute the weights.
@@ -57,7 +57,7 @@ class ScoreWeight(nn.Module):
         rows = candidates.positives
         # In the dtype of the IoU, because small weights underflow in float16.
         logits = candidates.logits.detach()[rows].to(candidates.overlap.dtype)
-        if self.own_class:
+        if self.target_class:
             return logits.gather(1, candidates.labels[rows, None]).squeeze(1).sigmoid()
         return logits.amax(dim=1).sigmoid()
 
@@ -80,7 +80,7 @@ class IoUWeight(nn.Module):
 class CenternessWeight(nn.Module):
     """Weight each positive by the centerness of its anchor (Tian et al., FCOS, ICCV 2019, eq. 3).
 
-    It is 0 if the centre of the anchor is outside the object, which happens with IoU-based
+    It is 0 if the center of the anchor is outside the object, which happens with IoU-based
     assigners.
     """
 
@@ -96,13 +96,13 @@ class CenternessWeight(nn.Module):
         anchors, objects = candidates.box_targets.anchors, candidates.box_targets.gt_boxes
         centers = (anchors[:, :2] + anchors[:, 2:]).to(candidates.overlap.dtype) / 2
         before, after = centers - objects[:, :2], objects[:, 2:] - centers
-        # The minimum avoids 0 / 0 for a centre on both edges of an empty object: centerness 0.
+        # The minimum avoids 0 / 0 for a center on both edges of an empty object: centerness 0.
         ratio = torch.min(before, after) / torch.max(before, after).clamp(min=1e-9)
         return ratio.clamp(min=0).prod(dim=1).sqrt().detach()
 
 
 class RankingWeight(nn.Module):
-    """Weight each positive by the ranking, as aLRP Loss weights the localisation errors.
+    """Weight each positive by the ranking, as aLRP Loss weights the localization errors.
 
     w_i = 1/P sum over the positives k of H(s_i - s_k) / rank(k) (Oksuz et al., Rank & Sort Loss,
     ICCV 2021, eq. S21). Positives with high logits have the largest weights. All images of the

@@ -1,6 +1,6 @@
-"""Localisation losses of a criterion: box regression, masks, and the IoU or centerness branch.
+"""Localization losses of a criterion: box regression, masks, and the IoU or centerness branch.
 
-A localisation task computes the error of each box or mask. The criterion averages the errors with
+A localization task computes the error of each box or mask. The criterion averages the errors with
 instance weights and balances the mean against the classification loss.
 
 Shapes: P positives, Q predicted masks of some of them.
@@ -24,7 +24,7 @@ from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
 
 class Localization(nn.Module):
-    """Base class of localisation tasks; by default a task on boxes.
+    """Base class of localization tasks; by default a task on boxes.
 
     Attributes:
         loss_name: the name of the task's loss.
@@ -158,7 +158,7 @@ class SmoothL1(Localization):
 
 
 class MaskLocalization(Localization):
-    """Base class of localisation tasks on masks.
+    """Base class of localization tasks on masks.
 
     Args:
         weighted: whether to weight the masks by the instance weights; otherwise all have weight 1.

@@ -65,24 +65,24 @@ class PhotometricDistortion(T.Augmentation):
             The transform; its image is float32.
         """
         steps: list[T.Transform] = [T.ColorTransform(lambda pixels: pixels.astype(np.float32))]
-        if self._chosen():
+        if self._draw_choice():
             shift = np.random.uniform(-self.brightness, self.brightness)
             steps.append(T.BlendTransform(src_image=shift, src_weight=1, dst_weight=1))
         contrast, colors = [], []
-        if self._chosen():
+        if self._draw_choice():
             factor = np.random.uniform(*self.contrast)
             contrast.append(T.BlendTransform(src_image=0, src_weight=1, dst_weight=factor))
-        saturation = np.random.uniform(*self.saturation) if self._chosen() else 1.0
-        hue = np.random.uniform(-self.hue, self.hue) if self._chosen() else 0.0
+        saturation = np.random.uniform(*self.saturation) if self._draw_choice() else 1.0
+        hue = np.random.uniform(-self.hue, self.hue) if self._draw_choice() else 0.0
         if saturation != 1 or hue != 0:
             colors.append(T.ColorTransform(partial(_change_colors, saturation=saturation, hue=hue)))
         steps += contrast + colors if np.random.randint(2) else colors + contrast
-        if self._chosen():
+        if self._draw_choice():
             order = np.random.permutation(image.shape[2])
             steps.append(T.ColorTransform(partial(np.take, indices=order, axis=2)))
         return T.TransformList(steps)
 
-    def _chosen(self) -> bool:
+    def _draw_choice(self) -> bool:
         return np.random.uniform() < self.prob
 
 
@@ -92,7 +92,7 @@ class Expand(T.Augmentation):
     This is SSD's "zoom out" (section 3.6).
 
     Args:
-        fill: the colour, a value per channel in the image's order; usually the data set's mean.
+        fill: the color, a value per channel in the image's order; usually the data set's mean.
         ratio: the range of the canvas's sides over the image's sides, at least 1.
         prob: the probability of expanding, in [0, 1].
 
@@ -125,7 +125,7 @@ class Expand(T.Augmentation):
 
 
 class ColorPadTransform(T.PadTransform):
-    """Pad an image with a colour; fvcore's transform pads all channels with one value.
+    """Pad an image with a color; fvcore's transform pads all channels with one value.
 
     Args:
         x0: pixels added on the left, >= 0.
@@ -149,7 +149,7 @@ class ColorPadTransform(T.PadTransform):
             (y0 + H + y1, x0 + W + x1, C).
 
         Raises:
-            ValueError: the image has another number of channels than the colour.
+            ValueError: the image has another number of channels than the color.
         """
         channels = img.shape[2]
         if channels != len(self.color):
@@ -159,7 +159,7 @@ class ColorPadTransform(T.PadTransform):
 
 
 class MinIoURandomCrop(T.Augmentation):
-    """Crop a random window that has a minimum IoU with every box and contains a box centre.
+    """Crop a random window that has a minimum IoU with every box and contains a box center.
 
     It draws one of these modes with equal probability (SSD, section 2.2): the whole image, a window
     without a minimum IoU, and one mode for each of ``min_ious``. The window's IoU with *all* boxes
@@ -229,7 +229,7 @@ class MinIoURandomCrop(T.Augmentation):
 
 
 def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
-    """Find the boxes with their centre inside a window, not on its edge.
+    """Find the boxes with their center inside a window, not on its edge.
 
     Args:
         boxes: (G, 4) XYXY.
@@ -243,7 +243,7 @@ def centers_inside(boxes: np.ndarray, window: Sequence[float]) -> np.ndarray:
 
 
 def _admits(window: tuple[int, int, int, int], boxes: np.ndarray, min_iou: float) -> bool:
-    """Return whether a window has at least this IoU with every box and contains a box centre."""
+    """Return whether a window has at least this IoU with every box and contains a box center."""
     if not len(boxes):
         return True
     corners = np.asarray(window, dtype=np.float64)

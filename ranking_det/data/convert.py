@@ -12,7 +12,7 @@ from typing import Any
 from ranking_det.data.coco_json.faults import SKIPPED
 from ranking_det.data.coco_json.reader import ReadOptions, check_content, summarize
 from ranking_det.data.formats import writers
-from ranking_det.data.formats.coco_files import BOX_FORMS, mend_boxes
+from ranking_det.data.formats.coco_files import BOX_FORMS, convert_boxes
 from ranking_det.data.formats.coco_files import NAME as COCO
 from ranking_det.data.formats.sources import ALL, FORMATS, Source, convert, find_source
 from ranking_det.data.formats.via import NAME as VIA
@@ -20,7 +20,7 @@ from ranking_det.user_errors import UserError, run_command
 
 PROGRAM = "python -m ranking_det.data.convert"
 DESCRIPTION = """\
-Convert a data set to COCO JSON, YOLO or Pascal VOC. The format of SOURCE is recognised by its
+Convert a data set to COCO JSON, YOLO or Pascal VOC. The format of SOURCE is recognized by its
 files: Pascal VOC, YOLO (boxes or polygons), VIA, LabelMe, or COCO JSON. SOURCE is not changed.
 """
 EPILOG = """\
@@ -35,7 +35,7 @@ examples:
   python -m ranking_det.data.convert export/ --output val_voc --to voc --split val --copy
 
   # a COCO JSON whose boxes are x1, y1, x2, y2
-  python -m ranking_det.data.convert train.json --output mended --boxes xyxy
+  python -m ranking_det.data.convert train.json --output corrected --boxes xyxy
 """
 TARGETS = ("coco", "yolo", "voc")
 SPLITS = ("train", "val", "test")
@@ -105,20 +105,23 @@ def _convert(args: argparse.Namespace) -> list[str]:
     parts, checked, counts, lines = {}, {}, [], []
     for split, name in _choose_splits(source, args.split, args.to).items():
         part = convert(source, split)
-        where = part.json_file or source.path
-        parts[name] = part._replace(content=mend_boxes(part.content, args.boxes, where)), where
+        data_name = part.json_file or source.path
+        parts[name] = (
+            part._replace(content=convert_boxes(part.content, args.boxes, data_name)),
+            data_name,
+        )
         count = len(part.content["images"])
         if args.to != "coco":
             # YOLO labels have no image sizes, so check the sizes in the JSON against all images.
             part_options = replace(options, image_root=part.image_root, max_headers=count)
-            checked[name] = check_content(parts[name][0].content, where, part_options)
+            checked[name] = check_content(parts[name][0].content, data_name, part_options)
             lines += [f"{name}: {note}" for note in summarize(checked[name], part_options).notes]
             count -= checked[name].faults.total(SKIPPED)
         counts.append(f"{count:,} {name}")
     with writers.new_folder(args.output) as folder:
-        for name, (part, where) in parts.items() if args.to == "coco" else ():
+        for name, (part, data_name) in parts.items() if args.to == "coco" else ():
             flags = {"copy": args.copy, "allow_outside": args.allow_outside}
-            lines += writers.write_coco(folder, name, part, where, **flags)
+            lines += writers.write_coco(folder, name, part, data_name, **flags)
         if checked:
             write = writers.WRITERS[args.to]
             lines += write(folder, checked, source.classes, copy=args.copy)

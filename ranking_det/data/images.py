@@ -86,7 +86,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def is_image(path: str) -> bool:
-    """Return whether Pillow recognises the content of a file as an image that it can decode.
+    """Return whether Pillow recognizes the content of a file as an image that it can decode.
 
     Args:
         path: the file. Its extension does not matter.

@@ -40,7 +40,7 @@ class BoxMapper:
     It returns boxes, and optionally masks. It differs from Detectron2's DatasetMapper in two ways.
     First, it passes the boxes to the augmentations, which
     :class:`ranking_det.data.augmentation.MinIoURandomCrop` needs. Second, it drops an object if a
-    crop cuts off its centre; Detectron2 keeps the part that remains. The augmentations also get the
+    crop cuts off its center; Detectron2 keeps the part that remains. The augmentations also get the
     boxes of crowds, so that a crop depends on all boxes, as published; the instances contain no
     crowds. A file may mix polygons, RLE and empty masks.
 
@@ -88,13 +88,15 @@ class BoxMapper:
         inputs = T.AugInput(image, boxes=boxes)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
-        # The transforms after a crop map the whole image onto the whole image. Testing the centres
+        # The transforms after a crop map the whole image onto the whole image. Testing the centers
         # at the end is therefore the same as testing them at the crop.
-        keep = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
-        keep &= np.array([not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool)
-        objects = [annotation for annotation, is_kept in zip(objects, keep, strict=True) if is_kept]
+        is_kept = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
+        is_kept &= np.array(
+            [not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool
+        )
+        objects = [annotation for annotation, kept in zip(objects, is_kept, strict=True) if kept]
         instances = Instances(size)
-        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[keep], dtype=torch.float32))
+        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[is_kept], dtype=torch.float32))
         instances.gt_boxes.clip(size)
         classes = [annotation["category_id"] for annotation in objects]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)

@@ -32,7 +32,7 @@ TINY = 8
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 """The input sizes that are compared, as multiples of the config's."""
 
-OVERLAPPING, TWICE = 0.5, 0.95
+OVERLAP_IOU, DUPLICATE_IOU = 0.5, 0.95
 """IoU above which two boxes overlap; IoU above which two boxes of the same class are probably
 duplicate annotations."""
 
@@ -77,20 +77,20 @@ class Distribution:
     """Quantiles and histogram of values; without values, the quantiles are 0.
 
     Attributes:
-        least: the minimum.
+        minimum: the smallest value.
         low: the 5 % quantile.
         median: the median.
         high: the 95 % quantile.
-        most: the maximum.
+        maximum: the largest value.
         mean: the mean.
         bins: the histogram.
     """
 
-    least: float
+    minimum: float
     low: float
     median: float
     high: float
-    most: float
+    maximum: float
     mean: float
     bins: list[Bin]
 
@@ -117,12 +117,12 @@ class Crowding:
     Attributes:
         same_class: objects that overlap another one of their class.
         other_class: objects that overlap one of another class.
-        twice: pairs of nearly equal boxes of one class.
+        duplicate_pairs: pairs of nearly equal boxes of one class.
     """
 
     same_class: int
     other_class: int
-    twice: int
+    duplicate_pairs: int
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def measure(
         masks=sum(bool(mask) for image in images for mask in image.masks),
         classes=_count_classes(images, class_names),
         image_sizes=[(*size, count) for size, count in frequent],
-        objects_per_image=distribution(counts, COUNTS, whole=True),
+        objects_per_image=distribution(counts, COUNTS, integers=True),
         sizes=distribution(sizes, SIZES),
         input_sizes=distribution(input_sizes, SIZES),
         coco_sizes=[part.count for part in histogram(sizes, COCO_SIZES)],
@@ -307,43 +307,43 @@ def _overlaps(image: ImageObjects) -> np.ndarray:
         shared = sides.clip(min=0).prod(axis=2)
         ious = shared / (areas[rows, None] + areas - shared)
         order = np.arange(len(boxes)) - np.arange(len(boxes))[rows, None]
-        overlapping = (ious > OVERLAPPING) & (order != 0)
-        same = classes[rows, None] == classes
+        overlapping = (ious > OVERLAP_IOU) & (order != 0)
+        same_class = classes[rows, None] == classes
         counts += [
-            (overlapping & same).any(axis=1).sum(),
-            (overlapping & ~same).any(axis=1).sum(),
-            ((order > 0) & same & (ious > TWICE)).sum(),
+            (overlapping & same_class).any(axis=1).sum(),
+            (overlapping & ~same_class).any(axis=1).sum(),
+            ((order > 0) & same_class & (ious > DUPLICATE_IOU)).sum(),
         ]
     return counts
 
 
 def distribution(
-    values: np.ndarray, limits: Sequence[float], *, whole: bool = False
+    values: np.ndarray, limits: Sequence[float], *, integers: bool = False
 ) -> Distribution:
     """Compute quantiles and histogram of values.
 
     Args:
         values: (n,), each at least the first limit.
         limits: the limits of the bins, ascending; the last is infinity.
-        whole: whether the values are whole numbers.
+        integers: whether the values are integers.
 
     Returns:
         The distribution.
     """
-    bins = histogram(values, limits, whole=whole)
+    bins = histogram(values, limits, integers=integers)
     if not len(values):
         return Distribution(0, 0, 0, 0, 0, 0, bins)
     quantiles = np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist()
     return Distribution(*quantiles, float(np.mean(values)), bins)
 
 
-def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = False) -> list[Bin]:
+def histogram(values: np.ndarray, limits: Sequence[float], *, integers: bool = False) -> list[Bin]:
     """Count values between limits; each bin includes its lower limit.
 
     Args:
         values: (n,), each at least the first limit.
         limits: the limits of the bins, ascending; the last is infinity.
-        whole: whether the values are whole numbers.
+        integers: whether the values are integers.
 
     Returns:
         The bins.
@@ -355,7 +355,7 @@ def histogram(values: np.ndarray, limits: Sequence[float], *, whole: bool = Fals
     for low, high in zip(limits[:-1], limits[1:], strict=True):
         if high == np.inf:
             label = f"{low:g} and more"
-        elif whole:
+        elif integers:
             label = f"{low:g}" if high == low + 1 else f"{low:g} to {high - 1:g}"
         else:
             label = f"{low:g} to {high:g}" if low else f"< {high:g}"

@@ -1,7 +1,7 @@
 """Split a data set into training and validation images: seeded, stratified, copies kept together.
 
 If copies or augmentations of an image are in both splits, the validation AP is too high, because
-the detector has seen the image. They are recognised by their names, and by a 64-bit perceptual
+the detector has seen the image. They are recognized by their names, and by a 64-bit perceptual
 hash (pHash): the signs of the 8 x 8 lowest frequencies of the image, which change little with
 compression, size, noise and brightness.
 """
@@ -31,8 +31,8 @@ SHARE = 0.2
 NEAR = 8
 """Two images count as copies if their hashes differ in at most this many of 64 bits.
 
-Measured on photographs of mushrooms and kudzu and on blood smears: augmentations by an annotation
-tool (flips, 2 % noise) differ in at most 2 bits; copies with JPEG quality 30, half the size,
+Measured on photographs of mushrooms and kudzu and on blood smears: Augmentations by an annotation
+tool (flips, 2 % noise) differ in at most 2 bits. Copies with JPEG quality 30, half the size,
 another aspect ratio, brightness or contrast, or blur differ in at most 8. All 70,509 pairs of
 different images differ in 12 bits or more, except two exposures of the same view, which differ in
 4.
@@ -75,7 +75,7 @@ def split_images(
     content: Mapping[str, Any],
     image_root: str,
     *,
-    where: str = "training data",
+    data_name: str = "training data",
     share: float = SHARE,
     seed: int = 0,
 ) -> ImageSplit:
@@ -88,7 +88,7 @@ def split_images(
     Args:
         content: the content of a COCO JSON.
         image_root: the folder of its images.
-        where: the name of the data in messages.
+        data_name: the name of the data in messages.
         share: the share of the images for validation, in (0, 1).
         seed: the seed of the random choice. The same seed and names give the same split.
 
@@ -99,8 +99,8 @@ def split_images(
         UserError: the images cannot be split, because there is only one or all are copies of
             one; an entry is faulty; or imagehash is not installed.
     """
-    images = read_fields(content, where, "images", "id", "file_name", "coco_url").entries
-    objects = read_fields(content, where, "annotations", "image_id", "category_id").columns
+    images = read_fields(content, data_name, "images", "id", "file_name", "coco_url").entries
+    objects = read_fields(content, data_name, "annotations", "image_id", "category_id").columns
     names = [str(image.get("file_name") or image.get("coco_url")) for image in images]
     order = sorted(range(len(images)), key=lambda index: (names[index], str(images[index]["id"])))
     classes_of_id: dict[Any, set[str]] = defaultdict(set)

@@ -105,7 +105,7 @@ class _Batches:
 
 
 class RecordList(Subset):
-    """Serialised dataset dicts for data loading workers; repeated dicts are stored once.
+    """Serialized dataset dicts for data loading workers; repeated dicts are stored once.
 
     Args:
         dataset: the images, as Detectron2's dataset dicts. The same object may occur several times.
@@ -115,7 +115,7 @@ class RecordList(Subset):
         distinct = {id(image): image for image in dataset}
         place = {identity: i for i, identity in enumerate(distinct)}
         index = np.array([place[id(image)] for image in dataset], dtype=np.int64)
-        # Serialised, as in Detectron2, so that data loading workers share one copy.
+        # Serialized, as in Detectron2, so that data loading workers share one copy.
         super().__init__(DatasetFromList(list(distinct.values()), copy=False), index)
 
 

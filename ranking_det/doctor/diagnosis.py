@@ -76,7 +76,7 @@ def explain(name: str, package: str, message: str, remedy: str) -> Check:
     """Return a fault with the remedy of the first matching hint, or else the given remedy."""
     place = find_package(package)
     short_message = message if len(message) <= 300 else f"{message[:150]} ... {message[-145:]}"
-    where = f" (in {place})" if place else ""
+    location = f" (in {place})" if place else ""
     if place and Path(place).is_dir() and not Path(place, "__init__.py").is_file():
         text = f"{place} is a folder without a package, and hides the package {package}: "
         text += short_message
@@ -85,5 +85,5 @@ def explain(name: str, package: str, message: str, remedy: str) -> Check:
         for pattern, meaning in meanings.items():
             if re.search(pattern, message):
                 remedy = known_remedy.replace("{place}", str(place))
-                return Check(name, "FAULT", f"{meaning}: {short_message}{where}", remedy)
-    return Check(name, "FAULT", f"{short_message}{where}", remedy)
+                return Check(name, "FAULT", f"{meaning}: {short_message}{location}", remedy)
+    return Check(name, "FAULT", f"{short_message}{location}", remedy)

@@ -160,5 +160,5 @@ def format_checks(checks: Sequence[Check], faults: int) -> str:
     return "\n".join([*lines, "", verdict, ""])
 
 
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count > 1)}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count > 1)}"

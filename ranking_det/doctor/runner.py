@@ -67,13 +67,13 @@ def _describe_end(status: int) -> str:
     return f"crashes the interpreter ({reason})"
 
 
-def child(done: dict[str, bool]) -> None:
-    """Run the probes that are not in ``done``, a dict of whether each finished probe failed."""
+def child(failures: dict[str, bool]) -> None:
+    """Run the probes that are not in ``failures``, which tells whether each finished one failed."""
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # so that output of libraries does not mix with the lines
-    failed = {name for name, has_failed in done.items() if has_failed}
+    failed = {name for name, has_failed in failures.items() if has_failed}
     for name, probe in PROBES.items():
-        if name in done:
+        if name in failures:
             continue
         failed_needs = [need for need in probe.needs if need in failed]
         if failed_needs:

@@ -401,17 +401,17 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
     )
 
 
-def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) -> None:
+def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -> None:
     """Load only the weights of a checkpoint into a model.
 
     The state that a criterion collects in training (steps, averages, balances) is loaded only if
-    ``whole``: a new run starts with fresh state.
+    ``strict``: a new run starts with fresh state.
 
     Args:
         model: the model to load into, not distributed.
         weights: a checkpoint, or the path to read it from (see :func:`read_checkpoint`); "" to
-            leave the model as it was initialised.
-        whole: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
+            leave the model as it was initialized.
+        strict: whether the checkpoint must have every parameter, as for an evaluation. Otherwise it
             must have at least one, as when a run starts from the weights of a backbone.
 
     Raises:
@@ -423,7 +423,7 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
     if not path:
         return
     logger.info("Loading the weights of %s", path)
-    criteria = [] if whole else [m for m in model.modules() if isinstance(m, CriterionBase)]
+    criteria = [] if strict else [m for m in model.modules() if isinstance(m, CriterionBase)]
     criterion_states = [copy.deepcopy(criterion.state_dict()) for criterion in criteria]
     try:
         # Detectron2 modifies the dict that it receives.
@@ -439,7 +439,7 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) ->
     missing = {*misfits.missing_keys, *shapes}
     names = [name for name, _ in model.named_parameters()]
     absent = [name for name in names if name in missing]
-    if len(absent) == len(names) or (whole and absent):
+    if len(absent) == len(names) or (strict and absent):
         raise UserError(
             f"{path!r} is a checkpoint of another model: {len(absent)} of the model's {len(names)} "
             f"parameters are missing or have another shape (the first: {absent[0]!r})"

@@ -174,7 +174,7 @@ def _build_parser() -> argparse.ArgumentParser:
     for flag, text in {
         "--keep-empty-images": "also train on images without objects (default: as in the config)",
         "--allow-outside": "accept image files outside the image folders (default: refuse them)",
-        "--strict": "refuse a file with any object that would be left out or mended",
+        "--strict": "refuse a file with any object that would be left out or corrected",
         "--crowds-are-objects": "treat annotations with iscrowd 1 as objects, such as brush masks "
         "from CVAT (default: crowds are not learned)",
         "--check-images": "decode all images before training or evaluation, to find unreadable "

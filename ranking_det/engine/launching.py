@@ -322,7 +322,7 @@ def _join(
     local_size: int,
     address: tuple[str, int] | None = None,
 ) -> None:
-    """Initialise the process group, and the local group of this machine that Detectron2 needs.
+    """Initialize the process group, and the local group of this machine that Detectron2 needs.
 
     ``address`` is that of the store; by default the one in the URL.
     """

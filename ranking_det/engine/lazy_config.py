@@ -1,6 +1,6 @@
 """Load LazyConfigs; check their keys, values and overrides.
 
-Detectron2 silently accepts a misspelt override: it adds a key that nothing reads.
+Detectron2 silently accepts a misspelled override: it adds a key that nothing reads.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from ranking_det.data.catalog import register_annotations
-from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, NOTED, SHOWN, SKIPPED, Fault
+from ranking_det.data.coco_json.faults import CORRECTED, CUT, LEFT_OUT, NOTED, SHOWN, SKIPPED, Fault
 from ranking_det.data.coco_json.reader import (
     IGNORED,
     AnnotationSummary,
@@ -24,7 +24,7 @@ from ranking_det.data.coco_json.reader import (
     read_annotations,
     summarize,
 )
-from ranking_det.data.own_sources import OwnDataPlan, plan_own_data
+from ranking_det.data.conversion import ConversionPlan, plan_conversion
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table
@@ -37,7 +37,7 @@ NAMES = {"train": "own_train", "val": "own_val"}
 """Names under which the data of a split are registered in Detectron2's catalogs."""
 
 FAULTS_FILE = "data_faults.csv"
-"""The table of the entries that were left out, cut, mended or noted."""
+"""The table of the entries that were left out, cut, corrected or noted."""
 
 NUM_DECODED = 200
 """Images of a file that are decoded before training or evaluation, without --check-images."""
@@ -75,7 +75,7 @@ class OwnData(NamedTuple):
         return [*self.source_faults, *itertools.chain(*faults_of_files)]
 
 
-def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnDataPlan | None]:
+def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, ConversionPlan | None]:
     """Convert the data sets of ``--train`` and ``--val`` to COCO JSON in memory.
 
     Args:
@@ -98,7 +98,7 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
         raise UserError("--val is given without --train FOLDER_OR_FILE")
     # The split is the same for all training seeds, so that the APs of the runs can be compared.
     options = _options(command)
-    sources = plan_own_data(*paths, config.train.output_dir, options=options)
+    sources = plan_conversion(*paths, config.train.output_dir, options=options)
     sources.hold()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
@@ -108,7 +108,7 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, OwnD
 
 
 def take_own_data(
-    config: RunConfig, command: Command, sources: OwnDataPlan | None = None
+    config: RunConfig, command: Command, sources: ConversionPlan | None = None
 ) -> OwnData:
     """Check the files that the command line names, register them, and set them in the config.
 
@@ -302,9 +302,9 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
     )
     logger.info("%s", text)
     for note in summary.notes:
-        is_fault = note.startswith((LEFT_OUT, CUT, MENDED, SKIPPED, f"{NOTED}: {IGNORED}"))
+        is_fault = note.startswith((LEFT_OUT, CUT, CORRECTED, SKIPPED, f"{NOTED}: {IGNORED}"))
         logger.log(logging.WARNING if is_fault else logging.INFO, "%s: %s", split, note)
-    shown_actions = (LEFT_OUT, CUT, MENDED, SKIPPED)
+    shown_actions = (LEFT_OUT, CUT, CORRECTED, SKIPPED)
     faults = [fault for fault in summary.faults if fault.action in shown_actions]
     for fault in faults[:SHOWN]:
         logger.info("%s: %s: %s", split, fault.action, fault)
@@ -324,7 +324,7 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
 def write_faults(
     faults: Iterable[Fault], folder: str | Path, replaced: Collection[str] | None = None
 ) -> None:
-    """Write a table of the entries that were left out, cut, mended or noted, and log its path.
+    """Write a table of the entries that were left out, cut, corrected or noted, and log its path.
 
     The table, ``data_faults.csv``, has the columns ``file``, ``place``, ``id``, ``image`` (the id
     of the image), ``kind``, ``action`` and ``text``. Without such entries it is not written, and an

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.data.catalog import missing_shapes, prepare_registered
+from ranking_det.data.conversion import ConversionPlan
 from ranking_det.data.images import set_max_pixels
-from ranking_det.data.own_sources import OwnDataPlan
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import (
     Checkpoint,
@@ -68,7 +68,7 @@ class Plan:
         weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
             may be "".
         model: the model on its device. It is built once, and the run continues with the random
-            state after its initialisation.
+            state after its initialization.
         dtype: the half precision of a training run: "float16", "bfloat16" or "" for none.
         records: the training set, if it was loaded to count its images.
         sources: the conversion of the user's data, for :meth:`write_data`; None without one.
@@ -83,7 +83,7 @@ class Plan:
     model: nn.Module
     dtype: str
     records: Records | None = None
-    sources: OwnDataPlan | None = None
+    sources: ConversionPlan | None = None
     training_data: dict[str, Any] = field(default_factory=dict)
     messages: list[logging.LogRecord] = field(default_factory=list)
 
@@ -116,8 +116,8 @@ class Plan:
             UserError: the weights do not fit the model.
         """
         command = self.command
-        whole = command.resume or command.eval_only or bool(command.predict)
-        load_weights(self.model, self.weights, whole=whole)
+        strict = command.resume or command.eval_only or bool(command.predict)
+        load_weights(self.model, self.weights, strict=strict)
 
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""
@@ -147,7 +147,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     settings = config.train
     _check_folders(config, command)
     if not (starts_others and torch.cuda.is_available()):
-        run_checks.check_device(settings.device, config.written("train.device"))
+        run_checks.check_device(settings.device, config.user_key("train.device"))
     dtype = run_checks.choose_dtype(settings.get("amp") or {}, settings.device)
     weights = _find_weights(config, command)
     splits = ["train"] * (not command.eval_only) + ["test"] * (command.preview is None)
@@ -196,7 +196,7 @@ def make_missing_sets(names: Sequence[str]) -> None:
 
 def _check_folders(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is not writable or already has a training run."""
-    output_dir, key = config.train.output_dir, config.written("train.output_dir")
+    output_dir, key = config.train.output_dir, config.user_key("train.output_dir")
     only_draws = command.predict or command.preview is not None
     if only_draws and command.output:
         run_checks.check_output_dir(command.output, "--output")
@@ -209,7 +209,7 @@ def _check_folders(config: RunConfig, command: Command) -> None:
     check_names(output_dir, key)
     results = OmegaConf.select(config.nodes, "dataloader.evaluator.output_dir")
     if isinstance(results, str):
-        run_checks.check_output_dir(results, config.written("dataloader.evaluator.output_dir"))
+        run_checks.check_output_dir(results, config.user_key("dataloader.evaluator.output_dir"))
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
@@ -218,7 +218,7 @@ def _check_folders(config: RunConfig, command: Command) -> None:
 
 def _check_apart(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is a folder of the user's data or of their JSON file."""
-    output_dir, key = config.train.output_dir, config.written("train.output_dir")
+    output_dir, key = config.train.output_dir, config.user_key("train.output_dir")
     for flag in ("train", "val", "train_json", "val_json", "train_images", "val_images"):
         # Unlike Path.resolve, realpath accepts links that lead in a circle.
         path = os.path.realpath(vars(command)[flag] or "/")
@@ -229,14 +229,14 @@ def _check_apart(config: RunConfig, command: Command) -> None:
 
 
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:
-    output_dir, key = config.train.output_dir, config.written("train.init_checkpoint")
+    output_dir, key = config.train.output_dir, config.user_key("train.init_checkpoint")
     weights = config.train.init_checkpoint
     # An evaluation prefers the last checkpoint of the run to the weights that the run started from.
     if (command.eval_only or command.predict) and key not in config.overridden:
         weights = "" if find_last(output_dir) else weights
     if command.overwrite:
         weights = where_put(output_dir, weights)
-    keys = key, config.written("train.output_dir")
+    keys = key, config.user_key("train.output_dir")
     return find_weights(command, weights, output_dir, keys)
 
 
@@ -276,7 +276,7 @@ def _check_processes(config: RunConfig, command: Command) -> None:
         flag = "--predict" if command.predict else "--preview"
         raise UserError(f"{flag}: expected one process, got {world}")
     batch = 0 if command.eval_only else config.batch
-    keys = config.written("dataloader.train.total_batch_size"), config.written("train.device")
+    keys = config.user_key("dataloader.train.total_batch_size"), config.user_key("train.device")
     run_checks.check_batch(batch, config.train.device, world, keys)
     if command.preview is not None and command.preview < 1:
         raise UserError(f"--preview: expected at least 1, got {command.preview}")
@@ -293,7 +293,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     try:
         interface_of(plan.model).check_parts()
     except ValueError as error:
-        raise UserError(f"{config.written('model')}: {error}") from error
+        raise UserError(f"{config.user_key('model')}: {error}") from error
     config.check_parts(plan.model, trains=plan.command.trains)
 
 
@@ -344,7 +344,7 @@ def _try_weights(plan: Plan) -> None:
         config = plan.config
         optimizer = config.optimizer(plan.model)
         scheduler = config.scheduler(optimizer)
-        key = config.written("train.init_checkpoint")
+        key = config.user_key("train.init_checkpoint")
         check_states(plan.weights, optimizer, scheduler, key, scales=plan.dtype == "float16")
 
 
@@ -352,7 +352,7 @@ def _check_end(plan: Plan) -> None:
     """Raise UserError if the checkpoint to resume has more iterations than the run."""
     config, iterations = plan.config, plan.weights.next_iteration
     (length, *_), fixed = config.schedule()
-    names, key = config.names("train"), config.written("train.max_iter")
+    names, key = config.names("train"), config.user_key("train.max_iter")
     if "max_iter" not in fixed and config.batch and names:
         num_images = 1  # the number matters only for a length in epochs
         if config.train.get("epochs", 0):
@@ -365,5 +365,5 @@ def _check_end(plan: Plan) -> None:
             f"{key}: expected at least {iterations}, the iterations of {plan.weights.path}, to "
             f"resume, got {length}; raise {key}, evaluate the checkpoint with --eval-only, or "
             "start again with --overwrite or with another "
-            f"{config.written('train.output_dir')}=FOLDER"
+            f"{config.user_key('train.output_dir')}=FOLDER"
         )

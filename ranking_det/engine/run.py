@@ -171,7 +171,7 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
     config, command = plan.config, plan.command
     if comm.is_main_process():
         if not (command.resume or command.overwrite):
-            check_still_no_training(plan.output_dir, config.written("train.output_dir"))
+            check_still_no_training(plan.output_dir, config.user_key("train.output_dir"))
         remove_partial(plan.output_dir)
     plan.write_data()
     set_up(plan)
@@ -356,7 +356,7 @@ def _check_batch_norm(plan: Plan, records: Records) -> None:
             inputs = plan.config.mapper("train")(smallest)
         except UserError:  # an unreadable image, which the training skips
             return
-    check_batch_norm(plan.model, inputs, plan.config.written("dataloader.train.total_batch_size"))
+    check_batch_norm(plan.model, inputs, plan.config.user_key("dataloader.train.total_batch_size"))
 
 
 def warn_of_other_inputs(plan: Plan) -> None:
@@ -386,6 +386,6 @@ def _warn_of_a_short_run(plan: Plan) -> None:
             "raise %s, or set %s=1000 or more",
             max_iter,
             max_iter / config.schedule()[0].epoch,
-            config.written("train.epochs"),
-            config.written("train.max_iter"),
+            config.user_key("train.epochs"),
+            config.user_key("train.max_iter"),
         )

@@ -76,7 +76,7 @@ def load_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> 
         overridden = {key for key, _ in yaml_config.split_overrides(overrides)}
         config = RunConfig(yaml_config.translate(cfg), overridden, cfg)
     for key in NUMBERS:
-        check_number(key, config.written(key), OmegaConf.select(config.nodes, key))
+        check_number(key, config.user_key(key), OmegaConf.select(config.nodes, key))
     return config
 
 
@@ -133,7 +133,7 @@ class RunConfig:
         """The settings of the run; a custom config may lack some of this project's keys."""
         return self.nodes.train
 
-    def written(self, key: str) -> str:
+    def user_key(self, key: str) -> str:
         """Return a config key as the user of this kind of config writes it.
 
         Args:
@@ -163,7 +163,7 @@ class RunConfig:
         Args:
             split: "train" or "test".
         """
-        return self.written(f"{self._source(split)}.names")
+        return self.user_key(f"{self._source(split)}.names")
 
     def names(self, split: str) -> list[str]:
         """Return the names of the data sets; empty if the loader is not built like the project's.
@@ -180,7 +180,8 @@ class RunConfig:
         An evaluator without a ``dataset_name`` evaluates all test sets. An evaluator with one
         evaluates only the loader's first test set; its name here is "" if it is unknown.
         """
-        return self.names("test") if self._evaluates_each else self.names("test")[:1] or [""]
+        names = self.names("test")
+        return names if self._evaluates_every_test_set else names[:1] or [""]
 
     def class_names(self) -> tuple[list[str] | None, list[int] | None]:
         """Return the class names and their category ids in the annotations; None if unknown."""
@@ -299,7 +300,7 @@ class RunConfig:
         options = dict(self.train.get("tta") or {})
         if not options.pop("enabled", False):
             return model
-        with named_refusals(self.written("train.tta")):
+        with named_refusals(self.user_key("train.tta")):
             return interface_of(model).augment_inference(**options)
 
     def records(self) -> Records | None:
@@ -382,7 +383,7 @@ class RunConfig:
             name: one of :meth:`test_sets`.
         """
         node = self._loader_node("test", blank=True)
-        if self._evaluates_each:
+        if self._evaluates_every_test_set:
             node["dataset"] = {**node["dataset"], "names": [name]}
         with _named_categories(self.names("test")):
             return self._build(node, "dataloader.test")
@@ -394,7 +395,7 @@ class RunConfig:
             name: one of :meth:`test_sets`.
         """
         node = self.nodes.dataloader.evaluator
-        if self._evaluates_each:
+        if self._evaluates_every_test_set:
             several = len(self.test_sets()) > 1
             # The file names say COCO or LVIS, but not the data set.
             folder = str(Path(node.output_dir, name)) if several else node.output_dir
@@ -432,8 +433,8 @@ class RunConfig:
                 self._check_loader(split, model)
             if trains:
                 optimizer = self.optimizer(model)
-                check_optimizer(optimizer, self.written("optimizer"))
-                key = self.written("lr_multiplier")
+                check_optimizer(optimizer, self.user_key("optimizer"))
+                key = self.user_key("lr_multiplier")
                 scheduler = self.scheduler(optimizer)
                 with named_refusals(key):
                     for factor in _factors(scheduler, self.train.max_iter):
@@ -448,12 +449,12 @@ class RunConfig:
         if not {"dataset", "mapper"} <= node.keys():
             return
         mapper = self.mapper(split)
-        with named_refusals(self.written(f"dataloader.{split}.mapper")):
+        with named_refusals(self.user_key(f"dataloader.{split}.mapper")):
             channels = mapper.try_blank()
         mean = dict(model.named_buffers()).get("pixel_mean")
         if mean is not None and channels not in (None, mean.numel()):
             raise UserError(
-                f"{self.written('model')}: expected a pixel_mean of {channels} numbers, one for "
+                f"{self.user_key('model')}: expected a pixel_mean of {channels} numbers, one for "
                 f"each channel of the images, got {mean.numel()}"
             )
         blank = {"file_name": "", "height": 480, "width": 640, "image_id": 0, "annotations": []}
@@ -463,7 +464,7 @@ class RunConfig:
         """Build the optimizer of a model.
 
         Args:
-            model: its parameters are optimised.
+            model: its parameters are optimized.
 
         Raises:
             UserError: the optimizer cannot be built, or the config builds something else.
@@ -519,7 +520,7 @@ class RunConfig:
         return not getattr(target, "__module__", "").startswith("ranking_det.")
 
     @property
-    def _evaluates_each(self) -> bool:
+    def _evaluates_every_test_set(self) -> bool:
         node = self.nodes.dataloader.evaluator
         return isinstance(node, DictConfig) and OmegaConf.is_missing(node, "dataset_name")
 
@@ -529,8 +530,8 @@ class RunConfig:
         return node | {"mapper": self.mapper(split, **options)} if "mapper" in node else node
 
     def _build(self, node: Any, key: str) -> Any:
-        written = self.written(key)
-        with named_refusals(written, node if self.yaml is None else self.yaml.get(written)):
+        user_key = self.user_key(key)
+        with named_refusals(user_key, node if self.yaml is None else self.yaml.get(user_key)):
             try:
                 return instantiate(node)
             except CONSTRUCTION_ERRORS:
@@ -543,7 +544,7 @@ class RunConfig:
         if not isinstance(value, kinds):
             names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
             raise UserError(
-                f"{self.written(key)}: expected a function or class that gives a "
+                f"{self.user_key(key)}: expected a function or class that gives a "
                 f"{' or '.join(names)}, got a {type(value).__name__}"
             )
 
@@ -555,7 +556,7 @@ class RunConfig:
         return key
 
     def _is_overridden(self, key: str) -> bool:
-        return self.written(key) in self.overridden
+        return self.user_key(key) in self.overridden
 
     def _select(self, key: str) -> Any:
         return OmegaConf.select(self.nodes, key)
@@ -564,8 +565,8 @@ class RunConfig:
         """Change a value of the config; for a yaml config, change it there and translate again."""
         if self.yaml is None:
             OmegaConf.update(self.nodes, key, value)
-        elif self.written(key) != key or key in self.num_classes_keys:
-            yaml_config.set_value(self.yaml, self.written(key), value)
+        elif self.user_key(key) != key or key in self.num_classes_keys:
+            yaml_config.set_value(self.yaml, self.user_key(key), value)
             self.nodes = yaml_config.translate(self.yaml)
 
 

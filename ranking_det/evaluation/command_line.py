@@ -59,7 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
         meaning = f"maximum number of detections of {scope} per image (default: {limit})"
         command.add_argument("--max-dets", type=int, default=limit, metavar="N", help=meaning)
         for flag, meaning in (
-            ("--strict", "reject a ground truth with any object that would be left out or mended"),
+            (
+                "--strict",
+                "reject a ground truth with any object that would be left out or corrected",
+            ),
             ("--crowds-are-objects", "treat annotations with iscrowd 1 as objects"),
         ):
             command.add_argument(flag, action="store_true", help=meaning)

@@ -31,7 +31,7 @@ def read_ground_truth(
 
     Returns:
         The content, see :func:`complete_for_evaluation`, and a line for each kind of annotation
-        problem: entries that were converted, left out, cut, mended or noted.
+        problem: entries that were converted, left out, cut, corrected or noted.
 
     Raises:
         UserError: the file is missing, is not valid JSON, has too many faults, has no

@@ -1,4 +1,4 @@
-"""Optimal Localisation-Recall-Precision (oLRP) error: one number for the best score threshold.
+"""Optimal Localization-Recall-Precision (oLRP) error: one number for the best score threshold.
 
 K. Oksuz, B. C. Cam, E. Akbas, S. Kalkan: Localization Recall Precision (LRP), ECCV 2018.
 """

@@ -35,7 +35,7 @@ def carafe(features: Tensor, kernels: Tensor, kernel_size: int, group: int, scal
         features: (N, C, H, W) float.
         kernels: (N, g * k * k, s * H, s * W) float: for one group after another, the window row by
             row. The C/g consecutive channels of a group share a kernel. The kernels are not
-            normalised; they are converted to the features' dtype.
+            normalized; they are converted to the features' dtype.
         kernel_size: k, odd, >= 1.
         group: g, a divisor of C, >= 1.
         scale: s, >= 1.

@@ -86,7 +86,7 @@ class SoftNMS(nn.Module):
             the IoU is at least ``iou_thresh``. "gaussian": exp(-IoU^2 / sigma).
         iou_thresh: the threshold of the linear method, in [0, 1].
         sigma: the width of the Gaussian method, > 0.
-        min_score: detections with a lowered score of at most this are dropped, >= 0. For detectors
+        min_score: drop detections whose lowered score is at most this value, >= 0. For detectors
             with an IoU or centerness branch, scores are sqrt(class score x branch score).
 
     Raises:

@@ -12,7 +12,7 @@ Each function computes a scalar (or a named tuple of scalars) with gradient:
   :func:`group_negatives` or :func:`hardest_negatives`.
 - :func:`cross_entropy`, :func:`focal`, :func:`quality_focal` and :func:`varifocal`: classification
   baselines that do not rank.
-- :func:`dice_errors` and :func:`mask_cross_entropies`: localisation errors of masks.
+- :func:`dice_errors` and :func:`mask_cross_entropies`: localization errors of masks.
 
 ``docs/losses.md`` shows how to use them in your own detector. :mod:`ranking_det.criteria` wraps
 them into the objects that the detectors of this project call.

@@ -1,4 +1,4 @@
-"""Average Localisation-Recall-Precision (aLRP) Loss (Oksuz et al., NeurIPS 2020)."""
+"""Average Localization-Recall-Precision (aLRP) Loss (Oksuz et al., NeurIPS 2020)."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,12 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_per_positive, check_ranking
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ramps import Ramps
 from ranking_det.losses.kernels.ranked_logits import gather_ranked_logits
@@ -34,16 +39,16 @@ def alrp_loss(
     delta: float = 1.0,
     group: dist.ProcessGroup | None = None,
 ) -> ALRPLosses:
-    """Minimise the average localisation-recall-precision error (aLRP Loss).
+    """Minimize the average localization-recall-precision error (aLRP Loss).
 
     The error of a positive i is (FP(i) + sum of E_j over i and the positives j above it) / rank(i),
-    where FP(i) counts the negatives above i, E_j are localisation errors, and rank(i) counts i and
+    where FP(i) counts the negatives above i, E_j are localization errors, and rank(i) counts i and
     all entries above it. The loss is the mean over the positives (Oksuz et al., NeurIPS 2020).
 
     The classification part is the mean of FP(i) / rank(i). It trains the logits by the paper's
     error-driven update: a positive i with FP(i) > 1e-5 receives -(FP(i) + sum of E_j over the
-    positives j above it) / rank(i) / P, and the negatives above it receive the opposite, shared in
-    proportion to H(s_n - s_i). The localisation part is the mean of the remaining term. It trains
+    positives j above it) / rank(i) / P. The negatives above it receive the opposite, shared in
+    proportion to H(s_n - s_i). The localization part is the mean of the remaining term. It trains
     the boxes, most strongly the boxes with high logits.
 
     O(M log P) time and O(M) memory.
@@ -95,8 +100,10 @@ def alrp_loss(
             precision_error = (false_positives / rank).mean()
     if ranked is None:
         return ALRPLosses(zero_loss(logits), zero_loss(localization_errors))
-    classification = Part(precision_error.to(logit_gradient.dtype), logit_gradient)
-    localization = Part(localization_value.to(logit_gradient.dtype), error_gradient[ranked.local])
+    classification = LossTerm(precision_error.to(logit_gradient.dtype), logit_gradient)
+    localization = LossTerm(
+        localization_value.to(logit_gradient.dtype), error_gradient[ranked.local]
+    )
     return ALRPLosses(
         *attach_gradients(logits, classification),
         *attach_gradients(localization_errors, localization),
@@ -106,7 +113,7 @@ def alrp_loss(
 def inverse_ranks_below(scores: Tensor, rank: Tensor, delta: float) -> Tensor:
     """Sum H(s_k - s_i) / rank(i) over the positives i, for every positive k.
 
-    This is the weight of each positive's localisation error in aLRP Loss.
+    This is the weight of each positive's localization error in aLRP Loss.
 
     Args:
         scores: (P,) float64, the logits of the positives, finite; P > 0.

@@ -9,7 +9,12 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ranking_det.checks import check_at_least, check_choice, check_ranking
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
@@ -29,7 +34,7 @@ def ap_loss(
     max_negatives: int | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Minimise 1 - average precision (AP) of the ranking, with smoothed ranks.
+    """Minimize 1 - average precision (AP) of the ranking, with smoothed ranks.
 
     With d = s_n - s_i, the error of a positive i is the sum of D(d) over the negatives n, divided
     by a balance constant (eq. 8). The loss is the mean error, which for the default balance is the
@@ -96,8 +101,8 @@ def ap_loss(
             value = lowest.mean()
             if isinstance(sums, SigmoidSums) and distance == "cross_entropy":
                 value = (weights * sums.softplus).sum() / lam
-            part = Part(value.to(gradient.dtype), gradient, ranked.indices)
-    return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
+            term = LossTerm(value.to(gradient.dtype), gradient, ranked.indices)
+    return zero_loss(logits) if ranked is None else attach_gradients(logits, term)[0]
 
 
 def _count_above(ranked: RankedLogits, margin: float) -> Tensor:

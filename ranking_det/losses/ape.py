@@ -11,7 +11,12 @@ from torch import Tensor
 
 from ranking_det.checks import check_at_least, check_choice, check_ranking, check_that
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
 from ranking_det.losses.kernels.sigmoid_sums import SigmoidSums
 
@@ -81,19 +86,19 @@ def ape_loss(
         ranked = gather_ranked_logits(logits, positives, [quality], max_negatives=max_negatives)
         if ranked is not None:
             sums = SigmoidSums(ranked, lam, cutoff, saturate)
-            share, visible, softplus, trained = _between_positives(sums, ranked, count_self)
+            share, visible, softplus, trained = _sum_over_positive_pairs(sums, ranked, count_self)
             weights = share * ranked.columns[0] if weight_by_quality else share
             active = (sums.visible + visible > 0).sum().clamp_min(1)
             weights = weights / (active if normalizer == "active" else len(weights))
             value = weights @ (sums.softplus + softplus) / lam
-            pushed = _push_positives(sums, ranked, weights)
+            pushed = _gradient_at_positives(sums, ranked, weights)
             pulled = weights * (sums.trained + trained)
             gradient = sums.gradient(weights, pushed - pulled)
-            part = Part(value.to(gradient.dtype), gradient, ranked.indices)
-    return zero_loss(logits) if ranked is None else attach_gradients(logits, part)[0]
+            term = LossTerm(value.to(gradient.dtype), gradient, ranked.indices)
+    return zero_loss(logits) if ranked is None else attach_gradients(logits, term)[0]
 
 
-def _between_positives(
+def _sum_over_positive_pairs(
     sums: SigmoidSums, ranked: RankedLogits, count_self: bool
 ) -> Iterator[Tensor]:
     """Sum over the pairs of positives: for each positive u, over the positives v, (P,) each.
@@ -120,7 +125,7 @@ def _between_positives(
     return map(torch.cat, zip(*blocks, strict=True))
 
 
-def _push_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
+def _gradient_at_positives(sums: SigmoidSums, ranked: RankedLogits, weights: Tensor) -> Tensor:
     """Sum weights_u sigmoid(lam d_vu) over the u with v in A_u, for every positive v; (P,)."""
     (quality,), received = ranked.columns, torch.zeros_like(weights)
     for rows in sums.row_blocks():

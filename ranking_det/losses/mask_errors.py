@@ -34,7 +34,7 @@ def dice_errors(logits: Tensor, masks: Tensor) -> Tensor:
         >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
         True
     """
-    logits, t = _widen(logits, masks)
+    logits, t = _flatten_masks(logits, masks)
     p = logits.sigmoid()
     overlap = (p * t).sum(1)
     return 1 - 2 * overlap / (p.square().sum(1) + t.square().sum(1) + constants.DICE_EPSILON)
@@ -56,12 +56,12 @@ def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
         ValueError: if the shapes are not as described.
     """
     entropies = functional.binary_cross_entropy_with_logits(
-        *_widen(logits, masks), reduction="none"
+        *_flatten_masks(logits, masks), reduction="none"
     )
     return entropies.mean(1)
 
 
-def _widen(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def _flatten_masks(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Check logits and masks, and flatten each mask: (Q, h w), in float32 or better."""
     check_masks(logits, masks)
     dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -12,7 +12,12 @@ from torch import distributed as dist
 
 from ranking_det.checks import check_ranking
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.interval_sums import IntervalSums
 from ranking_det.losses.kernels.ramps import step
 from ranking_det.losses.kernels.ranked_logits import RankedLogits, gather_ranked_logits
@@ -38,7 +43,7 @@ def rank_sort_loss(
     delta: float = 0.5,
     group: dist.ProcessGroup | None = None,
 ) -> RankSortLosses:
-    """Rank positives above negatives and sort the positives by their localisation quality.
+    """Rank positives above negatives and sort the positives by their localization quality.
 
     The ranking error of a positive i is FP(i) / rank(i): the number of negatives above i divided by
     the number of all entries above i, including i itself. Its sorting error is the mean of
@@ -81,13 +86,13 @@ def rank_sort_loss(
     check_ranking(logits, positives, delta, quality=quality)
     with exact_arithmetic(logits):
         ranked = gather_ranked_logits(logits, positives, [quality], group)
-        parts = [] if ranked is None else _parts(ranked, positives, delta)
-    if not parts:
+        terms = [] if ranked is None else _ranking_and_sorting(ranked, positives, delta)
+    if not terms:
         return RankSortLosses(zero_loss(logits), zero_loss(logits))
-    return RankSortLosses(*attach_gradients(logits, *parts))
+    return RankSortLosses(*attach_gradients(logits, *terms))
 
 
-def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
+def _ranking_and_sorting(ranked: RankedLogits, positives: Tensor, delta: float) -> list[LossTerm]:
     """Compute the value and the gradient of both parts; the ranking part comes first."""
     (quality,), count = ranked.columns, len(ranked.scores)
     sums = IntervalSums(ranked, delta)
@@ -102,8 +107,8 @@ def _parts(ranked: RankedLogits, positives: Tensor, delta: float) -> list[Part]:
     sorting, received = _sorting(ranked.scores, quality, true_rank, error, delta)
     sparse = ((received - sorting) / count)[ranked.local]
     return [
-        Part(ranking.mean().to(dense.dtype), dense),
-        Part(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
+        LossTerm(ranking.mean().to(dense.dtype), dense),
+        LossTerm(sorting.mean().to(dense.dtype), sparse.to(dense.dtype), positives),
     ]
 
 
@@ -138,5 +143,5 @@ def _sorting(
             misranked_rank <= constants.RANK_SORT_EPSILON, 0
         )
         received[start:] += share @ misranked
-    back = torch.argsort(order)
-    return sorting[back], received[back]
+    inverse_order = torch.argsort(order)
+    return sorting[inverse_order], received[inverse_order]

@@ -19,7 +19,12 @@ from ranking_det.checks import (
 )
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels import constants
-from ranking_det.losses.kernels.gradients import Part, attach_gradients, exact_arithmetic, zero_loss
+from ranking_det.losses.kernels.gradients import (
+    LossTerm,
+    attach_gradients,
+    exact_arithmetic,
+    zero_loss,
+)
 from ranking_det.losses.kernels.ranked_groups import bin_negatives, rank_groups
 from ranking_det.row_blocks import blocks
 
@@ -53,7 +58,7 @@ def global_ranking_loss(
         0.814852
     """
     check_vector("foreground", foreground)
-    check_vector("background", background, like=foreground)
+    check_vector("background", background, reference=foreground)
     check_choice("distance", distance, DISTANCES)
     all_logits = torch.cat([foreground, background])
     if len(foreground) == 0 or len(background) == 0:
@@ -63,8 +68,8 @@ def global_ranking_loss(
         low, high = background.detach().to(dtype), foreground.detach().to(dtype)
         group = torch.zeros_like(high, dtype=torch.int64)
         value, at_high, at_low = rank_groups(high, group, low[None], distance, reweight)
-        part = Part(value[0], torch.cat([at_high, at_low[0]]))
-    return attach_gradients(all_logits, part)[0]
+        term = LossTerm(value[0], torch.cat([at_high, at_low[0]]))
+    return attach_gradients(all_logits, term)[0]
 
 
 def class_specific_ranking_loss(
@@ -134,7 +139,7 @@ def class_specific_ranking_loss(
         value = gradient.new_zeros(())
         for pairs in blocks(len(layout.key), layout.longest, constants.ELEMENTS):
             value += _rank_pairs(scores.detach(), labels, layout, pairs, ranking, gradient)
-    return attach_gradients(flat, Part(value, gradient))[0]
+    return attach_gradients(flat, LossTerm(value, gradient))[0]
 
 
 def iou_guided_ranking_loss(
@@ -203,9 +208,9 @@ def iou_guided_ranking_loss(
             counts = f.new_zeros(num_images).index_add_(0, image, starts.to(dtype))
             weights = weights / counts[image].clamp_min(1)
         value, *gradients = _visit_pairs(f, s, first, last, weights, alpha, iou_gradient)
-        back = torch.argsort(order)
-        part = Part(value, torch.cat([gradient[back] for gradient in gradients]))
-    return attach_gradients(inputs, part)[0]
+        inverse_order = torch.argsort(order)
+        term = LossTerm(value, torch.cat([gradient[inverse_order] for gradient in gradients]))
+    return attach_gradients(inputs, term)[0]
 
 
 class _Ranking(NamedTuple):
@@ -272,13 +277,13 @@ def _rank_pairs(
     key, starts = layout.key[pairs], layout.starts[pairs.start : pairs.stop + 1]
     image, label = key // num_classes, (key % num_classes)[:, None]
     rows = layout.bounds[image, None] + torch.arange(layout.longest, device=key.device)
-    outside = rows >= layout.bounds[image + 1, None]
+    excluded = rows >= layout.bounds[image + 1, None]
     rows.clamp_(max=num_rows - 1)
     row_labels = labels[rows]
-    outside |= (row_labels == label) | (row_labels == IGNORE)
+    excluded |= (row_labels == label) | (row_labels == IGNORE)
     entries = rows.mul_(num_classes).add_(label)
     flat = scores.reshape(-1)
-    low = flat[entries].to(gradient.dtype).masked_fill_(outside, -torch.inf)
+    low = flat[entries].to(gradient.dtype).masked_fill_(excluded, -torch.inf)
 
     positives = layout.positives[starts[0] : starts[-1]]
     group = layout.pair[starts[0] : starts[-1]] - pairs.start
@@ -334,11 +339,11 @@ def _visit_pairs(
     largest = int((last - first).max())
     for rows in blocks(len(f), largest, constants.PAIRS):
         columns = first[rows, None] + torch.arange(largest, device=f.device)
-        outside = columns >= last[rows, None]
+        excluded = columns >= last[rows, None]
         columns.clamp_(max=len(f) - 1)
         df, ds = f[rows, None] - f[columns], s[rows, None] - s[columns]
         loss = (-alpha * df * ds).clamp_(max=constants.MAX_EXPONENT).exp_()
-        loss.mul_(weights[rows, None]).masked_fill_(outside, 0)
+        loss.mul_(weights[rows, None]).masked_fill_(excluded, 0)
         # Each pair was visited in both orders, and each positive with itself, where l = 1.
         value += (loss.sum() - weights[rows].sum()) / 2
         at_f[rows] = -alpha * (loss * ds).sum(1)

@@ -101,10 +101,10 @@ class AnchorCandidates:
             detached = Predictions(logits.detach(), boxes)
         gt_boxes = [instances.gt_boxes.tensor for instances in gt_instances]
         gt_classes = [instances.gt_classes for instances in gt_instances]
-        valid = self.valid(images, predictions.logits, anchors)
+        valid = self.valid_anchors(images, predictions.logits, anchors)
         return logits, outputs, self.assigner(anchors, gt_boxes, gt_classes, valid, detached)
 
-    def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
+    def valid_anchors(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Find the anchors to assign: those outside the padding of the batch.
 
         Args:

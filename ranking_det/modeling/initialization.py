@@ -1,4 +1,4 @@
-"""Bias initialisation of the last layers of heads."""
+"""Bias initialization of the last layers of heads."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Positives(NamedTuple):
     index: Tensor
     """(P_i,) int64, the index of the image's object that each is matched to."""
     are_points: bool = False
-    """True if only the centres of the boxes are meaningful."""
+    """True if only the centers of the boxes are meaningful."""
     description: str = "the anchors matched to it"
     """A phrase for the positives of an object, for the object's caption."""
     task: str = "find"

@@ -70,7 +70,7 @@ def keep_best(
     raw = raw._replace(boxes=visible.tensor)
     if min_side is not None:
         # Boxes outside the image are empty after clipping, and NMS would keep all of them.
-        inside = visible.nonempty(threshold=min_side)
-        raw = RawDetections(*(field[inside] for field in raw))
+        is_large_enough = visible.nonempty(threshold=min_side)
+        raw = RawDetections(*(field[is_large_enough] for field in raw))
     index, scores, boxes = suppression(*raw, max_detections)
     return RawDetections(boxes, scores, raw.classes[index])

@@ -56,7 +56,7 @@ def plot_curves(metrics: str | Path, picture: str | Path) -> None:
     _panel(axes[0, 0], records, {name: name for name in losses}, "losses")
     overlaps = {"mean_iou": "IoU of positives with their objects"}
     overlaps["mean_dice"] = "Dice coefficient of positives with their objects"
-    _panel(axes[0, 1], records, overlaps, "localisation")
+    _panel(axes[0, 1], records, overlaps, "localization")
     _panel(axes[1, 0], records, {"lr": "learning rate"}, "schedule")
     accuracies = {f"bbox/{name}": name for name in ("AP", "AP50", "AP75")}
     _panel(axes[1, 1], records, accuracies, "validation, box AP in percent")

@@ -78,10 +78,10 @@ def class_name(classes: Sequence[str] | None, index: int) -> str:
 
 
 class _Canvas(Visualizer):
-    """Detectron2's visualizer, which also accepts colours that rounding has raised above 1."""
+    """Detectron2's visualizer, which also accepts colors that rounding has raised above 1."""
 
     def draw_text(self, text: str, position: Any, *, color: Any = "g", **options: Any) -> Any:
-        # Before Python 3.11 colorsys returns such colours, and matplotlib rejects them.
+        # Before Python 3.11 colorsys returns such colors, and matplotlib rejects them.
         color = color if isinstance(color, str) else tuple(np.clip(color, 0, 1))
         return super().draw_text(text, position, color=color, **options)
 

@@ -36,7 +36,7 @@ class DrawnPositives(NamedTuple):
         objects: (P,) int64, the index of the object to which each is matched.
         description: what the positives of an object are, such as "the anchors matched to it".
         task: what they are trained to do with an object, "find" or "propose".
-        are_points: whether only the centres of the boxes are meaningful. The boxes are not drawn
+        are_points: whether only the centers of the boxes are meaningful. The boxes are not drawn
             then.
     """
 
@@ -58,7 +58,7 @@ def draw_preview(
 ) -> None:
     """Draw the objects of a training image and the positives that are matched to them.
 
-    Each object gets its box, its class and the number of its positives, which have the colour of
+    Each object gets its box, its class and the number of its positives, which have the color of
     its label. An object without a positive is red.
 
     Args:
@@ -80,8 +80,8 @@ def draw_preview(
         counts, missed = numbers, numbers.count(0)
         title += f", {_plural(sum(numbers), 'positive')}"
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
-        centers = "" if positives.are_points else " and their centres"
-        caption += f"    in its label's colour: {positives.description} (its positives){centers}"
+        centers = "" if positives.are_points else " and their centers"
+        caption += f"    in its label's color: {positives.description} (its positives){centers}"
         caption += "\nred box: object without a positive, which the model is not trained to "
         caption += positives.task
     for i, box in enumerate(boxes.tolist()):
@@ -93,11 +93,13 @@ def draw_preview(
 def _canvas(height: int, width: int) -> tuple[Figure, Axes]:
     """Make a figure for the image, enlarged if it is small, with margins for text."""
     scale = max(1.0, LONG_SIDE / max(height, width))
-    image_height, side = height * scale, max(width * scale, 640)
-    side, total = side + SIDE_MARGIN, image_height + 2 * MARGIN
-    figure = Figure(figsize=(side / DPI, total / DPI))
-    left = (1 - width * scale / side) / 2
-    axis = figure.add_axes((left, MARGIN / total, width * scale / side, image_height / total))
+    image_height, full_width = height * scale, max(width * scale, 640)
+    full_width, full_height = full_width + SIDE_MARGIN, image_height + 2 * MARGIN
+    figure = Figure(figsize=(full_width / DPI, full_height / DPI))
+    left = (1 - width * scale / full_width) / 2
+    axis = figure.add_axes(
+        (left, MARGIN / full_height, width * scale / full_width, image_height / full_height)
+    )
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
     axis.axis("off")
@@ -110,7 +112,7 @@ def _write_around(figure: Figure, title: str, caption: str) -> None:
 
 
 def _draw_positives(axis: Axes, positives: DrawnPositives) -> None:
-    """Draw anchors as thin boxes, fainter the more there are, and their centres as dots."""
+    """Draw anchors as thin boxes, fainter the more there are, and their centers as dots."""
     boxes = positives.boxes
     colors = np.array([_color(int(i)) for i in positives.objects])
     if not positives.are_points:
@@ -131,17 +133,21 @@ def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int
     outline = [withStroke(linewidth=halo, foreground="black")]
     axis.add_patch(frame).set(path_effects=outline, clip_on=False, zorder=layer)
     label = name if count is None else f"{name}: {_plural(count, 'positive')}"
-    x, side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
+    x, alignment_side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
     vertical = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
     font = {"color": "white", "weight": "bold"} if missed else {"color": "black"}
-    back = {"facecolor": WARNING if missed else _color(index), "edgecolor": "black", "pad": 1.5}
-    alignment = {"ha": side, "va": vertical, "zorder": layer + 1}
-    axis.text(x, y1, label, fontsize=9, bbox=back, **alignment, **font)
+    label_box = {
+        "facecolor": WARNING if missed else _color(index),
+        "edgecolor": "black",
+        "pad": 1.5,
+    }
+    alignment = {"ha": alignment_side, "va": vertical, "zorder": layer + 1}
+    axis.text(x, y1, label, fontsize=9, bbox=label_box, **alignment, **font)
 
 
 def _color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

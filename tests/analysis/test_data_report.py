@@ -38,7 +38,7 @@ def test_the_report_on_a_folder_counts_images_objects_and_faults(tmp_path, capsy
     assert (train["images"], train["objects"], val["objects"]) == (3, 5, 6)
     counts = {row["name"]: (row["objects"], row["images"]) for row in train["classes"]}
     assert counts == {"cat": (3, 3), "dog": (2, 2)}
-    assert train["sizes"]["most"] == pytest.approx((64 * 48) ** 0.5)
+    assert train["sizes"]["maximum"] == pytest.approx((64 * 48) ** 0.5)
     assert numbers["positives"] is None and "--config-file" in numbers["positives_note"]
     assert page.count("<img ") == 6 and "The train images" in page
     with (tmp_path / "out" / "data_faults.csv").open() as file:
@@ -105,7 +105,7 @@ def test_a_config_adds_counts_of_objects_without_a_positive(tmp_path, capsys):
     assert [part["width"] for part in positives["inputs"]] == [64, 96, 128, 192, 256]
     shares = [part["missed"] / 2 for part in positives["inputs"]]
     assert shares[0] > 0 and "The model gets no training signal from them" in page
-    assert numbers["splits"]["train"]["input_sizes"]["most"] == pytest.approx(2 * 450**0.5)
+    assert numbers["splits"]["train"]["input_sizes"]["maximum"] == pytest.approx(2 * 450**0.5)
     assert any(line.startswith("At 128 × 96 px") for line in numbers["advice"])
     # A second run replaces the page of the first.
     describe(root, "--split", "val", output=tmp_path / "out")

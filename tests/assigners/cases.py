@@ -4,7 +4,7 @@ import torch
 
 
 def grid(size, stride, scales=(4.0,), jitter=None):
-    """Make square anchors on a grid; jitter moves the centres, so that all distances differ."""
+    """Make square anchors on a grid; jitter moves the centers, so that all distances differ."""
     steps = torch.arange(stride / 2, size, stride, dtype=torch.float64)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)

@@ -65,7 +65,7 @@ def atss(levels, objects, valid, topk):
 
 
 def fcos(levels, objects, valid, radius, ranges):
-    """FCOS (Tian et al., ICCV 2019, section 3) with centre sampling: the object per location."""
+    """FCOS (Tian et al., ICCV 2019, section 3) with center sampling: the object per location."""
     limits, result, r = (0.0, *ranges, math.inf), [], 0
     for number, level in enumerate(levels):
         for anchor in level:
@@ -87,7 +87,7 @@ def fcos(levels, objects, valid, radius, ranges):
 
 
 def mixture(values, reg_covar=1e-6):
-    """Fit two Gaussians with scikit-learn, initialised as in PAA."""
+    """Fit two Gaussians with scikit-learn, initialized as in PAA."""
     column = np.asarray(values, dtype=np.float64)[:, None]
     return GaussianMixture(
         2,

@@ -66,13 +66,13 @@ def test_center_sampling_radius_is_in_strides_and_clipped_to_the_box():
 
 def test_a_location_on_a_box_edge_is_not_positive():
     assert not (label_one_level([28, 0, 36, 64], radius=0.0) == 0).any()
-    # The locations at 20 and 44 pixels are exactly 1.5 strides from the centre.
+    # The locations at 20 and 44 pixels are exactly 1.5 strides from the center.
     assert (label_one_level([0, 0, 64, 64], radius=1.5) == 0).sum() == 4
     assert (label_one_level([0, 0, 64, 64], radius=1.51) == 0).sum() == 16
 
 
 def test_a_distance_on_the_border_of_two_ranges_belongs_to_the_lower_level():
-    # Every level has one location, at the centre of the box, (64, 64).
+    # Every level has one location, at the center of the box, (64, 64).
     level = torch.tensor([[0.0, 0.0, 128.0, 128.0]])
     for size, chosen in ((63.9, 0), (64.0, 0), (64.1, 1), (128.0, 1), (128.1, 2)):
         box = torch.tensor([[64 - size, 64 - size, 64 + size, 64 + size]])

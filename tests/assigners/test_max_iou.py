@@ -135,7 +135,7 @@ def test_the_error_names_the_wrong_threshold():
 
 
 def test_a_low_quality_match_needs_the_minimum_iou():
-    """Below the minimum IoU, the anchor is labelled as without low-quality matches."""
+    """Below the minimum IoU, the anchor is labeled as without low-quality matches."""
     anchors = [torch.tensor([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]])]
     objects = torch.tensor([[0.0, 0.0, 10.0, 4.0], [20.0, 0.0, 30.0, 2.0]])  # IoU .4 and .2
     result = MaxIoU(0.7, 0.3, low_quality_iou=0.3)(

@@ -260,7 +260,7 @@ def test_a_diverged_model_raises_no_error(assigner, non_finite):
     assert not (result.labels >= 0).any() or not torch.isnan(torch.tensor(non_finite))
 
 
-def test_an_anchor_with_a_nan_score_does_not_affect_the_normalisation():
+def test_an_anchor_with_a_nan_score_does_not_affect_the_normalization():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(5, 1)
     logits = torch.tensor([[torch.nan], [0.0], [0.5], [1.0], [9.0]])
     decoded = box.clone()
@@ -271,7 +271,7 @@ def test_an_anchor_with_a_nan_score_does_not_affect_the_normalisation():
     assert 1 < costs[2] < 2
 
 
-def test_equal_scores_are_normalised_to_0():
+def test_equal_scores_are_normalized_to_0():
     box = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).repeat(4, 1)
     arguments = Predictions(torch.zeros(4, 1), box), compete_for_one_object(box)
     assert NormalizedPAA().costs(*arguments).tolist() == [2.0] * 4

@@ -52,7 +52,7 @@ def build_model(cfg, device_of_large_parts="cpu"):
                     _shared[key] = instantiate(node)
             OmegaConf.update(cfg.model, part, _shared[key])
     model = instantiate(cfg.model).train()
-    model.zero_grad()  # of the test before
+    model.zero_grad()  # gradients of an earlier test, which shares the backbone
     return model
 
 

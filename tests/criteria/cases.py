@@ -60,7 +60,7 @@ CRITERIA = {
 LABELS = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, 1, IGNORE, 2])
 
 
-def make(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
+def make_candidates(labels, num_classes=4, seed=0, dtype=torch.float32, num_images=2):
     """Make candidates with leaf logits and box outputs; a box is its anchor plus its outputs."""
     generator = torch.Generator().manual_seed(seed)
     rows = len(labels)
@@ -93,7 +93,7 @@ def make_masks(index, size=4, seed=0):
     return MaskTargets(logits, masks, torch.tensor(index, dtype=torch.int64))
 
 
-def change(candidates, **fields):
+def replace_fields(candidates, **fields):
     """Copy candidates with some fields or box targets replaced (``decoded``: the decoded boxes)."""
     names = {"outputs": "outputs", "decoded": "boxes", "anchors": "anchors", "gt_boxes": "gt_boxes"}
     box_fields = {name: fields.pop(key) for key, name in names.items() if key in fields}

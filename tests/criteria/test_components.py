@@ -18,17 +18,17 @@ from ranking_det.criteria import (
     ValueBalance,
 )
 from ranking_det.labels import BACKGROUND, IGNORE
-from tests.criteria.cases import LABELS, change, gradients, make, rank_sort
+from tests.criteria.cases import LABELS, gradients, make_candidates, rank_sort, replace_fields
 
 
 def candidates_with(positives):
     """Make candidates with this number of positives, two negatives and one ignored row."""
-    return make(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
+    return make_candidates(torch.tensor([0] * positives + [BACKGROUND, BACKGROUND, IGNORE]))
 
 
 @pytest.mark.parametrize("weight", [UniformWeight, ScoreWeight, IoUWeight, CenternessWeight])
 def test_instance_weights_are_detached_and_in_range(weight):
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     weights = weight()(candidates)
     assert weights.shape == (4,) and not weights.requires_grad
     assert (weights >= 0).all() and (weights <= 1).all()
@@ -37,16 +37,16 @@ def test_instance_weights_are_detached_and_in_range(weight):
 
 
 def test_the_score_weight_is_the_highest_score_or_the_score_of_the_objects_class():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     scores = candidates.logits.detach().sigmoid()[LABELS >= 0]
     torch.testing.assert_close(ScoreWeight()(candidates), scores.amax(dim=1))
     class_scores = scores[torch.arange(4), LABELS[LABELS >= 0]]
-    torch.testing.assert_close(ScoreWeight(own_class=True)(candidates), class_scores)
+    torch.testing.assert_close(ScoreWeight(target_class=True)(candidates), class_scores)
     assert (class_scores < scores.amax(dim=1)).any()
 
 
 def balance_factor(balance, task_loss, loss):
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     losses = torch.tensor(task_loss), torch.tensor(loss)
     return balance(*losses, candidates, candidates.boxes.outputs)
 
@@ -76,13 +76,13 @@ def test_the_positive_count_without_momentum_is_that_of_the_current_step():
 def test_the_candidate_count_excludes_ignored_rows_and_is_at_least_one():
     assert CandidateCount()(candidates_with(5)) == 7
     only_ignored = torch.tensor([IGNORE])
-    assert CandidateCount()(make(only_ignored)) == 1
+    assert CandidateCount()(make_candidates(only_ignored)) == 1
 
 
 def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
-    candidates = make(torch.tensor([0]))
+    candidates = make_candidates(torch.tensor([0]))
     anchor = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
-    shifted = change(
+    shifted = replace_fields(
         candidates,
         anchors=anchor,
         gt_boxes=torch.tensor([[1.0, 2.0, 21.0, 22.0]]),
@@ -94,13 +94,13 @@ def test_smooth_l1_encodes_the_object_relative_to_the_anchor():
 
 
 def test_magnitude_balance_is_the_ratio_of_the_gradient_norms():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     criterion = rank_sort(balance=MagnitudeBalance())
     output, grad, box_grad = gradients(criterion, candidates)
     # The gradients of the balanced box loss and the ranking loss have the same norm.
     torch.testing.assert_close(box_grad.abs().sum(), grad.abs().sum(), rtol=1e-5, atol=0)
     with torch.no_grad():
-        assert criterion(make(LABELS)).metrics["box_balance"] == 1
+        assert criterion(make_candidates(LABELS)).metrics["box_balance"] == 1
 
 
 @pytest.mark.parametrize("period", [1, 2, 5])
@@ -153,14 +153,14 @@ def test_evaluation_mode_updates_neither_balance_nor_normalizer():
 def test_magnitude_balance_handles_gradients_that_underflow_in_float16():
     logits = torch.zeros(1, 4, dtype=torch.float16, requires_grad=True)
     outputs = torch.zeros(1, 4, requires_grad=True)
-    candidates = change(make(torch.tensor([0])), logits=logits, outputs=outputs)
+    candidates = replace_fields(make_candidates(torch.tensor([0])), logits=logits, outputs=outputs)
     task, box = (logits.float() * 2e-8).sum(), outputs.sum()
     ratio = MagnitudeBalance()(task, box, candidates, outputs)
     torch.testing.assert_close(ratio, torch.tensor(2e-8), rtol=1e-2, atol=0)
 
 
 def test_ranking_weights_agree_with_a_loop_over_the_definition():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
     for delta in (0.0, 1.5):
         weight = RankingWeight(delta)
@@ -184,9 +184,9 @@ def test_ranking_weights_agree_with_a_loop_over_the_definition():
         torch.testing.assert_close(weights, torch.tensor(expected))
 
 
-def test_centerness_is_one_at_the_centre_and_zero_outside():
-    candidates = make(torch.tensor([0, 0, 0]))
-    with_anchors = change(
+def test_centerness_is_one_at_the_center_and_zero_outside():
+    candidates = make_candidates(torch.tensor([0, 0, 0]))
+    with_anchors = replace_fields(
         candidates,
         anchors=torch.tensor([[4.0, 4, 6, 6], [0, 4, 5, 6], [-9, 0, -3, 2]]),
         gt_boxes=torch.tensor([[0.0, 0, 10, 10]] * 3),
@@ -205,14 +205,18 @@ def test_a_custom_loss_needs_only_forward():
             entries, positives = candidates.entries()
             return {"loss_cls": (self.margin - entries[positives]).clamp(min=0).sum()}
 
-    losses = Criterion(classification=Hinge(9.0))(make(LABELS)).losses
+    losses = Criterion(classification=Hinge(9.0))(make_candidates(LABELS)).losses
     assert list(losses) == ["loss_cls", "loss_box"] and losses["loss_cls"] > 0
 
 
 def test_an_option_can_be_changed_after_construction():
     loss, without_modulation = Focal(), Focal(gamma=0.0)
     loss.gamma = 0.0
-    assert torch.equal(loss(make(LABELS))["loss_cls"], without_modulation(make(LABELS))["loss_cls"])
+    assert torch.equal(
+        loss(make_candidates(LABELS))["loss_cls"],
+        without_modulation(make_candidates(LABELS))["loss_cls"],
+    )
     assert not torch.equal(
-        Focal()(make(LABELS))["loss_cls"], without_modulation(make(LABELS))["loss_cls"]
+        Focal()(make_candidates(LABELS))["loss_cls"],
+        without_modulation(make_candidates(LABELS))["loss_cls"],
     )

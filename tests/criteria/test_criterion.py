@@ -23,11 +23,19 @@ from ranking_det.criteria import (
 )
 from ranking_det.labels import BACKGROUND, IGNORE
 from ranking_det.losses import alrp_loss, rank_sort_loss
-from tests.criteria.cases import CRITERIA, LABELS, change, gradients, make, make_masks, rank_sort
+from tests.criteria.cases import (
+    CRITERIA,
+    LABELS,
+    gradients,
+    make_candidates,
+    make_masks,
+    rank_sort,
+    replace_fields,
+)
 
 
 def test_rank_sort_ranks_the_entries_in_row_major_order_without_ignored_rows():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     output, grad, _ = gradients(Criterion(classification=RankSort()), candidates)
     is_counted = LABELS != IGNORE
     logits = candidates.logits.detach()[is_counted].reshape(-1).requires_grad_()
@@ -43,19 +51,19 @@ def test_rank_sort_ranks_the_entries_in_row_major_order_without_ignored_rows():
 
 
 def test_the_box_loss_is_the_score_weighted_mean_giou_loss_balanced_to_the_task_loss():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     output, _, grad = gradients(Criterion(classification=RankSort()), candidates)
     weights = candidates.logits.detach()[LABELS >= 0].sigmoid().amax(dim=1)
     torch.testing.assert_close(output.weights, weights)
     torch.testing.assert_close(output.losses["loss_box"].detach(), output.task_loss)
-    same_candidates = make(LABELS)
+    same_candidates = make_candidates(LABELS)
     mean = (weights * GIoU()(same_candidates)).sum() / weights.sum()
     (output.task_loss / mean.detach() * mean).backward()
     torch.testing.assert_close(grad, same_candidates.boxes.outputs.grad)
 
 
 def test_the_task_loss_is_the_detached_sum_of_the_ranking_and_sorting_losses():
-    output = Criterion(classification=RankSort())(make(LABELS))
+    output = Criterion(classification=RankSort())(make_candidates(LABELS))
     parts = output.losses["loss_rank"] + output.losses["loss_sort"]
     torch.testing.assert_close(output.task_loss, parts.detach())
     assert not output.task_loss.requires_grad and not output.weights.requires_grad
@@ -66,7 +74,7 @@ def test_a_printed_criterion_shows_the_options_of_the_loss():
 
 
 def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
-    metrics = Criterion(classification=RankSort())(make(LABELS)).metrics
+    metrics = Criterion(classification=RankSort())(make_candidates(LABELS)).metrics
     assert metrics["num_positives"] == 2  # 4 in 2 images
     assert metrics["negatives_per_positive"] == (6 * 4 - 4) / 4
     assert 0 < metrics["mean_iou"] < 1
@@ -87,7 +95,7 @@ def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
     ],
 )
 def test_degenerate_steps_give_finite_losses_and_gradients(name, dtype, labels):
-    candidates = make(labels, dtype=dtype)
+    candidates = make_candidates(labels, dtype=dtype)
     output, grad, box_grad = gradients(CRITERIA[name](), candidates)
     assert all(loss.isfinite() and loss.dim() == 0 for loss in output.losses.values())
     assert grad is not None and grad.isfinite().all() and grad.dtype == dtype
@@ -96,8 +104,8 @@ def test_degenerate_steps_give_finite_losses_and_gradients(name, dtype, labels):
 
 
 def test_the_balance_is_finite_for_one_class_and_perfect_boxes():
-    candidates = make(torch.tensor([0, BACKGROUND]), num_classes=1)
-    perfect = change(candidates, gt_boxes=candidates.boxes.boxes.detach())
+    candidates = make_candidates(torch.tensor([0, BACKGROUND]), num_classes=1)
+    perfect = replace_fields(candidates, gt_boxes=candidates.boxes.boxes.detach())
     output = Criterion(classification=RankSort())(perfect)
     assert output.metrics["box_balance"].isfinite()
     assert output.losses["loss_box"] < 1e-5
@@ -105,9 +113,9 @@ def test_the_balance_is_finite_for_one_class_and_perfect_boxes():
 
 @pytest.mark.parametrize("name", ["rank_sort", "alrp", "ape", "rankdet", "focal"])
 def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_without_an_error(name):
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     boxes = candidates.boxes
-    diverged = change(
+    diverged = replace_fields(
         candidates, decoded=boxes.boxes * torch.nan, outputs=boxes.outputs * torch.nan
     )
     output = CRITERIA[name]()(diverged)
@@ -115,15 +123,15 @@ def test_a_diverged_box_makes_the_box_loss_infinite_or_nan_without_an_error(name
 
 
 def test_instance_weights_of_zero_give_a_box_loss_of_zero():
-    candidates = make(LABELS)
-    without_overlap = change(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
+    candidates = make_candidates(LABELS)
+    without_overlap = replace_fields(candidates, gt_boxes=candidates.boxes.gt_boxes + 1000)
     criterion = Criterion(classification=RankSort(), instance_weight=IoUWeight())
     output, _, grad = gradients(criterion, without_overlap)
     assert output.losses["loss_box"] == 0 and (grad == 0).all()
 
 
 def test_a_normalizer_divides_the_box_loss_by_its_count_times_the_mean_weight():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     criterion = Criterion(
         classification=Focal(),
         instance_weight=CenternessWeight(),
@@ -138,7 +146,7 @@ def test_a_normalizer_divides_the_box_loss_by_its_count_times_the_mean_weight():
 
 
 def changed_candidates(**fields):
-    return change(make(LABELS), **fields)
+    return replace_fields(make_candidates(LABELS), **fields)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,7 @@ def changed_candidates(**fields):
         (lambda: rank_sort(rank_scope="node"), "rank_scope: expected one of image, gpu, global"),
         (
             lambda: rank_sort(normalizer=PositiveCount()),
-            "normalizer: expected None because RankSort is already normalised, got PositiveCount",
+            "normalizer: expected None because RankSort is already normalized, got PositiveCount",
         ),
         (
             lambda: Criterion(classification=Focal()),
@@ -255,7 +263,7 @@ def changed_candidates(**fields):
             r"masks.index: expected indices of positives in \[0, 4\), got indices from 0 to 4",
         ),
         (
-            lambda: rank_sort(localization=MaskDice())(make(LABELS)),
+            lambda: rank_sort(localization=MaskDice())(make_candidates(LABELS)),
             "candidates.masks: expected the masks of the positives, got None",
         ),
         (
@@ -272,7 +280,7 @@ def changed_candidates(**fields):
             "branch_logits: expected a float tensor of shape .8,. on cpu, one entry per row, "
             "got .*.7,.",
         ),
-        (lambda: make(LABELS, num_classes=3), "labels: expected a class below 3"),
+        (lambda: make_candidates(LABELS, num_classes=3), "labels: expected a class below 3"),
     ],
 )
 def test_the_error_names_the_wrong_argument(build, message):
@@ -281,10 +289,10 @@ def test_the_error_names_the_wrong_argument(build, message):
 
 
 def test_the_alrp_criterion_equals_alrp_loss_with_the_giou_errors_of_the_boxes():
-    candidates = make(LABELS)
+    candidates = make_candidates(LABELS)
     criterion = ALRPCriterion(balance=ConstantBalance(3.0), tau=0.7)
     output, grad, box_grad = gradients(criterion, candidates)
-    same_candidates = make(LABELS)
+    same_candidates = make_candidates(LABELS)
     rows = (LABELS >= 0).nonzero().squeeze(1)
     errors = GIoU()(same_candidates) / (2 * 0.3)
     entries = same_candidates.logits.masked_fill((LABELS == IGNORE)[:, None], -torch.inf).reshape(
@@ -301,10 +309,10 @@ def test_the_alrp_criterion_equals_alrp_loss_with_the_giou_errors_of_the_boxes()
 @pytest.mark.parametrize("name", ["rank_sort", "ap", "alrp", "ape", "rankdet"])
 def test_rank_scope_image_averages_over_images_with_a_positive(name):
     labels = torch.tensor([0, BACKGROUND, 3, IGNORE, BACKGROUND, BACKGROUND, 1, BACKGROUND, 2])
-    candidates = make(labels, num_images=3)
+    candidates = make_candidates(labels, num_images=3)
     assert candidates.image.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # image 1 has no positive
     output = with_scope(CRITERIA[name], "image")(candidates)
-    same_candidates = make(labels, num_images=3)
+    same_candidates = make_candidates(labels, num_images=3)
     criterion = with_scope(CRITERIA[name], "gpu")
     image_losses = [
         criterion(part).losses for part in same_candidates.images() if len(part.positives)

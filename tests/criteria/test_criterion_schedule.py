@@ -16,7 +16,7 @@ from ranking_det.criteria import (
     RankSort,
 )
 from ranking_det.labels import BACKGROUND
-from tests.criteria.cases import LABELS, make
+from tests.criteria.cases import LABELS, make_candidates
 
 
 def focal(**options):
@@ -29,11 +29,11 @@ def names_of_losses(output):
 
 def test_stages_follow_each_other_and_the_last_stage_continues():
     schedule = CriterionSchedule([focal(), Criterion(classification=RankSort())], [0.4, 0.6], 5)
-    loss_names = [names_of_losses(schedule(make(LABELS))) for _ in range(5)]
+    loss_names = [names_of_losses(schedule(make_candidates(LABELS))) for _ in range(5)]
     assert (
         loss_names == [["loss_box", "loss_cls"]] * 2 + [["loss_box", "loss_rank", "loss_sort"]] * 3
     )
-    assert schedule(make(LABELS)).metrics["stage"] == 1
+    assert schedule(make_candidates(LABELS)).metrics["stage"] == 1
 
 
 def test_a_resumed_run_continues_in_its_stage():
@@ -42,10 +42,10 @@ def test_a_resumed_run_continues_in_its_stage():
 
     first, resumed = build(), build()
     for _ in range(2):
-        first(make(LABELS))
-    resumed(make(LABELS))
+        first(make_candidates(LABELS))
+    resumed(make_candidates(LABELS))
     resumed.load_state_dict(first.state_dict())
-    assert [names_of_losses(resumed(make(LABELS)))[-1] for _ in range(2)] == [
+    assert [names_of_losses(resumed(make_candidates(LABELS)))[-1] for _ in range(2)] == [
         "loss_cls",
         "loss_sort",
     ]
@@ -56,15 +56,15 @@ def test_only_training_steps_advance_the_schedule():
         [focal(), Criterion(classification=RankSort())], [0.5, 0.5], 2
     ).eval()
     for _ in range(3):
-        assert "loss_cls" in schedule(make(LABELS)).losses
-    schedule.train()(make(LABELS))
-    assert "loss_rank" in schedule(make(LABELS)).losses
+        assert "loss_cls" in schedule(make_candidates(LABELS)).losses
+    schedule.train()(make_candidates(LABELS))
+    assert "loss_rank" in schedule(make_candidates(LABELS)).losses
 
 
 @pytest.mark.parametrize("target", [IoUWeight, CenternessWeight])
 @pytest.mark.parametrize("labels", [LABELS, torch.full((6,), BACKGROUND)])
 def test_the_branch_learns_its_target_at_the_positives(target, labels):
-    candidates = make(labels)
+    candidates = make_candidates(labels)
     logits = torch.randn(len(labels), generator=torch.Generator().manual_seed(1)).requires_grad_()
     candidates = dataclasses.replace(candidates, branch_logits=logits)
     criterion = focal(branch=BranchLoss(target(), weight=0.5))
@@ -115,11 +115,13 @@ def test_losses_that_do_not_train_the_order_of_the_scores_accept_a_branch(classi
             "stages: expected a branch in all",
         ),
         (
-            lambda: focal(branch=BranchLoss(IoUWeight()))(make(LABELS)),
+            lambda: focal(branch=BranchLoss(IoUWeight()))(make_candidates(LABELS)),
             "branch_logits: expected a tensor",
         ),
         (
-            lambda: focal()(dataclasses.replace(make(LABELS), branch_logits=torch.zeros(8))),
+            lambda: focal()(
+                dataclasses.replace(make_candidates(LABELS), branch_logits=torch.zeros(8))
+            ),
             "branch_logits: expected None",
         ),
     ],

@@ -18,7 +18,7 @@ from ranking_det.criteria import (
 )
 from ranking_det.labels import BACKGROUND, IGNORE
 from tests.cases import run_workers
-from tests.criteria.cases import CRITERIA, make
+from tests.criteria.cases import CRITERIA, make_candidates
 
 
 def scoped(classification, scope, **parts):
@@ -62,7 +62,7 @@ def add_ignored(labels, seed):
 
     The ignored rows are between and after the other rows. Also return the indices of the others.
     """
-    without_ignored = make(labels, seed=seed)
+    without_ignored = make_candidates(labels, seed=seed)
     indices = torch.arange(len(labels)) * 4 // 3
     rows = int(indices[-1]) + 3
     logits = torch.randn(rows, without_ignored.logits.shape[1])
@@ -132,7 +132,7 @@ def test_a_ranking_of_two_processes_gives_the_same_results_with_ignored_rows_as_
 
 
 def test_a_positive_logit_of_minus_infinity_is_ranked_as_a_probability_of_0():
-    without_ignored = make(LABELS)
+    without_ignored = make_candidates(LABELS)
     logits = without_ignored.logits.detach().clone()
     logits[0, 0] = -torch.inf
     candidates = dataclasses.replace(without_ignored, logits=logits.requires_grad_())

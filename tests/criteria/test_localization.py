@@ -1,4 +1,4 @@
-"""Localisation tasks in a criterion: boxes, masks, or both."""
+"""Localization tasks in a criterion: boxes, masks, or both."""
 
 import dataclasses
 
@@ -21,13 +21,13 @@ from ranking_det.criteria import (
 from ranking_det.criteria.instance_weights import ScoreWeight
 from ranking_det.labels import BACKGROUND
 from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
-from tests.criteria.cases import LABELS, make, make_masks, rank_sort
+from tests.criteria.cases import LABELS, make_candidates, make_masks, rank_sort
 
 INDEX = [2, 0, 2, 1]  # one of the four positives has two masks, and one has none
 
 
 def with_masks(index=INDEX, labels=LABELS, **fields):
-    return dataclasses.replace(make(labels), masks=make_masks(index), **fields)
+    return dataclasses.replace(make_candidates(labels), masks=make_masks(index), **fields)
 
 
 def masked_losses(task, candidates=None, instance_weight=None):
@@ -59,7 +59,7 @@ def test_unweighted_masks_have_equal_weights():
 
 
 def test_masks_do_not_change_the_other_losses():
-    plain, masked = rank_sort()(make(LABELS)), masked_losses(MaskDice())
+    plain, masked = rank_sort()(make_candidates(LABELS)), masked_losses(MaskDice())
     for name, loss in plain.losses.items():
         assert torch.equal(loss, masked.losses[name])
     assert plain.metrics == masked.metrics
@@ -101,7 +101,7 @@ def test_positives_without_boxes_are_sorted_by_the_dice_of_their_masks():
     torch.testing.assert_close(output.metrics["mean_dice"], quality.mean())
     expected = rank_sort_loss(*candidates.entries(), quality)
     torch.testing.assert_close(output.losses["loss_sort"], expected.sorting)
-    torch.testing.assert_close(output.weights, ScoreWeight()(make(LABELS)))
+    torch.testing.assert_close(output.weights, ScoreWeight()(make_candidates(LABELS)))
     sum(output.losses.values()).backward()
     assert candidates.logits.grad.any() and candidates.masks.logits.grad.any()
 
@@ -110,7 +110,7 @@ def test_rank_scope_image_sorts_the_positives_of_each_image_by_their_masks():
     candidates = dataclasses.replace(with_masks(), boxes=None)
     output = rank_sort(localization=MaskDice(), rank_scope="image")(candidates)
     expected = rank_sort(rank_scope="image")(
-        dataclasses.replace(make(LABELS), continuous_labels=candidates.overlap)
+        dataclasses.replace(make_candidates(LABELS), continuous_labels=candidates.overlap)
     )
     torch.testing.assert_close(output.losses["loss_sort"], expected.losses["loss_sort"])
 
@@ -136,7 +136,7 @@ def test_the_mask_loss_is_a_mean_over_the_masks_even_with_a_normalizer():
 
 
 def test_alrp_trains_masks_as_an_additional_task_with_its_own_balance():
-    plain = ALRPCriterion(balance=HistoryBalance(period=9))(make(LABELS))
+    plain = ALRPCriterion(balance=HistoryBalance(period=9))(make_candidates(LABELS))
     tasks = [GIoU(), MaskDice()]
     output = ALRPCriterion(balance=HistoryBalance(period=9), localization=tasks)(with_masks())
     assert list(output.losses) == ["loss_cls", "loss_box", "loss_mask"]

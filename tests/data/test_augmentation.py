@@ -169,7 +169,7 @@ def test_photometric_distortion_equals_the_published_steps_in_float32(contrast_f
     assert outside > 1000  # nothing is clipped
 
 
-def test_saturation_and_contrast_change_a_colour_as_computed_by_hand():
+def test_saturation_and_contrast_change_a_color_as_computed_by_hand():
     orange = np.array([[[200, 120, 40]]], np.uint8)  # hue 30, saturation .8, value 200
     aug = photometric(saturation=(1.5, 1.5))
     np.testing.assert_allclose(unpermuted(aug, orange), [[[200, 80, -40]]], atol=1e-3)
@@ -185,8 +185,8 @@ def test_only_the_dtype_changes_with_probability_0():
 
 
 def test_the_whole_augmentation_equals_the_published_steps_in_float32(tmp_path, monkeypatch):
-    item = write(tmp_path, [(10, 10, 60, 50), (70, 20, 150, 60)])
-    pixels = np.asarray(Image.open(item["file_name"]))
+    record = write(tmp_path, [(10, 10, 60, 50), (70, 20, 150, 60)])
+    pixels = np.asarray(Image.open(record["file_name"]))
     chain, transforms = augmentation(), []
     chain[:2] = PhotometricDistortion(saturation=(0.4, 1.6), prob=1), Expand(MEAN, prob=1)
     for aug in chain:
@@ -195,9 +195,9 @@ def test_the_whole_augmentation_equals_the_published_steps_in_float32(tmp_path, 
     mapper = BoxMapper(augmentations=chain, image_format="RGB")
     for _ in range(30):
         transforms.clear()
-        image = mapper(item)["image"]
+        image = mapper(record)["image"]
         colors, pad, crop, _, flip = transforms
-        # Conversion to float, brightness, then contrast (a blend) and colours in either order.
+        # Conversion to float, brightness, then contrast (a blend) and colors in either order.
         contrast_first = isinstance(colors.transforms[2], T.BlendTransform)
         expected = distort(pixels, draws, contrast_first)
         height, width = expected.shape[:2]
@@ -252,7 +252,7 @@ def iou(window, boxes):
 
 
 @pytest.mark.parametrize("boxes", [[[20, 10, 140, 110]], [[20, 10, 100, 90], [60, 30, 150, 115]]])
-def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_centre(boxes):
+def test_crop_windows_respect_the_size_the_aspect_ratio_and_a_box_center(boxes):
     for window in crops(np.array(boxes, float)):
         if window is None:
             continue
@@ -351,12 +351,12 @@ def write(tmp_path, boxes, crowd=(), size=(120, 160)):
 def test_boxes_follow_the_image_and_keep_their_class(tmp_path):
     """The augmentation moves a rectangle, and its box bounds the visible part."""
     boxes = [(10, 10, 60, 50), (70, 20, 150, 60), (20, 70, 90, 110), (100, 80, 150, 115)]
-    item = write(tmp_path, boxes)
-    before = copy.deepcopy(item)
+    record = write(tmp_path, boxes)
+    before = copy.deepcopy(record)
     mapper = BoxMapper(augmentations=augmentation()[1:], image_format="RGB")
     counts = []
     for _ in range(40):
-        result = mapper(item)
+        result = mapper(record)
         assert result["image"].shape == (3, 512, 512) and result["image"].dtype == torch.uint8
         assert "annotations" not in result and result["image_id"] == 7
         instances = result["instances"]
@@ -370,7 +370,7 @@ def test_boxes_follow_the_image_and_keep_their_class(tmp_path):
             blur = 512 / 0.3 / 120
             assert (box - bounds).abs().max() < blur, (box, bounds)
             assert box.min() >= 0 and box.max() <= 512
-    assert item == before
+    assert record == before
     assert min(counts) < 4 and max(counts) == 4
 
 
@@ -378,20 +378,20 @@ def crop(x0, y0, x1, y1):
     return T.CropTransform(x0, y0, x1 - x0, y1 - y0)
 
 
-def test_an_object_is_kept_if_its_centre_is_inside_the_crop(tmp_path):
-    item = write(tmp_path, [(0, 40, 59, 60), (0, 40, 61, 60), (0, 40, 60, 60), (50, 40, 90, 60)])
+def test_an_object_is_kept_if_its_center_is_inside_the_crop(tmp_path):
+    record = write(tmp_path, [(0, 40, 59, 60), (0, 40, 61, 60), (0, 40, 60, 60), (50, 40, 90, 60)])
     mapper = BoxMapper(augmentations=[crop(30, 0, 100, 120)], image_format="RGB")
-    instances = mapper(item)["instances"]
+    instances = mapper(record)["instances"]
     assert instances.gt_classes.tolist() == [1, 3]
     assert instances.gt_boxes.tensor.tolist() == [[0, 40, 31, 60], [20, 40, 60, 60]]
     assert instances.image_size == (120, 70)
 
 
 def test_objects_below_the_smallest_side_are_dropped_and_counted(tmp_path):
-    item = write(tmp_path, [(0, 40, 0.5, 60), (0, 0, 9, 9), (5, 5, 6, 5.5)], crowd=[2])
+    record = write(tmp_path, [(0, 40, 0.5, 60), (0, 0, 9, 9), (5, 5, 6, 5.5)], crowd=[2])
     mapper = BoxMapper(augmentations=[], image_format="RGB")
-    assert mapper(item)["instances"].gt_boxes.tensor.tolist() == [[0, 0, 9, 9]]
-    assert mapper.count_dropped([item, item]) == 2  # without the crowd
+    assert mapper(record)["instances"].gt_boxes.tensor.tolist() == [[0, 0, 9, 9]]
+    assert mapper.count_dropped([record, record]) == 2  # without the crowd
 
 
 def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
@@ -403,13 +403,13 @@ def test_the_canvas_of_an_expanded_float_image_has_the_exact_mean():
 
 def test_a_crop_has_the_minimum_iou_with_crowds(tmp_path, monkeypatch):
     """The object is on the left and the crowd on the right."""
-    item = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
+    record = write(tmp_path, [(0, 0, 80, 120), (70, 0, 160, 120)], crowd=[1])
     monkeypatch.setattr(np.random, "randint", lambda n: 1)  # always the minimum IoU
     aug, crops = MinIoURandomCrop(min_ious=[0.3]), []
     record_transforms(aug, crops)
     mapper = BoxMapper(augmentations=[aug], image_format="RGB")
     boxes = np.array([[0.0, 0, 80, 120], [70, 0, 160, 120]])
-    classes = [mapper(item)["instances"].gt_classes.tolist() for _ in range(30)]
+    classes = [mapper(record)["instances"].gt_classes.tolist() for _ in range(30)]
     for crop in crops:
         window = np.array([crop.x0, crop.y0, crop.x0 + crop.w, crop.y0 + crop.h], float)
         assert iou(window, boxes).min() >= 0.3
@@ -417,14 +417,14 @@ def test_a_crop_has_the_minimum_iou_with_crowds(tmp_path, monkeypatch):
 
 
 def test_detectron2s_mapper_and_boxmapper_accept_float_images_and_masks(tmp_path):
-    item = write(tmp_path, [(10, 10, 60, 50)])
-    item["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 50, 10, 50]]
+    record = write(tmp_path, [(10, 10, 60, 50)])
+    record["annotations"][0]["segmentation"] = [[10, 10, 60, 10, 60, 50, 10, 50]]
     chain = [PhotometricDistortion(), Expand(MEAN), T.Resize((64, 64)), T.RandomFlip()]
     options = {"augmentations": chain, "image_format": "RGB"}
     stock = DatasetMapper(is_train=True, use_instance_mask=True, **options)
     for mapper in (stock, BoxMapper(masks=True, **options)):
         for _ in range(5):
-            result = mapper(item)
+            result = mapper(record)
             assert result["image"].dtype == torch.float32
             assert result["image"].shape == (3, 64, 64)
             masks = result["instances"].gt_masks
@@ -433,28 +433,28 @@ def test_detectron2s_mapper_and_boxmapper_accept_float_images_and_masks(tmp_path
 
 def test_the_mapper_drops_crowds_and_boxes_thinner_than_a_pixel(tmp_path):
     boxes = [(10, 10, 50, 50), (20, 20, 20.9, 60), (20, 20, 21, 60), (60, 60, 90, 90)]
-    item = write(tmp_path, boxes, crowd=[3])
+    record = write(tmp_path, boxes, crowd=[3])
     mapper = BoxMapper(augmentations=[], image_format="RGB")
-    assert mapper(item)["instances"].gt_classes.tolist() == [0, 2]
+    assert mapper(record)["instances"].gt_classes.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("annotated", [True, False])
 def test_an_image_without_objects_gives_empty_instances(tmp_path, annotated):
-    item = write(tmp_path, [])
+    record = write(tmp_path, [])
     if not annotated:
-        item.pop("annotations")
+        record.pop("annotations")
     mapper = BoxMapper(augmentations=augmentation(), image_format="BGR")
     for _ in range(20):
-        instances = mapper(item)["instances"]
+        instances = mapper(record)["instances"]
         assert instances.gt_boxes.tensor.shape == (0, 4)
         assert instances.gt_classes.dtype == torch.int64 and len(instances) == 0
 
 
 def test_the_same_seed_gives_the_same_image(tmp_path):
-    item = write(tmp_path, [(10, 10, 60, 50)])
+    record = write(tmp_path, [(10, 10, 60, 50)])
     mapper = BoxMapper(augmentations=augmentation(), image_format="RGB")
     images = []
     for _ in range(2):
         np.random.seed(3)
-        images.append(mapper(item)["image"])
+        images.append(mapper(record)["image"])
     assert torch.equal(*images)

@@ -26,7 +26,7 @@ def corners_of(boxes):
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
 
 
-def centres_of(boxes):
+def centers_of(boxes):
     return np.concatenate([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]], 1)
 
 
@@ -36,8 +36,8 @@ PATTERNS = {
         lambda boxes, size: corners_of(boxes) / np.tile(size, 2),
         "look normalized",
     ),
-    "normalized centres": (
-        lambda boxes, size: centres_of(boxes) / np.tile(size, 2),
+    "normalized centers": (
+        lambda boxes, size: centers_of(boxes) / np.tile(size, 2),
         "look normalized",
     ),
     "sub-pixel": (

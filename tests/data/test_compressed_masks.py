@@ -94,9 +94,9 @@ def test_is_whole_agrees_with_a_plain_loop_if_one_character_is_changed():
     for _ in range(400):
         position = rng.integers(len(text))
         changed.append(text[:position] + chr(rng.integers(40, 120)) + text[position + 1 :])
-    whole = [is_whole(counts, AREA) for counts in changed]
-    assert whole == [is_whole_by_loop(counts) for counts in changed]
-    assert 0 < sum(whole) < 100
+    results = [is_whole(counts, AREA) for counts in changed]
+    assert results == [is_whole_by_loop(counts) for counts in changed]
+    assert 0 < sum(results) < 100
 
 
 def is_whole_by_loop(text):

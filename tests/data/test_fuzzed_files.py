@@ -70,7 +70,7 @@ def damage(content, path, kind, value, seed):
 
 @st.composite
 def damaged(draw, original):
-    """Draw a copy of a JSON with one to three damages."""
+    """Draw a copy of a JSON with damage in one to three places."""
     content = copy.deepcopy(original)
     for _ in range(draw(st.integers(1, 3))):
         paths = [path for path in value_paths(content) if path]

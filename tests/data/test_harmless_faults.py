@@ -1,4 +1,4 @@
-"""Harmless faults in COCO and LVIS JSON are converted, mended or left out, and reported."""
+"""Harmless faults in COCO and LVIS JSON are converted, corrected or left out, and reported."""
 
 import copy
 import json
@@ -242,8 +242,8 @@ def test_an_object_without_a_usable_box_is_left_out_and_counted(read, case):
 @pytest.mark.parametrize(
     ("box", "expected", "note"),
     [
-        ([-3, 2, 23, 10], [0, 2, 20, 10], "mended: box clipped to its image: 1"),
-        ([30, 20, 12, 14], [30, 20, 10, 10], "mended: box clipped to its image: 1"),
+        ([-3, 2, 23, 10], [0, 2, 20, 10], "corrected: box clipped to its image: 1"),
+        ([30, 20, 12, 14], [30, 20, 10, 10], "corrected: box clipped to its image: 1"),
         ([30, 2, 40, 10], [30, 2, 10, 10], "cut to under half: box clipped to its image: 1"),
         ([-1, 2, 30, 10], [-1, 2, 30, 10], None),  # converters round by up to a pixel
     ],
@@ -290,7 +290,7 @@ def test_an_unusable_mask_is_dropped_and_the_object_keeps_its_box(read, case):
     assert first["segmentation"] == expected and first["bbox"] == [2, 2, 10, 10.5]
     if type(expected) is dict:
         assert all(type(side) is int for side in first["segmentation"]["size"])
-    assert notes == (() if kind is None else (f"mended: {kind}: 1",))
+    assert notes == (() if kind is None else (f"corrected: {kind}: 1",))
     # Masks are not checked if the model does not learn masks.
     without, notes = read(content, masks=False, strict=True)
     assert notes == ()
@@ -418,7 +418,7 @@ def test_a_file_with_more_than_10_and_more_than_5_percent_faulty_objects_is_reje
 
 def test_boxes_that_are_clipped_by_less_than_half_do_not_count_against_the_limit(read):
     annotations, notes = read(content_with_faults(100, 100, (33, 3, 10, 9)))
-    assert notes == ("mended: box clipped to its image: 100",)
+    assert notes == ("corrected: box clipped to its image: 100",)
     assert annotations.annotations[0]["bbox"] == [33, 3, 7, 9]
 
 

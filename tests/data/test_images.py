@@ -123,7 +123,7 @@ def test_missing_files_and_folders_raise_os_errors_instead_of_unreadable_image_e
         mapper(record_of(tmp_path / "none.png", 4, 4))
 
 
-def test_images_are_recognised_by_content_except_formats_that_run_programs(tmp_path):
+def test_images_are_recognized_by_content_except_formats_that_run_programs(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.txt", "PNG")
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", "EPS")
     assert is_image(str(tmp_path / "a.txt")) and not is_image(str(tmp_path / "a.jpg"))

@@ -50,9 +50,9 @@ def test_polygons_and_rle_follow_the_image_and_may_be_mixed():
     "segmentation",
     [None, [], [[1, 1, 5, 5]], [[1, 1, 5, 5, 9]], [[3, 3, 3, 3, 3, 3]], [[1, 1, 5, 1, 9, 1]]],
 )
-@pytest.mark.parametrize("neighbour", [SQUARE, rle((4, 4, 20, 16))])
-def test_a_mask_without_area_becomes_empty_and_can_be_cropped(segmentation, neighbour):
-    masks = transform_masks([segmentation, neighbour], FLIP_AND_DOUBLE, (48, 64))
+@pytest.mark.parametrize("neighbor", [SQUARE, rle((4, 4, 20, 16))])
+def test_a_mask_without_area_becomes_empty_and_can_be_cropped(segmentation, neighbor):
+    masks = transform_masks([segmentation, neighbor], FLIP_AND_DOUBLE, (48, 64))
     boxes = torch.tensor([[0.0, 0.0, 64.0, 48.0], [20.0, 4.0, 60.0, 40.0]])
     cropped = masks[torch.tensor([0, 1])].crop_and_resize(boxes, 28)
     assert cropped.shape == (2, 28, 28)
@@ -74,7 +74,7 @@ def test_masks_stay_with_their_boxes_when_objects_are_dropped(tmp_path):
         tmp_path,
         {"segmentation": SQUARE, "bbox": [0, 0, 0.5, 9]},  # thinner than a pixel
         {"segmentation": SQUARE, "iscrowd": 1},
-        {"segmentation": rle((2, 2, 6, 6)), "bbox": [2, 2, 4, 4]},  # the crop cuts off its centre
+        {"segmentation": rle((2, 2, 6, 6)), "bbox": [2, 2, 4, 4]},  # the crop cuts off its center
         {"segmentation": SQUARE},
         {"segmentation": rle((10, 8, 30, 20)), "bbox": [10, 8, 20, 12]},
     )

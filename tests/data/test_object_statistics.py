@@ -71,7 +71,7 @@ def test_the_statistics_equal_those_of_a_loop_over_the_objects():
     assert counts == {name: (objects[name], images_of[name]) for name in "abcd"}
     assert statistics.sizes.median == pytest.approx(np.median(sizes))
     assert statistics.input_sizes.high == pytest.approx(np.quantile(inputs, 0.95))
-    assert statistics.aspect_ratios.least == pytest.approx(min(ratios))
+    assert statistics.aspect_ratios.minimum == pytest.approx(min(ratios))
     assert statistics.objects_per_image.mean == 120 / 5
     assert statistics.coco_sizes == [
         sum(size < 32 for size in sizes),
@@ -102,7 +102,7 @@ def test_crowding_does_not_depend_on_the_block_size(monkeypatch):
     expected = measure(images, "abc", np.ones(3)).crowding
     monkeypatch.setattr("ranking_det.data.object_statistics._ROWS", 3)
     assert measure(images, "abc", np.ones(3)).crowding == expected
-    assert expected.twice == 1
+    assert expected.duplicate_pairs == 1
 
 
 def test_a_split_without_objects_has_finite_statistics():
@@ -126,9 +126,9 @@ def test_crowds_are_left_out_and_boxes_are_converted_to_corners():
     assert (grouped.name, grouped.size, grouped.path) == ("a.jpg", (64, 48), None)
 
 
-def test_bins_of_whole_numbers_are_labelled_with_inclusive_ranges():
-    whole = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), whole=True)
-    assert [(part.label, part.count) for part in whole] == [
+def test_bins_of_whole_numbers_are_labeled_with_inclusive_ranges():
+    integer_bins = histogram(np.array([0, 1, 4, 7]), (0, 1, 3, 5, np.inf), integers=True)
+    assert [(bin_.label, bin_.count) for bin_ in integer_bins] == [
         *[("0", 1), ("1 to 2", 1), ("3 to 4", 1), ("5 and more", 1)]
     ]
 

@@ -116,16 +116,16 @@ def test_object_sizes_range_over_a_factor_of_ten(coco):
     assert np.quantile(sides, 0.95) >= 5 * np.quantile(sides, 0.05)
 
 
-def test_colour_does_not_reveal_the_class(folder, coco):
-    """Mean colours of objects differ far less between classes than within one."""
-    colours = {category: [] for category in coco.cats}
+def test_color_does_not_reveal_the_class(folder, coco):
+    """Mean colors of objects differ far less between classes than within one."""
+    colors = {category: [] for category in coco.cats}
     for image in coco.imgs.values():
         pixels = np.asarray(Image.open(folder / "train" / image["file_name"])) / 255
         for annotation in coco.imgToAnns[image["id"]]:
             mask = coco.annToMask(annotation) > 0
-            colours[annotation["category_id"]].append(pixels[mask].mean(0))
-    means = np.array([np.mean(c, axis=0) for c in colours.values()])
-    deviation_within = np.mean([np.std(c, axis=0) for c in colours.values()])
+            colors[annotation["category_id"]].append(pixels[mask].mean(0))
+    means = np.array([np.mean(c, axis=0) for c in colors.values()])
+    deviation_within = np.mean([np.std(c, axis=0) for c in colors.values()])
     assert means.std(0).max() < 0.5 * deviation_within
 
 
@@ -156,10 +156,10 @@ def test_small_pieces_are_removed_and_small_holes_filled_but_the_last_piece_stay
     mask = np.zeros((40, 40), bool)
     mask[5:30, 5:30] = True
     mask[10:12, 10:12] = False
-    whole = remove_small_pieces(mask)
-    assert whole.sum() == 25 * 25
+    cleaned = remove_small_pieces(mask)
+    assert cleaned.sum() == 25 * 25
     mask[36:38, 36:38] = True
-    assert np.array_equal(remove_small_pieces(mask), whole)
+    assert np.array_equal(remove_small_pieces(mask), cleaned)
     speck = np.zeros((8, 8), bool)
     speck[2, 3] = True
     assert np.array_equal(remove_small_pieces(speck), speck)

@@ -31,7 +31,7 @@ def make_set(root, classes, names=None):
     }
 
 
-def test_group_by_name_recognises_exports_augmentations_and_copies():
+def test_group_by_name_recognizes_exports_augmentations_and_copies():
     names = [
         "x/IMG_1_jpg.rf.0123456789abcdef.jpg",
         "x/IMG_1_jpg.rf.fedcba9876543210.jpg",

@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_not_loaded(tmp_path):
     torch.save({"model": {"weight": torch.ones(2, 2), "bias": torch.tensor([1, torch.inf])}}, path)
     message = r"expected finite weights, .* in 1 parameters \(the first: 'bias'\)"
     with pytest.raises(UserError, match=message):
-        load_weights(nn.Linear(2, 2), str(path), whole=False)
+        load_weights(nn.Linear(2, 2), str(path), strict=False)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])
@@ -91,7 +91,7 @@ def test_a_truncated_checkpoint_gives_a_one_line_error(fraction, tmp_path):
     path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     for read in (
         lambda: read_checkpoint(str(path)),
-        lambda: load_weights(model, str(path), whole=True),
+        lambda: load_weights(model, str(path), strict=True),
     ):
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
             read()
@@ -130,7 +130,7 @@ def test_loading_a_file_with_a_flipped_bit_raises_user_error(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"\x00\x00\xc0\x3f", b"\x00\x00\xc0\xff", 1))
     message = r"\(the file is damaged: the checksum of 'weights/data/0' is wrong\)"
     with pytest.raises(UserError, match=message):
-        load_weights(nn.Linear(4, 1), str(path), whole=False)
+        load_weights(nn.Linear(4, 1), str(path), strict=False)
 
 
 def test_files_without_checksums_and_compressed_files_are_read(tmp_path):
@@ -247,7 +247,7 @@ def test_fine_tuning_loads_the_weights_that_fit_and_logs_the_others(tmp_path, ca
     checkpointer(tmp_path, trained).save("model_final")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        load_weights(model, find_last(str(tmp_path)), whole=False)
+        load_weights(model, find_last(str(tmp_path)), strict=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
     assert [record.getMessage() for record in caplog.records] == [
         "2 parameters and buffers are missing from the checkpoint, or have another shape there, "
@@ -264,7 +264,7 @@ def test_missing_statistics_of_a_norm_are_logged_and_those_of_a_new_criterion_ar
     weights = {key: value for key, value in model.state_dict().items() if "running" not in key}
     torch.save({"model": weights}, tmp_path / "model.pth")
     model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
-    load_weights(model, str(tmp_path / "model.pth"), whole=False)
+    load_weights(model, str(tmp_path / "model.pth"), strict=False)
     assert "2 parameters and buffers" in caplog.text
     assert "values: 1.running_mean, 1.running_var" in caplog.text
 
@@ -272,7 +272,7 @@ def test_missing_statistics_of_a_norm_are_logged_and_those_of_a_new_criterion_ar
 def test_a_checkpoint_with_another_number_of_classes_cannot_be_resumed(tmp_path):
     checkpointer(tmp_path, detector(3)).save("model_final")
     with pytest.raises(UserError, match="of another model: 2 of the model's 4 parameters"):
-        load_weights(detector(5), find_last(str(tmp_path)), whole=True)
+        load_weights(detector(5), find_last(str(tmp_path)), strict=True)
 
 
 @pytest.mark.parametrize("flag", ["eval_only", "predict"])

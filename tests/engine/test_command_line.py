@@ -311,9 +311,9 @@ def test_a_checkpoint_that_does_not_match_the_model_gives_a_one_line_error(kind,
     else:
         path.write_text("no weights here")
     model = torch.nn.Linear(3, 3)
-    for whole in (True, False):
+    for strict in (True, False):
         with pytest.raises(UserError, match=message) as caught:
-            load_weights(model, str(path), whole=whole)
+            load_weights(model, str(path), strict=strict)
         assert "\n" not in str(caught.value)
 
 
@@ -327,16 +327,16 @@ def test_a_new_run_resets_the_state_of_its_criterion_and_an_evaluation_does_not(
     trained, model = build(), build()
     trained.loss.balance.sums.fill_(7)
     torch.save({"model": trained.state_dict()}, tmp_path / "model.pth")
-    load_weights(model, str(tmp_path / "model.pth"), whole=False)
+    load_weights(model, str(tmp_path / "model.pth"), strict=False)
     assert (model.weight == trained.weight).all() and (model.loss.balance.sums == 0).all()
-    load_weights(model, str(tmp_path / "model.pth"), whole=True)
+    load_weights(model, str(tmp_path / "model.pth"), strict=True)
     assert (model.loss.balance.sums == 7).all()
 
 
 def test_partly_matching_weights_can_start_a_run_but_cannot_be_evaluated(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     torch.save({"model": {"0.weight": torch.ones(2, 2)}}, tmp_path / "part.pth")
-    load_weights(model, str(tmp_path / "part.pth"), whole=False)
+    load_weights(model, str(tmp_path / "part.pth"), strict=False)
     assert (model[0].weight == 1).all()
     with pytest.raises(UserError, match="3 of the model's 4 parameters are missing"):
-        load_weights(model, str(tmp_path / "part.pth"), whole=True)
+        load_weights(model, str(tmp_path / "part.pth"), strict=True)

@@ -263,13 +263,13 @@ def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(
     finished_run, runs, environment
 ):
     (finished_run / "notes.txt").write_text("mine")
-    again = command(finished_run, "--overwrite")
-    again += [f"train.init_checkpoint={finished_run}/model_final.pth", "optimizer.lr=1e-9"]
-    drive(environment, again, ("model_0000001.pth", 0))
+    second_command = command(finished_run, "--overwrite")
+    second_command += [f"train.init_checkpoint={finished_run}/model_final.pth", "optimizer.lr=1e-9"]
+    drive(environment, second_command, ("model_0000001.pth", 0))
     moved = finished_run / "earlier_run"
     for name in ("model_final.pth", "metrics.json", "results.json", "config.yaml"):
         assert (moved / name).read_bytes() == (runs["whole"] / name).read_bytes(), name
-    drive(environment, again)
+    drive(environment, second_command)
     assert not moved.exists() and (finished_run / "notes.txt").read_text() == "mine"
     assert [r["iteration"] for r in rows(finished_run)] == [
         r["iteration"] for r in rows(runs["whole"])
@@ -286,10 +286,10 @@ def test_an_overwrite_from_weights_of_the_same_folder_survives_kills(
 def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
     finished_run, runs, environment
 ):
-    again = ["--config-file", f"{finished_run}/config.yaml", "--overwrite"]
-    again += [f"train.output_dir={finished_run}"]
-    drive(environment, again, ("config.yaml", 0))
-    drive(environment, again)
+    second_command = ["--config-file", f"{finished_run}/config.yaml", "--overwrite"]
+    second_command += [f"train.output_dir={finished_run}"]
+    drive(environment, second_command, ("config.yaml", 0))
+    drive(environment, second_command)
     assert not (finished_run / "earlier_run").exists()
     assert [r["iteration"] for r in rows(finished_run)] == [
         r["iteration"] for r in rows(runs["whole"])
@@ -299,8 +299,8 @@ def test_an_overwrite_with_the_config_of_the_same_folder_survives_kills(
 def test_a_kill_between_the_first_checkpoint_and_its_pointer_loses_nothing(
     finished_run, runs, environment
 ):
-    again = command(finished_run, "--overwrite")
-    drive(environment, again, ("last_checkpoint", 0))
+    second_command = command(finished_run, "--overwrite")
+    drive(environment, second_command, ("last_checkpoint", 0))
     # The state after a kill some microseconds earlier.
     shutil.copytree(runs["whole"], finished_run / "earlier_run", copy_function=shutil.copy)
     for path in (finished_run / "earlier_run").iterdir():

@@ -174,7 +174,7 @@ def test_the_error_for_a_faulty_file_names_the_fault(tmp_path, text, message):
         load_lazy_config(write_config(tmp_path, text), [])
 
 
-def test_a_misspelt_key_in_the_file_is_an_error(tmp_path):
+def test_a_misspelled_key_in_the_file_is_an_error(tmp_path):
     text = (
         "from detectron2.config import LazyCall as L\n"
         "from ranking_det.assigners import ATSS\n"

@@ -73,35 +73,35 @@ def harmless(own_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def out(own_data, harmless, tmp_path_factory):
+def outputs(own_data, harmless, tmp_path_factory):
     """The folder with the output folders of all commands."""
-    out = tmp_path_factory.mktemp("out")
-    best = f"{out}/run/model_best.pth"
+    outputs = tmp_path_factory.mktemp("out")
+    best = f"{outputs}/run/model_best.pth"
     both, val = flags(own_data), flags(own_data, "val")
-    prepare_shapes(out, train=4, val=3, size=48, variant="shapes_lvis")
+    prepare_shapes(outputs, train=4, val=3, size=48, variant="shapes_lvis")
     lvis = []
     for split in ("train", "val"):
-        folder = f"{out}/shapes_lvis"
+        folder = f"{outputs}/shapes_lvis"
         lvis += [f"--{split}-json", f"{folder}/annotations/instances_{split}.json"]
         lvis += [f"--{split}-images", f"{folder}/{split}"]
 
     def lazy(*args):
-        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/run"]
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={outputs}/run"]
 
     commands = [
         lazy(*both, "--keep-empty-images"),
         lazy(*both, "--keep-empty-images", "--resume"),
         lazy(*val, "--eval-only"),
-        lazy("--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
-        lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{out}/preview"),
-        ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+        lazy("--predict", f"{own_data}/val", "--output", f"{outputs}/predictions"),
+        lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{outputs}/preview"),
+        ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={outputs}/yaml"],
         lazy("--predict", f"{own_data}/val/0.png", f"train.init_checkpoint={best}"),
-        ["--config-file", f"{out}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
-        + ["--output", f"{out}/again", f"train.output_dir={out}/run"],
+        ["--config-file", f"{outputs}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
+        + ["--output", f"{outputs}/again", f"train.output_dir={outputs}/run"],
     ]
 
     def tiny(name, *args):
-        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/{name}"]
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={outputs}/{name}"]
 
     data = [part.replace(f"{own_data}/val.json", f"{harmless}/val.json") for part in both]
     data[1] = f"{harmless}/train.json"
@@ -109,14 +109,14 @@ def out(own_data, harmless, tmp_path_factory):
     commands += [
         tiny("harmless", *data, "train.max_iter=1"),
         tiny("harmless", "--eval-only", *data[4:]),
-        tiny("harmless", "--preview", "1", "--output", f"{out}/harmless_preview", *data[:4]),
+        tiny("harmless", "--preview", "1", "--output", f"{outputs}/harmless_preview", *data[:4]),
         tiny("crowds", *data, "--crowds-are-objects", "train.max_iter=1", "train.eval_period=0"),
     ]
     with_pictures = [
         ["--config-file", DETECTRON2[0], *both, DETECTRON2[1], *TWIN_SMALL]
-        + [f"OUTPUT_DIR={out}/detectron2"],
+        + [f"OUTPUT_DIR={outputs}/detectron2"],
         ["--config-file", DETECTRON2[0], "--predict", f"{own_data}/val/0.png", DETECTRON2[1]]
-        + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={out}/detectron2"],
+        + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={outputs}/detectron2"],
         tiny("lvis", *lvis, "train.epochs=1"),
         tiny("no_ap", *unannotated, "train.max_iter=1"),
         tiny("no_ap", "--eval-only", *unannotated[4:]),
@@ -126,11 +126,13 @@ def out(own_data, harmless, tmp_path_factory):
     commands[1].append("train.epochs=2")
     run_commands(commands, pictures=False)
     run_commands(with_pictures)
-    return out
+    return outputs
 
 
-def test_a_schedule_that_is_short_for_lack_of_images_gives_a_warning_unless_the_user_set_it(out):
-    log = (out / "run" / "log.txt").read_text()
+def test_a_schedule_that_is_short_for_lack_of_images_gives_a_warning_unless_the_user_set_it(
+    outputs,
+):
+    log = (outputs / "run" / "log.txt").read_text()
     first, resumed = re.findall(r"WARNING: (The run has only .*)", log)[:2]
     assert first == (
         "The run has only 5 iterations (1 epochs of your images), too few to learn much: raise "
@@ -138,21 +140,23 @@ def test_a_schedule_that_is_short_for_lack_of_images_gives_a_warning_unless_the_
     )
     assert "only 10 iterations (2 epochs" in resumed
     # The command of this run sets train.max_iter=1.
-    assert "The run has only" not in (out / "harmless" / "log.txt").read_text()
+    assert "The run has only" not in (outputs / "harmless" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(("flag", "split"), [("--eval-only", "val"), ("--resume", "train")])
-def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, out, monkeypatch, capsys):
+def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, outputs, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert main(["--config-file", LAZY, flag, *SMALL, f"train.output_dir={out}/run"]) == 2
+    assert main(["--config-file", LAZY, flag, *SMALL, f"train.output_dir={outputs}/run"]) == 2
     assert capsys.readouterr().err == (
-        f"train_net.py: error: --{split}: expected a folder or file, got none; '{out}/run/"
+        f"train_net.py: error: --{split}: expected a folder or file, got none; '{outputs}/run/"
         f"model_final.pth' was trained on your own data, so give them again: --{split} "
         f"FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER\n"
     )
 
 
-def test_an_image_size_other_than_in_training_gives_a_warning(out, own_data, tmp_path, monkeypatch):
+def test_an_image_size_other_than_in_training_gives_a_warning(
+    outputs, own_data, tmp_path, monkeypatch
+):
     monkeypatch.chdir(ROOT)
     messages = []
     monkeypatch.setattr(
@@ -160,65 +164,65 @@ def test_an_image_size_other_than_in_training_gives_a_warning(out, own_data, tmp
     )
     key = "dataloader.test.mapper.augmentations.0.short_edge_length"
     command = ["--config-file", LAZY, "--predict", f"{own_data}/val/0.png", "--output"]
-    command += [str(tmp_path), *SMALL, f"train.output_dir={out}/run"]
+    command += [str(tmp_path), *SMALL, f"train.output_dir={outputs}/run"]
     assert main(command) == main([*command, f"{key}=64"]) == 0
     (message,) = messages
     assert f"{key}: 128 in that run, 64 now; repeat the overrides" in message
 
 
-def test_the_classes_of_the_model_are_those_of_the_file(out):
-    checkpoint = torch.load(out / "run" / "model_final.pth", weights_only=True)
+def test_the_classes_of_the_model_are_those_of_the_file(outputs):
+    checkpoint = torch.load(outputs / "run" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
     assert checkpoint["category_ids"] == [5, 9, 40]
     assert "own_train" in checkpoint["config"]
     # 3 classes and 3 anchor scales.
     assert checkpoint["model"]["head.cls_score.weight"].shape[0] == 9
-    classes = json.loads((out / "run" / "classes.json").read_text())
+    classes = json.loads((outputs / "run" / "classes.json").read_text())
     assert classes[2] == {"id": 40, "name": "blue"}
 
 
-def test_the_log_summarises_the_files_and_the_adapted_schedule(out):
-    log = (out / "run" / "log.txt").read_text()
+def test_the_log_summarizes_the_files_and_the_adapted_schedule(outputs):
+    log = (outputs / "run" / "log.txt").read_text()
     assert "COCO format, 9 images (3 without objects), 18 objects, 3 classes: red, green" in log
     assert "9 images in batches of 2 (0.25 x the reference batch of 8)" in log  # with empty images
     assert "max_iter: 400 -> 5" in log and "lr: 0.002 -> 0.0005" in log
     assert "Resuming" in log and "at iteration 5" in log
 
 
-def test_the_evaluation_uses_the_class_names_of_the_file(out):
-    with (out / "run" / "per_class_ap.csv").open() as file:
+def test_the_evaluation_uses_the_class_names_of_the_file(outputs):
+    with (outputs / "run" / "per_class_ap.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["red", "green", "blue"]
     assert [row["objects"] for row in rows] == ["3", "3", "3"]
-    assert "AP-blue" in json.loads((out / "run" / "results.json").read_text())["bbox"]
+    assert "AP-blue" in json.loads((outputs / "run" / "results.json").read_text())["bbox"]
 
 
-def test_predictions_have_the_category_ids_of_the_file_and_are_drawn(out, own_data):
-    predictions = COCO(str(out / "predictions" / "predictions.json"))
+def test_predictions_have_the_category_ids_of_the_file_and_are_drawn(outputs, own_data):
+    predictions = COCO(str(outputs / "predictions" / "predictions.json"))
     assert sorted(predictions.getCatIds()) == [5, 9, 40] and len(predictions.getImgIds()) == 4
     assert {a["category_id"] for a in predictions.anns.values()} <= {5, 9, 40}
-    assert len(list((out / "predictions").glob("*.jpg"))) == 4
+    assert len(list((outputs / "predictions").glob("*.jpg"))) == 4
 
 
-def test_the_saved_config_of_a_run_can_be_used_to_predict(out):
-    again = json.loads((out / "again" / "predictions.json").read_text())
-    first = json.loads((out / "predictions" / "predictions.json").read_text())
+def test_the_saved_config_of_a_run_can_be_used_to_predict(outputs):
+    repeated = json.loads((outputs / "again" / "predictions.json").read_text())
+    first = json.loads((outputs / "predictions" / "predictions.json").read_text())
     scores = [a["score"] for a in first["annotations"] if a["image_id"] == 1]
-    assert [a["score"] for a in again["annotations"]] == scores
+    assert [a["score"] for a in repeated["annotations"]] == scores
 
 
-def test_overrides_can_follow_the_images_of_predict(out):
-    predictions = COCO(str(out / "run" / "predictions" / "predictions.json"))
+def test_overrides_can_follow_the_images_of_predict(outputs):
+    predictions = COCO(str(outputs / "run" / "predictions" / "predictions.json"))
     assert len(predictions.getImgIds()) == 1
 
 
-def test_evaluating_weights_on_an_unknown_class_is_an_error(own_data, out, tmp_path, capsys):
+def test_evaluating_weights_on_an_unknown_class_is_an_error(own_data, outputs, tmp_path, capsys):
     content = json.loads((own_data / "val.json").read_text())
     content["categories"][1]["name"] = "Green"
     (tmp_path / "val.json").write_text(json.dumps(content))
     args = ["--val-json", str(tmp_path / "val.json"), "--val-images", f"{own_data}/val"]
     config = ["--config-file", str(ROOT / LAZY), "--eval-only", *args]
-    assert main([*config, *SMALL, f"train.output_dir={out}/run"]) == 2
+    assert main([*config, *SMALL, f"train.output_dir={outputs}/run"]) == 2
     output = capsys.readouterr().err
     assert "val.json: category 9: expected a class of " in output
     assert "model_final.pth, got 'Green' (did you mean 'green'?)" in output
@@ -229,20 +233,20 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_harmless_faults_are_logged_and_written_to_a_table(out, harmless):
-    log = (out / "harmless" / "log.txt").read_text()
+def test_harmless_faults_are_logged_and_written_to_a_table(outputs, harmless):
+    log = (outputs / "harmless" / "log.txt").read_text()
     assert "train: harmless/train.json, COCO" in log.replace(f"{harmless}", "harmless")
     assert "9 images (3 without objects), 15 objects and 2 crowds, 3 classes: red, green" in log
     for note in (
         "train: left out: box without size: 1",
-        "train: mended: box clipped to its image: 1",
+        "train: corrected: box clipped to its image: 1",
         "train: noted: root category: 1",
         "train: converted: annotations: 'id' written as str: 18",
     ):
         assert note in log
     assert "train: 2 of 17 annotations are crowds ('iscrowd': 1), which are not learned" in log
     assert "data_faults.csv" in log
-    rows = rows_of(out / "harmless")
+    rows = rows_of(outputs / "harmless")
     assert [row["kind"] for row in rows if row["file"].endswith("train.json")] == [
         "root category",
         "box without size",
@@ -252,16 +256,16 @@ def test_harmless_faults_are_logged_and_written_to_a_table(out, harmless):
     assert row["place"] == "annotations[0]" and row["id"] == "1" and row["image"] == "uuid-100"
     # The evaluation has replaced only the rows of its file.
     assert [row["kind"] for row in rows if row["file"].endswith("val.json")] == ["root category"]
-    assert rows_of(out / "harmless_preview")[1] == row
+    assert rows_of(outputs / "harmless_preview")[1] == row
 
 
-def test_validation_may_have_fewer_classes_under_other_ids(out):
-    results = json.loads((out / "harmless" / "results.json").read_text())["bbox"]
+def test_validation_may_have_fewer_classes_under_other_ids(outputs):
+    results = json.loads((outputs / "harmless" / "results.json").read_text())["bbox"]
     assert "AP-red" in results and "AP-blue" in results
-    written = json.loads((out / "harmless" / "coco_instances_results.json").read_text())
+    written = json.loads((outputs / "harmless" / "coco_instances_results.json").read_text())
     assert {result["category_id"] for result in written} <= {0, 1}
     assert {result["image_id"] for result in written} <= {f"uuid-{100 + i}" for i in range(4)}
-    with (out / "harmless" / "per_class_ap.csv").open() as file:
+    with (outputs / "harmless" / "per_class_ap.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["class"], row["objects"]) for row in rows] == [
         ("red", "3"),
@@ -270,52 +274,52 @@ def test_validation_may_have_fewer_classes_under_other_ids(out):
     ]
 
 
-def test_the_flag_crowds_are_objects_trains_on_crowds(out):
+def test_the_flag_crowds_are_objects_trains_on_crowds(outputs):
     # Later commands of the same process append to this log.
-    log = (out / "crowds" / "log.txt").read_text().split("Command line:")[1]
+    log = (outputs / "crowds" / "log.txt").read_text().split("Command line:")[1]
     assert "9 images (3 without objects), 17 objects, 3 classes" in log
     assert "train: noted: crowd, taken as an object: 2" in log
     assert "which are not learned" not in log
 
 
-def test_training_without_validation_annotations_finishes_without_ap(out):
-    log = (out / "no_ap" / "log.txt").read_text().split("Command line:")[1]
-    assert (out / "no_ap" / "model_final.pth").is_file()
+def test_training_without_validation_annotations_finishes_without_ap(outputs):
+    log = (outputs / "no_ap" / "log.txt").read_text().split("Command line:")[1]
+    assert (outputs / "no_ap" / "model_final.pth").is_file()
     (line,) = [line for line in log.splitlines() if "has no annotations, so there is no AP" in line
                and "WARNING" in line]  # fmt: skip
     assert "val: " in line and "test.json" in line
-    assert not (out / "no_ap" / "results.json").exists()
-    assert not (out / "no_ap" / "model_best.pth").exists()
-    assert (out / "no_ap" / "curves.png").is_file()
+    assert not (outputs / "no_ap" / "results.json").exists()
+    assert not (outputs / "no_ap" / "model_best.pth").exists()
+    assert (outputs / "no_ap" / "curves.png").is_file()
 
 
-def test_evaluating_a_file_without_annotations_writes_the_detections(out):
-    assert json.loads((out / "no_ap" / "coco_instances_results.json").read_text())
+def test_evaluating_a_file_without_annotations_writes_the_detections(outputs):
+    assert json.loads((outputs / "no_ap" / "coco_instances_results.json").read_text())
 
 
-def test_a_preview_is_drawn(out):
-    assert len(list((out / "preview").glob("preview_*.png"))) == 2
+def test_a_preview_is_drawn(outputs):
+    assert len(list((outputs / "preview").glob("preview_*.png"))) == 2
 
 
-def test_lvis_files_are_evaluated_by_the_lvis_rules(out):
-    log = (out / "lvis" / "log.txt").read_text()
+def test_lvis_files_are_evaluated_by_the_lvis_rules(outputs):
+    log = (outputs / "lvis" / "log.txt").read_text()
     assert "LVIS format, 4 images" in log and "by LVIS's federated rules" in log
-    assert "APr" in json.loads((out / "lvis" / "results.json").read_text())["bbox"]
+    assert "APr" in json.loads((outputs / "lvis" / "results.json").read_text())["bbox"]
 
 
-def test_a_yaml_config_can_train_on_custom_data(out):
-    checkpoint = torch.load(out / "yaml" / "model_final.pth", weights_only=True)
+def test_a_yaml_config_can_train_on_custom_data(outputs):
+    checkpoint = torch.load(outputs / "yaml" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
-    assert (out / "yaml" / "per_class_ap.csv").exists()
+    assert (outputs / "yaml" / "per_class_ap.csv").exists()
 
 
-def test_a_detectron2_model_can_train_on_custom_data(out):
-    checkpoint = torch.load(out / "detectron2" / "model_final.pth", weights_only=True)
+def test_a_detectron2_model_can_train_on_custom_data(outputs):
+    checkpoint = torch.load(outputs / "detectron2" / "model_final.pth", weights_only=True)
     assert checkpoint["class_names"] == ["red", "green", "blue"]
     assert (
         checkpoint["model"]["head.cls_score.weight"].shape[0] == 9
     )  # 3 classes and 3 anchor scales
-    content = json.loads((out / "detectron2/predictions/predictions.json").read_text())
+    content = json.loads((outputs / "detectron2/predictions/predictions.json").read_text())
     assert [entry["id"] for entry in content["categories"]] == [5, 9, 40]
 
 

@@ -53,38 +53,41 @@ def add_masks(root, target, rle=False):
 
 
 @pytest.fixture(scope="module")
-def out(own_data, tmp_path_factory):
+def outputs(own_data, tmp_path_factory):
     """The folder of all outputs; one process runs all commands, because starting one is slow."""
-    out = tmp_path_factory.mktemp("masks")
-    data, rle = add_masks(own_data, out / "data"), add_masks(own_data, out / "rle", rle=True)
-    four_classes = add_masks(own_data, out / "more")
+    outputs = tmp_path_factory.mktemp("masks")
+    data, rle = (
+        add_masks(own_data, outputs / "data"),
+        add_masks(own_data, outputs / "rle", rle=True),
+    )
+    four_classes = add_masks(own_data, outputs / "more")
     for path in four_classes.glob("*.json"):  # a fourth class for fine-tuning
         content = json.loads(path.read_text())
-        content["categories"].append({"id": 41, "name": "grey"})
+        content["categories"].append({"id": 41, "name": "gray"})
         path.write_text(json.dumps(content))
 
     def lazy(name, *args):
-        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={out}/{name}"]
+        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={outputs}/{name}"]
 
-    last = f"train.init_checkpoint={out}/run/model_final.pth"
+    last = f"train.init_checkpoint={outputs}/run/model_final.pth"
     commands = [
         lazy("run", *flags(data), "--keep-empty-images", "train.max_iter=2")
         + ["train.eval_period=0"],
         lazy("run", *flags(data), "--keep-empty-images", "--resume", "train.max_iter=3"),
         lazy("run", *flags(data)[4:], "--eval-only"),
-        lazy("run", "--predict", f"{own_data}/val", "--output", f"{out}/predictions"),
-        lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{out}/preview"),
+        lazy("run", "--predict", f"{own_data}/val", "--output", f"{outputs}/predictions"),
+        lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{outputs}/preview"),
         lazy("tuned", *flags(four_classes), last, "train.max_iter=1", "train.eval_period=0"),
-        ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={out}/yaml"],
+        ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={outputs}/yaml"],
     ]
     # Other tests cover the pictures of a training run, which take as long as all the rest.
     run_commands(commands, pictures=False)
-    return out
+    return outputs
 
 
-def test_the_classes_of_all_heads_are_those_of_the_file(out):
+def test_the_classes_of_all_heads_are_those_of_the_file(outputs):
     for name in ("run", "yaml"):
-        checkpoint = torch.load(out / name / "model_final.pth", weights_only=True)
+        checkpoint = torch.load(outputs / name / "model_final.pth", weights_only=True)
         assert checkpoint["class_names"] == ["red", "green", "blue"]
         assert checkpoint["category_ids"] == [5, 9, 40]
         shapes = {key: len(v) for key, v in checkpoint["model"].items() if v.dim()}
@@ -92,47 +95,51 @@ def test_the_classes_of_all_heads_are_those_of_the_file(out):
         assert shapes["roi_heads.box_predictor.bbox_pred.weight"] == 12
         assert shapes["roi_heads.mask_head.predictor.weight"] == 3
     assert checkpoint["iteration"] == 1
-    checkpoint = torch.load(out / "run" / "model_final.pth", weights_only=True)
+    checkpoint = torch.load(outputs / "run" / "model_final.pth", weights_only=True)
     assert checkpoint["iteration"] == 2  # resumed
 
 
-def test_objects_without_a_mask_are_logged_and_train_the_box_head(out):
-    log = (out / "run" / "log.txt").read_text()
+def test_objects_without_a_mask_are_logged_and_train_the_box_head(outputs):
+    log = (outputs / "run" / "log.txt").read_text()
     assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
-    assert "train: mended: mask dropped: 6" in log  # masks without area
-    losses = [json.loads(line) for line in (out / "run" / "metrics.json").read_text().splitlines()]
+    assert "train: corrected: mask dropped: 6" in log  # masks without area
+    losses = [
+        json.loads(line) for line in (outputs / "run" / "metrics.json").read_text().splitlines()
+    ]
     assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
-    log = (out / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
+    log = (outputs / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
     assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
 
 
-def test_boxes_and_masks_are_evaluated_per_class(out):
-    results = json.loads((out / "run" / "results.json").read_text())
+def test_boxes_and_masks_are_evaluated_per_class(outputs):
+    results = json.loads((outputs / "run" / "results.json").read_text())
     assert "AP-blue" in results["bbox"] and "AP-blue" in results["segm"]
     assert (
-        (out / "run" / "per_class_ap.csv").read_text().startswith("dataset,class,bbox_AP,segm_AP")
+        (outputs / "run" / "per_class_ap.csv")
+        .read_text()
+        .startswith("dataset,class,bbox_AP,segm_AP")
     )
 
 
-def test_predictions_have_masks_and_the_category_ids_of_the_file(out):
-    predictions = COCO(str(out / "predictions" / "predictions.json"))
+def test_predictions_have_masks_and_the_category_ids_of_the_file(outputs):
+    predictions = COCO(str(outputs / "predictions" / "predictions.json"))
     assert {a["category_id"] for a in predictions.anns.values()} <= {5, 9, 40}
     for annotation in list(predictions.anns.values())[:5]:
         assert predictions.annToMask(annotation).shape == (48, 64)
         assert isinstance(annotation["segmentation"]["counts"], str)
 
 
-def test_a_preview_is_drawn(out):
-    assert len(list((out / "preview").glob("preview_*.png"))) == 3
+def test_a_preview_is_drawn(outputs):
+    assert len(list((outputs / "preview").glob("preview_*.png"))) == 3
 
 
-def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(out):
-    log = (out / "tuned" / "log.txt").read_text()
+def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(outputs):
+    log = (outputs / "tuned" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if "keep their initial values" in line]
     assert "6 parameters and buffers" in line
     for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"):
         assert f"roi_heads.{name}.weight" in line
-    checkpoint = torch.load(out / "tuned" / "model_final.pth", weights_only=True)
+    checkpoint = torch.load(outputs / "tuned" / "model_final.pth", weights_only=True)
     assert checkpoint["model"]["roi_heads.mask_head.predictor.weight"].shape[0] == 4
 
 
@@ -166,7 +173,7 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
 def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
     option, message, own_data, tmp_path, monkeypatch, capsys
 ):
-    data, out = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
+    data, outputs = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
     for path in data.glob("*.json"):
         content = json.loads(path.read_text())
         for image in content["images"]:
@@ -174,13 +181,18 @@ def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
         for category in content["categories"]:
             category |= {"frequency": "f", "image_count": 3}
         path.write_text(json.dumps(content))
-    out.mkdir()
-    (out / "last_checkpoint").write_text("model_of_an_earlier_run.pth")
+    outputs.mkdir()
+    (outputs / "last_checkpoint").write_text("model_of_an_earlier_run.pth")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run, "train_model", lambda *_, **__: pytest.fail("it trains"))
     monkeypatch.setattr(run, "set_up", lambda *_: None)  # it would leave files and log handlers
-    options = [*flags(data), *SMALL, f"dataloader.evaluator.{option}", f"train.output_dir={out}"]
+    options = [
+        *flags(data),
+        *SMALL,
+        f"dataloader.evaluator.{option}",
+        f"train.output_dir={outputs}",
+    ]
     assert main(["--config-file", LAZY, "--overwrite", *options]) == 2
     output = capsys.readouterr().err
     assert len(output.splitlines()) == 1 and message in output
-    assert [path.name for path in out.iterdir()] == ["last_checkpoint"]
+    assert [path.name for path in outputs.iterdir()] == ["last_checkpoint"]

@@ -21,7 +21,7 @@ OVERRIDES = [
 ]
 
 
-def count(commands):
+def count_builds_and_reads(commands):
     """Return, for each command, how often a model is built and a checkpoint is read."""
     counts, all_counts = Counter(), []
 
@@ -52,7 +52,7 @@ def test_a_command_builds_its_model_once_and_reads_its_checkpoint_once(tmp_path_
         ["--config-file", LAZY, "--resume", *common, "train.epochs=2", "train.reference_batch=2"],
         ["--config-file", LAZY, "--eval-only", *common],
     ]
-    completed = run_function(count, commands, environment=environment)
+    completed = run_function(count_builds_and_reads, commands, environment=environment)
     assert completed.returncode == 0, completed.stderr[-3000:]
     read = {"model_final.pth": 1, "models": 1}
     assert completed.value == [{"models": 1}, read | {"model_best.pth": 1}, read]

@@ -32,7 +32,7 @@ def image_objects(folder, count, num_objects=6):
 
 
 def batch_of(config, images, factor):
-    """Return the images as a training gets them, resized by ``factor``."""
+    """Return the images as training gets them, resized by ``factor``."""
     mapper, batch = config.mapper("test"), []
     for image in images:
         pixels = mapper({"file_name": image.path, "width": 256, "height": 192})["image"]

@@ -133,7 +133,7 @@ def test_an_object_without_a_positive_is_red_and_others_are_not(tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
-def test_previews_have_the_colours_of_the_image_file(image_format):
+def test_previews_have_the_colors_of_the_image_file(image_format):
     red = torch.zeros(3, 4, 6, dtype=torch.float32)
     red[image_format.index("R")] = 300.0  # an augmentation may exceed 255
     assert (to_rgb(red, image_format) == [255, 0, 0]).all()

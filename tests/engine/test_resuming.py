@@ -258,7 +258,7 @@ OPTIONS = [
 
 
 def files(folder):
-    """Return the content of all files; the log of the training is open in this process."""
+    """Return the content of all files; the log of the run is open in this process."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.txt")
     return {str(path): path.read_bytes() for path in paths}
 

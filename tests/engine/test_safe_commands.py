@@ -22,8 +22,8 @@ def environment(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["evil.pkl", "evil.pth"])
 def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name):
-    mark, path, out = tmp_path / "mark", tmp_path / name, tmp_path / "out"
-    content = {"model": {"weight": Payload(mark)}, "__author__": "x", "iteration": 1}
+    marker, path, output_folder = tmp_path / "mark", tmp_path / name, tmp_path / "out"
+    content = {"model": {"weight": Payload(marker)}, "__author__": "x", "iteration": 1}
     if name.endswith(".pkl"):
         path.write_bytes(pickle.dumps(content))
     else:
@@ -33,7 +33,11 @@ def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name
     (tmp_path / "resumed" / "last_checkpoint").write_text(name)
     image = next(Path(environment["DETECTRON2_DATASETS"]).rglob("val/*.*"))
     start = ["--config-file", CONFIG]
-    overrides = ["train.device=cpu", f"train.output_dir={out}", f"train.init_checkpoint={path}"]
+    overrides = [
+        "train.device=cpu",
+        f"train.output_dir={output_folder}",
+        f"train.init_checkpoint={path}",
+    ]
     commands = [
         [*start, *overrides],
         [*start, "--eval-only", *overrides],
@@ -49,4 +53,4 @@ def test_no_command_executes_code_from_a_weight_file(environment, tmp_path, name
     reasons = ["posix.mkdir"] * 4
     reasons += ["posix.mkdir" if name == "evil.pth" else "expected the name of a checkpoint"]
     assert all(reason in line for reason, line in zip(reasons, lines))
-    assert not mark.exists()
+    assert not marker.exists()

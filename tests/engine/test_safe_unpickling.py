@@ -56,7 +56,7 @@ WRITERS["Python 2"] = as_python2
 
 
 @pytest.fixture
-def mark(tmp_path):
+def marker(tmp_path):
     """The folder that a payload would create; it must not exist afterwards."""
     path = tmp_path / "mark"
     yield path
@@ -89,7 +89,7 @@ def weights_of(model):
 
 def check_loads(path, trained):
     model = nn.Sequential(nn.Linear(3, 2))
-    load_weights(model, str(path), whole=True)
+    load_weights(model, str(path), strict=True)
     assert torch.equal(model[0].weight, trained[0].weight)
 
 
@@ -104,7 +104,7 @@ def test_a_file_converted_from_torchvision_loads(tmp_path, writer):
     path = tmp_path / "R-50.pkl"
     path.write_bytes(WRITERS[writer](content))
     wrapped = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(3, 2))})
-    load_weights(wrapped, str(path), whole=True)
+    load_weights(wrapped, str(path), strict=True)
     assert torch.equal(wrapped["backbone"][0].weight, trained[0].weight)
 
 
@@ -126,36 +126,36 @@ def test_older_formats_are_read_as_detectron2_reads_them(tmp_path):
 @pytest.mark.parametrize("name", ["w.pkl", "w.pth", "w.pyth", "w.bin", "w"])
 @pytest.mark.parametrize("environment", ["", "1"])
 def test_a_payload_gives_a_one_line_error_that_names_it(
-    tmp_path, mark, monkeypatch, name, environment
+    tmp_path, marker, monkeypatch, name, environment
 ):
     # The variable disables torch's default of weights_only, but not an explicit argument.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", environment)
     path = tmp_path / name
-    content = {"model": {"weight": Payload(mark)}, "__author__": "x", "model_state": {}}
+    content = {"model": {"weight": Payload(marker)}, "__author__": "x", "model_state": {}}
     if name.endswith(".pkl"):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path)
     for load in (
-        lambda: load_weights(nn.Linear(3, 2), str(path), whole=False),
+        lambda: load_weights(nn.Linear(3, 2), str(path), strict=False),
         lambda: RunCheckpointer(nn.Linear(3, 2), extras={}).load(str(path)),
     ):
         with pytest.raises(Exception, match=r"\b(posix|nt)\.mkdir") as caught:
             load()
-        assert not mark.exists() and "\n" not in str(caught.value)
+        assert not marker.exists() and "\n" not in str(caught.value)
     with pytest.raises(UserError, match=re.escape(repr(str(path)))):
-        load_weights(nn.Linear(3, 2), str(path), whole=False)
+        load_weights(nn.Linear(3, 2), str(path), strict=False)
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
-def test_a_pickle_or_a_torchscript_program_named_pth_is_rejected(tmp_path, mark):
+def test_a_pickle_or_a_torchscript_program_named_pth_is_rejected(tmp_path, marker):
     for protocol in (0, 2, 4):
         path = tmp_path / f"{protocol}.pth"
-        path.write_bytes(pickle.dumps(Payload(mark), protocol=protocol))
+        path.write_bytes(pickle.dumps(Payload(marker), protocol=protocol))
     torch.jit.script(nn.Linear(3, 2)).save(tmp_path / "script.pth")
     for path in tmp_path.glob("*.pth"):
         with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
-            load_weights(nn.Linear(3, 2), str(path), whole=False)
+            load_weights(nn.Linear(3, 2), str(path), strict=False)
         assert "\n" not in str(caught.value)
         # Torch's own message suggests loading the file without the restriction.
         assert "weights_only" not in str(caught.value) and "Re-running" not in str(caught.value)
@@ -175,7 +175,7 @@ def test_the_error_of_a_damaged_file_is_one_short_line(damage, tmp_path):
         }[damage]
     )
     expected = "the file is damaged|expected a torch file with .*, got another or damaged file"
-    for read in (read_checkpoint, lambda path: load_weights(nn.Linear(3, 2), path, whole=False)):
+    for read in (read_checkpoint, lambda path: load_weights(nn.Linear(3, 2), path, strict=False)):
         with pytest.raises(UserError, match=expected) as caught:
             read(str(path))
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
@@ -189,14 +189,14 @@ def test_the_error_names_a_module_as_python_3_does(tmp_path, name):
     else:
         (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(UserError, match=r"got subprocess\.Popen, which may run code"):
-        load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
+        load_weights(nn.Linear(3, 2), str(tmp_path / name), strict=False)
 
 
 def test_an_array_that_another_function_builds_is_rejected(tmp_path):
     path = tmp_path / "5.pkl"
     path.write_bytes(pickle.dumps({"weight": np.ones(2)}, protocol=5))
     with pytest.raises(UserError, match=r"got numpy\._?core\.numeric\._frombuffer"):
-        load_weights(nn.Linear(3, 2), str(path), whole=False)
+        load_weights(nn.Linear(3, 2), str(path), strict=False)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_an_array_that_another_function_builds_is_rejected(tmp_path):
 def test_a_damaged_file_gives_a_one_line_error_for_any_exception(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as a checkpoint") as caught:
-        load_weights(nn.Linear(3, 2), str(tmp_path / name), whole=False)
+        load_weights(nn.Linear(3, 2), str(tmp_path / name), strict=False)
     assert "\n" not in str(caught.value)
 
 
@@ -239,7 +239,7 @@ def test_only_arrays_of_numbers_and_plain_values_are_accepted(tmp_path, content,
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(UserError, match=message):
-        load_weights(nn.Linear(3, 2), str(path), whole=False)
+        load_weights(nn.Linear(3, 2), str(path), strict=False)
 
 
 @pytest.fixture
@@ -256,16 +256,16 @@ def address(tmp_path, monkeypatch):
         thread.join()
 
 
-def test_downloads_from_the_model_zoo_are_read_safely(tmp_path, mark, address, monkeypatch):
+def test_downloads_from_the_model_zoo_are_read_safely(tmp_path, marker, address, monkeypatch):
     monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", address)
     trained = nn.Sequential(nn.Linear(3, 2))
     content = {"model": weights_of(trained), "__author__": "x"}
     (tmp_path / "good.pkl").write_bytes(pickle.dumps(content, protocol=4))
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(mark)))
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(marker)))
     for prefix in ("detectron2://", address):
         check_loads(f"{prefix}good.pkl", trained)
         with pytest.raises(UserError, match="mkdir"):
-            load_weights(nn.Linear(3, 2), f"{prefix}evil.pkl", whole=False)
+            load_weights(nn.Linear(3, 2), f"{prefix}evil.pkl", strict=False)
 
 
 def test_parameter_names_are_matched_by_their_ends_if_the_path_requests_it(tmp_path, address):
@@ -278,7 +278,7 @@ def test_parameter_names_are_matched_by_their_ends_if_the_path_requests_it(tmp_p
     for folder in (f"{tmp_path}/", address):
         for name in ("ends.pth", "ends.pkl"):
             with pytest.raises(UserError, match="of another model"):
-                load_weights(nn.Sequential(nn.Linear(3, 2)), f"{folder}{name}", whole=False)
+                load_weights(nn.Sequential(nn.Linear(3, 2)), f"{folder}{name}", strict=False)
             check_loads(f"{folder}{name}?matching_heuristics=True", trained)
 
 

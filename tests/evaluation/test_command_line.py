@@ -56,7 +56,7 @@ def test_crowds_do_not_count_as_objects(files, tmp_path, capsys, caplog):
 
 
 @pytest.mark.parametrize(("count", "name"), [(1230, "LVIS v0.5"), (1203, "LVIS v1")])
-def test_both_versions_of_lvis_are_recognised(files, tmp_path, count, name, capsys):
+def test_both_versions_of_lvis_are_recognized(files, tmp_path, count, name, capsys):
     content = ground_truth((1, A, BOX))
     for i in range(10, 10 + count - len(NAMES)):
         content["categories"].append({"id": i, "name": f"class {i}", "frequency": "r"})

@@ -245,7 +245,7 @@ def test_a_faulty_ground_truth_mask_is_dropped_only_if_masks_are_evaluated(
     Path(files["--output"]).unlink()
     files["--iou-type"] = "segm"
     assert main(arguments("lvis", files)) == 0
-    assert "mended: mask dropped: 1" in capsys.readouterr().out
+    assert "corrected: mask dropped: 1" in capsys.readouterr().out
     assert json.loads(Path(files["--output"]).read_text())["AP"] == pytest.approx(50)
     assert main([*arguments("lvis", files), "--strict"]) == 2
     error = capsys.readouterr().err

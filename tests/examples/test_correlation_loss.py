@@ -11,7 +11,7 @@ from examples import correlation_loss as example
 from examples.correlation_loss import CorrelatedAP, correlation_loss
 from ranking_det.criteria import Criterion
 from tests.contracts import check_criterion, check_ranking_loss
-from tests.criteria.cases import LABELS, make
+from tests.criteria.cases import LABELS, make_candidates
 from tests.losses.cases import CASES
 from tests.modeling.cases import CONFIGS, make_batch
 
@@ -47,7 +47,7 @@ def test_a_criterion_with_correlation_loss_satisfies_the_contract(rank_scope):
 
 
 def test_the_weight_scales_only_the_correlation_loss():
-    light, heavy = (CorrelatedAP(weight)(make(LABELS)) for weight in (0.1, 0.4))
+    light, heavy = (CorrelatedAP(weight)(make_candidates(LABELS)) for weight in (0.1, 0.4))
     torch.testing.assert_close(heavy["loss_corr"], 4 * light["loss_corr"])
     assert heavy["loss_cls"] == light["loss_cls"]
 

@@ -28,7 +28,7 @@ def make_model(num_classes=3):
 
 
 def make_image(size=(64, 64), boxes=((6, 6, 30, 40), (30, 24, 62, 60)), bitmaps=False):
-    """Make a grey image with a triangle for each box, each of another colour and class."""
+    """Make a gray image with a triangle for each box, each of another color and class."""
     height, width = size
     canvas, instances = Image.new("RGB", (width, height), (90, 90, 90)), Instances(size)
     polygons = []

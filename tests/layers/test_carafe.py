@@ -87,10 +87,10 @@ def test_kernels_sum_to_1_and_preserve_constant_features_inside_the_border(group
     sums = kernels.unflatten(1, (group, 25)).sum(dim=2)
     torch.testing.assert_close(sums, torch.ones_like(sums))
     assert kernels.std(dim=1).min() > 1e-3
-    out = carafe(torch.full((2, 8, 7, 6), 3.0), kernels, 5, group, scale)
-    inside = out[:, :, 2 * scale : -2 * scale, 2 * scale : -2 * scale]
+    upsampled = carafe(torch.full((2, 8, 7, 6), 3.0), kernels, 5, group, scale)
+    inside = upsampled[:, :, 2 * scale : -2 * scale, 2 * scale : -2 * scale]
     torch.testing.assert_close(inside, torch.full_like(inside, 3.0))
-    assert (out[:, :, 0] < 3.0).all() and out[:, :, 0].mean() < 2.5
+    assert (upsampled[:, :, 0] < 3.0).all() and upsampled[:, :, 0].mean() < 2.5
 
 
 def test_a_new_layer_gives_about_the_mean_of_each_window():
@@ -114,12 +114,12 @@ def test_bfloat16_under_autocast_is_close_to_float32():
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             layer_input = leaf.bfloat16() if enabled else leaf
             assert module.kernels(layer_input).dtype == torch.float32
-            out = module(layer_input)
-        assert out.dtype == layer_input.dtype and out.shape == (2, 8, 18, 14)
-        out.float().square().sum().backward()
+            upsampled = module(layer_input)
+        assert upsampled.dtype == layer_input.dtype and upsampled.shape == (2, 8, 18, 14)
+        upsampled.float().square().sum().backward()
         gradients = [p.grad for p in module.parameters()]
         assert all(gradient.dtype == torch.float32 for gradient in gradients)
-        results.append([out.float(), leaf.grad, *gradients])
+        results.append([upsampled.float(), leaf.grad, *gradients])
     for exact, rounded in zip(*results):
         assert (rounded - exact).norm() < 0.03 * exact.norm()
 

@@ -113,9 +113,9 @@ def average_precision(
 
 
 def alrp(logits, positives, errors, delta=1.0, eps=1e-5):
-    """Average localisation-recall-precision (aLRP) Loss.
+    """Average localization-recall-precision (aLRP) Loss.
 
-    Returns the classification and the localisation value, the gradient of the first with respect to
+    Returns the classification and the localization value, the gradient of the first with respect to
     the logits, and the gradient of the second with respect to ``errors``.
     """
     count = len(positives)

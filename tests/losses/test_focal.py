@@ -56,9 +56,9 @@ def extreme_batch(dtype):
 def test_focal_agrees_with_fvcore_on_one_hot_targets_without_the_ignored_rows(alpha, gamma):
     fvcore = pytest.importorskip("fvcore.nn")
     logits, labels, _ = batch(torch.float32)
-    keep = labels != IGNORE
+    is_used = labels != IGNORE
     expected = fvcore.sigmoid_focal_loss(
-        logits[keep], one_hot(logits, labels)[keep], alpha=alpha, gamma=gamma, reduction="sum"
+        logits[is_used], one_hot(logits, labels)[is_used], alpha=alpha, gamma=gamma, reduction="sum"
     )
     loss = focal(logits, labels, alpha=alpha, gamma=gamma)
     assert_same(loss, expected, logits, rtol=2e-5, atol=2e-6)
@@ -80,9 +80,9 @@ def test_focal_agrees_with_a_loop_over_equation_5(alpha, gamma):
 
 def test_focal_with_alpha_one_half_and_gamma_0_is_half_the_binary_cross_entropy():
     logits, labels, _ = batch()
-    keep = labels != IGNORE
+    is_used = labels != IGNORE
     entropy = functional.binary_cross_entropy_with_logits(
-        logits[keep], one_hot(logits, labels)[keep], reduction="sum"
+        logits[is_used], one_hot(logits, labels)[is_used], reduction="sum"
     )
     assert_same(focal(logits, labels, alpha=0.5, gamma=0.0), entropy / 2, logits)
 
@@ -207,9 +207,9 @@ def test_varifocal_has_gradient_0_where_the_score_of_each_positive_is_its_qualit
 
 def test_varifocal_of_quality_1_alpha_1_and_gamma_0_is_the_binary_cross_entropy():
     logits, labels, quality = batch()
-    keep = labels != IGNORE
+    is_used = labels != IGNORE
     entropy = functional.binary_cross_entropy_with_logits(
-        logits[keep], one_hot(logits, labels)[keep], reduction="sum"
+        logits[is_used], one_hot(logits, labels)[is_used], reduction="sum"
     )
     loss = varifocal(logits, labels, torch.ones_like(quality), alpha=1.0, gamma=0.0)
     assert_same(loss, entropy, logits)

@@ -17,7 +17,7 @@ from ranking_det.losses import (
     rank_sort_loss,
     varifocal,
 )
-from ranking_det.losses.kernels.gradients import Part, attach_gradients
+from ranking_det.losses.kernels.gradients import LossTerm, attach_gradients
 from tests.losses.cases import random_case
 
 CASE = random_case(10, 38)
@@ -81,8 +81,8 @@ def test_a_second_derivative_gives_a_one_line_error(name):
 
 def test_gradients_of_parts_are_scaled_by_the_incoming_gradient_and_added():
     logits = torch.zeros(4, requires_grad=True)
-    dense = Part(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    sparse = Part(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
+    dense = LossTerm(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    sparse = LossTerm(torch.tensor(3.0), torch.tensor([10.0, 20.0]), torch.tensor([3, 0]))
     first, second = attach_gradients(logits, dense, sparse)
     (first * 2 + second * 0.5).backward()
     assert logits.grad.tolist() == [12.0, 4.0, 6.0, 13.0]
@@ -92,7 +92,7 @@ def test_torch_compile_gives_the_same_gradient():
     gradient = torch.arange(4.0)
 
     def doubled(logits):
-        return attach_gradients(2 * logits, Part(torch.tensor(3.0), gradient))[0]
+        return attach_gradients(2 * logits, LossTerm(torch.tensor(3.0), gradient))[0]
 
     logits = torch.zeros(4, requires_grad=True)
     torch.compile(doubled, backend="aot_eager", fullgraph=True)(logits).backward()

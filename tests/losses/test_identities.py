@@ -208,9 +208,11 @@ def test_ap_and_alrp_with_only_infinite_negatives_have_finite_values_and_gradien
 
 
 @every_ap_and_alrp
-@pytest.mark.parametrize("others", [[], [-math.inf, math.inf]], ids=["alone", "with infinities"])
-def test_a_negative_that_is_nan_makes_every_part_of_ap_and_alrp_nan(loss, delta, others):
-    case = with_negatives(random_case(), math.nan, *others)
+@pytest.mark.parametrize(
+    "other_logits", [[], [-math.inf, math.inf]], ids=["alone", "with infinities"]
+)
+def test_a_negative_that_is_nan_makes_every_part_of_ap_and_alrp_nan(loss, delta, other_logits):
+    case = with_negatives(random_case(), math.nan, *other_logits)
     assert all(value.isnan() for value, _ in loss(*case, delta))
 
 

@@ -47,12 +47,12 @@ def test_varifocal_agrees_with_a_loop_over_entries():
 
 def test_quality_focal_with_beta_0_is_the_cross_entropy():
     logits, labels, quality = batch()
-    keep = labels != IGNORE
+    is_used = labels != IGNORE
     targets = torch.zeros_like(logits)
     rows = torch.nonzero(labels >= 0).squeeze(1)
     targets[rows, labels[rows]] = quality
     expected = functional.binary_cross_entropy_with_logits(
-        logits[keep], targets[keep], reduction="sum"
+        logits[is_used], targets[is_used], reduction="sum"
     )
     torch.testing.assert_close(quality_focal(logits, labels, quality, beta=0.0), expected)
 
@@ -60,11 +60,11 @@ def test_quality_focal_with_beta_0_is_the_cross_entropy():
 def test_quality_focal_with_quality_1_is_focal_loss_without_alpha():
     ops = pytest.importorskip("torchvision.ops")
     logits, labels, quality = batch()
-    keep = labels != IGNORE
+    is_used = labels != IGNORE
     targets = torch.zeros_like(logits)
     rows = torch.nonzero(labels >= 0).squeeze(1)
     targets[rows, labels[rows]] = 1.0
-    expected = ops.sigmoid_focal_loss(logits[keep], targets[keep], alpha=-1, reduction="sum")
+    expected = ops.sigmoid_focal_loss(logits[is_used], targets[is_used], alpha=-1, reduction="sum")
     loss = quality_focal(logits, labels, torch.ones_like(quality))
     torch.testing.assert_close(loss, expected)
 

@@ -30,11 +30,11 @@ def test_running_statistics_are_frozen_while_weight_and_bias_train():
     model = nn.Sequential(norm)
     model.train()
     x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    out = model(x)
+    features = model(x)
     mean, deviation = before["running_mean"], (before["running_var"] + norm.eps).sqrt()
     expected = (x - mean[:, None, None]) / deviation[:, None, None]
-    torch.testing.assert_close(out, expected)
-    out.square().sum().backward()
+    torch.testing.assert_close(features, expected)
+    features.square().sum().backward()
     assert norm.weight.grad.abs().sum() > 0 and norm.bias.grad.abs().sum() > 0
     for name, value in norm.named_buffers():
         assert torch.equal(value, before[name]), name

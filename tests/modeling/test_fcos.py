@@ -36,7 +36,7 @@ def test_fcos_is_registered_in_detectron2():
     assert META_ARCH_REGISTRY.get("RankingFCOS") is RankingFCOS
 
 
-def test_box_outputs_are_distances_from_the_centre_of_the_point_and_encoding_inverts_decoding():
+def test_box_outputs_are_distances_from_the_center_of_the_point_and_encoding_inverts_decoding():
     coder = PointTransform()
     points = torch.tensor([[0.0, 0, 64, 64], [100, 100, 228, 228]])
     boxes = torch.tensor([[30.0, 20, 40, 90], [10, 160, 300, 170]])
@@ -57,7 +57,7 @@ def test_decoded_boxes_of_any_output_are_finite_and_contain_their_point():
     assert outputs.grad.isfinite().all() and (outputs.grad[3] != 0).all()
 
 
-def test_points_are_squares_of_eight_strides_centred_in_their_cells(build):
+def test_points_are_squares_of_eight_strides_centered_in_their_cells(build):
     model = build()
     anchors = model.anchor_generator([torch.zeros(1, 1, 2, 3)] * 5)
     first = anchors[0].tensor

@@ -230,7 +230,7 @@ def test_the_branch_has_one_output_per_anchor_and_uses_the_box_tower():
     assert head.cls_subnet[0].weight.grad is None
 
 
-def test_the_head_can_have_a_scale_per_level_and_group_normalisation():
+def test_the_head_can_have_a_scale_per_level_and_group_normalization():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=1, norm="GN", num_scales=2)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
     logits, outputs, _ = head(features)

@@ -18,7 +18,7 @@ from ranking_det.assigners import ATSS, PAA, MaxIoU
 from ranking_det.labels import BACKGROUND
 from ranking_det.losses import dice_errors
 from ranking_det.modeling import NegativeCap, RandomSampler, RankingROIHeads
-from ranking_det.modeling.rcnn.mask_head import cut_masks
+from ranking_det.modeling.rcnn.mask_head import crop_masks
 from ranking_det.modeling.rcnn.proposals import match_proposals
 from ranking_det.modeling.threshold_watch import watch_scores
 from tests.modeling.cases import load, make_instances
@@ -549,7 +549,7 @@ def test_cropped_masks_equal_those_of_detectron2():
         rois.append(boxes)
         indices.append(index + first)
         first += len(objects)
-    masks = cut_masks(rois, indices, targets, 14)
+    masks = crop_masks(rois, indices, targets, 14)
     assert masks.any() and torch.equal(masks, torch.cat(expected).float())
 
 

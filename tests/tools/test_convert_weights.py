@@ -353,7 +353,7 @@ def test_the_written_file_is_a_complete_checkpoint_of_the_config(
     assert f"train.init_checkpoint={output}" in report
     model = build("mask_ce")
     model.load_state_dict({name: torch.zeros_like(t) for name, t in model.state_dict().items()})
-    load_weights(model, str(output), whole=True)
+    load_weights(model, str(output), strict=True)
     assert_same(without_counters(model.state_dict()), mask_rcnn)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.name, source.name])
 

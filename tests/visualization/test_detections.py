@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from ranking_det.visualization.detections import overlay
 
 
-def test_colours_slightly_above_1_are_drawn(monkeypatch):
-    # In Python 3.10, rounding in colorsys gives such colours.
+def test_colors_slightly_above_1_are_drawn(monkeypatch):
+    # In Python 3.10, rounding in colorsys gives such colors.
     to_rgb = colorsys.hls_to_rgb
     monkeypatch.setattr(colorsys, "hls_to_rgb", lambda *hls: (1 + 2**-52, *to_rgb(*hls)[1:]))
     instances = Instances((20, 30))

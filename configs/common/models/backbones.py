@@ -1,7 +1,7 @@
 """ResNet and FPN backbones, and the ImageNet pixel mean and std for their weights.
 
-Unlike the papers' code, which initialises the FPN with Xavier uniform (bound
-sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3 / fan_in)). The
+Unlike the papers' code, which initializes the FPN with Xavier uniform (bound
+sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialization (bound sqrt(3 / fan_in)). The
 papers' bound is 1.15, 1.26 and 1.33 times ours in the lateral convolutions on res3, res4 and res5
 of ResNet-50, and 1.33 times ours in P6 from C5. The other layers of the FPN have as many outputs as
 inputs, so both bounds are equal.

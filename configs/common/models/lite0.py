@@ -1,7 +1,7 @@
 """Detectors on EfficientNet-Lite0 with ImageNet weights, for your own images on a CPU.
 
 FPN, heads and anchors are those of the ResNet-18 models. The FPN and the dense heads have group
-normalisation. Images must be RGB. They are padded to a multiple of 32, so that TensorFlow's "same"
+normalization. Images must be RGB. They are padded to a multiple of 32, so that TensorFlow's "same"
 padding of the convolutions, which depends on the size, is the same for all images.
 """
 

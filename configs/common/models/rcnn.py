@@ -3,12 +3,12 @@
 All anchors and all proposals are ranked, without sampling. RPN and box head have the same box
 coder. The losses of the RPN have the weight .2.
 
-Unlike the paper's code, which initialises FPN and box head with Xavier uniform (bound
-sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialisation (bound sqrt(3 / fan_in)). On
+Unlike the paper's code, which initializes FPN and box head with Xavier uniform (bound
+sqrt(6 / (fan_in + fan_out))), we keep Detectron2's initialization (bound sqrt(3 / fan_in)). On
 ResNet-50 and 101 the paper's bound is 1.36 times ours in the box head's first layer (.0210 and
-.0155), and 1.15, 1.26 and 1.33 times ours in the FPN's lateral convolutions on res3, res4 and res5
-(1.33 also in the one that makes p6 in the "+" models). The other layers have as many outputs as
-inputs, so both bounds are equal. CARAFE is initialised as in its paper.
+.0155). In the FPN's lateral convolutions on res3, res4 and res5 it is 1.15, 1.26 and 1.33 times
+ours, and 1.33 times in the convolution that makes p6 in the "+" models. The other layers have as
+many outputs as inputs, so both bounds are equal. CARAFE is initialized as in its paper.
 """
 
 from copy import deepcopy
@@ -195,7 +195,7 @@ def with_samplers(
 def with_rare_positives(
     model: DictConfig, prior_prob: float = 0.01, score_thresh: float = 0.05
 ) -> DictConfig:
-    """Initialise the scores at ``prior_prob``, for losses that sum over all negatives."""
+    """Initialize the scores at ``prior_prob``, for losses that sum over all negatives."""
     rare, channels = deepcopy(model), model.backbone.out_channels
     rare.proposal_generator.head = L(RankingRPNHead)(
         in_channels=channels, num_anchors=3, prior_prob=prior_prob

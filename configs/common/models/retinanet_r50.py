@@ -4,10 +4,10 @@
   three aspect ratios.
 - ``model_512``: AP and aLRP Loss at 512 x 512 pixels. Two scales.
 - ``squares_512``: ATSS and APE Loss at 512 x 512 pixels. Two scales of a square.
-- ``atss``: Zhang et al., CVPR 2020. Group normalisation in the head, a learnable scale of the box
+- ``atss``: Zhang et al., CVPR 2020. Group normalization in the head, a learnable scale of the box
   outputs per level, P6 from P5, one square anchor of 8 strides.
 
-None has a ReLU before P7. Anchors are centred on the corners of the cells.
+None has a ReLU before P7. Anchors are centered on the corners of the cells.
 """
 
 from copy import deepcopy

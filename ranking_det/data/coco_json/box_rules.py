@@ -1,6 +1,6 @@
 """Check the boxes of objects: leave out boxes without size, clip boxes that stick out.
 
-It also recognises files in which all boxes are wrong in the same way: normalized or sub-pixel
+It also recognizes files in which all boxes are wrong in the same way: normalized or sub-pixel
 boxes, corners instead of width and height, and boxes of smaller images.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_util
 
-from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, REFUSED, Faults
+from ranking_det.data.coco_json.faults import CORRECTED, CUT, LEFT_OUT, REFUSED, Faults
 from ranking_det.data.coco_json.fields import Entry, get_column, number
 from ranking_det.user_errors import show
 
@@ -65,9 +65,9 @@ def read_boxes(
         The boxes. A missing box, and a coordinate that is null, are NaN.
     """
     boxes = get_column(entries, "bbox")
-    plain = _plain_boxes(boxes)
-    if plain is not None:
-        return Boxes(plain, {})
+    regular_boxes = _boxes_of_four_numbers(boxes)
+    if regular_boxes is not None:
+        return Boxes(regular_boxes, {})
     result = Boxes(np.full((len(boxes), 4), np.nan), {})
     for index, box in enumerate(boxes):
         values = box
@@ -84,13 +84,13 @@ def read_boxes(
             continue
         result.xywh[index] = values
         if values != box or not all(type(value) in (int, float) for value in box):
-            form = "missing, made from the mask" if not box else "written as text or null"
-            conversions[f"{section}: 'bbox' {form}"] += 1
+            problem = "missing, made from the mask" if not box else "written as text or null"
+            conversions[f"{section}: 'bbox' {problem}"] += 1
             result.replaced[index] = values
     return result
 
 
-def _plain_boxes(boxes: Sequence[Any]) -> np.ndarray | None:
+def _boxes_of_four_numbers(boxes: Sequence[Any]) -> np.ndarray | None:
     """Return boxes as an array if each is a list of four numbers, the usual case, else None."""
     if set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}:
         if set(map(type, chain.from_iterable(boxes))) <= {int, float}:
@@ -152,7 +152,7 @@ def check_boxes(
         annotations: n entries, whose images are known.
         boxes: their boxes; clipped boxes are added to ``replaced``.
         sizes: (n, 2) float64, width and height of each object's image in pixels; NaN if unknown.
-        faults: receives the objects that are left out, cut or mended.
+        faults: receives the objects that are left out, cut or corrected.
 
     Returns:
         (n,) bool: whether to keep each annotation.
@@ -186,7 +186,7 @@ def check_boxes(
                 f"'bbox' lies outside {image_text}: {box_text}",
             )
         else:
-            action = CUT if halved[index] else MENDED
+            action = CUT if halved[index] else CORRECTED
             problem = (
                 f"sticks out of {image_text} by {excess[index]:g} pixels and is clipped: {box_text}"
             )
@@ -210,7 +210,7 @@ class Pattern(NamedTuple):
 
 
 def find_pattern(boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray) -> Pattern | None:
-    """Recognise boxes that are not x, y, width, height in pixels of their image.
+    """Recognize boxes that are not x, y, width, height in pixels of their image.
 
     Args:
         boxes: (n, 4) float64, x, y, width, height as in the file; NaN for a missing box.

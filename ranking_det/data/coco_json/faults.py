@@ -1,4 +1,4 @@
-"""Collect the faults of annotation files: refused, left out, cut, mended, skipped or noted."""
+"""Collect the faults of annotation files: refused, left out, cut, corrected, skipped or noted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SHOWN = 10
 MAX_ROWS = 10_000
 """Maximum number of faults of each kind that are kept with their place; all are counted."""
 
-LEAST_FAULTS, LEAST_SHARE = 10, 0.05
+FAULT_LIMIT, FAULT_SHARE = 10, 0.05
 """Data are refused if the faulty objects, or images, exceed both this number and this share."""
 
-REFUSED, LEFT_OUT, CUT, MENDED = "refused", "left out", "cut to under half", "mended"
+REFUSED, LEFT_OUT, CUT, CORRECTED = "refused", "left out", "cut to under half", "corrected"
 NOTED, SKIPPED = "noted", "skipped"
 """What happens to a faulty entry. Objects that are left out or cut count against the file's limit.
 
@@ -149,8 +149,8 @@ class Faults:
                 kinds[kind] += count
         kind_counts = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
         head = f"{self.file}: {total} faults ({kind_counts}){hint}"
-        more = f"; the first {SHOWN}:" if total > SHOWN else ":"
-        raise UserError("\n  ".join([head + more, *map(str, rows[:SHOWN])]))
+        ending = f"; the first {SHOWN}:" if total > SHOWN else ":"
+        raise UserError("\n  ".join([head + ending, *map(str, rows[:SHOWN])]))
 
     def check_limit(
         self, actions: Sequence[str], num_entries: int, noun: str, max_faults: int | None
@@ -161,14 +161,14 @@ class Faults:
             actions: the actions.
             num_entries: the number of all entries, faulty or not.
             noun: what they are, such as "objects in total".
-            max_faults: maximum number of faulty entries, >= 0; None for :data:`LEAST_FAULTS`, or
-                :data:`LEAST_SHARE` of the entries if that is more.
+            max_faults: maximum number of faulty entries, >= 0; None for :data:`FAULT_LIMIT`, or
+                :data:`FAULT_SHARE` of the entries if that is more.
 
         Raises:
             UserError: see :meth:`check`.
         """
         count = self.total(*actions)
-        limit = max(LEAST_FAULTS, LEAST_SHARE * num_entries) if max_faults is None else max_faults
+        limit = max(FAULT_LIMIT, FAULT_SHARE * num_entries) if max_faults is None else max_faults
         if count > limit:
             hint = f"; --max-faults {count} accepts this ({num_entries} {noun})"
             self.check(*actions, hint=hint)

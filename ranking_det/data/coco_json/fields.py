@@ -338,12 +338,12 @@ def get_column(entries: Sequence[Entry], key: str) -> list[Any]:
         return [entry.get(key) for entry in entries]
 
 
-def read_fields(content: Mapping[str, Any], where: str, name: str, *keys: str) -> Section:
+def read_fields(content: Mapping[str, Any], data_name: str, name: str, *keys: str) -> Section:
     """Read some fields of a section by the rules of the reader, without its other checks.
 
     Args:
         content: the content of an annotation file; it is not changed.
-        where: its name in messages.
+        data_name: its name in messages.
         name: the name of the section, which may be missing or null.
         *keys: the fields.
 
@@ -353,7 +353,7 @@ def read_fields(content: Mapping[str, Any], where: str, name: str, *keys: str) -
     Raises:
         UserError: an entry is not an object, lacks a required field or has a wrong value.
     """
-    faults, fields = Faults(where), {key: FIELDS[name][key] for key in keys}
+    faults, fields = Faults(data_name), {key: FIELDS[name][key] for key in keys}
     section = read_section(name, content.get(name) or [], fields, faults, Counter())
     faults.check()
     return section

@@ -114,7 +114,7 @@ class ImageFinder:
 
 
 def loose_name(name: str) -> str:
-    """Normalise the case and the accented letters of a name, so that similar names are equal.
+    """Normalize the case and the accented letters of a name, so that similar names are equal.
 
     Args:
         name: the name of a file.
@@ -160,7 +160,7 @@ def candidates(image: dict[str, Any]) -> list[str]:
         image: its entry in the file, with ``file_name`` or, as in LVIS, ``coco_url``.
 
     Returns:
-        Normalised paths: the file name; the last two parts of the URL, such as
+        Normalized paths: the file name; the last two parts of the URL, such as
         ``train2017/000000000009.jpg``; the last part; then the same with backslashes as slashes and
         ``%20`` as a space.
     """
@@ -189,8 +189,8 @@ def check_folder(image_root: str | Path) -> None:
         UserError: it is missing, a file, or not readable.
     """
     if not os.path.isdir(image_root):
-        what = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
-        raise UserError(f"the image folder {str(image_root)!r} {what}")
+        problem = "is a file, not a folder" if os.path.exists(image_root) else "does not exist"
+        raise UserError(f"the image folder {str(image_root)!r} {problem}")
     if not os.access(image_root, os.R_OK | os.X_OK):
         raise UserError(f"the image folder {str(image_root)!r} is not readable")
 

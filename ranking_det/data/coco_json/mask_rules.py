@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ranking_det.data.coco_json.compressed_masks import is_whole
-from ranking_det.data.coco_json.faults import MENDED, Faults
+from ranking_det.data.coco_json.faults import CORRECTED, Faults
 from ranking_det.data.coco_json.fields import Entry, get_column
 from ranking_det.user_errors import show
 
@@ -35,7 +35,7 @@ def keep_usable_masks(
     """
     result = list(annotations)
     masks = get_column(annotations, "segmentation")
-    for index in _to_check(masks, [sizes.get(a["image_id"], (0, 0)) for a in annotations]):
+    for index in _find_irregular(masks, [sizes.get(a["image_id"], (0, 0)) for a in annotations]):
         annotation, mask = annotations[index], masks[index]
         size = sizes[annotation["image_id"]]
         if type(mask) is dict:
@@ -48,13 +48,13 @@ def keep_usable_masks(
             usable, texts = _usable_polygons(mask, size)
         for text in texts if usable else texts[:1]:
             kind = "polygon dropped" if usable else "mask dropped"
-            faults.add(MENDED, kind, text, "annotations", index, annotation)
+            faults.add(CORRECTED, kind, text, "annotations", index, annotation)
         if usable is not mask and (usable != mask or type(mask) is dict):
             result[index] = {**annotation, "segmentation": usable}
     return result
 
 
-def _to_check(masks: Sequence[Any], sizes: Sequence[Size]) -> list[int]:
+def _find_irregular(masks: Sequence[Any], sizes: Sequence[Size]) -> list[int]:
     """Return the indices of the masks that must be checked one by one.
 
     Nearly all masks are lists of ordinary polygons. These are checked here in one call, which is

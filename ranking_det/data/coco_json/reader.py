@@ -1,6 +1,6 @@
 """Read COCO and LVIS JSON by the same rules for training, evaluation, preview and prediction.
 
-Harmless faults are converted, mended or left out, and counted. Faults are refused if training or
+Harmless faults are converted, corrected or left out, and counted. Faults are refused if training or
 evaluation with them would differ from what the user meant. No file is changed. Each file is parsed
 once per process.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from ranking_det.data.coco_json import rules
 from ranking_det.data.coco_json.box_rules import check_boxes, find_pattern, read_boxes
-from ranking_det.data.coco_json.faults import CUT, LEFT_OUT, MENDED, NOTED, Fault, Faults
+from ranking_det.data.coco_json.faults import CORRECTED, CUT, LEFT_OUT, NOTED, Fault, Faults
 from ranking_det.data.coco_json.fields import (
     FIELDS,
     LVIS_FIELDS,
@@ -53,7 +53,7 @@ class ReadOptions:
     """Options of the reader. Checked contents are cached by them.
 
     Attributes:
-        strict: refuse any object that would be left out or mended.
+        strict: refuse any object that would be left out or corrected.
         max_faults: maximum number of objects of a file that may be left out or cut to under half of
             their box, >= 0; None for 10, or 5 % of the objects if that is more.
         crowds_are_objects: treat annotations with ``iscrowd`` 1 as objects.
@@ -93,23 +93,23 @@ class ReadOptions:
         """Return these options for a file whose images have been checked."""
         return replace(self, max_headers=0, max_decoded=0)
 
-    def are_met_by(self, other: ReadOptions) -> bool:
-        """Return whether the annotations read with other options are also right for these.
+    def are_met_by(self, available: ReadOptions) -> bool:
+        """Return whether annotations that were read with other options also satisfy these.
 
         Args:
-            other: the other options.
+            available: the options that the annotations were read with.
         """
         needs: dict[str, Any] = {"image_root": None, "lvis": None}
         needs |= {"needs_objects": False, "needs_sizes": True}
-        rules = [replace(options.without_images(), **needs) for options in (self, other)]
+        rules = [replace(options.without_images(), **needs) for options in (self, available)]
         return (
             rules[0] == rules[1]
-            and self.image_root in (None, other.image_root)
-            and self.max_headers <= other.max_headers
-            and self.max_decoded <= other.max_decoded
-            and self.lvis in (None, other.lvis)
-            and self.needs_objects <= other.needs_objects
-            and self.needs_sizes <= other.needs_sizes
+            and self.image_root in (None, available.image_root)
+            and self.max_headers <= available.max_headers
+            and self.max_decoded <= available.max_decoded
+            and self.lvis in (None, available.lvis)
+            and self.needs_objects <= available.needs_objects
+            and self.needs_sizes <= available.needs_sizes
         )
 
 
@@ -127,7 +127,7 @@ class Annotations:
         images: the images, each with ``id``.
         annotations: the objects and crowds, each with ``image_id``, ``category_id`` and ``bbox``:
             four finite numbers, a box with a size, at most a pixel outside its image.
-        faults: the entries that were left out, cut, mended or noted.
+        faults: the entries that were left out, cut, corrected or noted.
         conversions: the number of values that were converted, by a description.
         image_files: the paths of the images, in their order; empty without an image folder.
     """
@@ -168,8 +168,8 @@ class AnnotationSummary:
         num_crowds: number of crowds, which are not learned.
         num_masks: number of objects with a mask; 0 if masks were not checked.
         annotated: whether the file has any annotations.
-        notes: what was converted, left out, cut, mended and noted, a line for each kind.
-        faults: the entries that were left out, cut, mended or noted, with their place.
+        notes: what was converted, left out, cut, corrected and noted, a line for each kind.
+        faults: the entries that were left out, cut, corrected or noted, with their place.
         options: the options of the reader.
     """
 
@@ -206,7 +206,8 @@ def summarize(annotations: Annotations, options: ReadOptions) -> AnnotationSumma
             objects[annotation["image_id"]] += 1
             num_masks += options.masks and bool(annotation.get("segmentation"))
     converted = [
-        f"converted: {what}: {count}" for what, count in sorted(annotations.conversions.items())
+        f"converted: {description}: {count}"
+        for description, count in sorted(annotations.conversions.items())
     ]
     counts = [category.get("image_count") for category in categories if annotations.lvis]
     return AnnotationSummary(
@@ -296,12 +297,12 @@ def _stamp(path: str) -> tuple[int, ...] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def load_json(path: str, what: str) -> Any:
+def load_json(path: str, noun: str) -> Any:
     """Load a JSON file, with or without a byte order mark.
 
     Args:
         path: the file.
-        what: the name of its kind in messages, such as "annotation file".
+        noun: the name of its kind in messages, such as "annotation file".
 
     Returns:
         The content.
@@ -311,11 +312,11 @@ def load_json(path: str, what: str) -> Any:
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe could make the command wait
         kind = "a folder" if os.path.isdir(path) else "a pipe or device"
-        raise UserError(f"the {what} {path!r} is {kind}, not a file")
+        raise UserError(f"the {noun} {path!r} is {kind}, not a file")
     try:
         return _parse(Path(path).read_bytes())
     except FileNotFoundError:
-        text = f"the {what} {path!r} does not exist (current folder: {Path.cwd()})"
+        text = f"the {noun} {path!r} does not exist (current folder: {Path.cwd()})"
         raise UserError(text) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
@@ -373,13 +374,13 @@ def read_annotations(
 
 
 def check_content(
-    content: Mapping[str, Any], where: str, options: ReadOptions | None = None
+    content: Mapping[str, Any], data_name: str, options: ReadOptions | None = None
 ) -> Annotations:
     """Check the content of an annotation file; see :func:`read_annotations`.
 
     Args:
         content: the parsed file; it is not changed.
-        where: its name in messages, such as its path.
+        data_name: its name in messages, such as its path.
         options: the options of the reader.
 
     Returns:
@@ -389,9 +390,9 @@ def check_content(
         UserError: the content has faults that are refused.
     """
     options = options or ReadOptions()
-    sections = sections_of(content, where, annotations=options.needs_objects)
+    sections = sections_of(content, data_name, annotations=options.needs_objects)
     lvis = is_lvis(sections["images"]) if options.lvis is None else options.lvis
-    faults, conversions = Faults(where), Counter[str]()
+    faults, conversions = Faults(data_name), Counter[str]()
     read = {}
     for name, raw in sections.items():
         fields = FIELDS[name] | (LVIS_FIELDS.get(name, {}) if lvis else {})
@@ -419,15 +420,14 @@ def check_content(
     annotations = _check_objects(objects, images, options, faults, conversions)
     if options.needs_objects and all(annotation.get("iscrowd") for annotation in annotations):
         if not annotations:
-            raise UserError(
-                f"{where}: all annotations are faulty and left out, so there is nothing to train on"
-            )
+            text = "all annotations are faulty and left out, so there is nothing to train on"
+            raise UserError(f"{data_name}: {text}")
         raise UserError(
-            f"{where}: all annotations are crowds, so there is nothing to train on "
+            f"{data_name}: all annotations are crowds, so there is nothing to train on "
             "(--crowds-are-objects treats crowds as objects)"
         )
     return Annotations(
-        path=where,
+        path=data_name,
         lvis=lvis,
         annotated=bool(objects.entries),
         masks=options.masks,
@@ -442,13 +442,13 @@ def check_content(
 
 
 def sections_of(
-    content: Mapping[str, Any], where: str, *, annotations: bool = False
+    content: Mapping[str, Any], data_name: str, *, annotations: bool = False
 ) -> dict[str, list[Any]]:
     """Return the three lists of an annotation file.
 
     Args:
         content: the parsed file.
-        where: its name in messages.
+        data_name: its name in messages.
         annotations: whether there must be annotations; test sets have none.
 
     Raises:
@@ -461,12 +461,12 @@ def sections_of(
         if entries is None and optional:
             entries = []
         if entries is None:
-            raise UserError(f"{where}: has no {section!r}, which COCO and LVIS files have")
+            raise UserError(f"{data_name}: has no {section!r}, which COCO and LVIS files have")
         if not isinstance(entries, list):
             kind = type(entries).__name__
-            raise UserError(f"{where}: {section!r}: expected a list, got {kind}")
+            raise UserError(f"{data_name}: {section!r}: expected a list, got {kind}")
         if not entries and not optional:
-            raise UserError(f"{where}: {section!r} is empty")
+            raise UserError(f"{data_name}: {section!r} is empty")
         sections[section] = entries
     return sections
 
@@ -496,7 +496,7 @@ def _check_objects(
             f"{faults.file}: {pattern.count} of {len(annotations)} boxes {pattern.text} "
             f"(--max-faults {pattern.count} accepts them as they are)"
         )
-    keep = check_boxes(annotations, boxes, sizes, faults)
+    is_usable = check_boxes(annotations, boxes, sizes, faults)
     if not options.strict:
         faults.check_limit((LEFT_OUT, CUT), len(annotations), "objects in total", allowed)
     for index, box in boxes.replaced.items():
@@ -505,19 +505,19 @@ def _check_objects(
         usable_sizes = image_sizes({"images": images.entries})
         annotations = keep_usable_masks(annotations, usable_sizes, faults)
     if options.strict:
-        faults.check(LEFT_OUT, CUT, MENDED, hint="; --strict refuses this")
-    if not keep.all():
-        annotations = [annotations[index] for index in np.flatnonzero(keep).tolist()]
+        faults.check(LEFT_OUT, CUT, CORRECTED, hint="; --strict refuses this")
+    if not is_usable.all():
+        annotations = [annotations[index] for index in np.flatnonzero(is_usable).tolist()]
     return annotations
 
 
-def _indices(values: Sequence[Any], among: Sequence[Any]) -> np.ndarray:
-    """Return the index of each value in ``among``, whose values are unique, as (n,) int64."""
-    ids = np.array(among)
+def _indices(values: Sequence[Any], unique_values: Sequence[Any]) -> np.ndarray:
+    """Return the index of each value in a sequence without duplicates, as (n,) int64."""
+    ids = np.array(unique_values)
     if ids.dtype == np.int64:  # three times as fast as a dict of 100,000 entries
         order = np.argsort(ids)
         return order[np.searchsorted(ids[order], np.array(values, dtype=np.int64))]
-    index_of = {value: index for index, value in enumerate(among)}
+    index_of = {value: index for index, value in enumerate(unique_values)}
     return np.array([index_of[value] for value in values], dtype=np.int64)
 
 
@@ -546,14 +546,14 @@ def _correct_flags(objects: Section, options: ReadOptions, faults: Faults) -> li
 
 
 def match_classes(
-    class_names: Sequence[str], summary: AnnotationSummary, where: str
+    class_names: Sequence[str], summary: AnnotationSummary, class_source: str
 ) -> dict[Any, int]:
     """Match the categories of a file with the classes of a model by name.
 
     Args:
         class_names: the names of the classes.
         summary: the summary of the file. It may lack classes.
-        where: the source of the classes for messages, such as the training file.
+        class_source: the source of the classes for messages, such as the training file.
 
     Returns:
         The class, from 0, by category id of the file.
@@ -565,7 +565,7 @@ def match_classes(
     for identity, name in zip(summary.category_ids, summary.class_names, strict=True):
         if name not in class_of:
             place = f"{summary.json_file}: category {identity}"
-            text = f"{place}: expected a class of {where}, got {name!r}"
+            text = f"{place}: expected a class of {class_source}, got {name!r}"
             hint = "; rename the class in the annotations, or leave its objects out"
             raise UserError(f"{text}{nearest(name, class_names)}{hint}")
     pairs = zip(summary.category_ids, summary.class_names, strict=True)

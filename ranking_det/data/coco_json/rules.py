@@ -30,17 +30,17 @@ def id_order(identity: int | str) -> tuple[bool, int | str]:
 
 
 def drop_unused_categories(
-    categories: Sequence[Entry], used: Collection[Any], faults: Faults
+    categories: Sequence[Entry], used_ids: Collection[Any], faults: Faults
 ) -> list[Entry]:
     """Drop the categories that are not classes.
 
     These are categories that are listed again, as in exports of VIA, and root categories without
-    annotations, as in exports of Roboflow: a root category is the ``supercategory`` of others and
+    annotations, as in exports of Roboflow. A root category is the ``supercategory`` of others and
     has none itself, or it has the name of another category.
 
     Args:
         categories: the entries, with ``id`` and ``name``.
-        used: the category ids of annotations.
+        used_ids: the category ids of annotations.
         faults: receives the dropped categories as notes, and ambiguous ids and names as refusals.
 
     Returns:
@@ -63,7 +63,7 @@ def drop_unused_categories(
     for identity, category in list(category_of.items()):
         name = category["name"]
         is_root = name in parents and category.get("supercategory") in _NO_PARENT
-        if identity not in used and len(category_of) > 1 and (is_root or names[name] > 1):
+        if identity not in used_ids and len(category_of) > 1 and (is_root or names[name] > 1):
             names[name] -= 1
             del category_of[identity]
             text = f"the root category {show(name)} has no annotation and is not a class"
@@ -93,12 +93,12 @@ def check_images(images: Sequence[Entry], faults: Faults) -> None:
         faults: receives the refusals.
     """
     if len({image["id"] for image in images}) < len(images):
-        seen: set[Any] = set()
+        earlier_ids: set[Any] = set()
         for index, image in enumerate(images):
-            if image["id"] in seen:
+            if image["id"] in earlier_ids:
                 text = f"another image has the id {image['id']}"
                 faults.add(REFUSED, "duplicate id", text, "images", index, image)
-            seen.add(image["id"])
+            earlier_ids.add(image["id"])
     for index, image in enumerate(images):
         for key in ("width", "height"):
             if not 1 <= image.get(key, 1) <= MAX_SIDE:
@@ -120,8 +120,8 @@ def check_lvis_lists(images: list[Entry], class_ids: set[Any], faults: Faults) -
             if set(map(type, identities)) <= {int} and class_ids.issuperset(identities):
                 continue
             ids = [_known_id(identity, class_ids) for identity in identities]
-            for identity, known in zip(identities, ids, strict=True):
-                if known is None:
+            for identity, normalized_id in zip(identities, ids, strict=True):
+                if normalized_id is None:
                     text = f"{key!r}: expected ids of categories, got {show(identity)}"
                     faults.add(REFUSED, "unknown category", text, "images", index, image)
             images[index] = images[index] | {key: ids}
@@ -140,7 +140,7 @@ def check_references(
     section: Section,
     image_ids: Collection[Any],
     class_ids: Collection[Any],
-    where: str,
+    id_source: str,
     faults: Faults,
 ) -> None:
     """Refuse annotations or results of unknown images or categories.
@@ -149,17 +149,17 @@ def check_references(
         section: the entries, with the columns ``image_id`` and ``category_id``.
         image_ids: the ids of the known images.
         class_ids: the ids of the known categories.
-        where: the place of the known ids for messages, such as "the file".
+        id_source: the place of the known ids for messages, such as "the file".
         faults: receives the refusals.
     """
-    for noun, known in (("image", image_ids), ("category", class_ids)):
+    for noun, known_ids in (("image", image_ids), ("category", class_ids)):
         ids = section.columns[f"{noun}_id"]
-        if set(ids) <= set(known):
+        if set(ids) <= set(known_ids):
             continue
         for index, identity in enumerate(ids):
-            if identity not in known:
+            if identity not in known_ids:
                 phrase = "an image" if noun == "image" else "a category"
-                expected = f"expected the id of {phrase} in {where}"
+                expected = f"expected the id of {phrase} in {id_source}"
                 text = f"'{noun}_id': {expected}, got {show(identity)}"
                 place = section.name, index, section.entries[index]
                 faults.add(REFUSED, f"unknown {noun}", text, *place)

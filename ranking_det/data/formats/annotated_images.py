@@ -116,8 +116,8 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> tup
     """Return the box of an ellipse and a polygon of the same area with points close to its edge.
 
     Args:
-        x: the x coordinate of the centre.
-        y: the y coordinate of the centre.
+        x: the x coordinate of the center.
+        y: the y coordinate of the center.
         rx: the first radius.
         ry: the second radius.
         angle: the angle from the x axis to the first radius, in radians.
@@ -206,12 +206,14 @@ def to_coco(
 def _in_pixels(obj: AnnotatedObject, scale: Size) -> dict[str, Any]:
     x, y, width, height = (value * scale[i % 2] for i, value in enumerate(obj.box))
     polygons = [
-        [_plain(value * scale[i % 2]) for i, value in enumerate(polygon)]
+        [_integer_if_whole(value * scale[i % 2]) for i, value in enumerate(polygon)]
         for polygon in obj.polygons
     ]
     fields: dict[str, Any] = {
-        "bbox": [_plain(value) for value in (x, y, width, height)],
-        "area": _plain(sum(map(_area, polygons)) if polygons else max(width, 0) * max(height, 0)),
+        "bbox": [_integer_if_whole(value) for value in (x, y, width, height)],
+        "area": _integer_if_whole(
+            sum(map(_area, polygons)) if polygons else max(width, 0) * max(height, 0)
+        ),
         "iscrowd": 0,
     }
     if polygons:
@@ -221,7 +223,7 @@ def _in_pixels(obj: AnnotatedObject, scale: Size) -> dict[str, Any]:
     return fields
 
 
-def _plain(value: float) -> float:
+def _integer_if_whole(value: float) -> float:
     """Round to a millionth of a pixel, so that the JSON is short; whole numbers become integers."""
     rounded = round(value, 6)
     return int(rounded) if rounded == int(rounded) else rounded

@@ -23,7 +23,7 @@ BOX_FORMS = ("xywh", "xyxy", "normalized")
 """x, y, width, height in pixels; x1, y1, x2, y2 in pixels; x, y, width, height as fractions of the
 width and height of the image."""
 
-_NUM_PROBED = 20  # images that are looked for in each folder, to recognise the image folder
+_NUM_PROBED = 20  # images that are looked for in each folder, to recognize the image folder
 
 
 class CocoSplit(NamedTuple):
@@ -113,8 +113,8 @@ def _image_root(json_file: str, content: Mapping[str, Any]) -> str:
             return best
     names = show(images[0].get("file_name") or images[0].get("coco_url")) if images else "names"
     searched_folders = ", ".join(finder.image_root for finder in finders[:3])
-    more = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
-    text = f"{json_file}: no folder has its images ({names}); looked in {searched_folders}{more}"
+    ending = f" and {len(finders) - 3} others" if len(finders) > 3 else ""
+    text = f"{json_file}: no folder has its images ({names}); looked in {searched_folders}{ending}"
     raise UserError(f"{text}; name it with --train-json FILE --train-images FOLDER (or --val-...)")
 
 
@@ -157,23 +157,25 @@ def class_names(parts: Sequence[CocoSplit]) -> list[str]:
     """
     names: dict[str, None] = {}
     for content, _, json_file in parts:
-        where = json_file or ""
-        categories = read_fields(content, where, "categories", "id", "name").entries
-        used_ids = read_fields(content, where, "annotations", "category_id").columns["category_id"]
-        faults = Faults(where)
+        data_name = json_file or ""
+        categories = read_fields(content, data_name, "categories", "id", "name").entries
+        used_ids = read_fields(content, data_name, "annotations", "category_id").columns[
+            "category_id"
+        ]
+        faults = Faults(data_name)
         classes = drop_unused_categories(categories, set(used_ids), faults)
         faults.check()
         names |= dict.fromkeys(category["name"] for category in classes)
     return list(names)
 
 
-def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]:
+def convert_boxes(content: dict[str, Any], form: str, data_name: str) -> dict[str, Any]:
     """Return a COCO JSON with boxes as x, y, width, height in pixels.
 
     Args:
         content: the content of the file; it is not changed.
         form: the form of its boxes, one of :data:`BOX_FORMS`.
-        where: the name of the file in messages.
+        data_name: the name of the file in messages.
 
     Returns:
         The content with converted boxes. The area of an object without a mask is that of its box.
@@ -184,18 +186,18 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
     """
     if form == "xywh":
         return content
-    section, faults = read_fields(content, where, "annotations", "image_id"), Faults(where)
+    section, faults = read_fields(content, data_name, "annotations", "image_id"), Faults(data_name)
     boxes = read_boxes("annotations", section.entries, faults, Counter()).xywh
     faults.check()
     has_box = [bool(annotation.get("bbox")) for annotation in section.entries]
     num_large = int((boxes[has_box] > 1).any(1).sum())
     if form == "normalized" and num_large > len(boxes) / 2:
         text = f"{num_large:,} of {len(boxes):,} boxes have numbers above 1 and are not {form}"
-        raise UserError(f"{where}: {text}; give the form of the boxes in the file")
+        raise UserError(f"{data_name}: {text}; give the form of the boxes in the file")
     if form == "xyxy":
         boxes[:, 2:] -= boxes[:, :2]
     else:
-        images = read_fields(content, where, "images", "id", "width", "height").entries
+        images = read_fields(content, data_name, "images", "id", "width", "height").entries
         sizes = {image["id"]: [image["width"], image["height"]] for image in images}
         unknown = [np.nan, np.nan]
         boxes *= np.array([2 * sizes.get(i, unknown) for i in section.columns["image_id"]]).reshape(
@@ -204,12 +206,12 @@ def mend_boxes(content: dict[str, Any], form: str, where: str) -> dict[str, Any]
     num_empty = int((boxes[has_box, 2:] <= 0).any(1).sum())
     if num_empty > len(boxes) / 2:
         text = f"{num_empty:,} of {len(boxes):,} boxes have no positive size when read as {form}"
-        raise UserError(f"{where}: {text}; give the form of the boxes in the file")
-    mended = []
+        raise UserError(f"{data_name}: {text}; give the form of the boxes in the file")
+    annotations = []
     for annotation, box, is_annotated in zip(section.entries, boxes.tolist(), has_box, strict=True):
         if is_annotated:  # an object without a box gets that of its mask, which is in pixels
             annotation = {**annotation, "bbox": box}
             if not annotation.get("segmentation"):
                 annotation["area"] = max(box[2], 0) * max(box[3], 0)
-        mended.append(annotation)
-    return {**content, "annotations": mended}
+        annotations.append(annotation)
+    return {**content, "annotations": annotations}

@@ -67,7 +67,7 @@ class FileTree:
         self.images = [path for path in self.files if suffix_of(path) in IMAGE_SUFFIXES]
         if not self.images:
             self.images = sorted(_images_above(self.root))
-        self._known = frozenset(self.images)
+        self._image_paths = frozenset(self.images)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for path in self.images:
@@ -109,7 +109,7 @@ class FileTree:
         for text in (name.replace("\\", "/"), unquote(name).replace("\\", "/")):
             for base in (folder, self.root):
                 path = os.path.normpath(os.path.join(base, text))
-                if path in self._known:
+                if path in self._image_paths:
                     return path
             base_name = loose_name(text.rsplit("/", 1)[-1])
             stem = os.path.splitext(base_name)[0]
@@ -159,12 +159,12 @@ def _walk(root: str, exclude: str | None = None) -> Iterator[str]:
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [name for name in names if name[0] != "." and name != "__MACOSX"]
         for name in list(names):
-            real = os.path.realpath(os.path.join(folder, name))
-            markers = (os.path.join(real, *parts, CONVERSION) for parts in ((), ("data",)))
+            real_path = os.path.realpath(os.path.join(folder, name))
+            markers = (os.path.join(real_path, *parts, CONVERSION) for parts in ((), ("data",)))
             # Excluded, a link that leads upwards, or an output folder inside the data set.
-            if real in visited or any(map(os.path.exists, markers)):
+            if real_path in visited or any(map(os.path.exists, markers)):
                 names.remove(name)
-            visited.add(real)
+            visited.add(real_path)
         yield from (os.path.join(folder, name) for name in files if name[0] != ".")
 
 

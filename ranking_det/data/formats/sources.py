@@ -1,4 +1,4 @@
-"""Recognise the format of a data set by its files, and convert it to COCO JSON.
+"""Recognize the format of a data set by its files, and convert it to COCO JSON.
 
     source = find_source("BCCD_Dataset")
     source.summary       # found: Pascal VOC, 205 train, 87 val and 72 test images, 3 classes
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ranking_det.data.coco_json.faults import LEAST_FAULTS, LEAST_SHARE, LEFT_OUT, SKIPPED, Faults
+from ranking_det.data.coco_json.faults import FAULT_LIMIT, FAULT_SHARE, LEFT_OUT, SKIPPED, Faults
 from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, UNREADABLE
 from ranking_det.data.coco_json.reader import ReadOptions, load_json
 from ranking_det.data.formats import coco_files, labelme, via, voc, yolo
@@ -108,7 +108,7 @@ def find_source(
     class_attribute: str | None = None,
     exclude: str | None = None,
 ) -> Source:
-    """Recognise the format of a folder or file, and read its annotations.
+    """Recognize the format of a folder or file, and read its annotations.
 
     Args:
         path: the folder of a data set; or its data.yaml, or a COCO, VIA or LabelMe JSON.
@@ -314,7 +314,7 @@ def _check(source: Source, options: ReadOptions) -> None:
         reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""
         raise UserError(f"{source.path}: {source.format} annotations without objects{reason}")
     unsplit = [image for image in source.images.get(ALL, []) if image.objects]
-    if len(source.images) > 1 and len(unsplit) > max(LEAST_FAULTS, LEAST_SHARE * len(members)):
+    if len(source.images) > 1 and len(unsplit) > max(FAULT_LIMIT, FAULT_SHARE * len(members)):
         split_names = ", ".join(split for split in source.splits if split != ALL)
         raise UserError(
             f"{source.path}: {len(unsplit):,} annotated images, such as {unsplit[0].path}, are in "

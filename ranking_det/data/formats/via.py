@@ -205,7 +205,12 @@ def _class_attribute(regions: list[_Region]) -> str | None:
         return None
     max_count = max(map(len, values.values()))
     tied = sorted(name for name in values if len(values[name]) == max_count)
-    preferred = [name for known in CLASS_ATTRIBUTES for name in tied if name.lower() == known]
+    preferred = [
+        name
+        for class_attribute in CLASS_ATTRIBUTES
+        for name in tied
+        if name.lower() == class_attribute
+    ]
     if preferred:
         return preferred[0]
     # An attribute with a typical name may give the class although some regions lack it.
@@ -214,8 +219,8 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     if any(values[name] != values[tied[0]] for name in tied):
         counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)
         text = f"{len(regions):,} regions have the attributes {counts}"
-        way = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
-        raise UserError(f"{text}: it is not clear which of them names the class; {way}")
+        remedy = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
+        raise UserError(f"{text}: it is not clear which of them names the class; {remedy}")
     return tied[0]
 
 

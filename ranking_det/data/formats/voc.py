@@ -3,7 +3,7 @@
 The format is that of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf. Pixels count
 from 1 and a box includes its last pixel, so that xmin = 1 and xmax = width cover the whole image,
 as in Detectron2's ``load_voc_instances``. The left edge is therefore at xmin - 1, the right edge at
-xmax. Some tools count from 0 instead. They are recognised by a coordinate of 0 in any file of the
+xmax. Some tools count from 0 instead. They are recognized by a coordinate of 0 in any file of the
 data set, which the format does not allow; their boxes are used without this shift.
 """
 
@@ -32,7 +32,7 @@ from ranking_det.user_errors import UserError, show
 
 NAME = "Pascal VOC"
 LISTS = ("train", "val", "trainval", "test")
-_NUM_PROBED = 20  # XML files that are opened to recognise the format
+_NUM_PROBED = 20  # XML files that are opened to recognize the format
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 

@@ -81,7 +81,7 @@ def _place_image(source: str, target: Path, copy: bool) -> None:
 
 
 def write_coco(
-    folder: Path, split: str, part: CocoSplit, where: str, *, copy: bool, allow_outside: bool
+    folder: Path, split: str, part: CocoSplit, data_name: str, *, copy: bool, allow_outside: bool
 ) -> list[str]:
     """Write a split as COCO JSON. Only the names of the images change.
 
@@ -89,7 +89,7 @@ def write_coco(
         folder: the folder of the data set.
         split: the name of the split.
         part: the content of the JSON and the folder of its images.
-        where: the name of the source in messages.
+        data_name: the name of the source in messages.
         copy: whether to copy the images.
         allow_outside: accept images outside the folder of the images.
 
@@ -99,8 +99,8 @@ def write_coco(
     Raises:
         UserError: images have no file, or lie outside their folder.
     """
-    keys, faults = ("id", "file_name", "coco_url"), Faults(where)
-    entries = read_fields(part.content, where, "images", *keys).entries
+    keys, faults = ("id", "file_name", "coco_url"), Faults(data_name)
+    entries = read_fields(part.content, data_name, "images", *keys).entries
     limits: dict[str, Any] = {"allow_outside": allow_outside, "max_headers": 0}
     paths = find_images(entries, part.image_root, faults, **limits)
     faults.check()
@@ -188,16 +188,16 @@ def _flat_names(image_files: Iterable[str]) -> dict[str, str]:
     paths = sorted(image_files)
     stems = Counter(loose_name(Path(path).stem) for path in paths)
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    used_names: set[str] = set()
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     for path in paths:
         stem, suffix = os.path.splitext(os.path.basename(path))
         if stems[loose_name(stem)] > 1:
             stem = os.path.splitext(os.path.relpath(path, root))[0].replace(os.sep, "_")
         candidate, number = stem, 2
-        while loose_name(candidate) in taken:
+        while loose_name(candidate) in used_names:
             candidate, number = f"{stem}_{number}", number + 1
-        taken.add(loose_name(candidate))
+        used_names.add(loose_name(candidate))
         names[path] = candidate + suffix
     return names
 
@@ -246,8 +246,8 @@ def write_yolo(
                 counts["crowds or difficult objects left out because YOLO cannot mark them"] += 1
                 continue
             x, y, width, height = obj.box
-            centred = [x + width / 2, y + height / 2, width, height]
-            values = _join(obj.polygons) if as_polygons else centred
+            centered = [x + width / 2, y + height / 2, width, height]
+            values = _join(obj.polygons) if as_polygons else centered
             fractions = (f"{value / size[i % 2]:.8g}" for i, value in enumerate(values))
             text += " ".join([str(indices[obj.name]), *fractions]) + "\n"
         label = folder / "labels" / split / f"{os.path.splitext(name)[0]}.txt"

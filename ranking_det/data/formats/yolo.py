@@ -1,6 +1,6 @@
 """Read YOLO data sets, of boxes or polygons: a text file per image.
 
-Each line is an object: the index of its class, then the centre, width and height of its box, or the
+Each line is an object: the index of its class, then the center, width and height of its box, or the
 points of its polygon, as fractions of the image's width and height. ``data.yaml`` names the classes
 and the folders of the splits. The format is that of https://docs.ultralytics.com/datasets/detect/
 and https://docs.ultralytics.com/datasets/segment/. An image without a text file, or with an empty
@@ -44,7 +44,7 @@ _IMAGES_PART = re.compile(r"(.*/)(?:images|jpegimages|imgs|img)(/.*)?$", re.IGNO
 _LEVELS_ABOVE = 3
 _MAX_CLASSES = 10_000  # without names; a larger index is another number, such as an id
 _MAX_FRACTION = 2.0  # a box that sticks out of its image has fractions slightly above 1
-_NUM_PROBED = 50  # label files that are opened to recognise the format
+_NUM_PROBED = 50  # label files that are opened to recognize the format
 
 
 class Description(NamedTuple):
@@ -124,9 +124,9 @@ def _label_file(image: str) -> str | None:
     next to the image folder, directly or in a subfolder with the name of the image folder.
     """
     folder, name = os.path.split(os.path.splitext(image)[0])
-    above, last = os.path.split(folder)
+    parent, folder_name = os.path.split(folder)
     replaced = _IMAGES_PART.sub(r"\1labels\2", folder), _IMAGES_PART.sub(r"\1Labels\2", folder)
-    nearby = (f"{folder}/labels", f"{above}/labels/{last}", f"{above}/labels")
+    nearby = (f"{folder}/labels", f"{parent}/labels/{folder_name}", f"{parent}/labels")
     paths = (f"{place}/{name}.txt" for place in dict.fromkeys((*replaced, folder, *nearby)))
     return next(filter(os.path.isfile, paths), None)
 
@@ -159,7 +159,7 @@ def read(
     keypoints = "kpt_shape" in description.content
     splits: dict[str, list[AnnotatedImage]] = {}
     objects: list[AnnotatedObject] = []
-    num_images = num_unlabelled = 0
+    num_images = num_unlabeled = 0
     for split, members in paths.items():
         splits[split] = []
         for path in members:
@@ -168,15 +168,15 @@ def read(
             splits[split].append(image)
             objects += image.objects
             num_images += 1
-            num_unlabelled += label_file is None
-    if num_unlabelled:
-        text = f"{num_unlabelled:,} of {num_images:,} images have no label file"
+            num_unlabeled += label_file is None
+    if num_unlabeled:
+        text = f"{num_unlabeled:,} of {num_images:,} images have no label file"
         faults.remark(f"{text}: they count as images without objects")
     if not objects:
-        where = description.yaml_file or tree.root
+        source = description.yaml_file or tree.root
         reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""
         text = f"none of {num_images:,} images has a label file with objects"
-        raise UserError(f"{where}: {text}{reason}")
+        raise UserError(f"{source}: {text}{reason}")
     names = _class_names(tree, description, objects, faults)
     for obj in objects:
         obj.name = names[int(obj.name or 0)]
@@ -198,8 +198,8 @@ def _find_splits(
                 missing.append(f"{key}: {value}")
                 continue
             images = splits.setdefault(split, [])
-            known = set(images)
-            images += [path for path in _images_of(place, yaml_file) if path not in known]
+            known_images = set(images)
+            images += [path for path in _images_of(place, yaml_file) if path not in known_images]
     if not splits or (missing and missing[0].startswith("train")):
         text = f"{yaml_file}: no folder or list of images at {', '.join(missing) or 'any key'}"
         raise UserError(f"{text} (looked in {os.path.dirname(yaml_file)}); correct the paths")
@@ -214,9 +214,10 @@ def _check_inside(
     """Refuse images outside the folder of a data.yaml, or remark on them if they are permitted."""
     folder = os.path.dirname(yaml_file)
     for split, images in splits.items():
-        outside = [path for path in images if not path.startswith(os.path.join(folder, ""))]
-        if outside:
-            text = f"{len(outside):,} {split} images lie outside {folder}, such as {outside[0]}"
+        outside_images = [path for path in images if not path.startswith(os.path.join(folder, ""))]
+        if outside_images:
+            count, first = len(outside_images), outside_images[0]
+            text = f"{count:,} {split} images lie outside {folder}, such as {first}"
             if not allow_outside:
                 raise UserError(f"{yaml_file}: {text}; --allow-outside permits it")
             faults.remark(text)
@@ -233,8 +234,8 @@ def _find_place(yaml_file: str, path: Any, value: str) -> str | None:
     folder, value = os.path.dirname(yaml_file), value.replace("\\", "/")
     places = [os.path.join(folder, str(path or ""), value), os.path.join(folder, value)]
     parts = [part for part in value.split("/") if part not in ("", ".", "..")]
-    inside = [os.path.join(folder, *parts[i:]) for i in range(len(parts))]
-    places = [*inside, *places] if value.startswith("..") else [*places, *inside]
+    places_inside = [os.path.join(folder, *parts[i:]) for i in range(len(parts))]
+    places = [*places_inside, *places] if value.startswith("..") else [*places, *places_inside]
     return next((os.path.normpath(place) for place in places if os.path.exists(place)), None)
 
 
@@ -259,27 +260,27 @@ def _read_image(
 ) -> AnnotatedImage:
     image = AnnotatedImage(path, normalized=True)
     for number, line in enumerate(_lines(label_file) if label_file else [], start=1):
-        words = line.replace(",", " ").split()
-        if words:
+        fields = line.replace(",", " ").split()
+        if fields:
             with counting(faults, LEFT_OUT, label_file or "", f"line {number}", path):
-                image.objects.append(_read_line(words, keypoints))
+                image.objects.append(_read_line(fields, keypoints))
                 image.objects[-1].place = f"{label_file}, line {number}"
     return image
 
 
-def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
+def _read_line(fields: Sequence[str], keypoints: bool) -> AnnotatedObject:
     """Read an object; ``name`` holds the class index until the class names are known.
 
     Raises:
         FaultError: the line is not an object.
     """
-    numbers = to_numbers(words)
+    numbers = to_numbers(fields)
     if numbers is None or numbers[0] < 0 or numbers[0] != int(numbers[0]):
-        text = f"expected a class index and numbers, got {show(' '.join(words))}"
+        text = f"expected a class index and numbers, got {show(' '.join(fields))}"
         raise FaultError("malformed line", text)
     index, values = str(int(numbers[0])), numbers[1:]
     if max(values, default=0) > _MAX_FRACTION:
-        text = f"expected fractions of the width and height, got {show(' '.join(words))}"
+        text = f"expected fractions of the width and height, got {show(' '.join(fields))}"
         raise FaultError("numbers in pixels", text)
     if keypoints:
         values = values[:4]
@@ -289,7 +290,7 @@ def _read_line(words: Sequence[str], keypoints: bool) -> AnnotatedObject:
     if len(values) >= 6 and len(values) % 2 == 0:
         return AnnotatedObject(index, extent([values]), [values])
     expected = "expected 5 numbers, or a class index and at least 3 points"
-    raise FaultError("malformed line", f"{expected}, got {len(words)} numbers")
+    raise FaultError("malformed line", f"{expected}, got {len(fields)} numbers")
 
 
 def _lines(path: str) -> list[str]:
@@ -305,26 +306,26 @@ def _class_names(
     Raises:
         UserError: a label has an index that has no name.
     """
-    last = max(objects, key=lambda obj: int(obj.name or 0))
-    count = int(last.name or 0) + 1
-    names, where = _described_names(description), description.yaml_file
+    last_object = max(objects, key=lambda obj: int(obj.name or 0))
+    count = int(last_object.name or 0) + 1
+    names, names_file = _described_names(description), description.yaml_file
     if names is None:
-        where, names = _names_nearby(tree)
+        names_file, names = _names_nearby(tree)
     if names is None:
         declared = description.content.get("nc")
         count = max(count, declared) if isinstance(declared, int) else count
         if count > _MAX_CLASSES:
             text = f"without class names, expected an index below {_MAX_CLASSES:,}"
-            raise UserError(f"{last.place}: {text}, got {count - 1}")
+            raise UserError(f"{last_object.place}: {text}, got {count - 1}")
         names = [f"class_{index}" for index in range(count)]
         text = "no class names (data.yaml or classes.txt)"
         faults.remark(f"{text}: the classes are class_0 to {names[-1]}")
     if count > len(names):
-        expected = f"expected a class index below {len(names)}, the number of names in {where}"
-        raise UserError(f"{last.place}: {expected}, got {last.name}")
+        expected = f"expected a class index below {len(names)}, the number of names in {names_file}"
+        raise UserError(f"{last_object.place}: {expected}, got {last_object.name}")
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated is not None:
-        raise UserError(f"{where}: two classes have the name {show(repeated)}")
+        raise UserError(f"{names_file}: two classes have the name {show(repeated)}")
     return names
 
 
@@ -349,21 +350,21 @@ def _names_nearby(tree: FileTree) -> tuple[str | None, list[str] | None]:
 
 def _described_names(description: Description) -> list[str] | None:
     """Return the names of a data.yaml, which are a list, or a dict by index; None without any."""
-    names, where = description.content.get("names"), description.yaml_file
+    names, names_file = description.content.get("names"), description.yaml_file
     if not names:
         return None
     if isinstance(names, dict):
         indices = to_numbers(names) or []
         if sorted(indices) != list(range(len(names))):
             expected = f"expected the indices 0 to {len(names) - 1}"
-            raise UserError(f"{where}: 'names': {expected}, got {show(list(names))}")
+            raise UserError(f"{names_file}: 'names': {expected}, got {show(list(names))}")
         names = [names[key] for key in sorted(names, key=float)]
     if isinstance(names, str):
         names = [names]
     if not isinstance(names, list):
-        raise UserError(f"{where}: 'names': expected a list, got {show(names)}")
+        raise UserError(f"{names_file}: 'names': expected a list, got {show(names)}")
     for name in names:
         if name is None or isinstance(name, bool):  # YAML reads yes, no, on and off as booleans
             text = f"'names': expected strings, got {show(name)}; put such names in quotes"
-            raise UserError(f"{where}: {text}")
+            raise UserError(f"{names_file}: {text}")
     return [str(name).strip() for name in names]

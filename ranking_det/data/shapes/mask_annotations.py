@@ -49,8 +49,8 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     if len(holes):
         left, _, width, _ = cv2.boundingRect(contours[holes[0]])
         cut_column = (left + width // 2 + 1) // 2
-        right = [outline + [cut_column, 0] for outline in _outlines(mask[:, cut_column:])]
-        return _outlines(mask[:, :cut_column]) + right
+        right_outlines = [outline + [cut_column, 0] for outline in _outlines(mask[:, cut_column:])]
+        return _outlines(mask[:, :cut_column]) + right_outlines
     # After doubling, sample k covers rows 2k and 2k + 1; (c + 1) // 2 maps a contour point to the
     # outer vertex of its sample.
     corners = [cv2.approxPolyDP((c + 1) // 2, 1.01, closed=True)[:, 0] for c in contours]

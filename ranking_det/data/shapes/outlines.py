@@ -130,12 +130,12 @@ def _angle(rng: Generator) -> Outline:
 CLUTTER: tuple[Family, ...] = (_blob, _bow, _line, _partial_outline, _sector, _angle)
 
 
-def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -> Outline:
+def place(outline: Outline, center: np.ndarray, diameter: float, angle: float) -> Outline:
     """Rotate, scale and move an outline: map the unit circle to a circle in pixels.
 
     Args:
         outline: contours (n, 2) inside the unit circle.
-        centre: (2,) x and y of the circle in pixels.
+        center: (2,) x and y of the circle in pixels.
         diameter: diameter of the circle in pixels.
         angle: rotation in radians, from x towards y.
 
@@ -143,7 +143,7 @@ def place(outline: Outline, centre: np.ndarray, diameter: float, angle: float) -
         Contours (n, 2) in pixels.
     """
     rotation = _rotation(angle).T * (diameter / 2)
-    return [contour @ rotation + centre for contour in outline]
+    return [contour @ rotation + center for contour in outline]
 
 
 def area(outline: Outline) -> float:

@@ -1,7 +1,7 @@
 """Paint textures, backgrounds and anti-aliased figures.
 
 Images are float32 (height, width, 3) in 0..255. The order of the channels has no meaning, because
-all colours are random. A texture is a field in 0..1 that blends two colours. Masks are uint8 (0 or
+all colors are random. A texture is a field in 0..1 that blends two colors. Masks are uint8 (0 or
 255) with `SUPERSAMPLING` samples per pixel along each axis.
 """
 
@@ -19,8 +19,8 @@ Window = tuple[int, int, int, int]
 """A window of the image, XYXY in whole pixels."""
 
 
-def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Window] | None:
-    """Rasterise contours to a supersampled mask by the even-odd rule.
+def rasterize(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Window] | None:
+    """Rasterize contours to a supersampled mask by the even-odd rule.
 
     Args:
         contours: (n, 2) x and y in pixels each.
@@ -36,7 +36,7 @@ def rasterise(contours: list[np.ndarray], size: int) -> tuple[np.ndarray, Window
     if x1 <= x0 or y1 <= y0:
         return None
     mask = np.zeros(((y1 - y0) * SUPERSAMPLING, (x1 - x0) * SUPERSAMPLING), np.uint8)
-    # OpenCV counts from the centre of a sample; `shift` asks for fixed-point numbers of 4 bits.
+    # OpenCV counts from the center of a sample; `shift` asks for fixed-point numbers of 4 bits.
     shifted = [((c - [x0, y0]) * SUPERSAMPLING - 0.5) * 16 for c in contours]
     cv2.fillPoly(mask, [np.round(c).astype(np.int32) for c in shifted], 255, shift=4)
     return mask, (int(x0), int(y0), int(x1), int(y1))
@@ -91,7 +91,7 @@ def texture(
 
 
 def _coordinates(window: Window, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of a window's pixels along two rotated axes through its centre."""
+    """Return the coordinates of a window's pixels along two rotated axes through its center."""
     x0, y0, x1, y1 = window
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - (x0 + x1) / 2)
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - (y0 + y1) / 2)
@@ -105,16 +105,16 @@ def _per_pixel(samples: np.ndarray) -> np.ndarray:
     return cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _colour_away_from(rng: Generator, reference: np.ndarray, distance: float) -> np.ndarray:
-    """Draw a colour at least this far (Euclidean) from another, or the farthest of 20."""
-    colours = rng.uniform(15, 240, (20, 3))
-    gaps = np.linalg.norm(colours - reference, axis=1)
+def _color_away_from(rng: Generator, reference: np.ndarray, distance: float) -> np.ndarray:
+    """Draw a color at least this far (Euclidean) from another, or the farthest of 20."""
+    colors = rng.uniform(15, 240, (20, 3))
+    gaps = np.linalg.norm(colors - reference, axis=1)
     is_distant = np.flatnonzero(gaps >= distance)
-    return colours[is_distant[0] if len(is_distant) else gaps.argmax()].astype(np.float32)
+    return colors[is_distant[0] if len(is_distant) else gaps.argmax()].astype(np.float32)
 
 
 def background(rng: Generator, size: int) -> np.ndarray:
-    """Draw a textured background of two or three colours.
+    """Draw a textured background of two or three colors.
 
     Args:
         rng: random generator of the background.
@@ -136,14 +136,14 @@ def background(rng: Generator, size: int) -> np.ndarray:
     return cv2.merge([field * np.float32(s) + (grain + np.float32(b)) for s, b in pairs])
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """Style, size, rotation and contrast of a painted figure.
 
     Attributes:
         style: one of `STYLES`.
         diameter: diameter of the figure in pixels; textures scale with it.
         angle: rotation of the figure in radians; textures turn with it.
-        contrast: smallest distance in RGB between the mean colours of the figure and of the
+        contrast: smallest distance in RGB between the mean colors of the figure and of the
             pixels behind it.
     """
 
@@ -153,25 +153,27 @@ class Look(NamedTuple):
     contrast: float
 
 
-def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, look: Look) -> None:
-    """Paint a figure into the image, in place, with colours that differ from the background.
+def fill(
+    image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, appearance: Appearance
+) -> None:
+    """Paint a figure into the image, in place, with colors that differ from the background.
 
     Args:
         image: the image so far, float32 (size, size, 3); changed in place.
-        mask: supersampled mask from `rasterise`.
+        mask: supersampled mask from `rasterize`.
         window: the window of the mask.
-        rng: random generator of the colours and the texture.
-        look: style, size, angle and contrast of the figure.
+        rng: random generator of the colors and the texture.
+        appearance: style, size, angle and contrast of the figure.
     """
-    style, diameter, angle, contrast = look
+    style, diameter, angle, contrast = appearance
     x0, y0, x1, y1 = window
     behind = image[y0:y1, x0:x1]
     alpha = _per_pixel(mask)[..., None].astype(np.float32) / 255
     mean_behind = (alpha * behind).sum((0, 1)) / max(float(alpha.sum()), 1e-6)
-    first = _colour_away_from(rng, mean_behind, contrast)
-    second = _colour_away_from(rng, first, 90)
+    first = _color_away_from(rng, mean_behind, contrast)
+    second = _color_away_from(rng, first, 90)
     if np.linalg.norm((first + second) / 2 - mean_behind) < contrast:
-        # Closer to the first colour, so a fine texture stands out from the background.
+        # Closer to the first color, so a fine texture stands out from the background.
         second = first + (second - first) * np.float32(0.5)
     period = max(diameter * rng.uniform(0.16, 0.3), 3.5)
     field = texture(style, rng, _coordinates(window, angle), period)
@@ -179,8 +181,8 @@ def fill(image: np.ndarray, mask: np.ndarray, window: Window, rng: Generator, lo
         width = max(1.2, diameter * rng.uniform(0.07, 0.11))
         depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) / SUPERSAMPLING
         field = _per_pixel((depth < width).astype(np.float32))
-    colour = first + field[..., None] * (second - first)
-    behind += alpha * (colour - behind)
+    color = first + field[..., None] * (second - first)
+    behind += alpha * (color - behind)
 
 
 def finish(image: np.ndarray, rng: Generator) -> np.ndarray:

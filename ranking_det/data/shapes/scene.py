@@ -61,27 +61,27 @@ class _Scene:
         diameter: float,
         keep_visible: float,
         style: str | None = None,
-        centre: np.ndarray | None = None,
+        center: np.ndarray | None = None,
     ) -> bool:
         """Paint a figure where at least `keep_visible` of every other figure stays visible.
 
-        Owner 0 is everything that is not annotated. The figure is tried at the given centre, or at
+        Owner 0 is everything that is not annotated. The figure is tried at the given center, or at
         a few random places. Returns whether one fits.
         """
         rng = self.rng
         angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-        for _ in range(12 if centre is None else 1):
+        for _ in range(12 if center is None else 1):
             # Up to a third of the diameter may lie outside the image.
             margin = diameter / 6
-            at = rng.uniform(margin, self.size - margin, 2) if centre is None else centre
-            contours = place(outline, at, diameter, angle)
-            drawn = paint.rasterise(contours, self.size)
+            position = rng.uniform(margin, self.size - margin, 2) if center is None else center
+            contours = place(outline, position, diameter, angle)
+            drawn = paint.rasterize(contours, self.size)
             if drawn is None or not self._claim(owner, *drawn, area(contours), keep_visible):
                 continue
             contrast = rng.uniform(40, 70) if rng.random() < 0.08 else rng.uniform(90, 150)
             # Most figures are plain: the outline determines the class, and a texture would hide it.
             style = style or ("solid" if rng.random() < 0.6 else str(rng.choice(STYLES)))
-            paint.fill(self.image, *drawn, rng, paint.Look(style, diameter, angle, contrast))
+            paint.fill(self.image, *drawn, rng, paint.Appearance(style, diameter, angle, contrast))
             return True
         return False
 
@@ -107,8 +107,11 @@ class _Scene:
         self.visible[owner] += samples - repainted
         self.full[owner] = max(self.visible[owner], int(full_area))
         # The window of a crowd grows with each of its figures.
-        before = self.windows.get(owner, window)
-        self.windows[owner] = (*map(min, before[:2], window[:2]), *map(max, before[2:], window[2:]))
+        old_window = self.windows.get(owner, window)
+        self.windows[owner] = (
+            *map(min, old_window[:2], window[:2]),
+            *map(max, old_window[2:], window[2:]),
+        )
         return True
 
     def mask_of(self, owner: int) -> tuple[np.ndarray, Window]:
@@ -137,8 +140,8 @@ def _add_crowd(scene: _Scene, category: Category, owner: int) -> None:
     for _ in range(int(rng.integers(10, 25))):
         outline = SHAPES[category.shape](rng)
         diameter = typical * rng.uniform(0.8, 1.2)
-        centre = middle + rng.normal(size=2) * size * 0.08
-        scene.add(outline, owner, diameter, 0.9, category.style, centre)
+        center = middle + rng.normal(size=2) * size * 0.08
+        scene.add(outline, owner, diameter, 0.9, category.style, center)
 
 
 def _add_objects(scene: _Scene, categories: Sequence[Category], chosen: Sequence[int]) -> list[int]:

@@ -47,7 +47,7 @@ def workers_of(scope: str) -> dist.ProcessGroup | None:
         scope: "global" for all workers; any other scope stays within this worker.
 
     Returns:
-        The group of all workers if the scope is "global" and torch.distributed is initialised,
+        The group of all workers if the scope is "global" and torch.distributed is initialized,
         otherwise None: this worker only.
     """
     if scope == "global" and dist.is_available() and dist.is_initialized():

@@ -15,7 +15,7 @@ where P marks the positives and n the negatives::
     value                    (1/2 + 1/2) / 2 = .5              mean over the positives
 
     from 1.5          +.25    -.25                             each positive sends its error / 2 in
-    from 0            +.125           +.125  -.25              equal parts to the negatives above it
+    from 0            +.125           +.125  -.25              equal terms to the negatives above it
     gradient           .375   -.25     .125  -.25      0       the sum is 0
 
 Moving a logit a little changes no rank, so the derivative of this value is 0 everywhere. A gradient
@@ -24,7 +24,7 @@ positives.
 
 >>> logits = torch.tensor([2.0, 1.5, 0.7, 0.0, -2.0], requires_grad=True)
 >>> assigned = torch.tensor([0.375, -0.25, 0.125, -0.25, 0.0])
->>> (loss,) = attach_gradients(logits, Part(torch.tensor(0.5), assigned))
+>>> (loss,) = attach_gradients(logits, LossTerm(torch.tensor(0.5), assigned))
 >>> (2 * loss).backward()
 >>> logits.grad
 tensor([ 0.7500, -0.5000,  0.2500, -0.5000,  0.0000])
@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 
-class Part(NamedTuple):
+class LossTerm(NamedTuple):
     """One loss value and the gradient that is assigned to it.
 
     Attributes:
@@ -57,9 +57,9 @@ class Part(NamedTuple):
 class _AttachGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, count: int, *tensors: Any) -> Any:
-        """Save the parts: ``tensors`` are ``count`` values, then gradients, then indices."""
+        """Save the terms: ``tensors`` are ``count`` values, then gradients, then indices."""
         ctx.save_for_backward(*tensors[count:])
-        ctx.like = (logits.shape, logits.dtype, logits.device)
+        ctx.input_format = (logits.shape, logits.dtype, logits.device)
         ctx.set_materialize_grads(False)
         return tuple(value.clone() for value in tensors[:count])
 
@@ -73,7 +73,7 @@ class _AttachGradients(torch.autograd.Function):
             )
         # Read once: activation checkpointing recomputes the tensors and frees them after one read.
         saved, count = ctx.saved_tensors, len(incoming)
-        shape, dtype, device = ctx.like
+        shape, dtype, device = ctx.input_format
         dense: Tensor | None = None
         sparse: list[tuple[Tensor, Tensor]] = []
         for scale, gradient, indices in zip(incoming, saved[:count], saved[count:], strict=True):
@@ -94,24 +94,24 @@ class _AttachGradients(torch.autograd.Function):
         return (dense.to(dtype), None) + (None,) * (3 * count)
 
 
-def attach_gradients(logits: Tensor, *parts: Part) -> tuple[Tensor, ...]:
-    """Connect each part's value to ``logits`` so that backward sends the assigned gradient.
+def attach_gradients(logits: Tensor, *terms: LossTerm) -> tuple[Tensor, ...]:
+    """Connect each term's value to ``logits`` so that backward sends the assigned gradient.
 
     Args:
         logits: (M,) float of any precision.
-        parts: the values and their gradients. Backward multiplies each gradient by the incoming
+        terms: the values and their gradients. Backward multiplies each gradient by the incoming
             gradient of its value, and adds up the results.
 
     Returns:
-        One scalar per part, differentiable once.
+        One scalar per term, differentiable once.
 
     Raises:
         RuntimeError: in backward with ``create_graph=True``, because an assigned gradient has no
             derivative.
     """
-    columns = [field for column in zip(*parts, strict=True) for field in column]
+    columns = [field for column in zip(*terms, strict=True) for field in column]
     tensors = [None if tensor is None else tensor.to(logits.device) for tensor in columns]
-    values: tuple[Tensor, ...] = _AttachGradients.apply(logits, len(parts), *tensors)
+    values: tuple[Tensor, ...] = _AttachGradients.apply(logits, len(terms), *tensors)
     return values
 
 

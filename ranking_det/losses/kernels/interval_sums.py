@@ -1,8 +1,11 @@
 """Count false positives and sum gradients over all M logits and P positives in O(M log P) time.
 
-AP, aLRP and Rank & Sort Loss need two sums over pairs: for each positive i the false positives
-FP(i) = sum over the negatives n of H(s_n - s_i), and for each negative n its gradient, the sum over
-i of w_i H(s_n - s_i), with the smoothed step H(x) = clip(x / (2 delta) + 1/2, 0, 1) of
+AP, aLRP and Rank & Sort Loss need two sums over pairs:
+
+- for each positive i the false positives, FP(i) = sum over the negatives n of H(s_n - s_i);
+- for each negative n its gradient, the sum over i of w_i H(s_n - s_i).
+
+H(x) = clip(x / (2 delta) + 1/2, 0, 1) is the smoothed step of
 :func:`ranking_det.losses.kernels.ramps.step`. The weight w_i is what positive i sends to a negative
 that is fully above it: 1 / (P rank(i)) in the ranking part of Rank & Sort Loss. No P x M matrix is
 made, and the sums are exact.
@@ -147,10 +150,10 @@ class IntervalSums:
         terms = torch.ones(2, size, dtype=torch.float64, device=self._logits.device)
 
         def add(x: Tensor) -> Tensor:
-            slot = at = self._slot(x)
+            slot = position = self._slot(x)
             if copies > 1:
-                at = slot + slots * (torch.arange(len(x), device=x.device) % copies)
-            sums.scatter_add_(1, at.expand(2, -1), terms[:, : len(x)])
+                position = slot + slots * (torch.arange(len(x), device=x.device) % copies)
+            sums.scatter_add_(1, position.expand(2, -1), terms[:, : len(x)])
             return slot
 
         for chunk in self._chunks:

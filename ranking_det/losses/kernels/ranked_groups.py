@@ -112,8 +112,10 @@ def _counts(high: Tensor, group: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_sums(x: Tensor, group: Tensor, count: int) -> Tensor:
     """Compute the logsumexp (G,) over each ranking's x (P,)."""
-    top = x.new_full((count,), -torch.inf).scatter_reduce_(0, group, x, "amax")
-    return top + torch.zeros_like(top).index_add_(0, group, (x - top[group]).exp_()).log_()
+    highest = x.new_full((count,), -torch.inf).scatter_reduce_(0, group, x, "amax")
+    return (
+        highest + torch.zeros_like(highest).index_add_(0, group, (x - highest[group]).exp_()).log_()
+    )
 
 
 def _separable(

@@ -1,8 +1,10 @@
 """Sum sigmoids and softplus over pairs of M logits and P positives, in blocks of bounded memory.
 
-With x = lam (s_n - s_i), APE Loss (Xu et al., CVPR 2022, eq. 9 and 10) and the sigmoid variants of
-AP Loss need the sums over the negatives n of sigmoid(x) and of softplus(x) for every positive i,
-and the sum over the positives i of w_i sigmoid(x) for every n.
+APE Loss (Xu et al., CVPR 2022, eq. 9 and 10) and the sigmoid variants of AP Loss need three sums,
+with x = lam (s_n - s_i):
+
+- for each positive i, the sums over the negatives n of sigmoid(x) and of softplus(x);
+- for each negative n, the sum over the positives i of w_i sigmoid(x).
 
 The sigmoid is curved everywhere, so mass and moment of an interval are not enough, unlike for the
 step. Every pair must be visited, except where the sigmoid is 0 or 1 to the last bit. The
@@ -24,7 +26,7 @@ Pairs with x <= -4 are cut off::
 
     gradient, weights 1 and 10  .7311 + 9.8201   .1680 + 8.0218   0
 
-Positives with neighbouring logits see nearly the same stretch, so they are visited together: a
+Positives with neighboring logits see nearly the same stretch, so they are visited together: a
 block of at most 64 positives within 4 / lam of each other, and all negatives that one of them sees.
 Its sigmoids cost no exponential per pair, since e^-x = e^(lam s_i) e^(-lam s_n) is an outer
 product.
@@ -117,12 +119,12 @@ class SigmoidSums:
         self.dtype = torch.float64 if needs_double else ranked.dtype
         self._cutoff = LOWEST_X if cutoff is None else cutoff
         self._scores, order = torch.sort(torch.nan_to_num(ranked.scores, 0, 0, 0), descending=True)
-        self._back = torch.argsort(order)
+        self._inverse_order = torch.argsort(order)
         self._order = order
         self._sort_negatives()
         self._find_stretches()
-        self.visible = self._last[self._back]
-        certain = self._first[self._back] if saturate else 0
+        self.visible = self._stretch_ends[self._inverse_order]
+        certain = self._stretch_starts[self._inverse_order] if saturate else 0
         self.false_positives, self.softplus = self._sum()
         self.trained = self.false_positives - certain
 
@@ -133,27 +135,28 @@ class SigmoidSums:
         lowest = self._scores[-1] + self._cutoff / self._lam
         indices = torch.nonzero(logits > lowest).squeeze(1)
         values, order = torch.sort(logits[indices].double(), descending=True)
-        self._seen = indices[order]
+        self._negatives = indices[order]
         self._infinite = torch.isinf(values)
-        self._values = values.masked_fill(self._infinite, torch.finfo(self._ranked.dtype).max)
+        largest = torch.finfo(self._ranked.dtype).max
+        self._negative_scores = values.masked_fill(self._infinite, largest)
         self._nan_or_zero = torch.where(torch.isnan(logits).any(), torch.nan, values.new_zeros(()))
 
     def _find_stretches(self) -> None:
         """Find where each positive's sigmoid stops being 1 and where it becomes 0."""
         single = self.dtype == torch.float32
         saturation = SATURATION if self._saturate else 20.0 if single else 40.0
-        ascending = -self._values
+        ascending = -self._negative_scores
         highest = self._scores + saturation / self._lam
-        self._first = torch.searchsorted(ascending, -highest, right=True)
+        self._stretch_starts = torch.searchsorted(ascending, -highest, right=True)
         lowest = self._scores + self._cutoff / self._lam
-        self._last = torch.searchsorted(ascending, -lowest)
+        self._stretch_ends = torch.searchsorted(ascending, -lowest)
         self._seen_by_all: dict[int, tuple[int, int]] = {}
         self._plan = list(self._blocks())
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
         """Yield blocks: rows of similar positives, and columns of negatives that some row sees."""
         scores = (self._scores * self._lam).tolist()
-        first, last = self._first.tolist(), self._last.tolist()
+        first, last = self._stretch_starts.tolist(), self._stretch_ends.tolist()
         start = 0
         while start < len(scores):
             stop, end = start + 1, min(len(scores), start + constants.SIGMOID_ROWS)
@@ -165,18 +168,19 @@ class SigmoidSums:
             self._seen_by_all[start] = (first[stop - 1], last[start])
             start = stop
 
-    def _block(self, rows: slice, columns: slice, hidden: float) -> Tensor:
-        """Compute the sigmoids of a block, and ``hidden`` where a row does not see a column."""
+    def _block(self, rows: slice, columns: slice, fill: float) -> Tensor:
+        """Compute the sigmoids of a block, and ``fill`` where a row does not see a column."""
         scores = self._scores[rows]
         # e^-x is an outer product, so no pair costs an exponential: 1.25 times as fast as
         # torch.sigmoid on 64 x 4096 pairs (one thread of an Intel Xeon).
-        up = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
-        down = torch.exp(self._lam * (scores[-1] - self._values[columns])).to(self.dtype)
-        sigmoid = torch.outer(up, down).add_(1).reciprocal_()
-        return self._hide(sigmoid, rows, columns, hidden)
+        row_factor = torch.exp(self._lam * (scores - scores[-1])).to(self.dtype)
+        distances = scores[-1] - self._negative_scores[columns]
+        column_factor = torch.exp(self._lam * distances).to(self.dtype)
+        sigmoid = torch.outer(row_factor, column_factor).add_(1).reciprocal_()
+        return self._fill_unseen(sigmoid, rows, columns, fill)
 
-    def _hide(self, block: Tensor, rows: slice, columns: slice, hidden: float) -> Tensor:
-        """Overwrite the pairs outside of each row's stretch with ``hidden``, in place."""
+    def _fill_unseen(self, block: Tensor, rows: slice, columns: slice, fill: float) -> Tensor:
+        """Overwrite the pairs outside of each row's stretch with ``fill``, in place."""
         # All rows see the columns from ``begin`` to ``end``.
         begin, end = self._seen_by_all[rows.start]
         for start, stop in (
@@ -184,33 +188,35 @@ class SigmoidSums:
             (max(begin, end, columns.start), columns.stop),
         ):
             if start < stop:
-                at = torch.arange(start, stop, device=block.device)
-                unseen = (at < self._first[rows, None]) | (at >= self._last[rows, None])
-                part = block[:, start - columns.start : stop - columns.start]
-                part.masked_fill_(unseen, hidden)
+                index = torch.arange(start, stop, device=block.device)
+                is_early = index < self._stretch_starts[rows, None]
+                unseen = is_early | (index >= self._stretch_ends[rows, None])
+                entries = block[:, start - columns.start : stop - columns.start]
+                entries.masked_fill_(unseen, fill)
         return block
 
     def _sum(self) -> tuple[Tensor, Tensor]:
         """Sum sigmoid and softplus over the negatives of all workers, (P,) each."""
         ones, logs = torch.zeros_like(self._scores), torch.zeros_like(self._scores)
         for rows, columns in self._plan:
-            sigmoid = self._block(rows, columns, hidden=1.0)
+            sigmoid = self._block(rows, columns, fill=1.0)
             # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)) is accurate where the
             # sigmoid is close to 0 or 1, and the sum of max(x, 0) needs only a sum of logits.
             logs[rows] += torch.minimum(sigmoid, 1 - sigmoid).neg_().log1p_().sum(1)
-            ones[rows] += self._hide(sigmoid, rows, columns, 0.0).sum(1)
-        begin = self._first if self._saturate else torch.zeros_like(self._first)
-        above = torch.searchsorted(-self._values, -self._scores, right=True)
-        total = range_sums(self._values.masked_fill(self._infinite, 0), begin, above)
-        softplus = self._lam * (total - (above - begin) * self._scores) - logs
+            ones[rows] += self._fill_unseen(sigmoid, rows, columns, 0.0).sum(1)
+        begin = self._stretch_starts if self._saturate else torch.zeros_like(self._stretch_starts)
+        num_above = torch.searchsorted(-self._negative_scores, -self._scores, right=True)
+        total = range_sums(self._negative_scores.masked_fill(self._infinite, 0), begin, num_above)
+        softplus = self._lam * (total - (num_above - begin) * self._scores) - logs
         softplus += SATURATED_SOFTPLUS * begin
         if not self._saturate:
             softplus += torch.where(self._infinite.any(), torch.inf, 0.0)
         invalid = torch.isfinite(self._ranked.scores).all().logical_not()
-        packed = torch.stack([ones + self._first, softplus]) + self._nan_or_zero
+        packed = torch.stack([ones + self._stretch_starts, softplus]) + self._nan_or_zero
         ones, softplus = sum_over_workers(packed, self._ranked.group)
         nan_or_zero = torch.where(invalid, torch.nan, 0.0)
-        return (ones + nan_or_zero)[self._back], (softplus + nan_or_zero)[self._back]
+        order = self._inverse_order
+        return (ones + nan_or_zero)[order], (softplus + nan_or_zero)[order]
 
     def row_blocks(self) -> list[slice]:
         """Split the positives into blocks for :meth:`pairs`, so memory stays bounded.
@@ -266,16 +272,16 @@ class SigmoidSums:
             (M,) in at least single precision.
         """
         ranked, weights = self._ranked, weights[self._order]
-        received = weights.new_zeros(len(self._values) + 1)
+        received = weights.new_zeros(len(self._negative_scores) + 1)
         if not self._saturate:
             # Each positive sends its whole weight to the certain negatives above its stretch.
-            received.scatter_add_(0, self._first, weights)
+            received.scatter_add_(0, self._stretch_starts, weights)
             received = received.flip(0).cumsum(0).flip(0)[1:]
-        received = received[: len(self._values)]
+        received = received[: len(self._negative_scores)]
         for rows, columns in self._plan:
-            sigmoid = self._block(rows, columns, hidden=0.0)
+            sigmoid = self._block(rows, columns, fill=0.0)
             received[columns] += weights[rows].to(sigmoid.dtype) @ sigmoid
         gradient = torch.zeros(len(ranked.logits), dtype=ranked.dtype, device=weights.device)
-        gradient[self._seen] = received.to(ranked.dtype)
+        gradient[self._negatives] = received.to(ranked.dtype)
         gradient[ranked.positives] = at_positives[ranked.local].to(ranked.dtype)
         return gradient

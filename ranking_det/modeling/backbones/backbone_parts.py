@@ -1,4 +1,4 @@
-"""Backbone parts that differ from Detectron2's: batch normalisation, FPN levels P6 and P7."""
+"""Backbone parts that differ from Detectron2's: batch normalization, FPN levels P6 and P7."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation with frozen running statistics but trained weight and bias.
+    """Batch normalization with frozen running statistics but trained weight and bias.
 
     Detectron2's FrozenBN freezes weight and bias as well. The papers' detectors train them from the
     third stage on. As a subclass of BatchNorm2d it loads checkpoints of BatchNorm2d, and
@@ -41,7 +41,7 @@ class ExtraLevels(LastLevelP6P7):
     """FPN levels P6 and P7, each a 3x3 convolution of stride 2 on the previous level.
 
     It is a ``top_block`` for Detectron2's FPN. With ``relu`` it is the same as Detectron2's
-    LastLevelP6P7; names, shapes and initialisation of the parameters are always the same.
+    LastLevelP6P7; names, shapes and initialization of the parameters are always the same.
 
     Args:
         in_channels: channels of ``in_feature``, >= 1.

@@ -33,7 +33,7 @@ class CARAFEFPN(Backbone):
         in_features: names of its features, from high to low resolution; strides double from one to
             the next.
         out_channels: channels of all levels, >= 1.
-        norm: normalisation of all convolutions except CARAFE's, as for Detectron2's ``get_norm``;
+        norm: normalization of all convolutions except CARAFE's, as for Detectron2's ``get_norm``;
             "" for none.
 
     Raises:
@@ -51,7 +51,7 @@ class CARAFEFPN(Backbone):
         super().__init__()
         stages = _stages(bottom_up.output_shape(), in_features)
         channels = [bottom_up.output_shape()[name].channels for name in in_features]
-        top = stages[-1] + 1
+        top_stage = stages[-1] + 1
 
         def convolution(inputs: int, size: int, stride: int = 1) -> Conv2d:
             bias, layer_norm = norm == "", get_norm(norm, out_channels)
@@ -63,11 +63,11 @@ class CARAFEFPN(Backbone):
 
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
-        self.stages = (*stages, top)
+        self.stages = (*stages, top_stage)
         for stage, inputs in zip(stages, channels, strict=True):
             self.add_module(f"fpn_lateral{stage}", convolution(inputs, 1))
             self.add_module(f"fpn_upsample{stage + 1}", CARAFE(out_channels))
-        self.add_module(f"fpn_lateral{top}", convolution(channels[-1], 3, stride=2))
+        self.add_module(f"fpn_lateral{top_stage}", convolution(channels[-1], 3, stride=2))
         for stage in self.stages:
             self.add_module(f"fpn_output{stage}", convolution(out_channels, 3))
         self._out_features = [f"p{stage}" for stage in self.stages]

@@ -24,7 +24,7 @@ def efficientnet_lite0(
 ) -> TimmBackbone:
     """Build EfficientNet-Lite0 (Tan and Le, ICML 2019) with frozen batch norm statistics.
 
-    Images must be RGB and normalised with :data:`PIXEL_MEAN` and :data:`PIXEL_STD`.
+    Images must be RGB and normalized with :data:`PIXEL_MEAN` and :data:`PIXEL_STD`.
 
     Args:
         strides: strides of the features in pixels, some of 2, 4, 8, 16, 32, ascending.

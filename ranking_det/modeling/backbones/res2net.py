@@ -25,7 +25,7 @@ class DeepStem(CNNBlockBase):
         in_channels: channels of the image, >= 1.
         out_channels: channels of the output, an even number >= 2; the first two convolutions have
             half of them.
-        norm: normalisation, as for Detectron2's ``get_norm``.
+        norm: normalization, as for Detectron2's ``get_norm``.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN") -> None:
@@ -58,8 +58,8 @@ class Res2NetBlock(CNNBlockBase):
     After a 1x1 convolution the channels are split into ``scale`` parts of ``w`` channels. Each part
     except the last has a 3x3 convolution, whose input is the part plus the output of the previous
     convolution. The last part does not change. In the first block of a stage nothing is added, the
-    convolutions have the stage's stride, and the last part is pooled; the shortcut is an average
-    pooling with the stage's stride and a 1x1 convolution (v1d).
+    convolutions have the stage's stride, and the last part is pooled. The shortcut is then an
+    average pooling with the stage's stride and a 1x1 convolution (v1d).
 
     Args:
         in_channels: channels of the input, >= 1. The block is the first of its stage if this is not
@@ -68,7 +68,7 @@ class Res2NetBlock(CNNBlockBase):
         bottleneck_channels: channels of a plain bottleneck's 3x3 convolution, >= 1;
             ``ResNet.make_default_stages`` gives a quarter of ``out_channels``.
         stride: 1 or 2.
-        norm: normalisation, as for Detectron2's ``get_norm``.
+        norm: normalization, as for Detectron2's ``get_norm``.
         base_width: w of a block with 64 ``bottleneck_channels``, >= 1; w is proportional to
             ``bottleneck_channels``.
         scale: the number of parts, >= 2.
@@ -124,12 +124,12 @@ class Res2NetBlock(CNNBlockBase):
         Returns:
             (N, out_channels, ceil(H / stride), ceil(W / stride)).
         """
-        *parts, last = functional.relu(self.conv1(features)).chunk(len(self.convs) + 1, dim=1)
+        *parts, unsplit = functional.relu(self.conv1(features)).chunk(len(self.convs) + 1, dim=1)
         outputs: list[Tensor] = []
         for part, layer in zip(parts, self.convs, strict=True):
             is_summed = outputs and not self.is_first
             outputs.append(functional.relu(layer(part + outputs[-1] if is_summed else part)))
-        outputs.append(last if self.pool is None else self.pool(last))
+        outputs.append(unsplit if self.pool is None else self.pool(unsplit))
         shortcut = features if self.shortcut is None else self.shortcut(features)
         return functional.relu(self.conv3(torch.cat(outputs, dim=1)) + shortcut)
 

@@ -70,12 +70,13 @@ class TimmBackbone(Backbone):
             options = any_size | options
             network = timm.create_model(model_name, features_only=True, **options)
         # Some models have several features of a stride; the last one has seen the most layers.
-        last = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
-        known_strides = f"{model_name}'s strides {sorted(last)}"
-        is_valid = bool(strides) and list(strides) == sorted(set(strides) & set(last))
+        reductions = network.feature_info.reduction()
+        last_index = {stride: index for index, stride in enumerate(reductions)}
+        known_strides = f"{model_name}'s strides {sorted(last_index)}"
+        is_valid = bool(strides) and list(strides) == sorted(set(strides) & set(last_index))
         check_that(is_valid, "strides", f"some of {known_strides}, ascending", list(strides))
         # timm counts all features, but a model may not return all of them.
-        options["out_indices"] = [network.feature_info.out_indices[last[s]] for s in strides]
+        options["out_indices"] = [network.feature_info.out_indices[last_index[s]] for s in strides]
         self.body = _create(timm, model_name, pretrained, options)
         self._is_channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self._out_features = [f"stride{stride}" for stride in strides]
@@ -85,10 +86,10 @@ class TimmBackbone(Backbone):
         self.frozen_statistics = frozen_statistics
         frozen: set[str] = set()
         if frozen_stride is not None:
-            is_valid = frozen_stride in last
+            is_valid = frozen_stride in last_index
             check_that(is_valid, "frozen_stride", f"one of {known_strides}", frozen_stride)
-            frozen = _dependencies(model_name, network, last[frozen_stride])
-        trained = _dependencies(model_name, network, last[strides[-1]]) - frozen
+            frozen = _dependencies(model_name, network, last_index[frozen_stride])
+        trained = _dependencies(model_name, network, last_index[strides[-1]]) - frozen
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name in trained)
         self.train()

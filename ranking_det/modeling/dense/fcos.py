@@ -36,7 +36,7 @@ class PointTransform:
 
         Args:
             points: (n, 4) XYXY in pixels, the squares of the points.
-            boxes: (n, 4) XYXY in pixels; each contains the centre of its point.
+            boxes: (n, 4) XYXY in pixels; each contains the center of its point.
 
         Returns:
             (n, 4), the logarithms of the relative distances.

@@ -18,7 +18,7 @@ __all__ = ["DenseHead"]
 class DenseHead(MapHead):
     """The head of RetinaNet and FCOS: a class tower and a box tower, shared by all levels.
 
-    See RetinaNet (Lin et al., ICCV 2017). Without normalisation, the parameters have the names and
+    See RetinaNet (Lin et al., ICCV 2017). Without normalization, the parameters have the names and
     shapes of Detectron2's RetinaNetHead, so its checkpoints load.
 
     Args:
@@ -26,8 +26,8 @@ class DenseHead(MapHead):
         num_classes: K, >= 1.
         num_anchors: A, anchors per cell, the same on every level, >= 1.
         num_convs: number of 3x3 convolutions in each tower, with ``in_channels`` channels, >= 0.
-        norm: normalisation in the towers, a name for Detectron2's ``get_norm``; ``"GN"`` is group
-            normalisation with 32 groups, ``""`` is none.
+        norm: normalization in the towers, a name for Detectron2's ``get_norm``; ``"GN"`` is group
+            normalization with 32 groups, ``""`` is none.
         prior_prob: initial score of every class, in (0, 1).
         num_scales: number of learnable factors of the box outputs, one per level; 0 for none.
         branch: add an IoU or centerness branch: one more logit per anchor, from the box tower.

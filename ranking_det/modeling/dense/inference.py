@@ -97,8 +97,8 @@ class DenseInference(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the options in ``repr``."""
-        hidden = ("training", "suppression")
-        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in hidden}
+        unlisted = ("training", "suppression")
+        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k not in unlisted}
         return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
     def propose(
@@ -141,8 +141,8 @@ class DenseInference(nn.Module):
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows (n,) and classes (n,) of the candidates: scores (R_l, K) above 0."""
         if self.topk_by == "pair":
-            top, index = score.flatten().topk(min(self.topk, score.numel()))
-            index = index[top > 0]
+            top_scores, index = score.flatten().topk(min(self.topk, score.numel()))
+            index = index[top_scores > 0]
             return index // score.shape[1], index % score.shape[1]
         rows = score.amax(dim=1).topk(min(self.topk, len(score))).indices
         positions, classes = (score[rows] > 0).nonzero(as_tuple=True)

@@ -107,10 +107,10 @@ class RankingCascadeROIHeads(StagedROIHeads):
             UserError: a component cannot be built, or the numbers of thresholds and box coders
                 differ.
         """
-        node, where = cfg.MODEL.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
+        node, node_name = cfg.MODEL.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
         if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
             raise UserError(
-                f"{where}: expected an entry for every stage in IOUS and BBOX_REG_WEIGHTS, got "
+                f"{node_name}: expected an entry for every stage in IOUS and BBOX_REG_WEIGHTS, got "
                 f"{len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)}"
             )
         arguments = super().from_config(cfg, input_shape)
@@ -121,7 +121,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
             assigner_node = {"NAME": "MaxIoU", "POSITIVE_IOU": iou, "NEGATIVE_IOU": iou}
             built = build_box_parts(cfg, input_shape, weights)
             built["assigner"] = build_component(
-                assigner_node, assigners, f"{where}.IOUS", low_quality=None
+                assigner_node, assigners, f"{node_name}.IOUS", low_quality=None
             )
             for name, part in zip(names, built.values(), strict=True):
                 arguments[name].append(part)

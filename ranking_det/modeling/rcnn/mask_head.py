@@ -21,9 +21,9 @@ from torchvision.ops import roi_align
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class RankingMaskHead(MaskRCNNConvUpsampleHead):
-    """Detectron2's mask head with He initialisation, including the last layer.
+    """Detectron2's mask head with He initialization, including the last layer.
 
-    As in the published ranking detectors, the last layer is initialised like the others (He et al.,
+    As in the published ranking detectors, the last layer is initialized like the others (He et al.,
     ICCV 2015); its weights are larger than with Detectron2's standard deviation of .001. The losses
     are computed by :class:`ranking_det.modeling.RankingROIHeads`.
 
@@ -59,7 +59,7 @@ class CascadeMaskHeads(nn.ModuleList):
         return instances
 
 
-def choose_masked(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
+def sample_mask_positives(gt_index: Tensor, targets: Sequence[Instances], max_masks: int) -> Tensor:
     """Choose the positives whose masks are trained, at random if there are more than ``max_masks``.
 
     A positive is left out if its object has an empty mask, because the shape is then unknown.
@@ -107,7 +107,7 @@ def select_class(logits: Tensor, classes: Tensor) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), classes]
 
 
-def cut_masks(
+def crop_masks(
     rois: Sequence[Tensor], gt_index: Sequence[Tensor], targets: Sequence[Instances], size: int
 ) -> Tensor:
     """Crop the ground-truth mask of each positive to its proposal and resize it to S x S.
@@ -125,12 +125,12 @@ def cut_masks(
     masks, offset = [torch.zeros(0, size, size, device=rois[0].device)], 0
     for boxes, index, objects in zip(rois, gt_index, targets, strict=True):
         if len(boxes):
-            masks.append(_cut(objects.gt_masks, index - offset, boxes, size).float())
+            masks.append(_crop(objects.gt_masks, index - offset, boxes, size).float())
         offset += len(objects)
     return torch.cat(masks)
 
 
-def _cut(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
+def _crop(masks: PolygonMasks | BitMasks, index: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crop the mask of the object ``index`` to each box (n, 4): (n, size, size) bool."""
     if isinstance(masks, PolygonMasks):
         return masks[index].crop_and_resize(boxes, size)

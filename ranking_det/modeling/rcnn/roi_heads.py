@@ -47,7 +47,7 @@ from ranking_det.criteria import BoxTargets, Candidates, CriterionBase, MaskTarg
 from ranking_det.modeling.part_checks import check_stage_parts
 from ranking_det.modeling.rcnn import box_predictor, sampling
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
-from ranking_det.modeling.rcnn.mask_head import choose_masked, cut_masks, select_class
+from ranking_det.modeling.rcnn.mask_head import crop_masks, sample_mask_positives, select_class
 from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposals
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
@@ -134,7 +134,7 @@ class StagedROIHeads(nn.Module):
             )
         for pooler in (box_pooler, mask_pooler):
             if pooler is not None:
-                pooler.register_forward_pre_hook(_widen)
+                pooler.register_forward_pre_hook(_features_to_float32)
 
     def stages(self) -> list[Stage]:
         """Return all stages, in order; the first refines the RPN's proposals."""
@@ -280,12 +280,12 @@ class StagedROIHeads(nn.Module):
         boxes = BoxTargets(outputs, decoded, anchors, gt_boxes)
         masks = None
         if stage.mask_head is not None:
-            index = choose_masked(gt_index, targets, self.max_mask_rois)
+            index = sample_mask_positives(gt_index, targets, self.max_mask_rois)
             counts = torch.bincount(image[rows[index]], minlength=len(targets)).tolist()
             rois = anchors[index].split(counts)
             logits = stage.mask_head.layers(self._pool_masks(features, rois))
             logits = select_class(logits, classes[index])
-            gt_masks = cut_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
+            gt_masks = crop_masks(rois, gt_index[index].split(counts), targets, logits.shape[-1])
             masks = MaskTargets(logits, gt_masks, index)
         return Candidates(
             logits=predictions.logits,
@@ -479,7 +479,7 @@ def build_mask_part(
     return StandardROIHeads._init_mask_head(cfg, input_shape)
 
 
-def _widen(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _features_to_float32(pooler: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Convert features to float32 before a Detectron2 ROIPooler pools them under autocast.
 
     The pooler converts boxes to the dtype of the features. In bfloat16 a box at 1,000 px moves by

@@ -203,7 +203,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
             }
         return self._propose(images, anchors, predictions), losses
 
-    def valid(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
+    def valid_anchors(self, images: ImageList, maps: list[Tensor], anchors: list[Tensor]) -> Tensor:
         """Find the anchors to assign: outside the padding, and within ``boundary`` of the image.
 
         Args:
@@ -214,7 +214,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
         Returns:
             (R,) bool, False for anchors that are ignored.
         """
-        valid = super().valid(images, maps, anchors)
+        valid = super().valid_anchors(images, maps, anchors)
         if self.boundary is None:
             return valid
         boxes = Boxes(torch.cat(anchors))

@@ -96,9 +96,9 @@ def test_images_are_linked_by_default_and_copied_on_demand(tmp_path, target, cop
 def test_voc_is_converted_to_coco_with_its_splits(tmp_path, capsys):
     cases.voc_set(tmp_path / "in", ("train", "val", "test"))
     assert run(tmp_path / "in", tmp_path / "out") == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == "found: Pascal VOC, 2 train, 2 val and 2 test images, 2 classes"
-    assert out[-1] == f"written: {tmp_path}/out (COCO JSON, 2 train, 2 val, 2 test)"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "found: Pascal VOC, 2 train, 2 val and 2 test images, 2 classes"
+    assert printed[-1] == f"written: {tmp_path}/out (COCO JSON, 2 train, 2 val, 2 test)"
     assert cases.objects_of(read(tmp_path / "out", "val")) == cases.expected_objects(
         "2.jpg", "3.jpg"
     )
@@ -130,18 +130,18 @@ def test_masks_and_crowds_that_the_target_format_lacks_are_reported(tmp_path, ca
     )
     cases.write_json(tmp_path / "in" / "a.json", content)
     assert run(tmp_path / "in", tmp_path / "voc", "--to", "voc") == 0
-    out = capsys.readouterr().out
-    assert "masks left out because Pascal VOC has only boxes: 1" in out
-    assert "train: cut to under half: box clipped to its image: 1" in out
+    printed = capsys.readouterr().out
+    assert "masks left out because Pascal VOC has only boxes: 1" in printed
+    assert "train: cut to under half: box clipped to its image: 1" in printed
     assert [a.get("ignore") for a in read(tmp_path / "voc", "train")["annotations"]] == [
         None,
         1,
         None,
     ]
     assert run(tmp_path / "in", tmp_path / "yolo", "--to", "yolo") == 0
-    out = capsys.readouterr().out
-    assert "boxes are written, not polygons: 1 of 2 objects have no polygon" in out
-    assert "crowds or difficult objects left out because YOLO cannot mark them: 1" in out
+    printed = capsys.readouterr().out
+    assert "boxes are written, not polygons: 1 of 2 objects have no polygon" in printed
+    assert "crowds or difficult objects left out because YOLO cannot mark them: 1" in printed
 
 
 def test_images_with_the_same_name_in_two_splits_get_different_names(tmp_path):
@@ -284,8 +284,10 @@ def test_an_unreadable_image_is_not_written(tmp_path, capsys):
     cases.coco_set(tmp_path / "in", splits=("train",))
     (tmp_path / "in" / "train" / "train0.jpg").write_bytes(b"<html>")
     assert run(tmp_path / "in", tmp_path / "out", "--to", "yolo") == 0
-    out = capsys.readouterr().out
-    assert "train: skipped: unreadable image: 1" in out and out.endswith("(YOLO, 1 train)\n")
+    printed = capsys.readouterr().out
+    assert "train: skipped: unreadable image: 1" in printed and printed.endswith(
+        "(YOLO, 1 train)\n"
+    )
     assert [path.name for path in (tmp_path / "out").rglob("*.jpg")] == ["train1.jpg"]
 
 
@@ -310,5 +312,5 @@ def test_a_conversion_does_not_change_the_source(tmp_path):
 def test_the_help_text_has_examples(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    out = capsys.readouterr().out
-    assert "python -m ranking_det.data.convert BCCD_Dataset/BCCD --output" in out
+    printed = capsys.readouterr().out
+    assert "python -m ranking_det.data.convert BCCD_Dataset/BCCD --output" in printed

@@ -1,4 +1,4 @@
-"""Recognise the format of a data set by its files, and report it in one line."""
+"""Recognize the format of a data set by its files, and report it in one line."""
 
 import pytest
 
@@ -118,7 +118,7 @@ def test_a_class_folder_named_like_a_split_raises_user_error(tmp_path):
         ("", None),
     ],
 )
-def test_split_of_recognises_the_split_in_a_folder_or_file_name(path, split):
+def test_split_of_recognizes_the_split_in_a_folder_or_file_name(path, split):
     assert split_of(path) == split
 
 

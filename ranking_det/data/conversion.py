@@ -54,7 +54,7 @@ class Side(NamedTuple):
 
 
 @dataclass
-class OwnDataPlan:
+class ConversionPlan:
     """Data sets that have been read and converted in memory.
 
     Attributes:
@@ -119,14 +119,14 @@ class OwnDataPlan:
         self.hold()  # the files are new, but need not be parsed again
 
 
-def plan_own_data(
+def plan_conversion(
     train: str | None,
     val: str | None,
     output_dir: str,
     seed: int = 0,
     share: float = SHARE,
     options: ReadOptions | None = None,
-) -> OwnDataPlan:
+) -> ConversionPlan:
     """Find the formats of data sets and convert them in memory; write nothing.
 
     With ``train`` alone, its own validation images are used; if it has none, a share of its
@@ -162,7 +162,7 @@ def plan_own_data(
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     if any(map(_reads_outside, sources.values())):
         stamp = ""  # the stamp does not cover files elsewhere, so they are converted each time
-    plan = OwnDataPlan(folder, None, None, [], stamp=stamp)
+    plan = ConversionPlan(folder, None, None, [], stamp=stamp)
     if (folder / CONVERSION).exists():
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
@@ -216,16 +216,16 @@ def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
     if len(sides) < 2 or sides["train"][0] is sides["val"][0]:
         return
     pair = [sides[name][0] for name in ("train", "val")]
-    for source, other in (pair, pair[::-1]):
-        if source.format == via.NAME and source.classes == [via.NO_CLASS] != other.classes:
-            if len(other.classes) != 1:
+    for source, other_source in (pair, pair[::-1]):
+        if source.format == via.NAME and source.classes == [via.NO_CLASS] != other_source.classes:
+            if len(other_source.classes) != 1:
                 continue
-            source.classes = list(other.classes)
+            source.classes = list(other_source.classes)
             for images in source.images.values():
                 for image in images:
                     for obj in image.objects:
-                        obj.name = other.classes[0]
-            source.faults.remark(f"regions without a class are read as {other.classes[0]!r}")
+                        obj.name = other_source.classes[0]
+            source.faults.remark(f"regions without a class are read as {other_source.classes[0]!r}")
 
 
 def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
@@ -269,9 +269,11 @@ def _image_files(part: CocoSplit) -> set[str]:
 
 
 def _split(
-    train: CocoSplit, plan: OwnDataPlan, where: str, seed: int, share: float
+    train: CocoSplit, plan: ConversionPlan, data_name: str, seed: int, share: float
 ) -> dict[str, CocoSplit]:
-    split = split_images(train.content, train.image_root, where=where, share=share, seed=seed)
+    split = split_images(
+        train.content, train.image_root, data_name=data_name, share=share, seed=seed
+    )
     plan.record = split.record
     plan.lines += [*split.lines, f"the split is written to {plan.folder / 'split.json'}"]
     return {
@@ -305,12 +307,12 @@ def _stamp(paths: Sequence[str], output_dir: str, settings: Iterable[Any]) -> st
 
 def _reads_outside(source: Source) -> bool:
     """Return whether labels lie outside the source, such as in a folder next to the images."""
-    inside = os.path.join(source.root, "")
+    root_prefix = os.path.join(source.root, "")
     images = (image for members in source.images.values() for image in members)
-    return any(not obj.place.startswith(inside) for image in images for obj in image.objects)
+    return any(not obj.place.startswith(root_prefix) for image in images for obj in image.objects)
 
 
-def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
+def _read_written(folder: Path, stamp: str) -> ConversionPlan | None:
     """Return the conversion that an earlier command wrote; None unless it has this stamp."""
     try:
         source = json.loads((folder / CONVERSION).read_text(encoding="utf-8"))
@@ -328,4 +330,4 @@ def _read_written(folder: Path, stamp: str) -> OwnDataPlan | None:
     if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):
         return None
     lines = [*source["lines"], f"the conversion in {folder} is of the same files: it is used again"]
-    return OwnDataPlan(folder, train, val, lines, faults, record, stamp, is_written=True)
+    return ConversionPlan(folder, train, val, lines, faults, record, stamp, is_written=True)

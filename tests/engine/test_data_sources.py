@@ -32,23 +32,23 @@ SMALL += ["train.log_period=1"]
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def outputs(tmp_path_factory):
     """The folder with the output folders of all commands, which run in one process."""
-    out = tmp_path_factory.mktemp("out")
-    voc, yolo = voc_set(out / "voc"), yolo_set(out / "yolo")
+    outputs = tmp_path_factory.mktemp("out")
+    voc, yolo = voc_set(outputs / "voc"), yolo_set(outputs / "yolo")
     flat = voc_text([("cat", 3, 3, 0, 9), ("cat", 10, 20, 30, 15)], name="0.jpg")
     write_text(voc / "Annotations" / "0.xml", flat)
-    coco_set(out / "coco")
+    coco_set(outputs / "coco")
     for i in range(5):  # no split
-        make_image(out / "unsplit" / f"{i}.jpg", seed=i)
+        make_image(outputs / "unsplit" / f"{i}.jpg", seed=i)
         text = voc_text([(name, *box) for name, box in BOXES.items()], name=f"{i}.jpg")
-        write_text(out / "unsplit" / f"{i}.xml", text)
+        write_text(outputs / "unsplit" / f"{i}.xml", text)
     outline = via_polygon((5, 5), (40, 5), (40, 30))
     for split in ("train", "val"):
-        via_file(out / "via" / split / "via.json", [via_region(outline, plant="fern")])
+        via_file(outputs / "via" / split / "via.json", [via_region(outline, plant="fern")])
 
     def command(name, *args, config=CONFIG):
-        return [*config, *args, *SMALL, f"train.output_dir={out}/run_{name}"]
+        return [*config, *args, *SMALL, f"train.output_dir={outputs}/run_{name}"]
 
     run_commands(
         [
@@ -56,37 +56,37 @@ def out(tmp_path_factory):
             command("voc", "--train", str(voc), "train.eval_period=0"),
             command("voc", "--train", str(voc), "--resume", "train.max_iter=2"),
             command("voc", "--eval-only", "--val", str(yolo)),
-            command("coco", "--train", str(out / "coco"), "train.eval_period=0"),
-            command("unsplit", "--train", str(out / "unsplit"), "train.eval_period=0"),
+            command("coco", "--train", str(outputs / "coco"), "train.eval_period=0"),
+            command("unsplit", "--train", str(outputs / "unsplit"), "train.eval_period=0"),
             command("two", "--num-gpus", "2", "--train", str(yolo), "--val", str(voc)),
-            command("via", "--train", str(out / "via"), "train.eval_period=0", config=MASKS),
+            command("via", "--train", str(outputs / "via"), "train.eval_period=0", config=MASKS),
         ],
         pictures=False,
     )
-    return out
+    return outputs
 
 
-def log_of(out, name):
-    return (out / f"run_{name}" / "log.txt").read_text()
+def log_of(outputs, name):
+    return (outputs / f"run_{name}" / "log.txt").read_text()
 
 
-def test_a_model_learns_the_classes_of_a_pascal_voc_folder(out):
-    weights = torch.load(out / "run_voc" / "model_final.pth", weights_only=True)
+def test_a_model_learns_the_classes_of_a_pascal_voc_folder(outputs):
+    weights = torch.load(outputs / "run_voc" / "model_final.pth", weights_only=True)
     assert weights["class_names"] == ["cat", "dog"]
-    log = log_of(out, "voc")
+    log = log_of(outputs, "voc")
     assert "found: Pascal VOC, 2 train and 2 val images, 2 classes" in log
     assert "2 images (0 without objects), 3 objects, 2 classes: cat, dog" in log
     assert "train: left out: box without size: 1" in log
 
 
-def test_the_message_of_a_fault_names_the_file_of_the_source(out):
-    lines = (out / "run_voc" / "data_faults.csv").read_text().splitlines()
+def test_the_message_of_a_fault_names_the_file_of_the_source(outputs):
+    lines = (outputs / "run_voc" / "data_faults.csv").read_text().splitlines()
     (fault,) = [line for line in lines if "box without size" in line]
     assert "Annotations/0.xml,object 1," in fault
 
 
-def test_the_conversion_is_written_once_and_reused(out):
-    folder = out / "run_voc" / "data"
+def test_the_conversion_is_written_once_and_reused(outputs):
+    folder = outputs / "run_voc" / "data"
     files = {"train.json", "val.json", "ranking_det.json"}
     # The evaluation of other images has a folder of its own.
     assert {path.name for path in folder.iterdir()} == files | {"eval"}
@@ -97,47 +97,49 @@ def test_the_conversion_is_written_once_and_reused(out):
         "JPEGImages/1.jpg",
     ]
     # The preview has written the conversion, and both training runs use it.
-    log = log_of(out, "voc")
+    log = log_of(outputs, "voc")
     assert log.count("of the same files: it is used again") == 2
     assert "Resuming" in log
 
 
-def test_an_evaluation_reads_a_folder_of_another_format(out):
-    commands = log_of(out, "voc").split("Command line:")
+def test_an_evaluation_reads_a_folder_of_another_format(outputs):
+    commands = log_of(outputs, "voc").split("Command line:")
     (log,) = [log for log in commands if "eval_only=True" in log]
     assert "found: YOLO, 2 train and 2 val images, 2 classes" in log
     assert "val: " in log and "2 images (0 without objects), 4 objects" in log
-    assert "AP-dog" in json.loads((out / "run_voc" / "results.json").read_text())["bbox"]
+    assert "AP-dog" in json.loads((outputs / "run_voc" / "results.json").read_text())["bbox"]
 
 
-def test_a_coco_export_is_used_without_conversion(out):
-    log = log_of(out, "coco")
+def test_a_coco_export_is_used_without_conversion(outputs):
+    log = log_of(outputs, "coco")
     assert "found: COCO JSON, 2 train and 2 val images, 2 classes" in log
-    assert f"train: {out}/coco/train/_annotations.coco.json" in log
-    assert {path.name for path in (out / "run_coco" / "data").iterdir()} == {"ranking_det.json"}
+    assert f"train: {outputs}/coco/train/_annotations.coco.json" in log
+    assert {path.name for path in (outputs / "run_coco" / "data").iterdir()} == {"ranking_det.json"}
 
 
-def test_validation_images_are_split_off_if_there_are_none(out):
-    record = json.loads((out / "run_unsplit" / "data" / "split.json").read_text())
+def test_validation_images_are_split_off_if_there_are_none(outputs):
+    record = json.loads((outputs / "run_unsplit" / "data" / "split.json").read_text())
     assert len(record["train"]) == 4 and len(record["val"]) == 1 and record["seed"] == 0
-    assert "no validation set: 1 of 5 images are split off" in log_of(out, "unsplit")
+    assert "no validation set: 1 of 5 images are split off" in log_of(outputs, "unsplit")
 
 
-def test_several_processes_read_the_conversion_of_the_main_process(out):
-    log = log_of(out, "two")
-    assert log.count(f"{out}/yolo: found: YOLO") == 1 and "Process 0 of 2" in log
-    assert (out / "run_two" / "model_final.pth").is_file()
+def test_several_processes_read_the_conversion_of_the_main_process(outputs):
+    log = log_of(outputs, "two")
+    assert log.count(f"{outputs}/yolo: found: YOLO") == 1 and "Process 0 of 2" in log
+    assert (outputs / "run_two" / "model_final.pth").is_file()
 
 
-def test_the_planned_data_can_be_sent_to_other_processes(out):
-    command = parse([*CONFIG, "--train", f"{out}/voc", *SMALL, f"train.output_dir={out}/sent"])
+def test_the_planned_data_can_be_sent_to_other_processes(outputs):
+    command = parse(
+        [*CONFIG, "--train", f"{outputs}/voc", *SMALL, f"train.output_dir={outputs}/sent"]
+    )
     data = make_plan(command, starts_others=True).data
     assert data.train is not None and data.source_lines
     assert pickle.loads(pickle.dumps(data)) == data
 
 
-def test_polygons_are_trained_as_masks(out):
-    log = log_of(out, "via")
+def test_polygons_are_trained_as_masks(outputs):
+    log = log_of(outputs, "via")
     assert "loss_mask" in log and "1 class: fern" in log
 
 
