@@ -37,7 +37,7 @@ def write_pairs(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     words = ["--config-file", args.config_file, "--eval-only"]
     words += [] if args.val is None else ["--val", args.val]
     if args.weights is not None:
-        key = load_config(args.config_file, overrides).written("train.init_checkpoint")
+        key = load_config(args.config_file, overrides).user_key("train.init_checkpoint")
         overrides = [*overrides, f"{key}={args.weights}"]
     report = measure_pairs(parse([*words, *overrides]), args.max_images)
     heads = {name: head.to_json(report.class_names) for name, head in report.heads.items()}
