@@ -66,9 +66,9 @@ CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
     # Forward pass of the criterion in a training step.
     "logits -> loss": Walk((CRITERION,), CRITERION, includes_last=True, limit=14),
-    # Training on a user's own files, from reading the JSON to the data loader. Seven of the modules
-    # on this walk check the JSON and the images: fields, categories, boxes, faults, image files.
-    "--train-json -> loader": Walk((OWN_DATA, MAKE_LOADER), LOADER, includes_last=True, limit=13),
+    # Training on a user's own files, from reading the JSON to the function that builds the loader.
+    # Five of the modules on this walk check the JSON and the images.
+    "--train-json -> loader": Walk((OWN_DATA, MAKE_LOADER), LOADER, includes_last=False, limit=9),
     # From the name of a config to the first constructor of a part of the model.
     "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, includes_last=False, limit=6),
 }

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ranking_det.data.coco_json.box_rules import find_pattern
 from ranking_det.data.coco_json.reader import ReadOptions, check_content
+from ranking_det.data.coco_json.rules import find_pattern
 from ranking_det.user_errors import UserError
 from tests.data.cases import valid_content
 

@@ -3,6 +3,7 @@
 Optional fields that are null or empty count as missing. Integers may be written as floats or text,
 and flags as true and false. Nothing else is converted: an ambiguous value is a fault. Fields
 are checked as columns of all entries, because a column of the right types needs no further work.
+Boxes become an array.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask as mask_util
 
 from ranking_det.data.coco_json.faults import REFUSED, Faults
 from ranking_det.user_errors import show
@@ -357,3 +360,110 @@ def read_fields(content: Mapping[str, Any], data_name: str, name: str, *keys: st
     section = read_section(name, content.get(name) or [], fields, faults, Counter())
     faults.check()
     return section
+
+
+class Boxes(NamedTuple):
+    """The boxes of n annotations.
+
+    Attributes:
+        xywh: (n, 4) float64: x, y, width, height in pixels; NaN for a missing box.
+        replaced: the new box by index, for the entries whose box in the file is not used.
+    """
+
+    xywh: np.ndarray
+    replaced: dict[int, list[float]]
+
+
+def read_boxes(
+    section: str, entries: Sequence[Entry], faults: Faults, conversions: Counter[str]
+) -> Boxes:
+    """Read the boxes of annotations or results as an array.
+
+    Numbers may be written as text. An annotation without a box gets the box of its mask.
+
+    Args:
+        section: the name of the section.
+        entries: the annotations or results.
+        faults: receives a refusal for each box that is not four numbers.
+        conversions: receives the number of boxes that were converted or made from a mask.
+
+    Returns:
+        The boxes. A missing box, and a coordinate that is null, are NaN.
+    """
+    boxes = get_column(entries, "bbox")
+    regular_boxes = _boxes_of_four_numbers(boxes)
+    if regular_boxes is not None:
+        return Boxes(regular_boxes, {})
+    result = Boxes(np.full((len(boxes), 4), np.nan), {})
+    for index, box in enumerate(boxes):
+        values = box
+        if box in (None, []):
+            mask = entries[index].get("segmentation") if section == "annotations" else None
+            values = _box_of_mask(mask)
+        if values is None:
+            continue
+        try:
+            values = _coordinates(values)
+        except ValueError:
+            message = f"'bbox': expected 4 numbers x, y, width, height, got {show(box)}"
+            faults.add(REFUSED, "malformed box", message, section, index, entries[index])
+            continue
+        result.xywh[index] = values
+        if values != box or not all(type(value) in (int, float) for value in box):
+            problem = "missing, made from the mask" if not box else "written as text or null"
+            conversions[f"{section}: 'bbox' {problem}"] += 1
+            result.replaced[index] = values
+    return result
+
+
+def _boxes_of_four_numbers(boxes: Sequence[Any]) -> np.ndarray | None:
+    """Return boxes as an array if each is a list of four numbers, the usual case, else None."""
+    if set(map(type, boxes)) <= {list} and set(map(len, boxes)) <= {4}:
+        if set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+            try:
+                flat = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
+            except OverflowError:  # an integer of hundreds of digits
+                return None
+            return flat.reshape(-1, 4)
+    return None
+
+
+def _coordinates(box: Any) -> list[float]:
+    """Return the numbers of a box, also from text; NaN and infinity are kept.
+
+    JavaScript writes NaN as null.
+
+    Raises:
+        ValueError: it is not four numbers.
+    """
+    if type(box) is not list or len(box) != 4:
+        raise ValueError
+    return [math.nan if value is None else _coordinate(value) for value in box]
+
+
+def _coordinate(value: Any) -> float:
+    if type(value) not in (int, float, str):
+        raise ValueError
+    try:
+        return value if type(value) is float else number(float(value))
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+    except ValueError:
+        if str(value).strip().lower() in ("nan", "inf", "infinity", "-inf", "-infinity"):
+            return math.nan
+        raise
+
+
+def _box_of_mask(mask: Any) -> list[float] | None:
+    """Return the box around a mask, or None if there is no usable mask."""
+    try:
+        if type(mask) is dict:
+            if type(mask["counts"]) is list:
+                mask = mask_util.frPyObjects(mask, *mask["size"])
+            return mask_util.toBbox(mask).tolist()
+        polygons = mask if type(mask[0]) is list else [mask]
+        xs = [x for polygon in polygons for x in polygon[0::2]]
+        ys = [y for polygon in polygons for y in polygon[1::2]]
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    except (TypeError, KeyError, IndexError, ValueError):
+        return None

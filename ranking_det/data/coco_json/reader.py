@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from ranking_det.data.coco_json import rules
-from ranking_det.data.coco_json.box_rules import check_boxes, find_pattern, read_boxes
 from ranking_det.data.coco_json.faults import CORRECTED, CUT, LEFT_OUT, NOTED, Fault, Faults
 from ranking_det.data.coco_json.fields import (
     FIELDS,
@@ -29,6 +28,7 @@ from ranking_det.data.coco_json.fields import (
     Entry,
     Section,
     as_floats,
+    read_boxes,
     read_section,
 )
 from ranking_det.data.coco_json.image_files import find_images
@@ -490,13 +490,13 @@ def _check_objects(
     sides = [images.columns[key] for key in ("width", "height")]
     sizes = np.array(sides, dtype=np.float64).reshape(2, -1).T[places]
     allowed = options.max_faults
-    pattern = find_pattern(boxes.xywh, sizes, places)
+    pattern = rules.find_pattern(boxes.xywh, sizes, places)
     if pattern is not None and (allowed is None or pattern.count > allowed):
         raise UserError(
             f"{faults.file}: {pattern.count} of {len(annotations)} boxes {pattern.text} "
             f"(--max-faults {pattern.count} accepts them as they are)"
         )
-    is_usable = check_boxes(annotations, boxes, sizes, faults)
+    is_usable = rules.check_boxes(annotations, boxes, sizes, faults)
     if not options.strict:
         faults.check_limit((LEFT_OUT, CUT), len(annotations), "objects in total", allowed)
     for index, box in boxes.replaced.items():

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ranking_det.data.coco_json import rules
-from ranking_det.data.coco_json.box_rules import read_boxes
 from ranking_det.data.coco_json.faults import REFUSED, Faults
-from ranking_det.data.coco_json.fields import FIELDS, Entry, as_floats, read_section
+from ranking_det.data.coco_json.fields import FIELDS, Entry, as_floats, read_boxes, read_section
 from ranking_det.data.coco_json.mask_rules import Size, rle_faults
 from ranking_det.data.coco_json.reader import image_sizes, load_json, sections_of
 from ranking_det.user_errors import UserError, show

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranking_det.data.coco_json.box_rules import read_boxes
 from ranking_det.data.coco_json.faults import Faults
-from ranking_det.data.coco_json.fields import read_fields
+from ranking_det.data.coco_json.fields import read_boxes, read_fields
 from ranking_det.data.coco_json.image_files import ImageFinder
 from ranking_det.data.coco_json.rules import drop_unused_categories
 from ranking_det.data.formats.file_tree import split_of
