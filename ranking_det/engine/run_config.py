@@ -443,7 +443,8 @@ class RunConfig:
     def _check_loader(self, split: str, model: nn.Module) -> None:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
-        module = getattr(node.get("_target_"), "__module__", "")
+        target = node.get("_target_")
+        module = getattr(target, "__module__", "")
         if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):
             return
         if not {"dataset", "mapper"} <= node.keys():

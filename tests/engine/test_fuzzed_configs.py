@@ -187,7 +187,7 @@ def run_forked(command, work):
     os.chdir(work)
     for descriptor, name in enumerate(("stdout", "stderr"), start=1):
         os.dup2(os.open(f"{work}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
-    signal.alarm(100)
+    signal.alarm(300)  # seconds after which a command counts as hanging
     status = 99
     try:
         status = main(command)
