@@ -159,20 +159,22 @@ def prepare_registered(names: Iterable[str]) -> None:
     Raises:
         ValueError: the folder of a set exists, but another program or generator version made it.
     """
-    for name in names:
-        if name in _SHAPES:
-            folder = Path(MetadataCatalog.get(name).json_file).parent.parent
-            prepare_shapes(folder.parent, variant=folder.name)
+    for folder in dict.fromkeys(_shapes_folders(names).values()):
+        prepare_shapes(folder.parent, variant=folder.name)
 
 
 def missing_shapes(names: Iterable[str]) -> list[str]:
     """Return the shapes data sets among these names that are not on disk yet."""
-    folders = {
+    return [name for name, folder in _shapes_folders(names).items() if not folder.exists()]
+
+
+def _shapes_folders(names: Iterable[str]) -> dict[str, Path]:
+    """Return the folder of each shapes data set among these names."""
+    return {
         name: Path(MetadataCatalog.get(name).json_file).parent.parent
         for name in names
         if name in _SHAPES
     }
-    return [name for name, folder in folders.items() if not folder.exists()]
 
 
 @contextmanager

@@ -296,6 +296,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         interface_of(plan.model).check_parts()
     except ValueError as error:
         raise UserError(f"{config.written('model')}: {error}") from error
+    run_checks.check_detector(plan.model, config.written("model"))
     config.check_parts(plan.model, trains=plan.command.trains)
 
 
@@ -315,8 +316,8 @@ def _load_data(plan: Plan) -> None:
             missing += config.names("test")  # their files are still to be written
         if trains and not set(config.names("train")) & set(missing):
             plan.records = config.records()
-            check_records(plan, plan.records)
         config.check_test_sets(missing)
+    check_records(plan, plan.records)
 
 
 def check_records(plan: Plan, records: Records | None) -> None:

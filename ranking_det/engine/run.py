@@ -20,9 +20,8 @@ from detectron2.utils.logger import setup_logger
 from torch.distributed import is_torchelastic_launched
 
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
-from ranking_det.data.catalog import release_sets
+from ranking_det.data.catalog import missing_shapes, release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
-from ranking_det.data.stream import seeded
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
@@ -36,7 +35,6 @@ from ranking_det.engine.plan import Plan, check_records, make_missing_sets, make
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
-from ranking_det.engine.run_config import Records
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
 from ranking_det.user_errors import RunError, UserError, line_of, listed
@@ -68,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return start(_work, command)
     except (UserError, RunError) as error:
         return _report_error(error)
-    except Stopped as stopped:
+    except KeyboardInterrupt as interrupt:  # the code of a config can raise one too
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         if not is_torchelastic_launched() or os.environ["RANK"] == "0":
             sys.stderr.write(f"train_net.py: {stopped}\n")
         return stopped.status
@@ -179,7 +178,7 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
             "The last checkpoint is missing or broken (%s): resuming from an earlier one",
             plan.weights.note,
         )
-    make_missing_sets([*config.names("train"), *config.names("test")])
+    make_missing_sets(missing_shapes([*config.names("train"), *config.names("test")]))
     if plan.records is None:  # the training set was missing, or the config's loader has its own
         plan.records = config.records()
         check_records(plan, plan.records)
@@ -203,7 +202,7 @@ def evaluate_weights(plan: Plan) -> str:
     """
     plan.write_data()
     set_up(plan)
-    make_missing_sets(plan.config.names("test"))
+    make_missing_sets(missing_shapes(plan.config.names("test")))
     plan.load_weights()
     logger.info("Evaluating %s", plan.weights.path)
     _warn_of_other_inputs(plan)
@@ -302,7 +301,8 @@ def set_up(plan: Plan) -> None:
     for name in ("fvcore", "detectron2", "ranking_det"):
         setup_logger(plan.output_dir, distributed_rank=comm.get_rank(), name=name)
     logger.info("Process %d of %d", comm.get_rank(), comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
+    # Without torch's build flags, which fill a screen.
+    logger.info("Environment:\n%s", collect_env_info().partition("\nPyTorch built with")[0])
     logger.info("Command line: %s", plan.command)
     for record in plan.messages:
         logging.getLogger(record.name).handle(record)
