@@ -15,6 +15,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -395,6 +396,9 @@ class RunConfig:
         Args:
             name: one of :meth:`test_sets`.
             options: arguments that replace those of the config.
+
+        Raises:
+            UserError: the evaluator cannot be built, or the config builds something else.
         """
         node = self.nodes.dataloader.evaluator
         if self._evaluates_each:
@@ -404,7 +408,9 @@ class RunConfig:
             options = {"dataset_name": name, "output_dir": folder} | options
         if options:
             node = OmegaConf.merge(node, options)
-        return self._build(node, "dataloader.evaluator")
+        evaluator = self._build(node, "dataloader.evaluator")
+        self._check_type(evaluator, (DatasetEvaluator, list), "dataloader.evaluator")
+        return evaluator
 
     def check_test_sets(self, missing: Collection[str] = ()) -> None:
         """Load the test sets and build their evaluators, so errors show before training.
@@ -425,10 +431,9 @@ class RunConfig:
         # Detectron2's evaluators may write files when they are built.
         with tempfile.TemporaryDirectory() as folder, small_set() as small:
             for name in self.test_sets():
-                options = {"output_dir": folder} if "output_dir" in arguments else {}
-                if (name or self._select("dataloader.evaluator.dataset_name")) in missing:
-                    options["dataset_name"] = small
-                self.evaluator(name, **options)
+                is_missing = (name or self._select("dataloader.evaluator.dataset_name")) in missing
+                options = {"output_dir": folder} | ({"dataset_name": small} if is_missing else {})
+                self.evaluator(name, **{key: options[key] for key in options if key in arguments})
 
     def check_parts(self, model: nn.Module, *, trains: bool) -> None:
         """Build loaders, optimizer and schedule, so that their errors show in the plan.
