@@ -328,24 +328,24 @@ def check_records(plan: Plan, records: Records | None) -> None:
         records: the training set; None if the loader has none.
 
     Raises:
-        UserError: the objects have no masks although the model learns them, or batch normalization
-            gets a single value from the smallest image alone.
+        UserError: the objects have no masks although the model learns them, the mapper of the
+            config fails, or batch normalization gets a single value from the smallest image alone.
     """
     config = plan.config
     if not records:
         return
     mapper = config.mapper("train")
     run_checks.check_masks(records, mapper.mapper, config.names("train"))
-    if config.batch > max(comm.get_world_size(), plan.command.num_processes):
-        return
     smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))
-    with seeded(0, 0):
+    key = config.written("dataloader.train.mapper")
+    with seeded(0, 0), run_checks.named_parts(plan.model, key):
         try:
             inputs = mapper(smallest)
         except UserError:  # an unreadable image, which the training skips
             return
-    key = config.written("dataloader.train.total_batch_size")
-    run_checks.check_batch_norm(plan.model, inputs, key)
+    if config.batch <= max(comm.get_world_size(), plan.command.num_processes):
+        key = config.written("dataloader.train.total_batch_size")
+        run_checks.check_batch_norm(plan.model, inputs, key)
 
 
 def _check_tensors(model: nn.Module) -> None:

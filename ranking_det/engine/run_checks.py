@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -313,21 +314,34 @@ def check_detector(model: nn.Module, key: str) -> None:
     mean = dict(model.named_buffers()).get("pixel_mean")
     image = torch.zeros(3 if mean is None else len(mean), BLANK_SIDE, BLANK_SIDE)
     inputs = {"image": image, "height": BLANK_SIDE, "width": BLANK_SIDE}
+    text = "expected a detector, which takes a list of images as dicts and returns a dict for each"
+    text = f"{key}: {text}, got {type(model).__name__}"
+    with named_parts(model, text), inference_context(model), torch.no_grad(), seeded(0, 0):
+        outputs = model([inputs])
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise UserError(f"{text}: it returns {show(outputs)}")
+
+
+@contextmanager
+def named_parts(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn an error that a library raises for a part of the run into a UserError.
+
+    Args:
+        model: the model of the run.
+        what: the start of the message.
+
+    Raises:
+        UserError: a part of the run fails in a library; other errors stay as they are.
+    """
     try:
-        with inference_context(model), torch.no_grad(), seeded(0, 0):
-            outputs = model([inputs])
+        yield
+    except UserError:
+        raise
     except Exception as error:  # a library can raise anything
         fault = part_error(error, model)
         if fault is None:
             raise
-        raise UserError(f"{key}: {_no_detector(model)}: {fault}") from error
-    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
-        raise UserError(f"{key}: {_no_detector(model)}: it returns {show(outputs)}")
-
-
-def _no_detector(model: nn.Module) -> str:
-    expected = "a detector, which takes a list of images as dicts and returns a dict for each"
-    return f"expected {expected}, got {type(model).__name__}"
+        raise UserError(f"{what}: {fault}") from error
 
 
 def check_datasets(names: Sequence[str], key: str) -> None:

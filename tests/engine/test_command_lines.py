@@ -296,6 +296,10 @@ def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace
             "dataloader.evaluator canno",
         ),
         (
+            "RS COCO dataloader.train.mapper._target_=torch.nn.ReLU",
+            "dataloader.train.mapper: the data loader fails: relu(): argument 'input' (position 1)",
+        ),
+        (
             "RS --train voc dataloader.evaluator.tasks=[kpt]",
             "tasks: expected bbox or segm, got kpt",
         ),
