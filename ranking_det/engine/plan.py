@@ -328,12 +328,15 @@ def check_records(plan: Plan, records: Records | None) -> None:
         records: the training set; None if the loader has none.
 
     Raises:
-        UserError: the objects have no masks although the model learns them, the mapper of the
-            config fails, or batch normalization gets a single value from the smallest image alone.
+        UserError: there are no images, the objects have no masks although the model learns them,
+            the mapper of the config fails, or batch normalization gets a single value from the
+            smallest image alone.
     """
     config = plan.config
-    if not records:
+    if records is None:
         return
+    if not records:
+        raise UserError(f"{config.names_key('train')}: expected images to train on, got none")
     mapper = config.mapper("train")
     run_checks.check_masks(records, mapper.mapper, config.names("train"))
     smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))

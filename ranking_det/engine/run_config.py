@@ -6,7 +6,7 @@ import inspect
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -464,6 +464,11 @@ class RunConfig:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
         target = target_of(node)
+        if isinstance(target, type) and not issubclass(target, Iterable):
+            raise UserError(
+                f"dataloader.{split}: expected a function or class that gives batches one after "
+                f"the other, got {target.__name__}"
+            )
         module = getattr(target, "__module__", "")
         if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):
             return

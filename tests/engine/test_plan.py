@@ -8,7 +8,7 @@ import torch
 from ranking_det.data import register_shapes
 from ranking_det.engine import checkpoint, hooks, main, run, run_checks
 from ranking_det.engine.command import Command
-from ranking_det.engine.plan import make_plan
+from ranking_det.engine.plan import check_records, make_plan
 from ranking_det.engine.run_config import load_config
 from ranking_det.modeling import RankingFCOS
 from ranking_det.user_errors import UserError
@@ -87,6 +87,7 @@ def test_a_plan_writes_nothing(config, options, folder, tmp_path, monkeypatch):
             "dataloader.evaluator._target_=detectron2.evaluation.SemSegEvaluator",
             "^dataloader.evaluator cannot be built: unknown name 'sem_seg_file_name'",
         ),
+        ("dataloader.train._target_=torch.nn.ReLU", "^dataloader.train: expected .*, got ReLU$"),
         ("dataloader.evaluator.tasks=[kpt]", "^tasks: expected bbox or segm, got kpt"),
     ],
 )
@@ -104,6 +105,12 @@ def test_a_part_that_would_fail_late_is_refused_before_missing_shapes_are_genera
 class Constant(torch.nn.Module):
     def forward(self, batched_inputs):
         return 5
+
+
+def test_a_training_set_without_images_is_refused():
+    plan = make_plan(Command(config_file=str(ROOT / LAZY), overrides=OVERRIDES))
+    with pytest.raises(UserError, match="^dataloader.train.dataset.names: expected images to tra"):
+        check_records(plan, [])
 
 
 def test_a_module_that_is_no_detector_is_refused():
