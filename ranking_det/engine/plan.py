@@ -296,8 +296,8 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         interface_of(plan.model).check_parts()
     except ValueError as error:
         raise UserError(f"{config.written('model')}: {error}") from error
-    run_checks.check_detector(plan.model, config.written("model"))
     config.check_parts(plan.model, trains=plan.command.trains)
+    run_checks.check_detector(plan.model, config.written("model"))
 
 
 def _load_data(plan: Plan) -> None:
