@@ -27,7 +27,7 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import RunError, UserError, listed, reason_of, show
+from ranking_det.user_errors import RunError, UserError, counted, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
 
@@ -409,8 +409,8 @@ def _not_finite(model: nn.Module) -> str:
     names = [name for name, tensor in tensors if not tensor.isfinite().all()]
     if not names:
         return ""
-    kind = "parameters and buffers" if len(names) > 1 else "parameter or buffer"
-    return f"NaN or infinity in {len(names)} {kind} (the first: {names[0]!r})"
+    count = counted(len(names), "parameter or buffer", "parameters and buffers")
+    return f"NaN or infinity in {count} (the first: {names[0]!r})"
 
 
 def load_weights(model: nn.Module, weights: Checkpoint | str, *, whole: bool) -> None:

@@ -37,7 +37,7 @@ from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import RunError, UserError, line_of, listed
+from ranking_det.user_errors import RunError, UserError, counted, line_of, listed
 
 logger = logging.getLogger(__name__)
 
@@ -333,7 +333,9 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
         dropped = mapper.count_dropped(records) if isinstance(mapper, BoxMapper) else 0
         if dropped:
             logger.warning(
-                "%d objects are smaller than %g px and are not learned", dropped, mapper.min_side
+                "%s smaller than %g px and not learned",
+                counted(dropped, "object is", "objects are"),
+                mapper.min_side,
             )
         config.fit_to_data(len(records))
     _warn_of_a_short_run(plan)
