@@ -7,7 +7,7 @@ import sys
 
 from ranking_det.doctor.diagnosis import diagnose
 from ranking_det.doctor.probes import PROBES
-from ranking_det.library_warnings import hide_library_warnings
+from ranking_det.library_warnings import hide_library_warnings, shorten_interrupts
 
 # Not only in the main program: the processes of a run on several GPUs import this file, too.
 hide_library_warnings()
@@ -34,6 +34,7 @@ def check_imports() -> None:
 
 
 if __name__ == "__main__":
+    shorten_interrupts()
     check_imports()
     from ranking_det.engine import main
 

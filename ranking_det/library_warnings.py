@@ -1,10 +1,11 @@
-"""Hide the warnings that torch and Detectron2 cause in each other at every start of a command."""
+"""Hide the warnings of torch and Detectron2 at the start of a command, and Ctrl-C's traceback."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
+from types import TracebackType
 
 MESSAGES = {
     ".*torch.jit.script.* is deprecated": FutureWarning,
@@ -28,11 +29,30 @@ def hide_library_warnings() -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
+def shorten_interrupts() -> None:
+    """Print one line for Ctrl-C instead of a traceback, also while a command imports its packages.
+
+    Python then ends the process by SIGINT, for which shells give the exit status 130. Only the
+    commands call this.
+    """
+
+    def report(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("stopped by SIGINT\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+
+
 def hide_in_commands() -> None:
-    """Hide the warnings if a command is starting: ``python -m ranking_det.NAME``.
+    """Hide the warnings and Ctrl-C's traceback if ``python -m ranking_det.NAME`` is starting.
 
     Some packages import Detectron2 before the command in them runs. Call this in their
     ``__init__``.
     """
     if sys.argv[:1] == ["-m"]:  # Python's value while it imports the packages of a command
         hide_library_warnings()
+        shorten_interrupts()

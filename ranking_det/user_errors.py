@@ -144,6 +144,20 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a count with its noun in the singular or plural, for a message.
+
+    Args:
+        count: the count.
+        one: what follows a count of 1.
+        many: what follows any other count.
+
+    >>> counted(1, "image is", "images are"), counted(1200, "image is", "images are")
+    ('1 image is', '1,200 images are')
+    """
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def listed(items: Sequence[str], shown: int = 5) -> str:
     """Join the first items of a list, and say how many more there are, for a message.
 

@@ -77,7 +77,10 @@ LAYERS = {
         TORCH | {"detectron2"},
     ),
     # The doctor's probes import these lazily, inside functions.
-    "doctor": ({"losses", "engine"}, TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"}),
+    "doctor": (
+        {"losses", "engine", "library_warnings"},
+        TORCH | {"torchvision", "PIL", "pycocotools", "detectron2"},
+    ),
 }
 # Each of these folders holds one model family. It may import shared modules but no other family.
 FAMILIES = {"modeling.dense", "modeling.rcnn", "modeling.masks", "modeling.backbones"}

@@ -4,6 +4,8 @@ import ast
 import inspect
 import pathlib
 import re
+import signal
+import subprocess
 import sys
 import warnings
 
@@ -38,8 +40,21 @@ def test_warnings_are_hidden_only_if_a_module_starts_as_a_command(argv0, is_hidd
     monkeypatch.setattr(sys, "argv", [argv0, "--help"])
     with warnings.catch_warnings():
         warnings.resetwarnings()
+        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
         hide_in_commands()
         assert bool(warnings.filters) == is_hidden
+    assert (sys.excepthook is not sys.__excepthook__) == is_hidden
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [("KeyboardInterrupt", "stopped by SIGINT\n"), ("ValueError", "Traceback")]
+)
+def test_an_interrupt_gives_one_line_and_other_errors_give_their_traceback(error, shown):
+    code = f"from ranking_det.library_warnings import *\nshorten_interrupts()\nraise {error}"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.returncode == (-signal.SIGINT if error == "KeyboardInterrupt" else 1)
+    assert completed.stderr.startswith(shown)
+    assert ("Traceback" in completed.stderr) == (shown == "Traceback")
 
 
 @pytest.mark.parametrize("package", [analysis, data, evaluation], ids=lambda p: p.__name__)
@@ -54,7 +69,8 @@ def test_a_package_with_a_command_hides_warnings_before_its_other_imports(packag
 def test_the_converter_hides_warnings_before_its_imports_of_torch():
     body = ast.parse((ROOT / "tools" / "convert_weights.py").read_text()).body
     statements = [ast.unparse(statement) for statement in body]
-    index = statements.index("if __name__ == '__main__':\n    hide_library_warnings()")
+    calls = "    hide_library_warnings()\n    shorten_interrupts()"
+    index = statements.index(f"if __name__ == '__main__':\n{calls}")
     loads = [
         i for i, line in enumerate(statements) if re.match("(from|import) torch|.*engine", line)
     ]

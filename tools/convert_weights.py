@@ -27,10 +27,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ranking_det.library_warnings import hide_library_warnings
+from ranking_det.library_warnings import hide_library_warnings, shorten_interrupts
 
 if __name__ == "__main__":
     hide_library_warnings()  # before the imports that cause them
+    shorten_interrupts()
 
 # ruff: noqa: E402
 import torch

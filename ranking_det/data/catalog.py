@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -158,20 +159,40 @@ def prepare_registered(names: Iterable[str]) -> None:
     Raises:
         ValueError: the folder of a set exists, but another program or generator version made it.
     """
-    for name in names:
-        if name in _SHAPES:
-            folder = Path(MetadataCatalog.get(name).json_file).parent.parent
-            prepare_shapes(folder.parent, variant=folder.name)
+    for folder in dict.fromkeys(_shapes_folders(names).values()):
+        prepare_shapes(folder.parent, variant=folder.name)
 
 
 def missing_shapes(names: Iterable[str]) -> list[str]:
     """Return the shapes data sets among these names that are not on disk yet."""
-    folders = {
+    return [name for name, folder in _shapes_folders(names).items() if not folder.exists()]
+
+
+def _shapes_folders(names: Iterable[str]) -> dict[str, Path]:
+    """Return the folder of each shapes data set among these names."""
+    return {
         name: Path(MetadataCatalog.get(name).json_file).parent.parent
         for name in names
         if name in _SHAPES
     }
-    return [name for name, folder in folders.items() if not folder.exists()]
+
+
+@contextmanager
+def small_set() -> Iterator[str]:
+    """Register a data set of one image with one object within the context; yield its name.
+
+    It has no files. Evaluators of sets that are still to be generated are checked with it.
+    """
+    name, square = "ranking_small", [0, 0, 8, 0, 8, 8, 0, 8]
+    thing = {"bbox": [0, 0, 8, 8], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    image = {"file_name": "", "image_id": 0, "height": 8, "width": 8}
+    record = {**image, "annotations": [{**thing, "segmentation": [square]}]}
+    register_set(name, ["object"], {1: 0}, lambda _: [record])
+    try:
+        yield name
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def release_sets(names: Iterable[str]) -> None:

@@ -73,8 +73,9 @@ def set_max_pixels(count: int | None) -> None:
     """
     if count is None:
         return
-    # Pillow raises an error above twice its limit, and warns above the limit itself.
-    Image.MAX_IMAGE_PIXELS = -(-count // 2)
+    # Pillow raises an error above twice its limit, which may be a fraction, and warns above the
+    # limit itself.
+    Image.MAX_IMAGE_PIXELS = count / 2  # type: ignore[assignment]
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -252,7 +253,7 @@ def _reading_error(error: Exception, path: str) -> Exception:
         return UnreadableImageError(_unknown_format(path))
     if isinstance(error, Image.DecompressionBombError):
         return TooManyPixelsError(
-            f"it has more than {max_pixels()} pixels; --max-pixels N permits up to N"
+            f"it has more than {max_pixels():.0f} pixels; --max-pixels N permits up to N"
         )
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return error

@@ -3,6 +3,8 @@
 import sys
 
 from ranking_det.doctor import main
+from ranking_det.library_warnings import shorten_interrupts
 
 if __name__ == "__main__":
+    shorten_interrupts()
     sys.exit(main())

@@ -27,7 +27,7 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, rename_whole, write_whole
-from ranking_det.user_errors import RunError, UserError, listed, reason_of, show
+from ranking_det.user_errors import RunError, UserError, counted, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +91,11 @@ class RunCheckpointer(DetectionCheckpointer):
             RunError: the disk is full, the folder cannot be written to any more, or a weight is NaN
                 or infinite. Earlier checkpoints stay unchanged.
         """
-        faulty = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
+        faulty = _not_finite(self.model)
         if faulty:  # the loss of the next step would show it, but too late for this checkpoint
             raise RunError(
-                f"{name}.pth: expected finite weights, got NaN or infinity in {len(faulty)} "
-                f"parameters (the first: {faulty[0]}), because a gradient was not finite. "
-                f"{REMEDIES}"
+                f"{name}.pth: expected finite weights, got {faulty}, because an activation or a "
+                f"gradient was not finite. {REMEDIES}"
             )
         partial = Path(self.save_dir, f"{name}{PARTIAL}.pth")
         try:
@@ -401,6 +400,19 @@ def _find_resumed(output_dir: str, key: str) -> Checkpoint:
     )
 
 
+def _not_finite(model: nn.Module) -> str:
+    """Describe the parameters and buffers that have NaN or infinity; "" if there are none.
+
+    Infinite running statistics of batch normalization make the detections wrong, but no loss.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    names = [name for name, tensor in tensors if not tensor.isfinite().all()]
+    if not names:
+        return ""
+    count = counted(len(names), "parameter or buffer", "parameters and buffers")
+    return f"NaN or infinity in {count} (the first: {names[0]!r})"
+
+
 def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -> None:
     """Load only the weights of a checkpoint into a model.
 
@@ -444,12 +456,9 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -
             f"{path!r} is a checkpoint of another model: {len(absent)} of the model's {len(names)} "
             f"parameters are missing or have another shape (the first: {absent[0]!r})"
         )
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"{path!r}: expected finite weights, got NaN or infinity in {len(broken)} parameters "
-            f"(the first: {broken[0]!r})"
-        )
+    faulty = _not_finite(model)
+    if faulty:
+        raise UserError(f"{path!r}: expected finite weights, got {faulty}")
     criterion_buffers = {id(buffer) for criterion in criteria for buffer in criterion.buffers()}
     absent += [
         name

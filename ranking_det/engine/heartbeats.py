@@ -3,7 +3,8 @@
 A collective operation waits for a process that is stopped or whose machine is lost. On GPUs it does
 not say for which one. Therefore each process writes a number to the store of the process group
 every few seconds, in a thread, and reads those of the others. A process that only computes for a
-long time, such as the main process in an evaluation, keeps writing.
+long time, such as the main process in an evaluation, keeps writing. A process that has failed stops
+writing, as does one whose machine is lost.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
@@ -65,20 +66,21 @@ def heartbeats(
             last[other] = value
 
     def watch() -> None:
+        unanswered = 0  # periods without an answer of the store
         with ThreadPoolExecutor(1) as executor:
-            for number in count():
-                lost, waits = [], 0
-                step = executor.submit(exchange, number)
-                while not wait([step], period).done:
-                    waits += 1
-                    if waits * period >= timeout:  # the machine of the store is lost
-                        fail(f"machine 0 ({address[0]}:{address[1]})")
-                if step.exception() is None:
-                    lost = [other for other in missed if missed[other] * period >= timeout]
-                if lost:
-                    fail(", ".join(_name(other, names[other]) for other in lost))
-                if ended.wait(period) or step.exception() is not None:
+            step = executor.submit(exchange, 0)
+            for number in count(1):
+                if ended.wait(period):
                     return
+                is_done = step.done()
+                unanswered = 0 if is_done and step.exception() is None else unanswered + 1
+                lost = [_name(i, names[i]) for i in missed if missed[i] * period >= timeout]
+                if unanswered * period >= timeout:
+                    lost = [f"machine 0 ({address[0]}:{address[1]})"]
+                if lost:
+                    fail(", ".join(lost))
+                if is_done:
+                    step = executor.submit(exchange, number)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -87,9 +89,10 @@ def heartbeats(
     finally:
         ended.set()
         thread.join()
-        # The others must not count this process as lost. The last process may find no store.
-        with suppress(DistError):
-            store.set(_key(rank), END)
+    # The others must not count this process as lost. After an error they must: they may wait for
+    # it, because the collective operations of GPUs do not notice its end.
+    with suppress(DistError):  # the last process may find no store
+        store.set(_key(rank), END)
 
 
 def _key(rank: int) -> str:

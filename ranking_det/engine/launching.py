@@ -288,8 +288,8 @@ def watched(timeout: float, advice: Callable[[], str]) -> Iterator[None]:
 
     def fail(names: str) -> None:
         error = RunError(
-            f"{names} has not answered for {timeout:g} seconds (train.timeout), so it hangs, is "
-            f"stopped or has lost its network; end it and {advice()}"
+            f"{names} has not answered for {timeout:g} seconds (train.timeout), so it has failed, "
+            f"hangs, is stopped or has lost its network; end it and {advice()}"
         )
         if _shared.failures is None:
             sys.stderr.write(f"train_net.py: error: {error}\n")

@@ -26,6 +26,7 @@ from torch import nn
 from ranking_det.data.catalog import missing_shapes, prepare_registered
 from ranking_det.data.conversion import ConversionPlan
 from ranking_det.data.images import set_max_pixels
+from ranking_det.data.stream import seeded
 from ranking_det.engine import run_checks
 from ranking_det.engine.checkpoint import (
     Checkpoint,
@@ -167,7 +168,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     data = read_own_masks(command, data, model)
     plan = Plan(command, config, data, weights, model, dtype, sources=sources)
     _check_model(plan, [] if command.predict else splits)
-    if not starts_others and (command.trains or command.eval_only):
+    # The converted data are only in the memory of the process that starts the others.
+    if (not starts_others or sources is not None) and (command.trains or command.eval_only):
         _load_data(plan)
     if command.resume:
         _check_end(plan)
@@ -295,24 +297,58 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"{config.user_key('model')}: {error}") from error
     config.check_parts(plan.model, trains=plan.command.trains)
+    run_checks.check_detector(plan.model, config.user_key("model"))
 
 
 def _load_data(plan: Plan) -> None:
     """Load the training set and the test sets, whose errors show only then.
 
-    Data sets that the run has yet to write are loaded by the run: missing shapes, which have no
-    errors, and the user's converted data, whose sources are checked.
+    The user's converted data are still in memory. Missing shapes have no errors and are generated
+    by the run.
     """
     config, trains = plan.config, plan.command.trains
     names = [*(config.names("train") if trains else ()), *config.names("test")]
-    if plan.sources is not None or missing_shapes(names):
-        return
+    missing = missing_shapes(names)
     with kept_log() as plan.messages:
-        make_missing_sets(names)
-        if trains:
+        if plan.sources is None:
+            make_missing_sets([name for name in names if name not in missing])
+        elif config.evaluator_reads_files:
+            missing += config.names("test")  # their files are still to be written
+        if trains and not set(config.names("train")) & set(missing):
             plan.records = config.records()
-        if not config.evaluator_writes:
-            config.check_test_sets()
+        config.check_test_sets(missing)
+    check_records(plan, plan.records)
+
+
+def check_records(plan: Plan, records: Records | None) -> None:
+    """Check that the model can learn from the training set.
+
+    Args:
+        plan: the plan of a training run.
+        records: the training set; None if the loader has none.
+
+    Raises:
+        UserError: there are no images, the objects have no masks although the model learns them,
+            the mapper of the config fails, or batch normalization gets a single value from the
+            smallest image alone.
+    """
+    config = plan.config
+    if records is None:
+        return
+    if not records:
+        raise UserError(f"{config.names_key('train')}: expected images to train on, got none")
+    mapper = config.mapper("train")
+    run_checks.check_masks(records, mapper.mapper, config.names("train"))
+    smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))
+    key = config.user_key("dataloader.train.mapper")
+    with seeded(0, 0), run_checks.named_parts(plan.model, key):
+        try:
+            inputs = mapper(smallest)
+        except UserError:  # an unreadable image, which the training skips
+            return
+    if config.batch <= max(comm.get_world_size(), plan.command.num_processes):
+        key = config.user_key("dataloader.train.total_batch_size")
+        run_checks.check_batch_norm(plan.model, inputs, key)
 
 
 def _check_tensors(model: nn.Module) -> None:
@@ -356,8 +392,9 @@ def _check_end(plan: Plan) -> None:
     if "max_iter" not in fixed and config.batch and names:
         num_images = 1  # the number matters only for a length in epochs
         if config.train.get("epochs", 0):
-            make_missing_sets(names)
-            plan.records = plan.take_records() or []
+            if plan.records is None:
+                make_missing_sets(names)
+                plan.records = config.records() or []
             num_images = len(plan.records)
         length = config.fitted_schedule(num_images)[0].max_iter
     if iterations > length:

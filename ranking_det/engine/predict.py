@@ -124,7 +124,8 @@ def predict_images(
             write_json(predictions, content)
     if unreadable:
         count = len(content["images"])
-        results = f"the results of the other {count} images" if count else "no detections"
+        others = f"the other {count} images" if count > 1 else "the other image"
+        results = f"the results of {others}" if count else "no detections"
         raise UserError(f"--predict: cannot read {listed(unreadable)}; wrote {results} to {folder}")
     return predictions
 

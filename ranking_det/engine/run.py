@@ -20,9 +20,8 @@ from detectron2.utils.logger import setup_logger
 from torch.distributed import is_torchelastic_launched
 
 import ranking_det.modeling  # noqa: F401 - registers the models in Detectron2
-from ranking_det.data.catalog import release_sets
+from ranking_det.data.catalog import missing_shapes, release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
-from ranking_det.data.stream import seeded
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.evaluate import evaluate
@@ -32,15 +31,13 @@ from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
 from ranking_det.engine.own_data import log_own_data, warn_of_equal_files, write_faults
 from ranking_det.engine.part_errors import named_error
-from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
+from ranking_det.engine.plan import Plan, check_records, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
-from ranking_det.engine.run_checks import check_batch_norm, check_masks
-from ranking_det.engine.run_config import Records
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import RunError, UserError, line_of, listed
+from ranking_det.user_errors import RunError, UserError, counted, line_of, listed
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return start(_work, command)
     except (UserError, RunError) as error:
         return _report_error(error)
-    except Stopped as stopped:
+    except KeyboardInterrupt as interrupt:  # the code of a config can raise one too
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         if not is_torchelastic_launched() or os.environ["RANK"] == "0":
             sys.stderr.write(f"train_net.py: {stopped}\n")
         return stopped.status
@@ -180,9 +178,10 @@ def train(plan: Plan, request: CheckpointRequest) -> str:
             "The last checkpoint is missing or broken (%s): resuming from an earlier one",
             plan.weights.note,
         )
-    if plan.records is None or config.evaluator_writes:
-        make_missing_sets([*config.names("train"), *config.names("test")])
-        config.check_test_sets()
+    make_missing_sets(missing_shapes([*config.names("train"), *config.names("test")]))
+    if plan.records is None:  # the training set was missing, or the config's loader has its own
+        plan.records = config.records()
+        check_records(plan, plan.records)
     loader, statistics_loader, skipped = _train_loaders(plan)
     train_model(plan, loader, statistics_loader, request)
     skipped.log_total()
@@ -203,7 +202,7 @@ def evaluate_weights(plan: Plan) -> str:
     """
     plan.write_data()
     set_up(plan)
-    make_missing_sets(plan.config.names("test"))
+    make_missing_sets(missing_shapes(plan.config.names("test")))
     plan.load_weights()
     logger.info("Evaluating %s", plan.weights.path)
     warn_of_other_inputs(plan)
@@ -302,7 +301,8 @@ def set_up(plan: Plan) -> None:
     for name in ("fvcore", "detectron2", "ranking_det"):
         setup_logger(plan.output_dir, distributed_rank=comm.get_rank(), name=name)
     logger.info("Process %d of %d", comm.get_rank(), comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
+    # Without torch's build flags, which fill a screen.
+    logger.info("Environment:\n%s", collect_env_info().partition("\nPyTorch built with")[0])
     logger.info("Command line: %s", plan.command)
     for record in plan.messages:
         logging.getLogger(record.name).handle(record)
@@ -330,15 +330,14 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
         plan.training_data = describe_training_data(records)
     if records:
         mapper = config.mapper("train").mapper
-        check_masks(records, mapper, config.names("train"))
         dropped = mapper.count_dropped(records) if isinstance(mapper, BoxMapper) else 0
         if dropped:
             logger.warning(
-                "%d objects are smaller than %g px and are not learned", dropped, mapper.min_side
+                "%s smaller than %g px and not learned",
+                counted(dropped, "object is", "objects are"),
+                mapper.min_side,
             )
         config.fit_to_data(len(records))
-        if config.batch == comm.get_world_size():
-            _check_batch_norm(plan, records)
     _warn_of_a_short_run(plan)
     skipped = UnreadableImages(str(record.get("file_name")) for record in records or ())
     loader = config.train_loader(records, plan.resume_at or 0, skipped)
@@ -346,17 +345,6 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     statistics_loader = config.train_loader(records, 0, skipped) if uses_precise_bn else None
     release_sets(set(config.names("train")) - set(config.names("test")))
     return loader, statistics_loader, skipped
-
-
-def _check_batch_norm(plan: Plan, records: Records) -> None:
-    """Raise UserError if batch normalization cannot learn from the smallest image alone."""
-    smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))
-    with seeded(0, 0):
-        try:
-            inputs = plan.config.mapper("train")(smallest)
-        except UserError:  # an unreadable image, which the training skips
-            return
-    check_batch_norm(plan.model, inputs, plan.config.user_key("dataloader.train.total_batch_size"))
 
 
 def warn_of_other_inputs(plan: Plan) -> None:

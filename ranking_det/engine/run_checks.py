@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -11,17 +12,22 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.evaluation import inference_context
 from torch import nn
 
 from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
-from ranking_det.engine.part_errors import ONE_VALUE
+from ranking_det.data.stream import seeded
+from ranking_det.engine.part_errors import ONE_VALUE, part_error
 from ranking_det.user_errors import UserError, nearest, show
 
 DTYPES = ("auto", "float16", "bfloat16")
 
 LARGEST = 2**31 - 1
 """Maximum of a number of iterations, epochs, images or processes, and of a seed."""
+
+BLANK_SIDE = 128
+"""Side in pixels of the blank image on which the inference of a model is tried."""
 
 LIMITS = {f"dataloader.{split}.num_workers": 256 for split in ("train", "test")}
 """Lower maxima of some numbers: each data loading worker is a process."""
@@ -289,6 +295,53 @@ def check_batch_norm(model: nn.Module, inputs: dict[str, Any], key: str) -> None
                 f"more than the single cell that it gets from the image "
                 f"{inputs.get('file_name')!r} of {width} x {height} px (or train on larger images)"
             ) from None
+
+
+def check_detector(model: nn.Module, key: str) -> None:
+    """Check that the model is a detector: run its inference on a blank image.
+
+    The engine asks every model for Detectron2's inputs and outputs, whatever else it can do; see
+    :mod:`ranking_det.modeling.interface`. Without this check, a part that only the inference uses
+    would fail after the training.
+
+    Args:
+        model: the model of the run, on its device.
+        key: the config key of the model, for the message.
+
+    Raises:
+        UserError: a layer fails, or the model returns something else than a dict for each image.
+    """
+    mean = dict(model.named_buffers()).get("pixel_mean")
+    image = torch.zeros(3 if mean is None else len(mean), BLANK_SIDE, BLANK_SIDE)
+    inputs = {"image": image, "height": BLANK_SIDE, "width": BLANK_SIDE}
+    text = "expected a detector, which takes a list of images as dicts and returns a dict for each"
+    text = f"{key}: {text}, got {type(model).__name__}"
+    with named_parts(model, text), inference_context(model), torch.no_grad(), seeded(0, 0):
+        outputs = model([inputs])
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise UserError(f"{text}: it returns {show(outputs)}")
+
+
+@contextmanager
+def named_parts(model: nn.Module, what: str) -> Iterator[None]:
+    """Turn an error that a library raises for a part of the run into a UserError.
+
+    Args:
+        model: the model of the run.
+        what: the start of the message.
+
+    Raises:
+        UserError: a part of the run fails in a library; other errors stay as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a library can raise anything
+        fault = part_error(error, model)
+        if fault is None:
+            raise
+        raise UserError(f"{what}: {fault}") from error
 
 
 def check_datasets(names: Sequence[str], key: str) -> None:

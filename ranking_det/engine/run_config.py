@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import tempfile
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ranking_det.checks import check_at_least
+from ranking_det.data.catalog import small_set
 from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
@@ -388,32 +391,50 @@ class RunConfig:
         with _named_categories(self.names("test")):
             return self._build(node, "dataloader.test")
 
-    def evaluator(self, name: str) -> Any:
+    def evaluator(self, name: str, **options: Any) -> Any:
         """Build the evaluator of a test set.
 
         Args:
             name: one of :meth:`test_sets`.
+            options: arguments that replace those of the config.
+
+        Raises:
+            UserError: the evaluator cannot be built, or the config builds something else.
         """
         node = self.nodes.dataloader.evaluator
         if self._evaluates_every_test_set:
             several = len(self.test_sets()) > 1
             # The file names say COCO or LVIS, but not the data set.
             folder = str(Path(node.output_dir, name)) if several else node.output_dir
-            node = OmegaConf.merge(node, {"dataset_name": name, "output_dir": folder})
-        return self._build(node, "dataloader.evaluator")
+            options = {"dataset_name": name, "output_dir": folder} | options
+        if options:
+            node = OmegaConf.merge(node, options)
+        evaluator = self._build(node, "dataloader.evaluator")
+        self._check_type(evaluator, (DatasetEvaluator, list), "dataloader.evaluator")
+        return evaluator
 
-    def check_test_sets(self) -> None:
+    def check_test_sets(self, missing: Collection[str] = ()) -> None:
         """Load the test sets and build their evaluators, so errors show before training.
+
+        Args:
+            missing: the test sets that the run has yet to generate, which are not loaded.
 
         Raises:
             UserError: a file is missing or faulty, a data set needs a package that is not
                 installed, or an evaluator rejects its arguments.
         """
         for name in self.names("test"):
-            with named_refusals(f"the data set {name!r}"):
-                check_categories(name, DatasetCatalog.get(name))
-        for name in self.test_sets():
-            self.evaluator(name)
+            if name not in missing:
+                with named_refusals(f"the data set {name!r}"):
+                    check_categories(name, DatasetCatalog.get(name))
+        node = self.nodes.dataloader.evaluator
+        arguments = node.keys() if isinstance(node, DictConfig) else ()
+        # Detectron2's evaluators may write files when they are built.
+        with tempfile.TemporaryDirectory() as folder, small_set() as small:
+            for name in self.test_sets():
+                is_missing = (name or self._select("dataloader.evaluator.dataset_name")) in missing
+                options = {"output_dir": folder} | ({"dataset_name": small} if is_missing else {})
+                self.evaluator(name, **{key: options[key] for key in options if key in arguments})
 
     def check_parts(self, model: nn.Module, *, trains: bool) -> None:
         """Build loaders, optimizer and schedule, so that their errors show in the plan.
@@ -444,6 +465,11 @@ class RunConfig:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
         target = node.get("_target_")
+        if isinstance(target, type) and not issubclass(target, Iterable):
+            raise UserError(
+                f"dataloader.{split}: expected a function or class that gives batches one after "
+                f"the other, got {target.__name__}"
+            )
         module = getattr(target, "__module__", "")
         if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):
             return
@@ -515,8 +541,8 @@ class RunConfig:
             rename_whole(pickled, Path(f"{path}.pkl"))
 
     @property
-    def evaluator_writes(self) -> bool:
-        """Whether the evaluator may write files when it is built, as Detectron2's do."""
+    def evaluator_reads_files(self) -> bool:
+        """Whether the evaluator may read the annotation files itself, as Detectron2's do."""
         target = self.nodes.dataloader.evaluator.get("_target_")
         return not getattr(target, "__module__", "").startswith("ranking_det.")
 

@@ -10,7 +10,7 @@ from typing import Any
 from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.rules import MAX_ID
 from ranking_det.evaluation.metrics import Rules
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,13 @@ def describe(content: Mapping[str, Any]) -> str:
     count, lvis = len(content["categories"]), reader.is_lvis(content["images"])
     name = LVIS_VERSIONS.get(count, "LVIS format") if lvis else "COCO format"
     images, (objects, crowds) = len(content["images"]), _count(content["annotations"])
-    suffix = f" and {crowds:,} crowds" if crowds else ""
-    return f"{name}, {images:,} images, {objects:,} objects{suffix}, {count:,} categories"
+    suffix = f" and {counted(crowds, 'crowd', 'crowds')}" if crowds else ""
+    parts = [
+        counted(images, "image", "images"),
+        counted(objects, "object", "objects") + suffix,
+        counted(count, "category", "categories"),
+    ]
+    return ", ".join([name, *parts])
 
 
 def _count(annotations: Collection[Mapping[str, Any]]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ would train a model that differs from the one used at inference.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -138,6 +139,7 @@ def check_stage_parts(
     if criterion.branch is not None:
         raise ValueError(NO_BRANCH)
     _check_coder(criterion, predictor.box2box_transform)
+    _check_call(assigner)
     if isinstance(assigner, Assigner) and assigner.needs_grid:
         name = type(assigner).__name__
         raise ValueError(
@@ -192,6 +194,18 @@ def _check_coder(criterion: CriterionBase, coder: Any) -> None:
             )
 
 
+def _check_call(assigner: nn.Module) -> None:
+    """Check that an assigner, which need not derive from the base class, can be called as one."""
+    names = list(inspect.signature(Assigner.forward).parameters)[1:]
+    try:
+        inspect.signature(assigner.forward).bind(*names)
+    except TypeError as error:
+        raise ValueError(
+            f"assigner: expected a module that is called with {', '.join(names)}, such as ATSS, "
+            f"got {type(assigner).__name__} ({error})"
+        ) from error
+
+
 def _check_strides(anchor_generator: Any, strides: Sequence[int]) -> None:
     """Check that the anchors lie on the cells of the features."""
     if not isinstance(anchor_generator, DefaultAnchorGenerator):
@@ -206,6 +220,7 @@ def _check_strides(anchor_generator: Any, strides: Sequence[int]) -> None:
 
 def _check_grid(assigner: nn.Module, anchor_generator: Any, strides: Sequence[int]) -> None:
     """Check that an assigner supports the anchors of these strides."""
+    _check_call(assigner)
     if not isinstance(assigner, Assigner):
         return
     name, levels = type(assigner).__name__, len(strides)

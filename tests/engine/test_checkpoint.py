@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import resource
 import signal
 import zipfile
@@ -65,22 +66,27 @@ def test_a_full_disk_gives_a_one_line_error_and_keeps_the_last_good_checkpoint(t
     assert read_checkpoint(find_last(str(tmp_path))).content["iteration"] == 1
 
 
-def test_weights_that_are_not_finite_are_not_written(tmp_path):
-    model = nn.Linear(2, 2)
-    with torch.no_grad():
-        model.bias[0] = torch.nan
-    message = r"model_0000001.pth: expected finite weights, .* in 1 parameters \(the first: bias\)"
-    with pytest.raises(RunError, match=message):
+NOT_FINITE = {
+    "0.bias": "1 parameter or buffer (the first: '0.bias')",
+    "1.running_var": "1 parameter or buffer (the first: '1.running_var')",
+    "0.bias 1.running_mean": "2 parameters and buffers (the first: '0.bias')",
+}
+
+
+@pytest.mark.parametrize("names", NOT_FINITE)
+def test_weights_that_are_not_finite_are_neither_written_nor_loaded(names, tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    for name in names.split():
+        model.state_dict()[name][0] = torch.nan if name == "0.bias" else torch.inf
+    message = re.escape(f"expected finite weights, got NaN or infinity in {NOT_FINITE[names]}")
+    with pytest.raises(RunError, match=f"^model_0000001.pth: {message}, because an activation"):
         checkpointer(tmp_path, model).save("model_0000001")
     assert not list(tmp_path.iterdir())
-
-
-def test_weights_that_are_not_finite_are_not_loaded(tmp_path):
     path = tmp_path / "model.pth"
-    torch.save({"model": {"weight": torch.ones(2, 2), "bias": torch.tensor([1, torch.inf])}}, path)
-    message = r"expected finite weights, .* in 1 parameters \(the first: 'bias'\)"
-    with pytest.raises(UserError, match=message):
-        load_weights(nn.Linear(2, 2), str(path), strict=False)
+    torch.save({"model": model.state_dict()}, path)
+    intact = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(UserError, match=f"^'{path}': {message}$"):
+        load_weights(intact, str(path), strict=False)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.98])

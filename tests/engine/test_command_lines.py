@@ -34,6 +34,7 @@ PROGRAMS = {
 }
 """The module of each program in command_lines.txt; it has a function ``main(argv)``."""
 
+EVALUATOR = "dataloader.evaluator._target_"
 QUICK = "--config-file configs/shapes/quick"
 WORDS = {
     "RS": f"{QUICK}/retinanet_atss_rs.py",
@@ -59,6 +60,18 @@ MetadataCatalog.get("odd").set(thing_classes=[str(i) for i in range(12)])
 dataloader.{split}.dataset.names = "odd"
 """
 """A config that registers a data set with a class that does not exist."""
+
+
+MODULE = """
+from torch import nn
+
+from detectron2.config import LazyCall as L
+
+from ..configs.shapes.quick.retinanet_atss_rs import dataloader, lr_multiplier, optimizer, train
+
+model = L(nn.Linear)(in_features=2, out_features=3)
+"""
+"""A config with a module that is not a detector."""
 
 
 def read_lines():
@@ -167,6 +180,7 @@ def write_configs(root):
         "exits.py": "import sys\n\nsys.exit(3)\n",
         "import.py": "from torchvison import models\n",
         "half.py": "model = dict(a=1)\n",
+        "linear.py": MODULE,
         "registered.py": REGISTERED.format(split="train"),
         "registered_val.py": REGISTERED.format(split="test"),
         "empty.py": "",
@@ -246,9 +260,9 @@ def call_program(line, folder):
         return stop.code
 
 
-def check_refusal(line, message, workplace):
+def check_refusal(line, message, workplace, datasets="datasets"):
     """Run a command line, and check its exit status, its message and the files."""
-    environment = os.environ | {"DETECTRON2_DATASETS": str(workplace / "datasets")}
+    environment = os.environ | {"DETECTRON2_DATASETS": str(workplace / datasets)}
     before = state_of(workplace)
     completed = run_function(call_program, line, workplace, environment=environment)
     after = state_of(workplace)
@@ -263,6 +277,37 @@ def check_refusal(line, message, workplace):
 @pytest.mark.parametrize("line", LINES)
 def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace):
     check_refusal(line, LINES[line], workplace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--config-file my/linear.py", "model: expected a detector, which takes a list of images"),
+        ("RS model.assigner._target_=torch.nn.ReLU", "assigner: expected a module that is called"),
+        ("RS model.inference._target_=torch.nn.ReLU", "the layer 'inference' of the model fails:"),
+        (
+            f"RS {EVALUATOR}=torch.nn.ReLU",
+            "dataloader.evaluator: expected a function or class that",
+        ),
+        (f"RS {EVALUATOR}=detectron2.evaluation.SemSegEvaluator", "dataloader.evaluator cannot be"),
+        (
+            f"RS COCO {EVALUATOR}=detectron2.evaluation.SemSegEvaluator",
+            "dataloader.evaluator canno",
+        ),
+        (
+            "RS COCO dataloader.train.mapper._target_=torch.nn.ReLU",
+            "dataloader.train.mapper: the data loader fails: relu(): argument 'input' (position 1)",
+        ),
+        (
+            "RS --train voc dataloader.evaluator.tasks=[kpt]",
+            "tasks: expected bbox or segm, got kpt",
+        ),
+    ],
+)
+@pytest.mark.parametrize("datasets", ["datasets", "none"])
+def test_a_wrong_part_is_refused_before_the_data_are_written(options, message, datasets, workplace):
+    check_refusal(f"train_net.py {options}", message, workplace, datasets)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import queue
 import random
 import re
 import shutil
@@ -114,7 +115,7 @@ RUN_ENDS = {
     suspend_second: (
         "RunError",
         r"worker 1 \(process \d+ on \S+\) has not answered for 1 seconds \(train.timeout\), so it "
-        "hangs, is stopped or has lost its network; end it and go on",
+        "has failed, hangs, is stopped or has lost its network; end it and go on",
     ),
     suspend_both: ("Stopped", r"stopped by SIGTERM at iteration \d+; "),
     interrupt: ("Stopped", r"stopped by SIGINT at iteration \d+; "),
@@ -173,6 +174,33 @@ def test_a_process_that_hangs_before_its_first_heartbeat_is_named(monkeypatch):
     monkeypatch.setattr(heartbeats.threading, "Thread", lambda **_: late)
     with heartbeats.heartbeats(("127.0.0.1", store.port), 1, 2, 5.0, pytest.fail):
         assert store.get("heartbeat/1").decode().startswith(f"process {os.getpid()} on ")
+
+
+def lost_names(fail_beside=None):
+    """Watch as worker 0 of two while something happens; return whom it calls lost."""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    lost = queue.Queue()
+    with heartbeats.heartbeats(("127.0.0.1", store.port), 0, 2, 1.0, lost.put):
+        if fail_beside is not None:
+            fail_beside(store.port)
+        else:
+            del store
+        return lost.get(timeout=30)
+
+
+def end_with_an_error(port):
+    with suppress(UserError), heartbeats.heartbeats(("127.0.0.1", port), 1, 2, 1.0, pytest.fail):
+        time.sleep(0.3)  # until both have seen each other
+        raise UserError("a wrong class")
+
+
+def test_a_process_that_ends_with_an_error_is_named_after_the_time_out():
+    # As on another machine, whose parent process does not end the processes of this one.
+    assert lost_names(end_with_an_error).startswith(f"worker 1 (process {os.getpid()} on ")
+
+
+def test_the_end_of_machine_0_is_noticed_after_the_time_out():
+    assert run_function(lost_names).value.startswith("machine 0 (127.0.0.1:")
 
 
 class ImagesWithKill(Dataset):

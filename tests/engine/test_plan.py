@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
-from ranking_det.engine import checkpoint, hooks, main, run
+from ranking_det.data import register_shapes
+from ranking_det.engine import checkpoint, hooks, main, run, run_checks
 from ranking_det.engine.command import Command
-from ranking_det.engine.plan import make_plan
+from ranking_det.engine.plan import check_records, make_plan
 from ranking_det.engine.run_config import load_config
 from ranking_det.modeling import RankingFCOS
 from ranking_det.user_errors import UserError
@@ -68,6 +69,55 @@ def test_a_plan_writes_nothing(config, options, folder, tmp_path, monkeypatch):
     plan = make_plan(Command(config_file=str(ROOT / config), overrides=overrides))
     assert plan.output_dir == str(tmp_path / "out") and plan.resume_at is None
     assert plan.weights.path == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.assigner._target_=torch.nn.ReLU", r"assigner: expected a module that .*, got ReLU"),
+        (
+            "model.inference._target_=torch.nn.ReLU",
+            "^model: expected a detector, .*, got RankingFCOS: the layer 'inference' of the model",
+        ),
+        (
+            "dataloader.evaluator._target_=torch.nn.ReLU",
+            "^dataloader.evaluator: expected a function or class that gives a DatasetEvaluator or",
+        ),
+        (
+            "dataloader.evaluator._target_=detectron2.evaluation.SemSegEvaluator",
+            "^dataloader.evaluator cannot be built: unknown name 'sem_seg_file_name'",
+        ),
+        ("dataloader.train._target_=torch.nn.ReLU", "^dataloader.train: expected .*, got ReLU$"),
+        ("dataloader.evaluator.tasks=[kpt]", "^tasks: expected bbox or segm, got kpt"),
+    ],
+)
+def test_a_part_that_would_fail_late_is_refused_before_missing_shapes_are_generated(
+    override, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    register_shapes(tmp_path)
+    with pytest.raises(UserError, match=message):
+        make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*OVERRIDES, override]))
+    assert not list(tmp_path.iterdir())
+    register_shapes()
+
+
+class Constant(torch.nn.Module):
+    def forward(self, batched_inputs):
+        return 5
+
+
+def test_a_training_set_without_images_is_refused():
+    plan = make_plan(Command(config_file=str(ROOT / LAZY), overrides=OVERRIDES))
+    with pytest.raises(UserError, match="^dataloader.train.dataset.names: expected images to tra"):
+        check_records(plan, [])
+
+
+def test_a_module_that_is_no_detector_is_refused():
+    with pytest.raises(UserError, match="^MODEL: expected a detector, .*, got Linear: the model f"):
+        run_checks.check_detector(torch.nn.Linear(2, 2), "MODEL")
+    with pytest.raises(UserError, match=r"^MODEL: .*, got Constant: it returns 5$"):
+        run_checks.check_detector(Constant(), "MODEL")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_truncated_images_are_named_and_the_other_images_are_predicted(tmp_path)
     for name in ("a.jpg", "b.jpg"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) // 2])
-    message = r"--predict: cannot read .*a\.jpg \(.*b\.jpg .*the results of the other 1 images"
+    message = r"--predict: cannot read .*a\.jpg \(.*b\.jpg .*the results of the other image"
     with pytest.raises(UserError, match=message) as error:
         run([str(tmp_path)], tmp_path / "out")
     assert "\n" not in str(error.value)
@@ -197,7 +197,7 @@ def test_files_that_are_not_images_are_named_and_the_other_files_are_predicted(
 ):
     rectangle_image().save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(content)
-    message = rf"cannot read .*b\.jpg \({reason}\); wrote the results of the other 1 images"
+    message = rf"cannot read .*b\.jpg \({reason}\); wrote the results of the other image"
     with pytest.raises(UserError, match=message):
         run([str(tmp_path)], tmp_path / "out")
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())

@@ -64,6 +64,13 @@ def test_ctrl_c_gives_one_line_and_exit_status_130(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_an_interrupt_in_the_code_of_a_config_ends_like_ctrl_c(tmp_path, capsys):
+    config = tmp_path / "config.py"
+    config.write_text("raise KeyboardInterrupt\n")
+    assert main(["--config-file", str(config)]) == 130
+    assert capsys.readouterr().err == "train_net.py: stopped by SIGINT\n"
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:

@@ -65,7 +65,7 @@ def test_both_versions_of_lvis_are_recognized(files, tmp_path, count, name, caps
             image["coco_url"] = "http://x.org/val2017/" + image.pop("file_name")
     files["--ground-truth"] = write(tmp_path / "gt.json", content)
     assert main(arguments("lvis", files)) == 0
-    assert f"{name}, 2 images, 1 objects, {count:,} categories" in capsys.readouterr().out
+    assert f"{name}, 2 images, 1 object, {count:,} categories" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1" + "0" * 30])
@@ -182,7 +182,7 @@ def test_the_flag_crowds_are_objects_evaluates_crowds_as_objects(files, tmp_path
     objects = [(1, A, BOX, {"iscrowd": 1}), (1, A, FAR)]
     files["--ground-truth"] = write(tmp_path / "gt.json", ground_truth(*objects))
     assert main(arguments("coco", files)) == 0
-    assert "1 objects and 1 crowds" in capsys.readouterr().out
+    assert "1 object and 1 crowd" in capsys.readouterr().out
     assert main([*arguments("coco", files), "--crowds-are-objects"]) == 0
     printed = capsys.readouterr().out
     assert "2 objects, 4 cat" in printed and "noted: crowd, taken as an object: 1" in printed

@@ -29,7 +29,7 @@ from ranking_det.data.formats.annotated_images import (
 from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import FileTree, suffix_of
 from ranking_det.data.images import UnreadableImageError, read_header
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 FORMATS = {"coco": coco_files.NAME, "labelme": labelme.NAME, "via": via.NAME}
 FORMATS |= {"voc": voc.NAME, "yolo": yolo.NAME}
@@ -96,7 +96,8 @@ class Source:
             lines.append(f"{action}: {kind}: {count}; the first: {first[action, kind]}")
         unsplit = self.splits.get(ALL)
         if unsplit and len(self.splits) > 1:
-            lines.append(f"{unsplit:,} images that belong to no split are not used")
+            forms = "image that belongs to no split is", "images that belong to no split are"
+            lines.append(f"{counted(unsplit, *forms)} not used")
         return lines
 
 
@@ -324,7 +325,8 @@ def _check(source: Source, options: ReadOptions) -> None:
     train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
     if train & val:
         first = min(train & val)
-        faults.remark(f"{len(train & val):,} images are in train and in val, such as {first}")
+        text = counted(len(train & val), "image is", "images are")
+        faults.remark(f"{text} in train and in val, such as {first}")
 
 
 def convert(source: Source, split: str, classes: Sequence[str] | None = None) -> CocoSplit:

@@ -92,7 +92,7 @@ def test_images_that_belong_to_no_split_are_reported(tmp_path):
     cases.write_text(tmp_path / "a.xml", cases.voc_text([("cat", 1, 2, 3, 4)]))
     source = find_source(str(tmp_path), format_name="voc")
     assert source.splits == {"train": 1, "val": 1, "all": 1}
-    assert "1 images that belong to no split are not used" in source.lines
+    assert "1 image that belongs to no split is not used" in source.lines
 
 
 def test_a_class_folder_named_like_a_split_raises_user_error(tmp_path):
