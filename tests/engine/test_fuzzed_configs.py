@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig
+from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ranking_det.data.shapes import prepare_shapes
@@ -101,17 +102,24 @@ def yaml_keys(node, where):
         yield from yaml_keys(value, name) if isinstance(value, dict) else [name]
 
 
+CHANNELS = ("in_channels", "out_channels", "channels", "conv_dims", "fc_dims")
+THINNER = 8
+
+
 def make_small(node, split="train"):
     """Make a LazyConfig train on the small shapes, whatever its image sizes and data sets are.
 
-    The initial weights are left out, so that nothing is downloaded.
+    The initial weights are left out, so that nothing is downloaded. Layers of 256 channels or more
+    become thinner, as in :func:`make_thin_stages`.
     """
     small = {"num_classes": 12, "num_workers": 0, "init_checkpoint": "", "max_size": 64}
     small |= {"short_edge_length": 64, "shape": [64, 64], "names": f"shapes_{split}"}
     for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
-        if key in small:
+        if key in CHANNELS:
+            node[key] = thinner(node[key])
+        elif key in small:
             node[key] = (
                 [64, 64]
                 if key == "short_edge_length" and "range" in node.values()
@@ -119,6 +127,32 @@ def make_small(node, split="train"):
             )
         elif isinstance(node[key], (DictConfig, ListConfig)):
             make_small(node[key], "val" if key == "test" else split)
+
+
+def thinner(channels):
+    """Divide numbers of channels, one or a list of them, by THINNER if they are 256 or more."""
+    if isinstance(channels, ListConfig):
+        return [thinner(number) for number in channels]
+    is_large = isinstance(channels, int) and channels >= 256
+    return channels // THINNER if is_large else channels
+
+
+def make_thin_stages():
+    """Let Detectron2 build ResNet-50 and ResNet-101 with thin stages of one block, in this process.
+
+    Building, training and saving the whole networks would take most of the time.
+    """
+    make_stage = ResNet.make_stage
+
+    def thin_stage(block_class, num_blocks, *, in_channels, out_channels, **options):
+        if block_class is BottleneckBlock and "bottleneck_channels" in options:
+            num_blocks, options["stride_per_block"] = 1, options["stride_per_block"][:1]
+            in_channels, out_channels = thinner(in_channels), thinner(out_channels)
+            options["bottleneck_channels"] //= THINNER
+        channels = {"in_channels": in_channels, "out_channels": out_channels}
+        return make_stage(block_class, num_blocks, **channels, **options)
+
+    ResNet.make_stage = staticmethod(thin_stage)
 
 
 def choose_cases(config, count):
@@ -158,6 +192,7 @@ def try_values(config, count, folder):
     if suffix == ".py":  # load once, because this is slow; each fork has a copy
         nodes = LazyConfig.load(path)
         make_small(nodes)
+        make_thin_stages()
         LazyConfig.load = staticmethod(lambda path: nodes)
     for key, value in cases:
         options = [
