@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,9 +62,7 @@ class FittedScores:
         """
         label_of = {name: label for label, name in enumerate(self.classes)}
         labels = np.array([label_of[name] for name in classes], np.int64)
-        pooled = self.calibrators.pooled
-        calibrators = [calibrator or pooled for calibrator in self.calibrators.classes]
-        return calibrate(np.asarray(scores, np.float64), labels, calibrators)
+        return calibrate(np.asarray(scores, np.float64), labels, self._calibrators())
 
     def calibrate_results(
         self, results: Iterable[Mapping[str, Any]], names: Mapping[Any, str]
@@ -83,19 +81,54 @@ class FittedScores:
         scores = self.calibrate(classes, [row["score"] for row in rows]).tolist()
         return [{**row, "score": score} for row, score in zip(rows, scores, strict=True)]
 
-    def class_thresholds(self) -> dict[str, float]:
-        """Return the threshold of raw scores by class; infinite if the class never reaches it."""
-        values = self.thresholds[self.kind].classes
-        return {
-            name: math.inf if math.isnan(value) else value
-            for name, value in zip(self.classes, values, strict=True)
-        }
+    def calibrated_thresholds(self, classes: Sequence[str]) -> list[float]:
+        """Return the thresholds that decide what is drawn, for calibrated scores.
 
-    def calibrated_thresholds(self) -> dict[str, float]:
-        """Return :meth:`class_thresholds` for calibrated scores."""
-        thresholds = self.class_thresholds()
-        values = self.calibrate(list(thresholds), list(thresholds.values())).tolist()
-        return dict(zip(thresholds, values, strict=True))
+        Args:
+            classes: names of classes.
+
+        Returns:
+            The threshold of each; infinite for a class that never reaches the precision.
+        """
+        raw = dict(zip(self.classes, self.thresholds[self.kind].classes, strict=True))
+        maps = dict(zip(self.classes, self._calibrators(), strict=True))
+        return [
+            math.inf if math.isnan(raw[name]) else float(maps[name].map(np.array(raw[name])))
+            for name in classes
+        ]
+
+    def _calibrators(self) -> list[Calibrator]:
+        pooled = self.calibrators.pooled
+        return [calibrator or pooled for calibrator in self.calibrators.classes]
+
+    def with_classes(self, classes: Sequence[str]) -> FittedScores:
+        """Add classes that were not in the images; they use what all classes share.
+
+        Args:
+            classes: names that include those of :attr:`classes`.
+
+        Returns:
+            The same for these classes.
+        """
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        labels = [label_of.get(name) for name in classes]
+        calibrators = self.calibrators.classes
+        return replace(
+            self,
+            classes=classes,
+            calibrators=self.calibrators._replace(
+                classes=[None if label is None else calibrators[label] for label in labels]
+            ),
+            thresholds={
+                kind: values._replace(
+                    classes=[
+                        values.overall if label is None else values.classes[label]
+                        for label in labels
+                    ]
+                )
+                for kind, values in self.thresholds.items()
+            },
+        )
 
     def check_classes(self, classes: Sequence[str], where: str) -> None:
         """Check that the scores were fitted for the classes of a model.
