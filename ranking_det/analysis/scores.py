@@ -170,9 +170,10 @@ def write_fit(args: argparse.Namespace) -> list[str]:
         "measured_on": origins[1],
         "errors": {"before": before, "after": after},
     }
-    write_json(Path(args.output), content)
+    content = without_nan(content)
     if checkpoint is not None:
         add_entry(checkpoint, FITTED, content)
+    write_json(Path(args.output), content)
     lines = [*lines, f"Fitted on {origins[0]}", f"Measured on {origins[1]}"]
     if without:
         text = "Classes without a true positive, which take the thresholds of all classes together"
@@ -310,8 +311,9 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     inputs = {"the ground truth": args.ground_truth, "the results": args.results}
     check_outputs(inputs, {"--output": args.output})
     thresholds = sorted(set(args.thresholds))
-    if not all(0 <= threshold <= 1 for threshold in thresholds):
-        raise UserError(f"--thresholds: expected numbers from 0 to 1, got {thresholds}")
+    outside = [f"{threshold:g}" for threshold in thresholds if not 0 <= threshold <= 1]
+    if outside:
+        raise UserError(f"--thresholds: expected numbers from 0 to 1, got {listed(outside)}")
     if args.num_images < 1:
         raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
     if overrides and args.config_file is None:
