@@ -3,9 +3,11 @@
 import math
 from collections import defaultdict
 
+import numpy as np
+
 from tests.evaluation.lrp_by_loop import region_iou
 
-RECALLS = [i / 100 for i in range(101)]
+RECALLS = np.linspace(0, 1, 101).tolist()  # COCO's, a few of which are above i / 100 by 1e-16
 
 
 def counts_as_annotated(image, category, annotations, rules):
