@@ -55,7 +55,7 @@ def test_fit_writes_calibrators_thresholds_and_the_errors_on_other_images(files,
     assert list(content["classes"]) == LABELS
     assert content["fitted_on"] == f"15 images, a half of {files['--ground-truth']} (seed 0)"
     assert content["measured_on"] == content["fitted_on"]
-    before, after = (content["errors"][when] for when in ("before", "after"))
+    before, after = (content["measured"][when] for when in ("before", "after"))
     assert after["overall"]["LaECE_0"] < before["overall"]["LaECE_0"]
     assert before["classes"].keys() == set(LABELS)
     diagram = before["reliability"]["iou"]
@@ -90,7 +90,7 @@ def test_the_numbers_are_fitted_to_one_set_and_measured_on_another(files, tmp_pa
     assert run("fit", files, *measured) == 0
     same = json.loads(Path(files["--output"]).read_text())
     assert same["classes"] == content["classes"]
-    errors = [each["errors"]["after"]["overall"]["LaECE_0"] for each in (same, content)]
+    errors = [each["measured"]["after"]["overall"]["LaECE_0"] for each in (same, content)]
     assert errors[0] < errors[1]
 
 
