@@ -199,6 +199,19 @@ def test_a_prediction_draws_what_passes_and_says_that_the_scores_are_calibrated(
         assert len(drawn.pop()) == passing
 
 
+def test_an_image_without_detections_can_be_calibrated(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ranking_det.engine.predict._detect",
+        lambda model, inputs: model([inputs])[0]["instances"][:0],
+    )
+    rectangle_image().save(tmp_path / "a.png")
+    fitted = fitted_scores(noise=0.1, white=0.1)
+    content = json.loads(
+        run([str(tmp_path / "a.png")], tmp_path / "out", fitted=fitted).read_text()
+    )
+    assert content["annotations"] == []
+
+
 def test_a_class_that_never_reaches_its_precision_has_no_threshold(tmp_path):
     rectangle_image().save(tmp_path / "a.png")
     fitted = fitted_scores(noise=float("nan"), white=0.7)
