@@ -10,10 +10,14 @@ from ranking_det.evaluation import cross_class
 from ranking_det.evaluation.confusion import confusion_matrix
 from ranking_det.evaluation.correlation import correlate
 from ranking_det.evaluation.detection_analysis import analyze_detections
-from ranking_det.evaluation.error_kinds import classify_errors
+from ranking_det.evaluation.error_kinds import (
+    BACKGROUND_IOU,
+    FALSE_POSITIVES,
+    classify_errors,
+)
 from ranking_det.evaluation.ground_truth import fill_masks
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import evaluate_detections
+from ranking_det.evaluation.metrics import average_precision, evaluate_detections
 from ranking_det.evaluation.precision_recall import (
     best_f1_threshold,
     operating_point,
@@ -198,6 +202,53 @@ def test_one_image_shows_each_kind_of_error():
     for kind in list(rows)[1:] + ["missed"]:
         assert errors[kind]["AP"] == pytest.approx(gains.get(kind, 0) / 3), kind
     assert errors["AP50"] == pytest.approx(100 / 3)
+
+
+def mend(content, results, detections, errors, index):
+    """Return the results with the errors of a kind mended."""
+    objects, rows = detections.objects, np.flatnonzero(errors.kind == index)
+    targets = match(detections).target
+    best = {}
+    for i in rows[errors.target[rows] >= 0]:
+        annotation = objects.annotation[errors.target[i]]
+        is_better = detections.score[i] > detections.score[best.get(annotation, i)]
+        if annotation not in targets and (annotation not in best or is_better):
+            best[annotation] = i
+    removed = set(detections.result[rows])
+    mended = [row for position, row in enumerate(results) if position not in removed]
+    for annotation, i in best.items():
+        new = {key: content["annotations"][annotation][key] for key in ("bbox", "category_id")}
+        mended.append(results[detections.result[i]] | new)
+    return mended
+
+
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+def test_a_kind_of_error_costs_what_ap50_gains_if_the_files_are_mended(rules):
+    content, results = confused_set(7)
+    ranks = np.random.default_rng(7).permutation(len(results))
+    results = [row | {"score": 1 / (2 + rank)} for row, rank in zip(results, ranks.tolist())]
+    content = prepare(content, rules)
+    evaluation = evaluate_detections(content, results, "bbox", rules=rules)
+    detections = evaluation.detections
+    overlaps = cross_class.cross_class_overlaps(
+        content, results, detections, "bbox", min_iou=BACKGROUND_IOU
+    )
+    errors = classify_errors(detections, match(detections), overlaps)
+    numbers = analyze_detections(evaluation, content, results, "bbox")["overall"]
+    for index, kind in enumerate(FALSE_POSITIVES):
+        mended = mend(content, results, detections, errors, index)
+        ap50 = average_precision(content, mended, "bbox", rules=rules)["AP50"]
+        assert numbers["errors"][kind]["AP"] == approx(ap50 - numbers["AP50"]), kind
+    missed = set(detections.objects.annotation[errors.missed])
+    rest = [a for i, a in enumerate(content["annotations"]) if i not in missed]
+    # By LVIS's rules, the classes of removed objects stay annotated.
+    images = copy.deepcopy(content["images"])
+    for i in missed:
+        annotation = content["annotations"][i]
+        images[annotation["image_id"] - 1]["neg_category_ids"].append(annotation["category_id"])
+    content |= {"annotations": rest, "images": images}
+    ap50 = average_precision(content, results, "bbox", rules=rules)["AP50"]
+    assert numbers["errors"]["missed"]["AP"] == approx(ap50 - numbers["AP50"])
 
 
 def test_a_mended_detection_is_removed_if_its_object_is_detected_twice():
