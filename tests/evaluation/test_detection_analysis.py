@@ -253,7 +253,8 @@ def test_a_kind_of_error_costs_what_ap50_gains_if_the_files_are_corrected(rules)
 
 def test_a_corrected_detection_is_removed_if_its_object_is_detected_twice():
     content = ground_truth((1, A, BOX), (1, B, SECOND_BOX))
-    rows = [result(1, B, BOX, 0.9), result(1, A, BOX, 0.5)]  # BOX is detected, with a lower score
+    # BOX is detected, with a score below that of the wrong class and that of a false positive.
+    rows = [result(1, B, BOX, 0.9), result(1, A, BOX, 0.5), result(1, A, FAR, 0.7)]
     errors = analyze(content, rows)["overall"]["errors"]
     assert errors["classification"] == {"count": 1, "AP": 0}
     rows = [result(1, B, BOX, 0.9), result(1, C, BOX, 0.5)]
@@ -267,7 +268,9 @@ def test_an_iou_at_a_limit_belongs_to_the_kind_that_is_tested_first():
     content = ground_truth((1, A, BOX), (1, B, [100, 100, 40, 40]))
     rows = [result(1, A, BOX, 0.9), result(1, A, [10, 10, 40, 20], 0.8)]
     rows.append(result(1, A, [100, 100, 40, 4], 0.7))
-    errors = analyze(content, rows)["overall"]["errors"]
+    numbers = analyze(content, rows)["overall"]
+    assert numbers["correlation"]["count"] == 1  # IoUs above .5
+    errors = numbers["errors"]
     counts = {kind: errors[kind]["count"] for kind in errors if kind != "AP50"}
     assert counts == {"localization": 1, "background": 1, "missed": 1} | dict.fromkeys(
         ("classification", "duplicate", "both"), 0
