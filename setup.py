@@ -33,7 +33,8 @@ setup(
             "matplotlib",  # training curves and drawings
             "jinja2>=3.1",  # the HTML report on a data set
             "imagehash>=4.3",  # keeps copies of an image on one side of a split
-            "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
+            "scipy",  # correlation of score and IoU
+            "scikit-learn",  # calibrates scores; the tests' reference for Gaussian mixtures
         ],
         # Backbones of timm.
         "timm": ["timm>=1.0"],

@@ -50,7 +50,7 @@ LAYERS = {
     "evaluation": (
         {"components", "files", "labels", "user_errors", "library_warnings", "data"}
         | {"data.coco_json"},
-        {"numpy", "faster_coco_eval"} | DETECTRON2,
+        {"numpy", "scipy", "sklearn", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (
         BOTTOM | {"components", "user_errors", "losses", "criteria", "assigners", "layers"},

@@ -36,7 +36,7 @@ from ranking_det.user_errors import UserError
 logger = logging.getLogger(__name__)
 
 HEAD = "head"
-"""Name of the metric by which :func:`recorded_candidates` recognises the prefix of a head."""
+"""Name of the metric by which :func:`recorded_candidates` recognizes the prefix of a head."""
 
 DENSE = "dense"
 """Name of a head whose metrics have no prefix: that of a dense detector."""

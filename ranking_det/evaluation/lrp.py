@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.matching import AREAS, Detections, Matches, match
+from ranking_det.evaluation.matching import AREAS, Detections, Matches, counted_rows, match
 
 
 class OptimalLRP(NamedTuple):
@@ -95,7 +95,7 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
         name: [lrp.error for lrp in of_classes]
         for name, of_classes in zip(list(AREAS)[1:], of_areas[1:], strict=True)
     }
-    metrics = {f"oLRP{name}": 100 * _mean(values) for name, values in parts.items()}
+    metrics = {f"oLRP{name}": 100 * mean_of_defined(values) for name, values in parts.items()}
     if len(names) > 1:
         errors_of = zip(names, errors, strict=True)
         metrics |= {f"oLRP-{name}": 100 * error for name, error in errors_of}
@@ -105,16 +105,18 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
 
 def _of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
     """Compute the oLRP error of each class."""
-    starts = np.searchsorted(detections.label, np.arange(detections.num_classes + 1))
     errors = []
-    for k, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-        rows = np.flatnonzero(~matches.ignored[start:end]) + start
-        number = int(matches.num_objects[k])
+    for k in range(detections.num_classes):
+        rows, number = counted_rows(detections, matches, k), int(matches.num_objects[k])
         errors.append(optimal_lrp(detections.score[rows], matches.iou[rows], number))
     return errors
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Average the values, ignoring NaN; return NaN if all are NaN."""
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Average the values, ignoring NaN; return NaN if all are NaN.
+
+    Args:
+        values: such as the errors of the classes.
+    """
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

@@ -94,6 +94,18 @@ def detection_metrics(
         max_dets=max_dets,
         classes=classes,
     )
+    return evaluation_metrics(evaluation)
+
+
+def evaluation_metrics(evaluation: DetectionEvaluation) -> dict[str, float]:
+    """Compute AP and oLRP from an evaluation.
+
+    Args:
+        evaluation: what :func:`evaluate_detections` returned.
+
+    Returns:
+        The metrics of :func:`detection_metrics`.
+    """
     return _summarize(evaluation) | summarize_lrp(evaluation.detections, evaluation.names)
 
 
@@ -356,13 +368,15 @@ def without_nan(value: Any) -> Any:
     """Replace NaN, an undefined number, with None, because JSON has no NaN.
 
     Args:
-        value: a metric, or a mapping of metrics, which may be nested.
+        value: a metric, or a mapping or list of metrics, which may be nested.
 
     Returns:
-        The metric, or a copy of the mapping.
+        The metric, or a copy of the mapping or list.
     """
     if isinstance(value, Mapping):
         return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
