@@ -10,6 +10,7 @@ import pydoc
 import traceback
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from detectron2.config import LazyConfig
@@ -226,18 +227,24 @@ def target_of(node: DictConfig) -> Callable[..., Any] | None:
     return target if callable(target) else None
 
 
-def _resolve_target(node: DictConfig, where: str) -> None:
+def _resolve_target(node: DictConfig, node_name: str) -> None:
     """Replace the name of a node's target by the callable.
+
+    The name stays if OmegaConf would copy the callable, as it does with dataclasses, or cannot hold
+    it, such as ``dict``. LazyCall writes the names of dataclasses, too.
 
     Raises:
         UserError: the target is neither a callable nor a node that builds one.
     """
-    value, target = node["_target_"], target_of(node)
-    if target is not None:
-        node["_target_"] = target
-    elif not isinstance(value, DictConfig):
+    name, target = node["_target_"], target_of(node)
+    if target is None and not isinstance(name, DictConfig):
         expected = "a function or class that can be imported"
-        raise UserError(f"{where}._target_: expected {expected}, got {show(value)}")
+        raise UserError(f"{node_name}._target_: expected {expected}, got {show(name)}")
+    if isinstance(name, str):
+        with suppress(ValidationError):
+            node["_target_"] = target
+        if node["_target_"] is not target:
+            node["_target_"] = name
 
 
 def _check_nodes(node: DictConfig | ListConfig, where: str) -> None:

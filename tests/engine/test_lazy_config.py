@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from omegaconf import OmegaConf
 
 from ranking_det.engine import main
-from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.engine.lazy_config import apply_overrides, load_lazy_config
 from ranking_det.engine.run_config import load_config
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
@@ -226,3 +229,13 @@ def test_the_error_for_an_unknown_name_or_number_in_a_model_names_its_key():
     message = "MODEL cannot be built: unknown name 19 in .*, the value of MODEL.RESNETS.DEPTH$"
     with pytest.raises(UserError, match=message):
         config.model()
+
+
+def test_the_names_of_targets_become_callables_unless_omegaconf_cannot_hold_them():
+    dataclass = "ranking_det.data.coco_json.reader.ReadOptions"
+    targets = {"torch.optim.SGD": torch.optim.SGD, "detectron2.layers.ShapeSpec": ShapeSpec}
+    targets |= {"builtins.dict": "builtins.dict", dataclass: dataclass}
+    nodes = {str(i): {"_target_": name} for i, name in enumerate(targets)}
+    cfg = OmegaConf.create(nodes, flags={"allow_objects": True})
+    apply_overrides(cfg, [])
+    assert [node._target_ for node in cfg.values()] == list(targets.values())
