@@ -33,6 +33,7 @@ setup(
             "matplotlib",  # training curves and drawings
             "jinja2>=3.1",  # the HTML report on a data set
             "imagehash>=4.3",  # keeps copies of an image on one side of a split
+            "scipy",  # correlation of score and IoU
             "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
         ],
         # Backbones of timm.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ranking_det.analysis.data_report import write_report
-from ranking_det.analysis.ranking import write_lrp
+from ranking_det.analysis.ranking import write_detection_numbers, write_lrp
 from ranking_det.data.formats.sources import FORMATS
 from ranking_det.evaluation.metrics import FIELDS
 from ranking_det.user_errors import run_command
@@ -41,15 +41,27 @@ example:
       --results output/shapes/retinanet_atss_rs/coco_instances_results.json \\
       --iou-type bbox --output olrp.json
 """
+DETECTIONS_DESCRIPTION = """\
+Compute all numbers about detections by the rules of COCO, or of LVIS if the ground truth has its
+fields: AP, oLRP, pooled AP, correlation of score and IoU, precision, recall and F1, the confusion
+matrix, and what each kind of error costs in AP, overall and per class.
+"""
+DETECTIONS_EXAMPLE = f"""\
+example:
+  {PROGRAM} detections --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results output/shapes/retinanet_atss_rs/coco_instances_results.json \\
+      --iou-type bbox --output detections.json
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser, with a subcommand for each analysis."""
-    examples = f"{DATA_EXAMPLES}\n{LRP_EXAMPLE}"
+    examples = f"{DATA_EXAMPLES}\n{LRP_EXAMPLE}\n{DETECTIONS_EXAMPLE}"
     parser = argparse.ArgumentParser(PROGRAM, epilog=examples, formatter_class=LAYOUT)
     commands = parser.add_subparsers(dest="analysis", required=True)
     _add_data(commands)
     _add_olrp(commands)
+    _add_detections(commands)
     return parser
 
 
@@ -83,6 +95,21 @@ def _add_olrp(commands: Any) -> None:
     text = {"description": LRP_DESCRIPTION, "epilog": LRP_EXAMPLE, "formatter_class": LAYOUT}
     command = commands.add_parser("olrp", help="optimal LRP error of detections", **text)
     command.set_defaults(write=lambda args, _: write_lrp(args))
+    _add_files(command)
+
+
+def _add_detections(commands: Any) -> None:
+    text = {"description": DETECTIONS_DESCRIPTION, "epilog": DETECTIONS_EXAMPLE}
+    meaning = "all numbers about detections"
+    command = commands.add_parser("detections", help=meaning, formatter_class=LAYOUT, **text)
+    command.set_defaults(write=lambda args, _: write_detection_numbers(args))
+    _add_files(command)
+    meaning = "minimum score of the detections that precision, recall, F1 and the confusion matrix "
+    meaning += "count (default: the one with the highest F1 of all classes together)"
+    command.add_argument("--score-threshold", type=float, metavar="T", help=meaning)
+
+
+def _add_files(command: argparse.ArgumentParser) -> None:
     for flag, meaning in (
         ("--ground-truth", "annotation file in COCO's or LVIS's format"),
         ("--results", "detections in COCO's result format, or predictions.json of --predict"),

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ranking_det.data.coco_json.reader import is_lvis
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation.command_line import check_outputs
+from ranking_det.evaluation.correlation import Correlation
+from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
-from ranking_det.evaluation.metrics import Rules, detection_metrics, overall, per_class, without_nan
+from ranking_det.evaluation.metrics import (
+    Rules,
+    detection_metrics,
+    evaluate_detections,
+    overall,
+    per_class,
+    without_nan,
+)
 from ranking_det.files import write_json
+from ranking_det.user_errors import UserError
 
 
 def write_lrp(args: argparse.Namespace) -> list[str]:
@@ -26,12 +39,7 @@ def write_lrp(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be read or written, or its content is faulty.
     """
-    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
-    check_outputs(inputs, {"--output": args.output})
-    ground_truth, notes = read_ground_truth(args.ground_truth, None, args.iou_type)
-    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
-    check_library("faster-coco-eval", lvis=rules == "lvis")
-    results = read_results(args.results, ground_truth, args.iou_type)
+    ground_truth, rules, results, lines = _read(args)
     metrics = detection_metrics(ground_truth, results, args.iou_type, rules=rules)
     errors = {name: value for name, value in overall(metrics).items() if name.startswith("oLRP")}
     classes = [category["name"] for category in ground_truth["categories"]]
@@ -40,6 +48,55 @@ def write_lrp(args: argparse.Namespace) -> list[str]:
         label: {name: values[label] for name, values in columns.items()} for label in classes
     }
     write_json(Path(args.output), without_nan({**errors, "classes": of_classes}))
-    lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes, f"{len(results):,} results"]
     lines += [f"{name:7} {value:7.3f}" for name, value in errors.items()]
     return [*lines, f"Wrote {args.output}"]
+
+
+def write_detection_numbers(args: argparse.Namespace) -> list[str]:
+    """Compute all numbers about detections and write them as JSON.
+
+    Args:
+        args: the arguments of ``python -m ranking_det.analysis detections``.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        UserError: a file cannot be read or written, or its content is faulty.
+    """
+    threshold = args.score_threshold
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"--score-threshold: expected a finite number, got {threshold}")
+    ground_truth, rules, results, lines = _read(args)
+    evaluation = evaluate_detections(ground_truth, results, args.iou_type, rules=rules)
+    numbers = analyze_detections(
+        evaluation, ground_truth, results, args.iou_type, score_threshold=threshold
+    )
+    content = {"rules": rules, "iou_type": args.iou_type, **numbers}
+    write_json(Path(args.output), without_nan(content))
+    return [*lines, *_table(numbers), f"Wrote {args.output}"]
+
+
+def _read(args: argparse.Namespace) -> tuple[dict[str, Any], Rules, list[Any], list[str]]:
+    """Return the ground truth, its rules, the results, and the lines that describe them."""
+    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
+    check_outputs(inputs, {"--output": args.output})
+    ground_truth, notes = read_ground_truth(args.ground_truth, None, args.iou_type)
+    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
+    check_library("faster-coco-eval", lvis=rules == "lvis")
+    results = read_results(args.results, ground_truth, args.iou_type)
+    description = f"{args.ground_truth}: {describe(ground_truth)}"
+    return ground_truth, rules, results, [description, *notes, f"{len(results):,} results"]
+
+
+def _table(numbers: Mapping[str, Any]) -> list[str]:
+    """Return the overall numbers as lines."""
+    overall_numbers = numbers["overall"]
+    rows = {name: value for name, value in overall_numbers.items() if isinstance(value, float)}
+    rows |= {name: overall_numbers["correlation"][name] for name in Correlation._fields[1:]}
+    rows["score threshold"] = numbers["score_threshold"]
+    rows |= {name: overall_numbers["at_threshold"][name] for name in ("precision", "recall", "f1")}
+    errors = overall_numbers["errors"]
+    rows |= {f"AP50 lost: {name}": errors[name]["AP"] for name in errors if name != "AP50"}
+    width = max(map(len, rows))
+    return [f"{name:{width}} {value:8.3f}" for name, value in rows.items()]

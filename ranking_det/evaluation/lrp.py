@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.matching import AREAS, Detections, Matches, match
+from ranking_det.evaluation.matching import AREAS, Detections, Matches, counted_rows, match
 
 
 class OptimalLRP(NamedTuple):
@@ -105,11 +105,9 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
 
 def _of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
     """Compute the oLRP error of each class."""
-    starts = np.searchsorted(detections.label, np.arange(detections.num_classes + 1))
     errors = []
-    for k, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
-        rows = np.flatnonzero(~matches.ignored[start:end]) + start
-        number = int(matches.num_objects[k])
+    for k in range(detections.num_classes):
+        rows, number = counted_rows(detections, matches, k), int(matches.num_objects[k])
         errors.append(optimal_lrp(detections.score[rows], matches.iou[rows], number))
     return errors
 

@@ -179,7 +179,7 @@ def match(detections: Detections, *, min_iou: float = 0.5, area: str = "all") ->
     low, high = AREAS[area]
     ignored_object = objects.crowd | (objects.area < low) | (objects.area > high)
     candidates = overlaps.iou >= min(min_iou, 1 - 1e-10)
-    match_of = _match_greedily(
+    match_of = match_greedily(
         *(column[candidates].tolist() for column in overlaps), ignored_object, objects.crowd
     )
     matched = np.array(list(match_of), np.int64)
@@ -193,6 +193,64 @@ def match(detections: Detections, *, min_iou: float = 0.5, area: str = "all") ->
     counted = objects.label[~ignored_object]
     num_objects = np.bincount(counted, minlength=detections.num_classes)
     return Matches(iou, annotation, ignored, num_objects)
+
+
+def counted_rows(detections: Detections, matches: Matches, label: int | None = None) -> np.ndarray:
+    """Return the detections that count as true or false positives.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches.
+        label: index of the class; None for all classes.
+
+    Returns:
+        int64 indices, ascending.
+    """
+    start, end = 0, len(detections.label)
+    if label is not None:
+        start, end = np.searchsorted(detections.label, [label, label + 1])
+    return np.flatnonzero(~matches.ignored[start:end]) + start
+
+
+def match_greedily(
+    detections: Sequence[int],
+    targets: Sequence[int],
+    ious: Sequence[float],
+    ignored: np.ndarray,
+    crowd: np.ndarray,
+) -> dict[int, tuple[int, float]]:
+    """Match each detection with the free object of the highest IoU, in the order of the detections.
+
+    Args:
+        detections: indices of the detections of all pairs that may match, grouped by detection.
+        targets: indices of their objects.
+        ious: their IoUs.
+        ignored: (G,) bool, objects that are taken only if no other one is free.
+        crowd: (G,) bool, objects that any number of detections may take.
+
+    Returns:
+        The index of the matched object and the IoU, by the index of the detection; of equal IoUs
+        the last pair.
+    """
+    is_ignored, is_crowd = ignored.tolist(), crowd.tolist()
+    taken: set[int] = set()
+    match_of: dict[int, tuple[int, float]] = {}
+    start, end = 0, len(detections)
+    while start < end:
+        detection = detections[start]
+        best, best_iou, best_ignored = -1, 0.0, True
+        while start < end and detections[start] == detection:
+            target, iou = targets[start], ious[start]
+            start += 1
+            if target in taken and not is_crowd[target]:
+                continue
+            # An object that is not ignored is better than any that is.
+            if (is_ignored[target], -iou) <= (best_ignored, -best_iou):
+                best, best_iou, best_ignored = target, iou, is_ignored[target]
+        if best >= 0:
+            taken.add(best)
+            match_of[detection] = best, best_iou
+    return match_of
 
 
 def _sort_by_pair(
@@ -245,35 +303,6 @@ def _find_overlaps(
     detection = starts[block] + offset // counts[block]
     target = object_starts[block] + offset % counts[block]
     return Overlaps(detection, target, flat[entries])
-
-
-def _match_greedily(
-    detections: Sequence[int],
-    targets: Sequence[int],
-    ious: Sequence[float],
-    ignored: np.ndarray,
-    crowd: np.ndarray,
-) -> dict[int, tuple[int, float]]:
-    """Return the matched object and its IoU by detection."""
-    is_ignored, is_crowd = ignored.tolist(), crowd.tolist()
-    taken: set[int] = set()
-    match_of: dict[int, tuple[int, float]] = {}
-    start, end = 0, len(detections)
-    while start < end:
-        detection = detections[start]
-        best, best_iou, best_ignored = -1, 0.0, True
-        while start < end and detections[start] == detection:
-            target, iou = targets[start], ious[start]
-            start += 1
-            if target in taken and not is_crowd[target]:
-                continue
-            # An object that is not ignored is better than any that is.
-            if (is_ignored[target], -iou) <= (best_ignored, -best_iou):
-                best, best_iou, best_ignored = target, iou, is_ignored[target]
-        if best >= 0:
-            taken.add(best)
-            match_of[detection] = best, best_iou
-    return match_of
 
 
 def _areas(results: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -94,6 +94,18 @@ def detection_metrics(
         max_dets=max_dets,
         classes=classes,
     )
+    return evaluation_metrics(evaluation)
+
+
+def evaluation_metrics(evaluation: DetectionEvaluation) -> dict[str, float]:
+    """Compute AP and oLRP from an evaluation.
+
+    Args:
+        evaluation: what :func:`evaluate_detections` returned.
+
+    Returns:
+        The metrics of :func:`detection_metrics`.
+    """
     return _summarize(evaluation) | summarize_lrp(evaluation.detections, evaluation.names)
 
 

@@ -1,0 +1,74 @@
+"""Confusion matrix of detected and annotated classes, with background."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ranking_det.evaluation.matching import Detections, Matches, Overlaps, match_greedily
+
+
+def confusion_matrix(
+    detections: Detections,
+    matches: Matches,
+    cross_class: Overlaps,
+    threshold: float,
+    *,
+    min_iou: float = 0.5,
+) -> np.ndarray:
+    """Count how often objects of each class are detected as which class.
+
+    The detections of at least the threshold are matched within their classes first, as for AP, so
+    that the diagonal has the true positives of precision and recall. Those that remain, by
+    descending score, take the object of another class with the highest IoU among those that remain.
+    What then remains is matched with the background. Ignored detections and crowds do not count.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches at ``min_iou``.
+        cross_class: the objects of other classes that they overlap, at ``min_iou`` or below.
+        threshold: minimum score of the detections that count.
+        min_iou: minimum IoU of a match, in (0, 1].
+
+    Returns:
+        (K + 1, K + 1) int64: rows are the objects' classes, columns those of the detections; the
+        last is the background. The last row has the false positives, the last column the missed
+        objects.
+    """
+    objects, background = detections.objects, detections.num_classes
+    shape = (background + 1, background + 1)
+    counted = (detections.score >= threshold) & ~matches.ignored
+    true = counted & (matches.iou > 0)
+    object_free, false = free_objects(detections, matches, true), counted & ~true
+    pairs = false[cross_class.detection] & object_free[cross_class.target]
+    pairs &= cross_class.iou >= min_iou
+    detection, target, iou = (column[pairs] for column in cross_class)
+    # A stable order: objects of a detection stay together, equal scores in their order.
+    order = np.lexsort((target, detection, -detections.score[detection]))
+    none = np.zeros(len(objects.label), bool)
+    match_of = match_greedily(
+        *(column[order].tolist() for column in (detection, target, iou)), none, none
+    )
+    actual = np.full(len(detections.label), background)
+    actual[true] = detections.label[true]
+    for row, (index, _) in match_of.items():
+        actual[row] = objects.label[index]
+        object_free[index] = False
+    matrix = np.zeros(shape, np.int64)
+    np.add.at(matrix, (actual[counted], detections.label[counted]), 1)
+    matrix[:background, background] = np.bincount(objects.label[object_free], minlength=background)
+    return matrix
+
+
+def free_objects(detections: Detections, matches: Matches, rows: np.ndarray) -> np.ndarray:
+    """Return which objects are matched by none of some detections.
+
+    Args:
+        detections: the D detections of all images.
+        matches: their matches.
+        rows: (D,) bool, the detections that count.
+
+    Returns:
+        (G,) bool; False for crowds.
+    """
+    objects = detections.objects
+    return ~objects.crowd & ~np.isin(objects.annotation, matches.target[rows])

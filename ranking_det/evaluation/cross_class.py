@@ -1,0 +1,95 @@
+"""IoU of detections and objects of other classes, which AP does not need.
+
+Confusion of classes and the kinds of errors do. The IoUs of own classes are in
+:class:`ranking_det.evaluation.matching.Detections`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from ranking_det.data.coco_json.reader import image_sizes
+from ranking_det.evaluation.matching import Detections, Overlaps
+
+BLOCK = 10_000
+"""Maximum number of detections whose IoUs are computed in one call, to bound memory."""
+
+
+def cross_class_overlaps(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    detections: Detections,
+    iou_type: str,
+    *,
+    min_iou: float,
+) -> Overlaps:
+    """Find the objects of other classes that each detection overlaps.
+
+    Args:
+        ground_truth: the content of the annotation file that the detections were evaluated with.
+        results: the content of the result file.
+        detections: the detections of all images.
+        iou_type: "bbox" or "segm".
+        min_iou: minimum IoU, in (0, 1].
+
+    Returns:
+        The pairs of a detection and an object of the same image and of different classes, without
+        crowds.
+    """
+    objects = detections.objects
+    counted = np.flatnonzero(~objects.crowd)
+    annotations = [ground_truth["annotations"][i] for i in objects.annotation[counted]]
+    rows = [results[i] for i in detections.result]
+    images = {image["id"]: number for number, image in enumerate(ground_truth["images"])}
+    image, object_image = (
+        np.array([images[entry["image_id"]] for entry in entries], np.int64)
+        for entries in (rows, annotations)
+    )
+    if iou_type == "bbox":
+        shapes, object_shapes = (_boxes(entries) for entries in (rows, annotations))
+    else:
+        sizes = image_sizes(ground_truth)
+        shapes = [row["segmentation"] for row in rows]
+        object_shapes = [
+            _rle(entry["segmentation"], sizes[entry["image_id"]]) for entry in annotations
+        ]
+    by_image, object_by_image = (np.argsort(i, kind="stable") for i in (image, object_image))
+    numbers = np.arange(len(images) + 1)
+    starts = np.searchsorted(image[by_image], numbers)
+    object_starts = np.searchsorted(object_image[object_by_image], numbers)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for number in range(len(images)):
+        targets = object_by_image[object_starts[number] : object_starts[number + 1]]
+        for start in range(starts[number], starts[number + 1] if len(targets) else 0, BLOCK):
+            block = by_image[start : min(start + BLOCK, starts[number + 1])]
+            ious = mask_util.iou(
+                _take(shapes, block), _take(object_shapes, targets), [False] * len(targets)
+            )
+            other = detections.label[block][:, None] != objects.label[counted[targets]]
+            row, column = np.nonzero(other & (ious >= min_iou))
+            parts.append((block[row], counted[targets[column]], ious[row, column]))
+    detection, target, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((target, detection))
+    return Overlaps(detection[order], target[order], iou[order])
+
+
+def _boxes(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+
+
+def _rle(mask: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Return polygons or an uncompressed mask as compressed RLE."""
+    width, height = size
+    if isinstance(mask, list):
+        return mask_util.merge(mask_util.frPyObjects(mask, height, width))
+    if isinstance(mask["counts"], list):
+        return mask_util.frPyObjects(mask, height, width)
+    return mask
+
+
+def _take(shapes: Any, index: np.ndarray) -> Any:
+    return shapes[index] if isinstance(shapes, np.ndarray) else [shapes[i] for i in index]

@@ -1,0 +1,178 @@
+"""TIDE: kinds of detection errors, and the AP that each of them costs.
+
+D. Bolya, S. Foley, J. Hays, J. Hoffman: TIDE: A General Toolbox for Identifying Object Detection
+Errors, ECCV 2020, sections 2.2 and 2.3. Written from the definitions in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ranking_det.evaluation.confusion import free_objects
+from ranking_det.evaluation.matching import Detections, Matches, Overlaps
+from ranking_det.evaluation.precision_recall import ranking_ap
+
+FALSE_POSITIVES = ("classification", "localization", "both", "duplicate", "background")
+"""The kinds of false positives; a :class:`ErrorKinds` has their index."""
+
+MISSED = "missed"
+"""The kind of the objects that are not detected."""
+
+MIN_IOU, BACKGROUND_IOU = 0.5, 0.1
+"""TIDE's foreground and background thresholds: the IoU of a match, and the highest IoU of what is
+background."""
+
+
+class ErrorKinds(NamedTuple):
+    """The errors of D detections of G objects.
+
+    Attributes:
+        kind: (D,) int64, index into :data:`FALSE_POSITIVES`; -1 for true positives and for ignored
+            detections.
+        target: (D,) int64, index of the object that a detection of the wrong class or with the
+            wrong location is at; -1 for all others.
+        missed: (G,) bool, undetected objects at which no detection has the wrong class or location.
+    """
+
+    kind: np.ndarray
+    target: np.ndarray
+    missed: np.ndarray
+
+
+def classify_errors(detections: Detections, matches: Matches, cross_class: Overlaps) -> ErrorKinds:
+    """Find the kind of each error.
+
+    A false positive is, with the first kind that holds in this order, of the kind
+
+    - localization: its highest IoU with objects of its class is .1 to .5;
+    - classification: that with objects of other classes is at least .5;
+    - duplicate: that with objects of its class is at least .5, and a detection of a higher score is
+      matched with the object;
+    - background: its highest IoU with all objects is at most .1;
+    - both: its highest IoU with objects of other classes is .1 to .5.
+
+    Crowds do not count as objects here.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches at :data:`MIN_IOU`.
+        cross_class: the objects of other classes that they overlap, at :data:`BACKGROUND_IOU` or
+            below.
+
+    Returns:
+        The kinds of the false positives, and the missed objects.
+    """
+    counted = ~detections.objects.crowd[detections.overlaps.target]
+    own_class = Overlaps(*(column[counted] for column in detections.overlaps))
+    number = len(detections.score)
+    own_target, own_iou = _best(own_class, number)
+    other_target, other_iou = _best(cross_class, number)
+    false = ~matches.ignored & (matches.iou == 0)
+    near = (own_iou >= BACKGROUND_IOU) & (own_iou <= MIN_IOU)
+    conditions = {
+        "localization": near,
+        "classification": other_iou >= MIN_IOU,
+        "duplicate": own_iou >= MIN_IOU,
+        "background": np.maximum(own_iou, other_iou) <= BACKGROUND_IOU,
+        "both": np.ones(number, bool),
+    }
+    kind, target = np.full(number, -1), np.full(number, -1)
+    for name, holds in conditions.items():
+        kind[false & holds & (kind < 0)] = FALSE_POSITIVES.index(name)
+    for name, targets in (("localization", own_target), ("classification", other_target)):
+        rows = kind == FALSE_POSITIVES.index(name)
+        target[rows] = targets[rows]
+    missed = free_objects(detections, matches, matches.iou > 0)
+    missed[target[target >= 0]] = False
+    return ErrorKinds(kind, target, missed)
+
+
+def count_errors(detections: Detections, errors: ErrorKinds) -> dict[str, np.ndarray]:
+    """Count the errors of each kind.
+
+    Args:
+        detections: the detections of all images.
+        errors: their errors.
+
+    Returns:
+        By kind (K,) int64, the number of detections of each class, or of missed objects.
+    """
+    number = detections.num_classes
+    counts = {
+        name: np.bincount(detections.label[errors.kind == index], minlength=number)
+        for index, name in enumerate(FALSE_POSITIVES)
+    }
+    missed = detections.objects.label[errors.missed]
+    return {**counts, MISSED: np.bincount(missed, minlength=number)}
+
+
+def mended_ap(
+    detections: Detections, matches: Matches, errors: ErrorKinds
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Compute AP50, and what it would be if all errors of one kind were mended.
+
+    A detection of the wrong class gets the class of its object, one with the wrong location the
+    location of its object. It is removed if the object is matched already, or is that of such a
+    detection with a higher score. Other false positives are removed. Missed objects no longer
+    count, so that the AP of a class that has no others is undefined then. The differences from AP50
+    do not sum to 1 - AP50, because each kind is mended without the others.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches at :data:`MIN_IOU`.
+        errors: their errors.
+
+    Returns:
+        (K,) AP50 of the classes in [0, 1], NaN without objects; and by kind of error, the same with
+        this kind mended.
+    """
+    objects, counted = detections.objects, ~matches.ignored
+    true = counted & (matches.iou > 0)
+    free = free_objects(detections, matches, true)
+
+    total = matches.num_objects
+    mended = {}
+    for index, name in enumerate(FALSE_POSITIVES):
+        error = errors.kind == index
+        # The other kinds have no targets.
+        rows = np.flatnonzero(error & (errors.target >= 0))
+        rows = rows[free[errors.target[rows]]]
+        # Stable: of equal scores, the first detection has the object.
+        rows = rows[np.argsort(-detections.score[rows], kind="stable")]
+        rows = rows[np.unique(errors.target[rows], return_index=True)[1]]
+        label, hit, remaining = detections.label.copy(), true.copy(), counted & ~error
+        label[rows] = objects.label[errors.target[rows]]
+        hit[rows] = remaining[rows] = True
+        mended[name] = _ap_of_classes(detections.score, label, hit, remaining, total)
+    left = total - count_errors(detections, errors)[MISSED]
+    unchanged = (detections.score, detections.label, true, counted)
+    mended[MISSED] = _ap_of_classes(*unchanged, left)
+    return _ap_of_classes(*unchanged, total), mended
+
+
+def _best(overlaps: Overlaps, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the object of the highest IoU and this IoU by detection; -1 and 0 without one."""
+    order = np.lexsort((overlaps.target, overlaps.iou, overlaps.detection))
+    target, iou = np.full(number, -1), np.zeros(number)
+    # The last one of a detection has the highest IoU.
+    target[overlaps.detection[order]] = overlaps.target[order]
+    iou[overlaps.detection[order]] = overlaps.iou[order]
+    return target, iou
+
+
+def _ap_of_classes(
+    score: np.ndarray,
+    label: np.ndarray,
+    true: np.ndarray,
+    counted: np.ndarray,
+    num_objects: np.ndarray,
+) -> np.ndarray:
+    """Return the AP of each class at one IoU, in [0, 1], of the detections that count."""
+    rows = np.flatnonzero(counted)
+    # Stable: equal scores stay in the order of the detections.
+    rows = rows[np.lexsort((-score[rows], label[rows]))]
+    starts = np.searchsorted(label[rows], np.arange(len(num_objects) + 1))
+    parts = np.split(true[rows], starts[1:-1])
+    return np.array([ranking_ap(*pair) for pair in zip(parts, num_objects.tolist(), strict=True)])
