@@ -34,7 +34,7 @@ setup(
             "jinja2>=3.1",  # the HTML report on a data set
             "imagehash>=4.3",  # keeps copies of an image on one side of a split
             "scipy",  # correlation of score and IoU
-            "scikit-learn",  # the tests' reference for the assigners' Gaussian mixture
+            "scikit-learn",  # calibrates scores; the tests' reference for Gaussian mixtures
         ],
         # Backbones of timm.
         "timm": ["timm>=1.0"],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ranking_det.analysis.data_report import write_report
 from ranking_det.analysis.ranking import write_detection_numbers, write_lrp
+from ranking_det.analysis.scores import SWEEP, write_fit, write_sweep
 from ranking_det.data.formats.sources import FORMATS
+from ranking_det.evaluation.calibration import Method, Target
 from ranking_det.evaluation.metrics import FIELDS
+from ranking_det.evaluation.thresholds import KINDS, PRECISION
 from ranking_det.user_errors import run_command
 
 PROGRAM = "python -m ranking_det.analysis"
@@ -52,16 +55,47 @@ example:
       --results output/shapes/retinanet_atss_rs/coco_instances_results.json \\
       --iou-type bbox --output detections.json
 """
+FIT_DESCRIPTION = """\
+Fit scores: calibrators, which map the scores of each class to the IoU or the precision to expect,
+and score thresholds of each class. They are fitted to one half of the images, measured on the
+other, and written to a JSON that --eval-only --fitted and --predict --fitted of train_net.py use.
+"""
+FIT_EXAMPLE = f"""\
+example:
+  {PROGRAM} fit --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results output/shapes/retinanet_atss_rs/coco_instances_results.json --iou-type bbox \\
+      --checkpoint output/shapes/retinanet_atss_rs/model_final.pth \\
+      --output output/shapes/retinanet_atss_rs/model_final.scores.json
+"""
+SWEEP_DESCRIPTION = """\
+Compute AP, F1 and LRP in percent, and the detections per image, at several score thresholds; with
+a config also the milliseconds that its model takes for an image.
+"""
+SWEEP_EXAMPLE = f"""\
+examples:
+  {PROGRAM} sweep --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results output/shapes/retinanet_atss_rs/coco_instances_results.json --iou-type bbox \\
+      --output sweep.json
+
+  # also the speed, of the last checkpoint of the output folder; overrides follow as key=value
+  {PROGRAM} sweep --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results output/shapes/retinanet_atss_rs/coco_instances_results.json --iou-type bbox \\
+      --output sweep.json --config-file configs/shapes/retinanet_atss_rs.py
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser, with a subcommand for each analysis."""
-    examples = f"{DATA_EXAMPLES}\n{LRP_EXAMPLE}\n{DETECTIONS_EXAMPLE}"
+    examples = "\n".join(
+        (DATA_EXAMPLES, LRP_EXAMPLE, DETECTIONS_EXAMPLE, FIT_EXAMPLE, SWEEP_EXAMPLE)
+    )
     parser = argparse.ArgumentParser(PROGRAM, epilog=examples, formatter_class=LAYOUT)
     commands = parser.add_subparsers(dest="analysis", required=True)
     _add_data(commands)
     _add_olrp(commands)
     _add_detections(commands)
+    _add_fit(commands)
+    _add_sweep(commands)
     return parser
 
 
@@ -110,6 +144,7 @@ def _add_detections(commands: Any) -> None:
 
 
 def _add_files(command: argparse.ArgumentParser) -> None:
+    """Add the files of an analysis of detections: what is compared, and the JSON to write."""
     for flag, meaning in (
         ("--ground-truth", "annotation file in COCO's or LVIS's format"),
         ("--results", "detections in COCO's result format, or predictions.json of --predict"),
@@ -118,6 +153,48 @@ def _add_files(command: argparse.ArgumentParser) -> None:
         command.add_argument(flag, required=True, metavar="FILE", help=meaning)
     meaning = "compare boxes (bbox) or masks (segm)"
     command.add_argument("--iou-type", required=True, choices=list(FIELDS), help=meaning)
+
+
+def _add_fit(commands: Any) -> None:
+    text = {"description": FIT_DESCRIPTION, "epilog": FIT_EXAMPLE, "formatter_class": LAYOUT}
+    command = commands.add_parser("fit", help="calibrate scores and find thresholds", **text)
+    command.set_defaults(write=lambda args, _: write_fit(args))
+    _add_files(command)
+    meaning = "also store what is fitted in this checkpoint of the model (.pth)"
+    command.add_argument("--checkpoint", metavar="FILE", help=meaning)
+    for flag, what in (("ground-truth", "annotation file"), ("results", "detections")):
+        meaning = f"{what} of other images to measure on (default: a half of the images)"
+        command.add_argument(f"--measure-{flag}", metavar="FILE", help=meaning)
+    meaning = "seed of the choice of the halves (default: 0)"
+    command.add_argument("--seed", type=int, default=0, metavar="N", help=meaning)
+    meaning = "what a calibrated score is: the expected IoU with an object (iou) or the expected "
+    meaning += "precision at IoU .5 (tp) (default: iou)"
+    command.add_argument("--target", choices=get_args(Target), default="iou", help=meaning)
+    meaning = "isotonic regression or a line (default: isotonic)"
+    command.add_argument("--method", choices=get_args(Method), default="isotonic", help=meaning)
+    meaning = f"precision that the thresholds of this kind reach (default: {PRECISION})"
+    command.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=meaning)
+    meaning = "thresholds that decide what --predict --fitted draws: those with the smallest LRP "
+    meaning += "error, the highest F1, or the precision (default: lrp)"
+    command.add_argument("--drawn", choices=KINDS, default=KINDS[0], help=meaning)
+
+
+def _add_sweep(commands: Any) -> None:
+    text = {"description": SWEEP_DESCRIPTION, "epilog": SWEEP_EXAMPLE, "formatter_class": LAYOUT}
+    command = commands.add_parser("sweep", help="metrics against the score threshold", **text)
+    command.set_defaults(write=write_sweep)
+    _add_files(command)
+    meaning = "score thresholds, from 0 to 1 (default: {})".format(
+        " ".join(map("{:g}".format, SWEEP))
+    )
+    command.add_argument(
+        "--thresholds", type=float, nargs="+", default=SWEEP, metavar="T", help=meaning
+    )
+    meaning = "also time the model of this config on its test set, with the weights that "
+    meaning += "--eval-only would evaluate; overrides of its keys follow as key=value"
+    command.add_argument("--config-file", metavar="FILE", help=meaning)
+    meaning = "maximum number of images to time the model on (default: 50)"
+    command.add_argument("--num-images", type=int, default=50, metavar="N", help=meaning)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args, overrides = parser.parse_known_args(argv)
-    has_config = args.analysis == "data"
+    has_config = args.analysis in ("data", "sweep")
     unknown = [
         word for word in overrides if word.startswith("-") or "=" not in word or not has_config
     ]

@@ -26,7 +26,7 @@ from ranking_det.engine.failures import output_failure
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
-from ranking_det.files import PARTIAL, rename_whole, write_whole
+from ranking_det.files import PARTIAL, partial_path, rename_whole, write_whole
 from ranking_det.user_errors import RunError, UserError, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
@@ -196,6 +196,31 @@ def read_checkpoint(path: str) -> Checkpoint:
     if file != path:
         content["matching_heuristics"] = True
     return Checkpoint(path, content)
+
+
+FITTED = "fitted_scores"
+"""The entry of a checkpoint with calibrators and thresholds; training does not write it."""
+
+
+def add_entry(checkpoint: Checkpoint, name: str, value: Any) -> None:
+    """Write a checkpoint again, atomically, with one more entry.
+
+    Args:
+        checkpoint: a checkpoint that was read from a torch file.
+        name: the name of the entry; an earlier one is replaced.
+        value: plain values, lists and dicts.
+
+    Raises:
+        UserError: the file cannot be written. It then stays unchanged.
+    """
+    path = Path(checkpoint.path).resolve()
+    partial = partial_path(path)
+    try:
+        torch.save({**checkpoint.content, name: value}, partial)
+        rename_whole(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{checkpoint.path!r} cannot be written ({reason_of(error)})") from error
 
 
 def read_best(path: str) -> dict[str, float]:

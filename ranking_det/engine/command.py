@@ -51,6 +51,7 @@ class Command:
     preview: int | None = None
     predict: Sequence[str] = ()
     output: str | None = None
+    fitted: str | bool = False
     num_gpus: int = 1
     num_machines: int = 1
     machine_rank: int = 0
@@ -82,27 +83,14 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     # argparse counts overrides after the images of --predict as images.
     while args.predict and "=" in args.predict[-1] and not os.path.exists(args.predict[-1]):
         args.overrides.insert(0, args.predict.pop())
+    # It counts the first override after --fitted as the file.
+    if isinstance(args.fitted, str) and args.fitted and not args.fitted.endswith(".json"):
+        args.overrides.insert(0, args.fitted)
+        args.fitted = True
     for flag, value in vars(args).items():
         if value == "" or (flag == "predict" and "" in value):
             raise UserError(f"--{flag.replace('_', '-')}: expected a value, got ''")
-    modes = {
-        "--eval-only": args.eval_only,
-        "--resume": args.resume,
-        "--overwrite": args.overwrite,
-        "--preview": args.preview is not None,
-        "--predict": bool(args.predict),
-    }
-    mode_flags = [flag for flag, is_given in modes.items() if is_given]
-    if len(mode_flags) > 1:
-        raise UserError(
-            f"{', '.join(modes)}: expected at most one of these flags, got "
-            f"{' and '.join(mode_flags)}"
-        )
-    if args.output and not (args.predict or args.preview is not None):
-        raise UserError(
-            "--output: expected --predict or --preview with it; the folder of a training "
-            "run or evaluation is set by train.output_dir=FOLDER (yaml: OUTPUT_DIR=FOLDER)"
-        )
+    _check_modes(args)
     sources = [flag for flag in ("train", "val") if vars(args)[flag] is not None]
     files = [f"{flag}_{part}" for flag in ("train", "val") for part in ("json", "images")]
     files = [flag for flag in files if vars(args)[flag] is not None]
@@ -121,6 +109,33 @@ def parse(argv: Sequence[str] | None = None) -> Command:
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UserError(f"--max-pixels: expected at least 1, got {args.max_pixels}")
     return Command(**vars(args))
+
+
+def _check_modes(args: argparse.Namespace) -> None:
+    """Raise UserError if flags of several modes are given, or one without its mode."""
+    modes = {
+        "--eval-only": args.eval_only,
+        "--resume": args.resume,
+        "--overwrite": args.overwrite,
+        "--preview": args.preview is not None,
+        "--predict": bool(args.predict),
+    }
+    mode_flags = [flag for flag, is_given in modes.items() if is_given]
+    if len(mode_flags) > 1:
+        raise UserError(
+            f"{', '.join(modes)}: expected at most one of these flags, got "
+            f"{' and '.join(mode_flags)}"
+        )
+    if args.output and not (args.predict or args.preview is not None):
+        raise UserError(
+            "--output: expected --predict or --preview with it; the folder of a training "
+            "run or evaluation is set by train.output_dir=FOLDER (yaml: OUTPUT_DIR=FOLDER)"
+        )
+    if args.fitted and not (args.eval_only or args.predict):
+        raise UserError(
+            "--fitted: expected --eval-only or --predict with it; training does not use fitted "
+            "scores"
+        )
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -154,6 +169,12 @@ def _build_parser() -> argparse.ArgumentParser:
     output = "folder for the results of --predict or --preview (default: predictions/ or preview/ "
     output += "in the output folder)"
     parser.add_argument("--output", metavar="FOLDER", help=output)
+    fitted = "use the calibrated scores and the thresholds that python -m ranking_det.analysis fit "
+    fitted += "has fitted, with --eval-only or --predict (default FILE: those stored in the "
+    fitted += "checkpoint, else NAME.scores.json next to NAME.pth)"
+    parser.add_argument(
+        "--fitted", nargs="?", const=True, default=False, metavar="FILE.json", help=fitted
+    )
 
     group = parser.add_argument_group(
         "your own data",

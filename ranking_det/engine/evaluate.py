@@ -16,6 +16,7 @@ from torch import distributed, nn
 
 from ranking_det.engine.run_checks import check_classes
 from ranking_det.engine.run_config import RunConfig
+from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell, without_nan
 from ranking_det.files import TableRow, write_table, write_whole
 from ranking_det.modeling.threshold_watch import watch_scores
@@ -23,12 +24,15 @@ from ranking_det.modeling.threshold_watch import watch_scores
 PER_CLASS_FILE = "per_class_ap.csv"
 
 
-def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
+def evaluate(
+    config: RunConfig, model: nn.Module, fitted: FittedScores | None = None
+) -> dict[str, Any]:
     """Evaluate a model, log the metrics, and write results.json and per_class_ap.csv.
 
     Args:
         config: names the test sets and builds their loaders and evaluators.
         model: plain or distributed; each process evaluates its share of the images.
+        fitted: calibrates the scores of the detections.
 
     Returns:
         The metrics by task; with several test sets, by test set and task. Empty on all processes
@@ -42,6 +46,8 @@ def evaluate(config: RunConfig, model: nn.Module) -> dict[str, Any]:
         loader = config.test_loader(name)
         check_classes(config.names("test"), num_classes, config.num_classes_keys)
         evaluator = config.evaluator(name)
+        if fitted is not None:
+            evaluator.fitted = fitted
         _share_statistics(model)
         with watch_scores():
             metrics = inference_on_dataset(config.augment(model), loader, evaluator)

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 EARLIER, OBSOLETE = "earlier_run", ".obsolete_run"
 
 CHECKPOINT = re.compile(r"model_(best|final|\d{7,})\.pth")
+# What is fitted to the scores of a checkpoint.
+FITTED_FILE = re.compile(r"model_(best|final|\d{7,})\.scores\.json")
 # The best checkpoint is not among them, because a run does not resume from it.
 RESUMABLE = re.compile(r"model_(final|\d{7,})\.pth")
 # The files of a training run; an evaluation alone writes some of these too. Every command appends
@@ -288,6 +290,7 @@ def _files(folder: Path) -> list[Path]:
 def _is_run_file(name: str) -> bool:
     name = name.replace(PARTIAL, "")
     is_checkpoint = CHECKPOINT.fullmatch(name) is not None
+    is_checkpoint = is_checkpoint or FITTED_FILE.fullmatch(name) is not None
     return name in FILES or is_checkpoint or name.startswith("events.out.tfevents.")
 
 

@@ -35,6 +35,7 @@ from ranking_det.engine.checkpoint import (
     load_weights,
 )
 from ranking_det.engine.command import Command
+from ranking_det.engine.fitted import find_fitted
 from ranking_det.engine.output_folder import (
     check_names,
     check_no_training,
@@ -53,6 +54,7 @@ from ranking_det.engine.own_data import (
 )
 from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
+from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError, kept_log, no_log
 
@@ -74,6 +76,7 @@ class Plan:
         sources: the conversion of the user's data, for :meth:`write_data`; None without one.
         training_data: facts about the training set for checkpoints, such as the number of images.
         messages: the log of the data sets, which the run repeats in its log file.
+        fitted: the calibrators and thresholds of ``--fitted``; None without it.
     """
 
     command: Command
@@ -86,6 +89,7 @@ class Plan:
     sources: OwnDataPlan | None = None
     training_data: dict[str, Any] = field(default_factory=dict)
     messages: list[logging.LogRecord] = field(default_factory=list)
+    fitted: FittedScores | None = None
 
     @property
     def output_dir(self) -> str:
@@ -101,6 +105,20 @@ class Plan:
     def resume_at(self) -> int | None:
         """The iteration at which a resumed run starts; None for a new run."""
         return self.weights.next_iteration if self.command.resume else None
+
+    def classes(self) -> tuple[list[str] | None, list[int] | None]:
+        """Return the names of the model's classes and their category ids; None if unknown.
+
+        They are those of the checkpoint, else those of the config's data sets.
+        """
+        extras = self.weights.extras
+        names, ids = extras.get("class_names"), extras.get("category_ids")
+        if names is None:
+            names, ids = self.config.class_names()
+        count = self.config.num_classes(self.model)
+        if names is not None and count is not None and len(names) != count:
+            return None, None  # the config's data set has other classes than the weights
+        return names, ids
 
     def write_data(self) -> None:
         """Write the user's converted data, once per machine, and free their memory."""
@@ -171,6 +189,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
         _load_data(plan)
     if command.resume:
         _check_end(plan)
+    evaluator = config.nodes.dataloader.evaluator
+    plan.fitted = find_fitted(command, weights, plan.classes()[0], evaluator)
     _try_weights(plan)
     return plan
 

@@ -6,6 +6,7 @@ import glob
 import io
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from ranking_det.data.mapper import ImageMapper, read_array
 from ranking_det.engine.failures import output_failure
 from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.engine.stopping import Stopped
+from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.files import reserve_space, write_json, write_whole
 from ranking_det.user_errors import RunError, UserError, listed
 from ranking_det.visualization.detections import overlay
@@ -41,12 +43,14 @@ def predict_images(
     category_ids: Sequence[int],
     mapper: Callable[[dict[str, Any]], dict[str, Any]],
     max_drawn: int = 10,
+    fitted: FittedScores | None = None,
 ) -> Path:
     """Detect objects in images, draw the best detections, and write all detections to one file.
 
     A ranking loss determines the order of the scores, not their scale. Therefore no score threshold
-    selects the detections to draw: the ``max_drawn`` best of each image are drawn. The file has all
-    detections. The images are processed one at a time.
+    selects the detections to draw: the ``max_drawn`` best of each image are drawn. With ``fitted``,
+    all detections that pass the threshold of their class are drawn instead, and all scores are
+    calibrated. The file has all detections. The images are processed one at a time.
 
     Args:
         model: a detector in Detectron2's input and output formats, on its device.
@@ -59,7 +63,10 @@ def predict_images(
         category_ids: the K category ids for ``predictions.json``.
         mapper: the mapper of the test loader, such as Detectron2's
             ``DatasetMapper(is_train=False)``.
-        max_drawn: maximum number of detections drawn per image.
+        max_drawn: maximum number of detections drawn per image, without ``fitted``.
+        fitted: calibrators and thresholds for classes of the names ``class_names``. Then
+            ``predictions.json`` says in ``info`` that the scores are calibrated, and each of its
+            categories has the ``threshold`` of calibrated scores, null for none.
 
     Returns:
         The path of ``predictions.json``.
@@ -78,9 +85,8 @@ def predict_images(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     names = class_names or [str(index) for index in range(len(category_ids))]
-    categories = [{"id": i, "name": name} for i, name in zip(category_ids, names, strict=True)]
-    content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
-    unreadable, space = [], 0
+    content = _content(category_ids, names, fitted)
+    unreadable, space = [], len(json.dumps(content))
     mapper = mapper if isinstance(mapper, ImageMapper) else ImageMapper(mapper)
     predictions = folder / "predictions.json"
 
@@ -100,17 +106,17 @@ def predict_images(
                 size = {"width": width, "height": height}
                 inputs = mapper({"file_name": path, "image_id": i, **size})
                 detections = _detect(model, inputs)
+                detections, drawn = _choose(detections, names, max_drawn, fitted)
                 image = {"id": i, "file_name": path, **size, "drawn": name}
                 rows = _annotations(detections, i, category_ids, len(content["annotations"]) + 1)
                 # On a full disk this fails, while the file of the earlier images still has space.
                 space += len(json.dumps([image, rows]))
-                reserve_space(predictions, len(json.dumps(categories)) + space + 100)
-                _save(overlay(pixels, detections[:max_drawn], class_names), folder / name)
+                reserve_space(predictions, space + 100)
+                _save(overlay(pixels, drawn, class_names), folder / name)
                 content["images"].append(image)
                 content["annotations"] += rows
-                count, drawn = len(detections), min(len(detections), max_drawn)
                 text = "%d/%d %s: %d detections, the best %d drawn -> %s"
-                logger.info(text, i, len(paths), path, count, drawn, name)
+                logger.info(text, i, len(paths), path, len(detections), len(drawn), name)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"; {progress()}") from stopped
     except OSError as error:
@@ -240,6 +246,33 @@ def _detect(model: nn.Module, inputs: dict[str, Any]) -> Instances:
     """Return the detections of an image on the CPU, sorted by descending score."""
     detections = model([inputs])[0]["instances"].to("cpu")
     return detections[detections.scores.argsort(descending=True, stable=True)]
+
+
+def _content(
+    category_ids: Sequence[int], names: Sequence[str], fitted: FittedScores | None
+) -> dict[str, Any]:
+    """Return the content of predictions.json without any image."""
+    categories = [{"id": i, "name": name} for i, name in zip(category_ids, names, strict=True)]
+    content: dict[str, Any] = {"images": [], "categories": categories, "annotations": []}
+    if fitted is not None:
+        content["info"] = {"scores": "calibrated", "target": fitted.target}
+        for category, value in zip(categories, fitted.calibrated_thresholds(names), strict=True):
+            category["threshold"] = value if math.isfinite(value) else None
+    return content
+
+
+def _choose(
+    detections: Instances, names: Sequence[str], max_drawn: int, fitted: FittedScores | None
+) -> tuple[Instances, Instances]:
+    """Return all detections, with calibrated scores if they are fitted, and those to draw."""
+    if fitted is None:
+        return detections, detections[:max_drawn]
+    classes = [names[index] for index in detections.pred_classes.tolist()]
+    scores = fitted.calibrate(classes, detections.scores.tolist())
+    passing = scores >= np.array(fitted.calibrated_thresholds(classes))
+    detections.scores = torch.from_numpy(scores)  # float64: float32 would make scores equal
+    order = np.argsort(-scores, kind="stable")
+    return detections[order], detections[order[passing[order]]]
 
 
 def _save(picture: np.ndarray, path: Path) -> None:

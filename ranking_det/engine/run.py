@@ -207,7 +207,9 @@ def evaluate_weights(plan: Plan) -> str:
     plan.load_weights()
     logger.info("Evaluating %s", plan.weights.path)
     _warn_of_other_inputs(plan)
-    evaluate(plan.config, distribute(plan.model, plan.config.train.device))
+    if plan.fitted is not None:
+        logger.info("The scores are calibrated with --fitted")
+    evaluate(plan.config, distribute(plan.model, plan.config.train.device), plan.fitted)
     return plan.output_dir
 
 
@@ -224,21 +226,17 @@ def predict(plan: Plan) -> str:
         UserError: the checkpoint does not fit the model, or an image cannot be read.
     """
     setup_logger(name="ranking_det")
-    config, extras = plan.config, plan.weights.extras
-    names, ids = extras.get("class_names"), extras.get("category_ids")
-    if names is None:
-        names, ids = config.class_names()
-    count = config.num_classes(plan.model)
-    if names is not None and count is not None and len(names) != count:
-        names, ids = None, None  # the config's data set has other classes than the weights
+    config = plan.config
+    names, ids = plan.classes()
     if ids is None:
-        ids = range(count or 0)
+        ids = range(config.num_classes(plan.model) or 0)
     plan.load_weights()
     _warn_of_other_inputs(plan)
     model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
     classes = {"class_names": names, "category_ids": ids}
-    predict_images(model, plan.command.predict, output_dir, **classes, mapper=mapper)
+    options = classes | {"mapper": mapper, "fitted": plan.fitted}
+    predict_images(model, plan.command.predict, output_dir, **options)
     return output_dir
 
 

@@ -19,12 +19,14 @@ from detectron2.utils.logger import create_small_table
 from ranking_det.data.catalog import REGISTERED, read_registered
 from ranking_det.data.coco_json import reader
 from ranking_det.evaluation import ground_truth
+from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.evaluation.libraries import Library, check_library
 from ranking_det.evaluation.metrics import (
     FIELDS,
     Rules,
     choose_max_dets,
     detection_metrics,
+    keep_best,
     overall,
 )
 from ranking_det.files import write_json
@@ -57,6 +59,8 @@ class DetectionEvaluator(DatasetEvaluator):
         library: "faster-coco-eval", or "pycocotools" for COCO's rules.
         max_dets_per_image: maximum number of detections per image; None for 100 of each class
             (COCO) or 300 of all classes (LVIS).
+
+    Set ``fitted`` to calibrate the scores of the detections that are written and evaluated.
 
     Raises:
         UserError: the annotation file is missing or faulty, or an argument is invalid.
@@ -93,6 +97,7 @@ class DetectionEvaluator(DatasetEvaluator):
         if self.annotated and not self.masks and "segm" in (tasks or ()):
             text = "no annotation has a 'segmentation', which masks need"
             raise UserError(f"{annotations.path}: {text}")
+        self.fitted: FittedScores | None = None
         self.category_of, self.classes, self.num_classes = _classes(metadata, annotations)
         self.reset()
 
@@ -158,6 +163,10 @@ class DetectionEvaluator(DatasetEvaluator):
         if not sum(counts):
             logger.warning("There are no images to evaluate")
             return {}
+        if self.fitted is not None:
+            if self.rules == "lvis":  # which results count must not depend on the calibration
+                results = keep_best(results, self.max_dets)
+            results = self.fitted.calibrate_results(results, self.classes)
         if self.output_dir:
             path = Path(self.output_dir, f"{self.rules}_instances_results.json")
             path.parent.mkdir(parents=True, exist_ok=True)

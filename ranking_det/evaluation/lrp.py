@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.matching import AREAS, Detections, Matches, counted_rows, match
+from ranking_det.evaluation.matching import AREAS, Detections, Matches, match, rows_by_class
 
 
 class OptimalLRP(NamedTuple):
@@ -88,14 +88,14 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
         ``oLRP-<class>``. As a score, ``threshold-<class>``: the optimal threshold of each class.
         Classes for which a number is undefined do not count in its mean.
     """
-    of_areas = [_of_classes(detections, match(detections, area=area)) for area in AREAS]
+    of_areas = [lrp_of_classes(detections, match(detections, area=area)) for area in AREAS]
     errors, localization, false_positive, false_negative, _ = zip(*of_areas[0], strict=True)
     parts = {"": errors, "Loc": localization, "FP": false_positive, "FN": false_negative}
     parts |= {
         name: [lrp.error for lrp in of_classes]
         for name, of_classes in zip(list(AREAS)[1:], of_areas[1:], strict=True)
     }
-    metrics = {f"oLRP{name}": 100 * _mean(values) for name, values in parts.items()}
+    metrics = {f"oLRP{name}": 100 * mean_of_defined(values) for name, values in parts.items()}
     if len(names) > 1:
         errors_of = zip(names, errors, strict=True)
         metrics |= {f"oLRP-{name}": 100 * error for name, error in errors_of}
@@ -103,16 +103,28 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
     return metrics | {f"threshold-{name}": lrp.threshold for name, lrp in thresholds}
 
 
-def _of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
-    """Compute the oLRP error of each class."""
-    errors = []
-    for k in range(detections.num_classes):
-        rows, number = counted_rows(detections, matches, k), int(matches.num_objects[k])
-        errors.append(optimal_lrp(detections.score[rows], matches.iou[rows], number))
-    return errors
+def lrp_of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
+    """Compute the oLRP error of each class.
+
+    Args:
+        detections: the detections.
+        matches: their matches at IoU .5.
+
+    Returns:
+        K errors.
+    """
+    of_classes = rows_by_class(detections, ~matches.ignored)
+    return [
+        optimal_lrp(detections.score[rows], matches.iou[rows], int(number))
+        for rows, number in zip(of_classes, matches.num_objects, strict=True)
+    ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Average the values, ignoring NaN; return NaN if all are NaN."""
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Average the values, ignoring NaN; return NaN if all are NaN.
+
+    Args:
+        values: such as the errors of the classes.
+    """
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

@@ -157,6 +157,21 @@ def collect_detections(
     )
 
 
+def rows_by_class(detections: Detections, counted: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of the detections of each class that count, by descending score.
+
+    Args:
+        detections: the detections.
+        counted: (D,) bool, such as those that are not ignored.
+
+    Returns:
+        K arrays of int64 indices.
+    """
+    rows = np.flatnonzero(counted)
+    ends = np.searchsorted(detections.label[rows], np.arange(1, detections.num_classes))
+    return np.split(rows, ends)
+
+
 def match(detections: Detections, *, min_iou: float = 0.5, area: str = "all") -> Matches:
     """Match the detections of a class in an image with its objects, by descending score.
 

@@ -368,13 +368,15 @@ def without_nan(value: Any) -> Any:
     """Replace NaN, an undefined number, with None, because JSON has no NaN.
 
     Args:
-        value: a metric, or a mapping of metrics, which may be nested.
+        value: a metric, or a mapping or list of metrics, which may be nested.
 
     Returns:
-        The metric, or a copy of the mapping.
+        The metric, or a copy of the mapping or list.
     """
     if isinstance(value, Mapping):
         return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

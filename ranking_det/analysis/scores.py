@@ -1,0 +1,339 @@
+"""Calibrated scores and score thresholds from ground truth and a result file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ranking_det.data.coco_json.reader import is_lvis
+from ranking_det.data.coco_json.results import read_results
+from ranking_det.engine.checkpoint import (
+    FITTED,
+    Checkpoint,
+    add_entry,
+    check_extras,
+    read_checkpoint,
+)
+from ranking_det.engine.command import Command
+from ranking_det.engine.plan import make_missing_sets, make_plan
+from ranking_det.engine.run_checks import check_file
+from ranking_det.engine.speed import time_thresholds
+from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
+from ranking_det.evaluation.command_line import check_outputs
+from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
+from ranking_det.evaluation.ground_truth import describe, read_ground_truth
+from ranking_det.evaluation.libraries import check_library
+from ranking_det.evaluation.matching import Detections
+from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
+from ranking_det.evaluation.thresholds import ThresholdSweep
+from ranking_det.files import write_json
+from ranking_det.user_errors import UserError, listed
+
+SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The thresholds of a sweep, by default."""
+
+KEYS = ("model.inference.score_thresh", "model.roi_heads.box_predictor.test_score_thresh")
+"""The config keys of the score threshold of dense detectors and of R-CNNs."""
+
+TITLES = {"lrp": "smallest LRP error", "f1": "highest F1", "precision": "precision >= {:g}"}
+"""What each kind of threshold is for."""
+
+Results = list[dict[str, Any]]
+
+
+class _Files(NamedTuple):
+    """The content of an annotation file and a result file."""
+
+    ground_truth: dict[str, Any]
+    results: Results
+    rules: Rules
+    lines: list[str]  # that describe them
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the classes, in the order of their ids."""
+        categories = self.ground_truth["categories"]
+        return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.ground_truth["images"])
+
+    def part(self, images: Sequence[Any]) -> _Files:
+        """Return what belongs to some of the images.
+
+        Args:
+            images: entries of the ground truth.
+        """
+        ids = {image["id"] for image in images}
+        rows = [
+            [entry for entry in entries if entry["image_id"] in ids]
+            for entries in (self.ground_truth["annotations"], self.results)
+        ]
+        ground_truth = {**self.ground_truth, "images": list(images), "annotations": rows[0]}
+        return self._replace(ground_truth=ground_truth, results=rows[1])
+
+    def detections(self, iou_type: str) -> Detections:
+        """Match nothing yet, but find the objects that each detection overlaps.
+
+        Args:
+            iou_type: "bbox" or "segm".
+        """
+        truth = self.ground_truth
+        return evaluate_detections(truth, self.results, iou_type, rules=self.rules).detections
+
+
+def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
+    ground_truth, notes = read_ground_truth(ground_truth_path, None, iou_type)
+    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
+    check_library("faster-coco-eval", lvis=rules == "lvis")
+    results = read_results(results_path, ground_truth, iou_type)
+    lines = [f"{ground_truth_path}: {describe(ground_truth)}", *notes, f"{len(results):,} results"]
+    outside = [row["score"] for row in results if not 0 <= row["score"] <= 1]
+    if outside:
+        raise UserError(
+            f"{results_path}: expected scores from 0 to 1, got {outside[0]:g} (map logits to "
+            "probabilities first)"
+        )
+    return _Files(ground_truth, results, rules, lines)
+
+
+def write_fit(args: argparse.Namespace) -> list[str]:
+    """Fit calibrators and thresholds, measure them on other images, and write both.
+
+    Args:
+        args: the arguments of ``python -m ranking_det.analysis fit``.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        UserError: a file cannot be read or written, its content is faulty, or there is nothing to
+            fit to.
+    """
+    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
+    measured = {
+        "--measure-ground-truth": args.measure_ground_truth,
+        "--measure-results": args.measure_results,
+    }
+    missing = [flag for flag, path in measured.items() if path is None]
+    if len(missing) == 1:
+        raise UserError(f"{missing[0]}: expected a file, as for the other --measure flag, got none")
+    if not 0 < args.precision <= 1:
+        raise UserError(f"--precision: expected a number above 0, at most 1, got {args.precision}")
+    if args.seed < 0:
+        raise UserError(f"--seed: expected at least 0, got {args.seed}")
+    inputs |= {flag: path for flag, path in measured.items() if path is not None}
+    check_outputs(inputs, {"--checkpoint": args.checkpoint, "--output": args.output})
+    checkpoint = None if args.checkpoint is None else _read_checkpoint(args.checkpoint)
+    files = _read(args.ground_truth, args.results, args.iou_type)
+    if missing:
+        parts = _halves(files, args.seed)
+        origins = [
+            f"{part.num_images} images, a half of {args.ground_truth} (seed {args.seed})"
+            for part in parts
+        ]
+        lines = files.lines
+    else:
+        parts = files, _read(*measured.values(), args.iou_type)
+        _check_same_classes(*parts, args.measure_ground_truth)
+        origins = [
+            f"{part.num_images} images of {path}"
+            for part, path in zip(
+                parts, (args.ground_truth, args.measure_ground_truth), strict=True
+            )
+        ]
+        lines = [*files.lines, *parts[1].lines]
+    names = _class_names(files.names, checkpoint)
+    detections, other = (part.detections(args.iou_type) for part in parts)
+    fitted, without = fit_scores(
+        detections,
+        files.names,
+        target=args.target,
+        method=args.method,
+        precision=args.precision,
+        kind=args.drawn,
+    )
+    sweep = ThresholdSweep(detections)
+    largest = sweep.largest_threshold()
+    before, after = _errors(fitted, other, files.names)
+    content = fitted.with_classes(names).to_json() | {
+        "precision": args.precision,
+        "largest_threshold": largest,
+        "without_true_positive": without,
+        "fitted_on": origins[0],
+        "measured_on": origins[1],
+        "errors": {"before": before, "after": after},
+    }
+    write_json(Path(args.output), content)
+    if checkpoint is not None:
+        add_entry(checkpoint, FITTED, content)
+    lines = [*lines, f"Fitted on {origins[0]}", f"Measured on {origins[1]}"]
+    if without:
+        text = "Classes without a true positive, which take the thresholds of all classes together"
+        lines.append(f"{text}: {listed(without)}")
+    lines += _threshold_lines(fitted, largest, args.precision)
+    lines.append("Errors of the scores in percent, before -> after calibration:")
+    for name, value in before["overall"].items():
+        lines.append(f"  {name:17} {_cell(value)} -> {_cell(after['overall'][name])}")
+    return [*lines, f"Wrote {args.output}{f' and {args.checkpoint}' if args.checkpoint else ''}"]
+
+
+def _read_checkpoint(path: str) -> Checkpoint:
+    if not path.endswith(".pth") or "://" in path:
+        raise UserError(f"--checkpoint: expected a .pth file, got {path!r}")
+    check_file(path, "--checkpoint")
+    checkpoint = read_checkpoint(path)
+    check_extras(checkpoint)
+    return checkpoint
+
+
+def _halves(files: _Files, seed: int) -> tuple[_Files, _Files]:
+    """Split the images at random into those to fit to and those to measure on."""
+    images = files.ground_truth["images"]
+    if len(images) < 2:
+        raise UserError(
+            f"--ground-truth: expected at least 2 images, one to fit to and one to measure on, got "
+            f"{len(images)}; give more images, or others with --measure-ground-truth and "
+            "--measure-results"
+        )
+    order = np.random.default_rng(seed).permutation(len(images))
+    middle = (len(images) + 1) // 2
+    first, second = (
+        files.part([images[i] for i in np.sort(half)]) for half in (order[:middle], order[middle:])
+    )
+    return first, second
+
+
+def _check_same_classes(files: _Files, measured: _Files, path: str) -> None:
+    if files.names != measured.names:
+        differing = sorted(set(files.names) ^ set(measured.names)) or files.names
+        raise UserError(
+            f"{path}: expected the classes of the ground truth to fit to, got others: "
+            f"{listed(differing)}"
+        )
+
+
+def _class_names(names: list[str], checkpoint: Checkpoint | None) -> list[str]:
+    """Return the classes of the checkpoint, or of the ground truth without one."""
+    known = None if checkpoint is None else checkpoint.extras.get("class_names")
+    if known is None:
+        return names
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        assert checkpoint is not None
+        raise UserError(
+            f"{checkpoint.path!r}: expected the classes of the ground truth, got a model without "
+            f"{listed(unknown)}"
+        )
+    return list(known)
+
+
+def _errors(
+    fitted: FittedScores, detections: Detections, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the calibration errors of the raw and of the calibrated scores."""
+    classes = [names[label] for label in detections.label]
+    lowest = np.array(fitted.thresholds["lrp"].classes)
+    above = detections.score >= lowest[detections.label]
+    calibrated = detections._replace(score=fitted.calibrate(classes, detections.score))
+    before, after = (calibration_errors(each, above) for each in (detections, calibrated))
+    return _content(before, names), _content(after, names)
+
+
+def _content(errors: CalibrationErrors, names: Sequence[str]) -> dict[str, Any]:
+    """Return the errors and the arrays of the reliability diagrams for JSON."""
+    diagrams = {"precision": errors.precision, "iou": errors.iou}
+    content = {
+        "overall": errors.overall,
+        "classes": dict(zip(names, errors.classes, strict=True)),
+        "reliability": {
+            name: {key: values.tolist() for key, values in diagram._asdict().items()}
+            for name, diagram in diagrams.items()
+        },
+    }
+    return without_nan(content)
+
+
+def _threshold_lines(fitted: FittedScores, largest: float, precision: float) -> list[str]:
+    """Return a line for each kind of threshold, with the override that applies it."""
+    overall = {TITLES[kind]: values.overall for kind, values in fitted.thresholds.items()}
+    overall["largest, AP within .1"] = largest
+    lines = [f"One threshold for all classes, as an override (R-CNNs: {KEYS[1]}):"]
+    for title, value in overall.items():
+        title = title.format(precision)
+        override = "not reached" if math.isnan(value) else f"{KEYS[0]}={below(value):g}"
+        lines.append(f"  {title:21} {override}")
+    return [*lines, "The thresholds of each class are in the file; --fitted uses them."]
+
+
+def below(threshold: float) -> float:
+    """Round a threshold down to four digits, so that a score equal to it is above the result.
+
+    Models drop the detections with at most the score of their threshold.
+
+    Args:
+        threshold: in [0, 1].
+
+    >>> below(0.25), below(0.123456)
+    (0.2499, 0.1234)
+    """
+    if not threshold > 0:
+        return 0.0
+    scale = 10.0 ** (3 - math.floor(math.log10(threshold)))
+    return (math.ceil(threshold * scale) - 1) / scale
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>6}"
+
+
+def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """Compute AP, F1, LRP and detections per image at each threshold, and write them as JSON.
+
+    Args:
+        args: the arguments of ``python -m ranking_det.analysis sweep``.
+        overrides: overrides of keys of the config.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        UserError: a file cannot be read or written, its content is faulty, or the model has no
+            score threshold.
+    """
+    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
+    check_outputs(inputs, {"--output": args.output})
+    thresholds = sorted(set(args.thresholds))
+    if not all(0 <= threshold <= 1 for threshold in thresholds):
+        raise UserError(f"--thresholds: expected numbers from 0 to 1, got {thresholds}")
+    if args.num_images < 1:
+        raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
+    if overrides and args.config_file is None:
+        raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
+    plan = None
+    if args.config_file is not None:
+        plan = make_plan(Command(config_file=args.config_file, overrides=overrides, eval_only=True))
+    files = _read(args.ground_truth, args.results, args.iou_type)
+    sweep = ThresholdSweep(files.detections(args.iou_type))
+    rows = sweep.rows(thresholds, files.num_images)
+    lines = list(files.lines)
+    if plan is not None:
+        make_missing_sets(plan.config.names("test"))
+        plan.load_weights()
+        loader = plan.config.test_loader(plan.config.test_sets()[0])
+        times, num_images = time_thresholds(
+            plan.config.augment(plan.model), loader, thresholds, args.num_images
+        )
+        rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
+        lines.append(f"ms: time of an image on {plan.config.train.device}, mean of {num_images}")
+    content = {"thresholds": rows, "largest_threshold": sweep.largest_threshold()}
+    write_json(Path(args.output), without_nan(content))
+    lines.append(" ".join(f"{name:>10}" for name in rows[0]))
+    lines += [" ".join(f"{value:10.4g}" for value in row.values()) for row in rows]
+    return [*lines, f"Wrote {args.output}"]

@@ -1,0 +1,74 @@
+"""Find the fitted scores of a model: in its checkpoint, or in a file next to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ranking_det.engine.checkpoint import FITTED, HEURISTICS, Checkpoint
+from ranking_det.engine.command import Command
+from ranking_det.engine.lazy_config import target_of
+from ranking_det.evaluation.evaluator import DetectionEvaluator
+from ranking_det.evaluation.fitted_scores import (
+    SUFFIX,
+    FittedScores,
+    parse_fitted_scores,
+    read_fitted_scores,
+)
+from ranking_det.user_errors import UserError
+
+
+def find_fitted(
+    command: Command, weights: Checkpoint, names: list[str] | None, evaluator: Any
+) -> FittedScores | None:
+    """Find and check the calibrators and thresholds for ``--fitted``.
+
+    Args:
+        command: the parsed command line.
+        weights: the checkpoint of the model.
+        names: the names of the model's classes; None if they are unknown.
+        evaluator: the config node of the evaluator.
+
+    Returns:
+        What was fitted; None without ``--fitted``.
+
+    Raises:
+        UserError: there is none, it is faulty, it was fitted for other classes, or the evaluator of
+            the config cannot use it.
+    """
+    if not command.fitted:
+        return None
+    fitted, where = _read(command.fitted, weights)
+    if names is None:
+        raise UserError("--fitted: expected a model whose classes have names, got one without")
+    fitted.check_classes(names, where)
+    target = target_of(evaluator) if command.eval_only else DetectionEvaluator
+    if not (isinstance(target, type) and issubclass(target, DetectionEvaluator)):
+        raise UserError(
+            "dataloader.evaluator: expected ranking_det.evaluation.DetectionEvaluator for "
+            f"--fitted, got {getattr(target, '__qualname__', repr(target))}"
+        )
+    return fitted
+
+
+def _read(file: str | bool, weights: Checkpoint) -> tuple[FittedScores, str]:
+    """Read the file, else the entry of the checkpoint, else the file next to the checkpoint."""
+    if isinstance(file, str):
+        return read_fitted_scores(file), file
+    path = Path(weights.path.removesuffix(HEURISTICS))
+    if FITTED in weights.content:
+        return parse_fitted_scores(weights.content[FITTED], repr(str(path))), repr(str(path))
+    beside = path.with_suffix(SUFFIX)
+    if not beside.is_file():
+        raise UserError(
+            f"--fitted: expected fitted scores in {str(path)!r} or {str(beside)!r}, got none; "
+            "evaluate with --eval-only and then run python -m ranking_det.analysis fit "
+            f"--ground-truth ANNOTATIONS --results RESULTS --iou-type bbox --checkpoint {path} "
+            f"--output {beside}"
+        )
+    if beside.stat().st_mtime < path.stat().st_mtime:
+        raise UserError(
+            f"--fitted: expected {str(beside)!r} to be newer than {str(path)!r}, but it may be of "
+            f"other weights; fit again, or use it anyway with --fitted {beside}"
+        )
+    return read_fitted_scores(beside), str(beside)
