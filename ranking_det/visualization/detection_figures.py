@@ -1,0 +1,347 @@
+"""Figures that compare the detections of several detectors, for light and dark pages.
+
+Each figure is drawn from plain values, which are stored as JSON next to it. Colours are from M. Okabe
+and K. Ito: Color Universal Design (2008), and lines also differ by their dashes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from ranking_det.visualization.detections import PLAIN
+
+SIZE, WIDE = (4.6, 3.5), (4.6, 4.6)
+"""Width and height in inches. They suit a column of 370 CSS pixels, such as a narrow screen."""
+
+DPI = 160
+
+DASHES = ("-", "--", "-.", ":")
+
+MAX_NAME = 24
+"""Longer names are cut in legends and ticks."""
+
+MAX_CELLS = 12
+"""A confusion matrix of at most this many classes has numbers in its cells."""
+
+MAX_CLASSES = 20
+"""A confusion matrix with more classes shows only those that are confused most."""
+
+PAIR_KINDS = {
+    ("foreground_background", "all"): "foreground–background",
+    ("foreground_background", "mined"): "foreground–background,\nmined",
+    ("positive_negative", "all"): "positive–negative",
+    ("positive_negative", "mined"): "positive–negative,\nmined",
+    ("positive_positive",): "positive–positive",
+}
+"""The kinds of reverse pairs, by their keys in the JSON of ``analysis pairs``."""
+
+
+class Theme(NamedTuple):
+    """Colours of the figures on a light or a dark page.
+
+    Attributes:
+        ink: text and axes.
+        paper: background.
+        grid: grid lines.
+        lines: the colours of the detectors, which repeat if there are more.
+    """
+
+    ink: str
+    paper: str
+    grid: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme(
+    *("#1f2328", "#ffffff", "#d1d9e0"),
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9"),
+)
+DARK = Theme(
+    *("#e6edf3", "#0d1117", "#3d444d"),
+    ("#56b4e9", "#ff8c3b", "#2fcb9b", "#e39cc6", "#f0e442", "#a7d8f0"),
+)
+
+
+class DetectionFigure(NamedTuple):
+    """A figure with the numbers that it shows.
+
+    Attributes:
+        name: the name of its files, without extension.
+        title: what it shows, which is also drawn.
+        light: the PNG for light pages.
+        dark: the PNG for dark pages.
+        numbers: plain values for JSON.
+    """
+
+    name: str
+    title: str
+    light: bytes
+    dark: bytes
+    numbers: Any
+
+
+Plot = Callable[[Axes, Any, Theme], None]
+
+
+def draw_figure(
+    name: str, title: str, plot: Plot, numbers: Any, size: tuple[float, float] = SIZE
+) -> DetectionFigure:
+    """Draw a figure for light and for dark pages.
+
+    Args:
+        name: the name of its files, without extension.
+        title: what it shows.
+        plot: draws numbers on axes.
+        numbers: plain values; None for undefined numbers.
+        size: width and height in inches.
+
+    Returns:
+        The figure.
+    """
+    return DetectionFigure(
+        name,
+        title,
+        *(_draw(title, plot, numbers, size, theme) for theme in (LIGHT, DARK)),
+        numbers,
+    )
+
+
+def _draw(title: str, plot: Plot, numbers: Any, size: tuple[float, float], theme: Theme) -> bytes:
+    texts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings = {
+        **PLAIN,
+        **dict.fromkeys(texts, theme.ink),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme.paper),
+        "legend.facecolor": theme.paper,
+        "legend.edgecolor": theme.grid,
+        "legend.fontsize": 9,
+        "legend.framealpha": 0.8,
+        "grid.color": theme.grid,
+        "axes.titlesize": 11,
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.8,
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        axis = figure.subplots()
+        axis.set_title(title)
+        axis.grid(True, linewidth=0.6)
+        plot(axis, numbers, theme)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
+
+
+def short(name: str) -> str:
+    """Cut a name that is too long for a legend.
+
+    Args:
+        name: the name of a detector or of a class.
+    """
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+def plot_precision_recall(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot precision against recall.
+
+    Args:
+        axis: the axes.
+        numbers: by detector, ``recall`` and ``precision`` in [0, 1], and ``AP`` in percent.
+        theme: the colours.
+    """
+    for i, (name, curve) in enumerate(numbers.items()):
+        ap = "–" if curve["AP"] is None else f"{curve['AP']:.1f}"
+        style = {"color": theme.lines[i % len(theme.lines)], "ls": DASHES[i % len(DASHES)]}
+        axis.plot(curve["recall"], curve["precision"], label=f"{short(name)}: AP {ap}", **style)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend(loc="lower left")
+
+
+def plot_lines(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot one line for each detector.
+
+    Args:
+        axis: the axes.
+        numbers: ``x``, ``y``: labels of the axes; ``lines``: by detector, ``x`` and ``y``.
+        theme: the colours.
+    """
+    drawn = [values for line in numbers["lines"].values() for values in line["y"]]
+    for i, (name, line) in enumerate(numbers["lines"].items()):
+        y = [math.nan if value is None else value for value in line["y"]]
+        style = {"color": theme.lines[i % len(theme.lines)], "ls": DASHES[i % len(DASHES)]}
+        # A single point, such as that of a run with one evaluation, has no line.
+        marker = "o" if len(y) < 20 else ""
+        axis.plot(line["x"], y, label=short(name), marker=marker, ms=4, **style)
+    axis.set(xlabel=numbers["x"], ylabel=numbers["y"])
+    if any(value is not None for value in drawn):
+        axis.set_ylim(bottom=0)
+        axis.legend()
+
+
+def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot how many true and false positives have which score.
+
+    Args:
+        axis: the axes.
+        numbers: ``edges`` of B bins, ``true_positives`` and ``false_positives`` (B), and ``most``,
+            the largest number of any detector.
+        theme: the colours.
+    """
+    kinds = {"false positives": theme.lines[1], "true positives": theme.lines[0]}
+    for (kind, color), hatch in zip(kinds.items(), ("", "////"), strict=True):
+        values = numbers[kind.replace(" ", "_")]
+        options = {"facecolor": _transparent(color), "edgecolor": color, "hatch": hatch}
+        axis.stairs(values, numbers["edges"], fill=True, label=kind, linewidth=1.2, **options)
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set(xlabel="score", ylabel="detections (log scale)", ylim=(0, 2 * max(numbers["most"], 1)))
+    axis.legend()
+
+
+def _transparent(color: str) -> tuple[str, float]:
+    return color, 0.3
+
+
+def plot_score_iou(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot how many detections have which score and IoU, with the correlation coefficients.
+
+    Args:
+        axis: the axes.
+        numbers: ``scores`` and ``ious``, edges of bins; ``counts``; ``most``, the largest count of
+            any detector; ``pearson``, ``spearman`` and ``kendall``.
+        theme: the colours.
+    """
+    counts = np.ma.masked_equal(np.array(numbers["counts"]), 0)
+    norm = LogNorm(1, max(numbers["most"], 2))
+    mesh = axis.pcolormesh(numbers["scores"], numbers["ious"], counts, norm=norm, cmap="cividis")
+    bar = axis.figure.colorbar(mesh, ax=axis, pad=0.01)
+    bar.set_label("detections (log scale)")
+    bar.outline.set_edgecolor(theme.grid)
+    names = ("pearson", "spearman", "kendall")
+    values = ("–" if numbers[name] is None else f"{numbers[name]:.2f}" for name in names)
+    text = ", ".join(f"{name.title()} {value}" for name, value in zip(names, values, strict=True))
+    axis.set(xlabel=f"score\n{text}", ylabel="IoU with the object")
+
+
+def plot_reliability(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot a reliability diagram: what detections of a score are worth.
+
+    Args:
+        axis: the axes.
+        numbers: ``y``, the label of the axis; ``lines``: by detector, ``score``, ``target`` and
+            ``count`` of the bins, and its ``error``, a name and a number in percent.
+        theme: the colours.
+    """
+    axis.plot([0, 1], [0, 1], color=theme.ink, lw=1, ls=(0, (1, 3)), label="calibrated")
+    for i, (name, line) in enumerate(numbers["lines"].items()):
+        count = np.array(line["count"])
+        filled = np.flatnonzero(count)
+        color, dashes = theme.lines[i % len(theme.lines)], DASHES[i % len(DASHES)]
+        x, y = ([line[key][j] for j in filled] for key in ("score", "target"))
+        kind, value = line["error"]
+        label = f"{short(name)}: {kind} {'–' if value is None else f'{value:.1f}'}"
+        axis.plot(x, y, color=color, ls=dashes, lw=1.2, label=label)
+        sizes = 6 + 60 * count[filled] / max(count.max(initial=0), 1)
+        axis.scatter(x, y, s=sizes, color=color, zorder=3)
+    axis.set(xlabel="mean score of a bin", ylabel=numbers["y"], xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend(loc="upper left")
+
+
+def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot horizontal bars, one of each group for each detector.
+
+    Args:
+        axis: the axes.
+        numbers: ``x``, the label of the axis; ``groups``, names; ``bars``: by detector, a number or
+            None for each group.
+        theme: the colours.
+    """
+    groups, bars = numbers["groups"], numbers["bars"]
+    height = 0.8 / len(bars)
+    values = [value for row in bars.values() for value in row if value is not None]
+    for i, (name, row) in enumerate(bars.items()):
+        y = np.arange(len(groups)) - 0.4 + height * (i + 0.5)
+        color, hatch = theme.lines[i % len(theme.lines)], ("", "///", "...", "xx")[i % 4]
+        widths = [0 if value is None else value for value in row]
+        options = {"facecolor": _transparent(color) if hatch else color, "edgecolor": color}
+        axis.barh(y, widths, height * 0.9, label=short(name), hatch=hatch, **options)
+        for position, value in zip(y, row, strict=True):
+            text = " undefined" if value is None else f" {value:.3g}"
+            axis.text(max(value or 0, 0), position, text, va="center", fontsize=8)
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set(xlabel=numbers["x"], ylim=(len(groups) - 0.5, -0.5))
+    axis.set_xlim(min([0, *values]), 1.18 * max([0, *values]) or 1)
+    axis.grid(False, axis="y")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+
+
+def confused_classes(matrices: Sequence[np.ndarray], count: int = MAX_CLASSES) -> list[int]:
+    """Choose the classes that are confused with other classes most often.
+
+    Args:
+        matrices: (K + 1, K + 1) confusion matrices of the detectors, with the background last.
+        count: maximum number of classes.
+
+    Returns:
+        Their indices, ascending.
+    """
+    total = np.sum(matrices, axis=0)[:-1, :-1].copy()
+    np.fill_diagonal(total, 0)
+    confusions = total.sum(axis=0) + total.sum(axis=1)
+    return sorted(np.argsort(-confusions, kind="stable")[:count].tolist())
+
+
+def sum_other_classes(matrix: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """Sum the classes of a confusion matrix that are not chosen.
+
+    Args:
+        matrix: (K + 1, K + 1), with the background last.
+        chosen: indices of C classes.
+
+    Returns:
+        (C + 2, C + 2): the chosen classes, all others, and the background.
+    """
+    group = np.full(len(matrix), len(chosen))
+    group[list(chosen)] = np.arange(len(chosen))
+    group[-1] = len(chosen) + 1
+    summed = np.zeros((len(chosen) + 2,) * 2, matrix.dtype)
+    np.add.at(summed, (group[:, None], group[None]), matrix)
+    return summed
+
+
+def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+    """Plot a confusion matrix, in percent of the objects of a class.
+
+    Args:
+        axis: the axes.
+        numbers: ``classes``, the names with the background last; ``counts``, rows of the objects'
+            classes and columns of those of the detections.
+        theme: the colours.
+    """
+    counts, classes = np.array(numbers["counts"]), [short(name) for name in numbers["classes"]]
+    total = counts.sum(axis=1, keepdims=True)
+    share = 100 * counts / np.maximum(total, 1)
+    drawn = np.ma.masked_where((counts == 0) | (total == 0), share)
+    image = axis.imshow(drawn, cmap="cividis", vmin=0, vmax=100, aspect="equal")
+    size = 9 if len(classes) <= MAX_CELLS else 7
+    ticks = range(len(classes))
+    axis.set_xticks(ticks, classes, rotation=90, fontsize=size)
+    axis.set_yticks(ticks, classes, fontsize=size)
+    axis.set(xlabel="detected class", ylabel="annotated class")
+    axis.grid(False)
+    if len(classes) <= MAX_CELLS:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "black" if share[row, column] > 55 else "white"
+            text = f"{share[row, column]:.0f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
+    bar = axis.figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)
+    bar.set_label("% of the row")
+    bar.outline.set_edgecolor(theme.grid)
