@@ -1,7 +1,8 @@
 """Figures that compare the detections of several detectors, for light and dark pages.
 
-Each figure is drawn from plain values, which are stored as JSON next to it. Colours are from M. Okabe
-and K. Ito: Color Universal Design (2008), and lines also differ by their dashes.
+Each figure is drawn from plain values, which are stored as JSON next to it. The colours are those
+of M. Okabe and K. Ito: Color Universal Design (2008). Lines also differ by their dashes and bars by
+their hatches.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ranking_det.visualization.detections import PLAIN
 
-SIZE, WIDE = (4.6, 3.5), (4.6, 4.6)
+SIZE, TALL, LARGE = (4.6, 3.7), (4.6, 4.7), (5.6, 5.2)
 """Width and height in inches. They suit a column of 370 CSS pixels, such as a narrow screen."""
 
 DPI = 160
 
 DASHES = ("-", "--", "-.", ":")
+
+COUNT = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 MAX_NAME = 24
 """Longer names are cut in legends and ticks."""
@@ -59,6 +63,11 @@ class Theme(NamedTuple):
     paper: str
     grid: str
     lines: tuple[str, ...]
+
+    @property
+    def density(self) -> Colormap:
+        """Colours from near that of the paper to that of the ink."""
+        return LinearSegmentedColormap.from_list("density", [self.grid, self.lines[0], self.ink])
 
 
 LIGHT = Theme(
@@ -163,7 +172,7 @@ def plot_precision_recall(axis: Axes, numbers: Mapping[str, Any], theme: Theme) 
         style = {"color": theme.lines[i % len(theme.lines)], "ls": DASHES[i % len(DASHES)]}
         axis.plot(curve["recall"], curve["precision"], label=f"{short(name)}: AP {ap}", **style)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axis.legend(loc="lower left")
+    _legend(axis)
 
 
 def plot_lines(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
@@ -184,7 +193,7 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
     axis.set(xlabel=numbers["x"], ylabel=numbers["y"])
     if any(value is not None for value in drawn):
         axis.set_ylim(bottom=0)
-        axis.legend()
+    _legend(axis)
 
 
 def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
@@ -196,14 +205,23 @@ def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -
             the largest number of any detector.
         theme: the colours.
     """
-    kinds = {"false positives": theme.lines[1], "true positives": theme.lines[0]}
-    for (kind, color), hatch in zip(kinds.items(), ("", "////"), strict=True):
-        values = numbers[kind.replace(" ", "_")]
-        options = {"facecolor": _transparent(color), "edgecolor": color, "hatch": hatch}
-        axis.stairs(values, numbers["edges"], fill=True, label=kind, linewidth=1.2, **options)
+    kinds = {"true positives": (theme.lines[0], "-"), "false positives": (theme.lines[1], "--")}
+    for kind, (color, dashes) in kinds.items():
+        values, edges = numbers[kind.replace(" ", "_")], numbers["edges"]
+        axis.stairs(values, edges, fill=True, color=color, alpha=0.25)
+        axis.stairs(values, edges, label=kind, color=color, ls=dashes, lw=1.6, zorder=3)
     axis.set_yscale("symlog", linthresh=1)
+    axis.yaxis.set_major_formatter(COUNT)
     axis.set(xlabel="score", ylabel="detections (log scale)", ylim=(0, 2 * max(numbers["most"], 1)))
-    axis.legend()
+    _legend(axis)
+
+
+def _legend(axis: Axes) -> None:
+    """Put the legend below the axes, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) < MAX_NAME else 1
+    options = {"ncols": columns, "frameon": False, "handlelength": 2.4}
+    axis.figure.legend(handles, labels, loc="outside lower center", **options)
 
 
 def _transparent(color: str) -> tuple[str, float]:
@@ -221,8 +239,11 @@ def plot_score_iou(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None
     """
     counts = np.ma.masked_equal(np.array(numbers["counts"]), 0)
     norm = LogNorm(1, max(numbers["most"], 2))
-    mesh = axis.pcolormesh(numbers["scores"], numbers["ious"], counts, norm=norm, cmap="cividis")
-    bar = axis.figure.colorbar(mesh, ax=axis, pad=0.01)
+    options = {"norm": norm, "cmap": theme.density}
+    mesh = axis.pcolormesh(numbers["scores"], numbers["ious"], counts, **options)
+    ticks = LogLocator(subs=(1, 2, 5))
+    bar = axis.figure.colorbar(mesh, ax=axis, pad=0.01, ticks=ticks, format=COUNT)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.set_label("detections (log scale)")
     bar.outline.set_edgecolor(theme.grid)
     names = ("pearson", "spearman", "kendall")
@@ -252,7 +273,7 @@ def plot_reliability(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> No
         sizes = 6 + 60 * count[filled] / max(count.max(initial=0), 1)
         axis.scatter(x, y, s=sizes, color=color, zorder=3)
     axis.set(xlabel="mean score of a bin", ylabel=numbers["y"], xlim=(0, 1), ylim=(0, 1.02))
-    axis.legend(loc="upper left")
+    _legend(axis)
 
 
 def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
@@ -260,8 +281,8 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
 
     Args:
         axis: the axes.
-        numbers: ``x``, the label of the axis; ``groups``, names; ``bars``: by detector, a number or
-            None for each group.
+        numbers: ``x``, the label of the axis; ``digits``, decimal places; ``groups``, names;
+            ``bars``: by detector, a number or None for each group.
         theme: the colours.
     """
     groups, bars = numbers["groups"], numbers["bars"]
@@ -274,13 +295,13 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
         options = {"facecolor": _transparent(color) if hatch else color, "edgecolor": color}
         axis.barh(y, widths, height * 0.9, label=short(name), hatch=hatch, **options)
         for position, value in zip(y, row, strict=True):
-            text = " undefined" if value is None else f" {value:.3g}"
+            text = " undefined" if value is None else f" {value:,.{numbers['digits']}f}"
             axis.text(max(value or 0, 0), position, text, va="center", fontsize=8)
     axis.set_yticks(range(len(groups)), groups)
     axis.set(xlabel=numbers["x"], ylim=(len(groups) - 0.5, -0.5))
     axis.set_xlim(min([0, *values]), 1.18 * max([0, *values]) or 1)
     axis.grid(False, axis="y")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+    _legend(axis)
 
 
 def confused_classes(matrices: Sequence[np.ndarray], count: int = MAX_CLASSES) -> list[int]:
@@ -330,7 +351,9 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None
     total = counts.sum(axis=1, keepdims=True)
     share = 100 * counts / np.maximum(total, 1)
     drawn = np.ma.masked_where((counts == 0) | (total == 0), share)
-    image = axis.imshow(drawn, cmap="cividis", vmin=0, vmax=100, aspect="equal")
+    # Confusions are a few percent: the root makes them visible next to the diagonal.
+    norm = PowerNorm(0.5, 0, 100)
+    image = axis.imshow(drawn, cmap=theme.density, norm=norm, aspect="equal")
     size = 9 if len(classes) <= MAX_CELLS else 7
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=size)
@@ -339,7 +362,7 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None
     axis.grid(False)
     if len(classes) <= MAX_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "black" if share[row, column] > 55 else "white"
+            color = theme.paper if share[row, column] > 10 else theme.ink
             text = f"{share[row, column]:.0f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,10 +78,12 @@ OTHER_ROWS = [
     Row("detections", "number of results", ("detections",), 0, 0),
 ]
 THRESHOLD_ROWS = [
-    Row("lrp", "smallest LRP error", ("thresholds", "best", "lrp"), 0, 3),
-    Row("f1", "highest F1", ("thresholds", "best", "f1"), 0, 3),
-    Row("precision", "precision of at least .9", ("thresholds", "best", "precision"), 0, 3),
-    Row("largest", "largest that loses at most .1 AP", ("thresholds", "best", "largest"), 0, 3),
+    Row("LRP", "smallest LRP error", ("thresholds", "best", "lrp"), 0, 3),
+    Row("F1", "highest F1", ("thresholds", "best", "f1"), 0, 3),
+    Row(
+        "precision", "the lowest with a precision of .9", ("thresholds", "best", "precision"), 0, 3
+    ),
+    Row("largest", "the largest that loses at most .1 AP", ("thresholds", "best", "largest"), 0, 3),
 ]
 ERRORS = {
     "classification": "wrong class",
@@ -193,8 +195,8 @@ def draw_figures(report: Report) -> dict[str, list[DetectionFigure]]:
 
 def _precision_recall(methods: Report) -> list[DetectionFigure]:
     drawn = []
-    for key, title in (("AP50", "Mean of the classes, IoU .50"), ("AP75", "…, IoU .75")):
-        title = title.replace("…", "Mean of the classes")
+    for key, iou in (("AP50", ".50"), ("AP75", ".75")):
+        title = f"Mean of the classes, IoU {iou}"
         lines = {
             name: {
                 "recall": numbers["precision"]["recall"],
@@ -224,7 +226,7 @@ def _scores(methods: Report) -> list[DetectionFigure]:
     return [
         draw_figure(
             f"scores_{i}",
-            figures.short(name),
+            f"Scores of {figures.short(name)}",
             figures.plot_score_histogram,
             {"method": name, **histogram, "most": most},
         )
@@ -237,7 +239,7 @@ def _score_iou(methods: Report) -> list[DetectionFigure]:
     return [
         draw_figure(
             f"score_iou_{i}",
-            figures.short(name),
+            f"Score and IoU of {figures.short(name)}",
             figures.plot_score_iou,
             {
                 "method": name,
@@ -262,11 +264,12 @@ def _pairs(pairs: Report) -> list[DetectionFigure]:
         numbers = {
             "head": head,
             "x": "reverse pairs / all pairs (0 is a perfect ranking)",
+            "digits": 4,
             "groups": list(figures.PAIR_KINDS.values()),
             "bars": bars,
         }
         title = f"Reverse pairs, {figures.short(head)}"
-        size = figures.WIDE
+        size = figures.TALL
         drawn.append(draw_figure(f"reverse_pairs_{i}", title, figures.plot_bars, numbers, size))
     return drawn
 
@@ -325,25 +328,25 @@ def _confusion(methods: Report) -> list[DetectionFigure]:
     drawn = []
     for i, (name, matrix) in enumerate(zip(methods, matrices, strict=True), start=1):
         values = {"method": name, "classes": names, "counts": matrix.tolist()}
-        size = (5.6, 5.4)
-        title = figures.short(name)
+        size = figures.LARGE
+        title = f"Confusion matrix of {figures.short(name)}"
         drawn.append(draw_figure(f"confusion_{i}", title, figures.plot_confusion, values, size))
     return drawn
 
 
 def _errors(methods: Report) -> list[DetectionFigure]:
-    charts: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
-        "errors_AP": ("What the errors cost", "AP50 points lost", lambda error: error["AP"]),
-        "errors_count": ("How many errors there are", "errors", lambda error: error["count"]),
+    charts = {
+        "AP": ("What the errors cost", "AP50 points lost", 2),
+        "count": ("How many errors there are", "errors", 0),
     }
     drawn = []
-    for key, (title, label, number_of) in charts.items():
+    for key, (title, label, digits) in charts.items():
         bars = {
-            name: [number_of(numbers["overall"]["errors"][kind]) for kind in ERRORS]
+            name: [numbers["overall"]["errors"][kind][key] for kind in ERRORS]
             for name, numbers in methods.items()
         }
-        values = {"x": label, "groups": list(ERRORS.values()), "bars": bars}
-        drawn.append(draw_figure(key, title, figures.plot_bars, values, figures.WIDE))
+        values = {"x": label, "digits": digits, "groups": list(ERRORS.values()), "bars": bars}
+        drawn.append(draw_figure(f"errors_{key}", title, figures.plot_bars, values, figures.TALL))
     return drawn
 
 

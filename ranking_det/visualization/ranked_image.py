@@ -91,15 +91,21 @@ def _outline(
         grid = np.arange(pixels.shape[1]) + 0.5, np.arange(pixels.shape[0]) + 0.5
         lines = {"colors": color, "linestyles": dashes, "linewidths": 2}
         axis.contour(*grid, pixels, levels=[0.5], **lines).set(path_effects=halo)
-        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-        x, y = float(columns[0]), float(rows[0])
+        rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
+        left, top, bottom = float(columns[0]), float(rows[0]), float(rows[-1])
     else:
-        x, y, width, height = entry["bbox"]
-        axis.add_patch(Rectangle((x, y), width, height, fill=False, **style)).set(path_effects=halo)
-    # The labels of objects are inside the box and those of false positives outside, so that they
-    # do not cover each other where the boxes are the same.
-    above = dashes == "--" and y > 0.05 * size[1]
-    x, y = np.clip(x, 0, 0.97 * size[0]), np.clip(y, 0, 0.95 * size[1])
+        left, top, width, height = entry["bbox"]
+        bottom = top + height
+        frame = Rectangle((left, top), width, height, fill=False, **style)
+        axis.add_patch(frame).set(path_effects=halo)
+    # Labels of false positives are above the box and those of objects below it, so that they do
+    # not cover small objects, or each other where two boxes are the same.
+    margin = 0.05 * size[1]
+    if color == FALSE:
+        y, vertical = (top, "bottom") if top > margin else (max(top, 0), "top")
+    else:
+        y, vertical = (bottom, "top") if bottom < size[1] - margin else (size[1], "bottom")
+    x = min(max(left, 0), 0.97 * size[0])
     back = {"facecolor": color, "edgecolor": "black", "pad": 1.5, "linewidth": 0.7}
-    options = {"ha": "left", "va": "bottom" if above else "top", "fontsize": 11, "weight": "bold"}
-    axis.text(x, y, label, color="black", bbox=back, zorder=5, **options)
+    options = {"ha": "left", "va": vertical, "fontsize": 11, "weight": "bold", "color": "black"}
+    axis.text(x, y, label, bbox=back, zorder=5, **options)
