@@ -64,26 +64,31 @@ RANKING_ROWS = [
 F1 = ("overall", "at_threshold")
 CORRELATION = ("overall", "correlation")
 CALIBRATION = ("calibration", "overall")
-OTHER_ROWS = [
+SCORE_ROWS = [
     Row("F1", "at the best threshold for all classes", (*F1, "f1"), 1, 3),
     Row("precision", "at that threshold", (*F1, "precision"), 1, 3),
     Row("recall", "at that threshold", (*F1, "recall"), 1, 3),
-    Row("threshold", "the score with the highest F1", ("score_threshold",), 0, 3),
     Row("Pearson", "correlation of score and IoU", (*CORRELATION, "pearson"), 1, 3),
     Row("Spearman", "correlation of their ranks", (*CORRELATION, "spearman"), 1, 3),
     Row("Kendall", "pairs in the same order", (*CORRELATION, "kendall"), 1, 3),
-    Row("LaECE_0", "calibration error of the IoU", (*CALIBRATION, "LaECE_0"), -1),
-    Row("LaECE", "the same at IoU .50", (*CALIBRATION, "LaECE"), -1),
-    Row("D-ECE", "calibration error of the precision", (*CALIBRATION, "D-ECE"), -1),
-    Row("detections", "number of results", ("detections",), 0, 0),
 ]
+CALIBRATION_ROWS = [
+    Row("LaECE_0", "IoU, matched at any IoU", (*CALIBRATION, "LaECE_0"), -1),
+    Row("LaACE_0", "the same without bins", (*CALIBRATION, "LaACE_0"), -1),
+    Row("LaECE", "IoU, matched at IoU .50", (*CALIBRATION, "LaECE"), -1),
+    Row("D-ECE", "precision at IoU .50", (*CALIBRATION, "D-ECE"), -1),
+]
+TABLES = {
+    "AP in percent": AP_ROWS,
+    "Ranking in percent": RANKING_ROWS,
+    "Scores": SCORE_ROWS,
+    "Calibration errors in percent": CALIBRATION_ROWS,
+}
 THRESHOLD_ROWS = [
     Row("LRP", "smallest LRP error", ("thresholds", "best", "lrp"), 0, 3),
     Row("F1", "highest F1", ("thresholds", "best", "f1"), 0, 3),
-    Row(
-        "precision", "the lowest with a precision of .9", ("thresholds", "best", "precision"), 0, 3
-    ),
-    Row("largest", "the largest that loses at most .1 AP", ("thresholds", "best", "largest"), 0, 3),
+    Row("precision", "lowest with a precision of .9", ("thresholds", "best", "precision"), 0, 3),
+    Row("largest", "largest that loses at most .1 AP", ("thresholds", "best", "largest"), 0, 3),
 ]
 ERRORS = {
     "classification": "wrong class",
@@ -422,12 +427,8 @@ def render_page(
     ]
     values = {
         **report,
-        "rows": {
-            "AP in percent": make_table(AP_ROWS, list(methods.values())),
-            "Ranking errors and pooled AP in percent": make_table(
-                RANKING_ROWS, list(methods.values())
-            ),
-            "Other numbers": make_table(OTHER_ROWS, list(methods.values())),
+        "tables": {
+            title: make_table(rows, list(methods.values())) for title, rows in TABLES.items()
         },
         "threshold_rows": make_table(THRESHOLD_ROWS, list(methods.values())),
         "class_columns": CLASS_COLUMNS,
