@@ -49,7 +49,7 @@ LAYERS = {
     ),
     "evaluation": (
         {"components", "files", "user_errors", "library_warnings", "data", "data.coco_json"},
-        {"numpy", "scipy", "faster_coco_eval", "sklearn"} | DETECTRON2,
+        {"numpy", "scipy", "sklearn", "faster_coco_eval"} | DETECTRON2,
     ),
     "modeling": (
         BOTTOM | {"components", "user_errors", "losses", "criteria", "assigners", "layers"},

@@ -81,11 +81,30 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Any], Rules, list[Any], l
     """Return the ground truth, its rules, the results, and the lines that describe them."""
     inputs = {"the ground truth": args.ground_truth, "the results": args.results}
     check_outputs(inputs, {"--output": args.output})
-    ground_truth, notes = read_ground_truth(args.ground_truth, None, args.iou_type)
+    return read_files(args.ground_truth, args.results, args.iou_type)
+
+
+def read_files(
+    ground_truth_path: str, results_path: str, iou_type: str
+) -> tuple[dict[str, Any], Rules, list[Any], list[str]]:
+    """Read and check an annotation file and a result file.
+
+    Args:
+        ground_truth_path: the annotation file.
+        results_path: the result file.
+        iou_type: "bbox" or "segm".
+
+    Returns:
+        The ground truth, its rules, the results, and the lines that describe them.
+
+    Raises:
+        UserError: a file cannot be read, or its content is faulty.
+    """
+    ground_truth, notes = read_ground_truth(ground_truth_path, None, iou_type)
     rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
     check_library("faster-coco-eval", lvis=rules == "lvis")
-    results = read_results(args.results, ground_truth, args.iou_type)
-    description = f"{args.ground_truth}: {describe(ground_truth)}"
+    results = read_results(results_path, ground_truth, iou_type)
+    description = f"{ground_truth_path}: {describe(ground_truth)}"
     return ground_truth, rules, results, [description, *notes, f"{len(results):,} results"]
 
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranking_det.data.coco_json.reader import is_lvis
-from ranking_det.data.coco_json.results import read_results
+from ranking_det.analysis.ranking import read_files
 from ranking_det.engine.checkpoint import (
     FITTED,
     Checkpoint,
@@ -25,9 +24,8 @@ from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
 from ranking_det.evaluation.command_line import check_outputs
+from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
-from ranking_det.evaluation.ground_truth import describe, read_ground_truth
-from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.matching import Detections
 from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
 from ranking_det.evaluation.thresholds import ThresholdSweep
@@ -89,11 +87,7 @@ class _Files(NamedTuple):
 
 
 def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
-    ground_truth, notes = read_ground_truth(ground_truth_path, None, iou_type)
-    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
-    check_library("faster-coco-eval", lvis=rules == "lvis")
-    results = read_results(results_path, ground_truth, iou_type)
-    lines = [f"{ground_truth_path}: {describe(ground_truth)}", *notes, f"{len(results):,} results"]
+    ground_truth, rules, results, lines = read_files(ground_truth_path, results_path, iou_type)
     outside = [row["score"] for row in results if not 0 <= row["score"] <= 1]
     if outside:
         raise UserError(
@@ -168,19 +162,21 @@ def write_fit(args: argparse.Namespace) -> list[str]:
         "without_true_positive": without,
         "fitted_on": origins[0],
         "measured_on": origins[1],
-        "errors": {"before": before, "after": after},
+        "measured": {"before": before, "after": after},
     }
-    write_json(Path(args.output), content)
+    content = without_nan(content)
     if checkpoint is not None:
         add_entry(checkpoint, FITTED, content)
+    write_json(Path(args.output), content)
     lines = [*lines, f"Fitted on {origins[0]}", f"Measured on {origins[1]}"]
     if without:
         text = "Classes without a true positive, which take the thresholds of all classes together"
         lines.append(f"{text}: {listed(without)}")
     lines += _threshold_lines(fitted, largest, args.precision)
-    lines.append("Errors of the scores in percent, before -> after calibration:")
-    for name, value in before["overall"].items():
-        lines.append(f"  {name:17} {_cell(value)} -> {_cell(after['overall'][name])}")
+    lines.append("Errors of the scores and pooled AP in percent, before -> after calibration:")
+    rows = {name: (value, after["overall"][name]) for name, value in before["overall"].items()}
+    rows["pooled AP"] = before["pooledAP"], after["pooledAP"]
+    lines += [f"  {name:17} {_cell(one)} -> {_cell(two)}" for name, (one, two) in rows.items()]
     return [*lines, f"Wrote {args.output}{f' and {args.checkpoint}' if args.checkpoint else ''}"]
 
 
@@ -237,13 +233,16 @@ def _class_names(names: list[str], checkpoint: Checkpoint | None) -> list[str]:
 def _errors(
     fitted: FittedScores, detections: Detections, names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the calibration errors of the raw and of the calibrated scores."""
+    """Return calibration errors and pooled AP of the raw and of the calibrated scores."""
     classes = [names[label] for label in detections.label]
     lowest = np.array(fitted.thresholds["lrp"].classes)
     above = detections.score >= lowest[detections.label]
     calibrated = detections._replace(score=fitted.calibrate(classes, detections.score))
     before, after = (calibration_errors(each, above) for each in (detections, calibrated))
-    return _content(before, names), _content(after, names)
+    return (
+        {**_content(before, names), **pooled_metrics(detections)},
+        {**_content(after, names), **pooled_metrics(calibrated)},
+    )
 
 
 def _content(errors: CalibrationErrors, names: Sequence[str]) -> dict[str, Any]:
@@ -290,7 +289,7 @@ def below(threshold: float) -> float:
 
 
 def _cell(value: float | None) -> str:
-    return f"{'-' if value is None else f'{value:.2f}':>6}"
+    return f"{'-' if value is None or math.isnan(value) else f'{value:.2f}':>6}"
 
 
 def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -310,8 +309,9 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     inputs = {"the ground truth": args.ground_truth, "the results": args.results}
     check_outputs(inputs, {"--output": args.output})
     thresholds = sorted(set(args.thresholds))
-    if not all(0 <= threshold <= 1 for threshold in thresholds):
-        raise UserError(f"--thresholds: expected numbers from 0 to 1, got {thresholds}")
+    outside = [f"{threshold:g}" for threshold in thresholds if not 0 <= threshold <= 1]
+    if outside:
+        raise UserError(f"--thresholds: expected numbers from 0 to 1, got {listed(outside)}")
     if args.num_images < 1:
         raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
     if overrides and args.config_file is None:

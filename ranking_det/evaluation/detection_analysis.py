@@ -27,15 +27,13 @@ from ranking_det.evaluation.metrics import (
     per_class,
 )
 from ranking_det.evaluation.precision_recall import (
+    IOUS,
     best_f1_threshold,
     curve_of,
     operating_point,
     pooled_ap,
     thin,
 )
-
-IOUS = np.linspace(0.5, 0.95, 10)
-"""The IoUs over which AP is averaged."""
 
 MIN_IOU = error_kinds.MIN_IOU
 """The IoU of all numbers at a single IoU."""
@@ -88,7 +86,7 @@ def analyze_detections(
     columns = {column: per_class(metrics, names, column) for column in COLUMNS}
     return {
         "score_threshold": score_threshold,
-        "overall": {**overall(metrics), **_pooled_ap(detections), **numbers[0]},
+        "overall": {**overall(metrics), **pooled_metrics(detections), **numbers[0]},
         "classes": {
             name: {**{column: values[name] for column, values in columns.items()}, **row}
             for name, row in zip(names, numbers[1:], strict=True)
@@ -97,8 +95,15 @@ def analyze_detections(
     }
 
 
-def _pooled_ap(detections: Detections) -> dict[str, float]:
-    """Return pooled AP, over all IoUs and at two of them, in percent."""
+def pooled_metrics(detections: Detections) -> dict[str, float]:
+    """Compute pooled AP in percent: ``pooledAP``, ``pooledAP50`` and ``pooledAP75``.
+
+    Args:
+        detections: the detections of all images.
+
+    Returns:
+        The metrics; NaN without objects.
+    """
     values = [100 * pooled_ap(detections, match(detections, min_iou=iou)) for iou in IOUS]
     return {
         "pooledAP": sum(values) / len(values),

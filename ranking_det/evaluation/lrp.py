@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.matching import AREAS, Detections, Matches, match, rows_by_class
+from ranking_det.evaluation.matching import AREAS, Detections, Matches, counted_rows, match
 
 
 class OptimalLRP(NamedTuple):
@@ -88,7 +88,7 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
         ``oLRP-<class>``. As a score, ``threshold-<class>``: the optimal threshold of each class.
         Classes for which a number is undefined do not count in its mean.
     """
-    of_areas = [lrp_of_classes(detections, match(detections, area=area)) for area in AREAS]
+    of_areas = [_of_classes(detections, match(detections, area=area)) for area in AREAS]
     errors, localization, false_positive, false_negative, _ = zip(*of_areas[0], strict=True)
     parts = {"": errors, "Loc": localization, "FP": false_positive, "FN": false_negative}
     parts |= {
@@ -103,21 +103,13 @@ def summarize(detections: Detections, names: Sequence[str]) -> dict[str, float]:
     return metrics | {f"threshold-{name}": lrp.threshold for name, lrp in thresholds}
 
 
-def lrp_of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
-    """Compute the oLRP error of each class.
-
-    Args:
-        detections: the detections.
-        matches: their matches at IoU .5.
-
-    Returns:
-        K errors.
-    """
-    of_classes = rows_by_class(detections, ~matches.ignored)
-    return [
-        optimal_lrp(detections.score[rows], matches.iou[rows], int(number))
-        for rows, number in zip(of_classes, matches.num_objects, strict=True)
-    ]
+def _of_classes(detections: Detections, matches: Matches) -> list[OptimalLRP]:
+    """Compute the oLRP error of each class."""
+    errors = []
+    for k in range(detections.num_classes):
+        rows, number = counted_rows(detections, matches, k), int(matches.num_objects[k])
+        errors.append(optimal_lrp(detections.score[rows], matches.iou[rows], number))
+    return errors
 
 
 def mean_of_defined(values: Sequence[float]) -> float:

@@ -14,7 +14,11 @@ import numpy as np
 from ranking_det.evaluation.matching import Detections, Matches, counted_rows
 
 RECALLS = np.linspace(0, 1, 101)
-"""The recalls over which AP averages the precision: 0, .01 to 1."""
+"""The recalls over which AP averages the precision: 0, .01 to 1. As in COCO's evaluation, rounding
+puts some above i / 100, so that a recall of 7 / 10 is below .7."""
+
+IOUS = np.linspace(0.5, 0.95, 10)
+"""The IoUs over which AP is averaged."""
 
 
 class OperatingPoint(NamedTuple):

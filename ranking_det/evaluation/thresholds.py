@@ -13,7 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from ranking_det.evaluation.lrp import mean_of_defined, optimal_lrp
-from ranking_det.evaluation.matching import Detections, Matches, match, rows_by_class
+from ranking_det.evaluation.matching import (
+    Detections,
+    Matches,
+    counted_rows,
+    match,
+    rows_by_class,
+)
+from ranking_det.evaluation.precision_recall import (
+    IOUS,
+    RECALLS,
+    PrecisionRecallCurve,
+    best_f1_threshold,
+    curve_of,
+)
 
 KINDS = ("lrp", "f1", "precision")
 """Kinds of thresholds: the smallest LRP error, the highest F1, or a precision that is reached."""
@@ -23,9 +36,6 @@ PRECISION = 0.9
 
 MAX_LOSS = 0.1
 """AP points that the largest threshold for all classes may lose."""
-
-RECALLS = np.linspace(0, 1, 101)
-IOUS = np.linspace(0.5, 0.95, 10)
 
 
 class Thresholds(NamedTuple):
@@ -40,43 +50,18 @@ class Thresholds(NamedTuple):
     classes: list[float]
 
 
-def f1_threshold(scores: np.ndarray, true: np.ndarray, num_objects: int) -> float:
-    """Return the threshold with the highest F1 = 2 TP / (detections + objects).
-
-    Args:
-        scores: (D,) in descending order.
-        true: (D,) bool, whether a detection is a true positive.
-        num_objects: number of objects, >= 0.
-
-    Returns:
-        The highest of the best thresholds; NaN without a true positive.
-    """
-    if not true.any():
-        return math.nan
-    last = _ends_of_ties(scores)
-    f1 = 2 * np.cumsum(true)[last] / (last + 1 + num_objects)
-    return float(scores[last[f1.argmax()]])
-
-
-def precision_threshold(scores: np.ndarray, true: np.ndarray, precision: float) -> float:
+def precision_threshold(curve: PrecisionRecallCurve, precision: float) -> float:
     """Return the lowest threshold above which the precision is at least a given one.
 
     Args:
-        scores: (D,) in descending order.
-        true: (D,) bool, whether a detection is a true positive.
+        curve: the curve.
         precision: in (0, 1].
 
     Returns:
         The threshold; NaN if no threshold reaches the precision.
     """
-    last = _ends_of_ties(scores)
-    reached = np.flatnonzero(np.cumsum(true)[last] / (last + 1) >= precision)
-    return float(scores[last[reached[-1]]]) if len(reached) else math.nan
-
-
-def _ends_of_ties(scores: np.ndarray) -> np.ndarray:
-    """Return the index of the last detection of each distinct score."""
-    return np.flatnonzero(np.append(scores[1:] != scores[:-1], [True] * (len(scores) > 0)))
+    reached = np.flatnonzero(curve.precision >= precision)
+    return float(curve.threshold[reached[-1]]) if len(reached) else math.nan
 
 
 def fit_thresholds(
@@ -95,17 +80,18 @@ def fit_thresholds(
         The thresholds by kind, and the indices of the classes without a true positive.
     """
     matches = match(detections)
-    lists = rows_by_class(detections, ~matches.ignored)
-    without = [k for k, rows in enumerate(lists) if not (matches.iou[rows] > 0).any()]
-    counted = np.flatnonzero(~matches.ignored)
-    counted = counted[np.argsort(-detections.score[counted], kind="stable")]
-    numbers = [*matches.num_objects.tolist(), int(matches.num_objects.sum())]
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for rows, number in zip([*lists, counted], numbers, strict=True):
+    labels = [*range(detections.num_classes), None]
+    without, found = [], {kind: [] for kind in KINDS}
+    for label in labels:
+        rows = counted_rows(detections, matches, label)
+        rows = rows[np.argsort(-detections.score[rows], kind="stable")]
         scores, ious = detections.score[rows], matches.iou[rows]
-        found["lrp"].append(optimal_lrp(scores, ious, number).threshold)
-        found["f1"].append(f1_threshold(scores, ious > 0, number))
-        found["precision"].append(precision_threshold(scores, ious > 0, precision))
+        curve = curve_of(detections, matches, label)
+        found["lrp"].append(optimal_lrp(scores, ious, curve.num_objects).threshold)
+        found["f1"].append(best_f1_threshold(curve))
+        found["precision"].append(precision_threshold(curve, precision))
+        if label is not None and not ious.any():
+            without.append(label)
     thresholds = {}
     for kind, (*classes, overall) in found.items():
         for k in without:

@@ -9,9 +9,9 @@ import pytest
 from ranking_det.evaluation import average_precision, detection_metrics
 from ranking_det.evaluation.matching import match
 from ranking_det.evaluation.metrics import evaluate_detections
+from ranking_det.evaluation.precision_recall import precision_recall_curve
 from ranking_det.evaluation.thresholds import (
     ThresholdSweep,
-    f1_threshold,
     fit_thresholds,
     precision_threshold,
 )
@@ -24,22 +24,15 @@ def detections_of(content, results, rules="coco"):
     return evaluate_detections(copy.deepcopy(content), results, "bbox", rules=rules).detections
 
 
-def test_the_threshold_with_the_highest_f1_counts_all_detections_of_its_score():
-    scores, true = np.array([0.9, 0.8, 0.8, 0.1]), np.array([True, True, False, False])
-    assert f1_threshold(scores, true, 2) == 0.8  # 2/3 at .9, 4/5 at .8, 4/6 at .1
-    assert f1_threshold(scores, true, 1) == 0.9
-    assert math.isnan(f1_threshold(scores, np.zeros(4, bool), 2))
-    assert math.isnan(f1_threshold(scores[:0], true[:0], 2))
-
-
 def test_the_lowest_threshold_that_reaches_the_precision_may_lie_below_one_that_does_not():
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     true = np.array([True, False, True, True, False])  # 1, 1/2, 2/3, 3/4, 3/5
-    assert precision_threshold(scores, true, 0.75) == 0.6
-    assert precision_threshold(scores, true, 0.8) == 0.9
-    assert math.isnan(precision_threshold(scores, ~true, 0.75))
-    tied = np.array([0.9, 0.9])
-    assert math.isnan(precision_threshold(tied, np.array([True, False]), 0.75))
+    curve = precision_recall_curve(scores, true, 3)
+    assert precision_threshold(curve, 0.75) == 0.6
+    assert precision_threshold(curve, 0.8) == 0.9
+    assert math.isnan(precision_threshold(precision_recall_curve(scores, ~true, 3), 0.75))
+    tied = precision_recall_curve(np.array([0.9, 0.9]), np.array([True, False]), 1)
+    assert math.isnan(precision_threshold(tied, 0.75))
 
 
 def test_thresholds_equal_loops_over_all_scores():

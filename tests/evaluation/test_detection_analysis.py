@@ -1,0 +1,310 @@
+"""Numbers about detections equal hand-computed values and loops over their definitions."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from ranking_det.evaluation import cross_class
+from ranking_det.evaluation.confusion import confusion_matrix
+from ranking_det.evaluation.correlation import correlate
+from ranking_det.evaluation.detection_analysis import analyze_detections
+from ranking_det.evaluation.error_kinds import classify_errors
+from ranking_det.evaluation.ground_truth import fill_masks
+from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.metrics import evaluate_detections
+from ranking_det.evaluation.precision_recall import (
+    best_f1_threshold,
+    operating_point,
+    precision_recall_curve,
+    ranking_ap,
+    thin,
+)
+from tests.evaluation import analysis_by_loop as by_loop
+from tests.evaluation.cases import NAMES, A, B, C, ground_truth, prepare, random_set, result
+
+BOX, SECOND_BOX, FAR = [10, 10, 40, 40], [100, 10, 40, 40], [100, 100, 60, 60]
+IOUS = [0.5 + i / 20 for i in range(10)]
+
+
+def analyze(content, results, iou_type="bbox", rules="coco", **options):
+    content = prepare(copy.deepcopy(content), rules)
+    fill_masks(content)
+    evaluation = evaluate_detections(content, results, iou_type, rules=rules)
+    return analyze_detections(evaluation, content, results, iou_type, **options)
+
+
+def confused_set(seed):
+    """Return a random set in which a third of the detections have a random class."""
+    content, results = random_set(seed, images=20)
+    rng = np.random.default_rng(seed)
+    for row in results:
+        if rng.random() < 0.35:
+            row["category_id"] = int(rng.choice([A, B, C]))
+    return content, results
+
+
+def approx(value):
+    return pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def mean(values):
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+def test_all_numbers_equal_loops_over_their_definitions(rules, iou_type):
+    content, results = confused_set(3 if rules == "coco" else 4)
+    numbers = analyze(content, results, iou_type, rules, score_threshold=0.45)
+    detections, objects = by_loop.match_all(content, results, iou_type, rules)
+    categories = sorted(NAMES)
+    groups = [("overall", categories), *((NAMES[c], [c]) for c in categories)]
+    base, counts, mended = by_loop.errors_by_loop(detections, objects, categories)
+    assert all(sum(count.values()) for count in counts.values())  # each kind occurs
+    for name, labels in groups:
+        group = numbers["overall"] if name == "overall" else numbers["classes"][name]
+        rows = [d for d in detections if d["label"] in labels]
+        count = sum(o["category_id"] in labels for o in objects)
+        pairs = [(d["score"], d["own_iou"]) for d in rows if d["own_iou"] > 0.5]
+        correlation = tuple(group["correlation"].values())
+        assert correlation == approx(by_loop.correlation_by_loop(pairs))
+        point = tuple(group["at_threshold"].values())
+        assert point == approx(by_loop.point_by_loop(rows, count, 0.45))
+        curve = group["curve"]
+        assert bool(count) == bool(curve["threshold"])
+        for threshold, *values in zip(*curve.values()):
+            assert values == approx(by_loop.point_by_loop(rows, count, threshold)[3:])
+        errors = group["errors"]
+        assert errors["AP50"] == approx(100 * mean([base[c] for c in labels]))
+        for kind, of_class in counts.items():
+            assert errors[kind]["count"] == sum(of_class[c] for c in labels)
+            gain = mean([mended[kind][c] for c in labels]) - mean([base[c] for c in labels])
+            assert errors[kind]["AP"] == approx(100 * gain)
+    assert numbers["overall"]["errors"]["AP50"] == approx(numbers["overall"]["AP50"])
+    matrix = by_loop.confusion_by_loop(detections, objects, categories, 0.45)
+    assert numbers["confusion_matrix"]["counts"] == matrix
+    assert numbers["confusion_matrix"]["classes"] == [*(NAMES[c] for c in categories), "background"]
+    pooled = []
+    for min_iou in IOUS:
+        rows, _ = by_loop.match_all(content, results, iou_type, rules, min_iou)
+        pairs = [(d["score"], d["target"] is not None) for d in rows]
+        pooled.append(100 * by_loop.ap_by_loop(pairs, len(objects)))
+    assert numbers["overall"]["pooledAP"] == approx(sum(pooled) / 10)
+    assert numbers["overall"]["pooledAP50"] == approx(pooled[0])
+    assert numbers["overall"]["pooledAP75"] == approx(pooled[5])
+
+
+def test_pooled_ap_ranks_the_detections_of_all_classes():
+    content = ground_truth((1, A, BOX), (1, B, BOX))
+    results = [result(1, A, BOX, 0.9), result(1, B, FAR, 0.8), result(1, B, BOX, 0.7)]
+    numbers = analyze(content, results)["overall"]
+    # Precision 1 up to recall .5, then 2/3; by class 1 and 1/2.
+    expected = 100 * (51 + 50 * 2 / 3) / 101
+    for name in ("pooledAP", "pooledAP50", "pooledAP75"):
+        assert numbers[name] == pytest.approx(expected)
+    assert numbers["AP"] == pytest.approx(75)
+
+
+def test_the_ap_of_a_ranking_is_0_without_true_positives_and_nan_without_objects():
+    assert ranking_ap(np.zeros(3, bool), 2) == ranking_ap(np.zeros(0, bool), 2) == 0
+    assert math.isnan(ranking_ap(np.ones(2, bool), 0))
+
+
+def test_correlation_coefficients_of_four_detections():
+    correlation = correlate(np.array([0.9, 0.8, 0.7, 0.7]), np.array([0.9, 0.6, 0.8, 0.7]))
+    # By hand: ranks 4, 3, 1.5, 1.5 and 4, 1, 3, 2; three pairs agree, two disagree, one is a tie.
+    assert correlation.count == 4
+    assert correlation.pearson == pytest.approx(0.015 / math.sqrt(0.0275 * 0.05))
+    assert correlation.spearman == pytest.approx(1.5 / math.sqrt(4.5 * 5))
+    assert correlation.kendall == pytest.approx(1 / math.sqrt(5 * 6))
+
+
+@pytest.mark.parametrize("pairs", [[], [(0.5, 0.6)], [(0.5, 0.6), (0.5, 0.7)], [(1, 0.6)] * 3])
+def test_correlation_is_undefined_with_fewer_than_two_values(pairs):
+    scores, ious = np.array(pairs, float).reshape(-1, 2).T
+    correlation = correlate(scores, ious)
+    assert correlation.count == len(pairs) and np.isnan(correlation[1:]).all()
+    assert np.isnan(correlate(ious, scores)[1:]).all()
+
+
+def test_two_detections_correlate_fully():
+    assert correlate(np.array([0.1, 0.2]), np.array([0.9, 0.8])) == approx((2, -1, -1, -1))
+
+
+def test_detections_of_equal_score_pass_a_threshold_together():
+    scores, true = np.array([0.5, 0.9, 0.5, 0.5]), np.array([True, True, False, False])
+    curve = precision_recall_curve(scores, true, 4)
+    assert curve.threshold.tolist() == [0.9, 0.5]
+    assert curve.precision.tolist() == [1, 0.5] and curve.recall.tolist() == [0.25, 0.5]
+    assert curve.f1.tolist() == [0.4, 0.5]
+    assert operating_point(curve, 0.95) == approx((0, 0, 4, math.nan, 0, 0))
+    assert operating_point(curve, 0.6) == operating_point(curve, 0.9) == (1, 0, 4, 1, 0.25, 0.4)
+    assert operating_point(curve, -math.inf) == (2, 2, 4, 0.5, 0.5, 0.5)
+    assert best_f1_threshold(curve) == 0.5
+
+
+def test_of_equal_f1_the_highest_threshold_is_the_best():
+    curve = precision_recall_curve(np.array([0.9, 0.8]), np.array([False, True]), 1)
+    assert best_f1_threshold(curve) == 0.8
+    curve = precision_recall_curve(np.arange(4, 0, -1.0), np.array([1, 0, 0, 1], bool), 2)
+    assert curve.f1[[0, 3]] == approx(2 / 3) and best_f1_threshold(curve) == 4
+
+
+@pytest.mark.parametrize(("scores", "objects"), [([], 2), ([], 0), ([0.5, 0.4], 0)])
+def test_curves_without_detections_or_objects_have_no_best_threshold(scores, objects):
+    curve = precision_recall_curve(np.array(scores), np.zeros(len(scores), bool), objects)
+    assert math.isnan(best_f1_threshold(curve)) and len(thin(curve).threshold) == 0
+    point = operating_point(curve, 0.1)
+    assert point[:3] == (0, len(scores), objects)
+    assert point.recall == point.f1 == 0 if objects else np.isnan(point[4:]).all()
+
+
+def test_a_thinned_curve_has_the_first_point_of_each_percent_and_the_last():
+    rng = np.random.default_rng(0)
+    scores, true = rng.random(5000), rng.random(5000) < 0.3
+    curve = precision_recall_curve(scores, true, 3000)
+    thinned = thin(curve)
+    assert 45 < len(thinned.threshold) <= 102
+    assert thinned.threshold[[0, -1]].tolist() == [scores.max(), scores.min()]
+    for recall in np.linspace(0, thinned.recall.max(), 7):
+        first = curve.threshold[curve.recall >= recall - 1e-12].max()
+        reached = thinned.threshold[thinned.recall >= recall - 1e-12].max()
+        assert operating_point(curve, reached).recall <= operating_point(curve, first).recall + 0.01
+
+
+def test_one_image_shows_each_kind_of_error():
+    # Objects: BOX (A) detected twice, SECOND_BOX (B) taken for A, FAR (C) badly located, and two
+    # more of class C, one without a detection near it.
+    lower = [10, 100, 40, 40]
+    content = ground_truth((1, A, BOX), (1, B, SECOND_BOX), (1, C, FAR), (1, C, lower), (2, C, BOX))
+    rows = {
+        "true": result(1, A, BOX, 0.9),
+        "duplicate": result(1, A, [10, 10, 40, 36], 0.8),
+        "classification": result(1, A, SECOND_BOX, 0.7),
+        "localization": result(1, C, [100, 100, 60, 24], 0.6),
+        "both": result(1, A, [10, 100, 40, 16], 0.5),
+        "background": result(1, B, [160, 10, 20, 20], 0.4),
+    }
+    errors = analyze(content, list(rows.values()))["overall"]["errors"]
+    assert {kind: errors[kind]["count"] for kind in list(rows)[1:]} == dict.fromkeys(
+        list(rows)[1:], 1
+    )
+    assert errors["missed"]["count"] == 2
+    third = 100 * 34 / 101  # one of three objects of class C: recalls 0 to .33
+    gains = {"classification": 100, "localization": third, "missed": 0}
+    for kind in list(rows)[1:] + ["missed"]:
+        assert errors[kind]["AP"] == pytest.approx(gains.get(kind, 0) / 3), kind
+    assert errors["AP50"] == pytest.approx(100 / 3)
+
+
+def test_a_mended_detection_is_removed_if_its_object_is_detected_twice():
+    content = ground_truth((1, A, BOX), (1, B, SECOND_BOX))
+    rows = [result(1, B, BOX, 0.9), result(1, A, BOX, 0.5)]  # BOX is detected, with a lower score
+    errors = analyze(content, rows)["overall"]["errors"]
+    assert errors["classification"] == {"count": 1, "AP": 0}
+    rows = [result(1, B, BOX, 0.9), result(1, C, BOX, 0.5)]
+    errors = analyze(content, rows)["overall"]["errors"]
+    assert errors["classification"]["count"] == 2
+    assert errors["classification"]["AP"] == pytest.approx(50)
+
+
+def test_an_iou_at_a_limit_belongs_to_the_kind_that_is_tested_first():
+    # IoU .5 with an object that is taken: localization; .1 with one of another class: background.
+    content = ground_truth((1, A, BOX), (1, B, [100, 100, 40, 40]))
+    rows = [result(1, A, BOX, 0.9), result(1, A, [10, 10, 40, 20], 0.8)]
+    rows.append(result(1, A, [100, 100, 40, 4], 0.7))
+    errors = analyze(content, rows)["overall"]["errors"]
+    counts = {kind: errors[kind]["count"] for kind in errors if kind != "AP50"}
+    assert counts == {"localization": 1, "background": 1, "missed": 1} | dict.fromkeys(
+        ("classification", "duplicate", "both"), 0
+    )
+
+
+def test_the_confusion_matrix_matches_within_classes_first():
+    content = ground_truth((1, A, BOX), (1, B, SECOND_BOX), (2, C, BOX))
+    rows = [
+        result(1, B, BOX, 0.9),  # the object is that of the detection of its class
+        result(1, A, BOX, 0.8),
+        result(1, C, SECOND_BOX, 0.7),
+        result(1, A, [100, 10, 40, 36], 0.6),  # the object is taken
+        result(2, C, BOX, 0.1),  # below the threshold
+    ]
+    numbers = analyze(content, rows, score_threshold=0.2)
+    assert numbers["confusion_matrix"]["classes"][-1] == "background"
+    assert numbers["confusion_matrix"]["counts"] == [
+        [1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+    ]
+
+
+def test_without_a_threshold_the_one_of_the_highest_f1_is_chosen():
+    content = ground_truth((1, A, BOX), (1, B, BOX))
+    rows = [result(1, A, BOX, 0.9), result(1, B, BOX, 0.6), result(2, B, FAR, 0.3)]
+    numbers = analyze(content, rows)
+    assert numbers["score_threshold"] == 0.6
+    assert numbers["overall"]["at_threshold"]["f1"] == 1
+    assert sum(map(sum, numbers["confusion_matrix"]["counts"])) == 2
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+@pytest.mark.parametrize(
+    ("objects", "results"),
+    [
+        pytest.param([(1, A, BOX)], [], id="no detection"),
+        pytest.param([], [(1, A, BOX, 0.9)], id="no object"),
+        pytest.param([], [], id="nothing"),
+        pytest.param([(1, A, BOX)], [(1, A, FAR, 0.9), (2, B, FAR, 0.8)], id="no true positive"),
+        pytest.param([(1, A, BOX, {"iscrowd": 1})], [(1, A, BOX, 0.9)], id="only a crowd"),
+    ],
+)
+def test_sets_without_a_true_positive_have_defined_numbers(objects, results, rules, iou_type):
+    rows = [result(*row) for row in results]
+    numbers = analyze(ground_truth(*objects), rows, iou_type, rules)
+    overall, count = numbers["overall"], sum(len(row) == 3 for row in objects)
+    assert math.isnan(numbers["score_threshold"])
+    for name in ("pooledAP", "AP"):
+        assert overall[name] == 0 if count else math.isnan(overall[name])
+    assert math.isnan(overall["correlation"]["pearson"])
+    assert overall["at_threshold"]["num_objects"] == count
+    assert overall["at_threshold"]["true_positives"] == 0
+    assert overall["errors"]["missed"]["count"] == count
+    matrix = np.array(numbers["confusion_matrix"]["counts"])
+    assert matrix[:, -1].sum() == count
+    assert matrix[-1].sum() == overall["at_threshold"]["false_positives"]
+
+
+def test_the_block_size_does_not_change_the_overlaps(monkeypatch):
+    content, results = confused_set(5)
+    expected = analyze(content, results, "segm")
+    monkeypatch.setattr(cross_class, "BLOCK", 3)
+    numbers = analyze(content, results, "segm")
+    for name in ("confusion_matrix", "score_threshold"):
+        assert numbers[name] == expected[name]
+    assert numbers["overall"]["errors"] == expected["overall"]["errors"]
+
+
+def test_masks_may_be_polygons_or_uncompressed_or_compressed_rle():
+    content = ground_truth((1, A, BOX), (1, A, SECOND_BOX), (1, A, FAR))
+    for annotation in content["annotations"][1:]:
+        rle = result(1, A, annotation["bbox"], 1)["segmentation"]
+        annotation["segmentation"] = rle
+    x, y, width, height = FAR
+    counts = [200 * x + y] + [height, 200 - height] * (width - 1) + [height]
+    counts.append(200 * 200 - sum(counts))
+    content["annotations"][2]["segmentation"] = {"size": [200, 200], "counts": counts}
+    rows = [result(1, B, box, 0.9) for box in (BOX, SECOND_BOX, FAR)]
+    content = prepare(content, "coco")
+    detections = evaluate_detections(content, rows, "segm").detections
+    overlaps = cross_class.cross_class_overlaps(content, rows, detections, "segm", min_iou=0.1)
+    assert overlaps.iou.tolist() == [1, 1, 1]
+    assert overlaps.target.tolist() == detections.result[overlaps.detection].tolist()
+    errors = classify_errors(detections, match(detections), overlaps)
+    assert not errors.missed.any()
+    assert confusion_matrix(detections, match(detections), overlaps, 0)[0, 1] == 3
