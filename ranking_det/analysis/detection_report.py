@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ranking_det.analysis.ranking import read_truth
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
-from ranking_det.data.coco_json.reader import is_lvis, load_json
+from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
 from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
-from ranking_det.evaluation.ground_truth import describe, read_ground_truth
+from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.image_ranking import (
     ImageErrors,
     choose_images,
     describe_ranking,
     image_errors,
 )
-from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.matching import match
 from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
 from ranking_det.evaluation.score_statistics import (
@@ -40,7 +41,12 @@ from ranking_det.evaluation.score_statistics import (
 from ranking_det.files import make_folder, write_json, write_whole
 from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.curves import read_metrics
-from ranking_det.visualization.detection_page import draw_figures, render_page
+from ranking_det.visualization.detection_page import (
+    PAIR_KINDS,
+    draw_figures,
+    render_page,
+    training_keys,
+)
 from ranking_det.visualization.ranked_image import draw_ranked_image
 
 PAGE, NUMBERS, PICTURES = "report.html", "report.json", "report_pictures"
@@ -75,16 +81,12 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
     check_output_dir(args.output, "--output")
     check_no_folder(args.output, (PAGE, NUMBERS), "--output")
     paths = _by_name(args.results, "--results")
-    pairs = {
-        name: _read_pairs(path) for name, path in _by_name(args.pairs, "--pairs", paths).items()
-    }
-    training = {
-        name: _read_training(path)
-        for name, path in _by_name(args.metrics, "--metrics", paths).items()
-    }
-    if args.images is not None:
-        check_folder(args.images)
+    pair_files = _by_name(args.pairs, "--pairs", paths)
+    pairs = {name: _read_pairs(path) for name, path in pair_files.items()}
+    metric_files, keys = _by_name(args.metrics, "--metrics", paths), training_keys(args.iou_type)
+    training = {name: _read_training(path, keys) for name, path in metric_files.items()}
     truth = _read_truth(args.ground_truth, args.iou_type)
+    finder = None if args.images is None else _find_images(args.images, truth.content["images"])
     results = {
         name: read_results(path, truth.content, args.iou_type) for name, path in paths.items()
     }
@@ -114,10 +116,10 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
                 "images": images,
                 "pairs": pairs,
                 "training": training,
-                "has_images": args.images is not None,
+                "has_images": finder is not None,
             }
         )
-        pictures = _draw_images(report["images"], args.images)
+        pictures = _draw_images(report["images"], finder)
         bar.update()
         bar.set_description("pictures")
         _write(report, pictures, Path(args.output))
@@ -152,45 +154,74 @@ def _by_name(
     return paths
 
 
-def _read_pairs(path: str) -> dict[str, Any]:
-    """Read the reverse pairs of a model.
+def _read_pairs(path: str) -> dict[str, dict[str, float | None]]:
+    """Return the ratios of reverse pairs, by head and kind.
 
     Raises:
         UserError: it is not a file of ``analysis pairs``.
     """
     content = load_json(path, "file of reverse pairs")
-    heads = content.get("heads") if isinstance(content, dict) else None
-    if not isinstance(heads, dict) or not all(
-        isinstance(head, dict) and "positive_positive" in head for head in heads.values()
-    ):
+    try:
+        ratios = {
+            str(head): {kind: value_of(pairs) for kind, value_of in PAIR_KINDS.items()}
+            for head, pairs in content["heads"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        ratios = {}
+    values = [value for kinds in ratios.values() for value in kinds.values()]
+    if not values or not all(value is None or _is_number(value) for value in values):
         raise UserError(f"--pairs: expected the JSON of `analysis pairs`, got {path!r}")
-    return content
+    return ratios
 
 
-def _read_training(path: str) -> list[dict[str, Any]]:
-    """Read the records of a training run.
+def _read_training(path: str, keys: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Return iterations (``x``) and values (``y``) of metrics of a training run.
 
     Raises:
         UserError: it is not a metrics.json.
     """
     try:
         records = read_metrics(path)
+    except FileNotFoundError as error:
+        raise UserError(f"--metrics: {path!r} does not exist") from error
     # A file with other content: bytes, or JSON values that are not records of iterations.
     except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
         records = []
-    if not records:
+    series = {}
+    for key in keys:
+        rows = [row for row in records if _is_number(row["iteration"]) and _is_number(row.get(key))]
+        if rows:
+            series[key] = {"x": [row["iteration"] for row in rows], "y": [row[key] for row in rows]}
+    if not series:
         raise UserError(f"--metrics: expected the metrics.json of a training run, got {path!r}")
-    return records
+    return series
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number. Training that diverges logs NaN."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read_truth(path: str, iou_type: str) -> _Truth:
-    content, notes = read_ground_truth(path, None, iou_type)
-    rules: Rules = "lvis" if is_lvis(content["images"]) else "coco"
-    check_library("faster-coco-eval", lvis=rules == "lvis")
-    if not content["images"] or not content["categories"]:
-        missing = "categories" if content["images"] else "images"
-        raise UserError(f"{path}: expected at least one entry in {missing!r}, got none")
+    content, rules, notes = read_truth(path, iou_type)
+    for section in ("images", "categories"):
+        if not content[section]:
+            raise UserError(f"{path}: expected at least one entry in {section!r}, got none")
     return _Truth(content, rules, iou_type, notes)
+
+
+def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
+    """Return the finder of the images in a folder.
+
+    Raises:
+        UserError: there is no such folder, or it has none of the images.
+    """
+    check_folder(folder)
+    finder = ImageFinder(folder)
+    if not any(finder.find(image) or finder.guess(image) for image in images):
+        name = finder.places(images[0])[0]
+        raise UserError(f"--images: {folder!r} has no image of the ground truth, such as {name!r}")
+    return finder
 
 
 def _analyze(
@@ -263,10 +294,9 @@ def _describe_images(
 
 
 def _draw_images(
-    images: Mapping[str, Sequence[Mapping[str, Any]]], folder: str | None
+    images: Mapping[str, Sequence[Mapping[str, Any]]], finder: ImageFinder | None
 ) -> dict[str, list[list[tuple[bytes, bytes]]]]:
-    """Draw each image for each detector."""
-    finder = None if folder is None else ImageFinder(folder)
+    """Draw each image for each detector; an image that cannot be read is grey."""
 
     def draw(image: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         entry, pixels = image["entry"], None

@@ -39,15 +39,6 @@ MAX_CELLS = 12
 MAX_CLASSES = 20
 """A confusion matrix with more classes shows only those that are confused most."""
 
-PAIR_KINDS = {
-    ("foreground_background", "all"): "foreground–background",
-    ("foreground_background", "mined"): "foreground–background,\nmined",
-    ("positive_negative", "all"): "positive–negative",
-    ("positive_negative", "mined"): "positive–negative,\nmined",
-    ("positive_positive",): "positive–positive",
-}
-"""The kinds of reverse pairs, by their keys in the JSON of ``analysis pairs``."""
-
 
 class Theme(NamedTuple):
     """Colours of the figures on a light or a dark page.
@@ -297,7 +288,7 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
         for position, value in zip(y, row, strict=True):
             text = " undefined" if value is None else f" {value:,.{numbers['digits']}f}"
             axis.text(max(value or 0, 0), position, text, va="center", fontsize=8)
-    axis.set_yticks(range(len(groups)), groups)
+    axis.set_yticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups])
     axis.set(xlabel=numbers["x"], ylim=(len(groups) - 0.5, -0.5))
     axis.set_xlim(min([0, *values]), 1.18 * max([0, *values]) or 1)
     axis.grid(False, axis="y")

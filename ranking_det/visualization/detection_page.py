@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +99,15 @@ ERRORS = {
     "missed": "missed object",
 }
 """The names of the kinds of errors on the page."""
+
+PAIR_KINDS: dict[str, Callable[[Any], Any]] = {
+    "foreground–background": lambda pairs: pairs["foreground_background"]["all"]["ratio"],
+    "foreground–background, mined": lambda pairs: pairs["foreground_background"]["mined"]["ratio"],
+    "positive–negative": lambda pairs: pairs["positive_negative"]["all"]["ratio"],
+    "positive–negative, mined": lambda pairs: pairs["positive_negative"]["mined"]["ratio"],
+    "positive–positive": lambda pairs: pairs["positive_positive"]["ratio"],
+}
+"""The kinds of reverse pairs, and where they are in a head of the JSON of ``analysis pairs``."""
 
 CLASS_COLUMNS = [
     Row("AP", "AP in percent", ("AP",)),
@@ -258,20 +267,18 @@ def _score_iou(methods: Report) -> list[DetectionFigure]:
 
 
 def _pairs(pairs: Report) -> list[DetectionFigure]:
-    heads = dict.fromkeys(head for content in pairs.values() for head in content["heads"])
+    heads = dict.fromkeys(head for content in pairs.values() for head in content)
     drawn = []
     for i, head in enumerate(heads, start=1):
-        bars = {
-            name: [_value(content["heads"][head], (*key, "ratio")) for key in figures.PAIR_KINDS]
-            for name, content in pairs.items()
-            if head in content["heads"]
-        }
+        of_head = {name: content[head] for name, content in pairs.items() if head in content}
         numbers = {
             "head": head,
             "x": "reverse pairs / all pairs (0 is a perfect ranking)",
             "digits": 4,
-            "groups": list(figures.PAIR_KINDS.values()),
-            "bars": bars,
+            "groups": list(PAIR_KINDS),
+            "bars": {
+                name: [ratios[kind] for kind in PAIR_KINDS] for name, ratios in of_head.items()
+            },
         }
         title = f"Reverse pairs, {figures.short(head)}"
         size = figures.TALL
@@ -355,24 +362,28 @@ def _errors(methods: Report) -> list[DetectionFigure]:
     return drawn
 
 
+def training_keys(iou_type: str) -> list[str]:
+    """Return the metrics of a training run that are drawn.
+
+    Args:
+        iou_type: "bbox" or "segm".
+    """
+    return ["total_loss", f"{iou_type}/AP", "mean_iou", "lr"]
+
+
 def _training(training: Report, iou_type: str) -> list[DetectionFigure]:
-    titles = {
-        "total_loss": ("Training loss", "sum of the losses"),
-        f"{iou_type}/AP": ("Validation", "AP in percent"),
-        "mean_iou": ("Overlap of the positives", "mean IoU with their objects"),
-        "lr": ("Learning rate", "learning rate"),
-    }
+    titles = [
+        ("Training loss", "sum of the losses"),
+        ("Validation", "AP in percent"),
+        ("Overlap of the positives", "mean IoU with their objects"),
+        ("Learning rate", "learning rate"),
+    ]
     drawn = []
-    for i, (key, (title, label)) in enumerate(titles.items(), start=1):
-        lines = {}
-        for name, records in training.items():
-            points = [(row["iteration"], row[key]) for row in records if key in row]
-            if points:
-                x, y = zip(*points, strict=True)
-                lines[name] = {"x": x, "y": y}
+    for i, (key, (title, label)) in enumerate(zip(training_keys(iou_type), titles, strict=True)):
+        lines = {name: series[key] for name, series in training.items() if key in series}
         if lines:
             values = {"x": "iteration", "y": label, "lines": lines}
-            drawn.append(draw_figure(f"training_{i}", title, figures.plot_lines, values))
+            drawn.append(draw_figure(f"training_{i + 1}", title, figures.plot_lines, values))
     return drawn
 
 
